@@ -1,0 +1,184 @@
+//! Frames: a packet is JSON text followed by `¶`, the two bytes `C2 B6`.
+
+use bytes::{Buf, Bytes, BytesMut};
+use memchr::memchr_iter;
+use thiserror::Error;
+
+/// The two bytes that end every packet: `¶` (U+00B6) in UTF-8.
+pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
+
+/// How `¶` is written inside a JSON string, the only place of valid JSON where it can stand.
+const ESCAPED_DELIMITER: &[u8] = b"\\u00b6";
+
+/// More bytes came than one frame may have. The stream cannot be read any further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("a frame is larger than {max_frame_bytes} bytes")]
+pub struct FrameTooLarge {
+    /// The limit that was passed.
+    pub max_frame_bytes: usize,
+}
+
+/// Cuts a byte stream into frames, whatever the pieces it arrives in.
+///
+/// Holds at most one limit of unfinished bytes beyond what one read added. The limit holds before the delimiter has
+/// arrived, and each byte is searched once: the position reached is remembered between reads.
+#[derive(Debug)]
+pub struct FrameDecoder {
+    buffer: BytesMut,
+    /// Bytes at the front of `buffer` that are known to hold no delimiter.
+    searched: usize,
+    max_frame_bytes: usize,
+}
+
+impl FrameDecoder {
+    /// A decoder that takes frames of up to `max_frame_bytes`, delimiter not counted.
+    pub fn new(max_frame_bytes: usize) -> Self {
+        Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes }
+    }
+
+    /// Where the next bytes from the peer go: append only.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// The next whole frame without its delimiter, blank ones included, or `None` when more bytes are needed.
+    ///
+    /// # Errors
+    /// [`FrameTooLarge`] as soon as it is certain; the decoder then says the same for ever.
+    pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
+        let too_large = FrameTooLarge { max_frame_bytes: self.max_frame_bytes };
+        // The last byte searched may have been the first half of a delimiter.
+        let from = self.searched.saturating_sub(1);
+        if let Some(end) = find_delimiter(&self.buffer[from..]).map(|at| from + at) {
+            if end > self.max_frame_bytes {
+                return Err(too_large);
+            }
+            let frame = self.buffer.split_to(end).freeze();
+            self.buffer.advance(DELIMITER.len());
+            self.searched = 0;
+            return Ok(Some(frame));
+        }
+        self.searched = self.buffer.len();
+        let half_delimiter = usize::from(self.buffer.last() == Some(&DELIMITER[0]));
+        if self.buffer.len() - half_delimiter > self.max_frame_bytes {
+            return Err(too_large);
+        }
+        Ok(None)
+    }
+
+    /// Whether a frame has begun and not ended. Line ends between packets do not begin a frame.
+    pub fn is_mid_frame(&self) -> bool {
+        // Looking at a few bytes keeps this constant: a peer that sends more white space than this is slow at a frame.
+        const LINE_END_BYTES: usize = 16;
+        self.buffer.len() > LINE_END_BYTES || !is_blank(&self.buffer)
+    }
+
+    /// The first bytes of an unfinished frame, to guess from what the peer speaks.
+    pub fn unfinished(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+/// Whether a frame is nothing but white space, as some peers send between packets.
+pub fn is_blank(frame: &[u8]) -> bool {
+    frame.trim_ascii_start().is_empty()
+}
+
+/// Ends the packet that begins at `start` of `out`: escapes each `¶` in it and appends the delimiter.
+///
+/// The packet must be one JSON value; then a raw `¶` stands inside a string and the escape means the same.
+pub fn seal(out: &mut BytesMut, start: usize) {
+    if find_delimiter(&out[start..]).is_some() {
+        let packet = out.split_off(start);
+        let mut rest = &packet[..];
+        while let Some(at) = find_delimiter(rest) {
+            out.extend_from_slice(&rest[..at]);
+            out.extend_from_slice(ESCAPED_DELIMITER);
+            rest = &rest[at + DELIMITER.len()..];
+        }
+        out.extend_from_slice(rest);
+    }
+    out.extend_from_slice(&DELIMITER);
+}
+
+/// `C2` is rare even in Korean text (it is no continuation byte), while `B6` is common there: so look for `C2`.
+fn find_delimiter(bytes: &[u8]) -> Option<usize> {
+    memchr_iter(DELIMITER[0], bytes).find(|&at| bytes.get(at + 1) == Some(&DELIMITER[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(chunks: &[&[u8]], max: usize, expected: Result<&[&str], FrameTooLarge>) {
+        let mut decoder = FrameDecoder::new(max);
+        let mut frames = Vec::new();
+        let result = chunks.iter().try_for_each(|chunk| {
+            decoder.buffer().extend_from_slice(chunk);
+            while let Some(frame) = decoder.next_frame()? {
+                frames.push(String::from_utf8_lossy(&frame).into_owned());
+            }
+            Ok(())
+        });
+        assert_eq!(result.map(|()| frames), expected.map(|list| list.iter().map(|&s| s.to_owned()).collect()));
+    }
+
+    #[test]
+    fn frames_are_cut_at_the_byte_pair() {
+        check(&[b"{}\xC2\xB6"], 9, Ok(&["{}"]));
+        check(&[b"{}\xC2", b"\xB6[]\xC2\xB6"], 9, Ok(&["{}", "[]"]));
+        check(&[b"\xC2\xB6\xC2\xB6"], 9, Ok(&["", ""]));
+        check(&["가능¶".as_bytes(), "한¶글".as_bytes()], 9, Ok(&["가능", "한"]));
+        // U+AD76 ends in B6, the second byte of the delimiter.
+        check(&["\u{AD76}¶".as_bytes()], 9, Ok(&["\u{AD76}"]));
+        check(&[b"\xC2", b"\xC2", b"\xB6"], 9, Ok(&["\u{FFFD}"]));
+    }
+
+    #[test]
+    fn the_limit_is_exact_and_holds_before_the_delimiter() {
+        let large = Err(FrameTooLarge { max_frame_bytes: 4 });
+        check(&[b"abc\xC2\xB6"], 4, Ok(&["abc"]));
+        check(&[b"abcd\xC2\xB6"], 4, Ok(&["abcd"]));
+        check(&[b"abcde\xC2\xB6"], 4, large);
+        check(&[b"abcd"], 4, Ok(&[]));
+        check(&[b"abcd\xC2"], 4, Ok(&[]));
+        check(&[b"abcde"], 4, large);
+    }
+
+    #[test]
+    fn fr16_each_byte_is_searched_once() {
+        let mut decoder = FrameDecoder::new(65_536);
+        for fed in 1..=65_536 {
+            decoder.buffer().extend_from_slice(b"x");
+            assert_eq!(decoder.next_frame(), Ok(None));
+            assert_eq!(decoder.searched, fed, "the next search begins where this one ended");
+        }
+    }
+
+    #[test]
+    fn line_ends_do_not_begin_a_frame() {
+        let mut decoder = FrameDecoder::new(100);
+        for (bytes, mid_frame) in [("", false), ("\r\n", false), (" {", true)] {
+            decoder.buffer().extend_from_slice(bytes.as_bytes());
+            assert_eq!(decoder.is_mid_frame(), mid_frame, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn sealing_escapes_each_delimiter_once() {
+        for (packet, sealed) in [
+            ("", "¶"),
+            (r#"{"a":"b"}"#, r#"{"a":"b"}¶"#),
+            (r#"["¶","x¶¶"]"#, r#"["\u00b6","x\u00b6\u00b6"]¶"#),
+            (r#"["Â","가"]"#, r#"["Â","가"]¶"#),
+        ] {
+            let mut out = BytesMut::from("before¶");
+            let start = out.len();
+            out.extend_from_slice(packet.as_bytes());
+            seal(&mut out, start);
+            assert_eq!(&out[start..], sealed.as_bytes());
+            assert_eq!(&out[..start], "before¶".as_bytes());
+        }
+    }
+}

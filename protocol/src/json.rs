@@ -1,0 +1,94 @@
+//! What we need of JSON text beyond serde: its depth before it is parsed, and its shortest spelling.
+
+use thiserror::Error;
+
+/// Arrays and objects are nested deeper than allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("JSON is nested deeper than {max_depth} at byte {at}")]
+pub struct TooDeep {
+    /// The limit that was passed.
+    pub max_depth: usize,
+    /// Offset of the bracket that passed it.
+    pub at: usize,
+}
+
+/// Checks that no array or object of `text` lies deeper than `max_depth`, in one pass and constant stack.
+///
+/// Need not be valid JSON: what is not is left to the parser.
+///
+/// # Errors
+/// [`TooDeep`] names the first bracket beyond the limit.
+pub fn check_depth(text: &[u8], max_depth: usize) -> Result<(), TooDeep> {
+    let mut depth = 0_usize;
+    let mut in_string = false;
+    let mut bytes = text.iter().enumerate();
+    while let Some((at, byte)) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' if in_string => drop(bytes.next()),
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                if depth > max_depth {
+                    return Err(TooDeep { max_depth, at });
+                }
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _other => {}
+        }
+    }
+    Ok(())
+}
+
+/// Appends valid JSON `text` to `out` without the white space between its tokens.
+pub(crate) fn write_compact(out: &mut String, text: &str) {
+    let (mut in_string, mut escaped) = (false, false);
+    out.extend(text.chars().filter(|&c| {
+        let keep = in_string || !matches!(c, ' ' | '\t' | '\n' | '\r');
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = in_string,
+            '"' => in_string = !in_string,
+            _ => {}
+        }
+        keep
+    }));
+}
+
+/// Whether JSON text is an object. Derived readers of structs would take an array as well.
+pub(crate) fn is_object(text: &str) -> bool {
+    text.trim_ascii_start().starts_with('{')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, max_depth: usize, expected: Option<usize>) {
+        assert_eq!(check_depth(text.as_bytes(), max_depth).err().map(|e| e.at), expected);
+    }
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        check("[[1]]", 2, None);
+        check("[[1]]", 1, Some(1));
+        check(r#"["[[[[", {"a":"\"[["}]"#, 2, None);
+        check(r#"{"a":[],"b":[[]]}"#, 2, Some(13));
+        check("]]]]", 0, None);
+        check(&"[".repeat(60_000), 32, Some(32));
+    }
+
+    #[test]
+    fn compact_text_means_the_same() {
+        for (text, expected) in [
+            ("1", "1"),
+            (" [ 1 ,\n 2 ] ", "[1,2]"),
+            (r#"{ "a b" : " \" x \\" , "c" : "\\" }"#, r#"{"a b":" \" x \\","c":"\\"}"#),
+            ("[\"한 글\",\t\"\\u00b6 ¶\"]", "[\"한 글\",\"\\u00b6 ¶\"]"),
+        ] {
+            let mut out = String::new();
+            write_compact(&mut out, text);
+            assert_eq!(out, expected);
+        }
+    }
+}

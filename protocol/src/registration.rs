@@ -1,0 +1,392 @@
+//! What a node tells the Distributor about itself.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use bytes::{BufMut, BytesMut};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::json::{is_object, write_compact};
+use crate::{REGISTRY_URI, Route, seal};
+
+/// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
+///
+/// Members keep the order they came in, unknown ones are kept too, and the place of `host` is remembered, because the
+/// receiver of the connection knows the host and the sender does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Registration {
+    /// The node's name as text; a name that is no string is shown as its JSON text.
+    pub name: String,
+    /// Where the node listens.
+    pub port: u16,
+    /// What it offers, as it wrote it.
+    pub urls: Vec<String>,
+    /// The `$` member: present when the node speaks version 2.
+    pub advert: Option<Advert>,
+    before_host: String,
+    after_host: String,
+}
+
+/// What a version 2 node says of itself inside `params.$`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Advert {
+    /// Instance id, unique per process start.
+    pub id: Option<String>,
+    /// The port speaks HTTP instead of packets.
+    pub speaks_http: bool,
+}
+
+/// What one registration may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct RegistrationLimits {
+    /// Most urls of a node.
+    pub max_urls: usize,
+    /// Longest url in bytes.
+    pub max_url_bytes: usize,
+}
+
+impl Default for RegistrationLimits {
+    fn default() -> Self {
+        Self { max_urls: 256, max_url_bytes: Route::MAX_BYTES }
+    }
+}
+
+/// Members beyond the known ones that a registration may have: enough for any real node, few enough to compare.
+const MAX_EXTRA_MEMBERS: usize = 64;
+
+/// Longest name of a version 2 node.
+const MAX_NAME_BYTES: usize = 128;
+
+/// Why a registration is refused. The sender's earlier registration, if any, stands.
+#[derive(Debug, Error)]
+pub enum RegistrationError {
+    /// `params` is missing, of the wrong type, or a member is.
+    #[error("params is no registration")]
+    Shape(#[source] serde_json::Error),
+    /// No port, or one that nothing can listen on.
+    #[error("port is {0}; it must be a number from 1 to 65535")]
+    Port(String),
+    /// More urls than allowed.
+    #[error("{count} urls; at most {max} are allowed")]
+    TooManyUrls {
+        /// How many came.
+        count: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A url longer than allowed.
+    #[error("a url has {bytes} bytes; at most {max} are allowed")]
+    UrlTooLong {
+        /// Its length.
+        bytes: usize,
+        /// The limit.
+        max: usize,
+    },
+    /// A version 2 node has a name that is not made of `A-Z a-z 0-9 . _ -`, or is too long.
+    #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Name,
+}
+
+impl RegistrationError {
+    /// The stable word for it in a refusal.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Shape(_) => "bad_registration",
+            Self::Port(_) => "bad_port",
+            Self::TooManyUrls { .. } => "too_many_urls",
+            Self::UrlTooLong { .. } => "url_too_long",
+            Self::Name => "bad_name",
+        }
+    }
+}
+
+impl Registration {
+    /// Reads the `params` of `POST /distributes`.
+    ///
+    /// Lenient towards old nodes: the port may be a string, urls and name may be missing, any name goes.
+    ///
+    /// # Errors
+    /// [`RegistrationError`] names the member at fault.
+    pub fn parse(params: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
+        let text = params.map_or("null", RawValue::get);
+        let Members { list } = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
+        let mut registration = Self {
+            name: String::new(),
+            port: 0,
+            urls: Vec::new(),
+            advert: None,
+            before_host: String::with_capacity(text.len()),
+            after_host: String::new(),
+        };
+        let mut seen = Seen::default();
+        for (name, value) in list {
+            if name == "host" {
+                seen.host = true;
+                continue;
+            }
+            let out = if seen.host { &mut registration.after_host } else { &mut registration.before_host };
+            if !out.is_empty() {
+                out.push(',');
+            }
+            out.push_str(&to_json(name.as_ref()));
+            out.push(':');
+            match name.as_ref() {
+                "port" => {
+                    seen.port = true;
+                    registration.port = parse_port(value.get())?;
+                    out.push_str(&registration.port.to_string());
+                }
+                "urls" => {
+                    seen.urls = true;
+                    registration.urls = parse_urls(value, limits)?;
+                    out.push_str(&to_json(&registration.urls));
+                }
+                "name" => {
+                    seen.name = true;
+                    registration.name = serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
+                    write_compact(out, value.get());
+                }
+                "$" => {
+                    registration.advert = Advert::parse(value.get());
+                    write_compact(out, value.get());
+                }
+                _extra => write_compact(out, value.get()),
+            }
+        }
+        if !seen.port {
+            return Err(RegistrationError::Port("missing".to_owned()));
+        }
+        // Old gateways walk over `urls` without looking whether it is there.
+        for (missing, member) in [(!seen.name, r#""name":"""#), (!seen.urls, r#""urls":[]"#)] {
+            if missing {
+                let out = &mut registration.before_host;
+                if !out.is_empty() {
+                    out.push(',');
+                }
+                out.push_str(member);
+            }
+        }
+        if registration.advert.is_some() && !is_plain_name(&registration.name) {
+            return Err(RegistrationError::Name);
+        }
+        Ok(registration)
+    }
+
+    /// The entry that stands for this node in lists, with the `host` that its connection shows.
+    pub fn entry(&self, host: &str) -> String {
+        let mut entry = String::with_capacity(self.before_host.len() + self.after_host.len() + host.len() + 16);
+        entry.push('{');
+        for part in [&self.before_host, &format!("\"host\":{}", to_json(host)), &self.after_host] {
+            if !part.is_empty() {
+                if entry.len() > 1 {
+                    entry.push(',');
+                }
+                entry.push_str(part);
+            }
+        }
+        entry.push('}');
+        entry
+    }
+}
+
+impl Advert {
+    /// Reads a `$` member; `None` when it is no object. A member of a wrong type counts as absent.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Raw<'a> {
+            #[serde(borrow, default)]
+            id: Option<&'a RawValue>,
+            #[serde(default)]
+            http: Option<IgnoredAny>,
+        }
+        let raw: Raw<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
+        let id = raw.id.and_then(|id| serde_json::from_str(id.get()).ok());
+        Some(Self { id, speaks_http: raw.http.is_some() })
+    }
+}
+
+/// Writes the registration of a version 2 node, ready to send.
+pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Route], id: &str) {
+    let start = out.len();
+    let urls: Vec<_> = urls.iter().map(Route::as_str).collect();
+    let text = format!(
+        r#"{{"uri":"{REGISTRY_URI}","method":"POST","key":0,"params":{{"port":{port},"name":{},"urls":{},"$":{{"v":2,"id":{}}}}}}}"#,
+        to_json(name),
+        to_json(&urls),
+        to_json(id),
+    );
+    out.put_slice(text.as_bytes());
+    seal(out, start);
+}
+
+#[derive(Default)]
+#[expect(clippy::struct_excessive_bools, reason = "a set of members, not a state")]
+struct Seen {
+    port: bool,
+    name: bool,
+    urls: bool,
+    host: bool,
+}
+
+fn parse_port(text: &str) -> Result<u16, RegistrationError> {
+    // Old nodes may send their port as a string of digits.
+    let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
+    let whole = digits.bytes().all(|byte| byte.is_ascii_digit());
+    match digits.parse() {
+        Ok(port) if whole && port != 0 => Ok(port),
+        _ => Err(RegistrationError::Port(text.chars().take(40).collect())),
+    }
+}
+
+fn parse_urls(value: &RawValue, limits: &RegistrationLimits) -> Result<Vec<String>, RegistrationError> {
+    let urls: Option<Vec<String>> = serde_json::from_str(value.get()).map_err(RegistrationError::Shape)?;
+    let urls = urls.unwrap_or_default();
+    if urls.len() > limits.max_urls {
+        return Err(RegistrationError::TooManyUrls { count: urls.len(), max: limits.max_urls });
+    }
+    match urls.iter().map(String::len).find(|&bytes| bytes > limits.max_url_bytes) {
+        Some(bytes) => Err(RegistrationError::UrlTooLong { bytes, max: limits.max_url_bytes }),
+        None => Ok(urls),
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
+}
+
+/// The members of an object in order, each name once.
+struct Members<'a> {
+    list: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of registration members")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                const KNOWN: usize = 5;
+                let mut list: Vec<(Cow<'de, str>, _)> = Vec::with_capacity(8);
+                while let Some(crate::packet::Text(name)) = map.next_key()? {
+                    if list.iter().any(|(earlier, _)| *earlier == name) {
+                        return Err(A::Error::custom(format_args!("duplicate member `{}`", name.escape_debug())));
+                    }
+                    if list.len() == KNOWN + MAX_EXTRA_MEMBERS {
+                        return Err(A::Error::custom(format_args!("more than {MAX_EXTRA_MEMBERS} extra members")));
+                    }
+                    list.push((name, map.next_value()?));
+                }
+                Ok(Members { list })
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(params: &str) -> Result<Registration, RegistrationError> {
+        Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default())
+    }
+
+    #[track_caller]
+    fn check(params: &str, entry: Result<&str, &str>) {
+        let seen = parse(params).map(|registration| registration.entry("::1"));
+        assert_eq!(seen.as_deref().map_err(RegistrationError::reason), entry);
+    }
+
+    #[test]
+    fn an_entry_has_the_bytes_of_the_old_distributor() {
+        check(
+            r#"{"port":9010,"name":"goods","urls":["POST/goods"]}"#,
+            Ok(r#"{"port":9010,"name":"goods","urls":["POST/goods"],"host":"::1"}"#),
+        );
+        check(
+            r#"{"name":"a","host":"1.2.3.4","x":{"y": [ 1, null ]},"urls":[],"port":1}"#,
+            Ok(r#"{"name":"a","host":"::1","x":{"y":[1,null]},"urls":[],"port":1}"#),
+        );
+    }
+
+    #[test]
+    fn old_nodes_vary() {
+        check(r#"{"port":"80"}"#, Ok(r#"{"port":80,"name":"","urls":[],"host":"::1"}"#));
+        check(r#"{"port":1,"urls":null}"#, Ok(r#"{"port":1,"urls":[],"name":"","host":"::1"}"#));
+        check(
+            r#"{"port":1,"name":"한글 \u00b6\n","urls":["*"]}"#,
+            Ok(r#"{"port":1,"name":"한글 \u00b6\n","urls":["*"],"host":"::1"}"#),
+        );
+        check(r#"{"port":1,"name":7,"urls":[]}"#, Ok(r#"{"port":1,"name":7,"urls":[],"host":"::1"}"#));
+        assert_eq!(parse(r#"{"port":1,"name":7}"#).unwrap().name, "7");
+    }
+
+    #[test]
+    fn wrong_members_are_refused_by_name() {
+        for port in ["0", "-1", "65536", "\"x\"", "80.5", "1e3", "null", "[]", "\"\"", "1e400", "99999999999999999999"]
+        {
+            check(&format!(r#"{{"port":{port}}}"#), Err("bad_port"));
+        }
+        check("{}", Err("bad_port"));
+        check("[]", Err("bad_registration"));
+        check("null", Err("bad_registration"));
+        check("\"text\"", Err("bad_registration"));
+        check(r#"{"port":1,"port":2}"#, Err("bad_registration"));
+        check(r#"{"port":1,"x":1,"x":2}"#, Err("bad_registration"));
+        check(r#"{"port":1,"urls":{}}"#, Err("bad_registration"));
+        check(r#"{"port":1,"urls":[1]}"#, Err("bad_registration"));
+    }
+
+    #[test]
+    fn names_of_version_2_nodes_are_plain() {
+        let longest = "x".repeat(128);
+        for (name, fits) in [("goods-1.a_B", true), (&longest, true), (&format!("{longest}x"), false), ("", false)] {
+            assert_eq!(parse(&format!(r#"{{"port":1,"name":"{name}","$":{{}}}}"#)).is_ok(), fits, "{name}");
+        }
+        for name in ["a b", "한글", r"\u0000", r"\u001b[31m", r"g\u043e\u043eds", r"\ud800"] {
+            check(&format!(r#"{{"port":1,"name":"{name}","$":{{}}}}"#), Err("bad_name"));
+        }
+    }
+
+    #[test]
+    fn limits_are_exact() {
+        for (urls, expected) in [(255, None), (256, None), (257, Some("too_many_urls"))] {
+            let params = format!(r#"{{"port":1,"urls":{}}}"#, to_json(&vec!["GET/x"; urls]));
+            assert_eq!(parse(&params).err().map(|e| e.reason()), expected, "{urls}");
+        }
+        for (bytes, expected) in [(511, None), (512, None), (513, Some("url_too_long"))] {
+            let params = format!(r#"{{"port":1,"urls":["{}"]}}"#, "x".repeat(bytes));
+            assert_eq!(parse(&params).err().map(|e| e.reason()), expected, "{bytes}");
+        }
+        for (extra, expected) in [(63, None), (64, None), (65, Some("bad_registration"))] {
+            let members: String = (0..extra).map(|i| format!(r#","x{i}":0"#)).collect();
+            let params = format!(r#"{{"port":1,"name":"a","urls":[],"host":"","$":{{"id":"a"}}{members}}}"#);
+            assert_eq!(parse(&params).err().map(|e| e.reason()), expected, "{extra}");
+        }
+    }
+
+    #[test]
+    fn what_we_write_reads_back() {
+        let mut out = BytesMut::new();
+        let urls = [Route::parse("GET/상품").unwrap(), Route::parse("GET/a/¶").unwrap()];
+        write_registration(&mut out, "goods", 9010, &urls, "id-1");
+        let frame = &out[..out.len() - 2];
+        let packet = crate::Packet::parse(frame).unwrap();
+        let registration = Registration::parse(packet.params, &RegistrationLimits::default()).unwrap();
+        assert_eq!((registration.name.as_str(), registration.port), ("goods", 9010));
+        assert_eq!(registration.urls, ["GET/상품", "GET/a/¶"]);
+        assert_eq!(registration.advert, Some(Advert { id: Some("id-1".to_owned()), speaks_http: false }));
+    }
+}

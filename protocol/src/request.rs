@@ -1,0 +1,199 @@
+//! Calls, as they go out and as they come in.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::{BufMut, BytesMut};
+use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::json::is_object;
+use crate::packet::Text;
+use crate::{Key, Packet, Version, seal};
+
+/// A call that came in, whatever version its sender speaks.
+#[derive(Debug)]
+pub struct Request<'a> {
+    /// Path of what is called.
+    pub uri: Cow<'a, str>,
+    /// Method in HTTP's words.
+    pub method: Cow<'a, str>,
+    /// What the answer must carry; `None` makes it one-way.
+    pub key: Option<Key>,
+    /// The arguments; old services die without them, ours read a missing one as `null`.
+    pub params: Option<&'a RawValue>,
+    /// The form of answer the caller understands.
+    pub version: Version,
+    /// How long the caller still waits, if it says so.
+    pub time_left: Option<Duration>,
+}
+
+impl<'a> Request<'a> {
+    /// Reads a call from its packet. The key may stand at top level or inside `params`.
+    pub fn from_packet(packet: Packet<'a>) -> Self {
+        #[derive(Deserialize)]
+        struct Meta {
+            #[serde(default)]
+            d: Option<u64>,
+        }
+        #[derive(Deserialize)]
+        struct Keyed {
+            #[serde(default)]
+            key: Option<Key>,
+        }
+        let version = packet.version();
+        let key = packet.key.or_else(|| {
+            let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
+            serde_json::from_str::<Keyed>(params).ok()?.key
+        });
+        let meta = packet.meta.and_then(|meta| serde_json::from_str::<Meta>(meta.get()).ok());
+        Self {
+            uri: packet.uri.map_or(Cow::Borrowed(""), |Text(uri)| uri),
+            method: packet.method.map_or(Cow::Borrowed(""), |Text(method)| method),
+            key,
+            params: packet.params,
+            version,
+            time_left: meta.and_then(|meta| meta.d).map(Duration::from_millis),
+        }
+    }
+}
+
+/// Writes a call, ready to send.
+///
+/// Towards version 1 the key stands at top level and, as the last member, inside `params`, where it replaces a member
+/// of that name; `params` must be a JSON object then. Towards version 2 `params` goes out as it is, and `time_left` is told.
+pub fn write_request(
+    out: &mut BytesMut,
+    to: Version,
+    (method, uri): (&str, &str),
+    key: u64,
+    params: &str,
+    time_left: Duration,
+) {
+    let start = out.len();
+    // Paths come from the outside and may need escapes; methods are letters.
+    let uri = serde_json::Value::from(uri);
+    let mut head = String::with_capacity(64);
+    // Writing to a String cannot fail.
+    let _ = write!(head, r#"{{"uri":{uri},"method":"{method}","key":{key},"params":"#);
+    out.put_slice(head.as_bytes());
+    match to {
+        Version::V1 => {
+            write_keyed_params(out, params, key);
+            out.put_u8(b'}');
+        }
+        Version::V2 => {
+            out.put_slice(params.as_bytes());
+            let milliseconds = time_left.as_millis();
+            out.put_slice(format!(r#","$":{{"d":{milliseconds}}}}}"#).as_bytes());
+        }
+    }
+    seal(out, start);
+}
+
+fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
+    let without_key;
+    // A member called `key` shows as that text unless it is spelled with escapes.
+    let params = if params.contains("key\"") || params.contains("\\u") {
+        without_key = WithoutKey::of(params);
+        without_key.as_str()
+    } else {
+        params.trim_ascii()
+    };
+    let body = params.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or_default().trim_ascii();
+    out.put_u8(b'{');
+    out.put_slice(body.as_bytes());
+    if !body.is_empty() {
+        out.put_u8(b',');
+    }
+    out.put_slice(format!(r#""key":{key}}}"#).as_bytes());
+}
+
+/// An object's text without its member `key`.
+struct WithoutKey(String);
+
+impl WithoutKey {
+    fn of(params: &str) -> String {
+        serde_json::from_str(params).map_or_else(|_| "{}".to_owned(), |Self(text)| text)
+    }
+}
+
+impl<'de> Deserialize<'de> for WithoutKey {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Filter;
+        impl<'de> Visitor<'de> for Filter {
+            type Value = WithoutKey;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut text = String::from("{");
+                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
+                    if name != "key" {
+                        let comma = if text.len() > 1 { "," } else { "" };
+                        let name = serde_json::to_string(&name).map_err(A::Error::custom)?;
+                        let _ = write!(text, "{comma}{name}:{}", value.get());
+                    }
+                }
+                text.push('}');
+                Ok(WithoutKey(text))
+            }
+        }
+        deserializer.deserialize_map(Filter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(to: Version, params: &str, expected: &str) {
+        let mut out = BytesMut::new();
+        write_request(&mut out, to, ("GET", "/goods"), 7, params, Duration::from_millis(5000));
+        assert_eq!(String::from_utf8_lossy(&out), format!("{expected}¶"));
+    }
+
+    #[test]
+    fn calls_to_old_services_carry_the_key_twice() {
+        let check = |params, expected: &str| {
+            check(Version::V1, params, &format!(r#"{{"uri":"/goods","method":"GET","key":7,"params":{expected}}}"#));
+        };
+        check("{}", r#"{"key":7}"#);
+        check(r#" { "a" : 1 } "#, r#"{"a" : 1,"key":7}"#);
+        check(r#"{"key":"mine","a":"¶"}"#, r#"{"a":"\u00b6","key":7}"#);
+        check(r#"{"a":{"key":1},"\u006bey":2}"#, r#"{"a":{"key":1},"key":7}"#);
+        check("null", r#"{"key":7}"#);
+    }
+
+    #[test]
+    fn calls_between_version_2_nodes_leave_params_alone() {
+        check(
+            Version::V2,
+            r#"{"key":"mine"}"#,
+            r#"{"uri":"/goods","method":"GET","key":7,"params":{"key":"mine"},"$":{"d":5000}}"#,
+        );
+    }
+
+    #[test]
+    fn a_key_is_found_in_both_places() {
+        for (frame, key, version) in [
+            (r#"{"uri":"/g","method":"GET","params":{"key":0}}"#, Some(Key::Number(0)), Version::V1),
+            (
+                r#"{"uri":"/g","method":"GET","key":"a","params":{"key":0}}"#,
+                Some(Key::Text("\"a\"".into())),
+                Version::V1,
+            ),
+            (r#"{"uri":"/g","method":"GET","key":3,"params":null,"$":{"d":1}}"#, Some(Key::Number(3)), Version::V2),
+            (r#"{"uri":"/logs","method":"POST","params":"text"}"#, None, Version::V1),
+            (r#"{"uri":"/logs","method":"POST","params":{"key":[]}}"#, None, Version::V1),
+        ] {
+            let request = Request::from_packet(Packet::parse(frame.as_bytes()).unwrap());
+            assert_eq!((request.key, request.version), (key, version), "{frame}");
+        }
+    }
+}

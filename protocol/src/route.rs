@@ -1,0 +1,155 @@
+//! A url as nodes register it: method and path in one word, such as `GET/goods/{id}`.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// What a node offers: a method and a path, of which whole segments may be `{name}`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Route {
+    text: Box<str>,
+    method_bytes: usize,
+}
+
+/// A part of a path between two slashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Segment<'a> {
+    /// Matches itself only.
+    Literal(&'a str),
+    /// `{name}`: matches any one segment that is not empty.
+    Parameter(&'a str),
+}
+
+/// Why a text is no route.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("'{text}' is no route: {reason}; write it like GET/goods or GET/goods/{{id}}")]
+pub struct RouteError {
+    /// The text as it came, cut to a readable length.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
+
+impl Route {
+    /// Longest route in bytes.
+    pub const MAX_BYTES: usize = 512;
+    /// Longest method in letters; HTTP's registered methods have at most 17 (`UPDATEREDIRECTREF`).
+    const MAX_METHOD_BYTES: usize = 17;
+
+    /// Reads `METHOD/path`.
+    ///
+    /// # Errors
+    /// [`RouteError`] says which rule is broken, in words for the author of the service.
+    pub fn parse(text: &str) -> Result<Self, RouteError> {
+        let broken = |reason| RouteError { text: text.chars().take(60).collect(), reason };
+        let method_bytes = text.bytes().take_while(u8::is_ascii_uppercase).count();
+        let path = &text[method_bytes..];
+        if method_bytes == 0 || method_bytes > Self::MAX_METHOD_BYTES {
+            return Err(broken("it does not begin with a method in capital letters"));
+        }
+        if !path.starts_with('/') {
+            return Err(broken("no path follows the method"));
+        }
+        if text.len() > Self::MAX_BYTES {
+            return Err(broken("it is longer than 512 bytes"));
+        }
+        if path.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '\\')) {
+            return Err(broken("the path has a character that no path can have"));
+        }
+        let mut names = Vec::new();
+        for segment in segments(path) {
+            match segment {
+                Segment::Literal("." | "..") => return Err(broken("the path has a dot segment")),
+                Segment::Literal(literal) if literal.contains(['{', '}']) => {
+                    return Err(broken("a parameter is a whole segment"));
+                }
+                Segment::Literal(_) => {}
+                Segment::Parameter(name) if name.is_empty() || name.contains(['{', '}']) => {
+                    return Err(broken("a parameter has no name"));
+                }
+                Segment::Parameter(name) if names.contains(&name) => {
+                    return Err(broken("two parameters have the same name"));
+                }
+                Segment::Parameter(name) => names.push(name),
+            }
+        }
+        Ok(Self { text: text.into(), method_bytes })
+    }
+
+    /// The method, such as `GET`.
+    pub fn method(&self) -> &str {
+        &self.text[..self.method_bytes]
+    }
+
+    /// The path, such as `/goods/{id}`.
+    pub fn path(&self) -> &str {
+        &self.text[self.method_bytes..]
+    }
+
+    /// The path's parts in order.
+    pub fn segments(&self) -> impl Iterator<Item = Segment<'_>> {
+        segments(self.path())
+    }
+
+    /// Whether the path has a parameter.
+    pub fn is_pattern(&self) -> bool {
+        self.path().contains('{')
+    }
+
+    /// Method and path in one word, as registered.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = Segment<'_>> {
+    path.split('/').skip(1).map(|segment| {
+        let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+        name.map_or(Segment::Literal(segment), Segment::Parameter)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(&str, &str, bool), &str>) {
+        let route = Route::parse(text);
+        let seen = route.as_ref().map(|route| (route.method(), route.path(), route.is_pattern()));
+        assert_eq!(seen.map_err(|error| error.reason), expected);
+    }
+
+    #[test]
+    fn routes() {
+        check("GET/goods", Ok(("GET", "/goods", false)));
+        check("M-SEARCH/x", Err("no path follows the method"));
+        check("GET/", Ok(("GET", "/", false)));
+        check("DELETE/goods/{id}/tags/{tag}", Ok(("DELETE", "/goods/{id}/tags/{tag}", true)));
+        check("GET/상품", Ok(("GET", "/상품", false)));
+        check("/goods", Err("it does not begin with a method in capital letters"));
+        check("*", Err("it does not begin with a method in capital letters"));
+        check("get/goods", Err("it does not begin with a method in capital letters"));
+        check("GET", Err("no path follows the method"));
+        check("GET/a b", Err("the path has a character that no path can have"));
+        check("GET/a\u{1b}[31m", Err("the path has a character that no path can have"));
+        check("GET/../etc", Err("the path has a dot segment"));
+        check("GET/a{id}", Err("a parameter is a whole segment"));
+        check("GET/{}", Err("a parameter has no name"));
+        check("GET/{a}/{a}", Err("two parameters have the same name"));
+    }
+
+    #[test]
+    fn length_is_exact() {
+        for (bytes, fits) in [(511, true), (512, true), (513, false)] {
+            let text = format!("GET/{}", "x".repeat(bytes - 4));
+            assert_eq!(Route::parse(&text).is_ok(), fits, "{bytes}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What must hold for any bytes and any pieces they arrive in.
+
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use protocol::{
+    Answer, FrameDecoder, FrameTooLarge, Key, NodeList, Packet, Registration, RegistrationLimits, Reply, Request,
+    Route, Version, check_depth, seal, write_answer, write_request,
+};
+
+const LIMIT: usize = 200;
+
+/// All frames of a stream that arrives in the given pieces, up to the point where it breaks.
+fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<FrameTooLarge>) {
+    let mut decoder = FrameDecoder::new(LIMIT);
+    let mut frames = Vec::new();
+    for chunk in chunks {
+        decoder.buffer().extend_from_slice(chunk);
+        loop {
+            match decoder.next_frame() {
+                Ok(Some(frame)) => frames.push(frame),
+                Ok(None) => break,
+                Err(error) => return (frames, Some(error)),
+            }
+        }
+    }
+    (frames, None)
+}
+
+/// Bytes in which delimiters, their halves, Korean text and JSON are common.
+fn stream() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        Just("¶".as_bytes().to_vec()),
+        Just(vec![0xC2]),
+        Just(vec![0xB6]),
+        Just("\u{AD76}가능".as_bytes().to_vec()),
+        Just(br#"{"uri":"/g","key":1}"#.to_vec()),
+        vec(any::<u8>(), 0..40),
+    ];
+    vec(piece, 0..30).prop_map(|pieces| pieces.concat())
+}
+
+fn json() -> impl Strategy<Value = serde_json::Value> {
+    let leaf = prop_oneof![
+        Just(serde_json::Value::Null),
+        any::<bool>().prop_map(Into::into),
+        any::<i64>().prop_map(Into::into),
+        ".*".prop_map(Into::into),
+        "[가-힣¶Â\"\\\\]{0,8}".prop_map(Into::into),
+    ];
+    leaf.prop_recursive(4, 32, 5, |inner| {
+        prop_oneof![
+            vec(inner.clone(), 0..5).prop_map(Into::into),
+            vec(("[a-z¶가]{0,4}", inner), 0..5)
+                .prop_map(|members| members.into_iter().collect::<serde_json::Map<_, _>>().into()),
+        ]
+    })
+}
+
+fn pieces<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut ends: Vec<_> = cuts.iter().map(|cut| cut % (bytes.len() + 1)).collect();
+    ends.push(bytes.len());
+    ends.sort_unstable();
+    let mut start = 0;
+    ends.into_iter().map(|end| &bytes[std::mem::replace(&mut start, end)..end]).collect()
+}
+
+proptest! {
+    /// Rows FR1, FR2 and FR15: pieces do not matter, and nothing of one frame is left in the next.
+    #[test]
+    fn fr1_fr2_any_chunking_gives_the_same_frames(bytes in stream(), cuts in vec(any::<usize>(), 0..20)) {
+        let whole = decode([&bytes[..]]);
+        prop_assert_eq!(&decode(pieces(&bytes, &cuts)), &whole);
+        prop_assert_eq!(&decode(bytes.chunks(1)), &whole);
+    }
+
+    #[test]
+    fn fr1_every_two_way_split(bytes in stream()) {
+        let whole = decode([&bytes[..]]);
+        for at in 0..=bytes.len() {
+            prop_assert_eq!(&decode([&bytes[..at], &bytes[at..]]), &whole);
+        }
+    }
+
+    /// Rows FR8 and FR9: what we write is one frame and means what it meant, `¶` included.
+    #[test]
+    fn fr9_decode_of_encode_is_identity(values in vec(json(), 0..6)) {
+        let mut out = BytesMut::new();
+        for value in &values {
+            let start = out.len();
+            out.extend_from_slice(value.to_string().as_bytes());
+            seal(&mut out, start);
+        }
+        let mut decoder = FrameDecoder::new(usize::MAX - 1);
+        decoder.buffer().extend_from_slice(&out);
+        let mut read = Vec::new();
+        while let Some(frame) = decoder.next_frame()? {
+            read.push(serde_json::from_slice::<serde_json::Value>(&frame)?);
+        }
+        prop_assert_eq!(read, values);
+    }
+
+    /// Rows FR18 and JS6: whatever comes, readers answer with a value or an error.
+    #[test]
+    fn no_input_panics(bytes in stream(), text in ".*", value in json()) {
+        let _ = (check_depth(&bytes, 3), Route::parse(&text));
+        let value = value.to_string();
+        let member = format!(r#"{{"uri":"/a","key":1,"params":{value},"$":{value},"errorcode":{value},"errormessage":{value}}}"#);
+        for frame in [&bytes[..], text.as_bytes(), value.as_bytes(), member.as_bytes()] {
+            let Ok(packet) = Packet::parse(frame) else { continue };
+            let _ = Answer::from_packet(&packet);
+            let _ = Registration::parse(packet.params, &RegistrationLimits::default());
+            let _ = packet.params.map(NodeList::parse);
+            let _ = Request::from_packet(packet);
+        }
+    }
+
+    /// Row JS4: a key comes back as it was sent, digit by digit.
+    #[test]
+    fn js4_keys_are_never_rounded(digits in "(-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,9})?(e-?[0-9]{1,4})?)|\"[a-z0-9]{0,30}\"") {
+        let frame = format!(r#"{{"key":{digits}}}"#);
+        let key = Packet::parse(frame.as_bytes())?.key.expect("it has one");
+        let mut out = BytesMut::new();
+        write_answer(&mut out, Version::V1, &key, Reply::Success("1"));
+        let answer = format!(r#"{{"key":{digits},"errorcode":0,"errormessage":"success","results":1}}¶"#);
+        prop_assert_eq!(out, answer.as_bytes());
+    }
+
+    /// Whatever a caller passes, an old service gets an object whose last `key` is ours, and all else untouched.
+    #[test]
+    fn old_services_always_get_our_key(params in json(), key in any::<u64>()) {
+        let mut out = BytesMut::new();
+        let params_text = params.to_string();
+        write_request(&mut out, Version::V1, ("GET", "/g"), key, &params_text, std::time::Duration::ZERO);
+        let packet = Packet::parse(&out[..out.len() - 2])?;
+        let mut seen: serde_json::Map<_, _> = serde_json::from_str(packet.params.expect("written").get())?;
+        prop_assert_eq!(seen.remove("key"), Some(key.into()));
+        let mut expected = params.as_object().cloned().unwrap_or_default();
+        expected.remove("key");
+        prop_assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn an_entry_keeps_extra_members(name in ".*", port in 1_u16.., extra in json()) {
+        let params = serde_json::json!({ "port": port, "name": name, "urls": [], "x": extra }).to_string();
+        let raw = serde_json::from_str(&params)?;
+        let registration = Registration::parse(Some(raw), &RegistrationLimits::default())?;
+        let entry: serde_json::Value = serde_json::from_str(&registration.entry("::1"))?;
+        prop_assert_eq!(&entry["x"], &extra);
+        prop_assert_eq!(&entry["name"], &serde_json::Value::from(name));
+        prop_assert_eq!(&entry["host"], "::1");
+    }
+}
+
+#[test]
+fn a_key_of_a_call_survives_any_spelling() {
+    for (text, number) in [("7", Some(7)), ("\"7\"", Some(7)), ("07", None)] {
+        let key = serde_json::from_str::<Key>(text).ok().and_then(|key| key.number());
+        assert_eq!(key, number, "{text}");
+    }
+}
