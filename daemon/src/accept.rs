@@ -1,0 +1,105 @@
+//! An accept loop that nothing ends but its owner.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep_until};
+use tracing::warn;
+
+use crate::Throttle;
+
+/// First pause after the system could give no socket.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// Longest pause: descriptors that become free are used again within this time.
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+/// Connections in a row that may die before they are accepted until we pause, should the error be no such thing.
+const DEAD_IN_A_ROW: u32 = 100;
+
+/// A listening socket whose errors are handled: it pauses while the system is out of descriptors or memory, and passes
+/// over connections that died in the backlog.
+#[derive(Debug)]
+pub struct Acceptor {
+    listener: TcpListener,
+    pause: Duration,
+    paused_until: Option<Instant>,
+    dead_in_a_row: u32,
+    log: Throttle,
+}
+
+impl Acceptor {
+    /// Takes over a listening socket.
+    pub fn new(listener: TcpListener) -> Self {
+        Self { listener, pause: FIRST_PAUSE, paused_until: None, dead_in_a_row: 0, log: Throttle::default() }
+    }
+
+    /// The next connection. Cancel safe: no connection and no pause is lost.
+    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        loop {
+            if let Some(until) = self.paused_until {
+                sleep_until(until).await;
+                self.paused_until = None;
+            }
+            match self.listener.accept().await {
+                Ok(accepted) => {
+                    self.pause = FIRST_PAUSE;
+                    self.dead_in_a_row = 0;
+                    return accepted;
+                }
+                Err(error) => self.note(&error),
+            }
+        }
+    }
+
+    fn note(&mut self, error: &io::Error) {
+        let now = Instant::now();
+        if concerns_one_connection(error) && self.dead_in_a_row < DEAD_IN_A_ROW {
+            self.dead_in_a_row += 1;
+            return;
+        }
+        self.paused_until = Some(now + self.pause);
+        if let Some(held_back) = self.log.pass(now.into_std()) {
+            let pause_ms = self.pause.as_millis();
+            warn!(%error, pause_ms, held_back, "cannot accept connections now; those there are stay served");
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// Errors of a connection that died in the backlog, not of the listener: accept(2) of Linux tells to go on.
+fn concerns_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind as Kind;
+    const EPROTO: i32 = 71;
+    matches!(
+        error.kind(),
+        Kind::ConnectionAborted
+            | Kind::ConnectionReset
+            | Kind::Interrupted
+            | Kind::TimedOut
+            | Kind::NetworkDown
+            | Kind::NetworkUnreachable
+            | Kind::HostUnreachable
+    ) || error.raw_os_error() == Some(EPROTO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cr2_cr3_errors_of_one_connection_do_not_pause() {
+        for (errno, one_connection) in [
+            (103, true),  // ECONNABORTED
+            (71, true),   // EPROTO
+            (4, true),    // EINTR
+            (100, true),  // ENETDOWN
+            (24, false),  // EMFILE
+            (23, false),  // ENFILE
+            (105, false), // ENOBUFS
+            (12, false),  // ENOMEM
+        ] {
+            assert_eq!(concerns_one_connection(&io::Error::from_raw_os_error(errno)), one_connection, "{errno}");
+        }
+    }
+}

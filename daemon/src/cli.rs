@@ -1,0 +1,152 @@
+//! What daemons share of their command line: addresses, log, exit codes.
+
+use std::error::Error;
+use std::io::{self, IsTerminal};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use tracing::error;
+use tracing_subscriber::EnvFilter;
+
+use crate::BindError;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Aligned lines for people, coloured on a terminal.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// What is logged: a level, or levels per module as in `info,distributor=debug`.
+#[derive(Clone, Debug)]
+pub struct LogLevel(String);
+
+impl std::str::FromStr for LogLevel {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match EnvFilter::builder().parse(text) {
+            Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
+            _ => {
+                Err("write off, error, warn, info, debug or trace, or levels per module as in 'info,distributor=debug'"
+                    .to_owned())
+            }
+        }
+    }
+}
+
+/// Starts the log on standard error. Lines that cannot be written are lost; the process goes on.
+pub fn init_log(format: LogFormat, level: &LogLevel) {
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::builder().parse_lossy(&level.0))
+        .with_writer(io::stderr)
+        // Otherwise a full disk under the log would make `eprintln!` panic.
+        .log_internal_errors(false);
+    // Only a second call can fail, and then the first log is as good.
+    let _ = match format {
+        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).try_init(),
+    };
+}
+
+/// Reads `host:port`, for clap.
+///
+/// # Errors
+/// A sentence that says how an address is written.
+pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let how = "write it like 127.0.0.1:9000, [::1]:9000 or localhost:9000";
+    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; {how}"))?;
+    addresses.next().ok_or_else(|| format!("the name has no address; {how}"))
+}
+
+/// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is taken, 4 when an
+/// address cannot be listened on for another reason, 1 for the rest. (clap exits with 2 for a bad command line.)
+pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
+    let mut causes = String::new();
+    let mut next = failure.source();
+    while let Some(cause) = next {
+        causes = format!("{causes}: {cause}");
+        next = cause.source();
+    }
+    let Some(BindError { address, source }) = failure.downcast_ref() else {
+        error!("{failure}{causes}");
+        return ExitCode::from(1);
+    };
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            let owner = port_owner(address.port()).map_or_else(
+                || "another process has this port".to_owned(),
+                |(pid, name)| format!("process {pid} ({name}) has this port"),
+            );
+            error!("{failure}: {owner}; stop it or choose another address with --listen");
+            ExitCode::from(3)
+        }
+        io::ErrorKind::PermissionDenied => {
+            error!("{failure}{causes}: ports below 1024 need root or CAP_NET_BIND_SERVICE");
+            ExitCode::from(4)
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            error!("{failure}{causes}: this machine has no such address");
+            ExitCode::from(4)
+        }
+        _other => {
+            error!("{failure}{causes}");
+            ExitCode::from(4)
+        }
+    }
+}
+
+/// The process that listens on a TCP port, where the system lets us see it.
+#[cfg(target_os = "linux")]
+pub fn port_owner(port: u16) -> Option<(i32, String)> {
+    use procfs::net::{TcpState, tcp, tcp6};
+    use procfs::process::{FDTarget, all_processes};
+
+    let sockets = tcp().into_iter().chain(tcp6()).flatten();
+    let inode = sockets
+        .filter(|socket| socket.state == TcpState::Listen)
+        .find(|socket| socket.local_address.port() == port)?
+        .inode;
+    all_processes().ok()?.flatten().find_map(|process| {
+        let owns = process.fd().ok()?.flatten().any(|fd| matches!(fd.target, FDTarget::Socket(of) if of == inode));
+        if owns { Some((process.pid, process.stat().ok()?.comm)) } else { None }
+    })
+}
+
+/// The process that listens on a TCP port: not known on this system.
+#[cfg(not(target_os = "linux"))]
+pub fn port_owner(_port: u16) -> Option<(i32, String)> {
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_on_the_command_line() {
+        for (text, expected) in [("127.0.0.1:9000", true), ("[::1]:0", true), ("localhost:1", true), ("9000", false)] {
+            assert_eq!(listen_address(text).is_ok(), expected, "{text}");
+        }
+        assert!(listen_address("9000").unwrap_err().contains("write it like"));
+    }
+
+    #[test]
+    fn log_levels() {
+        for (text, expected) in [("info", true), ("info,distributor=debug", true), ("", false), ("a=b=c", false)] {
+            assert_eq!(text.parse::<LogLevel>().is_ok(), expected, "{text}");
+        }
+    }
+
+    #[tokio::test]
+    #[cfg(target_os = "linux")]
+    async fn the_owner_of_a_port_is_found() {
+        let listener = crate::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let (pid, _name) = port_owner(listener.local_addr().unwrap().port()).unwrap();
+        assert_eq!(pid, i32::try_from(std::process::id()).unwrap());
+    }
+}

@@ -1,0 +1,17 @@
+//! What every process of the mesh needs from the operating system: to listen, to accept for ever, to log, to stop.
+
+mod accept;
+#[cfg(feature = "cli")]
+mod cli;
+mod listen;
+mod nofile;
+mod signal;
+mod throttle;
+
+pub use accept::Acceptor;
+#[cfg(feature = "cli")]
+pub use cli::{LogFormat, LogLevel, exit_code, init_log, listen_address, port_owner};
+pub use listen::{BindError, bind, bind_all};
+pub use nofile::raise_open_files;
+pub use signal::stop_on_signals;
+pub use throttle::Throttle;

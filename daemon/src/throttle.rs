@@ -1,0 +1,52 @@
+//! One log line per cause and period, however often it happens.
+
+use std::time::{Duration, Instant};
+
+/// Lets one event per period through and counts the others.
+#[derive(Clone, Debug)]
+pub struct Throttle {
+    period: Duration,
+    last: Option<Instant>,
+    held_back: u64,
+}
+
+impl Throttle {
+    /// How often one cause may show in the log.
+    pub const LOG_PERIOD: Duration = Duration::from_secs(10);
+
+    /// A throttle that lets the first event through at once.
+    pub fn new(period: Duration) -> Self {
+        Self { period, last: None, held_back: 0 }
+    }
+
+    /// `Some(n)` when this event may show, n being how many were held back since the last that did.
+    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now < last + self.period) {
+            self.held_back += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.held_back))
+    }
+}
+
+impl Default for Throttle {
+    fn default() -> Self {
+        Self::new(Self::LOG_PERIOD)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn one_event_per_period_passes() {
+        let start = Instant::now();
+        let mut throttle = Throttle::new(Duration::from_secs(10));
+        for (second, passed) in [(0, Some(0)), (1, None), (9, None), (10, Some(2)), (25, Some(0)), (26, None)] {
+            assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
+        }
+    }
+}
