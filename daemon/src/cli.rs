@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::error;
@@ -61,6 +62,14 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let how = "write it like 127.0.0.1:9000, [::1]:9000 or localhost:9000";
     let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; {how}"))?;
     addresses.next().ok_or_else(|| format!("the name has no address; {how}"))
+}
+
+/// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.
+///
+/// # Errors
+/// A sentence that says how a duration is written.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 10s or 250ms"))
 }
 
 /// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is taken, 4 when an

@@ -7,11 +7,13 @@ mod listen;
 mod nofile;
 mod signal;
 mod throttle;
+mod tune;
 
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
-pub use cli::{LogFormat, LogLevel, exit_code, init_log, listen_address, port_owner};
+pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
 pub use listen::{BindError, bind, bind_all};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;
 pub use throttle::Throttle;
+pub use tune::tune;

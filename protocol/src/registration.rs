@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::json::{is_object, write_compact};
-use crate::{REGISTRY_URI, Route, seal};
+use crate::{REGISTRY_URI, Route, Version, seal};
 
 /// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
 ///
@@ -172,6 +172,21 @@ impl Registration {
             return Err(RegistrationError::Name);
         }
         Ok(registration)
+    }
+
+    /// The version that `params` show, whether or not they are a sound registration.
+    pub fn version(params: Option<&RawValue>) -> Version {
+        #[derive(serde::Deserialize)]
+        struct Shown<'a> {
+            #[serde(borrow, default, rename = "$")]
+            advert: Option<&'a RawValue>,
+        }
+        let params = params.map(RawValue::get).filter(|params| is_object(params));
+        let shown = params.and_then(|params| serde_json::from_str::<Shown<'_>>(params).ok());
+        match shown.and_then(|shown| Advert::parse(shown.advert?.get())) {
+            Some(_) => Version::V2,
+            None => Version::V1,
+        }
     }
 
     /// The entry that stands for this node in lists, with the `host` that its connection shows.

@@ -1,0 +1,62 @@
+//! Every limit of the Distributor, with its reason.
+
+use std::time::Duration;
+
+use protocol::{LEGACY_READ_BYTES, RegistrationLimits};
+
+/// Limits and time-outs. The defaults hold for ten thousand nodes.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Connections at a time; further ones are closed at once. Each costs a descriptor and a few kilobytes.
+    pub max_connections: usize,
+    /// Bytes of one packet from a node. A registration of 256 urls has about 20 kB.
+    pub max_frame_bytes: usize,
+    /// How deep arrays and objects of a packet may be nested.
+    pub max_json_depth: usize,
+    /// What one registration may hold.
+    pub registration: RegistrationLimits,
+    /// Broken packets after which a connection is cut; the last of them included.
+    pub max_strikes: u32,
+    /// Empty frames per second after which a connection is cut: they are legal, a flood of them is not.
+    pub max_blank_frames_per_second: u32,
+    /// How long a packet may take from its first byte to its last, whatever progress it makes.
+    pub frame_timeout: Duration,
+    /// How long a peer may take none of what is written to it before it is cut.
+    pub write_timeout: Duration,
+    /// Most bytes of a list to a version 1 peer, and most bytes it is assumed to have unread: its reader dies of more.
+    pub legacy_list_bytes: usize,
+    /// After this time without a write, a version 1 peer is assumed to have read everything.
+    pub legacy_read_time: Duration,
+    /// What version 1 peers get when the list outgrows `legacy_list_bytes`.
+    pub oversized_list: OversizedList,
+}
+
+/// What version 1 peers get when the list has outgrown what they can read (about 600 nodes).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OversizedList {
+    /// As many nodes as fit, at least one of each name first: they live, but do not see everybody.
+    #[default]
+    Truncate,
+    /// The whole list: readers of the old code die of it, patched ones do not.
+    Send,
+    /// Nothing: they keep the last list that fitted, with nodes that are gone by now.
+    Withhold,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_000,
+            max_frame_bytes: 64 * 1024,
+            max_json_depth: 32,
+            registration: RegistrationLimits::default(),
+            max_strikes: 3,
+            max_blank_frames_per_second: 1000,
+            frame_timeout: Duration::from_secs(10),
+            write_timeout: Duration::from_secs(10),
+            legacy_list_bytes: LEGACY_READ_BYTES,
+            legacy_read_time: Duration::from_millis(250),
+            oversized_list: OversizedList::default(),
+        }
+    }
+}

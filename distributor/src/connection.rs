@@ -1,0 +1,207 @@
+//! One connection: reads packets, writes what its session is owed, and ends when either fails.
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use protocol::{FrameDecoder, write_refusal};
+use socket2::SockRef;
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
+use crate::membership::{Attendance, Flow, Session};
+use crate::outbox::Reply;
+
+/// Packets of one peer that are handled before other tasks have their turn.
+const FRAMES_PER_TURN: u32 = 64;
+/// Bytes taken from a socket at a time.
+const READ_BYTES: usize = 16 * 1024;
+/// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
+/// would reset the connection and take the message away.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 << 20;
+
+/// Why a connection ended.
+enum End {
+    /// The peer closed, or broke, its side.
+    Closed,
+    /// We are stopping.
+    Stopping,
+    /// The peer is told what is wrong, then cut.
+    Cut(Complaint),
+    /// The peer takes nothing of what it is told.
+    Stalled,
+}
+
+/// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
+pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
+    let session = &attendance.session;
+    let mut reader = Reader {
+        decoder: FrameDecoder::new(attendance.membership().config.max_frame_bytes),
+        intake: Intake::new(),
+        mid_frame_since: None,
+        read_before: false,
+    };
+    let end = serve(&attendance, &mut reader, &stop).await;
+    // The list must not wait for the farewell.
+    attendance.unregister();
+    let (peer, conn) = (session.peer, session.id.0);
+    let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
+    match end {
+        End::Closed | End::Stopping => debug!(conn, %peer, packets, ignored, blank, strikes, "connection closed"),
+        End::Stalled => {
+            let seconds = attendance.membership().config.write_timeout.as_secs_f32();
+            warn!(conn, %peer, packets, "cut: it has taken nothing of what it was sent for {seconds} s");
+        }
+        End::Cut(Complaint { status, reason, message }) => {
+            info!(conn, %peer, packets, ignored, blank, strikes, reason, "cut: {message}");
+            if !session.outbox().is_mid_packet() {
+                farewell(&attendance, status, reason, &message).await;
+            }
+        }
+    }
+}
+
+/// The reading half's state.
+struct Reader {
+    decoder: FrameDecoder,
+    intake: Intake,
+    mid_frame_since: Option<Instant>,
+    read_before: bool,
+}
+
+async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
+    let session = &attendance.session;
+    let config = &attendance.membership().config;
+    loop {
+        let (flow, _) = session.flush(&attendance.membership().lists());
+        // A peer that asks faster than it reads is not read from: one reply at a time.
+        let mut turn = 0;
+        while !session.outbox().owes_reply() {
+            match reader.next(attendance) {
+                Ok(true) => turn += 1,
+                Ok(false) => break,
+                Err(end) => return end,
+            }
+            if turn == FRAMES_PER_TURN {
+                tokio::task::yield_now().await;
+                turn = 0;
+            }
+        }
+        let listening = !session.outbox().owes_reply();
+        if !listening && flow == Flow::Done {
+            continue;
+        }
+        let frame_deadline = reader.mid_frame_since.map(|since| since + config.frame_timeout);
+        let (writable, write_deadline, paced_until) = match flow {
+            Flow::Done => (false, None, None),
+            Flow::Stalled(since) => (true, Some(Instant::from_std(since) + config.write_timeout), None),
+            Flow::Paced(until) => (false, None, Some(Instant::from_std(until))),
+            Flow::Broken => return End::Closed,
+        };
+        tokio::select! {
+            () = stop.cancelled() => return End::Stopping,
+            readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.read(session)) {
+                Ok(true) => {}
+                Ok(false) | Err(_) => return End::Closed,
+            },
+            _ = session.stream.writable(), if writable => {}
+            () = session.unfinished.notified() => {}
+            () = at(paced_until) => {}
+            () = at(frame_deadline) => {
+                return End::Cut(Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last"));
+            }
+            () = at(write_deadline) => return End::Stalled,
+        }
+    }
+}
+
+impl Reader {
+    /// Takes what the socket has; `false` at its end.
+    fn read(&mut self, session: &Session) -> std::io::Result<bool> {
+        let buffer = self.decoder.buffer();
+        buffer.reserve(READ_BYTES);
+        let mut room = bytes::BufMut::limit(buffer, READ_BYTES);
+        match session.stream.try_read_buf(&mut room) {
+            Ok(bytes) => Ok(bytes > 0),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Handles one packet; `false` when more bytes are needed first.
+    fn next(&mut self, attendance: &Attendance) -> Result<bool, End> {
+        let config = &attendance.membership().config;
+        let session = &attendance.session;
+        if !self.read_before && !self.decoder.unfinished().is_empty() {
+            if let Some(other) = guess_protocol(self.decoder.unfinished()) {
+                let message = format!("this is the registry port for packets; the peer looks like {other}");
+                return Err(End::Cut(Complaint::new(400, "wrong_protocol", message)));
+            }
+            // The longest sign: by then the guess is as good as it gets.
+            self.read_before = self.decoder.unfinished().len() >= 12;
+        }
+        let frame = match self.decoder.next_frame() {
+            Ok(Some(frame)) => frame,
+            Ok(None) => {
+                self.mid_frame_since = if self.decoder.is_mid_frame() {
+                    Some(self.mid_frame_since.unwrap_or_else(Instant::now))
+                } else {
+                    None
+                };
+                return Ok(false);
+            }
+            Err(too_large) => return Err(End::Cut(Complaint::new(413, "frame_too_large", too_large.to_string()))),
+        };
+        self.read_before = true;
+        self.mid_frame_since = None;
+        match self.intake.take(Instant::now().into_std(), &frame, config) {
+            Intent::Ignore => {}
+            Intent::Register(registration) => attendance.register(&registration, self.intake.version()),
+            Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
+            Intent::Leave => attendance.unregister(),
+            Intent::Refuse(key, complaint) => {
+                let Complaint { status, reason, message } = complaint;
+                debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {message}");
+                let mut out = BytesMut::new();
+                write_refusal(&mut out, key.as_ref(), status, reason, &message);
+                session.outbox().reply(Reply::Refusal(out.freeze()), self.intake.version());
+            }
+            Intent::Cut(complaint) => return Err(End::Cut(complaint)),
+        }
+        Ok(true)
+    }
+}
+
+/// Says why, once and without waiting for a peer that does not read, and closes.
+async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &str) {
+    let stream = &attendance.session.stream;
+    let mut out = BytesMut::new();
+    write_refusal(&mut out, None, status, reason, message);
+    if stream.try_write(&out).is_err() || SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let mut left = LINGER_BYTES;
+    let mut scrap = vec![0; READ_BYTES];
+    let _ = timeout(LINGER, async {
+        while left > 0 && stream.readable().await.is_ok() {
+            match stream.try_read(&mut scrap) {
+                Ok(0) => break,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => break,
+            }
+        }
+    })
+    .await;
+}
+
+/// At a time, or never.
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,282 @@
+//! What a frame from a peer means, without I/O.
+
+use std::time::Instant;
+
+use protocol::{
+    Key, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Version, check_depth, is_blank,
+};
+
+use crate::config::Config;
+
+/// Reads the frames of one connection and keeps the score of bad ones.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    version: Version,
+    pub(crate) counts: Counts,
+    blank_second: Option<Instant>,
+    blank_in_second: u32,
+}
+
+/// What came over one connection, for the line in the log when it ends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Counts {
+    pub(crate) packets: u64,
+    pub(crate) ignored: u64,
+    pub(crate) blank: u64,
+    pub(crate) strikes: u32,
+}
+
+/// What is to be done about a frame.
+#[derive(Debug)]
+pub(crate) enum Intent {
+    /// Nothing, or nothing that this peer may be told.
+    Ignore,
+    /// Register, or replace the registration.
+    Register(Registration),
+    /// Send the list under this key.
+    Ask(Key),
+    /// Take the registration away; the peer is about to go.
+    Leave,
+    /// Tell what is wrong and go on: the peer has shown `$`.
+    Refuse(Option<Key>, Complaint),
+    /// Tell what is wrong and close.
+    Cut(Complaint),
+}
+
+/// What is wrong, for the peer and for the log.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    /// In HTTP's numbers.
+    pub(crate) status: u16,
+    /// A stable word.
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+}
+
+impl Complaint {
+    pub(crate) fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason, message: message.into() }
+    }
+}
+
+impl Intake {
+    pub(crate) fn new() -> Self {
+        Self { version: Version::V1, counts: Counts::default(), blank_second: None, blank_in_second: 0 }
+    }
+
+    /// What the peer has shown to speak so far.
+    pub(crate) fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Decides about one frame that arrived at `now`.
+    pub(crate) fn take(&mut self, now: Instant, frame: &[u8], config: &Config) -> Intent {
+        if is_blank(frame) {
+            return self.take_blank(now, config);
+        }
+        self.counts.packets += 1;
+        if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
+            return self.strike(Complaint::new(400, "too_deep", too_deep.to_string()), config);
+        }
+        let packet = match Packet::parse(frame) {
+            Ok(packet) => packet,
+            Err(error @ PacketError::Encoding { .. }) => {
+                return Intent::Cut(Complaint::new(400, "bad_encoding", error.to_string()));
+            }
+            Err(PacketError::Json { at, source }) => {
+                return self.strike(Complaint::new(400, "bad_json", format!("at byte {at}: {source}")), config);
+            }
+        };
+        let registers = (packet.uri(), packet.method()) == (REGISTRY_URI, "POST");
+        let shown = if registers { Registration::version(packet.params) } else { Version::V1 };
+        self.version = self.version.max(packet.version()).max(shown);
+        match (packet.uri(), packet.method()) {
+            (REGISTRY_URI, "POST") => match Registration::parse(packet.params, &config.registration) {
+                Ok(registration) => Intent::Register(registration),
+                Err(error) => self.refuse(packet.key, Complaint::new(400, error.reason(), describe(&error))),
+            },
+            (REGISTRY_URI, "GET") => Intent::Ask(packet.key.unwrap_or(Key::Number(0))),
+            (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Intent::Leave,
+            (uri, method) => {
+                let message = format!("{method}{uri} is nothing that a Distributor knows");
+                self.refuse(packet.key, Complaint::new(501, "unsupported", message))
+            }
+        }
+    }
+
+    fn take_blank(&mut self, now: Instant, config: &Config) -> Intent {
+        const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
+        self.counts.blank += 1;
+        if self.blank_second.is_none_or(|begin| now >= begin + SECOND) {
+            self.blank_second = Some(now);
+            self.blank_in_second = 0;
+        }
+        self.blank_in_second += 1;
+        if self.blank_in_second > config.max_blank_frames_per_second {
+            return Intent::Cut(Complaint::new(
+                429,
+                "too_many_empty_frames",
+                "more empty frames than allowed in a second",
+            ));
+        }
+        Intent::Ignore
+    }
+
+    /// A broken packet: three of them and the peer is cut, because what follows is not likely to be better.
+    fn strike(&mut self, complaint: Complaint, config: &Config) -> Intent {
+        self.counts.strikes += 1;
+        if self.counts.strikes >= config.max_strikes {
+            return Intent::Cut(complaint);
+        }
+        match self.version {
+            Version::V1 => Intent::Ignore,
+            Version::V2 => Intent::Refuse(None, complaint),
+        }
+    }
+
+    /// A sound packet with a wrong content: no strike, and silence towards version 1, as it has always been.
+    fn refuse(&mut self, key: Option<Key>, complaint: Complaint) -> Intent {
+        self.counts.ignored += 1;
+        match self.version {
+            Version::V1 => Intent::Ignore,
+            Version::V2 => Intent::Refuse(key, complaint),
+        }
+    }
+}
+
+/// Names what surely is no packet by the first bytes of a connection, so that its owner finds the mistake.
+pub(crate) fn guess_protocol(first_bytes: &[u8]) -> Option<&'static str> {
+    const SIGNS: [(&[u8], &str); 10] = [
+        (b"\x16\x03", "TLS"),
+        (b"SSH-", "SSH"),
+        (b"PRI * HTTP/2", "HTTP/2"),
+        (b"GET ", "HTTP"),
+        (b"POST ", "HTTP"),
+        (b"PUT ", "HTTP"),
+        (b"HEAD ", "HTTP"),
+        (b"DELETE ", "HTTP"),
+        (b"OPTIONS ", "HTTP"),
+        (b"CONNECT ", "HTTP"),
+    ];
+    SIGNS.iter().find(|(sign, _)| first_bytes.starts_with(sign)).map(|&(_, name)| name)
+}
+
+fn describe(error: &RegistrationError) -> String {
+    match error {
+        RegistrationError::Shape(source) => format!("{error}: {source}"),
+        RegistrationError::Port(_)
+        | RegistrationError::TooManyUrls { .. }
+        | RegistrationError::UrlTooLong { .. }
+        | RegistrationError::Name => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const V2: &str = r#"{"uri":"/x","method":"GET","$":{}}"#;
+
+    /// The intents of frames on one connection, in short.
+    #[track_caller]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn check(frames: &[&str], expected: &[&str]) {
+        let mut intake = Intake::new();
+        let now = Instant::now();
+        let seen: Vec<_> = frames
+            .iter()
+            .map(|frame| match intake.take(now, frame.as_bytes(), &Config::default()) {
+                Intent::Ignore => "ignore".to_owned(),
+                Intent::Register(registration) => format!("register {}", registration.name),
+                Intent::Ask(key) => format!("ask {key}"),
+                Intent::Leave => "leave".to_owned(),
+                Intent::Refuse(key, complaint) => {
+                    format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), complaint.reason)
+                }
+                Intent::Cut(complaint) => format!("cut {}", complaint.reason),
+            })
+            .collect();
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn js6_js7_version_1_peers_are_never_told_what_is_wrong() {
+        check(&[r#"{"uri":"/distributes","method":"POST","key":0,"params":{"port":1,"name":"a"}}"#], &["register a"]);
+        check(&[r#"{"uri":"/distributes","method":"GET","key":"k"}"#], &["ask \"k\""]);
+        check(
+            &[r#"{"uri":"/distributes","method":"DELETE"}"#, r#"{"uri":"/distributes","method":"PUT"}"#],
+            &["ignore"; 2],
+        );
+        check(&[r#"{"uri":"/goods","method":"GET","params":{}}"#, "{}"], &["ignore"; 2]);
+        for params in ["null", "[]", "\"text\"", "7", "{\"port\":0}"] {
+            check(&[&format!(r#"{{"uri":"/distributes","method":"POST","params":{params}}}"#)], &["ignore"]);
+        }
+    }
+
+    #[test]
+    fn js6_js7_version_2_peers_are() {
+        check(&[V2], &["refuse  unsupported"]);
+        check(&[V2, r#"{"uri":"/distributes","method":"DELETE"}"#], &["refuse  unsupported", "leave"]);
+        check(
+            &[r#"{"uri":"/distributes","method":"POST","key":7,"params":{"port":0,"$":{}}}"#],
+            &["refuse 7 bad_port"],
+        );
+        check(&[V2, "{]"], &["refuse  unsupported", "refuse  bad_json"]);
+    }
+
+    #[test]
+    fn js1_js3_js14_three_strikes() {
+        check(&["{]", "{}", "[]", r#"{"uri":"/a","uri":"/a"}"#], &["ignore", "ignore", "ignore", "cut bad_json"]);
+        check(&["{} x", "{}{}", "nul"], &["ignore", "ignore", "cut bad_json"]);
+    }
+
+    #[test]
+    fn js2_depth_is_exact() {
+        let nested = |depth: usize| format!(r#"{{"x":{}{}}}"#, "[".repeat(depth - 1), "]".repeat(depth - 1));
+        check(
+            &[V2, &nested(31), &nested(32), &nested(33)],
+            &["refuse  unsupported", "refuse  unsupported", "refuse  unsupported", "refuse  too_deep"],
+        );
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn fr4_empty_frames_are_skipped_up_to_a_rate() {
+        let start = Instant::now();
+        let mut intake = Intake::new();
+        let config = Config { max_blank_frames_per_second: 3, ..Config::default() };
+        for (ms, cut) in
+            [(0, false), (1, false), (999, false), (1000, false), (1001, false), (1002, false), (1003, true)]
+        {
+            let intent = intake.take(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
+            assert_eq!(matches!(intent, Intent::Cut(_)), cut, "{ms}");
+        }
+        assert_eq!(intake.counts.blank, 7);
+    }
+
+    #[test]
+    fn fr7_bad_encoding_cuts() {
+        let mut intake = Intake::new();
+        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+        let now = Instant::now();
+        for frame in [&b"{\"uri\":\"\xff\"}"[..], b"{\"a\":\"\xb6\"}", b"{\"a\":\"\xc0\xaf\"}", b"\xed\xa0\x80"] {
+            let intent = intake.take(now, frame, &Config::default());
+            assert!(matches!(intent, Intent::Cut(Complaint { reason: "bad_encoding", .. })));
+        }
+    }
+
+    #[test]
+    fn fr10_other_protocols_are_guessed() {
+        for (bytes, guess) in [
+            (&b"\x16\x03\x01\x02\x00"[..], Some("TLS")),
+            (b"GET / HTTP/1.1\r\n", Some("HTTP")),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", Some("SSH")),
+            (b"PRI * HTTP/2.0\r\n", Some("HTTP/2")),
+            (b"{\"uri\":\"GET /\"}", None),
+            (b"G", None),
+            (b"", None),
+        ] {
+            assert_eq!(guess_protocol(bytes), guess);
+        }
+    }
+}

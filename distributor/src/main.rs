@@ -1,0 +1,7 @@
+//! The `distributor` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    distributor::main()
+}
