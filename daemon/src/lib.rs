@@ -3,17 +3,21 @@
 mod accept;
 #[cfg(feature = "cli")]
 mod cli;
+mod frames;
 mod listen;
 mod nofile;
 mod signal;
 mod throttle;
+mod time;
 mod tune;
 
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
 pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
+pub use frames::FrameReader;
 pub use listen::{BindError, bind, bind_all};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;
 pub use throttle::Throttle;
+pub use time::at;
 pub use tune::tune;

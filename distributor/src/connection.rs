@@ -4,24 +4,25 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use protocol::{FrameDecoder, write_refusal};
+use daemon::{FrameReader, at};
+use protocol::write_refusal;
 use socket2::SockRef;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
-use crate::membership::{Attendance, Flow, Session};
+use crate::membership::{Attendance, Flow};
 use crate::outbox::Reply;
 
 /// Packets of one peer that are handled before other tasks have their turn.
 const FRAMES_PER_TURN: u32 = 64;
-/// Bytes taken from a socket at a time.
-const READ_BYTES: usize = 16 * 1024;
 /// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
 /// would reset the connection and take the message away.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
+/// Bytes of that taken at a time.
+const LINGER_READ_BYTES: usize = 16 * 1024;
 
 /// Why a connection ended.
 enum End {
@@ -38,12 +39,8 @@ enum End {
 /// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
 pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     let session = &attendance.session;
-    let mut reader = Reader {
-        decoder: FrameDecoder::new(attendance.membership().config.max_frame_bytes),
-        intake: Intake::new(),
-        mid_frame_since: None,
-        read_before: false,
-    };
+    let max_frame_bytes = attendance.membership().config.max_frame_bytes;
+    let mut reader = Reader { frames: FrameReader::new(max_frame_bytes), intake: Intake::new(), read_before: false };
     let end = serve(&attendance, &mut reader, &stop).await;
     // The list must not wait for the farewell.
     attendance.unregister();
@@ -66,9 +63,8 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
 
 /// The reading half's state.
 struct Reader {
-    decoder: FrameDecoder,
+    frames: FrameReader,
     intake: Intake,
-    mid_frame_since: Option<Instant>,
     read_before: bool,
 }
 
@@ -94,7 +90,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         if !listening && flow == Flow::Done {
             continue;
         }
-        let frame_deadline = reader.mid_frame_since.map(|since| since + config.frame_timeout);
+        let frame_deadline = reader.frames.deadline(config.frame_timeout);
         let (writable, write_deadline, paced_until) = match flow {
             Flow::Done => (false, None, None),
             Flow::Stalled(since) => (true, Some(Instant::from_std(since) + config.write_timeout), None),
@@ -103,7 +99,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         };
         tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.read(session)) {
+            readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.frames.fill(&session.stream)) {
                 Ok(true) => {}
                 Ok(false) | Err(_) => return End::Closed,
             },
@@ -119,44 +115,24 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
 }
 
 impl Reader {
-    /// Takes what the socket has; `false` at its end.
-    fn read(&mut self, session: &Session) -> std::io::Result<bool> {
-        let buffer = self.decoder.buffer();
-        buffer.reserve(READ_BYTES);
-        let mut room = bytes::BufMut::limit(buffer, READ_BYTES);
-        match session.stream.try_read_buf(&mut room) {
-            Ok(bytes) => Ok(bytes > 0),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(true),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Handles one packet; `false` when more bytes are needed first.
     fn next(&mut self, attendance: &Attendance) -> Result<bool, End> {
         let config = &attendance.membership().config;
         let session = &attendance.session;
-        if !self.read_before && !self.decoder.unfinished().is_empty() {
-            if let Some(other) = guess_protocol(self.decoder.unfinished()) {
+        if !self.read_before && !self.frames.pending().is_empty() {
+            if let Some(other) = guess_protocol(self.frames.pending()) {
                 let message = format!("this is the registry port for packets; the peer looks like {other}");
                 return Err(End::Cut(Complaint::new(400, "wrong_protocol", message)));
             }
             // The longest sign: by then the guess is as good as it gets.
-            self.read_before = self.decoder.unfinished().len() >= 12;
+            self.read_before = self.frames.pending().len() >= 12;
         }
-        let frame = match self.decoder.next_frame() {
+        let frame = match self.frames.next_frame() {
             Ok(Some(frame)) => frame,
-            Ok(None) => {
-                self.mid_frame_since = if self.decoder.is_mid_frame() {
-                    Some(self.mid_frame_since.unwrap_or_else(Instant::now))
-                } else {
-                    None
-                };
-                return Ok(false);
-            }
+            Ok(None) => return Ok(false),
             Err(too_large) => return Err(End::Cut(Complaint::new(413, "frame_too_large", too_large.to_string()))),
         };
         self.read_before = true;
-        self.mid_frame_since = None;
         match self.intake.take(Instant::now().into_std(), &frame, config) {
             Intent::Ignore => {}
             Intent::Register(registration) => attendance.register(&registration, self.intake.version()),
@@ -184,7 +160,7 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
         return;
     }
     let mut left = LINGER_BYTES;
-    let mut scrap = vec![0; READ_BYTES];
+    let mut scrap = vec![0; LINGER_READ_BYTES];
     let _ = timeout(LINGER, async {
         while left > 0 && stream.readable().await.is_ok() {
             match stream.try_read(&mut scrap) {
@@ -196,12 +172,4 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
         }
     })
     .await;
-}
-
-/// At a time, or never.
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => std::future::pending().await,
-    }
 }

@@ -1,0 +1,175 @@
+//! What can go wrong, in the ways a caller or an author would act on differently.
+
+use std::borrow::Cow;
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::RouteError;
+use thiserror::Error;
+
+/// A node that cannot start. Nothing is left running.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// A route is not written as it should be.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// Two handlers for one route.
+    #[error("the route {0} is given twice; each route has one handler")]
+    DoubledRoute(String),
+    /// A name that no node may have.
+    #[error("'{0}' is no name for a node; use 1 to 128 of A-Z a-z 0-9 . _ -")]
+    Name(String),
+    /// An address that is not `host:port`, or whose name is not known.
+    #[error("'{address}' is no address; write it like 127.0.0.1:9010")]
+    Address {
+        /// The text as given.
+        address: String,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// The address cannot be listened on.
+    #[error(transparent)]
+    Bind(#[from] daemon::BindError),
+    /// A handler asks for a state that the builder was not given.
+    #[error("the handler of {route} wants a state of type {state}; give it with .state(…)")]
+    MissingState {
+        /// Which handler.
+        route: String,
+        /// Which type.
+        state: &'static str,
+    },
+    /// The system refuses signal handlers.
+    #[error("cannot handle signals")]
+    Signals(#[source] io::Error),
+}
+
+/// A call to another node that did not bring a result.
+#[derive(Debug, Error)]
+pub enum CallError {
+    /// No node has ever offered this. Nothing was sent.
+    #[error("no node offers {url}")]
+    NoRoute {
+        /// What was called.
+        url: String,
+    },
+    /// Nodes have offered this, but none can be reached now. Nothing was sent; worth another try in seconds.
+    #[error("no node that offers {url} can be reached")]
+    NoProvider {
+        /// What was called.
+        url: String,
+    },
+    /// As much waits for the nodes that offer this as may. Nothing was sent; worth another try later.
+    #[error("too many calls wait for {url}")]
+    Overloaded {
+        /// What was called.
+        url: String,
+    },
+    /// The arguments are larger than the node can take. Nothing was sent.
+    #[error("the arguments of {url} are too large for a version 1 node (64 KiB)")]
+    TooLarge {
+        /// What was called.
+        url: String,
+    },
+    /// No answer in time. The call may have been carried out.
+    #[error("no answer from {url} within {within:?}")]
+    Deadline {
+        /// What was called.
+        url: String,
+        /// How long was waited.
+        within: Duration,
+    },
+    /// The node was lost before it answered. The call may have been carried out.
+    #[error("{node} was lost before it answered {url}")]
+    Lost {
+        /// What was called.
+        url: String,
+        /// Who was called.
+        node: SocketAddr,
+    },
+    /// The node answered that it will not, or could not.
+    #[error("{status} {reason}: {message}")]
+    Refused {
+        /// In HTTP's numbers; 500 for any error of a version 1 node.
+        status: u16,
+        /// A stable word; `old_error` for version 1 nodes.
+        reason: String,
+        /// For a person.
+        message: String,
+    },
+    /// The answer is not of the type that was asked for. The call was carried out.
+    #[error("the answer of {url} is not as expected")]
+    Answer {
+        /// What was called.
+        url: String,
+        /// What does not fit.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The arguments have no JSON form. Nothing was sent.
+    #[error("the arguments of {url} have no JSON form")]
+    Params {
+        /// What was called.
+        url: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+/// What a handler answers when it has no result: a status in HTTP's numbers, a stable word, and a text for people.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{status} {reason}: {message}")]
+pub struct ServiceError {
+    /// In HTTP's numbers, 400 to 599.
+    pub status: u16,
+    /// A stable word in snake_case, for programs.
+    pub reason: Cow<'static, str>,
+    /// For people. Whoever calls can read it.
+    pub message: String,
+}
+
+impl ServiceError {
+    /// Any status.
+    pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        Self { status, reason: Cow::Borrowed(reason), message: message.into() }
+    }
+
+    /// 400: the arguments make no sense.
+    pub fn bad_request(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(400, reason, message)
+    }
+
+    /// 404: what the arguments name is not there.
+    pub fn not_found(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(404, reason, message)
+    }
+
+    /// 409: it is there already, or has changed.
+    pub fn conflict(reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(409, reason, message)
+    }
+
+    /// 500: our own fault. Log the details; the caller gets only the text.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(500, "internal", message)
+    }
+}
+
+/// A failed call of a handler becomes the handler's own answer: what it needed is not there.
+impl From<CallError> for ServiceError {
+    fn from(error: CallError) -> Self {
+        let message = error.to_string();
+        match error {
+            CallError::NoRoute { .. } | CallError::NoProvider { .. } => Self::new(503, "no_provider", message),
+            CallError::Overloaded { .. } => Self::new(503, "overloaded", message),
+            CallError::TooLarge { .. } => Self::new(413, "too_large", message),
+            CallError::Deadline { .. } => Self::new(504, "deadline", message),
+            CallError::Lost { .. } => Self::new(502, "lost", message),
+            CallError::Answer { .. } => Self::new(502, "bad_answer", message),
+            CallError::Params { .. } => Self::new(500, "internal", message),
+            CallError::Refused { status, reason, message } => Self { status, reason: Cow::Owned(reason), message },
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Answers that wait to be written to one caller, without I/O.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use protocol::{Key, LEGACY_READ_BYTES, ReadWindow, Reply, Version, write_answer};
+
+/// An old caller that has work for us turns its loop, and so reads, within this time.
+const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
+
+/// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
+/// can read at once.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    batch: BytesMut,
+    legacy: VecDeque<Bytes>,
+    legacy_bytes: usize,
+    window: ReadWindow,
+    rest: Bytes,
+}
+
+/// What the caller's socket should do now.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Write these bytes and say how many were taken.
+    Write(Bytes),
+    /// Ask again at this time: an old caller is still reading.
+    WaitUntil(Instant),
+    /// Nothing waits.
+    Done,
+}
+
+impl Outgoing {
+    pub(crate) fn new() -> Self {
+        Self {
+            batch: BytesMut::new(),
+            legacy: VecDeque::new(),
+            legacy_bytes: 0,
+            window: ReadWindow::new(LEGACY_READ_BYTES, LEGACY_READ_TIME),
+            rest: Bytes::new(),
+        }
+    }
+
+    /// Bytes that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.batch.len() + self.legacy_bytes + self.rest.len()
+    }
+
+    pub(crate) fn push(&mut self, to: Version, key: &Key, reply: Reply<'_>) {
+        match to {
+            Version::V2 => write_answer(&mut self.batch, to, key, reply),
+            Version::V1 => {
+                let mut packet = BytesMut::new();
+                write_answer(&mut packet, to, key, reply);
+                if packet.len() > LEGACY_READ_BYTES {
+                    let message = format!(
+                        "the answer has {} bytes; a version 1 caller can read {LEGACY_READ_BYTES}",
+                        packet.len()
+                    );
+                    packet.clear();
+                    let too_large = Reply::Failure { status: 500, reason: "answer_too_large", message: &message };
+                    write_answer(&mut packet, to, key, too_large);
+                }
+                self.legacy_bytes += packet.len();
+                self.legacy.push_back(packet.freeze());
+            }
+        }
+    }
+
+    pub(crate) fn next(&mut self, now: Instant) -> Step {
+        if self.rest.is_empty() {
+            if !self.batch.is_empty() {
+                self.rest = self.batch.split().freeze();
+            } else if let Some(packet) = self.legacy.front() {
+                if let Err(at) = self.window.admit(now, packet.len()) {
+                    return Step::WaitUntil(at);
+                }
+                self.legacy_bytes -= packet.len();
+                self.rest = self.legacy.pop_front().unwrap_or_default();
+            }
+        }
+        if self.rest.is_empty() { Step::Done } else { Step::Write(self.rest.clone()) }
+    }
+
+    pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
+        self.rest.advance(bytes);
+        self.window.wrote(now, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Caller {
+        outgoing: Outgoing,
+        start: Instant,
+    }
+
+    impl Caller {
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        fn new() -> Self {
+            Self { outgoing: Outgoing::new(), start: Instant::now() }
+        }
+
+        fn push(&mut self, to: Version, bytes: usize) {
+            let result = format!("\"{}\"", "x".repeat(bytes));
+            self.outgoing.push(to, &Key::Number(1), Reply::Success(&result));
+        }
+
+        /// At `ms`: bytes of the next write, or when to ask again.
+        #[track_caller]
+        fn check(&mut self, ms: u64, expected: Result<Option<usize>, u64>) {
+            let at = |ms| self.start + Duration::from_millis(ms);
+            let seen = match self.outgoing.next(at(ms)) {
+                Step::Write(bytes) => {
+                    self.outgoing.wrote(at(ms), bytes.len());
+                    Ok(Some(bytes.len()))
+                }
+                Step::WaitUntil(time) => Err(time),
+                Step::Done => Ok(None),
+            };
+            assert_eq!(seen, expected.map_err(at));
+        }
+    }
+
+    #[test]
+    fn version_2_answers_leave_in_one_write() {
+        let mut caller = Caller::new();
+        caller.check(0, Ok(None));
+        caller.push(Version::V2, 100_000);
+        caller.push(Version::V2, 100_000);
+        caller.check(0, Ok(Some(200_000 + 2 * r#"{"key":1,"params":"","$":{}}¶"#.len())));
+        caller.check(0, Ok(None));
+    }
+
+    #[test]
+    fn version_1_answers_leave_one_by_one_as_they_are_read() {
+        let mut caller = Caller::new();
+        let around = r#"{"key":1,"errorcode":0,"errormessage":"success","results":""}¶"#.len();
+        for bytes in [60_000, 5_000, 1_000] {
+            caller.push(Version::V1, bytes);
+        }
+        caller.check(0, Ok(Some(60_000 + around)));
+        caller.check(1, Ok(Some(5_000 + around)));
+        caller.check(2, Err(51));
+        caller.check(51, Ok(Some(1_000 + around)));
+        assert_eq!(caller.outgoing.len(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_would_kill_its_caller_becomes_an_error() {
+        let around = r#"{"key":1,"errorcode":0,"errormessage":"success","results":""}¶"#.len();
+        for (bytes, whole) in [(LEGACY_READ_BYTES - around, true), (LEGACY_READ_BYTES - around + 1, false)] {
+            let mut caller = Caller::new();
+            caller.push(Version::V1, bytes);
+            let Step::Write(packet) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+            assert_eq!(packet.len() == LEGACY_READ_BYTES, whole);
+            assert_eq!(packet.starts_with(br#"{"key":1,"errorcode":500,"#), !whole);
+        }
+    }
+}

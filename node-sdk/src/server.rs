@@ -1,0 +1,69 @@
+//! The side of a node that is called.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Acceptor, Throttle, at, tune};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::callee::{self, Service};
+
+/// Callers at a time: every node and gateway of a large mesh.
+const MAX_CALLERS: usize = 10_000;
+/// After leaving the registry, how long callers have to learn of it and close their connections themselves.
+const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// How long calls in flight may take to finish after that.
+const FINISH_TIME: Duration = Duration::from_secs(10);
+
+/// Serves callers until `leaving` is cancelled and they have gone, or have had their time. Returns how many connections
+/// were cut with calls in flight.
+pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, leaving: CancellationToken) -> usize {
+    let mut acceptor = Acceptor::new(listener);
+    let mut connections = JoinSet::new();
+    let mut full = Throttle::default();
+    let finish = CancellationToken::new();
+    let mut finish_at = None;
+    let mut cut_at = None;
+    loop {
+        if leaving.is_cancelled() {
+            if connections.is_empty() {
+                return 0;
+            }
+            let now = Instant::now();
+            finish_at.get_or_insert(now + LEAVE_TIME);
+            cut_at.get_or_insert(now + LEAVE_TIME + FINISH_TIME);
+        }
+        tokio::select! {
+            () = leaving.cancelled(), if finish_at.is_none() => {}
+            () = at(finish_at), if !finish.is_cancelled() => finish.cancel(),
+            () = at(cut_at) => {
+                connections.abort_all();
+                return connections.len();
+            }
+            // Callers that have not heard yet that we leave are served too.
+            (stream, peer) = acceptor.accept() => {
+                if connections.len() < MAX_CALLERS {
+                    tune(&stream);
+                    connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
+                } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
+                    warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: there are as many callers as allowed");
+                }
+            }
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended && error.is_panic() {
+                    warn!(%error, "a caller's connection panicked");
+                }
+            }
+        }
+    }
+}
+
+async fn run(stream: TcpStream, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
+    let reason = callee::run(&stream, &service, &finish).await;
+    debug!(%peer, reason, "caller's connection ended");
+}
