@@ -15,9 +15,9 @@ use crate::params;
 use crate::peers::Peers;
 
 /// What a handler gives in the end: JSON text, or why not.
-pub type Reply = Result<String, ServiceError>;
+pub(crate) type Reply = Result<String, ServiceError>;
 /// A handler at work.
-pub type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(crate) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
 
 /// A call that came in, as extractors see it.
 #[derive(Debug)]
