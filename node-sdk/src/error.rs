@@ -73,7 +73,7 @@ pub enum CallError {
         url: String,
     },
     /// No answer in time. The call may have been carried out.
-    #[error("no answer from {url} within {within:?}")]
+    #[error("no answer from {url} within {within:.1?}")]
     Deadline {
         /// What was called.
         url: String,

@@ -1,0 +1,42 @@
+//! Every limit of the gateway, with its reason.
+
+use std::time::Duration;
+
+/// Where the Distributor is, limits and time-outs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the Distributor is, `host:port`.
+    pub distributor: String,
+    /// How long a request may take from its last header byte to its answer.
+    pub request_timeout: Duration,
+    /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
+    pub max_body_bytes: usize,
+    /// Clients at a time; further ones are closed at once.
+    pub max_connections: usize,
+    /// How long the head of a request may take from its first byte to its last.
+    pub header_timeout: Duration,
+    /// How long a client may be idle between requests.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of its response.
+    pub write_timeout: Duration,
+    /// How long requests in flight may take to finish when we stop.
+    pub drain_timeout: Duration,
+    /// Unknown routes are answered as the old gateway did, by 404 with an empty body.
+    pub empty_404: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            distributor: "127.0.0.1:9000".to_owned(),
+            request_timeout: Duration::from_secs(10),
+            max_body_bytes: 1 << 20,
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+            empty_404: false,
+        }
+    }
+}

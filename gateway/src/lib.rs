@@ -1,0 +1,19 @@
+//! The gateway: HTTP in, packets out.
+//!
+//! Routes are those that nodes register. A request becomes one call to one of the nodes that offer its method and path,
+//! and the node's answer becomes the response, its data unparsed.
+//!
+//! `translate` and `problem` decide and are pure; `server` and `proxy` are the shell around them, and calling nodes is
+//! the work of [`node_sdk::Peers`].
+
+mod cli;
+mod config;
+mod problem;
+mod proxy;
+mod server;
+mod translate;
+mod watch;
+
+pub use cli::main;
+pub use config::Config;
+pub use server::serve;

@@ -1,0 +1,148 @@
+//! HTTP requests into arguments of a call, and answers of nodes into responses. Pure.
+
+use bytes::Bytes;
+use hyper::{Method, StatusCode};
+use node_sdk::RawAnswer;
+use protocol::Version;
+use serde_json::value::RawValue;
+use serde_json::{Map, Value};
+
+use crate::problem::Problem;
+
+/// The media type of answers.
+pub(crate) const JSON: &str = "application/json";
+
+/// Whether arguments come in the body; otherwise they come in the query string.
+pub(crate) fn has_body(method: &Method) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+}
+
+/// The arguments in a query string or form: an object of strings, an array where a name stands several times.
+pub(crate) fn form_params(form: &[u8]) -> String {
+    let mut params = Map::new();
+    for (name, value) in form_urlencoded::parse(form) {
+        let value = Value::from(value);
+        match params.get_mut(name.as_ref()) {
+            None => drop(params.insert(name.into_owned(), value)),
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
+    }
+    Value::Object(params).to_string()
+}
+
+/// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
+///
+/// # Errors
+/// 400 for what is no JSON object, 415 for a media type that is neither.
+pub(crate) fn body_params(content_type: Option<&str>, body: &[u8]) -> Result<String, Problem> {
+    if body.is_empty() {
+        return Ok("{}".to_owned());
+    }
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Ok(form_params(body));
+    }
+    if !is_json(media_type) {
+        let detail = format!("send {JSON} or application/x-www-form-urlencoded instead of '{media_type}'");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail);
+    let text = std::str::from_utf8(body)
+        .map_err(|error| bad(format!("the body is not UTF-8 from byte {}", error.valid_up_to())))?;
+    let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
+    if value.get().starts_with('{') {
+        Ok(value.get().to_owned())
+    } else {
+        Err(bad("the body must be a JSON object".to_owned()))
+    }
+}
+
+/// `application/json` and its relatives such as `application/problem+json` (RFC 6839).
+fn is_json(media_type: &str) -> bool {
+    let subtype =
+        media_type.get(..12).filter(|start| start.eq_ignore_ascii_case("application/")).map(|_| &media_type[12..]);
+    subtype
+        .is_some_and(|subtype| subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
+}
+
+/// A node's answer as a response: status and body, or the problem that it tells of.
+///
+/// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
+pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Problem> {
+    let packet = answer.packet();
+    let Ok(read) = answer.read() else {
+        let detail = "the service does not know the method, although it registered it";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method_not_known", detail));
+    };
+    match read.version {
+        Version::V1 => Ok((StatusCode::OK, packet.clone())),
+        Version::V2 => {
+            let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
+            let Some(status) = status else {
+                let detail = format!("the service answered with the status {}, which HTTP does not have", read.status);
+                return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+            };
+            match (read.body, read.reason) {
+                (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
+                (None, None) => Ok((status, Bytes::from_static(b"null"))),
+                (None, Some(reason)) => Err(Problem::new(status, reason, read.message.unwrap_or_default())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn query_strings_become_objects_of_strings() {
+        for (query, expected) in [
+            ("", "{}"),
+            ("a=1&b=", r#"{"a":"1","b":""}"#),
+            ("a=1&a=2&a=3&b=x", r#"{"a":["1","2","3"],"b":"x"}"#),
+            ("name=%ED%99%8D%EA%B8%B8%EB%8F%99+%C2%B6", r#"{"name":"홍길동 ¶"}"#),
+            ("%ff=%ff&x", "{\"x\":\"\",\"\u{FFFD}\":\"\u{FFFD}\"}"),
+            ("__proto__=1", r#"{"__proto__":"1"}"#),
+        ] {
+            let seen: Value = serde_json::from_str(&form_params(query.as_bytes())).unwrap();
+            assert_eq!(seen, serde_json::from_str::<Value>(expected).unwrap(), "{query}");
+        }
+    }
+
+    #[track_caller]
+    fn check(content_type: Option<&str>, body: &str, expected: Result<&str, (u16, &str)>) {
+        let seen = body_params(content_type, body.as_bytes());
+        let seen = seen.as_deref().map_err(|problem| (problem.status.as_u16(), problem.detail.as_str()));
+        match (seen, expected) {
+            (Err((status, detail)), Err((expected, part))) => {
+                assert!(status == expected && detail.contains(part), "{status} {detail}");
+            }
+            (seen, expected) => assert_eq!(seen, expected),
+        }
+    }
+
+    #[test]
+    fn bodies_become_objects() {
+        check(None, "", Ok("{}"));
+        check(Some(JSON), " {\"a\": [1]}\n", Ok("{\"a\": [1]}"));
+        check(Some("Application/JSON; charset=euc-kr"), "{}", Ok("{}"));
+        check(Some("application/vnd.api+json"), "{}", Ok("{}"));
+        check(Some("application/x-www-form-urlencoded;charset=utf-8"), "a=1&b=2", Ok(r#"{"a":"1","b":"2"}"#));
+    }
+
+    #[test]
+    fn gh28_other_bodies_are_refused_with_the_place() {
+        check(Some(JSON), "{\"a\":}", Err((400, "line 1 column 6")));
+        check(Some(JSON), "[]", Err((400, "must be a JSON object")));
+        check(Some(JSON), "{} {}", Err((400, "trailing characters")));
+        check(Some("text/plain"), "a", Err((415, "send application/json")));
+        check(Some("application/"), "a", Err((415, "send application/json")));
+        check(None, "a", Err((415, "send application/json")));
+        assert_eq!(
+            body_params(Some(JSON), b"{\"a\":\"\xff\"}").unwrap_err().detail,
+            "the body is not UTF-8 from byte 6"
+        );
+    }
+}
