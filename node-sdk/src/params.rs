@@ -92,13 +92,19 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for Member<'de> {
     }
 }
 
+/// The number or truth value that JSON text holds in quotes; any other text as it is.
+fn unquoted(json: &str) -> &str {
+    let inside = json.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
+    let says_more =
+        |text: &&str| matches!(*text, "true" | "false") || serde_json::from_str::<serde_json::Number>(text).is_ok();
+    inside.filter(says_more).unwrap_or(json)
+}
+
 /// Text is read as what it says when a number or truth value is wanted; everything else is plain JSON.
 macro_rules! read_text_as {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-            // No number and no truth value needs an escape, so what stands between the quotes is what it says.
-            let json = self.value.get();
-            let json = json.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(json);
+            let json = unquoted(self.value.get());
             let mut deserializer = serde_json::Deserializer::from_str(json);
             let result = deserializer.$method(visitor).and_then(|value| deserializer.end().map(|()| value));
             result.map_err(|error| self.named(&error))
@@ -205,7 +211,7 @@ mod tests {
     #[test]
     fn errors_name_the_member() {
         check("{}", Err("missing field `id`"));
-        check(r#"{"id":"x","name":""}"#, Err("member `id`"));
+        check(r#"{"id":"x","name":""}"#, Err("member `id`: invalid type: string \"x\", expected u64"));
         check(r#"{"id":7,"name":7}"#, Err("member `name`: invalid type: integer `7`, expected a string"));
         check(r#"{"id":-1,"name":""}"#, Err("member `id`"));
         check(r#"{"id":7.5,"name":""}"#, Err("member `id`"));

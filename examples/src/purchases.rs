@@ -1,0 +1,97 @@
+//! Who bought what: `purchases`. Asks the other two services directly, by what they offer.
+
+use node_sdk::{CallError, Node, NodeBuilder, Params, Peers, ServiceError, State};
+use rusqlite::{Row, params};
+use serde::{Deserialize, Serialize};
+
+use crate::database::Database;
+use crate::goods::Good;
+use crate::members::Member;
+
+/// The tables of this service.
+pub const TABLES: &str = "CREATE TABLE IF NOT EXISTS purchases (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    member INTEGER NOT NULL,
+    good INTEGER NOT NULL,
+    price INTEGER NOT NULL,
+    at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP
+)";
+
+/// A good that a member bought.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Purchase {
+    /// Given by the database.
+    pub id: i64,
+    /// Who bought.
+    pub member: i64,
+    /// What was bought.
+    pub good: i64,
+    /// What it cost then.
+    pub price: u32,
+    /// When, in UTC.
+    pub at: String,
+}
+
+/// The service, ready to be told where to listen.
+pub fn node(database: Database) -> NodeBuilder {
+    Node::builder("purchases").state(database).route("POST/purchases", buy).route("GET/purchases", list)
+}
+
+#[derive(Deserialize)]
+struct Order {
+    member: i64,
+    good: i64,
+}
+
+#[derive(Deserialize)]
+struct Filter {
+    member: Option<i64>,
+}
+
+async fn buy(Params(order): Params<Order>, peers: Peers, database: State<Database>) -> Result<Purchase, ServiceError> {
+    let member: Member = peers
+        .call(&format!("GET/members/{}", order.member), &())
+        .await
+        .map_err(|error| unknown(error, "unknown_member", "member", order.member))?;
+    let good: Good = peers
+        .call(&format!("GET/goods/{}", order.good), &())
+        .await
+        .map_err(|error| unknown(error, "unknown_good", "good", order.good))?;
+    database
+        .run(move |db| {
+            let insert = "INSERT INTO purchases (member, good, price) VALUES (?1, ?2, ?3) RETURNING *";
+            Ok(db.query_row(insert, params![member.id, good.id, good.price], purchase)?)
+        })
+        .await
+}
+
+async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Result<Vec<Purchase>, ServiceError> {
+    database
+        .run(move |db| {
+            let mut query =
+                db.prepare("SELECT * FROM purchases WHERE ?1 IS NULL OR member = ?1 ORDER BY id DESC LIMIT 100")?;
+            let purchases = query.query_map([filter.member], purchase)?.collect::<Result<_, _>>()?;
+            Ok(purchases)
+        })
+        .await
+}
+
+/// That something is not there is the fault of the order; that a service is not there is not.
+fn unknown(error: CallError, reason: &'static str, what: &str, id: i64) -> ServiceError {
+    match error {
+        CallError::Refused { status: 404, .. } => {
+            ServiceError::new(422, reason, format!("the order names {what} {id}, which does not exist"))
+        }
+        other => other.into(),
+    }
+}
+
+fn purchase(row: &Row<'_>) -> rusqlite::Result<Purchase> {
+    Ok(Purchase {
+        id: row.get("id")?,
+        member: row.get("member")?,
+        good: row.get("good")?,
+        price: row.get("price")?,
+        at: row.get("at")?,
+    })
+}
