@@ -39,8 +39,6 @@ pub enum OversizedList {
     Truncate,
     /// The whole list: readers of the old code die of it, patched ones do not.
     Send,
-    /// Nothing: they keep the last list that fitted, with nodes that are gone by now.
-    Withhold,
 }
 
 impl Default for Config {

@@ -11,24 +11,22 @@ use crate::registry::Registry;
 pub(crate) struct Lists {
     pub(crate) rev: u64,
     full: Bytes,
-    /// `None`: there is no list that version 1 peers could read, and they are to get none.
-    legacy: Option<Bytes>,
+    legacy: Bytes,
 }
 
 impl Lists {
     pub(crate) fn encode(registry: &Registry, config: &Config) -> Self {
         let full = encode(registry.entries());
         let legacy = if full.len() <= config.legacy_list_bytes {
-            Some(full.clone())
+            full.clone()
         } else {
             match config.oversized_list {
-                OversizedList::Send => Some(full.clone()),
-                OversizedList::Withhold => None,
+                OversizedList::Send => full.clone(),
                 OversizedList::Truncate => {
                     // Every entry is counted with a comma; the first has none.
                     let frame_bytes = encode(std::iter::empty()).len();
                     let room = (config.legacy_list_bytes + 1).saturating_sub(frame_bytes);
-                    Some(encode(registry.entries_within(room).into_iter()))
+                    encode(registry.entries_within(room).into_iter())
                 }
             }
         };
@@ -41,18 +39,18 @@ impl Lists {
     }
 
     /// The list for a peer of this version, unasked.
-    pub(crate) fn for_version(&self, version: Version) -> Option<Bytes> {
+    pub(crate) fn for_version(&self, version: Version) -> Bytes {
         match version {
             Version::V1 => self.legacy.clone(),
-            Version::V2 => Some(self.full.clone()),
+            Version::V2 => self.full.clone(),
         }
     }
 
     /// The list for a peer that asked under a key of its own.
-    pub(crate) fn answer(&self, version: Version, key: &Key) -> Option<Bytes> {
-        let list = self.for_version(version)?;
+    pub(crate) fn answer(&self, version: Version, key: &Key) -> Bytes {
+        let list = self.for_version(version);
         if *key == UNASKED {
-            return Some(list);
+            return list;
         }
         let before_key = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":"#);
         let after_key = before_key.len() + UNASKED.to_string().len();
@@ -60,7 +58,7 @@ impl Lists {
         out.extend_from_slice(before_key.as_bytes());
         out.extend_from_slice(key.to_string().replace('¶', "\\u00b6").as_bytes());
         out.extend_from_slice(&list[after_key..]);
-        Some(out.freeze())
+        out.freeze()
     }
 }
 
@@ -101,7 +99,7 @@ mod tests {
         let lists = Lists::encode(&registry(2), &Config::default());
         for key in ["0", "7", "\"mine ¶\"", "12345678901234567890123"] {
             let key: Key = serde_json::from_str(key).unwrap();
-            let answer = lists.answer(Version::V1, &key).unwrap();
+            let answer = lists.answer(Version::V1, &key);
             let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
             assert_eq!((packet.key.unwrap().number(), count(&answer)), (key.number(), 2));
         }
@@ -114,22 +112,20 @@ mod tests {
         for (legacy_list_bytes, nodes) in [(bytes + 1, 100), (bytes, 100), (bytes - 1, 99)] {
             let config = Config { legacy_list_bytes, ..Config::default() };
             let lists = Lists::encode(&registry, &config);
-            let legacy = lists.for_version(Version::V1).unwrap();
+            let legacy = lists.for_version(Version::V1);
             assert!(legacy.len() <= legacy_list_bytes);
             assert_eq!((count(&legacy), lists.outgrows(&config)), (nodes, nodes < 100));
-            assert_eq!(count(&lists.for_version(Version::V2).unwrap()), 100);
+            assert_eq!(count(&lists.for_version(Version::V2)), 100);
         }
     }
 
     #[test]
     fn what_old_peers_get_beyond_the_limit_is_a_setting() {
         let registry = registry(10);
-        for (oversized_list, nodes) in
-            [(OversizedList::Truncate, Some(3)), (OversizedList::Send, Some(10)), (OversizedList::Withhold, None)]
-        {
+        for (oversized_list, nodes) in [(OversizedList::Truncate, 3), (OversizedList::Send, 10)] {
             let config = Config { legacy_list_bytes: 300, oversized_list, ..Config::default() };
             let list = Lists::encode(&registry, &config).for_version(Version::V1);
-            assert_eq!(list.as_ref().map(count), nodes, "{oversized_list:?}");
+            assert_eq!(count(&list), nodes, "{oversized_list:?}");
         }
     }
 }

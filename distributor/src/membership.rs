@@ -176,7 +176,6 @@ impl Membership {
             let get = match self.config.oversized_list {
                 OversizedList::Truncate => "get as many nodes as fit, at least one of each name first",
                 OversizedList::Send => "get the whole list all the same, and may die of it",
-                OversizedList::Withhold => "keep the last list that fitted",
             };
             warn!(nodes, %name, limit, "with this node the list outgrows what version 1 peers can read: they {get} (--oversized-list)");
         }

@@ -95,12 +95,12 @@ impl Outbox {
             return Step::Write(self.rest.clone());
         }
         let packet = match &self.reply {
-            Some(Reply::Refusal(packet)) => Some(packet.clone()),
+            Some(Reply::Refusal(packet)) => packet.clone(),
             Some(Reply::List(key)) => lists.answer(self.version, key),
             None if self.is_behind(lists) => lists.for_version(self.version),
             None => return Step::Done,
         };
-        if let (Some(packet), Version::V1) = (&packet, self.version)
+        if self.version == Version::V1
             && let Err(at) = self.window.admit(now, packet.len())
         {
             return Step::WaitUntil(at);
@@ -108,11 +108,8 @@ impl Outbox {
         if !matches!(self.reply.take(), Some(Reply::Refusal(_))) {
             self.told_rev = Some(lists.rev);
         }
-        // Without a packet there is no list that this peer could read.
-        packet.map_or(Step::Done, |packet| {
-            self.rest = packet.clone();
-            Step::Write(packet)
-        })
+        self.rest = packet.clone();
+        Step::Write(packet)
     }
 
     /// The socket took `bytes` of what it was given.
@@ -194,7 +191,7 @@ mod tests {
 
     #[test]
     fn old_peers_get_the_newest_list_when_they_have_read_the_last() {
-        let mut peer = Peer::new(lists(10).for_version(Version::V1).unwrap().len());
+        let mut peer = Peer::new(lists(10).for_version(Version::V1).len());
         peer.outbox.follow(Version::V1);
         peer.check(0, 8, Ok(Some(8)));
         peer.check(1, 9, Err(100));

@@ -152,7 +152,6 @@ mod tests {
     use super::*;
 
     /// After `steps` of (milliseconds later, doing), what expires and when.
-    #[track_caller]
     async fn check(steps: &[(u64, u8)], expected: (&str, u64)) {
         let config = Config {
             idle_timeout: Duration::from_millis(600),

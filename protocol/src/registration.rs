@@ -145,7 +145,9 @@ impl Registration {
                 }
                 "name" => {
                     seen.name = true;
-                    registration.name = serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned());
+                    let text = serde_json::from_str::<String>(value.get());
+                    seen.plain_name = text.as_deref().is_ok_and(is_plain_name);
+                    registration.name = text.unwrap_or_else(|_| value.get().to_owned());
                     write_compact(out, value.get());
                 }
                 "$" => {
@@ -161,14 +163,14 @@ impl Registration {
         // Old gateways walk over `urls` without looking whether it is there.
         for (missing, member) in [(!seen.name, r#""name":"""#), (!seen.urls, r#""urls":[]"#)] {
             if missing {
-                let out = &mut registration.before_host;
+                let out = if seen.host { &mut registration.after_host } else { &mut registration.before_host };
                 if !out.is_empty() {
                     out.push(',');
                 }
                 out.push_str(member);
             }
         }
-        if registration.advert.is_some() && !is_plain_name(&registration.name) {
+        if registration.advert.is_some() && !seen.plain_name {
             return Err(RegistrationError::Name);
         }
         Ok(registration)
@@ -241,6 +243,7 @@ pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Rou
 struct Seen {
     port: bool,
     name: bool,
+    plain_name: bool,
     urls: bool,
     host: bool,
 }
@@ -340,6 +343,7 @@ mod tests {
     fn old_nodes_vary() {
         check(r#"{"port":"80"}"#, Ok(r#"{"port":80,"name":"","urls":[],"host":"::1"}"#));
         check(r#"{"port":1,"urls":null}"#, Ok(r#"{"port":1,"urls":[],"name":"","host":"::1"}"#));
+        check(r#"{"host":"x","port":1}"#, Ok(r#"{"host":"::1","port":1,"name":"","urls":[]}"#));
         check(
             r#"{"port":1,"name":"한글 \u00b6\n","urls":["*"]}"#,
             Ok(r#"{"port":1,"name":"한글 \u00b6\n","urls":["*"],"host":"::1"}"#),
@@ -370,6 +374,7 @@ mod tests {
         for (name, fits) in [("goods-1.a_B", true), (&longest, true), (&format!("{longest}x"), false), ("", false)] {
             assert_eq!(parse(&format!(r#"{{"port":1,"name":"{name}","$":{{}}}}"#)).is_ok(), fits, "{name}");
         }
+        check(r#"{"port":1,"name":7,"$":{}}"#, Err("bad_name"));
         for name in ["a b", "한글", r"\u0000", r"\u001b[31m", r"g\u043e\u043eds", r"\ud800"] {
             check(&format!(r#"{{"port":1,"name":"{name}","$":{{}}}}"#), Err("bad_name"));
         }

@@ -1,0 +1,129 @@
+//! Telling everybody, however they listen.
+
+use std::time::Duration;
+
+use distributor::{Config, OversizedList};
+use node_sdk::Node;
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer};
+
+/// A version 2 registration of about 20 kB, so that a few of them make a long list.
+fn heavy(name: &str) -> Value {
+    json!({ "port": 1, "name": name, "urls": [], "ballast": "x".repeat(20_000), "$": { "v": 2 } })
+}
+
+#[tokio::test]
+async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
+    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..Config::default() });
+    let mut stuck = Peer::connect_narrow(cluster.address).await;
+    stuck.register_with(heavy("stuck")).await;
+    let mut peers = Vec::new();
+    for number in 0..20 {
+        let mut peer = cluster.peer().await;
+        let name = format!("node-{number}");
+        peer.register_with(heavy(&name)).await;
+        peer.list_with(&name).await;
+        peers.push(peer);
+    }
+    // Everybody else goes on being told while the kernel's buffers of the stuck one are full.
+    let mut gone = false;
+    for round in 0.. {
+        let (changing, others) = peers.split_first_mut().unwrap();
+        let name = format!("change-{round}");
+        changing.register_with(heavy(&name)).await;
+        for other in others {
+            gone = !other.list_with(&name).await.contains(&"stuck".to_owned());
+        }
+        if gone {
+            break;
+        }
+    }
+    assert!(gone);
+    assert!(stuck.last_words().await.is_some(), "what it finds when it wakes is an end, after at least one whole list");
+}
+
+#[tokio::test]
+async fn bc7_half_a_list_is_none() {
+    let distributor = Listener::bind().await;
+    let node =
+        Node::builder("observer").distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
+    let list = |names: &[&str]| {
+        let entries: Vec<_> = names
+            .iter()
+            .enumerate()
+            .map(|(port, name)| json!({ "port": port + 1, "name": name, "urls": [], "host": "::ffff:127.0.0.1" }))
+            .collect();
+        format!("{}¶", json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries }))
+    };
+    let mut link = distributor.accept().await;
+    link.send(list(&["a", "b"])).await;
+    node.peers().wait_until(|nodes| nodes.len() == 2).await;
+    let half = list(&["c", "d"]);
+    link.send(&half.as_bytes()[..half.len() - 1]).await;
+    link.reset();
+    let mut link = distributor.accept().await;
+    assert_eq!(link.next().await.unwrap()["params"]["name"], "observer", "it has noticed, and come back");
+    let names: Vec<_> = node.peers().nodes().into_iter().map(|node| node.name).collect();
+    assert_eq!(names, ["a", "b"]);
+    link.send(list(&["a", "e"])).await;
+    node.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "e")).await;
+}
+
+#[tokio::test]
+async fn old_nodes_get_what_they_can_read_and_new_nodes_get_all() {
+    for (oversized_list, old_sees) in
+        [(OversizedList::Truncate, &["old", "a", "b"][..]), (OversizedList::Send, &["old", "a", "b", "c"])]
+    {
+        let config = Config { legacy_list_bytes: 50_000, oversized_list, ..Config::default() };
+        let cluster = Cluster::with(config);
+        let mut old = cluster.registered("old").await;
+        let mut new = Vec::new();
+        for name in ["a", "b", "c"] {
+            let mut peer = cluster.peer().await;
+            peer.register_with(heavy(name)).await;
+            assert_eq!(peer.list_with(name).await.last().map(String::as_str), Some(name), "new nodes see all");
+            new.push(peer);
+        }
+        assert_eq!(old.list_with(old_sees[old_sees.len() - 1]).await, old_sees, "{oversized_list:?}");
+        assert_eq!(old.ask(1).await.len(), old_sees.len(), "{oversized_list:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_reader_that_pauses_finds_one_read_and_the_newest_list() {
+    let cluster = Cluster::with(Config { legacy_read_time: Duration::from_secs(3600), ..Config::default() });
+    let mut old = cluster.registered("old").await;
+    let mut busy = cluster.peer().await;
+    for round in 0..2000 {
+        let params = json!({ "port": 1, "name": format!("busy-{round}"), "urls": [], "$": { "v": 2 } });
+        busy.register_with(params).await;
+    }
+    busy.list_with("busy-1999").await;
+    let mut unread = 0;
+    while !old.is_quiet() {
+        unread += old.next_bytes().await.len();
+    }
+    assert!((1..=65_536).contains(&unread), "{unread} bytes were written to a reader of 65,536");
+}
+
+#[tokio::test]
+async fn a_burst_ends_with_the_truth_for_everybody() {
+    let cluster = Cluster::start();
+    let mut watchers = Vec::new();
+    for number in 0..20 {
+        watchers.push(cluster.registered(&format!("watcher-{number}")).await);
+    }
+    let mut burst = Vec::new();
+    for number in 0..200 {
+        let mut peer = cluster.peer().await;
+        peer.register(&format!("burst-{number}"), 1).await;
+        burst.push(peer);
+    }
+    for watcher in &mut watchers {
+        while watcher.next_list().await.len() < 220 {}
+    }
+    drop(burst);
+    for watcher in &mut watchers {
+        while watcher.next_list().await.len() > 20 {}
+    }
+}

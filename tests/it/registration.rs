@@ -1,0 +1,130 @@
+//! Registering: who is listed, in what order, and who is told.
+
+use serde_json::json;
+use tests::{Cluster, Peer, eventually};
+
+#[tokio::test]
+async fn every_byte_is_as_it_has_always_been() {
+    let cluster = Cluster::start();
+    let mut gate = cluster.peer().await;
+    let empty = "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[]}¶";
+    assert_eq!(gate.next_bytes().await, empty.as_bytes());
+    assert_eq!(empty.len(), 59);
+    gate.send("{\"uri\":\"/distributes\",\"method\":\"POST\",\"key\":0,\"params\":{\"port\":8000,\"name\":\"gate\",\"urls\":[]}}¶").await;
+    let gate_entry = r#"{"port":8000,"name":"gate","urls":[],"host":"::ffff:127.0.0.1"}"#;
+    let list = |entries: &str| format!(r#"{{"uri":"/distributes","method":"GET","key":0,"params":[{entries}]}}¶"#);
+    assert_eq!(gate.next_bytes().await, list(gate_entry).as_bytes());
+
+    let mut goods = cluster.peer().await;
+    assert_eq!(goods.next_bytes().await, list(gate_entry).as_bytes(), "a newcomer is greeted with the list");
+    goods.send(r#"{"uri":"/distributes","method":"POST","key":0,"params":{"port":9010,"name":"goods","urls":["POST/goods","GET/goods","DELETE/goods"]}}¶"#).await;
+    let goods_entry =
+        r#"{"port":9010,"name":"goods","urls":["POST/goods","GET/goods","DELETE/goods"],"host":"::ffff:127.0.0.1"}"#;
+    let both = list(&format!("{gate_entry},{goods_entry}"));
+    assert_eq!(goods.next_bytes().await, both.as_bytes());
+    assert_eq!(gate.next_bytes().await, both.as_bytes());
+    goods.close();
+    assert_eq!(gate.next_bytes().await, list(gate_entry).as_bytes());
+}
+
+#[tokio::test]
+async fn extra_members_go_round_and_the_host_is_what_we_see() {
+    let cluster = Cluster::start();
+    let mut peer = cluster.peer().await;
+    peer.next_list().await;
+    peer.send(r#"{"uri":"/distributes","method":"POST","x":1,"params":{"zone":"서울","host":"10.0.0.1","port":"9010","name":"n","meta":{"a":[1, 2]}}}¶"#).await;
+    let list = String::from_utf8(peer.next_bytes().await).unwrap();
+    let entry = r#"[{"zone":"서울","host":"::ffff:127.0.0.1","port":9010,"name":"n","meta":{"a":[1,2]},"urls":[]}]"#;
+    assert!(list.contains(entry), "{list}");
+}
+
+#[tokio::test]
+async fn ipv6_nodes_are_spelled_as_they_are() {
+    let cluster = Cluster::on("[::]:0".parse().unwrap(), distributor::Config::default());
+    for (address, host) in [("127.0.0.1", "::ffff:127.0.0.1"), ("::1", "::1")] {
+        let mut peer =
+            Peer::connect((address.parse::<std::net::IpAddr>().unwrap(), cluster.address.port()).into()).await;
+        peer.register("n", 1).await;
+        peer.list_with("n").await;
+        assert!(peer.ask(1).await.iter().any(|entry| entry["host"] == host), "{host}");
+    }
+}
+
+#[tokio::test]
+async fn forked_workers_may_register_one_place_twice() {
+    let cluster = Cluster::start();
+    let _first = cluster.registered("worker").await;
+    let mut second = cluster.peer().await;
+    second.register("worker", 1).await;
+    second.next_list().await;
+    assert_eq!(second.next_list().await, ["worker", "worker"]);
+}
+
+#[tokio::test]
+async fn rg3_registering_again_replaces_in_place_and_is_told_once() {
+    let cluster = Cluster::start();
+    let mut first = cluster.registered("first").await;
+    let mut second = cluster.registered("second").await;
+    assert_eq!(first.next_list().await, ["first", "second"]);
+    first.register("renamed", 2).await;
+    assert_eq!(second.next_list().await, ["renamed", "second"]);
+    assert_eq!(first.next_list().await, ["renamed", "second"]);
+    assert_eq!(first.ask(1).await.len(), 2);
+    second.register("last", 1).await;
+    assert_eq!(first.next_list().await, ["renamed", "last"], "nothing in between");
+}
+
+#[tokio::test]
+async fn rg8_who_never_registered_is_never_told_of() {
+    let cluster = Cluster::start();
+    let mut bystander = cluster.registered("bystander").await;
+    for round in 0..1000 {
+        let peer = cluster.peer().await;
+        if round % 2 == 0 { peer.close() } else { peer.reset() }
+    }
+    bystander.register("bystander", 2).await;
+    assert_eq!(bystander.next_list().await, ["bystander"], "the first thing it hears is its own change");
+    assert_eq!(bystander.ask(1).await[0]["port"], 2);
+}
+
+#[tokio::test]
+async fn rg14_a_late_end_does_not_touch_who_came_from_the_same_place() {
+    let cluster = Cluster::start();
+    let mut bystander = cluster.registered("bystander").await;
+    let mut first = cluster.registered("first").await;
+    bystander.list_with("first").await;
+    let port = first.port();
+    first.register("first", 3).await;
+    first.reset();
+    let mut second = Peer::connect_from(port, cluster.address).await;
+    second.register("second", 1).await;
+    second.list_with("second").await;
+    eventually("the first has left", async || {
+        let names: Vec<_> = second.ask(1).await.iter().map(|entry| entry["name"].clone()).collect();
+        names == [json!("bystander"), json!("second")]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_version_2_node_may_leave_without_closing() {
+    let cluster = Cluster::start();
+    let mut bystander = cluster.registered("bystander").await;
+    let mut peer = cluster.peer().await;
+    peer.register_with(json!({ "port": 1, "name": "polite", "urls": [], "$": { "v": 2 } })).await;
+    bystander.list_with("polite").await;
+    peer.send_packet(&json!({ "uri": "/distributes", "method": "DELETE" })).await;
+    assert_eq!(bystander.next_list().await, ["bystander"]);
+    assert_eq!(peer.ask(1).await.len(), 1, "it may still ask");
+}
+
+#[tokio::test]
+async fn limits_of_a_registration_are_exact() {
+    let cluster = Cluster::start();
+    let urls = |count: usize, bytes: usize| vec![format!("GET/{}", "x".repeat(bytes - 4)); count];
+    for (urls, fits) in [(urls(1, 512), true), (urls(1, 513), false), (urls(256, 8), true), (urls(257, 8), false)] {
+        let mut peer = cluster.peer().await;
+        peer.register_with(json!({ "port": 1, "name": "n", "urls": urls })).await;
+        assert_eq!(peer.ask(1).await.len(), usize::from(fits));
+    }
+}

@@ -1,0 +1,7 @@
+//! The `gateway` program, built together with the tests that kill it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    gateway::main()
+}

@@ -1,0 +1,29 @@
+//! A node for tests that kill it: says who it is, quickly or slowly.
+
+use std::time::Duration;
+
+use daemon::{LogFormat, LogLevel, init_log};
+use node_sdk::{Node, Params, ServiceError};
+
+#[derive(serde::Deserialize)]
+struct Slow {
+    ms: u64,
+}
+
+async fn who() -> Result<u32, ServiceError> {
+    Ok(std::process::id())
+}
+
+async fn slow(Params(Slow { ms }): Params<Slow>) -> Result<u32, ServiceError> {
+    tokio::time::sleep(Duration::from_millis(ms)).await;
+    Ok(std::process::id())
+}
+
+/// Arguments: where the Distributor is.
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
+    let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
+    let node = Node::builder("who").distributor(distributor).route("GET/who", who).route("GET/slow", slow);
+    Ok(node.serve().await?)
+}

@@ -1,0 +1,116 @@
+//! A Distributor in this process, and what joins it.
+
+use std::future::Future;
+use std::net::SocketAddr;
+
+use node_sdk::{Node, NodeBuilder};
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::peer::Peer;
+use crate::{PATIENCE, http};
+
+/// A Distributor on a port of its own; it and its gateways stop when the cluster is dropped.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Where the Distributor is.
+    pub address: SocketAddr,
+    stop: CancellationToken,
+    distributor: JoinHandle<()>,
+    _stop_at_end: DropGuard,
+}
+
+impl Cluster {
+    /// A cluster with the usual limits.
+    pub fn start() -> Self {
+        Self::with(distributor::Config::default())
+    }
+
+    /// A cluster whose Distributor has other limits.
+    pub fn with(config: distributor::Config) -> Self {
+        Self::on("127.0.0.1:0".parse().unwrap(), config)
+    }
+
+    /// A cluster whose Distributor listens on a given address.
+    pub fn on(address: SocketAddr, config: distributor::Config) -> Self {
+        let listener = daemon::bind(address).unwrap();
+        let address = listener.local_addr().unwrap();
+        let stop = CancellationToken::new();
+        let distributor = tokio::spawn(distributor::serve(vec![listener], config, stop.clone()));
+        Self { address, stop: stop.clone(), distributor, _stop_at_end: stop.drop_guard() }
+    }
+
+    /// Stops the Distributor, and waits until its port is free.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.distributor.await.unwrap();
+    }
+
+    /// A raw connection to the Distributor.
+    pub async fn peer(&self) -> Peer {
+        Peer::connect(self.address).await
+    }
+
+    /// A raw version 1 node of this name that has registered and seen itself listed.
+    pub async fn registered(&self, name: &str) -> Peer {
+        let mut peer = self.peer().await;
+        peer.register(name, 1).await;
+        peer.list_with(name).await;
+        peer
+    }
+
+    /// Starts a node of ours.
+    pub async fn node(&self, node: NodeBuilder) -> Node {
+        node.distributor(self.address.to_string()).start().await.unwrap()
+    }
+
+    /// Starts a gateway and returns its address once it has joined.
+    pub async fn gateway(&self) -> SocketAddr {
+        self.gateway_with(gateway::Config::default()).await
+    }
+
+    /// Starts a gateway with other limits.
+    pub async fn gateway_with(&self, config: gateway::Config) -> SocketAddr {
+        let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = gateway::Config { distributor: self.address.to_string(), ..config };
+        tokio::spawn(gateway::serve(listener, config, self.stop.clone()));
+        let mut observer = self.peer().await;
+        eventually("the gateway has joined", async || {
+            observer.ask(7).await.iter().any(|entry| entry["port"] == address.port())
+        })
+        .await;
+        address
+    }
+
+    /// Waits until a gateway has a way to `GET path`, then gives back its answer.
+    pub async fn routed(gateway: SocketAddr, path: &str) -> http::Response {
+        let mut answer = http::request(gateway, "GET", path, "").await;
+        eventually("the gateway knows the route", async || {
+            answer = http::request(gateway, "GET", path, "").await;
+            answer.status != 404 && answer.status != 503
+        })
+        .await;
+        answer
+    }
+}
+
+/// Waits until a condition holds; looking again costs nothing but a moment.
+#[track_caller]
+pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
+    let place = std::panic::Location::caller();
+    async move {
+        let holds = async {
+            while !condition().await {
+                sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        assert!(timeout(PATIENCE, holds).await.is_ok(), "in vain: {what} ({place})");
+    }
+}
+
+/// A port that is free now, for what must be restarted where it was.
+pub fn pick_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}

@@ -1,0 +1,96 @@
+//! Just enough of an HTTP client to see every byte that a gateway answers.
+
+use std::net::SocketAddr;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::PATIENCE;
+
+/// What came back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP's number.
+    pub status: u16,
+    /// Name, in small letters, and value.
+    pub headers: Vec<(String, String)>,
+    /// All of it.
+    pub body: String,
+}
+
+impl Response {
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The stable word of a problem.
+    pub fn problem(&self) -> String {
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{self:?}");
+        let kind = self.json()["type"].as_str().unwrap().to_owned();
+        kind.strip_prefix("/problems/").unwrap().to_owned()
+    }
+}
+
+/// A connection that is kept alive.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<TcpStream>,
+}
+
+impl Client {
+    /// Connects.
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self { stream: BufReader::new(TcpStream::connect(address).await.unwrap()) }
+    }
+
+    /// Sends a request with a JSON body, if any, and reads its response.
+    pub async fn request(&mut self, method: &str, path: &str, body: &str) -> Option<Response> {
+        let headers = if body.is_empty() { String::new() } else { "Content-Type: application/json\r\n".to_owned() };
+        let length = body.len();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {length}\r\n\r\n");
+        self.raw(format!("{head}{body}").as_bytes()).await
+    }
+
+    /// Writes bytes without waiting for an answer.
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let _ = self.stream.write_all(bytes).await;
+    }
+
+    /// Writes bytes and reads one response; `None` when the connection ends without one.
+    pub async fn raw(&mut self, bytes: &[u8]) -> Option<Response> {
+        self.send(bytes).await;
+        timeout(PATIENCE, self.response()).await.expect("a response or the end of the connection")
+    }
+
+    async fn response(&mut self) -> Option<Response> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line).await.ok()? == 0 {
+            return None;
+        }
+        let status = line.split(' ').nth(1)?.parse().ok()?;
+        let mut headers: Vec<(String, String)> = Vec::new();
+        loop {
+            let mut line = String::new();
+            self.stream.read_line(&mut line).await.ok()?;
+            let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+            headers.push((name.to_ascii_lowercase(), value.to_owned()));
+        }
+        let length = headers.iter().find(|(name, _)| name == "content-length");
+        let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
+        self.stream.read_exact(&mut body).await.ok()?;
+        Some(Response { status, headers, body: String::from_utf8(body).unwrap() })
+    }
+}
+
+/// One request on a connection of its own.
+pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Response {
+    Client::connect(address).await.request(method, path, body).await.expect("a response")
+}

@@ -1,0 +1,18 @@
+//! The harness: clusters on port 0, raw peers, processes to kill, and old peers in Node.js.
+#![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
+#![expect(clippy::missing_panics_doc, reason = "in a test a surprise is a failure")]
+
+mod cluster;
+mod http;
+mod peer;
+mod process;
+
+pub use cluster::{Cluster, eventually, pick_port};
+pub use http::{Client, Response, request};
+pub use peer::{Listener, Peer};
+pub use process::{Process, old_peers_can_run, tool_is_there};
+
+use std::time::Duration;
+
+/// How long anything may take before a test gives up: far more than it takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,226 @@
+//! Raw bytes on a socket: what a peer of any version, or of none, can do.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+use crate::PATIENCE;
+
+/// One end of a connection that carries packets.
+#[derive(Debug)]
+pub struct Peer {
+    stream: TcpStream,
+    decoder: protocol::FrameDecoder,
+}
+
+impl Peer {
+    /// Connects.
+    pub async fn connect(address: SocketAddr) -> Self {
+        Self::over(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Uses a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
+        stream.set_nodelay(true).unwrap();
+        Self { stream, decoder: protocol::FrameDecoder::new(64 << 20) }
+    }
+
+    /// Connects from a given local port, which may have been used a moment ago.
+    pub async fn connect_from(port: u16, address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SocketAddr::new("127.0.0.1".parse().unwrap(), port).into()).unwrap();
+        tokio::task::spawn_blocking(move || {
+            socket.connect(&address.into()).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        })
+        .await
+        .map(|socket| Self::over(TcpStream::from_std(socket.into()).unwrap()))
+        .unwrap()
+    }
+
+    /// Connects with so small a receive buffer that not reading shows at the other end.
+    pub async fn connect_narrow(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.connect(&address.into()).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self::over(TcpStream::from_std(socket.into()).unwrap())
+    }
+
+    /// This end's port.
+    pub fn port(&self) -> u16 {
+        self.stream.local_addr().unwrap().port()
+    }
+
+    /// Writes bytes; a connection that the other end has cut is no failure.
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Writes one packet with its delimiter, as an old peer would.
+    pub async fn send_packet(&mut self, packet: &Value) {
+        self.send(format!("{packet}¶")).await;
+    }
+
+    /// Registers as a version 1 node without urls.
+    pub async fn register(&mut self, name: &str, port: u16) {
+        self.register_with(json!({ "port": port, "name": name, "urls": [] })).await;
+    }
+
+    /// Registers with any params.
+    pub async fn register_with(&mut self, params: Value) {
+        self.send_packet(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params })).await;
+    }
+
+    /// The next packet, or `None` at the end of the stream.
+    pub async fn next(&mut self) -> Option<Value> {
+        timeout(PATIENCE, async {
+            loop {
+                if let Some(frame) = self.decoder.next_frame().unwrap() {
+                    return Some(serde_json::from_slice(&frame).expect("every packet is JSON"));
+                }
+                match self.stream.read_buf(self.decoder.buffer()).await {
+                    Ok(0) | Err(_) => return None,
+                    Ok(_) => {}
+                }
+            }
+        })
+        .await
+        .expect("a packet or the end of the stream")
+    }
+
+    /// The names in the next list.
+    pub async fn next_list(&mut self) -> Vec<String> {
+        let packet = self.next().await.expect("a list");
+        assert_eq!((&packet["uri"], &packet["method"]), (&json!("/distributes"), &json!("GET")));
+        names(&packet)
+    }
+
+    /// Reads lists up to one that has this name.
+    pub async fn list_with(&mut self, name: &str) -> Vec<String> {
+        loop {
+            let names = self.next_list().await;
+            if names.iter().any(|other| other == name) {
+                return names;
+            }
+        }
+    }
+
+    /// Reads lists up to one that does not have this name.
+    pub async fn list_without(&mut self, name: &str) -> Vec<String> {
+        loop {
+            let names = self.next_list().await;
+            if names.iter().all(|other| other != name) {
+                return names;
+            }
+        }
+    }
+
+    /// Asks for the list under a key and reads up to the answer: whatever was sent before has been handled then.
+    pub async fn ask(&mut self, key: u64) -> Vec<Value> {
+        self.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": key })).await;
+        loop {
+            let packet = self.next().await.expect("an answer");
+            if packet["key"] == key {
+                return packet["params"].as_array().unwrap().clone();
+            }
+        }
+    }
+
+    /// Reads to the end of the stream and gives the last packet, such as the reason for being cut.
+    pub async fn last_words(&mut self) -> Option<Value> {
+        let mut last = None;
+        while let Some(packet) = self.next().await {
+            last = Some(packet);
+        }
+        last
+    }
+
+    /// The stable word in the last packet before the end.
+    pub async fn cut_because(&mut self) -> String {
+        let last = self.last_words().await.expect("a reason");
+        assert_eq!(last["params"], json!([]), "the one form that old readers survive");
+        last["$"]["r"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// The delimited bytes that come next, as they are.
+    pub async fn next_bytes(&mut self) -> Vec<u8> {
+        timeout(PATIENCE, async {
+            loop {
+                if let Some(frame) = self.decoder.next_frame().unwrap() {
+                    return [&frame[..], &protocol::DELIMITER].concat();
+                }
+                assert!(self.stream.read_buf(self.decoder.buffer()).await.unwrap() > 0, "the end of the stream");
+            }
+        })
+        .await
+        .unwrap()
+    }
+
+    /// Whether nothing has arrived that is not taken yet.
+    pub fn is_quiet(&mut self) -> bool {
+        let more = self.stream.try_read_buf(self.decoder.buffer());
+        self.decoder.unfinished().is_empty() && !more.is_ok_and(|bytes| bytes > 0)
+    }
+
+    /// Closes with a FIN.
+    pub fn close(self) {}
+
+    /// Closes with a RST, as a crash of the machine or a cut by a firewall would.
+    pub fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A raw node: accepts calls and answers them, or not.
+#[derive(Debug)]
+pub struct Listener {
+    listener: TcpListener,
+}
+
+impl Listener {
+    /// Listens on a port of its own.
+    pub async fn bind() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    /// A place where connects are neither answered nor refused: its backlog is full. Keep both while it has to be one.
+    pub async fn black_hole() -> (Socket, u16, Vec<Socket>) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
+        socket.listen(0).unwrap();
+        let address = socket.local_addr().unwrap();
+        let fillers = (0..4)
+            .map(|_| {
+                let filler = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+                filler.set_nonblocking(true).unwrap();
+                let _ = filler.connect(&address);
+                filler
+            })
+            .collect();
+        (socket, address.as_socket().unwrap().port(), fillers)
+    }
+
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.listener.local_addr().unwrap().port()
+    }
+
+    /// The next caller.
+    pub async fn accept(&self) -> Peer {
+        Peer::over(timeout(PATIENCE, self.listener.accept()).await.expect("a caller").unwrap().0)
+    }
+}
+
+/// The names in a list.
+fn names(packet: &Value) -> Vec<String> {
+    let entries = packet["params"].as_array().expect("params is an array");
+    entries.iter().map(|entry| entry["name"].as_str().unwrap_or_default().to_owned()).collect()
+}

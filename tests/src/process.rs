@@ -1,0 +1,138 @@
+//! Programs that tests start, watch, and kill.
+
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::{PATIENCE, eventually};
+
+/// A running program whose output is read line by line. It is killed when dropped.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts a program.
+    pub fn start(program: impl AsRef<Path>, arguments: &[&str]) -> Self {
+        Self::start_with(program, arguments, &[])
+    }
+
+    /// Starts a program with more environment.
+    pub fn start_with(program: impl AsRef<Path>, arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program.as_ref())
+            .args(arguments)
+            .envs(environment.iter().copied())
+            // An old peer ends when its standard input does: no orphans.
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}: {error}", program.as_ref().display()));
+        let lines = Arc::default();
+        collect(child.stdout.take().unwrap(), Arc::clone(&lines));
+        collect(child.stderr.take().unwrap(), Arc::clone(&lines));
+        Self { child, lines }
+    }
+
+    /// Starts an emulation of an old peer: `distributor`, `service` or `gateway`.
+    pub fn old(program: &str, arguments: &[&str]) -> Self {
+        let file = fixtures().join("v1").join(format!("{program}.js"));
+        let mut all = vec![file.to_str().unwrap(), "--exit-with-parent"];
+        all.extend(arguments);
+        Self::start("node", &all)
+    }
+
+    /// Everything it has printed so far.
+    pub fn output(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    /// Waits until a line has this text, and gives that line.
+    pub async fn line(&self, text: &str) -> String {
+        let find = || self.lines.lock().unwrap().iter().find(|line| line.contains(text)).cloned();
+        eventually(text, async || find().is_some()).await;
+        find().unwrap_or_else(|| panic!("no line with {text} in\n{}", self.output()))
+    }
+
+    /// The port in its line `listening …`.
+    pub async fn port(&self) -> u16 {
+        let line = self.line("listening").await;
+        let digits: String = line
+            .rsplit_once("127.0.0.1:")
+            .or_else(|| line.rsplit_once("listening "))
+            .map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect())
+            .unwrap();
+        digits.parse().unwrap_or_else(|error| panic!("{error}: {line}"))
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    /// `kill -9`, and gone.
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    /// SIGTERM, and how it ended.
+    pub async fn terminate(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// How it ended, by itself.
+    pub async fn ended(&mut self) -> ExitStatus {
+        match timeout(PATIENCE, self.child.wait()).await {
+            Ok(status) => status.unwrap(),
+            Err(_) => panic!("it does not end:\n{}", self.output()),
+        }
+    }
+
+    /// Whether it is still there.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// Its number.
+    pub fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).unwrap()).unwrap()
+    }
+}
+
+fn collect(output: impl AsyncRead + Unpin + Send + 'static, lines: Arc<Mutex<Vec<String>>>) {
+    tokio::spawn(async move {
+        let mut reader = BufReader::new(output).lines();
+        while let Ok(Some(line)) = reader.next_line().await {
+            lines.lock().unwrap().push(line);
+        }
+    });
+}
+
+/// Whether Node.js is here to run old peers; in CI it must be.
+pub fn old_peers_can_run() -> bool {
+    tool_is_there("node")
+}
+
+/// Whether a program is here. In CI it must be; elsewhere its tests are skipped, with a line that says so.
+#[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was not run")]
+pub fn tool_is_there(program: &str) -> bool {
+    let there = std::process::Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
+    assert!(there || std::env::var_os("CI").is_none(), "CI needs {program}");
+    if !there {
+        eprintln!("skipped: {program} is not installed");
+    }
+    there
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
