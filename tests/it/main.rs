@@ -1,7 +1,11 @@
 //! What must hold for a cluster. Tests that begin with letters and a number are rows of the fault catalogue in
 //! `docs/FAULTS.md`.
+#![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
 mod broadcast;
 mod framing;
+mod gateway;
 mod json;
 mod registration;
+mod resources;
+mod restart;

@@ -166,8 +166,13 @@ impl Peer {
 
     /// Whether nothing has arrived that is not taken yet.
     pub fn is_quiet(&mut self) -> bool {
-        let more = self.stream.try_read_buf(self.decoder.buffer());
-        self.decoder.unfinished().is_empty() && !more.is_ok_and(|bytes| bytes > 0)
+        self.unread() == 0
+    }
+
+    /// Bytes that have arrived and are not taken yet, the kernel's included.
+    pub fn unread(&mut self) -> usize {
+        while self.stream.try_read_buf(self.decoder.buffer()).is_ok_and(|bytes| bytes > 0) {}
+        self.decoder.unfinished().len()
     }
 
     /// Closes with a FIN.

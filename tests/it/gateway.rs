@@ -1,0 +1,417 @@
+//! The front door, whatever clients and nodes do.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gateway::Config;
+use node_sdk::{Node, Params, ServiceError};
+use serde_json::{Value, json};
+use tests::{Client, Cluster, Listener, Peer, eventually, request};
+
+/// A node made of raw sockets that offers `GET/x` and `POST/x` in version 1.
+struct RawNode {
+    listener: Listener,
+    registered: Peer,
+}
+
+impl RawNode {
+    async fn join(cluster: &Cluster) -> Self {
+        let listener = Listener::bind().await;
+        let registered = Self::register(cluster, listener.port()).await;
+        Self { listener, registered }
+    }
+
+    async fn register(cluster: &Cluster, port: u16) -> Peer {
+        let mut registered = cluster.peer().await;
+        registered.register_with(json!({ "port": port, "name": "raw", "urls": ["GET/x", "POST/x"] })).await;
+        registered.list_with("raw").await;
+        registered
+    }
+
+    /// Answers every call from now on.
+    fn answer_all(self) {
+        tokio::spawn(async move {
+            let _registered = self.registered;
+            loop {
+                let mut caller = self.listener.accept().await;
+                tokio::spawn(async move {
+                    while let Some(call) = caller.next().await {
+                        caller.send_packet(&answer(&call)).await;
+                    }
+                });
+            }
+        });
+    }
+
+    /// Breaks every connection on which a call comes, and counts the calls.
+    fn reset_all(self, calls: Arc<AtomicUsize>) {
+        tokio::spawn(async move {
+            let _registered = self.registered;
+            loop {
+                let mut caller = self.listener.accept().await;
+                let calls = Arc::clone(&calls);
+                tokio::spawn(async move {
+                    if caller.next().await.is_some() {
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        caller.reset();
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn answer(call: &Value) -> Value {
+    json!({ "key": call["params"]["key"], "errorcode": 0, "errormessage": "success", "results": call["params"]["n"] })
+}
+
+/// The gateway's request, sent in the background.
+fn ask(gateway: std::net::SocketAddr, path: &'static str) -> tokio::task::JoinHandle<tests::Response> {
+    tokio::spawn(async move { request(gateway, "GET", path, "").await })
+}
+
+#[tokio::test]
+async fn a_call_to_an_old_node_has_the_key_in_both_places_and_params() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let mut connection = None;
+    for (method, path, body, params) in [
+        ("GET", "/x", "", json!({})),
+        ("GET", "/x?a=1&a=2&key=mine&b=%C2%B6", "", json!({ "a": ["1", "2"], "b": "¶" })),
+        ("POST", "/x?ignored=1", r#"{"a": [1, {"b": null}]}"#, json!({ "a": [1, { "b": null }] })),
+        ("POST", "/x", "", json!({})),
+    ] {
+        let (method, path) = (method.to_owned(), path.to_owned());
+        let response = tokio::spawn(async move { Client::connect(gateway).await.request(&method, &path, body).await });
+        if connection.is_none() {
+            connection = Some(node.listener.accept().await);
+        }
+        let caller = connection.as_mut().unwrap();
+        let mut call = caller.next().await.unwrap();
+        let key = call["key"].clone();
+        assert_eq!(call["params"].as_object_mut().unwrap().remove("key"), Some(key.clone()));
+        assert_eq!((&call["uri"], &call["params"], call.get("$")), (&json!("/x"), &params, None));
+        caller.send(format!(r#"{{"key":"{key}","errorcode":0,"errormessage":"success","userid":7}}¶"#)).await;
+        let response = response.await.unwrap().unwrap();
+        assert_eq!(
+            response.json(),
+            json!({ "key": key.to_string(), "errorcode": 0, "errormessage": "success", "userid": 7 })
+        );
+        assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")));
+    }
+}
+
+async fn double(Params(params): Params<Value>) -> Result<Value, ServiceError> {
+    match params["n"].as_i64().or_else(|| params["n"].as_str()?.parse().ok()) {
+        Some(n) => Ok(json!({ "double": n * 2 })),
+        None => Err(ServiceError::new(422, "no_number", "n must be a number")),
+    }
+}
+
+async fn item(Params(params): Params<Value>) -> Result<Value, ServiceError> {
+    Ok(params)
+}
+
+async fn panics() -> Result<(), ServiceError> {
+    panic!("on purpose")
+}
+
+#[tokio::test]
+async fn answers_of_our_nodes_become_responses() {
+    let cluster = Cluster::start();
+    let node = Node::builder("math")
+        .route("GET/double", double)
+        .route("POST/double", double)
+        .route("GET/items/{id}/{part}", item)
+        .route("GET/panics", panics);
+    let _node = cluster.node(node).await;
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    for (method, path, body, status, expected) in [
+        ("GET", "/double?n=4", "", 200, json!({ "double": 8 })),
+        ("POST", "/double", r#"{"n":5}"#, 200, json!({ "double": 10 })),
+        ("GET", "/items/%ED%95%9C%2F/b?id=mine&x=1", "", 200, json!({ "id": "한/", "part": "b", "x": "1" })),
+        ("GET", "/double?n=x", "", 422, json!("no_number")),
+        ("GET", "/panics", "", 500, json!("internal")),
+        ("GET", "/nowhere", "", 404, json!("no_route")),
+        ("DELETE", "/double", "", 404, json!("no_route")),
+        ("POST", "/double", "{", 400, json!("bad_json")),
+        ("POST", "/double", "[]", 400, json!("bad_json")),
+        ("HEAD", "/double?n=4", "", 200, json!(null)),
+    ] {
+        let mut client = Client::connect(gateway).await;
+        if method == "HEAD" {
+            let head = b"HEAD /double?n=4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+            // It says how long the body would be, and has none.
+            assert_eq!(client.raw(head).await, None, "the connection ends where the body would begin");
+            continue;
+        }
+        let response = client.request(method, path, body).await.unwrap();
+        let seen = if status == 200 { response.json() } else { json!(response.problem()) };
+        assert_eq!((response.status, seen), (status, expected), "{method} {path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_request_is_said() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("math").route("POST/double", double).route("GET/double", double)).await;
+    let config = Config { max_body_bytes: 1000, request_timeout: Duration::from_millis(500), ..Config::default() };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    let post = |length: usize, media_type: &str, body: &str| {
+        format!(
+            "POST /double HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let json_of = |bytes: usize| format!("{{\"n\":1{}}}", " ".repeat(bytes - 7));
+    for (raw, status, kind) in [
+        (post(1000, "application/json", &json_of(1000)), 200, ""),
+        (post(1001, "application/json", &json_of(1001)), 413, "body_too_large"),
+        (post(5, "text/plain", "hello"), 415, "unsupported_media_type"),
+        (post(10, "application/json", "{"), 408, "slow_body"),
+        ("GET /double?n=1 HTTP/1.1\r\n\r\n".to_owned(), 400, "bad_host"),
+        ("GET /double?n=1 HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".to_owned(), 400, "bad_host"),
+        (
+            "POST /double HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 3\r\n\r\nn=4".to_owned(),
+            200,
+            "",
+        ),
+    ] {
+        let response = Client::connect(gateway).await.raw(raw.as_bytes()).await.unwrap();
+        assert_eq!(response.status, status, "{raw}");
+        if status != 200 {
+            assert_eq!(response.problem(), kind);
+        }
+    }
+}
+
+#[tokio::test]
+async fn clients_that_are_slow_or_idle_are_closed_and_others_are_not() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
+    let config = Config {
+        header_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    let mut silent = Client::connect(gateway).await;
+    assert_eq!(silent.raw(b"").await, None, "nothing was asked");
+    let mut slow = Client::connect(gateway).await;
+    assert_eq!(slow.raw(b"GET /double?n=1 HTTP/1.1\r\nHost").await, None, "half a head");
+    let mut idle = Client::connect(gateway).await;
+    assert_eq!(idle.request("GET", "/double?n=1", "").await.unwrap().status, 200);
+    assert_eq!(idle.raw(b"").await, None, "kept alive, then closed");
+}
+
+#[tokio::test]
+async fn old_clients_may_have_their_empty_404() {
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway_with(Config { empty_404: true, ..Config::default() }).await;
+    let response = request(gateway, "GET", "/nowhere", "").await;
+    assert_eq!((response.status, response.body.as_str()), (404, ""));
+}
+
+#[tokio::test]
+async fn gu1_a_node_that_refuses_is_passed_over() {
+    let cluster = Cluster::start();
+    let _gone = RawNode::register(&cluster, tests::pick_port()).await;
+    RawNode::join(&cluster).await.answer_all();
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/x").await;
+    for _ in 0..20 {
+        assert_eq!(request(gateway, "POST", "/x", "{}").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn gu2_a_node_in_a_black_hole_is_passed_over() {
+    let cluster = Cluster::start();
+    let (_socket, port, _fillers) = Listener::black_hole().await;
+    let _hole = RawNode::register(&cluster, port).await;
+    RawNode::join(&cluster).await.answer_all();
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/x").await;
+    for _ in 0..20 {
+        assert_eq!(request(gateway, "POST", "/x", "{}").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn gu3_gu5_an_answer_that_comes_too_late_is_nobodys() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway =
+        cluster.gateway_with(Config { request_timeout: Duration::from_millis(300), ..Config::default() }).await;
+    let late = ask(gateway, "/x?n=late");
+    let mut caller = node.listener.accept().await;
+    let first = caller.next().await.unwrap();
+    let response = late.await.unwrap();
+    assert_eq!((response.status, response.problem()), (504, "deadline".to_owned()));
+    let next = ask(gateway, "/x?n=next");
+    let second = caller.next().await.expect("the connection is the same: only that call was given up");
+    caller.send_packet(&answer(&first)).await;
+    caller.send_packet(&answer(&second)).await;
+    assert_eq!(next.await.unwrap().json()["results"], "next");
+}
+
+#[tokio::test]
+async fn gu6_keys_that_nobody_waits_for_are_ignored() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let first = ask(gateway, "/x?n=first");
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    caller.send("{\"key\":999}¶{\"key\":\"x\"}¶{}¶[]¶nonsense¶¶{\"key\":-1}¶{\"uri\":\"/x\"}¶").await;
+    caller.send_packet(&answer(&call)).await;
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(first.await.unwrap().json()["results"], "first");
+    let second = ask(gateway, "/x?n=second");
+    caller.send_packet(&answer(&call)).await;
+    let call = caller.next().await.unwrap();
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(second.await.unwrap().json()["results"], "second");
+}
+
+#[tokio::test]
+async fn a_bare_null_is_the_answer_to_the_only_call() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let response = ask(gateway, "/x");
+    let mut caller = node.listener.accept().await;
+    caller.next().await.unwrap();
+    caller.send("null¶").await;
+    assert_eq!(response.await.unwrap().problem(), "method_not_known");
+}
+
+#[tokio::test]
+async fn gu8_gu9_a_call_that_may_have_been_carried_out_is_not_made_twice() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let post = tokio::spawn(async move { request(gateway, "POST", "/x", r#"{"n":1}"#).await });
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    let half = answer(&call).to_string();
+    caller.send(&half[..half.len() / 2]).await;
+    caller.reset();
+    let response = post.await.unwrap();
+    assert_eq!((response.status, response.problem()), (502, "node_lost".to_owned()));
+    // An idempotent one is tried once more where there is another, and no third time.
+    let calls = Arc::new(AtomicUsize::new(0));
+    for raw in [node, RawNode::join(&cluster).await, RawNode::join(&cluster).await] {
+        raw.reset_all(Arc::clone(&calls));
+    }
+    let response = request(gateway, "GET", "/x?n=2", "").await;
+    assert_eq!((calls.load(Ordering::Relaxed), response.problem()), (2, "node_lost".to_owned()));
+}
+
+async fn hello() -> Result<&'static str, ServiceError> {
+    Ok("hello")
+}
+
+#[tokio::test]
+async fn gu10_one_of_three_leaves_and_nobody_notices() {
+    let cluster = Cluster::start();
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(cluster.node(Node::builder("hello").route("POST/hello", hello).route("GET/hello", hello)).await);
+    }
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/hello").await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(tokio::spawn(async move {
+            let mut client = Client::connect(gateway).await;
+            for _ in 0..300 {
+                assert_eq!(client.request("POST", "/hello", "{}").await.unwrap().status, 200);
+            }
+        }));
+    }
+    assert_eq!(nodes.pop().unwrap().stop().await, 0);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn gu11_gone_is_503_and_never_there_is_404() {
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    assert_eq!(request(gateway, "GET", "/hello", "").await.problem(), "no_route");
+    for _ in 0..2 {
+        let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+        assert_eq!(Cluster::routed(gateway, "/hello").await.status, 200);
+        node.stop().await;
+        eventually("the gateway has heard", async || request(gateway, "GET", "/hello", "").await.status != 200).await;
+        let response = request(gateway, "GET", "/hello", "").await;
+        assert_eq!((response.status, response.problem()), (503, "no_provider".to_owned()));
+        assert_eq!(response.header("retry-after"), Some("3"));
+    }
+}
+
+#[tokio::test]
+async fn gu19_what_a_client_no_longer_waits_for_is_not_sent() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    // Two such calls do not fit into what an old node can read at once, so the second waits for the first's answer.
+    let big = |n: &str| json!({ "n": n, "x": "x".repeat(40_000) }).to_string();
+    let first = big("first");
+    let first = tokio::spawn(async move { request(gateway, "POST", "/x", &first).await });
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    let abandoned = big("abandoned");
+    let mut client = Client::connect(gateway).await;
+    let head = format!(
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        abandoned.len()
+    );
+    client.send(format!("{head}{abandoned}").as_bytes()).await;
+    let last = big("last");
+    let last = tokio::spawn(async move { request(gateway, "POST", "/x", &last).await });
+    // The gateway has read both when it has answered something that came after them.
+    for _ in 0..20 {
+        request(gateway, "GET", "/nowhere", "").await;
+    }
+    drop(client);
+    for _ in 0..20 {
+        request(gateway, "GET", "/nowhere", "").await;
+    }
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(first.await.unwrap().json()["results"], "first");
+    let call = caller.next().await.unwrap();
+    assert_eq!(call["params"]["n"], "last", "the one in between was taken back");
+    caller.send_packet(&answer(&call)).await;
+    assert_eq!(last.await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn an_old_node_is_never_given_more_than_it_can_read() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let too_large = json!({ "x": "x".repeat(66_000) }).to_string();
+    assert_eq!(request(gateway, "POST", "/x", &too_large).await.problem(), "too_large_for_node");
+    let calls: Vec<_> = (0..50)
+        .map(|n| {
+            let body = json!({ "n": n, "x": "x".repeat(5_000) }).to_string();
+            tokio::spawn(async move { request(gateway, "POST", "/x", &body).await })
+        })
+        .collect();
+    let mut caller = node.listener.accept().await;
+    for _ in 0..50 {
+        let call = caller.next().await.unwrap();
+        assert!(caller.unread() <= 65_536, "{} bytes lie before it", caller.unread());
+        caller.send_packet(&answer(&call)).await;
+    }
+    for call in calls {
+        assert_eq!(call.await.unwrap().status, 200);
+    }
+}

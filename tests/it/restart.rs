@@ -1,0 +1,188 @@
+//! Programs that are stopped, killed, and started again.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use node_sdk::{Node, ServiceError};
+use tests::{Client, Cluster, Peer, Process, eventually, pick_port};
+use tokio::task::JoinSet;
+
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+
+#[tokio::test]
+async fn rs1_sigterm_ends_idle_programs_in_order() {
+    let cluster = Cluster::start();
+    let distributor = cluster.address.to_string();
+    for (program, arguments) in [
+        (DISTRIBUTOR, vec!["--listen", "127.0.0.1:0"]),
+        (GATEWAY, vec!["--listen", "127.0.0.1:0", "--distributor", &distributor]),
+        (NODE, vec![distributor.as_str()]),
+    ] {
+        let process = Process::start(program, &arguments);
+        process.line("listening").await;
+        assert_eq!(process.terminate().await.code(), Some(0), "{program}");
+    }
+}
+
+#[tokio::test]
+async fn oe3_a_taken_port_is_named_with_its_owner() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    for program in [DISTRIBUTOR, GATEWAY] {
+        let mut process = Process::start(program, &["--listen", &address]);
+        assert_eq!(process.ended().await.code(), Some(3), "{program}");
+        let line = process.line("cannot listen on").await;
+        assert!(line.contains(&address) && line.contains(&format!("process {}", std::process::id())), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_command_line_is_refused_with_advice() {
+    for (arguments, advice) in [
+        (["--lisen", "127.0.0.1:0"], "'--listen'"),
+        (["--listen", "9000"], "write it like"),
+        (["--frame-timeout", "soon"], "write it like 10s"),
+        (["--log-level", "=?"], "write off, error"),
+    ] {
+        let mut process = Process::start(DISTRIBUTOR, &arguments);
+        assert_eq!(process.ended().await.code(), Some(2));
+        process.line(advice).await;
+    }
+    for program in [DISTRIBUTOR, GATEWAY] {
+        for (flag, text) in [("--help", "Usage"), ("--version", env!("CARGO_PKG_VERSION"))] {
+            let mut process = Process::start(program, &[flag]);
+            assert_eq!(process.ended().await.code(), Some(0));
+            process.line(text).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn json_logs_are_one_object_per_line() {
+    let process = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--log-format", "json"]);
+    let address = process.line("\"address\":\"127.0.0.1:").await;
+    let line: serde_json::Value = serde_json::from_str(&address).unwrap();
+    assert_eq!((line["message"].as_str(), line["level"].as_str()), (Some("listening"), Some("INFO")));
+}
+
+/// What many clients see while something happens.
+struct Load {
+    done: Arc<AtomicUsize>,
+    stop: Arc<AtomicBool>,
+    clients: JoinSet<Vec<String>>,
+}
+
+impl Load {
+    /// Eight clients that ask for `path` again and again over connections that are kept.
+    fn start(gateway: std::net::SocketAddr, path: &'static str) -> Self {
+        let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut clients = JoinSet::new();
+        for _ in 0..8 {
+            let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
+            clients.spawn(async move {
+                let mut client = Client::connect(gateway).await;
+                let mut failures = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    match client.request("GET", path, "").await {
+                        Some(answer) if answer.status == 200 => {}
+                        other => failures.push(format!("{other:?}")),
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+                failures
+            });
+        }
+        Self { done, stop, clients }
+    }
+
+    /// Waits for so many more answers.
+    async fn go_on(&self, answers: usize) {
+        let until = self.done.load(Ordering::Relaxed) + answers;
+        eventually("load goes on", async || self.done.load(Ordering::Relaxed) >= until).await;
+    }
+
+    /// Ends, and tells what failed.
+    async fn failures(self) -> Vec<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.clients.join_all().await.concat()
+    }
+}
+
+async fn hello() -> Result<&'static str, ServiceError> {
+    Ok("hello")
+}
+
+#[tokio::test]
+async fn rs4_nobody_notices_that_the_distributor_is_killed_and_comes_back() {
+    let address = format!("127.0.0.1:{}", pick_port());
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    distributor.line("listening").await;
+    let start = async |name: &str, route: &str| {
+        Node::builder(name).distributor(&address).route(route, hello).start().await.unwrap()
+    };
+    let (a, b) = (start("a", "GET/a").await, start("b", "GET/b").await);
+    let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gateway = listener.local_addr().unwrap();
+    let config = gateway::Config { distributor: address.clone(), ..gateway::Config::default() };
+    tokio::spawn(gateway::serve(listener, config, tokio_util::sync::CancellationToken::new()));
+    Cluster::routed(gateway, "/a").await;
+    a.peers().wait_until(|nodes| nodes.len() == 3).await;
+
+    let load = Load::start(gateway, "/a");
+    let calls = async {
+        load.go_on(100).await;
+        distributor.kill().await;
+        load.go_on(500).await;
+        for _ in 0..100 {
+            a.peers().call::<String>("GET/b", &()).await.expect("peers call each other without a Distributor");
+        }
+        let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+        distributor.line("listening").await;
+        let mut observer = Peer::connect(address.parse().unwrap()).await;
+        eventually("all are back", async || observer.ask(1).await.len() == 3).await;
+        load.go_on(100).await;
+        distributor
+    };
+    tokio::select! {
+        distributor = calls => drop(distributor),
+        () = a.peers().wait_until(|nodes| nodes.len() < 3) => panic!("a list got shorter"),
+        () = b.peers().wait_until(|nodes| nodes.len() < 3 && nodes.len() > 1) => {}
+    }
+    assert_eq!(load.failures().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
+    let cluster = Cluster::start();
+    let address = cluster.address.to_string();
+    let (first, second) = (Process::start(NODE, &[&address]), Process::start(NODE, &[&address]));
+    let mut observer = cluster.registered("observer").await;
+    while observer.next_list().await.len() < 3 {}
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/who").await;
+    let load = Load::start(gateway, "/who");
+    load.go_on(200).await;
+    first.kill().await;
+    eventually("it is listed no more", async || observer.ask(1).await.len() == 3).await;
+    load.go_on(200).await;
+    assert_eq!(load.failures().await, [""; 0]);
+    let (mut survivor, pid) = (Client::connect(gateway).await, second.pid().as_raw_nonzero().to_string());
+    assert_eq!(survivor.request("GET", "/who", "").await.unwrap().body, pid);
+}
+
+#[tokio::test]
+async fn a_node_that_is_told_to_stop_finishes_what_it_is_at() {
+    let cluster = Cluster::start();
+    let node = Process::start(NODE, &[&cluster.address.to_string()]);
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/who").await;
+    let slow = tokio::spawn(async move { tests::request(gateway, "GET", "/slow?ms=1000", "").await });
+    let quick = Load::start(gateway, "/slow?ms=1");
+    quick.go_on(20).await;
+    assert!(quick.failures().await.is_empty());
+    assert_eq!(node.terminate().await.code(), Some(0));
+    assert_eq!(slow.await.unwrap().status, 200);
+    assert_eq!(tests::request(gateway, "GET", "/who", "").await.problem(), "no_provider");
+}
