@@ -25,7 +25,8 @@ pub struct Config {
     pub write_timeout: Duration,
     /// Most bytes of a list to a version 1 peer, and most bytes it is assumed to have unread: its reader dies of more.
     pub legacy_list_bytes: usize,
-    /// After this time without a write, a version 1 peer is assumed to have read everything.
+    /// After this time without a write, a version 1 peer on another machine is assumed to have read everything; of one on
+    /// this machine the system tells.
     pub legacy_read_time: Duration,
     /// What version 1 peers get when the list outgrows `legacy_list_bytes`.
     pub oversized_list: OversizedList,
@@ -53,7 +54,7 @@ impl Default for Config {
             frame_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
             legacy_list_bytes: LEGACY_READ_BYTES,
-            legacy_read_time: Duration::from_millis(250),
+            legacy_read_time: Duration::from_millis(500),
             oversized_list: OversizedList::default(),
         }
     }

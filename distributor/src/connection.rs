@@ -4,15 +4,15 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{FrameReader, at};
-use protocol::write_refusal;
+use daemon::{FrameReader, at, look_delay};
+use protocol::{Unread, write_refusal};
 use socket2::SockRef;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
-use crate::membership::{Attendance, Flow};
+use crate::membership::{Attendance, Flow, Writer};
 use crate::outbox::Reply;
 
 /// Packets of one peer that are handled before other tasks have their turn.
@@ -71,8 +71,10 @@ struct Reader {
 async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
     let session = &attendance.session;
     let config = &attendance.membership().config;
+    // How often in a row the peer's end was looked at in vain.
+    let mut looks = 0;
     loop {
-        let (flow, _) = session.flush(&attendance.membership().lists());
+        let (flow, _) = session.flush(&attendance.membership().lists(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut turn = 0;
         while !session.outbox().owes_reply() {
@@ -91,10 +93,13 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             continue;
         }
         let frame_deadline = reader.frames.deadline(config.frame_timeout);
-        let (writable, write_deadline, paced_until) = match flow {
-            Flow::Done => (false, None, None),
+        let (writable, write_deadline, paced) = match flow {
+            Flow::Done => {
+                looks = 0;
+                (false, None, None)
+            }
             Flow::Stalled(since) => (true, Some(Instant::from_std(since) + config.write_timeout), None),
-            Flow::Paced(until) => (false, None, Some(Instant::from_std(until))),
+            Flow::Paced(unread) => (false, None, Some(unread)),
             Flow::Broken => return End::Closed,
         };
         tokio::select! {
@@ -105,11 +110,29 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             },
             _ = session.stream.writable(), if writable => {}
             () = session.unfinished.notified() => {}
-            () = at(paced_until) => {}
+            () = read_enough(attendance, paced, looks) => looks += 1,
             () = at(frame_deadline) => {
                 return End::Cut(Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last"));
             }
             () = at(write_deadline) => return End::Stalled,
+        }
+    }
+}
+
+/// Waits for what an old peer's window waits for; for ever when it waits for nothing. Looks the less often the more often it
+/// has been in vain: a peer that is frozen costs one look a second.
+async fn read_enough(attendance: &Attendance, unread: Option<Unread>, looks: u32) {
+    let (session, membership) = (&attendance.session, attendance.membership());
+    match unread {
+        None => std::future::pending().await,
+        Some(Unread::Until(time)) => sleep_until(Instant::from_std(time)).await,
+        Some(Unread::Look) => {
+            sleep(look_delay(looks)).await;
+            let written = session.outbox().written();
+            match membership.local_queues.unread(&session.stream).await {
+                Some(unread) => session.outbox().settle(written, unread),
+                None => session.outbox().guess(membership.config.legacy_read_time),
+            }
         }
     }
 }

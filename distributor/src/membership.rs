@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use protocol::{Registration, Version, shown_host};
+use daemon::LocalQueues;
+use protocol::{Registration, Unread, Version, shown_host};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -29,6 +30,8 @@ pub(crate) struct Membership {
     pub(crate) config: Config,
     state: Mutex<State>,
     changed: Notify,
+    /// What old peers on this machine have read.
+    pub(crate) local_queues: LocalQueues,
 }
 
 #[derive(Debug)]
@@ -53,6 +56,15 @@ pub(crate) struct Session {
     pub(crate) unfinished: Notify,
 }
 
+/// Who writes to a session's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The publisher, to every session in turn; it never waits for one.
+    Publisher,
+    /// The connection's own task, which waits for what is in the way.
+    Connection,
+}
+
 /// How far writing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flow {
@@ -60,8 +72,8 @@ pub(crate) enum Flow {
     Done,
     /// The socket takes nothing more since this time.
     Stalled(std::time::Instant),
-    /// An old peer is given time to read until then.
-    Paced(std::time::Instant),
+    /// An old peer is given time to read.
+    Paced(Unread),
     /// The connection is broken; its reader will find out.
     Broken,
 }
@@ -78,7 +90,7 @@ impl Membership {
             open_sessions: 0,
             warned_of_size: false,
         };
-        Arc::new(Self { config, state: Mutex::new(state), changed: Notify::new() })
+        Arc::new(Self { config, state: Mutex::new(state), changed: Notify::new(), local_queues: LocalQueues::start() })
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
@@ -91,7 +103,8 @@ impl Membership {
         let id = SessionId(state.next_session);
         state.next_session += 1;
         drop(state);
-        let outbox = Outbox::new(self.config.legacy_list_bytes, self.config.legacy_read_time);
+        let read_time = (!LocalQueues::can_see(&stream)).then_some(self.config.legacy_read_time);
+        let outbox = Outbox::new(self.config.legacy_list_bytes, read_time);
         let session = Session { id, peer, stream, outbox: Mutex::new(outbox), unfinished: Notify::new() };
         Ok(Attendance { membership: Arc::clone(self), session: Arc::new(session) })
     }
@@ -114,7 +127,7 @@ impl Membership {
             let mut bytes = 0;
             for turn in followers.chunks(WRITES_PER_TURN) {
                 for session in turn {
-                    let (flow, written) = session.flush(&lists);
+                    let (flow, written) = session.flush(&lists, Writer::Publisher);
                     bytes += written;
                     if flow != Flow::Done {
                         session.unfinished.notify_one();
@@ -224,14 +237,20 @@ impl Session {
     }
 
     /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that was. Never waits.
-    pub(crate) fn flush(&self, lists: &Lists) -> (Flow, usize) {
+    ///
+    /// The connection's task sees to it that what is not done goes on; until it does, the publisher keeps its hands off, so
+    /// that one news after the other does not keep it from waiting.
+    pub(crate) fn flush(&self, lists: &Lists, writer: Writer) -> (Flow, usize) {
         let mut outbox = self.outbox();
+        if writer == Writer::Publisher && outbox.attended {
+            return (Flow::Done, 0);
+        }
         let mut written = 0;
         let flow = loop {
             let now = Instant::now().into_std();
             let packet = match outbox.next(now, lists) {
                 Step::Done => break Flow::Done,
-                Step::WaitUntil(at) => break Flow::Paced(at),
+                Step::WaitFor(unread) => break Flow::Paced(unread),
                 Step::Write(packet) => packet,
             };
             // One write per packet: old peers die of a packet in two pieces.
@@ -247,6 +266,7 @@ impl Session {
                 Err(_broken) => break Flow::Broken,
             }
         };
+        outbox.attended = writer == Writer::Connection && flow != Flow::Done;
         (flow, written)
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use protocol::{Key, ReadWindow, Version};
+use protocol::{Key, ReadWindow, Unread, Version};
 
 use crate::lists::Lists;
 
@@ -21,6 +21,8 @@ pub(crate) struct Outbox {
     rest: Bytes,
     window: ReadWindow,
     stalled_since: Option<Instant>,
+    /// The connection's task waits for what is in the way of the rest.
+    pub(crate) attended: bool,
 }
 
 /// What a peer gets for a packet of its own.
@@ -37,15 +39,15 @@ pub(crate) enum Reply {
 pub(crate) enum Step {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
-    /// Ask again at this time: an old peer is still reading.
-    WaitUntil(Instant),
+    /// An old peer is still reading: wait for this.
+    WaitFor(Unread),
     /// Nothing until something changes.
     Done,
 }
 
 impl Outbox {
-    /// A peer that has just connected and is owed the list.
-    pub(crate) fn new(legacy_list_bytes: usize, legacy_read_time: Duration) -> Self {
+    /// A peer that has just connected and is owed the list. `legacy_read_time` is `None` when its end can be looked at.
+    pub(crate) fn new(legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
         Self {
             version: Version::V1,
             follows: false,
@@ -54,6 +56,7 @@ impl Outbox {
             rest: Bytes::new(),
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
+            attended: false,
         }
     }
 
@@ -101,9 +104,9 @@ impl Outbox {
             None => return Step::Done,
         };
         if self.version == Version::V1
-            && let Err(at) = self.window.admit(now, packet.len())
+            && let Err(unread) = self.window.admit(now, packet.len())
         {
-            return Step::WaitUntil(at);
+            return Step::WaitFor(unread);
         }
         if !matches!(self.reply.take(), Some(Reply::Refusal(_))) {
             self.told_rev = Some(lists.rev);
@@ -122,6 +125,21 @@ impl Outbox {
     /// The socket took nothing.
     pub(crate) fn blocked(&mut self, now: Instant) {
         self.stalled_since.get_or_insert(now);
+    }
+
+    /// Everything written so far. Ask before looking at the peer's end.
+    pub(crate) fn written(&self) -> u64 {
+        self.window.written()
+    }
+
+    /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
+    pub(crate) fn settle(&mut self, written: u64, unread: usize) {
+        self.window.settle(written, unread);
+    }
+
+    /// The peer's end cannot be seen after all.
+    pub(crate) fn guess(&mut self, legacy_read_time: Duration) {
+        self.window.guess(legacy_read_time);
     }
 
     fn is_behind(&self, lists: &Lists) -> bool {
@@ -157,7 +175,7 @@ mod tests {
     impl Peer {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new(legacy_list_bytes: usize) -> Self {
-            Self { outbox: Outbox::new(legacy_list_bytes, Duration::from_millis(100)), start: Instant::now() }
+            Self { outbox: Outbox::new(legacy_list_bytes, Some(Duration::from_millis(100))), start: Instant::now() }
         }
 
         /// What happens at `ms` when the socket takes everything: entries told, or when to ask again.
@@ -169,10 +187,10 @@ mod tests {
                     self.outbox.wrote(now, bytes.len());
                     Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
                 }
-                Step::WaitUntil(at) => Err(at),
+                Step::WaitFor(unread) => Err(unread),
                 Step::Done => Ok(None),
             };
-            assert_eq!(seen, expected.map_err(|ms| self.start + Duration::from_millis(ms)));
+            assert_eq!(seen, expected.map_err(|ms| Unread::Until(self.start + Duration::from_millis(ms))));
         }
     }
 

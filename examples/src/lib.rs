@@ -5,3 +5,4 @@ pub mod goods;
 pub mod members;
 pub mod program;
 pub mod purchases;
+pub mod shop;

@@ -6,13 +6,13 @@ use std::panic::AssertUnwindSafe;
 use std::task::Poll;
 use std::time::Duration;
 
-use daemon::{FrameReader, at};
+use daemon::{FrameReader, LocalQueues, at, look_delay};
 use futures::FutureExt;
 use futures::future::CatchUnwind;
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{Key, Packet, Reply, Request, Version, is_blank};
+use protocol::{Key, Packet, Reply, Request, Unread, Version, is_blank};
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
@@ -40,16 +40,20 @@ const FRAMES_PER_TURN: usize = 64;
 pub(crate) struct Service {
     pub(crate) router: Router<Box<dyn AnyHandler>>,
     pub(crate) surroundings: Surroundings,
+    /// What old callers on this machine have read.
+    pub(crate) local_queues: LocalQueues,
 }
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
 pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &CancellationToken) -> &'static str {
     let mut reader = FrameReader::new(MAX_FRAME_BYTES);
     let mut at_work = FuturesUnordered::new();
-    let mut outgoing = Outgoing::new();
+    let mut outgoing = Outgoing::new(LocalQueues::can_see(stream));
     let mut strikes = 0;
     let mut stalled_since = None;
     let mut closed = false;
+    // How often in a row the caller's end was looked at in vain.
+    let mut looks = 0;
     loop {
         let mut begun = 0;
         while at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES && begun < FRAMES_PER_TURN {
@@ -81,8 +85,8 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
         while let Some(Some((to, reply))) = at_work.next().now_or_never() {
             to.answer(&mut outgoing, reply);
         }
-        let (blocked, paced_until) = match write(stream, &mut outgoing) {
-            Ok(Step::WaitUntil(until)) => (false, Some(Instant::from_std(until))),
+        let (blocked, paced) = match write(stream, &mut outgoing) {
+            Ok(Step::WaitFor(unread)) => (false, Some(unread)),
             Ok(Step::Write(_)) => (true, None),
             Ok(Step::Done) => (false, None),
             Err(_broken) => return "broken",
@@ -95,6 +99,10 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
             return "leaving";
         }
         stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
+        if paced.is_none() {
+            looks = 0;
+        }
+        let written = outgoing.written();
         let listening = !closed && at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
@@ -108,10 +116,28 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
             }
             Some((to, reply)) = at_work.next(), if !at_work.is_empty() => to.answer(&mut outgoing, reply),
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            () = at(paced_until) => {}
+            seen = look(stream, service, paced, looks) => {
+                looks += 1;
+                outgoing.seen(written, seen);
+            }
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !finish.is_cancelled() => {}
+        }
+    }
+}
+
+/// Waits for what an old caller's window waits for, and gives what its end showed; for ever when it waits for nothing.
+async fn look(stream: &TcpStream, service: &Service, unread: Option<Unread>, looks: u32) -> Option<usize> {
+    match unread {
+        None => std::future::pending().await,
+        Some(Unread::Until(time)) => {
+            sleep_until(Instant::from_std(time)).await;
+            None
+        }
+        Some(Unread::Look) => {
+            sleep(look_delay(looks)).await;
+            service.local_queues.unread(stream).await
         }
     }
 }

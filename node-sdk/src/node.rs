@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
+use daemon::LocalQueues;
 use protocol::Route;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -152,7 +153,7 @@ impl NodeBuilder {
         let identity = Identity { name, port: address.port(), routes };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
-        let service = Arc::new(Service { router, surroundings });
+        let service = Arc::new(Service { router, surroundings, local_queues: LocalQueues::start() });
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, leaving, server })
     }

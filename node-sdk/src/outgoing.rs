@@ -4,9 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use protocol::{Key, LEGACY_READ_BYTES, ReadWindow, Reply, Version, write_answer};
+use protocol::{Key, LEGACY_READ_BYTES, ReadWindow, Reply, Unread, Version, write_answer};
 
-/// An old caller that has work for us turns its loop, and so reads, within this time.
+/// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
 /// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
@@ -25,19 +25,21 @@ pub(crate) struct Outgoing {
 pub(crate) enum Step {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
-    /// Ask again at this time: an old caller is still reading.
-    WaitUntil(Instant),
+    /// An old caller is still reading: wait for this.
+    WaitFor(Unread),
     /// Nothing waits.
     Done,
 }
 
 impl Outgoing {
-    pub(crate) fn new() -> Self {
+    /// `can_see`: the caller's end can be looked at.
+    pub(crate) fn new(can_see: bool) -> Self {
+        let read_time = (!can_see).then_some(LEGACY_READ_TIME);
         Self {
             batch: BytesMut::new(),
             legacy: VecDeque::new(),
             legacy_bytes: 0,
-            window: ReadWindow::new(LEGACY_READ_BYTES, LEGACY_READ_TIME),
+            window: ReadWindow::new(LEGACY_READ_BYTES, read_time),
             rest: Bytes::new(),
         }
     }
@@ -73,14 +75,27 @@ impl Outgoing {
             if !self.batch.is_empty() {
                 self.rest = self.batch.split().freeze();
             } else if let Some(packet) = self.legacy.front() {
-                if let Err(at) = self.window.admit(now, packet.len()) {
-                    return Step::WaitUntil(at);
+                if let Err(unread) = self.window.admit(now, packet.len()) {
+                    return Step::WaitFor(unread);
                 }
                 self.legacy_bytes -= packet.len();
                 self.rest = self.legacy.pop_front().unwrap_or_default();
             }
         }
         if self.rest.is_empty() { Step::Done } else { Step::Write(self.rest.clone()) }
+    }
+
+    /// Everything written so far. Ask before looking at the caller's end.
+    pub(crate) fn written(&self) -> u64 {
+        self.window.written()
+    }
+
+    /// What looking at the caller's end gave, after `written` bytes: how many of them it had before it at most.
+    pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
+        match unread {
+            Some(unread) => self.window.settle(written, unread),
+            None => self.window.guess(LEGACY_READ_TIME),
+        }
     }
 
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
@@ -101,7 +116,7 @@ mod tests {
     impl Caller {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new() -> Self {
-            Self { outgoing: Outgoing::new(), start: Instant::now() }
+            Self { outgoing: Outgoing::new(false), start: Instant::now() }
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
@@ -118,10 +133,10 @@ mod tests {
                     self.outgoing.wrote(at(ms), bytes.len());
                     Ok(Some(bytes.len()))
                 }
-                Step::WaitUntil(time) => Err(time),
+                Step::WaitFor(unread) => Err(unread),
                 Step::Done => Ok(None),
             };
-            assert_eq!(seen, expected.map_err(at));
+            assert_eq!(seen, expected.map_err(|ms| Unread::Until(at(ms))));
         }
     }
 

@@ -170,7 +170,7 @@ async fn fr13_the_frame_limit_is_exact() {
 #[tokio::test]
 async fn fr15_what_a_connection_left_unfinished_is_not_in_the_next() {
     let cluster = Cluster::start();
-    let mut first = cluster.peer().await;
+    let mut first = Peer::connect_from_own_port(cluster.address).await;
     let port = first.port();
     first.send(&REGISTRATION.as_bytes()[..70]).await;
     first.reset();

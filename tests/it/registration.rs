@@ -91,7 +91,8 @@ async fn rg8_who_never_registered_is_never_told_of() {
 async fn rg14_a_late_end_does_not_touch_who_came_from_the_same_place() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
-    let mut first = cluster.registered("first").await;
+    let mut first = Peer::connect_from_own_port(cluster.address).await;
+    first.register("first", 1).await;
     bystander.list_with("first").await;
     let port = first.port();
     first.register("first", 3).await;

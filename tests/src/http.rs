@@ -86,7 +86,28 @@ impl Client {
         let length = headers.iter().find(|(name, _)| name == "content-length");
         let mut body = vec![0; length.map_or(0, |(_, value)| value.parse().unwrap())];
         self.stream.read_exact(&mut body).await.ok()?;
+        if headers.contains(&("transfer-encoding".to_owned(), "chunked".to_owned())) {
+            body = self.chunks().await?;
+        }
         Some(Response { status, headers, body: String::from_utf8(body).unwrap() })
+    }
+}
+
+impl Client {
+    /// A body in chunks, as Node.js sends it.
+    async fn chunks(&mut self) -> Option<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let mut size = String::new();
+            self.stream.read_line(&mut size).await.ok()?;
+            let size = usize::from_str_radix(size.trim(), 16).ok()?;
+            let mut chunk = vec![0; size + "\r\n".len()];
+            self.stream.read_exact(&mut chunk).await.ok()?;
+            if size == 0 {
+                return Some(body);
+            }
+            body.extend_from_slice(&chunk[..size]);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Raw bytes on a socket: what a peer of any version, or of none, can do.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -43,6 +44,17 @@ impl Peer {
         .await
         .map(|socket| Self::over(TcpStream::from_std(socket.into()).unwrap()))
         .unwrap()
+    }
+
+    /// Connects from a local port that the system does not give to anybody else.
+    pub async fn connect_from_own_port(address: SocketAddr) -> Self {
+        static NEXT: AtomicU16 = AtomicU16::new(20_000);
+        loop {
+            let port = NEXT.fetch_add(1, Ordering::Relaxed);
+            if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+                return Self::connect_from(port, address).await;
+            }
+        }
     }
 
     /// Connects with so small a receive buffer that not reading shows at the other end.
@@ -162,11 +174,6 @@ impl Peer {
         })
         .await
         .unwrap()
-    }
-
-    /// Whether nothing has arrived that is not taken yet.
-    pub fn is_quiet(&mut self) -> bool {
-        self.unread() == 0
     }
 
     /// Bytes that have arrived and are not taken yet, the kernel's included.

@@ -1,0 +1,147 @@
+//! How much a peer on this machine has not read yet, which no peer of version 1 tells and TCP does not show.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep_until};
+
+/// Least time between two snapshots.
+const LEAST_AGE: Duration = Duration::from_millis(10);
+/// Taking snapshots may cost one part in so many of the time: the system's table lists every socket of the machine.
+const COST_SHARE: u32 = 10;
+
+/// The system's view of both ends of connections on this machine. One task takes snapshots while somebody waits for one.
+#[derive(Debug)]
+pub struct LocalQueues {
+    newest: watch::Receiver<Snapshot>,
+    wanted: Arc<Notify>,
+    scanner: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Snapshot {
+    taken: Instant,
+    /// Own and other end of a socket; bytes it has not given to its program, and bytes it has not got rid of.
+    queues: Queues,
+}
+
+type Queues = HashMap<(SocketAddr, SocketAddr), (usize, usize)>;
+
+impl LocalQueues {
+    /// Starts the task; it ends when this value is dropped.
+    pub fn start() -> Self {
+        let (sender, newest) = watch::channel(Snapshot { taken: Instant::now(), queues: Queues::new() });
+        let wanted = Arc::new(Notify::new());
+        let scanner = tokio::spawn(scan(sender, Arc::clone(&wanted)));
+        Self { newest, wanted, scanner }
+    }
+
+    /// Whether [`unread`](Self::unread) is likely to tell something about this connection's peer.
+    pub fn can_see(stream: &TcpStream) -> bool {
+        cfg!(target_os = "linux") && Self::ends(stream).is_some()
+    }
+
+    /// Bytes that were written to `stream` before the call and that its peer has not read, or a little more; `None` when
+    /// the peer is not on this machine or the system does not tell. Cancel safe.
+    ///
+    /// Takes as long as the next snapshot does.
+    pub async fn unread(&self, stream: &TcpStream) -> Option<usize> {
+        let ends = Self::ends(stream)?;
+        let asked = Instant::now();
+        self.wanted.notify_one();
+        let mut newest = self.newest.clone();
+        let snapshot = newest.wait_for(|snapshot| snapshot.taken > asked).await.ok()?;
+        snapshot.between(ends)
+    }
+
+    /// Our end and the peer's, if that is on this machine.
+    fn ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+        let (ours, theirs) = (canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?));
+        (theirs.ip().is_loopback() || theirs.ip() == ours.ip()).then_some((ours, theirs))
+    }
+}
+
+/// How long to wait before the next look at a peer that has been looked at in vain so many times in a row.
+pub fn look_delay(looks: u32) -> Duration {
+    match looks {
+        0 => Duration::ZERO,
+        _ => (LEAST_AGE * 2_u32.saturating_pow(looks - 1)).min(Duration::from_secs(1)),
+    }
+}
+
+impl Drop for LocalQueues {
+    fn drop(&mut self) {
+        self.scanner.abort();
+    }
+}
+
+async fn scan(newest: watch::Sender<Snapshot>, wanted: Arc<Notify>) {
+    loop {
+        wanted.notified().await;
+        let taken = Instant::now();
+        let Ok((queues, cost)) = tokio::task::spawn_blocking(read_queues).await else { return };
+        newest.send_replace(Snapshot { taken, queues });
+        // Whoever asks meanwhile is served by the next one.
+        sleep_until(taken + LEAST_AGE.max(cost * COST_SHARE)).await;
+    }
+}
+
+impl Snapshot {
+    fn between(&self, (ours, theirs): (SocketAddr, SocketAddr)) -> Option<usize> {
+        let (unread, _) = self.queues.get(&(theirs, ours))?;
+        let (_, unsent) = self.queues.get(&(ours, theirs))?;
+        Some(unread + unsent)
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The system's table, and how long reading it took.
+#[cfg(target_os = "linux")]
+fn read_queues() -> (Queues, Duration) {
+    let begin = Instant::now();
+    let sockets = procfs::net::tcp().into_iter().chain(procfs::net::tcp6()).flatten();
+    let queues = |socket: procfs::net::TcpNetEntry| {
+        let ends = (canonical(socket.local_address), canonical(socket.remote_address));
+        (ends, (socket.rx_queue as usize, socket.tx_queue as usize))
+    };
+    let queues = sockets.map(queues).collect();
+    (queues, begin.elapsed())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn read_queues() -> (Queues, Duration) {
+    (Queues::new(), Duration::ZERO)
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_local_peer_has_not_read_is_known_exactly() {
+        for address in ["127.0.0.1:0", "[::]:0"] {
+            let listener = crate::bind(address.parse().unwrap()).unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let queues = LocalQueues::start();
+            // The peer's kernel acknowledges in its own time.
+            while queues.unread(&stream).await != Some(0) {}
+            stream.write_all(&[0; 1000]).await.unwrap();
+            while queues.unread(&stream).await != Some(1000) {}
+            peer.read_exact(&mut [0; 400]).await.unwrap();
+            while queues.unread(&stream).await != Some(600) {}
+        }
+    }
+}

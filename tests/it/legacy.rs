@@ -1,0 +1,337 @@
+//! Old and new in every mix. The old ones are emulations in Node.js of what has been in the field for years, their
+//! weaknesses included: whatever would kill the originals kills these.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use node_sdk::{Node, Params, ServiceError, State};
+use serde_json::{Map, Value, json};
+use tests::{Cluster, Process, eventually, old_peers_can_run, pick_port, request};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Old,
+    Ours,
+}
+
+/// A Distributor, a gateway and services, each old or ours.
+struct Mix {
+    distributor: Process,
+    gateway: SocketAddr,
+    gateway_age: Age,
+    old: Vec<Process>,
+    nodes: Vec<Node>,
+    _stop: DropGuard,
+}
+
+type Stored = Mutex<Vec<Map<String, Value>>>;
+
+async fn add(Params(mut item): Params<Map<String, Value>>, stored: State<Stored>) -> Result<Value, ServiceError> {
+    item.remove("key");
+    stored.lock().unwrap().push(item.clone());
+    Ok(json!([item]))
+}
+
+async fn list(stored: State<Stored>) -> Result<Value, ServiceError> {
+    Ok(json!(*stored.lock().unwrap()))
+}
+
+async fn clear(stored: State<Stored>) -> Result<Value, ServiceError> {
+    stored.lock().unwrap().clear();
+    Ok(json!([]))
+}
+
+impl Mix {
+    async fn start(distributor: Age, gateway: Age, family: &str) -> Self {
+        let port = pick_port().to_string();
+        let distributor = match distributor {
+            Age::Old => Process::old("distributor", &["--port", &port, "--family", family]),
+            Age::Ours => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
+        };
+        distributor.line("listening").await;
+        let stop = CancellationToken::new();
+        let mut old = Vec::new();
+        let address = match gateway {
+            Age::Old => {
+                let arguments = ["--port", "0", "--distributor", &port, "--family", family, "--connect-delay", "50"];
+                old.push(Process::old("gateway", &arguments));
+                SocketAddr::new("127.0.0.1".parse().unwrap(), old[0].port().await)
+            }
+            Age::Ours => {
+                let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                let address = listener.local_addr().unwrap();
+                let distributor = format!("127.0.0.1:{port}");
+                let config = gateway::Config { distributor, ..gateway::Config::default() };
+                tokio::spawn(gateway::serve(listener, config, stop.clone()));
+                address
+            }
+        };
+        Self { distributor, gateway: address, gateway_age: gateway, old, nodes: Vec::new(), _stop: stop.drop_guard() }
+    }
+
+    async fn distributor_port(&self) -> String {
+        self.distributor.port().await.to_string()
+    }
+
+    async fn service(&mut self, age: Age, name: &str, extra: &[&str]) {
+        let port = self.distributor_port().await;
+        let urls = format!("POST/{name},GET/{name},DELETE/{name}");
+        match age {
+            Age::Old => {
+                let mut arguments = vec!["--name", name, "--port", "0", "--urls", &urls, "--distributor", &port];
+                arguments.extend(["--connect-delay", "50"].iter().chain(extra));
+                self.old.push(Process::old("service", &arguments));
+            }
+            Age::Ours => {
+                let node = Node::builder(name)
+                    .distributor(format!("127.0.0.1:{port}"))
+                    .state(Stored::default())
+                    .route(&format!("POST/{name}"), add)
+                    .route(&format!("GET/{name}"), list)
+                    .route(&format!("DELETE/{name}"), clear);
+                self.nodes.push(node.start().await.unwrap());
+            }
+        }
+        let (gateway, path) = (self.gateway, format!("/{name}"));
+        eventually(&format!("{path} is routed"), async || request(gateway, "DELETE", &path, "").await.status == 200)
+            .await;
+    }
+
+    /// Sends a request and checks the data of its answer, in the form that this gateway gives to this service.
+    async fn check(&self, service: Age, method: &str, path: &str, body: &str, data: Value) {
+        let response = request(self.gateway, method, path, body).await;
+        assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")), "{path}");
+        let mut answer = response.json();
+        if (self.gateway_age, service) == (Age::Ours, Age::Ours) {
+            assert_eq!(answer, data);
+            return;
+        }
+        assert!(answer.as_object_mut().unwrap().remove("key").is_some(), "the whole packet, its key included");
+        let nothing = data == json!([]) && method == "GET" && service == Age::Old;
+        let expected = if nothing {
+            json!({ "errorcode": 1, "errormessage": "no data" })
+        } else {
+            json!({ "errorcode": 0, "errormessage": "success", "results": data })
+        };
+        assert_eq!(answer, expected, "{method} {path}");
+    }
+
+    /// Nobody has died of anything.
+    fn check_alive(&mut self) {
+        for process in self.old.iter_mut().chain([&mut self.distributor]) {
+            assert!(process.is_running(), "{}", process.output());
+        }
+    }
+}
+
+async fn check_mix(distributor: Age, gateway: Age, service: Age, family: &str) {
+    let mut mix = Mix::start(distributor, gateway, family).await;
+    mix.service(service, "goods", &["--family", family]).await;
+    mix.check(service, "GET", "/goods", "", json!([])).await;
+    mix.check(service, "POST", "/goods", r#"{"name":"사과","price":1200}"#, json!([{ "name": "사과", "price": 1200 }]))
+        .await;
+    mix.check(service, "GET", "/goods?a=1&key=7", "", json!([{ "name": "사과", "price": 1200 }])).await;
+    mix.check(service, "DELETE", "/goods", "", json!([])).await;
+    assert_eq!(request(mix.gateway, "GET", "/nothing", "").await.status, 404);
+    // A second service comes, is found, and goes.
+    mix.service(service, "members", &["--family", family]).await;
+    mix.check(service, "GET", "/members", "", json!([])).await;
+    match service {
+        Age::Old => mix.old.pop().unwrap().kill().await,
+        Age::Ours => drop(mix.nodes.pop().unwrap().stop().await),
+    }
+    let gateway = mix.gateway;
+    eventually("it is gone", async || {
+        // An old gateway has no deadline: a call to a node that has just died hangs for ever.
+        let answer = timeout(Duration::from_secs(1), request(gateway, "GET", "/members", "")).await;
+        answer.is_ok_and(|answer| answer.status != 200)
+    })
+    .await;
+    mix.check(service, "GET", "/goods", "", json!([])).await;
+    mix.check_alive();
+}
+
+macro_rules! mixes {
+    ($($name:ident: $distributor:ident $gateway:ident $service:ident;)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            if old_peers_can_run() {
+                for family in ["buffering", "strict"] {
+                    check_mix(Age::$distributor, Age::$gateway, Age::$service, family).await;
+                }
+            }
+        })*
+    };
+}
+
+mixes! {
+    mix_old_distributor_old_gateway_old_services: Old Old Old;
+    mix_old_distributor_old_gateway_our_services: Old Old Ours;
+    mix_old_distributor_our_gateway_old_services: Old Ours Old;
+    mix_old_distributor_our_gateway_our_services: Old Ours Ours;
+    mix_our_distributor_old_gateway_old_services: Ours Old Old;
+    mix_our_distributor_old_gateway_our_services: Ours Old Ours;
+    mix_our_distributor_our_gateway_old_services: Ours Ours Old;
+    mix_our_distributor_our_gateway_our_services: Ours Ours Ours;
+}
+
+#[tokio::test]
+async fn old_and_our_providers_of_one_url_take_turns() {
+    if !old_peers_can_run() {
+        return;
+    }
+    for gateway in [Age::Old, Age::Ours] {
+        let mut mix = Mix::start(Age::Ours, gateway, "strict").await;
+        mix.service(Age::Old, "goods", &["--family", "strict"]).await;
+        mix.service(Age::Ours, "goods", &[]).await;
+        let (mut old, mut ours) = (false, false);
+        eventually("both have answered", async || {
+            let answer = request(mix.gateway, "GET", "/goods", "").await.json();
+            old |= answer["errorcode"] == 1;
+            ours |= answer == json!([]) || answer["results"] == json!([]);
+            old && ours
+        })
+        .await;
+        mix.check_alive();
+    }
+}
+
+#[tokio::test]
+async fn both_dialects_of_the_key() {
+    if !old_peers_can_run() {
+        return;
+    }
+    for extra in [&["--key", "string"][..], &["--top-key"], &["--top-key", "--key", "string"]] {
+        let mut mix = Mix::start(Age::Ours, Age::Ours, "strict").await;
+        mix.service(Age::Old, "goods", extra).await;
+        let answer = request(mix.gateway, "POST", "/goods", r#"{"a":1}"#).await.json();
+        assert_eq!(answer["results"], json!([{ "a": 1 }]), "{answer}");
+        mix.check_alive();
+    }
+}
+
+#[tokio::test]
+async fn our_nodes_call_old_services_and_read_their_results() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let mut mix = Mix::start(Age::Ours, Age::Ours, "buffering").await;
+    mix.service(Age::Old, "goods", &["--key", "string"]).await;
+    let address = format!("127.0.0.1:{}", mix.distributor_port().await);
+    let node = Node::builder("caller").distributor(address).start().await.unwrap();
+    node.peers().wait_for(&["POST/goods"]).await;
+    let stored: Value = node.peers().call("POST/goods", &json!({ "key": "mine", "n": 7 })).await.unwrap();
+    assert_eq!(stored, json!([{ "n": 7 }]), "an old service sees our key, not the caller's");
+    let calls: Vec<_> = (0..200)
+        .map(|n| {
+            let peers = node.peers().clone();
+            tokio::spawn(async move {
+                let params = json!({ "n": n, "text": "가나다 \u{b6}".repeat(100) });
+                // An old service answers with a raw delimiter in the text, which nobody can read: so ask for no text back.
+                peers.call::<Value>("DELETE/goods", &params).await.unwrap()
+            })
+        })
+        .collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), json!([]));
+    }
+    mix.check_alive();
+}
+
+#[tokio::test]
+async fn old_nodes_survive_crowds_and_churn() {
+    if !old_peers_can_run() {
+        return;
+    }
+    for family in ["buffering", "strict"] {
+        let cluster = Cluster::start();
+        let port = cluster.address.port().to_string();
+        let common = ["--distributor", &port, "--family", family, "--connect-delay", "50"];
+        let mut gate = Process::old("gateway", &[&["--port", "0"], &common[..]].concat());
+        let mut service = Process::old(
+            "service",
+            &[&["--name", "goods", "--port", "0", "--urls", "GET/goods"], &common[..]].concat(),
+        );
+        let mut observer = cluster.registered("observer").await;
+        observer.list_with("goods").await;
+        eventually("the gateway is there", async || observer.ask(1).await.len() == 3).await;
+        // A thousand nodes come: far more than the 64 KiB that old ones can read.
+        let mut crowd = Vec::new();
+        for number in 0..1000 {
+            let mut peer = cluster.peer().await;
+            peer.register_with(
+                json!({ "port": 1, "name": format!("crowd-{number}"), "urls": [format!("GET/crowd/{number}")] }),
+            )
+            .await;
+            crowd.push(peer);
+        }
+        eventually("all are there", async || observer.ask(1).await.len() > 500).await;
+        // Half of them go, one by one or at once.
+        for (number, peer) in crowd.into_iter().enumerate() {
+            if number % 2 == 0 { peer.close() } else { peer.reset() }
+        }
+        eventually("all are gone", async || observer.ask(1).await.len() == 3).await;
+        service.line("list 3").await;
+        assert!(gate.is_running(), "{}", gate.output());
+        assert!(service.is_running(), "{}", service.output());
+        let gate = SocketAddr::new("127.0.0.1".parse().unwrap(), gate.port().await);
+        eventually("calls go through", async || request(gate, "GET", "/goods", "").await.status == 200).await;
+    }
+}
+
+#[tokio::test]
+async fn the_plain_javascript_example_joins_and_is_called() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let address = cluster.address.to_string();
+    let examples = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/js");
+    let (service, client) = (examples.join("service.js"), examples.join("client.js"));
+    let (service, client) = (service.to_str().unwrap(), client.to_str().unwrap());
+    let service = Process::start("node", &[service, "--port", "0", "--distributor", &address]);
+    service.line("registered").await;
+    let mut client =
+        Process::start("node", &[client, "--distributor", &address, "POST/hello", r#"{"name":"홍길동 ¶"}"#]);
+    assert_eq!(client.ended().await.code(), Some(0), "{}", client.output());
+    client.line("홍길동 ¶").await;
+    let gateway = cluster.gateway().await;
+    assert_eq!(Cluster::routed(gateway, "/hello").await.json()["errorcode"], 0);
+    assert_eq!(service.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_old_caller_gets_one_answer_in_its_own_form() {
+    let cluster = Cluster::start();
+    let node = Node::builder("goods").state(Stored::default()).route("GET/goods", list).route("POST/goods", add);
+    let node = cluster.node(node).await;
+    let mut caller = tests::Peer::connect(node.address()).await;
+    for (call, answer) in [
+        (
+            r#"{"uri":"/goods","method":"POST","params":{"key":0,"n":1}}"#,
+            r#"{"key":0,"errorcode":0,"errormessage":"success","results":[{"n":1}]}"#,
+        ),
+        (
+            r#"{"uri":"/goods","method":"GET","key":"k","params":{"key":7}}"#,
+            r#"{"key":"k","errorcode":0,"errormessage":"success","results":[{"n":1}]}"#,
+        ),
+        (
+            r#"{"uri":"/none","method":"GET","params":{"key":1}}"#,
+            r#"{"key":1,"errorcode":404,"errormessage":"this node does not offer GET/none"}"#,
+        ),
+        (
+            r#"{"uri":"/goods","method":"GET","key":9,"params":{},"$":{"d":1000}}"#,
+            r#"{"key":9,"params":[{"n":1}],"$":{}}"#,
+        ),
+    ] {
+        // One-way: a call without a key is carried out and never answered.
+        caller.send("{\"uri\":\"/goods\",\"method\":\"GET\"}¶").await;
+        caller.send(format!("{call}¶")).await;
+        assert_eq!(String::from_utf8(caller.next_bytes().await).unwrap(), format!("{answer}¶"));
+    }
+}

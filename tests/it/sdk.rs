@@ -1,0 +1,192 @@
+//! Writing a service and calling others.
+
+use std::time::Duration;
+
+use node_sdk::{CallError, Node, Params, Peers, ServiceError, StartError, State};
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer, eventually};
+
+#[derive(serde::Deserialize)]
+struct Name {
+    name: String,
+}
+
+async fn hello(Params(Name { name }): Params<Name>, greeting: State<String>) -> Result<String, ServiceError> {
+    Ok(format!("{}, {name}!", *greeting))
+}
+
+async fn relay(Params(params): Params<Value>, peers: Peers) -> Result<String, ServiceError> {
+    Ok(peers.call("GET/hello", &params).await?)
+}
+
+async fn sleep(Params(ms): Params<Value>) -> Result<(), ServiceError> {
+    tokio::time::sleep(Duration::from_millis(ms["ms"].as_u64().unwrap_or(60_000))).await;
+    Ok(())
+}
+
+async fn panics() -> Result<(), ServiceError> {
+    panic!("on purpose")
+}
+
+fn greeter() -> node_sdk::NodeBuilder {
+    Node::builder("greeter")
+        .state("안녕".to_owned())
+        .route("GET/hello", hello)
+        .route("GET/sleep", sleep)
+        .route("GET/panics", panics)
+}
+
+#[tokio::test]
+async fn nodes_call_each_other_by_what_they_offer() {
+    let cluster = Cluster::start();
+    let greeter = cluster.node(greeter()).await;
+    let relay = cluster.node(Node::builder("relay").route("GET/relay", relay)).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/relay"]).await;
+    relay.peers().wait_for(&["GET/hello"]).await;
+    let said: String = caller.peers().call("GET/relay", &json!({ "name": "길동 ¶" })).await.unwrap();
+    assert_eq!(said, "안녕, 길동 ¶!");
+    // What went wrong two nodes away arrives as it was said there.
+    let error = caller.peers().call::<String>("GET/relay", &json!({})).await.unwrap_err();
+    let CallError::Refused { status: 400, reason, message } = error else { panic!("{error:?}") };
+    assert_eq!((reason.as_str(), message.as_str()), ("bad_params", "missing field `name`"));
+    drop(greeter);
+}
+
+#[tokio::test]
+async fn errors_say_what_a_caller_can_do() {
+    let cluster = Cluster::start();
+    let node = cluster.node(greeter()).await;
+    node.peers().wait_for(&["GET/hello"]).await;
+    let peers = node.peers();
+    let call =
+        async |url: &str| peers.call::<u64>(url, &json!({ "name": "a" })).within(Duration::from_millis(200)).await;
+    assert!(matches!(call("GET/none").await, Err(CallError::NoRoute { .. })));
+    assert!(matches!(call("nonsense").await, Err(CallError::NoRoute { .. })));
+    assert!(matches!(call("GET/hello").await, Err(CallError::Answer { .. })));
+    assert!(matches!(call("GET/sleep").await, Err(CallError::Deadline { .. })));
+    assert!(matches!(call("GET/panics").await, Err(CallError::Refused { status: 500, .. })));
+    assert!(peers.call::<String>("GET/hello", &json!({ "name": "a" })).await.is_ok(), "and the connection lives on");
+}
+
+#[tokio::test]
+async fn a_node_that_cannot_start_says_why() {
+    let start = |builder: node_sdk::NodeBuilder| builder.start();
+    assert!(matches!(start(Node::builder("a b")).await, Err(StartError::Name(_))));
+    assert!(matches!(start(Node::builder("a").route("goods", panics)).await, Err(StartError::Route(_))));
+    let doubled = Node::builder("a").route("GET/a/{x}", panics).route("GET/a/{y}", panics);
+    assert!(matches!(start(doubled).await, Err(StartError::DoubledRoute(_))));
+    assert!(matches!(start(Node::builder("a").listen("9010")).await, Err(StartError::Address { .. })));
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    assert!(matches!(start(Node::builder("a").listen(taken)).await, Ok(_) | Err(StartError::Bind(_))));
+    let error = start(Node::builder("a").route("GET/a", hello)).await.unwrap_err().to_string();
+    assert_eq!(error, "the handler of GET/a wants a state of type alloc::string::String; give it with .state(…)");
+}
+
+#[tokio::test]
+async fn providers_take_turns_and_one_that_fails_hides_nobody() {
+    let cluster = Cluster::start();
+    async fn port(own: State<u64>) -> Result<u64, ServiceError> {
+        Ok(*own)
+    }
+    let mut nodes = Vec::new();
+    for number in 0..3_u64 {
+        nodes.push(cluster.node(Node::builder("n").state(number).route("GET/n", port)).await);
+    }
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 4).await;
+    let call = async || caller.peers().call::<u64>("GET/n", &()).await.unwrap();
+    let mut first = Vec::new();
+    eventually("all are connected", async || {
+        first = vec![call().await, call().await, call().await];
+        first.sort_unstable();
+        first == [0, 1, 2]
+    })
+    .await;
+    let mut counts = [0; 3];
+    for _ in 0..300 {
+        counts[usize::try_from(call().await).unwrap()] += 1;
+    }
+    assert_eq!(counts, [100, 100, 100]);
+    drop(nodes.remove(1));
+    for _ in 0..100 {
+        assert_ne!(call().await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_thousand_calls_at_once_share_one_connection() {
+    let cluster = Cluster::start();
+    let _greeter = cluster.node(greeter()).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/hello"]).await;
+    let calls: Vec<_> = (0..1000)
+        .map(|n| {
+            let peers = caller.peers().clone();
+            tokio::spawn(async move {
+                let name = format!("{n}{}", "x".repeat(n * 7 % 3000));
+                let said: String = peers.call("GET/hello", &json!({ "name": name })).await.unwrap();
+                assert_eq!(said, format!("안녕, {name}!"));
+            })
+        })
+        .collect();
+    for call in calls {
+        call.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_node_comes_back_in_time_and_one_attempt_at_a_time() {
+    let distributor = Listener::bind().await;
+    let node = greeter().distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
+    for _ in 0..2 {
+        let mut link = distributor.accept().await;
+        let registration = link.next().await.unwrap();
+        assert_eq!(registration["params"]["port"], node.address().port());
+        assert_eq!(registration["params"]["urls"], json!(["GET/hello", "GET/sleep", "GET/panics"]));
+        assert_eq!(registration["params"]["$"]["v"], 2);
+        link.close();
+    }
+}
+
+#[tokio::test]
+async fn strange_packets_from_a_distributor_change_nothing() {
+    let distributor = Listener::bind().await;
+    let node = greeter().distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
+    let mut link = distributor.accept().await;
+    link.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::ffff:127.0.0.1\"}]}¶").await;
+    node.peers().wait_for(&["GET/a"]).await;
+    for strange in [
+        "nonsense¶",
+        "null¶",
+        "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":{}}¶",
+        "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0}¶",
+        "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[],\"$\":{\"s\":400,\"r\":\"bad_name\",\"m\":\"no\"}}¶",
+        "{\"uri\":\"/other\",\"method\":\"GET\",\"params\":[]}¶ \r\n¶",
+    ] {
+        link.send(strange).await;
+    }
+    link.send("{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[{\"port\":1,\"name\":\"a\",\"urls\":[\"GET/a\"],\"host\":\"::1\"},7,{}]}¶").await;
+    node.peers().wait_until(|nodes| nodes[0].host.is_ipv6()).await;
+    assert_eq!(node.peers().nodes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_caller_that_sends_garbage_harms_itself_only() {
+    let cluster = Cluster::start();
+    let node = cluster.node(greeter()).await;
+    let call = r#"{"uri":"/hello","method":"GET","key":1,"params":{"name":"a"}}¶"#;
+    let mut good = Peer::connect(node.address()).await;
+    let mut bad = Peer::connect(node.address()).await;
+    bad.send("{¶]¶").await;
+    bad.send(call).await;
+    assert_eq!(bad.next().await.unwrap()["results"], "안녕, a!", "two broken packets are forgiven");
+    bad.send("x¶").await;
+    assert_eq!(bad.next().await, None);
+    let mut endless = Peer::connect(node.address()).await;
+    endless.send("x".repeat(10 << 20)).await;
+    assert_eq!(endless.next().await, None);
+    good.send(call).await;
+    assert_eq!(good.next().await.unwrap()["results"], "안녕, a!");
+}

@@ -1,0 +1,70 @@
+//! The example shop, used as a person would.
+
+use serde_json::json;
+use tests::{Client, Cluster, Process, request};
+
+const SHOP: &str = env!("CARGO_BIN_EXE_shop_process");
+
+#[tokio::test]
+async fn the_shop_opens_sells_refuses_and_closes() {
+    let shop = Process::start(SHOP, &["--listen", "127.0.0.1:0", "--distributor", "127.0.0.1:0", "--instances", "2"]);
+    let line = shop.line("gateway      http://").await;
+    let gateway = line.rsplit_once("http://").unwrap().1.parse().unwrap();
+    shop.line("Ctrl-C closes it.").await;
+    for (method, path, body, status, expected) in [
+        (
+            "POST",
+            "/members",
+            r#"{"username":"홍길동","password":"열려라 참깨"}"#,
+            200,
+            json!({ "id": 1, "username": "홍길동" }),
+        ),
+        ("POST", "/members", r#"{"username":"홍길동","password":"x"}"#, 409, json!("username_taken")),
+        (
+            "POST",
+            "/members/login",
+            r#"{"username":"홍길동","password":"열려라 참깨"}"#,
+            200,
+            json!({ "id": 1, "username": "홍길동" }),
+        ),
+        ("POST", "/members/login", r#"{"username":"홍길동","password":"wrong"}"#, 401, json!("wrong_credentials")),
+        (
+            "POST",
+            "/goods",
+            r#"{"name":"사과","price":1200}"#,
+            200,
+            json!({ "id": 1, "name": "사과", "category": "", "price": 1200, "description": "" }),
+        ),
+        ("POST", "/goods", r#"{"name":"사과"}"#, 400, json!("bad_params")),
+        ("POST", "/purchases", r#"{"member":99,"good":1}"#, 422, json!("unknown_member")),
+        ("POST", "/purchases", r#"{"member":1,"good":99}"#, 422, json!("unknown_good")),
+        ("GET", "/purchases?member=1", "", 200, json!([])),
+        ("GET", "/goods/7", "", 404, json!("no_good")),
+        ("GET", "/nothing", "", 404, json!("no_route")),
+        ("POST", "/goods", "{", 400, json!("bad_json")),
+    ] {
+        let response = request(gateway, method, path, body).await;
+        let seen = if status == 200 { response.json() } else { json!(response.problem()) };
+        assert_eq!((response.status, seen), (status, expected), "{method} {path} {body}");
+    }
+    // Both instances of each service see what either of them stored.
+    let mut client = Client::connect(gateway).await;
+    for number in 1..=10 {
+        let bought = client.request("POST", "/purchases", r#"{"member":1,"good":1}"#).await.unwrap().json();
+        assert_eq!((&bought["id"], &bought["price"]), (&json!(number), &json!(1200)));
+        let listed = client.request("GET", "/purchases", "").await.unwrap().json();
+        assert_eq!(listed.as_array().unwrap().len(), number);
+    }
+    drop(client);
+    assert_eq!(shop.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_service_of_its_own_joins_a_cluster() {
+    let cluster = Cluster::start();
+    let service = Process::start(env!("CARGO_BIN_EXE_goods_process"), &["--distributor", &cluster.address.to_string()]);
+    service.line("connected").await;
+    let gateway = cluster.gateway().await;
+    assert_eq!(Cluster::routed(gateway, "/goods").await.json(), json!([]));
+    assert_eq!(service.terminate().await.code(), Some(0));
+}
