@@ -75,6 +75,8 @@ impl Intake {
             return self.take_blank(now, config);
         }
         self.counts.packets += 1;
+        // So that offsets count from where the packet begins, not from the line end that was typed after the last one.
+        let frame = frame.trim_ascii();
         if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
             return self.strike(Complaint::new(400, "too_deep", too_deep.to_string()), config);
         }
@@ -84,7 +86,10 @@ impl Intake {
                 return Intent::Cut(Complaint::new(400, "bad_encoding", error.to_string()));
             }
             Err(PacketError::Json { at, source }) => {
-                return self.strike(Complaint::new(400, "bad_json", format!("at byte {at}: {source}")), config);
+                let source = source.to_string();
+                // The parser counts lines and columns, which a packet has none of.
+                let what = source.split(" at line ").next().unwrap_or_default();
+                return self.strike(Complaint::new(400, "bad_json", format!("at byte {at}: {what}")), config);
             }
         };
         let registers = (packet.uri(), packet.method()) == (REGISTRY_URI, "POST");

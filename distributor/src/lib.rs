@@ -3,8 +3,8 @@
 //! Every node keeps one TCP connection to it. The set of live registered connections is the registry: whoever
 //! connects is told the list of nodes, and every registered node is told the new list at each join and leave.
 //!
-//! [`registry`](registry::Registry), [`lists`](lists::Lists), [`intake`](intake::Intake) and
-//! [`outbox`](outbox::Outbox) decide and are pure; [`server`], `connection` and `membership` are the shell around them.
+//! `registry`, `lists`, `intake` and `outbox` decide and are pure; `server`, `connection` and `membership` are the shell
+//! around them.
 
 mod cli;
 mod config;

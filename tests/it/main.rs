@@ -13,3 +13,4 @@ mod restart;
 mod scale;
 mod sdk;
 mod shop;
+mod transcript;
