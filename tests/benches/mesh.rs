@@ -1,0 +1,173 @@
+//! The mesh in figures: `cargo bench -p tests`. One machine, loopback, the Distributor in a process of its own.
+#![expect(clippy::print_stdout, reason = "a bench prints")]
+#![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
+#![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use node_sdk::{Node, Params, ServiceError};
+use serde_json::{Value, json};
+use tests::{Peer, Process};
+use tokio::task::JoinSet;
+
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+/// Rounds of which the median is printed.
+const ROUNDS: usize = 5;
+
+#[tokio::main]
+async fn main() {
+    daemon::raise_open_files();
+    println!("{:52} {:>12} {:>16} {:>14}", "", "all done", "Distributor CPU", "sent");
+    for (nodes, version) in [(500, 1), (1000, 1), (500, 2), (1000, 2)] {
+        cold_start(nodes, version).await;
+    }
+    println!();
+    for nodes in [100, 1000] {
+        one_join(nodes).await;
+    }
+    println!("\n{:52} {:>12} {:>16}", "calls, both sides in one process", "calls/s", "p50");
+    for in_flight in [1, 64, 256] {
+        calls(in_flight).await;
+    }
+}
+
+async fn distributor() -> (Process, SocketAddr) {
+    let process = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--log-level", "info"]);
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), process.port().await);
+    (process, address)
+}
+
+/// User and system time that a process has used.
+fn cpu(process: &Process) -> Duration {
+    let stat = procfs::process::Process::new(process.pid().as_raw_nonzero().get()).unwrap().stat().unwrap();
+    Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+}
+
+fn registration(number: usize, version: u8) -> Value {
+    let mut params =
+        json!({ "port": 9010, "name": format!("node-{number}"), "urls": ["POST/goods", "GET/goods", "DELETE/goods"] });
+    if version == 2 {
+        params["$"] = json!({ "v": 2, "id": format!("{number:032x}") });
+    }
+    params
+}
+
+/// Reads lists until one has so many entries; gives the bytes read.
+async fn complete(peer: &mut Peer, nodes: usize) -> usize {
+    let mut bytes = 0;
+    loop {
+        let list = peer.next_bytes().await;
+        bytes += list.len();
+        // No entry is shorter, so most lists need not be searched.
+        if list.len() > nodes * 100 && memchr::memmem::find_iter(&list, b"\"port\":9").count() == nodes {
+            return bytes;
+        }
+    }
+}
+
+/// All nodes connect and register at once, and are done when everybody has everybody.
+async fn cold_start(nodes: usize, version: u8) {
+    // Old readers could not read the list of a thousand; for the figure they get it whole.
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let process = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0", "--legacy-list-bytes", "1000000"]);
+        let address = SocketAddr::new("127.0.0.1".parse().unwrap(), process.port().await);
+        let begin = Instant::now();
+        let mut tasks = JoinSet::new();
+        for number in 0..nodes {
+            tasks.spawn(async move {
+                let mut peer = Peer::connect(address).await;
+                peer.register_with(registration(number, version)).await;
+                (complete(&mut peer, nodes).await, peer)
+            });
+        }
+        let bytes: usize = tasks.join_all().await.into_iter().map(|(bytes, _)| bytes).sum();
+        rounds.push((begin.elapsed(), cpu(&process), bytes));
+    }
+    rounds.sort();
+    let (time, cpu, bytes) = rounds[ROUNDS / 2];
+    let name = format!("cold start, {nodes} version {version} nodes at once");
+    println!("{name:52} {:>9} ms {:>13} ms {:>11} MB", time.as_millis(), cpu.as_millis(), bytes / 1_000_000);
+}
+
+/// One node joins while all others listen, again and again; until the last has been told.
+async fn one_join(nodes: usize) {
+    let (process, address) = distributor().await;
+    let mut peers = Vec::new();
+    for number in 0..nodes {
+        let mut peer = Peer::connect(address).await;
+        let mut params = registration(number, 2);
+        params["urls"] = json!([]);
+        peer.register_with(params).await;
+        peers.push(peer);
+    }
+    for peer in &mut peers {
+        peer.list_with(&format!("node-{}", nodes - 1)).await;
+    }
+    let (mut times, before) = (Vec::new(), cpu(&process));
+    for round in 0..20 {
+        let name = format!("joins-{round}");
+        let begin = Instant::now();
+        let mut joining = Peer::connect(address).await;
+        joining.register(&name, 1).await;
+        let mut told = JoinSet::new();
+        for mut peer in peers.drain(..) {
+            let name = name.clone();
+            told.spawn(async move {
+                while !memchr::memmem::find(&peer.next_bytes().await, name.as_bytes()).is_some() {}
+                peer
+            });
+        }
+        peers = told.join_all().await;
+        times.push(begin.elapsed());
+        joining.close();
+        let gone = |list: &[u8]| memchr::memmem::find(list, name.as_bytes()).is_none();
+        for peer in &mut peers {
+            while !gone(&peer.next_bytes().await) {}
+        }
+    }
+    times.sort();
+    let per_told = (cpu(&process) - before).as_secs_f64() * 1e6 / (40 * nodes) as f64;
+    let name = format!("one join, {nodes} version 2 nodes told, full lists");
+    println!("{name:52} {:>9.1} ms {per_told:>10.1} µs each", times[10].as_secs_f64() * 1e3);
+}
+
+async fn echo(Params(params): Params<Value>) -> Result<Value, ServiceError> {
+    Ok(params)
+}
+
+async fn calls(in_flight: usize) {
+    let (_process, address) = distributor().await;
+    let callee = Node::builder("echo").distributor(address.to_string()).route("GET/echo", echo).start().await.unwrap();
+    let caller = Node::builder("caller").distributor(address.to_string()).start().await.unwrap();
+    caller.peers().wait_for(&["GET/echo"]).await;
+    let params = json!({ "id": 42, "name": "widget", "price": 9.5, "tags": "a,b" });
+    let calls = if in_flight == 1 { 5_000 } else { 20_000 };
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        let mut tasks = JoinSet::new();
+        for _ in 0..in_flight {
+            let (peers, params) = (caller.peers().clone(), params.clone());
+            tasks.spawn(async move {
+                let mut times = Vec::with_capacity(calls / in_flight);
+                for _ in 0..calls / in_flight {
+                    let begin = Instant::now();
+                    let answer: Value = peers.call("GET/echo", &params).await.unwrap();
+                    times.push(begin.elapsed());
+                    assert_eq!(answer, params);
+                }
+                times
+            });
+        }
+        let mut times = tasks.join_all().await.concat();
+        times.sort();
+        rounds.push((begin.elapsed(), times[times.len() / 2]));
+    }
+    rounds.sort();
+    let (time, p50) = rounds[ROUNDS / 2];
+    let name = format!("{in_flight} in flight, four members each way");
+    println!("{name:52} {:>12.0} {:>13.0} µs", calls as f64 / time.as_secs_f64(), p50.as_secs_f64() * 1e6);
+    drop(callee);
+}
