@@ -115,7 +115,7 @@ async fn one_join(nodes: usize) {
         for mut peer in peers.drain(..) {
             let name = name.clone();
             told.spawn(async move {
-                while !memchr::memmem::find(&peer.next_bytes().await, name.as_bytes()).is_some() {}
+                while memchr::memmem::find(&peer.next_bytes().await, name.as_bytes()).is_none() {}
                 peer
             });
         }
