@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::error;
+use tracing::level_filters::LevelFilter;
 use tracing_subscriber::EnvFilter;
 
 use crate::BindError;
@@ -30,8 +31,10 @@ impl std::str::FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // The filter takes a bare unknown word for the name of a module, and then shows nothing of any other.
+        let plain = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
         match EnvFilter::builder().parse(text) {
-            Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
+            Ok(_) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => Ok(Self(text.to_owned())),
             _ => {
                 Err("write off, error, warn, info, debug or trace, or levels per module as in 'info,distributor=debug'"
                     .to_owned())
@@ -60,28 +63,34 @@ pub fn init_log(format: LogFormat, level: &LogLevel) {
 /// A sentence that says how an address is written.
 pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let how = "write it like 127.0.0.1:9000, [::1]:9000 or localhost:9000";
-    let mut addresses = text.to_socket_addrs().map_err(|error| format!("{error}; {how}"))?;
-    addresses.next().ok_or_else(|| format!("the name has no address; {how}"))
+    let addresses: Vec<_> = text.trim().to_socket_addrs().map_err(|error| format!("{error}; {how}"))?.collect();
+    // Old nodes connect to 127.0.0.1; `localhost` may stand for ::1 first.
+    let preferred = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first());
+    preferred.copied().ok_or_else(|| format!("the name has no address; {how}"))
 }
+
+/// Longest time-out that makes sense, and that clocks can add to the present.
+const LONGEST_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.
 ///
 /// # Errors
 /// A sentence that says how a duration is written.
 pub fn duration(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 10s or 250ms"))
+    let how = "write it like 10s or 250ms";
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration > LONGEST_DURATION => Err(format!("more than a day; {how}")),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; {how}")),
+    }
 }
 
 /// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is taken, 4 when an
 /// address cannot be listened on for another reason, 1 for the rest. (clap exits with 2 for a bad command line.)
 pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
-    let mut causes = String::new();
-    let mut next = failure.source();
-    while let Some(cause) = next {
-        causes = format!("{causes}: {cause}");
-        next = cause.source();
-    }
-    let Some(BindError { address, source }) = failure.downcast_ref() else {
+    let chain = || std::iter::successors(Some(failure), |error: &&(dyn Error + 'static)| (*error).source());
+    let causes: String = chain().skip(1).map(|cause| format!(": {cause}")).collect();
+    let Some(BindError { address, source }) = chain().find_map(|error| error.downcast_ref()) else {
         error!("{failure}{causes}");
         return ExitCode::from(1);
     };
@@ -91,7 +100,7 @@ pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
                 || "another process has this port".to_owned(),
                 |(pid, name)| format!("process {pid} ({name}) has this port"),
             );
-            error!("{failure}: {owner}; stop it or choose another address with --listen");
+            error!("cannot listen on {address}: {owner}; stop it or choose another address with --listen");
             ExitCode::from(3)
         }
         io::ErrorKind::PermissionDenied => {
@@ -146,7 +155,14 @@ mod tests {
 
     #[test]
     fn log_levels() {
-        for (text, expected) in [("info", true), ("info,distributor=debug", true), ("", false), ("a=b=c", false)] {
+        for (text, expected) in [
+            ("info", true),
+            ("info,distributor=debug", true),
+            ("", false),
+            ("a=b=c", false),
+            ("warning", false),
+            ("debug,x", false),
+        ] {
             assert_eq!(text.parse::<LogLevel>().is_ok(), expected, "{text}");
         }
     }

@@ -17,7 +17,7 @@ pub use accept::Acceptor;
 pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
 pub use frames::FrameReader;
 pub use listen::{BindError, bind, bind_all};
-pub use local_queues::{LocalQueues, look_delay};
+pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;
 pub use throttle::Throttle;

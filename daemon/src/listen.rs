@@ -38,7 +38,9 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError>
         let only_v6 = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
         open(address, only_v6).map_err(|source| BindError { address, source })
     };
-    addresses.iter().map(open).collect()
+    // An address that is given twice is listened on once.
+    let distinct = addresses.iter().enumerate().filter(|&(at, address)| !addresses[..at].contains(address));
+    distinct.map(|(_, address)| open(address)).collect()
 }
 
 fn open(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
@@ -62,7 +64,7 @@ mod tests {
     async fn both_families_share_a_port() {
         let v4 = bind("127.0.0.1:0".parse().unwrap()).unwrap().local_addr().unwrap();
         let v6 = SocketAddr::new("::".parse().unwrap(), v4.port());
-        let listeners = bind_all(&[v4, v6]).unwrap();
+        let listeners = bind_all(&[v4, v6, v4]).unwrap();
         assert_eq!(listeners.len(), 2);
     }
 

@@ -18,7 +18,7 @@ const COST_SHARE: u32 = 10;
 /// The system's view of both ends of connections on this machine. One task takes snapshots while somebody waits for one.
 #[derive(Debug)]
 pub struct LocalQueues {
-    newest: watch::Receiver<Snapshot>,
+    newest: watch::Receiver<Option<Snapshot>>,
     wanted: Arc<Notify>,
     scanner: JoinHandle<()>,
 }
@@ -35,28 +35,27 @@ type Queues = HashMap<(SocketAddr, SocketAddr), (usize, usize)>;
 impl LocalQueues {
     /// Starts the task; it ends when this value is dropped.
     pub fn start() -> Self {
-        let (sender, newest) = watch::channel(Snapshot { taken: Instant::now(), queues: Queues::new() });
+        let (sender, newest) = watch::channel(None);
         let wanted = Arc::new(Notify::new());
         let scanner = tokio::spawn(scan(sender, Arc::clone(&wanted)));
         Self { newest, wanted, scanner }
     }
 
-    /// Whether [`unread`](Self::unread) is likely to tell something about this connection's peer.
+    /// Whether a [`Look`] is likely to tell something about this connection's peer.
     pub fn can_see(stream: &TcpStream) -> bool {
         cfg!(target_os = "linux") && Self::ends(stream).is_some()
     }
 
-    /// Bytes that were written to `stream` before the call and that its peer has not read, or a little more; `None` when
-    /// the peer is not on this machine or the system does not tell. Cancel safe.
+    /// Bytes that were written to `stream` before `asked` and that its peer has not read, or a little more; `None` when the
+    /// peer is not on this machine or the system does not tell. Cancel safe.
     ///
     /// Takes as long as the next snapshot does.
-    pub async fn unread(&self, stream: &TcpStream) -> Option<usize> {
+    async fn unread(&self, stream: &TcpStream, asked: Instant) -> Option<usize> {
         let ends = Self::ends(stream)?;
-        let asked = Instant::now();
         self.wanted.notify_one();
         let mut newest = self.newest.clone();
-        let snapshot = newest.wait_for(|snapshot| snapshot.taken > asked).await.ok()?;
-        snapshot.between(ends)
+        let taken_since = |snapshot: &Option<Snapshot>| snapshot.as_ref().is_some_and(|it| it.taken >= asked);
+        newest.wait_for(taken_since).await.ok()?.as_ref()?.between(ends)
     }
 
     /// Our end and the peer's, if that is on this machine.
@@ -66,11 +65,37 @@ impl LocalQueues {
     }
 }
 
-/// How long to wait before the next look at a peer that has been looked at in vain so many times in a row.
-pub fn look_delay(looks: u32) -> Duration {
-    match looks {
-        0 => Duration::ZERO,
-        _ => (LEAST_AGE * 2_u32.saturating_pow(looks - 1)).min(Duration::from_secs(1)),
+/// Looking at one peer's end, again and again until it has read enough: the less often the more often that was in vain, so
+/// that a peer that is frozen costs four looks a second.
+#[derive(Debug, Default)]
+pub struct Look {
+    in_vain: u32,
+    /// When the look that is under way begins, and how much had been written before.
+    begun: Option<(Instant, u64)>,
+}
+
+impl Look {
+    /// Longest time between two looks.
+    const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+    /// How much had been `written` when the look began, and how much of that the peer has not read; `None` when that cannot
+    /// be seen. A cancelled look goes on where it was.
+    pub async fn unread(&mut self, queues: &LocalQueues, stream: &TcpStream, written: u64) -> (u64, Option<usize>) {
+        let wait = match self.in_vain {
+            0 => Duration::ZERO,
+            times => (LEAST_AGE * 2_u32.saturating_pow(times - 1)).min(Self::LONGEST_WAIT),
+        };
+        let (begins, written) = *self.begun.get_or_insert_with(|| (Instant::now() + wait, written));
+        sleep_until(begins).await;
+        let unread = queues.unread(stream, begins).await;
+        self.begun = None;
+        self.in_vain += 1;
+        (written, unread)
+    }
+
+    /// It has read enough.
+    pub fn done(&mut self) {
+        *self = Self::default();
     }
 }
 
@@ -80,12 +105,12 @@ impl Drop for LocalQueues {
     }
 }
 
-async fn scan(newest: watch::Sender<Snapshot>, wanted: Arc<Notify>) {
+async fn scan(newest: watch::Sender<Option<Snapshot>>, wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         let taken = Instant::now();
         let Ok((queues, cost)) = tokio::task::spawn_blocking(read_queues).await else { return };
-        newest.send_replace(Snapshot { taken, queues });
+        newest.send_replace(Some(Snapshot { taken, queues }));
         // Whoever asks meanwhile is served by the next one.
         sleep_until(taken + LEAST_AGE.max(cost * COST_SHARE)).await;
     }
@@ -137,11 +162,11 @@ mod tests {
             let (mut stream, _) = listener.accept().await.unwrap();
             let queues = LocalQueues::start();
             // The peer's kernel acknowledges in its own time.
-            while queues.unread(&stream).await != Some(0) {}
+            while queues.unread(&stream, Instant::now()).await != Some(0) {}
             stream.write_all(&[0; 1000]).await.unwrap();
-            while queues.unread(&stream).await != Some(1000) {}
+            while queues.unread(&stream, Instant::now()).await != Some(1000) {}
             peer.read_exact(&mut [0; 400]).await.unwrap();
-            while queues.unread(&stream).await != Some(600) {}
+            while queues.unread(&stream, Instant::now()).await != Some(600) {}
         }
     }
 }

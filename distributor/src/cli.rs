@@ -22,7 +22,8 @@ const OTHER_DESCRIPTORS: u64 = 32;
     after_help = "Exit codes: 0 stopped by a signal, 2 bad command line, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
-    /// Address to listen on; may be given several times. [::] takes IPv4 as well.
+    /// Address to listen on; may be given several times. [::] takes IPv4 as well, unless an IPv4 address of that port is
+    /// given too.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:9000", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
     /// Connections at a time; further ones are closed at once.
@@ -40,6 +41,12 @@ struct Args {
     /// Bytes of one url.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_URL_BYTES", default_value_t = 512)]
     max_url_bytes: usize,
+    /// Broken packets after which a connection is cut.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_STRIKES", default_value_t = 3)]
+    max_strikes: u32,
+    /// Empty packets a second after which a connection is cut.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_BLANK_FRAMES", default_value_t = 1000)]
+    max_blank_frames: u32,
     /// How long a packet may take from its first byte to its last.
     #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_FRAME_TIMEOUT", default_value = "10s", value_parser = duration)]
     frame_timeout: Duration,
@@ -49,6 +56,9 @@ struct Args {
     /// Bytes of a list that version 1 nodes can read.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_LEGACY_LIST_BYTES", default_value_t = 65_536)]
     legacy_list_bytes: usize,
+    /// After this time without a list, version 1 nodes on other machines are assumed to have read everything.
+    #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_LEGACY_READ_TIME", default_value = "500ms", value_parser = duration)]
+    legacy_read_time: Duration,
     /// What version 1 nodes get when the list is larger than that.
     #[arg(long, value_enum, env = "DISTRIBUTOR_OVERSIZED_LIST", default_value_t)]
     oversized_list: OversizedList,
@@ -71,8 +81,10 @@ impl Args {
             frame_timeout: self.frame_timeout,
             write_timeout: self.write_timeout,
             legacy_list_bytes: self.legacy_list_bytes,
+            legacy_read_time: self.legacy_read_time,
             oversized_list: self.oversized_list,
-            ..Config::default()
+            max_strikes: self.max_strikes,
+            max_blank_frames_per_second: self.max_blank_frames,
         }
     }
 }

@@ -4,10 +4,10 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{FrameReader, at, look_delay};
+use daemon::{FrameReader, Look, at};
 use protocol::{Unread, write_refusal};
 use socket2::SockRef;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -71,10 +71,11 @@ struct Reader {
 async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
     let session = &attendance.session;
     let config = &attendance.membership().config;
-    // How often in a row the peer's end was looked at in vain.
-    let mut looks = 0;
+    let mut look = Look::default();
+    // Since when an old peer has read nothing of what is before it.
+    let mut unread_since = None;
     loop {
-        let (flow, _) = session.flush(&attendance.membership().lists(), Writer::Connection);
+        let (flow, _) = session.flush(|| attendance.membership().lists(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut turn = 0;
         while !session.outbox().owes_reply() {
@@ -95,11 +96,16 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let frame_deadline = reader.frames.deadline(config.frame_timeout);
         let (writable, write_deadline, paced) = match flow {
             Flow::Done => {
-                looks = 0;
+                look.done();
+                unread_since = None;
                 (false, None, None)
             }
             Flow::Stalled(since) => (true, Some(Instant::from_std(since) + config.write_timeout), None),
-            Flow::Paced(unread) => (false, None, Some(unread)),
+            Flow::Paced(Unread::Until(time)) => (false, None, Some(Unread::Until(time))),
+            Flow::Paced(Unread::Look) => {
+                let since = *unread_since.get_or_insert_with(Instant::now);
+                (false, Some(since + config.write_timeout), Some(Unread::Look))
+            }
             Flow::Broken => return End::Closed,
         };
         tokio::select! {
@@ -110,7 +116,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             },
             _ = session.stream.writable(), if writable => {}
             () = session.unfinished.notified() => {}
-            () = read_enough(attendance, paced, looks) => looks += 1,
+            goes_on = read_enough(attendance, paced, &mut look) => if goes_on { unread_since = None },
             () = at(frame_deadline) => {
                 return End::Cut(Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last"));
             }
@@ -119,19 +125,23 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     }
 }
 
-/// Waits for what an old peer's window waits for; for ever when it waits for nothing. Looks the less often the more often it
-/// has been in vain: a peer that is frozen costs one look a second.
-async fn read_enough(attendance: &Attendance, unread: Option<Unread>, looks: u32) {
+/// Waits for what an old peer's window waits for, for ever when it waits for nothing. Returns whether the peer reads.
+async fn read_enough(attendance: &Attendance, unread: Option<Unread>, look: &mut Look) -> bool {
     let (session, membership) = (&attendance.session, attendance.membership());
     match unread {
         None => std::future::pending().await,
-        Some(Unread::Until(time)) => sleep_until(Instant::from_std(time)).await,
+        Some(Unread::Until(time)) => {
+            sleep_until(Instant::from_std(time)).await;
+            true
+        }
         Some(Unread::Look) => {
-            sleep(look_delay(looks)).await;
             let written = session.outbox().written();
-            match membership.local_queues.unread(&session.stream).await {
-                Some(unread) => session.outbox().settle(written, unread),
-                None => session.outbox().guess(membership.config.legacy_read_time),
+            match look.unread(&membership.local_queues, &session.stream, written).await {
+                (written, Some(unread)) => session.outbox().settle(written, unread),
+                (_, None) => {
+                    session.outbox().guess(membership.config.legacy_read_time);
+                    true
+                }
             }
         }
     }
@@ -158,6 +168,7 @@ impl Reader {
         self.read_before = true;
         match self.intake.take(Instant::now().into_std(), &frame, config) {
             Intent::Ignore => {}
+            Intent::Overlook(complaint) => attendance.membership().warn_of_refusal(session.peer, &complaint),
             Intent::Register(registration) => attendance.register(&registration, self.intake.version()),
             Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
             Intent::Leave => attendance.unregister(),

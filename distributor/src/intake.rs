@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use protocol::{
-    Key, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Version, check_depth, is_blank,
+    Key, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Request, Version, check_depth, is_blank,
 };
 
 use crate::config::Config;
@@ -31,6 +31,8 @@ pub(crate) struct Counts {
 pub(crate) enum Intent {
     /// Nothing, or nothing that this peer may be told.
     Ignore,
+    /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
+    Overlook(Complaint),
     /// Register, or replace the registration.
     Register(Registration),
     /// Send the list under this key.
@@ -98,9 +100,18 @@ impl Intake {
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "POST") => match Registration::parse(packet.params, &config.registration) {
                 Ok(registration) => Intent::Register(registration),
-                Err(error) => self.refuse(packet.key, Complaint::new(400, error.reason(), describe(&error))),
+                Err(error) => {
+                    let complaint = Complaint::new(400, error.reason(), describe(&error));
+                    match self.version {
+                        Version::V1 => {
+                            self.counts.ignored += 1;
+                            Intent::Overlook(complaint)
+                        }
+                        Version::V2 => self.refuse(packet.key, complaint),
+                    }
+                }
             },
-            (REGISTRY_URI, "GET") => Intent::Ask(packet.key.unwrap_or(Key::Number(0))),
+            (REGISTRY_URI, "GET") => Intent::Ask(Request::from_packet(packet).key.unwrap_or(Key::Number(0))),
             (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Intent::Leave,
             (uri, method) => {
                 let message = format!("{method}{uri} is nothing that a Distributor knows");
@@ -192,6 +203,7 @@ mod tests {
             .iter()
             .map(|frame| match intake.take(now, frame.as_bytes(), &Config::default()) {
                 Intent::Ignore => "ignore".to_owned(),
+                Intent::Overlook(complaint) => format!("overlook {}", complaint.reason),
                 Intent::Register(registration) => format!("register {}", registration.name),
                 Intent::Ask(key) => format!("ask {key}"),
                 Intent::Leave => "leave".to_owned(),
@@ -213,9 +225,11 @@ mod tests {
             &["ignore"; 2],
         );
         check(&[r#"{"uri":"/goods","method":"GET","params":{}}"#, "{}"], &["ignore"; 2]);
-        for params in ["null", "[]", "\"text\"", "7", "{\"port\":0}"] {
-            check(&[&format!(r#"{{"uri":"/distributes","method":"POST","params":{params}}}"#)], &["ignore"]);
+        for params in ["null", "[]", "\"text\"", "7"] {
+            let packet = format!(r#"{{"uri":"/distributes","method":"POST","params":{params}}}"#);
+            check(&[&packet], &["overlook bad_registration"]);
         }
+        check(&[r#"{"uri":"/distributes","method":"GET","params":{"key":5}}"#], &["ask 5"]);
     }
 
     #[test]

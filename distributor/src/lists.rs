@@ -33,9 +33,9 @@ impl Lists {
         Self { rev: registry.rev(), full, legacy }
     }
 
-    /// Whether version 1 peers cannot be told everything.
-    pub(crate) fn outgrows(&self, config: &Config) -> bool {
-        self.full.len() > config.legacy_list_bytes
+    /// Bytes of the whole list, without encoding it.
+    pub(crate) fn bytes(registry: &Registry) -> usize {
+        r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + registry.list_bytes()
     }
 
     /// The list for a peer of this version, unasked.
@@ -109,12 +109,13 @@ mod tests {
     fn a_list_at_the_limit_is_whole_and_one_byte_beyond_it_is_not() {
         let registry = registry(100);
         let bytes = Lists::encode(&registry, &Config::default()).full.len();
+        assert_eq!(Lists::bytes(&registry), bytes);
         for (legacy_list_bytes, nodes) in [(bytes + 1, 100), (bytes, 100), (bytes - 1, 99)] {
             let config = Config { legacy_list_bytes, ..Config::default() };
             let lists = Lists::encode(&registry, &config);
             let legacy = lists.for_version(Version::V1);
             assert!(legacy.len() <= legacy_list_bytes);
-            assert_eq!((count(&legacy), lists.outgrows(&config)), (nodes, nodes < 100));
+            assert_eq!(count(&legacy), nodes);
             assert_eq!(count(&lists.for_version(Version::V2)), 100);
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use daemon::LocalQueues;
+use daemon::{LocalQueues, Throttle};
 use protocol::{Registration, Unread, Version, shown_host};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{info, warn};
 
 use crate::config::{Config, OversizedList};
+use crate::intake::Complaint;
 use crate::lists::Lists;
 use crate::outbox::{Outbox, Step};
 use crate::registry::{Registry, SessionId};
@@ -23,6 +24,8 @@ const WRITES_PER_TURN: usize = 64;
 /// Lists per second, in bytes, that the publisher aims at: a fraction of what one core copies into loopback sockets.
 /// After a round it pauses for its bytes at this rate, so a burst of changes merges and a single one goes out at once.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
+/// However long the lists, a change does not wait longer than this for the round before.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
 #[derive(Debug)]
@@ -30,6 +33,7 @@ pub(crate) struct Membership {
     pub(crate) config: Config,
     state: Mutex<State>,
     changed: Notify,
+    refusals: Mutex<Throttle>,
     /// What old peers on this machine have read.
     pub(crate) local_queues: LocalQueues,
 }
@@ -90,7 +94,13 @@ impl Membership {
             open_sessions: 0,
             warned_of_size: false,
         };
-        Arc::new(Self { config, state: Mutex::new(state), changed: Notify::new(), local_queues: LocalQueues::start() })
+        Arc::new(Self {
+            config,
+            state: Mutex::new(state),
+            changed: Notify::new(),
+            refusals: Mutex::default(),
+            local_queues: LocalQueues::start(),
+        })
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
@@ -122,12 +132,13 @@ impl Membership {
     pub(crate) async fn publish(&self) {
         loop {
             self.changed.notified().await;
+            let begin = Instant::now();
             let lists = self.lists();
             let followers: Vec<_> = self.lock().followers.values().cloned().collect();
             let mut bytes = 0;
             for turn in followers.chunks(WRITES_PER_TURN) {
                 for session in turn {
-                    let (flow, written) = session.flush(&lists, Writer::Publisher);
+                    let (flow, written) = session.flush(|| Arc::clone(&lists), Writer::Publisher);
                     bytes += written;
                     if flow != Flow::Done {
                         session.unfinished.notify_one();
@@ -135,10 +146,13 @@ impl Membership {
                 }
                 tokio::task::yield_now().await;
             }
-            let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND);
+            // Those that have ended meanwhile must not stay open for longer.
+            drop(followers);
+            let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).min(LONGEST_PAUSE);
+            let left = pause.saturating_sub(begin.elapsed());
             // Below the timer's resolution a pause would only add to every change.
-            if pause >= Duration::from_millis(1) {
-                sleep(pause).await;
+            if left >= Duration::from_millis(1) {
+                sleep(left).await;
             }
         }
     }
@@ -162,6 +176,15 @@ impl Membership {
         self.warn_of_size(&registration.name);
     }
 
+    /// Says that a version 1 node is not listed: it is told nothing, and would wonder.
+    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held_back) = refusals.pass(Instant::now().into_std()) {
+            let Complaint { reason, message, .. } = complaint;
+            warn!(%peer, reason, held_back, "the registration of a version 1 node is not taken: {message}");
+        }
+    }
+
     fn leave(&self, session: &Session) {
         let mut state = self.lock();
         state.followers.remove(&session.id);
@@ -176,8 +199,8 @@ impl Membership {
 
     /// Says once, and by name, that version 1 peers can no longer read the whole list.
     fn warn_of_size(&self, name: &str) {
-        let outgrows = self.lists().outgrows(&self.config);
         let mut state = self.lock();
+        let outgrows = Lists::bytes(&state.registry) > self.config.legacy_list_bytes;
         if outgrows == state.warned_of_size {
             return;
         }
@@ -240,11 +263,16 @@ impl Session {
     ///
     /// The connection's task sees to it that what is not done goes on; until it does, the publisher keeps its hands off, so
     /// that one news after the other does not keep it from waiting.
-    pub(crate) fn flush(&self, lists: &Lists, writer: Writer) -> (Flow, usize) {
+    /// Likewise while it owes a reply, which may need a newer list than the publisher has.
+    ///
+    /// `lists` gives the newest lists. It is asked when nobody else can write any more: otherwise the publisher could pass by
+    /// with a newer list just before this task, done with an older one, stops attending.
+    pub(crate) fn flush(&self, lists: impl FnOnce() -> Arc<Lists>, writer: Writer) -> (Flow, usize) {
         let mut outbox = self.outbox();
-        if writer == Writer::Publisher && outbox.attended {
+        if writer == Writer::Publisher && (outbox.attended || outbox.owes_reply()) {
             return (Flow::Done, 0);
         }
+        let lists = &*lists();
         let mut written = 0;
         let flow = loop {
             let now = Instant::now().into_std();

@@ -133,8 +133,9 @@ impl Outbox {
     }
 
     /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
-    pub(crate) fn settle(&mut self, written: u64, unread: usize) {
-        self.window.settle(written, unread);
+    /// Returns whether it has read anything since the last time.
+    pub(crate) fn settle(&mut self, written: u64, unread: usize) -> bool {
+        self.window.settle(written, unread)
     }
 
     /// The peer's end cannot be seen after all.

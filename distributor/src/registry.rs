@@ -15,6 +15,8 @@ pub(crate) struct Registry {
     places: HashMap<SessionId, Place>,
     next_place: u64,
     rev: u64,
+    /// Bytes of all entries together.
+    entry_bytes: usize,
 }
 
 /// Position in the order of registration.
@@ -52,14 +54,24 @@ impl Registry {
         if place == next_place {
             self.next_place += 1;
         }
-        self.records.insert(place, record).is_none()
+        self.entry_bytes += record.entry.len();
+        let before = self.records.insert(place, record);
+        self.entry_bytes -= before.as_ref().map_or(0, |record| record.entry.len());
+        before.is_none()
     }
 
     /// Removes what a session registered. A session that never registered, or has left already, changes nothing.
     pub(crate) fn leave(&mut self, session: SessionId) -> Option<Record> {
         let place = self.places.remove(&session)?;
         self.rev += 1;
-        self.records.remove(&place)
+        let record = self.records.remove(&place)?;
+        self.entry_bytes -= record.entry.len();
+        Some(record)
+    }
+
+    /// Bytes of all entries with a comma between them.
+    pub(crate) fn list_bytes(&self) -> usize {
+        self.entry_bytes + self.records.len().saturating_sub(1)
     }
 
     /// All entries in order of registration.
@@ -170,6 +182,8 @@ mod tests {
                 let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
                 prop_assert_eq!(names(&registry), expected.join(" "));
                 prop_assert_eq!(registry.len(), model.len());
+                let bytes = registry.entries().collect::<Vec<_>>().join(",").len();
+                prop_assert_eq!(registry.list_bytes(), bytes);
                 prop_assert_eq!(registry.rev() > rev, name.is_some() || known.is_some());
             }
         }

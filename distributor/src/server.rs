@@ -28,7 +28,11 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, stop: Cancellati
     }
     let publisher = Arc::clone(&membership);
     tasks.spawn(async move { publisher.publish().await });
-    stop.cancelled().await;
+    tokio::select! {
+        () = stop.cancelled() => {}
+        // None of them ends by itself. A registry that accepts but does not publish is worse than none.
+        Some(Err(ended)) = tasks.join_next() => if ended.is_panic() { std::panic::resume_unwind(ended.into_panic()) },
+    }
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     info!("stopped");

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use node_sdk::Peers;
@@ -72,11 +72,15 @@ async fn answer(request: Request<Incoming>, peers: &Peers, config: &Config) -> R
 /// The whole body, within its limits of size and time.
 async fn read_body(body: Incoming, deadline: Instant, config: &Config) -> Result<Bytes, Problem> {
     let limit = config.max_body_bytes;
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("a body may have {limit} bytes"));
+    // Said before the client is asked to go on with what cannot be taken.
+    if body.size_hint().lower() > limit as u64 {
+        return Err(too_large());
+    }
     match timeout_at(deadline, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", format!("a body may have {limit} bytes")))
-        }
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
         Ok(Err(error)) => Err(Problem::new(StatusCode::BAD_REQUEST, "bad_body", error.to_string())),
         Err(_elapsed) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "the body did not arrive in time")),
     }

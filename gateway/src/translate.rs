@@ -3,11 +3,14 @@
 use bytes::Bytes;
 use hyper::{Method, StatusCode};
 use node_sdk::RawAnswer;
-use protocol::Version;
+use protocol::{Version, check_depth};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use crate::problem::Problem;
+
+/// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at about 10,000).
+const MAX_JSON_DEPTH: usize = 64;
 
 /// The media type of answers.
 pub(crate) const JSON: &str = "application/json";
@@ -50,6 +53,9 @@ pub(crate) fn body_params(content_type: Option<&str>, body: &[u8]) -> Result<Str
     let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail);
     let text = std::str::from_utf8(body)
         .map_err(|error| bad(format!("the body is not UTF-8 from byte {}", error.valid_up_to())))?;
+    if let Err(too_deep) = check_depth(body, MAX_JSON_DEPTH) {
+        return Err(bad(format!("the body: {too_deep}")));
+    }
     let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
     if value.get().starts_with('{') {
         Ok(value.get().to_owned())
@@ -139,6 +145,9 @@ mod tests {
         check(Some(JSON), "{} {}", Err((400, "trailing characters")));
         check(Some("text/plain"), "a", Err((415, "send application/json")));
         check(Some("application/"), "a", Err((415, "send application/json")));
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        check(Some(JSON), &nested(64), Ok(&nested(64)));
+        check(Some(JSON), &nested(65), Err((400, "nested deeper than 64")));
         check(None, "a", Err((415, "send application/json")));
         assert_eq!(
             body_params(Some(JSON), b"{\"a\":\"\xff\"}").unwrap_err().detail,

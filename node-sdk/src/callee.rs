@@ -6,23 +6,23 @@ use std::panic::AssertUnwindSafe;
 use std::task::Poll;
 use std::time::Duration;
 
-use daemon::{FrameReader, LocalQueues, at, look_delay};
+use daemon::{FrameReader, LocalQueues, Look, at};
 use futures::FutureExt;
 use futures::future::CatchUnwind;
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{Key, Packet, Reply, Request, Unread, Version, is_blank};
+use protocol::{Key, Packet, Reply, Request, Route, Unread, Version, is_blank};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
 use crate::error::ServiceError;
 use crate::handler::{self, AnyHandler, Incoming, Running, Surroundings};
+use crate::link::MAX_FRAME_BYTES;
 use crate::outgoing::{Outgoing, Step};
+use crate::params;
 use crate::router::Router;
 
-/// Most bytes of one call.
-const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_AT_WORK: usize = 1024;
 /// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads.
@@ -38,7 +38,7 @@ const FRAMES_PER_TURN: usize = 64;
 
 /// What a node offers.
 pub(crate) struct Service {
-    pub(crate) router: Router<Box<dyn AnyHandler>>,
+    pub(crate) router: Router<(Route, Box<dyn AnyHandler>)>,
     pub(crate) surroundings: Surroundings,
     /// What old callers on this machine have read.
     pub(crate) local_queues: LocalQueues,
@@ -52,8 +52,7 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
     let mut strikes = 0;
     let mut stalled_since = None;
     let mut closed = false;
-    // How often in a row the caller's end was looked at in vain.
-    let mut looks = 0;
+    let mut at_caller = Look::default();
     loop {
         let mut begun = 0;
         while at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES && begun < FRAMES_PER_TURN {
@@ -100,7 +99,7 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
         }
         stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
         if paced.is_none() {
-            looks = 0;
+            at_caller.done();
         }
         let written = outgoing.written();
         let listening = !closed && at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES;
@@ -116,10 +115,7 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
             }
             Some((to, reply)) = at_work.next(), if !at_work.is_empty() => to.answer(&mut outgoing, reply),
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            seen = look(stream, service, paced, looks) => {
-                looks += 1;
-                outgoing.seen(written, seen);
-            }
+            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !finish.is_cancelled() => {}
@@ -128,17 +124,20 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
 }
 
 /// Waits for what an old caller's window waits for, and gives what its end showed; for ever when it waits for nothing.
-async fn look(stream: &TcpStream, service: &Service, unread: Option<Unread>, looks: u32) -> Option<usize> {
+async fn read_enough(
+    stream: &TcpStream,
+    service: &Service,
+    unread: Option<Unread>,
+    look: &mut Look,
+    written: u64,
+) -> (u64, Option<usize>) {
     match unread {
         None => std::future::pending().await,
         Some(Unread::Until(time)) => {
             sleep_until(Instant::from_std(time)).await;
-            None
+            (written, None)
         }
-        Some(Unread::Look) => {
-            sleep(look_delay(looks)).await;
-            service.local_queues.unread(stream).await
-        }
+        Some(Unread::Look) => look.unread(&service.local_queues, stream, written).await,
     }
 }
 
@@ -192,8 +191,12 @@ fn begin(packet: Packet<'_>, service: &Service) -> (ReplyTo, Running) {
     let to = ReplyTo { version: request.version, key: request.key.take() };
     let begun = match service.router.find(&request.method, &request.uri) {
         Some(found) => {
+            let (route, handler) = found.value;
             // A panic while arguments are taken must cost this call only, like one in the handler.
-            let begin = || found.value.begin(&Incoming::new(&request, &service.surroundings));
+            let begin = || {
+                let params = params::of_call(&request, route, &found.captured);
+                handler.begin(&Incoming::new(params.as_deref(), &service.surroundings))
+            };
             std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)))
         }
         None => Err(ServiceError::not_found(

@@ -13,6 +13,8 @@ pub(crate) const HOLD: Duration = Duration::from_secs(11);
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     nodes: BTreeMap<SocketAddr, Known>,
+    /// The connection to the Distributor is new, and has brought no list yet.
+    awaiting_list: bool,
 }
 
 #[derive(Debug)]
@@ -24,14 +26,14 @@ struct Known {
 
 impl Directory {
     /// The connection to the Distributor is new. Its first lists may be almost empty, because it may have just started.
-    pub(crate) fn reconnected(&mut self, now: Instant) {
-        for known in self.nodes.values_mut() {
-            known.goes_at = Some(now + HOLD);
-        }
+    /// Until there is one nobody goes: whoever accepts connections need not be a Distributor that works.
+    pub(crate) fn reconnected(&mut self) {
+        self.awaiting_list = true;
     }
 
     /// The connection to the Distributor is lost: nobody can tell who left, so nobody goes.
     pub(crate) fn disconnected(&mut self) {
+        self.awaiting_list = false;
         for known in self.nodes.values_mut() {
             known.goes_at = None;
         }
@@ -49,6 +51,11 @@ impl Directory {
                     let more: Vec<_> = node.routes.into_iter().filter(|route| !first.routes.contains(route)).collect();
                     first.routes.extend(more);
                 }
+            }
+        }
+        if std::mem::take(&mut self.awaiting_list) {
+            for known in self.nodes.values_mut() {
+                known.goes_at = Some(now + HOLD);
             }
         }
         let before = self.nodes.len();
@@ -138,7 +145,8 @@ mod tests {
     fn rs4_a_restarted_distributor_does_not_empty_the_directory() {
         let mut observer = Observer::new();
         observer.check(0, &[1, 2, 3], true, &[1, 2, 3]);
-        observer.directory.reconnected(observer.at(100));
+        observer.directory.reconnected();
+        assert!(!observer.directory.expire(observer.at(99)), "nobody goes before the first list");
         observer.check(100, &[], false, &[1, 2, 3]);
         observer.check(101, &[4], true, &[1, 2, 3, 4]);
         observer.check(102, &[1, 4], false, &[1, 2, 3, 4]);
@@ -156,12 +164,13 @@ mod tests {
     fn rs4_nobody_goes_while_there_is_no_distributor() {
         let mut observer = Observer::new();
         observer.check(0, &[1, 2], true, &[1, 2]);
-        observer.directory.reconnected(observer.at(100));
+        observer.directory.reconnected();
+        observer.check(100, &[], false, &[1, 2]);
         observer.directory.disconnected();
         assert!(!observer.directory.expire(observer.at(4000)));
-        observer.directory.reconnected(observer.at(4000));
+        observer.directory.reconnected();
         observer.check(4001, &[2], false, &[1, 2]);
-        observer.check(4011, &[2], true, &[2]);
+        observer.check(4012, &[2], true, &[2]);
     }
 
     #[test]

@@ -63,14 +63,20 @@ impl Discovery {
     /// One attempt at a time, for ever.
     async fn run(&self) {
         let mut failures = Throttle::new(LOG_PERIOD);
+        let mut losses = Throttle::default();
         loop {
             let wait = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await {
                 Ok(Ok(stream)) => {
                     failures = Throttle::new(LOG_PERIOD);
-                    info!(distributor = %self.address, name = %self.identity.name, "connected");
+                    let shown = losses.pass(Instant::now().into_std());
+                    if shown.is_some() {
+                        info!(distributor = %self.address, name = %self.identity.name, "connected");
+                    }
                     let reason = self.follow(&stream).await;
                     self.peers.disconnected();
-                    warn!(distributor = %self.address, reason, "connection to the Distributor lost; peers known stay in use");
+                    if let Some(held_back) = shown {
+                        warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
+                    }
                     // Everybody lost it at this moment: come back spread over one period.
                     RECONNECT_PERIOD.mul_f64(fastrand::f64())
                 }

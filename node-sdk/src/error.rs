@@ -30,7 +30,7 @@ pub enum StartError {
         source: io::Error,
     },
     /// The address cannot be listened on.
-    #[error(transparent)]
+    #[error("the node cannot start")]
     Bind(#[from] daemon::BindError),
     /// A handler asks for a state that the builder was not given.
     #[error("the handler of {route} wants a state of type {state}; give it with .state(…)")]
@@ -66,8 +66,8 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
-    /// The arguments are larger than the node can take. Nothing was sent.
-    #[error("the arguments of {url} are too large for a version 1 node (64 KiB)")]
+    /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB in version 2. Nothing was sent.
+    #[error("the arguments of {url} are larger than its nodes can take (64 KiB in version 1, 8 MiB in version 2)")]
     TooLarge {
         /// What was called.
         url: String,

@@ -6,9 +6,9 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
-use protocol::Request;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
 use crate::params;
@@ -22,7 +22,7 @@ pub(crate) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
 /// A call that came in, as extractors see it.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    request: &'a Request<'a>,
+    params: Option<&'a RawValue>,
     surroundings: &'a Surroundings,
 }
 
@@ -147,14 +147,14 @@ handlers!(A1 A2 A3 A4 A5);
 handlers!(A1 A2 A3 A4 A5 A6);
 
 impl<'a> Incoming<'a> {
-    pub(crate) fn new(request: &'a Request<'a>, surroundings: &'a Surroundings) -> Self {
-        Self { request, surroundings }
+    pub(crate) fn new(params: Option<&'a RawValue>, surroundings: &'a Surroundings) -> Self {
+        Self { params, surroundings }
     }
 }
 
 impl<T: DeserializeOwned> FromCall for Params<T> {
     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
-        let read = params::read(call.request.params);
+        let read = params::read(call.params);
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
     }
 }

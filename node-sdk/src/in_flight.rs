@@ -30,6 +30,8 @@ pub(crate) struct Limits {
     pub(crate) max_calls: usize,
     /// Bytes that are not written.
     pub(crate) max_queued_bytes: usize,
+    /// Bytes of one packet that a version 2 node takes.
+    pub(crate) max_packet_bytes: usize,
 }
 
 /// Why a call was not taken. Nothing of it was written.
@@ -37,7 +39,7 @@ pub(crate) struct Limits {
 pub(crate) enum Refusal {
     /// As much waits as may.
     Full,
-    /// A version 1 node could not read it in one piece.
+    /// A version 1 node could not read it in one piece, a version 2 node would cut the connection.
     TooLarge,
 }
 
@@ -60,11 +62,15 @@ impl<W> InFlight<W> {
         let key = self.next_key;
         let mut packet = BytesMut::with_capacity(256);
         write(key, &mut packet);
-        if self.version == Version::V1 && packet.len() > LEGACY_READ_BYTES {
+        let max_packet_bytes = match self.version {
+            Version::V1 => LEGACY_READ_BYTES,
+            Version::V2 => self.limits.max_packet_bytes,
+        };
+        if packet.len() > max_packet_bytes {
             return Err(Refusal::TooLarge);
         }
         let bytes = self.queued_bytes + packet.len();
-        // One packet alone always fits: frames have a limit of their own.
+        // One packet alone always fits.
         let fits = self.queue.is_empty() || bytes <= self.limits.max_queued_bytes;
         if !fits || self.calls.len() >= self.limits.max_calls {
             return Err(Refusal::Full);
@@ -119,9 +125,10 @@ impl<W> InFlight<W> {
         self.calls.remove(&key)
     }
 
-    /// The only call without an answer, if there is just one: an answer without a key must be for it.
-    pub(crate) fn only_call(&self) -> Option<u64> {
-        if self.calls.len() == 1 { self.calls.keys().next().copied() } else { None }
+    /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
+    /// even if nobody waits for it any more.
+    pub(crate) fn only_unanswered(&self) -> Option<u64> {
+        if self.unread.len() == 1 { self.unread.front().map(|(key, _)| *key) } else { None }
     }
 
     /// Nobody waits for this call any more. If it is not written, it never will be.
@@ -159,7 +166,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { max_calls: 4, max_queued_bytes: 100 };
+    const LIMITS: Limits = Limits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000 };
 
     fn admit(calls: &mut InFlight<u64>, bytes: usize) -> Result<u64, Refusal> {
         let waiter = calls.next_key;
@@ -169,7 +176,8 @@ mod tests {
     #[test]
     fn limits_are_exact() {
         let mut calls = InFlight::new(Version::V2, LIMITS);
-        assert_eq!(admit(&mut calls, 1000), Ok(1), "alone, any size fits");
+        assert_eq!(admit(&mut calls, 1001), Err(Refusal::TooLarge));
+        assert_eq!(admit(&mut calls, 1000), Ok(1), "alone, any size up to a packet's fits");
         assert_eq!(admit(&mut calls, 1), Err(Refusal::Full));
         assert_eq!(calls.take_outgoing().map(|bytes| bytes.len()), Some(1000));
         assert_eq!((admit(&mut calls, 60), admit(&mut calls, 40)), (Ok(2), Ok(3)));
@@ -209,7 +217,7 @@ mod tests {
 
     #[test]
     fn old_nodes_get_one_packet_per_write_within_the_window() {
-        let mut calls = InFlight::new(Version::V1, Limits { max_calls: 9, max_queued_bytes: 1 << 20 });
+        let mut calls = InFlight::new(Version::V1, Limits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
         assert_eq!(admit(&mut calls, LEGACY_READ_BYTES + 1), Err(Refusal::TooLarge));
         for _ in 0..4 {
             admit(&mut calls, LEGACY_READ_BYTES / 2).unwrap();
@@ -227,7 +235,7 @@ mod tests {
         /// Whatever happens, an old node never has more than one read's worth before it, and counts add up.
         #[test]
         fn the_window_holds(steps in proptest::collection::vec((0_u8..4, 1_usize..40_000), 0..200)) {
-            let mut calls = InFlight::new(Version::V1, Limits { max_calls: 50, max_queued_bytes: 1 << 20 });
+            let mut calls = InFlight::new(Version::V1, Limits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
             let mut written: VecDeque<(u64, usize)> = VecDeque::new();
             for (step, number) in steps {
                 match step {

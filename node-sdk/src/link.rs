@@ -15,12 +15,14 @@ use tracing::{debug, warn};
 use crate::backoff::Backoff;
 use crate::in_flight::{InFlight, Limits, Refusal};
 
-/// Most bytes of one answer.
-const MAX_FRAME_BYTES: usize = 8 << 20;
+/// Most bytes of one packet, either way.
+pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Calls and bytes that may wait for one node: what it could answer within a deadline at the best of times.
-const LIMITS: Limits = Limits { max_calls: 10_000, max_queued_bytes: 16 << 20 };
+const LIMITS: Limits = Limits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
 /// A node in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node that let a call run out of time is passed over.
+const SUSPECT_TIME: Duration = Duration::from_secs(1);
 /// How long a node may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -40,6 +42,9 @@ struct Shared {
     calls: InFlight<oneshot::Sender<Outcome>>,
     backoff: Backoff,
     retired: bool,
+    /// A call ran out of time, and nothing has been answered since: until then others are preferred. After that one call at
+    /// a time finds out.
+    suspect_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +76,8 @@ pub(crate) enum Readiness {
     Up,
     /// Being connected.
     Connecting,
+    /// A live connection to a node that lets calls run out of time.
+    Suspect,
     /// Not connected, and worth a try.
     Due,
     /// Failed a moment ago.
@@ -88,12 +95,14 @@ pub(crate) struct Pending {
 impl Link {
     pub(crate) fn new(address: SocketAddr, version: Version) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
-        let shared = Shared { state: State::Idle, calls, backoff: Backoff::new(), retired: false };
+        let shared = Shared { state: State::Idle, calls, backoff: Backoff::new(), retired: false, suspect_until: None };
         Arc::new(Self { address, version, shared: Mutex::new(shared), wake: Notify::new() })
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
-        match self.lock().state {
+        let shared = self.lock();
+        match shared.state {
+            State::Up if shared.suspect_until.is_some_and(|until| Instant::now() < until) => Readiness::Suspect,
             State::Up => Readiness::Up,
             State::Connecting => Readiness::Connecting,
             State::Idle => Readiness::Due,
@@ -123,6 +132,10 @@ impl Link {
     pub(crate) fn call(self: &Arc<Self>, write: impl FnOnce(u64, &mut BytesMut)) -> Result<Pending, Refusal> {
         let (waiter, answer) = oneshot::channel();
         let mut shared = self.lock();
+        if shared.suspect_until.is_some() {
+            // This call finds out; the next ones go elsewhere until it has.
+            shared.suspect_until = Some(Instant::now() + SUSPECT_TIME);
+        }
         let key = shared.calls.admit(waiter, write)?;
         if let State::Idle | State::Down(_) = shared.state {
             // It was lost between connecting and calling: nothing will come.
@@ -133,6 +146,11 @@ impl Link {
         drop(shared);
         self.wake.notify_one();
         Ok(Pending { link: Arc::clone(self), key, answer })
+    }
+
+    /// A call ran out of time. A node that answers nothing is passed over while others are there.
+    pub(crate) fn suspect(&self) {
+        self.lock().suspect_until = Some(Instant::now() + SUSPECT_TIME);
     }
 
     /// No calls come any more: the connection closes when those in flight are done.
@@ -165,6 +183,7 @@ impl Link {
         {
             let mut shared = self.lock();
             shared.state = State::Up;
+            shared.suspect_until = None;
             shared.backoff.succeeded();
         }
         let reason = self.serve(&stream).await;
@@ -246,10 +265,14 @@ impl Link {
         let key = match Packet::parse(&frame) {
             Ok(packet) => packet.key.as_ref().and_then(protocol::Key::number),
             // How an old service answers a method that it does not know.
-            Err(_) if frame.trim_ascii() == b"null" => self.lock().calls.only_call(),
+            Err(_) if frame.trim_ascii() == b"null" => self.lock().calls.only_unanswered(),
             Err(_) => None,
         };
-        let waiter = key.and_then(|key| self.lock().calls.answer(key));
+        let waiter = key.and_then(|key| {
+            let mut shared = self.lock();
+            shared.suspect_until = None;
+            shared.calls.answer(key)
+        });
         let Some(waiter) = waiter else {
             if !protocol::is_blank(&frame)
                 && let Some(held_back) = strange.pass(Instant::now().into_std())
@@ -290,6 +313,12 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        self.link.lock().calls.cancel(self.key);
+        let mut shared = self.link.lock();
+        shared.calls.cancel(self.key);
+        if shared.calls.len() == 0 {
+            drop(shared);
+            // What the link's task waits for may be over: a retired link closes, and nothing is held back.
+            self.link.wake.notify_one();
+        }
     }
 }

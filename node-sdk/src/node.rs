@@ -139,7 +139,7 @@ impl NodeBuilder {
                 return Err(StartError::MissingState { route: text, state });
             }
             let mut handler = Some(handler);
-            router.entry(&route, || handler.take().expect("a router makes at most one value"));
+            router.entry(&route, || (route.clone(), handler.take().expect("a router makes at most one value")));
             if handler.is_some() {
                 return Err(StartError::DoubledRoute(text));
             }

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use protocol::{Key, LEGACY_READ_BYTES, ReadWindow, Reply, Unread, Version, write_answer};
 
+use crate::link::MAX_FRAME_BYTES;
+
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
@@ -50,19 +52,28 @@ impl Outgoing {
     }
 
     pub(crate) fn push(&mut self, to: Version, key: &Key, reply: Reply<'_>) {
+        let too_large = |out: &mut BytesMut, bytes: usize, limit: usize| {
+            let message = format!("the answer has {bytes} bytes; this caller can read {limit}");
+            let too_large = Reply::Failure { status: 500, reason: "answer_too_large", message: &message };
+            write_answer(out, to, key, too_large);
+        };
         match to {
-            Version::V2 => write_answer(&mut self.batch, to, key, reply),
+            Version::V2 => {
+                let start = self.batch.len();
+                write_answer(&mut self.batch, to, key, reply);
+                let bytes = self.batch.len() - start;
+                if bytes > MAX_FRAME_BYTES {
+                    self.batch.truncate(start);
+                    too_large(&mut self.batch, bytes, MAX_FRAME_BYTES);
+                }
+            }
             Version::V1 => {
                 let mut packet = BytesMut::new();
                 write_answer(&mut packet, to, key, reply);
                 if packet.len() > LEGACY_READ_BYTES {
-                    let message = format!(
-                        "the answer has {} bytes; a version 1 caller can read {LEGACY_READ_BYTES}",
-                        packet.len()
-                    );
+                    let bytes = packet.len();
                     packet.clear();
-                    let too_large = Reply::Failure { status: 500, reason: "answer_too_large", message: &message };
-                    write_answer(&mut packet, to, key, too_large);
+                    too_large(&mut packet, bytes, LEGACY_READ_BYTES);
                 }
                 self.legacy_bytes += packet.len();
                 self.legacy.push_back(packet.freeze());
@@ -93,7 +104,7 @@ impl Outgoing {
     /// What looking at the caller's end gave, after `written` bytes: how many of them it had before it at most.
     pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
         match unread {
-            Some(unread) => self.window.settle(written, unread),
+            Some(unread) => drop(self.window.settle(written, unread)),
             None => self.window.guess(LEGACY_READ_TIME),
         }
     }
@@ -162,6 +173,15 @@ mod tests {
         caller.check(2, Err(51));
         caller.check(51, Ok(Some(1_000 + around)));
         assert_eq!(caller.outgoing.len(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_would_cut_the_connection_becomes_an_error() {
+        let mut caller = Caller::new();
+        caller.push(Version::V2, 10);
+        caller.push(Version::V2, MAX_FRAME_BYTES);
+        let Step::Write(packets) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+        assert!(packets.len() < 300 && packets.windows(16).any(|window| window == b"answer_too_large"));
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::percent_decode_str;
-use serde::de::value::{MapDeserializer, StringDeserializer};
+use protocol::{Request, Route, Segment, Version};
+use serde::de::value::{MapDeserializer, SeqDeserializer, StringDeserializer};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, IntoDeserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
@@ -16,15 +17,95 @@ use serde_json::value::RawValue;
 pub(crate) fn read<T: DeserializeOwned>(params: Option<&RawValue>) -> Result<T, serde_json::Error> {
     let text = params.map_or("null", RawValue::get);
     if text.trim_ascii_start().starts_with('{') {
-        let Members(members) = serde_json::from_str(text)?;
+        return T::deserialize(Object(text));
+    }
+    match serde_json::from_str(text) {
+        // Nothing given is what a type needs that can do without any member.
+        Err(error) if text == "null" => T::deserialize(Object("{}")).map_err(|_| error),
+        read => read,
+    }
+}
+
+/// Arguments that are a JSON object.
+struct Object<'a>(&'a str);
+
+impl<'de> Object<'de> {
+    fn json(&self) -> serde_json::Deserializer<serde_json::de::StrRead<'de>> {
+        serde_json::Deserializer::from_str(self.0)
+    }
+}
+
+impl<'de> Deserializer<'de> for Object<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        let Members(members) = serde_json::from_str(self.0)?;
         let members = members.into_iter().map(|(name, value)| {
             let value = Member { name: name.clone().into_owned(), value };
             (name.into_owned(), value)
         });
-        T::deserialize(MapDeserializer::new(members))
-    } else {
-        serde_json::from_str(text)
+        visitor.visit_map(MapDeserializer::new(members))
     }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if is_raw(name) {
+            self.json().deserialize_newtype_struct(name, visitor)
+        } else {
+            visitor.visit_newtype_struct(self)
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.json().deserialize_enum(name, variants, visitor)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier ignored_any
+    }
+}
+
+/// Whether a type is serde_json's own `RawValue`, which only its own deserializer can make.
+fn is_raw(name: &str) -> bool {
+    name.starts_with("$serde_json::private::")
+}
+
+/// The arguments of a call as its handler sees them: with what the path says where the caller has left that out, and
+/// without the `key` that old callers put among them.
+pub(crate) fn of_call<'a>(request: &Request<'a>, route: &Route, captured: &[&str]) -> Option<Cow<'a, RawValue>> {
+    let enveloped = request.version == Version::V1;
+    let params = request.params;
+    if captured.is_empty() && !(enveloped && params.is_some_and(|params| params.get().contains("key"))) {
+        return params.map(Cow::Borrowed);
+    }
+    let text = params.map_or("{}", RawValue::get);
+    let Ok(Members(mut members)) = serde_json::from_str(text) else { return params.map(Cow::Borrowed) };
+    members.retain(|(name, _)| !(enveloped && name == "key"));
+    let left_out = names(route).zip(captured.iter().copied());
+    let left_out: Vec<_> = left_out.filter(|(name, _)| members.iter().all(|(other, _)| name != other)).collect();
+    let text = join(&members, &left_out);
+    RawValue::from_string(text).ok().map(Cow::Owned)
+}
+
+/// The names of a route's parameters, in order.
+pub(crate) fn names(route: &Route) -> impl Iterator<Item = &str> {
+    route.segments().filter_map(|segment| match segment {
+        Segment::Parameter(name) => Some(name),
+        Segment::Literal(_) => None,
+    })
 }
 
 /// Adds what a path says to arguments, decoded; a member of the same name gives way. Arguments that are no object stay.
@@ -35,12 +116,17 @@ pub(crate) fn merge<'a>(params: &'a str, from_path: impl Iterator<Item = (&'a st
     }
     let text = if params == "null" { "{}" } else { params };
     let Ok(Members(members)) = serde_json::from_str(text) else { return Cow::Borrowed(params) };
-    let kept = members.iter().filter(|(name, _)| from_path.iter().all(|(other, _)| name != other));
-    let kept = kept.map(|(name, value)| format!("{}:{}", to_json(name), value.get()));
-    let added = from_path
+    let kept = members.into_iter().filter(|(name, _)| from_path.iter().all(|(other, _)| name != other));
+    Cow::Owned(join(&kept.collect::<Vec<_>>(), &from_path))
+}
+
+/// An object of members and, decoded, of what a path says.
+fn join(members: &[(Cow<'_, str>, &RawValue)], from_path: &[(&str, &str)]) -> String {
+    let members = members.iter().map(|(name, value)| format!("{}:{}", to_json(name), value.get()));
+    let from_path = from_path
         .iter()
         .map(|(name, value)| format!("{}:{}", to_json(name), to_json(&percent_decode_str(value).decode_utf8_lossy())));
-    Cow::Owned(format!("{{{}}}", kept.chain(added).collect::<Vec<_>>().join(",")))
+    format!("{{{}}}", members.chain(from_path).collect::<Vec<_>>().join(","))
 }
 
 fn to_json(text: &str) -> String {
@@ -130,8 +216,25 @@ impl<'de> Deserializer<'de> for Member<'de> {
         if self.value.get() == "null" { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Self::Error> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        if is_raw(name) {
+            return serde_json::Deserializer::from_str(self.value.get()).deserialize_newtype_struct(name, visitor);
+        }
         visitor.visit_newtype_struct(self)
+    }
+
+    /// A query string has no lists: one text is a list of one, and elements are read like members.
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        let elements: Vec<&RawValue> = match self.value.get().as_bytes().first() {
+            Some(b'"') => vec![self.value],
+            _ => serde_json::from_str(self.value.get()).map_err(|error| self.named(&error))?,
+        };
+        let elements = elements.into_iter().map(|value| Member { name: self.name.clone(), value });
+        visitor.visit_seq(SeqDeserializer::new(elements))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -151,7 +254,7 @@ impl<'de> Deserializer<'de> for Member<'de> {
     }
 
     forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct seq tuple tuple_struct map struct identifier ignored_any
+        char str string bytes byte_buf unit unit_struct tuple tuple_struct map struct identifier ignored_any
     }
 }
 
@@ -218,6 +321,51 @@ mod tests {
         check(r#"{"id":7,"name":"","size":"huge"}"#, Err("member `size`: unknown variant `huge`"));
         check("[]", Err("invalid length"));
         check("null", Err("invalid type: null"));
+        check(r#"{"id":7,"name":"","tags":[1]}"#, Err("member `tags`"));
+    }
+
+    #[test]
+    fn shapes_of_all_kinds() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Wrapped(Filter);
+        #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+        #[serde(default)]
+        struct Filter {
+            tags: Vec<String>,
+            ids: Option<Vec<u8>>,
+        }
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        enum Either {
+            Left(u8),
+        }
+        fn shape<T: DeserializeOwned>(params: &str) -> T {
+            read(Some(serde_json::from_str(params).unwrap())).unwrap()
+        }
+        let filter = || Filter { tags: vec!["a".to_owned()], ids: Some(vec![1, 2]) };
+        assert_eq!(shape::<Filter>(r#"{"tags":"a","ids":["1",2]}"#), filter());
+        assert_eq!(shape::<Wrapped>(r#"{"tags":["a"],"ids":[1,"2"]}"#), Wrapped(filter()));
+        assert_eq!(shape::<Option<Filter>>(r#"{"tags":"a","ids":[1,2]}"#), Some(filter()));
+        assert_eq!(read::<Filter>(None).unwrap(), Filter::default());
+        assert_eq!(shape::<Either>(r#"{"Left":1}"#), Either::Left(1));
+        assert_eq!(shape::<Box<RawValue>>(r#"{"a": 1}"#).get(), r#"{"a": 1}"#);
+        assert_eq!(shape::<BTreeMap<String, Box<RawValue>>>(r#"{"a":"1"}"#)["a"].get(), "\"1\"");
+    }
+
+    #[test]
+    fn a_handler_sees_neither_the_key_of_old_callers_nor_misses_the_path() {
+        let route = Route::parse("GET/goods/{id}").unwrap();
+        for (packet, captured, expected) in [
+            (r#"{"params":{"key":1,"a":2}}"#, vec![], r#"{"a":2}"#),
+            (r#"{"params":{"key":1,"a":2},"$":{}}"#, vec![], r#"{"key":1,"a":2}"#),
+            (r#"{"params":{"key":1},"key":3}"#, vec!["%37"], r#"{"id":"7"}"#),
+            (r#"{"params":{"id":"8"},"$":{}}"#, vec!["7"], r#"{"id":"8"}"#),
+            (r#"{"key":3}"#, vec!["7"], r#"{"id":"7"}"#),
+            (r#"{"params":"key"}"#, vec![], r#""key""#),
+        ] {
+            let request = Request::from_packet(protocol::Packet::parse(packet.as_bytes()).unwrap());
+            let params = of_call(&request, &route, &captured).unwrap();
+            assert_eq!(params.get(), expected, "{packet}");
+        }
     }
 
     #[test]

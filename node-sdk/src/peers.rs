@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Answer, Node, NodeList, Packet, Route, Segment, Version, write_request};
+use protocol::{Answer, Node, NodeList, Packet, Route, Version, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -55,6 +55,8 @@ struct Known {
 #[derive(Debug, Default)]
 struct Table {
     router: Router<Providers>,
+    /// Routes that had providers once. Asked when `router` knows none: a route that is gone must not hide one that is there.
+    remembered: Router<Providers>,
     nodes: Vec<Node>,
 }
 
@@ -118,19 +120,21 @@ impl Peers {
         let deadline = Instant::now() + within;
         let table = Arc::clone(&self.inner.table.borrow());
         let url = || format!("{method}{path}");
-        let Some(Match { value: providers, captured }) = table.router.find(method, path) else {
+        let found = table.router.find(method, path).or_else(|| table.remembered.find(method, path));
+        let Some(Match { value: providers, captured }) = found else {
             return Err(CallError::NoRoute { url: url() });
         };
         let mut tried: Vec<SocketAddr> = Vec::new();
         let mut lost: Option<SocketAddr> = None;
-        let mut full = false;
+        let (mut full, mut too_large) = (false, false);
         while let Some(provider) = self.pick(providers, &tried) {
             tried.push(provider.link.address);
             match self.attempt(provider, (method, path), params, &captured, deadline).await {
                 Ok(frame) => return Ok(RawAnswer { frame }),
                 Err(Attempt::Unsent) => {}
                 Err(Attempt::Refused(Refusal::Full)) => full = true,
-                Err(Attempt::Refused(Refusal::TooLarge)) => return Err(CallError::TooLarge { url: url() }),
+                // A version 2 provider may take what one of version 1 cannot read.
+                Err(Attempt::Refused(Refusal::TooLarge)) => too_large = true,
                 Err(Attempt::Deadline) => return Err(CallError::Deadline { url: url(), within }),
                 Err(Attempt::Lost(node)) if lost.is_none() && is_idempotent(method) => lost = Some(node),
                 Err(Attempt::Lost(node)) => return Err(CallError::Lost { url: url(), node }),
@@ -139,6 +143,7 @@ impl Peers {
         match (lost, full) {
             (Some(node), _) => Err(CallError::Lost { url: url(), node }),
             (None, true) => Err(CallError::Overloaded { url: url() }),
+            (None, false) if too_large => Err(CallError::TooLarge { url: url() }),
             (None, false) => Err(CallError::NoProvider { url: url() }),
         }
     }
@@ -208,11 +213,7 @@ impl Peers {
         captured: &[&str],
         deadline: Instant,
     ) -> Result<Bytes, Attempt> {
-        let names = provider.route.segments().filter_map(|segment| match segment {
-            Segment::Parameter(name) => Some(name),
-            Segment::Literal(_) => None,
-        });
-        let merged = params::merge(params, names.zip(captured.iter().copied()));
+        let merged = params::merge(params, params::names(&provider.route).zip(captured.iter().copied()));
         let version = provider.link.version;
         let left = deadline.saturating_duration_since(Instant::now());
         let pending: Pending = provider
@@ -223,7 +224,10 @@ impl Peers {
             Ok(Ok(frame)) => Ok(frame),
             Ok(Err(Lost { written: false })) => Err(Attempt::Unsent),
             Ok(Err(Lost { written: true })) => Err(Attempt::Lost(provider.link.address)),
-            Err(_elapsed) => Err(Attempt::Deadline),
+            Err(_elapsed) => {
+                provider.link.suspect();
+                Err(Attempt::Deadline)
+            }
         }
     }
 
@@ -233,7 +237,7 @@ impl Peers {
     }
 
     pub(crate) fn reconnected(&self) {
-        self.lock().directory.reconnected(Instant::now().into_std());
+        self.lock().directory.reconnected();
     }
 
     pub(crate) fn disconnected(&self) {
@@ -261,6 +265,13 @@ impl Peers {
     }
 }
 
+impl Providers {
+    /// Turns begin anywhere: tables are rebuilt at every change, and processes start together.
+    fn at_any_turn() -> Self {
+        Self { list: Vec::new(), turn: AtomicUsize::new(fastrand::usize(..)) }
+    }
+}
+
 impl Known {
     /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
     fn rebuild(&mut self) -> Table {
@@ -273,13 +284,19 @@ impl Known {
             }
             let id = node.advert.as_ref().and_then(|advert| advert.id.clone());
             let same = |(link, of): &(Arc<Link>, Option<String>)| link.version == node.version() && *of == id;
-            let link = match self.links.remove(&address).filter(same) {
-                Some((link, _)) => link,
-                None => Link::new(address, node.version()),
+            let link = match self.links.remove(&address) {
+                Some(known) if same(&known) => known.0,
+                other => {
+                    // Another process listens there now.
+                    if let Some((link, _)) = other {
+                        link.retire();
+                    }
+                    Link::new(address, node.version())
+                }
             };
             for route in &node.routes {
                 let provider = Provider { link: Arc::clone(&link), route: route.clone() };
-                table.router.entry(route, Providers::default).list.push(provider);
+                table.router.entry(route, Providers::at_any_turn).list.push(provider);
                 if self.remembered.len() < MAX_REMEMBERED_ROUTES {
                     self.remembered.insert(route.clone(), ());
                 }
@@ -290,7 +307,7 @@ impl Known {
             link.retire();
         }
         for route in self.remembered.keys() {
-            table.router.entry(route, Providers::default);
+            table.remembered.entry(route, Providers::default);
         }
         table
     }

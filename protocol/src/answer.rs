@@ -6,6 +6,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
 /// An answer that came in.
@@ -31,12 +32,16 @@ impl<'a> Answer<'a> {
     pub fn from_packet(packet: &Packet<'a>) -> Self {
         #[derive(Deserialize)]
         struct Meta<'a> {
-            #[serde(default)]
-            s: Option<u16>,
             #[serde(borrow, default)]
-            r: Option<crate::packet::Text<'a>>,
+            s: Option<&'a RawValue>,
             #[serde(borrow, default)]
-            m: Option<crate::packet::Text<'a>>,
+            r: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            m: Option<&'a RawValue>,
+        }
+        /// A member of a wrong type counts as absent and spoils no other.
+        fn text(member: Option<&RawValue>) -> Option<Cow<'_, str>> {
+            serde_json::from_str(member?.get()).ok().map(|Text(text)| text)
         }
         match packet.meta {
             Some(meta) => {
@@ -44,9 +49,10 @@ impl<'a> Answer<'a> {
                 let (s, r, m) = meta.map_or((None, None, None), |meta| (meta.s, meta.r, meta.m));
                 Self {
                     version: Version::V2,
-                    status: s.unwrap_or(200),
-                    reason: r.map(|text| text.0),
-                    message: m.map(|text| text.0),
+                    // A status that nobody can read is no success.
+                    status: s.map_or(200, |s| serde_json::from_str(s.get()).unwrap_or(502)),
+                    reason: text(r),
+                    message: text(m),
                     body: packet.params,
                 }
             }
@@ -57,10 +63,8 @@ impl<'a> Answer<'a> {
                     version: Version::V1,
                     status: if failed { Self::OLD_ERROR } else { 200 },
                     reason: None,
-                    message: message.map(|text| {
-                        serde_json::from_str::<crate::packet::Text<'_>>(text)
-                            .map_or_else(|_| text.into(), |text| text.0)
-                    }),
+                    message: message
+                        .map(|text| serde_json::from_str::<Text<'_>>(text).map_or_else(|_| text.into(), |text| text.0)),
                     body: packet.results,
                 }
             }
@@ -159,6 +163,8 @@ mod tests {
             (r#"{"key":4,"params":[1],"$":{}}"#, 200, None, Some("[1]")),
             (r#"{"key":4,"$":{"s":404,"r":"no","m":"none"}}"#, 404, Some("none"), None),
             (r#"{"key":4,"params":1,"$":7}"#, 200, None, Some("1")),
+            (r#"{"key":4,"$":{"s":503,"r":7,"m":"full"}}"#, 503, Some("full"), None),
+            (r#"{"key":4,"$":{"s":"404"}}"#, 502, None, None),
         ] {
             let packet = Packet::parse(frame.as_bytes()).unwrap();
             let answer = Answer::from_packet(&packet);

@@ -18,6 +18,7 @@ pub struct ReadWindow {
     read_time: Option<Duration>,
     unread: usize,
     written: u64,
+    read: u64,
     last_write: Option<Instant>,
 }
 
@@ -25,7 +26,7 @@ impl ReadWindow {
     /// A window of `max_unread_bytes` towards a peer that, as a guess, reads within `read_time`; `None` when its end can be
     /// looked at.
     pub fn new(max_unread_bytes: usize, read_time: Option<Duration>) -> Self {
-        Self { max_unread_bytes, read_time, unread: 0, written: 0, last_write: None }
+        Self { max_unread_bytes, read_time, unread: 0, written: 0, read: 0, last_write: None }
     }
 
     /// Whether `bytes` more may be written now.
@@ -57,10 +58,15 @@ impl ReadWindow {
         self.written
     }
 
-    /// The peer's end was seen, after `written` bytes: it had at most `unread` of them before it.
-    pub fn settle(&mut self, written: u64, unread: usize) {
-        let since = usize::try_from(self.written - written).unwrap_or(usize::MAX);
+    /// The peer's end was seen, after `written` bytes: it had at most `unread` of them before it. Returns whether it has read
+    /// anything since the last time.
+    pub fn settle(&mut self, written: u64, unread: usize) -> bool {
+        let since = usize::try_from(self.written.saturating_sub(written)).unwrap_or(usize::MAX);
         self.unread = unread.saturating_add(since);
+        let read = written.saturating_sub(unread as u64);
+        let goes_on = read > self.read;
+        self.read = self.read.max(read);
+        goes_on
     }
 
     /// The peer's end cannot be seen after all.
@@ -116,7 +122,7 @@ mod tests {
         window.wrote(start, 100);
         let later = start + Duration::from_secs(60);
         assert_eq!(window.admit(later, 1), Err(Unread::Look), "a minute means nothing");
-        window.settle(100, 40);
+        assert!(window.settle(100, 40) && !window.settle(100, 40), "it has read 60, and then nothing");
         assert_eq!(window.admit(later, 60), Ok(()));
         assert!(window.admit(later, 61).is_err());
         let mark = window.written();

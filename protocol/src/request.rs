@@ -20,7 +20,7 @@ pub struct Request<'a> {
     pub uri: Cow<'a, str>,
     /// Method in HTTP's words.
     pub method: Cow<'a, str>,
-    /// What the answer must carry; `None` makes it one-way.
+    /// What the answer must carry; `None` makes it one-way, as does text for `params` in version 1.
     pub key: Option<Key>,
     /// The arguments; old services die without them, ours read a missing one as `null`.
     pub params: Option<&'a RawValue>,
@@ -44,7 +44,9 @@ impl<'a> Request<'a> {
             key: Option<Key>,
         }
         let version = packet.version();
-        let key = packet.key.or_else(|| {
+        // Old peers log by sending text, under a key of 0, to a service that stays silent; an answer would kill them.
+        let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
+        let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
             let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
             serde_json::from_str::<Keyed>(params).ok()?.key
         });
@@ -189,7 +191,8 @@ mod tests {
                 Version::V1,
             ),
             (r#"{"uri":"/g","method":"GET","key":3,"params":null,"$":{"d":1}}"#, Some(Key::Number(3)), Version::V2),
-            (r#"{"uri":"/logs","method":"POST","params":"text"}"#, None, Version::V1),
+            (r#"{"uri":"/logs","method":"POST","key":0,"params":"text"}"#, None, Version::V1),
+            (r#"{"uri":"/logs","method":"POST","key":0,"params":"text","$":{}}"#, Some(Key::Number(0)), Version::V2),
             (r#"{"uri":"/logs","method":"POST","params":{"key":[]}}"#, None, Version::V1),
         ] {
             let request = Request::from_packet(Packet::parse(frame.as_bytes()).unwrap());

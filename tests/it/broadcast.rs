@@ -6,6 +6,7 @@ use distributor::{Config, OversizedList};
 use node_sdk::Node;
 use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer};
+use tokio::task::JoinSet;
 
 /// A version 2 registration of about 20 kB, so that a few of them make a long list.
 fn heavy(name: &str) -> Value {
@@ -40,6 +41,22 @@ async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
     }
     assert!(gone);
     assert!(stuck.last_words().await.is_some(), "what it finds when it wakes is an end, after at least one whole list");
+}
+
+#[tokio::test]
+async fn bc1_an_old_reader_that_stops_is_cut_as_well() {
+    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..Config::default() });
+    let _stuck = cluster.registered("stuck").await;
+    let mut busy = cluster.peer().await;
+    let mut round = 0;
+    loop {
+        round += 1;
+        let name = format!("busy-{round}");
+        busy.register_with(heavy(&name)).await;
+        if !busy.list_with(&name).await.contains(&"stuck".to_owned()) {
+            break;
+        }
+    }
 }
 
 #[tokio::test]
@@ -118,11 +135,18 @@ async fn a_burst_ends_with_the_truth_for_everybody() {
         peer.register(&format!("burst-{number}"), 1).await;
         burst.push(peer);
     }
-    for watcher in &mut watchers {
-        while watcher.next_list().await.len() < 220 {}
+    let mut reading = JoinSet::new();
+    for mut watcher in watchers {
+        reading.spawn(async move {
+            while watcher.next_list().await.len() < 220 {}
+            watcher
+        });
     }
+    let watchers = reading.join_all().await;
     drop(burst);
-    for watcher in &mut watchers {
-        while watcher.next_list().await.len() > 20 {}
+    let mut reading = JoinSet::new();
+    for mut watcher in watchers {
+        reading.spawn(async move { while watcher.next_list().await.len() > 20 {} });
     }
+    reading.join_all().await;
 }

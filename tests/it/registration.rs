@@ -129,3 +129,11 @@ async fn limits_of_a_registration_are_exact() {
         assert_eq!(peer.ask(1).await.len(), usize::from(fits));
     }
 }
+
+#[tokio::test]
+async fn an_old_node_that_is_not_taken_shows_in_the_log() {
+    let distributor = tests::Process::start(env!("CARGO_BIN_EXE_distributor_process"), &["--listen", "127.0.0.1:0"]);
+    let mut old = Peer::connect(format!("127.0.0.1:{}", distributor.port().await).parse().unwrap()).await;
+    old.register_with(json!({ "port": 1, "name": "old", "urls": vec!["GET/x"; 257] })).await;
+    distributor.line("is not taken: 257 urls; at most 256 are allowed").await;
+}
