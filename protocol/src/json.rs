@@ -1,6 +1,13 @@
 //! What we need of JSON text beyond serde: its depth before it is parsed, and its shortest spelling.
 
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
 use thiserror::Error;
+
+use crate::Text;
 
 /// Arrays and objects are nested deeper than allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
@@ -52,6 +59,32 @@ pub(crate) fn write_compact(out: &mut String, text: &str) {
         }
         keep
     }));
+}
+
+/// The members of an object in order, doubled ones included, their values unread.
+#[derive(Debug)]
+pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some((Text(name), value)) = map.next_entry()? {
+                    members.push((name, value));
+                }
+                Ok(Members(members))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
 }
 
 /// Whether JSON text is an object. Derived readers of structs would take an array as well.

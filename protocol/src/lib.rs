@@ -16,7 +16,7 @@ mod route;
 
 pub use answer::{Answer, Reply, write_answer};
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
-pub use json::{TooDeep, check_depth};
+pub use json::{Members, TooDeep, check_depth};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, Unread};
 pub use list::{ListError, Node, NodeList, REGISTRY_URI, shown_host, write_list, write_refusal};

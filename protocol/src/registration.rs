@@ -1,14 +1,13 @@
 //! What a node tells the Distributor about itself.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use bytes::{BufMut, BytesMut};
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Error, IgnoredAny};
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::{is_object, write_compact};
+use crate::json::{Members, is_object, write_compact};
 use crate::{REGISTRY_URI, Route, Version, seal};
 
 /// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
@@ -111,7 +110,8 @@ impl Registration {
     /// [`RegistrationError`] names the member at fault.
     pub fn parse(params: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         let text = params.map_or("null", RawValue::get);
-        let Members { list } = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
+        let Members(list) = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
+        check_members(&list)?;
         let mut registration = Self {
             name: String::new(),
             port: 0,
@@ -248,6 +248,21 @@ struct Seen {
     host: bool,
 }
 
+/// Few enough members, and each name once: two readers must not disagree.
+fn check_members(list: &[(Cow<'_, str>, &RawValue)]) -> Result<(), RegistrationError> {
+    const KNOWN: [&str; 5] = ["port", "name", "urls", "host", "$"];
+    let wrong = |text| Err(RegistrationError::Shape(serde_json::Error::custom(text)));
+    if list.iter().filter(|(name, _)| !KNOWN.contains(&name.as_ref())).count() > MAX_EXTRA_MEMBERS {
+        return wrong(format!("more than {MAX_EXTRA_MEMBERS} extra members"));
+    }
+    let mut names: Vec<_> = list.iter().map(|(name, _)| name).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(pair) => wrong(format!("duplicate member `{}`", pair[0].escape_debug())),
+        None => Ok(()),
+    }
+}
+
 fn parse_port(text: &str) -> Result<u16, RegistrationError> {
     // Old nodes may send their port as a string of digits.
     let digits = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(text);
@@ -277,42 +292,6 @@ fn is_plain_name(name: &str) -> bool {
 
 fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
-}
-
-/// The members of an object in order, each name once.
-struct Members<'a> {
-    list: Vec<(Cow<'a, str>, &'a RawValue)>,
-}
-
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of registration members")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                const KNOWN: [&str; 5] = ["port", "name", "urls", "host", "$"];
-                let mut extra = 0;
-                let mut list: Vec<(Cow<'de, str>, _)> = Vec::with_capacity(8);
-                while let Some(crate::packet::Text(name)) = map.next_key()? {
-                    if list.iter().any(|(earlier, _)| *earlier == name) {
-                        return Err(A::Error::custom(format_args!("duplicate member `{}`", name.escape_debug())));
-                    }
-                    extra += usize::from(!KNOWN.contains(&name.as_ref()));
-                    if extra > MAX_EXTRA_MEMBERS {
-                        return Err(A::Error::custom(format_args!("more than {MAX_EXTRA_MEMBERS} extra members")));
-                    }
-                    list.push((name, map.next_value()?));
-                }
-                Ok(Members { list })
-            }
-        }
-        deserializer.deserialize_map(InOrder)
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,9 @@ use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json::is_object;
+use crate::json::{Members, is_object};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -96,11 +95,11 @@ pub fn write_request(
 }
 
 fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
-    let without_key;
+    let kept;
     // A member called `key` shows as that text unless it is spelled with escapes.
     let params = if params.contains("key\"") || params.contains("\\u") {
-        without_key = WithoutKey::of(params);
-        without_key.as_str()
+        kept = without_key(params);
+        kept.as_str()
     } else {
         params.trim_ascii()
     };
@@ -114,39 +113,12 @@ fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
 }
 
 /// An object's text without its member `key`.
-struct WithoutKey(String);
-
-impl WithoutKey {
-    fn of(params: &str) -> String {
-        serde_json::from_str(params).map_or_else(|_| "{}".to_owned(), |Self(text)| text)
-    }
-}
-
-impl<'de> Deserialize<'de> for WithoutKey {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Filter;
-        impl<'de> Visitor<'de> for Filter {
-            type Value = WithoutKey;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut text = String::from("{");
-                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &RawValue>()? {
-                    if name != "key" {
-                        let comma = if text.len() > 1 { "," } else { "" };
-                        let name = serde_json::to_string(&name).map_err(A::Error::custom)?;
-                        let _ = write!(text, "{comma}{name}:{}", value.get());
-                    }
-                }
-                text.push('}');
-                Ok(WithoutKey(text))
-            }
-        }
-        deserializer.deserialize_map(Filter)
-    }
+fn without_key(params: &str) -> String {
+    let Members(members) = serde_json::from_str(params).unwrap_or(Members(Vec::new()));
+    let kept = members.iter().filter(|(name, _)| name != "key");
+    // Names are written as text, values as they came.
+    let kept = kept.map(|(name, value)| format!("{}:{}", serde_json::Value::from(name.as_ref()), value.get()));
+    format!("{{{}}}", kept.collect::<Vec<_>>().join(","))
 }
 
 #[cfg(test)]
