@@ -100,7 +100,7 @@ impl Peers {
     /// Providers take turns. One that cannot be reached is passed over; a call that was lost on the way is tried once more
     /// elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2). Await the returned value to run the call;
     /// dropping that future takes the call back.
-    pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
+    pub fn call<'a, T>(&'a self, url: &'a str, params: &(impl Serialize + ?Sized)) -> Call<'a, T> {
         let params = serde_json::to_string(params);
         Call { peers: self, url, params, within: DEFAULT_DEADLINE, result: PhantomData }
     }
@@ -151,6 +151,14 @@ impl Peers {
     /// The nodes known now, ourselves included once the Distributor has listed us.
     pub fn nodes(&self) -> Vec<Node> {
         self.inner.table.borrow().nodes.clone()
+    }
+
+    /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
+    pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
+        let table = Arc::clone(&self.inner.table.borrow());
+        let (method, path) = split_url(url);
+        let found = table.router.find(method, path);
+        found.map_or_else(Vec::new, |found| found.value.list.iter().map(|provider| provider.link.address).collect())
     }
 
     /// Completes when every url has a provider. Cancel safe.

@@ -137,3 +137,20 @@ async fn an_old_node_that_is_not_taken_shows_in_the_log() {
     old.register_with(json!({ "port": 1, "name": "old", "urls": vec!["GET/x"; 257] })).await;
     distributor.line("is not taken: 257 urls; at most 256 are allowed").await;
 }
+
+#[tokio::test]
+async fn a_list_that_old_nodes_cannot_read_is_warned_of_once_and_by_name() {
+    let environment = [("DISTRIBUTOR_LISTEN", "127.0.0.1:0"), ("DISTRIBUTOR_LEGACY_LIST_BYTES", "200")];
+    let distributor = tests::Process::start_with(env!("CARGO_BIN_EXE_distributor_process"), &[], &environment);
+    let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
+    let mut peers = Vec::new();
+    for name in ["fits", "also", "too-much", "and-more"] {
+        let mut peer = Peer::connect(address).await;
+        peer.register_with(json!({ "port": 1, "name": name, "urls": [], "$": {} })).await;
+        peer.list_with(name).await;
+        peers.push(peer);
+    }
+    let warning = distributor.line("outgrows what version 1 peers can read").await;
+    assert!(warning.contains("name=too-much") && warning.contains("--oversized-list"), "{warning}");
+    assert_eq!(distributor.output().matches("outgrows").count(), 1);
+}

@@ -96,6 +96,10 @@ async fn providers_take_turns_and_one_that_fails_hides_nobody() {
     }
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_until(|nodes| nodes.len() == 4).await;
+    let mut addresses: Vec<_> = nodes.iter().map(Node::address).collect();
+    addresses.sort();
+    assert_eq!(caller.peers().providers("GET/n"), addresses);
+    assert!(caller.peers().providers("GET/none").is_empty());
     let call = async || caller.peers().call::<u64>("GET/n", &()).await.unwrap();
     let mut first = Vec::new();
     eventually("all are connected", async || {
@@ -189,4 +193,37 @@ async fn a_caller_that_sends_garbage_harms_itself_only() {
     assert_eq!(endless.next().await, None);
     good.send(call).await;
     assert_eq!(good.next().await.unwrap()["results"], "안녕, a!");
+}
+
+#[tokio::test]
+async fn a_node_that_answers_nothing_is_passed_over_until_it_does() {
+    let cluster = Cluster::start();
+    let frozen = Listener::bind().await;
+    let mut registered = cluster.peer().await;
+    let advert = json!({ "port": frozen.port(), "name": "frozen", "urls": ["GET/hello"], "$": { "v": 2, "id": "f" } });
+    registered.register_with(advert).await;
+    let _greeter = cluster.node(greeter()).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+    let call = async || {
+        let call = caller.peers().call::<String>("GET/hello", &json!({ "name": "a" }));
+        call.within(Duration::from_millis(300)).await
+    };
+    eventually("a call runs out of time", async || call().await.is_err()).await;
+    for _ in 0..20 {
+        call().await.expect("the other one is asked");
+    }
+    // It comes back to life: what it answers, however late, makes it trusted again.
+    let mut link = frozen.accept().await;
+    let asked = link.next().await.unwrap();
+    link.send_packet(&json!({ "key": asked["key"], "params": "late", "$": {} })).await;
+    let calls = async {
+        while let Some(asked) = link.next().await {
+            link.send_packet(&json!({ "key": asked["key"], "params": "thawed", "$": {} })).await;
+        }
+    };
+    tokio::select! {
+        () = eventually("it takes its turn", async || call().await.is_ok_and(|said| said == "thawed")) => {}
+        () = calls => panic!("the link ended"),
+    }
 }
