@@ -1,6 +1,7 @@
 //! One connection: reads packets, writes what its session is owed, and ends when either fails.
 
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -75,6 +76,10 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     loop {
+        if session.is_superseded.load(Ordering::Acquire) {
+            let message = "the same instance has registered on a newer connection";
+            return End::Cut(Complaint::new(409, "superseded", message));
+        }
         let (flow, _) = session.flush(|| attendance.membership().lists(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut turn = 0;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
 use crate::lists::Lists;
 use crate::outbox::{Outbox, Step};
-use crate::registry::{Registry, SessionId};
+use crate::registry::{Registered, Registry, SessionId};
 
 /// Sockets written to before other tasks have their turn.
 const WRITES_PER_TURN: usize = 64;
@@ -56,8 +57,10 @@ pub(crate) struct Session {
     pub(crate) stream: TcpStream,
     /// Whoever holds it may write to the stream. Nothing waits inside.
     outbox: Mutex<Outbox>,
-    /// Wakes the connection's task: the publisher could not write everything.
+    /// Wakes the connection's task: the publisher could not write everything, or the session is superseded.
     pub(crate) unfinished: Notify,
+    /// The same instance has registered on a newer connection.
+    pub(crate) is_superseded: AtomicBool,
 }
 
 /// Who writes to a session's stream.
@@ -115,7 +118,14 @@ impl Membership {
         drop(state);
         let read_time = (!LocalQueues::can_see(&stream)).then_some(self.config.legacy_read_time);
         let outbox = Outbox::new(self.config.legacy_list_bytes, read_time);
-        let session = Session { id, peer, stream, outbox: Mutex::new(outbox), unfinished: Notify::new() };
+        let session = Session {
+            id,
+            peer,
+            stream,
+            outbox: Mutex::new(outbox),
+            unfinished: Notify::new(),
+            is_superseded: AtomicBool::new(false),
+        };
         Ok(Attendance { membership: Arc::clone(self), session: Arc::new(session) })
     }
 
@@ -161,14 +171,18 @@ impl Membership {
         let host = shown_host(session.peer.ip());
         session.outbox().follow(version);
         let mut state = self.lock();
-        let joined = state.registry.register(session.id, registration, &host);
+        let Registered { is_new, superseded } = state.registry.register(session.id, registration, &host);
         state.followers.insert(session.id, Arc::clone(session));
+        if let Some(superseded) = superseded.and_then(|id| state.followers.remove(&id)) {
+            superseded.is_superseded.store(true, Ordering::Release);
+            superseded.unfinished.notify_one();
+        }
         let nodes = state.registry.len();
         drop(state);
         self.changed.notify_one();
         let (name, port) = (registration.name.escape_debug(), registration.port);
         let urls = registration.urls.len();
-        if joined {
+        if is_new {
             info!(nodes, %name, %host, port, urls, version = ?version, "joined");
         } else {
             info!(nodes, %name, %host, port, urls, version = ?version, "updated");

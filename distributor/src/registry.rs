@@ -13,6 +13,8 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) struct Registry {
     records: BTreeMap<Place, Record>,
     places: HashMap<SessionId, Place>,
+    /// Which session an instance of version 2 is registered by.
+    instances: HashMap<String, SessionId>,
     next_place: u64,
     rev: u64,
     /// Bytes of all entries together.
@@ -27,8 +29,18 @@ struct Place(u64);
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) name: String,
+    instance: Option<String>,
     /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
     entry: String,
+}
+
+/// What a registration changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Registered {
+    /// The session had not registered before.
+    pub(crate) is_new: bool,
+    /// The session that had registered the same instance, and is out now.
+    pub(crate) superseded: Option<SessionId>,
 }
 
 impl Registry {
@@ -43,12 +55,18 @@ impl Registry {
     }
 
     /// Registers a session at the end, or replaces its registration in place. `host` is the remote end of its connection.
-    ///
-    /// Returns whether the session is new.
-    pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> bool {
+    /// Another session that has registered the same instance loses its registration: it is a connection that the instance
+    /// has given up and that has not ended yet.
+    pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> Registered {
+        self.forget_instance(session);
+        let instance = registration.advert.as_ref().and_then(|advert| advert.id.clone());
+        let superseded = instance.as_ref().and_then(|id| self.instances.insert(id.clone(), session));
+        if let Some(superseded) = superseded {
+            self.remove(superseded);
+        }
         self.rev += 1;
         let entry = registration.entry(host).replace('¶', "\\u00b6");
-        let record = Record { name: registration.name.clone(), entry };
+        let record = Record { name: registration.name.clone(), instance, entry };
         let next_place = Place(self.next_place);
         let place = *self.places.entry(session).or_insert(next_place);
         if place == next_place {
@@ -57,16 +75,28 @@ impl Registry {
         self.entry_bytes += record.entry.len();
         let before = self.records.insert(place, record);
         self.entry_bytes -= before.as_ref().map_or(0, |record| record.entry.len());
-        before.is_none()
+        Registered { is_new: before.is_none(), superseded }
     }
 
     /// Removes what a session registered. A session that never registered, or has left already, changes nothing.
     pub(crate) fn leave(&mut self, session: SessionId) -> Option<Record> {
-        let place = self.places.remove(&session)?;
+        self.forget_instance(session);
+        let record = self.remove(session)?;
         self.rev += 1;
-        let record = self.records.remove(&place)?;
+        Some(record)
+    }
+
+    fn remove(&mut self, session: SessionId) -> Option<Record> {
+        let record = self.records.remove(&self.places.remove(&session)?)?;
         self.entry_bytes -= record.entry.len();
         Some(record)
+    }
+
+    fn forget_instance(&mut self, session: SessionId) {
+        let record = self.places.get(&session).and_then(|place| self.records.get(place));
+        if let Some(instance) = record.and_then(|record| record.instance.as_ref()) {
+            self.instances.remove(instance);
+        }
     }
 
     /// Bytes of all entries with a comma between them.
@@ -131,11 +161,32 @@ mod tests {
         ] {
             let id = SessionId(session);
             let changed = match name {
-                Some(name) => registry.register(id, &registration(name), "::1"),
+                Some(name) => registry.register(id, &registration(name), "::1").is_new,
                 None => registry.leave(id).is_some(),
             };
             assert_eq!((changed, names(&registry).as_str()), (new, expected));
         }
+    }
+
+    fn instance(id: u64) -> Registration {
+        let params = format!(r#"{{"port":1,"name":"n{id}","urls":[],"$":{{"id":"{id}"}}}}"#);
+        Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap()
+    }
+
+    #[test]
+    fn rg4_the_newest_session_of_an_instance_has_it() {
+        let mut registry = Registry::default();
+        let mut register = |session, id| registry.register(SessionId(session), &instance(id), "::1");
+        assert_eq!(register(1, 7), Registered { is_new: true, superseded: None });
+        assert_eq!(register(1, 7), Registered { is_new: false, superseded: None });
+        assert_eq!(register(2, 7), Registered { is_new: true, superseded: Some(SessionId(1)) });
+        assert_eq!(register(2, 8), Registered { is_new: false, superseded: None });
+        assert_eq!(register(3, 7), Registered { is_new: true, superseded: None });
+        assert_eq!(registry.leave(SessionId(1)), None, "a late end removes nothing");
+        assert_eq!(names(&registry), "n8 n7");
+        registry.leave(SessionId(3));
+        let registered = registry.register(SessionId(4), &instance(7), "::1");
+        assert_eq!(registered, Registered { is_new: true, superseded: None });
     }
 
     #[test]
@@ -161,6 +212,30 @@ mod tests {
     }
 
     proptest! {
+        /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its newest session.
+        #[test]
+        fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
+            let mut registry = Registry::default();
+            // Sessions with the instance they registered last, in order of place; those superseded are out.
+            let mut model: Vec<(u64, u64)> = Vec::new();
+            for (session, id) in steps {
+                let Some(id) = id else {
+                    registry.leave(SessionId(session));
+                    model.retain(|(other, _)| *other != session);
+                    continue;
+                };
+                registry.register(SessionId(session), &instance(id), "::1");
+                model.retain(|(other, of)| *other == session || *of != id);
+                match model.iter_mut().find(|(other, _)| *other == session) {
+                    Some(known) => known.1 = id,
+                    None => model.push((session, id)),
+                }
+                let expected: Vec<_> = model.iter().map(|(_, id)| format!("n{id}")).collect();
+                prop_assert_eq!(names(&registry), expected.join(" "));
+                prop_assert_eq!(registry.instances.len(), registry.len());
+            }
+        }
+
         /// The registry is a list of sessions with their last registration, in the order they first registered.
         #[test]
         fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
@@ -176,7 +251,7 @@ mod tests {
                     (None, None) => {}
                 }
                 match &name {
-                    Some(name) => drop(registry.register(SessionId(session), &registration(name), "::1")),
+                    Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
                     None => drop(registry.leave(SessionId(session))),
                 }
                 let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();

@@ -43,13 +43,16 @@ impl Problem {
 
     /// The body of the response.
     pub(crate) fn body(&self) -> String {
-        serde_json::json!({
-            "type": format!("/problems/{}", self.kind),
-            "title": self.status.canonical_reason().unwrap_or("Error"),
-            "status": self.status.as_u16(),
-            "detail": self.detail,
-        })
-        .to_string()
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        // In the order in which a person reads it.
+        format!(
+            r#"{{"type":{},"title":{},"status":{},"detail":{}}}"#,
+            text(&format!("/problems/{}", self.kind)),
+            text(title),
+            self.status.as_u16(),
+            text(&self.detail),
+        )
     }
 }
 

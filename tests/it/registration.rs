@@ -75,6 +75,24 @@ async fn rg3_registering_again_replaces_in_place_and_is_told_once() {
 }
 
 #[tokio::test]
+async fn rg4_the_newer_connection_of_an_instance_takes_over() {
+    let cluster = Cluster::start();
+    let mut bystander = cluster.registered("bystander").await;
+    let instance = |name: &str| json!({ "port": 1, "name": name, "urls": [], "$": { "v": 2, "id": "same" } });
+    let mut zombie = cluster.peer().await;
+    zombie.register_with(instance("zombie")).await;
+    bystander.list_with("zombie").await;
+    let mut newer = cluster.peer().await;
+    newer.register_with(instance("newer")).await;
+    assert_eq!(bystander.next_list().await, ["bystander", "newer"], "never both, and in one change");
+    assert_eq!(zombie.cut_because().await, "superseded");
+    zombie.reset();
+    newer.list_with("newer").await;
+    bystander.register("again", 1).await;
+    assert_eq!(bystander.next_list().await, ["again", "newer"], "the late end has removed nothing");
+}
+
+#[tokio::test]
 async fn rg8_who_never_registered_is_never_told_of() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;

@@ -159,7 +159,7 @@ async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
     let address = cluster.address.to_string();
     let (first, second) = (Process::start(NODE, &[&address]), Process::start(NODE, &[&address]));
     let mut observer = cluster.registered("observer").await;
-    while observer.next_list().await.len() < 3 {}
+    eventually("both are listed", async || observer.ask(1).await.len() == 3).await;
     let gateway = cluster.gateway().await;
     Cluster::routed(gateway, "/who").await;
     let load = Load::start(gateway, "/who");
