@@ -3,27 +3,29 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes};
+use bytes::{BufMut, Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 /// Most bytes taken from a socket at a time: others get their turn.
-const READ_BYTES: usize = 64 * 1024;
-/// What a buffer has room for at the beginning: most connections carry small packets.
-const ROOM_BYTES: usize = 4 * 1024;
+const MOST_ROOM: usize = 64 * 1024;
+/// What there is room for at the beginning, and again when little comes: most connections carry small packets.
+const LEAST_ROOM: usize = 2 * 1024;
 
 /// Reads a socket into a decoder and knows since when a frame is unfinished.
 #[derive(Debug)]
 pub struct FrameReader {
     decoder: FrameDecoder,
+    /// Room to read into: twice as much when it was filled, half as much when it was hardly used.
+    room: usize,
     unfinished_since: Option<Instant>,
 }
 
 impl FrameReader {
     /// A reader that takes frames of up to `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { decoder: FrameDecoder::new(max_frame_bytes), unfinished_since: None }
+        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None }
     }
 
     /// Takes what the socket has, without waiting; `false` when the peer has closed its side.
@@ -32,10 +34,17 @@ impl FrameReader {
     /// Those of the socket, except that having nothing is none.
     pub fn fill(&mut self, stream: &TcpStream) -> io::Result<bool> {
         let buffer = self.decoder.buffer();
-        buffer.reserve(ROOM_BYTES);
-        let mut room = BufMut::limit(buffer, READ_BYTES);
+        buffer.reserve(self.room);
+        let mut room = BufMut::limit(buffer, self.room);
         match stream.try_read_buf(&mut room) {
-            Ok(bytes) => Ok(bytes > 0),
+            Ok(bytes) => {
+                if bytes == self.room {
+                    self.room = (self.room * 2).min(MOST_ROOM);
+                } else if bytes < self.room / 4 {
+                    self.room = (self.room / 2).max(LEAST_ROOM);
+                }
+                Ok(bytes > 0)
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(true),
             Err(error) => Err(error),
         }
@@ -51,6 +60,10 @@ impl FrameReader {
             self.unfinished_since = None;
         } else {
             self.unfinished_since.get_or_insert_with(Instant::now);
+        }
+        if frame.is_none() && self.room == LEAST_ROOM && self.decoder.unfinished().is_empty() {
+            // Thousands of connections are idle most of the time, and an idle one needs no buffer.
+            *self.decoder.buffer() = BytesMut::new();
         }
         Ok(frame)
     }

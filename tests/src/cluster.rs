@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use node_sdk::{Node, NodeBuilder};
 use tokio::task::JoinHandle;
@@ -110,7 +111,15 @@ pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl 
     }
 }
 
-/// A port that is free now, for what must be restarted where it was.
+/// A port that is free, and that the system does not give to anybody else: for what must be restarted where it was, and
+/// for what must not be there.
 pub fn pick_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    // Below the range of ports that systems give out.
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    loop {
+        let port = NEXT.fetch_add(1, Ordering::Relaxed);
+        if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }

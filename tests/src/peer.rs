@@ -1,7 +1,6 @@
 //! Raw bytes on a socket: what a peer of any version, or of none, can do.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -10,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::PATIENCE;
+use crate::{PATIENCE, pick_port};
 
 /// One end of a connection that carries packets.
 #[derive(Debug)]
@@ -48,13 +47,7 @@ impl Peer {
 
     /// Connects from a local port that the system does not give to anybody else.
     pub async fn connect_from_own_port(address: SocketAddr) -> Self {
-        static NEXT: AtomicU16 = AtomicU16::new(20_000);
-        loop {
-            let port = NEXT.fetch_add(1, Ordering::Relaxed);
-            if std::net::TcpListener::bind(("127.0.0.1", port)).is_ok() {
-                return Self::connect_from(port, address).await;
-            }
-        }
+        Self::connect_from(pick_port(), address).await
     }
 
     /// Connects with so small a receive buffer that not reading shows at the other end.
