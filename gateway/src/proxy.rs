@@ -7,13 +7,13 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::{Body, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, RETRY_AFTER};
 use hyper::{Method, Request, Response, StatusCode, Version};
-use node_sdk::Peers;
+use node_sdk::{CallError, Peers, RawAnswer};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use crate::config::Config;
 use crate::problem::Problem;
-use crate::translate::{JSON, body_params, form_params, has_body, response};
+use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
 
 /// Answers one request. Dropping the future, as happens when the client goes, takes the call back.
 pub(crate) async fn handle(
@@ -55,17 +55,30 @@ async fn answer(request: Request<Incoming>, peers: &Peers, config: &Config) -> R
         form_params(head.uri.query().unwrap_or_default().as_bytes())
     };
     let path = head.uri.path();
-    let left = deadline.saturating_duration_since(Instant::now());
-    let called = match peers.call_raw(head.method.as_str(), path, &params, left).await {
-        // What has GET has HEAD (RFC 9110, 9.3.2); hyper leaves the body out.
-        Err(node_sdk::CallError::NoRoute { .. }) if head.method == Method::HEAD => {
-            peers.call_raw(Method::GET.as_str(), path, &params, left).await
-        }
-        called => called,
-    };
+    let mut called = call(peers, &head.method, path, &params, deadline).await;
+    if let (Err(CallError::NoRoute { .. }), Some(path)) = (&called, readable_path(path)) {
+        called = call(peers, &head.method, &path, &params, deadline).await;
+    }
     match called {
         Ok(answer) => response(&answer),
         Err(error) => Err(Problem::of_call(&error)),
+    }
+}
+
+async fn call(
+    peers: &Peers,
+    method: &Method,
+    path: &str,
+    params: &str,
+    deadline: Instant,
+) -> Result<RawAnswer, CallError> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    match peers.call_raw(method.as_str(), path, params, left).await {
+        // What has GET has HEAD (RFC 9110, 9.3.2); hyper leaves the body out.
+        Err(CallError::NoRoute { .. }) if method == Method::HEAD => {
+            peers.call_raw(Method::GET.as_str(), path, params, left).await
+        }
+        called => called,
     }
 }
 

@@ -20,6 +20,33 @@ pub(crate) fn has_body(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH)
 }
 
+/// A path with the escapes of letters beyond ASCII undone, as services write their routes: `/%EC%83%81%ED%92%88` is `/상품`.
+/// Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would change the path's meaning. `None` when there is nothing to undo.
+pub(crate) fn readable_path(path: &str) -> Option<String> {
+    let hex = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    let mut undone = false;
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = match (first, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        match escaped.filter(|byte| !byte.is_ascii()) {
+            Some(byte) => {
+                undone = true;
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    if undone { String::from_utf8(bytes).ok() } else { None }
+}
+
 /// The arguments in a query string or form: an object of strings, an array where a name stands several times.
 pub(crate) fn form_params(form: &[u8]) -> String {
     let mut params = Map::new();
@@ -101,6 +128,22 @@ pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Proble
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn paths_are_read_as_services_write_them() {
+        for (path, readable) in [
+            ("/goods/7", None),
+            ("/a%2Fb%25%3f", None),
+            ("/%EC%83%81%ED%92%88/a%2Fb%25", Some("/상품/a%2Fb%25")),
+            ("/%ec%83%81", Some("/상")),
+            ("/%EC%83", None),
+            ("/%EC%83%81%", Some("/상%")),
+            ("/%E%", None),
+            ("/%FF", None),
+        ] {
+            assert_eq!(readable_path(path).as_deref(), readable, "{path}");
+        }
+    }
 
     #[test]
     fn query_strings_become_objects_of_strings() {

@@ -125,6 +125,7 @@ async fn answers_of_our_nodes_become_responses() {
         .route("GET/double", double)
         .route("POST/double", double)
         .route("GET/items/{id}/{part}", item)
+        .route("GET/상품/{id}", item)
         .route("GET/panics", panics);
     let _node = cluster.node(node).await;
     let gateway = cluster.gateway().await;
@@ -133,6 +134,7 @@ async fn answers_of_our_nodes_become_responses() {
         ("GET", "/double?n=4", "", 200, json!({ "double": 8 })),
         ("POST", "/double", r#"{"n":5}"#, 200, json!({ "double": 10 })),
         ("GET", "/items/%ED%95%9C%2F/b?id=mine&x=1", "", 200, json!({ "id": "한/", "part": "b", "x": "1" })),
+        ("GET", "/%EC%83%81%ED%92%88/%EA%B0%80%2F1", "", 200, json!({ "id": "가/1" })),
         ("GET", "/double?n=x", "", 422, json!("no_number")),
         ("GET", "/panics", "", 500, json!("internal")),
         ("GET", "/nowhere", "", 404, json!("no_route")),
