@@ -171,6 +171,10 @@ impl Membership {
         let host = shown_host(session.peer.ip());
         session.outbox().follow(version);
         let mut state = self.lock();
+        if session.is_superseded.load(Ordering::Acquire) {
+            // It is about to be cut; the newer connection keeps the instance.
+            return;
+        }
         let Registered { is_new, superseded } = state.registry.register(session.id, registration, &host);
         state.followers.insert(session.id, Arc::clone(session));
         if let Some(superseded) = superseded.and_then(|id| state.followers.remove(&id)) {
