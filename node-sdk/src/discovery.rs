@@ -64,16 +64,19 @@ impl Discovery {
     async fn run(&self) {
         let mut failures = Throttle::new(LOG_PERIOD);
         let mut losses = Throttle::default();
+        // The log's last word is that there is no connection.
+        let mut told_lost = true;
         loop {
             let wait = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await {
                 Ok(Ok(stream)) => {
                     failures = Throttle::new(LOG_PERIOD);
-                    let shown = losses.pass(Instant::now().into_std());
-                    if shown.is_some() {
+                    if told_lost {
                         info!(distributor = %self.address, name = %self.identity.name, "connected");
                     }
                     let reason = self.follow(&stream).await;
                     self.peers.disconnected();
+                    let shown = losses.pass(Instant::now().into_std());
+                    told_lost = shown.is_some();
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
                     }
@@ -86,6 +89,7 @@ impl Discovery {
                         _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
                     };
                     if let Some(held_back) = failures.pass(Instant::now().into_std()) {
+                        told_lost = true;
                         warn!(distributor = %self.address, error, held_back, "cannot reach the Distributor; trying every 3 s");
                     }
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())

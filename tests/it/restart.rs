@@ -155,6 +155,19 @@ async fn rs4_nobody_notices_that_the_distributor_is_killed_and_comes_back() {
 }
 
 #[tokio::test]
+async fn a_node_says_when_the_distributor_is_lost_and_when_it_is_back() {
+    let address = format!("127.0.0.1:{}", pick_port());
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    distributor.line("listening").await;
+    let node = Process::start(NODE, &[&address]);
+    node.line("connected").await;
+    distributor.kill().await;
+    node.line("connection to the Distributor lost").await;
+    let _distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
+    eventually("it says that it is back", async || node.output().matches(" connected ").count() == 2).await;
+}
+
+#[tokio::test]
 async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
     let cluster = Cluster::start();
     let address = cluster.address.to_string();
