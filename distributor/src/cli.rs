@@ -4,12 +4,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use daemon::{LogFormat, LogLevel, bind_all, duration, exit_code, init_log, listen_address, raise_open_files};
 use protocol::RegistrationLimits;
 use tokio::runtime;
 use tracing::warn;
 
+use crate::why::why;
 use crate::{Config, OversizedList, serve};
 
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
@@ -22,6 +23,8 @@ const OTHER_DESCRIPTORS: u64 = 32;
     after_help = "Exit codes: 0 stopped by a signal, 2 bad command line, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Address to listen on; may be given several times. [::] takes IPv4 as well, unless an IPv4 address of that port is
     /// given too.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:9000", value_parser = listen_address)]
@@ -29,6 +32,39 @@ struct Args {
     /// Connections at a time; further ones are closed at once.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
+    /// Connections at a time from one address, this machine's own excepted.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 256)]
+    max_connections_per_address: usize,
+    /// Bytes of all entries of the list together; who would make it longer is not taken.
+    #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_LIST_BYTES", default_value_t = 8_388_608)]
+    max_list_bytes: usize,
+    /// Packets a second from one connection; what comes faster waits.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_PACKETS_PER_SECOND", default_value_t = 1000)]
+    packets_per_second: u32,
+    /// Packets of one connection that are handled at once.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_PACKET_BURST", default_value_t = 5000)]
+    packet_burst: u32,
+    /// New nodes a second; others are told when to come again.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_REGISTRATIONS_PER_SECOND", default_value_t = 5000)]
+    registrations_per_second: u32,
+    /// New nodes that are taken at once.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_REGISTRATION_BURST", default_value_t = 2000)]
+    registration_burst: u32,
+    /// How often a second one node's changes of its registration are told.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_UPDATES_PER_SECOND", default_value_t = 1)]
+    updates_per_second: u32,
+    /// Changes of one node's registration that are told at once.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_UPDATE_BURST", default_value_t = 10)]
+    update_burst: u32,
+    /// Pings a second to all nodes together; with more nodes than this each is asked less than once a second.
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_PINGS_PER_SECOND", default_value_t = 1000)]
+    pings_per_second: u32,
+    /// After this time a peer that has not registered is sent the list.
+    #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_GREET_AFTER", default_value = "100ms", value_parser = duration)]
+    greet_after: Duration,
+    /// How long a version 2 peer may stay without registering.
+    #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_REGISTER_TIMEOUT", default_value = "5s", value_parser = duration)]
+    register_timeout: Duration,
     /// Bytes of one packet from a node.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_FRAME_BYTES", default_value_t = 65_536)]
     max_frame_bytes: usize,
@@ -70,11 +106,37 @@ struct Args {
     log_level: LogLevel,
 }
 
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Asks a running Distributor what happened to a node: when it joined and left, and why.
+    Why {
+        /// Its name, address (host:port) or instance id.
+        node: String,
+        /// Where the Distributor is.
+        #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR", default_value = "127.0.0.1:9000")]
+        at: String,
+        /// Prints JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 impl Args {
     fn config(&self) -> Config {
         let registration = RegistrationLimits { max_urls: self.max_urls, max_url_bytes: self.max_url_bytes };
         Config {
             max_connections: connections_within(raise_open_files(), self.max_connections),
+            max_connections_per_address: self.max_connections_per_address,
+            max_list_bytes: self.max_list_bytes,
+            packets_per_second: self.packets_per_second,
+            packet_burst: self.packet_burst,
+            registrations_per_second: self.registrations_per_second,
+            registration_burst: self.registration_burst,
+            updates_per_second: self.updates_per_second,
+            update_burst: self.update_burst,
+            pings_per_second: self.pings_per_second,
+            greet_after: self.greet_after,
+            register_timeout: self.register_timeout,
             max_frame_bytes: self.max_frame_bytes,
             max_json_depth: self.max_json_depth,
             registration,
@@ -93,6 +155,13 @@ impl Args {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     init_log(args.log_format, &args.log_level);
+    if let Some(Command::Why { node, at, json }) = &args.command {
+        let runtime = runtime::Builder::new_current_thread().enable_all().build();
+        return match runtime.and_then(|runtime| runtime.block_on(why(at, node, *json))) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => exit_code(&error),
+        };
+    }
     // One thread: telling N nodes is N small writes, which two threads would only fight over.
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -9,6 +9,28 @@ use protocol::{LEGACY_READ_BYTES, RegistrationLimits};
 pub struct Config {
     /// Connections at a time; further ones are closed at once. Each costs a descriptor and a few kilobytes.
     pub max_connections: usize,
+    /// Connections at a time from one address, this machine's own excepted: one host that runs wild leaves room for the others.
+    pub max_connections_per_address: usize,
+    /// Bytes of all entries of the list together; who would make it longer is not taken. Nodes take twice as much.
+    pub max_list_bytes: usize,
+    /// Packets a second from one connection, after a burst; what comes faster waits in its socket.
+    pub packets_per_second: u32,
+    /// Packets of one connection that are handled at once.
+    pub packet_burst: u32,
+    /// New version 2 nodes a second, after a burst; others are told when to come again.
+    pub registrations_per_second: u32,
+    /// New version 2 nodes that are taken at once.
+    pub registration_burst: u32,
+    /// Times a second that one node's changes of its registration are told, after a burst; the last of them is always told.
+    pub updates_per_second: u32,
+    /// Changes of one node's registration that are told at once.
+    pub update_burst: u32,
+    /// Pings a second to all version 2 nodes together. With more nodes than this each is asked less than once a second.
+    pub pings_per_second: u32,
+    /// A peer that has not registered is greeted with the list after this time: most register at once, and need no greeting.
+    pub greet_after: Duration,
+    /// How long a version 2 peer may stay without registering. Old silent peers may for ever.
+    pub register_timeout: Duration,
     /// Bytes of one packet from a node. A registration of 256 urls has about 20 kB.
     pub max_frame_bytes: usize,
     /// How deep arrays and objects of a packet may be nested.
@@ -46,6 +68,17 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_connections_per_address: 256,
+            max_list_bytes: 8 << 20,
+            packets_per_second: 1000,
+            packet_burst: 5000,
+            registrations_per_second: 5000,
+            registration_burst: 2000,
+            updates_per_second: 1,
+            update_burst: 10,
+            pings_per_second: 1000,
+            greet_after: Duration::from_millis(100),
+            register_timeout: Duration::from_secs(5),
             max_frame_bytes: 64 * 1024,
             max_json_depth: 32,
             registration: RegistrationLimits::default(),

@@ -1,20 +1,22 @@
 //! One connection: reads packets, writes what its session is owed, and ends when either fails.
 
 use std::net::Shutdown;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use daemon::{FrameReader, Look, at};
-use protocol::{Unread, write_refusal};
+use protocol::{Key, Packet, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal};
 use socket2::SockRef;
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::bucket::Bucket;
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
 use crate::membership::{Attendance, Flow, Writer};
 use crate::outbox::Reply;
+use crate::roster::{Admission, Turned};
 
 /// Packets of one peer that are handled before other tasks have their turn.
 const FRAMES_PER_TURN: u32 = 64;
@@ -24,15 +26,22 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of that taken at a time.
 const LINGER_READ_BYTES: usize = 16 * 1024;
+/// How often a peer that waits to be greeted looks whether an earlier list has come.
+const RESTORING: Duration = Duration::from_millis(50);
+/// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
+/// newest state, and not from all that happened.
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 
 /// Why a connection ended.
 enum End {
     /// The peer closed, or broke, its side.
-    Closed,
+    Gone(Reason),
     /// We are stopping.
     Stopping,
     /// The peer is told what is wrong, then cut.
     Cut(Complaint),
+    /// It is out, and told so.
+    Out(Reason),
     /// The peer takes nothing of what it is told.
     Stalled,
 }
@@ -40,25 +49,48 @@ enum End {
 /// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
 pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     let session = &attendance.session;
-    let max_frame_bytes = attendance.membership().config.max_frame_bytes;
-    let mut reader = Reader { frames: FrameReader::new(max_frame_bytes), intake: Intake::new(), read_before: false };
+    let config = &attendance.membership().config;
+    let mut reader = Reader {
+        frames: FrameReader::new(config.max_frame_bytes),
+        intake: Intake::new(),
+        read_before: false,
+        registered: false,
+        heard_at: Instant::now(),
+        bucket: Bucket::new(config.packets_per_second, config.packet_burst),
+        waiting: None,
+    };
     let end = serve(&attendance, &mut reader, &stop).await;
+    let reason = match end {
+        End::Gone(reason) | End::Out(reason) => reason,
+        End::Stopping => Reason::Closed,
+        End::Cut(_) => Reason::Refused,
+        End::Stalled => Reason::Stalled,
+    };
     // The list must not wait for the farewell.
-    attendance.unregister();
+    attendance.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
     let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
-    match end {
-        End::Closed | End::Stopping => debug!(conn, %peer, packets, ignored, blank, strikes, "connection closed"),
+    let complaint = match end {
+        End::Gone(_) | End::Stopping => {
+            let reason = reason.as_str();
+            debug!(conn, %peer, packets, ignored, blank, strikes, reason, "connection closed");
+            return;
+        }
         End::Stalled => {
-            let seconds = attendance.membership().config.write_timeout.as_secs_f32();
+            let seconds = config.write_timeout.as_secs_f32();
             warn!(conn, %peer, packets, "cut: it has taken nothing of what it was sent for {seconds} s");
+            return;
         }
-        End::Cut(Complaint { status, reason, message }) => {
-            info!(conn, %peer, packets, ignored, blank, strikes, reason, "cut: {message}");
-            if !session.outbox().is_mid_packet() {
-                farewell(&attendance, status, reason, &message).await;
-            }
+        End::Out(Reason::Superseded) => {
+            Complaint::new(409, "superseded", "the same instance has registered on a newer connection")
         }
+        End::Out(reason) => Complaint::new(408, reason.as_str(), "no answer to pings"),
+        End::Cut(complaint) => complaint,
+    };
+    let Complaint { status, reason, message } = complaint;
+    info!(conn, %peer, packets, ignored, blank, strikes, reason, "cut: {message}");
+    if !session.outbox().is_mid_packet() {
+        farewell(&attendance, status, reason, &message).await;
     }
 }
 
@@ -67,6 +99,12 @@ struct Reader {
     frames: FrameReader,
     intake: Intake,
     read_before: bool,
+    registered: bool,
+    /// When the last packet came.
+    heard_at: Instant,
+    bucket: Bucket,
+    /// A packet that came too soon, and when it is handled.
+    waiting: Option<(Bytes, Instant)>,
 }
 
 async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
@@ -76,11 +114,10 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     loop {
-        if session.is_superseded.load(Ordering::Acquire) {
-            let message = "the same instance has registered on a newer connection";
-            return End::Cut(Complaint::new(409, "superseded", message));
+        if let Some(reason) = session.out.get() {
+            return End::Out(*reason);
         }
-        let (flow, _) = session.flush(|| attendance.membership().lists(), Writer::Connection);
+        let (flow, _) = session.flush(attendance.membership(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut turn = 0;
         while !session.outbox().owes_reply() {
@@ -94,11 +131,13 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 turn = 0;
             }
         }
-        let listening = !session.outbox().owes_reply();
-        if !listening && flow == Flow::Done {
+        let owes_reply = session.outbox().owes_reply();
+        if owes_reply && flow == Flow::Done {
             continue;
         }
-        let frame_deadline = reader.frames.deadline(config.frame_timeout);
+        let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
+        let listening = !owes_reply && too_soon.is_none();
+        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
         let (writable, write_deadline, paced) = match flow {
             Flow::Done => {
                 look.done();
@@ -111,22 +150,42 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 let since = *unread_since.get_or_insert_with(Instant::now);
                 (false, Some(since + config.write_timeout), Some(Unread::Look))
             }
-            Flow::Broken => return End::Closed,
+            Flow::Broken => return End::Gone(Reason::Reset),
         };
         tokio::select! {
             () = stop.cancelled() => return End::Stopping,
             readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.frames.fill(&session.stream)) {
-                Ok(true) => {}
-                Ok(false) | Err(_) => return End::Closed,
+                Ok(true) => attendance.heard(),
+                Ok(false) => return End::Gone(Reason::Closed),
+                Err(error) => return End::Gone(reason(&error)),
             },
             _ = session.stream.writable(), if writable => {}
             () = session.unfinished.notified() => {}
+            () = session.greeting_is_due(), if flow == Flow::Done => {
+                if attendance.is_restoring() {
+                    let later = Instant::now() + config.greet_after.max(RESTORING);
+                    session.outbox().greet_later(later.into_std());
+                }
+            }
             goes_on = read_enough(attendance, paced, &mut look) => if goes_on { unread_since = None },
+            () = at(too_soon) => {}
+            () = at(reader.register_by(config.register_timeout)) => {
+                return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
+            }
             () = at(frame_deadline) => {
                 return End::Cut(Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last"));
             }
             () = at(write_deadline) => return End::Stalled,
         }
+    }
+}
+
+/// What an error of the socket says about the peer.
+fn reason(error: &std::io::Error) -> Reason {
+    use std::io::ErrorKind as Kind;
+    match error.kind() {
+        Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => Reason::Unreachable,
+        _ => Reason::Reset,
     }
 }
 
@@ -165,28 +224,108 @@ impl Reader {
             // The longest sign: by then the guess is as good as it gets.
             self.read_before = self.frames.pending().len() >= 12;
         }
-        let frame = match self.frames.next_frame() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(false),
-            Err(too_large) => return Err(End::Cut(Complaint::new(413, "frame_too_large", too_large.to_string()))),
+        let frame = match self.waiting.take() {
+            Some((frame, at)) if at <= Instant::now() => frame,
+            Some(early) => {
+                self.waiting = Some(early);
+                return Ok(false);
+            }
+            None => match self.frames.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(false),
+                Err(too_large) => return Err(End::Cut(Complaint::new(413, "frame_too_large", too_large.to_string()))),
+            },
         };
         self.read_before = true;
-        match self.intake.take(Instant::now().into_std(), &frame, config) {
+        let now = Instant::now();
+        if let Err(wait) = self.bucket.take(now.into_std()) {
+            self.waiting = Some((frame, now + wait));
+            return Ok(false);
+        }
+        self.heard_at = now;
+        let version = self.intake.version();
+        match self.intake.take(now.into_std(), &frame, config) {
             Intent::Ignore => {}
             Intent::Overlook(complaint) => attendance.membership().warn_of_refusal(session.peer, &complaint),
-            Intent::Register(registration) => attendance.register(&registration, self.intake.version()),
+            Intent::Register(registration, terms) => self.register(attendance, registration, &terms)?,
             Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
-            Intent::Leave => attendance.unregister(),
-            Intent::Refuse(key, complaint) => {
-                let Complaint { status, reason, message } = complaint;
-                debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {message}");
-                let mut out = BytesMut::new();
-                write_refusal(&mut out, key.as_ref(), status, reason, &message);
-                session.outbox().reply(Reply::Refusal(out.freeze()), self.intake.version());
+            Intent::Leave => {
+                self.registered = false;
+                attendance.unregister(Reason::Leave);
             }
+            Intent::Know(Some(known)) => attendance.acknowledge(known),
+            Intent::Know(None) => {}
+            Intent::Report(failed) => attendance.report(&failed),
+            Intent::Copy => {
+                if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
+                    attendance.take_copy(&part);
+                }
+            }
+            Intent::Recount(key, node) => {
+                let mut out = BytesMut::new();
+                write_history(&mut out, &key, &attendance.history(&node));
+                session.outbox().reply(Reply::Packet(out.freeze()), self.intake.version());
+            }
+            Intent::Refuse(key, complaint) => self.refuse(attendance, key.as_ref(), &complaint, None),
             Intent::Cut(complaint) => return Err(End::Cut(complaint)),
         }
+        if version == Version::V1 && self.intake.version() == Version::V2 {
+            tune_for_changes(&session.stream);
+        }
         Ok(true)
+    }
+
+    fn register(&mut self, attendance: &Attendance, registration: Registration, terms: &Terms) -> Result<(), End> {
+        let version = self.intake.version();
+        let (status, reason, message, after) = match attendance.register(registration, version, terms) {
+            Ok(Admission::Listed(_)) => {
+                self.registered = true;
+                return Ok(());
+            }
+            Ok(Admission::Held(wait)) => {
+                self.registered = true;
+                (
+                    202,
+                    "held_back",
+                    "it comes and goes, or changes, too often; it will be listed as it is now",
+                    Some(wait),
+                )
+            }
+            Err(Turned::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
+            Err(Turned::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
+            Err(Turned::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
+            Err(Turned::Out) => return Ok(()),
+        };
+        let complaint = Complaint::new(status, reason, message);
+        match version {
+            Version::V1 if matches!(status, 202) => {}
+            Version::V1 => attendance.membership().warn_of_refusal(attendance.session.peer, &complaint),
+            Version::V2 => self.refuse(attendance, None, &complaint, after),
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, attendance: &Attendance, key: Option<&Key>, complaint: &Complaint, after: Option<Duration>) {
+        let session = &attendance.session;
+        let Complaint { status, reason, message } = complaint;
+        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {message}");
+        let mut out = BytesMut::new();
+        write_refusal(&mut out, key, *status, reason, message, after);
+        session.outbox().reply(Reply::Packet(out.freeze()), self.intake.version());
+    }
+
+    /// When a version 2 peer must have registered.
+    fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
+        let waits = self.intake.version() == Version::V2 && !self.registered;
+        waits.then(|| self.heard_at + register_timeout)
+    }
+}
+
+/// Changes are small and many; what a peer has not taken is better made anew.
+fn tune_for_changes(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+        debug!(%error, "cannot limit what the system holds for a peer");
     }
 }
 
@@ -194,7 +333,7 @@ impl Reader {
 async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &str) {
     let stream = &attendance.session.stream;
     let mut out = BytesMut::new();
-    write_refusal(&mut out, None, status, reason, message);
+    write_refusal(&mut out, None, status, reason, message, None);
     if stream.try_write(&out).is_err() || SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
         return;
     }

@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use protocol::{
-    Key, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Request, Version, check_depth, is_blank,
+    HISTORY_URI, Key, PONG_URI, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Request, Revision,
+    Terms, Version, check_depth, is_blank, read_history_question, read_pong, read_report,
 };
 
 use crate::config::Config;
@@ -34,11 +35,19 @@ pub(crate) enum Intent {
     /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
     Overlook(Complaint),
     /// Register, or replace the registration.
-    Register(Registration),
+    Register(Registration, Terms),
     /// Send the list under this key.
     Ask(Key),
     /// Take the registration away; the peer is about to go.
     Leave,
+    /// The peer knows this state, and is alive.
+    Know(Option<Revision>),
+    /// Calls to these nodes failed.
+    Report(Vec<u64>),
+    /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
+    Copy,
+    /// Tell what happened to a node, under this key.
+    Recount(Key, String),
     /// Tell what is wrong and go on: the peer has shown `$`.
     Refuse(Option<Key>, Complaint),
     /// Tell what is wrong and close.
@@ -98,8 +107,8 @@ impl Intake {
         let shown = if registers { Registration::version(packet.params) } else { Version::V1 };
         self.version = self.version.max(packet.version()).max(shown);
         match (packet.uri(), packet.method()) {
-            (REGISTRY_URI, "POST") => match Registration::parse(packet.params, &config.registration) {
-                Ok(registration) => Intent::Register(registration),
+            (REGISTRY_URI, "POST") => match register(&packet, config) {
+                Ok((registration, terms)) => Intent::Register(registration, terms),
                 Err(error) => {
                     let complaint = Complaint::new(400, error.reason(), describe(&error));
                     match self.version {
@@ -113,6 +122,16 @@ impl Intake {
             },
             (REGISTRY_URI, "GET") => Intent::Ask(Request::from_packet(packet).key.unwrap_or(Key::Number(0))),
             (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Intent::Leave,
+            (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Intent::Copy,
+            (REGISTRY_URI, "PATCH") if packet.version() == Version::V2 => match read_report(packet.params) {
+                Some(failed) => Intent::Report(failed),
+                None => self.refuse(packet.key, Complaint::new(400, "bad_report", "params is no report")),
+            },
+            (PONG_URI, _) => Intent::Know(read_pong(&packet)),
+            (HISTORY_URI, "GET") if packet.version() == Version::V2 => {
+                let node = read_history_question(packet.params).unwrap_or_default();
+                Intent::Recount(packet.key.unwrap_or(Key::Number(0)), node)
+            }
             (uri, method) => {
                 let message = format!("{method}{uri} is nothing that a Distributor knows");
                 self.refuse(packet.key, Complaint::new(501, "unsupported", message))
@@ -160,6 +179,11 @@ impl Intake {
     }
 }
 
+fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, Terms), RegistrationError> {
+    let registration = Registration::parse(packet.params, &config.registration)?;
+    Ok((registration, Terms::parse(packet.meta, &config.registration)?))
+}
+
 /// Names what surely is no packet by the first bytes of a connection, so that its owner finds the mistake.
 pub(crate) fn guess_protocol(first_bytes: &[u8]) -> Option<&'static str> {
     const SIGNS: [(&[u8], &str); 10] = [
@@ -183,6 +207,7 @@ fn describe(error: &RegistrationError) -> String {
         RegistrationError::Port(_)
         | RegistrationError::TooManyUrls { .. }
         | RegistrationError::UrlTooLong { .. }
+        | RegistrationError::TooManyNeeds
         | RegistrationError::Name => error.to_string(),
     }
 }
@@ -204,9 +229,13 @@ mod tests {
             .map(|frame| match intake.take(now, frame.as_bytes(), &Config::default()) {
                 Intent::Ignore => "ignore".to_owned(),
                 Intent::Overlook(complaint) => format!("overlook {}", complaint.reason),
-                Intent::Register(registration) => format!("register {}", registration.name),
+                Intent::Register(registration, _) => format!("register {}", registration.name),
                 Intent::Ask(key) => format!("ask {key}"),
                 Intent::Leave => "leave".to_owned(),
+                Intent::Know(known) => format!("know {}", known.unwrap_or_default()),
+                Intent::Report(failed) => format!("report {failed:?}"),
+                Intent::Copy => "copy".to_owned(),
+                Intent::Recount(key, node) => format!("recount {key} {node}"),
                 Intent::Refuse(key, complaint) => {
                     format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), complaint.reason)
                 }
@@ -241,6 +270,24 @@ mod tests {
             &["refuse 7 bad_port"],
         );
         check(&[V2, "{]"], &["refuse  unsupported", "refuse  bad_json"]);
+    }
+
+    #[test]
+    fn version_2_peers_say_more() {
+        check(&[r#"{"uri":"$pong","$":{"epoch":5,"rev":7}}"#, r#"{"uri":"$pong","$":{}}"#], &["know 5.7", "know 0.0"]);
+        check(&[r#"{"uri":"/distributes","method":"PATCH","params":{"failed":[1,2]},"$":{}}"#], &["report [1, 2]"]);
+        check(&[r#"{"uri":"/distributes","method":"PATCH","params":{},"$":{}}"#], &["refuse  bad_report"]);
+        check(&[r#"{"uri":"/distributes","method":"PUT","params":[],"$":{}}"#], &["copy"]);
+        check(
+            &[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"},"$":{}}"#],
+            &["recount 3 a"],
+        );
+        check(&[r#"{"uri":"/distributes/history","method":"GET","key":3,"params":{"node":"a"}}"#], &["ignore"]);
+        let many = vec![r#""n""#; 257].join(",");
+        let packet = format!(
+            r#"{{"uri":"/distributes","method":"POST","params":{{"port":1,"name":"a","$":{{}}}},"$":{{"needs":[{many}]}}}}"#
+        );
+        check(&[&packet], &["refuse  too_many_needs"]);
     }
 
     #[test]

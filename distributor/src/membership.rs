@@ -1,31 +1,40 @@
-//! The registry as all connections share it, and the publisher that tells them of its changes.
+//! The roster as all connections share it, and the tasks that tell of its changes and keep its time.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use daemon::{LocalQueues, Throttle};
-use protocol::{Registration, Unread, Version, shown_host};
+use protocol::{
+    CopyPart, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host, write_copy_question,
+    write_visibility,
+};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
-use tracing::{info, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
-use crate::lists::Lists;
+use crate::liveness::{TICK, Verdict};
+use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
-use crate::registry::{Registered, Registry, SessionId};
+use crate::registry::{Entrance, Registered, SessionId};
+use crate::roster::{Admission, Departure, Roster, Turn, Turned};
 
-/// Sockets written to before other tasks have their turn.
+/// Sockets written to, and bytes written, before other tasks have their turn.
 const WRITES_PER_TURN: usize = 64;
+const BYTES_PER_TURN: usize = 1 << 20;
 
-/// Lists per second, in bytes, that the publisher aims at: a fraction of what one core copies into loopback sockets.
-/// After a round it pauses for its bytes at this rate, so a burst of changes merges and a single one goes out at once.
+/// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into loopback sockets.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
-/// However long the lists, a change does not wait longer than this for the round before.
+/// A publisher rests this many times as long as it has worked, so that it takes a third of a core at most. A single change
+/// goes out at once, and a burst merges.
+const REST: u32 = 2;
+/// However much there is to tell, a change does not wait longer than this for the round before.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
@@ -33,20 +42,32 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 pub(crate) struct Membership {
     pub(crate) config: Config,
     state: Mutex<State>,
-    changed: Notify,
+    changed: [Notify; 2],
+    /// Something may be due earlier than the time keeper thinks.
+    rescheduled: Notify,
     refusals: Mutex<Throttle>,
     /// What old peers on this machine have read.
     pub(crate) local_queues: LocalQueues,
+    /// How long we have been awake, in milliseconds: see `liveness`.
+    awake: AtomicU64,
 }
 
 #[derive(Debug)]
 struct State {
-    registry: Registry,
-    lists: Arc<Lists>,
-    followers: HashMap<SessionId, Arc<Session>>,
+    roster: Roster,
+    /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
+    followers: [Followers; 2],
+    addresses: HashMap<IpAddr, usize>,
     next_session: u64,
     open_sessions: usize,
     warned_of_size: bool,
+}
+
+#[derive(Debug, Default)]
+struct Followers {
+    all: HashMap<SessionId, Arc<Session>>,
+    /// Those who have registered since the last round.
+    new: Vec<Arc<Session>>,
 }
 
 /// One connection, as the publisher sees it.
@@ -55,12 +76,15 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: TcpStream,
-    /// Whoever holds it may write to the stream. Nothing waits inside.
+    /// Whoever holds it may write to the stream. Nothing waits inside, and the roster is asked from inside, never the other
+    /// way round.
     outbox: Mutex<Outbox>,
-    /// Wakes the connection's task: the publisher could not write everything, or the session is superseded.
+    /// Wakes the connection's task: the publisher could not write everything, or the session is out.
     pub(crate) unfinished: Notify,
-    /// The same instance has registered on a newer connection.
-    pub(crate) is_superseded: AtomicBool,
+    /// Why the session is out, once it is.
+    pub(crate) out: OnceLock<Reason>,
+    /// How long we had been awake when it last gave a sign of life.
+    heard: AtomicU64,
 }
 
 /// Who writes to a session's stream.
@@ -81,18 +105,25 @@ pub(crate) enum Flow {
     Stalled(std::time::Instant),
     /// An old peer is given time to read.
     Paced(Unread),
-    /// The connection is broken; its reader will find out.
+    /// The connection is broken.
     Broken,
+}
+
+/// Why a connection is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Crowded {
+    /// There are as many as allowed.
+    All,
+    /// There are as many from its address as allowed.
+    Address,
 }
 
 impl Membership {
     pub(crate) fn new(config: Config) -> Arc<Self> {
-        let registry = Registry::default();
-        let lists = Arc::new(Lists::encode(&registry, &config));
         let state = State {
-            registry,
-            lists,
-            followers: HashMap::new(),
+            roster: Roster::new(config.clone(), Instant::now().into_std(), epoch()),
+            followers: Default::default(),
+            addresses: HashMap::new(),
             next_session: 0,
             open_sessions: 0,
             warned_of_size: false,
@@ -100,66 +131,97 @@ impl Membership {
         Arc::new(Self {
             config,
             state: Mutex::new(state),
-            changed: Notify::new(),
+            changed: Default::default(),
+            rescheduled: Notify::new(),
             refusals: Mutex::default(),
             local_queues: LocalQueues::start(),
+            awake: AtomicU64::new(0),
         })
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
-    pub(crate) fn open(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr) -> Result<Attendance, TcpStream> {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+    ) -> Result<Attendance, (Crowded, TcpStream)> {
         let mut state = self.lock();
+        let address = peer.ip().to_canonical();
+        let from_there = state.addresses.get(&address).copied().unwrap_or(0);
         if state.open_sessions >= self.config.max_connections {
-            return Err(stream);
+            return Err((Crowded::All, stream));
         }
+        if !address.is_loopback() && from_there >= self.config.max_connections_per_address {
+            return Err((Crowded::Address, stream));
+        }
+        state.addresses.insert(address, from_there + 1);
         state.open_sessions += 1;
         let id = SessionId(state.next_session);
         state.next_session += 1;
         drop(state);
+        // The time keeper sleeps while there is nobody.
+        self.rescheduled.notify_one();
         let read_time = (!LocalQueues::can_see(&stream)).then_some(self.config.legacy_read_time);
-        let outbox = Outbox::new(self.config.legacy_list_bytes, read_time);
+        let greet_at = (Instant::now() + self.config.greet_after).into_std();
+        let outbox = Outbox::new(greet_at, self.config.legacy_list_bytes, read_time);
         let session = Session {
             id,
             peer,
             stream,
             outbox: Mutex::new(outbox),
             unfinished: Notify::new(),
-            is_superseded: AtomicBool::new(false),
+            out: OnceLock::new(),
+            heard: AtomicU64::new(self.awake.load(Ordering::Relaxed)),
         };
         Ok(Attendance { membership: Arc::clone(self), session: Arc::new(session) })
     }
 
-    /// The newest lists.
-    pub(crate) fn lists(&self) -> Arc<Lists> {
-        let mut state = self.lock();
-        if state.lists.rev != state.registry.rev() {
-            state.lists = Arc::new(Lists::encode(&state.registry, &self.config));
-        }
-        Arc::clone(&state.lists)
+    /// From now on whoever registers is told to come back later.
+    pub(crate) fn drain(&self) {
+        self.lock().roster.drain();
     }
 
-    /// Tells every follower of every change, merged while it is busy. Runs until cancelled.
-    pub(crate) async fn publish(&self) {
+    /// Tells every follower of this version of every change, merged while it is busy or rests. Runs until cancelled.
+    pub(crate) async fn publish(&self, version: Version) {
+        let mut told = Revision::default();
         loop {
-            self.changed.notified().await;
+            self.changed[index(version)].notified().await;
             let begin = Instant::now();
-            let lists = self.lists();
-            let followers: Vec<_> = self.lock().followers.values().cloned().collect();
-            let mut bytes = 0;
-            for turn in followers.chunks(WRITES_PER_TURN) {
-                for session in turn {
-                    let (flow, written) = session.flush(|| Arc::clone(&lists), Writer::Publisher);
-                    bytes += written;
-                    if flow != Flow::Done {
-                        session.unfinished.notify_one();
-                    }
+            let followers: Vec<_> = {
+                let mut state = self.lock();
+                let newest = state.roster.revision();
+                if state.roster.is_restoring() {
+                    // Those who wait for it are told when it is over.
+                    continue;
                 }
-                tokio::task::yield_now().await;
+                let followers = &mut state.followers[index(version)];
+                let new = std::mem::take(&mut followers.new);
+                if std::mem::replace(&mut told, newest) == newest {
+                    new
+                } else {
+                    followers.all.values().cloned().collect()
+                }
+            };
+            let (mut bytes, mut worked) = (0, Duration::ZERO);
+            let mut turn = (Instant::now(), 0, 0);
+            for session in &followers {
+                let (flow, written) = session.flush(self, Writer::Publisher);
+                bytes += written;
+                turn = (turn.0, turn.1 + 1, turn.2 + written);
+                if !matches!(flow, Flow::Done | Flow::Broken) {
+                    session.unfinished.notify_one();
+                }
+                if turn.1 == WRITES_PER_TURN || turn.2 >= BYTES_PER_TURN {
+                    worked += turn.0.elapsed();
+                    tokio::task::yield_now().await;
+                    turn = (Instant::now(), 0, 0);
+                }
             }
+            worked += turn.0.elapsed();
             // Those that have ended meanwhile must not stay open for longer.
             drop(followers);
-            let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).min(LONGEST_PAUSE);
-            let left = pause.saturating_sub(begin.elapsed());
+            let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (REST + 1));
+            let left = pause.min(LONGEST_PAUSE).saturating_sub(begin.elapsed());
             // Below the timer's resolution a pause would only add to every change.
             if left >= Duration::from_millis(1) {
                 sleep(left).await;
@@ -167,31 +229,178 @@ impl Membership {
         }
     }
 
-    fn register(&self, session: &Arc<Session>, registration: &Registration, version: Version) {
+    /// Does what is due, and watches over those who are silent. Runs until cancelled.
+    pub(crate) async fn keep_time(&self) {
+        loop {
+            let next = {
+                let state = self.lock();
+                let tick = (state.open_sessions > 0).then(|| Instant::now() + TICK);
+                tick.into_iter().chain(state.roster.next_due().map(Instant::from_std)).min()
+            };
+            tokio::select! {
+                () = daemon::at(next) => {}
+                () = self.rescheduled.notified() => {}
+            }
+            let now = Instant::now().into_std();
+            let (before, turn, verdicts) = {
+                let mut state = self.lock();
+                let before = (state.roster.revision(), state.roster.is_restoring());
+                let turn = state.roster.advance(now);
+                let State { roster, followers, .. } = &mut *state;
+                let heard = |session| {
+                    let followers = &followers[index(Version::V2)].all;
+                    let heard = followers.get(&session).map_or(0, |session| session.heard.load(Ordering::Relaxed));
+                    Duration::from_millis(heard)
+                };
+                let verdicts = roster.liveness.tick(now, heard);
+                let awake = u64::try_from(roster.liveness.awake().as_millis()).unwrap_or(u64::MAX);
+                self.awake.store(awake, Ordering::Relaxed);
+                (before, turn, verdicts)
+            };
+            self.carry_out(turn);
+            for (session, verdict) in verdicts {
+                self.carry_out_verdict(now, session, verdict);
+            }
+            let after = {
+                let state = self.lock();
+                (state.roster.revision(), state.roster.is_restoring())
+            };
+            if before != after {
+                self.notify_followers();
+            }
+        }
+    }
+
+    fn carry_out(&self, turn: Turn) {
+        let Turn { ask, raised, gone, warm } = turn;
+        if warm {
+            debug!(nodes = self.lock().roster.nodes(), "warm: whoever is not listed is not there");
+        }
+        for record in gone {
+            info!(name = %record.name.escape_debug(), address = record.address(), "left: it did not come back");
+        }
+        let mut packets = Vec::new();
+        if let Some(session) = ask {
+            let mut out = BytesMut::new();
+            write_copy_question(&mut out);
+            packets.push((session, out));
+        }
+        for (raised, missing) in raised {
+            let mut out = BytesMut::new();
+            let visibility = Visibility { seen: raised.seen, of: raised.of, enough: raised.enough, missing };
+            write_visibility(&mut out, &visibility);
+            packets.push((raised.session, out));
+        }
+        for (session, packet) in packets {
+            if let Some(session) = self.follower(session) {
+                session.outbox().notify(packet.freeze());
+                session.unfinished.notify_one();
+            }
+        }
+    }
+
+    fn carry_out_verdict(&self, now: std::time::Instant, session: SessionId, verdict: Verdict) {
+        let Some(session) = self.follower(session) else { return };
+        if self.lock().roster.judge(now, session.id, verdict) {
+            debug!(conn = session.id.0, peer = %session.peer, ?verdict, "liveness");
+        }
+        match verdict {
+            Verdict::Ping | Verdict::Suspect => {
+                session.outbox().ping();
+                let (flow, _) = session.flush(self, Writer::Publisher);
+                if !matches!(flow, Flow::Done | Flow::Broken) {
+                    session.unfinished.notify_one();
+                }
+            }
+            Verdict::Trust => {}
+            Verdict::Hung => session.cut(Reason::Hung),
+        }
+    }
+
+    fn follower(&self, session: SessionId) -> Option<Arc<Session>> {
+        self.lock().followers[index(Version::V2)].all.get(&session).cloned()
+    }
+
+    fn notify_followers(&self) {
+        self.changed.iter().for_each(Notify::notify_one);
+    }
+
+    fn register(
+        &self,
+        session: &Arc<Session>,
+        registration: Registration,
+        version: Version,
+        terms: &Terms,
+    ) -> Result<Admission, Turned> {
         let host = shown_host(session.peer.ip());
-        session.outbox().follow(version);
+        let now = Instant::now().into_std();
+        let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
+        // Before it is among the followers: a round that finds it there tells it.
+        let followed = {
+            let mut outbox = session.outbox();
+            let followed = outbox.follow(version, terms.needs.clone().map(|needs| Arc::new(Needs::new(needs))));
+            if let Some(have) = terms.have {
+                outbox.knows(have);
+            }
+            followed
+        };
         let mut state = self.lock();
-        if session.is_superseded.load(Ordering::Acquire) {
+        let revision = state.roster.revision();
+        let admission = match session.out.get() {
             // It is about to be cut; the newer connection keeps the instance.
-            return;
+            Some(_) => Err(Turned::Out),
+            None => state.roster.register(now, session.id, registration, &host, terms),
+        };
+        let admission = match admission {
+            Ok(admission) => admission,
+            Err(turned) => {
+                drop(state);
+                if !followed {
+                    session.outbox().unfollow();
+                }
+                return Err(turned);
+            }
+        };
+        let followers = &mut state.followers[index(version)];
+        if followers.all.insert(session.id, Arc::clone(session)).is_none() {
+            followers.new.push(Arc::clone(session));
         }
-        let Registered { is_new, superseded } = state.registry.register(session.id, registration, &host);
-        state.followers.insert(session.id, Arc::clone(session));
-        if let Some(superseded) = superseded.and_then(|id| state.followers.remove(&id)) {
-            superseded.is_superseded.store(true, Ordering::Release);
-            superseded.unfinished.notify_one();
+        if let Admission::Listed(Registered { superseded: Some(superseded), .. }) = &admission {
+            for followers in &mut state.followers {
+                if let Some(superseded) = followers.all.remove(superseded) {
+                    superseded.cut(Reason::Superseded);
+                }
+            }
         }
-        let nodes = state.registry.len();
+        let nodes = state.roster.nodes();
+        let changes = state.roster.revision() != revision;
         drop(state);
-        self.changed.notify_one();
-        let (name, port) = (registration.name.escape_debug(), registration.port);
-        let urls = registration.urls.len();
-        if is_new {
-            info!(nodes, %name, %host, port, urls, version = ?version, "joined");
+        if changes {
+            self.notify_followers();
         } else {
-            info!(nodes, %name, %host, port, urls, version = ?version, "updated");
+            self.changed[index(version)].notify_one();
         }
-        self.warn_of_size(&registration.name);
+        if terms.visible.is_some() || terms.have.is_some() {
+            self.rescheduled.notify_one();
+        }
+        let name = name.escape_debug();
+        match &admission {
+            Admission::Listed(Registered { entrance: Entrance::New, .. }) => {
+                info!(nodes, %name, %host, port, urls, version = ?version, "joined");
+            }
+            Admission::Listed(Registered { entrance: Entrance::Updated, .. }) => {
+                info!(nodes, %name, %host, port, urls, version = ?version, "updated");
+            }
+            Admission::Listed(Registered { entrance: Entrance::Same, .. }) => {
+                debug!(nodes, %name, %host, port, "registered again, as it was");
+            }
+            Admission::Held(wait) => {
+                let seconds = wait.as_secs_f32();
+                info!(%name, %host, port, seconds, "held back: it comes and goes, or changes, too often");
+            }
+        }
+        self.warn_of_size(&name.to_string());
+        Ok(admission)
     }
 
     /// Says that a version 1 node is not listed: it is told nothing, and would wonder.
@@ -203,30 +412,40 @@ impl Membership {
         }
     }
 
-    fn leave(&self, session: &Session) {
+    fn leave(&self, session: &Session, reason: Reason) {
         let mut state = self.lock();
-        state.followers.remove(&session.id);
-        let record = state.registry.leave(session.id);
-        let nodes = state.registry.len();
+        for followers in &mut state.followers {
+            followers.all.remove(&session.id);
+        }
+        let restoring = state.roster.is_restoring();
+        let departure = state.roster.leave(Instant::now().into_std(), session.id, reason);
+        let nodes = state.roster.nodes();
         drop(state);
-        if let Some(record) = record {
-            self.changed.notify_one();
-            info!(nodes, name = %record.name.escape_debug(), peer = %session.peer, "left");
+        if restoring {
+            self.rescheduled.notify_one();
+        }
+        let Some(Departure { record, kept }) = departure else { return };
+        let (name, reason) = (record.name.escape_debug(), reason.as_str());
+        if kept {
+            info!(nodes, %name, peer = %session.peer, reason, "gone, as many others at once: it stays listed for a while");
+        } else {
+            self.notify_followers();
+            info!(nodes, %name, peer = %session.peer, reason, "left");
         }
     }
 
     /// Says once, and by name, that version 1 peers can no longer read the whole list.
     fn warn_of_size(&self, name: &str) {
         let mut state = self.lock();
-        let outgrows = Lists::bytes(&state.registry) > self.config.legacy_list_bytes;
+        let outgrows = state.roster.legacy_bytes() > self.config.legacy_list_bytes;
         if outgrows == state.warned_of_size {
             return;
         }
         state.warned_of_size = outgrows;
-        let nodes = state.registry.len();
+        let nodes = state.roster.nodes();
         drop(state);
         if outgrows {
-            let (name, limit) = (name.escape_debug(), self.config.legacy_list_bytes);
+            let limit = self.config.legacy_list_bytes;
             let get = match self.config.oversized_list {
                 OversizedList::Truncate => "get as many nodes as fit, at least one of each name first",
                 OversizedList::Send => "get the whole list all the same, and may die of it",
@@ -250,14 +469,61 @@ pub(crate) struct Attendance {
 }
 
 impl Attendance {
-    pub(crate) fn register(&self, registration: &Registration, version: Version) {
-        self.membership.register(&self.session, registration, version);
+    pub(crate) fn register(
+        &self,
+        registration: Registration,
+        version: Version,
+        terms: &Terms,
+    ) -> Result<Admission, Turned> {
+        self.membership.register(&self.session, registration, version, terms)
     }
 
     /// Takes the registration away while the connection lives on.
-    pub(crate) fn unregister(&self) {
+    pub(crate) fn unregister(&self, reason: Reason) {
         self.session.outbox().unfollow();
-        self.membership.leave(&self.session);
+        self.membership.leave(&self.session, reason);
+    }
+
+    /// The peer has given a sign of life.
+    pub(crate) fn heard(&self) {
+        self.session.heard.store(self.membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub(crate) fn acknowledge(&self, known: Revision) {
+        self.membership.lock().roster.acknowledge(self.session.id, known);
+    }
+
+    pub(crate) fn report(&self, failed: &[u64]) {
+        let now = Instant::now().into_std();
+        let changes = self.membership.lock().roster.report(now, self.session.id, failed);
+        if changes {
+            self.membership.notify_followers();
+        }
+        self.membership.rescheduled.notify_one();
+    }
+
+    pub(crate) fn take_copy(&self, part: &CopyPart<'_>) {
+        let now = Instant::now().into_std();
+        let (complete, nodes) = {
+            let mut state = self.membership.lock();
+            let complete = state.roster.take_copy(now, self.session.id, part);
+            (complete, state.roster.nodes())
+        };
+        if complete {
+            let (revision, peer) = (part.revision, self.session.peer);
+            info!(nodes, %revision, %peer, "restored what the Distributor before knew");
+            self.membership.notify_followers();
+        }
+        self.membership.rescheduled.notify_one();
+    }
+
+    pub(crate) fn history(&self, node: &str) -> Vec<protocol::Event> {
+        self.membership.lock().roster.history(Instant::now().into_std(), node)
+    }
+
+    /// Whether what an earlier Distributor knew is about to come.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.membership.lock().roster.is_restoring()
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -267,8 +533,16 @@ impl Attendance {
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.membership.leave(&self.session);
-        self.membership.lock().open_sessions -= 1;
+        self.membership.leave(&self.session, Reason::Closed);
+        let mut state = self.membership.lock();
+        state.open_sessions -= 1;
+        let address = self.session.peer.ip().to_canonical();
+        if let Some(from_there) = state.addresses.get_mut(&address) {
+            *from_there -= 1;
+            if *from_there == 0 {
+                state.addresses.remove(&address);
+            }
+        }
     }
 }
 
@@ -277,24 +551,27 @@ impl Session {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The session is out; its task ends it.
+    fn cut(&self, reason: Reason) {
+        let _ = self.out.set(reason);
+        self.unfinished.notify_one();
+    }
+
     /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that was. Never waits.
     ///
-    /// The connection's task sees to it that what is not done goes on; until it does, the publisher keeps its hands off, so
-    /// that one news after the other does not keep it from waiting.
-    /// Likewise while it owes a reply, which may need a newer list than the publisher has.
-    ///
-    /// `lists` gives the newest lists. It is asked when nobody else can write any more: otherwise the publisher could pass by
-    /// with a newer list just before this task, done with an older one, stops attending.
-    pub(crate) fn flush(&self, lists: impl FnOnce() -> Arc<Lists>, writer: Writer) -> (Flow, usize) {
+    /// Changes are told by the publisher, so that they merge. What it cannot finish the connection's task does; until that has,
+    /// the publisher keeps its hands off. No change is lost between them: both ask for the newest state while they hold the
+    /// outbox, so whoever is last has told it.
+    pub(crate) fn flush(&self, membership: &Membership, writer: Writer) -> (Flow, usize) {
         let mut outbox = self.outbox();
         if writer == Writer::Publisher && (outbox.attended || outbox.owes_reply()) {
             return (Flow::Done, 0);
         }
-        let lists = &*lists();
+        let with_lists = writer == Writer::Publisher || outbox.attended;
         let mut written = 0;
         let flow = loop {
             let now = Instant::now().into_std();
-            let packet = match outbox.next(now, lists) {
+            let packet = match outbox.next(now, &mut membership.lock().roster, with_lists) {
                 Step::Done => break Flow::Done,
                 Step::WaitFor(unread) => break Flow::Paced(unread),
                 Step::Write(packet) => packet,
@@ -312,7 +589,34 @@ impl Session {
                 Err(_broken) => break Flow::Broken,
             }
         };
-        outbox.attended = writer == Writer::Connection && flow != Flow::Done;
+        if written > 0 && outbox.attended {
+            // It goes on reading what it was behind with, though a ping may be stuck behind that.
+            self.heard.store(membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_));
         (flow, written)
     }
+
+    /// Waits until the peer may be greeted. Never when it need not be.
+    pub(crate) async fn greeting_is_due(&self) {
+        let at = self.outbox().greet_at();
+        match at {
+            Some(at) => sleep_until(Instant::from_std(at)).await,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+fn index(version: Version) -> usize {
+    match version {
+        Version::V1 => 0,
+        Version::V2 => 1,
+    }
+}
+
+/// Higher at every start, as long as the clock is not set back; a Distributor that succeeds another sees to it itself.
+#[expect(clippy::disallowed_methods, reason = "the clock names this start and decides nothing")]
+fn epoch() -> u64 {
+    let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_1970.as_millis()).unwrap_or(0).clamp(1, Revision::MAX / 2)
 }

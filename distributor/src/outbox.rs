@@ -1,27 +1,34 @@
 //! What one peer is still to be told, without I/O.
 //!
-//! There is no queue: a peer is owed the newest list or nothing, at most one reply, and the rest of at
-//! most one packet that its socket took in part. So a peer that stands still costs the same however much changes.
+//! There is no queue: a peer is owed what leads it to the newest state or nothing, at most one reply and one notice, and the
+//! rest of at most one packet that its socket took in part. So a peer that stands still costs the same however much changes.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes};
-use protocol::{Key, ReadWindow, Unread, Version};
+use protocol::{Key, ReadWindow, Revision, Unread, Version};
 
-use crate::lists::Lists;
+use crate::lists::{Dispatch, Known};
+use crate::needs::Needs;
+use crate::roster::Roster;
 
 /// What one peer is still to be told.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     version: Version,
-    /// Greeted peers get changes only once they have registered.
+    /// Unregistered peers get the list once, at this time.
+    greet_at: Instant,
+    /// Registered peers are told of changes.
     follows: bool,
-    told_rev: Option<u64>,
+    known: Known,
     reply: Option<Reply>,
+    notice: Option<Bytes>,
+    ping: bool,
     rest: Bytes,
     window: ReadWindow,
     stalled_since: Option<Instant>,
-    /// The connection's task waits for what is in the way of the rest.
+    /// The connection's task waits for what is in the way of the rest, and then goes on by itself.
     pub(crate) attended: bool,
 }
 
@@ -30,8 +37,8 @@ pub(crate) struct Outbox {
 pub(crate) enum Reply {
     /// The list under this key.
     List(Key),
-    /// A packet that says what was wrong.
-    Refusal(Bytes),
+    /// A packet of its own.
+    Packet(Bytes),
 }
 
 /// What a peer's socket should do now.
@@ -46,13 +53,17 @@ pub(crate) enum Step {
 }
 
 impl Outbox {
-    /// A peer that has just connected and is owed the list. `legacy_read_time` is `None` when its end can be looked at.
-    pub(crate) fn new(legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
+    /// A peer that has just connected and is owed the list at `greet_at`, unless it registers before. `legacy_read_time` is
+    /// `None` when its end can be looked at.
+    pub(crate) fn new(greet_at: Instant, legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
         Self {
             version: Version::V1,
+            greet_at,
             follows: false,
-            told_rev: None,
+            known: Known::default(),
             reply: None,
+            notice: None,
+            ping: false,
             rest: Bytes::new(),
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
@@ -60,15 +71,35 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is told of every change, in the form of its version.
-    pub(crate) fn follow(&mut self, version: Version) {
-        self.follows = true;
+    /// From now on the peer is told of every change that it needs, in the form of its version. Returns whether it was before.
+    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Needs>>) -> bool {
         self.version = version;
+        if self.known.needs != needs {
+            self.known = Known { needs, ..Known::default() };
+        }
+        std::mem::replace(&mut self.follows, true)
+    }
+
+    /// It says that it knows this state already.
+    pub(crate) fn knows(&mut self, have: Revision) {
+        if self.known.told.is_none() && self.known.needs.is_none() {
+            self.known.told = Some(have);
+        }
     }
 
     /// From now on the peer is told nothing of its own accord.
     pub(crate) fn unfollow(&mut self) {
         self.follows = false;
+    }
+
+    /// When the peer is greeted with the list, if it still has to be.
+    pub(crate) fn greet_at(&self) -> Option<Instant> {
+        (!self.follows && self.known.told.is_none()).then_some(self.greet_at)
+    }
+
+    /// The list it is owed cannot be told yet.
+    pub(crate) fn greet_later(&mut self, at: Instant) {
+        self.greet_at = at;
     }
 
     /// The peer is owed a reply. One at a time: ask [`owes_reply`](Self::owes_reply) before reading its next packet.
@@ -82,6 +113,16 @@ impl Outbox {
         self.reply.is_some()
     }
 
+    /// The peer is to be told this. A notice that is still waiting is void.
+    pub(crate) fn notify(&mut self, packet: Bytes) {
+        self.notice = Some(packet);
+    }
+
+    /// The peer is to give a sign of life.
+    pub(crate) fn ping(&mut self) {
+        self.ping = true;
+    }
+
     /// Whether a packet has begun to go out and not ended, so that no other may follow.
     pub(crate) fn is_mid_packet(&self) -> bool {
         !self.rest.is_empty()
@@ -92,32 +133,87 @@ impl Outbox {
         self.stalled_since
     }
 
-    /// The next thing to do at `now`, when `lists` is the newest state.
-    pub(crate) fn next(&mut self, now: Instant, lists: &Lists) -> Step {
+    /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which merges them.
+    pub(crate) fn next(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Step {
         if !self.rest.is_empty() {
             return Step::Write(self.rest.clone());
         }
+        let mut told = None;
         let packet = match &self.reply {
-            Some(Reply::Refusal(packet)) => packet.clone(),
-            Some(Reply::List(key)) => lists.answer(self.version, key),
-            None if self.is_behind(lists) => lists.for_version(self.version),
-            None => return Step::Done,
+            Some(Reply::Packet(packet)) => packet.clone(),
+            Some(Reply::List(key)) => {
+                let (packet, revision) = roster.answer(self.version, key, self.known.needs.as_ref());
+                told = Some(revision);
+                packet
+            }
+            None => match self.unasked(now, roster, with_lists) {
+                Some((packet, revision)) => {
+                    told = revision;
+                    packet
+                }
+                None => return Step::Done,
+            },
         };
         if self.version == Version::V1
             && let Err(unread) = self.window.admit(now, packet.len())
         {
             return Step::WaitFor(unread);
         }
-        if !matches!(self.reply.take(), Some(Reply::Refusal(_))) {
-            self.told_rev = Some(lists.rev);
+        if self.reply.take().is_none() && told.is_none() {
+            // It was the notice, or the ping.
+            if self.notice.take().is_none() {
+                self.ping = false;
+            }
+        }
+        if told.is_some() {
+            self.known.told = told;
+            self.known.seen = None;
         }
         self.rest = packet.clone();
         Step::Write(packet)
     }
 
+    /// What the peer is told of our own accord, and the state that it knows then.
+    fn unasked(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Option<(Bytes, Option<Revision>)> {
+        if let Some(notice) = &self.notice {
+            return Some((notice.clone(), None));
+        }
+        if self.ping {
+            return Some((roster.ping(), None));
+        }
+        if !self.follows {
+            if self.known.told.is_some() || now < self.greet_at || roster.is_restoring() {
+                return None;
+            }
+            let (packet, revision) = roster.answer(self.version, &Key::Number(0), None);
+            return Some((packet, Some(revision)));
+        }
+        if !with_lists || roster.is_restoring() {
+            return None;
+        }
+        match self.version {
+            Version::V1 if self.known.told == Some(roster.revision()) => None,
+            Version::V1 => {
+                let (packet, revision) = roster.legacy();
+                Some((packet, Some(revision)))
+            }
+            Version::V2 => match roster.news(&self.known) {
+                Dispatch::Packet(packet, revision) => Some((packet, Some(revision))),
+                Dispatch::Nothing(revision) => {
+                    self.known.seen = Some(revision);
+                    None
+                }
+            },
+        }
+    }
+
     /// The socket took `bytes` of what it was given.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
         self.rest.advance(bytes);
+        if self.rest.is_empty() {
+            // Nothing of a large list is kept for those who have it.
+            self.rest = Bytes::new();
+        }
         self.window.wrote(now, bytes);
         self.stalled_since = None;
     }
@@ -142,108 +238,7 @@ impl Outbox {
     pub(crate) fn guess(&mut self, legacy_read_time: Duration) {
         self.window.guess(legacy_read_time);
     }
-
-    fn is_behind(&self, lists: &Lists) -> bool {
-        match self.told_rev {
-            None => true,
-            Some(told) => self.follows && told < lists.rev,
-        }
-    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-    use crate::registry::{Registry, SessionId};
-
-    /// A registry whose list has `nodes` entries of the same length, with the same `rev`.
-    fn lists(nodes: u64) -> Lists {
-        let mut registry = Registry::default();
-        for session in 0..nodes {
-            let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
-            let registration = protocol::Registration::parse(Some(params), &Config::default().registration).unwrap();
-            registry.register(SessionId(session), &registration, "::1");
-        }
-        Lists::encode(&registry, &Config::default())
-    }
-
-    struct Peer {
-        outbox: Outbox,
-        start: Instant,
-    }
-
-    impl Peer {
-        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-        fn new(legacy_list_bytes: usize) -> Self {
-            Self { outbox: Outbox::new(legacy_list_bytes, Some(Duration::from_millis(100))), start: Instant::now() }
-        }
-
-        /// What happens at `ms` when the socket takes everything: entries told, or when to ask again.
-        #[track_caller]
-        fn check(&mut self, ms: u64, nodes: u64, expected: Result<Option<usize>, u64>) {
-            let now = self.start + Duration::from_millis(ms);
-            let seen = match self.outbox.next(now, &lists(nodes)) {
-                Step::Write(bytes) => {
-                    self.outbox.wrote(now, bytes.len());
-                    Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
-                }
-                Step::WaitFor(unread) => Err(unread),
-                Step::Done => Ok(None),
-            };
-            assert_eq!(seen, expected.map_err(|ms| Unread::Until(self.start + Duration::from_millis(ms))));
-        }
-    }
-
-    #[test]
-    fn a_newcomer_is_greeted_once_and_follows_when_registered() {
-        let mut peer = Peer::new(65_536);
-        peer.check(0, 0, Ok(Some(0)));
-        peer.check(1, 5, Ok(None));
-        peer.outbox.follow(Version::V1);
-        peer.check(2, 6, Ok(Some(6)));
-        peer.check(3, 6, Ok(None));
-        peer.check(4, 9, Ok(Some(9)));
-        peer.outbox.unfollow();
-        peer.check(5, 10, Ok(None));
-    }
-
-    #[test]
-    fn old_peers_get_the_newest_list_when_they_have_read_the_last() {
-        let mut peer = Peer::new(lists(10).for_version(Version::V1).len());
-        peer.outbox.follow(Version::V1);
-        peer.check(0, 8, Ok(Some(8)));
-        peer.check(1, 9, Err(100));
-        peer.check(99, 10, Err(100));
-        peer.check(100, 10, Ok(Some(10)));
-        peer.outbox.follow(Version::V2);
-        peer.check(101, 11, Ok(Some(11)));
-        peer.check(102, 12, Ok(Some(12)));
-    }
-
-    #[test]
-    fn a_packet_ends_before_the_next_begins() {
-        let mut peer = Peer::new(65_536);
-        peer.outbox.follow(Version::V1);
-        let Step::Write(first) = peer.outbox.next(peer.start, &lists(3)) else { panic!("nothing to write") };
-        peer.outbox.wrote(peer.start, 10);
-        peer.outbox.blocked(peer.start);
-        assert_eq!(peer.outbox.stalled_since(), Some(peer.start));
-        assert!(peer.outbox.is_mid_packet());
-        assert_eq!(peer.outbox.next(peer.start, &lists(4)), Step::Write(first.slice(10..)));
-        peer.outbox.wrote(peer.start, first.len() - 10);
-        assert_eq!(peer.outbox.stalled_since(), None);
-        peer.check(1, 4, Ok(Some(4)));
-    }
-
-    #[test]
-    fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
-        let mut peer = Peer::new(65_536);
-        peer.check(0, 2, Ok(Some(2)));
-        peer.outbox.reply(Reply::List(Key::Number(7)), Version::V1);
-        assert!(peer.outbox.owes_reply());
-        let Step::Write(bytes) = peer.outbox.next(peer.start, &lists(2)) else { panic!("nothing to write") };
-        assert!(String::from_utf8_lossy(&bytes).contains(r#""key":7,"#));
-        assert!(!peer.outbox.owes_reply());
-    }
-}
+mod tests;

@@ -1,112 +1,360 @@
-//! Who is there: the heart of the Distributor, without I/O.
+//! Who is there, and what has changed since when: the heart of the Distributor, without I/O.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
 
-use protocol::Registration;
+use protocol::{Digest, Reason, Registration, Revision, Version};
+
+use crate::needs::Needs;
 
 /// A connection for as long as it lives. Never used twice, unlike an address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
-/// The registered nodes in order of registration, one per session.
-#[derive(Debug, Default)]
+/// The registered nodes in order of registration, and the last changes.
+#[derive(Debug)]
 pub(crate) struct Registry {
-    records: BTreeMap<Place, Record>,
-    places: HashMap<SessionId, Place>,
-    /// Which session an instance of version 2 is registered by.
-    instances: HashMap<String, SessionId>,
-    next_place: u64,
-    rev: u64,
+    revision: Revision,
+    /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
+    succeeds: Option<(Revision, u64)>,
+    seats: BTreeMap<u64, Seat>,
+    sessions: HashMap<SessionId, u64>,
+    /// Where an instance of version 2 sits.
+    instances: HashMap<Box<str>, u64>,
+    /// Where nodes of version 1 sit that are expected back.
+    expected: HashMap<Place, u64>,
+    next_id: u64,
+    /// One for each of the last revisions, the newest last.
+    changes: VecDeque<Change>,
+    digest: Digest,
     /// Bytes of all entries together.
     entry_bytes: usize,
 }
 
-/// Position in the order of registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Place(u64);
-
-/// A registered node.
-#[derive(Debug, PartialEq, Eq)]
+/// What lists show of a node, and what we know of it besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    pub(crate) name: String,
-    instance: Option<String>,
+    /// Its place in the order of registration, and its name in changes.
+    pub(crate) id: u64,
+    pub(crate) name: Box<str>,
+    /// As lists spell it.
+    pub(crate) host: Box<str>,
+    pub(crate) port: u16,
+    pub(crate) urls: Box<[Box<str>]>,
+    pub(crate) instance: Option<Box<str>>,
+    pub(crate) version: Version,
     /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
-    entry: String,
+    pub(crate) entry: Box<str>,
+    pub(crate) suspect: bool,
+}
+
+/// What makes two registrations of version 1 the same node.
+pub(crate) type Place = (Box<str>, u16, Box<str>);
+
+#[derive(Debug)]
+struct Seat {
+    record: Arc<Record>,
+    held_by: Holder,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    Session(SessionId),
+    /// Nobody, and it goes at this time unless its node is back by then.
+    Nobody(Instant),
+}
+
+#[derive(Debug)]
+struct Change {
+    /// `None`: only what is said of the whole changed.
+    touched: Option<Touched>,
+}
+
+#[derive(Debug)]
+struct Touched {
+    id: u64,
+    before: Option<Arc<Record>>,
+    /// Why it is gone, if it is.
+    reason: Reason,
+}
+
+/// What a registration did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Entrance {
+    /// Somebody who was not listed is.
+    New,
+    /// An entry was replaced.
+    Updated,
+    /// The entry stays what it was: nobody has to be told.
+    Same,
 }
 
 /// What a registration changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
-    /// The session had not registered before.
-    pub(crate) is_new: bool,
+    pub(crate) entrance: Entrance,
     /// The session that had registered the same instance, and is out now.
     pub(crate) superseded: Option<SessionId>,
 }
 
+/// What has changed between two revisions, as far as it concerns one receiver.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    pub(crate) joined: Vec<Arc<Record>>,
+    pub(crate) left: Vec<(u64, Reason)>,
+    pub(crate) suspect: Vec<u64>,
+    pub(crate) trusted: Vec<u64>,
+}
+
+/// Changes that are remembered: a node that is further behind gets the list.
+pub(crate) const MAX_CHANGES: usize = 8192;
+
 impl Registry {
-    /// Counts changes: higher means newer, equal means the same list.
-    pub(crate) fn rev(&self) -> u64 {
-        self.rev
+    /// An empty registry. Its epoch should be higher than that of any before.
+    pub(crate) fn new(epoch: u64) -> Self {
+        Self {
+            revision: Revision { epoch, rev: 0 },
+            succeeds: None,
+            seats: BTreeMap::new(),
+            sessions: HashMap::new(),
+            instances: HashMap::new(),
+            expected: HashMap::new(),
+            next_id: 1,
+            changes: VecDeque::new(),
+            digest: Digest::default(),
+            entry_bytes: 0,
+        }
     }
 
-    /// How many nodes are registered.
+    /// The state that lists show now.
+    pub(crate) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// The digest of that state.
+    pub(crate) fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How many nodes are listed.
     pub(crate) fn len(&self) -> usize {
-        self.records.len()
+        self.seats.len()
     }
 
-    /// Registers a session at the end, or replaces its registration in place. `host` is the remote end of its connection.
-    /// Another session that has registered the same instance loses its registration: it is a connection that the instance
-    /// has given up and that has not ended yet.
+    /// What a session has registered.
+    pub(crate) fn record_of(&self, session: SessionId) -> Option<&Arc<Record>> {
+        self.sessions.get(&session).and_then(|id| self.seats.get(id)).map(|seat| &seat.record)
+    }
+
+    /// The entry of this id.
+    pub(crate) fn record(&self, id: u64) -> Option<&Arc<Record>> {
+        self.seats.get(&id).map(|seat| &seat.record)
+    }
+
+    /// Whether a place is kept for this node, or its instance has one already.
+    pub(crate) fn is_expected(&self, record: &Record) -> bool {
+        match &record.instance {
+            Some(instance) => self.instances.contains_key(instance),
+            None => self.expected.contains_key(&record.place()),
+        }
+    }
+
+    /// The session that holds an entry.
+    pub(crate) fn holder(&self, id: u64) -> Option<SessionId> {
+        match self.seats.get(&id)?.held_by {
+            Holder::Session(session) => Some(session),
+            Holder::Nobody(_) => None,
+        }
+    }
+
+    /// Registers a session at the end, or replaces its registration in place, or takes the place that is kept for it.
+    /// `host` is the remote end of its connection. Another session that has registered the same instance is out: it is a
+    /// connection that the instance has given up and that has not ended yet; the instance keeps its place.
     pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> Registered {
-        self.forget_instance(session);
-        let instance = registration.advert.as_ref().and_then(|advert| advert.id.clone());
-        let superseded = instance.as_ref().and_then(|id| self.instances.insert(id.clone(), session));
-        if let Some(superseded) = superseded {
-            self.remove(superseded);
+        let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
+        let own = self.sessions.get(&session).copied();
+        let of_instance = instance.and_then(|instance| self.instances.get(instance).copied());
+        let mut superseded = None;
+        if let Some(id) = of_instance
+            && own != Some(id)
+        {
+            superseded = self.unseat(id);
+            if own.is_some() {
+                // It sits elsewhere already, and nobody sits twice.
+                self.remove(id, Reason::Superseded);
+            }
         }
-        self.rev += 1;
-        let entry = registration.entry(host).replace('¶', "\\u00b6");
-        let record = Record { name: registration.name.clone(), instance, entry };
-        let next_place = Place(self.next_place);
-        let place = *self.places.entry(session).or_insert(next_place);
-        if place == next_place {
-            self.next_place += 1;
+        let place = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
+        let kept = || if instance.is_none() { self.expected.get(&place).copied() } else { None };
+        let known = own.or(of_instance).or_else(kept);
+        let id = known.unwrap_or(self.next_id);
+        self.next_id = self.next_id.max(id + 1);
+        let record = Record::new(id, registration, host);
+        let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
+        self.sessions.insert(session, id);
+        self.expected.remove(&place);
+        let entrance = match &before {
+            Some(before) if **before == record => Entrance::Same,
+            Some(_) => Entrance::Updated,
+            None => Entrance::New,
+        };
+        if entrance == Entrance::Same {
+            if let Some(seat) = self.seats.get_mut(&id) {
+                seat.held_by = Holder::Session(session);
+            }
+        } else {
+            self.put(record, Holder::Session(session));
+            self.note(id, before, Reason::Changed);
         }
-        self.entry_bytes += record.entry.len();
-        let before = self.records.insert(place, record);
-        self.entry_bytes -= before.as_ref().map_or(0, |record| record.entry.len());
-        Registered { is_new: before.is_none(), superseded }
+        Registered { entrance, superseded }
     }
 
-    /// Removes what a session registered. A session that never registered, or has left already, changes nothing.
-    pub(crate) fn leave(&mut self, session: SessionId) -> Option<Record> {
-        self.forget_instance(session);
-        let record = self.remove(session)?;
-        self.rev += 1;
+    /// Removes what a session registered. A session that never registered, or is out already, changes nothing.
+    pub(crate) fn leave(&mut self, session: SessionId, reason: Reason) -> Option<Arc<Record>> {
+        let id = self.sessions.remove(&session)?;
+        self.remove(id, reason)
+    }
+
+    /// The session is gone, and its node is kept for it until `until`.
+    pub(crate) fn keep(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
+        let id = self.sessions.remove(&session)?;
+        let seat = self.seats.get_mut(&id)?;
+        seat.held_by = Holder::Nobody(until);
+        let record = Arc::clone(&seat.record);
+        self.expect(&record);
         Some(record)
     }
 
-    fn remove(&mut self, session: SessionId) -> Option<Record> {
-        let record = self.records.remove(&self.places.remove(&session)?)?;
-        self.entry_bytes -= record.entry.len();
+    /// Removes up to `most` of those whose time to come back is over.
+    pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
+        let is_due = |seat: &Seat| matches!(seat.held_by, Holder::Nobody(until) if until <= now);
+        let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| is_due(seat)).map(|(id, _)| *id).take(most).collect();
+        due.into_iter().filter_map(|id| self.remove(id, Reason::Unreachable)).collect()
+    }
+
+    /// When the next of those goes.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let times = self.seats.values().filter_map(|seat| match seat.held_by {
+            Holder::Nobody(until) => Some(until),
+            Holder::Session(_) => None,
+        });
+        times.min()
+    }
+
+    /// How many are kept for nodes that are not there.
+    pub(crate) fn absent(&self) -> usize {
+        self.seats.len() - self.sessions.len()
+    }
+
+    /// Marks a node that gives no sign of life, or one that does again. Returns whether that is new.
+    pub(crate) fn mark(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
+        let seat = self.seats.get_mut(&id).filter(|seat| seat.record.suspect != suspect)?;
+        let before = Arc::clone(&seat.record);
+        seat.record = Arc::new(Record { suspect, ..(*before).clone() });
+        let record = Arc::clone(&seat.record);
+        self.note(id, Some(before), Reason::Changed);
         Some(record)
     }
 
-    fn forget_instance(&mut self, session: SessionId) {
-        let record = self.places.get(&session).and_then(|place| self.records.get(place));
-        if let Some(instance) = record.and_then(|record| record.instance.as_ref()) {
-            self.instances.remove(instance);
+    /// A new revision although nobody came or went.
+    pub(crate) fn touch(&mut self) {
+        self.push(Change { touched: None });
+    }
+
+    /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
+    /// registered with us already stays. Receivers that know `revision` can be told of changes since then.
+    pub(crate) fn succeed(&mut self, revision: Revision, records: impl IntoIterator<Item = Record>, until: Instant) {
+        let registered = std::mem::take(&mut self.seats);
+        let sessions = std::mem::take(&mut self.sessions);
+        let rev = self.revision.rev + 1;
+        // Whatever was told under our epoch so far is void: its ids may be others' now.
+        *self = Self::new(self.revision.epoch.max(revision.epoch + 1));
+        self.revision.rev = rev;
+        self.succeeds = Some((revision, rev));
+        for record in records {
+            self.next_id = self.next_id.max(record.id + 1);
+            self.put(record, Holder::Nobody(until));
         }
+        let mut sessions: Vec<_> = sessions.into_iter().collect();
+        sessions.sort_unstable_by_key(|(_, id)| *id);
+        for (session, id) in sessions {
+            let Some(Seat { record, .. }) = registered.get(&id) else { continue };
+            let place = record.place();
+            let known = match &record.instance {
+                Some(instance) => self.instances.get(instance).copied(),
+                None => self.expected.get(&place).copied(),
+            };
+            let id = known.unwrap_or(self.next_id);
+            self.next_id = self.next_id.max(id + 1);
+            self.sessions.insert(session, id);
+            self.expected.remove(&place);
+            let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
+            self.put(Record { id, ..(**record).clone() }, Holder::Session(session));
+            self.note(id, before, Reason::Changed);
+        }
+    }
+
+    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
+    pub(crate) fn base(&self, have: Revision) -> Option<u64> {
+        let rev = match self.succeeds {
+            Some((revision, rev)) if revision == have => rev,
+            _ if have.epoch == self.revision.epoch => have.rev,
+            _ => return None,
+        };
+        let behind = self.revision.rev.checked_sub(rev)?;
+        (behind <= self.changes.len() as u64).then_some(rev)
+    }
+
+    /// What has changed since `base`, one of [`base`](Self::base), for whoever needs this. Changes up to `seen` are known to
+    /// be of no concern.
+    pub(crate) fn since(&self, base: u64, needs: Option<&Needs>) -> Difference {
+        let behind = usize::try_from(self.revision.rev.saturating_sub(base)).unwrap_or(usize::MAX);
+        let first = self.changes.len().saturating_sub(behind);
+        let mut difference = Difference::default();
+        // What it was at the base is what the first change found; what it is now the seats tell.
+        let mut touched: BTreeMap<u64, (&Touched, Reason)> = BTreeMap::new();
+        for change in self.changes.range(first..).filter_map(|change| change.touched.as_ref()) {
+            touched.entry(change.id).or_insert((change, change.reason)).1 = change.reason;
+        }
+        let concerns = |record: &Arc<Record>| needs.is_none_or(|needs| needs.concern(record));
+        for (id, (first, reason)) in touched {
+            let before = first.before.as_ref().filter(|record| concerns(record));
+            let after = self.seats.get(&id).map(|seat| &seat.record);
+            match (before, after.filter(|record| concerns(record))) {
+                (None, None) => {}
+                (Some(_), None) => {
+                    let reason = if after.is_some() { Reason::Changed } else { reason };
+                    difference.left.push((id, reason));
+                }
+                (before, Some(after)) => {
+                    let was_suspect = match before {
+                        Some(before) if before.entry == after.entry => before.suspect,
+                        // A new entry begins with trust.
+                        _ => {
+                            difference.joined.push(Arc::clone(after));
+                            false
+                        }
+                    };
+                    match (was_suspect, after.suspect) {
+                        (false, true) => difference.suspect.push(id),
+                        (true, false) => difference.trusted.push(id),
+                        (false, false) | (true, true) => {}
+                    }
+                }
+            }
+        }
+        difference
     }
 
     /// Bytes of all entries with a comma between them.
     pub(crate) fn list_bytes(&self) -> usize {
-        self.entry_bytes + self.records.len().saturating_sub(1)
+        self.entry_bytes + self.seats.len().saturating_sub(1)
     }
 
-    /// All entries in order of registration.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &str> {
-        self.records.values().map(|record| record.entry.as_str())
+    /// All nodes in order of registration.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Arc<Record>> + Clone {
+        self.seats.values().map(|seat| &seat.record)
     }
 
     /// The entries that fit into `max_bytes` with a comma between them, in order of registration: the first node of each
@@ -121,146 +369,117 @@ impl Registry {
             fits
         };
         let mut names = HashSet::new();
-        let first_of_name: Vec<_> = self.records.values().map(|record| names.insert(&record.name)).collect();
+        let first_of_name: Vec<_> = self.records().map(|record| names.insert(&record.name)).collect();
         let mut taken: Vec<_> =
-            self.records.values().zip(&first_of_name).map(|(record, &first)| first && take(record)).collect();
-        for (record, taken) in self.records.values().zip(&mut taken) {
+            self.records().zip(&first_of_name).map(|(record, &first)| first && take(record)).collect();
+        for (record, taken) in self.records().zip(&mut taken) {
             *taken = *taken || take(record);
         }
-        self.entries().zip(taken).filter_map(|(entry, taken)| taken.then_some(entry)).collect()
+        self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(&*record.entry)).collect()
+    }
+
+    /// Makes the session that holds a seat hold it no longer.
+    fn unseat(&mut self, id: u64) -> Option<SessionId> {
+        let session = self.holder(id)?;
+        self.sessions.remove(&session);
+        Some(session)
+    }
+
+    fn put(&mut self, record: Record, held_by: Holder) {
+        let id = record.id;
+        self.take_out(id);
+        self.digest.add(id, &record.entry);
+        self.entry_bytes += record.entry.len();
+        if let Some(instance) = &record.instance {
+            self.instances.insert(instance.clone(), id);
+        }
+        let record = Arc::new(record);
+        self.seats.insert(id, Seat { record: Arc::clone(&record), held_by });
+        if matches!(held_by, Holder::Nobody(_)) {
+            self.expect(&record);
+        }
+    }
+
+    fn expect(&mut self, record: &Record) {
+        if record.instance.is_none() {
+            self.expected.insert(record.place(), record.id);
+        }
+    }
+
+    fn remove(&mut self, id: u64, reason: Reason) -> Option<Arc<Record>> {
+        let record = self.take_out(id)?;
+        let place = record.place();
+        if self.expected.get(&place) == Some(&id) {
+            self.expected.remove(&place);
+        }
+        self.note(id, Some(Arc::clone(&record)), reason);
+        Some(record)
+    }
+
+    fn take_out(&mut self, id: u64) -> Option<Arc<Record>> {
+        let Seat { record, .. } = self.seats.remove(&id)?;
+        self.digest.remove(id, &record.entry);
+        self.entry_bytes -= record.entry.len();
+        if let Some(instance) = &record.instance
+            && self.instances.get(instance) == Some(&id)
+        {
+            self.instances.remove(instance);
+        }
+        Some(record)
+    }
+
+    fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: Reason) {
+        self.push(Change { touched: Some(Touched { id, before, reason }) });
+    }
+
+    fn push(&mut self, change: Change) {
+        if self.changes.len() == MAX_CHANGES {
+            self.changes.pop_front();
+        }
+        self.changes.push_back(change);
+        self.revision.rev += 1;
+    }
+}
+
+impl Record {
+    pub(crate) fn new(id: u64, registration: &Registration, host: &str) -> Self {
+        Self {
+            id,
+            name: registration.name.as_str().into(),
+            host: host.into(),
+            port: registration.port,
+            urls: registration.urls.iter().map(|url| url.as_str().into()).collect(),
+            instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
+            version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
+            entry: registration.entry(host).replace('¶', "\\u00b6").into(),
+            suspect: false,
+        }
+    }
+
+    /// What makes it the same node when it comes again without an instance.
+    pub(crate) fn place(&self) -> Place {
+        (self.host.clone(), self.port, self.name.clone())
+    }
+
+    /// Where it can be called, for people.
+    pub(crate) fn address(&self) -> String {
+        let host = self.host.strip_prefix("::ffff:").unwrap_or(&self.host);
+        if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
+    }
+}
+
+impl Difference {
+    /// Nothing that the receiver has to know but that there is a new revision.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.joined.is_empty() && self.left.is_empty() && self.suspect.is_empty() && self.trusted.is_empty()
+    }
+
+    /// About how many bytes it takes to tell.
+    pub(crate) fn bytes(&self) -> usize {
+        let entries: usize = self.joined.iter().map(|record| record.entry.len() + 8).sum();
+        entries + 32 * self.left.len() + 8 * (self.suspect.len() + self.trusted.len())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::collection::vec;
-    use proptest::prelude::*;
-    use protocol::RegistrationLimits;
-
-    use super::*;
-
-    fn registration(name: &str) -> Registration {
-        let params = format!(r#"{{"port":1,"name":"{name}","urls":[]}}"#);
-        Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap()
-    }
-
-    fn names(registry: &Registry) -> String {
-        registry.records.values().map(|record| record.name.as_str()).collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn order_is_the_order_of_registration() {
-        let mut registry = Registry::default();
-        for (session, name, new, expected) in [
-            (7, Some("a"), true, "a"),
-            (3, Some("b"), true, "a b"),
-            (7, Some("c"), false, "c b"),
-            (9, None, false, "c b"),
-            (7, None, true, "b"),
-            (7, Some("a"), true, "b a"),
-        ] {
-            let id = SessionId(session);
-            let changed = match name {
-                Some(name) => registry.register(id, &registration(name), "::1").is_new,
-                None => registry.leave(id).is_some(),
-            };
-            assert_eq!((changed, names(&registry).as_str()), (new, expected));
-        }
-    }
-
-    fn instance(id: u64) -> Registration {
-        let params = format!(r#"{{"port":1,"name":"n{id}","urls":[],"$":{{"id":"{id}"}}}}"#);
-        Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap()
-    }
-
-    #[test]
-    fn rg4_the_newest_session_of_an_instance_has_it() {
-        let mut registry = Registry::default();
-        let mut register = |session, id| registry.register(SessionId(session), &instance(id), "::1");
-        assert_eq!(register(1, 7), Registered { is_new: true, superseded: None });
-        assert_eq!(register(1, 7), Registered { is_new: false, superseded: None });
-        assert_eq!(register(2, 7), Registered { is_new: true, superseded: Some(SessionId(1)) });
-        assert_eq!(register(2, 8), Registered { is_new: false, superseded: None });
-        assert_eq!(register(3, 7), Registered { is_new: true, superseded: None });
-        assert_eq!(registry.leave(SessionId(1)), None, "a late end removes nothing");
-        assert_eq!(names(&registry), "n8 n7");
-        registry.leave(SessionId(3));
-        let registered = registry.register(SessionId(4), &instance(7), "::1");
-        assert_eq!(registered, Registered { is_new: true, superseded: None });
-    }
-
-    #[test]
-    fn what_fits_covers_every_name_first() {
-        let mut registry = Registry::default();
-        for (session, name) in ["a", "a", "b", "a", "c", "b"].into_iter().enumerate() {
-            registry.register(SessionId(session as u64), &registration(name), "::1");
-        }
-        let one = registry.entries().next().unwrap().len() + 1;
-        for (bytes, expected) in [
-            (0, ""),
-            (one - 1, ""),
-            (one, "a"),
-            (one * 2, "ab"),
-            (one * 3, "abc"),
-            (one * 4, "aabc"),
-            (one * 6, "aabacb"),
-        ] {
-            let fitting: String =
-                registry.entries_within(bytes).iter().map(|entry| entry.split('"').nth(5).unwrap()).collect();
-            assert_eq!(fitting, expected, "{bytes}");
-        }
-    }
-
-    proptest! {
-        /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its newest session.
-        #[test]
-        fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
-            let mut registry = Registry::default();
-            // Sessions with the instance they registered last, in order of place; those superseded are out.
-            let mut model: Vec<(u64, u64)> = Vec::new();
-            for (session, id) in steps {
-                let Some(id) = id else {
-                    registry.leave(SessionId(session));
-                    model.retain(|(other, _)| *other != session);
-                    continue;
-                };
-                registry.register(SessionId(session), &instance(id), "::1");
-                model.retain(|(other, of)| *other == session || *of != id);
-                match model.iter_mut().find(|(other, _)| *other == session) {
-                    Some(known) => known.1 = id,
-                    None => model.push((session, id)),
-                }
-                let expected: Vec<_> = model.iter().map(|(_, id)| format!("n{id}")).collect();
-                prop_assert_eq!(names(&registry), expected.join(" "));
-                prop_assert_eq!(registry.instances.len(), registry.len());
-            }
-        }
-
-        /// The registry is a list of sessions with their last registration, in the order they first registered.
-        #[test]
-        fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
-            let mut registry = Registry::default();
-            let mut model: Vec<(u64, String)> = Vec::new();
-            for (session, name) in steps {
-                let rev = registry.rev();
-                let known = model.iter().position(|(id, _)| *id == session);
-                match (&name, known) {
-                    (Some(name), Some(at)) => model[at].1.clone_from(name),
-                    (Some(name), None) => model.push((session, name.clone())),
-                    (None, Some(at)) => drop(model.remove(at)),
-                    (None, None) => {}
-                }
-                match &name {
-                    Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
-                    None => drop(registry.leave(SessionId(session))),
-                }
-                let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
-                prop_assert_eq!(names(&registry), expected.join(" "));
-                prop_assert_eq!(registry.len(), model.len());
-                let bytes = registry.entries().collect::<Vec<_>>().join(",").len();
-                prop_assert_eq!(registry.list_bytes(), bytes);
-                prop_assert_eq!(registry.rev() > rev, name.is_some() || known.is_some());
-            }
-        }
-    }
-}
+mod tests;

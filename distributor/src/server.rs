@@ -1,38 +1,53 @@
 //! Accepts connections until told to stop.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{Acceptor, Throttle, tune};
+use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::connection;
-use crate::membership::Membership;
+use crate::membership::{Crowded, Membership};
 
-/// Serves all `listeners` as one registry until `stop` is cancelled; then closes every connection and returns.
+/// While we stop, so long whoever registers is told to come back later; the others see the end of their connections then.
+const DRAIN: Duration = Duration::from_millis(200);
+
+/// Serves all `listeners` as one registry until `stop` is cancelled; then tells those who register to come back, closes every
+/// connection and returns.
 ///
 /// Dropping the future stops at once as well.
 pub async fn serve(listeners: Vec<TcpListener>, config: Config, stop: CancellationToken) {
     let membership = Membership::new(config);
+    let closing = CancellationToken::new();
     // Aborts its tasks when dropped.
     let mut tasks = JoinSet::new();
     for listener in listeners {
         if let Ok(address) = listener.local_addr() {
             info!(%address, "listening");
         }
-        tasks.spawn(accept(Acceptor::new(listener), Arc::clone(&membership), stop.clone()));
+        tasks.spawn(accept(Acceptor::new(listener), Arc::clone(&membership), closing.clone()));
     }
-    let publisher = Arc::clone(&membership);
-    tasks.spawn(async move { publisher.publish().await });
+    for version in [Version::V1, Version::V2] {
+        let publisher = Arc::clone(&membership);
+        tasks.spawn(async move { publisher.publish(version).await });
+    }
+    let time_keeper = Arc::clone(&membership);
+    tasks.spawn(async move { time_keeper.keep_time().await });
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => {
+            membership.drain();
+            sleep(DRAIN).await;
+        }
         // None of them ends by itself. A registry that accepts but does not publish is worse than none.
         Some(Err(ended)) = tasks.join_next() => if ended.is_panic() { std::panic::resume_unwind(ended.into_panic()) },
     }
+    closing.cancel();
     tasks.abort_all();
     while tasks.join_next().await.is_some() {}
     info!("stopped");
@@ -40,20 +55,28 @@ pub async fn serve(listeners: Vec<TcpListener>, config: Config, stop: Cancellati
 
 async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let mut full = Throttle::default();
+    let (mut full, mut crowded) = (Throttle::default(), Throttle::default());
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {
                 tune(&stream);
-                match membership.open(stream, peer) {
-                    Ok(attendance) => drop(connections.spawn(connection::run(attendance, stop.clone()))),
-                    Err(refused) => {
-                        drop(refused);
-                        if let Some(held_back) = full.pass(Instant::now().into_std()) {
-                            let limit = membership.config.max_connections;
-                            warn!(%peer, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
-                        }
+                let (reason, refused) = match membership.open(stream, peer) {
+                    Ok(attendance) => {
+                        connections.spawn(connection::run(attendance, stop.clone()));
+                        continue;
                     }
+                    Err(refused) => refused,
+                };
+                drop(refused);
+                let (throttle, limit, what) = match reason {
+                    Crowded::All => (&mut full, membership.config.max_connections, "as many as allowed (--max-connections)"),
+                    Crowded::Address => {
+                        let limit = membership.config.max_connections_per_address;
+                        (&mut crowded, limit, "as many from its address as allowed (--max-connections-per-address)")
+                    }
+                };
+                if let Some(held_back) = throttle.pass(Instant::now().into_std()) {
+                    warn!(%peer, limit, held_back, "connection closed: there are {what}");
                 }
             }
             // A panic in a connection has ended that connection only; the membership has seen it leave.

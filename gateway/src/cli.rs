@@ -1,6 +1,7 @@
 //! The command line of the `gateway` program.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ struct Args {
     /// Where the Distributor is.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_DISTRIBUTOR", default_value = "127.0.0.1:9000", value_parser = host_and_port)]
     distributor: String,
+    /// File to keep what is known of the services in, so that the next start can serve before the Distributor is there.
+    #[arg(long, value_name = "FILE", env = "GATEWAY_CACHE")]
+    cache: Option<PathBuf>,
     /// How long a request may take.
     #[arg(long, value_name = "TIME", env = "GATEWAY_REQUEST_TIMEOUT", default_value = "10s", value_parser = duration)]
     request_timeout: Duration,
@@ -59,6 +63,7 @@ impl Args {
     fn config(self) -> Config {
         Config {
             distributor: self.distributor,
+            cache: self.cache,
             request_timeout: self.request_timeout,
             max_body_bytes: self.max_body_bytes,
             max_connections: self.max_connections,

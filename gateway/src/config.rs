@@ -1,5 +1,6 @@
 //! Every limit of the gateway, with its reason.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the Distributor is, limits and time-outs.
@@ -7,6 +8,8 @@ use std::time::Duration;
 pub struct Config {
     /// Where the Distributor is, `host:port`.
     pub distributor: String,
+    /// Where to keep what is known of the services, for the next start.
+    pub cache: Option<PathBuf>,
     /// How long a request may take from its last header byte to its answer.
     pub request_timeout: Duration,
     /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
@@ -29,6 +32,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             distributor: "127.0.0.1:9000".to_owned(),
+            cache: None,
             request_timeout: Duration::from_secs(10),
             max_body_bytes: 1 << 20,
             max_connections: 10_000,

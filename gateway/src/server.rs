@@ -28,7 +28,7 @@ const NAME: &str = "gate";
 /// Those of the listener's own address.
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let identity = Identity { name: NAME.to_owned(), port: address.port(), routes: Vec::new() };
+    let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
     let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
     info!(%address, distributor = %config.distributor, "listening");
     serve_peers(listener, peers, Arc::new(config), stop).await;

@@ -1,25 +1,44 @@
-//! The connection to the Distributor: registers, takes in lists, and comes back when it is lost.
+//! The connection to the Distributor: registers, takes in what it tells, and comes back when it is lost.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use daemon::{FrameReader, Throttle, at, tune};
-use protocol::{ListError, NodeList, Packet, REGISTRY_URI, Route, Version, write_registration};
+use protocol::{
+    Advert, Answer, News, Outcome, PING_URI, Packet, Ping, REGISTRY_URI, Route, Terms, VISIBLE_URI, Version,
+    Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
+    write_report,
+};
 use tokio::net::TcpStream;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::cache;
 use crate::peers::Peers;
 
 /// Period in which a node that is not connected tries to be, as old nodes do.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
 /// A Distributor in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a list: ten thousand nodes of 256 bytes fit three times.
-const MAX_LIST_BYTES: usize = 8 << 20;
+/// Most bytes of a list: twice what our Distributor lets it become.
+const MAX_LIST_BYTES: usize = 16 << 20;
+/// Most bytes that wait for a Distributor that does not read: a copy of all that is known, and more.
+const MAX_UNSENT_BYTES: usize = 32 << 20;
+/// A Distributor of version 2 that gives no sign of life for so long, or for three times the period it announced, is gone.
+const SILENCE: Duration = Duration::from_secs(15);
+/// After asking for the list, how long to wait for it before asking again.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// Between two reports of failed calls.
+const REPORT_PERIOD: Duration = Duration::from_secs(1);
+/// Between two writes of the cache file.
+const CACHE_PERIOD: Duration = Duration::from_secs(5);
 /// Between attempts that fail for the same reason, how often the log says so.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
+/// Wishes to know who has seen us that wait for a connection.
+pub(crate) const MAX_WISHES: usize = 16;
 
 /// What a process tells the Distributor about itself.
 #[derive(Clone, Debug)]
@@ -30,24 +49,55 @@ pub struct Identity {
     pub port: u16,
     /// What it offers.
     pub routes: Vec<Route>,
+    /// What else it says of itself. The instance id is set when it joins.
+    pub advert: Advert,
+    /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
+    pub needs: Option<Vec<String>>,
+    /// Where to keep what is known, for the next start.
+    pub cache: Option<PathBuf>,
+}
+
+impl Identity {
+    /// A process that wants to be told of everybody, and says nothing out of the ordinary.
+    pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
+        Self { name: name.into(), port, routes, advert: Advert::default(), needs: None, cache: None }
+    }
+}
+
+/// A wish to know who has seen our registration.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) visible: Visible,
+    pub(crate) answer: oneshot::Sender<Visibility>,
 }
 
 impl Peers {
     /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps registered and informed until
-    /// `leave` is cancelled. Returns at once; there are no peers before the first list.
+    /// `leave` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
     ///
     /// While the Distributor cannot be reached, what is known stays, and an attempt to connect is made every
-    /// [`RECONNECT_PERIOD`], a tenth more or less; the first after a loss comes at a random moment of that period.
-    pub fn join(identity: Identity, address: String, leave: CancellationToken) -> Self {
-        let peers = Self::new();
-        let discovery =
-            Discovery { identity, address, id: format!("{:032x}", fastrand::u128(..)), peers: peers.clone() };
-        tokio::spawn(async move {
-            tokio::select! {
-                () = leave.cancelled() => {}
-                () = discovery.run() => {}
+    /// [`RECONNECT_PERIOD`], a tenth more or less. The first after a loss comes at a moment of that period which is this
+    /// node's own, so that all nodes together come back as an even stream.
+    pub fn join(mut identity: Identity, address: String, leave: CancellationToken) -> Self {
+        let id = format!("{:032x}", fastrand::u128(..));
+        identity.advert.id = Some(id.clone());
+        let (wishes, wished) = mpsc::channel(MAX_WISHES);
+        let (advert, adverts) = watch::channel(identity.advert.clone());
+        let peers = Self::new(advert, wishes);
+        if let Some(path) = &identity.cache {
+            match cache::load(path) {
+                Ok(Some((replica, age))) => {
+                    let nodes = replica.entries().count();
+                    info!(nodes, age_s = age.as_secs(), path = %path.display(), "known from the cache, until the Distributor or a call says otherwise");
+                    peers.seed(replica);
+                }
+                Ok(None) => {}
+                Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
             }
-        });
+        }
+        let mut discovery =
+            Discovery { identity, address, id, peers: peers.clone(), adverts, wished, waiting: Vec::new() };
+        tokio::spawn(async move { discovery.run(leave).await });
         peers
     }
 }
@@ -57,31 +107,59 @@ struct Discovery {
     address: String,
     id: String,
     peers: Peers,
+    adverts: watch::Receiver<Advert>,
+    wished: mpsc::Receiver<Wish>,
+    /// Wishes that the Distributor has been told of.
+    waiting: Vec<Wish>,
+}
+
+/// One connection to the Distributor.
+struct Connection<'a> {
+    stream: &'a TcpStream,
+    /// What the socket has not taken yet.
+    unsent: BytesMut,
+    /// It has shown `$`.
+    is_v2: bool,
+    /// When it counts as gone unless something comes.
+    silent_at: Option<Instant>,
+    silence: Duration,
+    asked_at: Option<Instant>,
+    /// When to register again, having been turned away.
+    register_at: Option<Instant>,
+    report_at: Instant,
+    bad: Throttle,
 }
 
 impl Discovery {
-    /// One attempt at a time, for ever.
-    async fn run(&self) {
+    /// One attempt at a time, until `leave` is cancelled.
+    async fn run(&mut self, leave: CancellationToken) {
         let mut failures = Throttle::new(LOG_PERIOD);
         let mut losses = Throttle::default();
         // The log's last word is that there is no connection.
         let mut told_lost = true;
-        loop {
-            let wait = match timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)).await {
+        while !leave.is_cancelled() {
+            let connecting = tokio::select! {
+                () = leave.cancelled() => return,
+                connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)) => connecting,
+            };
+            let wait = match connecting {
                 Ok(Ok(stream)) => {
                     failures = Throttle::new(LOG_PERIOD);
                     if told_lost {
                         info!(distributor = %self.address, name = %self.identity.name, "connected");
                     }
-                    let reason = self.follow(&stream).await;
+                    let reason = self.follow(&stream, &leave).await;
                     self.peers.disconnected();
+                    if leave.is_cancelled() {
+                        return;
+                    }
                     let shown = losses.pass(Instant::now().into_std());
                     told_lost = shown.is_some();
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
                     }
-                    // Everybody lost it at this moment: come back spread over one period.
-                    RECONNECT_PERIOD.mul_f64(fastrand::f64())
+                    // Everybody lost it at this moment: come back one after the other, spread over one period.
+                    RECONNECT_PERIOD.mul_f64(self.peers.rank(&self.id).unwrap_or_else(fastrand::f64))
                 }
                 failed => {
                     let error = match failed {
@@ -95,76 +173,224 @@ impl Discovery {
                     RECONNECT_PERIOD.mul_f64(0.9 + 0.2 * fastrand::f64())
                 }
             };
-            sleep(wait).await;
+            tokio::select! {
+                () = leave.cancelled() => return,
+                () = sleep(wait) => {}
+            }
         }
     }
 
-    /// Registers and takes in lists until the connection ends; says why it did.
-    async fn follow(&self, stream: &TcpStream) -> &'static str {
+    /// Registers and takes in what is told until the connection ends; says why it did.
+    async fn follow(&mut self, stream: &TcpStream, leave: &CancellationToken) -> &'static str {
         tune(stream);
         self.peers.reconnected();
-        let mut registration = BytesMut::new();
-        let Identity { name, port, routes } = &self.identity;
-        write_registration(&mut registration, name, *port, routes, &self.id);
-        // A fresh socket takes this much at once, and old Distributors die of a packet in two pieces.
-        loop {
-            match stream.try_write(&registration) {
-                Ok(bytes) => drop(registration.split_to(bytes)),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => drop(stream.writable().await),
-                Err(_broken) => return "broken",
-            }
-            if registration.is_empty() {
-                break;
-            }
-        }
+        let now = Instant::now();
+        let mut connection = Connection {
+            stream,
+            unsent: BytesMut::new(),
+            is_v2: false,
+            silent_at: None,
+            silence: SILENCE,
+            asked_at: None,
+            register_at: None,
+            report_at: now,
+            bad: Throttle::default(),
+        };
+        self.adverts.mark_unchanged();
+        self.register(&mut connection);
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
-        let mut bad = Throttle::default();
+        let mut stored_at = now;
         loop {
+            if let Err(reason) = connection.write() {
+                return reason;
+            }
             let expiry = self.peers.expire();
+            let blocked = !connection.unsent.is_empty();
+            let report_at = (connection.is_v2 && self.peers.has_failures()).then_some(connection.report_at);
+            let store_at = (self.identity.cache.is_some() && self.peers.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
+                // What came while we were stopped is read before anything is made of the time that has passed.
+                biased;
                 readable = stream.readable() => match readable.and_then(|()| reader.fill(stream)) {
-                    Ok(true) => {}
+                    Ok(true) => {
+                        connection.silent_at = connection.is_v2.then(|| Instant::now() + connection.silence);
+                        loop {
+                            match reader.next_frame() {
+                                Ok(Some(frame)) if protocol::is_blank(&frame) => {}
+                                Ok(Some(frame)) => self.take(&mut connection, &frame),
+                                Ok(None) => break,
+                                Err(_too_large) => return "a list larger than 16 MiB",
+                            }
+                        }
+                    }
                     Ok(false) => return "closed by the Distributor",
                     Err(_broken) => return "broken",
                 },
-                () = at(expiry) => continue,
-            }
-            // Of several lists only the newest matters.
-            let mut newest = None;
-            loop {
-                match reader.next_frame() {
-                    Ok(Some(frame)) if protocol::is_blank(&frame) => {}
-                    Ok(Some(frame)) => match self.read(&frame) {
-                        Ok(list) => newest = list.or(newest),
-                        Err(error) => {
-                            if let Some(held_back) = bad.pass(Instant::now().into_std()) {
-                                warn!(error, held_back, "ignored a packet from the Distributor; the last list stays");
-                            }
-                        }
-                    },
-                    Ok(None) => break,
-                    Err(_too_large) => return "a list larger than 8 MiB",
+                () = leave.cancelled() => {
+                    if connection.is_v2 {
+                        write_leave(&mut connection.unsent);
+                        // Whatever the socket does not take, the end of the connection says as well.
+                        let _ = connection.write();
+                    }
+                    self.store().await;
+                    return "left";
                 }
-            }
-            if let Some(list) = newest {
-                debug!(nodes = list.nodes.len(), skipped = list.skipped, "list");
-                self.peers.apply(list);
+                _ = stream.writable(), if blocked => {}
+                Ok(()) = self.adverts.changed() => self.register(&mut connection),
+                Some(wish) = self.wished.recv(), if self.waiting.len() < MAX_WISHES => {
+                    self.waiting.push(wish);
+                    self.register(&mut connection);
+                }
+                () = at(expiry) => {}
+                () = at(connection.register_at) => {
+                    connection.register_at = None;
+                    self.register(&mut connection);
+                }
+                () = at(report_at) => {
+                    connection.report_at = Instant::now() + REPORT_PERIOD;
+                    write_report(&mut connection.unsent, &self.peers.take_failures());
+                }
+                () = at(store_at) => {
+                    self.store().await;
+                    stored_at = Instant::now();
+                }
+                () = at(connection.silent_at) => return "no sign of life",
             }
         }
     }
 
-    /// The list in a packet, if it is one.
-    fn read(&self, frame: &[u8]) -> Result<Option<NodeList>, String> {
-        let packet = Packet::parse(frame).map_err(|error| error.to_string())?;
-        if (packet.uri(), packet.method()) != (REGISTRY_URI, "GET") {
-            return Ok(None);
+    fn register(&mut self, connection: &mut Connection<'_>) {
+        let Identity { name, port, routes, needs, .. } = &self.identity;
+        self.waiting.retain(|wish| !wish.answer.is_closed());
+        // One answer for all who wish: the highest wish, and the longest.
+        let percent = self.waiting.iter().map(|wish| wish.visible.percent).max();
+        let within = self.waiting.iter().map(|wish| wish.visible.within).max();
+        let visible = percent.zip(within).map(|(percent, within)| Visible { percent, within });
+        let terms = Terms { have: self.peers.revision(), needs: needs.clone(), visible };
+        let advert = self.adverts.borrow_and_update().clone();
+        write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
+    }
+
+    fn take(&mut self, connection: &mut Connection<'_>, frame: &[u8]) {
+        let packet = match Packet::parse(frame) {
+            Ok(packet) => packet,
+            Err(error) => return connection.complain(&error.to_string()),
+        };
+        connection.is_v2 |= packet.version() == Version::V2;
+        let now = Instant::now();
+        match (packet.uri(), packet.method()) {
+            (REGISTRY_URI, "GET" | "PATCH") if asks_for_copy(&packet) => {
+                self.peers.with_replica(|replica| {
+                    if let Some(revision) = replica.revision() {
+                        write_copy(&mut connection.unsent, revision, replica.digest(), replica.entries());
+                    }
+                });
+            }
+            (REGISTRY_URI, "GET" | "PATCH") => {
+                let answer = Answer::from_packet(&packet);
+                if packet.version() == Version::V2 && answer.reason.is_some() {
+                    return self.turned_away(connection, &answer);
+                }
+                let news = match News::parse(&packet) {
+                    Ok(news) => news,
+                    Err(error) => return connection.complain(&error.to_string()),
+                };
+                let stamp = match &news {
+                    News::Snapshot(snapshot) => snapshot.stamp,
+                    News::Delta(delta) => Some(delta.stamp),
+                };
+                let outcome = self.peers.take(&news);
+                debug!(?outcome, ?stamp, "news");
+                match outcome {
+                    Outcome::Changed | Outcome::Same => connection.asked_at = None,
+                    Outcome::Stale => {}
+                    Outcome::Gap => connection.ask(now),
+                }
+                if stamp.is_some_and(|stamp| stamp.ack) {
+                    write_pong(&mut connection.unsent, self.peers.revision());
+                }
+            }
+            (PING_URI, _) => {
+                let ping = Ping::from_packet(&packet);
+                connection.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
+                connection.silent_at = Some(now + connection.silence);
+                write_pong(&mut connection.unsent, self.peers.revision());
+                let drifted = self.peers.with_replica(|replica| {
+                    ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
+                });
+                if drifted && self.identity.needs.is_none() {
+                    connection.ask(now);
+                }
+            }
+            (VISIBLE_URI, _) => {
+                let params = packet.params.map_or("null", |params| params.get());
+                if let Ok(visibility) = serde_json::from_str::<Visibility>(params) {
+                    for wish in self.waiting.drain(..) {
+                        // Whoever wished may have gone.
+                        let _ = wish.answer.send(visibility.clone());
+                    }
+                }
+            }
+            _unknown => {}
         }
-        if packet.version() == Version::V2 && protocol::Answer::from_packet(&packet).status >= 400 {
-            let answer = protocol::Answer::from_packet(&packet);
-            let (reason, message) = (answer.reason.unwrap_or_default(), answer.message.unwrap_or_default());
-            return Err(format!("the Distributor refused a packet of {}: {reason}: {message}", self.identity.name));
+    }
+
+    fn turned_away(&self, connection: &mut Connection<'_>, answer: &Answer<'_>) {
+        let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
+        if answer.status >= 400 {
+            // A moment at random, or all that were turned away come again together.
+            let after =
+                answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
+            connection.register_at = after.map(|after| Instant::now() + after);
         }
-        let Some(params) = packet.params else { return Err("a list without params".to_owned()) };
-        NodeList::parse(params).map(Some).map_err(|error: ListError| error.to_string())
+        if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
+            let (name, message) = (&self.identity.name, message.unwrap_or_default());
+            let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
+            warn!(%name, reason, retry_after_s, held_back, "the Distributor says: {message}");
+        }
+    }
+
+    /// Writes what is known to the cache file, if there is one.
+    async fn store(&self) {
+        let Some(path) = self.identity.cache.clone() else { return };
+        let Some(text) = self.peers.text_to_save() else { return };
+        let shown = path.clone();
+        let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
+        if let Err(error) = stored.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
+            warn!(%error, path = %shown.display(), "cannot write the cache of peers");
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// Writes as much as the socket takes.
+    fn write(&mut self) -> Result<(), &'static str> {
+        // Old Distributors die of a packet in two pieces; a fresh socket takes a registration at once.
+        while !self.unsent.is_empty() {
+            match self.stream.try_write(&self.unsent) {
+                Ok(bytes) => self.unsent.advance(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
+                Err(_broken) => return Err("broken"),
+            }
+        }
+        if self.unsent.is_empty() {
+            self.unsent = BytesMut::new();
+        }
+        if self.unsent.len() > MAX_UNSENT_BYTES { Err("it does not read") } else { Ok(()) }
+    }
+
+    /// Asks for the list, unless that has just been done.
+    fn ask(&mut self, now: Instant) {
+        if self.asked_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
+            self.asked_at = Some(now);
+            debug!("what came does not fit what is known; asking for the list");
+            write_ask(&mut self.unsent, 1);
+        }
+    }
+
+    fn complain(&mut self, error: &str) {
+        if let Some(held_back) = self.bad.pass(Instant::now().into_std()) {
+            warn!(error, held_back, "ignored a packet from the Distributor; the last list stays");
+        }
     }
 }

@@ -22,8 +22,8 @@
 //! their own form.
 
 mod backoff;
+mod cache;
 mod callee;
-mod directory;
 mod discovery;
 mod error;
 mod handler;
@@ -41,3 +41,4 @@ pub use error::{CallError, ServiceError, StartError};
 pub use handler::{FromCall, Handler, Incoming, Params, State, StateTypes};
 pub use node::{Node, NodeBuilder};
 pub use peers::{Call, DEFAULT_DEADLINE, Peers, RawAnswer};
+pub use protocol::{Advert, Visibility};

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::LocalQueues;
-use protocol::Route;
+use protocol::{Advert, Route, Visibility};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,6 +36,9 @@ pub struct NodeBuilder {
     name: String,
     listen: String,
     distributor: String,
+    advert: Advert,
+    needs: Option<Vec<String>>,
+    cache: Option<PathBuf>,
     routes: Vec<(String, Box<dyn AnyHandler>)>,
     states: States,
 }
@@ -45,6 +50,9 @@ impl Node {
             name: name.into(),
             listen: "127.0.0.1:0".to_owned(),
             distributor: "127.0.0.1:9000".to_owned(),
+            advert: Advert::default(),
+            needs: None,
+            cache: None,
             routes: Vec::new(),
             states: States::default(),
         }
@@ -58,6 +66,25 @@ impl Node {
     /// The other nodes.
     pub fn peers(&self) -> &Peers {
         &self.peers
+    }
+
+    /// Says that this node wants no more calls: it stays listed and serves those that come, and others stop picking it.
+    /// Returns at once; `false` for `draining` takes it back.
+    pub fn set_draining(&self, draining: bool) {
+        self.peers.advertise(|advert| advert.draining = draining);
+    }
+
+    /// This node's share of the calls among the providers of its routes, in hundredths of the usual one: 50 gets half as many,
+    /// 0 none, and more than 1000 counts as 1000. Returns at once.
+    pub fn set_weight(&self, weight: u16) {
+        self.peers.advertise(|advert| advert.weight = weight.min(Advert::MAX_WEIGHT));
+    }
+
+    /// Waits until `percent` of all version 2 nodes, ourselves included, have acknowledged that they know this node as it is now,
+    /// or `within` is over; tells how many have, and names some that have not. A Distributor of version 1, or none, gives no
+    /// answer: then nobody counts as having seen it, and that takes a second longer. Cancel safe.
+    pub async fn visible(&self, percent: u8, within: Duration) -> Visibility {
+        self.peers.visible(percent, within).await
     }
 
     /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight finish for up to 10 s more, and
@@ -94,6 +121,45 @@ impl NodeBuilder {
         self
     }
 
+    /// This node's share of the calls among the providers of its routes, in hundredths of the usual one; 100 unless set.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.advert.weight = weight.min(Advert::MAX_WEIGHT);
+        self
+    }
+
+    /// Where this node runs, such as a data centre; for everybody to see.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.advert.zone = Some(zone.into());
+        self
+    }
+
+    /// The version of the service; for everybody to see.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.advert.version = Some(version.into());
+        self
+    }
+
+    /// Anything else its operators want to be seen; for everybody to see, so no secrets. A value that has no JSON form is left
+    /// out.
+    pub fn meta(mut self, meta: &impl serde::Serialize) -> Self {
+        self.advert.meta = serde_json::to_string(meta).ok();
+        self
+    }
+
+    /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that this node calls. It is
+    /// told of them only, which saves traffic in a large mesh; unless set, of everybody.
+    pub fn needs<T: Into<String>>(mut self, needs: impl IntoIterator<Item = T>) -> Self {
+        self.needs = Some(needs.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Keeps what is known of other nodes in this file, so that the next start can call them before the Distributor is there.
+    /// The file is replaced in one step; one that is damaged is not used. Each process needs its own.
+    pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cache = Some(path.into());
+        self
+    }
+
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of one caller share a
     /// task: work that blocks belongs into `tokio::task::spawn_blocking`.
     pub fn route<A: 'static>(mut self, route: &str, handler: impl Handler<A>) -> Self {
@@ -119,6 +185,37 @@ impl NodeBuilder {
         Ok(())
     }
 
+    /// As [`serve`](Self::serve), and says in the log when `percent` of all version 2 nodes know that this one is there; when
+    /// that takes longer than `within`, it names some that do not. The future gives `ready` the news in either case, for
+    /// whoever starts processes one after the other.
+    ///
+    /// # Errors
+    /// [`StartError`] when the node cannot start.
+    pub async fn serve_when_visible(
+        self,
+        percent: u8,
+        within: Duration,
+        ready: impl FnOnce(&Node, &Visibility),
+    ) -> Result<(), StartError> {
+        let stop = daemon::stop_on_signals().map_err(StartError::Signals)?;
+        let node = self.start().await?;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            visibility = node.visible(percent, within) => {
+                let Visibility { seen, of, enough, missing } = &visibility;
+                if *enough {
+                    info!(seen, of, "visible");
+                } else {
+                    warn!(seen, of, missing = missing.join(", "), "not everybody knows that this node is there");
+                }
+                ready(&node, &visibility);
+                stop.cancelled().await;
+            }
+        }
+        node.stop().await;
+        Ok(())
+    }
+
     /// Listens and begins to register; the node runs until it is stopped or dropped. A Distributor that is not there yet
     /// is no error.
     ///
@@ -126,7 +223,7 @@ impl NodeBuilder {
     /// [`StartError`]; nothing is left running then.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { name, listen, distributor, routes: given, states } = self;
+        let Self { name, listen, distributor, advert, needs, cache, routes: given, states } = self;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(StartError::Name(name));
@@ -150,7 +247,7 @@ impl NodeBuilder {
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
-        let identity = Identity { name, port: address.port(), routes };
+        let identity = Identity { name, port: address.port(), routes, advert, needs, cache };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let service = Arc::new(Service { router, surroundings, local_queues: LocalQueues::start() });

@@ -1,7 +1,7 @@
 //! The other nodes, and calls to them.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -11,13 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Answer, Node, NodeList, Packet, Route, Version, write_request};
+use protocol::{
+    Advert, Answer, Known, News, Node, Outcome, Packet, Replica, Revision, Route, Version, Visibility, Visible,
+    write_request,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::directory::Directory;
+use crate::cache;
+use crate::discovery::Wish;
 use crate::error::CallError;
 use crate::in_flight::Refusal;
 use crate::link::{Link, Lost, Pending, Readiness};
@@ -38,15 +42,24 @@ pub struct Peers {
 
 #[derive(Debug)]
 struct Inner {
-    state: Mutex<Known>,
+    state: Mutex<State>,
+    /// What we say of ourselves; the link to the Distributor passes it on.
+    advert: watch::Sender<Advert>,
+    wishes: mpsc::Sender<Wish>,
     /// What calls are routed by; replaced as a whole at every change.
     table: watch::Sender<Arc<Table>>,
 }
 
 /// What changes come in through.
 #[derive(Debug, Default)]
-struct Known {
-    directory: Directory,
+struct State {
+    replica: Replica,
+    /// Since when no Distributor is there to tell what changes.
+    stale_since: Option<Instant>,
+    /// Entries whose nodes calls failed to; the Distributor is told.
+    failed: BTreeSet<u64>,
+    /// The cache file does not have what is known.
+    unsaved: bool,
     links: HashMap<SocketAddr, (Arc<Link>, Option<String>)>,
     /// Routes that had providers once.
     remembered: HashMap<Route, ()>,
@@ -60,10 +73,12 @@ struct Table {
     nodes: Vec<Node>,
 }
 
-/// The nodes that offer one route.
+/// The nodes that offer one route and want calls.
 #[derive(Debug, Default)]
 struct Providers {
     list: Vec<Provider>,
+    /// Whose turn it is, one after the other: each as often as its weight says. Empty when all weigh the same.
+    schedule: Vec<usize>,
     turn: AtomicUsize,
 }
 
@@ -71,7 +86,15 @@ struct Providers {
 struct Provider {
     link: Arc<Link>,
     route: Route,
+    weight: u16,
+    /// The Distributor has had no sign of life from it for a moment.
+    suspect: bool,
+    /// Its entries in the Distributor's list.
+    ids: Arc<[u64]>,
 }
+
+/// Entries that are reported at a time; calls to others are reported when they fail again.
+const MAX_FAILED: usize = 64;
 
 /// An answer as it came, with what it means.
 #[derive(Debug)]
@@ -90,8 +113,8 @@ enum Attempt {
 }
 
 impl Peers {
-    pub(crate) fn new() -> Self {
-        let inner = Inner { state: Mutex::default(), table: watch::Sender::default() };
+    pub(crate) fn new(advert: watch::Sender<Advert>, wishes: mpsc::Sender<Wish>) -> Self {
+        let inner = Inner { state: Mutex::default(), advert, wishes, table: watch::Sender::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -178,14 +201,49 @@ impl Peers {
         let _ = self.inner.table.subscribe().wait_for(|table| condition(&table.nodes)).await;
     }
 
+    /// For how long there has been no Distributor to tell what changes; `None` while there is one. What is known stays in use
+    /// however long that is.
+    pub fn stale_for(&self) -> Option<Duration> {
+        self.lock().stale_since.map(|since| since.elapsed())
+    }
+
+    /// Changes what we say of ourselves: everybody is told.
+    pub(crate) fn advertise(&self, change: impl FnOnce(&mut Advert)) {
+        self.inner.advert.send_if_modified(|advert| {
+            let before = advert.clone();
+            change(advert);
+            *advert != before
+        });
+    }
+
+    /// Completes when so many percent of all version 2 nodes have acknowledged that they know our registration, or `within` is
+    /// over. Cancel safe. See [`Node::visible`](crate::Node::visible).
+    pub(crate) async fn visible(&self, percent: u8, within: Duration) -> Visibility {
+        let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
+        let visible = Visible { percent: percent.clamp(1, 100), within: milliseconds };
+        let (answer, answered) = oneshot::channel();
+        let asked = async {
+            self.inner.wishes.send(Wish { visible, answer }).await.ok()?;
+            answered.await.ok()
+        };
+        // An old Distributor, or none, does not answer.
+        let patience = within.saturating_add(Duration::from_secs(1));
+        timeout(patience, asked).await.ok().flatten().unwrap_or_default()
+    }
+
     /// The next provider whose turn it is. Those without a live connection are connected on the side while another has one.
     fn pick<'t>(&self, providers: &'t Providers, tried: &[SocketAddr]) -> Option<&'t Provider> {
         let count = providers.list.len();
         let turn = providers.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..count).map(|step| &providers.list[turn.wrapping_add(step) % count]);
+        let turns = providers.schedule.len().max(count).max(1);
+        let first = providers.schedule.get(turn % turns).copied().unwrap_or(turn % turns);
+        let in_turn = (0..count).map(|step| &providers.list[(first + step) % count]);
         let mut best: Option<(Readiness, &Provider)> = None;
         for provider in in_turn.filter(|provider| !tried.contains(&provider.link.address)) {
-            let readiness = provider.link.readiness();
+            let mut readiness = provider.link.readiness();
+            if provider.suspect {
+                readiness = readiness.max(Readiness::Suspect);
+            }
             if readiness == Readiness::Due {
                 self.connect(&provider.link);
             }
@@ -208,7 +266,9 @@ impl Peers {
         let inner = Arc::downgrade(&self.inner);
         link.connect(move |address| {
             if let Some(inner) = inner.upgrade() {
-                Self { inner }.change(|directory| directory.unreachable(address));
+                let peers = Self { inner };
+                peers.change(|replica| replica.unreachable(address));
+                peers.failed_at(address);
             }
         });
     }
@@ -231,44 +291,118 @@ impl Peers {
         match timeout_at(deadline, pending.outcome()).await {
             Ok(Ok(frame)) => Ok(frame),
             Ok(Err(Lost { written: false })) => Err(Attempt::Unsent),
-            Ok(Err(Lost { written: true })) => Err(Attempt::Lost(provider.link.address)),
+            Ok(Err(Lost { written: true })) => {
+                self.failed(&provider.ids);
+                Err(Attempt::Lost(provider.link.address))
+            }
             Err(_elapsed) => {
                 provider.link.suspect();
+                self.failed(&provider.ids);
                 Err(Attempt::Deadline)
             }
         }
     }
 
-    pub(crate) fn apply(&self, list: NodeList) {
+    /// Starts with what an earlier process knew.
+    pub(crate) fn seed(&self, replica: Replica) {
+        self.change(|known| {
+            *known = replica;
+            true
+        });
+    }
+
+    /// Takes in what the Distributor told.
+    pub(crate) fn take(&self, news: &News<'_>) -> Outcome {
         let now = Instant::now().into_std();
-        self.change(|directory| directory.apply(now, list));
+        let mut outcome = Outcome::Same;
+        self.change(|replica| {
+            outcome = replica.take(now, news);
+            outcome == Outcome::Changed
+        });
+        let mut state = self.lock();
+        if matches!(outcome, Outcome::Changed | Outcome::Same) {
+            state.stale_since = None;
+            state.unsaved = true;
+        }
+        outcome
     }
 
     pub(crate) fn reconnected(&self) {
-        self.lock().directory.reconnected();
+        self.lock().replica.connected();
     }
 
     pub(crate) fn disconnected(&self) {
-        self.lock().directory.disconnected();
+        let mut state = self.lock();
+        state.replica.disconnected();
+        state.stale_since.get_or_insert_with(Instant::now);
     }
 
     /// Removes nodes that a new Distributor has not listed for too long; says when to look again.
     pub(crate) fn expire(&self) -> Option<Instant> {
-        self.change(|directory| directory.expire(Instant::now().into_std()));
-        self.lock().directory.next_expiry().map(Instant::from_std)
+        self.change(|replica| replica.expire(Instant::now().into_std()));
+        self.lock().replica.next_expiry().map(Instant::from_std)
     }
 
-    /// Changes the directory and, if that made a difference, what calls are routed by.
-    fn change(&self, change: impl FnOnce(&mut Directory) -> bool) {
-        let mut known = self.lock();
-        if change(&mut known.directory) {
-            let table = Arc::new(known.rebuild());
+    /// The state that is known.
+    pub(crate) fn revision(&self) -> Option<Revision> {
+        self.lock().replica.revision()
+    }
+
+    /// Where an instance stands among all nodes.
+    pub(crate) fn rank(&self, id: &str) -> Option<f64> {
+        self.lock().replica.rank(id)
+    }
+
+    pub(crate) fn with_replica<T>(&self, read: impl FnOnce(&Replica) -> T) -> T {
+        read(&self.lock().replica)
+    }
+
+    /// Whether the cache file is out of date.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.lock().unsaved
+    }
+
+    /// What the cache file should have; it counts as saved from now on.
+    pub(crate) fn text_to_save(&self) -> Option<String> {
+        let mut state = self.lock();
+        std::mem::take(&mut state.unsaved).then(|| cache::text(&state.replica)).flatten()
+    }
+
+    /// Whether there are failed calls to report.
+    pub(crate) fn has_failures(&self) -> bool {
+        !self.lock().failed.is_empty()
+    }
+
+    /// Entries whose nodes calls failed to since the last time.
+    pub(crate) fn take_failures(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().failed).into_iter().collect()
+    }
+
+    fn failed(&self, ids: &[u64]) {
+        let mut state = self.lock();
+        if state.failed.len() < MAX_FAILED {
+            state.failed.extend(ids);
+        }
+    }
+
+    fn failed_at(&self, address: SocketAddr) {
+        let known = self.lock().replica.nodes();
+        if let Some(Known { ids, .. }) = known.iter().find(|known| known.address == address) {
+            self.failed(ids);
+        }
+    }
+
+    /// Changes what is known and, if that made a difference, what calls are routed by.
+    fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
+        let mut state = self.lock();
+        if change(&mut state.replica) {
+            let table = Arc::new(state.rebuild());
             // Under the lock, so that tables follow one another in the order of changes.
             self.inner.table.send_replace(table);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
+    fn lock(&self) -> MutexGuard<'_, State> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -276,16 +410,50 @@ impl Peers {
 impl Providers {
     /// Turns begin anywhere: tables are rebuilt at every change, and processes start together.
     fn at_any_turn() -> Self {
-        Self { list: Vec::new(), turn: AtomicUsize::new(fastrand::usize(..)) }
+        Self { turn: AtomicUsize::new(fastrand::usize(..)), ..Self::default() }
+    }
+
+    /// Spreads the turns by weight, as evenly as they go.
+    fn plan(&mut self) {
+        let weights: Vec<u32> = self.list.iter().map(|provider| provider.weight.into()).collect();
+        self.schedule = schedule(&weights);
     }
 }
 
-impl Known {
+/// Most turns of a schedule for each provider; finer weights are rounded.
+const MAX_TURNS: u32 = 16;
+
+/// Positions in the order of their turns: each as often as its weight says, and spread out. Empty when all weigh the same.
+fn schedule(weights: &[u32]) -> Vec<usize> {
+    let most = weights.iter().copied().max().unwrap_or(0);
+    if most == 0 || weights.iter().all(|weight| *weight == most) {
+        return Vec::new();
+    }
+    // No more turns than it takes: weights of 100 and 200 are one turn and two.
+    let divisor = weights.iter().copied().fold(0, gcd);
+    let turns = |weight: u32| {
+        if most / divisor <= MAX_TURNS { weight / divisor } else { (weight * MAX_TURNS).div_ceil(most) }
+    };
+    let mut places = Vec::new();
+    for (position, weight) in weights.iter().enumerate() {
+        let turns = turns(*weight);
+        places.extend((0..turns).map(|turn| ((f64::from(turn) + 0.5) / f64::from(turns), position)));
+    }
+    places.sort_by(|a, b| a.0.total_cmp(&b.0));
+    places.into_iter().map(|(_, position)| position).collect()
+}
+
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+impl State {
     /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
     fn rebuild(&mut self) -> Table {
         let mut table = Table::default();
         let mut links = HashMap::with_capacity(self.links.len());
-        for (address, node) in self.directory.nodes() {
+        let mut planned = Vec::new();
+        for Known { address, node, ids } in self.replica.nodes() {
             table.nodes.push(node.clone());
             if node.advert.as_ref().is_some_and(|advert| advert.speaks_http) || node.routes.is_empty() {
                 continue;
@@ -302,9 +470,18 @@ impl Known {
                     Link::new(address, node.version())
                 }
             };
+            let weight = node.advert.as_ref().map_or(Advert::USUAL_WEIGHT, |advert| advert.weight);
+            let is_picked = weight > 0 && !node.advert.as_ref().is_some_and(|advert| advert.draining);
+            let ids: Arc<[u64]> = ids.into();
             for route in &node.routes {
-                let provider = Provider { link: Arc::clone(&link), route: route.clone() };
-                table.router.entry(route, Providers::at_any_turn).list.push(provider);
+                let providers = table.router.entry(route, Providers::at_any_turn);
+                if is_picked {
+                    let (link, route, ids) = (Arc::clone(&link), route.clone(), Arc::clone(&ids));
+                    providers.list.push(Provider { link, route, weight, suspect: node.suspect, ids });
+                    if weight != Advert::USUAL_WEIGHT {
+                        planned.push(providers.list[providers.list.len() - 1].route.clone());
+                    }
+                }
                 if self.remembered.len() < MAX_REMEMBERED_ROUTES {
                     self.remembered.insert(route.clone(), ());
                 }
@@ -314,6 +491,9 @@ impl Known {
         for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
             link.retire();
         }
+        for route in planned {
+            table.router.entry(&route, Providers::default).plan();
+        }
         for route in self.remembered.keys() {
             table.remembered.entry(route, Providers::default);
         }
@@ -321,7 +501,7 @@ impl Known {
     }
 }
 
-impl Drop for Known {
+impl Drop for State {
     fn drop(&mut self) {
         for (link, _) in self.links.values() {
             link.retire();
@@ -420,4 +600,25 @@ fn split_url(url: &str) -> (&str, &str) {
 /// Methods that may be carried out twice (RFC 9110, 9.2.2).
 fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(weights: &[u32], expected: &[usize]) {
+        assert_eq!(schedule(weights), expected);
+    }
+
+    #[test]
+    fn turns_are_spread_by_weight() {
+        check(&[], &[]);
+        check(&[100, 100, 100], &[]);
+        check(&[100, 200], &[1, 0, 1]);
+        check(&[50, 100, 150], &[2, 1, 0, 2, 1, 2]);
+        let count = |weights: &[u32], position| schedule(weights).iter().filter(|turn| **turn == position).count();
+        let weights = [1, 999, 1000];
+        assert_eq!([0, 1, 2].map(|position| count(&weights, position)), [1, 16, 16]);
+    }
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use protocol::{
-    FrameDecoder, Key, NodeList, Packet, Registration, RegistrationLimits, Reply, Request, Version, check_depth, seal,
-    write_answer, write_list, write_request,
+    FrameDecoder, Key, News, Packet, Registration, RegistrationLimits, Replica, Reply, Request, Version, check_depth,
+    seal, write_answer, write_list, write_request,
 };
 
 /// Rounds of which the median is printed.
@@ -64,8 +64,11 @@ fn main() {
         out.clear();
         write_list(&mut out, &Key::Number(0), entries.iter().copied());
     });
-    let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet").params.expect("it has some");
-    measure("read a list of 500", 1, entry.len() * 500, || drop(black_box(NodeList::parse(list))));
+    let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet");
+    measure("take in a list of 500", 1, entry.len() * 500, || {
+        let news = News::parse(&list).expect("it is a list");
+        black_box(Replica::default().take(Instant::now(), &news));
+    });
 }
 
 fn drain(stream: &[u8], mut each: impl FnMut(&[u8])) {

@@ -1,6 +1,7 @@
 //! Answers to calls, in the form of either version.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
@@ -22,6 +23,8 @@ pub struct Answer<'a> {
     pub message: Option<Cow<'a, str>>,
     /// The data, where there is some.
     pub body: Option<&'a RawValue>,
+    /// When it is worth trying again, if the sender says so.
+    pub retry_after: Option<Duration>,
 }
 
 impl<'a> Answer<'a> {
@@ -38,6 +41,8 @@ impl<'a> Answer<'a> {
             r: Option<&'a RawValue>,
             #[serde(borrow, default)]
             m: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            ra: Option<&'a RawValue>,
         }
         /// A member of a wrong type counts as absent and spoils no other.
         fn text(member: Option<&RawValue>) -> Option<Cow<'_, str>> {
@@ -46,7 +51,7 @@ impl<'a> Answer<'a> {
         match packet.meta {
             Some(meta) => {
                 let meta: Option<Meta<'a>> = serde_json::from_str(meta.get()).ok();
-                let (s, r, m) = meta.map_or((None, None, None), |meta| (meta.s, meta.r, meta.m));
+                let (s, r, m, ra) = meta.map_or((None, None, None, None), |meta| (meta.s, meta.r, meta.m, meta.ra));
                 Self {
                     version: Version::V2,
                     // A status that nobody can read is no success.
@@ -54,6 +59,7 @@ impl<'a> Answer<'a> {
                     reason: text(r),
                     message: text(m),
                     body: packet.params,
+                    retry_after: ra.and_then(|ra| serde_json::from_str(ra.get()).ok()).map(Duration::from_millis),
                 }
             }
             None => {
@@ -66,6 +72,7 @@ impl<'a> Answer<'a> {
                     message: message
                         .map(|text| serde_json::from_str::<Text<'_>>(text).map_or_else(|_| text.into(), |text| text.0)),
                     body: packet.results,
+                    retry_after: None,
                 }
             }
         }

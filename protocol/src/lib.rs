@@ -3,24 +3,41 @@
 //! Everything here is pure: no sockets, no clock, no tasks, no logging. Bytes that came from a peer never
 //! panic; they give a value or an error. `docs/PROTOCOL.md` is the law that this crate implements.
 
+mod advert;
 mod answer;
 mod codec;
 mod json;
 mod key;
 mod legacy;
-mod list;
+mod news;
 mod packet;
 mod registration;
+mod replica;
 mod request;
+mod revision;
 mod route;
+mod talk;
+mod terms;
 
+pub use advert::Advert;
 pub use answer::{Answer, Reply, write_answer};
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, Unread};
-pub use list::{ListError, Node, NodeList, REGISTRY_URI, shown_host, write_list, write_refusal};
+pub use news::{
+    Delta, News, NewsError, Node, REGISTRY_URI, Reason, Snapshot, Stamp, shown_host, write_delta, write_list,
+    write_refusal, write_snapshot,
+};
 pub use packet::{Packet, PacketError, Text, Version};
-pub use registration::{Advert, Registration, RegistrationError, RegistrationLimits, write_registration};
+pub use registration::{Registration, RegistrationError, RegistrationLimits, write_registration};
+pub use replica::{HOLD, Known, Outcome, Replica};
 pub use request::{Request, write_request};
+pub use revision::{Digest, Revision};
 pub use route::{Route, RouteError, Segment};
+pub use talk::{
+    CopyPart, Event, HISTORY_URI, PING_URI, PONG_URI, Ping, VISIBLE_URI, Visibility, asks_for_copy, read_copy,
+    read_history_question, read_pong, read_report, write_ask, write_copy, write_copy_question, write_history,
+    write_history_question, write_leave, write_ping, write_pong, write_report, write_visibility,
+};
+pub use terms::{Terms, Visible};

@@ -3,12 +3,12 @@
 use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
-use serde::de::{Error, IgnoredAny};
+use serde::de::Error;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::json::{Members, is_object, write_compact};
-use crate::{REGISTRY_URI, Route, Version, seal};
+use crate::{Advert, REGISTRY_URI, Route, Terms, Version, seal};
 
 /// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
 ///
@@ -26,15 +26,6 @@ pub struct Registration {
     pub advert: Option<Advert>,
     before_host: String,
     after_host: String,
-}
-
-/// What a version 2 node says of itself inside `params.$`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Advert {
-    /// Instance id, unique per process start.
-    pub id: Option<String>,
-    /// The port speaks HTTP instead of packets.
-    pub speaks_http: bool,
 }
 
 /// What one registration may hold.
@@ -83,6 +74,9 @@ pub enum RegistrationError {
         /// The limit.
         max: usize,
     },
+    /// A node names more services and urls that it needs than a registration may offer, or a longer one.
+    #[error("the node needs more services and urls, or longer ones, than a registration may have urls")]
+    TooManyNeeds,
     /// A version 2 node has a name that is not made of `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name,
@@ -96,6 +90,7 @@ impl RegistrationError {
             Self::Port(_) => "bad_port",
             Self::TooManyUrls { .. } => "too_many_urls",
             Self::UrlTooLong { .. } => "url_too_long",
+            Self::TooManyNeeds => "too_many_needs",
             Self::Name => "bad_name",
         }
     }
@@ -208,31 +203,16 @@ impl Registration {
     }
 }
 
-impl Advert {
-    /// Reads a `$` member; `None` when it is no object. A member of a wrong type counts as absent.
-    pub(crate) fn parse(text: &str) -> Option<Self> {
-        #[derive(serde::Deserialize)]
-        struct Raw<'a> {
-            #[serde(borrow, default)]
-            id: Option<&'a RawValue>,
-            #[serde(default)]
-            http: Option<IgnoredAny>,
-        }
-        let raw: Raw<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
-        let id = raw.id.and_then(|id| serde_json::from_str(id.get()).ok());
-        Some(Self { id, speaks_http: raw.http.is_some() })
-    }
-}
-
 /// Writes the registration of a version 2 node, ready to send.
-pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Route], id: &str) {
+pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Route], advert: &Advert, terms: &Terms) {
     let start = out.len();
     let urls: Vec<_> = urls.iter().map(Route::as_str).collect();
     let text = format!(
-        r#"{{"uri":"{REGISTRY_URI}","method":"POST","key":0,"params":{{"port":{port},"name":{},"urls":{},"$":{{"v":2,"id":{}}}}}}}"#,
+        r#"{{"uri":"{REGISTRY_URI}","method":"POST","key":0,"params":{{"port":{port},"name":{},"urls":{},"$":{}}},"$":{}}}"#,
         to_json(name),
         to_json(&urls),
-        to_json(id),
+        advert.to_json(),
+        terms.to_json(),
     );
     out.put_slice(text.as_bytes());
     seal(out, start);
@@ -290,7 +270,7 @@ fn is_plain_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
+pub(crate) fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
 }
 
@@ -382,12 +362,15 @@ mod tests {
     fn what_we_write_reads_back() {
         let mut out = BytesMut::new();
         let urls = [Route::parse("GET/상품").unwrap(), Route::parse("GET/a/¶").unwrap()];
-        write_registration(&mut out, "goods", 9010, &urls, "id-1");
+        let advert = Advert { id: Some("id-1".to_owned()), ..Advert::default() };
+        let terms = Terms { needs: Some(vec!["a".to_owned()]), ..Terms::default() };
+        write_registration(&mut out, "goods", 9010, &urls, &advert, &terms);
         let frame = &out[..out.len() - 2];
         let packet = crate::Packet::parse(frame).unwrap();
         let registration = Registration::parse(packet.params, &RegistrationLimits::default()).unwrap();
         assert_eq!((registration.name.as_str(), registration.port), ("goods", 9010));
         assert_eq!(registration.urls, ["GET/상품", "GET/a/¶"]);
-        assert_eq!(registration.advert, Some(Advert { id: Some("id-1".to_owned()), speaks_http: false }));
+        assert_eq!(registration.advert, Some(advert));
+        assert_eq!(Terms::parse(packet.meta, &RegistrationLimits::default()).unwrap(), terms);
     }
 }

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    Answer, FrameDecoder, FrameTooLarge, Key, NodeList, Packet, Registration, RegistrationLimits, Reply, Request,
-    Route, Version, check_depth, seal, write_answer, write_request,
+    Answer, FrameDecoder, FrameTooLarge, Key, News, Packet, Ping, Registration, RegistrationLimits, Replica, Reply,
+    Request, Route, Terms, Version, check_depth, read_copy, read_pong, read_report, seal, write_answer, write_request,
 };
 
 const LIMIT: usize = 200;
@@ -110,7 +110,11 @@ proptest! {
             let Ok(packet) = Packet::parse(frame) else { continue };
             let _ = Answer::from_packet(&packet);
             let _ = Registration::parse(packet.params, &RegistrationLimits::default());
-            let _ = packet.params.map(NodeList::parse);
+            let _ = Terms::parse(packet.meta, &RegistrationLimits::default());
+            #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+            let now = std::time::Instant::now();
+            let _ = News::parse(&packet).map(|news| Replica::default().take(now, &news));
+            let _ = (read_copy(&packet), read_pong(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }
     }

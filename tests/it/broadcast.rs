@@ -13,9 +13,14 @@ fn heavy(name: &str) -> Value {
     json!({ "port": 1, "name": name, "urls": [], "ballast": "x".repeat(20_000), "$": { "v": 2 } })
 }
 
+/// One node may change its registration as often as it likes.
+fn busy() -> Config {
+    Config { update_burst: 1_000_000, packet_burst: 1_000_000, ..Config::default() }
+}
+
 #[tokio::test]
 async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
-    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..Config::default() });
+    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..busy() });
     let mut stuck = Peer::connect_narrow(cluster.address).await;
     stuck.register_with(heavy("stuck")).await;
     let mut peers = Vec::new();
@@ -45,7 +50,7 @@ async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
 
 #[tokio::test]
 async fn bc1_an_old_reader_that_stops_is_cut_as_well() {
-    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..Config::default() });
+    let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..busy() });
     let _stuck = cluster.registered("stuck").await;
     let mut busy = cluster.peer().await;
     let mut round = 0;
@@ -109,7 +114,7 @@ async fn old_nodes_get_what_they_can_read_and_new_nodes_get_all() {
 #[tokio::test]
 async fn an_old_reader_that_pauses_finds_one_read_and_the_newest_list() {
     // On one machine nothing is guessed: a time that is over at once makes no difference.
-    let cluster = Cluster::with(Config { legacy_read_time: Duration::ZERO, ..Config::default() });
+    let cluster = Cluster::with(Config { legacy_read_time: Duration::ZERO, ..busy() });
     let mut old = cluster.registered("old").await;
     let mut busy = cluster.peer().await;
     for round in 0..2000 {

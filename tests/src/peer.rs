@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use protocol::{News, Outcome, PING_URI, Packet, Replica, Revision};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -16,6 +17,8 @@ use crate::{PATIENCE, pick_port};
 pub struct Peer {
     stream: TcpStream,
     decoder: protocol::FrameDecoder,
+    /// What it has been told of the registry.
+    replica: Replica,
 }
 
 impl Peer {
@@ -27,7 +30,7 @@ impl Peer {
     /// Uses a connection that is there.
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).unwrap();
-        Self { stream, decoder: protocol::FrameDecoder::new(64 << 20) }
+        Self { stream, decoder: protocol::FrameDecoder::new(64 << 20), replica: Replica::default() }
     }
 
     /// Connects from a given local port, which may have been used a moment ago.
@@ -101,11 +104,50 @@ impl Peer {
         .expect("a packet or the end of the stream")
     }
 
-    /// The names in the next list.
+    /// The names that are listed after the next list or change. Pings are answered on the way.
     pub async fn next_list(&mut self) -> Vec<String> {
-        let packet = self.next().await.expect("a list");
-        assert_eq!((&packet["uri"], &packet["method"]), (&json!("/distributes"), &json!("GET")));
-        names(&packet)
+        loop {
+            let bytes = self.next_bytes().await;
+            let packet = Packet::parse(&bytes[..bytes.len() - 2]).expect("every packet is one");
+            if packet.uri() == PING_URI {
+                self.pong().await;
+                continue;
+            }
+            assert_eq!(packet.uri(), "/distributes");
+            let news = News::parse(&packet).unwrap();
+            let outcome = self.replica.take(tokio::time::Instant::now().into_std(), &news);
+            assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "{outcome:?}: {packet:?}");
+            return self.names();
+        }
+    }
+
+    /// The names that are listed, as far as it has been told.
+    pub fn names(&self) -> Vec<String> {
+        let name = |(_, entry): (u64, &str)| {
+            let entry: Value = serde_json::from_str(entry).unwrap();
+            entry["name"].as_str().unwrap_or_default().to_owned()
+        };
+        self.replica.entries().map(name).collect()
+    }
+
+    /// What it has been told of the registry.
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Gives a sign of life, and says what it knows.
+    pub async fn pong(&mut self) {
+        let mut out = bytes::BytesMut::new();
+        protocol::write_pong(&mut out, self.replica.revision());
+        self.send(out).await;
+    }
+
+    /// Registers as a version 2 node: `name`, `port`, instance, and the list it has.
+    pub async fn register_v2(&mut self, name: &str, port: u16, instance: &str, have: Option<Revision>) {
+        let params = json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": instance } });
+        let terms = have.map_or_else(|| json!({}), |have| json!({ "have": have }));
+        self.send_packet(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": terms }))
+            .await;
     }
 
     /// Reads lists up to one that has this name.
@@ -222,10 +264,4 @@ impl Listener {
     pub async fn accept(&self) -> Peer {
         Peer::over(timeout(PATIENCE, self.listener.accept()).await.expect("a caller").unwrap().0)
     }
-}
-
-/// The names in a list.
-fn names(packet: &Value) -> Vec<String> {
-    let entries = packet["params"].as_array().expect("params is an array");
-    entries.iter().map(|entry| entry["name"].as_str().unwrap_or_default().to_owned()).collect()
 }

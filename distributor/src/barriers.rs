@@ -1,0 +1,161 @@
+//! Who wants to know when others have seen it, and who has seen what.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use protocol::{Revision, Visible};
+
+use crate::registry::SessionId;
+
+/// How often open barriers are looked at: counting everybody's acknowledgements at each of them would cost more.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The longest a barrier stays open.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Barriers that are open, at most one for each session, and the revisions that version 2 sessions have acknowledged.
+#[derive(Debug, Default)]
+pub(crate) struct Barriers {
+    open: HashMap<SessionId, Barrier>,
+    acknowledged: HashMap<SessionId, Revision>,
+    look_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Barrier {
+    revision: Revision,
+    percent: u8,
+    until: Instant,
+}
+
+/// How a barrier ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Raised {
+    pub(crate) session: SessionId,
+    pub(crate) seen: usize,
+    pub(crate) of: usize,
+    pub(crate) enough: bool,
+    /// Some of those that have not acknowledged it.
+    pub(crate) missing: Vec<SessionId>,
+}
+
+/// Nodes that are named when a barrier is not reached.
+const MAX_MISSING: usize = 8;
+
+impl Barriers {
+    /// A version 2 session follows: its acknowledgement counts.
+    pub(crate) fn follow(&mut self, session: SessionId) {
+        self.acknowledged.entry(session).or_default();
+    }
+
+    /// It does not any more.
+    pub(crate) fn forget(&mut self, session: SessionId) {
+        self.acknowledged.remove(&session);
+        self.open.remove(&session);
+    }
+
+    /// A session wants to know when its registration, which led to `revision`, has been seen.
+    pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: Visible) {
+        let until = now + Duration::from_millis(visible.within.into()).min(LONGEST);
+        self.open.insert(session, Barrier { revision, percent: visible.percent, until });
+        self.look_at.get_or_insert(now + LOOK);
+    }
+
+    /// Whether acknowledgements are of interest.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.open.is_empty()
+    }
+
+    /// A session knows this state.
+    pub(crate) fn acknowledge(&mut self, session: SessionId, revision: Revision) {
+        if let Some(known) = self.acknowledged.get_mut(&session) {
+            *known = revision.max(*known);
+        }
+    }
+
+    /// When to look again.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        self.look_at
+    }
+
+    /// Barriers that are reached, or over.
+    pub(crate) fn look(&mut self, now: Instant) -> Vec<Raised> {
+        if self.look_at.is_none_or(|at| now < at) {
+            return Vec::new();
+        }
+        let mut revisions: Vec<_> = self.acknowledged.values().copied().collect();
+        revisions.sort_unstable();
+        let of = revisions.len();
+        let mut raised = Vec::new();
+        for (&session, barrier) in &self.open {
+            let seen = of - revisions.partition_point(|revision| *revision < barrier.revision);
+            let enough = seen * 100 >= of * usize::from(barrier.percent);
+            if enough || barrier.until <= now {
+                let behind = self.acknowledged.iter().filter(|(_, revision)| **revision < barrier.revision);
+                let missing = behind.map(|(session, _)| *session).take(MAX_MISSING).collect();
+                raised.push(Raised { session, seen, of, enough, missing });
+            }
+        }
+        for Raised { session, .. } in &raised {
+            self.open.remove(session);
+        }
+        self.look_at = self.open.values().map(|barrier| barrier.until.min(now + LOOK)).min();
+        raised
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: Revision = Revision { epoch: 1, rev: 7 };
+    const OLD: Revision = Revision { epoch: 1, rev: 6 };
+
+    #[track_caller]
+    fn check(percent: u8, acknowledged: u64, after: u64, expected: Option<(usize, bool)>) {
+        let mut barriers = Barriers::default();
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let start = Instant::now();
+        (0..10).for_each(|id| barriers.follow(SessionId(id)));
+        assert!(!barriers.is_open());
+        barriers.open(start, SessionId(0), NEW, Visible { percent, within: 5000 });
+        assert!(barriers.is_open());
+        for id in 0..10 {
+            barriers.acknowledge(SessionId(id), if id < acknowledged { NEW } else { OLD });
+        }
+        let raised = barriers.look(start + Duration::from_millis(after));
+        assert_eq!(raised.first().map(|raised| (raised.seen, raised.enough)), expected);
+        assert_eq!(barriers.is_open(), expected.is_none());
+        if let Some(raised) = raised.first() {
+            assert_eq!(raised.missing.len(), (10 - raised.seen).min(MAX_MISSING));
+        }
+    }
+
+    #[test]
+    fn a_barrier_is_raised_by_enough_acknowledgements_or_by_time() {
+        check(100, 10, 10, Some((10, true)));
+        check(100, 10, 9, None);
+        check(100, 9, 10, None);
+        check(90, 9, 10, Some((9, true)));
+        check(91, 9, 10, None);
+        check(100, 9, 5000, Some((9, false)));
+        check(100, 0, 5000, Some((0, false)));
+    }
+
+    #[test]
+    fn those_who_leave_do_not_count() {
+        let mut barriers = Barriers::default();
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let start = Instant::now();
+        (0..3).for_each(|id| barriers.follow(SessionId(id)));
+        barriers.open(start, SessionId(0), NEW, Visible { percent: 100, within: 5000 });
+        barriers.acknowledge(SessionId(0), NEW);
+        barriers.acknowledge(SessionId(1), NEW);
+        barriers.forget(SessionId(2));
+        barriers.acknowledge(SessionId(2), NEW);
+        assert_eq!(barriers.look(start + LOOK)[0].of, 2);
+        barriers.open(start, SessionId(0), NEW, Visible { percent: 100, within: 5000 });
+        barriers.forget(SessionId(0));
+        assert!(!barriers.is_open());
+    }
+}

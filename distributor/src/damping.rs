@@ -1,0 +1,119 @@
+//! Flap damping: who comes and goes too often is listed later.
+//!
+//! As routers do it (RFC 2439): a short stay costs a penalty, which halves with time. Beyond the cut-off the next join waits
+//! until the penalty has fallen to the reuse threshold. Whoever stays for long, or comes for the first time, never waits.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use crate::registry::Place;
+
+/// A stay of at least this is none too short.
+const LONG_STAY: Duration = Duration::from_secs(16);
+/// In this time a penalty halves.
+const HALF_LIFE: Duration = Duration::from_secs(8);
+/// Short stays, less what has faded, after which the next join waits.
+const CUT_OFF: f64 = 2.5;
+/// The penalty at which it waits no longer.
+const REUSE: f64 = 1.0;
+/// No penalty grows beyond this, so that nobody waits longer than three half-lives.
+const MOST: f64 = 8.0;
+/// Places that are remembered; beyond it new flappers are not noticed until old ones have faded.
+const MAX_PLACES: usize = 4096;
+/// A penalty that does not matter any more.
+const FADED: f64 = 0.1;
+
+/// The penalties of places: host, port and name.
+#[derive(Debug, Default)]
+pub(crate) struct Damping {
+    penalties: HashMap<Place, (f64, Instant)>,
+}
+
+impl Damping {
+    /// A node that was listed, or wanted to be, for `stay` has gone.
+    pub(crate) fn left(&mut self, now: Instant, place: Place, stay: Duration) {
+        if stay >= LONG_STAY {
+            return;
+        }
+        if self.penalties.len() >= MAX_PLACES && !self.penalties.contains_key(&place) {
+            self.penalties.retain(|_, penalty| faded(*penalty, now) > FADED);
+            if self.penalties.len() >= MAX_PLACES {
+                return;
+            }
+        }
+        let penalty = self.penalties.entry(place).or_insert((0.0, now));
+        *penalty = ((faded(*penalty, now) + 1.0).min(MOST), now);
+    }
+
+    /// How long a join must wait now.
+    pub(crate) fn wait(&self, now: Instant, place: &Place) -> Option<Duration> {
+        let penalty = faded(*self.penalties.get(place)?, now);
+        // penalty × 2^(-t / half-life) = reuse
+        (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
+    }
+}
+
+fn faded((penalty, since): (f64, Instant), now: Instant) -> f64 {
+    let half_lives = now.saturating_duration_since(since).as_secs_f64() / HALF_LIFE.as_secs_f64();
+    penalty * (-half_lives).exp2()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn place(name: &str) -> Place {
+        ("::1".into(), 1, name.into())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn bc3_a_flapper_waits_and_nobody_else_does() {
+        let (mut damping, start) = (Damping::default(), now());
+        for (second, waits) in [(0, false), (1, false), (2, true)] {
+            damping.left(start + SECOND * second, place("flapper"), SECOND);
+            assert_eq!(damping.wait(start + SECOND * second, &place("flapper")).is_some(), waits, "{second}");
+        }
+        assert_eq!(damping.wait(start + SECOND * 2, &place("other")), None);
+        let wait = damping.wait(start + SECOND * 2, &place("flapper")).unwrap();
+        assert!((SECOND * 11..SECOND * 13).contains(&wait), "{wait:?}");
+        assert_eq!(damping.wait(start + SECOND * 2 + wait, &place("flapper")), None);
+    }
+
+    #[test]
+    fn long_stays_and_rare_restarts_cost_nothing() {
+        let (mut damping, start) = (Damping::default(), now());
+        for round in 0..100 {
+            damping.left(start + SECOND * round, place("forked"), LONG_STAY);
+            assert_eq!(damping.wait(start + SECOND * round, &place("forked")), None);
+            damping.left(start + SECOND * round * 6, place("cron"), SECOND);
+            assert_eq!(damping.wait(start + SECOND * round * 6, &place("cron")), None, "{round}");
+        }
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_three_half_lives() {
+        let (mut damping, start) = (Damping::default(), now());
+        for _ in 0..10_000 {
+            damping.left(start, place("flapper"), SECOND);
+        }
+        assert_eq!(damping.wait(start, &place("flapper")), Some(HALF_LIFE * 3));
+    }
+
+    #[test]
+    fn places_are_remembered_up_to_a_limit_and_forgotten_when_faded() {
+        let (mut damping, start) = (Damping::default(), now());
+        for number in 0..=MAX_PLACES {
+            damping.left(start, place(&number.to_string()), SECOND);
+        }
+        assert_eq!(damping.penalties.len(), MAX_PLACES);
+        damping.left(start + SECOND * 60, place("late"), SECOND);
+        assert_eq!(damping.penalties.len(), 1);
+    }
+}

@@ -1,0 +1,50 @@
+//! When many vanish at once without a word, it is more likely the network than the nodes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// The time in which losses count together: one period in which nodes reconnect.
+const WINDOW: Duration = Duration::from_secs(3);
+/// So many may vanish whatever their share: a small mesh on one machine does.
+const FEW: usize = 8;
+/// This part of all that were there is many.
+const SHARE: usize = 3;
+
+/// The last nodes that vanished without a FIN.
+#[derive(Debug, Default)]
+pub(crate) struct Losses {
+    times: VecDeque<Instant>,
+}
+
+impl Losses {
+    /// Another one has, out of `listed`. Returns whether they are too many to be believed at once.
+    pub(crate) fn is_mass(&mut self, now: Instant, listed: usize) -> bool {
+        while self.times.front().is_some_and(|time| *time + WINDOW <= now) {
+            self.times.pop_front();
+        }
+        let before = listed + self.times.len();
+        let is_mass = self.times.len() >= FEW.max(before / SHARE);
+        if !is_mass {
+            // Those that are kept stay listed, so they need not be counted.
+            self.times.push_back(now);
+        }
+        is_mass
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn a_third_of_all_within_a_period_is_a_mass() {
+        let start = Instant::now();
+        for (nodes, believed) in [(5, 5), (8, 8), (9, 8), (24, 8), (30, 10), (3000, 1000)] {
+            let mut losses = Losses::default();
+            let gone = (0..nodes).filter(|gone| !losses.is_mass(start, nodes - gone)).count();
+            assert_eq!(gone, believed, "{nodes}");
+            assert!(!losses.is_mass(start + WINDOW, 1), "a period later another one is believed");
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! What a node has asked to be told of.
+
+use std::collections::BTreeSet;
+
+use crate::registry::Record;
+
+/// Services, by name, and urls as they are registered. Equal for nodes that need the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Needs(BTreeSet<String>);
+
+impl Needs {
+    pub(crate) fn new(needs: Vec<String>) -> Self {
+        Self(needs.into_iter().collect())
+    }
+
+    /// Whether a node is one of those.
+    pub(crate) fn concern(&self, record: &Record) -> bool {
+        self.0.contains(&*record.name) || record.urls.iter().any(|url| self.0.contains(&**url))
+    }
+}

@@ -1,0 +1,153 @@
+use protocol::{Registration, Terms};
+
+use super::*;
+use crate::config::Config;
+use crate::registry::SessionId;
+
+struct Peer {
+    outbox: Outbox,
+    roster: Roster,
+    start: Instant,
+}
+
+impl Peer {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn new(legacy_list_bytes: usize) -> Self {
+        let start = Instant::now();
+        let outbox =
+            Outbox::new(start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
+        let config = Config { legacy_list_bytes, ..Config::default() };
+        Self { outbox, roster: Roster::new(config, start, 1), start }
+    }
+
+    /// Sees to it that there are so many nodes, whose entries are of the same length.
+    fn nodes(&mut self, nodes: u64) {
+        for session in 0..nodes {
+            let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
+            let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
+            let _ = self.roster.register(self.start, SessionId(session), registration, "::1", &Terms::default());
+        }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// What happens at `ms`, with so many nodes there, when the socket takes everything: entries told, or when to ask again.
+    #[track_caller]
+    fn check(&mut self, ms: u64, nodes: u64, expected: Result<Option<usize>, u64>) {
+        self.nodes(nodes);
+        let now = self.at(ms);
+        let seen = match self.outbox.next(now, &mut self.roster, true) {
+            Step::Write(bytes) => {
+                self.outbox.wrote(now, bytes.len());
+                Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
+            }
+            Step::WaitFor(unread) => Err(unread),
+            Step::Done => Ok(None),
+        };
+        assert_eq!(seen, expected.map_err(|ms| Unread::Until(self.at(ms))));
+    }
+}
+
+#[test]
+fn a_newcomer_is_greeted_once_and_follows_when_registered() {
+    let mut peer = Peer::new(65_536);
+    peer.check(99, 0, Ok(None));
+    assert_eq!(peer.outbox.greet_at(), Some(peer.at(100)));
+    peer.check(100, 0, Ok(Some(0)));
+    assert_eq!(peer.outbox.greet_at(), None);
+    peer.check(101, 5, Ok(None));
+    peer.outbox.follow(Version::V1, None);
+    peer.check(1000, 6, Ok(Some(6)));
+    peer.check(1001, 6, Ok(None));
+    peer.check(2000, 9, Ok(Some(9)));
+    peer.outbox.unfollow();
+    peer.check(3000, 10, Ok(None));
+}
+
+#[test]
+fn who_registers_at_once_needs_no_greeting() {
+    let mut peer = Peer::new(65_536);
+    peer.outbox.follow(Version::V1, None);
+    peer.check(1, 3, Ok(Some(3)));
+    peer.check(100, 3, Ok(None));
+}
+
+#[test]
+fn old_peers_get_the_newest_list_when_they_have_read_the_last() {
+    let mut peer = Peer::new(65_536);
+    peer.nodes(8);
+    let bytes = peer.roster.legacy_bytes();
+    let mut peer = Peer::new(bytes + 150);
+    peer.outbox.follow(Version::V1, None);
+    peer.check(0, 8, Ok(Some(8)));
+    peer.check(1, 9, Err(100));
+    peer.check(99, 10, Err(100));
+    peer.check(100, 10, Ok(Some(10)));
+}
+
+#[test]
+fn new_peers_get_the_list_and_then_changes() {
+    let mut peer = Peer::new(65_536);
+    peer.outbox.follow(Version::V2, None);
+    peer.check(0, 8, Ok(Some(8)));
+    peer.check(0, 8, Ok(None));
+    peer.check(0, 9, Ok(Some(1)));
+    peer.check(0, 12, Ok(Some(3)));
+}
+
+#[test]
+fn new_peers_that_know_the_list_get_changes_only() {
+    let mut peer = Peer::new(65_536);
+    peer.nodes(8);
+    peer.outbox.follow(Version::V2, None);
+    peer.outbox.knows(peer.roster.revision());
+    peer.check(0, 8, Ok(None));
+    peer.check(0, 10, Ok(Some(2)));
+}
+
+#[test]
+fn changes_wait_for_the_publisher_and_replies_do_not() {
+    let mut peer = Peer::new(65_536);
+    peer.nodes(3);
+    peer.outbox.follow(Version::V2, None);
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), Step::Done);
+    peer.outbox.ping();
+    let Step::Write(ping) = peer.outbox.next(peer.start, &mut peer.roster, false) else { panic!("nothing to write") };
+    assert!(String::from_utf8_lossy(&ping).contains("$ping"));
+    peer.outbox.wrote(peer.start, ping.len());
+    peer.outbox.notify(Bytes::from_static(b"notice"));
+    let notice = Bytes::from_static(b"notice");
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), Step::Write(notice));
+    peer.outbox.wrote(peer.start, 6);
+    peer.check(0, 3, Ok(Some(3)));
+}
+
+#[test]
+fn a_packet_ends_before_the_next_begins() {
+    let mut peer = Peer::new(65_536);
+    peer.outbox.follow(Version::V1, None);
+    peer.nodes(3);
+    let Step::Write(first) = peer.outbox.next(peer.start, &mut peer.roster, true) else { panic!("nothing to write") };
+    peer.outbox.wrote(peer.start, 10);
+    peer.outbox.blocked(peer.start);
+    assert_eq!(peer.outbox.stalled_since(), Some(peer.start));
+    assert!(peer.outbox.is_mid_packet());
+    peer.nodes(4);
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, true), Step::Write(first.slice(10..)));
+    peer.outbox.wrote(peer.start, first.len() - 10);
+    assert_eq!(peer.outbox.stalled_since(), None);
+    peer.check(1, 4, Ok(Some(4)));
+}
+
+#[test]
+fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
+    let mut peer = Peer::new(65_536);
+    peer.check(100, 2, Ok(Some(2)));
+    peer.outbox.reply(Reply::List(Key::Number(7)), Version::V1);
+    assert!(peer.outbox.owes_reply());
+    let Step::Write(bytes) = peer.outbox.next(peer.start, &mut peer.roster, false) else { panic!("nothing to write") };
+    assert!(String::from_utf8_lossy(&bytes).contains(r#""key":7,"#));
+    assert!(!peer.outbox.owes_reply());
+}

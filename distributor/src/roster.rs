@@ -1,0 +1,477 @@
+//! Who is there, and what is done about it: every decision of the Distributor that needs no socket.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use protocol::{
+    CopyPart, Digest, Event, Key, Reason, Registration, Revision, Stamp, Terms, Version, shown_host, write_ping,
+};
+
+use crate::barriers::{Barriers, Raised};
+use crate::bucket::Bucket;
+use crate::config::Config;
+use crate::damping::Damping;
+use crate::history::History;
+use crate::lists::{Dispatch, Known, Lists, legacy_bytes};
+use crate::liveness::{Liveness, Verdict};
+use crate::losses::Losses;
+use crate::needs::Needs;
+use crate::registry::{Entrance, Record, Registered, Registry, SessionId};
+use crate::warmup::{BACK_WITHIN, Warmup};
+
+/// Between two rounds in which those who did not come back are removed, and the least that one round removes.
+const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
+const LEAST_REMOVALS: usize = 16;
+/// A round removes this part of all at most, so that callers find out about a mistake before everybody is gone.
+const REMOVAL_SHARE: usize = 20;
+/// Nodes of one report that are looked into.
+const MAX_REPORTED: usize = 64;
+/// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer, it is suspect for as long.
+const SUSPICION: Duration = Duration::from_secs(5);
+/// Nodes of version 1 about which something was reported.
+const MAX_SUSPICIONS: usize = 1024;
+/// What is told to whoever registers while we stop.
+const BACK_AFTER_STOP: Duration = Duration::from_secs(3);
+
+/// The state of the Distributor.
+#[derive(Debug)]
+pub(crate) struct Roster {
+    config: Config,
+    registry: Registry,
+    lists: Lists,
+    damping: Damping,
+    losses: Losses,
+    warmup: Warmup,
+    history: History,
+    barriers: Barriers,
+    pub(crate) liveness: Liveness,
+    admissions: Bucket,
+    visits: HashMap<SessionId, Visit>,
+    /// Registrations that wait.
+    held: BTreeMap<SessionId, Held>,
+    suspicions: HashMap<u64, Suspicion>,
+    /// What a node has handed over so far of what it knows.
+    copy: Vec<Record>,
+    next_removal: Instant,
+    draining: bool,
+}
+
+#[derive(Debug)]
+struct Visit {
+    since: Instant,
+    /// Made with the first update.
+    updates: Option<Box<Bucket>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    registration: Registration,
+    host: String,
+    since: Instant,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Suspicion {
+    by: SessionId,
+    until: Instant,
+}
+
+/// What became of a registration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It is listed; the session it superseded is out.
+    Listed(Registered),
+    /// It will be, in so long: its node comes and goes, or changes, too often.
+    Held(Duration),
+}
+
+/// Why a registration is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Turned {
+    /// Too many register at once; there is room in so long.
+    Busy(Duration),
+    /// We stop; another will be there in so long.
+    Draining(Duration),
+    /// The list would be larger than nodes take.
+    Full,
+    /// The session is out already.
+    Out,
+}
+
+/// A node that has gone.
+#[derive(Debug)]
+pub(crate) struct Departure {
+    pub(crate) record: Arc<Record>,
+    /// It stays listed for a while: too many have vanished at once.
+    pub(crate) kept: bool,
+}
+
+/// What time brings.
+#[derive(Debug, Default)]
+pub(crate) struct Turn {
+    /// The node to ask for what it knows.
+    pub(crate) ask: Option<SessionId>,
+    /// Barriers to tell of.
+    pub(crate) raised: Vec<(Raised, Vec<String>)>,
+    /// Nodes that did not come back.
+    pub(crate) gone: Vec<Arc<Record>>,
+    /// Lists are complete from now on.
+    pub(crate) warm: bool,
+}
+
+impl Roster {
+    /// A roster that knows nobody. `epoch` should be higher than any before.
+    pub(crate) fn new(config: Config, now: Instant, epoch: u64) -> Self {
+        Self {
+            registry: Registry::new(epoch),
+            lists: Lists::default(),
+            damping: Damping::default(),
+            losses: Losses::default(),
+            warmup: Warmup::new(now),
+            history: History::default(),
+            barriers: Barriers::default(),
+            liveness: Liveness::new(config.pings_per_second),
+            admissions: Bucket::new(config.registrations_per_second, config.registration_burst),
+            visits: HashMap::new(),
+            held: BTreeMap::new(),
+            suspicions: HashMap::new(),
+            copy: Vec::new(),
+            next_removal: now,
+            draining: false,
+            config,
+        }
+    }
+
+    /// The newest state.
+    pub(crate) fn revision(&self) -> Revision {
+        self.registry.revision()
+    }
+
+    /// How many nodes are listed.
+    pub(crate) fn nodes(&self) -> usize {
+        self.registry.len()
+    }
+
+    /// An earlier list is about to come: nobody should be told anything before.
+    pub(crate) fn is_restoring(&self) -> bool {
+        self.warmup.is_restoring()
+    }
+
+    /// Bytes of the list for version 1.
+    pub(crate) fn legacy_bytes(&self) -> usize {
+        legacy_bytes(&self.registry)
+    }
+
+    /// From now on nobody is taken in.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// A peer registers, for the first time or again.
+    ///
+    /// # Errors
+    /// [`Turned`] when it is not taken; an earlier registration stands.
+    pub(crate) fn register(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        registration: Registration,
+        host: &str,
+        terms: &Terms,
+    ) -> Result<Admission, Turned> {
+        let known = self.registry.record_of(session).map(Arc::clone);
+        if self.draining {
+            return Err(Turned::Draining(BACK_AFTER_STOP));
+        }
+        if known.is_none() && self.registry.list_bytes() + registration.entry(host).len() > self.config.max_list_bytes {
+            return Err(Turned::Full);
+        }
+        // Old nodes cannot be told to come later.
+        let is_v2 = registration.advert.is_some();
+        if known.is_none()
+            && is_v2
+            && let Err(wait) = self.admissions.take(now)
+        {
+            return Err(Turned::Busy(wait));
+        }
+        if let Some(have) = terms.have
+            && have.epoch != self.registry.revision().epoch
+            && known.is_none()
+        {
+            self.warmup.offered(now, session, have);
+        }
+        self.warmup.joined(now);
+        if is_v2 {
+            self.barriers.follow(session);
+            self.liveness.watch(session);
+        }
+        let record = Arc::new(Record::new(0, &registration, host));
+        let wait = match &known {
+            // Whoever wants no more calls is believed at once.
+            Some(known) if known.entry != record.entry && !is_draining(&registration) => self.update_wait(now, session),
+            Some(_) => None,
+            None if self.registry.is_expected(&record) => None,
+            None => self.damping.wait(now, &record.place()),
+        };
+        if let Some(wait) = wait {
+            let why = format!("it comes and goes too often; {:.1} s", wait.as_secs_f32());
+            self.history.note(now, self.revision().rev, &record, "held back", why);
+            let since = self.held.get(&session).map_or(now, |held| held.since);
+            self.held.insert(session, Held { registration, host: host.to_owned(), since, until: now + wait });
+            return Ok(Admission::Held(wait));
+        }
+        self.held.remove(&session);
+        let registered = self.enter(now, session, &registration, host);
+        if let Some(visible) = terms.visible.filter(|_| is_v2) {
+            self.barriers.open(now, session, self.revision(), visible);
+        }
+        Ok(Admission::Listed(registered))
+    }
+
+    fn update_wait(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
+        let (rate, burst) = (self.config.updates_per_second, self.config.update_burst);
+        let visit = self.visits.get_mut(&session)?;
+        visit.updates.get_or_insert_with(|| Box::new(Bucket::new(rate, burst))).take(now).err()
+    }
+
+    fn enter(&mut self, now: Instant, session: SessionId, registration: &Registration, host: &str) -> Registered {
+        let registered = self.registry.register(session, registration, host);
+        self.visits.entry(session).or_insert(Visit { since: now, updates: None });
+        if let Some(superseded) = registered.superseded {
+            self.visits.remove(&superseded);
+            self.barriers.forget(superseded);
+            self.liveness.forget(superseded);
+        }
+        let event = match (registered.entrance, registered.superseded) {
+            (Entrance::New, _) => "joined",
+            (Entrance::Updated, _) => "updated",
+            (Entrance::Same, Some(_)) => "came back",
+            (Entrance::Same, None) => return registered,
+        };
+        if let Some(record) = self.registry.record_of(session) {
+            let why = if registered.superseded.is_some() { "on a new connection" } else { "" };
+            self.history.note(now, self.registry.revision().rev, record, event, why);
+        }
+        registered
+    }
+
+    /// A session has ended, or has taken its registration back.
+    pub(crate) fn leave(&mut self, now: Instant, session: SessionId, reason: Reason) -> Option<Departure> {
+        self.warmup.left(now, session);
+        self.barriers.forget(session);
+        self.liveness.forget(session);
+        let visit = self.visits.remove(&session);
+        if let Some(held) = self.held.remove(&session)
+            && visit.is_none()
+        {
+            let place = Record::new(0, &held.registration, &held.host).place();
+            self.damping.left(now, place, now.saturating_duration_since(held.since));
+            return None;
+        }
+        let record = Arc::clone(self.registry.record_of(session)?);
+        let vanished = matches!(reason, Reason::Reset | Reason::Hung | Reason::Unreachable | Reason::Stalled);
+        let kept = vanished && self.losses.is_mass(now, self.registry.len());
+        if kept {
+            self.registry.keep(session, now + BACK_WITHIN);
+            let why = format!("{}, as many others at once", reason.as_str());
+            self.history.note(now, self.revision().rev, &record, "kept", why);
+        } else {
+            let stay = visit.map_or(Duration::MAX, |visit| now.saturating_duration_since(visit.since));
+            self.damping.left(now, record.place(), stay);
+            self.registry.leave(session, reason);
+            self.history.note(now, self.revision().rev, &record, "left", reason.as_str());
+        }
+        Some(Departure { record, kept })
+    }
+
+    /// A peer was found not to answer, or to answer again. Returns whether that has to be told.
+    pub(crate) fn judge(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> bool {
+        let (suspect, event) = match verdict {
+            Verdict::Suspect => (true, "suspect"),
+            Verdict::Trust => (false, "trusted"),
+            Verdict::Ping | Verdict::Hung => return false,
+        };
+        let id = self.registry.record_of(session).map(|record| record.id);
+        let Some(record) = id.and_then(|id| self.registry.mark(id, suspect)) else { return false };
+        let why = if suspect { "no answer to a ping" } else { "it answers" };
+        self.history.note(now, self.revision().rev, &record, event, why);
+        true
+    }
+
+    /// A peer says that calls to these nodes failed. Returns whether anything has to be told at once.
+    pub(crate) fn report(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> bool {
+        let rev = self.revision().rev;
+        for &id in failed.iter().take(MAX_REPORTED) {
+            let (Some(record), Some(session)) = (self.registry.record(id), self.registry.holder(id)) else { continue };
+            let record = Arc::clone(record);
+            if record.version == Version::V2 {
+                self.liveness.doubt(session);
+                continue;
+            }
+            let known = self.suspicions.get(&id).filter(|known| now < known.until);
+            let is_second = known.is_some_and(|known| known.by != by);
+            if self.suspicions.len() < MAX_SUSPICIONS || known.is_some() {
+                let by = known.map_or(by, |known| known.by);
+                self.suspicions.insert(id, Suspicion { by, until: now + SUSPICION });
+            }
+            if is_second && let Some(record) = self.registry.mark(id, true) {
+                self.history.note(now, self.revision().rev, &record, "suspect", "calls to it failed, say two peers");
+            }
+        }
+        self.revision().rev != rev
+    }
+
+    /// A peer knows this state.
+    pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision) {
+        self.barriers.acknowledge(session, known);
+    }
+
+    /// A part of what a node knows has come. Returns whether that was the last, and is in use now.
+    pub(crate) fn take_copy(&mut self, now: Instant, session: SessionId, part: &CopyPart<'_>) -> bool {
+        if !self.warmup.expects(session) {
+            return false;
+        }
+        let records: Option<Vec<_>> =
+            part.entries.iter().map(|(id, entry)| Record::from_entry(*id, entry.get())).collect();
+        self.copy.extend(records.unwrap_or_default());
+        let bytes: usize = self.copy.iter().map(|record| record.entry.len()).sum();
+        if self.copy.len() > self.config.max_connections || bytes > self.config.max_list_bytes {
+            self.copy.clear();
+            self.warmup.spoiled(now);
+            return false;
+        }
+        if part.more {
+            return false;
+        }
+        let copy = std::mem::take(&mut self.copy);
+        let mut digest = Digest::default();
+        copy.iter().for_each(|record| digest.add(record.id, &record.entry));
+        if digest != part.digest || part.revision.epoch >= Revision::MAX {
+            self.warmup.spoiled(now);
+            return false;
+        }
+        self.registry.succeed(part.revision, copy, now + BACK_WITHIN);
+        self.warmup.restored();
+        true
+    }
+
+    /// Does what is due.
+    pub(crate) fn advance(&mut self, now: Instant) -> Turn {
+        let mut turn = Turn { ask: self.warmup.ask(now), ..Turn::default() };
+        if turn.ask.is_some() {
+            self.copy.clear();
+        }
+        if self.warmup.ends(now) {
+            self.registry.touch();
+            turn.warm = true;
+        }
+        let due: Vec<_> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(session, _)| *session).collect();
+        for session in due {
+            if let Some(Held { registration, host, .. }) = self.held.remove(&session) {
+                self.enter(now, session, &registration, &host);
+            }
+        }
+        if self.registry.absent() > 0 && self.next_removal <= now {
+            let most = LEAST_REMOVALS.max(self.registry.len() / REMOVAL_SHARE);
+            turn.gone = self.registry.expire(now, most);
+            if !turn.gone.is_empty() {
+                self.next_removal = now + REMOVAL_PERIOD;
+            }
+            for record in &turn.gone {
+                self.history.note(now, self.revision().rev, record, "left", "it did not come back");
+            }
+        }
+        let over: Vec<_> = self.suspicions.iter().filter(|(_, known)| known.until <= now).map(|(id, _)| *id).collect();
+        for id in over {
+            self.suspicions.remove(&id);
+            if let Some(record) = self.registry.mark(id, false) {
+                self.history.note(now, self.revision().rev, &record, "trusted", "nobody complains any more");
+            }
+        }
+        let raised = self.barriers.look(now);
+        let name = |session: &SessionId| {
+            let record = self.registry.record_of(*session)?;
+            Some(format!("{} {}", record.name, record.address()))
+        };
+        turn.raised = raised
+            .into_iter()
+            .map(|raised| {
+                let missing = raised.missing.iter().filter_map(name).collect();
+                (raised, missing)
+            })
+            .collect();
+        turn
+    }
+
+    /// When something is due next.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let removal = if self.registry.absent() > 0 { self.registry.next_expiry() } else { None };
+        let removal = removal.map(|at| at.max(self.next_removal));
+        let held = self.held.values().map(|held| held.until).min();
+        let suspicion = self.suspicions.values().map(|known| known.until).min();
+        [self.warmup.next_due(), self.barriers.next_due(), removal, held, suspicion].into_iter().flatten().min()
+    }
+
+    /// The list for version 1.
+    pub(crate) fn legacy(&mut self) -> (Bytes, Revision) {
+        self.lists.legacy(&self.registry, &self.config)
+    }
+
+    /// What a version 2 peer has to be told.
+    pub(crate) fn news(&mut self, known: &Known) -> Dispatch {
+        let stamp = self.stamp();
+        self.lists.news(&self.registry, stamp, known)
+    }
+
+    /// The list under a peer's own key.
+    pub(crate) fn answer(&mut self, version: Version, key: &Key, needs: Option<&Arc<Needs>>) -> (Bytes, Revision) {
+        let stamp = self.stamp();
+        self.lists.answer(&self.registry, &self.config, stamp, (version, key), needs)
+    }
+
+    /// A question for a sign of life.
+    pub(crate) fn ping(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        write_ping(&mut out, self.liveness.interval(), self.registry.revision(), self.registry.digest());
+        out.freeze()
+    }
+
+    /// What happened to a node.
+    pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<Event> {
+        self.history.of(now, node)
+    }
+
+    fn stamp(&self) -> Stamp {
+        Stamp {
+            revision: self.registry.revision(),
+            digest: Some(self.registry.digest()),
+            warming: self.warmup.is_warming(),
+            ack: self.barriers.is_open(),
+        }
+    }
+}
+
+impl Record {
+    /// A record of an entry that another Distributor has told; `None` when no node can be made of it.
+    fn from_entry(id: u64, entry: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Located {
+            host: std::net::IpAddr,
+        }
+        let Located { host } = serde_json::from_str(entry).ok()?;
+        // What it took, we take: our limits may have become lower.
+        let no_limits = protocol::RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
+        let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
+        Some(Self::new(id, &registration, &shown_host(host.to_canonical())))
+    }
+}
+
+fn is_draining(registration: &Registration) -> bool {
+    registration.advert.as_ref().is_some_and(|advert| advert.draining)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,277 @@
+use protocol::{RegistrationLimits, Visible};
+
+use super::*;
+
+struct Scene {
+    roster: Roster,
+    start: Instant,
+}
+
+impl Scene {
+    fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn with(config: Config) -> Self {
+        let start = Instant::now();
+        Self { roster: Roster::new(config, start, 100), start }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// Registers version 2 node `n<port>` with more members of `$`.
+    fn register_with(
+        &mut self,
+        ms: u64,
+        session: u64,
+        port: u16,
+        advert: &str,
+        terms: &Terms,
+    ) -> Result<Admission, Turned> {
+        let params = format!(r#"{{"port":{port},"name":"n{port}","$":{{"id":"i{port}"{advert}}}}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let now = self.at(ms);
+        self.roster.register(now, SessionId(session), registration, "::1", terms)
+    }
+
+    fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, Turned> {
+        self.register_with(ms, session, port, "", &Terms::default())
+    }
+
+    /// Registers nodes, each on the session of its port.
+    fn register_all(&mut self, mut ports: std::ops::RangeInclusive<u16>) {
+        assert!(ports.all(|port| self.register(0, port.into(), port).is_ok()));
+    }
+
+    /// Registers a version 1 node.
+    fn register_old(&mut self, ms: u64, session: u64, port: u16) {
+        let params = format!(r#"{{"port":{port},"name":"old"}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let now = self.at(ms);
+        self.roster.register(now, SessionId(session), registration, "::1", &Terms::default()).unwrap();
+    }
+
+    fn leave(&mut self, ms: u64, session: u64, reason: Reason) -> Option<Departure> {
+        let now = self.at(ms);
+        self.roster.leave(now, SessionId(session), reason)
+    }
+
+    fn advance(&mut self, ms: u64) -> Turn {
+        let now = self.at(ms);
+        self.roster.advance(now)
+    }
+
+    /// Names of those listed.
+    fn listed(&self) -> String {
+        self.roster.registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
+    }
+
+    fn events(&self, node: &str) -> Vec<String> {
+        self.roster.history(self.start, node).into_iter().map(|event| event.event).collect()
+    }
+}
+
+fn new() -> Result<Admission, Turned> {
+    Ok(Admission::Listed(Registered { entrance: Entrance::New, superseded: None }))
+}
+
+#[test]
+fn bc3_only_a_flapper_waits_to_be_listed() {
+    let mut scene = Scene::new();
+    scene.register(0, 1000, 1).unwrap();
+    let mut changes = 0;
+    for round in 0..100 {
+        let before = scene.roster.revision();
+        let _ = scene.register(round * 100, round, 7);
+        scene.leave(round * 100 + 50, round, Reason::Closed);
+        changes += usize::from(scene.roster.revision() != before);
+    }
+    assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
+    assert_eq!(scene.register(9_900, 500, 8), new(), "nobody else waits");
+    let Ok(Admission::Held(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
+    let ends = 10_000 + u64::try_from(wait.as_millis()).unwrap();
+    assert!(scene.roster.next_due().unwrap() <= scene.at(ends + 1));
+    scene.advance(ends - 10);
+    assert_eq!(scene.listed(), "n1 n8");
+    scene.advance(ends + 1);
+    assert_eq!(scene.listed(), "n1 n8 n7");
+    assert!(scene.events("n7").contains(&"held back".to_owned()));
+}
+
+#[test]
+fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
+    let mut scene = Scene::new();
+    scene.register(0, 1, 1).unwrap();
+    let mut held = 0;
+    for weight in 0..20 {
+        let advert = format!(r#","weight":{weight}"#);
+        held +=
+            usize::from(matches!(scene.register_with(10, 1, 1, &advert, &Terms::default()), Ok(Admission::Held(_))));
+    }
+    assert_eq!(held, 10);
+    scene.advance(1100);
+    let record = scene.roster.registry.record_of(SessionId(1)).unwrap();
+    assert!(record.entry.contains(r#""weight":19"#), "{}", record.entry);
+    // Whoever wants no more calls does not wait.
+    let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &Terms::default());
+    assert!(matches!(admission, Ok(Admission::Listed(_))), "{admission:?}");
+}
+
+#[test]
+fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
+    let mut scene = Scene::with(Config { registration_burst: 3, registrations_per_second: 10, ..Config::default() });
+    for port in 1..=3 {
+        assert_eq!(scene.register(0, port.into(), port), new());
+    }
+    assert_eq!(scene.register(0, 4, 4), Err(Turned::Busy(Duration::from_millis(100))));
+    scene.register_old(0, 5, 5);
+    scene.register_with(0, 1, 1, r#","weight":5"#, &Terms::default()).unwrap();
+    assert_eq!(scene.register(100, 4, 4), new());
+}
+
+#[test]
+fn rg9_nobody_is_taken_while_we_stop() {
+    let mut scene = Scene::new();
+    scene.roster.drain();
+    assert_eq!(scene.register(0, 1, 1), Err(Turned::Draining(BACK_AFTER_STOP)));
+}
+
+#[test]
+fn bc6_the_list_never_outgrows_what_nodes_take() {
+    let mut scene = Scene::with(Config { max_list_bytes: 150, ..Config::default() });
+    assert_eq!(scene.register(0, 1, 1), new());
+    assert_eq!(scene.register(0, 2, 2), new());
+    assert_eq!(scene.register(0, 3, 3), Err(Turned::Full));
+    assert!(scene.register_with(0, 1, 1, r#","zone":"far away, in another place""#, &Terms::default()).is_ok());
+    scene.leave(0, 2, Reason::Closed);
+    scene.leave(0, 1, Reason::Closed);
+    assert_eq!(scene.register(0, 3, 3), new());
+}
+
+#[test]
+fn a_mass_loss_is_not_believed_at_once() {
+    let mut scene = Scene::new();
+    for port in 1..=60 {
+        scene.register(0, port.into(), port).unwrap();
+    }
+    scene.advance(7000);
+    let kept =
+        (1..=60).filter(|session| scene.leave(60_000, *session, Reason::Reset).is_some_and(|gone| gone.kept)).count();
+    assert_eq!((kept, scene.roster.nodes()), (40, 40));
+    // Half of those come back as if nothing had been; the rest goes, a few at a time.
+    let before = scene.roster.revision();
+    for port in 41..=60 {
+        scene.register(62_000, u64::from(port) + 1000, port).unwrap();
+    }
+    assert_eq!(scene.roster.revision(), before);
+    assert!(scene.advance(66_999).gone.is_empty());
+    assert_eq!(scene.advance(67_000).gone.len(), 16);
+    assert_eq!(scene.advance(67_100).gone.len(), 0);
+    assert_eq!(scene.advance(67_250).gone.len(), 4);
+    assert_eq!(scene.roster.nodes(), 20);
+    assert_eq!(scene.events("n21"), ["joined", "kept", "left"]);
+}
+
+#[test]
+fn those_who_say_so_leave_at_once_however_many() {
+    for reason in [Reason::Leave, Reason::Closed] {
+        let mut scene = Scene::new();
+        scene.register_all(1..=60);
+        assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.kept)));
+        assert_eq!(scene.roster.nodes(), 0);
+    }
+}
+
+#[test]
+fn a_successor_is_rebuilt_from_a_client() {
+    let mut before = Scene::new();
+    before.register_all(1..=30);
+    let have = before.roster.revision();
+    let mut packets = BytesMut::new();
+    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have, before.roster.registry.digest(), entries);
+    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let part = protocol::read_copy(&packet).unwrap();
+
+    let mut scene = Scene::new();
+    let terms = Terms { have: Some(have), ..Terms::default() };
+    // The epoch of this one is the same by chance; a node that has it cannot be helped. So let it be another.
+    scene.roster.registry = Registry::new(50);
+    scene.register_with(10, 7, 7, "", &terms).unwrap();
+    assert!(scene.roster.is_restoring());
+    assert!(!scene.roster.take_copy(scene.at(20), SessionId(7), &part), "it was not asked");
+    assert_eq!(scene.advance(110).ask, Some(SessionId(7)));
+    assert!(!scene.roster.take_copy(scene.at(120), SessionId(8), &part), "another was asked");
+    assert!(scene.roster.take_copy(scene.at(120), SessionId(7), &part));
+    assert!(!scene.roster.is_restoring() && !scene.roster.stamp().warming);
+    assert_eq!((scene.roster.nodes(), scene.roster.registry.absent()), (30, 29));
+    let restored = scene.roster.revision();
+    assert!(restored > have);
+    for port in 1..=29 {
+        scene.register_with(1000, 100 + u64::from(port), port, "", &terms).unwrap();
+    }
+    assert_eq!(scene.roster.revision(), restored, "everybody is back where they were");
+    scene.advance(8000);
+    assert_eq!(scene.listed().split(' ').count(), 29);
+}
+
+#[test]
+fn a_copy_that_is_damaged_is_not_used() {
+    let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
+    let terms = Terms { have: Some(have), ..Terms::default() };
+    scene.register_with(0, 1, 1, "", &terms).unwrap();
+    scene.register_with(0, 2, 2, "", &terms).unwrap();
+    for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
+        let asked = scene.advance(200).ask;
+        assert_eq!(asked, expected);
+        let part = CopyPart { revision: have, digest: Digest(1), more: false, entries: Vec::new() };
+        if let Some(asked) = asked {
+            assert!(!scene.roster.take_copy(scene.at(200), asked, &part));
+        }
+    }
+    assert!(!scene.roster.is_restoring() && scene.roster.stamp().warming);
+    assert!(scene.advance(6000).warm);
+}
+
+#[test]
+fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
+    let mut scene = Scene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_all(2..=4);
+    let now = scene.at(10_000);
+    let id = |scene: &Scene, session| scene.roster.registry.record_of(SessionId(session)).unwrap().id;
+    let old = id(&scene, 1);
+    assert!(!scene.roster.report(now, SessionId(2), &[old, 999]));
+    assert!(!scene.roster.report(now, SessionId(2), &[old]), "one witness is none");
+    assert!(scene.roster.report(now, SessionId(3), &[old]));
+    assert!(scene.roster.registry.record(old).unwrap().suspect);
+    scene.advance(14_999);
+    assert!(scene.roster.registry.record(old).unwrap().suspect);
+    scene.advance(15_000);
+    assert!(!scene.roster.registry.record(old).unwrap().suspect);
+    assert_eq!(scene.events("old"), ["joined", "suspect", "trusted"]);
+}
+
+#[test]
+fn a_barrier_names_those_who_have_not_seen() {
+    let mut scene = Scene::new();
+    scene.register_all(1..=3);
+    let terms = Terms { visible: Some(Visible { percent: 100, within: 500 }), ..Terms::default() };
+    scene.register_with(1000, 4, 4, "", &terms).unwrap();
+    assert!(scene.roster.stamp().ack);
+    let newest = scene.roster.revision();
+    for session in [1, 3, 4] {
+        scene.roster.acknowledge(SessionId(session), newest);
+    }
+    assert!(scene.advance(1499).raised.is_empty());
+    let raised = scene.advance(1500).raised;
+    assert_eq!((raised[0].0.seen, raised[0].0.of, raised[0].0.enough), (3, 4, false));
+    assert_eq!(raised[0].1, ["n2 [::1]:2"]);
+    assert!(!scene.roster.stamp().ack);
+}

@@ -1,0 +1,236 @@
+//! After a start: how long lists may lack nodes that are there, and how to get back what the Distributor before knew.
+
+use std::time::{Duration, Instant};
+
+use protocol::Revision;
+
+use crate::registry::SessionId;
+
+/// The period in which nodes that are not connected try to be.
+const PERIOD: Duration = Duration::from_secs(3);
+/// Nobody who is coming back takes longer than this.
+const LONGEST: Duration = Duration::from_secs(6);
+/// With nobody coming back from an earlier Distributor, joins that have been quiet for so long are all there are.
+const QUIET: Duration = Duration::from_secs(1);
+/// From the first node that has an older list to the choice of the newest.
+const COLLECT: Duration = Duration::from_millis(100);
+/// How long a node may take to hand over what it knows.
+const COPY: Duration = Duration::from_secs(1);
+/// Nodes that are asked before the lists are built up from nothing.
+const MAX_COPIES: u32 = 3;
+/// Offers that are remembered: the best of so many is good enough.
+const MAX_OFFERS: usize = 64;
+
+/// After a copy, those in it who are not back within two periods, and a second, are gone.
+pub(crate) const BACK_WITHIN: Duration = LONGEST.saturating_add(Duration::from_secs(1));
+
+/// Where a Distributor that has just started stands.
+#[derive(Debug)]
+pub(crate) struct Warmup {
+    started: Instant,
+    last_join: Option<Instant>,
+    offers: Vec<(Revision, SessionId)>,
+    stage: Stage,
+    copies: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Whoever comes is added.
+    Gathering,
+    /// Nodes have come that know an earlier Distributor's list; the newest is asked for at this time.
+    Collecting(Instant),
+    /// This node was asked for what it knows, until this time.
+    Copying(SessionId, Instant),
+    /// Nodes knew an earlier list, and none could be had.
+    Rebuilding,
+    /// Lists show all there are.
+    Warm,
+}
+
+impl Warmup {
+    pub(crate) fn new(started: Instant) -> Self {
+        Self { started, last_join: None, offers: Vec::new(), stage: Stage::Gathering, copies: 0 }
+    }
+
+    /// Lists may lack nodes that are there.
+    pub(crate) fn is_warming(&self) -> bool {
+        self.stage != Stage::Warm
+    }
+
+    /// An earlier list is about to come: nothing should be told before.
+    pub(crate) fn is_restoring(&self) -> bool {
+        matches!(self.stage, Stage::Collecting(_) | Stage::Copying(..))
+    }
+
+    /// A node has registered.
+    pub(crate) fn joined(&mut self, now: Instant) {
+        self.last_join = Some(now);
+    }
+
+    /// A node has come with a list of another epoch.
+    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: Revision) {
+        let fresh = match self.stage {
+            Stage::Gathering => true,
+            Stage::Warm => self.copies == 0 && now < self.started + LONGEST,
+            Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding => false,
+        };
+        if fresh {
+            self.stage = Stage::Collecting(now + COLLECT);
+        }
+        if self.is_restoring() && self.offers.len() < MAX_OFFERS {
+            self.offers.push((have, session));
+        }
+    }
+
+    /// The node that should be asked for what it knows now, if any.
+    pub(crate) fn ask(&mut self, now: Instant) -> Option<SessionId> {
+        let due = match self.stage {
+            Stage::Collecting(until) | Stage::Copying(_, until) => until <= now,
+            Stage::Gathering | Stage::Rebuilding | Stage::Warm => false,
+        };
+        due.then(|| self.next_offer(now)).flatten()
+    }
+
+    /// A session has ended; if it was to hand over its list, another is asked.
+    pub(crate) fn left(&mut self, now: Instant, session: SessionId) {
+        self.offers.retain(|(_, other)| *other != session);
+        if let Stage::Copying(asked, _) = self.stage
+            && asked == session
+        {
+            self.stage = Stage::Collecting(now);
+        }
+    }
+
+    /// Whether this node was asked for what it knows, and there is still time.
+    pub(crate) fn expects(&self, session: SessionId) -> bool {
+        matches!(self.stage, Stage::Copying(asked, _) if asked == session)
+    }
+
+    /// What it handed over is no list.
+    pub(crate) fn spoiled(&mut self, now: Instant) {
+        self.stage = Stage::Collecting(now);
+    }
+
+    /// An earlier list is taken over: everybody is known.
+    pub(crate) fn restored(&mut self) {
+        self.stage = Stage::Warm;
+        self.offers.clear();
+    }
+
+    /// Whether the time is over in which lists may lack nodes. True once.
+    pub(crate) fn ends(&mut self, now: Instant) -> bool {
+        let over = self.end().is_some_and(|end| end <= now);
+        if over {
+            self.stage = Stage::Warm;
+        }
+        over
+    }
+
+    /// When to look again.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::Collecting(until) | Stage::Copying(_, until) => Some(until),
+            Stage::Gathering | Stage::Rebuilding | Stage::Warm => self.end(),
+        }
+    }
+
+    fn end(&self) -> Option<Instant> {
+        let longest = self.started + LONGEST;
+        match self.stage {
+            Stage::Gathering => Some(self.last_join.map_or(longest, |last| (last + QUIET).min(longest))),
+            Stage::Rebuilding => Some(longest.max(self.last_join? + PERIOD).min(longest + PERIOD)),
+            Stage::Collecting(_) | Stage::Copying(..) | Stage::Warm => None,
+        }
+    }
+
+    fn next_offer(&mut self, now: Instant) -> Option<SessionId> {
+        if self.copies < MAX_COPIES
+            && let Some(best) = (0..self.offers.len()).max_by_key(|&at| self.offers[at].0)
+        {
+            let (_, session) = self.offers.swap_remove(best);
+            self.copies += 1;
+            self.stage = Stage::Copying(session, now + COPY);
+            return Some(session);
+        }
+        self.offers.clear();
+        self.stage = Stage::Rebuilding;
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn start() -> (Warmup, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        (Warmup::new(start), move |ms| start + Duration::from_millis(ms))
+    }
+
+    fn have(rev: u64) -> Revision {
+        Revision { epoch: 5, rev }
+    }
+
+    #[test]
+    fn a_mesh_that_starts_is_complete_when_joins_are_quiet() {
+        let (mut warmup, at) = start();
+        assert!(warmup.is_warming() && !warmup.ends(at(5999)), "nobody is there yet");
+        warmup.joined(at(100));
+        warmup.joined(at(900));
+        assert_eq!(warmup.next_due(), Some(at(1900)));
+        assert!(!warmup.ends(at(1899)) && warmup.ends(at(1900)) && !warmup.ends(at(1900)));
+        assert!(!warmup.is_warming());
+    }
+
+    #[test]
+    fn nobody_waits_for_longer_than_two_periods() {
+        let (mut warmup, at) = start();
+        (0..60).for_each(|tenth| warmup.joined(at(tenth * 100)));
+        assert!(!warmup.ends(at(5999)) && warmup.ends(at(6000)));
+    }
+
+    #[test]
+    fn the_newest_list_of_those_who_come_first_is_asked_for() {
+        let (mut warmup, at) = start();
+        warmup.offered(at(10), SessionId(1), have(5));
+        assert!(warmup.is_restoring());
+        warmup.offered(at(50), SessionId(2), have(9));
+        warmup.offered(at(60), SessionId(3), have(7));
+        assert_eq!((warmup.ask(at(109)), warmup.ask(at(110))), (None, Some(SessionId(2))));
+        assert!(warmup.expects(SessionId(2)) && !warmup.expects(SessionId(3)));
+        warmup.restored();
+        assert!(!warmup.is_warming() && !warmup.is_restoring());
+        warmup.offered(at(200), SessionId(4), have(6));
+        assert!(!warmup.is_restoring(), "one copy is enough");
+    }
+
+    #[test]
+    fn another_is_asked_when_one_does_not_answer_and_three_at_most() {
+        let (mut warmup, at) = start();
+        (1..=5).for_each(|rev| warmup.offered(at(0), SessionId(rev), have(rev)));
+        assert_eq!(warmup.ask(at(100)), Some(SessionId(5)));
+        assert_eq!((warmup.ask(at(1099)), warmup.ask(at(1100))), (None, Some(SessionId(4))));
+        warmup.left(at(1200), SessionId(4));
+        assert_eq!(warmup.ask(at(1200)), Some(SessionId(3)));
+        warmup.spoiled(at(1300));
+        assert_eq!(warmup.ask(at(1300)), None);
+        assert!(warmup.is_warming() && !warmup.is_restoring());
+        warmup.joined(at(2000));
+        assert!(!warmup.ends(at(5999)) && warmup.ends(at(6000)), "all of them may still be coming");
+    }
+
+    #[test]
+    fn one_that_comes_early_after_all_makes_it_cold_again() {
+        let (mut warmup, at) = start();
+        warmup.joined(at(0));
+        assert!(warmup.ends(at(1000)));
+        warmup.offered(at(2000), SessionId(1), have(1));
+        assert!(warmup.is_restoring());
+        let (mut warmup, at) = start();
+        assert!(warmup.ends(at(6000)));
+        warmup.offered(at(6001), SessionId(1), have(1));
+        assert!(!warmup.is_warming(), "two periods later it is only late");
+    }
+}

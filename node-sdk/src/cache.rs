@@ -1,0 +1,173 @@
+//! What a node knew of the mesh, kept on disk, so that it can call others before a Distributor is there.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use protocol::{Digest, Replica, Revision};
+use serde::{Deserialize, Serialize};
+
+/// The first line of the file; each further line is an id, a space and an entry as it went over the wire.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    /// Of this format; a file of another is ignored.
+    v: u32,
+    #[serde(flatten)]
+    revision: Revision,
+    /// Of the entries: the file's checksum too.
+    digest: Digest,
+    /// Seconds since 1970.
+    saved: u64,
+}
+
+const FORMAT: u32 = 1;
+/// A file larger than any list is none of ours.
+const MAX_FILE_BYTES: u64 = 32 << 20;
+
+/// Reads the file. `None` when there is none; how old it is otherwise.
+///
+/// # Errors
+/// When it cannot be read, or is not what was written. Nothing of it is used then.
+pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
+    let text = match fs::metadata(path) {
+        Ok(file) if file.len() > MAX_FILE_BYTES => return Err(invalid("it is larger than any list")),
+        Ok(_) => fs::read_to_string(path)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
+    let Head { v, revision, digest, saved } = serde_json::from_str(head)?;
+    if v != FORMAT {
+        return Err(invalid("it is of another version"));
+    }
+    let entries: Option<Vec<(u64, &str)>> = entries
+        .lines()
+        .map(|line| {
+            let (id, entry) = line.split_once(' ')?;
+            Some((id.parse().ok()?, entry))
+        })
+        .collect();
+    let entries = entries.ok_or_else(|| invalid("a line is no entry"))?;
+    let replica = Replica::seeded(revision, entries.into_iter());
+    if replica.digest() != digest || !revision.is_sound() {
+        return Err(invalid("its checksum is wrong"));
+    }
+    Ok(Some((replica, Duration::from_secs(seconds_since_1970().saturating_sub(saved)))))
+}
+
+/// The text of the file for what is known; `None` when that is of no Distributor that could go on from it.
+pub(crate) fn text(replica: &Replica) -> Option<String> {
+    let revision = replica.revision()?;
+    let head = Head { v: FORMAT, revision, digest: replica.digest(), saved: seconds_since_1970() };
+    let mut text = serde_json::to_string(&head).ok()?;
+    text.push('\n');
+    for (id, entry) in replica.entries() {
+        // Compact JSON has no line ends.
+        text.push_str(&format!("{id} {entry}\n"));
+    }
+    Some(text)
+}
+
+/// Replaces the file in one step: whoever reads it finds the old text or the new one.
+pub(crate) fn store(path: &Path, text: &str) -> io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    // Two processes that share a file by mistake do not share this.
+    name.push(format!(".{}.tmp", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let written = File::create(&temporary).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()
+    });
+    let stored = written.and_then(|()| fs::rename(&temporary, path));
+    if stored.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    stored
+}
+
+fn invalid(what: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+#[expect(clippy::disallowed_methods, reason = "the age of a file is told to people and decides nothing")]
+fn seconds_since_1970() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ENTRY: &str = r#"{"port":1,"name":"a","urls":["GET/a"],"host":"::1"}"#;
+
+    fn replica() -> Replica {
+        let revision = Revision { epoch: 5, rev: 7 };
+        Replica::seeded(revision, [(3, ENTRY), (9, r#"{"port":2,"name":"¶","host":"::1"}"#)].into_iter())
+    }
+
+    fn file() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("peers");
+        (folder, path)
+    }
+
+    #[test]
+    fn what_is_stored_is_loaded() {
+        let (_folder, path) = file();
+        assert!(load(&path).unwrap().is_none());
+        for _ in 0..2 {
+            store(&path, &text(&replica()).unwrap()).unwrap();
+            let (loaded, age) = load(&path).unwrap().unwrap();
+            assert_eq!((loaded.revision(), loaded.digest()), (replica().revision(), replica().digest()));
+            assert!(age < Duration::from_secs(60));
+        }
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing temporary is left");
+        assert_eq!(text(&Replica::default()), None);
+    }
+
+    #[test]
+    fn rs14_half_a_file_or_a_flipped_bit_is_no_file() {
+        let (_folder, path) = file();
+        let whole = text(&replica()).unwrap();
+        for bytes in 0..whole.len() - 1 {
+            fs::write(&path, &whole.as_bytes()[..bytes]).unwrap();
+            assert!(load(&path).is_err(), "{bytes} bytes");
+        }
+        let first_entry = whole.find('\n').unwrap() + 1;
+        for at in first_entry..whole.len() {
+            let mut spoiled = whole.clone().into_bytes();
+            spoiled[at] ^= 1;
+            fs::write(&path, spoiled).unwrap();
+            assert!(load(&path).is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn up8_files_of_other_versions_are_ignored() {
+        let (_folder, path) = file();
+        for text in ["", "\n", "{}\n", "7\n", "{\"v\":2,\"epoch\":1,\"rev\":1,\"digest\":0,\"saved\":0}\n", "¶"] {
+            fs::write(&path, text).unwrap();
+            assert!(load(&path).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn rs15_an_old_file_tells_its_age() {
+        let (_folder, path) = file();
+        let month = 31 * 24 * 3600;
+        let head =
+            Head { v: FORMAT, revision: Revision::default(), digest: Digest(0), saved: seconds_since_1970() - month };
+        store(&path, &format!("{}\n", serde_json::to_string(&head).unwrap())).unwrap();
+        let (_, age) = load(&path).unwrap().unwrap();
+        assert!(age >= Duration::from_secs(month));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_leaves_the_old_one() {
+        let (folder, path) = file();
+        store(&path, "old").unwrap();
+        assert!(store(&folder.path().join("no/such/folder"), "new").is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+}

@@ -1,0 +1,150 @@
+//! What a version 2 node says of itself, for everybody to see: the member `$` of its registration.
+
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde_json::value::RawValue;
+
+use crate::json::is_object;
+use crate::registration::to_json;
+
+/// What a version 2 node says of itself inside `params.$`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Advert {
+    /// Instance id, unique per process start.
+    pub id: Option<String>,
+    /// The port speaks HTTP instead of packets.
+    pub speaks_http: bool,
+    /// Its share of the calls among the providers of a route, in hundredths of the usual one; 0 gets none.
+    pub weight: u16,
+    /// It finishes what it has and wants no more calls.
+    pub draining: bool,
+    /// Where it runs, such as a data centre.
+    pub zone: Option<String>,
+    /// The version of the service.
+    pub version: Option<String>,
+    /// JSON text of anything else its operators want to be seen.
+    pub meta: Option<String>,
+}
+
+impl Advert {
+    /// The weight of a node that does not say.
+    pub const USUAL_WEIGHT: u16 = 100;
+    /// The largest weight; more counts as this much, so that one node's slip does not starve all others.
+    pub const MAX_WEIGHT: u16 = 1000;
+
+    /// Reads a `$` member; `None` when it is no object. A member of a wrong type counts as absent.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        #[derive(serde::Deserialize)]
+        struct Raw<'a> {
+            #[serde(borrow, default)]
+            id: Option<&'a RawValue>,
+            #[serde(default)]
+            http: Option<IgnoredAny>,
+            #[serde(borrow, default)]
+            weight: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            draining: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            zone: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            version: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            meta: Option<&'a RawValue>,
+        }
+        let raw: Raw<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
+        let weight = read::<u64>(raw.weight).map(|weight| weight.min(Self::MAX_WEIGHT.into()));
+        Some(Self {
+            id: read(raw.id),
+            speaks_http: raw.http.is_some(),
+            weight: weight.and_then(|weight| weight.try_into().ok()).unwrap_or(Self::USUAL_WEIGHT),
+            draining: read(raw.draining).unwrap_or(false),
+            zone: read(raw.zone),
+            version: read(raw.version),
+            meta: raw.meta.map(|meta| meta.get().to_owned()),
+        })
+    }
+
+    /// The JSON text of it, without what is as usual.
+    pub(crate) fn to_json(&self) -> String {
+        let Self { id, speaks_http, weight, draining, zone, version, meta } = self;
+        let mut members = vec![r#""v":2"#.to_owned()];
+        let texts = [("id", id), ("version", version), ("zone", zone)];
+        members.extend(texts.iter().filter_map(|(name, text)| {
+            let text = text.as_ref()?;
+            Some(format!(r#""{name}":{}"#, to_json(text)))
+        }));
+        if *weight != Self::USUAL_WEIGHT {
+            members.push(format!(r#""weight":{weight}"#));
+        }
+        if *draining {
+            members.push(r#""draining":true"#.to_owned());
+        }
+        if *speaks_http {
+            members.push(r#""http":{}"#.to_owned());
+        }
+        if let Some(meta) = meta {
+            members.push(format!(r#""meta":{meta}"#));
+        }
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+impl Default for Advert {
+    fn default() -> Self {
+        Self {
+            id: None,
+            speaks_http: false,
+            weight: Self::USUAL_WEIGHT,
+            draining: false,
+            zone: None,
+            version: None,
+            meta: None,
+        }
+    }
+}
+
+/// A member of a wrong type counts as absent and spoils no other.
+pub(crate) fn read<T: DeserializeOwned>(member: Option<&RawValue>) -> Option<T> {
+    serde_json::from_str(member?.get()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Advert) {
+        assert_eq!(Advert::parse(text), Some(expected));
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_usual() {
+        let usual = Advert::default;
+        check("{}", usual());
+        check(r#"{"v":2,"new":[]}"#, usual());
+        check(
+            r#"{"id":"a","weight":50,"draining":true}"#,
+            Advert { id: Some("a".into()), weight: 50, draining: true, ..usual() },
+        );
+        check(r#"{"weight":0}"#, Advert { weight: 0, ..usual() });
+        check(r#"{"weight":70000}"#, Advert { weight: 1000, ..usual() });
+        check(r#"{"weight":-1,"draining":"no","zone":7,"id":{}}"#, usual());
+        check(r#"{"http":{"prefixes":["/api"]}}"#, Advert { speaks_http: true, ..usual() });
+        assert_eq!(Advert::parse("[]"), None);
+        assert_eq!(Advert::parse("7"), None);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let all = Advert {
+            id: Some("0a".into()),
+            speaks_http: true,
+            weight: 7,
+            draining: true,
+            zone: Some("서울 \"1\"".into()),
+            version: Some("1.2.3".into()),
+            meta: Some(r#"{"team":["a"]}"#.into()),
+        };
+        check(&all.to_json(), all.clone());
+        check(&Advert::default().to_json(), Advert::default());
+    }
+}

@@ -1,0 +1,454 @@
+//! What the Distributor tells: whole lists, changes, and what is wrong.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use bytes::{BufMut, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+use crate::json::is_object;
+use crate::{Advert, Digest, Key, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal};
+
+/// The uri of everything between a node and the Distributor.
+pub const REGISTRY_URI: &str = "/distributes";
+
+/// A node as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name: for people, and to tell gateways (`gate`) from services.
+    pub name: String,
+    /// Where it can be called.
+    pub host: IpAddr,
+    /// Where it can be called.
+    pub port: u16,
+    /// What it offers. Registered urls that are no routes are left out.
+    pub routes: Vec<Route>,
+    /// What it shows when it speaks version 2.
+    pub advert: Option<Advert>,
+    /// The Distributor has had no sign of life from it for a moment.
+    pub suspect: bool,
+}
+
+impl Node {
+    /// Reads an entry of a list; `None` when no node can be made of it.
+    pub fn from_entry(entry: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Located {
+            host: String,
+        }
+        if !is_object(entry.get()) {
+            return None;
+        }
+        let Located { host } = serde_json::from_str(entry.get()).ok()?;
+        // What one Distributor took, every reader takes: its limits are not ours.
+        let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
+        let Registration { name, port, urls, advert, .. } = Registration::parse(Some(entry), &no_limits).ok()?;
+        let host = host.parse::<IpAddr>().ok()?.to_canonical();
+        let routes = urls.iter().filter_map(|url| Route::parse(url).ok()).collect();
+        Some(Self { name, host, port, routes, advert, suspect: false })
+    }
+
+    /// The version this node speaks.
+    pub fn version(&self) -> Version {
+        if self.advert.is_some() { Version::V2 } else { Version::V1 }
+    }
+}
+
+/// Why a node is not listed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It said so.
+    Leave,
+    /// Its connection was closed in order, as the system does for a process that ends.
+    Closed,
+    /// Its connection was reset.
+    Reset,
+    /// Its machine answers, the process does not.
+    Hung,
+    /// Its machine gives no sign of life, or it has not come back.
+    Unreachable,
+    /// Its instance has registered on a newer connection.
+    Superseded,
+    /// It took nothing of what it was sent.
+    Stalled,
+    /// It was cut for what it sent.
+    Refused,
+    /// It is there, and no longer what the receiver asked to be told of.
+    Changed,
+}
+
+impl Reason {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Leave => "leave",
+            Self::Closed => "closed",
+            Self::Reset => "reset",
+            Self::Hung => "hung",
+            Self::Unreachable => "unreachable",
+            Self::Superseded => "superseded",
+            Self::Stalled => "stalled",
+            Self::Refused => "refused",
+            Self::Changed => "changed",
+        }
+    }
+}
+
+/// What stands in `$` of lists and changes for version 2.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stamp {
+    /// The state that the receiver knows afterwards.
+    pub revision: Revision,
+    /// Of that state; `None` where the receiver knows a part only.
+    pub digest: Option<Digest>,
+    /// Nodes may be missing that are there: the receiver drops nobody for that.
+    pub warming: bool,
+    /// The receiver should say that it knows: see [`write_pong`](crate::write_pong).
+    pub ack: bool,
+}
+
+/// A whole list.
+#[derive(Debug)]
+pub struct Snapshot<'a> {
+    /// `None` from a Distributor of version 1.
+    pub stamp: Option<Stamp>,
+    /// In order of registration.
+    pub entries: Vec<&'a RawValue>,
+    /// One for each entry, ascending; empty without a stamp.
+    pub ids: Vec<u64>,
+    /// Ids of those that have given no sign of life for a moment.
+    pub suspect: Vec<u64>,
+}
+
+/// What has changed since a state that the receiver may have.
+#[derive(Debug)]
+pub struct Delta<'a> {
+    /// What it leads to.
+    pub stamp: Stamp,
+    /// What it starts from.
+    pub base: Revision,
+    /// New entries, and entries that replace those of the same id.
+    pub joined: Vec<(u64, &'a RawValue)>,
+    /// Ids of those that are gone, with the word for why.
+    pub left: Vec<(u64, String)>,
+    /// Ids of those that have given no sign of life for a moment.
+    pub suspect: Vec<u64>,
+    /// Ids of those that have, after all.
+    pub trusted: Vec<u64>,
+}
+
+/// Either.
+#[derive(Debug)]
+pub enum News<'a> {
+    /// A whole list.
+    Snapshot(Snapshot<'a>),
+    /// What has changed.
+    Delta(Delta<'a>),
+}
+
+/// A list or change that is none: the receiver keeps what it has.
+#[derive(Debug, Error)]
+pub enum NewsError {
+    /// `params` is not what it must be.
+    #[error("params is no list of nodes")]
+    Params(#[source] Option<serde_json::Error>),
+    /// `$` does not fit `params`.
+    #[error("$ does not fit the list")]
+    Stamp,
+}
+
+impl<'a> News<'a> {
+    /// Reads a packet of the Distributor's. One strange entry does not spoil the others.
+    ///
+    /// # Errors
+    /// [`NewsError`] when the packet is neither a list nor a change.
+    pub fn parse(packet: &Packet<'a>) -> Result<Self, NewsError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Raw {
+            epoch: Option<u64>,
+            rev: u64,
+            base: u64,
+            was: Option<u64>,
+            ids: Vec<u64>,
+            digest: Option<Digest>,
+            warming: bool,
+            ack: bool,
+            suspect: Vec<u64>,
+            trusted: Vec<u64>,
+        }
+        let params = packet.params.map(RawValue::get).ok_or(NewsError::Params(None))?;
+        let read = |error| NewsError::Params(Some(error));
+        let raw: Raw = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let Raw { epoch, rev, base, was, ids, digest, warming, ack, suspect, trusted } = raw;
+        let stamp = epoch.map(|epoch| Stamp { revision: Revision { epoch, rev }, digest, warming, ack });
+        if packet.method() == "PATCH" {
+            #[derive(Deserialize)]
+            struct Changes<'a> {
+                #[serde(borrow)]
+                joined: Vec<&'a RawValue>,
+                left: Vec<Gone>,
+            }
+            #[derive(Deserialize)]
+            struct Gone {
+                id: u64,
+                #[serde(default)]
+                reason: String,
+            }
+            let Changes { joined, left } = serde_json::from_str(params).map_err(read)?;
+            let stamp = stamp.filter(|_| ids.len() == joined.len()).ok_or(NewsError::Stamp)?;
+            return Ok(Self::Delta(Delta {
+                base: Revision { epoch: was.unwrap_or(stamp.revision.epoch), rev: base },
+                stamp,
+                joined: ids.into_iter().zip(joined).collect(),
+                left: left.into_iter().map(|Gone { id, reason }| (id, reason)).collect(),
+                suspect,
+                trusted,
+            }));
+        }
+        let entries: Vec<&RawValue> = serde_json::from_str(params).map_err(read)?;
+        if stamp.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
+            return Err(NewsError::Stamp);
+        }
+        Ok(Self::Snapshot(Snapshot { stamp, entries, ids, suspect }))
+    }
+}
+
+/// Writes a list for version 1, ready to send. `key` is 0 unless the receiver asked under a key of its own.
+pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item = &'a str>) {
+    let start = out.len();
+    write_entries(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#), entries);
+    out.put_slice(b"]}");
+    seal(out, start);
+}
+
+/// Writes a list for version 2, ready to send. Entries come with their ids, which ascend.
+pub fn write_snapshot<'a>(
+    out: &mut BytesMut,
+    key: &Key,
+    stamp: &Stamp,
+    entries: impl Iterator<Item = (u64, &'a str)> + Clone,
+    suspect: impl Iterator<Item = u64>,
+) {
+    let start = out.len();
+    let head = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#);
+    write_entries(out, &head, entries.clone().map(|(_, entry)| entry));
+    out.put_slice(b"],\"$\":{");
+    write_stamp(out, stamp);
+    write_ids(out, "ids", entries.map(|(id, _)| id), true);
+    write_ids(out, "suspect", suspect, false);
+    out.put_slice(b"}}");
+    seal(out, start);
+}
+
+/// Writes a change, ready to send. It starts from `base`, which may be of an earlier epoch that this one succeeds.
+pub fn write_delta<'a>(
+    out: &mut BytesMut,
+    stamp: &Stamp,
+    base: Revision,
+    joined: impl Iterator<Item = (u64, &'a str)> + Clone,
+    left: impl Iterator<Item = (u64, Reason)>,
+    (suspect, trusted): (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
+) {
+    let start = out.len();
+    let head = format!(r#"{{"uri":"{REGISTRY_URI}","method":"PATCH","key":0,"params":{{"joined":["#);
+    write_entries(out, &head, joined.clone().map(|(_, entry)| entry));
+    out.put_slice(b"],\"left\":[");
+    for (position, (id, reason)) in left.enumerate() {
+        let comma = if position > 0 { "," } else { "" };
+        out.put_slice(format!(r#"{comma}{{"id":{id},"reason":"{}"}}"#, reason.as_str()).as_bytes());
+    }
+    out.put_slice(b"]},\"$\":{");
+    write_stamp(out, stamp);
+    out.put_slice(format!(r#","base":{}"#, base.rev).as_bytes());
+    if base.epoch != stamp.revision.epoch {
+        out.put_slice(format!(r#","was":{}"#, base.epoch).as_bytes());
+    }
+    write_ids(out, "ids", joined.map(|(id, _)| id), true);
+    write_ids(out, "suspect", suspect, false);
+    write_ids(out, "trusted", trusted, false);
+    out.put_slice(b"}}");
+    seal(out, start);
+}
+
+/// Writes what is wrong with a packet, for a peer that has shown `$` or is about to be cut. `retry_after` is when the
+/// peer may try again.
+///
+/// `params` is an empty array, the one form that old readers survive.
+pub fn write_refusal(
+    out: &mut BytesMut,
+    key: Option<&Key>,
+    status: u16,
+    reason: &str,
+    message: &str,
+    retry_after: Option<std::time::Duration>,
+) {
+    let start = out.len();
+    let key = key.map_or_else(|| "0".to_owned(), Key::to_string);
+    let message = serde_json::Value::from(message);
+    let retry_after = retry_after.map_or_else(String::new, |after| format!(r#","ra":{}"#, after.as_millis()));
+    let text = format!(
+        r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":[],"$":{{"s":{status},"r":"{reason}","m":{message}{retry_after}}}}}"#
+    );
+    out.put_slice(text.as_bytes());
+    seal(out, start);
+}
+
+/// How lists spell an address: old gateways compare the text, and their Distributor listened on a dual-stack socket.
+pub fn shown_host(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(v4) => format!("::ffff:{v4}"),
+        // `Display` of a mapped address is the dotted form already.
+        IpAddr::V6(v6) => Ipv6Addr::to_string(&v6),
+    }
+}
+
+fn write_entries<'a>(out: &mut BytesMut, head: &str, entries: impl Iterator<Item = &'a str>) {
+    out.put_slice(head.as_bytes());
+    for (position, entry) in entries.enumerate() {
+        if position > 0 {
+            out.put_u8(b',');
+        }
+        out.put_slice(entry.as_bytes());
+    }
+}
+
+fn write_stamp(out: &mut BytesMut, stamp: &Stamp) {
+    let Stamp { revision: Revision { epoch, rev }, digest, warming, ack } = stamp;
+    out.put_slice(format!(r#""epoch":{epoch},"rev":{rev}"#).as_bytes());
+    if let Some(Digest(digest)) = digest {
+        out.put_slice(format!(r#","digest":{digest}"#).as_bytes());
+    }
+    for (member, set) in [("warming", *warming), ("ack", *ack)] {
+        if set {
+            out.put_slice(format!(r#","{member}":true"#).as_bytes());
+        }
+    }
+}
+
+/// Writes an array of ids; an empty one only when it must be there.
+fn write_ids(out: &mut BytesMut, member: &str, ids: impl Iterator<Item = u64>, must: bool) {
+    let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
+    if must || !ids.is_empty() {
+        out.put_slice(format!(r#","{member}":[{}]"#, ids.join(",")).as_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_have_the_bytes_of_the_old_distributor() {
+        let entry = r#"{"port":8000,"name":"gate","urls":[],"host":"::ffff:127.0.0.1"}"#;
+        for (key, entries, expected) in [
+            (Key::Number(0), vec![], r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#),
+            (
+                Key::Number(0),
+                vec![entry],
+                r#"{"uri":"/distributes","method":"GET","key":0,"params":[{"port":8000,"name":"gate","urls":[],"host":"::ffff:127.0.0.1"}]}¶"#,
+            ),
+            (Key::Number(7), vec!["{}", "{}"], r#"{"uri":"/distributes","method":"GET","key":7,"params":[{},{}]}¶"#),
+        ] {
+            let mut out = BytesMut::new();
+            write_list(&mut out, &key, entries.into_iter());
+            assert_eq!(out, expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn hosts_are_spelled_as_on_a_dual_stack_socket() {
+        for (address, shown) in [
+            ("127.0.0.1", "::ffff:127.0.0.1"),
+            ("::ffff:10.0.0.1", "::ffff:10.0.0.1"),
+            ("::1", "::1"),
+            ("2001:db8::7", "2001:db8::7"),
+        ] {
+            assert_eq!(shown_host(address.parse().unwrap()), shown);
+        }
+    }
+
+    #[track_caller]
+    fn check(entry: &str, expected: Option<(&str, &str, u16, usize)>) {
+        let node = Node::from_entry(serde_json::from_str(entry).unwrap());
+        let seen = node.as_ref().map(|n| (n.name.as_str(), n.host.to_string(), n.port, n.routes.len()));
+        assert_eq!(seen, expected.map(|(name, host, port, routes)| (name, host.to_owned(), port, routes)));
+    }
+
+    #[test]
+    fn nodes_are_made_of_sound_entries_only() {
+        check(
+            r#"{"port":1,"name":"a","urls":["GET/a","*",""],"host":"::ffff:127.0.0.1","x":1}"#,
+            Some(("a", "127.0.0.1", 1, 1)),
+        );
+        check(r#"{"port":"2","name":"b","host":"::1"}"#, Some(("b", "::1", 2, 0)));
+        for strange in
+            ["7", "[]", r#"{"port":3,"host":"nowhere"}"#, r#"{"host":"::1"}"#, r#"{"host":"::1","port":70000}"#]
+        {
+            check(strange, None);
+        }
+    }
+
+    const STAMP: Stamp =
+        Stamp { revision: Revision { epoch: 9, rev: 5 }, digest: Some(Digest(77)), warming: false, ack: false };
+
+    fn news(out: &BytesMut) -> String {
+        let packet = Packet::parse(&out[..out.len() - 2]).unwrap();
+        format!("{:?}", News::parse(&packet).unwrap())
+    }
+
+    #[test]
+    fn a_list_of_version_2_carries_ids_and_what_state_it_is() {
+        let mut out = BytesMut::new();
+        let entries = [(3, r#"{"a":1}"#), (7, r#"{"b":"\u00b6"}"#)];
+        write_snapshot(&mut out, &Key::Number(0), &STAMP, entries.into_iter(), [7].into_iter());
+        let expected = r#"{"uri":"/distributes","method":"GET","key":0,"params":[{"a":1},{"b":"\u00b6"}],"$":{"epoch":9,"rev":5,"digest":77,"ids":[3,7],"suspect":[7]}}¶"#;
+        assert_eq!(out, expected.as_bytes());
+        assert!(news(&out).contains("ids: [3, 7], suspect: [7]"));
+    }
+
+    #[test]
+    fn a_change_says_what_it_starts_from() {
+        let none = || std::iter::empty();
+        for (base, stamp, expected) in [
+            (Revision { epoch: 9, rev: 4 }, STAMP, r#""epoch":9,"rev":5,"digest":77,"base":4,"ids":[8]"#),
+            (
+                Revision { epoch: 8, rev: 44 },
+                Stamp { warming: true, ack: true, digest: None, ..STAMP },
+                r#""epoch":9,"rev":5,"warming":true,"ack":true,"base":44,"was":8,"ids":[8]"#,
+            ),
+        ] {
+            let mut out = BytesMut::new();
+            let (joined, left) = ([(8, "{}")].into_iter(), [(2, Reason::Reset)].into_iter());
+            write_delta(&mut out, &stamp, base, joined, left, (none(), none()));
+            let head = r#"{"uri":"/distributes","method":"PATCH","key":0,"params":{"joined":[{}],"left":[{"id":2,"reason":"reset"}]},"$":{"#;
+            assert_eq!(out, format!("{head}{expected}}}}}¶").as_bytes());
+            assert!(news(&out).contains(&format!("{base:?}")));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_no_news() {
+        for (frame, good) in [
+            (r#"{"uri":"/distributes","method":"GET","params":[]}"#, true),
+            (r#"{"uri":"/distributes","method":"GET","params":[7],"$":{}}"#, true),
+            (r#"{"uri":"/distributes","method":"GET","params":{}}"#, false),
+            (r#"{"uri":"/distributes","method":"GET"}"#, false),
+            (r#"{"uri":"/distributes","method":"GET","params":[{}],"$":{"epoch":1,"rev":1,"ids":[]}}"#, false),
+            (r#"{"uri":"/distributes","method":"GET","params":[{},{}],"$":{"epoch":1,"rev":1,"ids":[2,2]}}"#, false),
+            (r#"{"uri":"/distributes","method":"PATCH","params":{"joined":[],"left":[]}}"#, false),
+            (
+                r#"{"uri":"/distributes","method":"PATCH","params":{"joined":[],"left":[]},"$":{"epoch":1,"rev":1}}"#,
+                true,
+            ),
+            (
+                r#"{"uri":"/distributes","method":"PATCH","params":{"joined":[7],"left":[]},"$":{"epoch":1,"rev":1}}"#,
+                false,
+            ),
+            (r#"{"uri":"/distributes","method":"PATCH","params":[],"$":{"epoch":1,"rev":1}}"#, false),
+        ] {
+            assert_eq!(News::parse(&Packet::parse(frame.as_bytes()).unwrap()).is_ok(), good, "{frame}");
+        }
+    }
+}

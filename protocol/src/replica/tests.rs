@@ -1,0 +1,234 @@
+use bytes::BytesMut;
+
+use super::*;
+use crate::news::{Reason, write_delta, write_list, write_snapshot};
+use crate::{Key, Packet};
+
+/// A node with the Distributor's end of its connection, where every node is known by its port.
+struct Observer {
+    replica: Replica,
+    start: Instant,
+}
+
+fn entry(port: u16) -> String {
+    format!(r#"{{"port":{port},"name":"n","urls":[],"host":"::ffff:127.0.0.1"}}"#)
+}
+
+fn digest(ports: &[u16]) -> Digest {
+    let mut digest = Digest::default();
+    ports.iter().for_each(|port| digest.add((*port).into(), &entry(*port)));
+    digest
+}
+
+fn stamp((epoch, rev): (u64, u64), ports: &[u16]) -> Stamp {
+    Stamp { revision: Revision { epoch, rev }, digest: Some(digest(ports)), ..Stamp::default() }
+}
+
+impl Observer {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn new() -> Self {
+        Self { replica: Replica::default(), start: Instant::now() }
+    }
+
+    fn at(&self, second: u64) -> Instant {
+        self.start + Duration::from_secs(second)
+    }
+
+    fn ports(&self) -> Vec<u16> {
+        self.replica.nodes().iter().map(|known| known.address.port()).collect()
+    }
+
+    #[track_caller]
+    fn take(&mut self, second: u64, packet: &BytesMut, outcome: Outcome, expected: &[u16]) {
+        let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
+        let seen = self.replica.take(self.at(second), &News::parse(&packet).unwrap());
+        assert_eq!((seen, self.ports()), (outcome, expected.to_vec()));
+    }
+
+    /// A list of version 1.
+    #[track_caller]
+    fn old(&mut self, second: u64, ports: &[u16], outcome: Outcome, expected: &[u16]) {
+        let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
+        let mut out = BytesMut::new();
+        write_list(&mut out, &Key::Number(0), entries.iter().map(String::as_str));
+        self.take(second, &out, outcome, expected);
+    }
+
+    #[track_caller]
+    fn snapshot(&mut self, stamp: &Stamp, ports: &[u16], outcome: Outcome, expected: &[u16]) {
+        let entries: Vec<_> = ports.iter().map(|port| (u64::from(*port), entry(*port))).collect();
+        let mut out = BytesMut::new();
+        let none = std::iter::empty();
+        write_snapshot(&mut out, &Key::Number(0), stamp, entries.iter().map(|(id, text)| (*id, text.as_str())), none);
+        self.take(0, &out, outcome, expected);
+    }
+
+    #[track_caller]
+    fn delta(
+        &mut self,
+        base: (u64, u64),
+        stamp: &Stamp,
+        (joined, left): (&[u16], &[u16]),
+        outcome: Outcome,
+        expected: &[u16],
+    ) {
+        let entries: Vec<_> = joined.iter().map(|port| (u64::from(*port), entry(*port))).collect();
+        let joined = entries.iter().map(|(id, text)| (*id, text.as_str()));
+        let left = left.iter().map(|port| (u64::from(*port), Reason::Closed));
+        let mut out = BytesMut::new();
+        let none = (std::iter::empty(), std::iter::empty());
+        write_delta(&mut out, stamp, Revision { epoch: base.0, rev: base.1 }, joined, left, none);
+        self.take(0, &out, outcome, expected);
+    }
+}
+
+use Outcome::{Changed, Gap, Same, Stale};
+
+#[test]
+fn a_list_of_an_old_distributor_is_the_truth() {
+    let mut observer = Observer::new();
+    observer.old(0, &[1, 2], Changed, &[1, 2]);
+    observer.old(0, &[2, 3], Changed, &[2, 3]);
+    observer.old(0, &[2, 3], Same, &[2, 3]);
+    observer.old(0, &[], Changed, &[]);
+}
+
+#[test]
+fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
+    let mut observer = Observer::new();
+    observer.old(0, &[1, 2, 3], Changed, &[1, 2, 3]);
+    observer.replica.connected();
+    assert!(!observer.replica.expire(observer.at(99)), "nobody goes before the first list");
+    observer.old(100, &[], Changed, &[1, 2, 3]);
+    observer.old(101, &[4], Changed, &[1, 2, 3, 4]);
+    observer.old(102, &[1, 4], Changed, &[1, 2, 3, 4]);
+    observer.old(103, &[4], Changed, &[2, 3, 4]);
+    assert!(observer.replica.unreachable("127.0.0.1:3".parse().unwrap()), "not listed and not reachable");
+    assert!(!observer.replica.unreachable("127.0.0.1:4".parse().unwrap()), "a list shows it");
+    assert_eq!(observer.replica.next_expiry(), Some(observer.at(111)));
+    assert!(!observer.replica.expire(observer.at(110)));
+    assert!(observer.replica.expire(observer.at(111)));
+    assert_eq!(observer.ports(), [4]);
+    observer.old(112, &[], Changed, &[]);
+}
+
+#[test]
+fn rs4_nobody_goes_while_there_is_no_distributor() {
+    let mut observer = Observer::new();
+    observer.old(0, &[1, 2], Changed, &[1, 2]);
+    observer.replica.connected();
+    observer.old(100, &[], Changed, &[1, 2]);
+    observer.replica.disconnected();
+    assert!(!observer.replica.expire(observer.at(4000)));
+    observer.replica.connected();
+    observer.old(4001, &[2], Changed, &[1, 2]);
+    assert!(observer.replica.expire(observer.at(4012)));
+    assert_eq!(observer.ports(), [2]);
+}
+
+#[test]
+fn one_place_registered_twice_is_one_node() {
+    let mut observer = Observer::new();
+    let mut out = BytesMut::new();
+    let entries = [
+        r#"{"port":1,"name":"a","urls":["GET/a","GET/b"],"host":"127.0.0.1"}"#,
+        r#"{"port":1,"name":"a","urls":["GET/b","GET/c"],"host":"::ffff:127.0.0.1"}"#,
+    ];
+    write_list(&mut out, &Key::Number(0), entries.into_iter());
+    observer.take(0, &out, Changed, &[1]);
+    let nodes = observer.replica.nodes();
+    let routes: Vec<_> = nodes[0].node.routes.iter().map(crate::Route::as_str).collect();
+    assert_eq!(routes, ["GET/a", "GET/b", "GET/c"]);
+}
+
+#[test]
+fn bc4_changes_apply_to_what_they_start_from_and_nothing_goes_back() {
+    let mut observer = Observer::new();
+    observer.delta((5, 0), &stamp((5, 1), &[1]), (&[1], &[]), Gap, &[]);
+    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.delta((5, 7), &stamp((5, 8), &[2, 3]), (&[3], &[1]), Changed, &[2, 3]);
+    observer.delta((5, 7), &stamp((5, 8), &[2, 3]), (&[3], &[1]), Stale, &[2, 3]);
+    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Stale, &[2, 3]);
+    observer.delta((5, 9), &stamp((5, 10), &[2]), (&[], &[3]), Gap, &[2, 3]);
+    observer.delta((4, 8), &stamp((4, 9), &[2]), (&[], &[3]), Gap, &[2, 3]);
+    observer.snapshot(&stamp((4, 99), &[]), &[], Stale, &[2, 3]);
+    observer.snapshot(&stamp((5, 10), &[2]), &[2], Changed, &[2]);
+    observer.delta((5, 10), &stamp((5, 12), &[2]), (&[], &[]), Same, &[2]);
+    assert_eq!(observer.replica.revision(), Some(Revision { epoch: 5, rev: 12 }));
+}
+
+#[test]
+fn bc13_what_its_digest_does_not_fit_is_not_taken() {
+    let mut observer = Observer::new();
+    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
+    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.delta((5, 1), &stamp((5, 2), &[1, 2, 4]), (&[3], &[]), Gap, &[1, 2]);
+    observer.delta((5, 1), &stamp((5, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
+    let unknown = Stamp { digest: None, ..stamp((5, 3), &[]) };
+    observer.delta((5, 2), &unknown, (&[4], &[]), Changed, &[1, 2, 3, 4]);
+}
+
+#[test]
+fn bc5_nobody_goes_while_a_distributor_warms_up() {
+    let mut observer = Observer::new();
+    observer.snapshot(&stamp((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
+    observer.replica.disconnected();
+    observer.replica.connected();
+    let warming = |rev, ports: &[u16]| Stamp { warming: true, ..stamp((6, rev), ports) };
+    observer.snapshot(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
+    assert!(observer.replica.is_warming());
+    observer.delta((6, 0), &warming(1, &[1, 4]), (&[1, 4], &[]), Changed, &[1, 2, 3, 4]);
+    assert!(observer.replica.unreachable("127.0.0.1:2".parse().unwrap()));
+    observer.delta((6, 1), &stamp((6, 2), &[1, 4]), (&[], &[]), Changed, &[1, 4]);
+}
+
+#[test]
+fn a_distributor_that_succeeds_another_goes_on_from_its_state() {
+    let mut observer = Observer::new();
+    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.replica.disconnected();
+    observer.replica.connected();
+    observer.delta((5, 7), &stamp((6, 1), &[1, 2]), (&[], &[]), Same, &[1, 2]);
+    assert_eq!(observer.replica.revision(), Some(Revision { epoch: 6, rev: 1 }));
+    observer.delta((6, 1), &stamp((6, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
+}
+
+#[test]
+fn a_seed_is_known_until_a_list_or_a_call_says_otherwise() {
+    let mut observer = Observer::new();
+    let entries = [(1, entry(1)), (2, entry(2))];
+    let seed = entries.iter().map(|(id, text)| (*id, text.as_str()));
+    observer.replica = Replica::seeded(Revision { epoch: 5, rev: 7 }, seed);
+    assert_eq!((observer.ports(), observer.replica.digest()), (vec![1, 2], digest(&[1, 2])));
+    observer.replica.connected();
+    observer.delta((5, 7), &stamp((5, 8), &[2]), (&[], &[1]), Changed, &[2]);
+}
+
+#[test]
+fn suspects_are_marked_and_cleared() {
+    let mut observer = Observer::new();
+    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    for (rev, suspect, trusted, outcome, expected) in [
+        (2, vec![2, 9], vec![], Changed, [false, true]),
+        (3, vec![2], vec![], Same, [false, true]),
+        (4, vec![], vec![2], Changed, [false, false]),
+    ] {
+        let mut out = BytesMut::new();
+        let (suspect, trusted) = (suspect.into_iter(), trusted.into_iter());
+        let (joined, left) = (std::iter::empty(), std::iter::empty());
+        let base = Revision { epoch: 5, rev: rev - 1 };
+        write_delta(&mut out, &stamp((5, rev), &[1, 2]), base, joined, left, (suspect, trusted));
+        observer.take(0, &out, outcome, &[1, 2]);
+        let nodes = observer.replica.nodes();
+        assert_eq!([nodes[0].node.suspect, nodes[1].node.suspect], expected);
+    }
+}
+
+#[test]
+fn ranks_spread_from_nought_to_one() {
+    let text = |id: &str| format!(r#"{{"port":1,"name":"n","urls":[],"$":{{"id":"{id}"}},"host":"::1"}}"#);
+    let texts = [(3, text("a")), (5, text("b")), (9, text("c")), (10, text("d"))];
+    let entries = texts.iter().map(|(id, text)| (*id, text.as_str()));
+    let replica = Replica::seeded(Revision::default(), entries);
+    assert_eq!(["a", "b", "d", "x"].map(|id| replica.rank(id)), [Some(0.0), Some(0.25), Some(0.75), None]);
+}

@@ -1,0 +1,319 @@
+//! The small packets between a version 2 node and the Distributor.
+
+use bytes::{BufMut, BytesMut};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::registration::to_json;
+use crate::{Digest, Key, Packet, REGISTRY_URI, Revision, seal};
+
+/// The uri of [`write_ping`].
+pub const PING_URI: &str = "$ping";
+/// The uri of [`write_pong`].
+pub const PONG_URI: &str = "$pong";
+/// The uri of [`write_visibility`].
+pub const VISIBLE_URI: &str = "$visible";
+/// The uri under which the history is asked for.
+pub const HISTORY_URI: &str = "/distributes/history";
+
+/// Most bytes of entries in one part of a copy, so that it passes the Distributor's limit for packets.
+const COPY_PART_BYTES: usize = 32 * 1024;
+
+/// A sign of life, and the state that its sender knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Ping {
+    /// Milliseconds to the next.
+    pub every: u64,
+    /// The newest state there is; the receiver may be about to be told of it.
+    #[serde(flatten)]
+    pub revision: Option<Revision>,
+    /// Of that state.
+    pub digest: Option<Digest>,
+}
+
+impl Ping {
+    /// Reads it from its packet; what is missing or strange counts as not said.
+    pub fn from_packet(packet: &Packet<'_>) -> Self {
+        packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default()
+    }
+}
+
+/// Writes a ping, ready to send.
+pub fn write_ping(out: &mut BytesMut, every: std::time::Duration, revision: Revision, digest: Digest) {
+    let (every, Revision { epoch, rev }, Digest(digest)) = (every.as_millis(), revision, digest);
+    write(
+        out,
+        &format!(r#"{{"uri":"{PING_URI}","$":{{"every":{every},"epoch":{epoch},"rev":{rev},"digest":{digest}}}}}"#),
+    );
+}
+
+/// Writes the answer to a ping, or to a list or change that asked for it: the state known now.
+pub fn write_pong(out: &mut BytesMut, known: Option<Revision>) {
+    let known = known.map_or_else(String::new, |Revision { epoch, rev }| format!(r#""epoch":{epoch},"rev":{rev}"#));
+    write(out, &format!(r#"{{"uri":"{PONG_URI}","$":{{{known}}}}}"#));
+}
+
+/// The state that the sender of a pong knows.
+pub fn read_pong(packet: &Packet<'_>) -> Option<Revision> {
+    serde_json::from_str(packet.meta?.get()).ok()
+}
+
+/// Writes a question for the list, by a node that has found a gap.
+pub fn write_ask(out: &mut BytesMut, key: u64) {
+    write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"$":{{}}}}"#));
+}
+
+/// Writes the notice that a node leaves.
+pub fn write_leave(out: &mut BytesMut) {
+    write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"DELETE","key":0,"params":{{}},"$":{{}}}}"#));
+}
+
+/// Writes a report of nodes that calls to have failed.
+pub fn write_report(out: &mut BytesMut, failed: &[u64]) {
+    let failed = to_json(failed);
+    write(
+        out,
+        &format!(r#"{{"uri":"{REGISTRY_URI}","method":"PATCH","key":0,"params":{{"failed":{failed}}},"$":{{}}}}"#),
+    );
+}
+
+/// Reads a report.
+pub fn read_report(params: Option<&RawValue>) -> Option<Vec<u64>> {
+    #[derive(Deserialize)]
+    struct Report {
+        failed: Vec<u64>,
+    }
+    let Report { failed } = serde_json::from_str(params?.get()).ok()?;
+    Some(failed)
+}
+
+/// Writes a question for all that a node knows, by a Distributor that has just started.
+pub fn write_copy_question(out: &mut BytesMut) {
+    write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":0,"$":{{"copy":true}}}}"#));
+}
+
+/// Whether a packet asks for a copy.
+pub fn asks_for_copy(packet: &Packet<'_>) -> bool {
+    #[derive(Default, Deserialize)]
+    #[serde(default)]
+    struct Raw {
+        copy: bool,
+    }
+    let raw: Option<Raw> = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok());
+    (packet.uri(), packet.method()) == (REGISTRY_URI, "GET") && raw.unwrap_or_default().copy
+}
+
+/// A part of all that a node knows.
+#[derive(Debug)]
+pub struct CopyPart<'a> {
+    /// The state it is a part of.
+    pub revision: Revision,
+    /// Of the whole.
+    pub digest: Digest,
+    /// Whether more follows.
+    pub more: bool,
+    /// Entries with their ids, ascending over all parts.
+    pub entries: Vec<(u64, &'a RawValue)>,
+}
+
+/// Writes a copy in as many packets as it takes.
+pub fn write_copy<'a>(
+    out: &mut BytesMut,
+    revision: Revision,
+    digest: Digest,
+    entries: impl Iterator<Item = (u64, &'a str)>,
+) {
+    let mut entries = entries.peekable();
+    let Revision { epoch, rev } = revision;
+    loop {
+        let (mut ids, mut texts, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while let Some((id, entry)) = entries.next_if(|(_, e)| bytes == 0 || bytes + e.len() <= COPY_PART_BYTES) {
+            bytes += entry.len();
+            ids.push(id.to_string());
+            texts.push(entry);
+        }
+        let more = entries.peek().is_some();
+        let (texts, ids, digest) = (texts.join(","), ids.join(","), digest.0);
+        write(
+            out,
+            &format!(
+                r#"{{"uri":"{REGISTRY_URI}","method":"PUT","key":0,"params":[{texts}],"$":{{"epoch":{epoch},"rev":{rev},"digest":{digest},"more":{more},"ids":[{ids}]}}}}"#
+            ),
+        );
+        if !more {
+            return;
+        }
+    }
+}
+
+/// Reads a part of a copy.
+pub fn read_copy<'a>(packet: &Packet<'a>) -> Option<CopyPart<'a>> {
+    #[derive(Deserialize)]
+    struct Raw {
+        epoch: u64,
+        rev: u64,
+        digest: Digest,
+        #[serde(default)]
+        more: bool,
+        ids: Vec<u64>,
+    }
+    let Raw { epoch, rev, digest, more, ids } = serde_json::from_str(packet.meta?.get()).ok()?;
+    let entries: Vec<&RawValue> = serde_json::from_str(packet.params?.get()).ok()?;
+    let revision = Revision { epoch, rev };
+    let sound = revision.is_sound() && entries.len() == ids.len() && ids.iter().all(|id| *id <= Revision::MAX);
+    sound.then(|| CopyPart { revision, digest, more, entries: ids.into_iter().zip(entries).collect() })
+}
+
+/// How far a registration has been seen.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Visibility {
+    /// Version 2 nodes that have acknowledged it.
+    pub seen: usize,
+    /// Version 2 nodes there are.
+    pub of: usize,
+    /// As many as were asked for.
+    pub enough: bool,
+    /// Names and addresses of some that have not acknowledged it.
+    pub missing: Vec<String>,
+}
+
+/// Writes the answer to a registration that asked to be told when it is seen.
+pub fn write_visibility(out: &mut BytesMut, visibility: &Visibility) {
+    let Visibility { seen, of, enough, missing } = visibility;
+    let missing = to_json(missing);
+    write(
+        out,
+        &format!(
+            r#"{{"uri":"{VISIBLE_URI}","params":{{"seen":{seen},"of":{of},"enough":{enough},"missing":{missing}}},"$":{{}}}}"#
+        ),
+    );
+}
+
+/// One thing that happened to a node.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since it happened.
+    pub ago: u64,
+    /// The revision it led to.
+    pub rev: u64,
+    /// The node's name.
+    pub name: String,
+    /// Where it can be called.
+    pub address: String,
+    /// `joined`, `updated`, `left`, `suspect`, `trusted`, `held back`, ….
+    pub event: String,
+    /// Why, for a person.
+    pub why: String,
+}
+
+/// Writes a question for what happened to nodes whose name, address or instance is `node`.
+pub fn write_history_question(out: &mut BytesMut, key: u64, node: &str) {
+    let node = to_json(node);
+    write(out, &format!(r#"{{"uri":"{HISTORY_URI}","method":"GET","key":{key},"params":{{"node":{node}}},"$":{{}}}}"#));
+}
+
+/// Reads whose history is asked for.
+pub fn read_history_question(params: Option<&RawValue>) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Question {
+        node: String,
+    }
+    let Question { node } = serde_json::from_str(params?.get()).ok()?;
+    Some(node)
+}
+
+/// Writes the answer: events, the oldest first.
+pub fn write_history(out: &mut BytesMut, key: &Key, events: &[Event]) {
+    let events = to_json(events);
+    write(out, &format!(r#"{{"uri":"{HISTORY_URI}","method":"GET","key":{key},"params":{events},"$":{{}}}}"#));
+}
+
+fn write(out: &mut BytesMut, packet: &str) {
+    let start = out.len();
+    out.put_slice(packet.as_bytes());
+    seal(out, start);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packets(out: &BytesMut) -> Vec<String> {
+        let text = std::str::from_utf8(out).unwrap();
+        text.split_terminator('¶').map(str::to_owned).collect()
+    }
+
+    const REVISION: Revision = Revision { epoch: 9, rev: 5 };
+
+    #[test]
+    fn signs_of_life_are_read_back() {
+        let mut out = BytesMut::new();
+        write_ping(&mut out, std::time::Duration::from_secs(1), REVISION, Digest(7));
+        write_pong(&mut out, Some(REVISION));
+        write_pong(&mut out, None);
+        let packets = packets(&out);
+        let ping = Ping::from_packet(&Packet::parse(packets[0].as_bytes()).unwrap());
+        assert_eq!(ping, Ping { every: 1000, revision: Some(REVISION), digest: Some(Digest(7)) });
+        assert_eq!(read_pong(&Packet::parse(packets[1].as_bytes()).unwrap()), Some(REVISION));
+        assert_eq!(read_pong(&Packet::parse(packets[2].as_bytes()).unwrap()), None);
+        let bare = Packet::parse(br#"{"uri":"$ping","$":{}}"#).unwrap();
+        assert_eq!(Ping::from_packet(&bare), Ping::default());
+    }
+
+    #[test]
+    fn a_copy_is_cut_into_packets_that_pass() {
+        let entry = format!(r#"{{"x":"{}"}}"#, "y".repeat(1000));
+        for (count, parts) in [(0, 1), (1, 1), (32, 1), (33, 2), (100, 4)] {
+            let mut out = BytesMut::new();
+            write_copy(&mut out, REVISION, Digest(1), (0..count).map(|id| (id, entry.as_str())));
+            let packets = packets(&out);
+            assert_eq!(packets.len(), parts, "{count}");
+            let mut ids = Vec::new();
+            for (number, text) in packets.iter().enumerate() {
+                assert!(text.len() < 60_000);
+                let packet = Packet::parse(text.as_bytes()).unwrap();
+                let part = read_copy(&packet).unwrap();
+                assert_eq!((part.revision, part.more), (REVISION, number + 1 < parts));
+                ids.extend(part.entries.iter().map(|(id, _)| *id));
+            }
+            assert_eq!(ids, (0..count).collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn questions_are_read_back() {
+        let mut out = BytesMut::new();
+        write_copy_question(&mut out);
+        write_ask(&mut out, 7);
+        write_report(&mut out, &[1, 2]);
+        write_history_question(&mut out, 3, "상품");
+        let packets = packets(&out);
+        let packet = |at: usize| Packet::parse(packets[at].as_bytes()).unwrap();
+        assert!(asks_for_copy(&packet(0)) && !asks_for_copy(&packet(1)) && !asks_for_copy(&packet(2)));
+        assert_eq!(read_report(packet(2).params), Some(vec![1, 2]));
+        assert_eq!(read_report(packet(1).params), None);
+        assert_eq!(read_history_question(packet(3).params).as_deref(), Some("상품"));
+    }
+
+    #[test]
+    fn answers_are_read_back() {
+        let visibility = Visibility { seen: 2, of: 3, enough: false, missing: vec!["goods 127.0.0.1:1".into()] };
+        let event = Event {
+            ago: 12,
+            rev: 3,
+            name: "goods".into(),
+            address: "127.0.0.1:1".into(),
+            event: "left".into(),
+            why: "reset".into(),
+        };
+        let mut out = BytesMut::new();
+        write_visibility(&mut out, &visibility);
+        write_history(&mut out, &Key::Number(1), std::slice::from_ref(&event));
+        let packets = packets(&out);
+        let params = |at: usize| Packet::parse(packets[at].as_bytes()).unwrap().params.unwrap().get();
+        assert_eq!(serde_json::from_str::<Visibility>(params(0)).unwrap(), visibility);
+        assert_eq!(serde_json::from_str::<Vec<Event>>(params(1)).unwrap(), [event]);
+    }
+}

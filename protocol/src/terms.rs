@@ -1,0 +1,114 @@
+//! What a registration asks of the Distributor, and nobody else sees: the member `$` of its packet.
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use crate::advert::read;
+use crate::registration::to_json;
+use crate::{RegistrationError, RegistrationLimits, Revision};
+
+/// What a version 2 node asks for when it registers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Terms {
+    /// The list it holds: changes since then are enough.
+    pub have: Option<Revision>,
+    /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
+    pub needs: Option<Vec<String>>,
+    /// It wants to know when so many percent of the version 2 nodes have acknowledged its registration.
+    pub visible: Option<Visible>,
+}
+
+/// A wish to be told when a registration has been seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Visible {
+    /// Of all version 2 nodes, 1 to 100.
+    pub percent: u8,
+    /// After so many milliseconds the answer comes as it is, with the names of those that have not.
+    pub within: u32,
+}
+
+impl Terms {
+    /// Reads the `$` of a registration's packet. A member of a wrong type counts as absent.
+    ///
+    /// # Errors
+    /// [`RegistrationError::TooManyNeeds`] beyond the limits for urls.
+    pub fn parse(meta: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
+        #[derive(Default, Deserialize)]
+        struct Raw<'a> {
+            #[serde(borrow, default)]
+            have: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            needs: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            visible: Option<&'a RawValue>,
+        }
+        let raw: Raw<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let needs: Option<Vec<String>> = read(raw.needs);
+        if let Some(needs) = &needs
+            && (needs.len() > limits.max_urls || needs.iter().any(|need| need.len() > limits.max_url_bytes))
+        {
+            return Err(RegistrationError::TooManyNeeds);
+        }
+        Ok(Self {
+            have: read(raw.have).filter(|have: &Revision| have.is_sound()),
+            needs,
+            visible: read(raw.visible).filter(|visible: &Visible| (1..=100).contains(&visible.percent)),
+        })
+    }
+
+    pub(crate) fn to_json(&self) -> String {
+        let Self { have, needs, visible } = self;
+        let mut members = Vec::new();
+        if let Some(have) = have {
+            members.push(format!(r#""have":{}"#, to_json(have)));
+        }
+        if let Some(needs) = needs {
+            members.push(format!(r#""needs":{}"#, to_json(needs)));
+        }
+        if let Some(Visible { percent, within }) = visible {
+            members.push(format!(r#""visible":{{"percent":{percent},"within":{within}}}"#));
+        }
+        format!("{{{}}}", members.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &Result<Terms, &str>) {
+        let limits = RegistrationLimits { max_urls: 2, max_url_bytes: 5 };
+        let terms = Terms::parse(Some(serde_json::from_str(text).unwrap()), &limits);
+        assert_eq!(&terms.map_err(|error| error.reason()), expected);
+    }
+
+    #[test]
+    fn what_is_asked_is_read() {
+        let nothing = Terms::default;
+        check("{}", &Ok(nothing()));
+        check("7", &Ok(nothing()));
+        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(Terms { have: Some(Revision { epoch: 5, rev: 7 }), ..nothing() }));
+        check(r#"{"have":{"epoch":9007199254740992,"rev":7}}"#, &Ok(nothing()));
+        check(r#"{"have":{"epoch":5}}"#, &Ok(nothing()));
+        check(r#"{"needs":["a","GET/b"]}"#, &Ok(Terms { needs: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }));
+        check(r#"{"needs":["a","b","c"]}"#, &Err("too_many_needs"));
+        check(r#"{"needs":["GET/bc"]}"#, &Err("too_many_needs"));
+        check(
+            r#"{"visible":{"percent":100,"within":5000}}"#,
+            &Ok(Terms { visible: Some(Visible { percent: 100, within: 5000 }), ..nothing() }),
+        );
+        check(r#"{"visible":{"percent":0,"within":5000}}"#, &Ok(nothing()));
+        check(r#"{"visible":{"percent":101,"within":5000}}"#, &Ok(nothing()));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let all = Terms {
+            have: Some(Revision { epoch: 1, rev: 2 }),
+            needs: Some(vec!["a".into()]),
+            visible: Some(Visible { percent: 50, within: 100 }),
+        };
+        check(&all.to_json(), &Ok(all.clone()));
+    }
+}
