@@ -57,7 +57,7 @@ struct Args {
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_UPDATE_BURST", default_value_t = 10)]
     update_burst: u32,
     /// Pings a second to all nodes together; with more nodes than this each is asked less than once a second.
-    #[arg(long, value_name = "N", env = "DISTRIBUTOR_PINGS_PER_SECOND", default_value_t = 1000)]
+    #[arg(long, value_name = "N", env = "DISTRIBUTOR_PINGS_PER_SECOND", default_value_t = 500)]
     pings_per_second: u32,
     /// After this time a peer that has not registered is sent the list.
     #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_GREET_AFTER", default_value = "100ms", value_parser = duration)]

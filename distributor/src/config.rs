@@ -76,7 +76,7 @@ impl Default for Config {
             registration_burst: 2000,
             updates_per_second: 1,
             update_burst: 10,
-            pings_per_second: 1000,
+            pings_per_second: 500,
             greet_after: Duration::from_millis(100),
             register_timeout: Duration::from_secs(5),
             max_frame_bytes: 64 * 1024,

@@ -18,6 +18,8 @@ pub(crate) struct Lists {
     /// What `changes` and `subsets` lead to.
     of: Stamp,
     changes: HashMap<Known, Option<Bytes>>,
+    /// The change that was asked for last: most peers know the same.
+    common: Option<(Known, Bytes)>,
     subsets: HashMap<Arc<Needs>, Bytes>,
 }
 
@@ -42,7 +44,7 @@ pub(crate) enum Dispatch {
 }
 
 impl Lists {
-    /// The list for version 1.
+    /// The list for version 1, as it is now.
     pub(crate) fn legacy(&mut self, registry: &Registry, config: &Config) -> (Bytes, Revision) {
         let revision = registry.revision();
         match &self.legacy {
@@ -55,35 +57,44 @@ impl Lists {
         }
     }
 
-    /// What a version 2 peer has to be told, in the fewest bytes. `stamp` says what there is to say of the newest state.
+    /// What a version 2 peer has to be told, in the fewest bytes. `stamp` is the state to which everybody is being led now:
+    /// when all take the same steps, the same bytes do for all, however slow some of them are.
     pub(crate) fn news(&mut self, registry: &Registry, stamp: Stamp, known: &Known) -> Dispatch {
-        let newest = stamp.revision;
-        if known.told == Some(newest) || known.seen == Some(newest) {
-            return Dispatch::Nothing(newest);
+        let target = stamp.revision;
+        let is_there =
+            |state: Option<Revision>| state.is_some_and(|state| state.epoch == target.epoch && state.rev >= target.rev);
+        if is_there(known.told) || is_there(known.seen) {
+            return Dispatch::Nothing(known.seen.or(known.told).unwrap_or(target));
         }
         self.turn_to(stamp);
+        if let Some((common, packet)) = &self.common
+            && common == known
+        {
+            return Dispatch::Packet(packet.clone(), target);
+        }
         if let Some(told) = known.told
             && let Some(base) = registry.base(known.seen.unwrap_or(told))
         {
             if let Some(packet) = self.changes.get(known) {
-                return dispatch(packet.clone(), newest);
+                return dispatch(packet.clone(), target);
             }
-            let difference = registry.since(base, known.needs.as_deref());
-            let in_order = told.epoch == newest.epoch;
+            let difference = registry.between(base, target.rev, known.needs.as_deref());
+            let in_order = told.epoch == target.epoch;
             if known.needs.is_some() && difference.is_empty() && in_order {
                 self.changes.insert(known.clone(), None);
-                return Dispatch::Nothing(newest);
+                return Dispatch::Nothing(target);
             }
             if difference.bytes() <= registry.list_bytes() || difference.is_empty() {
                 let stamp = if known.needs.is_some() { Stamp { digest: None, ..stamp } } else { stamp };
                 let packet = encode_change(&difference, &stamp, told);
+                self.common = Some((known.clone(), packet.clone()));
                 self.changes.insert(known.clone(), Some(packet.clone()));
-                return Dispatch::Packet(packet, newest);
+                return Dispatch::Packet(packet, target);
             }
         }
         match &known.needs {
             None => self.snapshot(registry, stamp),
-            Some(needs) => Dispatch::Packet(self.subset(registry, stamp, needs), newest),
+            Some(needs) => Dispatch::Packet(self.subset(registry, stamp, needs), target),
         }
     }
 
@@ -116,6 +127,7 @@ impl Lists {
         if self.of != stamp {
             self.of = stamp;
             self.changes.clear();
+            self.common = None;
             self.subsets.clear();
         }
     }
@@ -125,7 +137,9 @@ impl Lists {
     fn snapshot(&mut self, registry: &Registry, stamp: Stamp) -> Dispatch {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &Stamp| {
-            let is_ours = of.revision.epoch == stamp.revision.epoch && registry.base(of.revision).is_some();
+            let is_ours = of.revision.epoch == stamp.revision.epoch
+                && registry.base(of.revision).is_some()
+                && of.revision <= stamp.revision;
             let behind = stamp.revision.rev.saturating_sub(of.revision.rev);
             is_ours && behind * ENTRIES_PER_CHANGE <= registry.len() as u64 && (of.warming || !stamp.warming)
         };
@@ -134,14 +148,14 @@ impl Lists {
         {
             return Dispatch::Packet(bytes.clone(), of.revision);
         }
-        let bytes = encode_list(registry.records(), &stamp);
+        let bytes = encode_list(registry.records_at(stamp.revision.rev).into_iter(), &stamp);
         self.snapshot = Some((stamp, bytes.clone()));
         Dispatch::Packet(bytes, stamp.revision)
     }
 
     fn subset(&mut self, registry: &Registry, stamp: Stamp, needs: &Arc<Needs>) -> Bytes {
         let encode = || {
-            let records = registry.records().filter(|record| needs.concern(record));
+            let records = registry.records_at(stamp.revision.rev).into_iter().filter(|record| needs.concern(record));
             let mut digest = protocol::Digest::default();
             records.clone().for_each(|record| digest.add(record.id, &record.entry));
             encode_list(records, &Stamp { digest: Some(digest), ..stamp })
@@ -158,8 +172,8 @@ pub(crate) fn legacy_bytes(registry: &Registry) -> usize {
 /// The key of lists that nobody asked for.
 const UNASKED: Key = Key::Number(0);
 
-fn dispatch(packet: Option<Bytes>, newest: Revision) -> Dispatch {
-    packet.map_or(Dispatch::Nothing(newest), |packet| Dispatch::Packet(packet, newest))
+fn dispatch(packet: Option<Bytes>, target: Revision) -> Dispatch {
+    packet.map_or(Dispatch::Nothing(target), |packet| Dispatch::Packet(packet, target))
 }
 
 fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {

@@ -11,7 +11,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// No peer is pinged more often than this, however few there are.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// After a ping, how long an answer may take until others are told to prefer somebody else.
-const SUSPECT_AFTER: Duration = Duration::from_secs(1);
+const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 
@@ -150,9 +150,9 @@ impl Liveness {
         verdicts
     }
 
-    /// Twice what the budget needs on average, so that what a late tick left undone is made up for.
+    /// What came in a burst is asked in a burst once; then this spreads it.
     fn most_per_tick(&self) -> usize {
-        2 * (self.pings_per_second as usize * TICK.as_millis() as usize).div_ceil(1000)
+        (self.pings_per_second as usize * TICK.as_millis() as usize).div_ceil(1000)
     }
 }
 
@@ -172,7 +172,7 @@ mod tests {
     impl Scene {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new(others: u64) -> Self {
-            let mut liveness = Liveness::new(1000);
+            let mut liveness = Liveness::new(500);
             (0..=others).for_each(|id| liveness.watch(SessionId(id)));
             Self { liveness, start: Instant::now(), heard: HashMap::new() }
         }
@@ -181,9 +181,10 @@ mod tests {
         /// was decided about the peer, with the second, and how many pings were sent.
         fn run(&mut self, from: u64, to: u64, step: u64, answers: bool) -> (Vec<(f64, Verdict)>, usize) {
             let (mut decided, mut pings) = (Vec::new(), 0);
+            // Clocks are finer than milliseconds.
             for ms in (from..to).step_by(usize::try_from(step).unwrap()) {
                 let heard = self.heard.clone();
-                let verdicts = self.liveness.tick(self.start + Duration::from_millis(ms), |session| {
+                let verdicts = self.liveness.tick(self.start + Duration::from_micros(ms * 1001), |session| {
                     heard.get(&session).copied().unwrap_or_default()
                 });
                 for (session, verdict) in verdicts {
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn pings_keep_to_a_budget() {
-        for (peers, expected) in [(100, 100), (1000, 1000), (10_000, 1000)] {
+        for (peers, expected) in [(100, 100), (1000, 500), (10_000, 500)] {
             let mut scene = Scene::new(peers - 1);
             scene.run(0, 20_000, 50, true);
             let (_, pings) = scene.run(20_000, 30_000, 50, true);
@@ -250,7 +251,7 @@ mod tests {
         // Awake one time in ten: deadlines are as much longer.
         let (decided, _) = scene.run(90_000, 200_000, 500, false);
         let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };
-        assert!(suspect >= 95.0 && hung >= 120.0, "{decided:?}");
+        assert!(suspect >= 93.0 && hung >= 120.0, "{decided:?}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The roster as all connections share it, and the tasks that tell of its changes and keep its time.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -48,7 +48,7 @@ pub(crate) struct Membership {
     refusals: Mutex<Throttle>,
     /// What old peers on this machine have read.
     pub(crate) local_queues: LocalQueues,
-    /// How long we have been awake, in milliseconds: see `liveness`.
+    /// How long we have been awake, in nanoseconds: see `liveness`.
     awake: AtomicU64,
 }
 
@@ -65,7 +65,8 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Followers {
-    all: HashMap<SessionId, Arc<Session>>,
+    /// In the order in which they came, so that a round walks through memory, ours and the system's, in order.
+    all: BTreeMap<SessionId, Arc<Session>>,
     /// Those who have registered since the last round.
     new: Vec<Arc<Session>>,
 }
@@ -189,11 +190,11 @@ impl Membership {
             let begin = Instant::now();
             let followers: Vec<_> = {
                 let mut state = self.lock();
-                let newest = state.roster.revision();
                 if state.roster.is_restoring() {
                     // Those who wait for it are told when it is over.
                     continue;
                 }
+                let newest = state.roster.publish(version);
                 let followers = &mut state.followers[index(version)];
                 let new = std::mem::take(&mut followers.new);
                 if std::mem::replace(&mut told, newest) == newest {
@@ -250,10 +251,10 @@ impl Membership {
                 let heard = |session| {
                     let followers = &followers[index(Version::V2)].all;
                     let heard = followers.get(&session).map_or(0, |session| session.heard.load(Ordering::Relaxed));
-                    Duration::from_millis(heard)
+                    Duration::from_nanos(heard)
                 };
                 let verdicts = roster.liveness.tick(now, heard);
-                let awake = u64::try_from(roster.liveness.awake().as_millis()).unwrap_or(u64::MAX);
+                let awake = u64::try_from(roster.liveness.awake().as_nanos()).unwrap_or(u64::MAX);
                 self.awake.store(awake, Ordering::Relaxed);
                 (before, turn, verdicts)
             };
@@ -569,8 +570,8 @@ impl Session {
         }
         let with_lists = writer == Writer::Publisher || outbox.attended;
         let mut written = 0;
+        let now = Instant::now().into_std();
         let flow = loop {
-            let now = Instant::now().into_std();
             let packet = match outbox.next(now, &mut membership.lock().roster, with_lists) {
                 Step::Done => break Flow::Done,
                 Step::WaitFor(unread) => break Flow::Paced(unread),

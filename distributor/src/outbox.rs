@@ -192,10 +192,9 @@ impl Outbox {
             return None;
         }
         match self.version {
-            Version::V1 if self.known.told == Some(roster.revision()) => None,
             Version::V1 => {
-                let (packet, revision) = roster.legacy();
-                Some((packet, Some(revision)))
+                let (packet, revision) = roster.legacy()?;
+                (self.known.told.is_none_or(|told| told < revision)).then_some((packet, Some(revision)))
             }
             Version::V2 => match roster.news(&self.known) {
                 Dispatch::Packet(packet, revision) => Some((packet, Some(revision))),

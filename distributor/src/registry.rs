@@ -259,7 +259,7 @@ impl Registry {
 
     /// A new revision although nobody came or went.
     pub(crate) fn touch(&mut self) {
-        self.push(Change { touched: None });
+        self.push(None);
     }
 
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
@@ -306,21 +306,48 @@ impl Registry {
         (behind <= self.changes.len() as u64).then_some(rev)
     }
 
-    /// What has changed since `base`, one of [`base`](Self::base), for whoever needs this. Changes up to `seen` are known to
-    /// be of no concern.
-    pub(crate) fn since(&self, base: u64, needs: Option<&Needs>) -> Difference {
-        let behind = usize::try_from(self.revision.rev.saturating_sub(base)).unwrap_or(usize::MAX);
-        let first = self.changes.len().saturating_sub(behind);
+    /// The changes after a revision that is one of [`base`](Self::base).
+    fn after(&self, rev: u64) -> impl Iterator<Item = &Change> {
+        let behind = usize::try_from(self.revision.rev.saturating_sub(rev)).unwrap_or(usize::MAX);
+        self.changes.range(self.changes.len().saturating_sub(behind)..)
+    }
+
+    /// What those were at an earlier revision that something has happened to since.
+    fn undone(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
+        let mut undone = HashMap::new();
+        for touched in self.after(rev).filter_map(|change| change.touched.as_ref()) {
+            // The first change after it found what it was.
+            undone.entry(touched.id).or_insert(touched.before.as_ref());
+        }
+        undone
+    }
+
+    /// All nodes of an earlier revision, one of [`base`](Self::base), in order of registration.
+    pub(crate) fn records_at(&self, rev: u64) -> Vec<&Arc<Record>> {
+        let undone = self.undone(rev);
+        let now = self.seats.iter().filter(|(id, _)| !undone.contains_key(id)).map(|(_, seat)| &seat.record);
+        let mut records: Vec<_> = now.chain(undone.values().copied().flatten()).collect();
+        records.sort_unstable_by_key(|record| record.id);
+        records
+    }
+
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for whoever needs this.
+    pub(crate) fn between(&self, base: u64, target: u64, needs: Option<&Needs>) -> Difference {
         let mut difference = Difference::default();
-        // What it was at the base is what the first change found; what it is now the seats tell.
+        let undone = self.undone(target);
+        // What it was at the base is what the first change found.
         let mut touched: BTreeMap<u64, (&Touched, Reason)> = BTreeMap::new();
-        for change in self.changes.range(first..).filter_map(|change| change.touched.as_ref()) {
+        let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
+        for change in self.after(base).take(changes).filter_map(|change| change.touched.as_ref()) {
             touched.entry(change.id).or_insert((change, change.reason)).1 = change.reason;
         }
         let concerns = |record: &Arc<Record>| needs.is_none_or(|needs| needs.concern(record));
         for (id, (first, reason)) in touched {
             let before = first.before.as_ref().filter(|record| concerns(record));
-            let after = self.seats.get(&id).map(|seat| &seat.record);
+            let after = match undone.get(&id) {
+                Some(after) => *after,
+                None => self.seats.get(&id).map(|seat| &seat.record),
+            };
             match (before, after.filter(|record| concerns(record))) {
                 (None, None) => {}
                 (Some(_), None) => {
@@ -429,14 +456,14 @@ impl Registry {
     }
 
     fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: Reason) {
-        self.push(Change { touched: Some(Touched { id, before, reason }) });
+        self.push(Some(Touched { id, before, reason }));
     }
 
-    fn push(&mut self, change: Change) {
+    fn push(&mut self, touched: Option<Touched>) {
         if self.changes.len() == MAX_CHANGES {
             self.changes.pop_front();
         }
-        self.changes.push_back(change);
+        self.changes.push_back(Change { touched });
         self.revision.rev += 1;
     }
 }

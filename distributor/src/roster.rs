@@ -54,8 +54,17 @@ pub(crate) struct Roster {
     suspicions: HashMap<u64, Suspicion>,
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
+    /// What peers of either version are being told now.
+    editions: Editions,
     next_removal: Instant,
     draining: bool,
+}
+
+/// The states to which everybody is being led.
+#[derive(Debug, Default)]
+struct Editions {
+    legacy: Option<(Bytes, Revision)>,
+    news: Stamp,
 }
 
 #[derive(Debug)]
@@ -139,6 +148,7 @@ impl Roster {
             held: BTreeMap::new(),
             suspicions: HashMap::new(),
             copy: Vec::new(),
+            editions: Editions::default(),
             next_removal: now,
             draining: false,
             config,
@@ -415,15 +425,30 @@ impl Roster {
         [self.warmup.next_due(), self.barriers.next_due(), removal, held, suspicion].into_iter().flatten().min()
     }
 
-    /// The list for version 1.
-    pub(crate) fn legacy(&mut self) -> (Bytes, Revision) {
-        self.lists.legacy(&self.registry, &self.config)
+    /// From now on peers of this version are told of the state as it is now. Returns that state.
+    pub(crate) fn publish(&mut self, version: Version) -> Revision {
+        match version {
+            Version::V1 => self.editions.legacy = Some(self.lists.legacy(&self.registry, &self.config)),
+            Version::V2 => self.editions.news = self.stamp(),
+        }
+        self.revision()
+    }
+
+    /// The list that version 1 peers are being told.
+    pub(crate) fn legacy(&mut self) -> Option<(Bytes, Revision)> {
+        self.editions.legacy.clone()
     }
 
     /// What a version 2 peer has to be told.
     pub(crate) fn news(&mut self, known: &Known) -> Dispatch {
-        let stamp = self.stamp();
-        self.lists.news(&self.registry, stamp, known)
+        let edition = self.editions.news;
+        let is_known =
+            edition.revision.epoch == self.registry.revision().epoch && self.registry.base(edition.revision).is_some();
+        if !is_known {
+            // More has changed since than is remembered, in the middle of a round.
+            self.publish(Version::V2);
+        }
+        self.lists.news(&self.registry, self.editions.news, known)
     }
 
     /// The list under a peer's own key.

@@ -113,6 +113,16 @@ impl Replica {
         self.entries.iter().map(|(id, listed)| (*id, &*listed.text))
     }
 
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// Whether what is known may lack nodes that are there, because the Distributor has just started.
     pub fn is_warming(&self) -> bool {
         self.warming

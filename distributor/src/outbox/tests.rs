@@ -27,6 +27,8 @@ impl Peer {
             let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
             let _ = self.roster.register(self.start, SessionId(session), registration, "::1", &Terms::default());
         }
+        self.roster.publish(Version::V1);
+        self.roster.publish(Version::V2);
     }
 
     fn at(&self, ms: u64) -> Instant {

@@ -84,7 +84,7 @@ fn what_fits_covers_every_name_first() {
 #[track_caller]
 fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
     let needs = needs.map(|need| Needs::new(vec![need.to_owned()]));
-    let Difference { joined, left, suspect, trusted } = registry.since(base, needs.as_ref());
+    let Difference { joined, left, suspect, trusted } = registry.between(base, registry.revision().rev, needs.as_ref());
     let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
     let left: Vec<_> = left.iter().map(|(id, reason)| format!("-{id} {}", reason.as_str())).collect();
     let marks = suspect.iter().map(|id| format!("?{id}")).chain(trusted.iter().map(|id| format!("!{id}")));
@@ -257,24 +257,26 @@ proptest! {
         }
     }
 
-    /// Applied to what was there at its base, a difference gives what is there now.
+    /// Applied to what was there at its base, a difference gives what was there at its target, whatever came after.
     #[test]
-    fn differences_lead_to_the_present(steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60), cut in 0_usize..60) {
+    fn differences_lead_from_any_state_to_any_later_one(
+        steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),
+        cuts in (0_usize..60, 0_usize..60),
+    ) {
         let mut registry = Registry::new(1);
-        let mut replica: BTreeMap<u64, Arc<Record>> = BTreeMap::new();
-        let mut base = 0;
-        for (number, (session, id, suspect)) in steps.into_iter().enumerate() {
-            if number == cut {
-                replica = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
-                base = registry.revision().rev;
-            }
+        let mut states = vec![(0, BTreeMap::new())];
+        for (session, id, suspect) in steps {
             match id {
                 Some(id) if suspect => drop(registry.mark(id + 1, session > 2)),
-                Some(id) => drop(registry.register(SessionId(session), &instance(id), "::1")),
+                Some(id) => { registry.register(SessionId(session), &instance(id), "::1"); },
                 None => drop(registry.leave(SessionId(session), Reason::Closed)),
             }
+            let records: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
+            states.push((registry.revision().rev, records));
         }
-        let Difference { joined, left, suspect, trusted } = registry.since(base, None);
+        let (from, to) = (cuts.0.min(cuts.1) % states.len(), cuts.0.max(cuts.1) % states.len());
+        let ((base, mut replica), (target, expected)) = (states[from.min(to)].clone(), states[from.max(to)].clone());
+        let Difference { joined, left, suspect, trusted } = registry.between(base, target, None);
         for (id, _) in left {
             prop_assert!(replica.remove(&id).is_some());
         }
@@ -288,7 +290,8 @@ proptest! {
                 *record = Arc::new(Record { suspect: to, ..(**record).clone() });
             }
         }
-        let expected: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
-        prop_assert_eq!(replica, expected);
+        prop_assert_eq!(&replica, &expected);
+        let records: Vec<_> = registry.records_at(target).into_iter().map(|record| (record.id, Arc::clone(record))).collect();
+        prop_assert_eq!(records, expected.into_iter().collect::<Vec<_>>());
     }
 }

@@ -1,0 +1,98 @@
+//! The measured process.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+/// A process on core 0. It is killed when dropped.
+#[derive(Debug)]
+pub(crate) struct Daemon {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Daemon {
+    /// A Distributor, as `cargo build --release` has made it.
+    pub(crate) async fn distributor(port: u16, arguments: &[&str]) -> Self {
+        let program = std::env::current_exe().unwrap().with_file_name("distributor");
+        assert!(program.exists(), "build it first: cargo build --release");
+        let listen = format!("127.0.0.1:{port}");
+        let mut child = Command::new(program)
+            .args(["--listen", &listen, "--max-connections", "12000", "--legacy-list-bytes", "4000000"])
+            .args(arguments)
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        pin_to(child.id(), 0);
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = loop {
+            let line = lines.next_line().await.unwrap().expect("it listens");
+            if let Some((_, rest)) = line.split_once("127.0.0.1:").filter(|_| line.contains("listening")) {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                break SocketAddr::new("127.0.0.1".parse().unwrap(), digits.parse().unwrap());
+            }
+        };
+        // A log that nobody reads would stop it.
+        tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        Self { child, address }
+    }
+
+    /// Any other server, which listens on `port` after a moment.
+    pub(crate) async fn other(program: &str, arguments: &[&str], port: u16) -> Option<Self> {
+        let child = Command::new(program)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .ok()?;
+        pin_to(child.id(), 0);
+        let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+        for _ in 0..200 {
+            if tokio::net::TcpStream::connect(address).await.is_ok() {
+                return Some(Self { child, address });
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).unwrap()).unwrap()
+    }
+
+    /// User and system time that it has used.
+    pub(crate) fn cpu(&self) -> Duration {
+        let stat = self.process().stat().unwrap();
+        #[expect(clippy::cast_precision_loss, reason = "no process has used 2^52 ticks")]
+        Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+    }
+
+    /// Memory that it has in use.
+    pub(crate) fn rss_bytes(&self) -> u64 {
+        self.process().stat().unwrap().rss * procfs::page_size()
+    }
+
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+    }
+
+    fn process(&self) -> procfs::process::Process {
+        procfs::process::Process::new(self.pid().as_raw_nonzero().get()).unwrap()
+    }
+}
+
+/// Keeps a process, or this one, on one core; where there is one only, on that.
+pub(crate) fn pin_to(pid: Option<u32>, core: usize) {
+    let mut set = CpuSet::new();
+    set.set(core);
+    let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).unwrap()));
+    // It is but a measurement: without the core it is a noisier one.
+    let _ = sched_setaffinity(pid, &set);
+}

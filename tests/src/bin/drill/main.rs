@@ -1,0 +1,136 @@
+//! The Distributor in figures and under faults, beside Redis, NATS and etcd where they are installed.
+//!
+//! Measured as a user would see it: real processes, real sockets, one machine. The measured process has core 0 to itself, this
+//! one and all its connections core 1, so that the CPU time of the one is no matter of the other.
+#![expect(clippy::print_stdout, reason = "it prints a table")]
+#![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
+#![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
+
+mod daemon_process;
+mod others;
+mod scenes;
+mod swarm;
+
+use clap::{Parser, Subcommand};
+
+/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build --release
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Args {
+    #[command(subcommand)]
+    scene: Scene,
+}
+
+#[derive(Clone, Copy, Debug, Subcommand)]
+enum Scene {
+    /// One change told to many: time until the last knows, CPU for each; beside redis, nats-server and etcd.
+    FanOut {
+        /// Nodes that are told.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// Changes of which the median is printed.
+        #[arg(long, default_value_t = 100)]
+        rounds: usize,
+        /// Leaves out the others.
+        #[arg(long)]
+        alone: bool,
+    },
+    /// A thousand joins a second, told to all.
+    Storm {
+        /// Nodes that are told.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 10)]
+        seconds: u64,
+    },
+    /// Many nodes that start at once, until each knows all.
+    ColdStart {
+        /// How many.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// Nodes of version 1.
+        #[arg(long)]
+        old: bool,
+    },
+    /// kill -9 of the Distributor, and its return.
+    Restart {
+        /// Nodes that come back.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+    },
+    /// One in twenty nodes stops reading while others come and go.
+    Frozen {
+        /// Nodes.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// What nodes that do nothing cost.
+    Idle {
+        /// Nodes.
+        #[arg(long, default_value_t = 10_000)]
+        nodes: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
+    /// One node that comes and goes ten times a second.
+    Flap {
+        /// Nodes that are told.
+        #[arg(long, default_value_t = 100)]
+        nodes: usize,
+        /// For how long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// A node that hangs; and a Distributor that gets a tenth of a core.
+    Hung {
+        /// Nodes.
+        #[arg(long, default_value_t = 1000)]
+        nodes: usize,
+        /// For how long the Distributor is starved.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
+    /// All of them.
+    All,
+}
+
+fn main() {
+    daemon::raise_open_files();
+    let scene = Args::parse().scene;
+    daemon_process::pin_to(None, 1);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, play(scene));
+}
+
+async fn play(scene: Scene) {
+    match scene {
+        Scene::FanOut { nodes, rounds, alone } => scenes::fan_out(nodes, rounds, alone).await,
+        Scene::Storm { nodes, seconds } => scenes::storm(nodes, seconds).await,
+        Scene::ColdStart { nodes, old } => scenes::cold_start(nodes, old).await,
+        Scene::Restart { nodes } => scenes::restart(nodes).await,
+        Scene::Frozen { nodes, seconds } => scenes::frozen(nodes, seconds).await,
+        Scene::Idle { nodes, seconds } => scenes::idle(nodes, seconds).await,
+        Scene::Flap { nodes, seconds } => scenes::flap(nodes, seconds).await,
+        Scene::Hung { nodes, seconds } => scenes::hung(nodes, seconds).await,
+        Scene::All => {
+            scenes::fan_out(1000, 100, false).await;
+            scenes::fan_out(10_000, 20, true).await;
+            scenes::storm(1000, 10).await;
+            scenes::cold_start(1000, false).await;
+            scenes::cold_start(1000, true).await;
+            scenes::cold_start(10_000, false).await;
+            scenes::restart(1000).await;
+            scenes::restart(10_000).await;
+            scenes::frozen(1000, 60).await;
+            scenes::idle(10_000, 20).await;
+            scenes::flap(100, 60).await;
+            scenes::hung(1000, 60).await;
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! What is measured.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, kill_process};
+use tokio::time::sleep;
+
+use crate::daemon_process::Daemon;
+use crate::others;
+use crate::swarm::{Swarm, join};
+
+/// A port for what must come back where it was.
+const PORT: u16 = 19_000;
+
+/// A line of the table.
+pub(crate) fn row(what: &str, figures: &str) {
+    println!("{what:44} {figures}");
+}
+
+fn title(text: &str) {
+    println!("\n{text}");
+}
+
+/// The middle and the worst but one of a hundred.
+pub(crate) fn percentiles(times: &mut [Duration]) -> (Duration, Duration) {
+    times.sort_unstable();
+    (times[times.len() / 2], times[(times.len() * 99 / 100).min(times.len() - 1)])
+}
+
+pub(crate) fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn mb(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
+}
+
+/// A Distributor with so many nodes that all know each other.
+async fn settled(nodes: usize, arguments: &[&str]) -> (Daemon, Swarm) {
+    let daemon = Daemon::distributor(0, arguments).await;
+    let mut swarm = Swarm::new(daemon.address);
+    swarm.start(nodes, false);
+    swarm.complete(nodes).await;
+    sleep(Duration::from_millis(1500)).await;
+    (daemon, swarm)
+}
+
+pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
+    title(&format!("one change told to {nodes}, until the last knows"));
+    let (daemon, swarm) = settled(nodes, &["--pings-per-second", "1"]).await;
+    let (mut joins, mut leaves) = (Vec::new(), Vec::new());
+    let gap = Duration::from_millis(if nodes > 2000 { 400 } else { 100 });
+    let before = daemon.cpu();
+    for round in 0..rounds {
+        let name = format!("x{round:06}");
+        let told = swarm.watch(&name);
+        let begin = Instant::now();
+        let node = join(daemon.address, &name, round).await;
+        told.await;
+        joins.push(begin.elapsed());
+        // Far enough apart that each is the first of its burst.
+        sleep(gap).await;
+        let told = swarm.watch("\"reason\":");
+        let begin = Instant::now();
+        drop(node);
+        told.await;
+        leaves.push(begin.elapsed());
+        sleep(gap).await;
+    }
+    swarm.check().await;
+    let each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
+    for (what, times) in [("a join", &mut joins), ("a leave, or kill -9", &mut leaves)] {
+        let (p50, p99) = percentiles(times);
+        row(
+            &format!("distributor: {what}"),
+            &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
+        );
+    }
+    drop((daemon, swarm));
+    if !alone {
+        others::fan_out(nodes, rounds).await;
+    }
+}
+
+pub(crate) async fn storm(nodes: usize, seconds: u64) {
+    title(&format!("1000 joins a second for {seconds} s, told to {nodes}"));
+    let (daemon, swarm) = settled(nodes, &["--pings-per-second", "1"]).await;
+    let (before, begin) = (daemon.cpu(), Instant::now());
+    let mut joined = Vec::new();
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        let due = usize::try_from(begin.elapsed().as_millis()).unwrap().min(9000);
+        while joined.len() < due {
+            let number = swarm.make();
+            joined.push(join(daemon.address, &format!("c{number:06}"), number).await);
+        }
+        sleep(Duration::from_millis(1)).await;
+    }
+    swarm.complete(nodes + joined.len()).await;
+    let cpu = daemon.cpu() - before;
+    let each = cpu.as_secs_f64() * 1e6 / (joined.len() * nodes) as f64;
+    let mut latencies: Vec<_> =
+        swarm.seen.latencies.take().into_iter().map(|us| Duration::from_micros(us.into())).collect();
+    let (p50, p99) = percentiles(&mut latencies);
+    row(
+        &format!("{} joins", joined.len()),
+        &format!(
+            "{each:5.2} µs CPU for each change and node   told after p50 {:.0} ms, p99 {:.0} ms",
+            ms(p50),
+            ms(p99)
+        ),
+    );
+}
+
+pub(crate) async fn cold_start(nodes: usize, old: bool) {
+    let version = if old { 1 } else { 2 };
+    title(&format!("{nodes} version {version} nodes that start at once, until each knows all"));
+    let mut rounds = Vec::new();
+    for _ in 0..if nodes > 5000 { 1 } else { 5 } {
+        let daemon = Daemon::distributor(0, &[]).await;
+        let mut swarm = Swarm::new(daemon.address);
+        let begin = Instant::now();
+        swarm.start(nodes, old);
+        swarm.complete(nodes).await;
+        rounds.push((begin.elapsed(), daemon.cpu(), swarm.seen.bytes.get(), daemon.rss_bytes()));
+    }
+    rounds.sort_unstable();
+    let (time, cpu, bytes, rss) = rounds[rounds.len() / 2];
+    let record = if old { 105 } else { 160 };
+    let one_list_each = (nodes * nodes * record) as f64;
+    row(
+        "all complete",
+        &format!(
+            "{:7.2} s   {:6.2} s CPU   {:8.1} MB sent, {:.2} × nodes² × record   {:.0} MB memory",
+            time.as_secs_f64(),
+            cpu.as_secs_f64(),
+            mb(bytes),
+            bytes as f64 / one_list_each,
+            mb(rss)
+        ),
+    );
+}
+
+pub(crate) async fn restart(nodes: usize) {
+    title(&format!("kill -9 of the Distributor of {nodes} nodes, and its return at once"));
+    let daemon = Daemon::distributor(PORT, &[]).await;
+    let mut swarm = Swarm::new(daemon.address);
+    swarm.start(nodes, false);
+    swarm.complete(nodes).await;
+    sleep(Duration::from_secs(3)).await;
+    swarm.nodes().iter().for_each(|node| node.fewest.set(usize::MAX));
+    let bytes = swarm.seen.bytes.get();
+    let begin = Instant::now();
+    daemon.kill().await;
+    swarm.until("the loss is noticed", |swarm| swarm.connected() == 0).await;
+    let daemon = Daemon::distributor(PORT, &[]).await;
+    swarm.until("all are back", |swarm| swarm.connected() == nodes).await;
+    let back = begin.elapsed();
+    sleep(Duration::from_secs(10)).await;
+    swarm.complete(nodes).await;
+    let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min().unwrap();
+    row(
+        "all are back",
+        &format!(
+            "{:5.2} s after the kill   {:.2} s CPU   {:.1} MB sent   shortest list seen: {fewest} of {nodes}",
+            back.as_secs_f64(),
+            daemon.cpu().as_secs_f64(),
+            mb(swarm.seen.bytes.get() - bytes)
+        ),
+    );
+}
+
+pub(crate) async fn frozen(nodes: usize, seconds: u64) {
+    title(&format!("100 changes a second for {seconds} s, told to {nodes}, of whom one in twenty stops reading"));
+    let mut before = None;
+    for frozen in [0, nodes / 20] {
+        let (daemon, swarm) = settled(nodes, &[]).await;
+        let sleepers = &swarm.nodes()[nodes - frozen..];
+        sleepers.iter().for_each(|node| node.frozen.set(true));
+        let (rss, begin) = (daemon.rss_bytes(), Instant::now());
+        let mut most = rss;
+        let mut joined = std::collections::VecDeque::new();
+        let mut changes = 0;
+        while begin.elapsed() < Duration::from_secs(seconds) {
+            while changes * 10 < begin.elapsed().as_millis() {
+                // Two at a time are there: one comes, one goes.
+                if changes % 2 == 0 {
+                    let number = swarm.make();
+                    joined.push_back(join(daemon.address, &format!("c{number:06}"), number).await);
+                } else {
+                    joined.pop_front();
+                }
+                changes += 1;
+            }
+            most = most.max(daemon.rss_bytes());
+            sleep(Duration::from_millis(1)).await;
+        }
+        let mut latencies: Vec<_> =
+            swarm.seen.latencies.borrow().iter().map(|us| Duration::from_micros(u64::from(*us))).collect();
+        let (p50, p99) = percentiles(&mut latencies);
+        let ratio = before.replace(p99).map_or_else(String::new, |before| {
+            format!("   {:.2} × that without", p99.as_secs_f64() / before.as_secs_f64())
+        });
+        let grown = mb(most.saturating_sub(rss));
+        row(
+            &format!("{frozen} frozen"),
+            &format!("others told after p50 {:.1} ms, p99 {:.1} ms{ratio}   memory + {grown:.1} MB", ms(p50), ms(p99)),
+        );
+        if frozen > 0 {
+            drop(joined);
+            let packets: Vec<u64> = sleepers.iter().map(|node| node.packets.get()).collect();
+            sleepers.iter().for_each(|node| node.thaw());
+            swarm.complete(nodes).await;
+            let after = sleepers.iter().zip(packets).map(|(node, before)| node.packets.get() - before);
+            let (least, most) = after.fold((u64::MAX, 0), |(least, most), n| (least.min(n), most.max(n)));
+            row("when they go on", &format!("{least} to {most} packets until they know all"));
+        }
+    }
+}
+
+pub(crate) async fn idle(nodes: usize, seconds: u64) {
+    title(&format!("{nodes} registered nodes that do nothing for {seconds} s"));
+    let daemon = Daemon::distributor(0, &[]).await;
+    sleep(Duration::from_millis(500)).await;
+    let base = daemon.rss_bytes();
+    let mut swarm = Swarm::new(daemon.address);
+    swarm.start(nodes, false);
+    swarm.complete(nodes).await;
+    sleep(Duration::from_secs(3)).await;
+    let (rss, before) = (daemon.rss_bytes(), daemon.cpu());
+    sleep(Duration::from_secs(seconds)).await;
+    #[expect(clippy::cast_precision_loss, reason = "seconds are few")]
+    let share = (daemon.cpu() - before).as_secs_f64() / seconds as f64;
+    assert_eq!(swarm.connected(), nodes, "nobody was lost");
+    row(
+        "idle",
+        &format!(
+            "base {:.1} MB   {:.1} kB each   {:.2} % of a core",
+            mb(base),
+            (rss - base) as f64 / nodes as f64 / 1e3,
+            share * 100.0
+        ),
+    );
+}
+
+pub(crate) async fn flap(nodes: usize, seconds: u64) {
+    title(&format!("one node comes and goes ten times a second for {seconds} s, {nodes} are told"));
+    let (daemon, swarm) = settled(nodes, &[]).await;
+    let before = swarm.seen.packets.get();
+    let begin = Instant::now();
+    let mut flaps = 0;
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        let node = join(daemon.address, "flapper", 7).await;
+        sleep(Duration::from_millis(50)).await;
+        drop(node);
+        sleep(Duration::from_millis(50)).await;
+        flaps += 1;
+    }
+    let pushes = (swarm.seen.packets.get() - before) as f64 / nodes as f64;
+    row(&format!("{flaps} joins and leaves"), &format!("{pushes:.1} pushes for each other node"));
+}
+
+pub(crate) async fn hung(nodes: usize, seconds: u64) {
+    title(&format!("one of {nodes} nodes hangs with its connection open"));
+    let (daemon, swarm) = settled(nodes, &[]).await;
+    let (mut suspected, mut gone) = (Vec::new(), Vec::new());
+    for number in 0..5 {
+        let sleeper = &swarm.nodes()[nodes - 1 - number];
+        sleeper.frozen.set(true);
+        let begin = Instant::now();
+        swarm.watch("\"suspect\":[").await;
+        suspected.push(begin.elapsed());
+        swarm.watch("\"reason\":\"hung\"").await;
+        gone.push(begin.elapsed());
+        sleeper.thaw();
+        swarm.complete(nodes).await;
+    }
+    let ((suspect, worst_suspect), (gone, worst_gone)) = (percentiles(&mut suspected), percentiles(&mut gone));
+    row(
+        "hung",
+        &format!(
+            "suspect after {:.1} s (worst {:.1}), gone after {:.1} s (worst {:.1})",
+            suspect.as_secs_f64(),
+            worst_suspect.as_secs_f64(),
+            gone.as_secs_f64(),
+            worst_gone.as_secs_f64()
+        ),
+    );
+    let (before, begin) = (swarm.seen.packets.get(), Instant::now());
+    swarm.nodes().iter().for_each(|node| node.fewest.set(usize::MAX));
+    while begin.elapsed() < Duration::from_secs(seconds) {
+        kill_process(daemon.pid(), Signal::STOP).unwrap();
+        sleep(Duration::from_millis(900)).await;
+        kill_process(daemon.pid(), Signal::CONT).unwrap();
+        sleep(Duration::from_millis(100)).await;
+    }
+    sleep(Duration::from_secs(2)).await;
+    let fewest = swarm.nodes().iter().map(|node| node.fewest.get().min(nodes)).min().unwrap();
+    row(
+        &format!("the Distributor awake one tenth of {seconds} s"),
+        &format!(
+            "{} false removals   {} lists and changes told",
+            nodes - fewest.min(nodes),
+            swarm.seen.packets.get() - before
+        ),
+    );
+}

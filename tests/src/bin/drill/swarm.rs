@@ -1,0 +1,313 @@
+//! Thousands of version 2 nodes in one thread.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use daemon::FrameReader;
+use memchr::memmem;
+use protocol::{News, Outcome, Packet, Replica, Revision, write_ask, write_copy, write_pong};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+/// Nodes that are what a real node is, with all that is told taken in and checked; the others count.
+const THOROUGH: usize = 8;
+
+/// All nodes, and what they have seen together.
+#[derive(Debug)]
+pub(crate) struct Swarm {
+    address: SocketAddr,
+    pub(crate) seen: Rc<Seen>,
+    nodes: Vec<Rc<Node>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What the nodes have seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) bytes: Cell<u64>,
+    /// Lists and changes.
+    pub(crate) packets: Cell<u64>,
+    /// What everybody should find in a list or change; counts nodes that have.
+    needle: RefCell<Vec<u8>>,
+    found: Cell<usize>,
+    /// When changes were made, by the number in their name, and how long it took each node to be told.
+    made: RefCell<Vec<Instant>>,
+    pub(crate) latencies: RefCell<Vec<u32>>,
+    thorough: RefCell<Vec<Rc<Node>>>,
+    changed: Notify,
+}
+
+/// One of them.
+#[derive(Debug, Default)]
+pub(crate) struct Node {
+    number: usize,
+    old: bool,
+    /// Entries it knows.
+    pub(crate) entries: Cell<usize>,
+    /// The fewest it has known since the last reset.
+    pub(crate) fewest: Cell<usize>,
+    pub(crate) packets: Cell<u64>,
+    revision: Cell<Option<Revision>>,
+    digest: Cell<Option<u64>>,
+    replica: RefCell<Option<Replica>>,
+    connected: Cell<bool>,
+    /// It neither reads nor answers.
+    pub(crate) frozen: Cell<bool>,
+    thaw: Notify,
+}
+
+impl Swarm {
+    pub(crate) fn new(address: SocketAddr) -> Self {
+        Self { address, seen: Rc::default(), nodes: Vec::new(), tasks: Vec::new() }
+    }
+
+    /// Starts nodes; they connect at once.
+    pub(crate) fn start(&mut self, count: usize, old: bool) {
+        for _ in 0..count {
+            let number = self.nodes.len();
+            let replica = (number < THOROUGH && !old).then(Replica::default);
+            let node = Rc::new(Node { number, old, replica: RefCell::new(replica), ..Node::default() });
+            self.nodes.push(Rc::clone(&node));
+            if node.replica.borrow().is_some() {
+                self.seen.thorough.borrow_mut().push(Rc::clone(&node));
+            }
+            let (address, seen) = (self.address, Rc::clone(&self.seen));
+            self.tasks.push(tokio::task::spawn_local(async move { node.run(address, &seen).await }));
+        }
+    }
+
+    pub(crate) fn nodes(&self) -> &[Rc<Node>] {
+        &self.nodes
+    }
+
+    /// Waits until a condition holds that changes with what nodes see.
+    pub(crate) async fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        let begin = Instant::now();
+        while !condition(self) {
+            let _ = tokio::time::timeout(Duration::from_millis(200), self.seen.changed.notified()).await;
+            assert!(begin.elapsed() < Duration::from_secs(120), "in vain: {what}: {}", self.state());
+        }
+    }
+
+    /// Waits until everybody has seen something that was made after this was called.
+    pub(crate) fn watch(&self, needle: &str) -> impl Future<Output = ()> + '_ {
+        self.seen.needle.replace(needle.as_bytes().to_vec());
+        self.seen.found.set(0);
+        async move {
+            let awake = self.nodes.iter().filter(|node| !node.frozen.get()).count();
+            self.until("everybody is told", |swarm| swarm.seen.found.get() >= awake).await;
+        }
+    }
+
+    /// Waits until everybody knows so many entries, in the same state.
+    pub(crate) async fn complete(&self, entries: usize) {
+        self.until("everybody is complete", |swarm| swarm.is_complete(entries)).await;
+        if self.nodes.first().is_some_and(|node| !node.old) {
+            self.check().await;
+        }
+    }
+
+    fn is_complete(&self, entries: usize) -> bool {
+        self.nodes.iter().all(|node| node.frozen.get() || node.entries.get() == entries)
+    }
+
+    /// Everybody who is awake has the same state; a wrong one voids the run.
+    pub(crate) async fn check(&self) {
+        self.until("all are in one state", |swarm| {
+            let mut states = swarm.nodes.iter().filter(|node| !node.frozen.get()).map(|node| node.revision.get());
+            let first = states.next();
+            states.all(|state| Some(state) == first)
+        })
+        .await;
+        let mut digests = self.nodes.iter().filter(|node| !node.frozen.get()).map(|node| node.digest.get());
+        let first = digests.next();
+        assert!(digests.all(|digest| Some(digest) == first), "nodes in one state have different digests");
+    }
+
+    fn state(&self) -> String {
+        let known: Vec<usize> = self.nodes.iter().map(|node| node.entries.get()).collect();
+        let connected = self.nodes.iter().filter(|node| node.connected.get()).count();
+        let (least, most) = (known.iter().min(), known.iter().max());
+        format!("{connected} connected, {least:?} to {most:?} entries known, {} found", self.seen.found.get())
+    }
+
+    pub(crate) fn connected(&self) -> usize {
+        self.nodes.iter().filter(|node| node.connected.get()).count()
+    }
+
+    /// A change of this number is being made.
+    pub(crate) fn make(&self) -> usize {
+        let mut made = self.seen.made.borrow_mut();
+        made.push(Instant::now());
+        made.len() - 1
+    }
+}
+
+impl Drop for Swarm {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+impl Node {
+    pub(crate) fn thaw(&self) {
+        self.frozen.set(false);
+        self.thaw.notify_one();
+    }
+
+    /// Connects, and comes back as a real node does: at its own moment of three seconds, and then every three seconds.
+    async fn run(&self, address: SocketAddr, seen: &Seen) {
+        loop {
+            if let Ok(stream) = TcpStream::connect(address).await {
+                let _ = self.follow(&stream, seen).await;
+                self.connected.set(false);
+                let known = self.entries.get().max(1);
+                #[expect(clippy::cast_precision_loss, reason = "there are thousands")]
+                let rank = (self.number % known) as f64 / known as f64;
+                tokio::time::sleep(Duration::from_secs(3).mul_f64(rank)).await;
+            } else {
+                tokio::time::sleep(Duration::from_secs(3)).await;
+            }
+        }
+    }
+
+    async fn follow(&self, stream: &TcpStream, seen: &Seen) -> std::io::Result<()> {
+        stream.set_nodelay(true)?;
+        write(stream, self.registration().as_bytes()).await?;
+        if let Some(replica) = &mut *self.replica.borrow_mut() {
+            replica.connected();
+        }
+        let mut reader = FrameReader::new(64 << 20);
+        loop {
+            if self.frozen.get() {
+                self.thaw.notified().await;
+            }
+            stream.readable().await?;
+            if !reader.fill(stream)? {
+                return Ok(());
+            }
+            while let Some(frame) = reader.next_frame().map_err(std::io::Error::other)? {
+                seen.bytes.set(seen.bytes.get() + frame.len() as u64);
+                if let Some(answer) = self.take(&frame, seen) {
+                    write(stream, &answer).await?;
+                }
+            }
+        }
+    }
+
+    fn registration(&self) -> String {
+        // No two are the same place.
+        let (number, port) = (self.number, 1001 + self.number);
+        let have = self
+            .revision
+            .get()
+            .map_or_else(String::new, |Revision { epoch, rev }| format!(r#""have":{{"epoch":{epoch},"rev":{rev}}}"#));
+        let urls = r#"["POST/goods","GET/goods"]"#;
+        if self.old {
+            return format!(
+                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls}}}}}¶"#
+            );
+        }
+        format!(
+            r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"n{number:05}","urls":{urls},"$":{{"v":2,"id":"{number:032x}"}}}},"$":{{{have}}}}}¶"#
+        )
+    }
+
+    fn take(&self, frame: &Bytes, seen: &Seen) -> Option<BytesMut> {
+        let mut out = BytesMut::new();
+        if frame.starts_with(br#"{"uri":"$ping""#) {
+            write_pong(&mut out, self.revision.get());
+            return Some(out);
+        }
+        if memmem::find(&frame[..frame.len().min(120)], br#""copy":true"#).is_some() {
+            // Those that only count ask one that is in the same state.
+            for node in seen.thorough.borrow().iter() {
+                if let Some(replica) = &*node.replica.borrow()
+                    && replica.revision() == self.revision.get()
+                {
+                    write_copy(&mut out, replica.revision()?, replica.digest(), replica.entries());
+                    break;
+                }
+            }
+            return Some(out);
+        }
+        // Refusals, such as to come again later.
+        if frame.len() < 400 && memmem::find(frame, br#""r":""#).is_some() {
+            return None;
+        }
+        let is_change = frame.starts_with(br#"{"uri":"/distributes","method":"PATCH""#);
+        let known = self.entries.get();
+        let count = memmem::find_iter(frame, br#""port":"#).count();
+        let entries = if is_change { known + count - memmem::find_iter(frame, br#""reason":"#).count() } else { count };
+        self.entries.set(entries);
+        if let Some(replica) = &mut *self.replica.borrow_mut() {
+            let packet = Packet::parse(frame).unwrap();
+            match replica.take(Instant::now(), &News::parse(&packet).unwrap()) {
+                Outcome::Changed | Outcome::Same => {}
+                Outcome::Stale => {}
+                Outcome::Gap => write_ask(&mut out, 1),
+            }
+            let digest = replica.revision().map(|_| u64::from(replica.digest().0));
+            assert_eq!(digest, number_after(frame, br#""digest":"#), "what it knows is what the Distributor says");
+            // What is kept while a Distributor warms up is known as well; a change does not add to that.
+            self.entries.set(if is_change && !replica.is_warming() { replica.len() } else { replica.nodes().len() });
+        }
+        self.fewest.set(self.fewest.get().min(self.entries.get()));
+        self.digest.set(number_after(frame, br#""digest":"#));
+        let (epoch, rev) = (number_after(frame, br#""epoch":"#), number_after(frame, br#""rev":"#));
+        self.revision.set(epoch.zip(rev).map(|(epoch, rev)| Revision { epoch, rev }));
+        self.connected.set(true);
+        self.packets.set(self.packets.get() + 1);
+        seen.packets.set(seen.packets.get() + 1);
+        let needle = seen.needle.borrow();
+        if !needle.is_empty() && memmem::find(frame, &needle).is_some() {
+            seen.found.set(seen.found.get() + 1);
+        }
+        if is_change {
+            let made = seen.made.borrow();
+            let mut latencies = seen.latencies.borrow_mut();
+            for at in memmem::find_iter(frame, br#""name":"c"#).take(if made.is_empty() { 0 } else { usize::MAX }) {
+                let digits: String = frame[at + 9..].iter().take(6).map(|byte| char::from(*byte)).collect();
+                let made: Instant = made[digits.parse::<usize>().unwrap()];
+                latencies.push(u32::try_from(made.elapsed().as_micros()).unwrap());
+            }
+        }
+        seen.changed.notify_waiters();
+        (!out.is_empty()).then_some(out)
+    }
+}
+
+/// The number behind the last `name` of a frame.
+fn number_after(frame: &[u8], name: &[u8]) -> Option<u64> {
+    let at = memmem::rfind(frame, name)? + name.len();
+    let digits: String =
+        frame[at..].iter().take_while(|byte| byte.is_ascii_digit()).map(|byte| char::from(*byte)).collect();
+    digits.parse().ok()
+}
+
+/// Writes all of it.
+pub(crate) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        stream.writable().await?;
+        match stream.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A node that only makes changes by coming and going. It never reads.
+pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> TcpStream {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let registration = format!(
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":60011,"name":"{name}","urls":["POST/goods","GET/goods"],"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
+    );
+    write(&stream, registration.as_bytes()).await.unwrap();
+    stream
+}
