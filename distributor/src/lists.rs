@@ -1,6 +1,6 @@
 //! Lists and changes as they go over the wire: encoded once for everybody who knows the same.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -18,10 +18,23 @@ pub(crate) struct Lists {
     /// What `changes` and `subsets` lead to.
     of: Stamp,
     changes: HashMap<Known, Option<Bytes>>,
-    /// The change that was asked for last: most peers know the same.
-    common: Option<(Known, Bytes)>,
+    /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
+    steps: VecDeque<Step>,
     subsets: HashMap<Arc<Needs>, Bytes>,
 }
+
+/// What leads everybody from one state to the next.
+#[derive(Debug)]
+struct Step {
+    from: Revision,
+    to: Revision,
+    packet: Bytes,
+}
+
+/// A peer that has missed at most so many changes gets them merged into one packet of its own, if that has at most so many
+/// bytes. Others get the steps that everybody got, or the list: those cost the same memory however many peers are behind.
+const MAX_OWN_CHANGES: u64 = 1024;
+const MAX_OWN_BYTES: usize = 16 * 1024;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -66,31 +79,39 @@ impl Lists {
         if is_there(known.told) || is_there(known.seen) {
             return Dispatch::Nothing(known.seen.or(known.told).unwrap_or(target));
         }
-        self.turn_to(stamp);
-        if let Some((common, packet)) = &self.common
-            && common == known
+        if known.needs.is_none()
+            && let Some(step) = self.steps.back()
+            && Some(step.from) == known.told
+            && step.to == target
         {
-            return Dispatch::Packet(packet.clone(), target);
+            return Dispatch::Packet(step.packet.clone(), target);
         }
+        self.turn_to(stamp);
         if let Some(told) = known.told
             && let Some(base) = registry.base(known.seen.unwrap_or(told))
+            && (known.needs.is_some() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
             if let Some(packet) = self.changes.get(known) {
-                return dispatch(packet.clone(), target);
+                return packet.clone().map_or(Dispatch::Nothing(target), |packet| Dispatch::Packet(packet, target));
             }
             let difference = registry.between(base, target.rev, known.needs.as_deref());
-            let in_order = told.epoch == target.epoch;
-            if known.needs.is_some() && difference.is_empty() && in_order {
+            if known.needs.is_some() && difference.is_empty() && told.epoch == target.epoch {
                 self.changes.insert(known.clone(), None);
                 return Dispatch::Nothing(target);
             }
-            if difference.bytes() <= registry.list_bytes() || difference.is_empty() {
+            if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
                 let stamp = if known.needs.is_some() { Stamp { digest: None, ..stamp } } else { stamp };
                 let packet = encode_change(&difference, &stamp, told);
-                self.common = Some((known.clone(), packet.clone()));
                 self.changes.insert(known.clone(), Some(packet.clone()));
                 return Dispatch::Packet(packet, target);
             }
+        }
+        if known.needs.is_none()
+            && let Some(told) = known.told
+            && let Ok(at) = self.steps.binary_search_by_key(&told, |step| step.from)
+        {
+            let Step { to, packet, .. } = &self.steps[at];
+            return Dispatch::Packet(packet.clone(), *to);
         }
         match &known.needs {
             None => self.snapshot(registry, stamp),
@@ -122,12 +143,30 @@ impl Lists {
         (under_key(list, key), stamp.revision)
     }
 
+    /// Everybody who was led to `from` is led to the state of `stamp` now.
+    pub(crate) fn step(&mut self, registry: &Registry, from: Revision, stamp: Stamp) {
+        if from == stamp.revision {
+            return;
+        }
+        let in_order = self.steps.back().is_none_or(|step| step.to == from);
+        let base = registry.base(from).filter(|_| in_order && from.epoch == stamp.revision.epoch);
+        let Some(base) = base else { return self.steps.clear() };
+        let packet = encode_change(&registry.between(base, stamp.revision.rev, None), &stamp, from);
+        self.steps.push_back(Step { from, to: stamp.revision, packet });
+        let mut bytes: usize = self.steps.iter().map(|step| step.packet.len()).sum();
+        while bytes > registry.list_bytes().max(MAX_OWN_BYTES)
+            && self.steps.len() > 1
+            && let Some(oldest) = self.steps.pop_front()
+        {
+            bytes -= oldest.packet.len();
+        }
+    }
+
     /// Packets of an earlier state are of no use any more.
     fn turn_to(&mut self, stamp: Stamp) {
         if self.of != stamp {
             self.of = stamp;
             self.changes.clear();
-            self.common = None;
             self.subsets.clear();
         }
     }
@@ -171,10 +210,6 @@ pub(crate) fn legacy_bytes(registry: &Registry) -> usize {
 
 /// The key of lists that nobody asked for.
 const UNASKED: Key = Key::Number(0);
-
-fn dispatch(packet: Option<Bytes>, target: Revision) -> Dispatch {
-    packet.map_or(Dispatch::Nothing(target), |packet| Dispatch::Packet(packet, target))
-}
 
 fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {
     let encode = |entries: &mut dyn Iterator<Item = &str>| {

@@ -429,7 +429,11 @@ impl Roster {
     pub(crate) fn publish(&mut self, version: Version) -> Revision {
         match version {
             Version::V1 => self.editions.legacy = Some(self.lists.legacy(&self.registry, &self.config)),
-            Version::V2 => self.editions.news = self.stamp(),
+            Version::V2 => {
+                let stamp = self.stamp();
+                let before = std::mem::replace(&mut self.editions.news, stamp);
+                self.lists.step(&self.registry, before.revision, stamp);
+            }
         }
         self.revision()
     }

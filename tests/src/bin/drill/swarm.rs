@@ -5,8 +5,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
-use daemon::FrameReader;
+use bytes::BytesMut;
 use memchr::memmem;
 use protocol::{News, Outcome, Packet, Replica, Revision, write_ask, write_copy, write_pong};
 use tokio::net::TcpStream;
@@ -38,6 +37,8 @@ pub(crate) struct Seen {
     made: RefCell<Vec<Instant>>,
     pub(crate) latencies: RefCell<Vec<u32>>,
     thorough: RefCell<Vec<Rc<Node>>>,
+    /// What sockets are read into.
+    buffer: RefCell<Vec<u8>>,
     changed: Notify,
 }
 
@@ -181,20 +182,35 @@ impl Node {
         if let Some(replica) = &mut *self.replica.borrow_mut() {
             replica.connected();
         }
-        let mut reader = FrameReader::new(64 << 20);
+        let mut packet = Arriving::default();
         loop {
             if self.frozen.get() {
                 self.thaw.notified().await;
             }
             stream.readable().await?;
-            if !reader.fill(stream)? {
-                return Ok(());
-            }
-            while let Some(frame) = reader.next_frame().map_err(std::io::Error::other)? {
-                seen.bytes.set(seen.bytes.get() + frame.len() as u64);
-                if let Some(answer) = self.take(&frame, seen) {
-                    write(stream, &answer).await?;
+            // One buffer for all of them; nothing waits while it is in use.
+            let mut buffer = seen.buffer.take();
+            buffer.resize(256 * 1024, 0);
+            let bytes = match stream.try_read(&mut buffer) {
+                Ok(0) => return Ok(()),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => 0,
+                Err(error) => return Err(error),
+            };
+            seen.bytes.set(seen.bytes.get() + bytes as u64);
+            let mut answers = BytesMut::new();
+            let mut rest = &buffer[..bytes];
+            while let Some(end) = packet.end(rest) {
+                packet.add(&rest[..end], self.replica.borrow().is_none());
+                if let Some(answer) = self.take(std::mem::take(&mut packet), seen) {
+                    answers.extend_from_slice(&answer);
                 }
+                rest = &rest[end..];
+            }
+            packet.add(rest, self.replica.borrow().is_none());
+            seen.buffer.replace(buffer);
+            if !answers.is_empty() {
+                write(stream, &answers).await?;
             }
         }
     }
@@ -217,7 +233,8 @@ impl Node {
         )
     }
 
-    fn take(&self, frame: &Bytes, seen: &Seen) -> Option<BytesMut> {
+    fn take(&self, packet: Arriving, seen: &Seen) -> Option<BytesMut> {
+        let frame = packet.bytes.strip_suffix("¶".as_bytes()).unwrap_or(&packet.bytes);
         let mut out = BytesMut::new();
         if frame.starts_with(br#"{"uri":"$ping""#) {
             write_pong(&mut out, self.revision.get());
@@ -241,18 +258,23 @@ impl Node {
         }
         let is_change = frame.starts_with(br#"{"uri":"/distributes","method":"PATCH""#);
         let known = self.entries.get();
-        let count = memmem::find_iter(frame, br#""port":"#).count();
-        let entries = if is_change { known + count - memmem::find_iter(frame, br#""reason":"#).count() } else { count };
+        let (joined, left) = packet.counts();
+        let entries = if is_change { known + joined - left } else { joined };
         self.entries.set(entries);
         if let Some(replica) = &mut *self.replica.borrow_mut() {
-            let packet = Packet::parse(frame).unwrap();
-            match replica.take(Instant::now(), &News::parse(&packet).unwrap()) {
-                Outcome::Changed | Outcome::Same => {}
+            let news = Packet::parse(frame).unwrap();
+            match replica.take(Instant::now(), &News::parse(&news).unwrap()) {
+                Outcome::Changed | Outcome::Same => {
+                    let digest = replica.revision().map(|_| u64::from(replica.digest().0));
+                    let said = number_after(frame, br#""digest":"#);
+                    assert_eq!(digest, said, "what it knows is what the Distributor says");
+                }
                 Outcome::Stale => {}
-                Outcome::Gap => write_ask(&mut out, 1),
+                Outcome::Gap => {
+                    println!("a node has found a gap: {}", String::from_utf8_lossy(&frame[..frame.len().min(300)]));
+                    write_ask(&mut out, 1);
+                }
             }
-            let digest = replica.revision().map(|_| u64::from(replica.digest().0));
-            assert_eq!(digest, number_after(frame, br#""digest":"#), "what it knows is what the Distributor says");
             // What is kept while a Distributor warms up is known as well; a change does not add to that.
             self.entries.set(if is_change && !replica.is_warming() { replica.len() } else { replica.nodes().len() });
         }
@@ -278,6 +300,58 @@ impl Node {
         }
         seen.changed.notify_waiters();
         (!out.is_empty()).then_some(out)
+    }
+}
+
+/// A packet that is coming in. Ten thousand nodes have no room for ten thousand lists: of a large one that nobody takes in,
+/// entries are counted as they come, and its head and the stamp at its end are kept.
+#[derive(Debug, Default)]
+struct Arriving {
+    bytes: Vec<u8>,
+    joined: usize,
+    left: usize,
+    /// The stamp has begun, and everything from it on is kept.
+    stamped: bool,
+    is_counted: bool,
+}
+
+/// Larger ones are counted as they come.
+const LARGE: usize = 64 * 1024;
+/// Of a large packet, what is kept of its beginning, and what may be the beginning of something at its end.
+/// The head has no entry yet.
+const HEAD: usize = 48;
+const OVERLAP: usize = 24;
+
+impl Arriving {
+    /// Where in `rest` it ends, delimiter included.
+    fn end(&self, rest: &[u8]) -> Option<usize> {
+        match (self.bytes.last(), rest.first()) {
+            (Some(0xC2), Some(0xB6)) => Some(1),
+            _ => memmem::find(rest, "¶".as_bytes()).map(|at| at + 2),
+        }
+    }
+
+    fn add(&mut self, bytes: &[u8], may_count: bool) {
+        self.bytes.extend_from_slice(bytes);
+        if !may_count || self.stamped || (self.bytes.len() < LARGE && !self.is_counted) {
+            return;
+        }
+        // Whatever begins in the overlap is looked at again with what follows.
+        let upto = self.bytes.len() - OVERLAP;
+        let stamp = memmem::find(&self.bytes[HEAD..], br#","$":{"epoch":"#).map(|at| HEAD + at);
+        let upto = stamp.unwrap_or(upto).max(HEAD);
+        let count = |what: &[u8]| memmem::find_iter(&self.bytes[HEAD..], what).filter(|at| HEAD + at < upto).count();
+        self.joined += count(br#""port":"#);
+        self.left += count(br#""reason":"#);
+        self.stamped = stamp.is_some();
+        self.is_counted = true;
+        self.bytes.drain(HEAD..upto);
+    }
+
+    /// Entries that it brings, and ids that it takes away.
+    fn counts(&self) -> (usize, usize) {
+        let count = |what: &[u8]| memmem::find_iter(&self.bytes, what).count();
+        (self.joined + count(br#""port":"#), self.left + count(br#""reason":"#))
     }
 }
 
