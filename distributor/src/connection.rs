@@ -135,23 +135,34 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         if owes_reply && flow == Flow::Done {
             continue;
         }
-        let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
-        let listening = !owes_reply && too_soon.is_none();
-        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
-        let (writable, write_deadline, paced) = match flow {
+        let listening = !owes_reply && reader.waiting.is_none();
+        let (writable, paced) = match flow {
             Flow::Done => {
                 look.done();
                 unread_since = None;
-                (false, None, None)
+                (false, None)
             }
-            Flow::Stalled(since) => (true, Some(Instant::from_std(since) + config.write_timeout), None),
-            Flow::Paced(Unread::Until(time)) => (false, None, Some(Unread::Until(time))),
-            Flow::Paced(Unread::Look) => {
-                let since = *unread_since.get_or_insert_with(Instant::now);
-                (false, Some(since + config.write_timeout), Some(Unread::Look))
+            Flow::Stalled(_) => (true, None),
+            Flow::Paced(unread) => {
+                if unread == Unread::Look {
+                    unread_since.get_or_insert_with(Instant::now);
+                }
+                (false, Some(unread))
             }
             Flow::Broken => return End::Gone(Reason::Reset),
         };
+        let stalled_since = match flow {
+            Flow::Stalled(since) => Some(Instant::from_std(since)),
+            Flow::Done | Flow::Paced(_) | Flow::Broken => unread_since,
+        };
+        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
+        let write_deadline = stalled_since.map(|since| since + config.write_timeout);
+        let register_deadline = reader.register_by(config.register_timeout);
+        let greet_at = session.outbox().greet_at().filter(|_| flow == Flow::Done).map(Instant::from_std);
+        let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
+        // One timer for all: there are thousands of these.
+        let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon];
+        let next = deadlines.into_iter().flatten().min();
         tokio::select! {
             () = stop.cancelled() => return End::Stopping,
             readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.frames.fill(&session.stream)) {
@@ -161,21 +172,24 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             },
             _ = session.stream.writable(), if writable => {}
             () = session.unfinished.notified() => {}
-            () = session.greeting_is_due(), if flow == Flow::Done => {
-                if attendance.is_restoring() {
-                    let later = Instant::now() + config.greet_after.max(RESTORING);
-                    session.outbox().greet_later(later.into_std());
+            goes_on = read_enough(attendance, paced, &mut look) => if goes_on { unread_since = None },
+            () = at(next) => {
+                let now = Instant::now();
+                let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
+                if is_due(write_deadline) {
+                    return End::Stalled;
+                }
+                if is_due(frame_deadline) {
+                    let message = "a packet took too long from its first byte to its last";
+                    return End::Cut(Complaint::new(408, "frame_timeout", message));
+                }
+                if is_due(register_deadline) {
+                    return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
+                }
+                if is_due(greet_at) && attendance.is_restoring() {
+                    session.outbox().greet_later((now + RESTORING).into_std());
                 }
             }
-            goes_on = read_enough(attendance, paced, &mut look) => if goes_on { unread_since = None },
-            () = at(too_soon) => {}
-            () = at(reader.register_by(config.register_timeout)) => {
-                return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
-            }
-            () = at(frame_deadline) => {
-                return End::Cut(Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last"));
-            }
-            () = at(write_deadline) => return End::Stalled,
         }
     }
 }

@@ -10,6 +10,8 @@ use crate::registry::SessionId;
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// No peer is pinged more often than this, however few there are.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
+/// With more peers than this, half of the budget is used.
+const LARGE_MESH: u32 = 1000;
 /// After a ping, how long an answer may take until others are told to prefer somebody else.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
@@ -70,7 +72,9 @@ impl Liveness {
     /// Between two pings to a peer that is otherwise silent.
     pub(crate) fn interval(&self) -> Duration {
         let peers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
-        (Duration::from_secs(1) * peers / self.pings_per_second).max(LEAST_INTERVAL)
+        // A large mesh is left idle rather than asked often: its pings should not cost more than a hundredth of a core.
+        let share = if peers > LARGE_MESH { 2 } else { 1 };
+        (Duration::from_secs(1) * peers * share / self.pings_per_second).max(LEAST_INTERVAL)
     }
 
     /// Watches a peer from now on. Its first ping comes within an interval, at a moment of its own.
@@ -150,9 +154,10 @@ impl Liveness {
         verdicts
     }
 
-    /// What came in a burst is asked in a burst once; then this spreads it.
+    /// Half as much again as the budget needs: what came in a burst is asked in a burst once, and spread by this; what a late
+    /// tick left undone is made up for.
     fn most_per_tick(&self) -> usize {
-        (self.pings_per_second as usize * TICK.as_millis() as usize).div_ceil(1000)
+        (self.pings_per_second as usize * TICK.as_millis() as usize * 3).div_ceil(2000)
     }
 }
 
@@ -231,11 +236,12 @@ mod tests {
 
     #[test]
     fn pings_keep_to_a_budget() {
-        for (peers, expected) in [(100, 100), (1000, 500), (10_000, 500)] {
+        for (peers, expected) in [(100, 100), (1000, 500), (10_000, 250)] {
             let mut scene = Scene::new(peers - 1);
-            scene.run(0, 20_000, 50, true);
-            let (_, pings) = scene.run(20_000, 30_000, 50, true);
-            assert!(pings.abs_diff(expected * 10) <= expected, "{pings} pings in 10 s to {peers} peers");
+            scene.run(0, 120_000, 50, true);
+            // As long as the longest interval: within it pings may come in waves.
+            let (_, pings) = scene.run(120_000, 160_000, 50, true);
+            assert!(pings.abs_diff(expected * 40) <= expected * 2, "{pings} pings in 40 s to {peers} peers");
         }
     }
 

@@ -14,7 +14,7 @@ use protocol::{
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
@@ -596,15 +596,6 @@ impl Session {
         }
         outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_));
         (flow, written)
-    }
-
-    /// Waits until the peer may be greeted. Never when it need not be.
-    pub(crate) async fn greeting_is_due(&self) {
-        let at = self.outbox().greet_at();
-        match at {
-            Some(at) => sleep_until(Instant::from_std(at)).await,
-            None => std::future::pending().await,
-        }
     }
 }
 

@@ -73,8 +73,9 @@ impl Outbox {
 
     /// From now on the peer is told of every change that it needs, in the form of its version. Returns whether it was before.
     pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Needs>>) -> bool {
-        self.version = version;
-        if self.known.needs != needs {
+        // A greeting in the form of version 1 is no state to go on from.
+        let before = std::mem::replace(&mut self.version, version);
+        if self.known.needs != needs || before != version {
             self.known = Known { needs, ..Known::default() };
         }
         std::mem::replace(&mut self.follows, true)

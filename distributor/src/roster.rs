@@ -165,6 +165,12 @@ impl Roster {
         self.registry.len()
     }
 
+    /// All that is listed.
+    #[cfg(test)]
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.registry.records()
+    }
+
     /// An earlier list is about to come: nobody should be told anything before.
     pub(crate) fn is_restoring(&self) -> bool {
         self.warmup.is_restoring()

@@ -1,1 +1,681 @@
+//! The whole mesh in one thread, from one seed: real packets between the real roster and real replicas, over connections that
+//! split, stall, break, and swallow what they carry; with nodes and Distributors that die and come back.
+//!
+//! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of them,
+//! `SIMULATION_SEED=<n>` runs one again.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use fastrand::Rng;
+use protocol::{
+    Advert, FrameDecoder, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision, Terms,
+    Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
+};
+
+use crate::config::Config;
+use crate::intake::{Intake, Intent};
+use crate::liveness::{Awake, TICK, Verdict};
+use crate::outbox::{Outbox, Reply, Step};
+use crate::registry::SessionId;
+use crate::roster::{Admission, Roster};
+
+/// Histories that a usual run of the tests goes through.
+const HISTORIES: u64 = 100_000;
+/// What happens to a mesh before it is left in peace.
+const EVENTS: usize = 30;
+/// In peace, everybody knows the truth after so long: a flapper's longest wait, and a reconnect.
+const HEALED_AFTER: Duration = Duration::from_secs(60);
+/// When the system gives up a connection whose other end gives no sign of life.
+const DEAD_AFTER: Duration = Duration::from_secs(4);
+/// What one end of a connection takes before the other has read it.
+const PIPE_BYTES: usize = 1500;
+
+struct World {
+    rng: Rng,
+    now: Instant,
+    epoch: u64,
+    distributor: Option<Distributor>,
+    nodes: Vec<Node>,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    next_instance: u64,
+    peace: bool,
+}
+
+struct Distributor {
+    roster: Roster,
+    /// The state that was checked last.
+    checked: Option<Revision>,
+}
+
+/// One connection with both of its ends.
+struct Connection {
+    node: usize,
+    down: Pipe,
+    up: Pipe,
+    /// What either end sends vanishes, since then.
+    black_hole: Option<Instant>,
+    outbox: Outbox,
+    intake: Intake,
+    heard: Awake,
+    frames: FrameDecoder,
+    node_frames: FrameDecoder,
+}
+
+/// Bytes under way.
+#[derive(Default)]
+struct Pipe {
+    bytes: BytesMut,
+    /// Nothing arrives for now.
+    is_stalled: bool,
+    /// The sender has closed; the receiver finds out when it has read the rest.
+    closed: Option<Reason>,
+}
+
+struct Node {
+    version: Version,
+    name: String,
+    port: u16,
+    instance: String,
+    draining: bool,
+    is_up: bool,
+    is_frozen: bool,
+    connection: Option<u64>,
+    connect_at: Instant,
+    replica: Replica,
+    highest: Option<Revision>,
+}
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            rng: Rng::with_seed(seed),
+            now: start,
+            epoch: 1000,
+            distributor: None,
+            nodes: Vec::new(),
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            next_instance: 0,
+            peace: false,
+        };
+        for number in 0..world.rng.u16(2..6) {
+            let version = if world.rng.u8(0..4) == 0 { Version::V1 } else { Version::V2 };
+            let mut node = Node {
+                version,
+                name: format!("n{number}"),
+                port: 1000 + number,
+                instance: String::new(),
+                draining: false,
+                is_up: false,
+                is_frozen: false,
+                connection: None,
+                connect_at: start,
+                replica: Replica::default(),
+                highest: None,
+            };
+            node.start(&mut world.next_instance, start);
+            world.nodes.push(node);
+        }
+        world.start_distributor();
+        world
+    }
+
+    fn start_distributor(&mut self) {
+        self.epoch += self.rng.u64(1..1000);
+        // Small lists outgrow it, so that who is far behind gets steps and lists too.
+        let roster = Roster::new(Config::default(), self.now, self.epoch);
+        self.distributor = Some(Distributor { roster, checked: None });
+    }
+
+    fn run(&mut self) {
+        for _ in 0..EVENTS {
+            self.happen();
+            for _ in 0..self.rng.usize(0..4) {
+                let ms = [1, 10, 60, 400][self.rng.usize(0..4)];
+                let ms = self.rng.u64(1..=ms);
+                self.pass(Duration::from_millis(ms));
+            }
+        }
+        self.heal();
+    }
+
+    /// Something goes wrong, or right.
+    fn happen(&mut self) {
+        let node = self.rng.usize(0..self.nodes.len());
+        let connection = self.nodes[node].connection;
+        match self.rng.u8(0..16) {
+            0 | 1 => self.kill(node),
+            2 | 3 | 4 if !self.nodes[node].is_up => {
+                let now = self.now;
+                self.nodes[node].start(&mut self.next_instance, now);
+            }
+            5 => self.nodes[node].is_frozen = true,
+            6 => self.nodes[node].is_frozen = false,
+            7 => self.cut(connection, Reason::Reset),
+            8 => {
+                if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
+                    connection.black_hole.get_or_insert(self.now);
+                    // The node finds out by itself, or has a new address: it comes again, while the old session lives on.
+                    if self.rng.bool() {
+                        self.nodes[node].connection = None;
+                        self.nodes[node].replica.disconnected();
+                        self.nodes[node].connect_at = self.now;
+                    }
+                }
+            }
+            9 | 10 => {
+                if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
+                    let stalls = self.rng.bool();
+                    if self.rng.bool() {
+                        connection.down.is_stalled = stalls
+                    } else {
+                        connection.up.is_stalled = stalls
+                    }
+                }
+            }
+            11 => self.update(node),
+            12 => self.leave(node),
+            13 if self.rng.u8(0..3) == 0 => self.kill_distributor(),
+            14 => drop(self.distributor.is_none().then(|| self.start_distributor())),
+            _ => {}
+        }
+    }
+
+    /// Nothing goes wrong any more, and after a bounded time everybody knows the truth.
+    fn heal(&mut self) {
+        self.peace = true;
+        if self.distributor.is_none() {
+            self.start_distributor();
+        }
+        self.nodes.iter_mut().for_each(|node| node.is_frozen = false);
+        for connection in self.connections.values_mut() {
+            connection.down.is_stalled = false;
+            connection.up.is_stalled = false;
+        }
+        let until = self.now + HEALED_AFTER;
+        while !self.is_true() {
+            assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());
+            self.pass(2 * TICK);
+        }
+    }
+
+    fn is_true(&self) -> bool {
+        let up: BTreeSet<u16> = self.nodes.iter().filter(|node| node.is_up).map(|node| node.port).collect();
+        self.nodes
+            .iter()
+            .filter(|node| node.is_up)
+            .all(|node| node.connection.is_some() && node.ports() == up && !node.replica.is_warming())
+    }
+
+    fn describe(&self) -> String {
+        let nodes: Vec<_> = self
+            .nodes
+            .iter()
+            .map(|node| {
+                let (name, up, connected) = (&node.name, node.is_up, node.connection.is_some());
+                format!("{name} {:?} up {up} connected {connected} knows {:?}", node.version, node.ports())
+            })
+            .collect();
+        nodes.join("; ")
+    }
+
+    /// Time passes, and whatever it brings.
+    fn pass(&mut self, time: Duration) {
+        let to = self.now + time;
+        while self.now < to {
+            // In peace time only has to pass.
+            let step = if self.peace { 2 * TICK } else { TICK };
+            self.now = to.min(self.now + step);
+            for node in &mut self.nodes {
+                node.replica.expire(self.now);
+            }
+            self.connect();
+            self.keep_time();
+            self.carry();
+            self.publish();
+            self.carry();
+            self.check();
+        }
+    }
+
+    fn connect(&mut self) {
+        for number in 0..self.nodes.len() {
+            let node = &mut self.nodes[number];
+            if !node.is_up || node.is_frozen || node.connection.is_some() || node.connect_at > self.now {
+                continue;
+            }
+            node.connect_at = self.now + Duration::from_secs(3);
+            if self.distributor.is_none() {
+                continue;
+            }
+            let id = self.next_connection;
+            self.next_connection += 1;
+            node.connection = Some(id);
+            node.replica.connected();
+            let greet_at = self.now + Duration::from_millis(100);
+            let mut connection = Connection {
+                node: number,
+                down: Pipe::default(),
+                up: Pipe::default(),
+                black_hole: None,
+                outbox: Outbox::new(greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
+                intake: Intake::new(),
+                heard: self.distributor.as_ref().map_or(Awake::ZERO, |it| it.roster.liveness.awake()),
+                frames: FrameDecoder::new(1 << 20),
+                node_frames: FrameDecoder::new(1 << 20),
+            };
+            connection.up.send(&node.registration());
+            self.connections.insert(id, connection);
+        }
+    }
+
+    fn keep_time(&mut self) {
+        let Some(distributor) = &mut self.distributor else { return };
+        let turn = distributor.roster.advance(self.now);
+        let connections = &self.connections;
+        let heard = |session: SessionId| connections.get(&session.0).map_or(Awake::ZERO, |it| it.heard);
+        let verdicts = distributor.roster.liveness.tick(self.now, heard);
+        if let Some(connection) = turn.ask.and_then(|session| self.connections.get_mut(&session.0)) {
+            let mut out = BytesMut::new();
+            protocol::write_copy_question(&mut out);
+            connection.outbox.notify(out.freeze());
+        }
+        let mut hung = Vec::new();
+        for (session, verdict) in verdicts {
+            let Some(connection) = self.connections.get_mut(&session.0) else { continue };
+            distributor.roster.judge(self.now, session, verdict);
+            match verdict {
+                Verdict::Ping | Verdict::Suspect => connection.outbox.ping(),
+                Verdict::Trust => {}
+                Verdict::Hung => hung.push(session.0),
+            }
+        }
+        for id in hung {
+            self.drop_session(id, Reason::Hung);
+        }
+        let is_dead =
+            |connection: &Connection| connection.black_hole.is_some_and(|since| self.now >= since + DEAD_AFTER);
+        let dead: Vec<u64> = self.connections.iter().filter(|(_, it)| is_dead(it)).map(|(id, _)| *id).collect();
+        for id in dead {
+            self.drop_session(id, Reason::Unreachable);
+        }
+    }
+
+    /// Both ends write what they can, and what is under way arrives in pieces.
+    fn carry(&mut self) {
+        let ids: Vec<u64> = self.connections.keys().copied().collect();
+        for id in ids {
+            self.flush(id, false);
+            self.deliver_up(id);
+            self.flush(id, false);
+            self.deliver_down(id);
+        }
+    }
+
+    /// What the shell does with an outbox and a socket that takes so much.
+    fn flush(&mut self, id: u64, publishes: bool) {
+        let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
+            return;
+        };
+        let outbox = &mut connection.outbox;
+        if publishes && (outbox.attended || outbox.owes_reply()) {
+            return;
+        }
+        let with_lists = publishes || outbox.attended;
+        outbox.attended = loop {
+            let packet = match outbox.next(self.now, &mut distributor.roster, with_lists) {
+                Step::Done => break false,
+                Step::WaitFor(_) => break true,
+                Step::Write(packet) => packet,
+            };
+            let room = PIPE_BYTES.saturating_sub(connection.down.bytes.len());
+            let taken = room.min(packet.len());
+            if taken == 0 {
+                outbox.blocked(self.now);
+                break true;
+            }
+            if connection.black_hole.is_none() {
+                connection.down.send(&packet[..taken]);
+            }
+            outbox.wrote(self.now, taken);
+        };
+    }
+
+    fn publish(&mut self) {
+        for version in [Version::V1, Version::V2] {
+            let Some(distributor) = &mut self.distributor else { return };
+            if distributor.roster.is_restoring() {
+                continue;
+            }
+            // Sometimes the publisher rests, and changes merge.
+            if !self.peace && self.rng.bool() {
+                continue;
+            }
+            distributor.roster.publish(version);
+            let is_told = |connection: &Connection| self.nodes[connection.node].version == version;
+            let told = self.connections.iter().filter(|(_, connection)| is_told(connection));
+            let told: Vec<u64> = told.map(|(id, _)| *id).collect();
+            for id in told {
+                self.flush(id, true);
+            }
+        }
+    }
+
+    fn deliver_up(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let Some(distributor) = &self.distributor else { return };
+        let bytes = connection.up.arrive(&mut self.rng);
+        if bytes.is_empty() || connection.black_hole.is_some() {
+            if let Some(reason) = connection.up.ended() {
+                self.drop_session(id, reason);
+            }
+            return;
+        }
+        connection.heard = distributor.roster.liveness.awake();
+        connection.frames.buffer().extend_from_slice(&bytes);
+        while let Some(connection) = self.connections.get_mut(&id)
+            && !connection.outbox.owes_reply()
+            && let Some(frame) = connection.frames.next_frame().expect("no frame is large")
+        {
+            self.take(id, &frame);
+        }
+    }
+
+    /// What the shell does with a packet from a node.
+    fn take(&mut self, id: u64, frame: &[u8]) {
+        let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
+            return;
+        };
+        let (roster, session) = (&mut distributor.roster, SessionId(id));
+        match connection.intake.take(self.now, frame, &Config::default()) {
+            Intent::Register(registration, terms) => {
+                let version = connection.intake.version();
+                connection.outbox.follow(version, None);
+                if let Some(have) = terms.have {
+                    connection.outbox.knows(have);
+                }
+                let admission = roster.register(self.now, session, registration, "::ffff:10.0.0.1", &terms);
+                if let Ok(Admission::Listed(registered)) = admission
+                    && let Some(superseded) = registered.superseded
+                {
+                    self.drop_session(superseded.0, Reason::Superseded);
+                }
+            }
+            Intent::Ask(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
+            Intent::Leave => {
+                connection.outbox.unfollow();
+                roster.leave(self.now, session, Reason::Leave);
+            }
+            Intent::Know(known) => {
+                if let Some(known) = known {
+                    roster.acknowledge(session, known);
+                }
+            }
+            Intent::Report(failed) => drop(roster.report(self.now, session, &failed)),
+            Intent::Copy => {
+                let packet = Packet::parse(frame).expect("it was read before");
+                if let Some(part) = read_copy(&packet) {
+                    roster.take_copy(self.now, session, &part);
+                }
+            }
+            Intent::Recount(..) | Intent::Ignore => {}
+            strange => panic!("nodes send nothing that is wrong: {strange:?}"),
+        }
+    }
+
+    fn deliver_down(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        let number = connection.node;
+        let node = &mut self.nodes[number];
+        if node.connection != Some(id) || node.is_frozen || connection.black_hole.is_some() {
+            return;
+        }
+        let bytes = connection.down.arrive(&mut self.rng);
+        if bytes.is_empty() {
+            if connection.down.ended().is_some() {
+                self.lose(number);
+            }
+            return;
+        }
+        connection.node_frames.buffer().extend_from_slice(&bytes);
+        while let Some(frame) = connection.node_frames.next_frame().expect("no frame is large") {
+            let answer = node.take(self.now, &frame);
+            connection.up.send(&answer);
+        }
+    }
+
+    /// The node finds that its connection is gone.
+    fn lose(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        if let Some(id) = node.connection.take() {
+            node.replica.disconnected();
+            let rank = node.replica.rank(&node.instance).unwrap_or(0.5);
+            node.connect_at = self.now + Duration::from_secs(3).mul_f64(rank);
+            if let Some(connection) = self.connections.get_mut(&id) {
+                connection.up.closed.get_or_insert(Reason::Closed);
+            }
+        }
+    }
+
+    /// The Distributor's end of a connection ends, and then the node's.
+    fn drop_session(&mut self, id: u64, reason: Reason) {
+        if let Some(distributor) = &mut self.distributor {
+            distributor.roster.leave(self.now, SessionId(id), reason);
+        }
+        if let Some(connection) = self.connections.remove(&id)
+            && self.nodes[connection.node].connection == Some(id)
+        {
+            self.lose(connection.node);
+        }
+    }
+
+    /// A connection breaks in the middle: what is under way is lost.
+    fn cut(&mut self, connection: Option<u64>, reason: Reason) {
+        if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
+            connection.up = Pipe { closed: Some(reason), ..Pipe::default() };
+            connection.down = Pipe { closed: Some(reason), ..Pipe::default() };
+        }
+    }
+
+    fn kill(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.is_up = false;
+        if let Some(id) = node.connection.take()
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.up.closed = Some(Reason::Closed);
+        }
+    }
+
+    fn leave(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        if node.version == Version::V2
+            && node.is_up
+            && let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))
+        {
+            let mut out = BytesMut::new();
+            write_leave(&mut out);
+            connection.up.send(&out);
+        }
+        self.kill(number);
+    }
+
+    fn update(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.draining = !node.draining;
+        if node.is_up
+            && let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))
+        {
+            connection.up.send(&node.registration());
+        }
+    }
+
+    fn kill_distributor(&mut self) {
+        self.distributor = None;
+        let connections = std::mem::take(&mut self.connections);
+        for (id, connection) in connections {
+            if self.nodes[connection.node].connection == Some(id) {
+                self.lose(connection.node);
+            }
+        }
+    }
+
+    /// What holds at every moment.
+    fn check(&mut self) {
+        let Some(distributor) = &mut self.distributor else { return };
+        let revision = Some(distributor.roster.revision());
+        if std::mem::replace(&mut distributor.checked, revision) != revision {
+            let entries: Vec<_> = distributor.roster.entries().collect();
+            let instances: BTreeSet<_> = entries.iter().filter_map(|record| record.instance.as_deref()).collect();
+            let named = entries.iter().filter(|record| record.instance.is_some()).count();
+            assert_eq!(instances.len(), named, "S1: an instance is listed once");
+            let known = |name: &str| self.nodes.iter().any(|node| node.name == name);
+            assert!(entries.iter().all(|record| known(&record.name)), "S5: who has not registered is not listed");
+        }
+        for connection in self.connections.values() {
+            assert!(connection.down.bytes.len() <= PIPE_BYTES, "S4: nothing is queued beyond what the socket takes");
+        }
+    }
+}
+
+impl Pipe {
+    /// Nothing follows an end.
+    fn send(&mut self, bytes: &[u8]) {
+        if self.closed.is_none() {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    /// Some of the bytes under way.
+    fn arrive(&mut self, rng: &mut Rng) -> BytesMut {
+        if self.is_stalled || self.bytes.is_empty() {
+            return BytesMut::new();
+        }
+        let most = self.bytes.len();
+        let bytes = if rng.bool() { most } else { rng.usize(1..=most) };
+        self.bytes.split_to(bytes)
+    }
+
+    fn ended(&self) -> Option<Reason> {
+        self.closed.filter(|_| self.bytes.is_empty() && !self.is_stalled)
+    }
+}
+
+impl Node {
+    /// A new process: it knows nothing, and listens where the one before did.
+    fn start(&mut self, next_instance: &mut u64, now: Instant) {
+        *next_instance += 1;
+        self.instance = format!("i{next_instance}");
+        (self.is_up, self.is_frozen, self.draining) = (true, false, false);
+        (self.replica, self.highest, self.connection) = (Replica::default(), None, None);
+        self.connect_at = now;
+    }
+
+    fn ports(&self) -> BTreeSet<u16> {
+        self.replica.nodes().iter().map(|known| known.address.port()).collect()
+    }
+
+    fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.replica.nodes().iter().map(|known| known.address).collect()
+    }
+
+    fn registration(&self) -> Vec<u8> {
+        let Self { name, port, .. } = self;
+        match self.version {
+            Version::V1 => format!(
+                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"x":{}}}}}¶"#,
+                self.draining
+            )
+            .into_bytes(),
+            Version::V2 => {
+                let advert =
+                    Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
+                let terms = Terms { have: self.replica.revision(), ..Terms::default() };
+                let mut out = BytesMut::new();
+                write_registration(&mut out, name, *port, &[], &advert, &terms);
+                out.to_vec()
+            }
+        }
+    }
+
+    /// Takes a packet in, as the real node does; what it answers.
+    fn take(&mut self, now: Instant, frame: &[u8]) -> Vec<u8> {
+        let packet = Packet::parse(frame).expect("S3: nothing unreadable is sent");
+        let mut out = BytesMut::new();
+        if self.version == Version::V1 {
+            assert!(packet.meta.is_none(), "S3: a version 1 node is never sent what it does not know");
+            assert!(frame.len() <= LEGACY_READ_BYTES);
+        }
+        if packet.uri() == PING_URI {
+            write_pong(&mut out, self.replica.revision());
+            return out.to_vec();
+        }
+        if asks_for_copy(&packet) {
+            if let Some(revision) = self.replica.revision() {
+                write_copy(&mut out, revision, self.replica.digest(), self.replica.entries());
+            }
+            return out.to_vec();
+        }
+        let news = News::parse(&packet).expect("S3: nothing unreadable is sent");
+        let before = self.addresses();
+        let leaves = matches!(&news, News::Delta(delta) if !delta.left.is_empty());
+        let outcome = self.replica.take(now, &news);
+        if outcome == Outcome::Gap {
+            // It was greeted in the form of version 1, and no longer has what it said it had.
+            assert!(self.replica.revision().is_none(), "S2: {outcome:?} of {news:?}");
+            write_ask(&mut out, 1);
+            return out.to_vec();
+        }
+        assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "S2: {outcome:?} of {news:?}");
+        if self.replica.is_warming() && !leaves {
+            assert!(self.addresses().is_superset(&before), "S8: nobody goes while the Distributor warms up");
+        }
+        let known = self.replica.revision().or(self.highest);
+        assert!(known >= self.highest || self.version == Version::V1, "S2: {known:?} after {:?}", self.highest);
+        self.highest = known;
+        Vec::new()
+    }
+}
+
+fn histories() -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("SIMULATION_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("SIMULATION_HISTORIES").unwrap_or(HISTORIES),
+    }
+}
+
+#[test]
+#[expect(clippy::print_stderr, reason = "a failing history names itself")]
+fn whatever_happens_everybody_knows_the_truth_in_the_end() {
+    let histories = histories();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    std::thread::scope(|scope| {
+        for thread in 0..threads {
+            let mine = histories.clone().filter(move |seed| seed % threads == thread);
+            scope.spawn(move || {
+                for seed in mine {
+                    let failed = std::panic::catch_unwind(|| World::new(seed).run());
+                    if let Err(panic) = failed {
+                        eprintln!("history {seed} fails: SIMULATION_SEED={seed} cargo test -p distributor simulation");
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Histories that once showed a fault.
+#[test]
+fn what_failed_once_does_not_fail_again() {
+    for seed in [] {
+        World::new(seed).run();
+    }
+}

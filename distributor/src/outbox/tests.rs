@@ -110,6 +110,14 @@ fn new_peers_that_know_the_list_get_changes_only() {
 }
 
 #[test]
+fn a_greeting_of_version_1_is_no_state_to_go_on_from() {
+    let mut peer = Peer::new(65_536);
+    peer.check(100, 3, Ok(Some(3)));
+    peer.outbox.follow(Version::V2, None);
+    peer.check(200, 4, Ok(Some(4)));
+}
+
+#[test]
 fn changes_wait_for_the_publisher_and_replies_do_not() {
     let mut peer = Peer::new(65_536);
     peer.nodes(3);

@@ -105,7 +105,14 @@ fn main() {
     daemon_process::pin_to(None, 1);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
-    local.block_on(&runtime, play(scene));
+    local.block_on(&runtime, async {
+        let stop = daemon::stop_on_signals().unwrap();
+        tokio::select! {
+            () = play(scene) => {}
+            // Returning ends what was started.
+            () = stop.cancelled() => {}
+        }
+    });
 }
 
 async fn play(scene: Scene) {

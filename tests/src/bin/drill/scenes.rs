@@ -223,8 +223,11 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     sleep(Duration::from_millis(500)).await;
     let base = daemon.rss_bytes();
     let mut swarm = Swarm::new(daemon.address);
-    swarm.start(nodes, false);
-    swarm.complete(nodes).await;
+    // In groups: what a cold start needs for a moment is another figure.
+    for group in 1..=10 {
+        swarm.start(nodes * group / 10 - swarm.nodes().len(), false);
+        swarm.complete(nodes * group / 10).await;
+    }
     sleep(Duration::from_secs(3)).await;
     let (rss, before) = (daemon.rss_bytes(), daemon.cpu());
     sleep(Duration::from_secs(seconds)).await;

@@ -184,10 +184,10 @@ impl Node {
         }
         let mut packet = Arriving::default();
         loop {
+            stream.readable().await?;
             if self.frozen.get() {
                 self.thaw.notified().await;
             }
-            stream.readable().await?;
             // One buffer for all of them; nothing waits while it is in use.
             let mut buffer = seen.buffer.take();
             buffer.resize(256 * 1024, 0);
