@@ -7,14 +7,14 @@ use tokio::net::TcpStream;
 use tracing::debug;
 
 /// How long a peer's machine may give no sign of life.
-const DEAD_AFTER: Duration = Duration::from_secs(25);
+const DEAD_AFTER: Duration = Duration::from_secs(15);
 
-/// Sends small packets at once, and lets the kernel find out within about 25 s that a peer's machine is gone, whether the
+/// Sends small packets at once, and lets the kernel find out within about 15 s that a peer's machine is gone, whether the
 /// connection is idle (keep-alive) or has something under way (Linux: user timeout, tcp(7); otherwise that takes about
 /// 15 minutes). Old peers send nothing that would show it.
 pub fn tune(stream: &TcpStream) {
     let keepalive =
-        TcpKeepalive::new().with_time(Duration::from_secs(10)).with_interval(Duration::from_secs(5)).with_retries(3);
+        TcpKeepalive::new().with_time(Duration::from_secs(5)).with_interval(Duration::from_secs(5)).with_retries(3);
     let socket = SockRef::from(stream);
     // A connection that is dead already shows it when it is read.
     if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)) {

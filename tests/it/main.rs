@@ -7,6 +7,8 @@ mod framing;
 mod gateway;
 mod json;
 mod legacy;
+mod network;
+mod order;
 mod registration;
 mod resources;
 mod restart;

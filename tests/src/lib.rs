@@ -4,11 +4,13 @@
 
 mod cluster;
 mod http;
+mod net;
 mod peer;
 mod process;
 
 pub use cluster::{Cluster, eventually, pick_port};
 pub use http::{Client, Response, request};
+pub use net::Net;
 pub use peer::{Listener, Peer};
 pub use process::{Process, old_peers_can_run, tool_is_there};
 

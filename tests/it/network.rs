@@ -1,0 +1,169 @@
+//! Networks that fail: each test has a machine of its own at the end of a cable. Skipped, with a line, where that is not
+//! possible.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tests::{Cluster, Net, Peer, Process, eventually};
+use tokio::time::{Instant, timeout};
+
+const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+
+/// A Distributor that listens here, a node of ours over there that has joined, and somebody who watches.
+async fn scene(net: &Net, config: distributor::Config) -> (Cluster, Process, Peer) {
+    let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), config);
+    let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    watcher.list_with("watcher").await;
+    let node = net.start(NODE, &[&format!("{}:{}", net.here, cluster.address.port())]);
+    watcher.list_with("who").await;
+    (cluster, node, watcher)
+}
+
+/// Nobody leaves for so long.
+async fn nobody_leaves(watcher: &mut Peer, time: Duration) {
+    let until = Instant::now() + time;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(names) = timeout(left, watcher.next_list()).await
+    {
+        assert!(names.contains(&"who".to_owned()), "{names:?}");
+    }
+}
+
+#[tokio::test]
+async fn cr7_rs8_a_pulled_cable_is_noticed_and_the_node_comes_back() {
+    let Some(net) = Net::new() else { return };
+    let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    let begin = Instant::now();
+    net.plug(false);
+    watcher.list_without("who").await;
+    assert!(begin.elapsed() < Duration::from_secs(16), "{:?}", begin.elapsed());
+    net.plug(true);
+    watcher.list_with("who").await;
+}
+
+#[tokio::test]
+async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
+    let Some(net) = Net::new() else { return };
+    let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
+    let registration = json!({ "port": 9, "name": "old", "urls": [] });
+    let packet = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": registration });
+    let (here, port) = (net.here, cluster.address.port());
+    // As silent as an old node: it registers, reads, and says nothing more.
+    let script = format!("exec 3<>/dev/tcp/{here}/{port}; printf '%s¶' '{packet}' >&3; exec cat <&3");
+    let _old = net.start("bash", &["-c", &script]);
+    let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    while watcher.next_list().await.len() < 2 {}
+    let begin = Instant::now();
+    net.plug(false);
+    while watcher.next_list().await.len() > 1 {}
+    assert!(begin.elapsed() < Duration::from_secs(25), "{:?}", begin.elapsed());
+}
+
+#[tokio::test]
+async fn pt3_one_way_is_not_enough() {
+    for chain in ["OUTPUT", "INPUT"] {
+        let Some(net) = Net::new() else { return };
+        let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
+        net.drop_packets(chain);
+        watcher.list_without("who").await;
+        net.heal();
+        watcher.list_with("who").await;
+    }
+}
+
+#[tokio::test]
+async fn pt6_a_lossy_network_evicts_nobody() {
+    let Some(net) = Net::new() else { return };
+    let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    net.lose("0.05");
+    nobody_leaves(&mut watcher, Duration::from_secs(12)).await;
+}
+
+#[tokio::test]
+async fn pt9_a_link_that_flaps_evicts_nobody() {
+    let Some(net) = Net::new() else { return };
+    let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    for _ in 0..3 {
+        for up in [false, true] {
+            net.plug(up);
+            nobody_leaves(&mut watcher, Duration::from_secs(2)).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pt10_a_node_whose_connection_is_reset_comes_back() {
+    let Some(net) = Net::new() else { return };
+    let (_cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    net.reset();
+    node.line("connection to the Distributor lost").await;
+    net.heal();
+    // Its old session may have ended before, or be superseded now: it is listed either way.
+    let mut changed = watcher.names();
+    while !changed.contains(&"who".to_owned()) {
+        changed = watcher.next_list().await;
+    }
+    node.line("connected").await;
+}
+
+#[tokio::test]
+async fn pt8_a_slow_link_with_a_long_list_is_no_death() {
+    let Some(net) = Net::new() else { return };
+    let (cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    net.throttle(256);
+    // 400 kB at 32 kB/s take longer than a silent node would be given.
+    let mut heavy = Vec::new();
+    for number in 0..20 {
+        let mut peer = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
+        let name = format!("heavy-{number}");
+        let advert = json!({ "v": 2, "id": name });
+        peer.register_with(json!({ "port": 1, "name": name, "ballast": "x".repeat(20_000), "$": advert })).await;
+        heavy.push(peer);
+    }
+    let answering = tokio::spawn(async move {
+        loop {
+            for peer in &mut heavy {
+                let _ = timeout(Duration::from_millis(10), peer.next_list()).await;
+                peer.pong().await;
+            }
+        }
+    });
+    nobody_leaves(&mut watcher, Duration::from_secs(16)).await;
+    assert!(!node.output().contains("lost"), "{}", node.output());
+    answering.abort();
+}
+
+#[tokio::test]
+async fn cr5_one_address_may_not_have_all_connections() {
+    let Some(net) = Net::new() else { return };
+    let config = distributor::Config { max_connections_per_address: 2, ..distributor::Config::default() };
+    let (cluster, node, mut watcher) = scene(&net, config).await;
+    let address = format!("{}:{}", net.here, cluster.address.port());
+    let second = net.start(NODE, &[&address]);
+    let count = |names: &[String]| names.iter().filter(|name| *name == "who").count();
+    let mut names = watcher.names();
+    while count(&names) < 2 {
+        names = watcher.next_list().await;
+    }
+    let third = net.start(NODE, &[&address]);
+    third.line("lost").await;
+    assert_eq!(count(&watcher.names()), 2);
+    node.kill().await;
+    // There is room again.
+    eventually("the third has joined", async || third.output().matches("connected").count() > 1).await;
+    while count(&watcher.next_list().await) < 2 {}
+    drop(second);
+}
+
+#[tokio::test]
+async fn rg11_two_nodes_behind_one_address_are_two() {
+    let Some(net) = Net::new() else { return };
+    let (cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
+    let _second = net.start(NODE, &[&format!("{}:{}", net.here, cluster.address.port())]);
+    while watcher.next_list().await.iter().filter(|name| *name == "who").count() < 2 {}
+    let shown = format!("\"host\":\"::ffff:{}\"", net.there);
+    let entries = watcher.replica().entries().filter(|(_, entry)| entry.contains(&shown)).count();
+    assert_eq!(entries, 2, "hosts are spelled in one way");
+}

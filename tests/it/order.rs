@@ -1,0 +1,412 @@
+//! The registry for version 2 nodes: changes in order, liveness, warm-up, barriers.
+
+use std::time::Duration;
+
+use distributor::Config;
+use node_sdk::{Node, ServiceError, Visibility};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer, Process, eventually, pick_port};
+use tokio::time::{Instant, sleep, timeout};
+
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+
+async fn who() -> Result<u16, ServiceError> {
+    Ok(7)
+}
+
+/// A raw version 2 node that has joined.
+async fn joined(cluster: &Cluster, name: &str) -> Peer {
+    let mut peer = cluster.peer().await;
+    peer.register_v2(name, 1, name, None).await;
+    peer.list_with(name).await;
+    peer
+}
+
+async fn distributor_on(port: u16) -> Process {
+    let process = Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]);
+    process.line("listening").await;
+    process
+}
+
+#[tokio::test]
+async fn one_change_is_one_small_packet() {
+    let cluster = Cluster::start();
+    let mut watcher = joined(&cluster, "watcher").await;
+    let mut old = cluster.registered("old").await;
+    watcher.list_with("old").await;
+    let mut newcomer = cluster.peer().await;
+    newcomer.register_v2("new", 2, "new", None).await;
+    let change: Value = loop {
+        let packet = watcher.next().await.unwrap();
+        if packet["uri"] != "$ping" {
+            break packet;
+        }
+    };
+    assert_eq!(change["method"], "PATCH");
+    assert_eq!(change["params"]["joined"].as_array().unwrap().len(), 1);
+    assert_eq!(change["$"]["rev"].as_u64(), change["$"]["base"].as_u64().map(|base| base + 1));
+    assert_eq!(old.list_with("new").await, ["watcher", "old", "new"], "old nodes get whole lists");
+    newcomer.reset();
+    let left = loop {
+        let packet = watcher.next().await.unwrap();
+        if packet["uri"] != "$ping" {
+            break packet["params"]["left"].clone();
+        }
+    };
+    assert_eq!(left, json!([{ "id": 3, "reason": "reset" }]));
+}
+
+#[tokio::test]
+async fn bc12_nothing_changed_nothing_told() {
+    let cluster = Cluster::start();
+    let mut watcher = joined(&cluster, "watcher").await;
+    let mut other = joined(&cluster, "other").await;
+    watcher.list_with("other").await;
+    let before = other.replica().revision();
+    other.register_v2("other", 1, "other", None).await;
+    assert_eq!(other.ask(9).await.len(), 2);
+    assert_eq!(watcher.replica().revision(), before);
+    let mut third = joined(&cluster, "third").await;
+    assert_eq!(watcher.next_list().await, ["watcher", "other", "third"], "the next change is the next news");
+    third.pong().await;
+}
+
+#[tokio::test]
+async fn who_needs_little_is_told_of_nobody_else() {
+    let cluster = Cluster::start();
+    let goods = cluster.node(Node::builder("goods").route("GET/goods", who)).await;
+    let picky = cluster.node(Node::builder("picky").needs(["GET/goods"])).await;
+    picky.peers().wait_for(&["GET/goods"]).await;
+    let _members = cluster.node(Node::builder("members").route("GET/members", who)).await;
+    goods.peers().wait_for(&["GET/members"]).await;
+    let more = cluster.node(Node::builder("goods").route("GET/goods", who)).await;
+    picky.peers().wait_until(|nodes| nodes.len() == 2).await;
+    assert!(picky.peers().nodes().iter().all(|node| node.name == "goods"));
+    more.stop().await;
+    picky.peers().wait_until(|nodes| nodes.len() == 1).await;
+}
+
+#[tokio::test]
+async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
+    let cluster = Cluster::start();
+    let service =
+        |zone: &str| Node::builder("who").zone(zone).version("1.2").meta(&json!({"a": 1})).route("GET/who", who);
+    let (heavy, light) = (cluster.node(service("a")).await, cluster.node(service("b").weight(50)).await);
+    let caller = cluster.node(Node::builder("caller")).await;
+    let advert = |nodes: &[protocol::Node], zone: &str| {
+        nodes.iter().filter_map(|node| node.advert.clone()).find(|advert| advert.zone.as_deref() == Some(zone))
+    };
+    caller.peers().wait_until(|nodes| advert(nodes, "a").is_some() && advert(nodes, "b").is_some()).await;
+    let seen = advert(&caller.peers().nodes(), "b").unwrap();
+    assert_eq!((seen.weight, seen.version.as_deref(), seen.meta.as_deref()), (50, Some("1.2"), Some("{\"a\":1}")));
+    assert_eq!(caller.peers().providers("GET/who").len(), 2);
+    heavy.set_draining(true);
+    caller.peers().wait_until(|nodes| advert(nodes, "a").is_some_and(|advert| advert.draining)).await;
+    assert_eq!(caller.peers().providers("GET/who"), [light.address()]);
+    light.set_weight(0);
+    caller.peers().wait_until(|nodes| advert(nodes, "b").is_some_and(|advert| advert.weight == 0)).await;
+    assert!(caller.peers().call::<u16>("GET/who", &()).await.is_err(), "nobody wants calls");
+    heavy.set_draining(false);
+    caller.peers().wait_until(|nodes| advert(nodes, "a").is_some_and(|advert| !advert.draining)).await;
+    assert_eq!(caller.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
+}
+
+#[tokio::test]
+async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
+    let cluster = Cluster::start();
+    let others = [cluster.node(Node::builder("one")).await, cluster.node(Node::builder("two")).await];
+    others[0].peers().wait_until(|nodes| nodes.len() == 2).await;
+    let node = cluster.node(Node::builder("new")).await;
+    let visibility = node.visible(100, Duration::from_secs(20)).await;
+    assert_eq!(visibility, Visibility { seen: 3, of: 3, enough: true, missing: vec![] });
+    // It reads, and never says so.
+    let _laggard = joined(&cluster, "laggard").await;
+    node.peers().wait_until(|nodes| nodes.len() == 4).await;
+    node.set_weight(70);
+    let visibility = node.visible(100, Duration::from_millis(300)).await;
+    assert_eq!((visibility.seen, visibility.of, visibility.enough), (3, 4, false));
+    assert_eq!(visibility.missing, ["laggard 127.0.0.1:1"]);
+    assert!(node.visible(75, Duration::from_secs(20)).await.enough);
+}
+
+#[tokio::test]
+async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
+    let cluster = Cluster::start();
+    let mut watcher = joined(&cluster, "watcher").await;
+    let node = Process::start(NODE, &[&cluster.address.to_string()]);
+    watcher.list_with("who").await;
+    let instance = |peer: &Peer| {
+        let entries: Vec<Value> =
+            peer.replica().entries().map(|(_, entry)| serde_json::from_str(entry).unwrap()).collect();
+        entries.into_iter().find(|entry| entry["name"] == "who").map(|entry| entry["$"]["id"].clone())
+    };
+    let before = instance(&watcher);
+    node.signal(Signal::STOP);
+    watcher.list_without("who").await;
+    node.signal(Signal::CONT);
+    watcher.list_with("who").await;
+    assert_eq!(instance(&watcher), before);
+    let why = Process::start(DISTRIBUTOR, &["why", "who", "--at", &cluster.address.to_string()]);
+    for event in ["joined", "suspect", "hung"] {
+        why.line(event).await;
+    }
+}
+
+#[tokio::test]
+async fn rs5_a_distributor_that_stood_still_evicts_nobody() {
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
+    let address = format!("127.0.0.1:{}", distributor.port().await);
+    let nodes = [Process::start(NODE, &[&address]), Process::start(NODE, &[&address])];
+    let mut watcher = Peer::connect(address.parse().unwrap()).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    while watcher.next_list().await.len() < 3 {}
+    distributor.signal(Signal::STOP);
+    sleep(Duration::from_secs(10)).await;
+    distributor.signal(Signal::CONT);
+    let until = Instant::now() + Duration::from_secs(3);
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(names) = timeout(left, watcher.next_list()).await
+    {
+        assert_eq!(names.len(), 3);
+    }
+    assert!(nodes.iter().all(|node| !node.output().contains("lost")), "nor do they give it up");
+}
+
+#[tokio::test]
+async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
+    let port = pick_port();
+    let distributor = distributor_on(port).await;
+    let address = format!("127.0.0.1:{port}");
+    let node = |name: &str| Node::builder(name).distributor(&address);
+    let nodes =
+        [node("one").start().await.unwrap(), node("two").start().await.unwrap(), node("three").start().await.unwrap()];
+    for node in &nodes {
+        node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    }
+    // Everybody has to be in the same state when it dies.
+    let _ = nodes[0].visible(100, Duration::from_secs(20)).await;
+    distributor.kill().await;
+    eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
+    let distributor = distributor_on(port).await;
+    distributor.line("restored").await;
+    // Whoever asks now, version 1 or 2, finds all of them, though some are still on their way.
+    let mut old = Peer::connect(address.parse().unwrap()).await;
+    assert_eq!(old.next_list().await, ["one", "two", "three"]);
+    eventually("they are back", async || nodes.iter().all(|node| node.peers().stale_for().is_none())).await;
+    assert!(nodes.iter().all(|node| node.peers().nodes().len() == 3));
+}
+
+#[tokio::test]
+async fn pt1_without_a_distributor_peers_are_called_and_it_is_known_for_how_long() {
+    let cluster = Cluster::start();
+    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/who"]).await;
+    assert_eq!(caller.peers().stale_for(), None);
+    cluster.stop().await;
+    eventually("it is noticed", async || caller.peers().stale_for().is_some()).await;
+    for _ in 0..100 {
+        assert_eq!(caller.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_a_cache_calls_before_a_distributor_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("peers");
+    let cluster = Cluster::start();
+    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
+    let before = cluster.node(Node::builder("caller").cache(&file)).await;
+    before.peers().wait_for(&["GET/who"]).await;
+    before.stop().await;
+    eventually("it is written", async || file.exists()).await;
+    let nowhere = format!("127.0.0.1:{}", pick_port());
+    let after = Node::builder("caller").distributor(nowhere).cache(&file).start().await.unwrap();
+    assert_eq!(after.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
+    // One that is damaged is as good as none.
+    std::fs::write(&file, "{\"v\":1").unwrap();
+    let damaged = Node::builder("caller").distributor("127.0.0.1:1").cache(&file).start().await.unwrap();
+    assert!(damaged.peers().nodes().is_empty());
+}
+
+#[tokio::test]
+async fn bc13_a_node_asks_when_what_it_was_told_does_not_fit() {
+    let distributor = Listener::bind().await;
+    let node =
+        Node::builder("observer").distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
+    let mut link = distributor.accept().await;
+    assert_eq!(link.next().await.unwrap()["params"]["name"], "observer");
+    let entry = |port: u16| json!({ "port": port, "name": "n", "urls": [], "host": "::1" });
+    let digest = |ports: &[u16]| {
+        let mut digest = protocol::Digest::default();
+        ports.iter().for_each(|port| digest.add((*port).into(), &entry(*port).to_string()));
+        digest.0
+    };
+    let list = |ports: &[u16], rev: u64, digest: u32| {
+        let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
+        let stamp = json!({ "epoch": 5, "rev": rev, "digest": digest, "ids": ports });
+        json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries, "$": stamp })
+    };
+    link.send_packet(&list(&[1, 2], 1, digest(&[1, 2]))).await;
+    node.peers().wait_until(|nodes| nodes.len() == 2).await;
+    // A flipped bit, then a gap: either way the last list stays, and it asks.
+    link.send_packet(&list(&[1, 3], 2, digest(&[1, 2]))).await;
+    let question = link.next().await.unwrap();
+    assert_eq!((&question["uri"], &question["method"]), (&json!("/distributes"), &json!("GET")));
+    assert_eq!(node.peers().nodes().len(), 2);
+    link.send_packet(&list(&[1, 2, 4], 3, digest(&[1, 2, 4]))).await;
+    node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    // An older list, late: nothing goes back.
+    link.send_packet(&list(&[1], 2, digest(&[1]))).await;
+    link.send_packet(&json!({ "uri": "$ping", "$": { "epoch": 5, "rev": 3, "digest": digest(&[1, 2, 4]) } })).await;
+    let pong = link.next().await.unwrap();
+    assert_eq!((&pong["uri"], &pong["$"]["rev"]), (&json!("$pong"), &json!(3)));
+    assert_eq!(node.peers().nodes().len(), 3);
+}
+
+#[tokio::test]
+async fn rs18_pt12_a_node_tries_calmly_while_nobody_answers() {
+    let listener = Listener::bind().await;
+    let _node = Node::builder("calm").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut attempts = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(peer) = timeout(left, listener.accept()).await
+    {
+        attempts += 1;
+        peer.close();
+    }
+    // Each loss is followed by a moment at random within three seconds, and no two attempts are under way at once.
+    assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
+}
+
+#[tokio::test]
+async fn rg7_a_version_2_peer_registers_at_once_and_an_old_one_may_wait() {
+    let cluster = Cluster::with(Config { register_timeout: Duration::from_millis(300), ..Config::default() });
+    let mut silent = cluster.peer().await;
+    assert_eq!(silent.next_list().await.len(), 0, "greeted");
+    let mut new = cluster.peer().await;
+    new.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 1, "$": {} })).await;
+    assert_eq!(new.cut_because().await, "not_registered");
+    assert_eq!(silent.ask(7).await.len(), 0, "still there");
+}
+
+#[tokio::test]
+async fn rg9_who_registers_while_the_distributor_stops_is_told_to_come_back() {
+    let cluster = Cluster::start();
+    let mut late = cluster.peer().await;
+    assert_eq!(late.next_list().await.len(), 0);
+    let stopping = tokio::spawn(cluster.stop());
+    let mut refused = None;
+    while let Some(packet) = {
+        late.register_v2("late", 1, "late", None).await;
+        late.next().await
+    } {
+        if packet["$"]["r"] == "draining" {
+            refused = packet["$"]["ra"].as_u64();
+        }
+    }
+    assert_eq!(refused, Some(3000));
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn rs13_nodes_that_are_turned_away_come_again_and_all_join() {
+    let config = Config { registrations_per_second: 20, registration_burst: 5, ..Config::default() };
+    let cluster = Cluster::with(config);
+    let mut nodes = Vec::new();
+    for _ in 0..20 {
+        nodes.push(cluster.node(Node::builder("many")).await);
+    }
+    nodes[0].peers().wait_until(|nodes| nodes.len() == 20).await;
+}
+
+#[tokio::test]
+async fn bc3_a_flapper_is_told_of_a_few_times_only() {
+    let cluster = Cluster::start();
+    let mut watcher = joined(&cluster, "watcher").await;
+    for _ in 0..30 {
+        let mut flapper = cluster.peer().await;
+        flapper.register_v2("flapper", 7, "flapper", None).await;
+        assert!(flapper.next().await.is_some());
+        flapper.close();
+    }
+    let mut last = joined(&cluster, "last").await;
+    let mut changes = 0;
+    while !watcher.next_list().await.contains(&"last".to_owned()) {
+        changes += 1;
+    }
+    assert!(changes <= 6, "{changes} changes");
+    last.pong().await;
+}
+
+#[tokio::test]
+async fn fr14_a_flood_from_one_node_does_not_hold_up_the_others() {
+    let cluster = Cluster::with(Config { packets_per_second: 50, packet_burst: 50, ..Config::default() });
+    let mut watcher = joined(&cluster, "watcher").await;
+    let mut flooder = joined(&cluster, "flooder").await;
+    let question = format!("{}¶", json!({ "uri": "/distributes", "method": "GET", "key": 5 }));
+    flooder.send(question.repeat(2000)).await;
+    for number in 0..10 {
+        let name = format!("other-{number}");
+        let other = joined(&cluster, &name).await;
+        watcher.list_with(&name).await;
+        other.close();
+    }
+    let until = Instant::now() + Duration::from_millis(300);
+    let mut answered = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(packet) = timeout(left, flooder.next()).await
+    {
+        answered += usize::from(packet.unwrap()["key"] == 5);
+    }
+    assert!((50..1000).contains(&answered), "{answered} of 2000 are answered, the others wait");
+}
+
+#[tokio::test]
+async fn bc9_dead_peers_hold_nobody_up() {
+    let cluster = Cluster::start();
+    let mut dead = Vec::new();
+    for number in 0..5 {
+        let mut peer = Peer::connect_narrow(cluster.address).await;
+        peer.register_v2(&format!("dead-{number}"), 1, &format!("dead-{number}"), None).await;
+        dead.push(peer);
+    }
+    let mut watcher = joined(&cluster, "watcher").await;
+    for number in 0..200 {
+        let name = format!("n{number}");
+        let mut peer = cluster.peer().await;
+        peer.register_v2(&name, 1, &name, None).await;
+        watcher.list_with(&name).await;
+        watcher.pong().await;
+    }
+    // In the end they are found out.
+    while watcher.next_list().await.iter().any(|name| name.starts_with("dead")) {
+        watcher.pong().await;
+    }
+}
+
+#[tokio::test]
+async fn calls_that_fail_make_a_silent_old_node_suspect() {
+    let cluster = Cluster::start();
+    let silent = Listener::bind().await;
+    let mut old = cluster.peer().await;
+    old.register_with(json!({ "port": silent.port(), "name": "old", "urls": ["GET/old"] })).await;
+    let callers = [cluster.node(Node::builder("a")).await, cluster.node(Node::builder("b")).await];
+    let keep = tokio::spawn(async move {
+        let mut peers = Vec::new();
+        loop {
+            peers.push(silent.accept().await);
+        }
+    });
+    for caller in &callers {
+        caller.peers().wait_for(&["GET/old"]).await;
+        let call = caller.peers().call::<Value>("GET/old", &()).within(Duration::from_millis(50));
+        assert!(call.await.is_err());
+    }
+    callers[0].peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "old" && node.suspect)).await;
+    callers[0].peers().wait_until(|nodes| nodes.iter().all(|node| !node.suspect)).await;
+    keep.abort();
+}
