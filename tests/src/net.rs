@@ -27,7 +27,9 @@ impl Net {
         let process = std::process::id();
         let name = format!("mesh{process}x{number}");
         let cable = format!("m{}x{number}", process % 1_000_000);
-        let (here, there) = (format!("10.231.{number}.1"), format!("10.231.{number}.2"));
+        // What a run that was killed has left behind is out of the way.
+        let subnet = format!("10.{}.{number}", 100 + process % 100);
+        let (here, there) = (format!("{subnet}.1"), format!("{subnet}.2"));
         let net = Self { name, cable, here: here.parse().ok()?, there: there.parse().ok()? };
         let (name, cable) = (net.name.as_str(), net.cable.as_str());
         let far = format!("{cable}p");
