@@ -11,7 +11,7 @@ pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// No peer is pinged more often than this, however few there are.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
 /// With more peers than this, half of the budget is used.
-const LARGE_MESH: u32 = 1000;
+const LARGE_MESH: usize = 1000;
 /// After a ping, how long an answer may take until others are told to prefer somebody else.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
@@ -72,9 +72,14 @@ impl Liveness {
     /// Between two pings to a peer that is otherwise silent.
     pub(crate) fn interval(&self) -> Duration {
         let peers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
-        // A large mesh is left idle rather than asked often: its pings should not cost more than a hundredth of a core.
-        let share = if peers > LARGE_MESH { 2 } else { 1 };
-        (Duration::from_secs(1) * peers * share / self.pings_per_second).max(LEAST_INTERVAL)
+        (Duration::from_secs(1) * peers / self.budget()).max(LEAST_INTERVAL)
+    }
+
+    /// Pings a second to all. A large mesh is left idle rather than asked often: its pings should not cost more than a
+    /// hundredth of a core.
+    fn budget(&self) -> u32 {
+        let share = if self.watched.len() > LARGE_MESH { 2 } else { 1 };
+        (self.pings_per_second / share).max(1)
     }
 
     /// Watches a peer from now on. Its first ping comes within an interval, at a moment of its own.
@@ -154,10 +159,10 @@ impl Liveness {
         verdicts
     }
 
-    /// Half as much again as the budget needs: what came in a burst is asked in a burst once, and spread by this; what a late
-    /// tick left undone is made up for.
+    /// A quarter more than the budget needs, to make up for what a late tick left undone. Peers that came in a burst are
+    /// asked in a burst once, and spread by this.
     fn most_per_tick(&self) -> usize {
-        (self.pings_per_second as usize * TICK.as_millis() as usize * 3).div_ceil(2000)
+        (self.budget() as usize * TICK.as_millis() as usize * 5).div_ceil(4000)
     }
 }
 

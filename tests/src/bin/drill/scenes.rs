@@ -228,12 +228,14 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
         swarm.start(nodes * group / 10 - swarm.nodes().len(), false);
         swarm.complete(nodes * group / 10).await;
     }
-    sleep(Duration::from_secs(3)).await;
+    sleep(Duration::from_secs(10)).await;
+    swarm.nodes().iter().for_each(|node| node.fewest.set(usize::MAX));
     let (rss, before) = (daemon.rss_bytes(), daemon.cpu());
     sleep(Duration::from_secs(seconds)).await;
     #[expect(clippy::cast_precision_loss, reason = "seconds are few")]
     let share = (daemon.cpu() - before).as_secs_f64() / seconds as f64;
-    assert_eq!(swarm.connected(), nodes, "nobody was lost");
+    let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min();
+    assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "nobody was lost, and nothing was told");
     row(
         "idle",
         &format!(
