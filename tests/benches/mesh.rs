@@ -1,4 +1,4 @@
-//! The mesh in figures: `cargo bench -p tests`. One machine, loopback, the Distributor in a process of its own.
+//! Old nodes and calls in figures: `cargo bench -p tests`; version 2's registry is measured by `drill`. One machine, loopback, the Distributor in a process of its own.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -19,12 +19,8 @@ const ROUNDS: usize = 5;
 async fn main() {
     daemon::raise_open_files();
     println!("{:52} {:>12} {:>16} {:>14}", "", "all done", "Distributor CPU", "sent");
-    for (nodes, version) in [(500, 1), (1000, 1), (500, 2), (1000, 2)] {
-        cold_start(nodes, version).await;
-    }
-    println!();
-    for nodes in [100, 1000] {
-        one_join(nodes).await;
+    for nodes in [500, 1000] {
+        cold_start(nodes).await;
     }
     println!("\n{:52} {:>12} {:>16}", "calls, both sides in one process", "calls/s", "p50");
     for in_flight in [1, 64, 256] {
@@ -44,13 +40,8 @@ fn cpu(process: &Process) -> Duration {
     Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
-fn registration(number: usize, version: u8) -> Value {
-    let mut params =
-        json!({ "port": 9010, "name": format!("node-{number}"), "urls": ["POST/goods", "GET/goods", "DELETE/goods"] });
-    if version == 2 {
-        params["$"] = json!({ "v": 2, "id": format!("{number:032x}") });
-    }
-    params
+fn registration(number: usize) -> Value {
+    json!({ "port": 9010, "name": format!("node-{number}"), "urls": ["POST/goods", "GET/goods", "DELETE/goods"] })
 }
 
 /// Reads lists until one has so many entries; gives the bytes read.
@@ -67,7 +58,7 @@ async fn complete(peer: &mut Peer, nodes: usize) -> usize {
 }
 
 /// All nodes connect and register at once, and are done when everybody has everybody.
-async fn cold_start(nodes: usize, version: u8) {
+async fn cold_start(nodes: usize) {
     // Old readers could not read the list of a thousand; for the figure they get it whole.
     let mut rounds = Vec::new();
     for _ in 0..ROUNDS {
@@ -78,7 +69,7 @@ async fn cold_start(nodes: usize, version: u8) {
         for number in 0..nodes {
             tasks.spawn(async move {
                 let mut peer = Peer::connect(address).await;
-                peer.register_with(registration(number, version)).await;
+                peer.register_with(registration(number)).await;
                 (complete(&mut peer, nodes).await, peer)
             });
         }
@@ -87,50 +78,8 @@ async fn cold_start(nodes: usize, version: u8) {
     }
     rounds.sort();
     let (time, cpu, bytes) = rounds[ROUNDS / 2];
-    let name = format!("cold start, {nodes} version {version} nodes at once");
+    let name = format!("cold start, {nodes} version 1 nodes at once");
     println!("{name:52} {:>9} ms {:>13} ms {:>11} MB", time.as_millis(), cpu.as_millis(), bytes / 1_000_000);
-}
-
-/// One node joins while all others listen, again and again; until the last has been told.
-async fn one_join(nodes: usize) {
-    let (process, address) = distributor().await;
-    let mut peers = Vec::new();
-    for number in 0..nodes {
-        let mut peer = Peer::connect(address).await;
-        let mut params = registration(number, 2);
-        params["urls"] = json!([]);
-        peer.register_with(params).await;
-        peers.push(peer);
-    }
-    for peer in &mut peers {
-        peer.list_with(&format!("node-{}", nodes - 1)).await;
-    }
-    let (mut times, before) = (Vec::new(), cpu(&process));
-    for round in 0..20 {
-        let name = format!("joins-{round}");
-        let begin = Instant::now();
-        let mut joining = Peer::connect(address).await;
-        joining.register(&name, 1).await;
-        let mut told = JoinSet::new();
-        for mut peer in peers.drain(..) {
-            let name = name.clone();
-            told.spawn(async move {
-                while memchr::memmem::find(&peer.next_bytes().await, name.as_bytes()).is_none() {}
-                peer
-            });
-        }
-        peers = told.join_all().await;
-        times.push(begin.elapsed());
-        joining.close();
-        let gone = |list: &[u8]| memchr::memmem::find(list, name.as_bytes()).is_none();
-        for peer in &mut peers {
-            while !gone(&peer.next_bytes().await) {}
-        }
-    }
-    times.sort();
-    let per_told = (cpu(&process) - before).as_secs_f64() * 1e6 / (40 * nodes) as f64;
-    let name = format!("one join, {nodes} version 2 nodes told, full lists");
-    println!("{name:52} {:>9.1} ms {per_told:>10.1} µs each", times[10].as_secs_f64() * 1e3);
 }
 
 async fn echo(Params(params): Params<Value>) -> Result<Value, ServiceError> {

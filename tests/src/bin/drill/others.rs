@@ -119,6 +119,7 @@ async fn measure(other: &Other, daemon: &Daemon, nodes: usize, rounds: usize) {
     let memory = (daemon.rss_bytes() - base) as f64 / nodes as f64 / 1e3;
     let publisher = TcpStream::connect(daemon.address).await.unwrap();
     publisher.set_nodelay(true).unwrap();
+    let mut scrap = Vec::with_capacity(65_536);
     let (mut times, before) = (Vec::new(), daemon.cpu());
     for round in 0..rounds {
         let payload = format!("{round:06}{}", "x".repeat(144));
@@ -130,8 +131,8 @@ async fn measure(other: &Other, daemon: &Daemon, nodes: usize, rounds: usize) {
             told.1.notified().await;
         }
         times.push(begin.elapsed());
-        let mut scrap = [0; 65_536];
-        let _ = publisher.try_read(&mut scrap);
+        scrap.clear();
+        let _ = publisher.try_read_buf(&mut scrap);
         sleep(Duration::from_millis(100)).await;
     }
     let each = (daemon.cpu() - before).as_secs_f64() * 1e6 / (rounds * nodes) as f64;
