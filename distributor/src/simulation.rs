@@ -151,7 +151,7 @@ impl World {
         let connection = self.nodes[node].connection;
         match self.rng.u8(0..16) {
             0 | 1 => self.kill(node),
-            2 | 3 | 4 if !self.nodes[node].is_up => {
+            2..=4 if !self.nodes[node].is_up => {
                 let now = self.now;
                 self.nodes[node].start(&mut self.next_instance, now);
             }
