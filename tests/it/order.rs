@@ -410,3 +410,47 @@ async fn calls_that_fail_make_a_silent_old_node_suspect() {
     callers[0].peers().wait_until(|nodes| nodes.iter().all(|node| !node.suspect)).await;
     keep.abort();
 }
+
+/// A way to an address on which every piece takes its time.
+async fn slow_way_to(address: std::net::SocketAddr) -> std::net::SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let here = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let far = tokio::net::TcpStream::connect(address).await.unwrap();
+            let (near_read, near_write) = near.into_split();
+            let (far_read, far_write) = far.into_split();
+            tokio::spawn(relay(near_read, far_write));
+            tokio::spawn(relay(far_read, near_write));
+        }
+    });
+    here
+}
+
+async fn relay(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp::OwnedWriteHalf) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut buffer = vec![0; 4096];
+    // 100, 200, 300 ms, one after the other.
+    for turn in 0.. {
+        let Ok(bytes @ 1..) = from.read(&mut buffer).await else { return };
+        sleep(Duration::from_millis(100 + turn % 3 * 100)).await;
+        if to.write_all(&buffer[..bytes]).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn pt7_a_slow_network_evicts_nobody() {
+    let cluster = Cluster::start();
+    let mut watcher = joined(&cluster, "watcher").await;
+    let slow = slow_way_to(cluster.address).await;
+    let _node = Node::builder("slow").distributor(slow.to_string()).start().await.unwrap();
+    watcher.list_with("slow").await;
+    let until = Instant::now() + Duration::from_secs(12);
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(names) = timeout(left, watcher.next_list()).await
+    {
+        assert_eq!(names, ["watcher", "slow"]);
+    }
+}

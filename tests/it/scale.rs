@@ -34,3 +34,26 @@ async fn five_hundred_old_nodes_that_start_at_once_are_soon_complete() {
     let one_list_each = 500 * 500 * 120;
     assert!(bytes <= 3 * one_list_each, "{bytes} bytes");
 }
+
+#[tokio::test]
+async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
+    const NODES: usize = 300;
+    let cluster = Cluster::start();
+    let mut tasks = JoinSet::new();
+    for number in 0..NODES {
+        let address = cluster.address;
+        tasks.spawn(async move {
+            let mut peer = tests::Peer::connect(address).await;
+            let name = format!("node-{number}");
+            peer.register_v2(&name, 1000 + u16::try_from(number).unwrap(), &name, None).await;
+            let mut news = 1;
+            while peer.next_list().await.len() < NODES {
+                news += 1;
+            }
+            (peer, news)
+        });
+    }
+    // Whoever came first is told of the others in a few rounds, not one by one.
+    let most = tasks.join_all().await.into_iter().map(|(_, news)| news).max().unwrap();
+    assert!(most < NODES / 2, "{most} lists and changes for {NODES} joins");
+}
