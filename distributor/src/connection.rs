@@ -5,8 +5,11 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use daemon::{FrameReader, Look, at};
-use protocol::{Key, Packet, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal};
+use protocol::{
+    Key, Packet, Pong, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal,
+};
 use socket2::SockRef;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -163,16 +166,24 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         // One timer for all: there are thousands of these.
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon];
         let next = deadlines.into_iter().flatten().min();
+        // On the heap: most connections never wait for an old peer to read, and each would keep the room.
+        let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
         tokio::select! {
             () = stop.cancelled() => return End::Stopping,
-            readable = session.stream.readable(), if listening => match readable.and_then(|()| reader.frames.fill(&session.stream)) {
-                Ok(true) => attendance.heard(),
-                Ok(false) => return End::Gone(Reason::Closed),
-                Err(error) => return End::Gone(reason(&error)),
-            },
-            _ = session.stream.writable(), if writable => {}
+            ready = ready(&session.stream, listening, writable) => {
+                let filled = ready.and_then(|ready| match ready.is_readable() {
+                    true => reader.frames.fill(&session.stream).map(Some),
+                    false => Ok(None),
+                });
+                match filled {
+                    Ok(Some(true)) => attendance.heard(),
+                    Ok(Some(false)) => return End::Gone(Reason::Closed),
+                    Ok(None) => {}
+                    Err(error) => return End::Gone(reason(&error)),
+                }
+            }
             () = session.unfinished.notified() => {}
-            goes_on = read_enough(attendance, paced, &mut look) => if goes_on { unread_since = None },
+            goes_on = if_any(&mut reading) => if goes_on { unread_since = None },
             () = at(next) => {
                 let now = Instant::now();
                 let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
@@ -203,16 +214,34 @@ fn reason(error: &std::io::Error) -> Reason {
     }
 }
 
-/// Waits for what an old peer's window waits for, for ever when it waits for nothing. Returns whether the peer reads.
-async fn read_enough(attendance: &Attendance, unread: Option<Unread>, look: &mut Look) -> bool {
+/// Waits until the socket can be read, or written, as far as that is wanted.
+async fn ready(stream: &TcpStream, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
+    let interest = match (to_read, to_write) {
+        (true, true) => Interest::READABLE | Interest::WRITABLE,
+        (true, false) => Interest::READABLE,
+        (false, true) => Interest::WRITABLE,
+        (false, false) => return std::future::pending().await,
+    };
+    stream.ready(interest).await
+}
+
+/// Waits for a future, for ever when there is none.
+async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+    match future {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits for what an old peer's window waits for. Returns whether the peer reads.
+async fn read_enough(attendance: &Attendance, unread: Unread, look: &mut Look) -> bool {
     let (session, membership) = (&attendance.session, attendance.membership());
     match unread {
-        None => std::future::pending().await,
-        Some(Unread::Until(time)) => {
+        Unread::Until(time) => {
             sleep_until(Instant::from_std(time)).await;
             true
         }
-        Some(Unread::Look) => {
+        Unread::Look => {
             let written = session.outbox().written();
             match look.unread(&membership.local_queues, &session.stream, written).await {
                 (written, Some(unread)) => session.outbox().settle(written, unread),
@@ -267,8 +296,10 @@ impl Reader {
                 self.registered = false;
                 attendance.unregister(Reason::Leave);
             }
-            Intent::Know(Some(known)) => attendance.acknowledge(known),
-            Intent::Know(None) => {}
+            Intent::Know(Pong { revision: Some(known), digest }) => {
+                attendance.acknowledge(known, digest, now.into_std())
+            }
+            Intent::Know(_nothing) => {}
             Intent::Report(failed) => attendance.report(&failed),
             Intent::Copy => {
                 if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {

@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use protocol::{
-    HISTORY_URI, Key, PONG_URI, Packet, PacketError, REGISTRY_URI, Registration, RegistrationError, Request, Revision,
-    Terms, Version, check_depth, is_blank, read_history_question, read_pong, read_report,
+    HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, Registration, RegistrationError, Request,
+    Terms, Version, check_depth, is_blank, read_history_question, read_report,
 };
 
 use crate::config::Config;
@@ -41,7 +41,7 @@ pub(crate) enum Intent {
     /// Take the registration away; the peer is about to go.
     Leave,
     /// The peer knows this state, and is alive.
-    Know(Option<Revision>),
+    Know(Pong),
     /// Calls to these nodes failed.
     Report(Vec<u64>),
     /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
@@ -127,7 +127,7 @@ impl Intake {
                 Some(failed) => Intent::Report(failed),
                 None => self.refuse(packet.key, Complaint::new(400, "bad_report", "params is no report")),
             },
-            (PONG_URI, _) => Intent::Know(read_pong(&packet)),
+            (PONG_URI, _) => Intent::Know(Pong::from_packet(&packet)),
             (HISTORY_URI, "GET") if packet.version() == Version::V2 => {
                 let node = read_history_question(packet.params).unwrap_or_default();
                 Intent::Recount(packet.key.unwrap_or(Key::Number(0)), node)
@@ -232,7 +232,7 @@ mod tests {
                 Intent::Register(registration, _) => format!("register {}", registration.name),
                 Intent::Ask(key) => format!("ask {key}"),
                 Intent::Leave => "leave".to_owned(),
-                Intent::Know(known) => format!("know {}", known.unwrap_or_default()),
+                Intent::Know(pong) => format!("know {}", pong.revision.unwrap_or_default()),
                 Intent::Report(failed) => format!("report {failed:?}"),
                 Intent::Copy => "copy".to_owned(),
                 Intent::Recount(key, node) => format!("recount {key} {node}"),

@@ -9,8 +9,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use daemon::{LocalQueues, Throttle};
 use protocol::{
-    CopyPart, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host, write_copy_question,
-    write_visibility,
+    CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
+    write_copy_question, write_visibility,
 };
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -490,8 +490,12 @@ impl Attendance {
         self.session.heard.store(self.membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    pub(crate) fn acknowledge(&self, known: Revision) {
-        self.membership.lock().roster.acknowledge(self.session.id, known);
+    /// The peer knows this state; if not as it should, it is sent the list.
+    pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
+        let drifted = self.membership.lock().roster.acknowledge(self.session.id, known, digest);
+        if drifted && self.session.outbox().correct(now) {
+            warn!(peer = %self.session.peer, revision = %known, "its copy of the list is not what we told; sending it again");
+        }
     }
 
     pub(crate) fn report(&self, failed: &[u64]) {

@@ -13,6 +13,9 @@ use crate::lists::{Dispatch, Known};
 use crate::needs::Needs;
 use crate::roster::Roster;
 
+/// A peer that cannot be put right by the list is not sent it with every sign of life.
+const CORRECT_AGAIN: Duration = Duration::from_secs(30);
+
 /// What one peer is still to be told.
 #[derive(Debug)]
 pub(crate) struct Outbox {
@@ -28,6 +31,7 @@ pub(crate) struct Outbox {
     rest: Bytes,
     window: ReadWindow,
     stalled_since: Option<Instant>,
+    corrected_at: Option<Instant>,
     /// The connection's task waits for what is in the way of the rest, and then goes on by itself.
     pub(crate) attended: bool,
 }
@@ -67,6 +71,7 @@ impl Outbox {
             rest: Bytes::new(),
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
+            corrected_at: None,
             attended: false,
         }
     }
@@ -112,6 +117,17 @@ impl Outbox {
     /// Whether a reply waits to be written.
     pub(crate) fn owes_reply(&self) -> bool {
         self.reply.is_some()
+    }
+
+    /// What the peer knows is not what it was told: it is owed the whole list, unless it has just been. Returns whether it is.
+    pub(crate) fn correct(&mut self, now: Instant) -> bool {
+        let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
+        if !is_new || self.reply.is_some() || self.known.needs.is_some() {
+            return false;
+        }
+        self.corrected_at = Some(now);
+        self.reply = Some(Reply::List(Key::Number(0)));
+        true
     }
 
     /// The peer is to be told this. A notice that is still waiting is void.

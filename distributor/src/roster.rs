@@ -340,9 +340,10 @@ impl Roster {
         self.revision().rev != rev
     }
 
-    /// A peer knows this state.
-    pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision) {
+    /// A peer knows this state, with this digest. Returns whether it should have another one.
+    pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision, digest: Option<Digest>) -> bool {
         self.barriers.acknowledge(session, known);
+        known == self.registry.revision() && digest.is_some_and(|digest| digest != self.registry.digest())
     }
 
     /// A part of what a node knows has come. Returns whether that was the last, and is in use now.

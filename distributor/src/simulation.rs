@@ -415,9 +415,11 @@ impl World {
                 connection.outbox.unfollow();
                 roster.leave(self.now, session, Reason::Leave);
             }
-            Intent::Know(known) => {
-                if let Some(known) = known {
-                    roster.acknowledge(session, known);
+            Intent::Know(pong) => {
+                if let Some(known) = pong.revision
+                    && roster.acknowledge(session, known, pong.digest)
+                {
+                    connection.outbox.correct(self.now);
                 }
             }
             Intent::Report(failed) => drop(roster.report(self.now, session, &failed)),
@@ -616,7 +618,7 @@ impl Node {
             assert!(frame.len() <= LEGACY_READ_BYTES);
         }
         if packet.uri() == PING_URI {
-            write_pong(&mut out, self.replica.revision());
+            write_pong(&mut out, self.replica.pong(true));
             return out.to_vec();
         }
         if asks_for_copy(&packet) {

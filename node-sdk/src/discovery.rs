@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use daemon::{FrameReader, Throttle, at, tune};
 use protocol::{
-    Advert, Answer, News, Outcome, PING_URI, Packet, Ping, REGISTRY_URI, Route, Terms, VISIBLE_URI, Version,
+    Advert, Answer, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI, Version,
     Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
     write_report,
 };
@@ -307,14 +307,14 @@ impl Discovery {
                     Outcome::Gap => connection.ask(now),
                 }
                 if stamp.is_some_and(|stamp| stamp.ack) {
-                    write_pong(&mut connection.unsent, self.peers.revision());
+                    write_pong(&mut connection.unsent, self.pong());
                 }
             }
             (PING_URI, _) => {
                 let ping = Ping::from_packet(&packet);
                 connection.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
                 connection.silent_at = Some(now + connection.silence);
-                write_pong(&mut connection.unsent, self.peers.revision());
+                write_pong(&mut connection.unsent, self.pong());
                 let drifted = self.peers.with_replica(|replica| {
                     ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
                 });
@@ -333,6 +333,11 @@ impl Discovery {
             }
             _unknown => {}
         }
+    }
+
+    fn pong(&self) -> Pong {
+        let all = self.identity.needs.is_none();
+        self.peers.with_replica(|replica| replica.pong(all))
     }
 
     fn turned_away(&self, connection: &mut Connection<'_>, answer: &Answer<'_>) {

@@ -36,8 +36,8 @@ pub use request::{Request, write_request};
 pub use revision::{Digest, Revision};
 pub use route::{Route, RouteError, Segment};
 pub use talk::{
-    CopyPart, Event, HISTORY_URI, PING_URI, PONG_URI, Ping, VISIBLE_URI, Visibility, asks_for_copy, read_copy,
-    read_history_question, read_pong, read_report, write_ask, write_copy, write_copy_question, write_history,
+    CopyPart, Event, HISTORY_URI, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, asks_for_copy, read_copy,
+    read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,
     write_history_question, write_leave, write_ping, write_pong, write_report, write_visibility,
 };
 pub use terms::{Terms, Visible};

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::news::{Delta, News, Snapshot, Stamp};
-use crate::{Digest, Node, Revision};
+use crate::{Digest, Node, Pong, Revision};
 
 /// How long a node that a new Distributor of version 1 does not list yet is kept: two periods in which nodes reconnect,
 /// and 5 s. One of version 2 says itself while it is warming.
@@ -106,6 +106,11 @@ impl Replica {
     /// The digest of what is known.
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// What to say to a ping, by a node that is told of `all` or of a part only.
+    pub fn pong(&self, all: bool) -> Pong {
+        Pong { revision: self.revision, digest: all.then_some(self.digest) }
     }
 
     /// The entries of that state with their ids, as they went over the wire.

@@ -9,7 +9,7 @@ use crate::{Digest, Key, Packet, REGISTRY_URI, Revision, seal};
 
 /// The uri of [`write_ping`].
 pub const PING_URI: &str = "$ping";
-/// The uri of [`write_pong`].
+/// The uri of [`write_pong`]: see [`Pong`].
 pub const PONG_URI: &str = "$pong";
 /// The uri of [`write_visibility`].
 pub const VISIBLE_URI: &str = "$visible";
@@ -48,15 +48,31 @@ pub fn write_ping(out: &mut BytesMut, every: std::time::Duration, revision: Revi
     );
 }
 
-/// Writes the answer to a ping, or to a list or change that asked for it: the state known now.
-pub fn write_pong(out: &mut BytesMut, known: Option<Revision>) {
-    let known = known.map_or_else(String::new, |Revision { epoch, rev }| format!(r#""epoch":{epoch},"rev":{rev}"#));
-    write(out, &format!(r#"{{"uri":"{PONG_URI}","$":{{{known}}}}}"#));
+/// The answer to a ping, or to a list or change that asked for it: what its sender knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Pong {
+    /// The state that it knows; `None` before it has been told any.
+    #[serde(flatten)]
+    pub revision: Option<Revision>,
+    /// Of all that it knows; `None` when it was told a part only.
+    pub digest: Option<Digest>,
 }
 
-/// The state that the sender of a pong knows.
-pub fn read_pong(packet: &Packet<'_>) -> Option<Revision> {
-    serde_json::from_str(packet.meta?.get()).ok()
+impl Pong {
+    /// Reads it from its packet; what is missing or strange counts as not said.
+    pub fn from_packet(packet: &Packet<'_>) -> Self {
+        packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default()
+    }
+}
+
+/// Writes a pong, ready to send.
+pub fn write_pong(out: &mut BytesMut, pong: Pong) {
+    let Pong { revision, digest } = pong;
+    let known = revision.map_or_else(String::new, |Revision { epoch, rev }| format!(r#""epoch":{epoch},"rev":{rev}"#));
+    let digest =
+        digest.filter(|_| revision.is_some()).map_or_else(String::new, |Digest(d)| format!(r#","digest":{d}"#));
+    write(out, &format!(r#"{{"uri":"{PONG_URI}","$":{{{known}{digest}}}}}"#));
 }
 
 /// Writes a question for the list, by a node that has found a gap.
@@ -251,13 +267,18 @@ mod tests {
     fn signs_of_life_are_read_back() {
         let mut out = BytesMut::new();
         write_ping(&mut out, std::time::Duration::from_secs(1), REVISION, Digest(7));
-        write_pong(&mut out, Some(REVISION));
-        write_pong(&mut out, None);
+        let pongs = [
+            Pong { revision: Some(REVISION), digest: Some(Digest(7)) },
+            Pong { revision: Some(REVISION), digest: None },
+            Pong::default(),
+        ];
+        pongs.into_iter().for_each(|pong| write_pong(&mut out, pong));
         let packets = packets(&out);
         let ping = Ping::from_packet(&Packet::parse(packets[0].as_bytes()).unwrap());
         assert_eq!(ping, Ping { every: 1000, revision: Some(REVISION), digest: Some(Digest(7)) });
-        assert_eq!(read_pong(&Packet::parse(packets[1].as_bytes()).unwrap()), Some(REVISION));
-        assert_eq!(read_pong(&Packet::parse(packets[2].as_bytes()).unwrap()), None);
+        for (pong, packet) in pongs.iter().zip(&packets[1..]) {
+            assert_eq!(Pong::from_packet(&Packet::parse(packet.as_bytes()).unwrap()), *pong);
+        }
         let bare = Packet::parse(br#"{"uri":"$ping","$":{}}"#).unwrap();
         assert_eq!(Ping::from_packet(&bare), Ping::default());
     }

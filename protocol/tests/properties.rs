@@ -5,7 +5,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
     Answer, FrameDecoder, FrameTooLarge, Key, News, Packet, Ping, Registration, RegistrationLimits, Replica, Reply,
-    Request, Route, Terms, Version, check_depth, read_copy, read_pong, read_report, seal, write_answer, write_request,
+    Request, Route, Terms, Version, check_depth, read_copy, read_report, seal, write_answer, write_request,
 };
 
 const LIMIT: usize = 200;
@@ -114,7 +114,7 @@ proptest! {
             #[expect(clippy::disallowed_methods, reason = "any instant will do")]
             let now = std::time::Instant::now();
             let _ = News::parse(&packet).map(|news| Replica::default().take(now, &news));
-            let _ = (read_copy(&packet), read_pong(&packet), read_report(packet.params), Ping::from_packet(&packet));
+            let _ = (read_copy(&packet), protocol::Pong::from_packet(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }
     }

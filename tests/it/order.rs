@@ -454,3 +454,21 @@ async fn pt7_a_slow_network_evicts_nobody() {
         assert_eq!(names, ["watcher", "slow"]);
     }
 }
+
+#[tokio::test]
+async fn bc13_a_copy_that_has_drifted_is_sent_again() {
+    let cluster = Cluster::start();
+    let mut node = joined(&cluster, "node").await;
+    let revision = node.replica().revision().unwrap();
+    let digest = node.replica().digest();
+    let pong = |digest| {
+        let mut out = bytes::BytesMut::new();
+        protocol::write_pong(&mut out, protocol::Pong { revision: Some(revision), digest: Some(digest) });
+        out
+    };
+    node.send(pong(digest)).await;
+    node.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 5 })).await;
+    assert_eq!(node.next().await.unwrap()["key"], 5, "nothing but the answer");
+    node.send(pong(protocol::Digest(digest.0 ^ 1))).await;
+    assert_eq!(node.next_list().await, ["node"], "the list again, though nothing has changed");
+}

@@ -138,7 +138,7 @@ impl Peer {
     /// Gives a sign of life, and says what it knows.
     pub async fn pong(&mut self) {
         let mut out = bytes::BytesMut::new();
-        protocol::write_pong(&mut out, self.replica.revision());
+        protocol::write_pong(&mut out, self.replica.pong(true));
         self.send(out).await;
     }
 

@@ -161,3 +161,17 @@ fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
     assert!(String::from_utf8_lossy(&bytes).contains(r#""key":7,"#));
     assert!(!peer.outbox.owes_reply());
 }
+
+#[test]
+fn a_peer_that_has_drifted_gets_the_list_but_not_with_every_sign_of_life() {
+    let mut peer = Peer::new(65_536);
+    peer.outbox.follow(Version::V2, None);
+    peer.check(0, 2, Ok(Some(2)));
+    for (ms, corrected) in [(1000, true), (2000, false), (30_999, false), (31_000, true)] {
+        assert_eq!(peer.outbox.correct(peer.at(ms)), corrected, "{ms}");
+        peer.check(ms, 0, Ok(corrected.then_some(2)));
+    }
+    let needs = Needs::new(vec!["n".into()]);
+    peer.outbox.follow(Version::V2, Some(Arc::new(needs)));
+    assert!(!peer.outbox.correct(peer.at(100_000)), "its digest is of a part");
+}

@@ -267,11 +267,27 @@ fn a_barrier_names_those_who_have_not_seen() {
     assert!(scene.roster.stamp().ack);
     let newest = scene.roster.revision();
     for session in [1, 3, 4] {
-        scene.roster.acknowledge(SessionId(session), newest);
+        assert!(!scene.roster.acknowledge(SessionId(session), newest, None));
     }
     assert!(scene.advance(1499).raised.is_empty());
     let raised = scene.advance(1500).raised;
     assert_eq!((raised[0].0.seen, raised[0].0.of, raised[0].0.enough), (3, 4, false));
     assert_eq!(raised[0].1, ["n2 [::1]:2"]);
     assert!(!scene.roster.stamp().ack);
+}
+
+#[test]
+fn a_digest_shows_drift_only_at_the_same_revision() {
+    let mut scene = Scene::new();
+    scene.register_all(1..=2);
+    let (newest, digest) = (scene.roster.revision(), scene.roster.registry.digest());
+    let older = Revision { rev: newest.rev - 1, ..newest };
+    for (known, said, drifted) in [
+        (newest, Some(digest), false),
+        (newest, None, false),
+        (newest, Some(Digest(digest.0 ^ 1)), true),
+        (older, Some(Digest(digest.0 ^ 1)), false),
+    ] {
+        assert_eq!(scene.roster.acknowledge(SessionId(1), known, said), drifted, "{known} {said:?}");
+    }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use memchr::memmem;
-use protocol::{News, Outcome, Packet, Replica, Revision, write_ask, write_copy, write_pong};
+use protocol::{News, Outcome, Packet, Pong, Replica, Revision, write_ask, write_copy, write_pong};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -237,7 +237,7 @@ impl Node {
         let frame = packet.bytes.strip_suffix("¶".as_bytes()).unwrap_or(&packet.bytes);
         let mut out = BytesMut::new();
         if frame.starts_with(br#"{"uri":"$ping""#) {
-            write_pong(&mut out, self.revision.get());
+            write_pong(&mut out, Pong { revision: self.revision.get(), digest: None });
             return Some(out);
         }
         if memmem::find(&frame[..frame.len().min(120)], br#""copy":true"#).is_some() {
