@@ -1,10 +1,12 @@
 //! Frames of one connection as they come from its socket.
 
-use std::io;
+use std::io::{self, Read};
 use std::time::Duration;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
+use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
@@ -34,9 +36,21 @@ impl FrameReader {
     /// Those of the socket, except that having nothing is none.
     pub fn fill(&mut self, stream: &TcpStream) -> io::Result<bool> {
         let buffer = self.decoder.buffer();
-        buffer.reserve(self.room);
-        let mut room = BufMut::limit(buffer, self.room);
-        match stream.try_read_buf(&mut room) {
+        let begin = buffer.len();
+        buffer.resize(begin + self.room, 0);
+        let mut taken = Err(io::ErrorKind::WouldBlock.into());
+        // Less than there was room for: there is no more, and asking the system for it would cost as much as this read did.
+        // A close that came with it is remembered by the reactor.
+        let _ = stream.try_io(Interest::READABLE, || {
+            taken = (&*SockRef::from(stream)).read(&mut buffer[begin..]);
+            match &taken {
+                Ok(bytes) if *bytes == 0 || *bytes == self.room => Ok(()),
+                Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+                Err(error) => Err(error.kind().into()),
+            }
+        });
+        buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
+        match taken {
             Ok(bytes) => {
                 if bytes == self.room {
                     self.room = (self.room * 2).min(MOST_ROOM);

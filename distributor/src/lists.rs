@@ -17,7 +17,10 @@ pub(crate) struct Lists {
     snapshot: Option<(Stamp, Bytes)>,
     /// What `changes` and `subsets` lead to.
     of: Stamp,
-    changes: HashMap<Known, Option<Bytes>>,
+    changes: HashMap<Known, Bytes>,
+    /// What has changed since when, for whoever needs what: the same for all those whom the last changes did not concern,
+    /// whatever each of them was told last.
+    differences: HashMap<(u64, Option<Arc<Needs>>), Arc<Difference>>,
     /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
     steps: VecDeque<Step>,
     subsets: HashMap<Arc<Needs>, Bytes>,
@@ -91,18 +94,20 @@ impl Lists {
             && let Some(base) = registry.base(known.seen.unwrap_or(told))
             && (known.needs.is_some() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
-            if let Some(packet) = self.changes.get(known) {
-                return packet.clone().map_or(Dispatch::Nothing(target), |packet| Dispatch::Packet(packet, target));
-            }
-            let difference = registry.between(base, target.rev, known.needs.as_deref());
+            let difference = self
+                .differences
+                .entry((base, known.needs.clone()))
+                .or_insert_with(|| Arc::new(registry.between(base, target.rev, known.needs.as_deref())));
             if known.needs.is_some() && difference.is_empty() && told.epoch == target.epoch {
-                self.changes.insert(known.clone(), None);
                 return Dispatch::Nothing(target);
+            }
+            if let Some(packet) = self.changes.get(known) {
+                return Dispatch::Packet(packet.clone(), target);
             }
             if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
                 let stamp = if known.needs.is_some() { Stamp { digest: None, ..stamp } } else { stamp };
-                let packet = encode_change(&difference, &stamp, told);
-                self.changes.insert(known.clone(), Some(packet.clone()));
+                let packet = encode_change(difference, &stamp, told);
+                self.changes.insert(known.clone(), packet.clone());
                 return Dispatch::Packet(packet, target);
             }
         }
@@ -167,6 +172,7 @@ impl Lists {
         if self.of != stamp {
             self.of = stamp;
             self.changes.clear();
+            self.differences.clear();
             self.subsets.clear();
         }
     }

@@ -19,7 +19,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
-use crate::liveness::{TICK, Verdict};
+use crate::liveness::Verdict;
 use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
 use crate::registry::{Entrance, Registered, SessionId};
@@ -235,7 +235,7 @@ impl Membership {
         loop {
             let next = {
                 let state = self.lock();
-                let tick = (state.open_sessions > 0).then(|| Instant::now() + TICK);
+                let tick = (state.open_sessions > 0).then(|| Instant::now() + state.roster.liveness.period());
                 tick.into_iter().chain(state.roster.next_due().map(Instant::from_std)).min()
             };
             tokio::select! {
@@ -306,14 +306,14 @@ impl Membership {
             debug!(conn = session.id.0, peer = %session.peer, ?verdict, "liveness");
         }
         match verdict {
-            Verdict::Ping | Verdict::Suspect => {
+            Verdict::Ping => {
                 session.outbox().ping();
                 let (flow, _) = session.flush(self, Writer::Publisher);
                 if !matches!(flow, Flow::Done | Flow::Broken) {
                     session.unfinished.notify_one();
                 }
             }
-            Verdict::Trust => {}
+            Verdict::Suspect | Verdict::Trust => {}
             Verdict::Hung => session.cut(Reason::Hung),
         }
     }

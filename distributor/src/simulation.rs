@@ -294,8 +294,8 @@ impl World {
             let Some(connection) = self.connections.get_mut(&session.0) else { continue };
             distributor.roster.judge(self.now, session, verdict);
             match verdict {
-                Verdict::Ping | Verdict::Suspect => connection.outbox.ping(),
-                Verdict::Trust => {}
+                Verdict::Ping => connection.outbox.ping(),
+                Verdict::Suspect | Verdict::Trust => {}
                 Verdict::Hung => hung.push(session.0),
             }
         }

@@ -170,4 +170,42 @@ mod tests {
         assert!(store(&folder.path().join("no/such/folder"), "new").is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
     }
+
+    const FILE: &str = "WRITE_THIS_FILE_UNTIL_KILLED";
+
+    /// Not a test, but the process that the next one kills.
+    #[test]
+    fn rs14_a_process_that_writes_without_end() {
+        let Ok(path) = std::env::var(FILE) else { return };
+        let entries: Vec<_> = (0..2000).map(|id| (id, ENTRY)).collect();
+        for rev in 0.. {
+            let replica = Replica::seeded(Revision { epoch: 1, rev }, entries.iter().copied());
+            store(Path::new(&path), &text(&replica).unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn rs14_whenever_the_writer_is_killed_the_file_is_whole() {
+        let (_folder, path) = file();
+        let mut newest = None;
+        for round in 0..30 {
+            let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "cache::tests::rs14_a_process_that_writes_without_end"])
+                .env(FILE, &path)
+                .stdout(std::process::Stdio::null())
+                .spawn()
+                .unwrap();
+            // It has replaced the file: it is in the middle of the next one, somewhere.
+            let before = newest.take();
+            while newest.is_none() || newest == before {
+                newest = fs::metadata(&path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file));
+            }
+            // Some turns of a loop: a moment at random.
+            (0..fastrand::u32(..3000)).for_each(|_| drop(fs::metadata(&path)));
+            writer.kill().unwrap();
+            writer.wait().unwrap();
+            let (replica, _) = load(&path).unwrap().expect("a file");
+            assert_eq!(replica.entries().count(), 2000, "round {round}");
+        }
+    }
 }

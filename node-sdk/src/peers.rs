@@ -114,7 +114,9 @@ enum Attempt {
 
 impl Peers {
     pub(crate) fn new(advert: watch::Sender<Advert>, wishes: mpsc::Sender<Wish>) -> Self {
-        let inner = Inner { state: Mutex::default(), advert, wishes, table: watch::Sender::default() };
+        let mut state = State::default();
+        state.stale_since = Some(Instant::now());
+        let inner = Inner { state: Mutex::new(state), advert, wishes, table: watch::Sender::default() };
         Self { inner: Arc::new(inner) }
     }
 

@@ -132,6 +132,24 @@ async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
 }
 
 #[tokio::test]
+async fn a_process_says_when_everybody_knows_that_it_is_there() {
+    let cluster = Cluster::start();
+    let other = cluster.node(Node::builder("other")).await;
+    other.peers().wait_until(|nodes| nodes.len() == 1).await;
+    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
+    process.line(": 2 of 2").await;
+    assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not said too early");
+    process.line("visible").await;
+    assert_eq!(process.terminate().await.code(), Some(0));
+    // Whoever does not acknowledge keeps it waiting, and SIGTERM ends that too.
+    let _laggard = joined(&cluster, "laggard").await;
+    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
+    other.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "who")).await;
+    assert!(!process.output().contains("ready at"));
+    assert_eq!(process.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
 async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
     let cluster = Cluster::start();
     let mut watcher = joined(&cluster, "watcher").await;
@@ -267,7 +285,7 @@ async fn bc13_a_node_asks_when_what_it_was_told_does_not_fit() {
 }
 
 #[tokio::test]
-async fn rs18_pt12_a_node_tries_calmly_while_nobody_answers() {
+async fn rs18_a_node_tries_calmly_while_nobody_answers() {
     let listener = Listener::bind().await;
     let _node = Node::builder("calm").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
     let until = Instant::now() + Duration::from_secs(8);
@@ -280,6 +298,54 @@ async fn rs18_pt12_a_node_tries_calmly_while_nobody_answers() {
     }
     // Each loss is followed by a moment at random within three seconds, and no two attempts are under way at once.
     assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
+}
+
+/// Local ports from which somebody connects to `port` and has no answer yet.
+fn unanswered(port: u16) -> Vec<u16> {
+    let sockets = procfs::net::tcp().unwrap().into_iter();
+    let is_one = |socket: &procfs::net::TcpNetEntry| {
+        socket.remote_address.port() == port && socket.state == procfs::net::TcpState::SynSent
+    };
+    sockets.filter(is_one).map(|socket| socket.local_address.port()).collect()
+}
+
+#[tokio::test]
+async fn pt12_a_connect_that_nobody_answers_is_given_up_and_tried_again() {
+    let (hole, port, fillers) = Listener::black_hole().await;
+    let before = unanswered(port);
+    let node = Node::builder("patient").distributor(format!("127.0.0.1:{port}")).start().await.unwrap();
+    let mut attempts = std::collections::BTreeSet::new();
+    while attempts.len() < 3 {
+        let now: Vec<_> = unanswered(port).into_iter().filter(|port| !before.contains(port)).collect();
+        assert!(now.len() <= 1, "one attempt at a time: {now:?}");
+        attempts.extend(now);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(node.peers().stale_for().is_some());
+    drop((hole, fillers));
+    let cluster = Cluster::on(format!("127.0.0.1:{port}").parse().unwrap(), Config::default());
+    node.peers().wait_until(|nodes| nodes.len() == 1).await;
+    drop(cluster);
+}
+
+#[tokio::test]
+async fn bc6_a_list_that_no_node_takes_leaves_the_list_before() {
+    let distributor = Listener::bind().await;
+    let address = format!("127.0.0.1:{}", distributor.port());
+    let node = Node::builder("reader").distributor(address).start().await.unwrap();
+    let entry = json!({ "port": 1, "name": "goods", "urls": ["GET/goods"], "host": "::ffff:127.0.0.1" });
+    let list = |entries: Vec<&Value>| json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": entries });
+    let mut connection = distributor.accept().await;
+    connection.send_packet(&list(vec![&entry])).await;
+    node.peers().wait_for(&["GET/goods"]).await;
+    let huge = json!({ "port": 2, "name": "x".repeat(17 << 20), "urls": [], "host": "::1" });
+    connection.send_packet(&list(vec![&huge])).await;
+    assert!(connection.last_words().await.is_some(), "it gives up the connection; its registration was the last word");
+    let mut connection = distributor.accept().await;
+    assert_eq!(node.peers().nodes().len(), 1, "what was known stays");
+    let other = json!({ "port": 3, "name": "members", "urls": ["GET/members"], "host": "::ffff:127.0.0.1" });
+    connection.send_packet(&list(vec![&entry, &other])).await;
+    node.peers().wait_for(&["GET/goods", "GET/members"]).await;
 }
 
 #[tokio::test]

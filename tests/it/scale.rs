@@ -1,7 +1,10 @@
 //! Many nodes at once.
 
+use std::sync::Arc;
+
+use rustix::process::{Resource, getrlimit};
 use serde_json::json;
-use tests::Cluster;
+use tests::{Cluster, Peer, Process};
 use tokio::task::JoinSet;
 
 /// All nodes connect and register at once; each is done when its list has everybody. Gives the bytes they read together.
@@ -11,7 +14,7 @@ async fn cold_start(nodes: usize) -> usize {
     for number in 0..nodes {
         let address = cluster.address;
         tasks.spawn(async move {
-            let mut peer = tests::Peer::connect(address).await;
+            let mut peer = Peer::connect(address).await;
             let urls = ["POST/goods", "GET/goods", "DELETE/goods"];
             peer.register_with(json!({ "port": 9010, "name": format!("node-{number}"), "urls": urls })).await;
             let mut bytes = 0;
@@ -43,7 +46,7 @@ async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
     for number in 0..NODES {
         let address = cluster.address;
         tasks.spawn(async move {
-            let mut peer = tests::Peer::connect(address).await;
+            let mut peer = Peer::connect(address).await;
             let name = format!("node-{number}");
             peer.register_v2(&name, 1000 + u16::try_from(number).unwrap(), &name, None).await;
             let mut news = 1;
@@ -56,4 +59,67 @@ async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
     // Whoever came first is told of the others in a few rounds, not one by one.
     let most = tasks.join_all().await.into_iter().map(|(_, news)| news).max().unwrap();
     assert!(most < NODES / 2, "{most} lists and changes for {NODES} joins");
+}
+
+const SESSIONS: usize = 10_000;
+const MAX_RSS_BYTES: u64 = 200 << 20;
+
+/// How soon everybody is told is a figure: `drill frozen --nodes 10000` prints it.
+#[tokio::test]
+async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
+    let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
+    if descriptors < SESSIONS as u64 * 3 / 2 {
+        eprintln!("skipped: {SESSIONS} sessions need more than the {descriptors} open files that this system allows");
+        return;
+    }
+    daemon::raise_open_files();
+    let program = env!("CARGO_BIN_EXE_distributor_process");
+    let flags = ["--listen", "127.0.0.1:0", "--max-connections", "12000", "--registrations-per-second", "100000"];
+    let distributor = Process::start(program, &flags);
+    let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
+    // Everybody wants to know of one service only, or most of the time would go into ten thousand long lists.
+    let join = async move |name: &str, port: u64, id: String| {
+        let mut peer = Peer::connect(address).await;
+        let params = json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": id } });
+        let packet = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": { "needs": ["changing"] } });
+        peer.send_packet(&packet).await;
+        peer
+    };
+    let last = 65_535;
+    let mut sessions = JoinSet::new();
+    let joined = Arc::new(tokio::sync::Semaphore::new(0));
+    for number in 0..SESSIONS as u64 {
+        let joined = Arc::clone(&joined);
+        sessions.spawn(async move {
+            let mut peer = join("reader", 1 + number, format!("reader-{number}")).await;
+            peer.next_list().await;
+            joined.add_permits(1);
+            while ports(&peer) != [last] {
+                peer.next_list().await;
+            }
+            peer
+        });
+    }
+    let _ = joined.acquire_many(u32::try_from(SESSIONS).unwrap()).await.unwrap();
+    let mut changing = std::collections::VecDeque::new();
+    let mut ticks = tokio::time::interval(std::time::Duration::from_millis(10));
+    for port in 1..=300 {
+        ticks.tick().await;
+        changing.push_back(join("changing", port, format!("changing-{port}")).await);
+        if changing.len() > 1 {
+            ticks.tick().await;
+            changing.pop_front();
+        }
+    }
+    drop(changing);
+    let _last = join("changing", last, "last".to_owned()).await;
+    assert_eq!(sessions.join_all().await.len(), SESSIONS, "everybody knows the truth in the end");
+    let process = procfs::process::Process::new(distributor.pid().as_raw_nonzero().get()).unwrap();
+    let rss = process.stat().unwrap().rss * procfs::page_size();
+    assert!(rss < MAX_RSS_BYTES, "{rss} bytes");
+}
+
+fn ports(peer: &Peer) -> Vec<u64> {
+    let port = |(_, entry): (u64, &str)| serde_json::from_str::<serde_json::Value>(entry).unwrap()["port"].as_u64();
+    peer.replica().entries().filter_map(port).collect()
 }

@@ -1,9 +1,10 @@
 //! A node for tests that kill it: says who it is, quickly or slowly.
+#![expect(clippy::print_stdout, reason = "whoever started it reads it")]
 
 use std::time::Duration;
 
 use daemon::{LogFormat, LogLevel, init_log};
-use node_sdk::{Node, Params, ServiceError};
+use node_sdk::{Node, Params, ServiceError, Visibility};
 
 #[derive(serde::Deserialize)]
 struct Slow {
@@ -19,11 +20,15 @@ async fn slow(Params(Slow { ms }): Params<Slow>) -> Result<u32, ServiceError> {
     Ok(std::process::id())
 }
 
-/// Arguments: where the Distributor is.
+/// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
     let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
     let node = Node::builder("who").distributor(distributor).route("GET/who", who).route("GET/slow", slow);
-    Ok(node.serve().await?)
+    let Some(percent) = std::env::args().nth(2) else { return Ok(node.serve().await?) };
+    let ready = |node: &Node, visibility: &Visibility| {
+        println!("ready at {}: {} of {}", node.address(), visibility.seen, visibility.of);
+    };
+    Ok(node.serve_when_visible(percent.parse()?, Duration::from_secs(20), ready).await?)
 }

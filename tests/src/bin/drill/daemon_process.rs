@@ -43,6 +43,19 @@ impl Daemon {
         Self { child, address }
     }
 
+    /// The server of [`floor`](crate::floor).
+    pub(crate) async fn floor() -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .arg("floor")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let address = lines.next_line().await.unwrap().expect("it listens").parse().unwrap();
+        Self { child, address }
+    }
+
     /// Any other server, which listens on `port` after a moment.
     pub(crate) async fn other(program: &str, arguments: &[&str], port: u16) -> Option<Self> {
         let child = Command::new(program)

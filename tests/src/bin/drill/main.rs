@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod daemon_process;
+mod floor;
 mod others;
 mod scenes;
 mod swarm;
@@ -95,6 +96,9 @@ enum Scene {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// The server of the floor that `idle` prints.
+    #[command(hide = true)]
+    Floor,
     /// All of them.
     All,
 }
@@ -102,7 +106,7 @@ enum Scene {
 fn main() {
     daemon::raise_open_files();
     let scene = Args::parse().scene;
-    daemon_process::pin_to(None, 1);
+    daemon_process::pin_to(None, if matches!(scene, Scene::Floor) { 0 } else { 1 });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -125,6 +129,7 @@ async fn play(scene: Scene) {
         Scene::Idle { nodes, seconds } => scenes::idle(nodes, seconds).await,
         Scene::Flap { nodes, seconds } => scenes::flap(nodes, seconds).await,
         Scene::Hung { nodes, seconds } => scenes::hung(nodes, seconds).await,
+        Scene::Floor => floor::serve().await,
         Scene::All => {
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;

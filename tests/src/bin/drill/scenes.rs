@@ -200,10 +200,14 @@ pub(crate) async fn frozen(nodes: usize, seconds: u64) {
         let ratio = before.replace(p99).map_or_else(String::new, |before| {
             format!("   {:.2} × that without", p99.as_secs_f64() / before.as_secs_f64())
         });
-        let grown = mb(most.saturating_sub(rss));
+        let (grown, most) = (mb(most.saturating_sub(rss)), mb(most));
         row(
             &format!("{frozen} frozen"),
-            &format!("others told after p50 {:.1} ms, p99 {:.1} ms{ratio}   memory + {grown:.1} MB", ms(p50), ms(p99)),
+            &format!(
+                "others told after p50 {:.1} ms, p99 {:.1} ms{ratio}   memory {most:.0} MB, + {grown:.1} MB",
+                ms(p50),
+                ms(p99)
+            ),
         );
         if frozen > 0 {
             drop(joined);
@@ -236,6 +240,16 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     let share = (daemon.cpu() - before).as_secs_f64() / seconds as f64;
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min();
     assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "nobody was lost, and nothing was told");
+    drop((daemon, swarm));
+    let bare = Daemon::floor().await;
+    let clients = crate::floor::clients(bare.address, nodes).await;
+    sleep(Duration::from_secs(2)).await;
+    let before = bare.cpu();
+    sleep(Duration::from_secs(seconds)).await;
+    #[expect(clippy::cast_precision_loss, reason = "seconds are few")]
+    let floor = (bare.cpu() - before).as_secs_f64() / seconds as f64;
+    assert_eq!(clients.len(), nodes);
+    row("a server that only pings them", &format!("{:.2} % of a core", floor * 100.0));
     row(
         "idle",
         &format!(
