@@ -376,12 +376,32 @@ pub(crate) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Resu
     Ok(())
 }
 
-/// A node that only makes changes by coming and going. It never reads.
-pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> TcpStream {
+/// A node that only makes changes by coming and going, and answers pings.
+pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Joined {
     let stream = TcpStream::connect(address).await.unwrap();
     let registration = format!(
         r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":60011,"name":"{name}","urls":["POST/goods","GET/goods"],"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
     );
     write(&stream, registration.as_bytes()).await.unwrap();
-    stream
+    Joined(tokio::task::spawn_local(async move {
+        let mut scrap = [0; 4096];
+        let mut pong = BytesMut::new();
+        write_pong(&mut pong, Pong::default());
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut scrap) {
+                Ok(0) => return,
+                Ok(bytes) if memmem::find(&scrap[..bytes], b"$ping").is_some() => drop(stream.try_write(&pong)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }))
+}
+
+/// It leaves when dropped.
+pub(crate) struct Joined(tokio::task::JoinHandle<()>);
+
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
