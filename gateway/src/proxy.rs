@@ -73,10 +73,10 @@ async fn call(
     deadline: Instant,
 ) -> Result<RawAnswer, CallError> {
     let left = deadline.saturating_duration_since(Instant::now());
-    match peers.call_raw(method.as_str(), path, params, left).await {
+    match peers.call_raw(method.as_str(), path, params).within(left).await {
         // What has GET has HEAD (RFC 9110, 9.3.2); hyper leaves the body out.
         Err(CallError::NoRoute { .. }) if method == Method::HEAD => {
-            peers.call_raw(Method::GET.as_str(), path, params, left).await
+            peers.call_raw(Method::GET.as_str(), path, params).within(left).await
         }
         called => called,
     }

@@ -1,27 +1,26 @@
 //! One caller's connection: all packets of a read are begun, all answers that are ready leave together.
 
-use std::any::Any;
+use std::collections::HashMap;
 use std::future::poll_fn;
-use std::panic::AssertUnwindSafe;
-use std::task::Poll;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use daemon::{FrameReader, LocalQueues, Look, at};
 use futures::FutureExt;
-use futures::future::CatchUnwind;
+use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{Key, Packet, Reply, Request, Route, Unread, Version, is_blank};
+use protocol::{Key, Request, Unread, is_blank};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error};
 
-use crate::error::ServiceError;
-use crate::handler::{self, AnyHandler, Incoming, Running, Surroundings};
+use crate::handler::Caller;
 use crate::link::MAX_FRAME_BYTES;
 use crate::outgoing::{Outgoing, Step};
-use crate::params;
-use crate::router::Router;
+use crate::service::{Begun, Service};
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_AT_WORK: usize = 1024;
@@ -34,63 +33,63 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Broken packets after which a connection is cut; what follows is not likely to be better.
 const MAX_STRIKES: u32 = 3;
 /// Packets that are begun before other connections have their turn.
-const FRAMES_PER_TURN: usize = 64;
+const FRAMES_PER_TURN: usize = 256;
 
-/// What a node offers.
-pub(crate) struct Service {
-    pub(crate) router: Router<(Route, Box<dyn AnyHandler>)>,
-    pub(crate) surroundings: Surroundings,
-    /// What old callers on this machine have read.
-    pub(crate) local_queues: LocalQueues,
+/// What one caller has us do.
+struct Connection<'a> {
+    service: &'a Service,
+    caller: Caller,
+    reader: FrameReader,
+    /// When the bytes came that are in the reader.
+    received: Instant,
+    at_work: FuturesUnordered<Abortable<Keyed>>,
+    /// The calls at work that can be taken back.
+    handles: HashMap<u64, AbortHandle>,
+    outgoing: Outgoing,
+    strikes: u32,
+}
+
+/// A call at work, with its key if that is a number.
+struct Keyed {
+    key: Option<u64>,
+    begun: Begun,
 }
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
-pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &CancellationToken) -> &'static str {
-    let mut reader = FrameReader::new(MAX_FRAME_BYTES);
-    let mut at_work = FuturesUnordered::new();
-    let mut outgoing = Outgoing::new(LocalQueues::can_see(stream));
-    let mut strikes = 0;
+pub(crate) async fn run(
+    stream: &TcpStream,
+    peer: SocketAddr,
+    service: &Service,
+    finish: &CancellationToken,
+) -> &'static str {
+    let mut connection = Connection {
+        service,
+        caller: Caller { instance: None, address: peer, node: None },
+        reader: FrameReader::new(MAX_FRAME_BYTES),
+        received: Instant::now(),
+        at_work: FuturesUnordered::new(),
+        handles: HashMap::new(),
+        outgoing: Outgoing::new(LocalQueues::can_see(stream)),
+        strikes: 0,
+    };
     let mut stalled_since = None;
     let mut closed = false;
     let mut at_caller = Look::default();
     loop {
-        let mut begun = 0;
-        while at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES && begun < FRAMES_PER_TURN {
-            let frame = match reader.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => break,
-                Err(_too_large) => return "a call larger than 8 MiB",
-            };
-            begun += 1;
-            if is_blank(&frame) {
-                continue;
-            }
-            let Ok(packet) = Packet::parse(&frame) else {
-                strikes += 1;
-                if strikes == MAX_STRIKES {
-                    return "too many broken packets";
-                }
-                continue;
-            };
-            let (to, running) = begin(packet, service);
-            let mut work = Work { to, running: AssertUnwindSafe(running).catch_unwind() };
-            // Most handlers are done at once and never need a place of their own.
-            match poll_fn(|context| Poll::Ready(work.running.poll_unpin(context))).await {
-                Poll::Ready(reply) => work.to.answer(&mut outgoing, settle(reply)),
-                Poll::Pending => at_work.push(work.finish()),
-            }
+        let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
+            Ok(more) => more,
+            Err(reason) => return reason,
+        };
+        while let Some(Some(done)) = connection.at_work.next().now_or_never() {
+            connection.done(done);
         }
-        let more = begun == FRAMES_PER_TURN;
-        while let Some(Some((to, reply))) = at_work.next().now_or_never() {
-            to.answer(&mut outgoing, reply);
-        }
-        let (blocked, paced) = match write(stream, &mut outgoing) {
+        let (blocked, paced) = match write(stream, &mut connection.outgoing) {
             Ok(Step::WaitFor(unread)) => (false, Some(unread)),
             Ok(Step::Write(_)) => (true, None),
             Ok(Step::Done) => (false, None),
             Err(_broken) => return "broken",
         };
-        let idle = at_work.is_empty() && outgoing.len() == 0 && !more;
+        let idle = connection.at_work.is_empty() && connection.outgoing.len() == 0 && !more;
         if idle && closed {
             return "closed by the caller";
         }
@@ -101,25 +100,107 @@ pub(crate) async fn run(stream: &TcpStream, service: &Service, finish: &Cancella
         if paced.is_none() {
             at_caller.done();
         }
-        let written = outgoing.written();
-        let listening = !closed && at_work.len() < MAX_AT_WORK && outgoing.len() < MAX_WAITING_BYTES;
+        let written = connection.outgoing.written();
+        let listening = !closed && connection.has_room();
+        let Connection { reader, at_work, outgoing, received, .. } = &mut connection;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
             readable = stream.readable(), if listening && !more => {
                 match readable.and_then(|()| reader.fill(stream)) {
-                    Ok(true) => {}
+                    Ok(true) => *received = Instant::now(),
                     // A caller that closes its side may still read its answers.
                     Ok(false) => closed = true,
                     Err(_broken) => return "broken",
                 }
             }
-            Some((to, reply)) = at_work.next(), if !at_work.is_empty() => to.answer(&mut outgoing, reply),
+            Some(done) = at_work.next(), if !at_work.is_empty() => connection.done(done),
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
             (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !finish.is_cancelled() => {}
         }
+    }
+}
+
+impl Connection<'_> {
+    fn has_room(&self) -> bool {
+        self.at_work.len() < MAX_AT_WORK && self.outgoing.len() < MAX_WAITING_BYTES
+    }
+
+    /// Begins what has come; most handlers are done at once and never need a place of their own. Returns whether there may be
+    /// more.
+    fn begin(&mut self, task: &mut TaskContext<'_>) -> Result<bool, &'static str> {
+        let now = Instant::now();
+        for _ in 0..FRAMES_PER_TURN {
+            if !self.has_room() {
+                return Ok(false);
+            }
+            match self.reader.next_frame() {
+                Ok(Some(frame)) if is_blank(&frame) => {}
+                Ok(Some(frame)) => self.take(&frame, now, task)?,
+                Ok(None) => return Ok(false),
+                Err(_too_large) => return Err("a call larger than 8 MiB"),
+            }
+        }
+        Ok(true)
+    }
+
+    fn take(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
+        let begun = match Request::parse(frame) {
+            Ok(request) if request.uri.starts_with('$') => {
+                self.control(&request);
+                return Ok(());
+            }
+            Ok(request) => self.service.begin(frame, request, &self.caller, self.received, now),
+            Err(error) => Err(error),
+        };
+        let Ok(mut begun) = begun else {
+            self.strikes += 1;
+            return if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) };
+        };
+        let to = begun.take_reply_to();
+        if self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink)).is_ready() {
+            return Ok(());
+        }
+        let key = to.key.as_ref().and_then(Key::number);
+        begun.put_reply_to(to);
+        let (handle, registration) = AbortHandle::new_pair();
+        if let Some(key) = key {
+            self.handles.insert(key, handle);
+        }
+        self.at_work.push(Abortable::new(Keyed { key, begun }, registration));
+        Ok(())
+    }
+
+    /// A packet that is no call: what nobody knows is passed over.
+    fn control(&mut self, request: &Request<'_>) {
+        match &*request.uri {
+            "$hello" => self.caller.instance = request.meta.from.as_deref().map(Arc::from),
+            "$cancel" => {
+                let handle = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(&key));
+                // Its work is dropped at the next turn.
+                handle.inspect(AbortHandle::abort);
+            }
+            _unknown => {}
+        }
+    }
+
+    fn done(&mut self, done: <Abortable<Keyed> as Future>::Output) {
+        let Ok((key, (version, packet))) = done else { return };
+        if let Some(key) = key {
+            self.handles.remove(&key);
+        }
+        self.outgoing.push(version, packet);
+    }
+}
+
+impl Future for Keyed {
+    type Output = (Option<u64>, <Begun as Future>::Output);
+
+    fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let key = self.key;
+        self.begun.poll_unpin(task).map(|answer| (key, answer))
     }
 }
 
@@ -153,68 +234,4 @@ fn write(stream: &TcpStream, outgoing: &mut Outgoing) -> std::io::Result<Step> {
             Err(error) => return Err(error),
         }
     }
-}
-
-/// Where an answer goes; nowhere for a call without a key.
-struct ReplyTo {
-    version: Version,
-    key: Option<Key>,
-}
-
-impl ReplyTo {
-    fn answer(&self, outgoing: &mut Outgoing, reply: handler::Reply) {
-        let Some(key) = &self.key else { return };
-        match reply {
-            Ok(result) => outgoing.push(self.version, key, Reply::Success(&result)),
-            Err(ServiceError { status, reason, message }) => {
-                outgoing.push(self.version, key, Reply::Failure { status, reason: &reason, message: &message });
-            }
-        }
-    }
-}
-
-/// A call at work.
-struct Work {
-    to: ReplyTo,
-    running: CatchUnwind<AssertUnwindSafe<Running>>,
-}
-
-impl Work {
-    async fn finish(self) -> (ReplyTo, handler::Reply) {
-        (self.to, settle(self.running.await))
-    }
-}
-
-/// Finds the handler of a call and begins it. What is wrong with the call becomes its answer.
-fn begin(packet: Packet<'_>, service: &Service) -> (ReplyTo, Running) {
-    let mut request = Request::from_packet(packet);
-    let to = ReplyTo { version: request.version, key: request.key.take() };
-    let begun = match service.router.find(&request.method, &request.uri) {
-        Some(found) => {
-            let (route, handler) = found.value;
-            // A panic while arguments are taken must cost this call only, like one in the handler.
-            let begin = || {
-                let params = params::of_call(&request, route, &found.captured);
-                handler.begin(&Incoming::new(params.as_deref(), &service.surroundings))
-            };
-            std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)))
-        }
-        None => Err(ServiceError::not_found(
-            "no_route",
-            format!("this node does not offer {}{}", request.method, request.uri),
-        )),
-    };
-    (to, begun.unwrap_or_else(|error| Box::pin(std::future::ready(Err(error)))))
-}
-
-fn settle(reply: Result<handler::Reply, Box<dyn Any + Send>>) -> handler::Reply {
-    reply.unwrap_or_else(|panic| Err(panicked(&*panic)))
-}
-
-/// The details are for the log; the caller only learns that it was not its fault.
-fn panicked(panic: &(dyn Any + Send)) -> ServiceError {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    error!(panic = text.unwrap_or("no text"), "a handler panicked; its call was answered with an error");
-    debug!("set RUST_BACKTRACE=1 to see where");
-    ServiceError::internal("the handler failed")
 }

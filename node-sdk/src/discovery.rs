@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::cache;
 use crate::peers::Peers;
+use crate::table::Balance;
 
 /// Period in which a node that is not connected tries to be, as old nodes do.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
@@ -55,12 +56,22 @@ pub struct Identity {
     pub needs: Option<Vec<String>>,
     /// Where to keep what is known, for the next start.
     pub cache: Option<PathBuf>,
+    /// How one of several providers is picked.
+    pub balance: Balance,
 }
 
 impl Identity {
     /// A process that wants to be told of everybody, and says nothing out of the ordinary.
     pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
-        Self { name: name.into(), port, routes, advert: Advert::default(), needs: None, cache: None }
+        Self {
+            name: name.into(),
+            port,
+            routes,
+            advert: Advert::default(),
+            needs: None,
+            cache: None,
+            balance: Balance::default(),
+        }
     }
 }
 
@@ -83,7 +94,7 @@ impl Peers {
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());
-        let peers = Self::new(advert, wishes);
+        let peers = Self::new(advert, wishes, identity.balance);
         if let Some(path) = &identity.cache {
             match cache::load(path) {
                 Ok(Some((replica, age))) => {

@@ -40,6 +40,9 @@ pub enum StartError {
         /// Which type.
         state: &'static str,
     },
+    /// A setting of a route that stands before any route.
+    #[error("{0} is said of the route before it, and there is none; write .route(…).{0}(…)")]
+    Misplaced(&'static str),
     /// The system refuses signal handlers.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
@@ -97,6 +100,8 @@ pub enum CallError {
         reason: String,
         /// For a person.
         message: String,
+        /// When it is worth trying again, if the node says so.
+        retry_after: Option<Duration>,
     },
     /// The answer is not of the type that was asked for. The call was carried out.
     #[error("the answer of {url} is not as expected")]
@@ -128,12 +133,20 @@ pub struct ServiceError {
     pub reason: Cow<'static, str>,
     /// For people. Whoever calls can read it.
     pub message: String,
+    /// When it is worth trying again.
+    pub retry_after: Option<Duration>,
 }
 
 impl ServiceError {
     /// Any status.
     pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self { status, reason: Cow::Borrowed(reason), message: message.into() }
+        Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after: None }
+    }
+
+    /// Says when it is worth trying again.
+    pub fn retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
     }
 
     /// 400: the arguments make no sense.
@@ -169,7 +182,9 @@ impl From<CallError> for ServiceError {
             CallError::Lost { .. } => Self::new(502, "lost", message),
             CallError::Answer { .. } => Self::new(502, "bad_answer", message),
             CallError::Params { .. } => Self::new(500, "internal", message),
-            CallError::Refused { status, reason, message } => Self { status, reason: Cow::Owned(reason), message },
+            CallError::Refused { status, reason, message, retry_after } => {
+                Self { status, reason: Cow::Owned(reason), message, retry_after }
+            }
         }
     }
 }

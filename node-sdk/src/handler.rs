@@ -1,29 +1,49 @@
 //! Handlers: plain async functions whose arguments say what they need of a call.
 
 use std::any::{Any, TypeId, type_name};
+use std::borrow::Cow;
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+use std::time::Duration;
 
-use serde::Serialize;
+use pin_project_lite::pin_project;
+use protocol::{Node, Route, Version};
 use serde::de::DeserializeOwned;
-use serde_json::value::RawValue;
+use tokio::time::Instant;
 
+use crate::context::{Context, Trace};
 use crate::error::ServiceError;
+use crate::outgoing::Sink;
 use crate::params;
 use crate::peers::Peers;
+use crate::respond::{self, Respond};
 
-/// What a handler gives in the end: JSON text, or why not.
-pub(crate) type Reply = Result<String, ServiceError>;
 /// A handler at work.
-pub(crate) type Running = Pin<Box<dyn Future<Output = Reply> + Send>>;
+pub(crate) type Running = Pin<Box<dyn Answering>>;
+
+/// Work that ends with an answer.
+pub(crate) trait Answering: Send {
+    /// Goes on with the work; when it is done its answer is in `sink`.
+    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()>;
+}
 
 /// A call that came in, as extractors see it.
 #[derive(Debug)]
 pub struct Incoming<'a> {
-    params: Option<&'a RawValue>,
-    surroundings: &'a Surroundings,
+    pub(crate) version: Version,
+    pub(crate) params: Option<&'a str>,
+    /// The text of `params` has been read, so it is JSON.
+    pub(crate) verified: Cell<bool>,
+    pub(crate) route: &'a Route,
+    pub(crate) captured: &'a [&'a str],
+    pub(crate) context: &'a Context,
+    pub(crate) caller: &'a Caller,
+    pub(crate) surroundings: &'a Surroundings,
 }
 
 /// What all calls of a node have in common.
@@ -40,7 +60,7 @@ pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 /// A type that a handler can have as an argument.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "arguments of handlers are `Params<T>`, `State<T>` and `Peers`"
+    note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller` and `Trace`"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -60,29 +80,56 @@ pub trait FromCall: Sized {
 #[derive(Debug)]
 pub struct StateTypes<'a>(pub(crate) &'a States);
 
-/// The call's arguments, read as a `T`. Numbers and truth values may come as text, as they do from a query string.
+/// The call's arguments, read as a `T`: its `params`, and what the path says where they leave that out. Numbers and truth
+/// values may come as text, as they do from a query string.
 #[derive(Clone, Copy, Debug)]
 pub struct Params<T>(pub T);
+
+/// What the parameters of the route took from the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two of
+/// them in their order, or a type with members of their names.
+#[derive(Clone, Copy, Debug)]
+pub struct Path<T>(pub T);
+
+/// The call's arguments as JSON text, unread: `null` when there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawParams(pub String);
 
 /// A value that the builder was given with `state`.
 #[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
 
-/// An async function that can answer calls: up to six arguments that are [`FromCall`], and a `Result` with anything that
-/// has a JSON form.
+/// Until when the caller waits. Calls made by the handler keep to it by themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Option<Instant>);
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub(crate) instance: Option<Arc<str>>,
+    pub(crate) address: SocketAddr,
+    pub(crate) node: Option<Arc<Node>>,
+}
+
+/// An async function that can answer calls: up to eight arguments that are [`FromCall`], and a `Result` with anything that
+/// is a [`Respond`].
 #[diagnostic::on_unimplemented(
     message = "this function cannot handle calls",
-    note = "a handler is `async fn(...) -> Result<T, ServiceError>` with arguments `Params<T>`, `State<T>`, `Peers`, and `T: Serialize`"
+    note = "a handler is `async fn(...) -> Result<T, E>` with arguments such as `Params<T>`, `State<T>` and `Peers`, \
+            `T: Serialize` and `E: Into<ServiceError>`"
 )]
 pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
     /// Begins to answer a call, or says why not.
     #[doc(hidden)]
-    fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError>;
+    fn begin(&self, call: &Incoming<'_>) -> Result<Work, ServiceError>;
 
     /// The type of state that an argument wants and is not there.
     #[doc(hidden)]
     fn missing(states: &StateTypes<'_>) -> Option<&'static str>;
 }
+
+/// A handler at work.
+#[doc(hidden)]
+pub struct Work(pub(crate) Running);
 
 /// A handler whose types are no longer known.
 pub(crate) trait AnyHandler: Send + Sync {
@@ -102,11 +149,34 @@ struct Typed<A, H> {
 
 impl<A, H: Handler<A>> AnyHandler for Typed<A, H> {
     fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError> {
-        self.handler.begin(call)
+        self.handler.begin(call).map(|work| work.0)
     }
 
     fn missing(&self, states: &States) -> Option<&'static str> {
         H::missing(&StateTypes(states))
+    }
+}
+
+pin_project! {
+    /// What a handler's function has begun. One allocation for the whole call.
+    struct Invocation<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F, T, E> Answering for Invocation<F>
+where
+    F: Future<Output = Result<T, E>> + Send,
+    T: Respond,
+    E: Into<ServiceError>,
+{
+    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()> {
+        match ready!(self.project().future.poll(task)) {
+            Ok(result) => sink.success(result.status(), |out| respond::append(&result, out)),
+            Err(error) => sink.failure(&error.into()),
+        }
+        Poll::Ready(())
     }
 }
 
@@ -116,18 +186,14 @@ macro_rules! handlers {
         where
             F: Fn($($argument),*) -> Fut + Clone + Send + Sync + 'static,
             Fut: Future<Output = Result<T, E>> + Send + 'static,
-            T: Serialize,
+            T: Respond,
             E: Into<ServiceError>,
             $($argument: FromCall,)*
         {
             #[allow(unused_variables, reason = "a handler may have no arguments")]
-            fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError> {
+            fn begin(&self, call: &Incoming<'_>) -> Result<Work, ServiceError> {
                 let future = self($($argument::from_call(call)?),*);
-                Ok(Box::pin(async move {
-                    let result = future.await.map_err(Into::into)?;
-                    serde_json::to_string(&result)
-                        .map_err(|error| ServiceError::internal(format!("the result has no JSON form: {error}")))
-                }))
+                Ok(Work(Box::pin(Invocation { future })))
             }
 
             #[allow(unused_variables, reason = "a handler may have no arguments")]
@@ -145,17 +211,34 @@ handlers!(A1 A2 A3);
 handlers!(A1 A2 A3 A4);
 handlers!(A1 A2 A3 A4 A5);
 handlers!(A1 A2 A3 A4 A5 A6);
+handlers!(A1 A2 A3 A4 A5 A6 A7);
+handlers!(A1 A2 A3 A4 A5 A6 A7 A8);
 
-impl<'a> Incoming<'a> {
-    pub(crate) fn new(params: Option<&'a RawValue>, surroundings: &'a Surroundings) -> Self {
-        Self { params, surroundings }
+impl Incoming<'_> {
+    fn params(&self) -> Cow<'_, str> {
+        params::of_call(self.version, self.params, self.route, self.captured)
     }
 }
 
 impl<T: DeserializeOwned> FromCall for Params<T> {
     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
-        let read = params::read(call.params);
+        let read = params::read(&call.params());
+        // Whatever has been read without a complaint was JSON.
+        call.verified.set(call.verified.get() || read.is_ok());
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned> FromCall for Path<T> {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        let read = params::read_path(call.route, call.captured);
+        read.map(Self).map_err(|error| ServiceError::bad_request("bad_path", error.to_string()))
+    }
+}
+
+impl FromCall for RawParams {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        Ok(Self(call.params().into_owned()))
     }
 }
 
@@ -173,6 +256,50 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
 impl FromCall for Peers {
     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
         Ok(call.surroundings.peers.clone())
+    }
+}
+
+impl FromCall for Deadline {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        Ok(Self(call.context.deadline))
+    }
+}
+
+impl Deadline {
+    /// How long the caller still waits; `None` when it has not said.
+    pub fn left(self) -> Option<Duration> {
+        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl FromCall for Caller {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        let mut caller = call.caller.clone();
+        caller.node = caller.instance.as_deref().and_then(|instance| call.surroundings.peers.instance(instance));
+        Ok(caller)
+    }
+}
+
+impl Caller {
+    /// Where the call comes from.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The id of the instance that calls; old callers have none.
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+
+    /// Under which name it has registered, as far as is known. Nobody has proved that it is who it says it is.
+    pub fn name(&self) -> Option<&str> {
+        self.node.as_ref().map(|node| node.name.as_str())
+    }
+}
+
+impl FromCall for Trace {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        Ok(call.context.trace.clone().unwrap_or_else(Self::begin))
     }
 }
 

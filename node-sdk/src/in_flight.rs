@@ -1,32 +1,32 @@
 //! The calls on one connection to another node, without I/O.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{LEGACY_READ_BYTES, Version};
+use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
 
 /// Calls of one connection: those that wait to be written, and those that wait for an answer.
 ///
-/// Towards a version 1 node at most [`LEGACY_READ_BYTES`] are written that it has not surely read. What it answered it has
-/// read, and all that was written before that.
+/// A call has a slot from its beginning until whoever waits for it has its outcome, or gives it up. Its key names slot and
+/// generation, so that an answer that comes too late is nobody's.
 #[derive(Debug)]
-pub(crate) struct InFlight<W> {
-    version: Version,
+pub(crate) struct InFlight {
     limits: Limits,
-    next_key: u64,
-    calls: HashMap<u64, W>,
-    /// Packets that are not written, with their keys, oldest first.
-    queue: VecDeque<(u64, Bytes)>,
-    queued_bytes: usize,
-    /// Sizes of packets that a version 1 node may not have read, with their keys, oldest first.
-    unread: VecDeque<(u64, usize)>,
-    unread_bytes: usize,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    /// Slots of calls that have no outcome yet.
+    waiting: usize,
+    outgoing: Outgoing,
+    /// No call's deadline is before this.
+    next_deadline: Option<Instant>,
 }
 
 /// How much may wait on one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    /// Calls without an answer.
+    /// Calls that somebody waits for: less than 65,536.
     pub(crate) max_calls: usize,
     /// Bytes that are not written.
     pub(crate) max_queued_bytes: usize,
@@ -43,224 +43,418 @@ pub(crate) enum Refusal {
     TooLarge,
 }
 
-impl<W> InFlight<W> {
+/// What became of a call: the frame of its answer, or nothing.
+pub(crate) type Outcome = Result<Bytes, Failure>;
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// The connection was lost, or never came to be. If the call was `written`, it may have been carried out.
+    Lost { written: bool },
+    /// Its time is over. If the call was `written`, it may have been carried out.
+    Deadline { written: bool },
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// Counts the calls that have used the slot.
+    generation: u32,
+    state: SlotState,
+}
+
+#[derive(Debug)]
+enum SlotState {
+    Free,
+    Waiting(Waiting),
+    Done(Outcome),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    waker: Option<Waker>,
+    begun: Instant,
+    deadline: Instant,
+    place: Place,
+}
+
+/// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
+/// of all packets, and how many bytes it has.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    first: u64,
+    bytes: usize,
+}
+
+/// Packets on their way to the socket.
+#[derive(Debug)]
+enum Outgoing {
+    Batch(Batch),
+    OneByOne(OneByOne),
+}
+
+/// Towards version 2: all that waits leaves in one write.
+#[derive(Debug, Default)]
+struct Batch {
+    bytes: BytesMut,
+    /// Where the first of these stands among all bytes ever queued.
+    first: u64,
+    /// How many of all the socket has taken.
+    written: u64,
+}
+
+/// Towards version 1: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node has not surely read. What it
+/// has answered it has read, and all that was written before that.
+#[derive(Debug, Default)]
+struct OneByOne {
+    /// Packets that are not written, with their numbers and keys, oldest first; what is one-way has no key.
+    queue: VecDeque<(u64, Option<u64>, Bytes)>,
+    queued_bytes: usize,
+    next_number: u64,
+    /// Packets that the node may not have read, oldest first.
+    unread: VecDeque<Unread>,
+    unread_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Unread {
+    key: Option<u64>,
+    bytes: usize,
+    written: Instant,
+}
+
+/// What is one-way is not answered, so when an old node has read it is a guess: one that works turns its loop in this time.
+const LEGACY_READ_TIME: Duration = Duration::from_millis(500);
+
+const SLOT_BITS: u32 = 16;
+/// A buffer that has become larger is given back when it is empty.
+const USUAL_BATCH_BYTES: usize = 64 * 1024;
+
+impl InFlight {
     pub(crate) fn new(version: Version, limits: Limits) -> Self {
-        Self {
-            version,
-            limits,
-            next_key: 1,
-            calls: HashMap::new(),
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            unread: VecDeque::new(),
-            unread_bytes: 0,
-        }
+        let outgoing = match version {
+            Version::V1 => Outgoing::OneByOne(OneByOne::default()),
+            Version::V2 => Outgoing::Batch(Batch::default()),
+        };
+        Self { limits, slots: Vec::new(), free: Vec::new(), waiting: 0, outgoing, next_deadline: None }
     }
 
-    /// Takes a call whose packet `write` makes for a given key; `waiter` is given back with its answer.
-    pub(crate) fn admit(&mut self, waiter: W, write: impl FnOnce(u64, &mut BytesMut)) -> Result<u64, Refusal> {
-        let key = self.next_key;
-        let mut packet = BytesMut::with_capacity(256);
-        write(key, &mut packet);
-        let max_packet_bytes = match self.version {
-            Version::V1 => LEGACY_READ_BYTES,
-            Version::V2 => self.limits.max_packet_bytes,
+    /// Takes a call whose packet `write` makes for a given key.
+    pub(crate) fn admit(
+        &mut self,
+        now: Instant,
+        deadline: Instant,
+        write: impl FnOnce(u64, &mut BytesMut),
+    ) -> Result<u64, Refusal> {
+        let slot = match self.free.last() {
+            Some(slot) => *slot,
+            None if self.slots.len() < self.limits.max_calls => {
+                self.slots.push(Slot { generation: 1, state: SlotState::Free });
+                self.free.push(self.slots.len() - 1);
+                self.slots.len() - 1
+            }
+            None => return Err(Refusal::Full),
         };
-        if packet.len() > max_packet_bytes {
-            return Err(Refusal::TooLarge);
-        }
-        let bytes = self.queued_bytes + packet.len();
-        // One packet alone always fits.
-        let fits = self.queue.is_empty() || bytes <= self.limits.max_queued_bytes;
-        if !fits || self.calls.len() >= self.limits.max_calls {
-            return Err(Refusal::Full);
-        }
-        self.next_key += 1;
-        self.queued_bytes = bytes;
-        self.queue.push_back((key, packet.freeze()));
-        self.calls.insert(key, waiter);
+        let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
+        let place = self.outgoing.push(&self.limits, Some(key), |out| write(key, out))?;
+        self.free.pop();
+        self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, place });
+        self.waiting += 1;
+        self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
         Ok(key)
     }
 
-    /// What is to be written next, counted as written: for version 2 all there is, for version 1 one packet, if it fits.
-    pub(crate) fn take_outgoing(&mut self) -> Option<Bytes> {
-        match self.version {
-            Version::V1 => {
-                let (_, packet) = self.queue.front()?;
-                if self.unread_bytes > 0 && self.unread_bytes + packet.len() > LEGACY_READ_BYTES {
-                    return None;
+    /// Takes a packet that nobody waits for an answer to.
+    pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), Refusal> {
+        self.outgoing.push(&self.limits, None, write).map(drop)
+    }
+
+    /// The outcome of a call, once; its slot is free then.
+    pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<Outcome> {
+        let Some(slot) = self.slot(key) else { return Poll::Ready(Err(Failure::Lost { written: true })) };
+        match &mut self.slots[slot].state {
+            SlotState::Waiting(Waiting { waker, .. }) => {
+                if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
+                    *waker = Some(context.waker().clone());
                 }
-                let (key, packet) = self.queue.pop_front()?;
-                self.unread.push_back((key, packet.len()));
-                self.unread_bytes += packet.len();
-                self.queued_bytes -= packet.len();
-                Some(packet)
+                Poll::Pending
             }
-            Version::V2 if self.queue.len() <= 1 => {
-                self.queued_bytes = 0;
-                self.queue.pop_front().map(|(_, packet)| packet)
-            }
-            Version::V2 => {
-                let mut all = BytesMut::with_capacity(self.queued_bytes);
-                for (_, packet) in self.queue.drain(..) {
-                    all.extend_from_slice(&packet);
-                }
-                self.queued_bytes = 0;
-                Some(all.freeze())
-            }
+            SlotState::Done(_) | SlotState::Free => match self.release(slot) {
+                SlotState::Done(outcome) => Poll::Ready(outcome),
+                SlotState::Free | SlotState::Waiting(_) => Poll::Ready(Err(Failure::Lost { written: true })),
+            },
         }
     }
 
-    /// Whether packets wait for a version 1 node to answer earlier ones.
-    pub(crate) fn is_held_back(&self) -> bool {
-        self.version == Version::V1 && !self.queue.is_empty() && self.unread_bytes > 0
+    /// Nobody waits for this call any more. What is not written never will be; of what is, a version 2 node is told.
+    pub(crate) fn cancel(&mut self, key: u64) {
+        let Some(slot) = self.slot(key) else { return };
+        if let SlotState::Waiting(Waiting { place, .. }) = self.release(slot) {
+            self.waiting -= 1;
+            self.outgoing.take_back(&self.limits, key, place);
+        }
     }
 
-    /// An answer came: whose it is, if anybody still waits for it.
-    pub(crate) fn answer(&mut self, key: u64) -> Option<W> {
-        if let Some(position) = self.unread.iter().position(|&(written, _)| written == key) {
-            let read = self.unread.drain(..=position).map(|(_, bytes)| bytes).sum::<usize>();
-            self.unread_bytes -= read;
+    /// An answer came. Gives how long it took, and whom to wake; `None` when nobody waits for it.
+    pub(crate) fn answer(&mut self, now: Instant, key: u64, frame: Bytes) -> Option<(Duration, Option<Waker>)> {
+        if let Outgoing::OneByOne(outgoing) = &mut self.outgoing {
+            outgoing.has_read(key);
         }
-        self.calls.remove(&key)
+        let slot = self.slot(key)?;
+        let begun = match &self.slots[slot].state {
+            SlotState::Waiting(waiting) => waiting.begun,
+            SlotState::Done(_) | SlotState::Free => return None,
+        };
+        Some((now.saturating_duration_since(begun), self.settle(slot, Ok(frame))))
     }
 
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
     /// even if nobody waits for it any more.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
-        if self.unread.len() == 1 { self.unread.front().map(|(key, _)| *key) } else { None }
-    }
-
-    /// Nobody waits for this call any more. If it is not written, it never will be.
-    pub(crate) fn cancel(&mut self, key: u64) {
-        if self.calls.remove(&key).is_none() {
-            return;
-        }
-        if let Some(position) = self.queue.iter().position(|&(queued, _)| queued == key)
-            && let Some((_, packet)) = self.queue.remove(position)
-        {
-            self.queued_bytes -= packet.len();
+        match &self.outgoing {
+            Outgoing::OneByOne(OneByOne { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
+            Outgoing::OneByOne(_) | Outgoing::Batch(_) => None,
         }
     }
 
-    /// The connection is lost: every call, and whether it may have been carried out.
-    pub(crate) fn fail_all(&mut self) -> Vec<(W, bool)> {
-        let mut unsent: Vec<_> = self.queue.drain(..).filter_map(|(key, _)| self.calls.remove(&key)).collect();
-        self.queued_bytes = 0;
-        self.unread.clear();
-        self.unread_bytes = 0;
-        let mut calls: Vec<_> = self.calls.drain().map(|(_, waiter)| (waiter, true)).collect();
-        calls.extend(unsent.drain(..).map(|waiter| (waiter, false)));
-        calls
+    /// Ends the calls whose time is over. Gives whom to wake.
+    pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        if self.next_deadline.is_none_or(|next| next > now) {
+            return wakers;
+        }
+        self.next_deadline = None;
+        for slot in 0..self.slots.len() {
+            let SlotState::Waiting(Waiting { deadline, place, .. }) = &self.slots[slot].state else { continue };
+            if *deadline > now {
+                self.next_deadline = Some(self.next_deadline.map_or(*deadline, |next| next.min(*deadline)));
+                continue;
+            }
+            let (key, place) = (self.key(slot), *place);
+            let written = self.outgoing.has_written(place);
+            self.outgoing.take_back(&self.limits, key, place);
+            wakers.extend(self.settle(slot, Err(Failure::Deadline { written })));
+        }
+        wakers
+    }
+
+    /// The connection is lost, and with it every call. Gives whom to wake.
+    pub(crate) fn fail_all(&mut self) -> Vec<Waker> {
+        let mut wakers = Vec::new();
+        for slot in 0..self.slots.len() {
+            if let SlotState::Waiting(Waiting { place, .. }) = &self.slots[slot].state {
+                let written = self.outgoing.has_written(*place);
+                wakers.extend(self.settle(slot, Err(Failure::Lost { written })));
+            }
+        }
+        self.outgoing.clear();
+        self.next_deadline = None;
+        wakers
+    }
+
+    /// The bytes of the next write, in exchange for an empty buffer; `false` when there are none, or none may leave now.
+    pub(crate) fn take_outgoing(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        self.outgoing.take(now, into)
+    }
+
+    /// The socket has taken so many bytes.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        if let Outgoing::Batch(batch) = &mut self.outgoing {
+            batch.written += bytes as u64;
+        }
+    }
+
+    /// Whether packets wait for a version 1 node to answer earlier ones.
+    pub(crate) fn is_held_back(&self) -> bool {
+        match &self.outgoing {
+            Outgoing::Batch(_) => false,
+            Outgoing::OneByOne(outgoing) => !outgoing.queue.is_empty() && outgoing.unread_bytes > 0,
+        }
+    }
+
+    /// When [`expire`](Self::expire) or [`take_outgoing`](Self::take_outgoing) may have something to do, though nothing
+    /// happens.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        let guess = match &self.outgoing {
+            Outgoing::OneByOne(outgoing) if !outgoing.queue.is_empty() => {
+                outgoing.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
+            }
+            Outgoing::OneByOne(_) | Outgoing::Batch(_) => None,
+        };
+        self.next_deadline.into_iter().chain(guess).min()
     }
 
     /// How many calls wait for an answer.
     pub(crate) fn len(&self) -> usize {
-        self.calls.len()
+        self.waiting
+    }
+
+    fn key(&self, slot: usize) -> u64 {
+        u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64
+    }
+
+    fn slot(&self, key: u64) -> Option<usize> {
+        let slot = usize::try_from(key & ((1 << SLOT_BITS) - 1)).ok()?;
+        (slot < self.slots.len() && self.key(slot) == key).then_some(slot)
+    }
+
+    fn settle(&mut self, slot: usize, outcome: Outcome) -> Option<Waker> {
+        self.waiting -= 1;
+        match std::mem::replace(&mut self.slots[slot].state, SlotState::Done(outcome)) {
+            SlotState::Waiting(Waiting { waker, .. }) => waker,
+            SlotState::Free | SlotState::Done(_) => None,
+        }
+    }
+
+    fn release(&mut self, slot: usize) -> SlotState {
+        let Slot { generation, state } = &mut self.slots[slot];
+        // Never 0: old peers write their log under that key.
+        *generation = generation.checked_add(1).unwrap_or(1);
+        self.free.push(slot);
+        std::mem::replace(state, SlotState::Free)
+    }
+}
+
+impl Outgoing {
+    fn push(&mut self, limits: &Limits, key: Option<u64>, write: impl FnOnce(&mut BytesMut)) -> Result<Place, Refusal> {
+        match self {
+            Self::Batch(batch) => {
+                let start = batch.bytes.len();
+                write(&mut batch.bytes);
+                let bytes = batch.bytes.len() - start;
+                let waiting = batch.end() - batch.written;
+                let refusal = if bytes > limits.max_packet_bytes {
+                    Some(Refusal::TooLarge)
+                } else {
+                    // Alone, any packet fits.
+                    let is_alone = waiting == bytes as u64;
+                    (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(Refusal::Full)
+                };
+                match refusal {
+                    Some(refusal) => {
+                        batch.bytes.truncate(start);
+                        Err(refusal)
+                    }
+                    None => Ok(Place { first: batch.first + start as u64, bytes }),
+                }
+            }
+            Self::OneByOne(outgoing) => {
+                let mut packet = BytesMut::new();
+                write(&mut packet);
+                let bytes = packet.len();
+                if bytes > LEGACY_READ_BYTES {
+                    return Err(Refusal::TooLarge);
+                }
+                if outgoing.queued_bytes + bytes > limits.max_queued_bytes && outgoing.queued_bytes > 0 {
+                    return Err(Refusal::Full);
+                }
+                let number = outgoing.next_number;
+                outgoing.next_number += 1;
+                outgoing.queued_bytes += bytes;
+                outgoing.queue.push_back((number, key, packet.freeze()));
+                Ok(Place { first: number, bytes })
+            }
+        }
+    }
+
+    /// Whether the whole packet has left: a part of one cannot be carried out.
+    fn has_written(&self, place: Place) -> bool {
+        match self {
+            Self::Batch(batch) => place.first + place.bytes as u64 <= batch.written,
+            Self::OneByOne(outgoing) => outgoing.queue.front().is_none_or(|(number, ..)| place.first < *number),
+        }
+    }
+
+    fn take_back(&mut self, limits: &Limits, key: u64, place: Place) {
+        match self {
+            Self::Batch(batch) if place.first >= batch.first => {
+                // An empty frame, which everybody passes over, is all that is left of it.
+                let start = usize::try_from(place.first - batch.first).unwrap_or(usize::MAX);
+                let end = start + place.bytes - protocol::DELIMITER.len();
+                batch.bytes[start..end].fill(b' ');
+            }
+            Self::Batch(batch) => {
+                if batch.bytes.len() < limits.max_queued_bytes {
+                    write_cancel(&mut batch.bytes, key);
+                }
+            }
+            Self::OneByOne(outgoing) => {
+                if let Ok(position) = outgoing.queue.binary_search_by_key(&place.first, |(number, ..)| *number)
+                    && let Some((.., packet)) = outgoing.queue.remove(position)
+                {
+                    outgoing.queued_bytes -= packet.len();
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        match self {
+            Self::Batch(batch) => {
+                if batch.bytes.is_empty() {
+                    return false;
+                }
+                batch.first = batch.end();
+                into.clear();
+                if into.capacity() > USUAL_BATCH_BYTES {
+                    *into = BytesMut::new();
+                }
+                std::mem::swap(into, &mut batch.bytes);
+                true
+            }
+            Self::OneByOne(outgoing) => {
+                outgoing.guess(now);
+                let Some((.., next)) = outgoing.queue.front() else { return false };
+                if outgoing.unread_bytes + next.len() > LEGACY_READ_BYTES {
+                    return false;
+                }
+                let Some((_, key, packet)) = outgoing.queue.pop_front() else { return false };
+                outgoing.queued_bytes -= packet.len();
+                outgoing.unread.push_back(Unread { key, bytes: packet.len(), written: now });
+                outgoing.unread_bytes += packet.len();
+                into.clear();
+                into.extend_from_slice(&packet);
+                true
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        match self {
+            Self::Batch(batch) => {
+                batch.first = batch.end();
+                batch.written = batch.first;
+                batch.bytes = BytesMut::new();
+            }
+            Self::OneByOne(outgoing) => *outgoing = OneByOne::default(),
+        }
+    }
+}
+
+impl Batch {
+    fn end(&self) -> u64 {
+        self.first + self.bytes.len() as u64
+    }
+}
+
+impl OneByOne {
+    /// The node has answered this call, and so has read it and all before it.
+    fn has_read(&mut self, key: u64) {
+        if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
+            let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();
+            self.unread_bytes -= read;
+        }
+    }
+
+    /// What is one-way, and has had its time, counts as read.
+    fn guess(&mut self, now: Instant) {
+        while let Some(Unread { key: None, bytes, written }) = self.unread.front()
+            && *written + LEGACY_READ_TIME <= now
+        {
+            self.unread_bytes -= bytes;
+            self.unread.pop_front();
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LIMITS: Limits = Limits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000 };
-
-    fn admit(calls: &mut InFlight<u64>, bytes: usize) -> Result<u64, Refusal> {
-        let waiter = calls.next_key;
-        calls.admit(waiter, |_, out| out.resize(bytes, b'x'))
-    }
-
-    #[test]
-    fn limits_are_exact() {
-        let mut calls = InFlight::new(Version::V2, LIMITS);
-        assert_eq!(admit(&mut calls, 1001), Err(Refusal::TooLarge));
-        assert_eq!(admit(&mut calls, 1000), Ok(1), "alone, any size up to a packet's fits");
-        assert_eq!(admit(&mut calls, 1), Err(Refusal::Full));
-        assert_eq!(calls.take_outgoing().map(|bytes| bytes.len()), Some(1000));
-        assert_eq!((admit(&mut calls, 60), admit(&mut calls, 40)), (Ok(2), Ok(3)));
-        assert_eq!(admit(&mut calls, 1), Err(Refusal::Full));
-        assert_eq!(calls.take_outgoing().map(|bytes| bytes.len()), Some(100), "all in one write");
-        assert_eq!(admit(&mut calls, 1), Ok(4));
-        assert_eq!(admit(&mut calls, 1), Err(Refusal::Full), "four calls have no answer");
-        assert_eq!(calls.answer(2), Some(2));
-        assert_eq!(admit(&mut calls, 1), Ok(5));
-    }
-
-    #[test]
-    fn gu6_only_known_keys_are_answers_and_each_only_once() {
-        let mut calls = InFlight::new(Version::V2, LIMITS);
-        let key = admit(&mut calls, 1).unwrap();
-        assert_eq!(calls.answer(key + 1), None);
-        assert_eq!(calls.answer(key), Some(key));
-        assert_eq!(calls.answer(key), None);
-    }
-
-    #[test]
-    fn what_was_not_written_is_told_apart() {
-        let mut calls = InFlight::new(Version::V2, LIMITS);
-        for _ in 0..3 {
-            admit(&mut calls, 1).unwrap();
-        }
-        calls.cancel(3);
-        calls.take_outgoing();
-        admit(&mut calls, 1).unwrap();
-        admit(&mut calls, 1).unwrap();
-        calls.cancel(4);
-        let mut failed = calls.fail_all();
-        failed.sort_unstable();
-        assert_eq!(failed, [(1, true), (2, true), (5, false)]);
-        assert_eq!((calls.len(), calls.take_outgoing()), (0, None));
-    }
-
-    #[test]
-    fn old_nodes_get_one_packet_per_write_within_the_window() {
-        let mut calls = InFlight::new(Version::V1, Limits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
-        assert_eq!(admit(&mut calls, LEGACY_READ_BYTES + 1), Err(Refusal::TooLarge));
-        for _ in 0..4 {
-            admit(&mut calls, LEGACY_READ_BYTES / 2).unwrap();
-        }
-        assert!(calls.take_outgoing().is_some() && calls.take_outgoing().is_some());
-        assert!(calls.take_outgoing().is_none() && calls.is_held_back());
-        calls.answer(2);
-        assert!(calls.take_outgoing().is_some(), "the second was read, so the first was too");
-        assert!(calls.take_outgoing().is_some() && !calls.is_held_back());
-        calls.cancel(3);
-        assert_eq!(calls.unread_bytes, LEGACY_READ_BYTES, "a call nobody waits for has still to be read");
-    }
-
-    proptest! {
-        /// Whatever happens, an old node never has more than one read's worth before it, and counts add up.
-        #[test]
-        fn the_window_holds(steps in proptest::collection::vec((0_u8..4, 1_usize..40_000), 0..200)) {
-            let mut calls = InFlight::new(Version::V1, Limits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
-            let mut written: VecDeque<(u64, usize)> = VecDeque::new();
-            for (step, number) in steps {
-                match step {
-                    0 => drop(admit(&mut calls, number)),
-                    1 => {
-                        let key = calls.queue.front().map(|(key, _)| *key);
-                        if let Some(packet) = calls.take_outgoing() {
-                            written.push_back((key.unwrap(), packet.len()));
-                        }
-                    }
-                    2 => calls.cancel(number as u64 % calls.next_key),
-                    _ => {
-                        // A node answers something that it has read, and reads in order.
-                        if !written.is_empty() {
-                            let position = number % written.len();
-                            let key = written.drain(..=position).next_back().unwrap().0;
-                            calls.answer(key);
-                        }
-                    }
-                }
-                let unread: usize = written.iter().map(|(_, bytes)| bytes).sum();
-                prop_assert!(unread <= LEGACY_READ_BYTES);
-                prop_assert_eq!(unread, calls.unread_bytes);
-                prop_assert_eq!(calls.queued_bytes, calls.queue.iter().map(|(_, packet)| packet.len()).sum::<usize>());
-            }
-        }
-    }
-}
+mod tests;

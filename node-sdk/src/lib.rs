@@ -23,22 +23,35 @@
 
 mod backoff;
 mod cache;
+mod call;
 mod callee;
+mod context;
 mod discovery;
 mod error;
 mod handler;
 mod in_flight;
 mod link;
+mod load;
 mod node;
 mod outgoing;
 mod params;
 mod peers;
+mod respond;
+mod retry;
 mod router;
 mod server;
+mod service;
+mod table;
 
+pub use call::{Call, Calling, DEFAULT_DEADLINE, RawAnswer, RawCall};
+pub use context::{Trace, spawn};
 pub use discovery::{Identity, RECONNECT_PERIOD};
 pub use error::{CallError, ServiceError, StartError};
-pub use handler::{FromCall, Handler, Incoming, Params, State, StateTypes};
+#[doc(hidden)]
+pub use handler::Work;
+pub use handler::{Caller, Deadline, FromCall, Handler, Incoming, Params, Path, RawParams, State, StateTypes};
 pub use node::{Node, NodeBuilder};
-pub use peers::{Call, DEFAULT_DEADLINE, Peers, RawAnswer};
+pub use peers::Peers;
 pub use protocol::{Advert, Visibility};
+pub use respond::{Accepted, Created, NoContent, Respond};
+pub use table::Balance;

@@ -1,19 +1,23 @@
-//! A connection to another node: callers hand in packets, one task owns the socket.
+//! A connection to another node: callers write packets into one buffer, one task owns the socket.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Throttle, at, tune};
-use protocol::{Packet, Version};
+use daemon::{FrameReader, Throttle, tune};
+use futures::task::AtomicWaker;
+use protocol::{Packet, Version, success_of};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
-use crate::in_flight::{InFlight, Limits, Refusal};
+use crate::in_flight::{InFlight, Limits, Outcome, Refusal};
+use crate::load::Load;
 
 /// Most bytes of one packet, either way.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
@@ -21,30 +25,31 @@ pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 const LIMITS: Limits = Limits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
 /// A node in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a node that let a call run out of time is passed over.
-const SUSPECT_TIME: Duration = Duration::from_secs(1);
 /// How long a node may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Reads and writes of one connection before other tasks have their turn.
+const TURNS: u32 = 8;
 
 /// The one connection to another node, made when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
+    /// How much it has to do, and how it does.
+    pub(crate) load: Load,
     shared: Mutex<Shared>,
-    /// Wakes the task that owns the socket: there is something to write, or the link is retired.
-    wake: Notify,
+    /// The task that owns the socket: there is something to write, or the link is retired.
+    task: AtomicWaker,
+    /// What a node of version 2 is told first: who we are.
+    hello: Bytes,
 }
 
 #[derive(Debug)]
 struct Shared {
     state: State,
-    calls: InFlight<oneshot::Sender<Outcome>>,
+    calls: InFlight,
     backoff: Backoff,
     retired: bool,
-    /// A call ran out of time, and nothing has been answered since: until then others are preferred. After that one call at
-    /// a time finds out.
-    suspect_until: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,16 +64,6 @@ enum State {
     Down(Instant),
 }
 
-/// What became of a call: the frame of its answer, or nothing.
-pub(crate) type Outcome = Result<Bytes, Lost>;
-
-/// The connection was lost, or never came to be.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lost {
-    /// The call was written, so it may have been carried out.
-    pub(crate) written: bool,
-}
-
 /// How ready a link is to take a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Readiness {
@@ -76,37 +71,37 @@ pub(crate) enum Readiness {
     Up,
     /// Being connected.
     Connecting,
-    /// A live connection to a node that lets calls run out of time.
-    Suspect,
+    /// A live connection to a node that lets calls fail.
+    Ejected,
     /// Not connected, and worth a try.
     Due,
     /// Failed a moment ago.
     Resting,
 }
 
-/// A call that was taken. Dropping it takes the call back: what is not written never will be.
+/// A call that was taken. Dropping it takes the call back: what is not written never will be, and of what is, the node is told.
 #[derive(Debug)]
 pub(crate) struct Pending {
     link: Arc<Link>,
     key: u64,
-    answer: oneshot::Receiver<Outcome>,
+    done: bool,
 }
 
 impl Link {
-    pub(crate) fn new(address: SocketAddr, version: Version) -> Arc<Self> {
+    pub(crate) fn new(address: SocketAddr, version: Version, hello: Bytes) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
-        let shared = Shared { state: State::Idle, calls, backoff: Backoff::new(), retired: false, suspect_until: None };
-        Arc::new(Self { address, version, shared: Mutex::new(shared), wake: Notify::new() })
+        let shared = Shared { state: State::Idle, calls, backoff: Backoff::new(), retired: false };
+        let load = Load::new(Instant::now().into_std());
+        Arc::new(Self { address, version, load, shared: Mutex::new(shared), task: AtomicWaker::new(), hello })
     }
 
-    pub(crate) fn readiness(&self) -> Readiness {
-        let shared = self.lock();
-        match shared.state {
-            State::Up if shared.suspect_until.is_some_and(|until| Instant::now() < until) => Readiness::Suspect,
+    pub(crate) fn readiness(&self, now: Instant) -> Readiness {
+        match self.lock().state {
+            State::Up if self.load.is_ejected(now.into_std()) => Readiness::Ejected,
             State::Up => Readiness::Up,
             State::Connecting => Readiness::Connecting,
             State::Idle => Readiness::Due,
-            State::Down(until) if Instant::now() >= until => Readiness::Due,
+            State::Down(until) if now >= until => Readiness::Due,
             State::Down(_) => Readiness::Resting,
         }
     }
@@ -117,6 +112,10 @@ impl Link {
         match shared.state {
             State::Connecting | State::Up => return,
             State::Idle | State::Down(_) => shared.state = State::Connecting,
+        }
+        if self.version == Version::V2 {
+            // Nothing waits yet, so this is first, and never too much.
+            let _ = shared.calls.send(|out| out.extend_from_slice(&self.hello));
         }
         drop(shared);
         let link = Arc::clone(self);
@@ -129,34 +128,39 @@ impl Link {
     }
 
     /// Takes a call whose packet `write` makes for a given key. Connect first: it is written as soon as there is a connection.
-    pub(crate) fn call(self: &Arc<Self>, write: impl FnOnce(u64, &mut BytesMut)) -> Result<Pending, Refusal> {
-        let (waiter, answer) = oneshot::channel();
+    pub(crate) fn call(
+        self: &Arc<Self>,
+        now: Instant,
+        deadline: Instant,
+        write: impl FnOnce(u64, &mut BytesMut),
+    ) -> Result<Pending, Refusal> {
         let mut shared = self.lock();
-        if shared.suspect_until.is_some() {
-            // This call finds out; the next ones go elsewhere until it has.
-            shared.suspect_until = Some(Instant::now() + SUSPECT_TIME);
-        }
-        let key = shared.calls.admit(waiter, write)?;
-        if let State::Idle | State::Down(_) = shared.state {
+        let Shared { calls, state, .. } = &mut *shared;
+        let key = calls.admit(now.into_std(), deadline.into_std(), write)?;
+        let wakers = if let State::Idle | State::Down(_) = state {
             // It was lost between connecting and calling: nothing will come.
-            for (waiter, _) in shared.calls.fail_all() {
-                let _ = waiter.send(Err(Lost { written: false }));
-            }
-        }
+            calls.fail_all()
+        } else {
+            Vec::new()
+        };
         drop(shared);
-        self.wake.notify_one();
-        Ok(Pending { link: Arc::clone(self), key, answer })
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        self.load.begin(now.into_std());
+        self.task.wake();
+        Ok(Pending { link: Arc::clone(self), key, done: false })
     }
 
-    /// A call ran out of time. A node that answers nothing is passed over while others are there.
-    pub(crate) fn suspect(&self) {
-        self.lock().suspect_until = Some(Instant::now() + SUSPECT_TIME);
+    /// Takes a packet that nobody waits for an answer to.
+    pub(crate) fn send(&self, write: impl FnOnce(&mut BytesMut)) -> Result<(), Refusal> {
+        self.lock().calls.send(write)?;
+        self.task.wake();
+        Ok(())
     }
 
     /// No calls come any more: the connection closes when those in flight are done.
     pub(crate) fn retire(&self) {
         self.lock().retired = true;
-        self.wake.notify_one();
+        self.task.wake();
     }
 
     /// Nothing waits inside, and a panic elsewhere leaves the table whole.
@@ -168,13 +172,15 @@ impl Link {
     async fn run(&self) -> bool {
         // Leaves the link in order even when this task is dropped with its runtime.
         let down = GoDown(self);
-        let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => {
+        let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
+        let connecting = pin!(TcpStream::connect(self.address));
+        let stream = match self.connected(connecting, timer.as_mut()).await {
+            Some(Ok(stream)) => stream,
+            Some(Err(error)) => {
                 debug!(node = %self.address, %error, "cannot connect");
                 return false;
             }
-            Err(_elapsed) => {
+            None => {
                 debug!(node = %self.address, "no answer to a connect within {CONNECT_TIMEOUT:?}");
                 return false;
             }
@@ -183,108 +189,213 @@ impl Link {
         {
             let mut shared = self.lock();
             shared.state = State::Up;
-            shared.suspect_until = None;
             shared.backoff.succeeded();
         }
-        let reason = self.serve(&stream).await;
+        self.load.trust();
+        let mut socket = Socket {
+            stream,
+            reader: FrameReader::new(MAX_FRAME_BYTES),
+            unsent: BytesMut::new(),
+            stalled_since: None,
+            strange: Throttle::default(),
+            answers: Vec::new(),
+        };
+        let reason = poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await;
         debug!(node = %self.address, reason, "connection to node ended");
         drop(down);
         true
     }
 
-    /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
-    async fn serve(&self, stream: &TcpStream) -> &'static str {
-        let mut reader = FrameReader::new(MAX_FRAME_BYTES);
-        let mut rest = Bytes::new();
-        let mut stalled_since = None;
-        let mut strange = Throttle::default();
-        loop {
-            // Everything that waits, in as few writes as the node's version allows.
-            let mut blocked = false;
+    /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
+    async fn connected(
+        &self,
+        mut connecting: Pin<&mut impl Future<Output = std::io::Result<TcpStream>>>,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Option<std::io::Result<TcpStream>> {
+        let give_up = timer.deadline();
+        poll_fn(|context| {
+            self.task.register(context.waker());
+            if let Poll::Ready(connected) = connecting.as_mut().poll(context) {
+                return Poll::Ready(Some(connected));
+            }
             loop {
-                if rest.is_empty() {
-                    match self.lock().calls.take_outgoing() {
-                        Some(packets) => rest = packets,
-                        None => break,
-                    }
+                let now = Instant::now();
+                if now >= give_up {
+                    return Poll::Ready(None);
                 }
-                match stream.try_write(&rest) {
-                    Ok(bytes) => {
-                        rest.advance(bytes);
-                        stalled_since = None;
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                        blocked = true;
-                        break;
-                    }
-                    Err(_broken) => return "broken",
+                let due = self.pass_time(now).map_or(give_up, |due| due.min(give_up));
+                if self.sleep_until(context, timer.as_mut(), due).is_pending() {
+                    return Poll::Pending;
                 }
             }
-            let held_back = {
-                let shared = self.lock();
-                if shared.retired && shared.calls.len() == 0 && rest.is_empty() {
-                    return "retired";
-                }
-                shared.calls.is_held_back()
+        })
+        .await
+    }
+
+    /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
+    fn poll_serve(
+        &self,
+        context: &mut Context<'_>,
+        socket: &mut Socket,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<&'static str> {
+        self.task.register(context.waker());
+        for _ in 0..TURNS {
+            let now = Instant::now();
+            let writing = match self.write(context, socket, now) {
+                Ok(writing) => writing,
+                Err(reason) => return Poll::Ready(reason),
             };
-            stalled_since = (blocked || held_back).then(|| stalled_since.unwrap_or_else(Instant::now));
-            tokio::select! {
-                readable = stream.readable() => {
-                    match readable.and_then(|()| reader.fill(stream)) {
-                        Ok(true) => {}
-                        Ok(false) => return "closed by the node",
-                        Err(_broken) => return "broken",
-                    }
-                    loop {
-                        match reader.next_frame() {
-                            Ok(Some(frame)) => {
-                                if self.answer(frame, &mut strange) {
-                                    stalled_since = None;
-                                }
-                            }
-                            Ok(None) => break,
-                            Err(too_large) => {
-                                warn!(node = %self.address, "connection closed: an answer: {too_large}");
-                                return "answer too large";
-                            }
-                        }
-                    }
+            let reading = match socket.stream.poll_read_ready(context) {
+                Poll::Ready(Ok(())) => match self.read(socket) {
+                    Ok(()) => true,
+                    Err(reason) => return Poll::Ready(reason),
+                },
+                Poll::Ready(Err(_broken)) => return Poll::Ready("broken"),
+                Poll::Pending => false,
+            };
+            if writing || reading {
+                continue;
+            }
+            let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
+            if stalls.is_some_and(|at| at <= now) {
+                warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
+                return Poll::Ready("stalled");
+            }
+            let due = self.pass_time(now).into_iter().chain(stalls).min();
+            match due {
+                Some(due) if self.sleep_until(context, timer.as_mut(), due).is_ready() => {}
+                _ => return Poll::Pending,
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Ends calls whose time is over, and tells when there is more to do.
+    fn pass_time(&self, now: Instant) -> Option<Instant> {
+        let mut shared = self.lock();
+        let due = shared.calls.next_due()?;
+        if due > now.into_std() {
+            return Some(Instant::from_std(due));
+        }
+        let wakers = shared.calls.expire(now.into_std());
+        let due = shared.calls.next_due();
+        drop(shared);
+        wakers.into_iter().for_each(std::task::Waker::wake);
+        due.map(Instant::from_std)
+    }
+
+    /// Calls come and end all the time, and the earliest deadline hardly ever changes: the timer is only moved forward when it
+    /// has to be.
+    fn sleep_until(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<()> {
+        if timer.is_elapsed() || timer.deadline() > due {
+            timer.as_mut().reset(due);
+        }
+        timer.poll(context)
+    }
+
+    /// Writes what waits. Returns whether anything was taken.
+    fn write(&self, context: &mut Context<'_>, socket: &mut Socket, now: Instant) -> Result<bool, &'static str> {
+        let mut progress = false;
+        let mut shared = self.lock();
+        loop {
+            if socket.unsent.is_empty() && !shared.calls.take_outgoing(now.into_std(), &mut socket.unsent) {
+                if shared.retired && shared.calls.len() == 0 {
+                    return Err("retired");
                 }
-                _ = stream.writable(), if blocked => {}
-                () = self.wake.notified() => {}
-                () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => {
-                    warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
-                    return "stalled";
+                let stands = shared.calls.is_held_back();
+                socket.stalled_since = stands.then(|| socket.stalled_since.unwrap_or(now));
+                return Ok(progress);
+            }
+            drop(shared);
+            match socket.stream.try_write(&socket.unsent) {
+                Ok(bytes) => {
+                    socket.unsent.advance(bytes);
+                    socket.stalled_since = None;
+                    progress = true;
+                    shared = self.lock();
+                    shared.calls.wrote(bytes);
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    if socket.stream.poll_write_ready(context).is_pending() {
+                        socket.stalled_since.get_or_insert(now);
+                        return Ok(progress);
+                    }
+                    shared = self.lock();
+                }
+                Err(_broken) => return Err("broken"),
             }
         }
     }
 
-    /// Gives a frame to whoever waits for it. Answers that nobody waits for (too late, doubled, invented) change nothing.
-    fn answer(&self, frame: Bytes, strange: &mut Throttle) -> bool {
-        let key = match Packet::parse(&frame) {
-            Ok(packet) => packet.key.as_ref().and_then(protocol::Key::number),
-            // How an old service answers a method that it does not know.
-            Err(_) if frame.trim_ascii() == b"null" => self.lock().calls.only_unanswered(),
-            Err(_) => None,
-        };
-        let waiter = key.and_then(|key| {
-            let mut shared = self.lock();
-            shared.suspect_until = None;
-            shared.calls.answer(key)
-        });
-        let Some(waiter) = waiter else {
-            if !protocol::is_blank(&frame)
-                && let Some(held_back) = strange.pass(Instant::now().into_std())
-            {
-                debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
+    /// Reads once, and gives each answer to whoever waits for it.
+    fn read(&self, socket: &mut Socket) -> Result<(), &'static str> {
+        match socket.reader.fill(&socket.stream) {
+            Ok(true) => {}
+            Ok(false) => return Err("closed by the node"),
+            Err(_broken) => return Err("broken"),
+        }
+        loop {
+            match socket.reader.next_frame() {
+                Ok(Some(frame)) => socket.answers.push(frame),
+                Ok(None) => break,
+                Err(too_large) => {
+                    warn!(node = %self.address, "connection closed: an answer: {too_large}");
+                    return Err("answer too large");
+                }
             }
-            return key.is_some();
-        };
-        // The caller may have gone in this very moment.
-        let _ = waiter.send(Ok(frame));
-        true
+        }
+        let now = Instant::now().into_std();
+        let mut shared = self.lock();
+        // Answers that nobody waits for (too late, doubled, invented) change nothing.
+        for frame in socket.answers.drain(..) {
+            let key = match success_of(&frame) {
+                Some((key, _)) => Some(key),
+                None => key_of(&frame, &shared.calls),
+            };
+            let Some((took, waker)) = key.and_then(|key| shared.calls.answer(now, key, frame.clone())) else {
+                if key.is_some() {
+                    // Late, but it answers.
+                    self.load.trust();
+                }
+                if !protocol::is_blank(&frame)
+                    && let Some(held_back) = socket.strange.pass(now)
+                {
+                    debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
+                }
+                continue;
+            };
+            self.load.answered(now, took);
+            if let Some(waker) = waker {
+                waker.wake();
+            }
+            socket.stalled_since = None;
+        }
+        Ok(())
     }
+}
+
+/// The key of an answer that is not in our own spelling.
+fn key_of(frame: &[u8], calls: &InFlight) -> Option<u64> {
+    match Packet::parse(frame) {
+        Ok(packet) => packet.key.as_ref().and_then(protocol::Key::number),
+        // How an old service answers a method that it does not know.
+        Err(_) if frame.trim_ascii() == b"null" => calls.only_unanswered(),
+        Err(_) => None,
+    }
+}
+
+/// A live connection.
+struct Socket {
+    stream: TcpStream,
+    reader: FrameReader,
+    /// What the system has not taken yet.
+    unsent: BytesMut,
+    stalled_since: Option<Instant>,
+    strange: Throttle,
+    /// Of one read; kept for its room.
+    answers: Vec<Bytes>,
 }
 
 /// Fails all calls of a link when its connection ends, however it ends.
@@ -295,30 +406,36 @@ impl Drop for GoDown<'_> {
         let mut shared = self.0.lock();
         let wait = shared.backoff.failed(fastrand::f64());
         shared.state = State::Down(Instant::now() + wait);
-        let failed = shared.calls.fail_all();
+        let wakers = shared.calls.fail_all();
         drop(shared);
-        for (waiter, written) in failed {
-            let _ = waiter.send(Err(Lost { written }));
-        }
+        wakers.into_iter().for_each(std::task::Waker::wake);
     }
 }
 
 impl Pending {
-    /// Waits for the answer. Dropping the future takes the call back.
-    pub(crate) async fn outcome(mut self) -> Outcome {
-        // The sender goes without a word only with its runtime.
-        (&mut self.answer).await.unwrap_or(Err(Lost { written: true }))
+    /// The outcome of the call, once.
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+        let outcome = self.link.lock().calls.poll(self.key, context);
+        if outcome.is_ready() {
+            self.done = true;
+            self.link.load.end();
+        }
+        outcome
+    }
+
+    /// Who was called.
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
     }
 }
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        let mut shared = self.link.lock();
-        shared.calls.cancel(self.key);
-        if shared.calls.len() == 0 {
-            drop(shared);
-            // What the link's task waits for may be over: a retired link closes, and nothing is held back.
-            self.link.wake.notify_one();
+        if !self.done {
+            self.link.lock().calls.cancel(self.key);
+            self.link.load.end();
+            // There may be something to tell; and a retired link closes with its last call.
+            self.link.task.wake();
         }
     }
 }

@@ -9,17 +9,19 @@ use std::time::Duration;
 
 use daemon::LocalQueues;
 use protocol::{Advert, Route, Visibility};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::callee::Service;
 use crate::discovery::Identity;
 use crate::error::StartError;
 use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
 use crate::peers::Peers;
 use crate::router::Router;
 use crate::server;
+use crate::service::{Offer, Service};
+use crate::table::Balance;
 
 /// A running node. Dropping it stops it at once; [`stop`](Self::stop) lets calls in flight finish.
 #[derive(Debug)]
@@ -39,8 +41,19 @@ pub struct NodeBuilder {
     advert: Advert,
     needs: Option<Vec<String>>,
     cache: Option<PathBuf>,
-    routes: Vec<(String, Box<dyn AnyHandler>)>,
+    balance: Balance,
+    routes: Vec<Given>,
     states: States,
+    /// Something was said of a route before there was one.
+    misplaced: Option<&'static str>,
+}
+
+/// A route as it was given.
+struct Given {
+    text: String,
+    handler: Box<dyn AnyHandler>,
+    at_most: Option<usize>,
+    one_way: bool,
 }
 
 impl Node {
@@ -53,8 +66,10 @@ impl Node {
             advert: Advert::default(),
             needs: None,
             cache: None,
+            balance: Balance::default(),
             routes: Vec::new(),
             states: States::default(),
+            misplaced: None,
         }
     }
 
@@ -163,7 +178,33 @@ impl NodeBuilder {
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of one caller share a
     /// task: work that blocks belongs into `tokio::task::spawn_blocking`.
     pub fn route<A: 'static>(mut self, route: &str, handler: impl Handler<A>) -> Self {
-        self.routes.push((route.to_owned(), boxed(handler)));
+        self.routes.push(Given { text: route.to_owned(), handler: boxed(handler), at_most: None, one_way: false });
+        self
+    }
+
+    /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
+    /// with 503 `overloaded`, and callers try somebody else.
+    pub fn at_most(mut self, calls: usize) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.at_most = Some(calls),
+            None => self.misplaced = Some("at_most"),
+        }
+        self
+    }
+
+    /// Calls of the route given last are never answered, whether they ask for it or not: for what must stay silent, such as
+    /// a log that old nodes write to.
+    pub fn one_way(mut self) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.one_way = true,
+            None => self.misplaced = Some("one_way"),
+        }
+        self
+    }
+
+    /// How this node picks one of several providers; [`Balance::LeastCost`] unless set.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
         self
     }
 
@@ -223,21 +264,25 @@ impl NodeBuilder {
     /// [`StartError`]; nothing is left running then.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { name, listen, distributor, advert, needs, cache, routes: given, states } = self;
+        let Self { name, listen, distributor, advert, needs, cache, balance, routes: given, states, misplaced } = self;
+        if let Some(setting) = misplaced {
+            return Err(StartError::Misplaced(setting));
+        }
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
         if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
             return Err(StartError::Name(name));
         }
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();
-        for (text, handler) in given {
+        for Given { text, handler, at_most, one_way } in given {
             let route = Route::parse(&text)?;
             if let Some(state) = handler.missing(&states) {
                 return Err(StartError::MissingState { route: text, state });
             }
-            let mut handler = Some(handler);
-            router.entry(&route, || (route.clone(), handler.take().expect("a router makes at most one value")));
-            if handler.is_some() {
+            let at_most = at_most.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
+            let mut offer = Some(Offer { route: route.clone(), handler, at_most, one_way });
+            router.entry(&route, || offer.take().expect("a router makes at most one value"));
+            if offer.is_some() {
                 return Err(StartError::DoubledRoute(text));
             }
             routes.push(route);
@@ -247,10 +292,11 @@ impl NodeBuilder {
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
-        let identity = Identity { name, port: address.port(), routes, advert, needs, cache };
+        let identity = Identity { name, port: address.port(), routes, advert, needs, cache, balance };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let service = Arc::new(Service { router, surroundings, local_queues: LocalQueues::start() });
+        peers.serve_own(&service);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, leaving, server })
     }
@@ -258,7 +304,7 @@ impl NodeBuilder {
 
 impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let routes: Vec<_> = self.routes.iter().map(|(route, _)| route).collect();
+        let routes: Vec<_> = self.routes.iter().map(|route| &route.text).collect();
         f.debug_struct("NodeBuilder").field("name", &self.name).field("routes", &routes).finish_non_exhaustive()
     }
 }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use protocol::{Key, LEGACY_READ_BYTES, ReadWindow, Reply, Unread, Version, write_answer};
+use protocol::{AnswerWriter, Key, LEGACY_READ_BYTES, ReadWindow, Reply, Unread, Version, write_answer};
 
+use crate::error::ServiceError;
 use crate::link::MAX_FRAME_BYTES;
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
@@ -33,6 +34,60 @@ pub(crate) enum Step {
     Done,
 }
 
+/// Where an answer goes; nowhere for a call without a key.
+#[derive(Debug)]
+pub(crate) struct ReplyTo {
+    pub(crate) version: Version,
+    pub(crate) key: Option<Key>,
+}
+
+/// Takes one answer. What does not become one leaves nothing behind.
+#[derive(Debug)]
+pub(crate) struct Sink<'a> {
+    out: &'a mut BytesMut,
+    start: usize,
+    to: &'a ReplyTo,
+}
+
+impl<'a> Sink<'a> {
+    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ReplyTo) -> Self {
+        Self { start: out.len(), out, to }
+    }
+
+    /// A result, which `write` makes into JSON text.
+    pub(crate) fn success(&mut self, status: u16, write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>) {
+        let Some(key) = &self.to.key else { return };
+        let limit = match self.to.version {
+            Version::V1 => LEGACY_READ_BYTES,
+            Version::V2 => MAX_FRAME_BYTES,
+        };
+        let writer = AnswerWriter::begin(self.out, self.to.version, key, status);
+        if let Err(error) = write(self.out) {
+            self.clear();
+            return self.failure(&ServiceError::internal(format!("the result has no JSON form: {error}")));
+        }
+        let bytes = writer.end(self.out);
+        if bytes > limit {
+            self.clear();
+            let message = format!("the answer has {bytes} bytes; this caller can read {limit}");
+            self.failure(&ServiceError::new(500, "answer_too_large", message));
+        }
+    }
+
+    /// Why there is no result.
+    pub(crate) fn failure(&mut self, error: &ServiceError) {
+        let Some(key) = &self.to.key else { return };
+        let ServiceError { status, reason, message, retry_after } = error;
+        let failure = Reply::Failure { status: *status, reason, message, retry_after: *retry_after };
+        write_answer(self.out, self.to.version, key, failure);
+    }
+
+    /// Takes back what has been written.
+    pub(crate) fn clear(&mut self) {
+        self.out.truncate(self.start);
+    }
+}
+
 impl Outgoing {
     /// `can_see`: the caller's end can be looked at.
     pub(crate) fn new(can_see: bool) -> Self {
@@ -51,33 +106,31 @@ impl Outgoing {
         self.batch.len() + self.legacy_bytes + self.rest.len()
     }
 
-    pub(crate) fn push(&mut self, to: Version, key: &Key, reply: Reply<'_>) {
-        let too_large = |out: &mut BytesMut, bytes: usize, limit: usize| {
-            let message = format!("the answer has {bytes} bytes; this caller can read {limit}");
-            let too_large = Reply::Failure { status: 500, reason: "answer_too_large", message: &message };
-            write_answer(out, to, key, too_large);
-        };
-        match to {
-            Version::V2 => {
-                let start = self.batch.len();
-                write_answer(&mut self.batch, to, key, reply);
-                let bytes = self.batch.len() - start;
-                if bytes > MAX_FRAME_BYTES {
-                    self.batch.truncate(start);
-                    too_large(&mut self.batch, bytes, MAX_FRAME_BYTES);
-                }
-            }
+    /// Gives `answer` a place to write one answer to.
+    pub(crate) fn answer<R>(&mut self, to: &ReplyTo, answer: impl FnOnce(&mut Sink<'_>) -> R) -> R {
+        match to.version {
+            Version::V2 => answer(&mut Sink::new(&mut self.batch, to)),
             Version::V1 => {
                 let mut packet = BytesMut::new();
-                write_answer(&mut packet, to, key, reply);
-                if packet.len() > LEGACY_READ_BYTES {
-                    let bytes = packet.len();
-                    packet.clear();
-                    too_large(&mut packet, bytes, LEGACY_READ_BYTES);
-                }
-                self.legacy_bytes += packet.len();
-                self.legacy.push_back(packet.freeze());
+                let done = answer(&mut Sink::new(&mut packet, to));
+                self.push_legacy(packet);
+                done
             }
+        }
+    }
+
+    /// Takes an answer that was written elsewhere.
+    pub(crate) fn push(&mut self, to: Version, packet: BytesMut) {
+        match to {
+            Version::V2 => self.batch.extend_from_slice(&packet),
+            Version::V1 => self.push_legacy(packet),
+        }
+    }
+
+    fn push_legacy(&mut self, packet: BytesMut) {
+        if !packet.is_empty() {
+            self.legacy_bytes += packet.len();
+            self.legacy.push_back(packet.freeze());
         }
     }
 
@@ -131,8 +184,13 @@ mod tests {
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let result = format!("\"{}\"", "x".repeat(bytes));
-            self.outgoing.push(to, &Key::Number(1), Reply::Success(&result));
+            let to = ReplyTo { version: to, key: Some(Key::Number(1)) };
+            self.outgoing.answer(&to, |sink| {
+                sink.success(200, |out| {
+                    out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());
+                    Ok(())
+                });
+            });
         }
 
         /// At `ms`: bytes of the next write, or when to ask again.
@@ -157,7 +215,7 @@ mod tests {
         caller.check(0, Ok(None));
         caller.push(Version::V2, 100_000);
         caller.push(Version::V2, 100_000);
-        caller.check(0, Ok(Some(200_000 + 2 * r#"{"key":1,"params":"","$":{}}¶"#.len())));
+        caller.check(0, Ok(Some(200_000 + 2 * r#"{"key":1,"$":{},"params":""}¶"#.len())));
         caller.check(0, Ok(None));
     }
 

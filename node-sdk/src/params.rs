@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
-use protocol::{Members, Request, Route, Segment, Version};
+use protocol::{Members, Route, Segment, Version};
 use serde::de::value::{MapDeserializer, SeqDeserializer, StringDeserializer};
 use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Visitor};
 use serde::forward_to_deserialize_any;
@@ -13,15 +13,106 @@ use serde_json::value::RawValue;
 /// truth value that the type wants.
 ///
 /// The error names the member at fault.
-pub(crate) fn read<T: DeserializeOwned>(params: Option<&RawValue>) -> Result<T, serde_json::Error> {
-    let text = params.map_or("null", RawValue::get);
+pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    // The usual case is read once, and as it is.
+    let error = match serde_json::from_str(text) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
     if text.trim_ascii_start().starts_with('{') {
+        // It must be JSON before anything is made of its members.
+        serde_json::from_str::<&RawValue>(text)?;
         return T::deserialize(Object(text));
     }
-    match serde_json::from_str(text) {
-        // Nothing given is what a type needs that can do without any member.
-        Err(error) if text == "null" => T::deserialize(Object("{}")).map_err(|_| error),
-        read => read,
+    // Nothing given is what a type needs that can do without any member.
+    if text == "null" { T::deserialize(Object("{}")).map_err(|_| error) } else { Err(error) }
+}
+
+/// Reads what the parameters of a route took from a path: into a value if there is one of them, into a tuple in their order,
+/// or into a type with members of their names.
+pub(crate) fn read_path<T: DeserializeOwned>(route: &Route, captured: &[&str]) -> Result<T, serde_json::Error> {
+    let values = captured.iter().map(|text| to_json(&percent_decode_str(text).decode_utf8_lossy()));
+    let values: Vec<String> = values.collect();
+    let raw: Result<Vec<&RawValue>, _> = values.iter().map(|value| serde_json::from_str(value)).collect();
+    T::deserialize(PathValues { names: names(route).collect(), values: raw? })
+}
+
+/// What a path says, for types of any shape.
+struct PathValues<'a> {
+    names: Vec<&'a str>,
+    values: Vec<&'a RawValue>,
+}
+
+impl<'a> PathValues<'a> {
+    fn members(self) -> impl Iterator<Item = (&'a str, Member<'a>)> {
+        let member = |(name, value): (&'a str, &'a RawValue)| (name, Member { name: name.to_owned(), value });
+        self.names.into_iter().zip(self.values).map(member)
+    }
+}
+
+macro_rules! of_one {
+    ($($method:ident)*) => {$(
+        fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            match self.members().next() {
+                Some((_, member)) => member.into_deserializer().$method(visitor),
+                None => Err(Error::custom("the route has no parameter")),
+            }
+        }
+    )*};
+}
+
+impl<'de> Deserializer<'de> for PathValues<'de> {
+    type Error = serde_json::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_map(MapDeserializer::new(self.members()))
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+        visitor.visit_seq(SeqDeserializer::new(self.members().map(|(_, member)| member)))
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Self::Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        self.deserialize_seq(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        name: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        match self.members().next() {
+            Some((_, member)) => member.into_deserializer().deserialize_enum(name, variants, visitor),
+            None => Err(Error::custom("the route has no parameter")),
+        }
+    }
+
+    of_one! {
+        deserialize_bool deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+        deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128
+        deserialize_f32 deserialize_f64 deserialize_char deserialize_str deserialize_string deserialize_option
+    }
+
+    forward_to_deserialize_any! {
+        bytes byte_buf unit unit_struct map struct identifier ignored_any
     }
 }
 
@@ -82,21 +173,19 @@ fn is_raw(name: &str) -> bool {
     name.starts_with("$serde_json::private::")
 }
 
-/// The arguments of a call as its handler sees them: with what the path says where the caller has left that out, and
-/// without the `key` that old callers put among them.
-pub(crate) fn of_call<'a>(request: &Request<'a>, route: &Route, captured: &[&str]) -> Option<Cow<'a, RawValue>> {
-    let enveloped = request.version == Version::V1;
-    let params = request.params;
-    if captured.is_empty() && !(enveloped && params.is_some_and(|params| params.get().contains("key"))) {
-        return params.map(Cow::Borrowed);
+/// The arguments of a call as its handler sees them: with what the path says, which a member of the same name cannot change,
+/// and without the `key` that old callers put among them. Text that is no JSON stays as it is.
+pub(crate) fn of_call<'a>(version: Version, params: Option<&'a str>, route: &Route, captured: &[&str]) -> Cow<'a, str> {
+    let enveloped = version == Version::V1;
+    let text = params.unwrap_or("null");
+    if captured.is_empty() && !(enveloped && text.contains("key")) {
+        return Cow::Borrowed(text);
     }
-    let text = params.map_or("{}", RawValue::get);
-    let Ok(Members(mut members)) = serde_json::from_str(text) else { return params.map(Cow::Borrowed) };
-    members.retain(|(name, _)| !(enveloped && name == "key"));
-    let left_out = names(route).zip(captured.iter().copied());
-    let left_out: Vec<_> = left_out.filter(|(name, _)| members.iter().all(|(other, _)| name != other)).collect();
-    let text = join(&members, &left_out);
-    RawValue::from_string(text).ok().map(Cow::Owned)
+    let object = if text == "null" { "{}" } else { text };
+    let Ok(Members(mut members)) = serde_json::from_str(object) else { return Cow::Borrowed(text) };
+    let from_path: Vec<_> = names(route).zip(captured.iter().copied()).collect();
+    members.retain(|(name, _)| !(enveloped && name == "key") && from_path.iter().all(|(other, _)| name != other));
+    Cow::Owned(join(&members, &from_path))
 }
 
 /// The names of a route's parameters, in order.
@@ -260,7 +349,6 @@ mod tests {
 
     #[track_caller]
     fn check(params: &str, expected: Result<Good, &str>) {
-        let params: Option<&RawValue> = Some(serde_json::from_str(params).unwrap());
         let seen = read::<Good>(params).map_err(|error| error.to_string());
         match (&seen, &expected) {
             (Err(seen), Err(expected)) => assert!(seen.contains(expected), "{seen}"),
@@ -313,13 +401,13 @@ mod tests {
             Left(u8),
         }
         fn shape<T: DeserializeOwned>(params: &str) -> T {
-            read(Some(serde_json::from_str(params).unwrap())).unwrap()
+            read(params).unwrap()
         }
         let filter = || Filter { tags: vec!["a".to_owned()], ids: Some(vec![1, 2]) };
         assert_eq!(shape::<Filter>(r#"{"tags":"a","ids":["1",2]}"#), filter());
         assert_eq!(shape::<Wrapped>(r#"{"tags":["a"],"ids":[1,"2"]}"#), Wrapped(filter()));
         assert_eq!(shape::<Option<Filter>>(r#"{"tags":"a","ids":[1,2]}"#), Some(filter()));
-        assert_eq!(read::<Filter>(None).unwrap(), Filter::default());
+        assert_eq!(read::<Filter>("null").unwrap(), Filter::default());
         assert_eq!(shape::<Either>(r#"{"Left":1}"#), Either::Left(1));
         assert_eq!(shape::<Box<RawValue>>(r#"{"a": 1}"#).get(), r#"{"a": 1}"#);
         assert_eq!(shape::<BTreeMap<String, Box<RawValue>>>(r#"{"a":"1"}"#)["a"].get(), "\"1\"");
@@ -332,23 +420,47 @@ mod tests {
             (r#"{"params":{"key":1,"a":2}}"#, vec![], r#"{"a":2}"#),
             (r#"{"params":{"key":1,"a":2},"$":{}}"#, vec![], r#"{"key":1,"a":2}"#),
             (r#"{"params":{"key":1},"key":3}"#, vec!["%37"], r#"{"id":"7"}"#),
-            (r#"{"params":{"id":"8"},"$":{}}"#, vec!["7"], r#"{"id":"8"}"#),
+            (r#"{"params":{"id":"8","a":1},"$":{}}"#, vec!["7"], r#"{"a":1,"id":"7"}"#),
+            (r#"{"params":null,"$":{}}"#, vec!["7"], r#"{"id":"7"}"#),
             (r#"{"key":3}"#, vec!["7"], r#"{"id":"7"}"#),
             (r#"{"params":"key"}"#, vec![], r#""key""#),
         ] {
-            let request = Request::from_packet(protocol::Packet::parse(packet.as_bytes()).unwrap());
-            let params = of_call(&request, &route, &captured).unwrap();
-            assert_eq!(params.get(), expected, "{packet}");
+            let request = protocol::Request::parse(packet.as_bytes()).unwrap();
+            assert_eq!(of_call(request.version, request.params, &route, &captured), expected, "{packet}");
         }
     }
 
     #[test]
     fn any_type_can_be_read() {
-        let params: &RawValue = serde_json::from_str(r#"{"a":"1","b":{"c":[]}}"#).unwrap();
-        assert_eq!(read::<serde_json::Value>(Some(params)).unwrap().to_string(), params.get());
-        let texts: BTreeMap<String, serde_json::Value> = read(Some(params)).unwrap();
+        let params = r#"{"a":"1","b":{"c":[]}}"#;
+        assert_eq!(read::<serde_json::Value>(params).unwrap().to_string(), params);
+        let texts: BTreeMap<String, serde_json::Value> = read(params).unwrap();
         assert_eq!(texts["a"], "1");
-        assert_eq!(read::<Option<u8>>(None).unwrap(), None);
+        assert_eq!(read::<Option<u8>>("null").unwrap(), None);
+        assert!(read::<Good>("{\"id\":7,").is_err(), "no JSON at all");
+    }
+
+    #[test]
+    fn a_path_is_read_as_what_the_handler_wants() {
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Named {
+            id: u64,
+            tag: String,
+        }
+        #[derive(Debug, PartialEq, serde::Deserialize)]
+        struct Id(u64);
+        let route = |text| Route::parse(text).unwrap();
+        let (one, two) = (route("GET/goods/{id}"), route("GET/goods/{id}/tags/{tag}"));
+        assert_eq!(read_path::<u64>(&one, &["7"]).unwrap(), 7);
+        assert_eq!(read_path::<Id>(&one, &["7"]).unwrap(), Id(7));
+        assert_eq!(read_path::<String>(&one, &["%ED%95%9C%22"]).unwrap(), "한\"");
+        assert_eq!(read_path::<Size>(&one, &["small"]).unwrap(), Size::Small);
+        assert_eq!(read_path::<(u64, String)>(&two, &["7", "x"]).unwrap(), (7, "x".to_owned()));
+        assert_eq!(read_path::<Named>(&two, &["7", "x"]).unwrap(), Named { id: 7, tag: "x".to_owned() });
+        assert_eq!(read_path::<BTreeMap<String, String>>(&two, &["7", "x"]).unwrap()["tag"], "x");
+        let error = read_path::<u64>(&one, &["seven"]).unwrap_err().to_string();
+        assert!(error.contains("member `id`"), "{error}");
+        assert!(read_path::<u64>(&route("GET/goods"), &[]).is_err());
     }
 
     #[test]

@@ -1,35 +1,25 @@
 //! The other nodes, and calls to them.
 
-use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
-use std::future::{Future, IntoFuture};
-use std::marker::PhantomData;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use bytes::Bytes;
-use protocol::{
-    Advert, Answer, Known, News, Node, Outcome, Packet, Replica, Revision, Route, Version, Visibility, Visible,
-    write_request,
-};
+use bytes::{Bytes, BytesMut};
+use protocol::{Advert, Known, News, Node, Outcome, Replica, Revision, Route, Visibility, Visible, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use crate::cache;
+use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
 use crate::error::CallError;
-use crate::in_flight::Refusal;
-use crate::link::{Link, Lost, Pending, Readiness};
-use crate::params;
-use crate::router::{Match, Router};
-
-/// How long a call may take unless it says otherwise.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+use crate::link::Link;
+use crate::retry::RetryBudget;
+use crate::service::Service;
+use crate::table::{Balance, Provider, Providers, Table};
 
 /// Routes without a provider that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED_ROUTES: usize = 10_000;
@@ -48,11 +38,19 @@ struct Inner {
     wishes: mpsc::Sender<Wish>,
     /// What calls are routed by; replaced as a whole at every change.
     table: watch::Sender<Arc<Table>>,
+    retries: RetryBudget,
+    balance: Balance,
+    /// What this node offers itself, if it is one that does.
+    own: OnceLock<Weak<Service>>,
 }
 
 /// What changes come in through.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    /// Our instance id, what a link says first, and where we run.
+    instance: String,
+    hello: Bytes,
+    zone: Option<String>,
     replica: Replica,
     /// Since when no Distributor is there to tell what changes.
     stale_since: Option<Instant>,
@@ -60,122 +58,102 @@ struct State {
     failed: BTreeSet<u64>,
     /// The cache file does not have what is known.
     unsaved: bool,
-    links: HashMap<SocketAddr, (Arc<Link>, Option<String>)>,
+    links: HashMap<SocketAddr, (Arc<Link>, Option<Arc<str>>)>,
     /// Routes that had providers once.
     remembered: HashMap<Route, ()>,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    router: Router<Providers>,
-    /// Routes that had providers once. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    remembered: Router<Providers>,
-    nodes: Vec<Node>,
-}
-
-/// The nodes that offer one route and want calls.
-#[derive(Debug, Default)]
-struct Providers {
-    list: Vec<Provider>,
-    /// Whose turn it is, one after the other: each as often as its weight says. Empty when all weigh the same.
-    schedule: Vec<usize>,
-    turn: AtomicUsize,
-}
-
-#[derive(Debug)]
-struct Provider {
-    link: Arc<Link>,
-    route: Route,
-    weight: u16,
-    /// The Distributor has had no sign of life from it for a moment.
-    suspect: bool,
-    /// Its entries in the Distributor's list.
-    ids: Arc<[u64]>,
 }
 
 /// Entries that are reported at a time; calls to others are reported when they fail again.
 const MAX_FAILED: usize = 64;
 
-/// An answer as it came, with what it means.
-#[derive(Debug)]
-pub struct RawAnswer {
-    frame: Bytes,
-}
-
-/// Why one attempt at one provider failed.
-enum Attempt {
-    /// Nothing was written: another provider may try.
-    Unsent,
-    Refused(Refusal),
-    /// It may have been carried out.
-    Lost(SocketAddr),
-    Deadline,
-}
-
 impl Peers {
-    pub(crate) fn new(advert: watch::Sender<Advert>, wishes: mpsc::Sender<Wish>) -> Self {
-        let mut state = State::default();
-        state.stale_since = Some(Instant::now());
-        let inner = Inner { state: Mutex::new(state), advert, wishes, table: watch::Sender::default() };
+    pub(crate) fn new(advert: watch::Sender<Advert>, wishes: mpsc::Sender<Wish>, balance: Balance) -> Self {
+        let Advert { id, zone, .. } = advert.borrow().clone();
+        let instance = id.unwrap_or_default();
+        let mut hello = BytesMut::new();
+        write_hello(&mut hello, &instance);
+        let state = State {
+            instance,
+            hello: hello.freeze(),
+            zone,
+            replica: Replica::default(),
+            stale_since: Some(Instant::now()),
+            failed: BTreeSet::new(),
+            unsaved: false,
+            links: HashMap::new(),
+            remembered: HashMap::new(),
+        };
+        let inner = Inner {
+            state: Mutex::new(state),
+            advert,
+            wishes,
+            table: watch::Sender::default(),
+            retries: RetryBudget::new(Instant::now().into_std()),
+            balance,
+            own: OnceLock::new(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
     /// Calls what offers `url`, such as `GET/members` or `GET/members/7`, and reads its result as a `T`.
     ///
-    /// Providers take turns. One that cannot be reached is passed over; a call that was lost on the way is tried once more
-    /// elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2). Await the returned value to run the call;
-    /// dropping that future takes the call back.
-    pub fn call<'a, T>(&'a self, url: &'a str, params: &(impl Serialize + ?Sized)) -> Call<'a, T> {
-        let params = serde_json::to_string(params);
-        Call { peers: self, url, params, within: DEFAULT_DEADLINE, result: PhantomData }
+    /// Providers are picked as [`Balance`] says; whoever offers the url itself answers itself. A provider that cannot be reached is
+    /// passed over; a call that was lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
+    /// (RFC 9110, 9.2.2), or [`Call::idempotent`] says so. A call made while another is handled has no more time than that one.
+    /// Await the returned value to run the call; dropping that future takes the call back, and tells its node.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+    /// use std::time::Duration;
+    ///
+    /// let name: String = peers.call("GET/members/7/name", &()).within(Duration::from_secs(1)).await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
+        let (method, path) = split_url(url);
+        Call::new(RawCall::new(self, method, path, Arguments::Value(params)))
     }
 
     /// Calls with JSON text in and a packet out, unread: for gateways. `params` must be a JSON object if any provider may
-    /// be of version 1.
+    /// be of version 1. Fails as [`call`](Self::call) does, but never with `Refused` or `Answer`: what the node answered is in
+    /// the [`RawAnswer`](crate::RawAnswer).
+    pub fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a> {
+        RawCall::new(self, method, path, Arguments::Text(params))
+    }
+
+    /// Calls every node that offers `url`, all at once, and gives what each of them answered.
+    pub async fn gather<T: DeserializeOwned>(
+        &self,
+        url: &str,
+        params: &(impl Serialize + Sync),
+    ) -> Vec<(SocketAddr, Result<T, CallError>)> {
+        let (method, path) = split_url(url);
+        let calls = self.providers(url).into_iter().map(|address| async move {
+            let call = Call::new(RawCall::new(self, method, path, Arguments::Value(params)).at(address));
+            (address, call.await)
+        });
+        futures::future::join_all(calls).await
+    }
+
+    /// Sends to one node that offers `url` what needs no answer, such as a line for a log: returns when it is on its way.
     ///
     /// # Errors
-    /// [`CallError`], but never `Refused` or `Answer`: what the node answered is in the [`RawAnswer`].
-    pub async fn call_raw(
-        &self,
-        method: &str,
-        path: &str,
-        params: &str,
-        within: Duration,
-    ) -> Result<RawAnswer, CallError> {
-        let deadline = Instant::now() + within;
-        let table = Arc::clone(&self.inner.table.borrow());
-        let url = || format!("{method}{path}");
-        let found = table.router.find(method, path).or_else(|| table.remembered.find(method, path));
-        let Some(Match { value: providers, captured }) = found else {
-            return Err(CallError::NoRoute { url: url() });
-        };
-        let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut lost: Option<SocketAddr> = None;
-        let (mut full, mut too_large) = (false, false);
-        while let Some(provider) = self.pick(providers, &tried) {
-            tried.push(provider.link.address);
-            match self.attempt(provider, (method, path), params, &captured, deadline).await {
-                Ok(frame) => return Ok(RawAnswer { frame }),
-                Err(Attempt::Unsent) => {}
-                Err(Attempt::Refused(Refusal::Full)) => full = true,
-                // A version 2 provider may take what one of version 1 cannot read.
-                Err(Attempt::Refused(Refusal::TooLarge)) => too_large = true,
-                Err(Attempt::Deadline) => return Err(CallError::Deadline { url: url(), within }),
-                Err(Attempt::Lost(node)) if lost.is_none() && is_idempotent(method) => lost = Some(node),
-                Err(Attempt::Lost(node)) => return Err(CallError::Lost { url: url(), node }),
-            }
-        }
-        match (lost, full) {
-            (Some(node), _) => Err(CallError::Lost { url: url(), node }),
-            (None, true) => Err(CallError::Overloaded { url: url() }),
-            (None, false) if too_large => Err(CallError::TooLarge { url: url() }),
-            (None, false) => Err(CallError::NoProvider { url: url() }),
-        }
+    /// [`CallError`] when nobody can be reached. That it arrives, nobody says.
+    pub async fn send(&self, url: &str, params: &(impl Serialize + Sync)) -> Result<(), CallError> {
+        let (method, path) = split_url(url);
+        RawCall::new(self, method, path, Arguments::Value(params)).one_way().await.map(drop)
     }
 
     /// The nodes known now, ourselves included once the Distributor has listed us.
     pub fn nodes(&self) -> Vec<Node> {
         self.inner.table.borrow().nodes.clone()
+    }
+
+    /// The node whose instance id this is.
+    pub(crate) fn instance(&self, instance: &str) -> Option<Arc<Node>> {
+        let table = self.table();
+        let is_it = |node: &&Node| node.advert.as_ref().and_then(|advert| advert.id.as_deref()) == Some(instance);
+        table.nodes.iter().find(is_it).cloned().map(Arc::new)
     }
 
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
@@ -233,76 +211,37 @@ impl Peers {
         timeout(patience, asked).await.ok().flatten().unwrap_or_default()
     }
 
-    /// The next provider whose turn it is. Those without a live connection are connected on the side while another has one.
-    fn pick<'t>(&self, providers: &'t Providers, tried: &[SocketAddr]) -> Option<&'t Provider> {
-        let count = providers.list.len();
-        let turn = providers.turn.fetch_add(1, Ordering::Relaxed);
-        let turns = providers.schedule.len().max(count).max(1);
-        let first = providers.schedule.get(turn % turns).copied().unwrap_or(turn % turns);
-        let in_turn = (0..count).map(|step| &providers.list[(first + step) % count]);
-        let mut best: Option<(Readiness, &Provider)> = None;
-        for provider in in_turn.filter(|provider| !tried.contains(&provider.link.address)) {
-            let mut readiness = provider.link.readiness();
-            if provider.suspect {
-                readiness = readiness.max(Readiness::Suspect);
-            }
-            if readiness == Readiness::Due {
-                self.connect(&provider.link);
-            }
-            if best.is_none_or(|(so_far, _)| readiness < so_far) {
-                best = Some((readiness, provider));
-            }
-            if readiness == Readiness::Up {
-                break;
-            }
-        }
-        let (readiness, provider) = best?;
-        if readiness == Readiness::Resting {
-            // Nobody better is left: a refused connect costs less than a refused call.
-            self.connect(&provider.link);
-        }
-        Some(provider)
-    }
-
-    fn connect(&self, link: &Arc<Link>) {
+    pub(crate) fn connect(&self, link: &Arc<Link>) {
         let inner = Arc::downgrade(&self.inner);
         link.connect(move |address| {
             if let Some(inner) = inner.upgrade() {
                 let peers = Self { inner };
                 peers.change(|replica| replica.unreachable(address));
-                peers.failed_at(address);
+                peers.failed_to(address);
             }
         });
     }
 
-    async fn attempt(
-        &self,
-        provider: &Provider,
-        (method, path): (&str, &str),
-        params: &str,
-        captured: &[&str],
-        deadline: Instant,
-    ) -> Result<Bytes, Attempt> {
-        let merged = params::merge(params, params::names(&provider.route).zip(captured.iter().copied()));
-        let version = provider.link.version;
-        let left = deadline.saturating_duration_since(Instant::now());
-        let pending: Pending = provider
-            .link
-            .call(|key, out| write_request(out, version, (method, path), key, &merged, left))
-            .map_err(Attempt::Refused)?;
-        match timeout_at(deadline, pending.outcome()).await {
-            Ok(Ok(frame)) => Ok(frame),
-            Ok(Err(Lost { written: false })) => Err(Attempt::Unsent),
-            Ok(Err(Lost { written: true })) => {
-                self.failed(&provider.ids);
-                Err(Attempt::Lost(provider.link.address))
-            }
-            Err(_elapsed) => {
-                provider.link.suspect();
-                self.failed(&provider.ids);
-                Err(Attempt::Deadline)
-            }
-        }
+    pub(crate) fn table(&self) -> Arc<Table> {
+        Arc::clone(&self.inner.table.borrow())
+    }
+
+    pub(crate) fn retries(&self) -> &RetryBudget {
+        &self.inner.retries
+    }
+
+    pub(crate) fn balance(&self) -> Balance {
+        self.inner.balance
+    }
+
+    /// The service of this very node, as long as it runs.
+    pub(crate) fn own_service(&self) -> Option<Arc<Service>> {
+        self.inner.own.get()?.upgrade()
+    }
+
+    /// From now on calls to what this node offers itself are handled here.
+    pub(crate) fn serve_own(&self, service: &Arc<Service>) {
+        let _ = self.inner.own.set(Arc::downgrade(service));
     }
 
     /// Starts with what an earlier process knew.
@@ -380,17 +319,14 @@ impl Peers {
         std::mem::take(&mut self.lock().failed).into_iter().collect()
     }
 
-    fn failed(&self, ids: &[u64]) {
-        let mut state = self.lock();
-        if state.failed.len() < MAX_FAILED {
-            state.failed.extend(ids);
-        }
-    }
-
-    fn failed_at(&self, address: SocketAddr) {
+    /// Calls to the node at this address fail: the Distributor is told.
+    pub(crate) fn failed_to(&self, address: SocketAddr) {
         let known = self.lock().replica.nodes();
         if let Some(Known { ids, .. }) = known.iter().find(|known| known.address == address) {
-            self.failed(ids);
+            let mut state = self.lock();
+            if state.failed.len() < MAX_FAILED {
+                state.failed.extend(ids);
+            }
         }
     }
 
@@ -409,59 +345,19 @@ impl Peers {
     }
 }
 
-impl Providers {
-    /// Turns begin anywhere: tables are rebuilt at every change, and processes start together.
-    fn at_any_turn() -> Self {
-        Self { turn: AtomicUsize::new(fastrand::usize(..)), ..Self::default() }
-    }
-
-    /// Spreads the turns by weight, as evenly as they go.
-    fn plan(&mut self) {
-        let weights: Vec<u32> = self.list.iter().map(|provider| provider.weight.into()).collect();
-        self.schedule = schedule(&weights);
-    }
-}
-
-/// Most turns of a schedule for each provider; finer weights are rounded.
-const MAX_TURNS: u32 = 16;
-
-/// Positions in the order of their turns: each as often as its weight says, and spread out. Empty when all weigh the same.
-fn schedule(weights: &[u32]) -> Vec<usize> {
-    let most = weights.iter().copied().max().unwrap_or(0);
-    if most == 0 || weights.iter().all(|weight| *weight == most) {
-        return Vec::new();
-    }
-    // No more turns than it takes: weights of 100 and 200 are one turn and two.
-    let divisor = weights.iter().copied().fold(0, gcd);
-    let turns = |weight: u32| {
-        if most / divisor <= MAX_TURNS { weight / divisor } else { (weight * MAX_TURNS).div_ceil(most) }
-    };
-    let mut places = Vec::new();
-    for (position, weight) in weights.iter().enumerate() {
-        let turns = turns(*weight);
-        places.extend((0..turns).map(|turn| ((f64::from(turn) + 0.5) / f64::from(turns), position)));
-    }
-    places.sort_by(|a, b| a.0.total_cmp(&b.0));
-    places.into_iter().map(|(_, position)| position).collect()
-}
-
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 impl State {
     /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
     fn rebuild(&mut self) -> Table {
         let mut table = Table::default();
         let mut links = HashMap::with_capacity(self.links.len());
-        let mut planned = Vec::new();
-        for Known { address, node, ids } in self.replica.nodes() {
+        for Known { address, node, ids: _ } in self.replica.nodes() {
             table.nodes.push(node.clone());
             if node.advert.as_ref().is_some_and(|advert| advert.speaks_http) || node.routes.is_empty() {
                 continue;
             }
-            let id = node.advert.as_ref().and_then(|advert| advert.id.clone());
-            let same = |(link, of): &(Arc<Link>, Option<String>)| link.version == node.version() && *of == id;
+            let advert = node.advert.clone().unwrap_or_default();
+            let id: Option<Arc<str>> = advert.id.as_deref().map(Arc::from);
+            let same = |(link, of): &(Arc<Link>, Option<Arc<str>>)| link.version == node.version() && *of == id;
             let link = match self.links.remove(&address) {
                 Some(known) if same(&known) => known.0,
                 other => {
@@ -469,20 +365,21 @@ impl State {
                     if let Some((link, _)) = other {
                         link.retire();
                     }
-                    Link::new(address, node.version())
+                    Link::new(address, node.version(), self.hello.clone())
                 }
             };
-            let weight = node.advert.as_ref().map_or(Advert::USUAL_WEIGHT, |advert| advert.weight);
-            let is_picked = weight > 0 && !node.advert.as_ref().is_some_and(|advert| advert.draining);
-            let ids: Arc<[u64]> = ids.into();
+            let is_near = self.zone.is_some() && self.zone == advert.zone;
             for route in &node.routes {
                 let providers = table.router.entry(route, Providers::at_any_turn);
-                if is_picked {
-                    let (link, route, ids) = (Arc::clone(&link), route.clone(), Arc::clone(&ids));
-                    providers.list.push(Provider { link, route, weight, suspect: node.suspect, ids });
-                    if weight != Advert::USUAL_WEIGHT {
-                        planned.push(providers.list[providers.list.len() - 1].route.clone());
-                    }
+                if advert.weight > 0 && !advert.draining {
+                    providers.list.push(Provider {
+                        link: Arc::clone(&link),
+                        route: route.clone(),
+                        weight: advert.weight,
+                        suspect: node.suspect,
+                        is_near,
+                        instance: id.clone(),
+                    });
                 }
                 if self.remembered.len() < MAX_REMEMBERED_ROUTES {
                     self.remembered.insert(route.clone(), ());
@@ -493,9 +390,7 @@ impl State {
         for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
             link.retire();
         }
-        for route in planned {
-            table.router.entry(&route, Providers::default).plan();
-        }
+        table.router.for_each_mut(|providers| providers.plan(&self.instance));
         for route in self.remembered.keys() {
             table.remembered.entry(route, Providers::default);
         }
@@ -511,116 +406,6 @@ impl Drop for State {
     }
 }
 
-impl RawAnswer {
-    /// The whole packet as it came, without its delimiter.
-    pub fn packet(&self) -> &Bytes {
-        &self.frame
-    }
-
-    /// What the answer means.
-    ///
-    /// # Errors
-    /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
-    pub fn read(&self) -> Result<Answer<'_>, protocol::PacketError> {
-        Packet::parse(&self.frame).map(|packet| Answer::from_packet(&packet))
-    }
-}
-
-/// A call that is about to be made: set what differs from the defaults, then await it.
-#[must_use = "a call is made when it is awaited"]
-#[derive(Debug)]
-pub struct Call<'a, T> {
-    peers: &'a Peers,
-    url: &'a str,
-    params: Result<String, serde_json::Error>,
-    within: Duration,
-    result: PhantomData<fn() -> T>,
-}
-
-impl<T> Call<'_, T> {
-    /// How long the whole call may take, further attempts included. 5 s unless set.
-    pub fn within(mut self, deadline: Duration) -> Self {
-        self.within = deadline;
-        self
-    }
-}
-
-impl<'a, T: DeserializeOwned> IntoFuture for Call<'a, T> {
-    type Output = Result<T, CallError>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-
-    fn into_future(self) -> Self::IntoFuture {
-        let Call { peers, url, params, within, result: _ } = self;
-        Box::pin(async move {
-            let params = params.map_err(|source| CallError::Params { url: url.to_owned(), source })?;
-            let (method, path) = split_url(url);
-            let answer = peers.call_raw(method, path, &params, within).await?;
-            read_result(&answer).map_err(|error| error.of(url))
-        })
-    }
-}
-
-/// What an answer holds instead of a result.
-enum NoResult {
-    Refused { status: u16, reason: String, message: String },
-    Answer(serde_json::Error),
-}
-
-impl NoResult {
-    fn of(self, url: &str) -> CallError {
-        match self {
-            Self::Refused { status, reason, message } => CallError::Refused { status, reason, message },
-            Self::Answer(source) => CallError::Answer { url: url.to_owned(), source },
-        }
-    }
-}
-
-fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
-    let answer = raw.read().map_err(|_no_packet| NoResult::Refused {
-        status: 501,
-        reason: "old_error".to_owned(),
-        message: "the node does not know the method".to_owned(),
-    })?;
-    if answer.status >= 400 {
-        let reason = answer.reason.map_or_else(|| "old_error".to_owned(), Cow::into_owned);
-        let message = answer.message.unwrap_or_default().into_owned();
-        return Err(NoResult::Refused { status: answer.status, reason, message });
-    }
-    let read = match (answer.body, answer.version) {
-        (Some(body), _) => serde_json::from_str(body.get()),
-        // Old services put data beside the key, where there is no `results`.
-        (None, Version::V1) => serde_json::from_slice(&raw.frame),
-        (None, Version::V2) => serde_json::from_str("null"),
-    };
-    read.map_err(NoResult::Answer)
-}
-
-fn split_url(url: &str) -> (&str, &str) {
+pub(crate) fn split_url(url: &str) -> (&str, &str) {
     url.split_at(url.find('/').unwrap_or(url.len()))
-}
-
-/// Methods that may be carried out twice (RFC 9110, 9.2.2).
-fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(weights: &[u32], expected: &[usize]) {
-        assert_eq!(schedule(weights), expected);
-    }
-
-    #[test]
-    fn turns_are_spread_by_weight() {
-        check(&[], &[]);
-        check(&[100, 100, 100], &[]);
-        check(&[100, 200], &[1, 0, 1]);
-        check(&[50, 100, 150], &[2, 1, 0, 2, 1, 2]);
-        let count = |weights: &[u32], position| schedule(weights).iter().filter(|turn| **turn == position).count();
-        let weights = [1, 999, 1000];
-        assert_eq!([0, 1, 2].map(|position| count(&weights, position)), [1, 16, 16]);
-    }
 }

@@ -51,6 +51,14 @@ impl<T> Router<T> {
         branch.value.get_or_insert_with(new)
     }
 
+    /// Does something to each value.
+    pub(crate) fn for_each_mut(&mut self, mut act: impl FnMut(&mut T)) {
+        for tree in self.methods.values_mut() {
+            tree.exact.values_mut().for_each(&mut act);
+            tree.patterns.for_each_mut(&mut act);
+        }
+    }
+
     /// The route that a method and path belong to.
     pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Option<Match<'_, 'p, T>> {
         let tree = self.methods.get(method)?;
@@ -69,6 +77,11 @@ impl<T> Router<T> {
 impl<T> Branch<T> {
     fn is_empty(&self) -> bool {
         self.literals.is_empty() && self.parameter.is_none()
+    }
+
+    fn for_each_mut(&mut self, act: &mut impl FnMut(&mut T)) {
+        self.value.iter_mut().for_each(&mut *act);
+        self.literals.values_mut().chain(self.parameter.as_deref_mut()).for_each(|branch| branch.for_each_mut(act));
     }
 
     /// As deep as the deepest route, which its length bounds; a path cannot make it deeper.

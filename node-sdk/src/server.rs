@@ -11,7 +11,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::callee::{self, Service};
+use crate::callee;
+use crate::service::Service;
 
 /// Callers at a time: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
@@ -64,6 +65,6 @@ pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, leaving:
 }
 
 async fn run(stream: TcpStream, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
-    let reason = callee::run(&stream, &service, &finish).await;
+    let reason = callee::run(&stream, peer, &service, &finish).await;
     debug!(%peer, reason, "caller's connection ended");
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use protocol::{
-    FrameDecoder, Key, News, Packet, Registration, RegistrationLimits, Replica, Reply, Request, Version, check_depth,
-    seal, write_answer, write_list, write_request,
+    CallMeta, FrameDecoder, Key, News, Packet, Registration, RegistrationLimits, Replica, Reply, Request, Version,
+    check_depth, seal, write_answer, write_list, write_request,
 };
 
 /// Rounds of which the median is printed.
@@ -32,7 +32,7 @@ fn main() {
     }
     let stream: Vec<u8> = format!("{call}¶").repeat(1000).into_bytes();
     measure("cut and read as request", 1000, call.len(), || {
-        drain(&stream, |frame| drop(black_box(Packet::parse(frame).map(Request::from_packet))));
+        drain(&stream, |frame| drop(black_box(Request::parse(frame))));
     });
     let packet = Packet::parse(registration.as_bytes()).expect("it is a packet");
     measure("registration to entry", 1, registration.len(), || {
@@ -42,14 +42,15 @@ fn main() {
     });
 
     let mut out = BytesMut::with_capacity(1 << 20);
+    let meta = CallMeta { time_left: Some(Duration::from_secs(5)), ..CallMeta::default() };
     for to in [Version::V1, Version::V2] {
         measure(&format!("write a call, {to:?}"), 1, call.len(), || {
             out.clear();
-            write_request(&mut out, to, ("GET", "/goods"), 123_456, params, Duration::from_secs(5));
+            write_request(&mut out, to, ("GET", "/goods"), Some(123_456), params, &meta);
         });
         measure(&format!("write an answer, {to:?}"), 1, params.len() + 40, || {
             out.clear();
-            write_answer(&mut out, to, &Key::Number(123_456), Reply::Success(params));
+            write_answer(&mut out, to, &Key::Number(123_456), Reply::Success(200, params));
         });
     }
     let escapes = format!("\"{}\"", "가¶".repeat(1000));

@@ -7,6 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::json::{put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -79,12 +80,29 @@ impl<'a> Answer<'a> {
     }
 }
 
+/// The key and the data of an answer in the very spelling of [`AnswerWriter`], cut out and not parsed: if the data is one
+/// JSON value, the frame is a successful version 2 answer with it. `None` for all other frames: they are to be parsed.
+pub fn success_of(frame: &[u8]) -> Option<(u64, &[u8])> {
+    let rest = frame.strip_prefix(br#"{"key":"#)?;
+    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
+    // Beyond that it might not fit; and no key of ours has a leading zero.
+    if end == 0 || end > 18 || (end > 1 && rest[0] == b'0') {
+        return None;
+    }
+    let key = rest[..end].iter().fold(0, |key, digit| key * 10 + u64::from(digit - b'0'));
+    let body = rest[end..].strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
+    Some((key, body))
+}
+
+/// Between the key and the data of a successful version 2 answer.
+const SUCCESS: &str = r#","$":{},"params":"#;
+
 /// What a handler gave.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'a> {
-    /// JSON text of the result.
-    Success(&'a str),
-    /// Status in HTTP's numbers, a stable word, and a text for a person.
+    /// Status in HTTP's numbers, 200 for the usual success, and JSON text of the result.
+    Success(u16, &'a str),
+    /// Why there is none.
     Failure {
         /// In HTTP's numbers, 400 and up.
         status: u16,
@@ -92,47 +110,98 @@ pub enum Reply<'a> {
         reason: &'a str,
         /// For a person.
         message: &'a str,
+        /// When it is worth trying again.
+        retry_after: Option<Duration>,
     },
+}
+
+/// Writes one answer whose result is made in place: begin, append JSON text to the buffer, and end. Whoever cannot make
+/// the result truncates the buffer to what it was, and writes a failure instead.
+#[derive(Debug)]
+pub struct AnswerWriter {
+    start: usize,
+}
+
+impl AnswerWriter {
+    /// Writes what stands before the result. Old callers know no status but failure.
+    pub fn begin(out: &mut BytesMut, to: Version, key: &Key, status: u16) -> Self {
+        let start = out.len();
+        put_key(out, key);
+        match (to, status) {
+            (Version::V1, _) => out.put_slice(br#","errorcode":0,"errormessage":"success","results":"#),
+            (Version::V2, 200) => out.put_slice(SUCCESS.as_bytes()),
+            (Version::V2, _) => {
+                out.put_slice(br#","$":{"s":"#);
+                put_number(out, status.into());
+                out.put_slice(br#"},"params":"#);
+            }
+        }
+        Self { start }
+    }
+
+    /// Ends the packet, ready to send. Gives its length.
+    pub fn end(self, out: &mut BytesMut) -> usize {
+        out.put_u8(b'}');
+        seal(out, self.start);
+        out.len() - self.start
+    }
 }
 
 /// Writes the answer to a call, ready to send, in the form that the caller's version knows.
 pub fn write_answer(out: &mut BytesMut, to: Version, key: &Key, reply: Reply<'_>) {
-    let start = out.len();
-    match key {
-        Key::Number(number) => out.put_slice(format!(r#"{{"key":{number}"#).as_bytes()),
-        Key::Text(text) => {
-            out.put_slice(br#"{"key":"#);
-            out.put_slice(text.as_bytes());
-        }
-    }
     match (to, reply) {
-        (Version::V1, Reply::Success(results)) => {
-            out.put_slice(br#","errorcode":0,"errormessage":"success","results":"#);
-            out.put_slice(results.as_bytes());
-            out.put_u8(b'}');
-        }
-        (Version::V1, Reply::Failure { status, message, reason: _ }) => {
-            let message = serde_json::Value::from(message);
-            out.put_slice(format!(r#","errorcode":{status},"errormessage":{message}}}"#).as_bytes());
-        }
-        (Version::V2, Reply::Success(result)) => {
-            out.put_slice(br#","params":"#);
+        (_, Reply::Success(status, result)) => {
+            let writer = AnswerWriter::begin(out, to, key, status);
             out.put_slice(result.as_bytes());
-            out.put_slice(br#","$":{}}"#);
+            writer.end(out);
         }
-        (Version::V2, Reply::Failure { status, reason, message }) => {
-            let (reason, message) = (serde_json::Value::from(reason), serde_json::Value::from(message));
-            out.put_slice(format!(r#","$":{{"s":{status},"r":{reason},"m":{message}}}}}"#).as_bytes());
+        (Version::V1, Reply::Failure { status, message, reason: _, retry_after: _ }) => {
+            let start = out.len();
+            put_key(out, key);
+            out.put_slice(br#","errorcode":"#);
+            put_number(out, status.into());
+            out.put_slice(br#","errormessage":"#);
+            put_text(out, message);
+            out.put_u8(b'}');
+            seal(out, start);
+        }
+        (Version::V2, Reply::Failure { status, reason, message, retry_after }) => {
+            let start = out.len();
+            put_key(out, key);
+            out.put_slice(br#","$":{"s":"#);
+            put_number(out, status.into());
+            out.put_slice(br#","r":"#);
+            put_text(out, reason);
+            out.put_slice(br#","m":"#);
+            put_text(out, message);
+            if let Some(after) = retry_after {
+                out.put_slice(br#","ra":"#);
+                put_number(out, u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+            }
+            out.put_slice(b"}}");
+            seal(out, start);
         }
     }
-    seal(out, start);
+}
+
+fn put_key(out: &mut BytesMut, key: &Key) {
+    out.put_slice(br#"{"key":"#);
+    match key {
+        Key::Number(number) => put_number(out, *number),
+        Key::Text(text) => out.put_slice(text.as_bytes()),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const REFUSED: Reply<'_> = Reply::Failure { status: 404, reason: "no_member", message: "no such \"member\"" };
+    const REFUSED: Reply<'_> = Reply::Failure {
+        status: 404,
+        reason: "no_member",
+        message: "no such \"member\"",
+        retry_after: Some(Duration::from_millis(1500)),
+    };
 
     #[track_caller]
     fn check(to: Version, key: &Key, reply: Reply<'_>, expected: &str) {
@@ -147,17 +216,39 @@ mod tests {
         check(
             Version::V1,
             &Key::Number(7),
-            Reply::Success("[1]"),
+            Reply::Success(200, "[1]"),
             r#"{"key":7,"errorcode":0,"errormessage":"success","results":[1]}"#,
         );
         check(Version::V1, &text, REFUSED, r#"{"key":"a","errorcode":404,"errormessage":"no such \"member\""}"#);
-        check(Version::V2, &text, Reply::Success("{}"), r#"{"key":"a","params":{},"$":{}}"#);
+        check(Version::V2, &text, Reply::Success(200, "{}"), r#"{"key":"a","$":{},"params":{}}"#);
         check(
             Version::V2,
             &Key::Number(7),
             REFUSED,
-            r#"{"key":7,"$":{"s":404,"r":"no_member","m":"no such \"member\""}}"#,
+            r#"{"key":7,"$":{"s":404,"r":"no_member","m":"no such \"member\"","ra":1500}}"#,
         );
+    }
+
+    #[test]
+    fn a_usual_success_is_cut_out_and_all_else_is_not() {
+        let mut out = BytesMut::new();
+        write_answer(&mut out, Version::V2, &Key::Number(7), Reply::Success(200, "[1]"));
+        assert_eq!(success_of(&out[..out.len() - 2]), Some((7, b"[1]".as_slice())));
+        for frame in [
+            r#"{"key":7,"params":[1],"$":{}}"#,
+            r#"{"key":07,"$":{},"params":1}"#,
+            r#"{"key":"7","$":{},"params":1}"#,
+            r#"{"key":,"$":{},"params":1}"#,
+            r#"{"key":1234567890123456789,"$":{},"params":1}"#,
+            r#"{"key":7,"$":{"s":201},"params":1}"#,
+            r#"{"key":7,"$":{},"params":1"#,
+            "",
+        ] {
+            assert_eq!(success_of(frame.as_bytes()), None, "{frame}");
+        }
+        // Only whoever reads the data can tell.
+        let (_, body) = success_of(br#"{"key":7,"$":{},"params":1,"$":{"s":500}}"#).unwrap();
+        assert!(serde_json::from_slice::<&RawValue>(body).is_err());
     }
 
     #[test]
@@ -169,6 +260,7 @@ mod tests {
             (r#"{"key":4,"errorcode":{"a":1},"errormessage":{}}"#, 500, Some("{}"), None),
             (r#"{"key":4,"params":[1],"$":{}}"#, 200, None, Some("[1]")),
             (r#"{"key":4,"$":{"s":404,"r":"no","m":"none"}}"#, 404, Some("none"), None),
+            (r#"{"key":4,"$":{"s":201},"params":[1]}"#, 201, None, Some("[1]")),
             (r#"{"key":4,"params":1,"$":7}"#, 200, None, Some("1")),
             (r#"{"key":4,"$":{"s":503,"r":7,"m":"full"}}"#, 503, Some("full"), None),
             (r#"{"key":4,"$":{"s":"404"}}"#, 502, None, None),

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use bytes::{BufMut, BytesMut};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use thiserror::Error;
@@ -44,6 +45,22 @@ pub fn check_depth(text: &[u8], max_depth: usize) -> Result<(), TooDeep> {
         }
     }
     Ok(())
+}
+
+/// Appends a whole number.
+pub(crate) fn put_number(out: &mut BytesMut, number: u64) {
+    out.put_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+/// Appends text as a JSON string.
+pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        out.put_u8(b'"');
+        out.put_slice(text.as_bytes());
+        out.put_u8(b'"');
+    } else {
+        out.put_slice(serde_json::Value::from(text).to_string().as_bytes());
+    }
 }
 
 /// Appends valid JSON `text` to `out` without the white space between its tokens.

@@ -20,7 +20,7 @@ mod talk;
 mod terms;
 
 pub use advert::Advert;
-pub use answer::{Answer, Reply, write_answer};
+pub use answer::{Answer, AnswerWriter, Reply, success_of, write_answer};
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth};
 pub use key::Key;
@@ -32,7 +32,7 @@ pub use news::{
 pub use packet::{Packet, PacketError, Text, Version};
 pub use registration::{Registration, RegistrationError, RegistrationLimits, write_registration};
 pub use replica::{HOLD, Known, Outcome, Replica};
-pub use request::{Request, write_request};
+pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
 pub use revision::{Digest, Revision};
 pub use route::{Route, RouteError, Segment};
 pub use talk::{

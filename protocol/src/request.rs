@@ -1,14 +1,13 @@
 //! Calls, as they go out and as they come in.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Members, is_object};
+use crate::json::{Members, is_object, put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -21,22 +20,78 @@ pub struct Request<'a> {
     pub method: Cow<'a, str>,
     /// What the answer must carry; `None` makes it one-way, as does text for `params` in version 1.
     pub key: Option<Key>,
-    /// The arguments; old services die without them, ours read a missing one as `null`.
-    pub params: Option<&'a RawValue>,
+    /// The arguments, JSON text; old services die without them, ours read a missing one as `null`.
+    pub params: Option<&'a str>,
+    /// The text of `params` is known to be one JSON value. It is not where reading it will tell: see
+    /// [`Request::parse`].
+    pub verified: bool,
     /// The form of answer the caller understands.
     pub version: Version,
-    /// How long the caller still waits, if it says so.
+    /// What a caller of version 2 says of the call.
+    pub meta: CallMeta<'a>,
+}
+
+/// What a caller of version 2 says of a call in `$`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CallMeta<'a> {
+    /// `d`: how long the caller still waits. In milliseconds on the wire, rounded up.
     pub time_left: Option<Duration>,
+    /// `tp`: W3C trace context, a `traceparent`.
+    pub trace: Option<Cow<'a, str>>,
+    /// `f`: the instance that calls, or on whose behalf a gateway does. It holds for later calls on the connection too.
+    pub from: Option<Cow<'a, str>>,
+    /// `i`: carrying it out twice does no harm.
+    pub idempotent: bool,
+    /// `at`: which attempt this is, from 1; 0 for the first.
+    pub attempt: u8,
 }
 
 impl<'a> Request<'a> {
+    /// Reads a call from a frame.
+    ///
+    /// A call in the very spelling of [`write_request`] is not parsed but cut apart, and its `params` are not looked at:
+    /// whoever reads them finds out whether they are JSON, and [`verify`](Self::verify) does for whoever does not. If they
+    /// are, the frame is one JSON object with exactly these members.
+    ///
+    /// # Errors
+    /// [`PacketError`](crate::PacketError) as for [`Packet::parse`].
+    pub fn parse(frame: &'a [u8]) -> Result<Self, crate::PacketError> {
+        if let Ok(text) = std::str::from_utf8(frame)
+            && let Some(request) = Self::cut(text)
+        {
+            return Ok(request);
+        }
+        Packet::parse(frame).map(Self::from_packet)
+    }
+
+    /// Whether `params` are JSON.
+    ///
+    /// # Errors
+    /// What the parser says.
+    pub fn verify(&mut self) -> Result<(), serde_json::Error> {
+        if !self.verified {
+            serde_json::from_str::<&RawValue>(self.params.unwrap_or("null"))?;
+            self.verified = true;
+        }
+        Ok(())
+    }
+
+    fn cut(text: &'a str) -> Option<Self> {
+        let rest = text.strip_prefix(r#"{"uri":""#)?;
+        let (uri, rest) = plain_text(rest)?;
+        let (method, rest) = plain_text(rest.strip_prefix(r#","method":""#)?)?;
+        let (key, rest) = match rest.strip_prefix(r#","key":"#) {
+            Some(rest) => digits(rest).map(|(key, rest)| (Some(Key::Number(key)), rest))?,
+            None => (None, rest),
+        };
+        let (meta, rest) = CallMeta::cut(rest.strip_prefix(r#","$":{"#)?)?;
+        let params = rest.strip_prefix(r#","params":"#)?.strip_suffix('}')?;
+        let (uri, method) = (Cow::Borrowed(uri), Cow::Borrowed(method));
+        Some(Self { uri, method, key, params: Some(params), verified: false, version: Version::V2, meta })
+    }
+
     /// Reads a call from its packet. The key may stand at top level or inside `params`.
     pub fn from_packet(packet: Packet<'a>) -> Self {
-        #[derive(Deserialize)]
-        struct Meta {
-            #[serde(default)]
-            d: Option<u64>,
-        }
         #[derive(Deserialize)]
         struct Keyed {
             #[serde(default)]
@@ -49,49 +104,185 @@ impl<'a> Request<'a> {
             let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
             serde_json::from_str::<Keyed>(params).ok()?.key
         });
-        let meta = packet.meta.and_then(|meta| serde_json::from_str::<Meta>(meta.get()).ok());
         Self {
             uri: packet.uri.map_or(Cow::Borrowed(""), |Text(uri)| uri),
             method: packet.method.map_or(Cow::Borrowed(""), |Text(method)| method),
             key,
-            params: packet.params,
+            params: packet.params.map(RawValue::get),
+            verified: true,
             version,
-            time_left: meta.and_then(|meta| meta.d).map(Duration::from_millis),
+            meta: packet.meta.map(CallMeta::parse).unwrap_or_default(),
         }
     }
 }
 
-/// Writes a call, ready to send.
+impl<'a> CallMeta<'a> {
+    /// Reads what is there; a member of a wrong type counts as absent and spoils no other.
+    fn parse(meta: &'a RawValue) -> Self {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Raw<'a> {
+            #[serde(borrow)]
+            d: Option<&'a RawValue>,
+            #[serde(borrow)]
+            tp: Option<&'a RawValue>,
+            #[serde(borrow)]
+            f: Option<&'a RawValue>,
+            #[serde(borrow)]
+            i: Option<&'a RawValue>,
+            #[serde(borrow)]
+            at: Option<&'a RawValue>,
+        }
+        fn read<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
+            serde_json::from_str(member?.get()).ok()
+        }
+        let raw: Raw<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
+        Self {
+            time_left: read(raw.d).map(Duration::from_millis),
+            trace: read(raw.tp).map(|Text(text)| text),
+            from: read(raw.f).map(|Text(text)| text),
+            idempotent: read(raw.i).unwrap_or(false),
+            attempt: read(raw.at).unwrap_or(0),
+        }
+    }
+
+    /// Reads what [`write`](Self::write) has written, up to and with the closing brace.
+    fn cut(mut rest: &'a str) -> Option<(Self, &'a str)> {
+        let mut meta = Self::default();
+        let mut first = true;
+        // The value of a member if that is what comes next; what no member has taken in the end is a closing brace.
+        let mut member = |rest: &'a str, name: &str| {
+            let value = if first { rest.strip_prefix(name) } else { rest.strip_prefix(',')?.strip_prefix(name) };
+            first &= value.is_none();
+            value
+        };
+        if let Some(value) = member(rest, r#""d":"#) {
+            let (milliseconds, after) = digits(value)?;
+            (meta.time_left, rest) = (Some(Duration::from_millis(milliseconds)), after);
+        }
+        if let Some(value) = member(rest, r#""tp":""#) {
+            let (text, after) = plain_text(value)?;
+            (meta.trace, rest) = (Some(Cow::Borrowed(text)), after);
+        }
+        if let Some(value) = member(rest, r#""f":""#) {
+            let (text, after) = plain_text(value)?;
+            (meta.from, rest) = (Some(Cow::Borrowed(text)), after);
+        }
+        if let Some(after) = member(rest, r#""i":true"#) {
+            (meta.idempotent, rest) = (true, after);
+        }
+        if let Some(value) = member(rest, r#""at":"#) {
+            let (attempt, after) = digits(value)?;
+            (meta.attempt, rest) = (u8::try_from(attempt).ok()?, after);
+        }
+        Some((meta, rest.strip_prefix('}')?))
+    }
+
+    fn write(&self, out: &mut BytesMut) {
+        let Self { time_left, trace, from, idempotent, attempt } = self;
+        let mut comma: &[u8] = b"";
+        let mut member = |out: &mut BytesMut, name: &[u8]| {
+            out.put_slice(std::mem::replace(&mut comma, b","));
+            out.put_slice(name);
+        };
+        if let Some(left) = time_left {
+            member(out, br#""d":"#);
+            // Rounded up: a call with time left must not look like one without.
+            put_number(out, u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        }
+        for (name, text) in [(br#""tp":"#.as_slice(), trace), (br#""f":"#.as_slice(), from)] {
+            if let Some(text) = text {
+                member(out, name);
+                put_text(out, text);
+            }
+        }
+        if *idempotent {
+            member(out, br#""i":true"#);
+        }
+        if *attempt > 0 {
+            member(out, br#""at":"#);
+            put_number(out, (*attempt).into());
+        }
+    }
+}
+
+/// Text up to its closing quote, when it has no escapes.
+fn plain_text(rest: &str) -> Option<(&str, &str)> {
+    let end = rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+    let (text, rest) = rest.split_at(end);
+    Some((text, rest.strip_prefix('"')?))
+}
+
+/// A whole number as we write it.
+fn digits(rest: &str) -> Option<(u64, &str)> {
+    let end = rest.bytes().position(|byte| !byte.is_ascii_digit())?;
+    let (digits, rest) = rest.split_at(end);
+    let sound = !digits.is_empty() && (digits == "0" || !digits.starts_with('0'));
+    sound.then(|| digits.parse().ok()).flatten().map(|number| (number, rest))
+}
+
+/// Writes a call, ready to send; without a key it is one-way.
 ///
 /// Towards version 1 the key stands at top level and, as the last member, inside `params`, where it replaces a member
-/// of that name; `params` must be a JSON object then. Towards version 2 `params` goes out as it is, and `time_left` is told.
+/// of that name; `params` must be a JSON object then, and `meta` is not told. Towards version 2 `params` goes out as it is,
+/// behind everything else, so that a reader can cut the packet apart.
 pub fn write_request(
     out: &mut BytesMut,
     to: Version,
     (method, uri): (&str, &str),
-    key: u64,
+    key: Option<u64>,
     params: &str,
-    time_left: Duration,
+    meta: &CallMeta<'_>,
 ) {
     let start = out.len();
+    out.reserve(96 + uri.len() + params.len());
     // Paths come from the outside and may need escapes; methods are letters.
-    let uri = serde_json::Value::from(uri);
-    let mut head = String::with_capacity(64);
-    // Writing to a String cannot fail.
-    let _ = write!(head, r#"{{"uri":{uri},"method":"{method}","key":{key},"params":"#);
-    out.put_slice(head.as_bytes());
-    match to {
-        Version::V1 => {
+    out.put_slice(br#"{"uri":"#);
+    put_text(out, uri);
+    out.put_slice(br#","method":""#);
+    out.put_slice(method.as_bytes());
+    out.put_u8(b'"');
+    // Old services answer everything that has a key, and log what has text for `params`.
+    if let Some(key) = key {
+        out.put_slice(br#","key":"#);
+        put_number(out, key);
+    }
+    match (to, key) {
+        (Version::V1, Some(key)) => {
+            out.put_slice(br#","params":"#);
             write_keyed_params(out, params, key);
-            out.put_u8(b'}');
         }
-        Version::V2 => {
+        (Version::V1, None) => {
+            out.put_slice(br#","params":"#);
             out.put_slice(params.as_bytes());
-            let milliseconds = time_left.as_millis();
-            out.put_slice(format!(r#","$":{{"d":{milliseconds}}}}}"#).as_bytes());
+        }
+        (Version::V2, _) => {
+            out.put_slice(br#","$":{"#);
+            meta.write(out);
+            out.put_slice(br#"},"params":"#);
+            out.put_slice(params.as_bytes());
         }
     }
+    out.put_u8(b'}');
     seal(out, start);
+}
+
+/// Writes who calls on this connection, by instance; ready to send, before all calls.
+pub fn write_hello(out: &mut BytesMut, instance: &str) {
+    let start = out.len();
+    out.put_slice(br#"{"uri":"$hello","$":{"f":"#);
+    put_text(out, instance);
+    out.put_slice(b"}}");
+    seal(out, start);
+}
+
+/// Writes that nobody waits for the answer to `key` any more.
+pub fn write_cancel(out: &mut BytesMut, key: u64) {
+    out.put_slice(br#"{"uri":"$cancel","key":"#);
+    put_number(out, key);
+    out.put_slice(br#","$":{}}"#);
+    let end = out.len();
+    seal(out, end);
 }
 
 fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
@@ -109,7 +300,9 @@ fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
     if !body.is_empty() {
         out.put_u8(b',');
     }
-    out.put_slice(format!(r#""key":{key}}}"#).as_bytes());
+    out.put_slice(br#""key":"#);
+    put_number(out, key);
+    out.put_u8(b'}');
 }
 
 /// An object's text without its member `key`.
@@ -128,7 +321,8 @@ mod tests {
     #[track_caller]
     fn check(to: Version, params: &str, expected: &str) {
         let mut out = BytesMut::new();
-        write_request(&mut out, to, ("GET", "/goods"), 7, params, Duration::from_millis(5000));
+        let meta = CallMeta { time_left: Some(Duration::from_millis(5000)), ..CallMeta::default() };
+        write_request(&mut out, to, ("GET", "/goods"), Some(7), params, &meta);
         assert_eq!(String::from_utf8_lossy(&out), format!("{expected}¶"));
     }
 
@@ -149,8 +343,76 @@ mod tests {
         check(
             Version::V2,
             r#"{"key":"mine"}"#,
-            r#"{"uri":"/goods","method":"GET","key":7,"params":{"key":"mine"},"$":{"d":5000}}"#,
+            r#"{"uri":"/goods","method":"GET","key":7,"$":{"d":5000},"params":{"key":"mine"}}"#,
         );
+    }
+
+    #[test]
+    fn what_we_write_is_cut_apart_and_all_else_is_parsed() {
+        let all = CallMeta {
+            time_left: Some(Duration::from_millis(5)),
+            trace: Some("00-1-2-01".into()),
+            from: Some("상품".into()),
+            idempotent: true,
+            attempt: 2,
+        };
+        let only = |meta: fn(&mut CallMeta<'static>)| {
+            let mut some = CallMeta::default();
+            meta(&mut some);
+            some
+        };
+        for meta in [
+            CallMeta::default(),
+            only(|meta| meta.idempotent = true),
+            only(|meta| meta.attempt = 255),
+            only(|meta| meta.from = Some("a \"quoted\" name".into())),
+            all,
+        ] {
+            for (uri, key) in [("/goods/7", Some(7)), ("/상품", None), ("/a\"b\\", Some(0))] {
+                let mut out = BytesMut::new();
+                write_request(&mut out, Version::V2, ("GET", uri), key, r#"{"$":{"d":9}}"#, &meta);
+                let frame = &out[..out.len() - 2];
+                let plain = !(uri.contains('"') || meta.from.as_ref().is_some_and(|from| from.contains('"')));
+                let cut = Request::cut(std::str::from_utf8(frame).unwrap());
+                assert_eq!(cut.is_some(), plain, "{out:?}");
+                let parsed = Request::from_packet(Packet::parse(frame).unwrap());
+                for request in cut.into_iter().chain([Request::parse(frame).unwrap(), parsed]) {
+                    let seen = (&*request.uri, &*request.method, request.key, request.params, &request.meta);
+                    assert_eq!(seen, (uri, "GET", key.map(Key::Number), Some(r#"{"$":{"d":9}}"#), &meta));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_ours_is_not_taken_for_it() {
+        for (frame, valid) in [
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":{}}"#, true),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":1,"key":8}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":{}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{,"d":1},"params":{}}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"d":1,},"params":{}}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":7,"$":{"d":01},"params":{}}"#, false),
+            (r#"{"uri":"/g","method":"GET","key":07,"$":{},"params":{}}"#, false),
+        ] {
+            let read = Request::parse(frame.as_bytes()).map_err(drop).and_then(|mut request| {
+                assert_eq!((&*request.uri, &request.key), ("/g", &Some(Key::Number(7))));
+                request.verify().map_err(drop)
+            });
+            assert_eq!(read.is_ok(), valid, "{frame}");
+        }
+    }
+
+    #[test]
+    fn time_left_is_rounded_up() {
+        for (nanoseconds, milliseconds) in [(0, 0), (1, 1), (1_000_000, 1), (1_000_001, 2)] {
+            let meta = CallMeta { time_left: Some(Duration::from_nanos(nanoseconds)), ..CallMeta::default() };
+            let mut out = BytesMut::new();
+            write_request(&mut out, Version::V2, ("GET", "/g"), None, "1", &meta);
+            let read = Request::parse(&out[..out.len() - 2]).unwrap().meta.time_left;
+            assert_eq!(read, Some(Duration::from_millis(milliseconds)));
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    Answer, FrameDecoder, FrameTooLarge, Key, News, Packet, Ping, Registration, RegistrationLimits, Replica, Reply,
-    Request, Route, Terms, Version, check_depth, read_copy, read_report, seal, write_answer, write_request,
+    Answer, CallMeta, FrameDecoder, FrameTooLarge, Key, News, Packet, Ping, Registration, RegistrationLimits, Replica,
+    Reply, Request, Route, Terms, Version, check_depth, read_copy, read_report, seal, write_answer, write_request,
 };
 
 const LIMIT: usize = 200;
@@ -125,7 +125,7 @@ proptest! {
         let frame = format!(r#"{{"key":{digits}}}"#);
         let key = Packet::parse(frame.as_bytes())?.key.expect("it has one");
         let mut out = BytesMut::new();
-        write_answer(&mut out, Version::V1, &key, Reply::Success("1"));
+        write_answer(&mut out, Version::V1, &key, Reply::Success(200, "1"));
         let answer = format!(r#"{{"key":{digits},"errorcode":0,"errormessage":"success","results":1}}¶"#);
         prop_assert_eq!(out, answer.as_bytes());
     }
@@ -135,7 +135,7 @@ proptest! {
     fn old_services_always_get_our_key(params in json(), key in any::<u64>()) {
         let mut out = BytesMut::new();
         let params_text = params.to_string();
-        write_request(&mut out, Version::V1, ("GET", "/g"), key, &params_text, std::time::Duration::ZERO);
+        write_request(&mut out, Version::V1, ("GET", "/g"), Some(key), &params_text, &CallMeta::default());
         let packet = Packet::parse(&out[..out.len() - 2])?;
         let mut seen: serde_json::Map<_, _> = serde_json::from_str(packet.params.expect("written").get())?;
         prop_assert_eq!(seen.remove("key"), Some(key.into()));
@@ -153,6 +153,35 @@ proptest! {
         prop_assert_eq!(&entry["x"], &extra);
         prop_assert_eq!(&entry["name"], &serde_json::Value::from(name));
         prop_assert_eq!(&entry["host"], "::1");
+    }
+
+    /// Cutting a call apart and parsing it come to the same, for whatever is valid; and what is not valid is never taken.
+    #[test]
+    fn cutting_is_parsing(
+        uri in "[a-z/\"¶\\\\]{0,6}", key in proptest::option::of(0_u64..1 << 53), params in json(), extra in "(,\"x\":1)?",
+        cut in 0_usize..200, put in "[{}\":,$a1]?",
+    ) {
+        let params = params.to_string();
+        let mut out = BytesMut::new();
+        let meta = CallMeta { attempt: 1, ..CallMeta::default() };
+        write_request(&mut out, Version::V2, ("GET", &uri), key, &params, &meta);
+        let mut text = String::from_utf8(out[..out.len() - 3].to_vec()).unwrap() + &extra + "}";
+        if cut < text.len() && text.is_char_boundary(cut) {
+            text.insert_str(cut, &put);
+        }
+        let whole = Packet::parse(text.as_bytes()).map(Request::from_packet);
+        match (Request::parse(text.as_bytes()), whole) {
+            (Ok(mut quick), Ok(whole)) => {
+                // Whoever finds that the arguments are none has to parse it all.
+                if quick.verify().is_ok() {
+                    prop_assert_eq!(format!("{:?}", (quick.uri, quick.method, quick.key, quick.params, quick.meta)),
+                        format!("{:?}", (whole.uri, whole.method, whole.key, whole.params, whole.meta)));
+                }
+            }
+            (Ok(mut quick), Err(_)) => prop_assert!(quick.verify().is_err(), "{text}"),
+            (Err(_), Ok(_)) => prop_assert!(false, "{text}"),
+            (Err(_), Err(_)) => {}
+        }
     }
 }
 

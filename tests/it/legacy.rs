@@ -326,7 +326,7 @@ async fn an_old_caller_gets_one_answer_in_its_own_form() {
         ),
         (
             r#"{"uri":"/goods","method":"GET","key":9,"params":{},"$":{"d":1000}}"#,
-            r#"{"key":9,"params":[{"n":1}],"$":{}}"#,
+            r#"{"key":9,"$":{},"params":[{"n":1}]}"#,
         ),
     ] {
         // One-way: a call without a key is carried out and never answered.

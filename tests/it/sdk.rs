@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use node_sdk::{CallError, Node, Params, Peers, ServiceError, StartError, State};
+use node_sdk::{Balance, CallError, Node, Params, Peers, ServiceError, StartError, State};
 use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer, eventually};
 
@@ -48,7 +48,7 @@ async fn nodes_call_each_other_by_what_they_offer() {
     assert_eq!(said, "안녕, 길동 ¶!");
     // What went wrong two nodes away arrives as it was said there.
     let error = caller.peers().call::<String>("GET/relay", &json!({})).await.unwrap_err();
-    let CallError::Refused { status: 400, reason, message } = error else { panic!("{error:?}") };
+    let CallError::Refused { status: 400, reason, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((reason.as_str(), message.as_str()), ("bad_params", "missing field `name`"));
     drop(greeter);
 }
@@ -94,7 +94,7 @@ async fn providers_take_turns_and_one_that_fails_hides_nobody() {
     for number in 0..3_u64 {
         nodes.push(cluster.node(Node::builder("n").state(number).route("GET/n", port)).await);
     }
-    let caller = cluster.node(Node::builder("caller")).await;
+    let caller = cluster.node(Node::builder("caller").balance(Balance::RoundRobin)).await;
     caller.peers().wait_until(|nodes| nodes.len() == 4).await;
     let mut addresses: Vec<_> = nodes.iter().map(Node::address).collect();
     addresses.sort();
@@ -206,7 +206,8 @@ async fn a_node_that_answers_nothing_is_passed_over_until_it_does() {
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;
     let call = async || {
-        let call = caller.peers().call::<String>("GET/hello", &json!({ "name": "a" }));
+        let params = json!({ "name": "a" });
+        let call = caller.peers().call::<String>("GET/hello", &params);
         call.within(Duration::from_millis(300)).await
     };
     eventually("a call runs out of time", async || call().await.is_err()).await;

@@ -43,10 +43,10 @@ impl Daemon {
         Self { child, address }
     }
 
-    /// The server of [`floor`](crate::floor).
-    pub(crate) async fn floor() -> Self {
+    /// One of this program's own servers.
+    pub(crate) async fn server(arguments: &[&str]) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .arg("floor")
+            .args(arguments)
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -82,9 +82,7 @@ impl Daemon {
 
     /// User and system time that it has used.
     pub(crate) fn cpu(&self) -> Duration {
-        let stat = self.process().stat().unwrap();
-        #[expect(clippy::cast_precision_loss, reason = "no process has used 2^52 ticks")]
-        Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
+        cpu_of(&self.process())
     }
 
     /// Memory that it has in use.
@@ -99,6 +97,17 @@ impl Daemon {
     fn process(&self) -> procfs::process::Process {
         procfs::process::Process::new(self.pid().as_raw_nonzero().get()).unwrap()
     }
+}
+
+/// User and system time that this process has used.
+pub(crate) fn cpu_of_this_process() -> Duration {
+    cpu_of(&procfs::process::Process::myself().unwrap())
+}
+
+fn cpu_of(process: &procfs::process::Process) -> Duration {
+    let stat = process.stat().unwrap();
+    #[expect(clippy::cast_precision_loss, reason = "no process has used 2^52 ticks")]
+    Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
 /// Keeps a process, or this one, on one core; where there is one only, on that.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
+mod calls;
 mod daemon_process;
 mod floor;
 mod others;
@@ -22,7 +23,7 @@ struct Args {
     scene: Scene,
 }
 
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 enum Scene {
     /// One change told to many: time until the last knows, CPU for each; beside redis, nats-server and etcd.
     FanOut {
@@ -96,6 +97,14 @@ enum Scene {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Calls between two nodes; beside a bare echo, and tarpc and tonic where they are built.
+    Calls,
+    /// The node that `calls` calls.
+    #[command(hide = true)]
+    CallServer { distributor: String },
+    /// The server of the floor of `calls`.
+    #[command(hide = true)]
+    EchoServer,
     /// The server of the floor that `idle` prints.
     #[command(hide = true)]
     Floor,
@@ -106,7 +115,10 @@ enum Scene {
 fn main() {
     daemon::raise_open_files();
     let scene = Args::parse().scene;
-    daemon_process::pin_to(None, if matches!(scene, Scene::Floor) { 0 } else { 1 });
+    daemon_process::pin_to(
+        None,
+        if matches!(scene, Scene::Floor | Scene::CallServer { .. } | Scene::EchoServer) { 0 } else { 1 },
+    );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
@@ -129,8 +141,12 @@ async fn play(scene: Scene) {
         Scene::Idle { nodes, seconds } => scenes::idle(nodes, seconds).await,
         Scene::Flap { nodes, seconds } => scenes::flap(nodes, seconds).await,
         Scene::Hung { nodes, seconds } => scenes::hung(nodes, seconds).await,
+        Scene::Calls => calls::calls().await,
+        Scene::CallServer { distributor } => calls::serve(distributor).await,
+        Scene::EchoServer => calls::serve_bytes().await,
         Scene::Floor => floor::serve().await,
         Scene::All => {
+            calls::calls().await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;

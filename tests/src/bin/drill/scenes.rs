@@ -17,7 +17,7 @@ pub(crate) fn row(what: &str, figures: &str) {
     println!("{what:44} {figures}");
 }
 
-fn title(text: &str) {
+pub(crate) fn title(text: &str) {
     println!("\n{text}");
 }
 
@@ -241,7 +241,7 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min();
     assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "nobody was lost, and nothing was told");
     drop((daemon, swarm));
-    let bare = Daemon::floor().await;
+    let bare = Daemon::server(&["floor"]).await;
     let clients = crate::floor::clients(bare.address, nodes).await;
     sleep(Duration::from_secs(2)).await;
     let before = bare.cpu();

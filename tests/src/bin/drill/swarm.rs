@@ -398,7 +398,7 @@ pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Jo
 }
 
 /// It leaves when dropped.
-pub(crate) struct Joined(tokio::task::JoinHandle<()>);
+pub(crate) struct Joined(JoinHandle<()>);
 
 impl Drop for Joined {
     fn drop(&mut self) {

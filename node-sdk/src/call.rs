@@ -1,0 +1,527 @@
+//! One call: whom it goes to, what it is tried again for, and what its answer means.
+
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::future::{Future, IntoFuture};
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{Answer, CallMeta, Packet, Version, success_of, write_request};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+
+use crate::context::Context;
+use crate::error::CallError;
+use crate::in_flight::{Failure, Refusal};
+use crate::link::Pending;
+use crate::params;
+use crate::peers::Peers;
+use crate::router::Match;
+use crate::table::{Balance, Choice, Provider};
+
+/// How long a call may take unless it says otherwise.
+pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A call that is about to be made: set what differs from the defaults, then await it.
+#[must_use = "a call is made when it is awaited"]
+#[derive(Debug)]
+pub struct Call<'a, T> {
+    raw: RawCall<'a>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<'a, T> Call<'a, T> {
+    pub(crate) fn new(raw: RawCall<'a>) -> Self {
+        Self { raw, result: PhantomData }
+    }
+
+    /// How long the whole call may take, further attempts included. 5 s unless set, and never longer than the call that is
+    /// being handled may take.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.raw = self.raw.within(deadline);
+        self
+    }
+
+    /// Carrying it out twice does no harm: it may be tried again when it was lost on the way.
+    pub fn idempotent(mut self) -> Self {
+        self.raw.idempotent = true;
+        self
+    }
+
+    /// Calls with the same key go to the same provider, as long as that is there and has not much more to do than the others.
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.raw.choice.sticky = Some(key);
+        self
+    }
+
+    /// Calls one instance, by its id, and no other.
+    pub fn on(mut self, instance: &'a str) -> Self {
+        self.raw.choice.on = Some(instance);
+        self
+    }
+
+    /// How a provider is picked, if not as the node's builder says.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.raw.choice.balance = balance;
+        self
+    }
+}
+
+impl<'a, T: DeserializeOwned> IntoFuture for Call<'a, T> {
+    type Output = Result<T, CallError>;
+    type IntoFuture = Calling<'a, T>;
+
+    fn into_future(self) -> Calling<'a, T> {
+        Calling { raw: self.raw, result: PhantomData }
+    }
+}
+
+/// A call that is being made.
+#[derive(Debug)]
+pub struct Calling<'a, T> {
+    raw: RawCall<'a>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Future for Calling<'_, T> {
+    type Output = Result<T, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.raw).poll(context).map(|answer| read_result(&answer?).map_err(|error| error.of(&self.raw)))
+    }
+}
+
+/// A call whose answer is not read: see [`Peers::call_raw`].
+#[must_use = "a call is made when it is awaited"]
+#[derive(Debug)]
+pub struct RawCall<'a> {
+    peers: &'a Peers,
+    method: &'a str,
+    path: &'a str,
+    arguments: Arguments<'a>,
+    within: Duration,
+    idempotent: bool,
+    one_way: bool,
+    at: Option<SocketAddr>,
+    choice: Choice<'a>,
+    progress: Progress,
+}
+
+/// What a call is made with.
+#[derive(Clone, Copy)]
+pub(crate) enum Arguments<'a> {
+    Value(&'a (dyn WriteJson + Sync)),
+    /// JSON text.
+    Text(&'a str),
+}
+
+/// How far a call has come.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Set with the first attempt.
+    deadline: Option<Instant>,
+    state: State,
+    /// Who was tried, without success.
+    tried: Vec<SocketAddr>,
+    /// Who may have carried it out, and was lost.
+    lost: Option<SocketAddr>,
+    /// An answer that says that it was not carried out; given if nobody does better.
+    declined: Option<Bytes>,
+    full: bool,
+    too_large: bool,
+}
+
+#[derive(Default)]
+enum State {
+    /// The next attempt is to be made.
+    #[default]
+    Due,
+    Waiting(Pending),
+    /// This node answers itself.
+    Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
+}
+
+/// An answer as it came, with what it means.
+#[derive(Debug)]
+pub struct RawAnswer {
+    frame: Bytes,
+}
+
+impl<'a> RawCall<'a> {
+    pub(crate) fn new(peers: &'a Peers, method: &'a str, path: &'a str, arguments: Arguments<'a>) -> Self {
+        Self {
+            peers,
+            method,
+            path,
+            arguments,
+            within: DEFAULT_DEADLINE,
+            idempotent: is_idempotent(method),
+            one_way: false,
+            at: None,
+            choice: Choice { balance: peers.balance(), ..Choice::default() },
+            progress: Progress::default(),
+        }
+    }
+
+    /// As [`Call::within`].
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.within = deadline;
+        self
+    }
+
+    pub(crate) fn one_way(mut self) -> Self {
+        self.one_way = true;
+        self
+    }
+
+    /// Calls whoever is at this address.
+    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
+        self.at = Some(address);
+        self
+    }
+
+    fn url(&self) -> String {
+        format!("{}{}", self.method, self.path)
+    }
+
+    /// Makes an attempt. An answer is given at once to what is one-way.
+    fn attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
+        let now = Instant::now();
+        let context = Context::current();
+        let deadline = *self.progress.deadline.get_or_insert_with(|| {
+            self.peers.retries().called();
+            let own = now + self.within;
+            context.deadline.map_or(own, |inherited| own.min(inherited))
+        });
+        if deadline <= now {
+            return Err(CallError::Deadline { url: self.url(), within: self.within });
+        }
+        let table = self.peers.table();
+        if let Some(service) = self.peers.own_service()
+            && self.at.is_none()
+            && self.choice.on.is_none()
+            && self.progress.tried.is_empty()
+            && service.offers(self.method, self.path)
+        {
+            let text = self.arguments.text(&self.url())?;
+            let answer =
+                service.call_own((self.method, self.path), &text, Context { deadline: Some(deadline), ..context });
+            if self.one_way {
+                tokio::spawn(answer);
+                return Ok(Some(Bytes::new()));
+            }
+            self.progress.state = State::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
+            return Ok(None);
+        }
+        let found = table.router.find(self.method, self.path);
+        let Some(Match { value: providers, captured }) =
+            found.or_else(|| table.remembered.find(self.method, self.path))
+        else {
+            return Err(CallError::NoRoute { url: self.url() });
+        };
+        loop {
+            let choice = Choice { tried: &self.progress.tried, ..self.choice };
+            let picked = match self.at {
+                Some(address) => {
+                    let provider = providers.list.iter().find(|provider| provider.link.address == address);
+                    let provider = provider.filter(|_| self.progress.tried.is_empty());
+                    provider.inspect(|provider| self.peers.connect(&provider.link))
+                }
+                None => providers.pick(&choice, now, |provider| self.peers.connect(&provider.link)),
+            };
+            let Some(provider) = picked else { return self.nobody().map(Some) };
+            match self.submit(provider, &captured, now, deadline, &context) {
+                Ok(None) => return Ok(Some(Bytes::new())),
+                Ok(Some(mut pending)) => {
+                    // It may be lost already; and whoever answers wakes this task.
+                    if let Poll::Ready(outcome) = pending.poll(task) {
+                        if let Some(frame) = self.settle(&pending, outcome)? {
+                            return Ok(Some(frame));
+                        }
+                        continue;
+                    }
+                    self.progress.state = State::Waiting(pending);
+                    return Ok(None);
+                }
+                Err(Refused::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
+                Err(Refused::Link(refusal)) => {
+                    self.progress.full |= refusal == Refusal::Full;
+                    // A version 2 provider may take what one of version 1 cannot read.
+                    self.progress.too_large |= refusal == Refusal::TooLarge;
+                    self.progress.tried.push(provider.link.address);
+                }
+            }
+        }
+    }
+
+    /// Hands the call to a provider's connection.
+    fn submit(
+        &self,
+        provider: &Provider,
+        captured: &[&str],
+        now: Instant,
+        deadline: Instant,
+        context: &Context,
+    ) -> Result<Option<Pending>, Refused> {
+        let link = &provider.link;
+        let version = link.version;
+        // What the arguments are made of is the caller's code: not while the connection is locked.
+        self.arguments.with_text(|text| {
+            let merged = match version {
+                Version::V1 => params::merge(text, params::names(&provider.route).zip(captured.iter().copied())),
+                // It reads the path itself.
+                Version::V2 => Cow::Borrowed(text),
+            };
+            let meta = CallMeta {
+                time_left: Some(deadline.saturating_duration_since(now)),
+                trace: context.trace.as_ref().map(|trace| Cow::Owned(trace.child())),
+                from: None,
+                idempotent: self.idempotent && !is_idempotent(self.method),
+                attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
+            };
+            let url = (self.method, self.path);
+            if self.one_way {
+                link.send(|out| write_request(out, version, url, None, &merged, &meta)).map_err(Refused::Link)?;
+                return Ok(None);
+            }
+            let write = |key, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta);
+            link.call(now, deadline, write).map(Some).map_err(Refused::Link)
+        })
+    }
+
+    /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
+    fn settle(&mut self, pending: &Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
+        let now = Instant::now().into_std();
+        let link = pending.link();
+        let retries = self.peers.retries();
+        match outcome {
+            Ok(frame) => {
+                // Said before anything was done: somebody else may do it.
+                let declined = success_of(&frame).is_none() && is_declined(&frame);
+                if declined && self.at.is_none() && self.choice.on.is_none() && retries.take(now) {
+                    self.progress.declined = Some(frame);
+                    self.progress.tried.push(link.address);
+                    return Ok(None);
+                }
+                Ok(Some(frame))
+            }
+            Err(Failure::Lost { written: false }) => {
+                self.progress.tried.push(link.address);
+                Ok(None)
+            }
+            Err(Failure::Lost { written: true }) => {
+                link.load.failed(now, true);
+                self.peers.failed_to(link.address);
+                if self.idempotent && self.progress.lost.is_none() && retries.take(now) {
+                    self.progress.lost = Some(link.address);
+                    self.progress.tried.push(link.address);
+                    return Ok(None);
+                }
+                Err(CallError::Lost { url: self.url(), node: link.address })
+            }
+            Err(Failure::Deadline { .. }) => {
+                link.load.failed(now, false);
+                self.peers.failed_to(link.address);
+                Err(CallError::Deadline { url: self.url(), within: self.within })
+            }
+        }
+    }
+
+    /// Nobody is left to try.
+    fn nobody(&mut self) -> Result<Bytes, CallError> {
+        let url = self.url();
+        let Progress { lost, declined, full, too_large, .. } = &mut self.progress;
+        match (lost, declined.take()) {
+            (_, Some(declined)) => Ok(declined),
+            (Some(node), None) => Err(CallError::Lost { url, node: *node }),
+            (None, None) if *full => Err(CallError::Overloaded { url }),
+            (None, None) if *too_large => Err(CallError::TooLarge { url }),
+            (None, None) => Err(CallError::NoProvider { url }),
+        }
+    }
+}
+
+impl Future for RawCall<'_> {
+    type Output = Result<RawAnswer, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            let frame = match &mut this.progress.state {
+                State::Due => this.attempt(task)?,
+                State::Own(answer) => match answer.as_mut().poll(task) {
+                    Poll::Ready(Some(frame)) => Some(frame),
+                    Poll::Ready(None) => {
+                        return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.within }));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
+                State::Waiting(pending) => {
+                    let Poll::Ready(outcome) = pending.poll(task) else { return Poll::Pending };
+                    let State::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
+                    let frame = this.settle(&pending, outcome)?;
+                    if frame.is_none() {
+                        continue;
+                    }
+                    frame
+                }
+            };
+            if let Some(frame) = frame {
+                this.progress.state = State::Due;
+                return Poll::Ready(Ok(RawAnswer { frame }));
+            }
+            if matches!(this.progress.state, State::Waiting(_)) {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// Why a connection did not take a call.
+enum Refused {
+    Params(serde_json::Error),
+    Link(Refusal),
+}
+
+/// What can be written as JSON, whatever its type.
+pub(crate) trait WriteJson {
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
+}
+
+impl<T: Serialize> WriteJson for T {
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, self)
+    }
+}
+
+thread_local! {
+    /// Arguments are made into text here, so that a call allocates nothing for them.
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A scratch buffer that has become larger is given back.
+const USUAL_ARGUMENT_BYTES: usize = 64 * 1024;
+
+impl Arguments<'_> {
+    fn with_text<R>(self, read: impl FnOnce(&str) -> Result<R, Refused>) -> Result<R, Refused> {
+        let value = match self {
+            Self::Text(text) => return read(text),
+            Self::Value(value) => value,
+        };
+        // Taken out: what is made into text may make calls of its own.
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        let written = value.write_json(&mut scratch).map_err(Refused::Params);
+        let done = written.and_then(|()| {
+            let text =
+                std::str::from_utf8(&scratch).map_err(|error| Refused::Params(serde::ser::Error::custom(error)))?;
+            read(text)
+        });
+        if scratch.capacity() <= USUAL_ARGUMENT_BYTES {
+            SCRATCH.set(scratch);
+        }
+        done
+    }
+
+    fn text(self, url: &str) -> Result<String, CallError> {
+        self.with_text(|text| Ok(text.to_owned())).map_err(|refused| match refused {
+            Refused::Params(source) => CallError::Params { url: url.to_owned(), source },
+            Refused::Link(_) => CallError::Overloaded { url: url.to_owned() },
+        })
+    }
+}
+
+impl std::fmt::Debug for Arguments<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Value(_) => "value",
+            Self::Text(text) => text,
+        })
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Due => "due",
+            Self::Waiting(_) => "waiting",
+            Self::Own(_) => "at work here",
+        })
+    }
+}
+
+impl RawAnswer {
+    /// The whole packet as it came, without its delimiter.
+    pub fn packet(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// What the answer means.
+    ///
+    /// # Errors
+    /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
+    pub fn read(&self) -> Result<Answer<'_>, protocol::PacketError> {
+        Packet::parse(&self.frame).map(|packet| Answer::from_packet(&packet))
+    }
+}
+
+/// What an answer holds instead of a result.
+enum NoResult {
+    Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
+    Answer(serde_json::Error),
+}
+
+impl NoResult {
+    fn of(self, call: &RawCall<'_>) -> CallError {
+        match self {
+            Self::Refused { status, reason, message, retry_after } => {
+                CallError::Refused { status, reason, message, retry_after }
+            }
+            Self::Answer(source) => CallError::Answer { url: call.url(), source },
+        }
+    }
+}
+
+fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
+    // The usual answer is read once. If it is not what was asked for, the whole of it says why.
+    if let Some((_, body)) = success_of(&raw.frame)
+        && let Ok(result) = serde_json::from_slice(body)
+    {
+        return Ok(result);
+    }
+    let answer = raw.read().map_err(|_no_packet| NoResult::Refused {
+        status: 501,
+        reason: "old_error".to_owned(),
+        message: "the node does not know the method".to_owned(),
+        retry_after: None,
+    })?;
+    if answer.status >= 400 {
+        let reason = answer.reason.map_or_else(|| "old_error".to_owned(), Cow::into_owned);
+        let message = answer.message.unwrap_or_default().into_owned();
+        return Err(NoResult::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
+    }
+    let read = match (answer.body, answer.version) {
+        (Some(body), _) => serde_json::from_str(body.get()),
+        // Old services put data beside the key, where there is no `results`.
+        (None, Version::V1) => serde_json::from_slice(&raw.frame),
+        (None, Version::V2) => serde_json::from_str("null"),
+    };
+    read.map_err(NoResult::Answer)
+}
+
+/// Whether an answer says that nothing was done because its node has too much to do.
+fn is_declined(frame: &[u8]) -> bool {
+    let Ok(packet) = Packet::parse(frame) else { return false };
+    let answer = Answer::from_packet(&packet);
+    answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")
+}
+
+/// Methods that may be carried out twice (RFC 9110, 9.2.2).
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
+}

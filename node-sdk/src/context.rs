@@ -1,0 +1,176 @@
+//! What is handed down from a call to the calls that are made while it is handled: how long there is, and the trace.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{self, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::time::Instant;
+
+/// What holds for everything that is done for one call.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) trace: Option<Trace>,
+}
+
+/// The trace that a call belongs to, by W3C Trace Context: calls made for it belong to it too. As an argument of a handler it
+/// begins one if the caller has not; only then, so that whoever does not trace pays nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Trace {
+    text: Arc<str>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Context> = RefCell::default();
+}
+
+impl Context {
+    /// That of the call which is being handled, if there is one.
+    pub(crate) fn current() -> Self {
+        CURRENT.with_borrow(Clone::clone)
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.deadline.is_none() && self.trace.is_none()
+    }
+
+    /// Does something in this context.
+    pub(crate) fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
+        if self.is_empty() && CURRENT.with_borrow(Self::is_empty) {
+            return act();
+        }
+        /// Restores what was before, even when what is done panics.
+        struct Leave(Option<Context>);
+        impl Drop for Leave {
+            fn drop(&mut self) {
+                if let Some(before) = self.0.take() {
+                    CURRENT.set(before);
+                }
+            }
+        }
+        let _leave = Leave(Some(CURRENT.replace(self.clone())));
+        act()
+    }
+}
+
+impl Trace {
+    /// Reads a `traceparent` of version 00: W3C Trace Context, 3.2.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let hex = |part: &str, length| {
+            part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+        };
+        let mut parts = text.split('-');
+        let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let sound = version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && parts.next().is_none();
+        let known = trace.bytes().any(|byte| byte != b'0') && parent.bytes().any(|byte| byte != b'0');
+        (sound && known).then(|| Self { text: text.into() })
+    }
+
+    /// One that begins here.
+    pub(crate) fn begin() -> Self {
+        Self { text: format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into() }
+    }
+
+    /// What a call made in this trace says: the same trace, and a parent of its own.
+    pub(crate) fn child(&self) -> String {
+        format!("00-{}-{:016x}-{}", self.id(), fastrand::u64(1..), &self.text[53..])
+    }
+
+    /// What all calls of the trace have in common: 32 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.text[3..35]
+    }
+
+    /// The `traceparent` of the call at hand, for other systems.
+    pub fn traceparent(&self) -> &str {
+        &self.text
+    }
+}
+
+impl fmt::Debug for Trace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+pin_project! {
+    /// A future in the context of a call.
+    #[derive(Debug)]
+    pub(crate) struct Within<F> {
+        context: Context,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F> Within<F> {
+    pub(crate) fn new(context: Context, future: F) -> Self {
+        Self { context, future }
+    }
+}
+
+impl<F: Future> Future for Within<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        this.context.enter(|| this.future.poll(context))
+    }
+}
+
+/// Spawns a task that goes on for the call which is being handled: the calls it makes have that call's deadline and trace.
+/// `tokio::spawn` begins with neither.
+pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future<Output: Send + 'static> + Send + 'static,
+{
+    tokio::spawn(Within::new(Context::current(), future))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn traces_are_read_as_w3c_has_them() {
+        let trace = Trace::parse(PARENT).unwrap();
+        assert_eq!((trace.id(), trace.traceparent()), ("4bf92f3577b34da6a3ce929d0e0e4736", PARENT));
+        let child = Trace::parse(&trace.child()).unwrap();
+        assert!(child.id() == trace.id() && child != trace);
+        assert!(Trace::parse(Trace::begin().traceparent()).is_some());
+        for broken in [
+            "",
+            "00",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e473-00f067aa0ba902b7-01",
+        ] {
+            assert_eq!(Trace::parse(broken), None, "{broken}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_context_is_there_inside_and_gone_outside() {
+        let context = Context { deadline: None, trace: Trace::parse(PARENT) };
+        let inside = || Context::current().trace.map(|trace| trace.traceparent().to_owned());
+        assert_eq!(inside(), None);
+        let seen = Within::new(context.clone(), async {
+            tokio::task::yield_now().await;
+            let spawned = spawn(async { Context::current().trace.is_some() }).await.unwrap();
+            let plain = tokio::spawn(async { Context::current().trace.is_some() }).await.unwrap();
+            (inside(), spawned, plain)
+        });
+        assert_eq!(seen.await, (Some(PARENT.to_owned()), true, false));
+        let panicked = std::panic::catch_unwind(|| context.enter(|| panic!("on purpose")));
+        assert!(panicked.is_err() && inside().is_none());
+    }
+}

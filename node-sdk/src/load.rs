@@ -1,0 +1,188 @@
+//! How much another node has to do, and how it does: what balancing goes by. Without I/O or locks.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Calls that failed one after the other before a node is passed over for a while.
+const FAILURES: u32 = 5;
+/// The first time; then twice as long from time to time, up to the longest. After it one call finds out.
+const FIRST_EJECTION: Duration = Duration::from_secs(1);
+const LONGEST_EJECTION: Duration = Duration::from_secs(30);
+/// A latency that was not seen again counts half after this: a node that was slow once is tried again.
+const HALF_LIFE_MS: u64 = 1024;
+/// Part of a sample in the mean, when it is lower than that; a higher one counts at once.
+const SHARE: u64 = 8;
+
+/// How one node does. All times are in milliseconds or microseconds since it became known.
+#[derive(Debug)]
+pub(crate) struct Load {
+    since: Instant,
+    in_flight: AtomicU32,
+    /// Peak-sensitive mean of what answers took, in microseconds.
+    latency: AtomicU64,
+    /// When that was changed last.
+    measured: AtomicU64,
+    /// Calls that failed one after the other.
+    failures: AtomicU32,
+    ejected_until: AtomicU64,
+    /// How long the node will be passed over the next time.
+    ejection: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            in_flight: AtomicU32::new(0),
+            latency: AtomicU64::new(0),
+            measured: AtomicU64::new(0),
+            failures: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+            ejection: AtomicU64::new(millis(FIRST_EJECTION)),
+        }
+    }
+
+    /// A call begins. If the node was passed over until now, this call finds out, and the next ones go elsewhere until it has.
+    pub(crate) fn begin(&self, now: Instant) {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        if self.ejected_until.load(Ordering::Relaxed) > 0 {
+            self.eject(now, millis(FIRST_EJECTION));
+        }
+    }
+
+    /// A call has ended, however it has.
+    pub(crate) fn end(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// An answer came after so long.
+    pub(crate) fn answered(&self, now: Instant, took: Duration) {
+        let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let known = self.latency_at(now);
+        let mean = if sample >= known { sample } else { known - (known - sample) / SHARE };
+        // Two at once: one of them counts.
+        self.latency.store(mean, Ordering::Relaxed);
+        self.measured.store(self.millis_at(now), Ordering::Relaxed);
+        if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
+            self.trust();
+        }
+    }
+
+    /// A call was lost, or its time was over before it was answered. One that was not answered `in_time` is enough to look
+    /// elsewhere for a moment.
+    pub(crate) fn failed(&self, now: Instant, in_time: bool) {
+        let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures >= FAILURES {
+            let longest = millis(LONGEST_EJECTION);
+            let time =
+                self.ejection.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some((time * 2).min(longest)));
+            self.failures.store(0, Ordering::Relaxed);
+            self.eject(now, time.unwrap_or(longest));
+        } else if !in_time {
+            self.eject(now, millis(FIRST_EJECTION));
+        }
+    }
+
+    /// It gives a sign of life: what was held against it is forgotten.
+    pub(crate) fn trust(&self) {
+        self.failures.store(0, Ordering::Relaxed);
+        self.ejected_until.store(0, Ordering::Relaxed);
+        self.ejection.store(millis(FIRST_EJECTION), Ordering::Relaxed);
+    }
+
+    fn eject(&self, now: Instant, time: u64) {
+        self.ejected_until.fetch_max(self.millis_at(now) + time, Ordering::Relaxed);
+    }
+
+    /// Whether others are to be preferred.
+    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
+        self.ejected_until.load(Ordering::Relaxed) > self.millis_at(now)
+    }
+
+    /// Calls without an outcome.
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is a latency to go by.
+    pub(crate) fn is_known(&self) -> bool {
+        self.latency.load(Ordering::Relaxed) > 0
+    }
+
+    /// What one more call has to expect: the lower the better.
+    pub(crate) fn cost(&self, now: Instant) -> u64 {
+        // A node that has not answered yet costs little, and not nothing when much waits for it.
+        (self.latency_at(now) + 1) * (u64::from(self.in_flight()) + 1)
+    }
+
+    fn latency_at(&self, now: Instant) -> u64 {
+        let age = self.millis_at(now).saturating_sub(self.measured.load(Ordering::Relaxed));
+        self.latency
+            .load(Ordering::Relaxed)
+            .checked_shr(u32::try_from(age / HALF_LIFE_MS).unwrap_or(u32::MAX))
+            .unwrap_or(0)
+    }
+
+    /// From 1: 0 stands for never.
+    fn millis_at(&self, now: Instant) -> u64 {
+        millis(now.saturating_duration_since(self.since)) + 1
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn load() -> (Load, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        (Load::new(start), move |ms| start + Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn a_slow_answer_counts_at_once_and_is_forgotten() {
+        let (load, at) = load();
+        let answered = |ms, took| load.answered(at(ms), Duration::from_micros(took));
+        answered(0, 100);
+        assert_eq!(load.cost(at(0)), 101);
+        answered(0, 1000);
+        assert_eq!(load.cost(at(0)), 1001);
+        answered(0, 200);
+        assert_eq!(load.cost(at(0)), 901);
+        assert_eq!((load.cost(at(1500)), load.cost(at(3000)), load.cost(at(1_000_000))), (451, 226, 1));
+        (0..3).for_each(|_| load.begin(at(0)));
+        load.end();
+        assert_eq!(load.cost(at(0)), 901 * 3);
+    }
+
+    #[test]
+    fn a_node_that_lets_a_call_run_out_of_time_is_passed_over_for_a_second() {
+        let (load, at) = load();
+        load.failed(at(1000), false);
+        assert!(load.is_ejected(at(1999)) && !load.is_ejected(at(2001)));
+        load.begin(at(2001));
+        assert!(load.is_ejected(at(2500)), "one call finds out");
+        load.answered(at(2600), Duration::from_millis(1));
+        assert!(!load.is_ejected(at(2600)));
+    }
+
+    #[test]
+    fn failures_one_after_the_other_are_worth_a_longer_rest_each_time() {
+        let (load, at) = load();
+        let mut now = 0;
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            (0..4).for_each(|_| load.failed(at(now), true));
+            assert!(!load.is_ejected(at(now)), "four are not enough");
+            load.failed(at(now), true);
+            assert!(load.is_ejected(at(now + seconds * 1000 - 1)) && !load.is_ejected(at(now + seconds * 1000 + 1)));
+            now += seconds * 1000 + 1;
+        }
+        load.answered(at(now), Duration::from_millis(1));
+        (0..5).for_each(|_| load.failed(at(now), true));
+        assert!(!load.is_ejected(at(now + 1001)), "an answer begins anew");
+    }
+}

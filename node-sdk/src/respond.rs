@@ -1,0 +1,78 @@
+//! What a handler can give as a result.
+
+use std::io;
+
+use bytes::{BufMut, BytesMut};
+use serde::Serialize;
+
+/// A result with its status: anything that has a JSON form is one with 200.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the result of a handler",
+    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>` and `NoContent`; \
+            add `#[derive(serde::Serialize)]` to `{Self}`"
+)]
+pub trait Respond: Send {
+    /// In HTTP's numbers, 200 to 299.
+    fn status(&self) -> u16 {
+        200
+    }
+
+    /// Writes the result as JSON.
+    ///
+    /// # Errors
+    /// When it has no JSON form.
+    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error>;
+}
+
+/// 201: something new is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Created<T>(pub T);
+
+/// 202: it will be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Accepted<T>(pub T);
+
+/// 204: it is done, and there is nothing to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoContent;
+
+impl<T: Serialize + Send> Respond for T {
+    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, self)
+    }
+}
+
+impl<T: Serialize + Send> Respond for Created<T> {
+    fn status(&self) -> u16 {
+        201
+    }
+
+    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, &self.0)
+    }
+}
+
+impl<T: Serialize + Send> Respond for Accepted<T> {
+    fn status(&self) -> u16 {
+        202
+    }
+
+    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, &self.0)
+    }
+}
+
+impl Respond for NoContent {
+    fn status(&self) -> u16 {
+        204
+    }
+
+    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, &())
+    }
+}
+
+/// Appends the result as JSON text.
+pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+    result.write(&mut out.writer())
+}

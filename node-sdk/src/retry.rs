@@ -1,0 +1,75 @@
+//! How often calls may be tried again, without a clock.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
+
+/// Retries for each call: a fifth. When everything fails, the load grows by no more than that.
+const PER_CALL: f64 = 0.2;
+/// And so many a second, for those who call rarely.
+const PER_SECOND: f64 = 10.0;
+/// What is left over is kept up to so many.
+const MOST: f64 = 100.0;
+
+/// A budget that all calls of a node share.
+#[derive(Debug)]
+pub(crate) struct RetryBudget {
+    calls: AtomicU64,
+    account: Mutex<Account>,
+}
+
+#[derive(Debug)]
+struct Account {
+    left: f64,
+    /// Calls, and time, that have been paid in for.
+    calls: u64,
+    at: Instant,
+}
+
+impl RetryBudget {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { calls: AtomicU64::new(0), account: Mutex::new(Account { left: PER_SECOND, calls: 0, at: now }) }
+    }
+
+    /// A call begins.
+    pub(crate) fn called(&self) {
+        self.calls.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether one call may be tried again; it counts then.
+    pub(crate) fn take(&self, now: Instant) -> bool {
+        let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
+        let calls = self.calls.load(Ordering::Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "nobody makes 2^52 calls between two retries")]
+        let paid = (calls - account.calls) as f64 * PER_CALL;
+        let time = now.saturating_duration_since(account.at).as_secs_f64() * PER_SECOND;
+        account.left = (account.left + paid + time).min(MOST);
+        (account.calls, account.at) = (calls, account.at.max(now));
+        let enough = account.left >= 1.0;
+        if enough {
+            account.left -= 1.0;
+        }
+        enough
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn retries_keep_to_their_share() {
+        let start = Instant::now();
+        let budget = RetryBudget::new(start);
+        let taken = |at| (0..1000).filter(|_| budget.take(at)).count();
+        assert_eq!(taken(start), 10);
+        (0..50).for_each(|_| budget.called());
+        assert_eq!(taken(start), 10);
+        assert_eq!(taken(start + Duration::from_millis(500)), 5);
+        (0..10_000).for_each(|_| budget.called());
+        assert_eq!(taken(start + Duration::from_secs(3600)), 100, "what is left over is not kept for ever");
+    }
+}

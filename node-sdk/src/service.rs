@@ -1,0 +1,219 @@
+//! What a node offers, and how one call is begun and answered.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use daemon::LocalQueues;
+use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
+use serde_json::value::RawValue;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tracing::{debug, error};
+
+use crate::context::{Context, Trace};
+use crate::error::ServiceError;
+use crate::handler::{AnyHandler, Caller, Incoming, Running, Surroundings};
+use crate::outgoing::{ReplyTo, Sink};
+use crate::router::Router;
+
+/// When it is worth trying again what a route has too much of to do.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// What a node offers.
+pub(crate) struct Service {
+    pub(crate) router: Router<Offer>,
+    pub(crate) surroundings: Surroundings,
+    /// What old callers on this machine have read.
+    pub(crate) local_queues: LocalQueues,
+}
+
+/// One route of a node.
+pub(crate) struct Offer {
+    pub(crate) route: Route,
+    pub(crate) handler: Box<dyn AnyHandler>,
+    /// How many calls may be at work at a time.
+    pub(crate) at_most: Option<Arc<Semaphore>>,
+    /// Its calls are not answered, even by those who asked for an answer.
+    pub(crate) one_way: bool,
+}
+
+/// A call that has been begun.
+pub(crate) struct Begun {
+    pub(crate) to: ReplyTo,
+    context: Context,
+    running: Result<Running, ServiceError>,
+    /// Its place among those that may be at work.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Service {
+    /// Whether a call to this belongs here.
+    pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
+        self.router.find(method, path).is_some()
+    }
+
+    /// Finds the handler of a call and begins it. What is wrong with the call becomes its answer.
+    ///
+    /// # Errors
+    /// When `frame`, of which `request` is made, is no packet after all.
+    pub(crate) fn begin(
+        &self,
+        frame: &[u8],
+        mut request: Request<'_>,
+        caller: &Caller,
+        received: Instant,
+        now: Instant,
+    ) -> Result<Begun, PacketError> {
+        let (verified, params) = (request.verified, request.params);
+        let begun = self.begin_in(&mut request, received, caller, now);
+        if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
+            return Ok(begun);
+        }
+        // It was cut apart, and what was taken for its arguments is something else.
+        let mut request = Request::from_packet(Packet::parse(frame)?);
+        Ok(self.begin_in(&mut request, received, caller, now))
+    }
+
+    /// Begins a call. Whether its arguments have been read, and so are JSON, is in `request` then.
+    fn begin_in(&self, request: &mut Request<'_>, received: Instant, caller: &Caller, now: Instant) -> Begun {
+        let mut to = ReplyTo { version: request.version, key: request.key.take() };
+        let context = Context {
+            deadline: request.meta.time_left.map(|left| received + left),
+            trace: request.meta.trace.as_deref().and_then(Trace::parse),
+        };
+        let Some(found) = self.router.find(&request.method, &request.uri) else {
+            let message = format!("this node does not offer {}{}", request.method, request.uri);
+            return Begun::failed(to, context, ServiceError::not_found("no_route", message));
+        };
+        let offer = found.value;
+        if offer.one_way {
+            to.key = None;
+        }
+        if context.deadline.is_some_and(|deadline| deadline <= now) {
+            // Nobody waits for it any more.
+            return Begun::failed(
+                to,
+                context,
+                ServiceError::new(504, "deadline", "its time was over before it was begun"),
+            );
+        }
+        let permit = match offer.at_most.as_ref().map(|places| Arc::clone(places).try_acquire_owned()) {
+            Some(Ok(permit)) => Some(permit),
+            Some(Err(_full)) => {
+                let error = ServiceError::new(503, "overloaded", "as many calls as may be are at work");
+                return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
+            }
+            None => None,
+        };
+        let call = Incoming {
+            version: request.version,
+            params: request.params,
+            verified: Cell::new(request.verified),
+            route: &offer.route,
+            captured: &found.captured,
+            context: &context,
+            caller,
+            surroundings: &self.surroundings,
+        };
+        // A panic while arguments are taken must cost this call only, like one in the handler.
+        let begin = || context.enter(|| offer.handler.begin(&call));
+        let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
+        request.verified = call.verified.get();
+        Begun { to, context, running, _permit: permit }
+    }
+
+    /// A call that this very node makes. Gives its answer as a frame.
+    pub(crate) fn call_own(
+        self: Arc<Self>,
+        (method, path): (&str, &str),
+        params: &str,
+        context: Context,
+    ) -> impl Future<Output = Bytes> + Send + use<> {
+        let (method, path, params) = (method.to_owned(), path.to_owned(), params.to_owned());
+        async move {
+            let now = Instant::now();
+            let mut request = Request {
+                uri: path.as_str().into(),
+                method: method.as_str().into(),
+                key: Some(Key::Number(0)),
+                params: Some(&params),
+                verified: true,
+                version: Version::V2,
+                meta: CallMeta {
+                    time_left: context.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+                    trace: context.trace.as_ref().map(|trace| trace.child().into()),
+                    ..CallMeta::default()
+                },
+            };
+            let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), node: None };
+            let begun = self.begin_in(&mut request, now, &caller, now);
+            let mut packet = begun.await.1;
+            packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
+            packet.freeze()
+        }
+    }
+}
+
+impl Begun {
+    fn failed(to: ReplyTo, context: Context, error: ServiceError) -> Self {
+        Self { to, context, running: Err(error), _permit: None }
+    }
+
+    /// Where the answer goes, for as long as somebody else keeps it.
+    pub(crate) fn take_reply_to(&mut self) -> ReplyTo {
+        ReplyTo { version: self.to.version, key: self.to.key.take() }
+    }
+
+    pub(crate) fn put_reply_to(&mut self, to: ReplyTo) {
+        self.to = to;
+    }
+
+    /// Goes on with the work; when it is done its answer is in `sink`. A panic costs this call only.
+    pub(crate) fn poll_answer(&mut self, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()> {
+        let running = match &mut self.running {
+            Ok(running) => running.as_mut(),
+            Err(error) => {
+                sink.failure(error);
+                return Poll::Ready(());
+            }
+        };
+        let poll = || self.context.enter(|| running.poll_answer(task, sink));
+        match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(polled) => polled,
+            Err(panic) => {
+                sink.clear();
+                sink.failure(&panicked(&*panic));
+                Poll::Ready(())
+            }
+        }
+    }
+}
+
+/// The answer as a packet of its own, for work that was not done at once.
+impl Future for Begun {
+    type Output = (Version, BytesMut);
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let to = self.take_reply_to();
+        let mut packet = BytesMut::new();
+        let polled = self.poll_answer(task, &mut Sink::new(&mut packet, &to));
+        let version = to.version;
+        self.to = to;
+        polled.map(|()| (version, packet))
+    }
+}
+
+/// The details are for the log; the caller only learns that it was not its fault.
+fn panicked(panic: &(dyn Any + Send)) -> ServiceError {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    error!(panic = text.unwrap_or("no text"), "a handler panicked; its call was answered with an error");
+    debug!("set RUST_BACKTRACE=1 to see where");
+    ServiceError::internal("the handler failed")
+}
