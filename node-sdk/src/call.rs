@@ -1,7 +1,6 @@
 //! One call: whom it goes to, what it is tried again for, and what its answer means.
 
 use std::borrow::Cow;
-use std::cell::RefCell;
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
 use std::net::SocketAddr;
@@ -22,6 +21,7 @@ use crate::link::Pending;
 use crate::params;
 use crate::peers::Peers;
 use crate::router::Match;
+use crate::scratch::with_scratch;
 use crate::table::{Balance, Choice, Provider};
 
 /// How long a call may take unless it says otherwise.
@@ -399,33 +399,18 @@ impl<T: Serialize> WriteJson for T {
     }
 }
 
-thread_local! {
-    /// Arguments are made into text here, so that a call allocates nothing for them.
-    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
-}
-
-/// A scratch buffer that has become larger is given back.
-const USUAL_ARGUMENT_BYTES: usize = 64 * 1024;
-
 impl Arguments<'_> {
     fn with_text<R>(self, read: impl FnOnce(&str) -> Result<R, Refused>) -> Result<R, Refused> {
         let value = match self {
             Self::Text(text) => return read(text),
             Self::Value(value) => value,
         };
-        // Taken out: what is made into text may make calls of its own.
-        let mut scratch = SCRATCH.take();
-        scratch.clear();
-        let written = value.write_json(&mut scratch).map_err(Refused::Params);
-        let done = written.and_then(|()| {
+        with_scratch(|scratch| {
+            value.write_json(scratch).map_err(Refused::Params)?;
             let text =
-                std::str::from_utf8(&scratch).map_err(|error| Refused::Params(serde::ser::Error::custom(error)))?;
+                std::str::from_utf8(scratch).map_err(|error| Refused::Params(serde::ser::Error::custom(error)))?;
             read(text)
-        });
-        if scratch.capacity() <= USUAL_ARGUMENT_BYTES {
-            SCRATCH.set(scratch);
-        }
-        done
+        })
     }
 
     fn text(self, url: &str) -> Result<String, CallError> {

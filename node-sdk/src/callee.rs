@@ -33,7 +33,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Broken packets after which a connection is cut; what follows is not likely to be better.
 const MAX_STRIKES: u32 = 3;
 /// Packets that are begun before other connections have their turn.
-const FRAMES_PER_TURN: usize = 256;
+const FRAMES_PER_TURN: usize = 32;
 
 /// What one caller has us do.
 struct Connection<'a> {

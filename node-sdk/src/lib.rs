@@ -39,6 +39,7 @@ mod peers;
 mod respond;
 mod retry;
 mod router;
+mod scratch;
 mod server;
 mod service;
 mod table;

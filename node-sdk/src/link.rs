@@ -27,6 +27,8 @@ const LIMITS: Limits = Limits { max_calls: 10_000, max_queued_bytes: 16 << 20, m
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Answers given to those who wait before these have their turn: client and server then work at the same time.
+const ANSWERS_PER_TURN: usize = 32;
 /// Reads and writes of one connection before other tasks have their turn.
 const TURNS: u32 = 8;
 
@@ -199,6 +201,7 @@ impl Link {
             stalled_since: None,
             strange: Throttle::default(),
             answers: Vec::new(),
+            more: false,
         };
         let reason = poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await;
         debug!(node = %self.address, reason, "connection to node ended");
@@ -223,7 +226,7 @@ impl Link {
                 if now >= give_up {
                     return Poll::Ready(None);
                 }
-                let due = self.pass_time(now).map_or(give_up, |due| due.min(give_up));
+                let due = self.pass_time(now).0.map_or(give_up, |due| due.min(give_up));
                 if self.sleep_until(context, timer.as_mut(), due).is_pending() {
                     return Poll::Pending;
                 }
@@ -246,15 +249,15 @@ impl Link {
                 Ok(writing) => writing,
                 Err(reason) => return Poll::Ready(reason),
             };
-            let reading = match socket.stream.poll_read_ready(context) {
-                Poll::Ready(Ok(())) => match self.read(socket) {
-                    Ok(()) => true,
-                    Err(reason) => return Poll::Ready(reason),
-                },
-                Poll::Ready(Err(_broken)) => return Poll::Ready("broken"),
-                Poll::Pending => false,
-            };
-            if writing || reading {
+            let readable = socket.more || socket.stream.poll_read_ready(context).is_ready();
+            if readable && let Err(reason) = self.read(socket) {
+                return Poll::Ready(reason);
+            }
+            if socket.more {
+                // Those who have their answers may call again meanwhile, and the node begins with that.
+                break;
+            }
+            if writing || readable {
                 continue;
             }
             let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
@@ -262,8 +265,12 @@ impl Link {
                 warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
                 return Poll::Ready("stalled");
             }
-            let due = self.pass_time(now).into_iter().chain(stalls).min();
-            match due {
+            let (due, expired) = self.pass_time(now);
+            if expired {
+                // The node is to be told.
+                continue;
+            }
+            match due.into_iter().chain(stalls).min() {
                 Some(due) if self.sleep_until(context, timer.as_mut(), due).is_ready() => {}
                 _ => return Poll::Pending,
             }
@@ -272,18 +279,19 @@ impl Link {
         Poll::Pending
     }
 
-    /// Ends calls whose time is over, and tells when there is more to do.
-    fn pass_time(&self, now: Instant) -> Option<Instant> {
+    /// Ends calls whose time is over. Tells when there is more to do, and whether there were any.
+    fn pass_time(&self, now: Instant) -> (Option<Instant>, bool) {
         let mut shared = self.lock();
-        let due = shared.calls.next_due()?;
-        if due > now.into_std() {
-            return Some(Instant::from_std(due));
+        let due = shared.calls.next_due().map(Instant::from_std);
+        if due.is_none_or(|due| due > now) {
+            return (due, false);
         }
         let wakers = shared.calls.expire(now.into_std());
-        let due = shared.calls.next_due();
+        let due = shared.calls.next_due().map(Instant::from_std);
         drop(shared);
+        let expired = !wakers.is_empty();
         wakers.into_iter().for_each(std::task::Waker::wake);
-        due.map(Instant::from_std)
+        (due, expired)
     }
 
     /// Calls come and end all the time, and the earliest deadline hardly ever changes: the timer is only moved forward when it
@@ -331,13 +339,21 @@ impl Link {
 
     /// Reads once, and gives each answer to whoever waits for it.
     fn read(&self, socket: &mut Socket) -> Result<(), &'static str> {
-        match socket.reader.fill(&socket.stream) {
-            Ok(true) => {}
-            Ok(false) => return Err("closed by the node"),
-            Err(_broken) => return Err("broken"),
+        if !socket.more {
+            match socket.reader.fill(&socket.stream) {
+                Ok(true) => {}
+                Ok(false) => return Err("closed by the node"),
+                Err(_broken) => return Err("broken"),
+            }
         }
+        socket.more = false;
         loop {
             match socket.reader.next_frame() {
+                Ok(Some(frame)) if socket.answers.len() + 1 == ANSWERS_PER_TURN => {
+                    socket.answers.push(frame);
+                    socket.more = true;
+                    break;
+                }
                 Ok(Some(frame)) => socket.answers.push(frame),
                 Ok(None) => break,
                 Err(too_large) => {
@@ -394,8 +410,10 @@ struct Socket {
     unsent: BytesMut,
     stalled_since: Option<Instant>,
     strange: Throttle,
-    /// Of one read; kept for its room.
+    /// Of one turn; kept for its room.
     answers: Vec<Bytes>,
+    /// What was read may hold more.
+    more: bool,
 }
 
 /// Fails all calls of a link when its connection ends, however it ends.

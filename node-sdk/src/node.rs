@@ -209,8 +209,13 @@ impl NodeBuilder {
     }
 
     /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second of a type replaces the first.
-    pub fn state<T: Send + Sync + 'static>(mut self, state: T) -> Self {
-        self.states.insert(Arc::new(state));
+    pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
+        self.state_of(Arc::new(state))
+    }
+
+    /// As [`state`](Self::state), for a value that others have too.
+    pub fn state_of<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
+        self.states.insert(state);
         self
     }
 

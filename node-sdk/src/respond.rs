@@ -1,9 +1,9 @@
 //! What a handler can give as a result.
 
-use std::io;
-
-use bytes::{BufMut, BytesMut};
+use bytes::BytesMut;
 use serde::Serialize;
+
+use crate::scratch::with_scratch;
 
 /// A result with its status: anything that has a JSON form is one with 200.
 #[diagnostic::on_unimplemented(
@@ -17,11 +17,11 @@ pub trait Respond: Send {
         200
     }
 
-    /// Writes the result as JSON.
+    /// Appends the result as JSON text.
     ///
     /// # Errors
     /// When it has no JSON form.
-    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error>;
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
 }
 
 /// 201: something new is there.
@@ -37,7 +37,7 @@ pub struct Accepted<T>(pub T);
 pub struct NoContent;
 
 impl<T: Serialize + Send> Respond for T {
-    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         serde_json::to_writer(out, self)
     }
 }
@@ -47,7 +47,7 @@ impl<T: Serialize + Send> Respond for Created<T> {
         201
     }
 
-    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         serde_json::to_writer(out, &self.0)
     }
 }
@@ -57,7 +57,7 @@ impl<T: Serialize + Send> Respond for Accepted<T> {
         202
     }
 
-    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         serde_json::to_writer(out, &self.0)
     }
 }
@@ -67,12 +67,17 @@ impl Respond for NoContent {
         204
     }
 
-    fn write(&self, out: &mut dyn io::Write) -> Result<(), serde_json::Error> {
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         serde_json::to_writer(out, &())
     }
 }
 
 /// Appends the result as JSON text.
 pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), serde_json::Error> {
-    result.write(&mut out.writer())
+    // Results are written in many small pieces, for which a plain vector is best.
+    with_scratch(|scratch| {
+        result.write(scratch)?;
+        out.extend_from_slice(scratch);
+        Ok(())
+    })
 }

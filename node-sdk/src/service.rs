@@ -123,7 +123,7 @@ impl Service {
             surroundings: &self.surroundings,
         };
         // A panic while arguments are taken must cost this call only, like one in the handler.
-        let begin = || context.enter(|| offer.handler.begin(&call));
+        let begin = || offer.handler.begin(&call);
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
         Begun { to, context, running, _permit: permit }

@@ -1,0 +1,437 @@
+//! What a handler can ask for and give, and what callers can ask of a call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use node_sdk::{
+    Accepted, Balance, CallError, Caller, Created, Deadline, NoContent, Node, NodeBuilder, Params, Path, Peers,
+    RawParams, ServiceError, State, Trace,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer, eventually};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+type Answer<T> = Result<T, ServiceError>;
+
+/// A node, and another one that calls it.
+async fn pair(node: NodeBuilder) -> (Cluster, Node, Node) {
+    let cluster = Cluster::start();
+    let callee = cluster.node(node).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+    (cluster, callee, caller)
+}
+
+#[tokio::test]
+async fn a_handler_asks_for_what_it_needs() {
+    #[derive(Deserialize)]
+    struct Named {
+        id: u64,
+        tag: String,
+    }
+    async fn by_order(Path((id, tag)): Path<(u64, String)>) -> Answer<String> {
+        Ok(format!("{id} {tag}"))
+    }
+    async fn by_name(Path(Named { id, tag }): Path<Named>) -> Answer<String> {
+        Ok(format!("{id} {tag}"))
+    }
+    async fn raw(RawParams(text): RawParams) -> Answer<String> {
+        Ok(text)
+    }
+    async fn left(deadline: Deadline) -> Answer<bool> {
+        Ok(deadline.left().is_some_and(|left| left <= Duration::from_secs(1) && left > Duration::from_millis(500)))
+    }
+    async fn caller(caller: Caller) -> Answer<(Option<String>, bool)> {
+        Ok((caller.name().map(str::to_owned), caller.address().ip().is_loopback() && caller.instance().is_some()))
+    }
+    let node = Node::builder("callee")
+        .route("GET/order/{id}/{tag}", by_order)
+        .route("GET/name/{id}/{tag}", by_name)
+        .route("GET/raw", raw)
+        .route("GET/left", left)
+        .route("GET/caller", caller);
+    let (_cluster, _callee, caller) = pair(node).await;
+    let peers = caller.peers();
+    for url in ["GET/order/7/%ED%95%9C", "GET/name/7/%ED%95%9C"] {
+        assert_eq!(peers.call::<String>(url, &()).await.unwrap(), "7 한", "{url}");
+    }
+    let refused = peers.call::<String>("GET/order/seven/x", &()).await.unwrap_err().to_string();
+    assert!(refused.contains("400 bad_path: member `id`"), "{refused}");
+    assert_eq!(peers.call::<String>("GET/raw", &json!({ "a": [1] })).await.unwrap(), r#"{"a":[1]}"#);
+    assert!(peers.call::<bool>("GET/left", &()).within(Duration::from_secs(1)).await.unwrap());
+    let who: (Option<String>, bool) = peers.call("GET/caller", &()).await.unwrap();
+    assert_eq!(who, (Some("caller".to_owned()), true));
+}
+
+#[tokio::test]
+async fn a_result_has_a_status() {
+    async fn created() -> Answer<Created<u8>> {
+        Ok(Created(1))
+    }
+    async fn accepted() -> Answer<Accepted<&'static str>> {
+        Ok(Accepted("soon"))
+    }
+    async fn nothing() -> Answer<NoContent> {
+        Ok(NoContent)
+    }
+    async fn busy() -> Answer<()> {
+        Err(ServiceError::new(503, "busy", "come back").retry_after(Duration::from_secs(2)))
+    }
+    let node = Node::builder("callee")
+        .route("POST/created", created)
+        .route("POST/accepted", accepted)
+        .route("DELETE/it", nothing)
+        .route("GET/busy", busy);
+    let (_cluster, _callee, caller) = pair(node).await;
+    let peers = caller.peers();
+    for (method, path, status, body) in
+        [("POST", "/created", 201, "1"), ("POST", "/accepted", 202, "\"soon\""), ("DELETE", "/it", 204, "null")]
+    {
+        let raw = peers.call_raw(method, path, "{}").await.unwrap();
+        let answer = raw.read().unwrap();
+        assert_eq!((answer.status, answer.body.map_or("null", |body| body.get())), (status, body), "{path}");
+    }
+    assert_eq!(peers.call::<u8>("POST/created", &()).await.unwrap(), 1);
+    peers.call::<()>("DELETE/it", &()).await.unwrap();
+    let CallError::Refused { status: 503, retry_after, .. } = peers.call::<()>("GET/busy", &()).await.unwrap_err()
+    else {
+        panic!("it is refused")
+    };
+    assert_eq!(retry_after, Some(Duration::from_secs(2)));
+}
+
+#[tokio::test]
+async fn calls_made_for_a_call_have_its_deadline_and_trace() {
+    async fn deep(deadline: Deadline, trace: Trace) -> Answer<(u128, String)> {
+        Ok((deadline.left().unwrap_or_default().as_millis(), trace.id().to_owned()))
+    }
+    // It would give it a minute; and the spawned task goes on for the same call.
+    async fn middle(peers: Peers) -> Answer<(u128, String)> {
+        let spawned = node_sdk::spawn(async move {
+            peers.call::<(u128, String)>("GET/deep", &()).within(Duration::from_secs(60)).await
+        });
+        Ok(spawned.await.map_err(|_| ServiceError::internal("lost"))??)
+    }
+    let cluster = Cluster::start();
+    let _deep = cluster.node(Node::builder("deep").route("GET/deep", deep)).await;
+    let middle = cluster.node(Node::builder("middle").route("GET/middle", middle)).await;
+    middle.peers().wait_for(&["GET/deep"]).await;
+    let mut caller = Peer::connect(middle.address()).await;
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let meta = json!({ "d": 2000, "tp": traceparent });
+    caller.send_packet(&json!({ "uri": "/middle", "method": "GET", "key": 1, "params": {}, "$": meta })).await;
+    let answer = caller.next().await.unwrap();
+    let (left, seen): (u128, String) = serde_json::from_value(answer["params"].clone()).unwrap();
+    assert!((1000..=2000).contains(&left), "{left} ms");
+    assert_eq!(seen, trace);
+}
+
+#[tokio::test]
+async fn expired_work_is_not_begun() {
+    static BEGUN: AtomicUsize = AtomicUsize::new(0);
+    async fn count() -> Answer<usize> {
+        Ok(BEGUN.fetch_add(1, Ordering::SeqCst))
+    }
+    let cluster = Cluster::start();
+    let node = cluster.node(Node::builder("callee").route("GET/count", count)).await;
+    let mut caller = Peer::connect(node.address()).await;
+    let call = |d| json!({ "uri": "/count", "method": "GET", "key": 1, "params": {}, "$": { "d": d } });
+    caller.send_packet(&call(0)).await;
+    let refused = caller.next().await.unwrap();
+    assert_eq!((&refused["$"]["s"], &refused["$"]["r"]), (&json!(504), &json!("deadline")));
+    assert_eq!(BEGUN.load(Ordering::SeqCst), 0);
+    caller.send_packet(&call(1000)).await;
+    assert_eq!(caller.next().await.unwrap()["params"], 0);
+}
+
+/// A handler that is at work until it is told, and knows whether it was dropped.
+#[derive(Default)]
+struct Gate {
+    open: Notify,
+    begun: AtomicUsize,
+    dropped: AtomicUsize,
+}
+
+async fn wait(gate: State<Gate>) -> Answer<&'static str> {
+    struct Dropped(State<Gate>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.dropped.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    gate.begun.fetch_add(1, Ordering::SeqCst);
+    let _dropped = Dropped(gate.clone());
+    gate.open.notified().await;
+    Ok("done")
+}
+
+fn gated(gate: &Arc<Gate>) -> NodeBuilder {
+    Node::builder("callee").state_of(Arc::clone(gate)).route("GET/wait", wait)
+}
+
+#[tokio::test]
+async fn a_call_that_is_given_up_is_taken_back() {
+    let gate = Arc::new(Gate::default());
+    let (_cluster, _callee, caller) = pair(gated(&gate)).await;
+    let dropped = || gate.dropped.load(Ordering::SeqCst);
+    // Its time is over.
+    let failed = caller.peers().call::<String>("GET/wait", &()).within(Duration::from_millis(100)).await;
+    assert!(matches!(failed, Err(CallError::Deadline { .. })));
+    eventually("the work is dropped", async || dropped() == 1).await;
+    // Its caller has gone.
+    let peers = caller.peers().clone();
+    let call = tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await });
+    eventually("it has begun", async || gate.begun.load(Ordering::SeqCst) == 2).await;
+    call.abort();
+    eventually("the work is dropped", async || dropped() == 2).await;
+}
+
+#[tokio::test]
+async fn a_route_that_is_full_says_so_and_somebody_else_is_asked() {
+    let gate = Arc::new(Gate::default());
+    let (cluster, _callee, caller) = pair(gated(&gate).at_most(2)).await;
+    let calls: Vec<_> = (0..2)
+        .map(|_| {
+            let peers = caller.peers().clone();
+            tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await })
+        })
+        .collect();
+    eventually("both are at work", async || gate.begun.load(Ordering::SeqCst) == 2).await;
+    let refused = caller.peers().call::<String>("GET/wait", &()).await;
+    let Err(CallError::Refused { status: 503, reason, retry_after: Some(_), .. }) = refused else {
+        panic!("{refused:?}")
+    };
+    assert_eq!(reason, "overloaded");
+    async fn free() -> Answer<&'static str> {
+        Ok("free")
+    }
+    let _other = cluster.node(Node::builder("other").route("GET/wait", free)).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+    for _ in 0..4 {
+        assert_eq!(caller.peers().call::<String>("GET/wait", &()).await.unwrap(), "free");
+    }
+    gate.open.notify_waiters();
+    for call in calls {
+        assert_eq!(call.await.unwrap().unwrap(), "done");
+    }
+}
+
+#[tokio::test]
+async fn what_is_one_way_is_carried_out_and_never_answered() {
+    async fn log(RawParams(line): RawParams, lines: State<std::sync::Mutex<Vec<String>>>) -> Answer<()> {
+        lines.lock().unwrap().push(line);
+        Ok(())
+    }
+    let lines = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let logs = Node::builder("logs").state_of(Arc::clone(&lines)).route("POST/logs", log).one_way();
+    let (_cluster, node, caller) = pair(logs).await;
+    caller.peers().send("POST/logs", &"from a node").await.unwrap();
+    let mut old = Peer::connect(node.address()).await;
+    old.send_packet(&json!({ "uri": "/logs", "method": "POST", "key": 7, "params": { "a": 1 } })).await;
+    let mut new = Peer::connect(node.address()).await;
+    new.send_packet(&json!({ "uri": "/logs", "method": "POST", "key": 7, "params": 1, "$": {} })).await;
+    eventually("all are there", async || lines.lock().unwrap().len() == 3).await;
+    for peer in [&mut old, &mut new] {
+        peer.send_packet(&json!({ "uri": "/none", "method": "GET", "key": 8, "params": {} })).await;
+        assert_eq!(peer.next().await.unwrap()["key"], 8, "the line was not answered");
+    }
+    assert!(matches!(caller.peers().send("POST/nowhere", &()).await, Err(CallError::NoRoute { .. })));
+}
+
+async fn number(number: State<usize>) -> Answer<usize> {
+    Ok(*number)
+}
+
+/// So many providers that tell their numbers.
+async fn providers(cluster: &Cluster, count: usize, with: impl Fn(usize, NodeBuilder) -> NodeBuilder) -> Vec<Node> {
+    let mut nodes = Vec::new();
+    for at in 0..count {
+        let node = with(at, Node::builder("n").state(at).route("GET/n", number));
+        nodes.push(cluster.node(node).await);
+    }
+    nodes
+}
+
+async fn connected(caller: &Node, count: usize) {
+    eventually("all have been called", async || {
+        caller.peers().gather::<usize>("GET/n", &()).await.iter().filter(|(_, answer)| answer.is_ok()).count() == count
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
+    let cluster = Cluster::start();
+    let nodes = providers(&cluster, 3, |_, node| node).await;
+    let callers = [cluster.node(Node::builder("a")).await, cluster.node(Node::builder("b")).await];
+    for caller in &callers {
+        caller.peers().wait_until(|nodes| nodes.len() == 5).await;
+        connected(caller, 3).await;
+    }
+    let mut all: Vec<_> = callers[0].peers().gather::<usize>("GET/n", &()).await;
+    all.sort_by_key(|(address, _)| nodes.iter().position(|node| node.address() == *address));
+    assert_eq!(all.into_iter().map(|(_, answer)| answer.unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
+    // By its id.
+    let listed = callers[0].peers().nodes();
+    let id_of = |node: &Node| {
+        let listed = listed.iter().find(|listed| listed.port == node.address().port()).unwrap();
+        listed.advert.as_ref().unwrap().id.clone().unwrap()
+    };
+    for (at, node) in nodes.iter().enumerate() {
+        let call = callers[0].peers().call::<usize>("GET/n", &());
+        assert_eq!(call.on(&id_of(node)).await.unwrap(), at);
+    }
+    assert!(callers[0].peers().call::<usize>("GET/n", &()).on("nobody").await.is_err());
+    // By a key: everybody agrees where it belongs, and keys belong to all of them.
+    let mut owners = [0; 3];
+    for key in 0..60 {
+        let key = format!("member {key}");
+        let mut seen = Vec::new();
+        for caller in &callers {
+            seen.push(caller.peers().call::<usize>("GET/n", &()).key(&key).await.unwrap());
+        }
+        assert_eq!(seen[0], seen[1], "{key}");
+        owners[seen[0]] += 1;
+    }
+    assert!(owners.iter().all(|keys| *keys > 5), "{owners:?}");
+}
+
+#[tokio::test]
+async fn a_near_provider_is_preferred_and_a_far_one_better_than_none() {
+    let cluster = Cluster::start();
+    let zone = |at| if at == 1 { "near" } else { "far" };
+    let mut nodes = providers(&cluster, 3, |at, node| node.zone(zone(at))).await;
+    let caller = cluster.node(Node::builder("caller").zone("near")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 4).await;
+    connected(&caller, 3).await;
+    for _ in 0..20 {
+        assert_eq!(caller.peers().call::<usize>("GET/n", &()).await.unwrap(), 1);
+    }
+    drop(nodes.remove(1));
+    for _ in 0..20 {
+        assert_ne!(caller.peers().call::<usize>("GET/n", &()).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_slow_provider_gets_few_calls() {
+    async fn maybe_slow(number: State<usize>, calls: State<AtomicUsize>) -> Answer<usize> {
+        calls.fetch_add(1, Ordering::SeqCst);
+        if *number == 0 {
+            sleep(Duration::from_millis(30)).await;
+        }
+        Ok(*number)
+    }
+    let cluster = Cluster::start();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let mut nodes = Vec::new();
+    for number in 0..4_usize {
+        let mut node = Node::builder("n").state(number);
+        node = if number == 0 { node.state_of(Arc::clone(&calls)) } else { node.state(AtomicUsize::new(0)) };
+        nodes.push(cluster.node(node.route("GET/n", maybe_slow)).await);
+    }
+    for (balance, share) in [(Balance::RoundRobin, 90..=110), (Balance::LeastCost, 0..=30)] {
+        let caller = cluster.node(Node::builder("caller").balance(balance)).await;
+        caller.peers().wait_for(&["GET/n"]).await;
+        caller.peers().wait_until(|nodes| nodes.iter().filter(|node| node.name == "n").count() == 4).await;
+        connected(&caller, 4).await;
+        calls.store(0, Ordering::SeqCst);
+        for _ in 0..400 {
+            caller.peers().call::<usize>("GET/n", &()).await.unwrap();
+        }
+        let slow = calls.load(Ordering::SeqCst);
+        assert!(share.contains(&slow), "{balance:?}: {slow} of 400 calls");
+    }
+}
+
+#[tokio::test]
+async fn a_node_calls_itself_without_a_socket() {
+    async fn ask(peers: Peers) -> Answer<(usize, String)> {
+        let own = peers.call("GET/own", &json!({ "n": 7 })).await?;
+        let refused = peers.call::<()>("GET/refuses", &()).await.unwrap_err();
+        Ok((own, refused.to_string()))
+    }
+    #[derive(Deserialize)]
+    struct N {
+        n: usize,
+    }
+    async fn own(Params(N { n }): Params<N>) -> Answer<usize> {
+        Ok(n)
+    }
+    async fn refuses() -> Answer<()> {
+        Err(ServiceError::conflict("taken", "it is taken"))
+    }
+    // There is no Distributor, so it is in nobody's list.
+    let distributor = Listener::bind().await;
+    let node = Node::builder("alone")
+        .distributor(format!("127.0.0.1:{}", distributor.port()))
+        .route("GET/ask", ask)
+        .route("GET/own", own)
+        .route("GET/refuses", refuses)
+        .start()
+        .await
+        .unwrap();
+    let seen: (usize, String) = node.peers().call("GET/ask", &()).await.unwrap();
+    assert_eq!(seen, (7, "409 taken: it is taken".to_owned()));
+    let begin = Instant::now();
+    assert!(matches!(node.peers().call::<()>("GET/none", &()).await, Err(CallError::NoRoute { .. })));
+    assert!(begin.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn settings_of_a_route_need_one() {
+    for (node, text) in [
+        (Node::builder("n").at_most(3), "at_most is said of the route before it, and there is none"),
+        (Node::builder("n").one_way(), "write .route(…).one_way(…)"),
+    ] {
+        let error = node.start().await.map(drop).unwrap_err().to_string();
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
+    // It takes each call and dies of it.
+    let mortal = Listener::bind().await;
+    let cluster = Cluster::start();
+    let mut registered = cluster.peer().await;
+    let advert =
+        json!({ "port": mortal.port(), "name": "mortal", "urls": ["GET/n", "POST/n"], "$": { "v": 2, "id": "m" } });
+    registered.register_with(advert).await;
+    let deaths = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&deaths);
+    let dying = tokio::spawn(async move {
+        loop {
+            let mut link = mortal.accept().await;
+            while link.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    async fn immortal() -> Answer<u8> {
+        Ok(1)
+    }
+    let _immortal = cluster.node(Node::builder("immortal").route("GET/n", immortal).route("POST/n", immortal)).await;
+    let caller = cluster.node(Node::builder("caller").balance(Balance::RoundRobin)).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+    // Idempotent calls do not notice, others say what happened.
+    eventually("it has died of some", async || {
+        assert_eq!(caller.peers().call::<u8>("GET/n", &()).await.unwrap(), 1);
+        deaths.load(Ordering::SeqCst) >= 2
+    })
+    .await;
+    eventually("a call that must not be repeated is lost", async || {
+        matches!(caller.peers().call::<Value>("POST/n", &()).await, Err(CallError::Lost { .. }))
+    })
+    .await;
+    eventually("one that says that it may be is not", async || {
+        let before = deaths.load(Ordering::SeqCst);
+        assert!(caller.peers().call::<Value>("POST/n", &()).idempotent().await.is_ok());
+        deaths.load(Ordering::SeqCst) > before
+    })
+    .await;
+    dying.abort();
+}
