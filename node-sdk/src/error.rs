@@ -8,7 +8,7 @@ use std::time::Duration;
 use protocol::RouteError;
 use thiserror::Error;
 
-/// A node that cannot start. Nothing is left running.
+/// A node that cannot start, or could not end in order. Nothing is left running.
 #[derive(Debug, Error)]
 pub enum StartError {
     /// A route is not written as it should be.
@@ -43,6 +43,12 @@ pub enum StartError {
     /// A setting of a route that stands before any route.
     #[error("{0} is said of the route before it, and there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
+    /// The node has served, and when it stopped it had to cut connections with calls in flight.
+    #[error("stopped; {connections} connections were cut while calls were in flight")]
+    Cut {
+        /// How many.
+        connections: usize,
+    },
     /// The system refuses signal handlers.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),

@@ -28,6 +28,7 @@ use crate::table::Balance;
 pub struct Node {
     address: SocketAddr,
     peers: Peers,
+    needs: Vec<String>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
 }
@@ -102,6 +103,15 @@ impl Node {
         self.peers.visible(percent, within).await
     }
 
+    /// Completes when there is a provider of everything that the builder's [`needs`](NodeBuilder::needs) name, at once if they
+    /// name nothing. Cancel safe.
+    pub async fn ready(&self) {
+        let is_there = |need: &String, nodes: &[protocol::Node]| {
+            nodes.iter().any(|node| node.name == *need || node.routes.iter().any(|route| route.as_str() == need))
+        };
+        self.peers.wait_until(|nodes| self.needs.iter().all(|need| is_there(need, nodes))).await;
+    }
+
     /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight finish for up to 10 s more, and
     /// returns how many connections were cut while calls were in flight. Dropping the future stops at once.
     pub async fn stop(mut self) -> usize {
@@ -113,6 +123,16 @@ impl Node {
             info!("stopped");
         }
         cut
+    }
+}
+
+impl Node {
+    /// Stops, and tells whether anything was cut.
+    async fn end(self) -> Result<(), StartError> {
+        match self.stop().await {
+            0 => Ok(()),
+            connections => Err(StartError::Cut { connections }),
+        }
     }
 }
 
@@ -162,7 +182,7 @@ impl NodeBuilder {
     }
 
     /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that this node calls. It is
-    /// told of them only, which saves traffic in a large mesh; unless set, of everybody.
+    /// told of them only, which saves traffic in a large mesh; unless set, of everybody. [`Node::ready`] waits for them.
     pub fn needs<T: Into<String>>(mut self, needs: impl IntoIterator<Item = T>) -> Self {
         self.needs = Some(needs.into_iter().map(Into::into).collect());
         self
@@ -219,16 +239,17 @@ impl NodeBuilder {
         self
     }
 
-    /// Listens, registers, and serves until SIGTERM or SIGINT; then leaves in order.
+    /// Listens, registers, and serves until SIGTERM or SIGINT; then leaves in order: nobody picks it any more, and calls in
+    /// flight finish.
     ///
     /// # Errors
-    /// [`StartError`] when the node cannot start. Once it has, nothing but a signal ends it.
+    /// [`StartError`] when the node cannot start; and [`StartError::Cut`] when calls did not finish in time, so that the exit
+    /// code of `main` tells. Once it has started, nothing but a signal ends it.
     pub async fn serve(self) -> Result<(), StartError> {
         let stop = daemon::stop_on_signals().map_err(StartError::Signals)?;
         let node = self.start().await?;
         stop.cancelled().await;
-        node.stop().await;
-        Ok(())
+        node.end().await
     }
 
     /// As [`serve`](Self::serve), and says in the log when `percent` of all version 2 nodes know that this one is there; when
@@ -258,8 +279,7 @@ impl NodeBuilder {
                 stop.cancelled().await;
             }
         }
-        node.stop().await;
-        Ok(())
+        node.end().await
     }
 
     /// Listens and begins to register; the node runs until it is stopped or dropped. A Distributor that is not there yet
@@ -297,13 +317,14 @@ impl NodeBuilder {
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
+        let needed = needs.clone().unwrap_or_default();
         let identity = Identity { name, port: address.port(), routes, advert, needs, cache, balance };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let service = Arc::new(Service { router, surroundings, local_queues: LocalQueues::start() });
         peers.serve_own(&service);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, leaving, server })
+        Ok(Node { address, peers, needs: needed, leaving, server })
     }
 }
 

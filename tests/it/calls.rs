@@ -10,7 +10,7 @@ use node_sdk::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, eventually};
+use tests::{Cluster, Listener, Peer, Process, eventually};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -434,4 +434,47 @@ async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
     })
     .await;
     dying.abort();
+}
+
+#[tokio::test]
+async fn the_exit_code_says_whether_anything_was_cut() {
+    const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+    let cluster = Cluster::start();
+    let caller = cluster.node(Node::builder("caller")).await;
+    for (ms, code) in [(1000, 0), (60_000, 1)] {
+        let node = Process::start(NODE, &[&cluster.address.to_string()]);
+        caller.peers().wait_for(&["GET/slow"]).await;
+        let peers = caller.peers().clone();
+        let call = tokio::spawn(async move {
+            let params = json!({ "ms": ms });
+            peers.call::<u32>("GET/slow", &params).within(Duration::from_secs(30)).await
+        });
+        // A call is answered after those before it are begun.
+        caller.peers().call::<u32>("GET/who", &()).await.unwrap();
+        assert_eq!(node.terminate().await.code(), Some(code), "a call of {ms} ms");
+        assert_eq!(call.await.unwrap().is_ok(), code == 0);
+        caller.peers().wait_until(|nodes| nodes.iter().all(|node| node.name != "who")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_node_is_ready_when_what_it_needs_is_there() {
+    let cluster = Cluster::start();
+    let node = cluster.node(Node::builder("needy").needs(["n", "GET/other"])).await;
+    let mut ready = Box::pin(node.ready());
+    let _n = providers(&cluster, 1, |_, node| node).await;
+    node.peers().wait_for(&["GET/n"]).await;
+    assert!(done_already(&mut ready).is_none(), "one of two");
+    let _other = cluster.node(Node::builder("x").state(7_usize).route("GET/other", number)).await;
+    ready.await;
+    assert_eq!(node.peers().nodes().len(), 2, "and of nothing else was it told");
+}
+
+/// What a future gives if it is done already.
+fn done_already<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::Pin::new(future).poll(&mut context) {
+        std::task::Poll::Ready(output) => Some(output),
+        std::task::Poll::Pending => None,
+    }
 }
