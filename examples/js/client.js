@@ -1,12 +1,10 @@
 #!/usr/bin/env node
 'use strict';
 
-// A client in plain Node.js: asks the Distributor who offers a url, then calls
-// that service directly.
+// A client in plain Node.js: asks the Distributor who offers a url, then calls that service directly.
 
-const net = require('node:net');
 const { parseArgs } = require('node:util');
-const { encode, PacketReader, isObject, parseAddress, explain } = require('./packets');
+const { Client, OLD_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
 
 const HELP = `Calls a service and prints its answer.
 
@@ -21,8 +19,6 @@ Example: node client.js GET/hello '{"name":"홍길동"}'
 Exit code: 0 answered; 1 failed, or the service answered with an error; 2 wrong use.
 `;
 
-const CONNECT_MS = 1000; // a dead provider must not use up the time of the next one
-const OLD_PEER_LIMIT = 65536; // an old service breaks on a packet that takes two reads
 const KEY = 1; // one call on a connection of our own
 
 const { url, method, uri, params, distributor, timeout } = readArguments();
@@ -33,11 +29,12 @@ for (const signal of ['SIGINT', 'SIGTERM']) process.on(signal, () => fail('stopp
 main().catch((error) => fail(error.message));
 
 async function main() {
-  const nodes = await fetchList();
-  const providers = nodes.filter((node) => isObject(node) && Array.isArray(node.urls) && node.urls.includes(url));
+  const nodes = (await fetchList()).filter((node) => isObject(node) && Array.isArray(node.urls));
+  const providers = nodes.filter((node) => node.urls.includes(url));
   if (providers.length === 0) {
-    const offered = new Set(nodes.flatMap((node) => (isObject(node) && Array.isArray(node.urls) ? node.urls : [])));
-    throw new Error(`nobody offers ${url}; offered are: ${[...offered].sort().join(', ') || 'no urls at all'}`);
+    const offered = new Set(nodes.flatMap((node) => node.urls));
+    const list = [...offered].sort().join(', ') || 'no urls at all';
+    throw new Error(`nobody offers ${url}; offered are: ${list}`);
   }
   // A random start shares the work among the providers.
   const first = Math.floor(Math.random() * providers.length);
@@ -56,22 +53,25 @@ async function main() {
 function fetchList() {
   const where = `distributor ${distributor.host}:${distributor.port}`;
   return new Promise((resolve, reject) => {
-    const link = net.connect(distributor, () => { stage = 'waiting for the list of the distributor'; });
-    const reader = new PacketReader((packet) => {
-      if (!isObject(packet) || packet.uri !== '/distributes' || !Array.isArray(packet.params)) return;
-      resolve(packet.params);
-      link.destroy();
-    });
-    link.on('data', (chunk) => reader.push(chunk));
-    link.on('error', (error) => reject(new Error(`no connection to ${where}: ${explain(error)}`)));
-    link.on('close', () => reject(new Error(`the ${where} closed the connection without a list`)));
+    const link = new Client(
+      distributor.host,
+      distributor.port,
+      () => { stage = 'waiting for the list of the distributor'; },
+      (_, packet) => {
+        if (packet?.uri !== '/distributes' || !Array.isArray(packet.params)) return;
+        resolve(packet.params);
+        link.end();
+      },
+      () => reject(new Error(`the ${where} closed the connection without a list`)),
+      (_, error) => reject(new Error(`no connection to ${where}: ${explain(error)}`)),
+    );
+    link.connect();
   });
 }
 
 // The answer, or undefined if the call could not be sent.
 function call(node) {
-  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short
-  // form also works where there is no IPv6.
+  // IPv4 peers of a dual-stack listener are spelled ::ffff:a.b.c.d; the short form also works without IPv6.
   const host = String(node.host).replace(/^::ffff:(?=\d+\.)/i, '');
   const port = Number(node.port); // some nodes register it as a string
   const where = `${node.name} at ${host}:${port}`;
@@ -79,38 +79,37 @@ function call(node) {
   if (!(port >= 1 && port <= 65535)) return skip('not a port');
 
   // Both places for the key: families of services differ in where they look.
-  const request = encode({ uri, method, key: KEY, params: { ...params, key: KEY } });
-  const old = !isObject(node.$); // who shows no `$` may be an old service
-  if (old && request.length > OLD_PEER_LIMIT) return skip(`${request.length} bytes are too much for an old service`);
+  const request = { uri, method, key: KEY, params: { ...params, key: KEY } };
+  const { length } = encode(request);
+  const isOld = !isObject(node.$);
+  if (isOld && length > OLD_READ_BYTES) return skip(`${length} bytes are too much for an old service`);
 
   return new Promise((resolve, reject) => {
     let sent = false;
-    stage = `connecting to ${where}`;
-    const socket = net.connect({ host, port }, () => {
-      clearTimeout(slow);
-      sent = true;
-      stage = `waiting for ${where}`;
-      socket.write(request);
-    });
-    const slow = setTimeout(() => socket.destroy(new Error('no connection in time')), CONNECT_MS);
     let cause = 'it closed the connection';
-    const finish = (answer) => {
-      resolve(answer);
-      socket.destroy();
-    };
-    const reader = new PacketReader((packet) => {
-      // A bare null is how old services say that they do not know the method.
-      if (packet === null) finish(null);
-      else if (isObject(packet) && String(packet.key) === String(KEY)) finish(packet);
-    }, (reason) => console.error(`${where}: dropped: ${reason}`));
-    socket.on('data', (chunk) => reader.push(chunk));
-    socket.on('error', (error) => { cause = explain(error); });
-    socket.on('close', () => {
-      clearTimeout(slow);
-      // Once sent, a second try could do the work twice.
-      if (sent) reject(new Error(`${where} gave no answer: ${cause}`));
-      else resolve(skip(cause));
-    });
+    stage = `connecting to ${where}`;
+    const link = new Client(
+      host,
+      port,
+      () => {
+        sent = true;
+        stage = `waiting for ${where}`;
+        link.write(request);
+      },
+      (_, packet) => {
+        // A bare null is how old services say that they do not know the method.
+        if (packet !== null && String(packet.key) !== String(KEY)) return;
+        resolve(packet);
+        link.end();
+      },
+      () => {
+        // Once sent, a second try could do the work twice.
+        if (sent) reject(new Error(`${where} gave no answer: ${cause}`));
+        else resolve(skip(cause));
+      },
+      (_, error) => { cause = explain(error); },
+    );
+    link.connect();
   });
 }
 
@@ -135,8 +134,10 @@ function readArguments() {
     }
     const [target, json = '{}', ...more] = positionals;
     const [, verb, path] = /^([A-Za-z]+)(\/.*)$/.exec(target || '') || [];
-    if (!verb || more.length > 0) throw new Error('give one url such as GET/hello, and params as one JSON text');
-    if (!/^\d{1,9}$/.test(values.timeout) || Number(values.timeout) === 0) throw new Error('--timeout must be a number of milliseconds');
+    if (!verb || more.length > 0) throw new Error('give one url like GET/hello, and params as one JSON text');
+    if (!/^\d{1,9}$/.test(values.timeout) || Number(values.timeout) === 0) {
+      throw new Error('--timeout must be a number of milliseconds');
+    }
     let given;
     try {
       given = JSON.parse(json);
@@ -144,7 +145,7 @@ function readArguments() {
       throw new Error(`params are not JSON: ${error.message}`);
     }
     if (!isObject(given)) throw new Error('params must be a JSON object, such as {"name":"..."}');
-    if (Object.hasOwn(given, 'key')) throw new Error('params must not have a member "key": the protocol needs that name');
+    if (Object.hasOwn(given, 'key')) throw new Error('params must not have a member "key": it would be lost');
     return {
       url: verb.toUpperCase() + path,
       method: verb.toUpperCase(),

@@ -1,75 +1,83 @@
 'use strict';
 
-// Framing: a packet is one JSON value in UTF-8, followed by `¶` (bytes C2 B6).
+// What goes over the wire, without sockets: frames, JSON as it came, keys, sums.
 
-const DELIMITER = Buffer.from('¶');
-const FRAME_LIMIT = 8 * 1024 * 1024;
-const utf8 = new TextDecoder('utf-8', { fatal: true });
+const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
+const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer: what every node takes
+const BLANK = /^[ \t\r\n]*$/; // people type line ends between packets
+const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
-// JSON can hold a `¶` only inside a string, where `\u00b6` means the same, so
-// the delimiter never stands inside a packet.
-function encode(packet) {
-  return Buffer.from(JSON.stringify(packet).replaceAll('¶', '\\u00b6') + '¶');
+// JSON can hold a `¶` only inside a string, where `\u00b6` means the same.
+function seal(text) {
+  return Buffer.from(`${text.replaceAll('¶', '\\u00b6')}¶`);
 }
 
-// Cuts a stream of bytes into packets. Bytes stay bytes until a packet is
-// whole: a read may end in the middle of a character or of the delimiter.
-// onBad(reason) is told of each frame that was dropped; reading goes on.
+function encode(packet) {
+  return seal(JSON.stringify(packet));
+}
+
+// Cuts what an old writer wrote into packets: a `¶` inside of a string is text that it forgot to escape.
+function cut(text) {
+  const first = text.indexOf('¶');
+  if (first === text.length - 1 && first > 0) return [text.slice(0, first)]; // as nearly all are
+  const packets = [];
+  let start = 0;
+  for (let at = 0; at < text.length; at++) {
+    if (text[at] === '"') at = endOfString(text, at);
+    else if (text[at] === '¶') {
+      packets.push(text.slice(start, at));
+      start = at + 1;
+    }
+  }
+  return [...packets, text.slice(start)].filter((packet) => !BLANK.test(packet));
+}
+
+// Cuts a stream of bytes into packets. Bytes stay bytes until a packet is whole: a read may end in the middle
+// of a character or of the delimiter. onPacket gets a packet and its text; onBad hears of each frame dropped.
 class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
-    this.onPacket = onPacket;
-    this.onBad = onBad;
-    this.limit = limit;
+    Object.assign(this, { onPacket, onBad, limit });
     this.buffer = Buffer.alloc(0); // may be larger than what it holds
     this.length = 0; // bytes held
     this.searched = 0; // bytes known to hold no delimiter
-    this.skipping = false; // inside a frame that is too long already
   }
 
+  // False once a frame is too long: the stream is of no use then.
   push(chunk) {
     this.append(chunk);
     const held = this.buffer.subarray(0, this.length);
     let start = 0;
-    let end;
-    while ((end = held.indexOf(DELIMITER, Math.max(start, this.searched))) >= 0) {
+    for (let end; (end = held.indexOf(DELIMITER, Math.max(start, this.searched))) >= 0; start = end + 2) {
+      if (end - start > this.limit) return this.tooLong();
       this.frame(held.subarray(start, end));
-      start = end + DELIMITER.length;
     }
-    this.keep(start);
-
+    if (start === this.length) this.buffer = Buffer.alloc(0); // an idle connection holds no memory
+    else if (start > 0) this.buffer.copyWithin(0, start, this.length);
+    this.length -= start;
     // The last byte may be the first half of the delimiter: look at it again.
-    const half = this.length > 0 && this.buffer[this.length - 1] === DELIMITER[0] ? 1 : 0;
-    this.searched = this.length - half;
-
+    this.searched = this.length - (this.length > 0 && this.buffer[this.length - 1] === DELIMITER[0] ? 1 : 0);
     // The limit holds before the delimiter is there, or it would be no limit.
-    if (this.skipping || this.searched > this.limit) {
-      if (!this.skipping) this.onBad(`a frame is longer than ${this.limit} bytes`);
-      this.skipping = true;
-      this.keep(this.searched);
-      this.searched = 0;
-    }
+    return this.searched > this.limit ? this.tooLong() : true;
+  }
+
+  tooLong() {
+    this.onBad(`a frame is longer than ${this.limit} bytes`);
+    return false;
   }
 
   frame(bytes) {
-    if (this.skipping) { // the end of what was refused above
-      this.skipping = false;
-      return;
-    }
-    if (bytes.length > this.limit) {
-      this.onBad(`a frame is longer than ${this.limit} bytes`);
-      return;
-    }
+    let text;
     let packet;
     try {
-      const text = utf8.decode(bytes);
-      if (text.trim() === '') return;
+      text = utf8.decode(bytes);
+      if (BLANK.test(text)) return;
       packet = JSON.parse(text);
     } catch {
       // Without the error's own words: they would copy a stranger's bytes to the log.
       this.onBad('a frame is not JSON in UTF-8');
       return;
     }
-    this.onPacket(packet); // outside the try: a fault of the caller is not a bad frame
+    this.onPacket(packet, text); // outside the try: a fault of the receiver is not a bad frame
   }
 
   append(chunk) {
@@ -83,14 +91,70 @@ class PacketReader {
     chunk.copy(this.buffer, this.length);
     this.length = needed;
   }
+}
 
-  // Drops the bytes before `start`.
-  keep(start) {
-    if (start === this.length) this.buffer = Buffer.alloc(0); // an idle link holds no memory
-    else if (start > 0) this.buffer.copyWithin(0, start, this.length);
-    this.length -= start;
-    this.searched = 0;
+// The direct parts of sound JSON as they came, because JSON.parse rounds long numbers and forgets how things
+// were spelled: texts of an array, [name, text] pairs of an object, nothing of anything else.
+function parts(text) {
+  const found = [];
+  let depth = 0;
+  let start = 0;
+  let name;
+  const end = (at) => {
+    const part = text.slice(start, at).trim();
+    if (part !== '') found.push(name === undefined ? part : [name, part]);
+    start = at + 1;
+  };
+  for (let at = 0; at < text.length; at++) {
+    const char = text[at];
+    if (char === '"') at = endOfString(text, at);
+    else if (char === '{' || char === '[') {
+      if (++depth === 1) start = at + 1;
+    } else if (char === '}' || char === ']') {
+      if (--depth === 0) end(at);
+    } else if (depth === 1 && char === ',') end(at);
+    else if (depth === 1 && char === ':') {
+      name = JSON.parse(text.slice(start, at));
+      start = at + 1;
+    }
   }
+  return found;
+}
+
+function endOfString(text, begin) {
+  let at = begin + 1;
+  while (at < text.length && text[at] !== '"') at += text[at] === '\\' ? 2 : 1;
+  return at;
+}
+
+// JSON text of an object from [name, text] pairs.
+function join(members) {
+  return `{${members.map(([name, text]) => `${JSON.stringify(name)}:${text}`).join()}}`;
+}
+
+// The text of a call's key, at top level or else inside params; undefined when it has none.
+function keyOf(members) {
+  const params = members.get('params') ?? '';
+  const inside = params.startsWith('{') ? new Map(parts(params)).get('key') : undefined;
+  return [members.get('key'), inside].find((key) => /^["\d-]/.test(key ?? ''));
+}
+
+// A key as old code can hold it: a number that JavaScript would change is shown as its digits.
+function shownKey(text) {
+  const key = JSON.parse(text);
+  return typeof key === 'number' && String(key) !== text ? text : key;
+}
+
+const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, byte) => {
+  for (let bit = 0; bit < 8; bit++) byte = (byte >>> 1) ^ (byte & 1 ? 0xedb88320 : 0);
+  return byte;
+});
+
+// As in zlib; not every Node.js that this should run on has that one.
+function crc32(bytes) {
+  let crc = -1;
+  for (let at = 0; at < bytes.length; at++) crc = (crc >>> 8) ^ CRC_TABLE[(crc ^ bytes[at]) & 0xff];
+  return ~crc >>> 0;
 }
 
 function isObject(value) {
@@ -123,4 +187,7 @@ function explain(error) {
   return words[error.code] || error.message;
 }
 
-module.exports = { encode, PacketReader, isObject, parseAddress, explain, FRAME_LIMIT };
+module.exports = {
+  FRAME_LIMIT, PacketReader, crc32, cut, encode, explain, isObject, join, keyOf, parseAddress, parts, seal,
+  shownKey,
+};

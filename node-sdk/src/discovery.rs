@@ -139,6 +139,8 @@ struct Connection<'a> {
     register_at: Option<Instant>,
     report_at: Instant,
     bad: Throttle,
+    /// It has told something: whoever accepts connections need not be a Distributor that works.
+    has_told: bool,
 }
 
 impl Discovery {
@@ -159,7 +161,8 @@ impl Discovery {
                     if told_lost {
                         info!(distributor = %self.address, name = %self.identity.name, "connected");
                     }
-                    let reason = self.follow(&stream, &leave).await;
+                    let begun = Instant::now();
+                    let (reason, has_told) = self.follow(&stream, &leave).await;
                     self.peers.disconnected();
                     if leave.is_cancelled() {
                         return;
@@ -169,8 +172,11 @@ impl Discovery {
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
                     }
-                    // Everybody lost it at this moment: come back one after the other, spread over one period.
-                    RECONNECT_PERIOD.mul_f64(self.peers.rank(&self.id).unwrap_or_else(fastrand::f64))
+                    // Everybody lost it at this moment: come back one after the other, spread over one period. Whoever is first
+                    // comes back at once, but not for ever to one that closes every connection.
+                    let has_worked = has_told && begun.elapsed() >= RECONNECT_PERIOD;
+                    let slot = if has_worked { self.peers.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
+                    RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
                 }
                 failed => {
                     let error = match failed {
@@ -191,8 +197,8 @@ impl Discovery {
         }
     }
 
-    /// Registers and takes in what is told until the connection ends; says why it did.
-    async fn follow(&mut self, stream: &TcpStream, leave: &CancellationToken) -> &'static str {
+    /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
+    async fn follow(&mut self, stream: &TcpStream, leave: &CancellationToken) -> (&'static str, bool) {
         tune(stream);
         self.peers.reconnected();
         let now = Instant::now();
@@ -206,11 +212,18 @@ impl Discovery {
             register_at: None,
             report_at: now,
             bad: Throttle::default(),
+            has_told: false,
         };
         self.adverts.mark_unchanged();
         self.register(&mut connection);
+        let reason = self.follow_on(&mut connection, leave).await;
+        (reason, connection.has_told)
+    }
+
+    async fn follow_on(&mut self, connection: &mut Connection<'_>, leave: &CancellationToken) -> &'static str {
+        let stream = connection.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
-        let mut stored_at = now;
+        let mut stored_at = Instant::now();
         loop {
             if let Err(reason) = connection.write() {
                 return reason;
@@ -228,7 +241,7 @@ impl Discovery {
                         loop {
                             match reader.next_frame() {
                                 Ok(Some(frame)) if protocol::is_blank(&frame) => {}
-                                Ok(Some(frame)) => self.take(&mut connection, &frame),
+                                Ok(Some(frame)) => self.take(connection, &frame),
                                 Ok(None) => break,
                                 Err(_too_large) => return "a list larger than 16 MiB",
                             }
@@ -247,15 +260,15 @@ impl Discovery {
                     return "left";
                 }
                 _ = stream.writable(), if blocked => {}
-                Ok(()) = self.adverts.changed() => self.register(&mut connection),
+                Ok(()) = self.adverts.changed() => self.register(connection),
                 Some(wish) = self.wished.recv(), if self.waiting.len() < MAX_WISHES => {
                     self.waiting.push(wish);
-                    self.register(&mut connection);
+                    self.register(connection);
                 }
                 () = at(expiry) => {}
                 () = at(connection.register_at) => {
                     connection.register_at = None;
-                    self.register(&mut connection);
+                    self.register(connection);
                 }
                 () = at(report_at) => {
                     connection.report_at = Instant::now() + REPORT_PERIOD;
@@ -288,6 +301,7 @@ impl Discovery {
             Err(error) => return connection.complain(&error.to_string()),
         };
         connection.is_v2 |= packet.version() == Version::V2;
+        connection.has_told = true;
         let now = Instant::now();
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "GET" | "PATCH") if asks_for_copy(&packet) => {

@@ -194,17 +194,20 @@ impl InFlight {
         }
     }
 
-    /// An answer came. Gives how long it took, and whom to wake; `None` when nobody waits for it.
-    pub(crate) fn answer(&mut self, now: Instant, key: u64, frame: Bytes) -> Option<(Duration, Option<Waker>)> {
+    /// An answer came. Gives how long it took, and whom to wake.
+    ///
+    /// # Errors
+    /// Nobody waits for it.
+    pub(crate) fn answer(&mut self, now: Instant, key: u64, frame: Bytes) -> Result<(Duration, Option<Waker>), Bytes> {
         if let Outgoing::OneByOne(outgoing) = &mut self.outgoing {
             outgoing.has_read(key);
         }
-        let slot = self.slot(key)?;
+        let Some(slot) = self.slot(key) else { return Err(frame) };
         let begun = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.begun,
-            SlotState::Done(_) | SlotState::Free => return None,
+            SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
-        Some((now.saturating_duration_since(begun), self.settle(slot, Ok(frame))))
+        Ok((now.saturating_duration_since(begun), self.settle(slot, Ok(frame))))
     }
 
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,

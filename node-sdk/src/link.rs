@@ -370,23 +370,30 @@ impl Link {
                 Some((key, _)) => Some(key),
                 None => key_of(&frame, &shared.calls),
             };
-            let Some((took, waker)) = key.and_then(|key| shared.calls.answer(now, key, frame.clone())) else {
-                if key.is_some() {
-                    // Late, but it answers.
-                    self.load.trust();
-                }
-                if !protocol::is_blank(&frame)
-                    && let Some(held_back) = socket.strange.pass(now)
-                {
-                    debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
-                }
-                continue;
+            let answered = match key {
+                Some(key) => shared.calls.answer(now, key, frame),
+                None => Err(frame),
             };
-            self.load.answered(now, took);
-            if let Some(waker) = waker {
-                waker.wake();
+            match answered {
+                Ok((took, waker)) => {
+                    self.load.answered(now, took);
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                    socket.stalled_since = None;
+                }
+                Err(frame) => {
+                    if key.is_some() {
+                        // Late, but it answers.
+                        self.load.trust();
+                    }
+                    if !protocol::is_blank(&frame)
+                        && let Some(held_back) = socket.strange.pass(now)
+                    {
+                        debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
+                    }
+                }
             }
-            socket.stalled_since = None;
         }
         Ok(())
     }

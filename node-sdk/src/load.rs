@@ -109,10 +109,14 @@ impl Load {
         self.latency.load(Ordering::Relaxed) > 0
     }
 
-    /// What one more call has to expect: the lower the better.
+    /// What one more call has to expect: the lower the better. Latency counts twice, because a slow node is slow however little it
+    /// has to do, while one that has much to do gets slow, and so is found out by its latency too.
     pub(crate) fn cost(&self, now: Instant) -> u64 {
+        let in_flight = u64::from(self.in_flight());
+        // What is forgotten is forgotten for one call, which finds out.
+        let latency = if in_flight == 0 { self.latency_at(now) } else { self.latency.load(Ordering::Relaxed) };
         // A node that has not answered yet costs little, and not nothing when much waits for it.
-        (self.latency_at(now) + 1) * (u64::from(self.in_flight()) + 1)
+        (latency + 1).saturating_pow(2).saturating_mul(in_flight + 1)
     }
 
     fn latency_at(&self, now: Instant) -> u64 {
@@ -148,15 +152,18 @@ mod tests {
         let (load, at) = load();
         let answered = |ms, took| load.answered(at(ms), Duration::from_micros(took));
         answered(0, 100);
-        assert_eq!(load.cost(at(0)), 101);
+        assert_eq!(load.cost(at(0)), 101 * 101);
         answered(0, 1000);
-        assert_eq!(load.cost(at(0)), 1001);
+        assert_eq!(load.cost(at(0)), 1001 * 1001);
         answered(0, 200);
-        assert_eq!(load.cost(at(0)), 901);
-        assert_eq!((load.cost(at(1500)), load.cost(at(3000)), load.cost(at(1_000_000))), (451, 226, 1));
+        assert_eq!(load.cost(at(0)), 901 * 901);
+        for (ms, latency) in [(1500, 451), (3000, 226), (1_000_000, 1)] {
+            assert_eq!(load.cost(at(ms)), latency * latency);
+        }
         (0..3).for_each(|_| load.begin(at(0)));
         load.end();
-        assert_eq!(load.cost(at(0)), 901 * 3);
+        assert_eq!(load.cost(at(0)), 901 * 901 * 3);
+        assert_eq!(load.cost(at(1_000_000)), 901 * 901 * 3, "one call finds out");
     }
 
     #[test]

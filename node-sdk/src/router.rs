@@ -1,7 +1,6 @@
 //! Which of many routes a method and path belong to, without I/O.
 
-use std::collections::HashMap;
-
+use foldhash::{HashMap, HashMapExt};
 use protocol::{Route, Segment};
 
 /// A value per route. A path without parameters beats one with, segment by segment from the left.

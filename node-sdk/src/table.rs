@@ -14,8 +14,8 @@ use crate::router::Router;
 const MAX_SUBSET: usize = 100;
 /// Calls in flight to a node of our own zone from which one of another, if that costs less than half, is taken.
 const SPILL: u32 = 32;
-/// Differences in cost below this many microseconds say nothing, and must not spoil the turns.
-const NOISE: u64 = 500;
+/// Differences in cost below that of half a millisecond say nothing, and must not spoil the turns.
+const NOISE: u64 = 500 * 500;
 /// Most turns of a schedule for each provider; finer weights are rounded.
 const MAX_TURNS: u32 = 16;
 
@@ -55,7 +55,7 @@ pub(crate) struct Provider {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Balance {
     /// Providers take turns by weight; whose turn it is gives way to another at random that costs less: its calls in flight times
-    /// the latency of its last answers.
+    /// the square of the latency of its last answers.
     #[default]
     LeastCost,
     /// Providers take turns by weight.

@@ -301,7 +301,7 @@ async fn the_plain_javascript_example_joins_and_is_called() {
     assert_eq!(client.ended().await.code(), Some(0), "{}", client.output());
     client.line("홍길동 ¶").await;
     let gateway = cluster.gateway().await;
-    assert_eq!(Cluster::routed(gateway, "/hello").await.json()["errorcode"], 0);
+    assert_eq!(Cluster::routed(gateway, "/hello").await.json()["greeting"], "Hello, world!");
     assert_eq!(service.terminate().await.code(), Some(0));
 }
 

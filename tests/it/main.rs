@@ -4,8 +4,10 @@
 
 mod broadcast;
 mod calls;
+mod conform;
 mod framing;
 mod gateway;
+mod js;
 mod json;
 mod legacy;
 mod network;

@@ -300,6 +300,27 @@ async fn rs18_a_node_tries_calmly_while_nobody_answers() {
     assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
 }
 
+#[tokio::test]
+async fn rs18_whoever_is_first_in_the_list_tries_calmly_too() {
+    let listener = Listener::bind().await;
+    let _node = Node::builder("first").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut attempts = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(mut peer) = timeout(left, listener.accept()).await
+    {
+        attempts += 1;
+        let registration = peer.next().await.unwrap();
+        let mut entry = registration["params"].clone();
+        entry["host"] = json!("::ffff:127.0.0.1");
+        let stamp = json!({ "epoch": 5, "rev": attempts, "ids": [attempts] });
+        peer.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [entry], "$": stamp }))
+            .await;
+        peer.close();
+    }
+    assert!((2..=6).contains(&attempts), "{attempts} attempts in 6 s");
+}
+
 /// Local ports from which somebody connects to `port` and has no answer yet.
 fn unanswered(port: u16) -> Vec<u16> {
     let sockets = procfs::net::tcp().unwrap().into_iter();

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use node_sdk::{Node, Params, Peers, ServiceError};
+use node_sdk::{CallError, Node, Params, Peers, ServiceError, State};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,14 +31,21 @@ fn good() -> Good {
     Good { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() }
 }
 
-/// The node that is called: it knows the Distributor of its first argument.
-pub(crate) async fn serve(distributor: String) {
+/// The node that is called. What it works for each call, it works as a machine does that has one core.
+pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn echo(Params(good): Params<Good>) -> Result<Good, ServiceError> {
         Ok(good)
     }
-    let node = Node::builder("echo").distributor(distributor).route("GET/echo", echo).start().await.unwrap();
+    async fn work(Params(good): Params<Good>, work: State<Duration>) -> Result<Good, ServiceError> {
+        tokio::time::sleep(*work).await;
+        Ok(good)
+    }
+    let stop = daemon::stop_on_signals().unwrap();
+    let node = Node::builder("echo").distributor(distributor).state(Duration::from_micros(work_us));
+    let node = node.route("GET/echo", echo).route("GET/work", work).start().await.unwrap();
     println!("{}", node.address());
-    std::future::pending::<()>().await;
+    stop.cancelled().await;
+    node.stop().await;
 }
 
 /// The server of the floor: bytes come back as they are.
@@ -159,6 +166,109 @@ fn print(name: &str, in_flight: usize, mut rounds: Vec<Round>) {
         us(*server),
         us(*client)
     );
+}
+
+/// Calls a second while nodes die, are replaced, or are slow.
+const RATE: u64 = 5000;
+
+/// What happened to the calls of a while.
+#[derive(Debug, Default)]
+struct Tally {
+    times: Vec<Duration>,
+    errors: Vec<CallError>,
+}
+
+/// Calls at a steady rate, however long each takes, until `during` is over.
+async fn load(peers: &Peers, url: &'static str, during: impl Future<Output = ()>) -> Tally {
+    let mut during = std::pin::pin!(during);
+    let mut calls = JoinSet::new();
+    let begin = Instant::now();
+    let mut made = 0;
+    loop {
+        while made * 1_000_000 < RATE * u64::try_from(begin.elapsed().as_micros()).unwrap() {
+            made += 1;
+            let peers = peers.clone();
+            calls.spawn(async move {
+                let (begin, good) = (Instant::now(), good());
+                let answer = peers.call::<Good>(url, &good).await;
+                (begin.elapsed(), answer)
+            });
+        }
+        tokio::select! {
+            () = &mut during => break,
+            () = tokio::time::sleep(Duration::from_millis(1)) => {}
+        }
+    }
+    let mut tally = Tally::default();
+    for (time, answer) in calls.join_all().await {
+        tally.times.push(time);
+        tally.errors.extend(answer.err());
+    }
+    tally
+}
+
+fn tell(what: &str, mut tally: Tally) -> Duration {
+    let (p50, p99) = percentiles(&mut tally.times);
+    let failed = tally.errors.first().map_or_else(String::new, |error| format!(", such as: {error}"));
+    let (calls, errors) = (tally.times.len(), tally.errors.len());
+    row(
+        what,
+        &format!(
+            "{calls} calls, {errors} failed{failed}   p50 {:.2} ms, p99 {:.2} ms",
+            p50.as_secs_f64() * 1e3,
+            p99.as_secs_f64() * 1e3
+        ),
+    );
+    p99
+}
+
+/// 5000 calls a second while nodes die, are replaced, and are slow.
+pub(crate) async fn survive(restarts: usize) {
+    title(&format!("{RATE} calls a second to nodes that die, are replaced, or are slow"));
+    let distributor = Daemon::distributor(0, &[]).await;
+    let address = distributor.address.to_string();
+    let start = async |work_us: u64| Daemon::server(&["call-server", &address, &work_us.to_string()]).await;
+    let caller = Node::builder("caller").distributor(&*address).start().await.unwrap();
+    let peers = caller.peers();
+    let listed = async |count: usize| {
+        peers.wait_until(|nodes| nodes.iter().filter(|node| node.name == "echo").count() == count).await;
+        // Everybody is connected.
+        while peers.gather::<Good>("GET/echo", &good()).await.iter().any(|(_, answer)| answer.is_err()) {}
+    };
+    let second = Duration::from_secs(1);
+
+    let mut nodes = vec![start(0).await, start(0).await, start(0).await];
+    listed(3).await;
+    let victim = nodes.pop().unwrap();
+    let during = async {
+        tokio::time::sleep(2 * second).await;
+        victim.kill().await;
+        tokio::time::sleep(3 * second).await;
+    };
+    tell("kill -9 of one of three", load(peers, "GET/echo", during).await);
+
+    nodes.push(start(0).await);
+    listed(3).await;
+    let during = async {
+        for restart in 0..restarts {
+            let old = std::mem::replace(&mut nodes[restart % 3], start(0).await);
+            old.terminate().await;
+            tokio::time::sleep(second / 2).await;
+        }
+    };
+    tell(&format!("{restarts} restarts, one after the other"), load(peers, "GET/echo", during).await);
+
+    drop(nodes);
+    let mut nodes = Vec::new();
+    for _ in 0..4 {
+        nodes.push(start(2000).await);
+    }
+    listed(4).await;
+    let before = tell("four nodes of 2 ms", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
+    nodes[0] = start(20_000).await;
+    listed(4).await;
+    let after = tell("one of them ten times as slow", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
+    row("p99 of these", &format!("{:.2} × that of the four", after.as_secs_f64() / before.as_secs_f64()));
 }
 
 /// tarpc and tonic, if `peers` is built: see `tests/peers/README.md`.

@@ -90,6 +90,12 @@ impl Daemon {
         self.process().stat().unwrap().rss * procfs::page_size()
     }
 
+    /// SIGTERM, and its end.
+    pub(crate) async fn terminate(mut self) {
+        rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM).unwrap();
+        assert!(self.child.wait().await.unwrap().success(), "it ends in order");
+    }
+
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.unwrap();
     }

@@ -101,7 +101,17 @@ enum Scene {
     Calls,
     /// The node that `calls` calls.
     #[command(hide = true)]
-    CallServer { distributor: String },
+    CallServer {
+        distributor: String,
+        #[arg(default_value_t = 0)]
+        work_us: u64,
+    },
+    /// Calls to nodes that die, are replaced, or are slow.
+    Survive {
+        /// Restarts, one after the other.
+        #[arg(long, default_value_t = 10)]
+        restarts: usize,
+    },
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
@@ -122,6 +132,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
+        if matches!(scene, Scene::CallServer { .. }) {
+            // It ends in order by itself.
+            return play(scene).await;
+        }
         let stop = daemon::stop_on_signals().unwrap();
         tokio::select! {
             () = play(scene) => {}
@@ -142,11 +156,13 @@ async fn play(scene: Scene) {
         Scene::Flap { nodes, seconds } => scenes::flap(nodes, seconds).await,
         Scene::Hung { nodes, seconds } => scenes::hung(nodes, seconds).await,
         Scene::Calls => calls::calls().await,
-        Scene::CallServer { distributor } => calls::serve(distributor).await,
+        Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
+        Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::EchoServer => calls::serve_bytes().await,
         Scene::Floor => floor::serve().await,
         Scene::All => {
             calls::calls().await;
+            calls::survive(10).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;

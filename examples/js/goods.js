@@ -1,0 +1,85 @@
+#!/usr/bin/env node
+'use strict';
+
+// A goods service as they have been written for years. What it takes to bring it up to date is one line:
+//
+//   - const Server = require('./server.js');
+//   + const Server = require('./mesh.js');
+//
+// It still writes its answers as it always has. Yet packets may be split anywhere, keys may be longer than
+// JavaScript's numbers, a `¶` in a name does no harm, a Distributor may restart, and version 2 callers are
+// answered in version 2.
+
+const Server = require('./mesh.js');
+
+const HELP = `A goods service in the old style: POST/goods, GET/goods and DELETE/goods.
+
+Usage: node goods.js [options]
+
+  --port N                 port to listen on (default 9010; 0 picks a free one)
+  --distributor HOST:PORT  where to register (default 127.0.0.1:9000)
+  --help                   show this text
+`;
+
+const MAX_GOODS = 1000;
+
+class Goods extends Server {
+  constructor({ port, distributor }) {
+    super('goods', port, ['POST/goods', 'GET/goods', 'DELETE/goods']);
+    this.stored = []; // a real one has a database
+    this.connectToDistributor(distributor.host, distributor.port, (data) => {
+      console.log(`list ${data.params.length}`);
+    });
+  }
+
+  onRead(socket, data) {
+    const packet = { key: data.params.key, errorcode: 0, errormessage: 'success' };
+    switch (data.method) {
+      case 'POST': {
+        const { key: _, ...good } = data.params;
+        this.stored.push(good);
+        if (this.stored.length > MAX_GOODS) this.stored.shift();
+        packet.results = [good];
+        break;
+      }
+      case 'GET':
+        if (this.stored.length > 0) packet.results = this.stored;
+        else Object.assign(packet, { errorcode: 1, errormessage: 'no data' });
+        break;
+      case 'DELETE':
+        this.stored.length = 0;
+        packet.results = [];
+        break;
+      default:
+        socket.write('null¶'); // so old services say that they do not know a method
+        return;
+    }
+    socket.write(JSON.stringify(packet) + '¶');
+  }
+}
+
+const goods = new Goods(readArguments());
+
+// A second line for who wants it: leave the list first, finish the calls in flight, then end.
+process.on('SIGTERM', () => goods.close().then(() => process.exit(0)));
+
+function readArguments() {
+  try {
+    const { values } = require('node:util').parseArgs({
+      options: {
+        port: { type: 'string', default: '9010' },
+        distributor: { type: 'string', default: '127.0.0.1:9000' },
+        help: { type: 'boolean' },
+      },
+    });
+    if (values.help) {
+      process.stdout.write(HELP);
+      process.exit(0);
+    }
+    if (!/^\d{1,5}$/.test(values.port)) throw new Error('--port must be a number from 0 to 65535');
+    return { port: Number(values.port), distributor: Server.parseAddress(values.distributor) };
+  } catch (error) {
+    console.error(`${error.message}\nTry: node goods.js --help`);
+    return process.exit(2);
+  }
+}

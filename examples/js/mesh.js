@@ -1,0 +1,453 @@
+'use strict';
+
+// The protocol of the mesh for services in plain Node.js (18 or newer), without dependencies. It has the
+// constructors that old services know. They change one `require`, go on writing version 1 answers that end in
+// `¶`, and from then on frame right, keep long keys, are told of changes instead of lists, and answer every
+// caller in its own version. See goods.js.
+
+const { AsyncLocalStorage } = require('node:async_hooks');
+const { randomBytes } = require('node:crypto');
+const net = require('node:net');
+const packets = require('./packets');
+const { FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parts, seal, shownKey } = packets;
+const { Registry, Replica } = require('./registry');
+
+const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not taken; with more it is not read from
+const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for whom we call: a copy of a whole list, and more
+const OLD_READ_BYTES = 65536; // an old caller takes so much in one read, and dies of a packet in two
+const OLD_READ_MS = 50; // an old caller that waits for an answer reads within this: a guess
+const MAX_CALLS = 1024; // of one caller at work; with more it is not read from
+const MAX_CALLERS = 10_000; // every node and gateway of a large mesh
+const MAX_STRIKES = 3; // broken packets; what follows them is not likely to be better
+const MAX_COMPLAINTS = 10; // lines a second about callers: a stranger must not fill the log
+const FRAME_MS = 10_000; // from the first byte of a call to its last
+const LINE_END_BYTES = 16; // people type some between packets; so little is no call that has begun
+const CALL_MS = 60_000; // longer than callers wait: a call that the service never answers is forgotten then
+const CROWDED_MS = 5000; // the same while such calls keep others from being read
+const STALLED_MS = 10_000; // whoever takes none of its answers for so long is gone
+const KEEP_ALIVE_MS = 60_000; // an idle connection is probed then, as the other machine may be gone
+const CONNECT_MS = 1000; // in one network a connect is answered in well under this, or not at all
+const LEAVE_MS = 2000; // so long callers have to hear that we left, and to close their connections themselves
+const FINISH_MS = 10_000; // then calls in flight have this long
+const TIDY_MS = 1000; // fine enough for waits of many seconds
+
+const PLAIN_NAME = /^[A-Za-z0-9._-]{1,128}$/; // version 2 takes no other
+const handling = new AsyncLocalStorage(); // the call that the running code of a service is about
+
+// A service: extend it and override `onRead`.
+class Server {
+  #id = randomBytes(16).toString('hex'); // a service that was started again is another instance
+  #callers = new Set();
+  #registry = null;
+  #onGone = () => {};
+  #complaints = 0;
+  #version;
+
+  // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the old form.
+  constructor(name, port, urls = [], { version = 2 } = {}) {
+    this.context = { port, name, urls }; // registered as it stands, with what a service adds
+    this.#version = PLAIN_NAME.test(name) ? version : 1;
+    this.isConnectedDistributor = false;
+    // A caller that closes its side may still read its answers.
+    this.server = net.createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
+    this.server.maxConnections = MAX_CALLERS;
+    this.server.on('error', (error) => this.onError(error));
+    this.server.listen(port, () => {
+      this.context.port = this.server.address().port; // for port 0 the system has picked one
+      this.onLog(`listening on port ${this.context.port}`);
+      this.#registry?.connect();
+    });
+    setInterval(() => this.#tidy(), TIDY_MS).unref();
+  }
+
+  // What a service may override.
+  onCreate(_socket) {}
+
+  onClose(_socket) {}
+
+  onRead(_socket, _json) {}
+
+  onLog(text, isTrouble = false) {
+    (isTrouble ? console.error : console.log)(text);
+  }
+
+  onError(error) {
+    console.error(`cannot listen on port ${this.context.port}: ${explain(error)}`);
+    process.exitCode = 1; // nothing is left that would keep the process running
+  }
+
+  // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
+  connectToDistributor(host, port, onNoti = () => {}) {
+    const identity = { id: this.#id, version: this.#version };
+    this.#registry = new Registry(this, identity, new Client(host, Number(port)), onNoti);
+    if (this.server.listening) this.#registry.connect();
+  }
+
+  // Leaves the list; calls are still served.
+  leave() {
+    this.#registry?.leave();
+  }
+
+  // Leaves, and ends once what is in flight is answered.
+  async close() {
+    this.leave();
+    await this.#gone(LEAVE_MS);
+    this.server.close();
+    for (const caller of this.#callers) caller.finish(true);
+    await this.#gone(FINISH_MS);
+    for (const caller of this.#callers) caller.socket.destroy();
+  }
+
+  #serve(socket) {
+    const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
+    const caller = new Caller(tuned(socket), read, (text) => this.#complain(text));
+    this.#callers.add(caller);
+    socket.on('close', () => {
+      this.#callers.delete(caller);
+      this.onClose(socket);
+      if (this.#callers.size === 0) this.#onGone();
+    });
+    this.onCreate(socket);
+  }
+
+  // Says what is wrong with a caller, or with what it asked for, unless much has been said just now.
+  #complain(text) {
+    this.#complaints++;
+    if (this.#complaints <= MAX_COMPLAINTS) this.onLog(text, true);
+  }
+
+  #gone(ms) {
+    if (this.#callers.size === 0) return Promise.resolve();
+    return new Promise((resolve) => {
+      const timer = setTimeout(resolve, ms);
+      this.#onGone = () => {
+        clearTimeout(timer);
+        resolve();
+      };
+    });
+  }
+
+  #tidy() {
+    const now = performance.now();
+    const heldBack = this.#complaints - MAX_COMPLAINTS;
+    if (heldBack > 0) this.onLog(`${heldBack} more lines like these`, true);
+    this.#complaints = 0;
+    for (const caller of this.#callers) caller.tidy(now);
+    this.#registry?.tidy(now);
+  }
+}
+
+// A connection to a server: `write` takes packets, `onRead` gets them.
+class Client {
+  constructor(host, port, onCreate, onRead, onEnd, onError) {
+    Object.assign(this, { options: { host, port }, onCreate, onRead, onEnd, onError, limit: FRAME_LIMIT });
+  }
+
+  connect() {
+    if (this.client && !this.client.destroyed) return;
+    const { options } = this;
+    const socket = tuned(new net.Socket());
+    this.client = socket;
+    this.patience(CONNECT_MS);
+    const reader = new PacketReader((packet, text) => {
+      if (socket.destroyed) return; // the rest of a read
+      if (typeof packet?.key === 'number' && !Number.isSafeInteger(packet.key)) {
+        packet.key = shownKey(new Map(parts(text)).get('key'));
+      }
+      this.onRead?.(options, packet, text);
+    }, (why) => this.onError?.(options, new Error(why)), this.limit);
+    socket.on('connect', () => {
+      this.patience(0);
+      this.onCreate?.(options);
+    });
+    socket.on('data', (chunk) => {
+      if (!reader.push(chunk)) socket.destroy();
+    });
+    socket.on('timeout', () => socket.destroy(new Error('it gives no sign of life')));
+    socket.on('error', (error) => this.onError?.(options, error));
+    socket.on('close', () => this.onEnd?.(options));
+    try {
+      socket.connect(options);
+    } catch (error) {
+      socket.destroy(error); // a list may name a port that there cannot be
+    }
+  }
+
+  // False when it has to wait, or is lost because there is no connection.
+  write(packet) {
+    return this.send(JSON.stringify(packet));
+  }
+
+  // As `write`, for JSON that is text already.
+  send(text) {
+    const socket = this.client;
+    if (socket?.writableLength > UNSENT_LIMIT) socket.destroy(new Error('it does not read'));
+    return socket?.writable === true && socket.write(seal(text));
+  }
+
+  // Gives up when nothing goes either way for so many ms; 0: never.
+  patience(ms) {
+    this.client.setTimeout(ms);
+  }
+
+  end() {
+    if (!this.client || this.client.connecting) {
+      this.client?.destroy();
+      return;
+    }
+    this.client.end();
+    this.patience(CONNECT_MS); // the other side need not close its own
+  }
+}
+
+// One caller of a service: its calls at work, and the answers that it has not taken yet.
+class Caller {
+  constructor(socket, onRead, complain) {
+    Object.assign(this, { socket, onRead, complain, calls: new Set() });
+    Object.assign(this, { strikes: 0, closing: false, cuts: false });
+    // Answers in version 1 form that wait until the caller has read those before.
+    Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
+    // Frames that have come, and how many there were when the unfinished one had begun.
+    Object.assign(this, { frames: 0, framesBefore: 0, begunAt: performance.now() });
+    this.send = socket.write.bind(socket);
+    this.end = socket.end.bind(socket);
+    // Old services write to the socket themselves, do not escape `¶`, and know one form of answer.
+    socket.write = (chunk, ...rest) => {
+      for (const packet of cut(String(chunk))) this.answer(packet);
+      const done = rest.find((one) => typeof one === 'function');
+      if (done) process.nextTick(done);
+      return !socket.writableNeedDrain;
+    };
+    socket.end = (chunk) => {
+      if (typeof chunk === 'string' || Buffer.isBuffer(chunk)) socket.write(chunk);
+      this.calls.clear();
+      this.finish();
+      return socket;
+    };
+    this.reader = new PacketReader((packet, text) => {
+      this.frames++;
+      if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is no packet');
+    }, (why) => this.strike(why));
+    socket.on('data', (chunk) => {
+      if (!this.reader.push(chunk)) socket.destroy();
+      this.pace();
+    });
+    socket.on('drain', () => this.pace());
+    socket.on('end', () => this.finish());
+    socket.on('error', () => {}); // 'close' follows, and there is nobody left to answer
+    socket.setTimeout(STALLED_MS, () => {
+      if (socket.writableLength > 0) socket.destroy();
+    });
+  }
+
+  // Hands a call to the service; false when it is none.
+  take(packet, text) {
+    if (!isObject(packet)) return false;
+    const list = parts(text);
+    const members = new Map(list);
+    if (members.size !== list.length) return false; // two readers must not understand it in two ways
+    const { uri, method } = packet;
+    if ([uri, method].some((one) => typeof (one ?? '') !== 'string')) return false;
+    if (uri === '$cancel') this.forget(members.get('key'));
+    if (uri?.startsWith('$')) return true; // others are of later versions
+
+    const version = (packet.$ ?? null) === null ? 1 : 2;
+    const isLog = version === 1 && typeof packet.params === 'string'; // so old nodes log: nobody waits
+    const key = isLog ? undefined : keyOf(members);
+    packet.params ??= {}; // old services die without
+    if (key !== undefined) {
+      packet.key = shownKey(key);
+      // Some families of services look here.
+      if (isObject(packet.params)) packet.params.key = packet.key;
+    }
+    const call = { caller: this, key, name: String(packet.key), version, at: performance.now() };
+    if (key !== undefined) this.calls.add(call);
+    if (packet.$?.d <= 0) {
+      this.reply(call, failure(504, 'deadline', 'the call came too late to be begun'));
+      return true;
+    }
+    // What a stranger sends costs that call at most, whatever the service makes of it.
+    handling.run(call, async () => this.onRead(packet)).catch((error) => {
+      this.complain(`${method}${uri} failed: ${error?.stack ?? error}`);
+      this.reply(call, failure(500, 'internal', 'the service failed'));
+    });
+    return true;
+  }
+
+  // Nobody waits for these answers any more.
+  forget(key) {
+    for (const call of this.calls) if (call.key === key && call.version === 2) this.calls.delete(call);
+  }
+
+  // Takes what the service wrote as the answer to one call; what nobody waits for goes nowhere.
+  answer(text) {
+    let said = failure(502, 'bad_answer', 'the service answered with something that is no packet');
+    let name;
+    try {
+      const packet = JSON.parse(text);
+      if (packet === null) said = failure(501, 'method_not_known', 'the service does not know this method');
+      if (isObject(packet)) said = new Map(parts(text));
+      if (said.has('key')) name = String(shownKey(said.get('key')));
+    } catch { /* the caller is told that this is no packet */ }
+    const call = this.callOf(name);
+    if (call) this.reply(call, said);
+  }
+
+  // An answer may have no key, and a caller may use one twice: then it belongs to the call being handled.
+  callOf(name) {
+    const handled = handling.getStore();
+    if (handled?.caller === this && (name === undefined || name === handled.name)) {
+      if (handled.key === undefined || this.calls.has(handled)) return handled;
+    }
+    for (const call of this.calls) {
+      if (call.name === name || (name === undefined && this.calls.size === 1)) return call;
+    }
+    return undefined;
+  }
+
+  // Answers a call once, in its own form; never one without a key.
+  reply(call, answer) {
+    if (!this.calls.delete(call) || this.socket.destroyed) return;
+    const isOld = call.version === 1;
+    const limit = isOld ? OLD_READ_BYTES : FRAME_LIMIT;
+    const write = isOld ? oldAnswer : newAnswer;
+    let bytes = seal(write(call.key, answer));
+    if (bytes.length > limit) {
+      const message = `the answer has ${bytes.length} bytes; this caller can read ${limit}`;
+      bytes = seal(write(call.key, failure(500, 'answer_too_large', message)));
+    }
+    if (isOld) {
+      this.waiting.push(bytes);
+      this.waitingBytes += bytes.length;
+      this.flush();
+    } else {
+      this.send(bytes);
+    }
+    this.pace();
+  }
+
+  // One write per packet, and never more than an old caller can read at once.
+  flush() {
+    const now = performance.now();
+    if (now - this.wroteAt >= OLD_READ_MS) this.unread = 0;
+    while (this.waiting.length > 0) {
+      const { length } = this.waiting[0];
+      if (this.unread > 0 && this.unread + length > OLD_READ_BYTES) {
+        this.timer ??= setTimeout(() => {
+          this.timer = null;
+          this.flush();
+          this.pace();
+        }, OLD_READ_MS);
+        return;
+      }
+      this.send(this.waiting.shift());
+      this.waitingBytes -= length;
+      this.unread += length;
+      this.wroteAt = now;
+    }
+  }
+
+  // Whoever asks faster than it reads, or than it can be answered, is not read from.
+  pace() {
+    const { socket } = this;
+    const full = this.calls.size >= MAX_CALLS || socket.writableLength + this.waitingBytes > WAITING_LIMIT;
+    if (full && !socket.isPaused()) socket.pause();
+    if (!full && socket.isPaused()) socket.resume();
+    if (!this.closing || this.calls.size > 0 || this.waiting.length > 0) return;
+    this.end(() => {
+      if (this.cuts) socket.destroy();
+    });
+  }
+
+  // Ends the connection when its calls are answered; `cuts`: without waiting until the caller ends it too.
+  finish(cuts = false) {
+    this.closing = true;
+    this.cuts ||= cuts;
+    this.pace();
+  }
+
+  strike(why) {
+    if (this.socket.destroyed) return; // the rest of a read
+    this.complain(`${this.socket.remoteAddress}: dropped: ${why}`);
+    if (++this.strikes >= MAX_STRIKES) this.socket.destroy();
+  }
+
+  // Gives up calls that the service does not answer, of which old callers hear nothing, as ever; and a caller
+  // whose call does not end.
+  tidy(now) {
+    const patience = this.calls.size >= MAX_CALLS ? CROWDED_MS : CALL_MS;
+    for (const call of this.calls) {
+      if (now - call.at < patience) break;
+      if (call.version === 2) this.reply(call, failure(504, 'deadline', 'the service gave no answer'));
+      this.calls.delete(call);
+    }
+    const isMidway = this.reader.length > LINE_END_BYTES && this.frames === this.framesBefore;
+    if (!isMidway || this.socket.isPaused()) this.begunAt = now;
+    this.framesBefore = this.frames;
+    if (now - this.begunAt > FRAME_MS) this.socket.destroy();
+    this.pace();
+  }
+}
+
+// Adds to `params` what stands in the path where a registered url has `{name}`. Of several that fit, the one
+// that has plain text first is meant.
+function withPath(packet, urls) {
+  if (!urls.some((url) => String(url).includes('{')) || !isObject(packet.params)) return packet;
+  const given = `${packet.method}${packet.uri}`.split('/');
+  const isName = (part) => /^{.+}$/.test(part);
+  const fits = (route) => route.length === given.length
+    && route.every((part, n) => (isName(part) ? given[n] !== '' : part === given[n]));
+  const names = (route) => route.map((part) => (isName(part) ? 1 : 0)).join('');
+  const routes = urls.map((url) => String(url).split('/')).filter(fits);
+  const [best = []] = routes.sort((a, b) => (names(a) < names(b) ? -1 : 1));
+  best.forEach((part, n) => {
+    if (isName(part)) packet.params[part.slice(1, -1)] = decoded(given[n]);
+  });
+  return packet;
+}
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // as good as it can be told
+  }
+}
+
+function tuned(socket) {
+  return socket.setNoDelay(true).setKeepAlive(true, KEEP_ALIVE_MS);
+}
+
+// Answers are maps of members to their text: what a service wrote goes out as it wrote it.
+
+// The `$` is for version 2 callers; a service may write one beside its `errorcode` too, for a better `r`.
+function failure(code, reason, message) {
+  return new Map(Object.entries({
+    errorcode: String(code), errormessage: JSON.stringify(message), $: JSON.stringify({ r: reason }),
+  }));
+}
+
+function oldAnswer(key, answer) {
+  return join([['key', key], ...[...answer].filter(([name]) => name !== 'key' && name !== '$')]);
+}
+
+function newAnswer(key, answer) {
+  const code = JSON.parse(answer.get('errorcode') ?? '0');
+  if (code === null || code === 0 || code === '0') {
+    // Some services put what they found beside `errorcode`, not into `results`.
+    const others = [...answer].filter(([name]) => !['key', 'errorcode', 'errormessage', '$'].includes(name));
+    const result = answer.get('results') ?? (others.length > 0 ? join(others) : 'null');
+    // In this order our nodes read it fastest.
+    return join([['key', key], ['$', '{}'], ['params', result]]);
+  }
+  // The codes of old services have no common meaning, unless they are HTTP's.
+  const status = Number.isInteger(Number(code)) && code >= 400 && code < 600 ? Number(code) : 500;
+  const reason = /^\w+$/.test(code) ? `errorcode_${code}`.toLowerCase() : 'errorcode';
+  const said = JSON.parse(answer.get('errormessage') ?? '""');
+  const message = typeof said === 'string' ? said : JSON.stringify(said);
+  const own = JSON.parse(answer.get('$') ?? '{}');
+  return join([['key', key], ['$', JSON.stringify({ s: status, r: reason, m: message, ...own })]]);
+}
+
+module.exports = Server;
+Object.assign(Server, packets, { Server, Client, Replica, OLD_READ_BYTES });

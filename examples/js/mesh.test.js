@@ -1,0 +1,636 @@
+'use strict';
+
+// node --test examples/js/
+
+const assert = require('node:assert/strict');
+const { spawn } = require('node:child_process');
+const { once } = require('node:events');
+const net = require('node:net');
+const path = require('node:path');
+const { test } = require('node:test');
+const Server = require('./mesh');
+const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal } = Server;
+
+const PATIENCE_MS = 20_000; // far more than anything takes on a busy machine
+
+async function eventually(what, condition) {
+  const end = performance.now() + PATIENCE_MS;
+  while (!condition()) {
+    assert.ok(performance.now() < end, `in vain: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+// Raw bytes on a socket.
+class Peer {
+  constructor(socket) {
+    Object.assign(this, { socket, packets: [], texts: [], bytes: Buffer.alloc(0), ended: false });
+    const reader = new PacketReader((packet, text) => {
+      this.packets.push(packet);
+      this.texts.push(text);
+    }, assert.fail, 64 * 1024 * 1024);
+    socket.on('data', (chunk) => {
+      this.bytes = Buffer.concat([this.bytes, chunk]);
+      reader.push(chunk);
+    });
+    socket.on('close', () => { this.ended = true; });
+    socket.on('error', () => {});
+  }
+
+  static async to(port) {
+    const socket = net.connect(port, '127.0.0.1');
+    await once(socket, 'connect');
+    return new Peer(socket);
+  }
+
+  send(text) {
+    this.socket.write(text);
+    return this;
+  }
+
+  async next() {
+    await eventually('a packet', () => this.packets.length > 0 || this.ended);
+    assert.ok(this.packets.length > 0, 'the end of the stream');
+    this.texts.shift();
+    return this.packets.shift();
+  }
+
+  async nextText() {
+    await eventually('a packet', () => this.texts.length > 0 || this.ended);
+    this.packets.shift();
+    return this.texts.shift();
+  }
+}
+
+// A service whose `onRead` is given; what it logs is kept.
+async function serve(t, onRead, options) {
+  class Service extends Server {
+    logged = [];
+
+    onRead(socket, data) {
+      return onRead.call(this, socket, data);
+    }
+
+    onLog(text) {
+      this.logged.push(text);
+    }
+  }
+  const service = new Service('goods', 0, ['GET/goods'], options);
+  await once(service.server, 'listening');
+  t.after(() => {
+    service.leave();
+    service.server.close();
+    for (const peer of peers) peer.socket.destroy();
+  });
+  const peers = [];
+  service.peer = async () => {
+    const peer = await Peer.to(service.context.port);
+    peers.push(peer);
+    return peer;
+  };
+  return service;
+}
+
+// What old services do, in their own words.
+function echo(socket, data) {
+  const { key, ...results } = data.params;
+  socket.write(JSON.stringify({ key, errorcode: 0, errormessage: 'success', results }) + '¶');
+}
+
+// A Distributor that says what a test wants.
+async function distributor(t) {
+  const links = [];
+  const server = net.createServer((socket) => links.push(new Peer(socket)));
+  server.listen(0);
+  await once(server, 'listening');
+  t.after(() => {
+    server.close();
+    for (const link of links) link.socket.destroy();
+  });
+  const next = async () => {
+    await eventually('a node', () => links.length > 0);
+    return links.shift();
+  };
+  return { port: server.address().port, next };
+}
+
+const entry = (port, more = '') => `{"port":${port},"name":"n","urls":[],"host":"::ffff:127.0.0.1"${more}}`;
+const digest = (ids) => ids.reduce((sum, id) => (sum + crc32(Buffer.from(`${id}:${entry(id)}`))) >>> 0, 0);
+
+function list(ids, $) {
+  const stamp = $ ? `,"$":${JSON.stringify({ digest: digest(ids), ids, ...$ })}` : '';
+  return `{"uri":"/distributes","method":"GET","key":0,"params":[${ids.map((id) => entry(id))}]${stamp}}`;
+}
+
+function change(joined, left, $) {
+  const gone = JSON.stringify(left.map((id) => ({ id })));
+  const params = `{"joined":[${joined.map((id) => entry(id))}],"left":${gone}}`;
+  const stamp = JSON.stringify({ ids: joined, ...$ });
+  return `{"uri":"/distributes","method":"PATCH","key":0,"params":${params},"$":${stamp}}`;
+}
+
+test('packets may be split anywhere', () => {
+  const packet = { uri: '/굶', text: '한글 ¶ \\ " 굶', n: [1, { a: '¶¶' }] };
+  const bytes = Buffer.concat([encode(packet), Buffer.from(' \r\n¶¶'), encode(packet)]);
+  const read = (chunks) => {
+    const packets = [];
+    const reader = new PacketReader((one) => packets.push(one), assert.fail);
+    for (const chunk of chunks) assert.ok(reader.push(chunk));
+    assert.deepEqual(packets, [packet, packet]);
+  };
+  for (let at = 0; at <= bytes.length; at++) read([bytes.subarray(0, at), bytes.subarray(at)]);
+  read([...bytes].map((byte) => Buffer.from([byte])));
+});
+
+test('a broken frame is dropped, and the next one read', () => {
+  for (const broken of ['{]', '{"a":"¶"}', '\ufeff{}', Buffer.from('{"a":"\xff"}', 'latin1'), '\u00a0']) {
+    const [packets, bad] = [[], []];
+    const reader = new PacketReader((packet) => packets.push(packet), (why) => bad.push(why));
+    reader.push(Buffer.concat([Buffer.from(broken), Buffer.from('¶{}¶')]));
+    assert.deepEqual(packets, [{}]);
+    assert.ok(bad.length > 0);
+  }
+});
+
+test('the limit is exact, and holds before the delimiter', () => {
+  for (const [length, fits] of [[99, true], [100, true], [101, false]]) {
+    const frame = Buffer.from(JSON.stringify('x'.repeat(length - 2)));
+    assert.equal(new PacketReader(() => {}, () => {}, 100).push(frame), fits);
+    const ended = Buffer.concat([frame, Buffer.from('¶')]);
+    assert.equal(new PacketReader(() => {}, () => {}, 100).push(ended), fits);
+  }
+});
+
+test('what old writers write is cut where they meant it', () => {
+  assert.deepEqual(cut('{"a":"x¶y"}¶'), ['{"a":"x¶y"}']);
+  assert.deepEqual(cut('{"a":"\\"¶"}¶{"b":"\\\\"}¶'), ['{"a":"\\"¶"}', '{"b":"\\\\"}']);
+  assert.deepEqual(cut('{}'), ['{}']);
+  assert.deepEqual(cut('¶'), []);
+  assert.equal(seal('{"a":"x¶y"}').toString(), '{"a":"x\\u00b6y"}¶');
+});
+
+test('parts are left as they came', () => {
+  assert.deepEqual(parts('{ "a" : 1.50 , "b":[1, 2],"\\u0063":{"d":"],}"} }'),
+    [['a', '1.50'], ['b', '[1, 2]'], ['c', '{"d":"],}"}']]);
+  assert.deepEqual(parts('[ {"a":[]} ,18446744073709551616, "x\\"," ]'),
+    ['{"a":[]}', '18446744073709551616', '"x\\","']);
+  for (const nothing of ['[]', ' { } ', '7', 'null', '']) assert.deepEqual(parts(nothing), []);
+});
+
+test('sums are those of zlib', () => {
+  assert.equal(crc32(Buffer.from('1:{}')), 0xa2508d22);
+  assert.equal(crc32(Buffer.from('')), 0);
+  assert.equal(crc32(Buffer.from('123456789')), 0xcbf43926);
+});
+
+test('keys come back digit by digit, wherever they stood', async (t) => {
+  const service = await serve(t, echo);
+  const peer = await service.peer();
+  const numbers = ['0', '7', '9007199254740993', '18446744073709551616', '-0', '1.50', '1e400'];
+  for (const key of [...numbers, '""', '"7"', '"\\u00b6\\n가"']) {
+    const inBoth = `"key":${key},"params":{"key":3}`;
+    for (const call of [`"key":${key},"params":{}`, `"params":{"key":${key}}`, inBoth, `"key":${key}`]) {
+      peer.send(`{"uri":"/goods","method":"GET",${call}}¶`);
+      const old = `{"key":${key},"errorcode":0,"errormessage":"success","results":{}}`;
+      assert.equal(await peer.nextText(), old);
+      peer.send(`{"uri":"/goods","method":"GET",${call},"$":{}}¶`);
+      assert.equal(await peer.nextText(), `{"key":${key},"$":{},"params":{}}`);
+    }
+  }
+});
+
+test('services may read the key at top level, and answer with it as text', async (t) => {
+  const service = await serve(t, (socket, data) => {
+    socket.write(JSON.stringify({ key: String(data.key), errorcode: 0 }) + '¶');
+  });
+  const peer = await service.peer();
+  peer.send('{"uri":"/goods","method":"GET","params":{"key":7}}¶');
+  assert.equal(await peer.nextText(), '{"key":7,"errorcode":0}');
+});
+
+test('both versions are answered in their own form', async (t) => {
+  let answer;
+  const service = await serve(t, (socket, data) => {
+    socket.write(`${JSON.stringify(answer && { key: data.params.key, ...answer })}¶`);
+  });
+  const peer = await service.peer();
+  for (const [written, old, fresh] of [
+    [{ errorcode: 0, errormessage: 'success', results: ['¶'] }, undefined, { params: ['¶'], $: {} }],
+    [{ results: null, $: { x: 1 } }, { results: null }, { params: null, $: {} }],
+    [{ errorcode: '0', userid: 3 }, undefined, { params: { userid: 3 }, $: {} }],
+    [{}, undefined, { params: null, $: {} }],
+    [{ errorcode: 1, errormessage: 'no data' }, undefined, { $: { s: 500, r: 'errorcode_1', m: 'no data' } }],
+    [{ errorcode: 404 }, undefined, { $: { s: 404, r: 'errorcode_404', m: '' } }],
+    [{ errorcode: 'DB', errormessage: [1] }, undefined, { $: { s: 500, r: 'errorcode_db', m: '[1]' } }],
+    [{ errorcode: -1 }, undefined, { $: { s: 500, r: 'errorcode', m: '' } }],
+    [{ errorcode: 404, errormessage: 'none', $: { r: 'no_good' } }, { errorcode: 404, errormessage: 'none' },
+      { $: { s: 404, r: 'no_good', m: 'none' } }],
+    [null, { errorcode: 501, errormessage: 'the service does not know this method' },
+      { $: { s: 501, r: 'method_not_known', m: 'the service does not know this method' } }],
+  ]) {
+    answer = written;
+    peer.send('{"uri":"/goods","method":"GET","params":{"key":1}}¶');
+    assert.deepEqual(await peer.next(), { key: 1, ...(old ?? written) });
+    peer.send('{"uri":"/goods","method":"GET","key":1,"$":{"d":1000}}¶');
+    assert.deepEqual(await peer.next(), { key: 1, ...fresh });
+  }
+  assert.equal(peer.bytes.toString().split('¶').length - 1, 20, 'no raw ¶ inside of a packet');
+});
+
+test('what stands in the path is found in params', async (t) => {
+  const service = await serve(t, echo);
+  service.context.urls = ['GET/goods/{id}', 'GET/goods/new', 'GET/{kind}/{id}', 'GET/goods/{id}/tags/{tag}'];
+  const peer = await service.peer();
+  for (const [uri, expected] of [
+    ['/goods/7', { id: '7' }],
+    ['/goods/new', {}],
+    ['/members/a%20%ED%92%88', { kind: 'members', id: 'a 품' }],
+    ['/goods/%/tags/x', { id: '%', tag: 'x' }],
+    ['/goods/', {}],
+    ['/goods', {}],
+  ]) {
+    peer.send(`{"uri":"${uri}","method":"GET","key":1,"params":{},"$":{}}¶`);
+    assert.deepEqual((await peer.next()).params, expected, uri);
+  }
+});
+
+test('a call that nobody waits for is not answered, and one that comes too late not begun', async (t) => {
+  const held = [];
+  const service = await serve(t, (socket, data) => held.push(() => echo(socket, data)));
+  const peer = await service.peer();
+  for (const key of [1, 2, 3]) peer.send(`{"uri":"/goods","method":"GET","key":${key},"$":{}}¶`);
+  peer.send('{"uri":"$cancel","key":2,"$":{}}¶{"uri":"/goods","method":"GET","key":4,"$":{"d":0}}¶');
+  const late = { s: 504, r: 'deadline', m: 'the call came too late to be begun' };
+  assert.deepEqual(await peer.next(), { key: 4, $: late });
+  for (const answer of held) answer();
+  assert.deepEqual([(await peer.next()).key, (await peer.next()).key, held.length], [1, 3, 3]);
+});
+
+test('what is no answer to a call does not go out', async (t) => {
+  const service = await serve(t, (socket, data) => {
+    const packet = JSON.stringify({ key: data.key, errorcode: 0 });
+    if (data.uri === '/twice') socket.write(`${packet}¶`);
+    socket.write(packet);
+    socket.write('¶');
+  });
+  const peer = await service.peer();
+  for (const silent of [
+    '{"uri":"/goods","method":"GET"}',
+    '{"uri":"/goods","method":"GET","params":{"a":1},"$":{}}',
+    '{"uri":"/logs","method":"POST","key":0,"params":"text"}',
+    '{"uri":"$cancel","key":3,"$":{}}',
+    '{"uri":"$later","params":{"key":3}}',
+  ]) peer.send(`${silent}¶`);
+  peer.send('{"uri":"/twice","method":"GET","key":5}¶{"uri":"/goods","method":"GET","key":6}¶');
+  assert.deepEqual([await peer.next(), await peer.next()].map(({ key }) => key), [5, 6]);
+  assert.deepEqual(peer.packets, []);
+});
+
+test('answers without a key belong to the call that was handled', async (t) => {
+  const service = await serve(t, (socket, data) => {
+    if (data.method === 'GET') setTimeout(() => echo(socket, data), 20);
+    else process.nextTick(() => socket.write('null¶'));
+  });
+  const peer = await service.peer();
+  const calls = [['GET', 1], ['PUT', 2], ['GET', 3], ['PUT', 4], ['GET', 5]];
+  for (const [method, key] of calls) peer.send(`{"uri":"/a","method":"${method}","params":{"key":${key}}}¶`);
+  const seen = {};
+  for (const _ of calls) {
+    const { key, errorcode } = await peer.next();
+    seen[key] = errorcode;
+  }
+  assert.deepEqual(seen, { 1: 0, 2: 501, 3: 0, 4: 501, 5: 0 });
+});
+
+test('a call that makes the service throw costs that call only', async (t) => {
+  const service = await serve(t, function (socket, data) {
+    if (data.method === 'GET') return echo(socket, data);
+    if (data.method === 'PUT') return Promise.reject(new Error('on purpose'));
+    return data.params.missing.member;
+  });
+  const peer = await service.peer();
+  for (const method of ['POST', 'PUT']) {
+    peer.send(`{"uri":"/goods","method":"${method}","key":1}¶`);
+    assert.deepEqual(await peer.next(), { key: 1, errorcode: 500, errormessage: 'the service failed' });
+  }
+  peer.send('{"uri":"/goods","method":"GET","key":2}¶');
+  assert.equal((await peer.next()).errorcode, 0);
+  assert.equal(service.logged.filter((text) => text.includes('failed')).length, 2);
+});
+
+test('broken packets are dropped, then the connection is cut, and the next one served', async (t) => {
+  const service = await serve(t, echo);
+  const broken = ['{]', '[]', 'null', '{"uri":7}', '{"uri":"/a","uri":"/b"}'];
+  for (const one of broken) {
+    const peer = await service.peer();
+    peer.send(`${one}¶${one}¶{"uri":"/goods","method":"GET","key":1}¶`);
+    assert.equal((await peer.next()).key, 1);
+    peer.send(`${one}¶`);
+    await eventually('it is cut', () => peer.ended);
+  }
+  const peer = await service.peer();
+  peer.send('x'.repeat(Server.FRAME_LIMIT + 1));
+  await eventually('it is cut', () => peer.ended);
+});
+
+test('nothing that a stranger sends ends the process', async (t) => {
+  const service = await serve(t, echo);
+  let seed = 7;
+  const random = (below) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return (seed >> 8) % below;
+  };
+  const sound = Buffer.from('{"uri":"/굶","method":"GET","key":9007199254740993,"params":{"a":[1]},"$":{}}¶');
+  for (let round = 0; round < 100; round++) {
+    const peer = await Peer.to(service.context.port);
+    for (let n = 0; n < 20; n++) {
+      const bytes = Buffer.from(sound);
+      for (let changes = random(4); changes > 0; changes--) bytes[random(bytes.length)] = random(256);
+      peer.send(bytes.subarray(random(3) === 0 ? random(bytes.length) : 0));
+    }
+    if (random(2) === 0) peer.socket.resetAndDestroy?.();
+    peer.socket.destroy();
+  }
+  const peer = await service.peer();
+  peer.send('{"uri":"/goods","method":"GET","key":1}¶');
+  assert.equal((await peer.next()).key, 1);
+  assert.ok(service.logged.length < 200, `${service.logged.length} lines`);
+});
+
+test('a caller that has closed its side still gets its answers', async (t) => {
+  const service = await serve(t, (socket, data) => setTimeout(() => echo(socket, data), 50));
+  const peer = await service.peer();
+  peer.socket.end('{"uri":"/goods","method":"GET","key":1}¶{"uri":"/goods","method":"GET","key":2}¶');
+  assert.deepEqual([(await peer.next()).key, (await peer.next()).key], [1, 2]);
+  await eventually('the other side is closed too', () => peer.ended);
+});
+
+test('an old caller gets no more than it can read', async (t) => {
+  const service = await serve(t, (socket, data) => {
+    const { key, length } = data.params;
+    const packet = { key, errorcode: 0, errormessage: 'success', results: 'x'.repeat(length) };
+    socket.write(JSON.stringify(packet) + '¶');
+  });
+  const around = encode({ key: 1, errorcode: 0, errormessage: 'success', results: '' }).length;
+  const call = (length, more = '') => `{"uri":"/a","params":{"key":1,"length":${length}}${more}}¶`;
+  for (const [length, errorcode] of [[OLD_READ_BYTES - around, 0], [OLD_READ_BYTES - around + 1, 500]]) {
+    const peer = await service.peer();
+    peer.send(call(length));
+    assert.equal((await peer.next()).errorcode, errorcode);
+  }
+  const fresh = await service.peer();
+  fresh.send(call(1_000_000, ',"$":{}'));
+  assert.equal((await fresh.next()).params.length, 1_000_000);
+
+  // The second waits until the first has been read, as far as one can tell.
+  const peer = await service.peer();
+  const begin = performance.now();
+  peer.send(call(40_000).repeat(2));
+  await peer.next();
+  await peer.next();
+  assert.ok(performance.now() - begin > 30, `${performance.now() - begin} ms`);
+});
+
+test('a caller that asks faster than it is answered is not read from', async (t) => {
+  const held = [];
+  const service = await serve(t, (socket, data) => held.push(() => echo(socket, data)));
+  const peer = await service.peer();
+  const total = 50_000;
+  const call = (key) => `{"uri":"/goods","method":"GET","key":${key},"$":{}}¶`;
+  peer.send(Array.from({ length: total }, (_, key) => call(key)).join(''));
+  await eventually('some have come', () => held.length > 1000);
+  await new Promise((resolve) => setTimeout(resolve, 100));
+  assert.ok(held.length < 5000, `${held.length} are at work`);
+  const keys = new Set();
+  await eventually('all are answered', () => {
+    for (const answer of held.splice(0)) answer();
+    for (const { key } of peer.packets.splice(0)) keys.add(key);
+    return keys.size === total;
+  });
+});
+
+test('a service that ends finishes what it has begun', async (t) => {
+  const { port, next } = await distributor(t);
+  const service = await serve(t, (socket, data) => setTimeout(() => echo(socket, data), 2500));
+  service.connectToDistributor('127.0.0.1', port);
+  const link = await next();
+  await link.next();
+  link.send(`${list([1], { epoch: 9, rev: 1 })}¶`);
+  const peer = await service.peer();
+  peer.send('{"uri":"/goods","method":"GET","key":1}¶');
+  const idle = await service.peer();
+  await eventually('both are there', () => service.logged.length > 0);
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  const closed = service.close();
+  assert.equal((await link.next()).method, 'DELETE');
+  assert.equal((await peer.next()).key, 1);
+  await closed;
+  await eventually('both are closed', () => peer.ended && idle.ended);
+});
+
+test('a client has the shape that old code knows', async (t) => {
+  const service = await serve(t, echo);
+  const seen = [];
+  const client = new Client('127.0.0.1', service.context.port, (options) => {
+    seen.push(['create', options.port]);
+    client.write({ uri: '/goods', method: 'GET', params: { key: 1, text: '¶' } });
+  }, (options, data) => {
+    seen.push(['read', data.results.text]);
+    client.end();
+  }, () => seen.push(['end']), (options, error) => seen.push(['error', error.code]));
+  assert.equal(client.write({}), false);
+  client.connect();
+  client.connect();
+  await eventually('it has ended', () => seen.length === 3);
+  assert.deepEqual(seen, [['create', service.context.port], ['read', '¶'], ['end']]);
+  const failed = (_, error) => seen.push([error.code]);
+  const nobody = new Client('127.0.0.1', 1, null, null, () => seen.push(['end']), failed);
+  nobody.connect();
+  await eventually('it has failed', () => seen.length === 5);
+  assert.deepEqual(seen.slice(3), [['ECONNREFUSED'], ['end']]);
+  new Client('127.0.0.1', 70_000, null, null, () => seen.push(['end']), failed).connect();
+  await eventually('it has failed', () => seen.length === 7);
+  assert.deepEqual(seen.slice(5), [['ERR_SOCKET_BAD_PORT'], ['end']]);
+});
+
+// A replica, and what became of each thing it was told.
+class Told {
+  replica = new Replica();
+
+  at(now, text, outcome, ports) {
+    assert.equal(this.replica.take(JSON.parse(text), text, now), outcome, text);
+    assert.deepEqual(this.replica.list().map(({ port }) => port), ports);
+    return this;
+  }
+}
+
+test('changes apply to what they follow, and to nothing else', () => {
+  const told = new Told();
+  told.at(0, change([1], [], { epoch: 9, rev: 2, base: 1 }), 'gap', []);
+  told.at(0, list([1, 2], { epoch: 9, rev: 5 }), 'changed', [1, 2]);
+  told.at(0, list([1, 2], { epoch: 9, rev: 5 }), 'same', [1, 2]);
+  told.at(0, list([1], { epoch: 9, rev: 4 }), 'stale', [1, 2]);
+  told.at(0, list([1], { epoch: 8, rev: 9 }), 'stale', [1, 2]);
+  told.at(0, change([3], [1], { epoch: 9, rev: 6, base: 5, digest: digest([2, 3]) }), 'changed', [2, 3]);
+  told.at(0, change([3], [1], { epoch: 9, rev: 6, base: 5, digest: digest([2, 3]) }), 'stale', [2, 3]);
+  told.at(0, change([4], [], { epoch: 9, rev: 8, base: 7 }), 'gap', [2, 3]);
+  told.at(0, change([4], [], { epoch: 9, rev: 7, base: 6, digest: 1 }), 'gap', [2, 3]);
+  told.at(0, list([2, 3], { epoch: 9, rev: 7, digest: 1 }), 'gap', [2, 3]);
+  told.at(0, change([], [], { epoch: 10, rev: 1, base: 6, was: 9 }), 'same', [2, 3]);
+  assert.deepEqual(told.replica.state, { epoch: 10, rev: 1 });
+  assert.equal(told.replica.digest, digest([2, 3]));
+  for (const bad of [
+    list([5], { epoch: 11, rev: 1, ids: [] }), list([5], { epoch: 11, rev: 1, ids: ['5'] }),
+    change([5], [], { epoch: 10, rev: 2, base: 1, ids: [] }),
+    '{"method":"GET","params":{}}',
+    '{"method":"PATCH"}',
+  ]) told.at(0, bad, 'bad', [2, 3]);
+});
+
+test('an entry is summed up as it came over the wire', () => {
+  const text = '{"port":1,"name":"a\\u00b6","x":1.50,"urls":[],"host":"::1"}';
+  const $ = JSON.stringify({ epoch: 1, rev: 1, ids: [7], digest: crc32(Buffer.from(`7:${text}`)) });
+  new Told().at(0, `{"method":"GET","params":[ ${text} ],"$":${$}}`, 'changed', [1]);
+});
+
+test('a Distributor that knows less makes nobody forget', () => {
+  const told = new Told();
+  told.at(0, list([1, 2], { epoch: 9, rev: 5 }), 'changed', [1, 2]);
+  told.replica.disconnected();
+  told.replica.connected();
+  told.at(0, list([3], { epoch: 10, rev: 1, warming: true }), 'changed', [3, 1, 2]);
+  told.at(0, change([1], [], { epoch: 10, rev: 2, base: 1, warming: true }), 'changed', [3, 1, 2]);
+  told.at(0, change([], [], { epoch: 10, rev: 3, base: 2 }), 'changed', [3, 1]);
+
+  // One of version 1 does not say when it knows everybody.
+  told.replica.disconnected();
+  told.replica.connected();
+  told.at(100_000, list([]), 'changed', [3, 1]);
+  told.at(100_001, list([4]), 'changed', [4, 3, 1]);
+  told.at(100_002, list([1, 4]), 'changed', [1, 4, 3]);
+  told.at(100_003, list([4]), 'changed', [4, 3]);
+  assert.equal(told.replica.expire(110_999), false);
+  assert.equal(told.replica.expire(111_000), true);
+  told.at(112_000, list([4]), 'same', [4]);
+});
+
+test('a new connection may lead to a Distributor whose clock is slow', () => {
+  const told = new Told();
+  told.at(0, list([1], { epoch: 9, rev: 5 }), 'changed', [1]);
+  told.replica.connected();
+  told.at(0, list([2], { epoch: 8, rev: 1 }), 'changed', [2]);
+});
+
+test('a node of version 2 follows its Distributor', async (t) => {
+  const { port, next } = await distributor(t);
+  const service = await serve(t, echo);
+  const lists = [];
+  service.connectToDistributor('127.0.0.1', port, (data) => lists.push(data));
+  const link = await next();
+  const { params, ...registration } = await link.next();
+  assert.deepEqual(registration, { uri: '/distributes', method: 'POST', key: 0, $: {} });
+  const { id } = params.$;
+  const own = service.context.port;
+  assert.deepEqual(params, { port: own, name: 'goods', urls: ['GET/goods'], $: { v: 2, id } });
+  assert.ok(/^[0-9a-f]{32}$/.test(params.$.id) && service.isConnectedDistributor);
+
+  link.send('{"uri":"$ping","$":{}}¶');
+  assert.deepEqual(await link.next(), { uri: '$pong', $: {} });
+  link.send(`${list([1, 2], { epoch: 9, rev: 5 })}¶`);
+  await eventually('the list', () => lists.length === 1);
+  const { params: entries, ...around } = lists[0];
+  assert.deepEqual([entries.length, around], [2, { uri: '/distributes', method: 'GET', key: 0 }]);
+  link.send(`${change([3], [1], { epoch: 9, rev: 6, base: 5, digest: digest([2, 3]), ack: true })}¶`);
+  const known = { epoch: 9, rev: 6, digest: digest([2, 3]) };
+  assert.deepEqual(await link.next(), { uri: '$pong', $: known });
+  assert.deepEqual(lists[1].params.map((one) => one.port), [2, 3]);
+
+  // What does not fit is asked for, once.
+  const question = { uri: '/distributes', method: 'GET', key: 1, $: {} };
+  link.send(`${change([4], [], { epoch: 9, rev: 9, base: 8 })}¶`.repeat(2));
+  assert.deepEqual(await link.next(), question);
+  link.send('{"uri":"/distributes","method":"GET","key":0,"$":{"copy":true}}¶');
+  const copy = await link.nextText();
+  assert.deepEqual(JSON.parse(copy).$, { ...known, more: false, ids: [2, 3] });
+  assert.ok(copy.includes(`"params":[${entry(2)},${entry(3)}]`));
+
+  // Turned away, it comes again; cut off, it goes on from what it knows.
+  const busy = { s: 429, r: 'busy', m: 'later', ra: 60 };
+  link.send(encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: busy }));
+  assert.deepEqual((await link.next()).$, { have: { epoch: 9, rev: 6 } });
+  link.socket.destroy();
+  await eventually('it is lost', () => !service.isConnectedDistributor);
+  const again = await next();
+  const back = await again.next();
+  assert.deepEqual([back.params.$.id, back.$], [params.$.id, { have: { epoch: 9, rev: 6 } }]);
+  assert.equal(lists.length, 2, 'nothing was forgotten meanwhile');
+  again.send(`{"uri":"$ping","$":${JSON.stringify({ ...known, digest: 1 })}}¶`);
+  assert.equal((await again.next()).uri, '$pong');
+  assert.deepEqual(await again.next(), question, 'another digest of the same state');
+});
+
+test('a copy is cut into packets that pass', async (t) => {
+  const { port, next } = await distributor(t);
+  const service = await serve(t, echo);
+  service.connectToDistributor('127.0.0.1', port);
+  const link = await next();
+  await link.next();
+  const ids = Array.from({ length: 100 }, (_, id) => id);
+  const big = ids.map((id) => entry(id, `,"x":"${'y'.repeat(1000)}"`));
+  const $ = JSON.stringify({ epoch: 9, rev: 1, ids });
+  link.send(`{"uri":"/distributes","method":"GET","key":0,"params":[${big}],"$":${$}}¶`);
+  link.send('{"uri":"/distributes","method":"GET","key":0,"$":{"copy":true}}¶');
+  const seen = [];
+  for (let more = true; more;) {
+    const text = await link.nextText();
+    assert.ok(Buffer.byteLength(text) < 60_000);
+    const part = JSON.parse(text);
+    assert.equal(part.params.length, part.$.ids.length);
+    seen.push(...part.$.ids);
+    more = part.$.more;
+  }
+  assert.deepEqual(seen, ids);
+});
+
+test('whoever asks for it, or has a name that version 2 does not take, stays with version 1', async (t) => {
+  const { port, next } = await distributor(t);
+  const old = await serve(t, echo, { version: 1 });
+  old.connectToDistributor('127.0.0.1', port);
+  const packet = await (await next()).next();
+  assert.deepEqual([packet.$, packet.params.$], [undefined, undefined]);
+  class Named extends Server {
+    onLog() {}
+  }
+  const named = new Named('상품', 0);
+  t.after(() => {
+    named.leave();
+    named.server.close();
+  });
+  named.connectToDistributor('127.0.0.1', port);
+  const { params, $ } = await (await next()).next();
+  assert.deepEqual([params.name, params.$, $], ['상품', undefined, undefined]);
+});
+
+test('an old Distributor is as good', async (t) => {
+  const program = path.join(__dirname, '../../tests/fixtures/v1/distributor.js');
+  for (const family of ['buffering', 'strict']) {
+    const child = spawn(process.execPath, [program, '--port', '0', '--family', family, '--exit-with-parent']);
+    t.after(() => child.kill());
+    const [line] = await once(child.stdout, 'data');
+    const port = Number(String(line).split(' ')[1]);
+    const lists = [[], []];
+    const services = [await serve(t, echo), await serve(t, echo)];
+    for (const [n, service] of services.entries()) {
+      service.connectToDistributor('127.0.0.1', port, (data) => { lists[n] = data.params; });
+      await eventually('it is listed', () => service.logged.some((text) => text.startsWith('registered')));
+    }
+    await eventually('both know both', () => lists.every((known) => known.length === 2));
+    services[1].leave();
+    await eventually('it has left', () => lists[0].length === 1);
+    assert.equal(child.exitCode, null, 'it has died of something');
+    child.kill('SIGKILL');
+    await eventually('it is gone', () => !services[0].isConnectedDistributor);
+    assert.equal(lists[0].length, 1, 'what is known stays');
+    services[0].leave();
+  }
+});

@@ -1,0 +1,289 @@
+'use strict';
+
+// A node's side of the registry: what it knows, and its connection to the Distributor.
+
+const { crc32, explain, isObject, parts } = require('./packets');
+
+const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
+const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
+const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come back one by one
+const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
+const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
+const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
+const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
+
+// Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti` is told of
+// every change in the old form: as a whole list.
+class Registry {
+  constructor(service, { id, version }, client, onNoti) {
+    Object.assign(this, { service, id, version, client, onNoti, replica: new Replica(), left: false });
+    this.where = `distributor ${client.options.host}:${client.options.port}`;
+    this.trouble = ''; // told once, not at each try
+    this.cause = '';
+    client.limit = LIST_LIMIT;
+    client.onCreate = () => this.opened();
+    client.onRead = (_, packet, text) => this.take(packet, text);
+    client.onEnd = () => this.closed();
+    client.onError = (_, error) => { this.cause = explain(error); };
+  }
+
+  connect() {
+    this.cause = 'it closed the connection';
+    this.client.connect();
+  }
+
+  opened() {
+    // isV2: it has shown `$`; heard: it works; listed: it shows us.
+    Object.assign(this, { isV2: false, heard: false, listed: false, askedAt: -Infinity });
+    this.service.isConnectedDistributor = true;
+    this.replica.connected();
+    this.register();
+  }
+
+  register() {
+    const { service: { context }, id, version, replica } = this;
+    const packet = { uri: '/distributes', method: 'POST', key: 0, params: { ...context } };
+    if (version === 2) {
+      packet.params.$ = { ...context.$, v: 2, id };
+      packet.$ = replica.state ? { have: replica.state } : {};
+    }
+    this.client.write(packet);
+  }
+
+  take(packet, text) {
+    if (!isObject(packet)) return;
+    const $ = isObject(packet.$) ? packet.$ : null;
+    if ($ && !this.isV2) {
+      this.isV2 = true;
+      this.client.patience(SILENCE_MS);
+    }
+    if (packet.uri === '$ping') this.pinged($ ?? {});
+    else if (packet.uri !== '/distributes') return; // of a later version
+    else if ($?.copy === true) this.copy();
+    else if (typeof $?.r === 'string') this.turnedAway($);
+    else this.news(packet, text);
+    if (this.heard && !this.listed && this.replica.lists(this)) {
+      this.listed = true;
+      this.trouble = '';
+      this.service.onLog(`registered as ${this.service.context.name} at ${this.where}`);
+    }
+  }
+
+  news(packet, text) {
+    const outcome = this.replica.take(packet, text, performance.now());
+    if (outcome === 'gap') this.ask();
+    if (outcome === 'changed' || outcome === 'same') this.heard = true;
+    if (outcome === 'changed') this.tell();
+    if (packet.$?.ack === true) this.pong();
+  }
+
+  tell() {
+    this.onNoti({ uri: '/distributes', method: 'GET', key: 0, params: this.replica.list() });
+  }
+
+  pinged({ every, epoch, rev, digest }) {
+    const { state } = this.replica;
+    this.heard = true;
+    this.client.patience(Math.min(Math.max(SILENCE_MS, 3 * every || 0), LONGEST_WAIT_MS));
+    this.pong();
+    const sameState = state !== null && state.epoch === epoch && state.rev === rev;
+    if (sameState && digest !== undefined && digest !== this.replica.digest) this.ask();
+  }
+
+  pong() {
+    const { state, digest } = this.replica;
+    this.client.write({ uri: '$pong', $: state ? { ...state, digest } : {} });
+  }
+
+  // Asks for the list, unless that has just been done.
+  ask() {
+    if (performance.now() - this.askedAt < ASK_AGAIN_MS) return;
+    this.askedAt = performance.now();
+    this.client.write({ uri: '/distributes', method: 'GET', key: 1, $: {} });
+  }
+
+  // A Distributor that has just started learns from its nodes what there was.
+  copy() {
+    const { state, digest, entries } = this.replica;
+    if (state === null) return;
+    const all = [...entries];
+    let at = 0;
+    do {
+      const ids = [];
+      const texts = [];
+      for (let sent = 0; at < all.length; at++) {
+        const [id, { text, bytes }] = all[at];
+        if (sent > 0 && sent + bytes > COPY_PART_BYTES) break;
+        sent += bytes;
+        ids.push(id);
+        texts.push(text);
+      }
+      const $ = JSON.stringify({ ...state, digest, more: at < all.length, ids });
+      this.client.send(`{"uri":"/distributes","method":"PUT","key":0,"params":[${texts.join()}],"$":${$}}`);
+    } while (at < all.length);
+  }
+
+  turnedAway({ s, r, m, ra }) {
+    if (this.trouble !== r) this.service.onLog(`the ${this.where} says: ${r}: ${m}`, true);
+    this.trouble = r;
+    if (!(s >= 400 && ra >= 0)) return;
+    // A moment at random, or all that were turned away come again together.
+    const wait = Math.min(Math.max(ra, 50), LONGEST_WAIT_MS) * (1 + Math.random());
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.register(), wait);
+  }
+
+  closed() {
+    this.service.isConnectedDistributor = false;
+    this.replica.disconnected();
+    clearTimeout(this.timer);
+    if (this.left) return;
+    if (this.trouble !== this.cause) {
+      this.service.onLog(`no connection to ${this.where}: ${this.cause}; trying again every 3 s`, true);
+    }
+    this.trouble = this.cause;
+    // Everybody lost it at this moment: come back one after the other. One that told nothing may not work.
+    const share = this.heard ? this.replica.rank(this.id) ?? Math.random() : 0.9 + 0.2 * Math.random();
+    this.heard = false;
+    this.timer = setTimeout(() => this.connect(), RECONNECT_MS * share);
+  }
+
+  leave() {
+    this.left = true;
+    clearTimeout(this.timer);
+    if (this.isV2) this.client.write({ uri: '/distributes', method: 'DELETE', key: 0, params: {}, $: {} });
+    this.client.end();
+  }
+
+  tidy(now) {
+    if (this.replica.expire(now)) this.tell();
+  }
+}
+
+// What a node knows of the registry: in order, without gaps, never less because the Distributor knows less.
+class Replica {
+  state = null; // {epoch, rev}; null from a Distributor of version 1, or from none
+  entries = new Map(); // id -> {entry, text as it came, bytes and sum of that}
+  digest = 0;
+  kept = new Map(); // place -> {entry, until}: not listed any more, and nobody can have told that they left
+  fresh = false; // the connection has brought nothing yet
+
+  connected() {
+    this.fresh = true;
+  }
+
+  disconnected() {
+    this.fresh = false;
+    for (const one of this.kept.values()) one.until = Infinity; // nobody could tell
+  }
+
+  // 'changed'; 'same'; 'stale': older than what is known; 'gap': does not follow from it; 'bad': no news.
+  take({ method, params, $ }, text, now) {
+    const stamp = isObject($) && [$.epoch, $.rev].every(Number.isSafeInteger) ? $ : null;
+    const raw = new Map(parts(text)).get('params') ?? '';
+    if (method === 'PATCH') {
+      if (!stamp || !Array.isArray(params?.joined) || !Array.isArray(params.left)) return 'bad';
+      const joined = numbered(stamp.ids, params.joined, parts(new Map(parts(raw)).get('joined')));
+      return joined ? this.change(stamp, joined, params.left.map((one) => one?.id)) : 'bad';
+    }
+    if (!Array.isArray(params)) return 'bad';
+    const next = numbered(stamp ? stamp.ids : [...params.keys()], params, parts(raw));
+    return next ? this.replace(stamp, next, now) : 'bad';
+  }
+
+  replace(stamp, next, now) {
+    const known = this.state;
+    if (stamp && known) {
+      const sameEpoch = stamp.epoch === known.epoch;
+      const older = sameEpoch ? stamp.rev < known.rev : stamp.epoch < known.epoch;
+      // A new connection may be to another Distributor; one connection is to one.
+      if (older && (sameEpoch || !this.fresh)) return 'stale';
+    }
+    const digest = sum(next);
+    if (stamp?.digest !== undefined && stamp.digest !== digest) return 'gap';
+
+    // A Distributor that warms up may not know all yet, and one of version 1 does not say when it does.
+    let until = null;
+    if (stamp?.warming === true) until = Infinity;
+    if (!stamp && this.fresh) until = now + HOLD_MS;
+    const kept = new Map();
+    for (const { entry, until: own } of [...this.kept.values(), ...this.entries.values()]) {
+      const goes = !stamp && Number.isFinite(own) ? own : until;
+      if (goes !== null) kept.set(place(entry), { entry, until: goes });
+    }
+    for (const { entry } of next.values()) kept.delete(place(entry));
+
+    const same = digest === this.digest && next.size === this.entries.size && kept.size === this.kept.size;
+    this.state = stamp && { epoch: stamp.epoch, rev: stamp.rev };
+    Object.assign(this, { entries: next, digest, kept, fresh: false });
+    return same ? 'same' : 'changed';
+  }
+
+  change(stamp, joined, left) {
+    const known = this.state;
+    if (!known || known.epoch !== (stamp.was ?? stamp.epoch) || known.rev !== stamp.base) {
+      return known?.epoch === stamp.epoch && stamp.rev <= known.rev ? 'stale' : 'gap';
+    }
+    const next = new Map(this.entries);
+    for (const id of left) next.delete(id);
+    for (const [id, one] of joined) next.set(id, one);
+    const digest = sum(next);
+    if (stamp.digest !== undefined && stamp.digest !== digest) return 'gap';
+    const isWarm = stamp.warming !== true;
+    const same = joined.size + left.length === 0 && !(isWarm && this.kept.size > 0);
+    for (const { entry } of joined.values()) this.kept.delete(place(entry));
+    if (isWarm) this.kept.clear();
+    this.state = { epoch: stamp.epoch, rev: stamp.rev };
+    Object.assign(this, { entries: next, digest, fresh: false });
+    return same ? 'same' : 'changed';
+  }
+
+  // Removes those whose time has come; whether there were any.
+  expire(now) {
+    const before = this.kept.size;
+    for (const [where, { until }] of this.kept) if (until <= now) this.kept.delete(where);
+    return this.kept.size !== before;
+  }
+
+  // Copies, because old code writes into what it is given.
+  list() {
+    const all = [...this.entries.values(), ...this.kept.values()].filter(({ entry }) => isObject(entry));
+    return all.map(({ entry }) => ({ ...entry }));
+  }
+
+  // Whether a list shows this service; without an instance id it is known by its name and port.
+  lists({ service: { context }, version, id }) {
+    const isIt = version === 2
+      ? ({ entry }) => entry?.$?.id === id
+      : ({ entry }) => entry?.name === context.name && Number(entry.port) === context.port;
+    return [...this.entries.values()].some(isIt);
+  }
+
+  // Where an instance stands among all, from 0 up to 1; null when it is not listed.
+  rank(id) {
+    const at = [...this.entries.values()].findIndex(({ entry }) => entry?.$?.id === id);
+    return at < 0 ? null : at / this.entries.size;
+  }
+}
+
+// Entries by id; null when there is not one id for each.
+function numbered(ids, entries, texts) {
+  if (!Array.isArray(ids) || ids.length !== texts.length || !ids.every(Number.isSafeInteger)) return null;
+  return new Map(ids.map((id, n) => {
+    const [entry, text, bytes] = [entries[n], texts[n], Buffer.from(`${id}:${texts[n]}`)];
+    return [id, { entry, text, bytes: bytes.length, sum: crc32(bytes) }];
+  }));
+}
+
+// The digest: the same for the same entries in any order.
+function sum(entries) {
+  let digest = 0;
+  for (const one of entries.values()) digest = (digest + one.sum) >>> 0;
+  return digest;
+}
+
+function place(entry) {
+  return `${entry?.host} ${entry?.port}`;
+}
+
+module.exports = { Registry, Replica, HOLD_MS };

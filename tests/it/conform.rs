@@ -1,0 +1,114 @@
+//! The checks of `nodeconform`, on our nodes, on an old service with one line changed, and on old ones.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use tests::{Cluster, Process, old_peers_can_run};
+
+use crate::js::goods;
+
+const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform");
+
+fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
+    let address = address.to_string();
+    Process::start(NODECONFORM, &[&[address.as_str()], arguments].concat())
+}
+
+/// Verdicts by the name of their check, and the exit code.
+async fn end(mut process: Process) -> (BTreeMap<String, String>, Option<i32>) {
+    let code = process.ended().await.code();
+    // What it printed last may be read after its end.
+    process.line(if code == Some(2) { "nobody" } else { "in all" }).await;
+    let output = process.output();
+    let output = output.split("in all").next().unwrap_or_default();
+    let verdicts = output.lines().filter_map(|line| {
+        let mut words = line.split_whitespace();
+        Some((words.next()?.to_owned(), words.next()?.to_owned()))
+    });
+    (verdicts.map(|(verdict, name)| (name, verdict)).collect(), code)
+}
+
+async fn conform(address: SocketAddr, arguments: &[&str]) -> (BTreeMap<String, String>, Option<i32>) {
+    end(begin(address, arguments)).await
+}
+
+fn with<'a>(verdicts: &'a BTreeMap<String, String>, verdict: &str) -> Vec<&'a str> {
+    verdicts.iter().filter(|(_, seen)| *seen == verdict).map(|(name, _)| name.as_str()).collect()
+}
+
+#[tokio::test]
+async fn our_nodes_keep_the_protocol() {
+    let cluster = Cluster::start();
+    let node = Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let address = SocketAddr::new("127.0.0.1".parse().unwrap(), node.port().await);
+    let (verdicts, code) = conform(address, &["--url", "GET/who"]).await;
+    assert_eq!(with(&verdicts, "FAILED"), Vec::<&str>::new());
+    assert_eq!((with(&verdicts, "skipped").len(), code), (0, Some(0)));
+    assert!(verdicts.len() > 20, "{verdicts:?}");
+}
+
+#[tokio::test]
+async fn so_does_an_old_service_with_one_line_changed() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let (_service, port) = goods(cluster.address).await;
+    let (verdicts, code) = conform(([127, 0, 0, 1], port).into(), &["--url", "DELETE/goods"]).await;
+    assert_eq!(with(&verdicts, "FAILED"), ["unknown-uri"], "it looks at the method only, as old services do");
+    assert_eq!(code, Some(1));
+}
+
+#[tokio::test]
+async fn what_old_services_do_is_known() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let port = cluster.address.port().to_string();
+    let start = async || {
+        let urls = "POST/goods,GET/goods,DELETE/goods";
+        let arguments = ["--name", "goods", "--port", "0", "--urls", urls, "--distributor", &port];
+        let service = Process::old("service", &arguments);
+        let address = SocketAddr::new("127.0.0.1".parse().unwrap(), service.port().await);
+        (service, address)
+    };
+    let (_service, address) = start().await;
+    let (all, _) = conform(address, &["--version", "1"]).await;
+    // Some of the checks kill it: each has one of its own.
+    let mut begun = Vec::new();
+    for name in all.keys() {
+        let (service, address) = start().await;
+        begun.push((begin(address, &["--url", "DELETE/goods", "--version", "1", "--only", name]), service));
+    }
+    let mut verdicts = BTreeMap::new();
+    for (check, service) in begun {
+        verdicts.extend(end(check).await.0);
+        drop(service);
+    }
+    assert_eq!(with(&verdicts, "skipped"), ["later-packets", "mixed-versions", "version2-failure", "version2-form"]);
+    assert_eq!(
+        with(&verdicts, "FAILED"),
+        [
+            "blank-frames",
+            "broken-json",
+            "broken-text",
+            "escaped-delimiter",
+            "key-at-top",
+            "key-long",
+            "missing-params",
+            "no-object",
+            "old-log",
+            "one-byte-pieces",
+            "one-way",
+            "split-anywhere",
+            "unknown-uri",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn nobody_is_there() {
+    let address = ([127, 0, 0, 1], tests::pick_port()).into();
+    assert_eq!(conform(address, &[]).await.1, Some(2));
+}

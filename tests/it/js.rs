@@ -1,0 +1,130 @@
+//! Plain JavaScript: what old services gain by one changed line.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use node_sdk::{CallError, Node};
+use serde_json::{Value, json};
+use tests::{Cluster, Peer, Process, eventually, old_peers_can_run, pick_port, request};
+
+/// A file of `examples/js`.
+pub(crate) fn example(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/js").join(file)
+}
+
+/// Starts the old-style goods service, and waits until it is registered. Returns its port too.
+pub(crate) async fn goods(distributor: SocketAddr) -> (Process, u16) {
+    let (file, port) = (example("goods.js"), pick_port());
+    let (distributor, number) = (distributor.to_string(), port.to_string());
+    let arguments = [file.to_str().unwrap(), "--port", &number, "--distributor", &distributor];
+    let service = Process::start("node", &arguments);
+    service.line("registered as goods").await;
+    (service, port)
+}
+
+#[tokio::test]
+async fn the_javascript_files_pass_their_own_tests() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let file = example("mesh.test.js");
+    let mut tests = Process::start("node", &["--test", file.to_str().unwrap()]);
+    assert_eq!(tests.ended().await.code(), Some(0), "{}", tests.output());
+}
+
+#[tokio::test]
+async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    let (service, port) = goods(cluster.address).await;
+    let entries = cluster.peer().await.ask(1).await;
+    let entry = entries.iter().find(|entry| entry["name"] == "goods").unwrap();
+    assert_eq!((&entry["port"], &entry["$"]["v"]), (&json!(port), &json!(2)));
+
+    // A node of ours.
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/goods"]).await;
+    let nothing = caller.peers().call::<Value>("GET/goods", &()).await.unwrap_err();
+    let CallError::Refused { status: 500, reason, message, .. } = nothing else { panic!("{nothing:?}") };
+    assert_eq!((reason.as_str(), message.as_str()), ("errorcode_1", "no data"));
+    let stored: Value = caller.peers().call("POST/goods", &json!({ "name": "사과 ¶" })).await.unwrap();
+    assert_eq!(stored, json!([{ "name": "사과 ¶" }]));
+
+    // An old one: in pieces, and with a key that JavaScript cannot count to.
+    let mut old = Peer::connect(([127, 0, 0, 1], port).into()).await;
+    let call = r#"{"uri":"/goods","method":"GET","params":{"key":9007199254740993}}¶"#;
+    for byte in call.as_bytes() {
+        old.send([*byte]).await;
+    }
+    let answer =
+        r#"{"key":9007199254740993,"errorcode":0,"errormessage":"success","results":[{"name":"사과 \u00b6"}]}¶"#;
+    assert_eq!(String::from_utf8(old.next_bytes().await).unwrap(), answer);
+    old.send(r#"{"uri":"/goods","method":"PATCH","params":{"key":1}}¶"#).await;
+    assert_eq!(old.next().await.unwrap()["errorcode"], 501, "and not a null that has no key");
+
+    // A person with a browser.
+    assert_eq!(Cluster::routed(gateway, "/goods").await.json(), json!([{ "name": "사과 ¶" }]));
+    assert_eq!(request(gateway, "DELETE", "/goods", "").await.json(), json!([]));
+
+    drop(old);
+    assert_eq!(service.terminate().await.code(), Some(0));
+    let mut observer = cluster.peer().await;
+    eventually("it has left", async || observer.ask(1).await.iter().all(|entry| entry["name"] != "goods")).await;
+}
+
+#[tokio::test]
+async fn it_comes_back_to_a_distributor_that_was_started_again() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let address = ([127, 0, 0, 1], pick_port()).into();
+    let cluster = Cluster::on(address, distributor::Config::default());
+    let (mut service, port) = goods(cluster.address).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/goods"]).await;
+    cluster.stop().await;
+    service.line("no connection to distributor").await;
+    let stored: Value = caller.peers().call("POST/goods", &json!({ "n": 1 })).await.unwrap();
+    assert_eq!(stored, json!([{ "n": 1 }]), "calls need no Distributor");
+    let cluster = Cluster::on(address, distributor::Config::default());
+    let mut observer = cluster.peer().await;
+    eventually("it is registered again", async || observer.ask(1).await.iter().any(|entry| entry["port"] == port))
+        .await;
+    assert!(service.is_running(), "{}", service.output());
+}
+
+#[tokio::test]
+async fn it_goes_on_serving_those_who_stay_as_they_are() {
+    if !old_peers_can_run() {
+        return;
+    }
+    for family in ["buffering", "strict"] {
+        let distributor = Process::old("distributor", &["--port", "0", "--family", family]);
+        let number = distributor.port().await.to_string();
+        let arguments = ["--port", "0", "--distributor", &number, "--family", family, "--connect-delay", "50"];
+        let gateway = Process::old("gateway", &arguments);
+        let address = |port: u16| SocketAddr::new("127.0.0.1".parse().unwrap(), port);
+        let (service, _) = goods(address(distributor.port().await)).await;
+        let at = address(gateway.port().await);
+        eventually("it is routed", async || request(at, "DELETE", "/goods", "").await.status == 200).await;
+        for (method, body, expected) in [
+            ("GET", "", json!({ "errorcode": 1, "errormessage": "no data" })),
+            (
+                "POST",
+                r#"{"name":"사과"}"#,
+                json!({ "errorcode": 0, "errormessage": "success", "results": [{ "name": "사과" }] }),
+            ),
+            ("GET", "", json!({ "errorcode": 0, "errormessage": "success", "results": [{ "name": "사과" }] })),
+        ] {
+            let mut answer = request(at, method, "/goods", body).await.json();
+            assert!(answer.as_object_mut().unwrap().remove("key").is_some(), "the whole packet, its key included");
+            assert_eq!(answer, expected, "{method}");
+        }
+        for mut process in [distributor, gateway, service] {
+            assert!(process.is_running(), "{}", process.output());
+        }
+    }
+}

@@ -1,0 +1,349 @@
+//! The checks. What each expects is its doc comment, which `--help` and the table show.
+
+use std::time::Duration;
+
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+use tokio::time::sleep;
+
+use crate::wire::{Answer, Came, Place, Target, Wire, shown};
+
+/// Calls of one segment: more than any loop takes in one turn.
+const MANY: u64 = 200;
+/// Between pieces of a packet, so that they are read one by one.
+const PIECE_TIME: Duration = Duration::from_millis(1);
+/// Between the halves of packets that are split.
+const HALF_TIME: Duration = Duration::from_millis(50);
+/// How long to wait for what must not come, after something that came later.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// What a node is checked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    /// a call is answered
+    Whole,
+    /// a call in pieces of one byte is answered
+    OneBytePieces,
+    /// a call in two pieces is answered, wherever it is split
+    SplitAnywhere,
+    /// of many calls in one segment each is answered once, in any order
+    ManyAtOnce,
+    /// a key that is a number comes back as it was
+    KeyNumber,
+    /// a key that is text comes back as text
+    KeyText,
+    /// a key beyond 2^53 comes back digit by digit
+    KeyLong,
+    /// a key at top level is found
+    KeyAtTop,
+    /// a key inside params is found
+    KeyInParams,
+    /// a key in both places is found
+    KeyInBoth,
+    /// an escaped delimiter in text comes back escaped, never raw
+    EscapedDelimiter,
+    /// members that nobody knows are ignored
+    UnknownMembers,
+    /// the order of members, and white space between them, mean nothing
+    MemberOrder,
+    /// empty frames and line ends are passed over
+    BlankFrames,
+    /// a caller of version 1 is answered with an errorcode and without $
+    Version1Form,
+    /// a caller of version 2 is answered with $ and without an errorcode
+    Version2Form,
+    /// a caller of version 2 learns of a failure by status, word and text
+    Version2Failure,
+    /// each packet is answered in its own form, whatever came before it
+    MixedVersions,
+    /// a call is answered once
+    AnsweredOnce,
+    /// a call without a key is never answered
+    OneWay,
+    /// text for params, as old nodes send their logs, is never answered
+    OldLog,
+    /// who closes its side after a call gets the answer still
+    HalfClose,
+    /// $cancel and other packets of later versions are ignored in silence
+    LaterPackets,
+    /// a method that the node does not know is an error, not silence
+    UnknownMethod,
+    /// a uri that the node does not know is an error, not silence
+    UnknownUri,
+    /// broken JSON ends the connection, or that packet only, and nothing else
+    BrokenJson,
+    /// bytes that are no UTF-8 end the connection, or that packet only, and nothing else
+    BrokenText,
+    /// a packet that is JSON, and no object, ends the connection, or that packet only, and nothing else
+    NoObject,
+    /// a call without params is answered
+    MissingParams,
+}
+
+/// What was seen, when it is as expected or when it is not.
+type Seen = Result<String, String>;
+
+impl Check {
+    fn value(self) -> PossibleValue {
+        self.to_possible_value().expect("no check is hidden")
+    }
+
+    pub(crate) fn name(self) -> String {
+        self.value().get_name().to_owned()
+    }
+
+    pub(crate) fn expected(self) -> String {
+        self.value().get_help().map(ToString::to_string).unwrap_or_default()
+    }
+
+    pub(crate) fn is_of_version_2(self) -> bool {
+        matches!(self, Self::Version2Form | Self::Version2Failure | Self::MixedVersions | Self::LaterPackets)
+    }
+
+    pub(crate) async fn run(self, target: &Target) -> Seen {
+        let both = |key: &str| target.call(key, Place::Both, "");
+        match self {
+            Self::Whole => one(target, "7", both("7")).await,
+            Self::OneBytePieces => in_pieces(target).await,
+            Self::SplitAnywhere => split_anywhere(target).await,
+            Self::ManyAtOnce => many(target).await,
+            Self::KeyNumber => exact(target, "7").await,
+            Self::KeyText => exact(target, r#""k-7""#).await,
+            Self::KeyLong => {
+                exact(target, "9007199254740993").await?;
+                exact(target, "18446744073709551615").await
+            }
+            Self::KeyAtTop => one(target, "7", target.call("7", Place::Top, "")).await,
+            Self::KeyInParams => one(target, "7", target.call("7", Place::Params, "")).await,
+            Self::KeyInBoth => one(target, "7", both("7")).await,
+            Self::EscapedDelimiter => escaped_delimiter(target).await,
+            Self::UnknownMembers => {
+                let more = r#","nodeconform":[{"key":8,"$":{}}],"":null"#;
+                one(target, "7", target.call("7", Place::Both, more)).await
+            }
+            Self::MemberOrder => member_order(target).await,
+            Self::BlankFrames => {
+                let calls = format!("¶ \r\n¶\n{}\r\n¶{}\n", both("7"), both("8"));
+                let mut wire = target.connect().await?;
+                wire.send(calls).await;
+                wire.answer("7", target.within).await?;
+                wire.answer("8", target.within).await.map(|answer| shown(&answer.text))
+            }
+            Self::Version1Form => {
+                let answer = ask(target, "7", both("7")).await?;
+                answer.check_form_1().map(|()| shown(&answer.text))
+            }
+            Self::Version2Form => {
+                let answer = ask(target, "7", target.call("7", Place::Both, r#","$":{"d":5000}"#)).await?;
+                answer.check_form_2().map(|()| shown(&answer.text))
+            }
+            Self::Version2Failure => version_2_failure(target).await,
+            Self::MixedVersions => mixed(target).await,
+            Self::AnsweredOnce => only(target, &[both("7")], &["7", "9"]).await,
+            Self::OneWay => {
+                let one_way = [target.call("7", Place::Nowhere, ""), target.call("7", Place::Nowhere, r#","$":{}"#)];
+                only(target, &one_way, &["9"]).await
+            }
+            Self::OldLog => {
+                let log = r#"{"uri":"/logs","method":"POST","key":0,"params":"{\"a\":1}"}¶"#;
+                only(target, &[log.to_owned()], &["9"]).await
+            }
+            Self::HalfClose => {
+                let mut wire = target.connect().await?;
+                wire.send(both("7")).await;
+                wire.close_our_side().await;
+                wire.answer("7", target.within).await.map(|answer| shown(&answer.text))
+            }
+            Self::LaterPackets => {
+                let later = [
+                    r#"{"uri":"$cancel","params":{"key":7},"$":{}}¶"#.to_owned(),
+                    r#"{"uri":"$cancel","key":7,"$":{}}¶"#.to_owned(),
+                    r#"{"uri":"$nodeconform","params":{},"$":{}}¶"#.to_owned(),
+                ];
+                only(target, &later, &["9"]).await
+            }
+            Self::UnknownMethod => refused(&Target { method: "NODECONFORM".to_owned(), ..target.clone() }).await,
+            Self::UnknownUri => refused(&Target { uri: "/nodeconform/unknown".to_owned(), ..target.clone() }).await,
+            Self::BrokenJson => broken(target, "{\"uri\":}¶".as_bytes()).await,
+            Self::BrokenText => broken(target, b"{\"uri\":\"\xff\"}\xc2\xb6").await,
+            Self::NoObject => broken(target, "7¶".as_bytes()).await,
+            Self::MissingParams => {
+                let whole = both("7");
+                let (head, _) = whole.split_once(r#","params":"#).expect("every call has params");
+                one(target, "7", format!("{head}}}¶")).await
+            }
+        }
+    }
+}
+
+/// The answer to one call on a connection of its own.
+async fn ask(target: &Target, key: &str, call: String) -> Result<Answer, String> {
+    let mut wire = target.connect().await?;
+    wire.send(call).await;
+    wire.answer(key, target.within).await
+}
+
+async fn one(target: &Target, key: &str, call: String) -> Seen {
+    ask(target, key, call).await.map(|answer| shown(&answer.text))
+}
+
+async fn exact(target: &Target, key: &str) -> Seen {
+    let came = {
+        let mut wire = target.connect().await?;
+        wire.send(target.call(key, Place::Both, "")).await;
+        wire.next(target.within).await
+    };
+    let seen = came.to_string();
+    let Came::Frame(text) = came else { return Err(seen) };
+    let as_it_was = Answer::parse(&text).is_some_and(|answer| answer.get("key") == Some(key));
+    if as_it_was { Ok(seen) } else { Err(seen) }
+}
+
+async fn in_pieces(target: &Target) -> Seen {
+    let mut wire = target.connect().await?;
+    for byte in target.call("7", Place::Both, "").as_bytes() {
+        wire.send([*byte]).await;
+        sleep(PIECE_TIME).await;
+    }
+    wire.answer("7", target.within).await.map(|answer| shown(&answer.text))
+}
+
+async fn split_anywhere(target: &Target) -> Seen {
+    let call = target.call("7", Place::Both, r#","text":"굶 가나다""#);
+    let bytes = call.as_bytes();
+    let mut wires = Vec::new();
+    for at in 1..bytes.len() {
+        let mut wire = target.connect().await?;
+        wire.send(&bytes[..at]).await;
+        wires.push((wire, at));
+    }
+    sleep(HALF_TIME).await;
+    for (wire, at) in &mut wires {
+        wire.send(&bytes[*at..]).await;
+    }
+    let count = wires.len();
+    for (mut wire, at) in wires {
+        wire.answer("7", target.within).await.map_err(|seen| format!("split after {at} bytes: {seen}"))?;
+    }
+    Ok(format!("{count} answers"))
+}
+
+async fn many(target: &Target) -> Seen {
+    let mut wire = target.connect().await?;
+    wire.send((1..=MANY).map(|key| target.call(&key.to_string(), Place::Both, "")).collect::<String>()).await;
+    let mut missing: Vec<u64> = (1..=MANY).collect();
+    while !missing.is_empty() {
+        let came = wire.next(target.within).await;
+        let Came::Frame(text) = &came else {
+            return Err(format!("{} of {MANY} answers, then {came}", MANY - missing.len() as u64));
+        };
+        let key = Answer::parse(text).and_then(|answer| answer.get("key")?.trim_matches('"').parse().ok());
+        let Some(at) = missing.iter().position(|other| Some(*other) == key) else {
+            return Err(format!("a second answer, or none of these: {came}"));
+        };
+        missing.swap_remove(at);
+    }
+    silence(&mut wire, GRACE).await.map(|()| format!("{MANY} answers"))
+}
+
+/// In the key, which every node gives back, in params, and in the uri, which some show in their refusal.
+async fn escaped_delimiter(target: &Target) -> Seen {
+    let key = r#""\u00b6 굶""#;
+    let mut target = target.clone();
+    target.params.insert("text".to_owned(), "¶ 굶".into());
+    let seen = one(&target, key, target.call(key, Place::Both, "")).await?;
+    target.uri = "/nodeconform/¶".to_owned();
+    one(&target, key, target.call(key, Place::Both, "")).await?;
+    Ok(seen)
+}
+
+async fn member_order(target: &Target) -> Seen {
+    let whole = target.call("7", Place::Params, "");
+    let (head, params) = whole.split_once(r#","params":"#).expect("every call has params");
+    let head = head.strip_prefix('{').expect("every call is an object");
+    let params = params.strip_suffix("}¶").expect("every call ends there");
+    let orders = [
+        format!(r#"{{{head},"key":7,"$":{{"d":5000}},"params":{params}}}¶"#),
+        format!(r#"{{"params":{params},"$":{{}},"key":7,{head}}}¶"#),
+        format!("{{ \"key\" : 7 ,\t\"params\" : {params}\n,{head}\r\n}} ¶"),
+    ];
+    let mut seen = String::new();
+    for call in orders {
+        seen = one(target, "7", call.clone()).await.map_err(|seen| format!("{seen} to {}", shown(&call)))?;
+    }
+    Ok(seen)
+}
+
+async fn version_2_failure(target: &Target) -> Seen {
+    let target = Target { uri: "/nodeconform/unknown".to_owned(), method: "NODECONFORM".to_owned(), ..target.clone() };
+    let answer = ask(&target, "7", target.call("7", Place::Both, r#","$":{}"#)).await?;
+    let said =
+        |member: &str| answer.meta().is_some_and(|meta| meta.get(member).is_some_and(serde_json::Value::is_string));
+    let seen = shown(&answer.text);
+    if answer.check_form_2().is_ok() && answer.is_failure() && said("r") && said("m") { Ok(seen) } else { Err(seen) }
+}
+
+async fn mixed(target: &Target) -> Seen {
+    let mut wire = target.connect().await?;
+    for (key, more) in [("1", ""), ("2", r#","$":{}"#), ("3", "")] {
+        wire.send(target.call(key, Place::Both, more)).await;
+        let answer = wire.answer(key, target.within).await?;
+        if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
+    }
+    Ok("the forms of 1, 2 and 1".to_owned())
+}
+
+/// Sends packets, then a call of key 9: exactly the answers to these keys come, and nothing else.
+async fn only(target: &Target, packets: &[String], keys: &[&str]) -> Seen {
+    let mut wire = target.connect().await?;
+    for packet in packets {
+        wire.send(packet).await;
+    }
+    wire.send(target.call("9", Place::Both, "")).await;
+    let mut missing = keys.to_vec();
+    while !missing.is_empty() {
+        let came = wire.next(target.within).await;
+        let answer = match &came {
+            Came::Frame(text) => Answer::parse(text),
+            Came::End | Came::Nothing => None,
+        };
+        let key = answer.as_ref().and_then(|answer| answer.get("key")).map(|key| key.trim_matches('"'));
+        let Some(at) = missing.iter().position(|other| Some(*other) == key) else { return Err(came.to_string()) };
+        missing.swap_remove(at);
+    }
+    silence(&mut wire, GRACE).await.map(|()| "nothing but the answers to other calls".to_owned())
+}
+
+async fn silence(wire: &mut Wire, within: Duration) -> Result<(), String> {
+    match wire.next(within).await {
+        Came::Nothing => Ok(()),
+        came @ (Came::Frame(_) | Came::End) => Err(format!("all answers, and then {came}")),
+    }
+}
+
+/// What this target asks for is not there.
+async fn refused(target: &Target) -> Seen {
+    let mut wire = target.connect().await?;
+    wire.send(target.call("7", Place::Both, "")).await;
+    let came = wire.next(target.within).await;
+    let seen = came.to_string();
+    match came {
+        Came::Frame(text) if text.trim() == "null" => Ok("null, as old nodes answer".to_owned()),
+        Came::Frame(text) if Answer::parse(&text).is_some_and(|answer| answer.is_failure()) => Ok(seen),
+        Came::Frame(_) | Came::End | Came::Nothing => Err(seen),
+    }
+}
+
+/// The connection goes on or ends, and does not hang; a fresh one works.
+async fn broken(target: &Target, packet: &[u8]) -> Seen {
+    let mut wire = target.connect().await?;
+    wire.send(packet).await;
+    wire.send(target.call("7", Place::Both, "")).await;
+    let policy = match wire.next(target.within).await {
+        Came::Frame(text) if Answer::parse(&text).is_some_and(|answer| answer.get("key").is_some()) => "it goes on",
+        Came::End => "the connection ends",
+        came @ (Came::Frame(_) | Came::Nothing) => return Err(came.to_string()),
+    };
+    target.answer_to_a_fresh_call().await.map_err(|seen| format!("{policy}, and a fresh connection: {seen}"))?;
+    Ok(policy.to_owned())
+}

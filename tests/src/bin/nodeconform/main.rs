@@ -1,0 +1,102 @@
+//! Does a running node keep the protocol? Calls it in every way that callers may, and some that they should not.
+#![expect(clippy::print_stdout, reason = "it prints a table")]
+
+mod check;
+mod wire;
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, ValueEnum};
+use protocol::Route;
+use serde_json::{Map, Value};
+
+use crate::check::Check;
+use crate::wire::Target;
+
+/// Runs the checks of docs/PROTOCOL.md against a node that is called with packets.
+///
+/// Prints a line for each: ok, FAILED or skipped, what is expected, and what was seen. Exit code: 0 nothing failed; 1
+/// something did; 2 wrong use, or nobody is there.
+#[derive(Debug, Parser)]
+#[command(name = "nodeconform")]
+struct Args {
+    /// Where the node is: host:port.
+    address: String,
+    /// What to call, some hundred times; one that nobody offers will do, but shows less.
+    #[arg(long, default_value = "GET/nodeconform", value_parser = Route::parse)]
+    url: Route,
+    /// Arguments of each call: a JSON object.
+    #[arg(long, default_value = "{}", value_parser = parse_object)]
+    params: Map<String, Value>,
+    /// The version that the node is to keep; with 1, checks of version 2 are skipped.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+    version: u8,
+    /// How long an answer may take, in milliseconds.
+    #[arg(long, default_value_t = 2000)]
+    within: u64,
+    /// Only this check; may be given several times.
+    #[arg(long, value_name = "CHECK")]
+    only: Vec<Check>,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let Some(address) = find(&args.address).await else {
+        eprintln!("nobody takes connections at {}", args.address);
+        return ExitCode::from(2);
+    };
+    let target = Target {
+        address,
+        method: args.url.method().to_owned(),
+        uri: args.url.path().to_owned(),
+        params: args.params,
+        within: Duration::from_millis(args.within),
+    };
+    let (mut passed, mut failed, mut skipped) = (0, 0, 0);
+    let mut is_gone = false;
+    for check in Check::value_variants() {
+        if !args.only.is_empty() && !args.only.contains(check) {
+            continue;
+        }
+        let (verdict, seen) = if is_gone {
+            skipped += 1;
+            ("skipped", "not tried, the node is gone".to_owned())
+        } else if check.is_of_version_2() && args.version == 1 {
+            skipped += 1;
+            ("skipped", "not tried, it is of version 2".to_owned())
+        } else {
+            match check.run(&target).await {
+                Ok(seen) => {
+                    passed += 1;
+                    ("ok", format!("seen: {seen}"))
+                }
+                Err(seen) => {
+                    failed += 1;
+                    is_gone = target.answer_to_a_fresh_call().await.is_err();
+                    let after = if is_gone { "; after that nobody answers" } else { "" };
+                    ("FAILED", format!("seen: {seen}{after}"))
+                }
+            }
+        };
+        println!("{verdict:8} {:18} {}; {seen}", check.name(), check.expected());
+    }
+    println!("in all: {passed} ok, {failed} FAILED, {skipped} skipped");
+    ExitCode::from(u8::from(failed > 0))
+}
+
+fn parse_object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
+    serde_json::from_str(text)
+}
+
+/// The first address of that name at which somebody takes connections.
+async fn find(address: &str) -> Option<SocketAddr> {
+    for address in tokio::net::lookup_host(address).await.ok()? {
+        if wire::Wire::connect(address).await.is_ok() {
+            return Some(address);
+        }
+    }
+    None
+}

@@ -1,0 +1,220 @@
+//! Calls as raw text, and what comes back.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::{FrameDecoder, Members, is_blank};
+use serde_json::{Map, Value};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Most bytes of an answer: what every caller takes.
+const MAX_FRAME_BYTES: usize = 8 << 20;
+/// A node in the same network answers a connect in well under this, unless it is not there.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most of what is shown of an answer.
+const SHOWN_CHARS: usize = 120;
+
+/// The node that is checked, and how to call it.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    pub(crate) method: String,
+    pub(crate) uri: String,
+    pub(crate) params: Map<String, Value>,
+    /// How long an answer may take.
+    pub(crate) within: Duration,
+}
+
+/// Where a call has its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    Top,
+    Params,
+    Both,
+    Nowhere,
+}
+
+impl Target {
+    /// A call whose key is this JSON text, with `more` members such as `,"$":{}`.
+    pub(crate) fn call(&self, key: &str, place: Place, more: &str) -> String {
+        let (method, uri) = (text(&self.method), text(&self.uri));
+        let top = if matches!(place, Place::Top | Place::Both) { format!(r#","key":{key}"#) } else { String::new() };
+        let params = self.params.iter().filter(|(name, _)| *name != "key");
+        let mut params: Vec<_> =
+            params.map(|(name, value)| format!("{}:{}", text(name), escaped(&value.to_string()))).collect();
+        if matches!(place, Place::Params | Place::Both) {
+            params.push(format!(r#""key":{key}"#));
+        }
+        format!(r#"{{"uri":{uri},"method":{method}{top},"params":{{{}}}{more}}}¶"#, params.join(","))
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Wire, String> {
+        Wire::connect(self.address).await
+    }
+
+    /// Whether the node still works for those who come new.
+    pub(crate) async fn answer_to_a_fresh_call(&self) -> Result<Answer, String> {
+        let mut wire = self.connect().await?;
+        wire.send(self.call("1", Place::Both, "")).await;
+        wire.answer("1", self.within).await
+    }
+}
+
+/// A text as JSON that may stand in a packet.
+fn text(text: &str) -> String {
+    escaped(&Value::from(text).to_string())
+}
+
+fn escaped(json: &str) -> String {
+    json.replace('¶', "\\u00b6")
+}
+
+/// One connection to the node.
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) stream: TcpStream,
+    decoder: FrameDecoder,
+}
+
+impl Wire {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<Self, String> {
+        match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                // Pieces are to go out as they are written; where that cannot be had, they may be joined.
+                let _ = stream.set_nodelay(true);
+                Ok(Self { stream, decoder: FrameDecoder::new(MAX_FRAME_BYTES) })
+            }
+            Ok(Err(error)) => Err(format!("cannot connect: {error}")),
+            Err(_) => Err("cannot connect: no answer".to_owned()),
+        }
+    }
+
+    /// Writes bytes; whether the node is still there shows when its answer is read.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = self.stream.write_all(bytes.as_ref()).await;
+    }
+
+    /// Says that nothing more comes.
+    pub(crate) async fn close_our_side(&mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
+    /// The next frame, or the end of the stream, or that nothing comes.
+    pub(crate) async fn next(&mut self, within: Duration) -> Came {
+        let next = async {
+            loop {
+                match self.decoder.next_frame() {
+                    Ok(Some(frame)) if is_blank(&frame) => continue,
+                    Ok(Some(frame)) => return Came::Frame(String::from_utf8_lossy(&frame).into_owned()),
+                    Ok(None) => {}
+                    Err(too_large) => return Came::Frame(too_large.to_string()),
+                }
+                match self.stream.read_buf(self.decoder.buffer()).await {
+                    Ok(0) | Err(_) => return Came::End,
+                    Ok(_) => {}
+                }
+            }
+        };
+        timeout(within, next).await.unwrap_or(Came::Nothing)
+    }
+
+    /// The answer that comes next. An old node may answer a key `7` with `"7"`.
+    pub(crate) async fn answer(&mut self, key: &str, within: Duration) -> Result<Answer, String> {
+        let came = self.next(within).await;
+        let answer = match &came {
+            Came::Frame(text) => Answer::parse(text),
+            Came::End | Came::Nothing => None,
+        };
+        let is_it = |answer: &Answer| answer.get("key").is_some_and(|seen| unquoted(seen) == unquoted(key));
+        answer.filter(is_it).ok_or_else(|| came.to_string())
+    }
+}
+
+fn unquoted(key: &str) -> String {
+    serde_json::from_str(key).unwrap_or_else(|_| key.to_owned())
+}
+
+/// What came over a connection.
+#[derive(Debug)]
+pub(crate) enum Came {
+    Frame(String),
+    End,
+    Nothing,
+}
+
+impl fmt::Display for Came {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame(text) => f.write_str(&shown(text)),
+            Self::End => f.write_str("the connection was closed"),
+            Self::Nothing => f.write_str("silence"),
+        }
+    }
+}
+
+/// Text of a stranger's, fit for a terminal.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(SHOWN_CHARS) {
+        if c.is_control() { shown.extend(c.escape_debug()) } else { shown.push(c) }
+    }
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// An answer: its members as they came.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    members: Vec<(String, String)>,
+}
+
+impl Answer {
+    /// `None` when it is no JSON object, or has a member twice.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let Members(members) = serde_json::from_str(text).ok()?;
+        let members: Vec<_> =
+            members.into_iter().map(|(name, value)| (name.into_owned(), value.get().to_owned())).collect();
+        let once = |name: &str| members.iter().filter(|(other, _)| other == name).count() == 1;
+        members.iter().all(|(name, _)| once(name)).then(|| Self { text: text.to_owned(), members: members.clone() })
+    }
+
+    /// The JSON text of a member.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.members.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_str())
+    }
+
+    /// `$`, when it is an object.
+    pub(crate) fn meta(&self) -> Option<Map<String, Value>> {
+        serde_json::from_str(self.get("$")?).ok()
+    }
+
+    /// Whether it says, in either form, that the call failed.
+    pub(crate) fn is_failure(&self) -> bool {
+        match self.meta() {
+            Some(meta) => meta.get("s").is_some_and(|status| status.as_u64().is_none_or(|status| status >= 400)),
+            None => self.get("errorcode").is_some_and(|code| !matches!(code, "0" | "\"0\"" | "null")),
+        }
+    }
+
+    /// What is wrong with its form for a caller of version 1, if anything is.
+    pub(crate) fn check_form_1(&self) -> Result<(), String> {
+        match (self.get("errorcode"), self.get("$")) {
+            (Some(_), None) => Ok(()),
+            _ => Err(shown(&self.text)),
+        }
+    }
+
+    /// What is wrong with its form for a caller of version 2, if anything is.
+    pub(crate) fn check_form_2(&self) -> Result<(), String> {
+        match (self.meta(), self.get("errorcode")) {
+            (Some(_), None) => Ok(()),
+            _ => Err(shown(&self.text)),
+        }
+    }
+}
