@@ -135,8 +135,13 @@ impl Providers {
             if !spills && (count == 1 || choice.balance == Balance::RoundRobin) {
                 return Some(first);
             }
-            let others = if spills { &self.members } else { &self.schedule };
-            let second = &self.list[others[fastrand::usize(..others.len())]];
+            let second = if spills {
+                self.members[fastrand::usize(..self.members.len())]
+            } else {
+                // Another one: with few providers, one's own luck would come up often.
+                self.schedule[(turn % count + fastrand::usize(1..count)) % count]
+            };
+            let second = &self.list[second];
             return Some(if is_better(second, first, choice.balance, now) && is_up(second) { second } else { first });
         }
         // Somebody does not do as usual: look at all of them.
