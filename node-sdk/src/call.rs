@@ -277,8 +277,9 @@ impl<'a> RawCall<'a> {
                 // It reads the path itself.
                 Version::V2 => Cow::Borrowed(text),
             };
-            let meta = CallMeta {
+            let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),
+                sent,
                 trace: context.trace.as_ref().map(|trace| Cow::Owned(trace.child())),
                 from: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
@@ -286,10 +287,11 @@ impl<'a> RawCall<'a> {
             };
             let url = (self.method, self.path);
             if self.one_way {
-                link.send(|out| write_request(out, version, url, None, &merged, &meta)).map_err(Refused::Link)?;
+                link.send(|out| write_request(out, version, url, None, &merged, &meta(None))).map_err(Refused::Link)?;
                 return Ok(None);
             }
-            let write = |key, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta);
+            let write =
+                |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
             link.call(now, deadline, write).map(Some).map_err(Refused::Link)
         })
     }

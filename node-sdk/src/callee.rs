@@ -21,6 +21,7 @@ use crate::handler::Caller;
 use crate::link::MAX_FRAME_BYTES;
 use crate::outgoing::{Outgoing, Step};
 use crate::service::{Begun, Service};
+use crate::transit::Transit;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_AT_WORK: usize = 1024;
@@ -42,6 +43,7 @@ struct Connection<'a> {
     reader: FrameReader,
     /// When the bytes came that are in the reader.
     received: Instant,
+    transit: Transit,
     at_work: FuturesUnordered<Abortable<Keyed>>,
     /// The calls at work that can be taken back.
     handles: HashMap<u64, AbortHandle>,
@@ -67,6 +69,7 @@ pub(crate) async fn run(
         caller: Caller { instance: None, address: peer, node: None },
         reader: FrameReader::new(MAX_FRAME_BYTES),
         received: Instant::now(),
+        transit: Transit::default(),
         at_work: FuturesUnordered::new(),
         handles: HashMap::new(),
         outgoing: Outgoing::new(LocalQueues::can_see(stream)),
@@ -152,7 +155,11 @@ impl Connection<'_> {
                 self.control(&request);
                 return Ok(());
             }
-            Ok(request) => self.service.begin(frame, request, &self.caller, self.received, now),
+            Ok(request) => {
+                let delay = request.meta.sent.map_or(Duration::ZERO, |sent| self.transit.delay(self.received, sent));
+                let made = self.received.checked_sub(delay).unwrap_or(self.received);
+                self.service.begin(frame, request, &self.caller, made, now)
+            }
             Err(error) => Err(error),
         };
         let Ok(mut begun) = begun else {

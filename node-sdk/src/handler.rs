@@ -115,7 +115,7 @@ pub struct Caller {
 #[diagnostic::on_unimplemented(
     message = "this function cannot handle calls",
     note = "a handler is `async fn(...) -> Result<T, E>` with arguments such as `Params<T>`, `State<T>` and `Peers`, \
-            `T: Serialize` and `E: Into<ServiceError>`"
+            `T: Serialize` and `E: Into<ServiceError>`; what it keeps over an `.await` must be `Send`"
 )]
 pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
     /// Begins to answer a call, or says why not.

@@ -43,6 +43,7 @@ mod scratch;
 mod server;
 mod service;
 mod table;
+mod transit;
 
 pub use call::{Call, Calling, DEFAULT_DEADLINE, RawAnswer, RawCall};
 pub use context::{Trace, spawn};

@@ -52,6 +52,8 @@ struct Shared {
     calls: InFlight,
     backoff: Backoff,
     retired: bool,
+    /// When the connection that is there, or comes, was told who we are.
+    hello_at: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +94,8 @@ pub(crate) struct Pending {
 impl Link {
     pub(crate) fn new(address: SocketAddr, version: Version, hello: Bytes) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
-        let shared = Shared { state: State::Idle, calls, backoff: Backoff::new(), retired: false };
+        let (backoff, hello_at) = (Backoff::new(), Instant::now());
+        let shared = Shared { state: State::Idle, calls, backoff, retired: false, hello_at };
         let load = Load::new(Instant::now().into_std());
         Arc::new(Self { address, version, load, shared: Mutex::new(shared), task: AtomicWaker::new(), hello })
     }
@@ -118,6 +121,7 @@ impl Link {
         if self.version == Version::V2 {
             // Nothing waits yet, so this is first, and never too much.
             let _ = shared.calls.send(|out| out.extend_from_slice(&self.hello));
+            shared.hello_at = Instant::now();
         }
         drop(shared);
         let link = Arc::clone(self);
@@ -129,16 +133,17 @@ impl Link {
         });
     }
 
-    /// Takes a call whose packet `write` makes for a given key. Connect first: it is written as soon as there is a connection.
+    /// Takes a call whose packet `write` makes for a given key; it is told how long ago the node was told who we are. Connect first: it is written as soon as there is a connection.
     pub(crate) fn call(
         self: &Arc<Self>,
         now: Instant,
         deadline: Instant,
-        write: impl FnOnce(u64, &mut BytesMut),
+        write: impl FnOnce(u64, Duration, &mut BytesMut),
     ) -> Result<Pending, Refusal> {
         let mut shared = self.lock();
-        let Shared { calls, state, .. } = &mut *shared;
-        let key = calls.admit(now.into_std(), deadline.into_std(), write)?;
+        let Shared { calls, state, hello_at, .. } = &mut *shared;
+        let sent = now.saturating_duration_since(*hello_at);
+        let key = calls.admit(now.into_std(), deadline.into_std(), |key, out| write(key, sent, out))?;
         let wakers = if let State::Idle | State::Down(_) = state {
             // It was lost between connecting and calling: nothing will come.
             calls.fail_all()

@@ -59,7 +59,7 @@ impl Service {
         self.router.find(method, path).is_some()
     }
 
-    /// Finds the handler of a call and begins it. What is wrong with the call becomes its answer.
+    /// Finds the handler of a call, which was `made` at that time, and begins it. What is wrong with the call becomes its answer.
     ///
     /// # Errors
     /// When `frame`, of which `request` is made, is no packet after all.
@@ -68,24 +68,24 @@ impl Service {
         frame: &[u8],
         mut request: Request<'_>,
         caller: &Caller,
-        received: Instant,
+        made: Instant,
         now: Instant,
     ) -> Result<Begun, PacketError> {
         let (verified, params) = (request.verified, request.params);
-        let begun = self.begin_in(&mut request, received, caller, now);
+        let begun = self.begin_in(&mut request, made, caller, now);
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
             return Ok(begun);
         }
         // It was cut apart, and what was taken for its arguments is something else.
         let mut request = Request::from_packet(Packet::parse(frame)?);
-        Ok(self.begin_in(&mut request, received, caller, now))
+        Ok(self.begin_in(&mut request, made, caller, now))
     }
 
     /// Begins a call. Whether its arguments have been read, and so are JSON, is in `request` then.
-    fn begin_in(&self, request: &mut Request<'_>, received: Instant, caller: &Caller, now: Instant) -> Begun {
+    fn begin_in(&self, request: &mut Request<'_>, made: Instant, caller: &Caller, now: Instant) -> Begun {
         let mut to = ReplyTo { version: request.version, key: request.key.take() };
         let context = Context {
-            deadline: request.meta.time_left.map(|left| received + left),
+            deadline: request.meta.time_left.map(|left| made + left),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
@@ -96,13 +96,19 @@ impl Service {
         if offer.one_way {
             to.key = None;
         }
-        if context.deadline.is_some_and(|deadline| deadline <= now) {
-            // Nobody waits for it any more.
-            return Begun::failed(
-                to,
-                context,
-                ServiceError::new(504, "deadline", "its time was over before it was begun"),
-            );
+        if let Some(left) = request.meta.time_left {
+            let waited = now.saturating_duration_since(made);
+            if waited >= left {
+                // Nobody waits for it any more.
+                let error = ServiceError::new(504, "deadline", "its time was over before it was begun");
+                return Begun::failed(to, context, error);
+            }
+            if waited > left / 2 {
+                // Those who wait the longest would be answered last, and so too late: with too much to do, all of them would be.
+                let error =
+                    ServiceError::new(503, "overloaded", "it has waited for half of its time, and was not begun");
+                return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
+            }
         }
         let permit = match offer.at_most.as_ref().map(|places| Arc::clone(places).try_acquire_owned()) {
             Some(Ok(permit)) => Some(permit),

@@ -147,9 +147,15 @@ impl Providers {
         // Somebody does not do as usual: look at all of them.
         let count = self.members.len();
         let in_turn = (0..count).map(|step| &self.list[self.members[turn.wrapping_add(step) % count]]);
+        // When most are ejected it is not they who are at fault, and the rest could not bear it all.
+        let ejected = self.members.iter().filter(|at| self.list[**at].rank(now) == Readiness::Ejected).count();
+        let panic = ejected * 2 > count;
         let mut best: Option<(Readiness, &Provider)> = None;
         for provider in in_turn.filter(|provider| !choice.tried.contains(&provider.link.address)) {
-            let rank = provider.rank(now);
+            let mut rank = provider.rank(now);
+            if panic && rank == Readiness::Ejected {
+                rank = Readiness::Up;
+            }
             if rank == Readiness::Due {
                 connect(provider);
             }

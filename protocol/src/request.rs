@@ -36,6 +36,9 @@ pub struct Request<'a> {
 pub struct CallMeta<'a> {
     /// `d`: how long the caller still waits. In milliseconds on the wire, rounded up.
     pub time_left: Option<Duration>,
+    /// `t`: how long after its `$hello` the caller made the call. In milliseconds on the wire. Whoever reads calls later and later
+    /// after that knows how long they have waited on the way.
+    pub sent: Option<Duration>,
     /// `tp`: W3C trace context, a `traceparent`.
     pub trace: Option<Cow<'a, str>>,
     /// `f`: the instance that calls, or on whose behalf a gateway does. It holds for later calls on the connection too.
@@ -125,6 +128,8 @@ impl<'a> CallMeta<'a> {
             #[serde(borrow)]
             d: Option<&'a RawValue>,
             #[serde(borrow)]
+            t: Option<&'a RawValue>,
+            #[serde(borrow)]
             tp: Option<&'a RawValue>,
             #[serde(borrow)]
             f: Option<&'a RawValue>,
@@ -139,6 +144,7 @@ impl<'a> CallMeta<'a> {
         let raw: Raw<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
         Self {
             time_left: read(raw.d).map(Duration::from_millis),
+            sent: read(raw.t).map(Duration::from_millis),
             trace: read(raw.tp).map(|Text(text)| text),
             from: read(raw.f).map(|Text(text)| text),
             idempotent: read(raw.i).unwrap_or(false),
@@ -160,6 +166,10 @@ impl<'a> CallMeta<'a> {
             let (milliseconds, after) = digits(value)?;
             (meta.time_left, rest) = (Some(Duration::from_millis(milliseconds)), after);
         }
+        if let Some(value) = member(rest, r#""t":"#) {
+            let (milliseconds, after) = digits(value)?;
+            (meta.sent, rest) = (Some(Duration::from_millis(milliseconds)), after);
+        }
         if let Some(value) = member(rest, r#""tp":""#) {
             let (text, after) = plain_text(value)?;
             (meta.trace, rest) = (Some(Cow::Borrowed(text)), after);
@@ -179,7 +189,7 @@ impl<'a> CallMeta<'a> {
     }
 
     fn write(&self, out: &mut BytesMut) {
-        let Self { time_left, trace, from, idempotent, attempt } = self;
+        let Self { time_left, sent, trace, from, idempotent, attempt } = self;
         let mut comma: &[u8] = b"";
         let mut member = |out: &mut BytesMut, name: &[u8]| {
             out.put_slice(std::mem::replace(&mut comma, b","));
@@ -189,6 +199,10 @@ impl<'a> CallMeta<'a> {
             member(out, br#""d":"#);
             // Rounded up: a call with time left must not look like one without.
             put_number(out, u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
+        }
+        if let Some(sent) = sent {
+            member(out, br#""t":"#);
+            put_number(out, u64::try_from(sent.as_millis()).unwrap_or(u64::MAX));
         }
         for (name, text) in [(br#""tp":"#.as_slice(), trace), (br#""f":"#.as_slice(), from)] {
             if let Some(text) = text {
@@ -351,6 +365,7 @@ mod tests {
     fn what_we_write_is_cut_apart_and_all_else_is_parsed() {
         let all = CallMeta {
             time_left: Some(Duration::from_millis(5)),
+            sent: Some(Duration::from_millis(123_456)),
             trace: Some("00-1-2-01".into()),
             from: Some("상품".into()),
             idempotent: true,

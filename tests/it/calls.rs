@@ -131,7 +131,7 @@ async fn calls_made_for_a_call_have_its_deadline_and_trace() {
 }
 
 #[tokio::test]
-async fn expired_work_is_not_begun() {
+async fn ov3_expired_work_is_not_begun() {
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     async fn count() -> Answer<usize> {
         Ok(BEGUN.fetch_add(1, Ordering::SeqCst))
@@ -146,6 +146,17 @@ async fn expired_work_is_not_begun() {
     assert_eq!(BEGUN.load(Ordering::SeqCst), 0);
     caller.send_packet(&call(1000)).await;
     assert_eq!(caller.next().await.unwrap()["params"], 0);
+    // These were made a second before one that is here already, so they have waited for a second on the way: OV3.
+    let call =
+        |sent, d| json!({ "uri": "/count", "method": "GET", "key": 1, "params": {}, "$": { "d": d, "t": sent } });
+    caller.send_packet(&call(5000, 1000)).await;
+    assert_eq!(caller.next().await.unwrap()["params"], 1);
+    for (d, reason) in [(1000, "deadline"), (1900, "overloaded")] {
+        caller.send_packet(&call(4000, d)).await;
+        assert_eq!(caller.next().await.unwrap()["$"]["r"], reason, "{d}");
+    }
+    caller.send_packet(&call(4000, 10_000)).await;
+    assert_eq!(caller.next().await.unwrap()["params"], 2);
 }
 
 /// A handler that is at work until it is told, and knows whether it was dropped.
@@ -191,7 +202,7 @@ async fn a_call_that_is_given_up_is_taken_back() {
 }
 
 #[tokio::test]
-async fn a_route_that_is_full_says_so_and_somebody_else_is_asked() {
+async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
     let gate = Arc::new(Gate::default());
     let (cluster, _callee, caller) = pair(gated(&gate).at_most(2)).await;
     let calls: Vec<_> = (0..2)
@@ -318,7 +329,7 @@ async fn a_near_provider_is_preferred_and_a_far_one_better_than_none() {
 }
 
 #[tokio::test]
-async fn a_slow_provider_gets_few_calls() {
+async fn gu17_a_slow_provider_gets_few_calls() {
     async fn maybe_slow(number: State<usize>, calls: State<AtomicUsize>) -> Answer<usize> {
         calls.fetch_add(1, Ordering::SeqCst);
         if *number == 0 {
@@ -477,4 +488,95 @@ fn done_already<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
         std::task::Poll::Ready(output) => Some(output),
         std::task::Poll::Pending => None,
     }
+}
+
+#[tokio::test]
+async fn gu7_an_answer_without_end_is_cut_off() {
+    let cluster = Cluster::start();
+    let endless = Listener::bind().await;
+    let mut registered = cluster.peer().await;
+    let advert = json!({ "port": endless.port(), "name": "e", "urls": ["GET/n"], "$": { "v": 2, "id": "e" } });
+    registered.register_with(advert).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/n"]).await;
+    let answers = tokio::spawn(async move {
+        let mut link = endless.accept().await;
+        while link.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
+        link.send("x".repeat(9 << 20)).await;
+        assert_eq!(link.next().await, None, "the caller has closed");
+    });
+    let lost = caller.peers().call::<Value>("GET/n", &()).await;
+    assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");
+    answers.await.unwrap();
+}
+
+#[tokio::test]
+async fn gu13_another_service_at_an_old_address_is_not_called() {
+    let cluster = Cluster::start();
+    async fn old() -> Answer<&'static str> {
+        Ok("old")
+    }
+    let node = cluster.node(Node::builder("old").route("GET/n", old)).await;
+    let address = node.address();
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/n"]).await;
+    assert_eq!(caller.peers().call::<String>("GET/n", &()).await.unwrap(), "old");
+    drop(node);
+    async fn new() -> Answer<&'static str> {
+        Ok("new")
+    }
+    let mut next = None;
+    eventually("the address is free", async || {
+        let node = Node::builder("new").listen(address.to_string()).distributor(cluster.address.to_string());
+        next = node.route("GET/m", new).start().await.ok();
+        next.is_some()
+    })
+    .await;
+    caller.peers().wait_for(&["GET/m"]).await;
+    assert_eq!(caller.peers().call::<String>("GET/m", &()).await.unwrap(), "new");
+    assert!(caller.peers().call::<String>("GET/n", &()).await.is_err(), "nobody offers it any more");
+}
+
+#[tokio::test]
+async fn gu15_when_most_are_ejected_nobody_is() {
+    // Three that answer nothing, and one that does: it must not get it all when they come back to life together.
+    let cluster = Cluster::start();
+    let mut frozen = Vec::new();
+    for id in ["a", "b", "c"] {
+        let listener = Listener::bind().await;
+        let mut registered = cluster.peer().await;
+        let advert = json!({ "port": listener.port(), "name": id, "urls": ["GET/n"], "$": { "v": 2, "id": id } });
+        registered.register_with(advert).await;
+        frozen.push((listener, registered));
+    }
+    let _nodes = providers(&cluster, 1, |_, node| node).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 5).await;
+    let call = async || caller.peers().call::<Value>("GET/n", &()).within(Duration::from_millis(100)).await;
+    let mut failed = 0;
+    eventually("each has let a call run out of time", async || {
+        failed += usize::from(call().await.is_err());
+        failed >= 3
+    })
+    .await;
+    // The table of the first two seconds: most are ejected, so they go on being asked, and one of four calls goes well.
+    let mut outcomes = [0, 0];
+    for _ in 0..8 {
+        outcomes[usize::from(call().await.is_ok())] += 1;
+    }
+    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn gu20_a_node_that_leaves_finishes_what_it_has_begun() {
+    let gate = Arc::new(Gate::default());
+    let (_cluster, callee, caller) = pair(gated(&gate)).await;
+    let peers = caller.peers().clone();
+    let call = tokio::spawn(async move { peers.call::<String>("GET/wait", &()).await });
+    eventually("it has begun", async || gate.begun.load(Ordering::SeqCst) == 1).await;
+    let stopping = tokio::spawn(callee.stop());
+    caller.peers().wait_until(|nodes| nodes.len() == 1).await;
+    gate.open.notify_waiters();
+    assert_eq!(call.await.unwrap().unwrap(), "done");
+    assert_eq!(stopping.await.unwrap(), 0, "nothing was cut");
 }

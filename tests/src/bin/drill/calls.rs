@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use node_sdk::{CallError, Node, Params, Peers, ServiceError, State};
@@ -40,8 +41,18 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
         tokio::time::sleep(*work).await;
         Ok(good)
     }
+    async fn burn(Params(good): Params<Good>, burnt: State<AtomicU64>) -> Result<Good, ServiceError> {
+        burnt.fetch_add(1, Ordering::Relaxed);
+        let begin = Instant::now();
+        while begin.elapsed() < BURN {}
+        Ok(good)
+    }
+    async fn burnt(burnt: State<AtomicU64>) -> Result<u64, ServiceError> {
+        Ok(burnt.load(Ordering::Relaxed))
+    }
     let stop = daemon::stop_on_signals().unwrap();
     let node = Node::builder("echo").distributor(distributor).state(Duration::from_micros(work_us));
+    let node = node.state(AtomicU64::new(0)).route("GET/burn", burn).route("GET/burnt", burnt);
     let node = node.route("GET/echo", echo).route("GET/work", work).start().await.unwrap();
     println!("{}", node.address());
     stop.cancelled().await;
@@ -180,17 +191,27 @@ struct Tally {
 
 /// Calls at a steady rate, however long each takes, until `during` is over.
 async fn load(peers: &Peers, url: &'static str, during: impl Future<Output = ()>) -> Tally {
+    load_at(RATE, Duration::from_secs(5), peers, url, during).await
+}
+
+async fn load_at(
+    rate: u64,
+    within: Duration,
+    peers: &Peers,
+    url: &'static str,
+    during: impl Future<Output = ()>,
+) -> Tally {
     let mut during = std::pin::pin!(during);
     let mut calls = JoinSet::new();
     let begin = Instant::now();
     let mut made = 0;
     loop {
-        while made * 1_000_000 < RATE * u64::try_from(begin.elapsed().as_micros()).unwrap() {
+        while made * 1_000_000 < rate * u64::try_from(begin.elapsed().as_micros()).unwrap() {
             made += 1;
             let peers = peers.clone();
             calls.spawn(async move {
                 let (begin, good) = (Instant::now(), good());
-                let answer = peers.call::<Good>(url, &good).await;
+                let answer = peers.call::<Good>(url, &good).within(within).await;
                 (begin.elapsed(), answer)
             });
         }
@@ -269,6 +290,47 @@ pub(crate) async fn survive(restarts: usize) {
     listed(4).await;
     let after = tell("one of them ten times as slow", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
     row("p99 of these", &format!("{:.2} × that of the four", after.as_secs_f64() / before.as_secs_f64()));
+}
+
+/// What a call costs a node that is to be overloaded, and how long its callers wait.
+const BURN: Duration = Duration::from_micros(100);
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Three times as many calls as a node can carry out.
+pub(crate) async fn overload() {
+    title("a node that works 100 µs for each call, and callers who wait 200 ms");
+    let distributor = Daemon::distributor(0, &[]).await;
+    let address = distributor.address.to_string();
+    let server = Daemon::server(&["call-server", &address]).await;
+    let caller = Node::builder("caller").distributor(&*address).start().await.unwrap();
+    let peers = caller.peers();
+    peers.wait_for(&["GET/burn"]).await;
+    let burnt = async || peers.call::<u64>("GET/burnt", &()).within(Duration::from_secs(30)).await.unwrap();
+    let second = Duration::from_secs(1);
+    let mut peak = 0.0;
+    for (what, times) in [("as many as it can", 1.0), ("three times as many", 3.0), ("as many as it can, again", 0.9)] {
+        let rate = if peak == 0.0 { 1e6 / (BURN.as_micros() as f64 * 1.1) } else { peak * times };
+        let (before, rss) = (burnt().await, server.rss_bytes());
+        let during = tokio::time::sleep(10 * second);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is a rate")]
+        let tally = load_at(rate as u64, PATIENCE, peers, "GET/burn", during).await;
+        let (done, calls) = (tally.times.len() - tally.errors.len(), tally.times.len());
+        let in_vain = (burnt().await - before).saturating_sub(done as u64) as f64 / done as f64 * 100.0;
+        let goodput = done as f64 / 10.0;
+        if peak == 0.0 {
+            peak = goodput;
+        }
+        let failed = tally.errors.first().map_or_else(String::new, |error| format!(", such as: {error}"));
+        let grown = server.rss_bytes().saturating_sub(rss) as f64 / 1e6;
+        row(
+            what,
+            &format!(
+                "{:.0} calls/s, {goodput:.0} answered/s = {:.0} % of the most; {in_vain:.1} % more carried out in vain; server + {grown:.1} MB{failed}",
+                calls as f64 / 10.0,
+                goodput / peak * 100.0
+            ),
+        );
+    }
 }
 
 /// tarpc and tonic, if `peers` is built: see `tests/peers/README.md`.

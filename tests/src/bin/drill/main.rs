@@ -106,6 +106,8 @@ enum Scene {
         #[arg(default_value_t = 0)]
         work_us: u64,
     },
+    /// Three times as many calls as a node can carry out.
+    Overload,
     /// Calls to nodes that die, are replaced, or are slow.
     Survive {
         /// Restarts, one after the other.
@@ -158,11 +160,13 @@ async fn play(scene: Scene) {
         Scene::Calls => calls::calls().await,
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
+        Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes().await,
         Scene::Floor => floor::serve().await,
         Scene::All => {
             calls::calls().await;
             calls::survive(10).await;
+            calls::overload().await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;

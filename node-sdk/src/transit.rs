@@ -1,0 +1,52 @@
+//! How long calls of one connection have waited on the way, without a clock of its own.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Two machines' clocks run apart by less than this, in parts of a million.
+const DRIFT_PPM: u32 = 100;
+
+/// Knows when, by our clock, the caller's clock stood at zero, as seen through the fastest call so far.
+#[derive(Debug, Default)]
+pub(crate) struct Transit {
+    zero: Option<(Instant, Instant)>,
+}
+
+impl Transit {
+    /// How much longer than the fastest a call has waited that was made so long after the caller's zero, and read at
+    /// `received`. What waits in the buffers of an overloaded node shows here.
+    pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
+        let Some(zero) = received.checked_sub(sent) else { return Duration::ZERO };
+        let known = match self.zero {
+            None => zero,
+            // The fastest may have been so long ago that clocks have run apart since.
+            Some((known, at)) => (known + received.saturating_duration_since(at) * DRIFT_PPM / 1_000_000).min(zero),
+        };
+        self.zero = Some((known, received));
+        zero.saturating_duration_since(known)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_waits_longer_than_the_fastest_is_seen() {
+        let start = Instant::now() + Duration::from_secs(1000);
+        let mut transit = Transit::default();
+        let mut delay = |received, sent| {
+            let delay = transit.delay(start + Duration::from_millis(received), Duration::from_millis(sent));
+            (delay.as_micros() + 500) / 1000
+        };
+        assert_eq!(delay(100, 0), 0, "the first is the fastest");
+        assert_eq!(delay(150, 20), 30);
+        assert_eq!(delay(160, 80), 0, "a faster one");
+        assert_eq!(delay(250, 90), 80);
+        // An hour later, with a clock that is slow by 50 parts of a million.
+        assert_eq!(delay(3_600_250, 3_600_000), 0);
+        assert_eq!(delay(3_601_250, 3_600_000), 1000);
+        assert_eq!(delay(3_601_250, u64::MAX), 0, "nonsense");
+    }
+}

@@ -1,0 +1,49 @@
+//! The mistakes that are made most often, and what the compiler says to them: our words, whatever it says around them.
+//!
+//! Each file of `mistakes` begins with lines `//~ text`: the compiler refuses it, and says that.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+#[test]
+fn mistakes_are_explained() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let project = Path::new(env!("CARGO_TARGET_TMPDIR")).join("mistakes");
+    let programs = project.join("src/bin");
+    fs::create_dir_all(&programs).unwrap();
+    let manifest = format!(
+        "[workspace]\n[package]\nname = \"mistakes\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\
+         [dependencies]\nnode-sdk = {{ path = {here:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n"
+    );
+    fs::write(project.join("Cargo.toml"), manifest).unwrap();
+    // The versions that the workspace has, which are on this machine.
+    fs::copy(here.join("../Cargo.lock"), project.join("Cargo.lock")).unwrap();
+    let mut mistakes = Vec::new();
+    for file in fs::read_dir(here.join("tests/mistakes")).unwrap() {
+        let path = file.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        let expected: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("//~ ")).map(str::to_owned).collect();
+        assert!(!expected.is_empty(), "{}: what is the compiler to say?", path.display());
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        fs::write(programs.join(path.file_name().unwrap()), text).unwrap();
+        mistakes.push((name, expected));
+    }
+    assert!(mistakes.len() >= 10);
+    for (name, expected) in mistakes {
+        let checked = Command::new(env!("CARGO"))
+            .args(["check", "--quiet", "--offline", "--bin", &name])
+            .current_dir(&project)
+            .env("CARGO_TARGET_DIR", project.join("target"))
+            .env_remove("RUSTFLAGS")
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert!(!checked.status.success(), "{name} compiles");
+        for text in expected {
+            // The compiler wraps and indents what it says.
+            let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
+            assert!(said.contains(&text), "{name} does not say: {text}\n{said}");
+        }
+    }
+}
