@@ -27,6 +27,9 @@ use crate::table::{Balance, Choice, Provider};
 /// How long a call may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
+/// Whoever waits for longer than any clock can tell waits for so long.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
 /// A call that is about to be made: set what differs from the defaults, then await it.
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
@@ -195,7 +198,7 @@ impl<'a> RawCall<'a> {
         let context = Context::current();
         let deadline = *self.progress.deadline.get_or_insert_with(|| {
             self.peers.retries().called();
-            let own = now + self.within;
+            let own = now.checked_add(self.within).unwrap_or_else(|| now + FOR_EVER);
             context.deadline.map_or(own, |inherited| own.min(inherited))
         });
         if deadline <= now {

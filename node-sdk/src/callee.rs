@@ -33,6 +33,8 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Broken packets after which a connection is cut; what follows is not likely to be better.
 const MAX_STRIKES: u32 = 3;
+/// Bytes of a caller's instance id that are kept; ours have 32.
+const MAX_INSTANCE_BYTES: usize = 128;
 /// Packets that are begun before other connections have their turn.
 const FRAMES_PER_TURN: usize = 32;
 
@@ -66,7 +68,7 @@ pub(crate) async fn run(
 ) -> &'static str {
     let mut connection = Connection {
         service,
-        caller: Caller { instance: None, address: peer, node: None },
+        caller: Caller { instance: None, address: peer, peers: None },
         reader: FrameReader::new(MAX_FRAME_BYTES),
         received: Instant::now(),
         transit: Transit::default(),
@@ -183,7 +185,10 @@ impl Connection<'_> {
     /// A packet that is no call: what nobody knows is passed over.
     fn control(&mut self, request: &Request<'_>) {
         match &*request.uri {
-            "$hello" => self.caller.instance = request.meta.from.as_deref().map(Arc::from),
+            "$hello" => {
+                let instance = request.meta.from.as_deref().filter(|from| from.len() <= MAX_INSTANCE_BYTES);
+                self.caller.instance = instance.map(Arc::from);
+            }
             "$cancel" => {
                 let handle = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(&key));
                 // Its work is dropped at the next turn.

@@ -12,7 +12,7 @@ use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use protocol::{Node, Route, Version};
+use protocol::{Route, Version};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
@@ -107,7 +107,8 @@ pub struct Deadline(Option<Instant>);
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
-    pub(crate) node: Option<Arc<Node>>,
+    /// Those among whom it may be found.
+    pub(crate) peers: Option<Peers>,
 }
 
 /// An async function that can answer calls: up to eight arguments that are [`FromCall`], and a `Result` with anything that
@@ -274,9 +275,7 @@ impl Deadline {
 
 impl FromCall for Caller {
     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
-        let mut caller = call.caller.clone();
-        caller.node = caller.instance.as_deref().and_then(|instance| call.surroundings.peers.instance(instance));
-        Ok(caller)
+        Ok(Self { peers: Some(call.surroundings.peers.clone()), ..call.caller.clone() })
     }
 }
 
@@ -292,8 +291,8 @@ impl Caller {
     }
 
     /// Under which name it has registered, as far as is known. Nobody has proved that it is who it says it is.
-    pub fn name(&self) -> Option<&str> {
-        self.node.as_ref().map(|node| node.name.as_str())
+    pub fn name(&self) -> Option<String> {
+        self.peers.as_ref()?.name_of(self.instance.as_deref()?)
     }
 }
 

@@ -37,6 +37,10 @@ const TURNS: u32 = 8;
 pub(crate) struct Link {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
+    /// Which process it is; nodes of version 1 do not say.
+    pub(crate) instance: Option<String>,
+    /// How close it is to this node, for whoever has to choose some of many.
+    pub(crate) closeness: u64,
     /// How much it has to do, and how it does.
     pub(crate) load: Load,
     shared: Mutex<Shared>,
@@ -92,12 +96,19 @@ pub(crate) struct Pending {
 }
 
 impl Link {
-    pub(crate) fn new(address: SocketAddr, version: Version, hello: Bytes) -> Arc<Self> {
+    pub(crate) fn new(
+        address: SocketAddr,
+        version: Version,
+        instance: Option<String>,
+        closeness: u64,
+        hello: Bytes,
+    ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
         let shared = Shared { state: State::Idle, calls, backoff, retired: false, hello_at };
         let load = Load::new(Instant::now().into_std());
-        Arc::new(Self { address, version, load, shared: Mutex::new(shared), task: AtomicWaker::new(), hello })
+        let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
+        Arc::new(Self { address, version, instance, closeness, load, shared, task, hello })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {

@@ -19,7 +19,7 @@ use crate::error::CallError;
 use crate::link::Link;
 use crate::retry::RetryBudget;
 use crate::service::Service;
-use crate::table::{Balance, Provider, Providers, Table};
+use crate::table::{Balance, Provider, Providers, Table, affinity};
 
 /// Routes without a provider that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED_ROUTES: usize = 10_000;
@@ -58,7 +58,8 @@ struct State {
     failed: BTreeSet<u64>,
     /// The cache file does not have what is known.
     unsaved: bool,
-    links: HashMap<SocketAddr, (Arc<Link>, Option<Arc<str>>)>,
+    /// Links by address, with the entries that the Distributor lists the node under.
+    links: HashMap<SocketAddr, (Arc<Link>, Vec<u64>)>,
     /// Routes that had providers once.
     remembered: HashMap<Route, ()>,
 }
@@ -149,11 +150,11 @@ impl Peers {
         self.inner.table.borrow().nodes.clone()
     }
 
-    /// The node whose instance id this is.
-    pub(crate) fn instance(&self, instance: &str) -> Option<Arc<Node>> {
+    /// The name of the node whose instance id this is.
+    pub(crate) fn name_of(&self, instance: &str) -> Option<String> {
         let table = self.table();
         let is_it = |node: &&Node| node.advert.as_ref().and_then(|advert| advert.id.as_deref()) == Some(instance);
-        table.nodes.iter().find(is_it).cloned().map(Arc::new)
+        table.nodes.iter().find(is_it).map(|node| node.name.clone())
     }
 
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
@@ -321,12 +322,10 @@ impl Peers {
 
     /// Calls to the node at this address fail: the Distributor is told.
     pub(crate) fn failed_to(&self, address: SocketAddr) {
-        let known = self.lock().replica.nodes();
-        if let Some(Known { ids, .. }) = known.iter().find(|known| known.address == address) {
-            let mut state = self.lock();
-            if state.failed.len() < MAX_FAILED {
-                state.failed.extend(ids);
-            }
+        let mut state = self.lock();
+        let State { links, failed, .. } = &mut *state;
+        if failed.len() < MAX_FAILED {
+            failed.extend(links.get(&address).into_iter().flat_map(|(_, ids)| ids));
         }
     }
 
@@ -350,22 +349,22 @@ impl State {
     fn rebuild(&mut self) -> Table {
         let mut table = Table::default();
         let mut links = HashMap::with_capacity(self.links.len());
-        for Known { address, node, ids: _ } in self.replica.nodes() {
+        for Known { address, node, ids } in self.replica.nodes() {
             table.nodes.push(node.clone());
             if node.advert.as_ref().is_some_and(|advert| advert.speaks_http) || node.routes.is_empty() {
                 continue;
             }
             let advert = node.advert.clone().unwrap_or_default();
-            let id: Option<Arc<str>> = advert.id.as_deref().map(Arc::from);
-            let same = |(link, of): &(Arc<Link>, Option<Arc<str>>)| link.version == node.version() && *of == id;
+            let same = |link: &Link| link.version == node.version() && link.instance == advert.id;
             let link = match self.links.remove(&address) {
-                Some(known) if same(&known) => known.0,
+                Some((link, _)) if same(&link) => link,
                 other => {
                     // Another process listens there now.
                     if let Some((link, _)) = other {
                         link.retire();
                     }
-                    Link::new(address, node.version(), self.hello.clone())
+                    let closeness = affinity(&self.instance, address);
+                    Link::new(address, node.version(), advert.id.clone(), closeness, self.hello.clone())
                 }
             };
             let is_near = self.zone.is_some() && self.zone == advert.zone;
@@ -378,19 +377,18 @@ impl State {
                         weight: advert.weight,
                         suspect: node.suspect,
                         is_near,
-                        instance: id.clone(),
                     });
                 }
                 if self.remembered.len() < MAX_REMEMBERED_ROUTES {
                     self.remembered.insert(route.clone(), ());
                 }
             }
-            links.insert(address, (link, id));
+            links.insert(address, (link, ids));
         }
         for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
             link.retire();
         }
-        table.router.for_each_mut(|providers| providers.plan(&self.instance));
+        table.router.for_each_mut(Providers::plan);
         for route in self.remembered.keys() {
             table.remembered.entry(route, Providers::default);
         }

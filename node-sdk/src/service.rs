@@ -85,7 +85,7 @@ impl Service {
     fn begin_in(&self, request: &mut Request<'_>, made: Instant, caller: &Caller, now: Instant) -> Begun {
         let mut to = ReplyTo { version: request.version, key: request.key.take() };
         let context = Context {
-            deadline: request.meta.time_left.map(|left| made + left),
+            deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
@@ -158,7 +158,7 @@ impl Service {
                     ..CallMeta::default()
                 },
             };
-            let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), node: None };
+            let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), peers: None };
             let begun = self.begin_in(&mut request, now, &caller, now);
             let mut packet = begun.await.1;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));

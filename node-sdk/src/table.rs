@@ -48,7 +48,6 @@ pub(crate) struct Provider {
     pub(crate) suspect: bool,
     /// It runs where we do.
     pub(crate) is_near: bool,
-    pub(crate) instance: Option<Arc<str>>,
 }
 
 /// How one of several providers is picked.
@@ -94,11 +93,12 @@ impl Providers {
         Self { turn: AtomicUsize::new(fastrand::usize(..)), ..Self::default() }
     }
 
-    /// Spreads the turns by weight, as evenly as they go, over those that `caller` calls.
-    pub(crate) fn plan(&mut self, caller: &str) {
+    /// Spreads the turns by weight, as evenly as they go, over those that we call.
+    pub(crate) fn plan(&mut self) {
         let mut members: Vec<usize> = (0..self.list.len()).collect();
         if members.len() > MAX_SUBSET {
-            members.sort_by_cached_key(|at| std::cmp::Reverse(affinity(caller, self.list[*at].link.address)));
+            let closeness = |at: &usize| std::cmp::Reverse(self.list[*at].link.closeness);
+            members.select_nth_unstable_by_key(MAX_SUBSET, closeness);
             members.truncate(MAX_SUBSET);
             members.sort_unstable();
         }
@@ -118,7 +118,7 @@ impl Providers {
         mut connect: impl FnMut(&Provider),
     ) -> Option<&Provider> {
         if let Some(instance) = choice.on {
-            let provider = self.list.iter().find(|provider| provider.instance.as_deref() == Some(instance))?;
+            let provider = self.list.iter().find(|provider| provider.link.instance.as_deref() == Some(instance))?;
             connect(provider);
             return (!choice.tried.contains(&provider.link.address)).then_some(provider);
         }
@@ -224,7 +224,7 @@ fn is_better(one: &Provider, other: &Provider, balance: Balance, now: Instant) -
 }
 
 /// How close a provider is to a key: the same on every node and in every version, so that all callers agree.
-fn affinity(key: &str, address: SocketAddr) -> u64 {
+pub(crate) fn affinity(key: &str, address: SocketAddr) -> u64 {
     let (key, address) = (crc32fast::hash(key.as_bytes()), crc32fast::hash(address.to_string().as_bytes()));
     // The finalizer of SplitMix64: sums of similar texts are similar, and this is not.
     let mixed = (u64::from(key) << 32 | u64::from(address)).wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -294,5 +294,35 @@ mod tests {
             let among_three = (1..=3).max_by_key(|port| affinity(&key.to_string(), address(*port))).unwrap();
             assert!(*owner == 4 || *owner == among_three);
         }
+    }
+
+    #[tokio::test]
+    async fn a_node_calls_a_hundred_of_many_and_others_call_others() {
+        let members = |caller: &str| {
+            let mut providers = Providers::at_any_turn();
+            for port in 1..=300 {
+                let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
+                providers.list.push(Provider {
+                    link: Link::new(
+                        address,
+                        protocol::Version::V2,
+                        None,
+                        affinity(caller, address),
+                        bytes::Bytes::new(),
+                    ),
+                    route: Route::parse("GET/n").unwrap(),
+                    weight: 100,
+                    suspect: false,
+                    is_near: false,
+                });
+            }
+            providers.plan();
+            assert_eq!(providers.schedule.len(), MAX_SUBSET);
+            providers.members
+        };
+        let (a, b) = (members("a"), members("b"));
+        assert_eq!(a, members("a"), "always the same");
+        let shared = a.iter().filter(|member| b.contains(member)).count();
+        assert!((15..55).contains(&shared), "{shared} in common: about a third");
     }
 }

@@ -7,6 +7,9 @@ use tokio::time::Instant;
 /// Two machines' clocks run apart by less than this, in parts of a million.
 const DRIFT_PPM: u32 = 100;
 
+/// No connection is older than this; what says so is nonsense.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// Knows when, by our clock, the caller's clock stood at zero, as seen through the fastest call so far.
 #[derive(Debug, Default)]
 pub(crate) struct Transit {
@@ -17,7 +20,7 @@ impl Transit {
     /// How much longer than the fastest a call has waited that was made so long after the caller's zero, and read at
     /// `received`. What waits in the buffers of an overloaded node shows here.
     pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
-        let Some(zero) = received.checked_sub(sent) else { return Duration::ZERO };
+        let Some(zero) = received.checked_sub(sent).filter(|_| sent < LONGEST) else { return Duration::ZERO };
         let known = match self.zero {
             None => zero,
             // The fastest may have been so long ago that clocks have run apart since.
@@ -48,5 +51,6 @@ mod tests {
         assert_eq!(delay(3_600_250, 3_600_000), 0);
         assert_eq!(delay(3_601_250, 3_600_000), 1000);
         assert_eq!(delay(3_601_250, u64::MAX), 0, "nonsense");
+        assert_eq!(delay(3_602_250, 3_601_000), 1000, "and it changes nothing");
     }
 }

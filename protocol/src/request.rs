@@ -89,8 +89,10 @@ impl<'a> Request<'a> {
         };
         let (meta, rest) = CallMeta::cut(rest.strip_prefix(r#","$":{"#)?)?;
         let params = rest.strip_prefix(r#","params":"#)?.strip_suffix('}')?;
+        // As the parser has it: without white space around it, and nothing for `null`.
+        let params = Some(params.trim_matches([' ', '\t', '\r', '\n'])).filter(|params| *params != "null");
         let (uri, method) = (Cow::Borrowed(uri), Cow::Borrowed(method));
-        Some(Self { uri, method, key, params: Some(params), verified: false, version: Version::V2, meta })
+        Some(Self { uri, method, key, params, verified: false, version: Version::V2, meta })
     }
 
     /// Reads a call from its packet. The key may stand at top level or inside `params`.

@@ -159,7 +159,7 @@ proptest! {
     #[test]
     fn cutting_is_parsing(
         uri in "[a-z/\"¶\\\\]{0,6}", key in proptest::option::of(0_u64..1 << 53), params in json(), extra in "(,\"x\":1)?",
-        cut in 0_usize..200, put in "[{}\":,$a1]?",
+        cut in 0_usize..200, put in "[{}\":,$a1 \n\u{c}]?",
     ) {
         let params = params.to_string();
         let mut out = BytesMut::new();

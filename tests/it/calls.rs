@@ -45,7 +45,7 @@ async fn a_handler_asks_for_what_it_needs() {
         Ok(deadline.left().is_some_and(|left| left <= Duration::from_secs(1) && left > Duration::from_millis(500)))
     }
     async fn caller(caller: Caller) -> Answer<(Option<String>, bool)> {
-        Ok((caller.name().map(str::to_owned), caller.address().ip().is_loopback() && caller.instance().is_some()))
+        Ok((caller.name(), caller.address().ip().is_loopback() && caller.instance().is_some()))
     }
     let node = Node::builder("callee")
         .route("GET/order/{id}/{tag}", by_order)
@@ -579,4 +579,18 @@ async fn gu20_a_node_that_leaves_finishes_what_it_has_begun() {
     gate.open.notify_waiters();
     assert_eq!(call.await.unwrap().unwrap(), "done");
     assert_eq!(stopping.await.unwrap(), 0, "nothing was cut");
+}
+
+#[tokio::test]
+async fn no_time_is_too_long() {
+    let cluster = Cluster::start();
+    let node = cluster.node(Node::builder("n").state(7_usize).route("GET/n", number)).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/n"]).await;
+    assert_eq!(caller.peers().call::<usize>("GET/n", &()).within(Duration::MAX).await.unwrap(), 7);
+    let mut raw = Peer::connect(node.address()).await;
+    for meta in [json!({ "d": u64::MAX }), json!({ "d": 1, "t": u64::MAX }), json!({ "t": 0, "d": u64::MAX })] {
+        raw.send_packet(&json!({ "uri": "/n", "method": "GET", "key": 1, "params": {}, "$": meta })).await;
+        assert_eq!(raw.next().await.unwrap()["params"], 7, "{meta}");
+    }
 }
