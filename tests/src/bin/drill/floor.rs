@@ -1,11 +1,12 @@
-//! The least that signs of life can cost here: a server that does nothing but ask for them.
+//! The least that signs of life, and telling, can cost here: servers that do nothing else.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -62,4 +63,62 @@ pub(crate) async fn clients(address: SocketAddr, count: usize) -> tokio::task::J
         });
     }
     tasks
+}
+
+/// As long as a change that says that one node has joined.
+const CHANGE: [u8; 330] = [b'x'; 330];
+
+/// Whenever anybody sends anything, everybody who is connected gets the same bytes. Prints its address first.
+pub(crate) async fn serve_fan_out() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    let streams: Rc<RefCell<Vec<Rc<TcpStream>>>> = Rc::default();
+    while let Ok((stream, _)) = listener.accept().await {
+        let stream = Rc::new(stream);
+        streams.borrow_mut().push(Rc::clone(&stream));
+        let all = Rc::clone(&streams);
+        spawn_local(async move {
+            let mut scrap = [0; 512];
+            while stream.readable().await.is_ok() {
+                match stream.try_read(&mut scrap) {
+                    Ok(0) => return,
+                    Ok(_) => all.borrow().iter().for_each(|stream| drop(stream.try_write(&CHANGE))),
+                    Err(_nothing) => {}
+                }
+            }
+        });
+    }
+}
+
+/// How long it takes until the last of so many has read what such a server sends, round by round.
+pub(crate) async fn fan_out(address: SocketAddr, count: usize, rounds: usize, gap: Duration) -> Vec<Duration> {
+    let told: Rc<(Cell<usize>, Notify)> = Rc::default();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..count {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let told = Rc::clone(&told);
+        tasks.spawn_local(async move {
+            let mut scrap = [0; 512];
+            while stream.readable().await.is_ok() {
+                if let Ok(1..) = stream.try_read(&mut scrap) {
+                    told.0.set(told.0.get() + 1);
+                    told.1.notify_one();
+                }
+            }
+        });
+    }
+    let sender = TcpStream::connect(address).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        tokio::time::sleep(gap).await;
+        told.0.set(0);
+        let begin = Instant::now();
+        sender.writable().await.unwrap();
+        sender.try_write(b"x").unwrap();
+        while told.0.get() < count {
+            told.1.notified().await;
+        }
+        times.push(begin.elapsed());
+    }
+    times
 }

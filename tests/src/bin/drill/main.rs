@@ -117,6 +117,9 @@ enum Scene {
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
+    /// The server of the floor that `fan-out` prints.
+    #[command(hide = true)]
+    FanOutFloor,
     /// The server of the floor that `idle` prints.
     #[command(hide = true)]
     Floor,
@@ -129,7 +132,11 @@ fn main() {
     let scene = Args::parse().scene;
     daemon_process::pin_to(
         None,
-        if matches!(scene, Scene::Floor | Scene::CallServer { .. } | Scene::EchoServer) { 0 } else { 1 },
+        if matches!(scene, Scene::Floor | Scene::FanOutFloor | Scene::CallServer { .. } | Scene::EchoServer) {
+            0
+        } else {
+            1
+        },
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let local = tokio::task::LocalSet::new();
@@ -162,6 +169,7 @@ async fn play(scene: Scene) {
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes().await,
+        Scene::FanOutFloor => floor::serve_fan_out().await,
         Scene::Floor => floor::serve().await,
         Scene::All => {
             calls::calls().await;

@@ -77,6 +77,14 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
         );
     }
     drop((daemon, swarm));
+    let bare = Daemon::server(&["fan-out-floor"]).await;
+    let before = bare.cpu();
+    let (p50, p99) = percentiles(&mut crate::floor::fan_out(bare.address, nodes, 2 * rounds, gap).await);
+    let each = (bare.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
+    row(
+        "a server that only sends the same bytes",
+        &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
+    );
     if !alone {
         others::fan_out(nodes, rounds).await;
     }
