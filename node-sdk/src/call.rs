@@ -9,11 +9,12 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Answer, CallMeta, Packet, Version, success_of, write_request};
+use protocol::{CallMeta, Version, success_of, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
+use crate::answer::{RawAnswer, is_declined, read_result};
 use crate::context::Context;
 use crate::error::CallError;
 use crate::in_flight::{Failure, Refusal};
@@ -95,7 +96,9 @@ impl<T: DeserializeOwned> Future for Calling<'_, T> {
     type Output = Result<T, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.raw).poll(context).map(|answer| read_result(&answer?).map_err(|error| error.of(&self.raw)))
+        Pin::new(&mut self.raw)
+            .poll(context)
+            .map(|answer| read_result(&answer?).map_err(|error| error.of(|| self.raw.url())))
     }
 }
 
@@ -147,12 +150,6 @@ enum State {
     Waiting(Pending),
     /// This node answers itself.
     Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
-}
-
-/// An answer as it came, with what it means.
-#[derive(Debug)]
-pub struct RawAnswer {
-    frame: Bytes,
 }
 
 impl<'a> RawCall<'a> {
@@ -443,72 +440,6 @@ impl std::fmt::Debug for State {
             Self::Own(_) => "at work here",
         })
     }
-}
-
-impl RawAnswer {
-    /// The whole packet as it came, without its delimiter.
-    pub fn packet(&self) -> &Bytes {
-        &self.frame
-    }
-
-    /// What the answer means.
-    ///
-    /// # Errors
-    /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
-    pub fn read(&self) -> Result<Answer<'_>, protocol::PacketError> {
-        Packet::parse(&self.frame).map(|packet| Answer::from_packet(&packet))
-    }
-}
-
-/// What an answer holds instead of a result.
-enum NoResult {
-    Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
-    Answer(serde_json::Error),
-}
-
-impl NoResult {
-    fn of(self, call: &RawCall<'_>) -> CallError {
-        match self {
-            Self::Refused { status, reason, message, retry_after } => {
-                CallError::Refused { status, reason, message, retry_after }
-            }
-            Self::Answer(source) => CallError::Answer { url: call.url(), source },
-        }
-    }
-}
-
-fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
-    // The usual answer is read once. If it is not what was asked for, the whole of it says why.
-    if let Some((_, body)) = success_of(&raw.frame)
-        && let Ok(result) = serde_json::from_slice(body)
-    {
-        return Ok(result);
-    }
-    let answer = raw.read().map_err(|_no_packet| NoResult::Refused {
-        status: 501,
-        reason: "old_error".to_owned(),
-        message: "the node does not know the method".to_owned(),
-        retry_after: None,
-    })?;
-    if answer.status >= 400 {
-        let reason = answer.reason.map_or_else(|| "old_error".to_owned(), Cow::into_owned);
-        let message = answer.message.unwrap_or_default().into_owned();
-        return Err(NoResult::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
-    }
-    let read = match (answer.body, answer.version) {
-        (Some(body), _) => serde_json::from_str(body.get()),
-        // Old services put data beside the key, where there is no `results`.
-        (None, Version::V1) => serde_json::from_slice(&raw.frame),
-        (None, Version::V2) => serde_json::from_str("null"),
-    };
-    read.map_err(NoResult::Answer)
-}
-
-/// Whether an answer says that nothing was done because its node has too much to do.
-fn is_declined(frame: &[u8]) -> bool {
-    let Ok(packet) = Packet::parse(frame) else { return false };
-    let answer = Answer::from_packet(&packet);
-    answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")
 }
 
 /// Methods that may be carried out twice (RFC 9110, 9.2.2).

@@ -21,6 +21,7 @@
 //! A node keeps serving, and calling, from what it knows when the Distributor is gone. Callers of version 1 are answered in
 //! their own form.
 
+mod answer;
 mod backoff;
 mod cache;
 mod call;
@@ -45,7 +46,8 @@ mod service;
 mod table;
 mod transit;
 
-pub use call::{Call, Calling, DEFAULT_DEADLINE, RawAnswer, RawCall};
+pub use answer::RawAnswer;
+pub use call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
 pub use context::{Trace, spawn};
 pub use discovery::{Identity, RECONNECT_PERIOD};
 pub use error::{CallError, ServiceError, StartError};

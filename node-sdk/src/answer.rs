@@ -1,0 +1,84 @@
+//! What the answer to a call means.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{Answer, Packet, Version, success_of};
+use serde::de::DeserializeOwned;
+
+use crate::error::CallError;
+
+/// An answer as it came, with what it means.
+#[derive(Debug)]
+pub struct RawAnswer {
+    pub(crate) frame: Bytes,
+}
+
+impl RawAnswer {
+    /// The whole packet as it came, without its delimiter.
+    pub fn packet(&self) -> &Bytes {
+        &self.frame
+    }
+
+    /// What the answer means.
+    ///
+    /// # Errors
+    /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
+    pub fn read(&self) -> Result<Answer<'_>, protocol::PacketError> {
+        Packet::parse(&self.frame).map(|packet| Answer::from_packet(&packet))
+    }
+}
+
+/// What an answer holds instead of a result.
+pub(crate) enum NoResult {
+    Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
+    Answer(serde_json::Error),
+}
+
+impl NoResult {
+    /// What the caller is told who called `url`.
+    pub(crate) fn of(self, url: impl FnOnce() -> String) -> CallError {
+        match self {
+            Self::Refused { status, reason, message, retry_after } => {
+                CallError::Refused { status, reason, message, retry_after }
+            }
+            Self::Answer(source) => CallError::Answer { url: url(), source },
+        }
+    }
+}
+
+/// The result that an answer holds.
+pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
+    // The usual answer is read once. If it is not what was asked for, the whole of it says why.
+    if let Some((_, body)) = success_of(&raw.frame)
+        && let Ok(result) = serde_json::from_slice(body)
+    {
+        return Ok(result);
+    }
+    let answer = raw.read().map_err(|_no_packet| NoResult::Refused {
+        status: 501,
+        reason: "old_error".to_owned(),
+        message: "the node does not know the method".to_owned(),
+        retry_after: None,
+    })?;
+    if answer.status >= 400 {
+        let reason = answer.reason.map_or_else(|| "old_error".to_owned(), Cow::into_owned);
+        let message = answer.message.unwrap_or_default().into_owned();
+        return Err(NoResult::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
+    }
+    let read = match (answer.body, answer.version) {
+        (Some(body), _) => serde_json::from_str(body.get()),
+        // Old services put data beside the key, where there is no `results`.
+        (None, Version::V1) => serde_json::from_slice(&raw.frame),
+        (None, Version::V2) => serde_json::from_str("null"),
+    };
+    read.map_err(NoResult::Answer)
+}
+
+/// Whether an answer says that nothing was done because its node has too much to do.
+pub(crate) fn is_declined(frame: &[u8]) -> bool {
+    let Ok(packet) = Packet::parse(frame) else { return false };
+    let answer = Answer::from_packet(&packet);
+    answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")
+}
