@@ -1,6 +1,6 @@
 //! What can be bought: `goods`.
 
-use node_sdk::{Node, NodeBuilder, Params, ServiceError, State};
+use node_sdk::{Node, NodeBuilder, Params, Path, ServiceError, State};
 use rusqlite::{OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -55,11 +55,6 @@ struct Filter {
     category: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct ById {
-    id: i64,
-}
-
 async fn add(Params(new): Params<NewGood>, database: State<Database>) -> Result<Good, ServiceError> {
     if new.name.trim().is_empty() {
         return Err(ServiceError::bad_request("empty", "name must not be empty"));
@@ -83,7 +78,7 @@ async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Resu
         .await
 }
 
-async fn find(Params(ById { id }): Params<ById>, database: State<Database>) -> Result<Good, ServiceError> {
+async fn find(Path(id): Path<i64>, database: State<Database>) -> Result<Good, ServiceError> {
     database
         .run(move |db| {
             let found = db.query_row("SELECT * FROM goods WHERE id = ?1", [id], good).optional()?;
@@ -92,7 +87,7 @@ async fn find(Params(ById { id }): Params<ById>, database: State<Database>) -> R
         .await
 }
 
-async fn remove(Params(ById { id }): Params<ById>, database: State<Database>) -> Result<(), ServiceError> {
+async fn remove(Path(id): Path<i64>, database: State<Database>) -> Result<(), ServiceError> {
     database
         .run(move |db| match db.execute("DELETE FROM goods WHERE id = ?1", [id])? {
             0 => Err(no_good(id).into()),

@@ -4,7 +4,7 @@ use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params as HashParams};
-use node_sdk::{Node, NodeBuilder, Params, ServiceError, State};
+use node_sdk::{Node, NodeBuilder, Params, Path, ServiceError, State};
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -41,11 +41,6 @@ pub fn node(database: Database) -> NodeBuilder {
 struct Credentials {
     username: String,
     password: String,
-}
-
-#[derive(Deserialize)]
-struct ById {
-    id: i64,
 }
 
 async fn join(Params(new): Params<Credentials>, database: State<Database>) -> Result<Member, ServiceError> {
@@ -98,7 +93,7 @@ async fn list(database: State<Database>) -> Result<Vec<Member>, ServiceError> {
         .await
 }
 
-async fn find(Params(ById { id }): Params<ById>, database: State<Database>) -> Result<Member, ServiceError> {
+async fn find(Path(id): Path<i64>, database: State<Database>) -> Result<Member, ServiceError> {
     database
         .run(move |db| {
             let found = db.query_row("SELECT id, username FROM members WHERE id = ?1", [id], member).optional()?;
@@ -107,7 +102,7 @@ async fn find(Params(ById { id }): Params<ById>, database: State<Database>) -> R
         .await
 }
 
-async fn leave(Params(ById { id }): Params<ById>, database: State<Database>) -> Result<(), ServiceError> {
+async fn leave(Path(id): Path<i64>, database: State<Database>) -> Result<(), ServiceError> {
     database
         .run(move |db| match db.execute("DELETE FROM members WHERE id = ?1", [id])? {
             0 => Err(no_member(id).into()),
