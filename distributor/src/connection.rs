@@ -34,6 +34,9 @@ const RESTORING: Duration = Duration::from_millis(50);
 /// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
 /// newest state, and not from all that happened.
 const MAX_UNSENT_BYTES: u32 = 128 * 1024;
+/// Bytes that it may hold altogether, what is under way included (Linux takes twice that, for its own needs: socket(7)). Ten
+/// thousand peers that read slowly would use up what the system has for TCP otherwise; then it drops what comes in, for all.
+const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 
 /// Why a connection ended.
 enum End {
@@ -73,6 +76,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     attendance.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
     let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
+    let is_lost = session.outbox().is_mid_packet() || matches!(end, End::Out(_));
     let complaint = match end {
         End::Gone(_) | End::Stopping => {
             let reason = reason.as_str();
@@ -82,7 +86,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         End::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
             warn!(conn, %peer, packets, "cut: it has taken nothing of what it was sent for {seconds} s");
-            return;
+            return abort(&session.stream);
         }
         End::Out(Reason::Superseded) => {
             Complaint::new(409, "superseded", "the same instance has registered on a newer connection")
@@ -92,8 +96,10 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     };
     let Complaint { status, reason, message } = complaint;
     info!(conn, %peer, packets, ignored, blank, strikes, reason, "cut: {message}");
-    if !session.outbox().is_mid_packet() {
-        farewell(&attendance, status, reason, &message).await;
+    // A packet behind an unfinished one would be part of it.
+    let heard = !session.outbox().is_mid_packet() && farewell(&attendance, status, reason, &message).await;
+    if !heard && is_lost {
+        abort(&session.stream);
     }
 }
 
@@ -369,30 +375,43 @@ impl Reader {
 /// Changes are small and many; what a peer has not taken is better made anew.
 fn tune_for_changes(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
-    if let Err(error) = SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+    let socket = SockRef::from(stream);
+    let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and_then(|()| socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES));
+    if let Err(error) = limited {
         debug!(%error, "cannot limit what the system holds for a peer");
     }
 }
 
-/// Says why, once and without waiting for a peer that does not read, and closes.
-async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &str) {
+/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
+async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &str) -> bool {
     let stream = &attendance.session.stream;
     let mut out = BytesMut::new();
     write_refusal(&mut out, None, status, reason, message, None);
     if stream.try_write(&out).is_err() || SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
-        return;
+        return false;
     }
     let mut left = LINGER_BYTES;
     let mut scrap = vec![0; LINGER_READ_BYTES];
-    let _ = timeout(LINGER, async {
+    let closed = timeout(LINGER, async {
         while left > 0 && stream.readable().await.is_ok() {
             match stream.try_read(&mut scrap) {
-                Ok(0) => break,
+                Ok(0) => return true,
                 Ok(bytes) => left = left.saturating_sub(bytes),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => break,
+                Err(_) => return true,
             }
         }
-    })
-    .await;
+        false
+    });
+    closed.await.unwrap_or(false)
+}
+
+/// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later
+/// without a word, and a peer that reads again waits for ever on a connection that is gone.
+fn abort(stream: &TcpStream) {
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        debug!(%error, "cannot reset a connection");
+    }
 }

@@ -67,6 +67,12 @@ impl Peer {
         self.stream.local_addr().unwrap().port()
     }
 
+    /// Whether the system has been told that the connection is void; asks once, without reading.
+    pub fn is_reset(&self) -> bool {
+        let error = SockRef::from(&self.stream).take_error().unwrap();
+        error.is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+
     /// Writes bytes; a connection that the other end has cut is no failure.
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap();
