@@ -56,6 +56,8 @@ pub(crate) struct Node {
     digest: Cell<Option<u64>>,
     replica: RefCell<Option<Replica>>,
     connected: Cell<bool>,
+    /// When it tries to register again.
+    register_at: Cell<Option<Instant>>,
     /// It neither reads nor answers.
     pub(crate) frozen: Cell<bool>,
     thaw: Notify,
@@ -113,7 +115,17 @@ impl Swarm {
     }
 
     fn is_complete(&self, entries: usize) -> bool {
-        self.nodes.iter().all(|node| node.frozen.get() || node.entries.get() == entries)
+        // Those that only count take an entry that is told again for one more; one that knows, in the same state, corrects them.
+        let known = self.nodes.first().map(|node| (node.revision.get(), node.entries.get()));
+        self.nodes.iter().filter(|node| !node.frozen.get()).all(|node| {
+            if let Some((revision, entries)) = known
+                && !node.old
+                && node.revision.get() == revision
+            {
+                node.entries.set(entries);
+            }
+            node.entries.get() == entries
+        })
     }
 
     /// Everybody who is awake has the same state; a wrong one voids the run.
@@ -133,7 +145,12 @@ impl Swarm {
         let known: Vec<usize> = self.nodes.iter().map(|node| node.entries.get()).collect();
         let connected = self.nodes.iter().filter(|node| node.connected.get()).count();
         let (least, most) = (known.iter().min(), known.iter().max());
-        format!("{connected} connected, {least:?} to {most:?} entries known, {} found", self.seen.found.get())
+        let first = self.nodes.first().map(|node| node.revision.get());
+        let same = self.nodes.iter().filter(|node| Some(node.revision.get()) == first).count();
+        let found = self.seen.found.get();
+        format!(
+            "{connected} connected, {least:?} to {most:?} entries known, {same} in the state of the first, {found} found"
+        )
     }
 
     pub(crate) fn connected(&self) -> usize {
@@ -177,14 +194,14 @@ impl Node {
     }
 
     async fn follow(&self, stream: &TcpStream, seen: &Seen) -> std::io::Result<()> {
-        stream.set_nodelay(true)?;
+        daemon::tune(stream);
         write(stream, self.registration().as_bytes()).await?;
         if let Some(replica) = &mut *self.replica.borrow_mut() {
             replica.connected();
         }
         let mut packet = Arriving::default();
         loop {
-            stream.readable().await?;
+            self.readable(stream).await?;
             if self.frozen.get() {
                 self.thaw.notified().await;
             }
@@ -211,6 +228,19 @@ impl Node {
             seen.buffer.replace(buffer);
             if !answers.is_empty() {
                 write(stream, &answers).await?;
+            }
+        }
+    }
+
+    /// Waits until something has come, and meanwhile registers when it is time to.
+    async fn readable(&self, stream: &TcpStream) -> std::io::Result<()> {
+        let Some(at) = self.register_at.get() else { return stream.readable().await };
+        tokio::select! {
+            ready = stream.readable() => ready,
+            () = tokio::time::sleep_until(at.into()) => {
+                self.register_at.set(None);
+                write(stream, self.registration().as_bytes()).await?;
+                stream.readable().await
             }
         }
     }
@@ -252,8 +282,10 @@ impl Node {
             }
             return Some(out);
         }
-        // Refusals, such as to come again later.
         if frame.len() < 400 && memmem::find(frame, br#""r":""#).is_some() {
+            // Too many at once: to come again later.
+            let after = number_after(frame, br#""ra":"#);
+            self.register_at.set(after.map(|ms| Instant::now() + Duration::from_millis(ms)));
             return None;
         }
         let is_change = frame.starts_with(br#"{"uri":"/distributes","method":"PATCH""#);
