@@ -30,7 +30,9 @@ impl Problem {
             CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large_for_node"),
             CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             CallError::Lost { .. } => (StatusCode::BAD_GATEWAY, "node_lost"),
-            CallError::Refused { .. } | CallError::Answer { .. } => (StatusCode::BAD_GATEWAY, "bad_answer"),
+            CallError::Refused { .. } | CallError::Answer { .. } | CallError::Ended { .. } => {
+                (StatusCode::BAD_GATEWAY, "bad_answer")
+            }
             CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
         // Who exactly was lost is for the log: clients outside need not know our addresses.

@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{CallMeta, Version, success_of, write_request};
+use protocol::{CallMeta, Packet, Part, STREAM_WINDOW, Version, success_of, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use crate::answer::{RawAnswer, is_declined, read_result};
 use crate::context::Context;
 use crate::error::CallError;
-use crate::in_flight::{Failure, Refusal};
-use crate::link::Pending;
+use crate::in_flight::{Deadlines, Failure, Refusal};
+use crate::link::{OpenStream, Pending};
 use crate::params;
 use crate::peers::Peers;
 use crate::router::Match;
@@ -111,10 +111,12 @@ pub struct RawCall<'a> {
     path: &'a str,
     arguments: Arguments<'a>,
     within: Duration,
-    idempotent: bool,
+    pub(crate) idempotent: bool,
     one_way: bool,
+    /// Its answer may be a stream.
+    stream: bool,
     at: Option<SocketAddr>,
-    choice: Choice<'a>,
+    pub(crate) choice: Choice<'a>,
     progress: Progress,
 }
 
@@ -140,6 +142,8 @@ struct Progress {
     declined: Option<Bytes>,
     full: bool,
     too_large: bool,
+    /// The call that has become a stream.
+    opened: Option<Pending>,
 }
 
 #[derive(Default)]
@@ -162,6 +166,7 @@ impl<'a> RawCall<'a> {
             within: DEFAULT_DEADLINE,
             idempotent: is_idempotent(method),
             one_way: false,
+            stream: false,
             at: None,
             choice: Choice { balance: peers.balance(), ..Choice::default() },
             progress: Progress::default(),
@@ -179,13 +184,24 @@ impl<'a> RawCall<'a> {
         self
     }
 
+    /// The answer may be a stream.
+    pub(crate) fn streaming(mut self) -> Self {
+        self.stream = true;
+        self
+    }
+
+    /// The stream that the call has become, if it has; once it is answered.
+    pub(crate) fn take_stream(&mut self) -> Option<OpenStream> {
+        self.progress.opened.take().map(Pending::into_stream)
+    }
+
     /// Calls whoever is at this address.
     pub(crate) fn at(mut self, address: SocketAddr) -> Self {
         self.at = Some(address);
         self
     }
 
-    fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("{}{}", self.method, self.path)
     }
 
@@ -206,6 +222,8 @@ impl<'a> RawCall<'a> {
             && self.at.is_none()
             && self.choice.on.is_none()
             && self.progress.tried.is_empty()
+            // A stream needs a connection: this node's own one, if it is listed.
+            && !self.stream
             && service.offers(self.method, self.path)
         {
             let text = self.arguments.text(&self.url())?;
@@ -240,7 +258,7 @@ impl<'a> RawCall<'a> {
                 Ok(Some(mut pending)) => {
                     // It may be lost already; and whoever answers wakes this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
-                        if let Some(frame) = self.settle(&pending, outcome)? {
+                        if let Some(frame) = self.settle(pending, outcome)? {
                             return Ok(Some(frame));
                         }
                         continue;
@@ -284,6 +302,7 @@ impl<'a> RawCall<'a> {
                 from: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
+                credit: self.stream.then_some(STREAM_WINDOW),
             };
             let url = (self.method, self.path);
             if self.one_way {
@@ -292,12 +311,13 @@ impl<'a> RawCall<'a> {
             }
             let write =
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
-            link.call(now, deadline, write).map(Some).map_err(Refused::Link)
+            let stream = self.stream.then(|| context.deadline.map(Instant::into_std));
+            link.call(now, Deadlines { answer: deadline.into_std(), stream }, write).map(Some).map_err(Refused::Link)
         })
     }
 
     /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
-    fn settle(&mut self, pending: &Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
+    fn settle(&mut self, pending: Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
         let now = Instant::now().into_std();
         let link = pending.link();
         let retries = self.peers.retries();
@@ -309,6 +329,9 @@ impl<'a> RawCall<'a> {
                     self.progress.declined = Some(frame);
                     self.progress.tried.push(link.address);
                     return Ok(None);
+                }
+                if self.stream && opens_stream(&frame) {
+                    self.progress.opened = Some(pending);
                 }
                 Ok(Some(frame))
             }
@@ -366,7 +389,7 @@ impl Future for RawCall<'_> {
                 State::Waiting(pending) => {
                     let Poll::Ready(outcome) = pending.poll(task) else { return Poll::Pending };
                     let State::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
-                    let frame = this.settle(&pending, outcome)?;
+                    let frame = this.settle(pending, outcome)?;
                     if frame.is_none() {
                         continue;
                     }
@@ -440,6 +463,11 @@ impl std::fmt::Debug for State {
             Self::Own(_) => "at work here",
         })
     }
+}
+
+fn opens_stream(frame: &[u8]) -> bool {
+    let opening = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
+    opening.is_some_and(|part| part.number == 0)
 }
 
 /// Methods that may be carried out twice (RFC 9110, 9.2.2).

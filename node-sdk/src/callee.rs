@@ -12,15 +12,16 @@ use daemon::{FrameReader, LocalQueues, Look, at};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{Key, Request, Unread, is_blank};
+use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, Unread, is_blank, part_of};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::handler::Caller;
+use crate::handler::{Caller, Progress};
+use crate::items::Flow;
 use crate::link::MAX_FRAME_BYTES;
 use crate::outgoing::{Outgoing, Step};
-use crate::service::{Begun, Service};
+use crate::service::{Begun, Service, Turn};
 use crate::transit::Transit;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
@@ -48,7 +49,7 @@ struct Connection<'a> {
     transit: Transit,
     at_work: FuturesUnordered<Abortable<Keyed>>,
     /// The calls at work that can be taken back.
-    handles: HashMap<u64, AbortHandle>,
+    handles: HashMap<u64, AtWork>,
     outgoing: Outgoing,
     strikes: u32,
 }
@@ -56,7 +57,13 @@ struct Connection<'a> {
 /// A call at work, with its key if that is a number.
 struct Keyed {
     key: Option<u64>,
-    begun: Begun,
+    begun: Option<Begun>,
+}
+
+/// What a caller can do about a call at work.
+struct AtWork {
+    abort: AbortHandle,
+    flow: Option<Arc<Flow>>,
 }
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
@@ -78,15 +85,17 @@ pub(crate) async fn run(
         strikes: 0,
     };
     let mut stalled_since = None;
-    let mut closed = false;
+    let (mut closed, mut leaving) = (false, false);
     let mut at_caller = Look::default();
     loop {
         let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
             Ok(more) => more,
             Err(reason) => return reason,
         };
-        while let Some(Some(done)) = connection.at_work.next().now_or_never() {
-            connection.done(done);
+        while connection.reads()
+            && let Some(Some(turn)) = connection.at_work.next().now_or_never()
+        {
+            connection.take_turn(turn);
         }
         let (blocked, paced) = match write(stream, &mut connection.outgoing) {
             Ok(Step::WaitFor(unread)) => (false, Some(unread)),
@@ -106,7 +115,7 @@ pub(crate) async fn run(
             at_caller.done();
         }
         let written = connection.outgoing.written();
-        let listening = !closed && connection.has_room();
+        let (listening, reads) = (!closed && connection.has_room(), connection.reads());
         let Connection { reader, at_work, outgoing, received, .. } = &mut connection;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
@@ -118,19 +127,27 @@ pub(crate) async fn run(
                     Err(_broken) => return "broken",
                 }
             }
-            Some(done) = at_work.next(), if !at_work.is_empty() => connection.done(done),
+            Some(turn) = at_work.next(), if reads && !at_work.is_empty() => connection.take_turn(turn),
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
             (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
-            () = finish.cancelled(), if !finish.is_cancelled() => {}
+            () = finish.cancelled(), if !leaving => {
+                leaving = true;
+                connection.handles.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
+            }
         }
     }
 }
 
 impl Connection<'_> {
     fn has_room(&self) -> bool {
-        self.at_work.len() < MAX_AT_WORK && self.outgoing.len() < MAX_WAITING_BYTES
+        self.at_work.len() < MAX_AT_WORK && self.reads()
+    }
+
+    /// The caller reads its answers; for one that does not, nothing is worked on.
+    fn reads(&self) -> bool {
+        self.outgoing.len() < MAX_WAITING_BYTES
     }
 
     /// Begins what has come; most handlers are done at once and never need a place of their own. Returns whether there may be
@@ -152,7 +169,15 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
+        if let Some((key, part, _)) = part_of(frame, Side::Caller) {
+            return self.take_part(key, part, frame);
+        }
         let begun = match Request::parse(frame) {
+            Ok(request) if request.uri == PART_URI => {
+                let part = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
+                let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
+                return self.take_part(key, part, frame);
+            }
             Ok(request) if request.uri.starts_with('$') => {
                 self.control(&request);
                 return Ok(());
@@ -169,17 +194,27 @@ impl Connection<'_> {
             return if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) };
         };
         let to = begun.take_reply_to();
-        if self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink)).is_ready() {
+        if self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink)) == Poll::Ready(Progress::Done) {
             return Ok(());
         }
-        let key = to.key.as_ref().and_then(Key::number);
         begun.put_reply_to(to);
-        let (handle, registration) = AbortHandle::new_pair();
-        if let Some(key) = key {
-            self.handles.insert(key, handle);
-        }
-        self.at_work.push(Abortable::new(Keyed { key, begun }, registration));
+        self.put_to_work(begun);
         Ok(())
+    }
+
+    fn put_to_work(&mut self, begun: Begun) {
+        let (abort, registration) = AbortHandle::new_pair();
+        let key = begun.to.key.as_ref().and_then(Key::number);
+        if let Some(key) = key {
+            self.handles.insert(key, AtWork { abort, flow: begun.to.flow.clone() });
+        }
+        self.at_work.push(Abortable::new(Keyed { key, begun: Some(begun) }, registration));
+    }
+
+    /// A part of what the caller sends after its call; one of a call that is over is nobody's.
+    fn take_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
+        let Some(AtWork { flow: Some(flow), .. }) = self.handles.get(&key) else { return Ok(()) };
+        flow.put(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
     }
 
     /// A packet that is no call: what nobody knows is passed over.
@@ -190,29 +225,37 @@ impl Connection<'_> {
                 self.caller.instance = instance.map(Arc::from);
             }
             "$cancel" => {
-                let handle = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(&key));
+                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(&key));
                 // Its work is dropped at the next turn.
-                handle.inspect(AbortHandle::abort);
+                at_work.inspect(|at_work| at_work.abort.abort());
+            }
+            CREDIT_URI => {
+                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.get(&key));
+                if let Some(AtWork { flow: Some(flow), .. }) = at_work {
+                    flow.grant(request.meta.credit.unwrap_or(0));
+                }
             }
             _unknown => {}
         }
     }
 
-    fn done(&mut self, done: <Abortable<Keyed> as Future>::Output) {
-        let Ok((key, (version, packet))) = done else { return };
-        if let Some(key) = key {
-            self.handles.remove(&key);
+    fn take_turn(&mut self, turn: <Abortable<Keyed> as Future>::Output) {
+        let Ok((Keyed { key, begun }, turn)) = turn else { return };
+        self.outgoing.push(turn.version, turn.packet);
+        match begun.filter(|_| turn.progress == Progress::More) {
+            Some(begun) => self.put_to_work(begun),
+            None => drop(key.and_then(|key| self.handles.remove(&key))),
         }
-        self.outgoing.push(version, packet);
     }
 }
 
 impl Future for Keyed {
-    type Output = (Option<u64>, <Begun as Future>::Output);
+    type Output = (Self, Turn);
 
     fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let key = self.key;
-        self.begun.poll_unpin(task).map(|answer| (key, answer))
+        let Self { key, begun } = &mut *self;
+        let Some(Poll::Ready(turn)) = begun.as_mut().map(|begun| begun.poll_turn(task)) else { return Poll::Pending };
+        Poll::Ready((Self { key: *key, begun: begun.take() }, turn))
     }
 }
 

@@ -97,6 +97,12 @@ pub enum CallError {
         /// Who was called.
         node: SocketAddr,
     },
+    /// A stream that takes no more parts: it has ended, and what it ends with says why. The part was not sent.
+    #[error("the stream {url} has ended")]
+    Ended {
+        /// What was called.
+        url: String,
+    },
     /// The node answered that it will not, or could not.
     #[error("{status} {reason}: {message}")]
     Refused {
@@ -186,6 +192,7 @@ impl From<CallError> for ServiceError {
             CallError::TooLarge { .. } => Self::new(413, "too_large", message),
             CallError::Deadline { .. } => Self::new(504, "deadline", message),
             CallError::Lost { .. } => Self::new(502, "lost", message),
+            CallError::Ended { .. } => Self::new(502, "ended", message),
             CallError::Answer { .. } => Self::new(502, "bad_answer", message),
             CallError::Params { .. } => Self::new(500, "internal", message),
             CallError::Refused { status, reason, message, retry_after } => {

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
+use crate::items::{Flow, Parts};
 use crate::outgoing::Sink;
 use crate::params;
 use crate::peers::Peers;
@@ -29,7 +30,16 @@ pub(crate) type Running = Pin<Box<dyn Answering>>;
 /// Work that ends with an answer.
 pub(crate) trait Answering: Send {
     /// Goes on with the work; when it is done its answer is in `sink`.
-    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()>;
+    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress>;
+}
+
+/// How far the work on a call has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// The whole answer is there.
+    Done,
+    /// Something of it is there, to be sent before the work goes on.
+    More,
 }
 
 /// A call that came in, as extractors see it.
@@ -43,6 +53,8 @@ pub struct Incoming<'a> {
     pub(crate) captured: &'a [&'a str],
     pub(crate) context: &'a Context,
     pub(crate) caller: &'a Caller,
+    /// What makes it a stream, if its caller takes one.
+    pub(crate) flow: Option<&'a Arc<Flow>>,
     pub(crate) surroundings: &'a Surroundings,
 }
 
@@ -60,7 +72,8 @@ pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 /// A type that a handler can have as an argument.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller` and `Trace`"
+    note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace` \
+            and `Items<T>`"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -163,6 +176,8 @@ pin_project! {
     struct Invocation<F> {
         #[pin]
         future: F,
+        // Once the function has returned a stream.
+        parts: Option<Parts>,
     }
 }
 
@@ -172,12 +187,18 @@ where
     T: Respond,
     E: Into<ServiceError>,
 {
-    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()> {
-        match ready!(self.project().future.poll(task)) {
-            Ok(result) => sink.success(result.status(), |out| respond::append(&result, out)),
+    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress> {
+        let this = self.project();
+        if let Some(parts) = this.parts {
+            return sink.poll_parts(parts, task);
+        }
+        match ready!(this.future.poll(task)).map(Respond::into_parts) {
+            Ok(Ok(parts)) if sink.open() => return sink.poll_parts(this.parts.insert(parts), task),
+            Ok(Ok(_parts)) => sink.failure(&ServiceError::new(406, "stream", "the answer is a stream; open one")),
+            Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
             Err(error) => sink.failure(&error.into()),
         }
-        Poll::Ready(())
+        Poll::Ready(Progress::Done)
     }
 }
 
@@ -194,7 +215,7 @@ macro_rules! handlers {
             #[allow(unused_variables, reason = "a handler may have no arguments")]
             fn begin(&self, call: &Incoming<'_>) -> Result<Work, ServiceError> {
                 let future = self($($argument::from_call(call)?),*);
-                Ok(Work(Box::pin(Invocation { future })))
+                Ok(Work(Box::pin(Invocation { future, parts: None })))
             }
 
             #[allow(unused_variables, reason = "a handler may have no arguments")]

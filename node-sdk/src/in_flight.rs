@@ -7,6 +7,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
 
+use self::streams::Open;
+pub(crate) use self::streams::{Closed, Ending};
+
 /// Calls of one connection: those that wait to be written, and those that wait for an answer.
 ///
 /// A call has a slot from its beginning until whoever waits for it has its outcome, or gives it up. Its key names slot and
@@ -67,6 +70,17 @@ enum SlotState {
     Free,
     Waiting(Waiting),
     Done(Outcome),
+    /// On the heap: few calls are streams, and each slot would have the room.
+    Open(Box<Open>),
+}
+
+/// How long a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Deadlines {
+    /// Until it is answered; a stream, until it is open.
+    pub(crate) answer: Instant,
+    /// The call may become a stream, and that may last until then, if to any time.
+    pub(crate) stream: Option<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -74,6 +88,8 @@ struct Waiting {
     waker: Option<Waker>,
     begun: Instant,
     deadline: Instant,
+    /// See [`Deadlines`].
+    stream: Option<Option<Instant>>,
     place: Place,
 }
 
@@ -142,9 +158,10 @@ impl InFlight {
     pub(crate) fn admit(
         &mut self,
         now: Instant,
-        deadline: Instant,
+        deadlines: Deadlines,
         write: impl FnOnce(u64, &mut BytesMut),
     ) -> Result<u64, Refusal> {
+        let Deadlines { answer: deadline, stream } = deadlines;
         let slot = match self.free.last() {
             Some(slot) => *slot,
             None if self.slots.len() < self.limits.max_calls => {
@@ -157,7 +174,7 @@ impl InFlight {
         let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
         let place = self.outgoing.push(&self.limits, Some(key), |out| write(key, out))?;
         self.free.pop();
-        self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, place });
+        self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, stream, place });
         self.waiting += 1;
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
         Ok(key)
@@ -168,7 +185,7 @@ impl InFlight {
         self.outgoing.push(&self.limits, None, write).map(drop)
     }
 
-    /// The outcome of a call, once; its slot is free then.
+    /// The outcome of a call, once; its slot is free then, unless it is a stream that has been opened.
     pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<Outcome> {
         let Some(slot) = self.slot(key) else { return Poll::Ready(Err(Failure::Lost { written: true })) };
         match &mut self.slots[slot].state {
@@ -178,9 +195,12 @@ impl InFlight {
                 }
                 Poll::Pending
             }
+            SlotState::Open(open) => Poll::Ready(open.opening.take().ok_or(Failure::Lost { written: true })),
             SlotState::Done(_) | SlotState::Free => match self.release(slot) {
                 SlotState::Done(outcome) => Poll::Ready(outcome),
-                SlotState::Free | SlotState::Waiting(_) => Poll::Ready(Err(Failure::Lost { written: true })),
+                SlotState::Free | SlotState::Waiting(_) | SlotState::Open(_) => {
+                    Poll::Ready(Err(Failure::Lost { written: true }))
+                }
             },
         }
     }
@@ -188,26 +208,41 @@ impl InFlight {
     /// Nobody waits for this call any more. What is not written never will be; of what is, a version 2 node is told.
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
-        if let SlotState::Waiting(Waiting { place, .. }) = self.release(slot) {
-            self.waiting -= 1;
-            self.outgoing.take_back(&self.limits, key, place);
+        match self.release(slot) {
+            SlotState::Waiting(Waiting { place, .. }) => {
+                self.waiting -= 1;
+                self.outgoing.take_back(&self.limits, key, place);
+            }
+            SlotState::Open(open) => {
+                self.waiting -= 1;
+                if !open.is_over() {
+                    self.outgoing.take_back(&self.limits, key, open.place);
+                }
+            }
+            SlotState::Done(_) | SlotState::Free => {}
         }
     }
 
-    /// An answer came. Gives how long it took, and whom to wake.
+    /// An answer came. Gives how long it took, unless it ends a stream, and whom to wake.
     ///
     /// # Errors
     /// Nobody waits for it.
-    pub(crate) fn answer(&mut self, now: Instant, key: u64, frame: Bytes) -> Result<(Duration, Option<Waker>), Bytes> {
+    pub(crate) fn answer(
+        &mut self,
+        now: Instant,
+        key: u64,
+        frame: Bytes,
+    ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         if let Outgoing::OneByOne(outgoing) = &mut self.outgoing {
             outgoing.has_read(key);
         }
         let Some(slot) = self.slot(key) else { return Err(frame) };
         let begun = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.begun,
+            SlotState::Open(_) => return Ok((None, self.end(slot, Ending::Answer(frame)))),
             SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
-        Ok((now.saturating_duration_since(begun), self.settle(slot, Ok(frame))))
+        Ok((Some(now.saturating_duration_since(begun)), self.settle(slot, Ok(frame))))
     }
 
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
@@ -227,12 +262,22 @@ impl InFlight {
         }
         self.next_deadline = None;
         for slot in 0..self.slots.len() {
-            let SlotState::Waiting(Waiting { deadline, place, .. }) = &self.slots[slot].state else { continue };
-            if *deadline > now {
-                self.next_deadline = Some(self.next_deadline.map_or(*deadline, |next| next.min(*deadline)));
+            let (deadline, place) = match &self.slots[slot].state {
+                SlotState::Waiting(Waiting { deadline, place, .. }) => (*deadline, Some(*place)),
+                SlotState::Open(open) if !open.is_over() && open.deadline.is_some() => {
+                    (open.deadline.unwrap_or(now), None)
+                }
+                SlotState::Open(_) | SlotState::Free | SlotState::Done(_) => continue,
+            };
+            if deadline > now {
+                self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
                 continue;
             }
-            let (key, place) = (self.key(slot), *place);
+            let Some(place) = place else {
+                wakers.extend(self.end(slot, Ending::Failed(Failure::Deadline { written: true })));
+                continue;
+            };
+            let key = self.key(slot);
             let written = self.outgoing.has_written(place);
             self.outgoing.take_back(&self.limits, key, place);
             wakers.extend(self.settle(slot, Err(Failure::Deadline { written })));
@@ -244,9 +289,13 @@ impl InFlight {
     pub(crate) fn fail_all(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
-            if let SlotState::Waiting(Waiting { place, .. }) = &self.slots[slot].state {
-                let written = self.outgoing.has_written(*place);
-                wakers.extend(self.settle(slot, Err(Failure::Lost { written })));
+            match &self.slots[slot].state {
+                SlotState::Waiting(Waiting { place, .. }) => {
+                    let written = self.outgoing.has_written(*place);
+                    wakers.extend(self.settle(slot, Err(Failure::Lost { written })));
+                }
+                SlotState::Open(_) => wakers.extend(self.end(slot, Ending::Failed(Failure::Lost { written: true }))),
+                SlotState::Free | SlotState::Done(_) => {}
             }
         }
         self.outgoing.clear();
@@ -286,7 +335,15 @@ impl InFlight {
         self.next_deadline.into_iter().chain(guess).min()
     }
 
-    /// How many calls wait for an answer.
+    /// Whether something waits to be written.
+    pub(crate) fn has_outgoing(&self) -> bool {
+        match &self.outgoing {
+            Outgoing::Batch(batch) => !batch.bytes.is_empty(),
+            Outgoing::OneByOne(outgoing) => !outgoing.queue.is_empty(),
+        }
+    }
+
+    /// How many calls wait for an answer, and streams are open.
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
@@ -304,7 +361,7 @@ impl InFlight {
         self.waiting -= 1;
         match std::mem::replace(&mut self.slots[slot].state, SlotState::Done(outcome)) {
             SlotState::Waiting(Waiting { waker, .. }) => waker,
-            SlotState::Free | SlotState::Done(_) => None,
+            SlotState::Free | SlotState::Done(_) | SlotState::Open(_) => None,
         }
     }
 
@@ -318,6 +375,13 @@ impl InFlight {
 }
 
 impl Outgoing {
+    /// Takes a small packet that has to leave whatever else waits.
+    fn push_always(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if let Self::Batch(batch) = self {
+            write(&mut batch.bytes);
+        }
+    }
+
     fn push(&mut self, limits: &Limits, key: Option<u64>, write: impl FnOnce(&mut BytesMut)) -> Result<Place, Refusal> {
         match self {
             Self::Batch(batch) => {
@@ -459,5 +523,6 @@ impl OneByOne {
     }
 }
 
+mod streams;
 #[cfg(test)]
 mod tests;

@@ -29,8 +29,10 @@ mod callee;
 mod context;
 mod discovery;
 mod error;
+mod flow;
 mod handler;
 mod in_flight;
+mod items;
 mod link;
 mod load;
 mod node;
@@ -43,6 +45,7 @@ mod router;
 mod scratch;
 mod server;
 mod service;
+mod stream;
 mod table;
 mod transit;
 
@@ -54,8 +57,12 @@ pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
 pub use handler::Work;
 pub use handler::{Caller, Deadline, FromCall, Handler, Incoming, Params, Path, RawParams, State, StateTypes};
+#[doc(hidden)]
+pub use items::Parts;
+pub use items::{Items, Streaming};
 pub use node::{Node, NodeBuilder};
 pub use peers::Peers;
 pub use protocol::{Advert, Visibility};
 pub use respond::{Accepted, Created, NoContent, Respond};
+pub use stream::{Duplex, Opening, PartSender, StreamCall};
 pub use table::Balance;

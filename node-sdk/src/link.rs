@@ -10,13 +10,13 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use daemon::{FrameReader, Throttle, tune};
 use futures::task::AtomicWaker;
-use protocol::{Packet, Version, success_of};
+use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
-use crate::in_flight::{InFlight, Limits, Outcome, Refusal};
+use crate::in_flight::{Closed, Deadlines, Ending, InFlight, Limits, Outcome, Refusal};
 use crate::load::Load;
 
 /// Most bytes of one packet, either way.
@@ -148,13 +148,13 @@ impl Link {
     pub(crate) fn call(
         self: &Arc<Self>,
         now: Instant,
-        deadline: Instant,
+        deadlines: Deadlines,
         write: impl FnOnce(u64, Duration, &mut BytesMut),
     ) -> Result<Pending, Refusal> {
         let mut shared = self.lock();
         let Shared { calls, state, hello_at, .. } = &mut *shared;
         let sent = now.saturating_duration_since(*hello_at);
-        let key = calls.admit(now.into_std(), deadline.into_std(), |key, out| write(key, sent, out))?;
+        let key = calls.admit(now.into_std(), deadlines, |key, out| write(key, sent, out))?;
         let wakers = if let State::Idle | State::Down(_) = state {
             // It was lost between connecting and calling: nothing will come.
             calls.fail_all()
@@ -382,17 +382,21 @@ impl Link {
         let mut shared = self.lock();
         // Answers that nobody waits for (too late, doubled, invented) change nothing.
         for frame in socket.answers.drain(..) {
-            let key = match success_of(&frame) {
-                Some((key, _)) => Some(key),
-                None => key_of(&frame, &shared.calls),
+            let (key, meaning) = match success_of(&frame) {
+                Some((key, _)) => (Some(key), Meaning::Answer),
+                None => read_head(&frame, &shared.calls),
             };
-            let answered = match key {
-                Some(key) => shared.calls.answer(now, key, frame),
-                None => Err(frame),
+            let answered = match (key, meaning) {
+                (Some(key), Meaning::Answer) => shared.calls.answer(now, key, frame),
+                (Some(key), Meaning::Part(part)) => shared.calls.part(now, key, part, frame),
+                (Some(key), Meaning::Credit(bytes)) => Ok((None, shared.calls.grant(key, bytes))),
+                (None, _) => Err(frame),
             };
             match answered {
                 Ok((took, waker)) => {
-                    self.load.answered(now, took);
+                    if let Some(took) = took {
+                        self.load.answered(now, took);
+                    }
                     if let Some(waker) = waker {
                         waker.wake();
                     }
@@ -415,13 +419,28 @@ impl Link {
     }
 }
 
-/// The key of an answer that is not in our own spelling.
-fn key_of(frame: &[u8], calls: &InFlight) -> Option<u64> {
+/// What a packet from another node is.
+#[derive(Clone, Copy)]
+enum Meaning {
+    Answer,
+    Part(Part),
+    Credit(u32),
+}
+
+/// The key and meaning of what is not a usual answer in our own spelling.
+fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
+    if let Some((key, part, _)) = part_of(frame, Side::Callee) {
+        return (Some(key), Meaning::Part(part));
+    }
     match Packet::parse(frame) {
-        Ok(packet) => packet.key.as_ref().and_then(protocol::Key::number),
+        Ok(packet) => {
+            let part = Part::from_packet(&packet).map(Meaning::Part);
+            let meaning = part.or_else(|| read_credit(&packet).map(Meaning::Credit)).unwrap_or(Meaning::Answer);
+            (packet.key.as_ref().and_then(protocol::Key::number), meaning)
+        }
         // How an old service answers a method that it does not know.
-        Err(_) if frame.trim_ascii() == b"null" => calls.only_unanswered(),
-        Err(_) => None,
+        Err(_) if frame.trim_ascii() == b"null" => (calls.only_unanswered(), Meaning::Answer),
+        Err(_) => (None, Meaning::Answer),
     }
 }
 
@@ -468,6 +487,12 @@ impl Pending {
     pub(crate) fn link(&self) -> &Arc<Link> {
         &self.link
     }
+
+    /// The stream that the call has become, once its outcome says so.
+    pub(crate) fn into_stream(self) -> OpenStream {
+        self.link.load.begin(Instant::now().into_std());
+        OpenStream { link: Arc::clone(&self.link), key: self.key }
+    }
 }
 
 impl Drop for Pending {
@@ -478,5 +503,60 @@ impl Drop for Pending {
             // There may be something to tell; and a retired link closes with its last call.
             self.link.task.wake();
         }
+    }
+}
+
+/// A stream that is open. Dropping it ends it, and tells the node.
+#[derive(Debug)]
+pub(crate) struct OpenStream {
+    link: Arc<Link>,
+    key: u64,
+}
+
+impl OpenStream {
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.link.address
+    }
+
+    /// The next part; an ending that is no part comes once, and `None` after it.
+    pub(crate) fn poll_part(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Ending>>> {
+        let mut shared = self.link.lock();
+        let polled = shared.calls.poll_part(self.key, context);
+        let has_more = shared.calls.has_outgoing();
+        drop(shared);
+        if has_more {
+            self.link.task.wake();
+        }
+        polled
+    }
+
+    /// Whether a part may be sent.
+    pub(crate) fn poll_send(&self, context: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        self.link.lock().calls.poll_send(self.key, context)
+    }
+
+    /// Sends a part, which `write` makes for a given number.
+    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<(), Refusal> {
+        self.link.lock().calls.send_part(self.key, write)?;
+        self.link.task.wake();
+        Ok(())
+    }
+
+    /// Sends that nothing follows; again, it does nothing.
+    pub(crate) fn finish(&self) {
+        self.link.lock().calls.finish(self.key);
+        self.link.task.wake();
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.link.lock().calls.cancel(self.key);
+        self.link.load.end();
+        self.link.task.wake();
     }
 }

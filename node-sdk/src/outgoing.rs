@@ -1,16 +1,26 @@
 //! Answers that wait to be written to one caller, without I/O.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use protocol::{AnswerWriter, Key, LEGACY_READ_BYTES, ReadWindow, Reply, Unread, Version, write_answer};
+use protocol::{
+    AnswerWriter, Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, Reply, Side, Unread, Version, write_answer,
+    write_credit, write_end, write_open,
+};
 
 use crate::error::ServiceError;
+use crate::handler::Progress;
+use crate::items::{Flow, Parts};
 use crate::link::MAX_FRAME_BYTES;
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
+
+/// Bytes of parts of one answer that are written before other answers have their turn.
+const PARTS_BYTES: usize = 64 * 1024;
 
 /// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
 /// can read at once.
@@ -39,6 +49,17 @@ pub(crate) enum Step {
 pub(crate) struct ReplyTo {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
+    /// What makes it a stream, if its caller takes one.
+    pub(crate) flow: Option<Arc<Flow>>,
+}
+
+/// Whoever still takes the items of a call that is over finds out.
+impl Drop for ReplyTo {
+    fn drop(&mut self) {
+        if let Some(flow) = &self.flow {
+            flow.cut();
+        }
+    }
 }
 
 /// Takes one answer. What does not become one leaves nothing behind.
@@ -80,6 +101,74 @@ impl<'a> Sink<'a> {
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = Reply::Failure { status: *status, reason, message, retry_after: *retry_after };
         write_answer(self.out, self.to.version, key, failure);
+    }
+
+    /// Says that the answer comes in parts. Whether its caller takes that.
+    pub(crate) fn open(&mut self) -> bool {
+        let Some((flow, key)) = self.stream() else { return false };
+        if flow.opens(true) {
+            write_open(self.out, key);
+        }
+        true
+    }
+
+    /// Writes parts of an answer, as many as its caller takes now.
+    pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<Progress> {
+        let Some((flow, key)) = self.stream() else { return Poll::Ready(Progress::Done) };
+        loop {
+            if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
+                return Poll::Ready(Progress::More);
+            }
+            let number = ready!(flow.poll_ready(task));
+            let before = self.out.len();
+            let writer = PartWriter::begin(self.out, Side::Callee, key, number);
+            let error = match parts.0.as_mut().poll_part(task, self.out) {
+                Poll::Ready(Some(Ok(()))) => {
+                    let bytes = writer.end(self.out);
+                    if bytes <= MAX_FRAME_BYTES {
+                        flow.sent(bytes);
+                        continue;
+                    }
+                    Some(ServiceError::new(500, "answer_too_large", format!("a part has {bytes} bytes")))
+                }
+                Poll::Ready(Some(Err(error))) => Some(error),
+                Poll::Ready(None) => None,
+                Poll::Pending => match flow.farewell() {
+                    Some(error) => Some(error),
+                    None => {
+                        self.out.truncate(before);
+                        return Poll::Pending;
+                    }
+                },
+            };
+            self.out.truncate(before);
+            match error {
+                Some(error) => self.failure(&error),
+                None => write_end(self.out, Side::Callee, key, number),
+            }
+            return Poll::Ready(Progress::Done);
+        }
+    }
+
+    /// Before a handler goes on: what a stream owes its caller by itself.
+    pub(crate) fn attend(&mut self, task: &Context<'_>) {
+        let Some((flow, key)) = self.stream() else { return };
+        flow.attend(task);
+        if flow.opens(false) {
+            write_open(self.out, key);
+        }
+        if let Some(credit) = flow.take_credit() {
+            write_credit(self.out, key, credit);
+        }
+    }
+
+    fn stream(&self) -> Option<(&'a Flow, u64)> {
+        let ReplyTo { flow, key, .. } = self.to;
+        Some((flow.as_deref()?, key.as_ref()?.number()?))
+    }
+
+    pub(crate) fn has_written(&self) -> bool {
+        self.out.len() > self.start
     }
 
     /// Takes back what has been written.
@@ -184,7 +273,7 @@ mod tests {
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let to = ReplyTo { version: to, key: Some(Key::Number(1)) };
+            let to = ReplyTo { version: to, key: Some(Key::Number(1)), flow: None };
             self.outgoing.answer(&to, |sink| {
                 sink.success(200, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());

@@ -19,6 +19,7 @@ use crate::error::CallError;
 use crate::link::Link;
 use crate::retry::RetryBudget;
 use crate::service::Service;
+use crate::stream::StreamCall;
 use crate::table::{Balance, Provider, Providers, Table, affinity};
 
 /// Routes without a provider that are remembered, to tell "not now" from "never".
@@ -113,6 +114,25 @@ impl Peers {
     pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
         let (method, path) = split_url(url);
         Call::new(RawCall::new(self, method, path, Arguments::Value(params)))
+    }
+
+    /// Opens a stream with what offers `url`: what comes is read as `T`s, and more can be sent than `params`. Providers are picked,
+    /// and tried, as [`call`](Self::call) does until one has opened it. Who answers in one piece, as nodes of version 1 do, gives a
+    /// stream of one. Await the returned value to open it; dropping that future takes it back.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+    /// use futures::StreamExt;
+    ///
+    /// let mut ticks = peers.stream::<u64>("GET/ticks", &()).await?;
+    /// while let Some(tick) = ticks.next().await {
+    ///     println!("{}", tick?);
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn stream<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> StreamCall<'a, T> {
+        let (method, path) = split_url(url);
+        StreamCall::new(RawCall::new(self, method, path, Arguments::Value(params)))
     }
 
     /// Calls with JSON text in and a packet out, unread: for gateways. `params` must be a JSON object if any provider may

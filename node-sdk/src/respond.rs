@@ -3,12 +3,13 @@
 use bytes::BytesMut;
 use serde::Serialize;
 
+use crate::items::Parts;
 use crate::scratch::with_scratch;
 
 /// A result with its status: anything that has a JSON form is one with 200.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a handler",
-    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>` and `NoContent`; \
+    note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent` and `Streaming<S>`; \
             add `#[derive(serde::Serialize)]` to `{Self}`"
 )]
 pub trait Respond: Send {
@@ -22,6 +23,15 @@ pub trait Respond: Send {
     /// # Errors
     /// When it has no JSON form.
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
+
+    /// What it is made of, if it is an answer in parts.
+    #[doc(hidden)]
+    fn into_parts(self) -> Result<Parts, Self>
+    where
+        Self: Sized,
+    {
+        Err(self)
+    }
 }
 
 /// 201: something new is there.
@@ -70,6 +80,15 @@ impl Respond for NoContent {
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
         serde_json::to_writer(out, &())
     }
+}
+
+/// Appends a value as JSON text.
+pub(crate) fn append_json(value: &impl Serialize, out: &mut BytesMut) -> Result<(), serde_json::Error> {
+    with_scratch(|scratch| {
+        serde_json::to_writer(&mut *scratch, value)?;
+        out.extend_from_slice(scratch);
+        Ok(())
+    })
 }
 
 /// Appends the result as JSON text.

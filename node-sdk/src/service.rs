@@ -2,9 +2,9 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -19,7 +19,8 @@ use tracing::{debug, error};
 
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
-use crate::handler::{AnyHandler, Caller, Incoming, Running, Surroundings};
+use crate::handler::{AnyHandler, Caller, Incoming, Progress, Running, Surroundings};
+use crate::items::Flow;
 use crate::outgoing::{ReplyTo, Sink};
 use crate::router::Router;
 
@@ -83,7 +84,10 @@ impl Service {
 
     /// Begins a call. Whether its arguments have been read, and so are JSON, is in `request` then.
     fn begin_in(&self, request: &mut Request<'_>, made: Instant, caller: &Caller, now: Instant) -> Begun {
-        let mut to = ReplyTo { version: request.version, key: request.key.take() };
+        let key = request.key.take();
+        let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
+        let flow = request.meta.credit.filter(|_| streams).map(Flow::new);
+        let mut to = ReplyTo { version: request.version, key, flow };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -126,6 +130,7 @@ impl Service {
             captured: &found.captured,
             context: &context,
             caller,
+            flow: to.flow.as_ref(),
             surroundings: &self.surroundings,
         };
         // A panic while arguments are taken must cost this call only, like one in the handler.
@@ -159,8 +164,8 @@ impl Service {
                 },
             };
             let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), peers: None };
-            let begun = self.begin_in(&mut request, now, &caller, now);
-            let mut packet = begun.await.1;
+            let mut begun = self.begin_in(&mut request, now, &caller, now);
+            let Turn { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
             packet.freeze()
         }
@@ -174,45 +179,53 @@ impl Begun {
 
     /// Where the answer goes, for as long as somebody else keeps it.
     pub(crate) fn take_reply_to(&mut self) -> ReplyTo {
-        ReplyTo { version: self.to.version, key: self.to.key.take() }
+        ReplyTo { version: self.to.version, key: self.to.key.take(), flow: self.to.flow.take() }
     }
 
     pub(crate) fn put_reply_to(&mut self, to: ReplyTo) {
         self.to = to;
     }
 
-    /// Goes on with the work; when it is done its answer is in `sink`. A panic costs this call only.
-    pub(crate) fn poll_answer(&mut self, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<()> {
+    /// Goes on with the work; what there is of the answer is in `sink`. A panic costs this call only.
+    pub(crate) fn poll_answer(&mut self, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress> {
         let running = match &mut self.running {
             Ok(running) => running.as_mut(),
             Err(error) => {
                 sink.failure(error);
-                return Poll::Ready(());
+                return Poll::Ready(Progress::Done);
             }
         };
+        sink.attend(task);
         let poll = || self.context.enter(|| running.poll_answer(task, sink));
         match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
+            Ok(Poll::Pending) if sink.has_written() => Poll::Ready(Progress::More),
             Ok(polled) => polled,
             Err(panic) => {
                 sink.clear();
                 sink.failure(&panicked(&*panic));
-                Poll::Ready(())
+                Poll::Ready(Progress::Done)
             }
         }
     }
 }
 
-/// The answer as a packet of its own, for work that was not done at once.
-impl Future for Begun {
-    type Output = (Version, BytesMut);
+/// What work that was not done at once has given.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    pub(crate) version: Version,
+    pub(crate) packet: BytesMut,
+    pub(crate) progress: Progress,
+}
 
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+impl Begun {
+    /// As [`poll_answer`](Self::poll_answer), with a packet of its own.
+    pub(crate) fn poll_turn(&mut self, task: &mut TaskContext<'_>) -> Poll<Turn> {
         let to = self.take_reply_to();
         let mut packet = BytesMut::new();
         let polled = self.poll_answer(task, &mut Sink::new(&mut packet, &to));
         let version = to.version;
         self.to = to;
-        polled.map(|()| (version, packet))
+        polled.map(|progress| Turn { version, packet, progress })
     }
 }
 

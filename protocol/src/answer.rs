@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{put_number, put_text};
+use crate::json::{cut_number, put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -83,14 +83,8 @@ impl<'a> Answer<'a> {
 /// The key and the data of an answer in the very spelling of [`AnswerWriter`], cut out and not parsed: if the data is one
 /// JSON value, the frame is a successful version 2 answer with it. `None` for all other frames: they are to be parsed.
 pub fn success_of(frame: &[u8]) -> Option<(u64, &[u8])> {
-    let rest = frame.strip_prefix(br#"{"key":"#)?;
-    let end = rest.iter().position(|byte| !byte.is_ascii_digit())?;
-    // Beyond that it might not fit; and no key of ours has a leading zero.
-    if end == 0 || end > 18 || (end > 1 && rest[0] == b'0') {
-        return None;
-    }
-    let key = rest[..end].iter().fold(0, |key, digit| key * 10 + u64::from(digit - b'0'));
-    let body = rest[end..].strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
+    let (key, rest) = cut_number(frame.strip_prefix(br#"{"key":"#)?)?;
+    let body = rest.strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
     Some((key, body))
 }
 

@@ -52,6 +52,17 @@ pub(crate) fn put_number(out: &mut BytesMut, number: u64) {
     out.put_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
+/// A whole number as we write it, and what comes after it.
+pub(crate) fn cut_number(text: &[u8]) -> Option<(u64, &[u8])> {
+    let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
+    // Beyond that it might not fit; and none of ours has a leading zero.
+    if end == 0 || end > 18 || (end > 1 && text[0] == b'0') {
+        return None;
+    }
+    let number = text[..end].iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0'));
+    Some((number, &text[end..]))
+}
+
 /// Appends text as a JSON string.
 pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
     if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {

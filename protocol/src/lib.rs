@@ -16,6 +16,7 @@ mod replica;
 mod request;
 mod revision;
 mod route;
+mod stream;
 mod talk;
 mod terms;
 
@@ -35,6 +36,10 @@ pub use replica::{HOLD, Known, Outcome, Replica};
 pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
 pub use revision::{Digest, Revision};
 pub use route::{Route, RouteError, Segment};
+pub use stream::{
+    CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, part_of, read_credit, write_credit, write_end,
+    write_open,
+};
 pub use talk::{
     CopyPart, Event, HISTORY_URI, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, asks_for_copy, read_copy,
     read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,

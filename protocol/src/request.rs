@@ -47,6 +47,9 @@ pub struct CallMeta<'a> {
     pub idempotent: bool,
     /// `at`: which attempt this is, from 1; 0 for the first.
     pub attempt: u8,
+    /// `c`: the answer may come in parts, and the arguments may go on in parts; bytes of `params` that the caller takes before it
+    /// grants more.
+    pub credit: Option<u32>,
 }
 
 impl<'a> Request<'a> {
@@ -139,6 +142,8 @@ impl<'a> CallMeta<'a> {
             i: Option<&'a RawValue>,
             #[serde(borrow)]
             at: Option<&'a RawValue>,
+            #[serde(borrow)]
+            c: Option<&'a RawValue>,
         }
         fn read<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
             serde_json::from_str(member?.get()).ok()
@@ -151,6 +156,7 @@ impl<'a> CallMeta<'a> {
             from: read(raw.f).map(|Text(text)| text),
             idempotent: read(raw.i).unwrap_or(false),
             attempt: read(raw.at).unwrap_or(0),
+            credit: read(raw.c),
         }
     }
 
@@ -187,11 +193,15 @@ impl<'a> CallMeta<'a> {
             let (attempt, after) = digits(value)?;
             (meta.attempt, rest) = (u8::try_from(attempt).ok()?, after);
         }
+        if let Some(value) = member(rest, r#""c":"#) {
+            let (credit, after) = digits(value)?;
+            (meta.credit, rest) = (Some(u32::try_from(credit).ok()?), after);
+        }
         Some((meta, rest.strip_prefix('}')?))
     }
 
     fn write(&self, out: &mut BytesMut) {
-        let Self { time_left, sent, trace, from, idempotent, attempt } = self;
+        let Self { time_left, sent, trace, from, idempotent, attempt, credit } = self;
         let mut comma: &[u8] = b"";
         let mut member = |out: &mut BytesMut, name: &[u8]| {
             out.put_slice(std::mem::replace(&mut comma, b","));
@@ -218,6 +228,10 @@ impl<'a> CallMeta<'a> {
         if *attempt > 0 {
             member(out, br#""at":"#);
             put_number(out, (*attempt).into());
+        }
+        if let Some(credit) = credit {
+            member(out, br#""c":"#);
+            put_number(out, (*credit).into());
         }
     }
 }
@@ -372,6 +386,7 @@ mod tests {
             from: Some("상품".into()),
             idempotent: true,
             attempt: 2,
+            credit: Some(262_144),
         };
         let only = |meta: fn(&mut CallMeta<'static>)| {
             let mut some = CallMeta::default();
@@ -382,6 +397,7 @@ mod tests {
             CallMeta::default(),
             only(|meta| meta.idempotent = true),
             only(|meta| meta.attempt = 255),
+            only(|meta| meta.credit = Some(0)),
             only(|meta| meta.from = Some("a \"quoted\" name".into())),
             all,
         ] {

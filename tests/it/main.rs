@@ -18,4 +18,5 @@ mod restart;
 mod scale;
 mod sdk;
 mod shop;
+mod streams;
 mod transcript;

@@ -36,7 +36,7 @@ impl Scene {
 
     fn admit_until(&mut self, bytes: usize, ms: u64) -> Result<u64, Refusal> {
         let (start, deadline) = (self.start, self.at(ms));
-        self.calls.admit(start, deadline, |_, out| {
+        self.calls.admit(start, Deadlines { answer: deadline, stream: None }, |_, out| {
             out.resize(out.len() + bytes - 2, b'x');
             out.extend_from_slice("¶".as_bytes());
         })
@@ -235,7 +235,7 @@ proptest! {
             match (step, any) {
                 (0 | 1, _) => {
                     let (start, deadline) = (scene.start, scene.at(number as u64));
-                    let admitted = scene.calls.admit(start, deadline, |key, out| {
+                    let admitted = scene.calls.admit(start, Deadlines { answer: deadline, stream: None }, |key, out| {
                         out.extend_from_slice(format!("{key}¶").as_bytes());
                     });
                     open.extend(admitted);

@@ -1,0 +1,189 @@
+//! The two directions of a stream, without I/O: what has come and is not taken yet, and what may still be sent.
+
+use std::collections::VecDeque;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+use protocol::{Part, STREAM_WINDOW};
+
+/// Most bytes that wait to be taken: a whole window, and the one part that may go beyond it.
+const MAX_WAITING_BYTES: usize = STREAM_WINDOW as usize + crate::link::MAX_FRAME_BYTES;
+/// Credit is given back in portions of this: two of them keep the other side busy.
+const PORTION: u32 = STREAM_WINDOW / 2;
+
+/// Parts that have come, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Inflow {
+    waiting: VecDeque<Bytes>,
+    waiting_bytes: usize,
+    /// The number of the last part.
+    last: u64,
+    /// Bytes that were taken and are not given back as credit yet.
+    taken: u32,
+    is_over: bool,
+    reader: Option<Waker>,
+}
+
+/// What the other side did that no sound one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Abuse {
+    /// A part is missing, or comes twice.
+    Gap,
+    /// It sends more than it may.
+    Overrun,
+}
+
+/// What may be sent.
+#[derive(Debug)]
+pub(crate) struct Outflow {
+    credit: i64,
+    sent: u64,
+    is_over: bool,
+    writer: Option<Waker>,
+}
+
+impl Inflow {
+    /// A part has come. Gives whom to wake.
+    pub(crate) fn put(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, Abuse> {
+        if self.is_over || part.number != self.last + 1 {
+            return Err(Abuse::Gap);
+        }
+        self.last = part.number;
+        if part.is_end {
+            return Ok(self.end());
+        }
+        self.waiting_bytes += frame.len();
+        if self.waiting_bytes > MAX_WAITING_BYTES {
+            return Err(Abuse::Overrun);
+        }
+        self.waiting.push_back(frame);
+        Ok(self.reader.take())
+    }
+
+    /// Nothing more comes. Gives whom to wake.
+    pub(crate) fn end(&mut self) -> Option<Waker> {
+        self.is_over = true;
+        self.reader.take()
+    }
+
+    /// The next part; `None` after the last.
+    pub(crate) fn poll_take(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
+        if let Some(frame) = self.waiting.pop_front() {
+            self.waiting_bytes -= frame.len();
+            self.taken = self.taken.saturating_add(u32::try_from(frame.len()).unwrap_or(u32::MAX));
+            return Poll::Ready(Some(frame));
+        }
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        self.reader = Some(task.waker().clone());
+        Poll::Pending
+    }
+
+    /// Nothing more comes, though some may not be taken yet.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+
+    /// Whether there is credit that is worth giving back now.
+    pub(crate) fn owes_credit(&self) -> bool {
+        self.taken >= PORTION && !self.is_over
+    }
+
+    /// That credit.
+    pub(crate) fn take_credit(&mut self) -> Option<u32> {
+        self.owes_credit().then(|| std::mem::take(&mut self.taken))
+    }
+}
+
+impl Outflow {
+    pub(crate) fn new(credit: u32) -> Self {
+        Self { credit: credit.into(), sent: 0, is_over: false, writer: None }
+    }
+
+    /// The other side takes so many bytes more. Gives whom to wake.
+    pub(crate) fn grant(&mut self, bytes: u32) -> Option<Waker> {
+        // However much it grants: nobody can send as much.
+        self.credit = self.credit.saturating_add(bytes.into());
+        self.writer.take()
+    }
+
+    /// Whether a part may be sent now.
+    pub(crate) fn poll_ready(&mut self, task: &mut Context<'_>) -> Poll<()> {
+        if self.credit > 0 {
+            return Poll::Ready(());
+        }
+        self.writer = Some(task.waker().clone());
+        Poll::Pending
+    }
+
+    /// The number of the next packet.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.sent + 1
+    }
+
+    /// A packet of so many bytes was sent, its delimiter not counted.
+    pub(crate) fn sent(&mut self, bytes: usize) {
+        self.sent += 1;
+        self.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
+    }
+
+    /// Nothing more is sent; whether that is news.
+    pub(crate) fn end(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_over, true)
+    }
+
+    /// Whether the end was sent.
+    pub(crate) fn is_over(&self) -> bool {
+        self.is_over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn part(number: u64) -> Part {
+        Part { number, is_end: false }
+    }
+
+    fn frame(bytes: usize) -> Bytes {
+        Bytes::from(vec![b' '; bytes])
+    }
+
+    #[test]
+    fn parts_come_in_order_and_in_bounds() {
+        let mut inflow = Inflow::default();
+        assert_eq!(inflow.put(part(0), frame(1)).err(), Some(Abuse::Gap));
+        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Gap));
+        assert!(inflow.put(part(1), frame(MAX_WAITING_BYTES)).is_ok());
+        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Overrun));
+        let mut ended = Inflow::default();
+        assert!(ended.put(Part { number: 1, is_end: true }, frame(0)).is_ok());
+        assert_eq!(ended.put(part(2), frame(1)).err(), Some(Abuse::Gap));
+    }
+
+    #[test]
+    fn credit_comes_back_in_portions_of_what_is_taken() {
+        let mut task = Context::from_waker(Waker::noop());
+        let (mut inflow, mut outflow) = (Inflow::default(), Outflow::new(STREAM_WINDOW));
+        let (mut sent, mut granted) = (0, 0);
+        for number in 1..=1000 {
+            while outflow.poll_ready(&mut task).is_pending() {
+                let Poll::Ready(Some(taken)) = inflow.poll_take(&mut task) else { panic!("it is there") };
+                assert_eq!(taken.len(), 1000);
+                if let Some(credit) = inflow.take_credit() {
+                    assert!((PORTION..PORTION + 1000).contains(&credit));
+                    granted += u64::from(credit);
+                    outflow.grant(credit);
+                }
+            }
+            inflow.put(part(number), frame(1000)).unwrap();
+            assert_eq!(outflow.next_number(), number);
+            outflow.sent(1000);
+            sent += 1000;
+            assert!(inflow.waiting_bytes <= STREAM_WINDOW as usize + 1000);
+        }
+        assert!(granted <= sent && sent <= granted + u64::from(STREAM_WINDOW) + 1000);
+    }
+}

@@ -1,0 +1,162 @@
+//! The streams among the calls of a connection, without I/O.
+
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
+
+use super::{Failure, InFlight, Place, Refusal, SlotState, Waiting};
+use crate::flow::{Abuse, Inflow, Outflow};
+
+/// A stream.
+#[derive(Debug)]
+pub(super) struct Open {
+    /// The packet that opened it, until whoever called has it.
+    pub(super) opening: Option<Bytes>,
+    inflow: Inflow,
+    outflow: Outflow,
+    pub(super) deadline: Option<Instant>,
+    /// How it ended, if not by a last part.
+    ending: Option<Ending>,
+    pub(super) place: Place,
+}
+
+/// How a stream ended, if not by a last part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// An answer as calls have them: the only result, or an error.
+    Answer(Bytes),
+    Failed(Failure),
+    /// The node did what no sound one does.
+    Abuse(Abuse),
+}
+
+/// A stream takes no parts any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Closed;
+
+impl InFlight {
+    /// A part of a stream came. Gives how long it took if it is the first, and whom to wake.
+    ///
+    /// # Errors
+    /// Nobody waits for it.
+    pub(crate) fn part(
+        &mut self,
+        now: Instant,
+        key: u64,
+        part: Part,
+        frame: Bytes,
+    ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
+        let Some(slot) = self.slot(key) else { return Err(frame) };
+        match &mut self.slots[slot].state {
+            SlotState::Waiting(Waiting { waker, begun, stream: Some(deadline), place, .. }) if part.number == 0 => {
+                let (waker, took) = (waker.take(), now.saturating_duration_since(*begun));
+                let open = Open::new(frame, *deadline, *place);
+                self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
+                self.slots[slot].state = SlotState::Open(Box::new(open));
+                Ok((Some(took), waker))
+            }
+            SlotState::Open(open) => match open.inflow.put(part, frame) {
+                Ok(waker) => {
+                    if open.is_over() {
+                        open.wake_writer();
+                    }
+                    Ok((None, waker))
+                }
+                Err(abuse) => Ok((None, self.end(slot, Ending::Abuse(abuse)))),
+            },
+            SlotState::Waiting(_) | SlotState::Done(_) | SlotState::Free => Err(frame),
+        }
+    }
+
+    /// The node takes so many bytes more of a stream. Gives whom to wake.
+    pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Option<Waker> {
+        self.open(key)?.outflow.grant(bytes)
+    }
+
+    /// The next part of a stream; an ending that is no part comes once, and `None` after it.
+    pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, Ending>>> {
+        let Some(open) = self.open(key) else { return Poll::Ready(None) };
+        let Poll::Ready(frame) = open.inflow.poll_take(task) else { return Poll::Pending };
+        let Some(frame) = frame else { return Poll::Ready(open.ending.take().map(Err)) };
+        if let Some(credit) = open.inflow.take_credit() {
+            // Few and small, and without it the node stops.
+            self.outgoing.push_always(|out| write_credit(out, key, credit));
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    /// Whether a part may be sent on a stream; an error when it is over.
+    pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+        match self.open(key) {
+            Some(open) if !open.is_over() && !open.outflow.is_over() => open.outflow.poll_ready(task).map(Ok),
+            _over => Poll::Ready(Err(Closed)),
+        }
+    }
+
+    /// Sends a part, which `write` makes for a given number.
+    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<(), Refusal> {
+        let Some(number) = self.open(key).map(|open| open.outflow.next_number()) else { return Ok(()) };
+        let place = self.outgoing.push(&self.limits, None, |out| write(number, out))?;
+        if let Some(open) = self.open(key) {
+            open.outflow.sent(place.bytes - DELIMITER.len());
+        }
+        Ok(())
+    }
+
+    /// Sends that nothing follows; again, it does nothing.
+    pub(crate) fn finish(&mut self, key: u64) {
+        let Some(open) = self.open(key) else { return };
+        if open.is_over() || !open.outflow.end() {
+            return;
+        }
+        let number = open.outflow.next_number();
+        self.outgoing.push_always(|out| write_end(out, Side::Caller, key, number));
+    }
+
+    fn open(&mut self, key: u64) -> Option<&mut Open> {
+        let slot = self.slot(key)?;
+        match &mut self.slots[slot].state {
+            SlotState::Open(open) => Some(open),
+            SlotState::Free | SlotState::Waiting(_) | SlotState::Done(_) => None,
+        }
+    }
+
+    /// Ends a stream before its last part; the node is told where it does not know. Gives whom to wake.
+    pub(super) fn end(&mut self, slot: usize, ending: Ending) -> Option<Waker> {
+        let key = self.key(slot);
+        let SlotState::Open(open) = &mut self.slots[slot].state else { return None };
+        if open.is_over() {
+            return None;
+        }
+        let place = open.place;
+        let tell = !matches!(ending, Ending::Answer(_) | Ending::Failed(Failure::Lost { .. }));
+        open.ending = Some(ending);
+        open.wake_writer();
+        let reader = open.inflow.end();
+        if tell {
+            self.outgoing.take_back(&self.limits, key, place);
+        }
+        reader
+    }
+}
+
+impl Open {
+    fn new(opening: Bytes, deadline: Option<Instant>, place: Place) -> Self {
+        let (inflow, outflow) = (Inflow::default(), Outflow::new(STREAM_WINDOW));
+        Self { opening: Some(opening), inflow, outflow, deadline, ending: None, place }
+    }
+
+    /// Nothing more comes.
+    pub(super) fn is_over(&self) -> bool {
+        self.ending.is_some() || self.inflow.is_over()
+    }
+
+    /// Whoever waits to send finds out that it is over.
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.outflow.grant(0) {
+            writer.wake();
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Streams as handlers see them.
+
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use futures::task::AtomicWaker;
+use pin_project_lite::pin_project;
+use protocol::{Part, Side};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::ServiceError;
+use crate::flow::{Abuse, Inflow, Outflow};
+use crate::handler::{FromCall, Incoming};
+use crate::respond::{self, Respond};
+use crate::stream::read_part;
+
+/// When it is worth opening a stream again that ended because its node leaves: others offer it now.
+const REOPEN_AFTER: Duration = Duration::from_millis(100);
+
+/// What the caller sends after the call itself, in its order: an argument of a handler. It ends when the caller says so, and
+/// with one error when the caller, or the connection, goes before that. Callers open a
+/// [`stream`](crate::Peers::stream); other calls are refused.
+#[derive(Debug)]
+pub struct Items<T> {
+    flow: Arc<Flow>,
+    is_over: bool,
+    item: PhantomData<fn() -> T>,
+}
+
+/// An answer in parts, made of a [`Stream`] of results: what a handler returns. It is asked for the next part when the caller has
+/// taken the earlier ones, and dropped when the caller goes. An error ends it, and is told. When the node leaves, it ends where
+/// it has nothing to send.
+#[derive(Debug)]
+pub struct Streaming<S>(pub S);
+
+/// A call at work that may be a stream.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    shared: Mutex<Shared>,
+    /// Whoever works on the call.
+    task: AtomicWaker,
+}
+
+#[derive(Debug)]
+struct Shared {
+    inflow: Inflow,
+    outflow: Outflow,
+    /// The handler takes items.
+    takes_items: bool,
+    is_open: bool,
+    /// The node leaves: what has nothing to send ends.
+    leaving: bool,
+    /// The call is over, or the caller is gone.
+    cut: bool,
+}
+
+/// Parts of an answer, whatever they are made of.
+#[doc(hidden)]
+pub struct Parts(pub(crate) Pin<Box<dyn PartSource>>);
+
+pub(crate) trait PartSource: Send {
+    /// Writes the next part's data as JSON text; `None` after the last.
+    fn poll_part(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        out: &mut BytesMut,
+    ) -> Poll<Option<Result<(), ServiceError>>>;
+}
+
+impl Flow {
+    /// The caller takes so many bytes before it grants more.
+    pub(crate) fn new(credit: u32) -> Arc<Self> {
+        let shared = Shared {
+            inflow: Inflow::default(),
+            outflow: Outflow::new(credit),
+            takes_items: false,
+            is_open: false,
+            leaving: false,
+            cut: false,
+        };
+        Arc::new(Self { shared: Mutex::new(shared), task: AtomicWaker::new() })
+    }
+
+    /// A part has come from the caller.
+    pub(crate) fn put(&self, part: Part, frame: Bytes) -> Result<(), Abuse> {
+        let mut shared = self.lock();
+        if !shared.takes_items {
+            return Ok(());
+        }
+        let waker = shared.inflow.put(part, frame)?;
+        drop(shared);
+        waker.into_iter().for_each(std::task::Waker::wake);
+        Ok(())
+    }
+
+    /// The caller takes so many bytes more.
+    pub(crate) fn grant(&self, bytes: u32) {
+        let waker = self.lock().outflow.grant(bytes);
+        waker.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    /// The node leaves.
+    pub(crate) fn leave(&self) {
+        self.lock().leaving = true;
+        self.task.wake();
+    }
+
+    pub(crate) fn attend(&self, task: &Context<'_>) {
+        self.task.register(task.waker());
+    }
+
+    /// Whether the packet that opens the answer is to be sent now: items are wanted, or there are `parts`.
+    pub(crate) fn opens(&self, parts: bool) -> bool {
+        let mut shared = self.lock();
+        (parts || shared.takes_items) && !std::mem::replace(&mut shared.is_open, true)
+    }
+
+    /// Credit for the caller that is worth sending now.
+    pub(crate) fn take_credit(&self) -> Option<u32> {
+        self.lock().inflow.take_credit()
+    }
+
+    /// The number of the next part, as soon as it may be sent.
+    pub(crate) fn poll_ready(&self, task: &mut Context<'_>) -> Poll<u64> {
+        let mut shared = self.lock();
+        ready!(shared.outflow.poll_ready(task));
+        Poll::Ready(shared.outflow.next_number())
+    }
+
+    /// A part of so many bytes is sent.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.lock().outflow.sent(bytes);
+    }
+
+    /// Why a stream that has nothing to send ends now, if it does.
+    pub(crate) fn farewell(&self) -> Option<ServiceError> {
+        let leaves = self.lock().leaving;
+        leaves.then(|| ServiceError::new(503, "leaving", "this node leaves").retry_after(REOPEN_AFTER))
+    }
+
+    /// The call is over.
+    pub(crate) fn cut(&self) {
+        let mut shared = self.lock();
+        shared.cut = !shared.inflow.is_over();
+        let waker = shared.inflow.end();
+        drop(shared);
+        waker.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> FromCall for Items<T> {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        let Some(flow) = call.flow else {
+            return Err(ServiceError::bad_request("no_stream", "this route takes a stream; open one"));
+        };
+        flow.lock().takes_items = true;
+        Ok(Self { flow: Arc::clone(flow), is_over: false, item: PhantomData })
+    }
+}
+
+impl<T> Unpin for Items<T> {}
+
+impl<T: DeserializeOwned> Stream for Items<T> {
+    type Item = Result<T, ServiceError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let mut shared = self.flow.lock();
+        let taken = ready!(shared.inflow.poll_take(task));
+        let (owes_credit, cut) = (shared.inflow.owes_credit(), shared.cut);
+        drop(shared);
+        if owes_credit {
+            self.flow.task.wake();
+        }
+        let item = match taken {
+            Some(frame) => read_part(&frame, Side::Caller)
+                .map_err(|error| ServiceError::bad_request("bad_part", error.to_string())),
+            None if cut => Err(ServiceError::new(499, "cut", "the caller went before the last part")),
+            None => {
+                self.is_over = true;
+                return Poll::Ready(None);
+            }
+        };
+        self.is_over = item.is_err();
+        Poll::Ready(Some(item))
+    }
+}
+
+impl<S, T, E> Respond for Streaming<S>
+where
+    S: Stream<Item = Result<T, E>> + Send + 'static,
+    T: Serialize,
+    E: Into<ServiceError>,
+{
+    fn write(&self, _out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        Err(serde::ser::Error::custom("it is a stream"))
+    }
+
+    fn into_parts(self) -> Result<Parts, Self> {
+        Ok(Parts(Box::pin(Source { stream: self.0 })))
+    }
+}
+
+pin_project! {
+    struct Source<S> {
+        #[pin]
+        stream: S,
+    }
+}
+
+impl<S, T, E> PartSource for Source<S>
+where
+    S: Stream<Item = Result<T, E>> + Send,
+    T: Serialize,
+    E: Into<ServiceError>,
+{
+    fn poll_part(
+        self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        out: &mut BytesMut,
+    ) -> Poll<Option<Result<(), ServiceError>>> {
+        let item = ready!(self.project().stream.poll_next(task));
+        Poll::Ready(item.map(|item| {
+            let item = item.map_err(Into::into)?;
+            respond::append_json(&item, out)
+                .map_err(|error| ServiceError::internal(format!("a part has no JSON form: {error}")))
+        }))
+    }
+}
+
+impl std::fmt::Debug for Parts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Parts")
+    }
+}

@@ -1,0 +1,223 @@
+//! Streams as their callers see them.
+
+use std::collections::VecDeque;
+use std::future::{IntoFuture, poll_fn};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::Stream;
+use protocol::{Packet, PartWriter, Side, part_of};
+use serde::Serialize;
+use serde::de::{DeserializeOwned, Error as _};
+use tokio::time::Instant;
+
+use crate::answer::{RawAnswer, read_result};
+use crate::call::RawCall;
+use crate::error::CallError;
+use crate::flow::Abuse;
+use crate::in_flight::{Ending, Failure, Refusal};
+use crate::link::OpenStream;
+use crate::scratch::with_scratch;
+use crate::table::Balance;
+
+/// A stream that is about to be opened: set what differs from the defaults, then await it.
+#[must_use = "a stream is opened when it is awaited"]
+#[derive(Debug)]
+pub struct StreamCall<'a, T> {
+    raw: RawCall<'a>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<'a, T> StreamCall<'a, T> {
+    pub(crate) fn new(raw: RawCall<'a>) -> Self {
+        Self { raw: raw.streaming(), result: PhantomData }
+    }
+
+    /// How long opening it may take, further attempts included. 5 s unless set. Once it is open it may last as long as both
+    /// sides want; one that was opened while a call is handled ends when that call's time is over.
+    pub fn within(mut self, deadline: Duration) -> Self {
+        self.raw = self.raw.within(deadline);
+        self
+    }
+
+    /// As [`Call::idempotent`](crate::Call::idempotent), for as long as it is not open.
+    pub fn idempotent(mut self) -> Self {
+        self.raw.idempotent = true;
+        self
+    }
+
+    /// As [`Call::key`](crate::Call::key).
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.raw.choice.sticky = Some(key);
+        self
+    }
+
+    /// As [`Call::on`](crate::Call::on).
+    pub fn on(mut self, instance: &'a str) -> Self {
+        self.raw.choice.on = Some(instance);
+        self
+    }
+
+    /// As [`Call::balance`](crate::Call::balance).
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.raw.choice.balance = balance;
+        self
+    }
+}
+
+impl<'a, T: DeserializeOwned> IntoFuture for StreamCall<'a, T> {
+    type Output = Result<Duplex<T>, CallError>;
+    type IntoFuture = Opening<'a, T>;
+
+    fn into_future(self) -> Opening<'a, T> {
+        Opening { raw: self.raw, result: PhantomData }
+    }
+}
+
+/// A stream that is being opened.
+#[derive(Debug)]
+pub struct Opening<'a, T> {
+    raw: RawCall<'a>,
+    result: PhantomData<fn() -> T>,
+}
+
+impl<T: DeserializeOwned> Future for Opening<'_, T> {
+    type Output = Result<Duplex<T>, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Poll::Ready(answer) = Pin::new(&mut self.raw).poll(context)? else { return Poll::Pending };
+        let url = self.raw.url();
+        let open = self.raw.take_stream().map(Arc::new);
+        let mut whole = VecDeque::new();
+        if open.is_none() {
+            // Whoever answers in one piece gives a stream of that.
+            whole.push_back(read_result(&answer).map_err(|error| error.of(|| url.clone()))?);
+        }
+        Poll::Ready(Ok(Duplex { open, whole, url, opened: Instant::now() }))
+    }
+}
+
+/// An open stream: what comes from the other node, as a [`Stream`] of its results in their order, and a [`sender`](Self::sender)
+/// for what goes there. It ends with the other node's last part, or with one error; nothing is skipped, and nothing is tried
+/// again. At most 256 kB, or one part, wait here for whoever takes them; the other node waits then. Dropping it, and its
+/// senders, drops the work on the other node.
+#[derive(Debug)]
+pub struct Duplex<T> {
+    open: Option<Arc<OpenStream>>,
+    /// What came in one piece.
+    whole: VecDeque<T>,
+    url: String,
+    opened: Instant,
+}
+
+/// Sends parts of a stream.
+#[derive(Clone, Debug)]
+pub struct PartSender {
+    open: Option<Arc<OpenStream>>,
+    url: String,
+}
+
+impl<T> Duplex<T> {
+    /// Sends to the other node what its [`Items`](crate::Items) gives. Cheap to clone.
+    pub fn sender(&self) -> PartSender {
+        PartSender { open: self.open.clone(), url: self.url.clone() }
+    }
+}
+
+impl<T> Unpin for Duplex<T> {}
+
+impl<T: DeserializeOwned> Stream for Duplex<T> {
+    type Item = Result<T, CallError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(whole) = self.whole.pop_front() {
+            return Poll::Ready(Some(Ok(whole)));
+        }
+        let Some(open) = &self.open else { return Poll::Ready(None) };
+        let Poll::Ready(part) = open.poll_part(context) else { return Poll::Pending };
+        let result = match part {
+            Some(Ok(frame)) => read_part(&frame, Side::Callee).map_err(|source| self.unreadable(source)),
+            Some(Err(Ending::Answer(frame))) => {
+                let last = read_result(&RawAnswer { frame }).map_err(|error| error.of(|| self.url.clone()));
+                self.open = None;
+                last
+            }
+            Some(Err(Ending::Failed(failure))) => Err(match failure {
+                Failure::Lost { .. } => CallError::Lost { url: self.url.clone(), node: open.address() },
+                Failure::Deadline { .. } => {
+                    CallError::Deadline { url: self.url.clone(), within: self.opened.elapsed() }
+                }
+            }),
+            Some(Err(Ending::Abuse(abuse))) => Err(self.unreadable(serde_json::Error::custom(match abuse {
+                Abuse::Gap => "a part is missing, or came twice",
+                Abuse::Overrun => "more came than was asked for",
+            }))),
+            None => {
+                self.open = None;
+                return Poll::Ready(None);
+            }
+        };
+        if result.is_err() {
+            // Nothing sound can follow.
+            self.open = None;
+        }
+        Poll::Ready(Some(result))
+    }
+}
+
+impl<T> Duplex<T> {
+    fn unreadable(&self, source: serde_json::Error) -> CallError {
+        CallError::Answer { url: self.url.clone(), source }
+    }
+}
+
+impl PartSender {
+    /// Sends one part, as soon as the other side takes more. Cancel safe: a part is sent as a whole or not at all.
+    ///
+    /// # Errors
+    /// [`CallError::Ended`] when the stream is over, whose end says why; others when the part cannot be sent.
+    pub async fn send(&self, item: &(impl Serialize + Sync)) -> Result<(), CallError> {
+        let Some(open) = &self.open else { return Err(self.ended()) };
+        if poll_fn(|context| open.poll_send(context)).await.is_err() {
+            return Err(self.ended());
+        }
+        with_scratch(|scratch| {
+            let params = |source| CallError::Params { url: self.url.clone(), source };
+            serde_json::to_writer(&mut *scratch, item).map_err(params)?;
+            let sent = open.send(|number, out| {
+                let writer = PartWriter::begin(out, Side::Caller, open.key(), number);
+                out.extend_from_slice(scratch);
+                writer.end(out);
+            });
+            sent.map_err(|refusal| match refusal {
+                Refusal::Full => CallError::Overloaded { url: self.url.clone() },
+                Refusal::TooLarge => CallError::TooLarge { url: self.url.clone() },
+            })
+        })
+    }
+
+    /// Says that no part follows; what the other node sends still comes. Again, it does nothing.
+    pub fn finish(&self) {
+        if let Some(open) = &self.open {
+            open.finish();
+        }
+    }
+
+    fn ended(&self) -> CallError {
+        CallError::Ended { url: self.url.clone() }
+    }
+}
+
+/// The data of a part.
+pub(crate) fn read_part<T: DeserializeOwned>(frame: &[u8], from: Side) -> Result<T, serde_json::Error> {
+    if let Some((_, _, body)) = part_of(frame, from)
+        && let Ok(item) = serde_json::from_slice(body)
+    {
+        return Ok(item);
+    }
+    let packet = Packet::parse(frame).map_err(serde_json::Error::custom)?;
+    serde_json::from_str(packet.params.map_or("null", |params| params.get()))
+}

@@ -1,0 +1,180 @@
+//! Streams: calls whose answer, or arguments, come in parts. Version 2 only.
+
+use bytes::{BufMut, BytesMut};
+use serde::Deserialize;
+
+use crate::json::{cut_number, put_number};
+use crate::{Packet, seal};
+
+/// The uri of a part that a caller sends; what comes the other way has a key only, as answers do.
+pub const PART_URI: &str = "$part";
+/// The uri of [`write_credit`].
+pub const CREDIT_URI: &str = "$credit";
+
+/// Bytes of parts, their delimiters not counted, that either side of a stream may have sent beyond what the other has taken. A
+/// side that has any credit left may send one whole part, however large.
+pub const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// What a packet of a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// `n`: 0 for the packet that opens the answer and has no data, then one more with each.
+    pub number: u64,
+    /// `end`: nothing follows.
+    pub is_end: bool,
+}
+
+impl Part {
+    /// Reads it from its packet; `None` for one that is no part of a stream.
+    pub fn from_packet(packet: &Packet<'_>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Raw {
+            n: u64,
+            #[serde(default)]
+            end: bool,
+        }
+        let Raw { n, end } = serde_json::from_str(packet.meta?.get()).ok()?;
+        Some(Self { number: n, is_end: end })
+    }
+}
+
+/// Who sends a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// Whoever called.
+    Caller,
+    /// Whoever was called.
+    Callee,
+}
+
+/// Writes one part whose data is made in place: begin, append JSON text to the buffer, and end. Whoever cannot make the data
+/// truncates the buffer to what it was.
+#[derive(Debug)]
+pub struct PartWriter {
+    start: usize,
+}
+
+impl PartWriter {
+    /// Writes what stands before the data.
+    pub fn begin(out: &mut BytesMut, from: Side, key: u64, number: u64) -> Self {
+        let start = out.len();
+        put_head(out, from, key, number);
+        out.put_slice(br#"},"params":"#);
+        Self { start }
+    }
+
+    /// Ends the packet, ready to send. Gives what it costs: its bytes without the delimiter.
+    pub fn end(self, out: &mut BytesMut) -> usize {
+        out.put_u8(b'}');
+        seal(out, self.start);
+        out.len() - self.start - crate::DELIMITER.len()
+    }
+}
+
+/// The key, the number and the data of a part in the very spelling of [`PartWriter`], cut out and not parsed, as
+/// [`success_of`](crate::success_of) does. `None` for all other frames: they are to be parsed.
+pub fn part_of(frame: &[u8], from: Side) -> Option<(u64, Part, &[u8])> {
+    let (key, rest) = cut_number(frame.strip_prefix(head(from))?)?;
+    let (number, rest) = cut_number(rest.strip_prefix(br#","$":{"n":"#)?)?;
+    let body = rest.strip_prefix(br#"},"params":"#)?.strip_suffix(b"}")?;
+    Some((key, Part { number, is_end: false }, body))
+}
+
+/// Writes the packet that opens the answer of a stream: parts follow.
+pub fn write_open(out: &mut BytesMut, key: u64) {
+    let start = out.len();
+    put_head(out, Side::Callee, key, 0);
+    out.put_slice(b"}}");
+    seal(out, start);
+}
+
+/// Writes that no part follows.
+pub fn write_end(out: &mut BytesMut, from: Side, key: u64, number: u64) {
+    let start = out.len();
+    put_head(out, from, key, number);
+    out.put_slice(br#","end":true}}"#);
+    seal(out, start);
+}
+
+/// Writes that the other side may send so many bytes more.
+pub fn write_credit(out: &mut BytesMut, key: u64, bytes: u32) {
+    let start = out.len();
+    out.put_slice(br#"{"uri":"$credit","key":"#);
+    put_number(out, key);
+    out.put_slice(br#","$":{"c":"#);
+    put_number(out, bytes.into());
+    out.put_slice(b"}}");
+    seal(out, start);
+}
+
+/// Reads a credit; `None` for a packet that is none.
+pub fn read_credit(packet: &Packet<'_>) -> Option<u32> {
+    #[derive(Deserialize)]
+    struct Raw {
+        c: u32,
+    }
+    (packet.uri() == CREDIT_URI).then_some(())?;
+    let Raw { c } = serde_json::from_str(packet.meta?.get()).ok()?;
+    Some(c)
+}
+
+fn head(from: Side) -> &'static [u8] {
+    match from {
+        Side::Caller => br#"{"uri":"$part","key":"#,
+        Side::Callee => br#"{"key":"#,
+    }
+}
+
+fn put_head(out: &mut BytesMut, from: Side, key: u64, number: u64) {
+    out.put_slice(head(from));
+    put_number(out, key);
+    out.put_slice(br#","$":{"n":"#);
+    put_number(out, number);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(write: impl FnOnce(&mut BytesMut), expected: &str, part: Option<Part>, credit: Option<u32>) {
+        let mut out = BytesMut::new();
+        write(&mut out);
+        let frame = out.strip_suffix("¶".as_bytes()).unwrap();
+        assert_eq!(String::from_utf8_lossy(frame), expected);
+        let packet = Packet::parse(frame).unwrap();
+        assert_eq!((Part::from_packet(&packet), read_credit(&packet)), (part, credit));
+        assert_eq!(packet.key.as_ref().and_then(crate::Key::number), Some(7));
+    }
+
+    #[test]
+    fn packets_of_a_stream() {
+        let part = |number, is_end| Some(Part { number, is_end });
+        check(|out| write_open(out, 7), r#"{"key":7,"$":{"n":0}}"#, part(0, false), None);
+        let write_item = |side| {
+            move |out: &mut BytesMut| {
+                let writer = PartWriter::begin(out, side, 7, 1);
+                out.put_slice("[\"¶\"]".as_bytes());
+                let cost = writer.end(out);
+                assert_eq!(cost + 2, out.len());
+            }
+        };
+        let item = r#"{"key":7,"$":{"n":1},"params":[1]}"#.as_bytes();
+        assert_eq!(part_of(item, Side::Callee), Some((7, Part { number: 1, is_end: false }, b"[1]".as_slice())));
+        assert_eq!(part_of(item, Side::Caller), None);
+        check(write_item(Side::Callee), r#"{"key":7,"$":{"n":1},"params":["\u00b6"]}"#, part(1, false), None);
+        let from_caller = r#"{"uri":"$part","key":7,"$":{"n":1},"params":["\u00b6"]}"#;
+        check(write_item(Side::Caller), from_caller, part(1, false), None);
+        check(|out| write_end(out, Side::Callee, 7, 2), r#"{"key":7,"$":{"n":2,"end":true}}"#, part(2, true), None);
+        let end = r#"{"uri":"$part","key":7,"$":{"n":2,"end":true}}"#;
+        check(|out| write_end(out, Side::Caller, 7, 2), end, part(2, true), None);
+        check(|out| write_credit(out, 7, 9), r#"{"uri":"$credit","key":7,"$":{"c":9}}"#, None, Some(9));
+    }
+
+    #[test]
+    fn other_packets_are_no_parts() {
+        for text in [r#"{"key":7,"$":{}}"#, r#"{"key":7,"$":{"n":-1}}"#, r#"{"key":7,"n":1}"#, r#"{"key":7,"$":7}"#] {
+            assert_eq!(Part::from_packet(&Packet::parse(text.as_bytes()).unwrap()), None, "{text}");
+        }
+    }
+}
