@@ -29,6 +29,7 @@ mod callee;
 mod context;
 mod discovery;
 mod error;
+mod events;
 mod flow;
 mod handler;
 mod in_flight;

@@ -16,6 +16,7 @@ use tracing::{info, warn};
 
 use crate::discovery::Identity;
 use crate::error::StartError;
+use crate::events;
 use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
 use crate::peers::Peers;
 use crate::router::Router;
@@ -202,6 +203,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Has `handler` told of an event, such as `orders.created`, whenever another node [emits](crate::Peers::emit) it; of all
+    /// nodes of this one's name, one is told. What the handler returns is told nobody; an error is a debug line in the log.
+    pub fn subscribe<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
+        let text = format!("{}{event}", events::PREFIX);
+        self.routes.push(Given { text, handler: boxed(handler), at_most: None, one_way: true });
+        self
+    }
+
     /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
     /// with 503 `overloaded`, and callers try somebody else.
     pub fn at_most(mut self, calls: usize) -> Self {
@@ -300,7 +309,10 @@ impl NodeBuilder {
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();
         for Given { text, handler, at_most, one_way } in given {
-            let route = Route::parse(&text)?;
+            let route = match text.strip_prefix(events::PREFIX) {
+                Some(event) => events::route(event)?,
+                None => Route::parse(&text)?,
+            };
             if let Some(state) = handler.missing(&states) {
                 return Err(StartError::MissingState { route: text, state });
             }
@@ -318,10 +330,10 @@ impl NodeBuilder {
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
         let needed = needs.clone().unwrap_or_default();
-        let identity = Identity { name, port: address.port(), routes, advert, needs, cache, balance };
+        let identity = Identity { name: name.clone(), port: address.port(), routes, advert, needs, cache, balance };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
-        let service = Arc::new(Service { router, surroundings, local_queues: LocalQueues::start() });
+        let service = Arc::new(Service { name, router, surroundings, local_queues: LocalQueues::start() });
         peers.serve_own(&service);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, needs: needed, leaving, server })

@@ -11,6 +11,8 @@ use protocol::{
     write_credit, write_end, write_open,
 };
 
+use tracing::debug;
+
 use crate::error::ServiceError;
 use crate::handler::Progress;
 use crate::items::{Flow, Parts};
@@ -97,7 +99,9 @@ impl<'a> Sink<'a> {
 
     /// Why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
-        let Some(key) = &self.to.key else { return };
+        let Some(key) = &self.to.key else {
+            return debug!(%error, "a call that is not answered has failed");
+        };
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = Reply::Failure { status: *status, reason, message, retry_after: *retry_after };
         write_answer(self.out, self.to.version, key, failure);

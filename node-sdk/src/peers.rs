@@ -16,6 +16,7 @@ use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
 use crate::error::CallError;
+use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::retry::RetryBudget;
 use crate::service::Service;
@@ -251,6 +252,11 @@ impl Peers {
         &self.inner.retries
     }
 
+    /// The id of this very instance.
+    pub(crate) fn instance(&self) -> String {
+        self.lock().instance.clone()
+    }
+
     pub(crate) fn balance(&self) -> Balance {
         self.inner.balance
     }
@@ -389,7 +395,13 @@ impl State {
             };
             let is_near = self.zone.is_some() && self.zone == advert.zone;
             for route in &node.routes {
-                let providers = table.router.entry(route, Providers::at_any_turn);
+                let is_event = route.method() == events::METHOD;
+                let providers = if is_event {
+                    let groups = table.events.entry(route, Groups::new);
+                    groups.entry(node.name.as_str().into()).or_insert_with(Providers::at_any_turn)
+                } else {
+                    table.router.entry(route, Providers::at_any_turn)
+                };
                 if advert.weight > 0 && !advert.draining {
                     providers.list.push(Provider {
                         link: Arc::clone(&link),
@@ -399,7 +411,7 @@ impl State {
                         is_near,
                     });
                 }
-                if self.remembered.len() < MAX_REMEMBERED_ROUTES {
+                if self.remembered.len() < MAX_REMEMBERED_ROUTES && !is_event {
                     self.remembered.insert(route.clone(), ());
                 }
             }
@@ -409,6 +421,7 @@ impl State {
             link.retire();
         }
         table.router.for_each_mut(Providers::plan);
+        table.events.for_each_mut(|groups| groups.values_mut().for_each(Providers::plan));
         for route in self.remembered.keys() {
             table.remembered.entry(route, Providers::default);
         }

@@ -29,6 +29,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What a node offers.
 pub(crate) struct Service {
+    /// Of the node.
+    pub(crate) name: String,
     pub(crate) router: Router<Offer>,
     pub(crate) surroundings: Surroundings,
     /// What old callers on this machine have read.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use protocol::{Node, Route};
 use tokio::time::Instant;
 
+use crate::events::Groups;
 use crate::link::{Link, Readiness};
 use crate::router::Router;
 
@@ -25,6 +26,8 @@ pub(crate) struct Table {
     pub(crate) router: Router<Providers>,
     /// Routes that had providers once. Asked when `router` knows none: a route that is gone must not hide one that is there.
     pub(crate) remembered: Router<Providers>,
+    /// Who has subscribed to what.
+    pub(crate) events: Router<Groups>,
     pub(crate) nodes: Vec<Node>,
 }
 

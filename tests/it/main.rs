@@ -5,6 +5,7 @@
 mod broadcast;
 mod calls;
 mod conform;
+mod events;
 mod framing;
 mod gateway;
 mod js;

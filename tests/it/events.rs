@@ -1,0 +1,114 @@
+//! Events: one node of each group is told, or all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use node_sdk::{CallError, Node, NodeBuilder, Params, Peers, ServiceError, State};
+use serde_json::json;
+use tests::{Cluster, Peer, eventually, request};
+
+/// A node that adds up what it is told.
+fn counting(name: &str) -> (NodeBuilder, Arc<AtomicUsize>) {
+    async fn add(Params(amount): Params<usize>, State(sum): State<AtomicUsize>) -> Result<(), ServiceError> {
+        if amount == 0 {
+            return Err(ServiceError::bad_request("nothing", "there is nothing to add"));
+        }
+        sum.fetch_add(amount, Ordering::Relaxed);
+        Ok(())
+    }
+    let sum = Arc::new(AtomicUsize::new(0));
+    (Node::builder(name).subscribe("orders.created", add).state_of(Arc::clone(&sum)), sum)
+}
+
+/// Two nodes called `mail`, one called `stock`, and how much each was told.
+async fn cluster() -> (Cluster, Vec<Node>, [Arc<AtomicUsize>; 3]) {
+    let cluster = Cluster::start();
+    let mut nodes = Vec::new();
+    let mut sums = Vec::new();
+    for name in ["mail", "mail", "stock"] {
+        let (node, sum) = counting(name);
+        nodes.push(cluster.node(node).await);
+        sums.push(sum);
+    }
+    for node in &nodes {
+        node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    }
+    (cluster, nodes, sums.try_into().unwrap())
+}
+
+fn told(sums: &[Arc<AtomicUsize>; 3]) -> [usize; 3] {
+    sums.each_ref().map(|sum| sum.load(Ordering::Relaxed))
+}
+
+#[tokio::test]
+async fn one_of_each_group_is_told() {
+    let (cluster, _nodes, sums) = cluster().await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 4).await;
+    for _ in 0..100 {
+        assert_eq!(caller.peers().emit("orders.created", &1).unwrap(), 2);
+    }
+    eventually("all are told", async || told(&sums).iter().sum::<usize>() == 200).await;
+    let [one, other, stock] = told(&sums);
+    assert!(one > 20 && other > 20 && one + other == 100 && stock == 100, "{:?}", told(&sums));
+    assert_eq!(caller.peers().emit("orders.deleted", &1).unwrap(), 0, "nobody wants that");
+}
+
+#[tokio::test]
+async fn all_are_told() {
+    let (_cluster, nodes, sums) = cluster().await;
+    // Whoever tells is told too, as one of its group.
+    assert_eq!(nodes[0].peers().broadcast("orders.created", &1).unwrap(), 3);
+    eventually("all are told", async || told(&sums) == [1, 1, 1]).await;
+    assert_eq!(nodes[0].peers().emit("orders.created", &10).unwrap(), 2);
+    eventually("one of each is told", async || told(&sums) == [11, 1, 11]).await;
+    // What fails at a node fails there, and costs the next ones nothing.
+    assert_eq!(nodes[2].peers().broadcast("orders.created", &0).unwrap(), 3);
+    assert_eq!(nodes[2].peers().broadcast("orders.created", &100).unwrap(), 3);
+    eventually("all are told", async || told(&sums) == [111, 101, 111]).await;
+}
+
+#[tokio::test]
+async fn who_leaves_is_not_told_and_who_comes_is() {
+    let (cluster, mut nodes, sums) = cluster().await;
+    let stock = nodes.pop().unwrap();
+    assert_eq!(nodes.remove(0).stop().await, 0);
+    stock.peers().wait_until(|nodes| nodes.len() == 2).await;
+    assert_eq!(stock.peers().broadcast("orders.created", &1).unwrap(), 2);
+    let (new, sum) = counting("new");
+    let _new = cluster.node(new).await;
+    stock.peers().wait_until(|nodes| nodes.len() == 3).await;
+    assert_eq!(stock.peers().broadcast("orders.created", &1).unwrap(), 3);
+    eventually("they are told", async || told(&sums) == [0, 2, 2] && sum.load(Ordering::Relaxed) == 1).await;
+}
+
+#[tokio::test]
+async fn an_event_is_no_call() {
+    async fn ask(peers: Peers) -> Result<String, ServiceError> {
+        Ok(peers.call::<()>("EVENT/orders.created", &1).await.unwrap_err().to_string())
+    }
+    let (cluster, nodes, sums) = cluster().await;
+    let asking = cluster.node(Node::builder("asking").route("GET/ask", ask)).await;
+    asking.peers().wait_until(|nodes| nodes.len() == 4).await;
+    assert_eq!(asking.peers().call::<String>("GET/ask", &()).await.unwrap(), "no node offers EVENT/orders.created");
+    // Nor does it come in through the front door.
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/ask").await;
+    assert_eq!(request(gateway, "EVENT", "/orders.created", "1").await.status, 404);
+    // Whoever wants an answer all the same gets none, and is served on.
+    let mut peer = Peer::connect(nodes[2].address()).await;
+    peer.send(r#"{"uri":"/orders.created","method":"EVENT","key":7,"$":{},"params":5}¶"#).await;
+    peer.send(r#"{"uri":"/none","method":"GET","key":8,"$":{},"params":{}}¶"#).await;
+    assert_eq!(peer.next().await.unwrap()["key"], 8);
+    assert_eq!(told(&sums), [0, 0, 5]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_an_event_is_said() {
+    let node = Node::builder("callee").subscribe("orders/{id}", async || Ok::<_, ServiceError>(()));
+    let error = node.start().await.unwrap_err().to_string();
+    assert!(error.contains("'orders/{id}'") && error.contains("an event has no parameters"), "{error}");
+    let (_cluster, nodes, _) = cluster().await;
+    let large = json!("x".repeat(9 << 20));
+    assert!(matches!(nodes[0].peers().emit("orders.created", &large), Err(CallError::TooLarge { .. })));
+}
