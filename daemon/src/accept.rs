@@ -4,11 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until};
 use tracing::warn;
 
-use crate::Throttle;
+use crate::{Listener, Socket, Throttle};
 
 /// First pause after the system could give no socket.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -21,7 +20,7 @@ const DEAD_IN_A_ROW: u32 = 100;
 /// over connections that died in the backlog.
 #[derive(Debug)]
 pub struct Acceptor {
-    listener: TcpListener,
+    listener: Listener,
     pause: Duration,
     paused_until: Option<Instant>,
     dead_in_a_row: u32,
@@ -30,12 +29,13 @@ pub struct Acceptor {
 
 impl Acceptor {
     /// Takes over a listening socket.
-    pub fn new(listener: TcpListener) -> Self {
+    pub fn new(listener: impl Into<Listener>) -> Self {
+        let listener = listener.into();
         Self { listener, pause: FIRST_PAUSE, paused_until: None, dead_in_a_row: 0, log: Throttle::default() }
     }
 
     /// The next connection. Cancel safe: no connection and no pause is lost.
-    pub async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+    pub async fn accept(&mut self) -> (Socket, SocketAddr) {
         loop {
             if let Some(until) = self.paused_until {
                 sleep_until(until).await;

@@ -10,6 +10,8 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::Socket;
+
 /// Most bytes taken from a socket at a time: others get their turn.
 const MOST_ROOM: usize = 64 * 1024;
 /// What there is room for at the beginning, and again when little comes: most connections carry small packets.
@@ -34,21 +36,14 @@ impl FrameReader {
     ///
     /// # Errors
     /// Those of the socket, except that having nothing is none.
-    pub fn fill(&mut self, stream: &TcpStream) -> io::Result<bool> {
+    pub fn fill(&mut self, socket: &Socket) -> io::Result<bool> {
         let buffer = self.decoder.buffer();
         let begin = buffer.len();
         buffer.resize(begin + self.room, 0);
-        let mut taken = Err(io::ErrorKind::WouldBlock.into());
-        // Less than there was room for: there is no more, and asking the system for it would cost as much as this read did.
-        // A close that came with it is remembered by the reactor.
-        let _ = stream.try_io(Interest::READABLE, || {
-            taken = (&*SockRef::from(stream)).read(&mut buffer[begin..]);
-            match &taken {
-                Ok(bytes) if *bytes == 0 || *bytes == self.room => Ok(()),
-                Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
-                Err(error) => Err(error.kind().into()),
-            }
-        });
+        let taken = match socket {
+            Socket::Tcp(stream) => read(stream, &mut buffer[begin..]),
+            Socket::Pipe(_) => socket.try_read(&mut buffer[begin..]),
+        };
         buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
         match taken {
             Ok(bytes) => {
@@ -91,4 +86,21 @@ impl FrameReader {
     pub fn pending(&self) -> &[u8] {
         self.decoder.unfinished()
     }
+}
+
+/// Reads what is there, without waiting.
+fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let room = buffer.len();
+    let mut taken = Err(io::ErrorKind::WouldBlock.into());
+    // Less than there was room for: there is no more, and asking the system for it would cost as much as this read did.
+    // A close that came with it is remembered by the reactor.
+    let _ = stream.try_io(Interest::READABLE, || {
+        taken = (&*SockRef::from(stream)).read(&mut *buffer);
+        match &taken {
+            Ok(bytes) if *bytes == 0 || *bytes == room => Ok(()),
+            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(error) => Err(error.kind().into()),
+        }
+    });
+    taken
 }

@@ -8,9 +8,11 @@ mod listen;
 mod local_queues;
 mod nofile;
 mod signal;
+mod socket;
 mod throttle;
 mod time;
 mod tune;
+mod virtual_net;
 
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
@@ -20,6 +22,8 @@ pub use listen::{BindError, bind, bind_all};
 pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;
+pub use socket::{Listener, Network, Socket};
 pub use throttle::Throttle;
 pub use time::at;
-pub use tune::tune;
+pub use tune::{tune, tune_tcp};
+pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -5,10 +5,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
+
+use crate::Socket;
 
 /// Least time between two snapshots.
 const LEAST_AGE: Duration = Duration::from_millis(10);
@@ -42,7 +43,7 @@ impl LocalQueues {
     }
 
     /// Whether a [`Look`] is likely to tell something about this connection's peer.
-    pub fn can_see(stream: &TcpStream) -> bool {
+    pub fn can_see(stream: &Socket) -> bool {
         cfg!(target_os = "linux") && Self::ends(stream).is_some()
     }
 
@@ -50,7 +51,7 @@ impl LocalQueues {
     /// peer is not on this machine or the system does not tell. Cancel safe.
     ///
     /// Takes as long as the next snapshot does.
-    async fn unread(&self, stream: &TcpStream, asked: Instant) -> Option<usize> {
+    async fn unread(&self, stream: &Socket, asked: Instant) -> Option<usize> {
         let ends = Self::ends(stream)?;
         self.wanted.notify_one();
         let mut newest = self.newest.clone();
@@ -59,7 +60,8 @@ impl LocalQueues {
     }
 
     /// Our end and the peer's, if that is on this machine.
-    fn ends(stream: &TcpStream) -> Option<(SocketAddr, SocketAddr)> {
+    fn ends(stream: &Socket) -> Option<(SocketAddr, SocketAddr)> {
+        let stream = stream.tcp()?;
         let (ours, theirs) = (canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?));
         (theirs.ip().is_loopback() || theirs.ip() == ours.ip()).then_some((ours, theirs))
     }
@@ -80,7 +82,7 @@ impl Look {
 
     /// How much had been `written` when the look began, and how much of that the peer has not read; `None` when that cannot
     /// be seen. A cancelled look goes on where it was.
-    pub async fn unread(&mut self, queues: &LocalQueues, stream: &TcpStream, written: u64) -> (u64, Option<usize>) {
+    pub async fn unread(&mut self, queues: &LocalQueues, stream: &Socket, written: u64) -> (u64, Option<usize>) {
         let wait = match self.in_vain {
             0 => Duration::ZERO,
             times => (LEAST_AGE * 2_u32.saturating_pow(times - 1)).min(Self::LONGEST_WAIT),
@@ -149,7 +151,8 @@ fn read_queues() -> (Queues, Duration) {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::io::AsyncReadExt;
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -159,11 +162,12 @@ mod tests {
             let listener = crate::bind(address.parse().unwrap()).unwrap();
             let port = listener.local_addr().unwrap().port();
             let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            let (mut stream, _) = listener.accept().await.unwrap();
+            let stream = Socket::Tcp(listener.accept().await.unwrap().0);
             let queues = LocalQueues::start();
             // The peer's kernel acknowledges in its own time.
             while queues.unread(&stream, Instant::now()).await != Some(0) {}
-            stream.write_all(&[0; 1000]).await.unwrap();
+            stream.writable().await.unwrap();
+            assert_eq!(stream.try_write(&[0; 1000]).unwrap(), 1000);
             while queues.unread(&stream, Instant::now()).await != Some(1000) {}
             peer.read_exact(&mut [0; 400]).await.unwrap();
             while queues.unread(&stream, Instant::now()).await != Some(600) {}

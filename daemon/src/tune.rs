@@ -6,6 +6,8 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tracing::debug;
 
+use crate::Socket;
+
 /// How long a peer's machine may give no sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// Between two keep-alive probes.
@@ -17,7 +19,14 @@ const FIRST_PROBES: u16 = 5;
 /// Sends small packets at once, and lets the kernel find out within about 16 s that a peer's machine is gone, whether the
 /// connection is idle (keep-alive) or has something under way (Linux: user timeout, tcp(7); otherwise that takes about
 /// 15 minutes). Old peers send nothing that would show it.
-pub fn tune(stream: &TcpStream) {
+pub fn tune(socket: &Socket) {
+    if let Some(stream) = socket.tcp() {
+        tune_tcp(stream);
+    }
+}
+
+/// As [`tune`].
+pub fn tune_tcp(stream: &TcpStream) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());
     let keepalive = TcpKeepalive::new().with_time(first).with_interval(PROBE_INTERVAL).with_retries(3);

@@ -4,13 +4,12 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{FrameReader, Look, at};
+use daemon::{FrameReader, Look, Socket, at};
 use protocol::{
     Key, Packet, Pong, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal,
 };
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -221,7 +220,7 @@ fn reason(error: &std::io::Error) -> Reason {
 }
 
 /// Waits until the socket can be read, or written, as far as that is wanted.
-async fn ready(stream: &TcpStream, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
+async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
     let interest = match (to_read, to_write) {
         (true, true) => Interest::READABLE | Interest::WRITABLE,
         (true, false) => Interest::READABLE,
@@ -373,8 +372,9 @@ impl Reader {
 }
 
 /// Changes are small and many; what a peer has not taken is better made anew.
-fn tune_for_changes(stream: &TcpStream) {
+fn tune_for_changes(stream: &Socket) {
     #[cfg(target_os = "linux")]
+    let Some(stream) = stream.tcp() else { return };
     let socket = SockRef::from(stream);
     let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);
     #[cfg(target_os = "linux")]
@@ -389,7 +389,8 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
     let stream = &attendance.session.stream;
     let mut out = BytesMut::new();
     write_refusal(&mut out, None, status, reason, message, None);
-    if stream.try_write(&out).is_err() || SockRef::from(stream).shutdown(Shutdown::Write).is_err() {
+    let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
+    if stream.try_write(&out).is_err() || stream.tcp().is_none_or(|stream| shut(stream).is_err()) {
         return false;
     }
     let mut left = LINGER_BYTES;
@@ -410,7 +411,8 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
 
 /// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later
 /// without a word, and a peer that reads again waits for ever on a connection that is gone.
-fn abort(stream: &TcpStream) {
+fn abort(stream: &Socket) {
+    let Some(stream) = stream.tcp() else { return };
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
         debug!(%error, "cannot reset a connection");
     }

@@ -7,12 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{LocalQueues, Throttle};
+use daemon::{LocalQueues, Socket, Throttle};
 use protocol::{
     CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
     write_copy_question, write_visibility,
 };
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
@@ -76,7 +75,7 @@ struct Followers {
 pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
-    pub(crate) stream: TcpStream,
+    pub(crate) stream: Socket,
     /// Whoever holds it may write to the stream. Nothing waits inside, and the roster is asked from inside, never the other
     /// way round.
     outbox: Mutex<Outbox>,
@@ -141,11 +140,7 @@ impl Membership {
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
-    pub(crate) fn open(
-        self: &Arc<Self>,
-        stream: TcpStream,
-        peer: SocketAddr,
-    ) -> Result<Attendance, (Crowded, TcpStream)> {
+    pub(crate) fn open(self: &Arc<Self>, stream: Socket, peer: SocketAddr) -> Result<Attendance, (Crowded, Socket)> {
         let mut state = self.lock();
         let address = peer.ip().to_canonical();
         let from_there = state.addresses.get(&address).copied().unwrap_or(0);

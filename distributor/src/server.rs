@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Throttle, tune};
+use daemon::{Acceptor, Listener, Throttle, tune};
 use protocol::Version;
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -22,12 +21,12 @@ const DRAIN: Duration = Duration::from_millis(200);
 /// connection and returns.
 ///
 /// Dropping the future stops at once as well.
-pub async fn serve(listeners: Vec<TcpListener>, config: Config, stop: CancellationToken) {
+pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: CancellationToken) {
     let membership = Membership::new(config);
     let closing = CancellationToken::new();
     // Aborts its tasks when dropped.
     let mut tasks = JoinSet::new();
-    for listener in listeners {
+    for listener in listeners.into_iter().map(Into::into) {
         if let Ok(address) = listener.local_addr() {
             info!(%address, "listening");
         }

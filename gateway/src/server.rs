@@ -42,9 +42,10 @@ async fn serve_peers(listener: TcpListener, peers: Peers, config: Arc<Config>, s
     while !stop.is_cancelled() {
         tokio::select! {
             () = stop.cancelled() => {}
-            (stream, client) = acceptor.accept() => {
+            (socket, client) = acceptor.accept() => {
+                tune(&socket);
+                let Some(stream) = socket.into_tcp() else { continue };
                 if connections.len() < config.max_connections {
-                    tune(&stream);
                     connections.spawn(run(stream, client, peers.clone(), Arc::clone(&config), stop.clone()));
                 } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
                     let limit = config.max_connections;

@@ -8,12 +8,11 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{FrameReader, LocalQueues, Look, at};
+use daemon::{FrameReader, LocalQueues, Look, Socket, at};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, Unread, is_blank, part_of};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -68,7 +67,7 @@ struct AtWork {
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
 pub(crate) async fn run(
-    stream: &TcpStream,
+    stream: &Socket,
     peer: SocketAddr,
     service: &Service,
     finish: &CancellationToken,
@@ -261,7 +260,7 @@ impl Future for Keyed {
 
 /// Waits for what an old caller's window waits for, and gives what its end showed; for ever when it waits for nothing.
 async fn read_enough(
-    stream: &TcpStream,
+    stream: &Socket,
     service: &Service,
     unread: Option<Unread>,
     look: &mut Look,
@@ -278,7 +277,7 @@ async fn read_enough(
 }
 
 /// Writes what the socket takes; the step says what is in the way of the rest.
-fn write(stream: &TcpStream, outgoing: &mut Outgoing) -> std::io::Result<Step> {
+fn write(stream: &Socket, outgoing: &mut Outgoing) -> std::io::Result<Step> {
     loop {
         let now = Instant::now().into_std();
         let step = outgoing.next(now);

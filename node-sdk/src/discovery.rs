@@ -4,13 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use daemon::{FrameReader, Throttle, at, tune};
+use daemon::{FrameReader, Network, Socket, Throttle, at, tune};
 use protocol::{
     Advert, Answer, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI, Version,
     Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
     write_report,
 };
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -58,6 +57,8 @@ pub struct Identity {
     pub cache: Option<PathBuf>,
     /// How one of several providers is picked.
     pub balance: Balance,
+    /// Where its connections go.
+    pub network: Network,
 }
 
 impl Identity {
@@ -71,6 +72,7 @@ impl Identity {
             needs: None,
             cache: None,
             balance: Balance::default(),
+            network: Network::default(),
         }
     }
 }
@@ -94,7 +96,7 @@ impl Peers {
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());
-        let peers = Self::new(advert, wishes, identity.balance);
+        let peers = Self::new(advert, wishes, identity.balance, identity.network.clone());
         if let Some(path) = &identity.cache {
             match cache::load(path) {
                 Ok(Some((replica, age))) => {
@@ -126,7 +128,7 @@ struct Discovery {
 
 /// One connection to the Distributor.
 struct Connection<'a> {
-    stream: &'a TcpStream,
+    stream: &'a Socket,
     /// What the socket has not taken yet.
     unsent: BytesMut,
     /// It has shown `$`.
@@ -153,7 +155,7 @@ impl Discovery {
         while !leave.is_cancelled() {
             let connecting = tokio::select! {
                 () = leave.cancelled() => return,
-                connecting = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.address)) => connecting,
+                connecting = timeout(CONNECT_TIMEOUT, self.identity.network.connect(&self.address)) => connecting,
             };
             let wait = match connecting {
                 Ok(Ok(stream)) => {
@@ -198,7 +200,7 @@ impl Discovery {
     }
 
     /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
-    async fn follow(&mut self, stream: &TcpStream, leave: &CancellationToken) -> (&'static str, bool) {
+    async fn follow(&mut self, stream: &Socket, leave: &CancellationToken) -> (&'static str, bool) {
         tune(stream);
         self.peers.reconnected();
         let now = Instant::now();

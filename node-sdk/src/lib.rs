@@ -48,6 +48,8 @@ mod server;
 mod service;
 mod stream;
 mod table;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod transit;
 
 pub use answer::RawAnswer;

@@ -8,10 +8,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Throttle, tune};
+use daemon::{FrameReader, Network, Socket as Connection, Throttle, tune};
 use futures::task::AtomicWaker;
 use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -48,6 +47,7 @@ pub(crate) struct Link {
     task: AtomicWaker,
     /// What a node of version 2 is told first: who we are.
     hello: Bytes,
+    network: Network,
 }
 
 #[derive(Debug)]
@@ -102,13 +102,14 @@ impl Link {
         instance: Option<String>,
         closeness: u64,
         hello: Bytes,
+        network: Network,
     ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
         let shared = Shared { state: State::Idle, calls, backoff, retired: false, hello_at };
         let load = Load::new(Instant::now().into_std());
         let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
-        Arc::new(Self { address, version, instance, closeness, load, shared, task, hello })
+        Arc::new(Self { address, version, instance, closeness, load, shared, task, hello, network })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
@@ -191,7 +192,7 @@ impl Link {
         // Leaves the link in order even when this task is dropped with its runtime.
         let down = GoDown(self);
         let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
-        let connecting = pin!(TcpStream::connect(self.address));
+        let connecting = pin!(self.network.connect_to(self.address));
         let stream = match self.connected(connecting, timer.as_mut()).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
@@ -228,9 +229,9 @@ impl Link {
     /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
     async fn connected(
         &self,
-        mut connecting: Pin<&mut impl Future<Output = std::io::Result<TcpStream>>>,
+        mut connecting: Pin<&mut impl Future<Output = std::io::Result<Connection>>>,
         mut timer: Pin<&mut Sleep>,
-    ) -> Option<std::io::Result<TcpStream>> {
+    ) -> Option<std::io::Result<Connection>> {
         let give_up = timer.deadline();
         poll_fn(|context| {
             self.task.register(context.waker());
@@ -446,7 +447,7 @@ fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
 
 /// A live connection.
 struct Socket {
-    stream: TcpStream,
+    stream: Connection,
     reader: FrameReader,
     /// What the system has not taken yet.
     unsent: BytesMut,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::LocalQueues;
+use daemon::{LocalQueues, Network};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -44,6 +44,7 @@ pub struct NodeBuilder {
     needs: Option<Vec<String>>,
     cache: Option<PathBuf>,
     balance: Balance,
+    network: Network,
     routes: Vec<Given>,
     states: States,
     /// Something was said of a route before there was one.
@@ -69,6 +70,7 @@ impl Node {
             needs: None,
             cache: None,
             balance: Balance::default(),
+            network: Network::default(),
             routes: Vec::new(),
             states: States::default(),
             misplaced: None,
@@ -237,6 +239,13 @@ impl NodeBuilder {
         self
     }
 
+    /// Where its connections come from and go to: see [`TestMesh`](crate::testing::TestMesh).
+    #[cfg(feature = "testing")]
+    pub(crate) fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
     /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second of a type replaces the first.
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
         self.state_of(Arc::new(state))
@@ -298,7 +307,19 @@ impl NodeBuilder {
     /// [`StartError`]; nothing is left running then.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(self) -> Result<Node, StartError> {
-        let Self { name, listen, distributor, advert, needs, cache, balance, routes: given, states, misplaced } = self;
+        let Self {
+            name,
+            listen,
+            distributor,
+            advert,
+            needs,
+            cache,
+            balance,
+            network,
+            routes: given,
+            states,
+            misplaced,
+        } = self;
         if let Some(setting) = misplaced {
             return Err(StartError::Misplaced(setting));
         }
@@ -325,12 +346,13 @@ impl NodeBuilder {
             routes.push(route);
         }
         let address = resolve(&listen)?;
-        let listener = daemon::bind(address)?;
+        let listener = network.bind(address)?;
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
         let needed = needs.clone().unwrap_or_default();
-        let identity = Identity { name: name.clone(), port: address.port(), routes, advert, needs, cache, balance };
+        let identity =
+            Identity { name: name.clone(), port: address.port(), routes, advert, needs, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let service = Arc::new(Service { name, router, surroundings, local_queues: LocalQueues::start() });

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use daemon::Network;
 use protocol::{Advert, Known, News, Node, Outcome, Replica, Revision, Route, Visibility, Visible, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -53,6 +54,7 @@ struct State {
     instance: String,
     hello: Bytes,
     zone: Option<String>,
+    network: Network,
     replica: Replica,
     /// Since when no Distributor is there to tell what changes.
     stale_since: Option<Instant>,
@@ -70,7 +72,12 @@ struct State {
 const MAX_FAILED: usize = 64;
 
 impl Peers {
-    pub(crate) fn new(advert: watch::Sender<Advert>, wishes: mpsc::Sender<Wish>, balance: Balance) -> Self {
+    pub(crate) fn new(
+        advert: watch::Sender<Advert>,
+        wishes: mpsc::Sender<Wish>,
+        balance: Balance,
+        network: Network,
+    ) -> Self {
         let Advert { id, zone, .. } = advert.borrow().clone();
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
@@ -79,6 +86,7 @@ impl Peers {
             instance,
             hello: hello.freeze(),
             zone,
+            network,
             replica: Replica::default(),
             stale_since: Some(Instant::now()),
             failed: BTreeSet::new(),
@@ -390,7 +398,14 @@ impl State {
                         link.retire();
                     }
                     let closeness = affinity(&self.instance, address);
-                    Link::new(address, node.version(), advert.id.clone(), closeness, self.hello.clone())
+                    Link::new(
+                        address,
+                        node.version(),
+                        advert.id.clone(),
+                        closeness,
+                        self.hello.clone(),
+                        self.network.clone(),
+                    )
                 }
             };
             let is_near = self.zone.is_some() && self.zone == advert.zone;

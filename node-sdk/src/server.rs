@@ -4,8 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Throttle, at, tune};
-use tokio::net::{TcpListener, TcpStream};
+use daemon::{Acceptor, Listener, Socket, Throttle, at, tune};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -23,7 +22,7 @@ const FINISH_TIME: Duration = Duration::from_secs(10);
 
 /// Serves callers until `leaving` is cancelled and they have gone, or have had their time. Returns how many connections
 /// were cut with calls in flight.
-pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, leaving: CancellationToken) -> usize {
+pub(crate) async fn serve(listener: Listener, service: Arc<Service>, leaving: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
     let mut full = Throttle::default();
@@ -64,7 +63,7 @@ pub(crate) async fn serve(listener: TcpListener, service: Arc<Service>, leaving:
     }
 }
 
-async fn run(stream: TcpStream, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
+async fn run(stream: Socket, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
     let reason = callee::run(&stream, peer, &service, &finish).await;
     debug!(%peer, reason, "caller's connection ended");
 }

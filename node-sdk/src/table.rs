@@ -312,6 +312,7 @@ mod tests {
                         None,
                         affinity(caller, address),
                         bytes::Bytes::new(),
+                        daemon::Network::System,
                     ),
                     route: Route::parse("GET/n").unwrap(),
                     weight: 100,

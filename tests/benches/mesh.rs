@@ -6,6 +6,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use node_sdk::testing::TestMesh;
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
 use tests::{Peer, Process};
@@ -26,6 +27,28 @@ async fn main() {
     for in_flight in [1, 64, 256] {
         calls(in_flight).await;
     }
+    test_mesh().await;
+}
+
+/// From nothing to five nodes that know each other, in one process.
+async fn test_mesh() {
+    let mut rounds = Vec::new();
+    for _ in 0..101 {
+        let begin = Instant::now();
+        let mesh = TestMesh::start();
+        let mut nodes = Vec::new();
+        for number in 0..5 {
+            let node = Node::builder(format!("node-{number}")).route("GET/n", async || Ok::<_, ServiceError>(1));
+            nodes.push(mesh.node(node).await.unwrap());
+        }
+        for node in &nodes {
+            node.peers().wait_until(|nodes| nodes.len() == 5).await;
+        }
+        rounds.push(begin.elapsed());
+    }
+    rounds.sort_unstable();
+    println!("\n{:52} {:>12} {:>16}", "a TestMesh of 5 nodes, not on a paused clock", "ready", "worst of 101");
+    println!("{:52} {:>9.1?} {:>16.1?}", "", rounds[50], rounds[100]);
 }
 
 async fn distributor() -> (Process, SocketAddr) {

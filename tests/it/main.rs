@@ -11,6 +11,7 @@ mod gateway;
 mod js;
 mod json;
 mod legacy;
+mod mesh;
 mod network;
 mod order;
 mod registration;

@@ -1,0 +1,376 @@
+//! A network inside one process, for tests: hosts whose connections are buffers, and that can be killed, frozen, cut off from
+//! one another and slowed down. It follows tokio's clock, so that with paused time hours pass in milliseconds.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::io::{Interest, Ready};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+/// Bytes that one direction of a connection holds; a writer waits then.
+const MAX_BYTES: usize = 256 * 1024;
+/// Ports that are given to those who do not ask for one.
+const FIRST_PORT: u16 = 32_768;
+
+/// A network. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualNet {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Mutex<State>,
+    /// Hosts, or what is between them, are not as they were.
+    changed: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    hosts: u32,
+    ports: u16,
+    frozen: HashSet<IpAddr>,
+    delays: HashMap<IpAddr, Duration>,
+    /// Pairs that cannot reach one another, the lower first.
+    cuts: HashSet<(IpAddr, IpAddr)>,
+    listeners: HashMap<SocketAddr, Arc<Backlog>>,
+    next_connection: u64,
+    connections: HashMap<u64, Connection>,
+}
+
+/// One machine of a network. Cheap to clone; all clones are one.
+#[derive(Clone, Debug)]
+pub struct Host {
+    net: VirtualNet,
+    address: IpAddr,
+}
+
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: Mutex<VecDeque<(Pipe, SocketAddr)>>,
+    arrived: Notify,
+}
+
+#[derive(Debug)]
+struct Connection {
+    ends: [SocketAddr; 2],
+    /// What each end has written.
+    flows: [Flow; 2],
+}
+
+#[derive(Debug, Default)]
+struct Flow {
+    /// With the time at which each chunk arrives.
+    chunks: VecDeque<(Instant, Vec<u8>)>,
+    bytes: usize,
+    /// The writing end is closed.
+    closed: bool,
+    /// The reading end is closed.
+    unheard: bool,
+    /// Its host was killed.
+    reset: bool,
+    /// Who waits to read, and to write.
+    wakers: [Option<Waker>; 2],
+}
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Pipe {
+    net: VirtualNet,
+    id: u64,
+    side: usize,
+}
+
+/// What accepts connections of one host.
+#[derive(Debug)]
+pub struct PipeListener {
+    net: VirtualNet,
+    address: SocketAddr,
+    backlog: Arc<Backlog>,
+}
+
+/// Why an end cannot be read now.
+enum NotNow {
+    /// Nothing is there, or nothing passes.
+    Nothing,
+    /// Something comes.
+    At(Instant),
+}
+
+impl VirtualNet {
+    /// A host with an address of its own.
+    pub fn host(&self) -> Host {
+        let mut state = self.lock();
+        state.hosts += 1;
+        let address = IpAddr::V4(Ipv4Addr::from_bits(u32::from_be_bytes([10, 0, 0, 0]) + state.hosts));
+        drop(state);
+        Host { net: self.clone(), address }
+    }
+
+    /// Nothing passes between two hosts any more, in either direction, and neither is told; or it does again.
+    pub fn cut(&self, one: &Host, other: &Host, is_cut: bool) {
+        let pair = pair(one.address, other.address);
+        let mut state = self.lock();
+        if is_cut {
+            state.cuts.insert(pair)
+        } else {
+            state.cuts.remove(&pair)
+        };
+        self.change(state);
+    }
+
+    /// Everybody looks again.
+    fn change(&self, mut state: MutexGuard<'_, State>) {
+        let flows = state.connections.values_mut().flat_map(|connection| &mut connection.flows);
+        let wakers: Vec<Waker> = flows.flat_map(|flow| flow.wakers.iter_mut().filter_map(Option::take)).collect();
+        drop(state);
+        wakers.into_iter().for_each(Waker::wake);
+        self.inner.changed.notify_waiters();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Host {
+    /// Its address.
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// It neither reads nor writes, and its connections stay; or it does again.
+    pub fn freeze(&self, is_frozen: bool) {
+        let mut state = self.net.lock();
+        if is_frozen {
+            state.frozen.insert(self.address)
+        } else {
+            state.frozen.remove(&self.address)
+        };
+        self.net.change(state);
+    }
+
+    /// What it sends, and is sent from now on, arrives so much later.
+    pub fn slow(&self, delay: Duration) {
+        self.net.lock().delays.insert(self.address, delay);
+    }
+
+    /// Its connections break, and nobody listens there any more.
+    pub fn kill(&self) {
+        let mut state = self.net.lock();
+        state.listeners.retain(|address, _| address.ip() != self.address);
+        for connection in state.connections.values_mut() {
+            if connection.ends.iter().any(|end| end.ip() == self.address) {
+                connection.flows.iter_mut().for_each(|flow| flow.reset = true);
+            }
+        }
+        self.net.change(state);
+    }
+
+    pub(crate) fn listen(&self, port: u16) -> PipeListener {
+        let mut state = self.net.lock();
+        let port = if port == 0 { state.port() } else { port };
+        let (address, backlog) = (SocketAddr::new(self.address, port), Arc::new(Backlog::default()));
+        state.listeners.insert(address, Arc::clone(&backlog));
+        drop(state);
+        PipeListener { net: self.net.clone(), address, backlog }
+    }
+
+    /// Connects: refused where nobody listens; while the two are cut off from one another it waits.
+    pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<Pipe> {
+        loop {
+            let changed = self.net.inner.changed.notified();
+            let (is_cut, delay) = {
+                let state = self.net.lock();
+                (state.is_cut(self.address, to.ip()), state.delay([self.address, to.ip()]))
+            };
+            if is_cut {
+                changed.await;
+                continue;
+            }
+            // There and back.
+            sleep(2 * delay).await;
+            let mut state = self.net.lock();
+            let Some(backlog) = state.listeners.get(&to).cloned() else {
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            };
+            let from = SocketAddr::new(self.address, state.port());
+            let id = state.next_connection;
+            state.next_connection += 1;
+            state.connections.insert(id, Connection { ends: [from, to], flows: Default::default() });
+            drop(state);
+            let [ours, theirs] = [0, 1].map(|side| Pipe { net: self.net.clone(), id, side });
+            backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((theirs, from));
+            backlog.arrived.notify_one();
+            return Ok(ours);
+        }
+    }
+}
+
+impl State {
+    fn port(&mut self) -> u16 {
+        self.ports = self.ports.checked_add(1).unwrap_or_default();
+        FIRST_PORT.checked_add(self.ports).unwrap_or(FIRST_PORT)
+    }
+
+    fn is_cut(&self, one: IpAddr, other: IpAddr) -> bool {
+        self.cuts.contains(&pair(one, other))
+    }
+
+    fn delay(&self, hosts: [IpAddr; 2]) -> Duration {
+        hosts.iter().filter_map(|host| self.delays.get(host)).sum()
+    }
+
+    /// Whether an end can be read now: there are bytes, the end, or an error.
+    fn readable(&self, id: u64, side: usize) -> Result<(), NotNow> {
+        let Some(Connection { ends, flows }) = self.connections.get(&id) else { return Ok(()) };
+        if self.frozen.contains(&ends[side].ip()) || self.is_cut(ends[0].ip(), ends[1].ip()) {
+            return Err(NotNow::Nothing);
+        }
+        let flow = &flows[1 - side];
+        match flow.chunks.front() {
+            Some((due, _)) if *due > Instant::now() && !flow.reset => Err(NotNow::At(*due)),
+            None if !flow.closed && !flow.reset => Err(NotNow::Nothing),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// Whether an end can be written now: there is room, or an error.
+    fn writable(&self, id: u64, side: usize) -> bool {
+        let Some(Connection { ends, flows }) = self.connections.get(&id) else { return true };
+        let flow = &flows[side];
+        !self.frozen.contains(&ends[side].ip()) && (flow.bytes < MAX_BYTES || flow.unheard || flow.reset)
+    }
+}
+
+impl Pipe {
+    pub(crate) fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.net.lock();
+        if state.readable(self.id, self.side).is_err() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let Some(connection) = state.connections.get_mut(&self.id) else { return Ok(0) };
+        let flow = &mut connection.flows[1 - self.side];
+        if flow.reset {
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let Some((_, chunk)) = flow.chunks.front_mut() else { return Ok(0) };
+        let count = chunk.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&chunk[..count]);
+        chunk.drain(..count);
+        if chunk.is_empty() {
+            flow.chunks.pop_front();
+        }
+        flow.bytes -= count;
+        let writer = flow.wakers[1].take();
+        drop(state);
+        writer.into_iter().for_each(Waker::wake);
+        Ok(count)
+    }
+
+    pub(crate) fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.net.lock();
+        if !state.writable(self.id, self.side) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let ends = state.connections.get(&self.id).map(|connection| connection.ends.map(|end| end.ip()));
+        let Some(due) = ends.map(|ends| Instant::now() + state.delay(ends)) else { return Ok(0) };
+        let Some(connection) = state.connections.get_mut(&self.id) else { return Ok(0) };
+        let flow = &mut connection.flows[self.side];
+        if flow.unheard || flow.reset {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let count = bytes.len().min(MAX_BYTES - flow.bytes);
+        if count > 0 {
+            flow.chunks.push_back((due, bytes[..count].to_vec()));
+        }
+        flow.bytes += count;
+        let reader = flow.wakers[0].take();
+        drop(state);
+        reader.into_iter().for_each(Waker::wake);
+        Ok(count)
+    }
+
+    /// Whether it can be read, or written, as far as that is wanted.
+    pub(crate) fn poll_ready(&self, interest: Interest, context: &mut Context<'_>) -> Poll<Ready> {
+        let mut state = self.net.lock();
+        let readable = if interest.is_readable() { Some(state.readable(self.id, self.side)) } else { None };
+        let writable = interest.is_writable() && state.writable(self.id, self.side);
+        if matches!(readable, Some(Ok(()))) || writable {
+            let ready = if writable { Ready::WRITABLE } else { Ready::EMPTY };
+            return Poll::Ready(if matches!(readable, Some(Ok(()))) { ready | Ready::READABLE } else { ready });
+        }
+        if let Some(connection) = state.connections.get_mut(&self.id) {
+            if interest.is_readable() {
+                connection.flows[1 - self.side].wakers[0] = Some(context.waker().clone());
+            }
+            if interest.is_writable() {
+                connection.flows[self.side].wakers[1] = Some(context.waker().clone());
+            }
+        }
+        drop(state);
+        if let Some(Err(NotNow::At(due))) = readable {
+            let waker = context.waker().clone();
+            tokio::spawn(async move {
+                tokio::time::sleep_until(due).await;
+                waker.wake();
+            });
+        }
+        Poll::Pending
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        let mut state = self.net.lock();
+        let Some(connection) = state.connections.get_mut(&self.id) else { return };
+        connection.flows[self.side].closed = true;
+        connection.flows[1 - self.side].unheard = true;
+        let reader = connection.flows[self.side].wakers[0].take();
+        let writer = connection.flows[1 - self.side].wakers[1].take();
+        if connection.flows.iter().all(|flow| flow.closed) {
+            state.connections.remove(&self.id);
+        }
+        drop(state);
+        reader.into_iter().chain(writer).for_each(Waker::wake);
+    }
+}
+
+impl PipeListener {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub(crate) async fn accept(&self) -> (Pipe, SocketAddr) {
+        loop {
+            let arrived = self.backlog.arrived.notified();
+            let next = self.backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            match next {
+                Some(next) => return next,
+                None => arrived.await,
+            }
+        }
+    }
+}
+
+impl Drop for PipeListener {
+    fn drop(&mut self) {
+        let mut state = self.net.lock();
+        if state.listeners.get(&self.address).is_some_and(|backlog| Arc::ptr_eq(backlog, &self.backlog)) {
+            state.listeners.remove(&self.address);
+        }
+        drop(state);
+        // Whoever waits to be accepted finds out.
+        let waiting = std::mem::take(&mut *self.backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(waiting);
+    }
+}
+
+fn pair(one: IpAddr, other: IpAddr) -> (IpAddr, IpAddr) {
+    (one.min(other), one.max(other))
+}

@@ -1,0 +1,149 @@
+//! A mesh in one process, on a clock that does not wait.
+
+use std::time::Duration;
+
+use node_sdk::testing::{TestMesh, TestNode};
+use node_sdk::{CallError, Node, RECONNECT_PERIOD, ServiceError};
+use tokio::time::{Instant, sleep, timeout};
+
+async fn hello() -> Result<&'static str, ServiceError> {
+    Ok("hello")
+}
+
+/// A mesh with nodes of these names, all of which know each other.
+async fn mesh<const N: usize>(names: [&str; N]) -> (TestMesh, [TestNode; N]) {
+    let mesh = TestMesh::start();
+    let mut nodes = Vec::new();
+    for name in names {
+        nodes.push(mesh.node(Node::builder(name).route(&format!("GET/{name}"), hello)).await.unwrap());
+    }
+    for node in &nodes {
+        knows(node, N).await;
+    }
+    (mesh, nodes.try_into().unwrap())
+}
+
+async fn knows(node: &TestNode, count: usize) {
+    let known = node.peers().wait_until(|nodes| nodes.len() == count);
+    // On the mesh's clock: it is over in a moment.
+    assert!(timeout(Duration::from_secs(600), known).await.is_ok(), "{count} and not {}", node.peers().nodes().len());
+}
+
+async fn call(node: &TestNode, url: &str) -> Result<String, CallError> {
+    node.peers().call(url, &()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn nodes_call_each_other() {
+    let (_mesh, nodes) = mesh(["a", "b", "c", "d", "e"]).await;
+    for node in &nodes {
+        for url in ["GET/a", "GET/b", "GET/c", "GET/d", "GET/e"] {
+            assert_eq!(call(node, url).await.unwrap(), "hello");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distributor_that_comes_back_is_found_within_a_period() {
+    let (mut mesh, [a, b]) = mesh(["a", "b"]).await;
+    mesh.kill_distributor();
+    sleep(Duration::from_secs(3600)).await;
+    assert!(a.peers().stale_for().is_some_and(|stale| stale >= Duration::from_secs(3599)));
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello", "from what it knows");
+    mesh.start_distributor();
+    let back = Instant::now();
+    let _c = mesh.node(Node::builder("c")).await.unwrap();
+    knows(&a, 3).await;
+    knows(&b, 3).await;
+    assert!(back.elapsed() <= RECONNECT_PERIOD + RECONNECT_PERIOD / 5, "{:?}", back.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_killed_is_gone_at_once() {
+    let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+    let killed = Instant::now();
+    b.kill();
+    knows(&a, 2).await;
+    knows(&c, 2).await;
+    assert!(killed.elapsed() < Duration::from_millis(500), "{:?}", killed.elapsed());
+    assert!(call(&a, "GET/b").await.is_err());
+    assert_eq!(call(&a, "GET/c").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_hangs_is_gone_within_ten_seconds_and_comes_back() {
+    let (_mesh, [a, b]) = mesh(["a", "b"]).await;
+    let frozen = Instant::now();
+    b.freeze(true);
+    knows(&a, 1).await;
+    let gone = frozen.elapsed();
+    assert!((Duration::from_secs(7)..Duration::from_secs(10)).contains(&gone), "{gone:?}");
+    b.freeze(false);
+    knows(&a, 2).await;
+    knows(&b, 2).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pt2_who_cannot_be_reached_from_one_place_can_be_from_another() {
+    let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
+    a.partition(&b, true);
+    // The registry is right: the node is there. Only this one cannot reach it, and says so in time.
+    let begun = Instant::now();
+    assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. } | CallError::Deadline { .. })));
+    assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert_eq!(call(&c, "GET/b").await.unwrap(), "hello");
+    assert_eq!(call(&a, "GET/c").await.unwrap(), "hello");
+    knows(&a, 3).await;
+    a.partition(&b, false);
+    sleep(Duration::from_secs(3)).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pt4_who_is_cut_off_from_the_distributor_goes_on_and_comes_back() {
+    let (mesh, [a, b]) = mesh(["a", "b"]).await;
+    mesh.isolate(&b, true);
+    knows(&a, 1).await;
+    assert_eq!(b.peers().nodes().len(), 2, "what it knows stays in use");
+    assert_eq!(call(&b, "GET/a").await.unwrap(), "hello");
+    mesh.isolate(&b, false);
+    knows(&a, 2).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_machine_takes_its_time() {
+    let (_mesh, [a, b]) = mesh(["a", "b"]).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+    b.slow(Duration::from_millis(200));
+    let begun = Instant::now();
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+    assert!((Duration::from_millis(400)..Duration::from_millis(450)).contains(&begun.elapsed()), "there and back");
+    let short = a.peers().call::<String>("GET/b", &()).within(Duration::from_millis(300)).await;
+    assert!(matches!(short, Err(CallError::Deadline { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_distributor_that_hangs_costs_no_call() {
+    let (mesh, [a, b]) = mesh(["a", "b"]).await;
+    mesh.freeze_distributor(true);
+    sleep(Duration::from_secs(60)).await;
+    assert!(a.peers().stale_for().is_some(), "it is known to be gone");
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+    mesh.freeze_distributor(false);
+    let _c = mesh.node(Node::builder("c")).await.unwrap();
+    knows(&a, 3).await;
+    knows(&b, 3).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_stops_in_order_costs_no_call() {
+    let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
+    assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
+    assert_eq!(b.stop().await, 0);
+    knows(&a, 2).await;
+    knows(&c, 2).await;
+    assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. })));
+}
