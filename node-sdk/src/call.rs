@@ -12,13 +12,13 @@ use bytes::Bytes;
 use protocol::{CallMeta, Packet, Part, STREAM_WINDOW, Version, success_of, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::answer::{RawAnswer, is_declined, read_result};
 use crate::context::Context;
 use crate::error::CallError;
 use crate::in_flight::{Deadlines, Failure, Refusal};
-use crate::link::{OpenStream, Pending};
+use crate::link::{OpenStream, Pending, Readiness};
 use crate::params;
 use crate::peers::Peers;
 use crate::router::Match;
@@ -54,6 +54,14 @@ impl<'a, T> Call<'a, T> {
     /// Carrying it out twice does no harm: it may be tried again when it was lost on the way.
     pub fn idempotent(mut self) -> Self {
         self.raw.idempotent = true;
+        self
+    }
+
+    /// When there is no answer after so long, the call is made a second time, to another provider; the first answer counts, and the
+    /// other is taken back. For calls that must not wait for one slow node. Only what may be carried out twice is hedged:
+    /// see [`idempotent`](Self::idempotent); and only as often as calls may be tried again, a fifth of all calls and ten a second.
+    pub fn hedge(mut self, after: Duration) -> Self {
+        self.raw.hedge = Some(after);
         self
     }
 
@@ -115,6 +123,8 @@ pub struct RawCall<'a> {
     one_way: bool,
     /// Its answer may be a stream.
     stream: bool,
+    /// When there is no answer after so long, another provider is asked too.
+    hedge: Option<Duration>,
     at: Option<SocketAddr>,
     pub(crate) choice: Choice<'a>,
     progress: Progress,
@@ -144,6 +154,21 @@ struct Progress {
     too_large: bool,
     /// The call that has become a stream.
     opened: Option<Pending>,
+    hedge: Hedge,
+}
+
+/// Asking a second provider.
+#[derive(Debug, Default)]
+enum Hedge {
+    /// Not begun to wait.
+    #[default]
+    Idle,
+    /// On the heap: few calls are hedged.
+    At(Pin<Box<Sleep>>),
+    /// Another provider works on it too.
+    Asked(Pending),
+    /// Nobody else is asked.
+    Done,
 }
 
 #[derive(Default)]
@@ -167,6 +192,7 @@ impl<'a> RawCall<'a> {
             idempotent: is_idempotent(method),
             one_way: false,
             stream: false,
+            hedge: None,
             at: None,
             choice: Choice { balance: peers.balance(), ..Choice::default() },
             progress: Progress::default(),
@@ -275,6 +301,43 @@ impl<'a> RawCall<'a> {
                 }
             }
         }
+    }
+
+    /// Asks a second provider when it is time to, and whether that has an outcome; it is the one that is waited for then.
+    fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, Failure>> {
+        if matches!(self.progress.hedge, Hedge::Idle) {
+            let may = self.idempotent && !self.one_way && self.at.is_none() && self.choice.on.is_none();
+            let after = self.hedge.filter(|_| may);
+            self.progress.hedge = after.map_or(Hedge::Done, |after| Hedge::At(Box::pin(sleep(after))));
+        }
+        if let Hedge::At(at) = &mut self.progress.hedge {
+            if at.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
+            self.progress.hedge = self.ask_another().map_or(Hedge::Done, Hedge::Asked);
+        }
+        let Hedge::Asked(other) = &mut self.progress.hedge else { return Poll::Pending };
+        let Poll::Ready(outcome) = other.poll(task) else { return Poll::Pending };
+        if let (Hedge::Asked(other), State::Waiting(first)) = (&mut self.progress.hedge, &mut self.progress.state) {
+            std::mem::swap(other, first);
+        }
+        Poll::Ready(outcome)
+    }
+
+    /// Makes the call a second time, to a provider with a live connection, if there is another one.
+    fn ask_another(&self) -> Option<Pending> {
+        let State::Waiting(first) = &self.progress.state else { return None };
+        let (now, table) = (Instant::now(), self.peers.table());
+        let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
+        let found = table.router.find(self.method, self.path)?;
+        let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.link().address]).collect();
+        let choice = Choice { tried: &tried, ..self.choice };
+        let provider = found.value.pick(&choice, now, |provider| self.peers.connect(&provider.link))?;
+        let is_up = provider.link.readiness(now) == Readiness::Up;
+        if !is_up || !self.peers.retries().take(now.into_std()) {
+            return None;
+        }
+        self.submit(provider, &found.captured, now, deadline, &Context::current()).ok().flatten()
     }
 
     /// Hands the call to a provider's connection.
@@ -387,9 +450,21 @@ impl Future for RawCall<'_> {
                     Poll::Pending => return Poll::Pending,
                 },
                 State::Waiting(pending) => {
-                    let Poll::Ready(outcome) = pending.poll(task) else { return Poll::Pending };
+                    let mut polled = pending.poll(task);
+                    if polled.is_pending() && this.hedge.is_some() {
+                        polled = this.poll_hedge(task);
+                    }
+                    let Poll::Ready(outcome) = polled else { return Poll::Pending };
                     let State::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
-                    let frame = this.settle(pending, outcome)?;
+                    let settled = this.settle(pending, outcome);
+                    if !matches!(settled, Ok(Some(_)))
+                        && let Hedge::Asked(other) = std::mem::replace(&mut this.progress.hedge, Hedge::Done)
+                    {
+                        // The other one may still do it.
+                        this.progress.state = State::Waiting(other);
+                        continue;
+                    }
+                    let frame = settled?;
                     if frame.is_none() {
                         continue;
                     }
@@ -400,7 +475,8 @@ impl Future for RawCall<'_> {
                 this.progress.state = State::Due;
                 return Poll::Ready(Ok(RawAnswer { frame }));
             }
-            if matches!(this.progress.state, State::Waiting(_)) {
+            let hedges = this.hedge.is_some() && matches!(this.progress.hedge, Hedge::Idle);
+            if matches!(this.progress.state, State::Waiting(_)) && !hedges {
                 return Poll::Pending;
             }
         }

@@ -210,7 +210,7 @@ impl Link {
             shared.state = State::Up;
             shared.backoff.succeeded();
         }
-        self.load.trust();
+        self.load.connected(Instant::now().into_std());
         let mut socket = Socket {
             stream,
             reader: FrameReader::new(MAX_FRAME_BYTES),

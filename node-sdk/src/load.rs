@@ -13,6 +13,11 @@ const HALF_LIFE_MS: u64 = 1024;
 /// Part of a sample in the mean, when it is lower than that; a higher one counts at once.
 const SHARE: u64 = 8;
 
+/// For so long after it was connected a node gets fewer calls than its share, growing from a tenth: a process that has just
+/// started is slow.
+const SLOW_START: Duration = Duration::from_secs(10);
+const LEAST_SHARE: f64 = 0.1;
+
 /// How one node does. All times are in milliseconds or microseconds since it became known.
 #[derive(Debug)]
 pub(crate) struct Load {
@@ -25,6 +30,8 @@ pub(crate) struct Load {
     /// Calls that failed one after the other.
     failures: AtomicU32,
     ejected_until: AtomicU64,
+    /// When it was connected last.
+    connected: AtomicU64,
     /// How long the node will be passed over the next time.
     ejection: AtomicU64,
 }
@@ -38,6 +45,7 @@ impl Load {
             measured: AtomicU64::new(0),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
+            connected: AtomicU64::new(0),
             ejection: AtomicU64::new(millis(FIRST_EJECTION)),
         }
     }
@@ -81,6 +89,30 @@ impl Load {
         } else if !in_time {
             self.eject(now, millis(FIRST_EJECTION));
         }
+    }
+
+    /// There is a new connection.
+    pub(crate) fn connected(&self, now: Instant) {
+        self.connected.store(self.millis_at(now), Ordering::Relaxed);
+        self.trust();
+    }
+
+    /// Whether it was connected a moment ago, and gets fewer calls than others.
+    pub(crate) fn is_starting(&self, now: Instant) -> bool {
+        self.share(now) < 1.0
+    }
+
+    /// Whether a turn of this node is its own, and not that of another one which has been there for longer. `luck` is from 0 to 1.
+    pub(crate) fn takes_turn(&self, other: &Self, now: Instant, luck: f64) -> bool {
+        // Where all have just been connected, nobody is spared.
+        luck < self.share(now) / other.share(now)
+    }
+
+    /// The part of its usual calls that it gets.
+    fn share(&self, now: Instant) -> f64 {
+        let age = self.millis_at(now).saturating_sub(self.connected.load(Ordering::Relaxed));
+        let slow_start = millis(SLOW_START);
+        if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(LEAST_SHARE) }
     }
 
     /// It gives a sign of life: what was held against it is forgotten.

@@ -128,14 +128,16 @@ impl Providers {
         if let Some(key) = choice.sticky {
             return self.closest(key, choice, now, connect);
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        // A second attempt takes no turn: whoever lets calls fail would be called first every time.
+        let turn = self.turn.fetch_add(usize::from(choice.tried.is_empty()), Ordering::Relaxed);
         let count = self.schedule.len();
         let first = self.list.get(*self.schedule.get(turn % count.max(1))?)?;
         let is_up =
             |provider: &Provider| !choice.tried.contains(&provider.link.address) && provider.rank(now) == Readiness::Up;
         if is_up(first) {
             let spills = first.is_near && first.link.load.in_flight() >= SPILL;
-            if !spills && (count == 1 || choice.balance == Balance::RoundRobin) {
+            let starting = first.link.load.is_starting(now.into_std());
+            if !spills && (count == 1 || (choice.balance == Balance::RoundRobin && !starting)) {
                 return Some(first);
             }
             let second = if spills {
@@ -145,7 +147,13 @@ impl Providers {
                 self.schedule[(turn % count + fastrand::usize(1..count)) % count]
             };
             let second = &self.list[second];
-            return Some(if is_better(second, first, choice.balance, now) && is_up(second) { second } else { first });
+            let takes_turn = |one: &Provider, other: &Provider| {
+                let (one, other, now) = (&one.link.load, &other.link.load, now.into_std());
+                !one.is_starting(now) || one.takes_turn(other, now, fastrand::f64())
+            };
+            let gives_way = !spills && starting && !takes_turn(first, second);
+            let is_second = gives_way || (is_better(second, first, choice.balance, now) && takes_turn(second, first));
+            return Some(if is_second && is_up(second) { second } else { first });
         }
         // Somebody does not do as usual: look at all of them.
         let count = self.members.len();

@@ -1,9 +1,11 @@
 //! A mesh in one process, on a clock that does not wait.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use node_sdk::testing::{TestMesh, TestNode};
-use node_sdk::{CallError, Node, RECONNECT_PERIOD, ServiceError};
+use node_sdk::{Balance, CallError, Node, RECONNECT_PERIOD, ServiceError, State};
 use tokio::time::{Instant, sleep, timeout};
 
 async fn hello() -> Result<&'static str, ServiceError> {
@@ -146,4 +148,77 @@ async fn a_node_that_stops_in_order_costs_no_call() {
     knows(&a, 2).await;
     knows(&c, 2).await;
     assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_has_just_come_is_spared() {
+    async fn who(State(name): State<String>) -> Result<String, ServiceError> {
+        Ok(String::clone(&name))
+    }
+    let mesh = TestMesh::start();
+    let offering =
+        async |name: &str| mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap();
+    let (_a, _b) = (offering("a").await, offering("b").await);
+    for balance in [Balance::RoundRobin, Balance::LeastCost, Balance::LeastInFlight] {
+        let caller = mesh.node(Node::builder("caller").balance(balance)).await.unwrap();
+        // How many of a hundred calls go to the new one.
+        let share = async || {
+            let mut share = 0;
+            for _ in 0..100 {
+                share += usize::from(call(&caller, "GET/who").await.unwrap() == "new");
+            }
+            share
+        };
+        caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+        share().await;
+        sleep(Duration::from_secs(20)).await;
+        let new = offering("new").await;
+        caller.peers().wait_until(|nodes| nodes.len() == 4).await;
+        let mut shares = Vec::new();
+        for _ in 0..3 {
+            share().await;
+            shares.push(share().await);
+            sleep(Duration::from_secs(5)).await;
+        }
+        assert!(shares[0] <= 15 && shares[1] > shares[0] && shares[2] >= 25, "{balance:?}: {shares:?}");
+        new.kill();
+        caller.kill();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hedged_call_does_not_wait_for_the_slow() {
+    async fn count(State(calls): State<AtomicUsize>) -> Result<(), ServiceError> {
+        calls.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+    let mesh = TestMesh::start();
+    let calls = Arc::new(AtomicUsize::new(0));
+    let offers = |name| Node::builder(name).route("GET/n", count).route("POST/n", count).state_of(Arc::clone(&calls));
+    let (slow, _quick) = (mesh.node(offers("slow")).await.unwrap(), mesh.node(offers("quick")).await.unwrap());
+    let caller = mesh.node(Node::builder("caller").balance(Balance::RoundRobin)).await.unwrap();
+    knows(&caller, 3).await;
+    for _ in 0..4 {
+        caller.peers().call::<()>("GET/n", &()).await.unwrap();
+    }
+    sleep(Duration::from_secs(20)).await;
+    slow.slow(Duration::from_millis(200));
+    // Of twenty calls, how many are slow, and how many are carried out.
+    let check = async |url: &str, idempotent: bool, after: Duration, slow: usize, carried_out: usize| {
+        calls.store(0, Ordering::Relaxed);
+        let mut seen = 0;
+        for _ in 0..20 {
+            let call = caller.peers().call::<()>(url, &()).hedge(after);
+            let begun = Instant::now();
+            if idempotent { call.idempotent() } else { call }.await.unwrap();
+            seen += usize::from(begun.elapsed() >= Duration::from_millis(200));
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert_eq!((seen, calls.load(Ordering::Relaxed)), (slow, carried_out), "{url} {idempotent} {after:?}");
+    };
+    let soon = Duration::from_millis(50);
+    check("GET/n", false, Duration::from_secs(2), 10, 20).await;
+    check("GET/n", false, soon, 0, 30).await;
+    check("POST/n", true, soon, 0, 30).await;
+    check("POST/n", false, soon, 10, 20).await;
 }
