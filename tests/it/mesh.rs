@@ -88,13 +88,13 @@ async fn who_hangs_is_gone_within_ten_seconds_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pt2_who_cannot_be_reached_from_one_place_can_be_from_another() {
+async fn pt4_who_cannot_be_reached_from_one_place_can_be_from_another() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     a.partition(&b, true);
     // The registry is right: the node is there. Only this one cannot reach it, and says so in time.
     let begun = Instant::now();
-    assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. } | CallError::Deadline { .. })));
-    assert!(begun.elapsed() <= Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(matches!(call(&a, "GET/b").await, Err(CallError::NoProvider { .. })));
+    assert!(begun.elapsed() <= Duration::from_millis(1100), "{:?}", begun.elapsed());
     assert_eq!(call(&c, "GET/b").await.unwrap(), "hello");
     assert_eq!(call(&a, "GET/c").await.unwrap(), "hello");
     knows(&a, 3).await;
@@ -104,7 +104,7 @@ async fn pt2_who_cannot_be_reached_from_one_place_can_be_from_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pt4_who_is_cut_off_from_the_distributor_goes_on_and_comes_back() {
+async fn pt2_who_is_cut_off_from_the_distributor_goes_on_and_comes_back() {
     let (mesh, [a, b]) = mesh(["a", "b"]).await;
     mesh.isolate(&b, true);
     knows(&a, 1).await;
