@@ -31,6 +31,9 @@ pub(crate) type Running = Pin<Box<dyn Answering>>;
 pub(crate) trait Answering: Send {
     /// Goes on with the work; when it is done its answer is in `sink`.
     fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress>;
+
+    /// The same for what only decides whether a call goes on.
+    fn poll_check(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<(), ServiceError>>;
 }
 
 /// How far the work on a call has come.
@@ -199,6 +202,10 @@ where
             Err(error) => sink.failure(&error.into()),
         }
         Poll::Ready(Progress::Done)
+    }
+
+    fn poll_check(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<(), ServiceError>> {
+        self.project().future.poll(task).map(|result| result.map(drop).map_err(Into::into))
     }
 }
 

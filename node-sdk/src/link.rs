@@ -14,8 +14,9 @@ use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
+pub(crate) use self::open_stream::OpenStream;
 use crate::backoff::Backoff;
-use crate::in_flight::{Closed, Deadlines, Ending, InFlight, Limits, Outcome, Refusal};
+use crate::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
 use crate::load::Load;
 
 /// Most bytes of one packet, either way.
@@ -491,8 +492,7 @@ impl Pending {
 
     /// The stream that the call has become, once its outcome says so.
     pub(crate) fn into_stream(self) -> OpenStream {
-        self.link.load.begin(Instant::now().into_std());
-        OpenStream { link: Arc::clone(&self.link), key: self.key }
+        OpenStream::new(&self.link, self.key)
     }
 }
 
@@ -507,57 +507,4 @@ impl Drop for Pending {
     }
 }
 
-/// A stream that is open. Dropping it ends it, and tells the node.
-#[derive(Debug)]
-pub(crate) struct OpenStream {
-    link: Arc<Link>,
-    key: u64,
-}
-
-impl OpenStream {
-    pub(crate) fn key(&self) -> u64 {
-        self.key
-    }
-
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.link.address
-    }
-
-    /// The next part; an ending that is no part comes once, and `None` after it.
-    pub(crate) fn poll_part(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Ending>>> {
-        let mut shared = self.link.lock();
-        let polled = shared.calls.poll_part(self.key, context);
-        let has_more = shared.calls.has_outgoing();
-        drop(shared);
-        if has_more {
-            self.link.task.wake();
-        }
-        polled
-    }
-
-    /// Whether a part may be sent.
-    pub(crate) fn poll_send(&self, context: &mut Context<'_>) -> Poll<Result<(), Closed>> {
-        self.link.lock().calls.poll_send(self.key, context)
-    }
-
-    /// Sends a part, which `write` makes for a given number.
-    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<(), Refusal> {
-        self.link.lock().calls.send_part(self.key, write)?;
-        self.link.task.wake();
-        Ok(())
-    }
-
-    /// Sends that nothing follows; again, it does nothing.
-    pub(crate) fn finish(&self) {
-        self.link.lock().calls.finish(self.key);
-        self.link.task.wake();
-    }
-}
-
-impl Drop for OpenStream {
-    fn drop(&mut self) {
-        self.link.lock().calls.cancel(self.key);
-        self.link.load.end();
-        self.link.task.wake();
-    }
-}
+mod open_stream;

@@ -141,6 +141,12 @@ impl Load {
         self.latency.load(Ordering::Relaxed) > 0
     }
 
+    /// How long answers take, with what was slow of late foremost.
+    pub(crate) fn latency(&self) -> Option<Duration> {
+        let latency = self.latency.load(Ordering::Relaxed);
+        (latency > 0).then(|| Duration::from_micros(latency))
+    }
+
     /// What one more call has to expect: the lower the better. Latency counts twice, because a slow node is slow however little it
     /// has to do, while one that has much to do gets slow, and so is found out by its latency too.
     pub(crate) fn cost(&self, now: Instant) -> u64 {

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 use crate::discovery::Identity;
 use crate::error::StartError;
 use crate::events;
+use crate::guard::Guarded;
 use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
 use crate::peers::Peers;
 use crate::router::Router;
@@ -46,6 +47,8 @@ pub struct NodeBuilder {
     balance: Balance,
     network: Network,
     routes: Vec<Given>,
+    /// Of the routes that come next.
+    guards: Vec<Arc<dyn AnyHandler>>,
     states: States,
     /// Something was said of a route before there was one.
     misplaced: Option<&'static str>,
@@ -72,6 +75,7 @@ impl Node {
             balance: Balance::default(),
             network: Network::default(),
             routes: Vec::new(),
+            guards: Vec::new(),
             states: States::default(),
             misplaced: None,
         }
@@ -200,17 +204,53 @@ impl NodeBuilder {
 
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of one caller share a
     /// task: work that blocks belongs into `tokio::task::spawn_blocking`.
-    pub fn route<A: 'static>(mut self, route: &str, handler: impl Handler<A>) -> Self {
-        self.routes.push(Given { text: route.to_owned(), handler: boxed(handler), at_most: None, one_way: false });
+    pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
+        self.offer(route.to_owned(), boxed(handler), false)
+    }
+
+    /// Has `guard` look at each call of every route that is given after this, or until the [`group`](Self::group) ends, before
+    /// its handler begins. It is written like a handler, with the arguments that it needs; an error is the answer, and any
+    /// result lets the call through, to the next guard first if there are several. Routes without guards pay nothing.
+    ///
+    /// ```no_run
+    /// # use node_sdk::{Caller, Node, ServiceError};
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// # async fn delete() -> Result<(), ServiceError> { Ok(()) }
+    /// async fn admins(caller: Caller) -> Result<(), ServiceError> {
+    ///     match caller.name().as_deref() {
+    ///         Some("admin") => Ok(()),
+    ///         _ => Err(ServiceError::new(403, "admins_only", "this is for admins")),
+    ///     }
+    /// }
+    ///
+    /// let node = Node::builder("goods")
+    ///     .route("GET/goods", list)
+    ///     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
+    /// ```
+    pub fn guard<A: 'static>(mut self, guard: impl Handler<A>) -> Self {
+        self.guards.push(Arc::from(boxed(guard)));
+        self
+    }
+
+    /// Routes with guards of their own: what `group` adds is as it would be without, but its guards end with it.
+    pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
+        let outer = self.guards.len();
+        self = group(self);
+        self.guards.truncate(outer);
+        self
+    }
+
+    fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
+        let guards = self.guards.clone();
+        let handler = if guards.is_empty() { handler } else { Box::new(Guarded { guards, handler }) };
+        self.routes.push(Given { text, handler, at_most: None, one_way });
         self
     }
 
     /// Has `handler` told of an event, such as `orders.created`, whenever another node [emits](crate::Peers::emit) it; of all
     /// nodes of this one's name, one is told. What the handler returns is told nobody; an error is a debug line in the log.
-    pub fn subscribe<A: 'static>(mut self, event: &str, handler: impl Handler<A>) -> Self {
-        let text = format!("{}{event}", events::PREFIX);
-        self.routes.push(Given { text, handler: boxed(handler), at_most: None, one_way: true });
-        self
+    pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
+        self.offer(format!("{}{event}", events::PREFIX), boxed(handler), true)
     }
 
     /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
@@ -317,6 +357,7 @@ impl NodeBuilder {
             balance,
             network,
             routes: given,
+            guards: _,
             states,
             misplaced,
         } = self;

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use protocol::{Node, Route};
 use tokio::time::Instant;
@@ -54,7 +55,7 @@ pub(crate) struct Provider {
 }
 
 /// How one of several providers is picked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default)]
 pub enum Balance {
     /// Providers take turns by weight; whose turn it is gives way to another at random that costs less: its calls in flight times
     /// the square of the latency of its last answers.
@@ -64,6 +65,50 @@ pub enum Balance {
     RoundRobin,
     /// The fewest calls in flight, of those that we have made.
     LeastInFlight,
+    /// In a way of one's own.
+    By(&'static dyn Balancer),
+}
+
+/// A way of one's own to pick a provider: see [`Balance::By`].
+///
+/// ```
+/// use node_sdk::{Balance, Balancer, Candidate, Node};
+///
+/// /// Whoever was the quickest of late.
+/// #[derive(Debug)]
+/// struct Quickest;
+///
+/// impl Balancer for Quickest {
+///     fn pick(&self, candidates: &[Candidate<'_>]) -> usize {
+///         (0..candidates.len()).min_by_key(|at| candidates[*at].latency).unwrap_or(0)
+///     }
+/// }
+///
+/// let node = Node::builder("caller").balance(Balance::By(&Quickest));
+/// ```
+pub trait Balancer: std::fmt::Debug + Send + Sync {
+    /// Where in `candidates` the provider to call stands; beyond the last, the first is called. There is at least one, and all
+    /// of them have a live connection, do not let calls fail, and were not tried for this call before. Asked for every call, in
+    /// the task that makes it: it should be quick.
+    fn pick(&self, candidates: &[Candidate<'_>]) -> usize;
+}
+
+/// A provider that could be picked.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Candidate<'a> {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The id of its instance; nodes of version 1 have none.
+    pub instance: Option<&'a str>,
+    /// Its share of the calls, in hundredths of the usual one.
+    pub weight: u16,
+    /// Our calls that it has not answered.
+    pub in_flight: u32,
+    /// How long it takes to answer us, with what was slow of late foremost; `None` before its first answer.
+    pub latency: Option<Duration>,
+    /// It runs in our zone.
+    pub is_near: bool,
 }
 
 /// Who is to be picked.
@@ -87,6 +132,18 @@ impl Provider {
 
     fn cost(&self, now: Instant) -> u64 {
         self.link.load.cost(now.into_std())
+    }
+
+    fn candidate(&self) -> Candidate<'_> {
+        let Self { link, weight, is_near, .. } = self;
+        Candidate {
+            address: link.address,
+            instance: link.instance.as_deref(),
+            weight: *weight,
+            in_flight: link.load.in_flight(),
+            latency: link.load.latency(),
+            is_near: *is_near,
+        }
     }
 }
 
@@ -128,6 +185,11 @@ impl Providers {
         if let Some(key) = choice.sticky {
             return self.closest(key, choice, now, connect);
         }
+        if let Balance::By(balancer) = choice.balance
+            && let Some(provider) = self.pick_by(balancer, choice, now, &mut connect)
+        {
+            return Some(provider);
+        }
         // A second attempt takes no turn: whoever lets calls fail would be called first every time.
         let turn = self.turn.fetch_add(usize::from(choice.tried.is_empty()), Ordering::Relaxed);
         let count = self.schedule.len();
@@ -137,7 +199,7 @@ impl Providers {
         if is_up(first) {
             let spills = first.is_near && first.link.load.in_flight() >= SPILL;
             let starting = first.link.load.is_starting(now.into_std());
-            if !spills && (count == 1 || (choice.balance == Balance::RoundRobin && !starting)) {
+            if !spills && (count == 1 || (matches!(choice.balance, Balance::RoundRobin) && !starting)) {
                 return Some(first);
             }
             let second = if spills {
@@ -185,6 +247,24 @@ impl Providers {
         Some(provider)
     }
 
+    /// The provider that `balancer` wants, if there is one with a live connection.
+    fn pick_by(
+        &self,
+        balancer: &dyn Balancer,
+        choice: &Choice<'_>,
+        now: Instant,
+        connect: &mut impl FnMut(&Provider),
+    ) -> Option<&Provider> {
+        let members = self.members.iter().map(|at| &self.list[*at]);
+        members.clone().filter(|provider| provider.rank(now) == Readiness::Due).for_each(connect);
+        let up: Vec<&Provider> = members
+            .filter(|provider| !choice.tried.contains(&provider.link.address) && provider.rank(now) == Readiness::Up)
+            .collect();
+        let first = *up.first()?;
+        let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| provider.candidate()).collect();
+        Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
+    }
+
     /// Rendezvous hashing with bounded load: the closest to the key, unless it has a quarter more to do than the mean.
     fn closest(
         &self,
@@ -222,7 +302,7 @@ fn is_better(one: &Provider, other: &Provider, balance: Balance, now: Instant) -
         (true, true) | (false, false) => {}
     }
     match balance {
-        Balance::RoundRobin => false,
+        Balance::RoundRobin | Balance::By(_) => false,
         Balance::LeastInFlight => ours < theirs,
         Balance::LeastCost => {
             if !one.link.load.is_known() || !other.link.load.is_known() {

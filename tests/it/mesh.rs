@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use node_sdk::testing::{TestMesh, TestNode};
-use node_sdk::{Balance, CallError, Node, RECONNECT_PERIOD, ServiceError, State};
+use node_sdk::{Balance, Balancer, CallError, Caller, Candidate, Node, Params, RECONNECT_PERIOD, ServiceError, State};
 use tokio::time::{Instant, sleep, timeout};
 
 async fn hello() -> Result<&'static str, ServiceError> {
@@ -221,4 +221,87 @@ async fn a_hedged_call_does_not_wait_for_the_slow() {
     check("GET/n", false, soon, 0, 30).await;
     check("POST/n", true, soon, 0, 30).await;
     check("POST/n", false, soon, 10, 20).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
+    /// Whoever has the highest address.
+    #[derive(Debug)]
+    struct Highest;
+    impl Balancer for Highest {
+        fn pick(&self, candidates: &[Candidate<'_>]) -> usize {
+            assert!(candidates.iter().all(|candidate| candidate.weight == 100 && candidate.instance.is_some()));
+            (0..candidates.len()).max_by_key(|at| candidates[*at].address).unwrap()
+        }
+    }
+    /// Nobody whom there is.
+    #[derive(Debug)]
+    struct Beyond;
+    impl Balancer for Beyond {
+        fn pick(&self, candidates: &[Candidate<'_>]) -> usize {
+            candidates.len()
+        }
+    }
+    async fn who(State(name): State<String>) -> Result<String, ServiceError> {
+        Ok(String::clone(&name))
+    }
+    let mesh = TestMesh::start();
+    let mut nodes = Vec::new();
+    for name in ["a", "b", "c"] {
+        nodes.push(mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap());
+    }
+    let caller = mesh.node(Node::builder("caller").balance(Balance::By(&Highest))).await.unwrap();
+    knows(&caller, 4).await;
+    for expected in ["c", "b", "a"] {
+        // All of them are connected first.
+        while call(&caller, "GET/who").await.unwrap() != expected {}
+        for _ in 0..20 {
+            assert_eq!(call(&caller, "GET/who").await.unwrap(), expected);
+            caller.peers().call::<String>("GET/who", &()).balance(Balance::By(&Beyond)).await.unwrap();
+        }
+        nodes.pop().unwrap().kill();
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(call(&caller, "GET/who").await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn guards_come_before_handlers() {
+    async fn awake() -> Result<(), ServiceError> {
+        sleep(Duration::from_millis(10)).await;
+        Ok(())
+    }
+    async fn admins(caller: Caller) -> Result<(), ServiceError> {
+        match caller.name().as_deref() {
+            Some("admin") => Ok(()),
+            name => Err(ServiceError::new(403, "admins_only", format!("and not for {name:?}"))),
+        }
+    }
+    async fn small(Params(number): Params<u8>) -> Result<String, ServiceError> {
+        Ok(number.to_string())
+    }
+    let mesh = TestMesh::start();
+    let node = Node::builder("callee")
+        .guard(awake)
+        .route("GET/open", small)
+        .group(|group| group.guard(admins).route("GET/closed", small))
+        .route("GET/after", small);
+    let _callee = mesh.node(node).await.unwrap();
+    let (admin, other) =
+        (mesh.node(Node::builder("admin")).await.unwrap(), mesh.node(Node::builder("other")).await.unwrap());
+    let check = async |caller: &TestNode, url: &str, number: u16, expected: &str| {
+        knows(caller, 3).await;
+        let result = caller.peers().call::<String>(url, &number).await;
+        let result = result.unwrap_or_else(|error| error.to_string());
+        assert!(result.starts_with(expected), "{url} {number}: {result}");
+    };
+    for url in ["GET/open", "GET/closed", "GET/after"] {
+        check(&admin, url, 7, "7").await;
+        check(&admin, url, 1000, "400 bad_params").await;
+    }
+    check(&other, "GET/open", 7, "7").await;
+    check(&other, "GET/after", 7, "7").await;
+    // Who is not let in does not learn what would be wrong.
+    check(&other, "GET/closed", 7, r#"403 admins_only: and not for Some("other")"#).await;
+    check(&other, "GET/closed", 1000, "403 admins_only").await;
 }
