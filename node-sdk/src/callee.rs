@@ -51,6 +51,8 @@ struct Connection<'a> {
     handles: HashMap<u64, AtWork>,
     outgoing: Outgoing,
     strikes: u32,
+    /// The node finishes: streams that have nothing to send end.
+    leaving: bool,
 }
 
 /// A call at work, with its key if that is a number.
@@ -82,9 +84,10 @@ pub(crate) async fn run(
         handles: HashMap::new(),
         outgoing: Outgoing::new(LocalQueues::can_see(stream)),
         strikes: 0,
+        leaving: false,
     };
     let mut stalled_since = None;
-    let (mut closed, mut leaving) = (false, false);
+    let mut closed = false;
     let mut at_caller = Look::default();
     loop {
         let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
@@ -115,6 +118,7 @@ pub(crate) async fn run(
         }
         let written = connection.outgoing.written();
         let (listening, reads) = (!closed && connection.has_room(), connection.reads());
+        let leaving = connection.leaving;
         let Connection { reader, at_work, outgoing, received, .. } = &mut connection;
         tokio::select! {
             () = tokio::task::yield_now(), if more => {}
@@ -132,7 +136,7 @@ pub(crate) async fn run(
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !leaving => {
-                leaving = true;
+                connection.leaving = true;
                 connection.handles.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
             }
         }
@@ -204,6 +208,11 @@ impl Connection<'_> {
     fn put_to_work(&mut self, begun: Begun) {
         let (abort, registration) = AbortHandle::new_pair();
         let key = begun.to.key.as_ref().and_then(Key::number);
+        if self.leaving
+            && let Some(flow) = &begun.to.flow
+        {
+            flow.leave();
+        }
         if let Some(key) = key {
             self.handles.insert(key, AtWork { abort, flow: begun.to.flow.clone() });
         }

@@ -343,3 +343,26 @@ async fn a_stream_opened_for_a_call_ends_with_it() {
     assert!(matches!(end, Err(CallError::Deadline { .. })));
     eventually("its work is dropped", async || working.load(Ordering::Relaxed) == 0).await;
 }
+
+#[tokio::test]
+async fn a_stream_that_is_opened_while_its_node_finishes_ends_as_well() {
+    let (_cluster, callee, ..) = pair().await;
+    let mut peer = Peer::connect(callee.address()).await;
+    // This one is at work, so the node waits for it.
+    peer.send(r#"{"uri":"/sum","method":"POST","key":1,"$":{"c":1000},"params":{}}¶"#).await;
+    assert_eq!(peer.next().await.unwrap(), json!({ "key": 1, "$": { "n": 0 } }));
+    let stopping = tokio::spawn(callee.stop());
+    for key in 2..4 {
+        peer.send(format!(r#"{{"uri":"/forever","method":"GET","key":{key},"$":{{"c":1000}},"params":{{}}}}¶"#)).await;
+        let end = loop {
+            let packet = peer.next().await.unwrap();
+            if packet["key"] == key && packet["$"]["s"].is_number() {
+                break packet;
+            }
+        };
+        assert_eq!(end["$"]["r"], "leaving", "{key}");
+    }
+    peer.send(r#"{"uri":"$part","key":1,"$":{"n":1,"end":true}}¶"#).await;
+    while peer.next().await.is_some() {}
+    assert_eq!(stopping.await.unwrap(), 0);
+}
