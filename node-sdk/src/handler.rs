@@ -2,7 +2,7 @@
 
 use std::any::{Any, TypeId, type_name};
 use std::borrow::Cow;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::items::{Flow, Parts};
+use crate::layer::{Next, Outcome};
 use crate::outgoing::Sink;
 use crate::params;
 use crate::peers::Peers;
@@ -32,8 +33,8 @@ pub(crate) trait Answering: Send {
     /// Goes on with the work; when it is done its answer is in `sink`.
     fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress>;
 
-    /// The same for what only decides whether a call goes on.
-    fn poll_check(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<(), ServiceError>>;
+    /// The same for layers, which see the answer before its caller does.
+    fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>>;
 }
 
 /// How far the work on a call has come.
@@ -58,6 +59,8 @@ pub struct Incoming<'a> {
     pub(crate) caller: &'a Caller,
     /// What makes it a stream, if its caller takes one.
     pub(crate) flow: Option<&'a Arc<Flow>>,
+    /// For a layer: what it is around.
+    pub(crate) next: RefCell<Option<Next>>,
     pub(crate) surroundings: &'a Surroundings,
 }
 
@@ -75,8 +78,8 @@ pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 /// A type that a handler can have as an argument.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
-    note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace` \
-            and `Items<T>`"
+    note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
+            `Route`, `Items<T>`, and `Next` in a layer"
 )]
 pub trait FromCall: Sized {
     /// Takes the argument from a call.
@@ -204,8 +207,8 @@ where
         Poll::Ready(Progress::Done)
     }
 
-    fn poll_check(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<(), ServiceError>> {
-        self.project().future.poll(task).map(|result| result.map(drop).map_err(Into::into))
+    fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>> {
+        Poll::Ready(ready!(self.project().future.poll(task)).map_err(Into::into).and_then(Outcome::of))
     }
 }
 
@@ -327,6 +330,13 @@ impl Caller {
 impl FromCall for Trace {
     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
         Ok(call.context.trace.clone().unwrap_or_else(Self::begin))
+    }
+}
+
+/// The route that the call was found by, as it is registered: `GET/goods/{id}`.
+impl FromCall for Route {
+    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+        Ok(call.route.clone())
     }
 }
 

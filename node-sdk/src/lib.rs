@@ -31,10 +31,10 @@ mod discovery;
 mod error;
 mod events;
 mod flow;
-mod guard;
 mod handler;
 mod in_flight;
 mod items;
+mod layer;
 mod link;
 mod load;
 mod node;
@@ -64,9 +64,10 @@ pub use handler::{Caller, Deadline, FromCall, Handler, Incoming, Params, Path, R
 #[doc(hidden)]
 pub use items::Parts;
 pub use items::{Items, Streaming};
+pub use layer::{Next, Outcome};
 pub use node::{Node, NodeBuilder};
 pub use peers::Peers;
-pub use protocol::{Advert, Visibility};
+pub use protocol::{Advert, Route, Visibility};
 pub use respond::{Accepted, Created, NoContent, Respond};
 pub use stream::{Duplex, Opening, PartSender, StreamCall};
 pub use table::{Balance, Balancer, Candidate};

@@ -17,8 +17,8 @@ use tracing::{info, warn};
 use crate::discovery::Identity;
 use crate::error::StartError;
 use crate::events;
-use crate::guard::Guarded;
 use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
+use crate::layer::Layer;
 use crate::peers::Peers;
 use crate::router::Router;
 use crate::server;
@@ -47,8 +47,8 @@ pub struct NodeBuilder {
     balance: Balance,
     network: Network,
     routes: Vec<Given>,
-    /// Of the routes that come next.
-    guards: Vec<Arc<dyn AnyHandler>>,
+    /// Around the routes that come next, the outermost first.
+    layers: Vec<Layer>,
     states: States,
     /// Something was said of a route before there was one.
     misplaced: Option<&'static str>,
@@ -75,7 +75,7 @@ impl Node {
             balance: Balance::default(),
             network: Network::default(),
             routes: Vec::new(),
-            guards: Vec::new(),
+            layers: Vec::new(),
             states: States::default(),
             misplaced: None,
         }
@@ -210,7 +210,7 @@ impl NodeBuilder {
 
     /// Has `guard` look at each call of every route that is given after this, or until the [`group`](Self::group) ends, before
     /// its handler begins. It is written like a handler, with the arguments that it needs; an error is the answer, and any
-    /// result lets the call through, to the next guard first if there are several. Routes without guards pay nothing.
+    /// result lets the call through, to the guard or [`layer`](Self::layer) given after it. Routes without them pay nothing.
     ///
     /// ```no_run
     /// # use node_sdk::{Caller, Node, ServiceError};
@@ -228,21 +228,42 @@ impl NodeBuilder {
     ///     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
     /// ```
     pub fn guard<A: 'static>(mut self, guard: impl Handler<A>) -> Self {
-        self.guards.push(Arc::from(boxed(guard)));
+        self.layers.push(Layer::Guard(Arc::from(boxed(guard))));
         self
     }
 
-    /// Routes with guards of their own: what `group` adds is as it would be without, but its guards end with it.
+    /// Has `layer` answer the calls of every route that is given after this, or until the [`group`](Self::group) ends. It is
+    /// written like a handler, and has whatever it is around as [`Next`](crate::Next): it may act before it, after it, instead
+    /// of it, and change what it says. The one given first is the outermost. Each costs an allocation or two per call and a
+    /// copy of the answer; routes without layers pay nothing.
+    ///
+    /// ```no_run
+    /// # use node_sdk::{Next, Node, Outcome, Route, ServiceError};
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// async fn timed(route: Route, next: Next) -> Result<Outcome, ServiceError> {
+    ///     let start = std::time::Instant::now();
+    ///     let outcome = next.run().await;
+    ///     println!("{route}: {} in {:?}", outcome.as_ref().map_or_else(|error| error.status, Outcome::status), start.elapsed());
+    ///     outcome
+    /// }
+    ///
+    /// let node = Node::builder("goods").layer(timed).route("GET/goods", list);
+    /// ```
+    pub fn layer<A: 'static>(mut self, layer: impl Handler<A>) -> Self {
+        self.layers.push(Layer::Around(Arc::from(boxed(layer))));
+        self
+    }
+
+    /// Routes with guards and layers of their own: what `group` adds is as it would be without, but these end with it.
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
-        let outer = self.guards.len();
+        let outer = self.layers.len();
         self = group(self);
-        self.guards.truncate(outer);
+        self.layers.truncate(outer);
         self
     }
 
     fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
-        let guards = self.guards.clone();
-        let handler = if guards.is_empty() { handler } else { Box::new(Guarded { guards, handler }) };
+        let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
         self.routes.push(Given { text, handler, at_most: None, one_way });
         self
     }
@@ -357,7 +378,7 @@ impl NodeBuilder {
             balance,
             network,
             routes: given,
-            guards: _,
+            layers: _,
             states,
             misplaced,
         } = self;

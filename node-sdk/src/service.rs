@@ -1,7 +1,7 @@
 //! What a node offers, and how one call is begun and answered.
 
 use std::any::Any;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
@@ -133,6 +133,7 @@ impl Service {
             context: &context,
             caller,
             flow: to.flow.as_ref(),
+            next: RefCell::new(None),
             surroundings: &self.surroundings,
         };
         // A panic while arguments are taken must cost this call only, like one in the handler.

@@ -10,6 +10,7 @@ mod framing;
 mod gateway;
 mod js;
 mod json;
+mod layers;
 mod legacy;
 mod mesh;
 mod network;

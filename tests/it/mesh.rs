@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use node_sdk::testing::{TestMesh, TestNode};
-use node_sdk::{Balance, Balancer, CallError, Caller, Candidate, Node, Params, RECONNECT_PERIOD, ServiceError, State};
+use node_sdk::{Balance, Balancer, CallError, Candidate, Node, RECONNECT_PERIOD, ServiceError, State};
 use tokio::time::{Instant, sleep, timeout};
 
 async fn hello() -> Result<&'static str, ServiceError> {
@@ -263,45 +263,4 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
         sleep(Duration::from_secs(1)).await;
     }
     assert!(call(&caller, "GET/who").await.is_err());
-}
-
-#[tokio::test(start_paused = true)]
-async fn guards_come_before_handlers() {
-    async fn awake() -> Result<(), ServiceError> {
-        sleep(Duration::from_millis(10)).await;
-        Ok(())
-    }
-    async fn admins(caller: Caller) -> Result<(), ServiceError> {
-        match caller.name().as_deref() {
-            Some("admin") => Ok(()),
-            name => Err(ServiceError::new(403, "admins_only", format!("and not for {name:?}"))),
-        }
-    }
-    async fn small(Params(number): Params<u8>) -> Result<String, ServiceError> {
-        Ok(number.to_string())
-    }
-    let mesh = TestMesh::start();
-    let node = Node::builder("callee")
-        .guard(awake)
-        .route("GET/open", small)
-        .group(|group| group.guard(admins).route("GET/closed", small))
-        .route("GET/after", small);
-    let _callee = mesh.node(node).await.unwrap();
-    let (admin, other) =
-        (mesh.node(Node::builder("admin")).await.unwrap(), mesh.node(Node::builder("other")).await.unwrap());
-    let check = async |caller: &TestNode, url: &str, number: u16, expected: &str| {
-        knows(caller, 3).await;
-        let result = caller.peers().call::<String>(url, &number).await;
-        let result = result.unwrap_or_else(|error| error.to_string());
-        assert!(result.starts_with(expected), "{url} {number}: {result}");
-    };
-    for url in ["GET/open", "GET/closed", "GET/after"] {
-        check(&admin, url, 7, "7").await;
-        check(&admin, url, 1000, "400 bad_params").await;
-    }
-    check(&other, "GET/open", 7, "7").await;
-    check(&other, "GET/after", 7, "7").await;
-    // Who is not let in does not learn what would be wrong.
-    check(&other, "GET/closed", 7, r#"403 admins_only: and not for Some("other")"#).await;
-    check(&other, "GET/closed", 1000, "403 admins_only").await;
 }

@@ -1,0 +1,160 @@
+//! What stands around handlers: guards and layers.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+use node_sdk::testing::{TestMesh, TestNode};
+use node_sdk::{Caller, Next, NoContent, Node, Outcome, Params, Route, ServiceError, StartError, State, Streaming};
+use tokio::time::sleep;
+
+#[tokio::test(start_paused = true)]
+async fn guards_come_before_handlers() {
+    async fn awake() -> Result<(), ServiceError> {
+        sleep(Duration::from_millis(10)).await;
+        Ok(())
+    }
+    async fn admins(caller: Caller) -> Result<(), ServiceError> {
+        match caller.name().as_deref() {
+            Some("admin") => Ok(()),
+            name => Err(ServiceError::new(403, "admins_only", format!("and not for {name:?}"))),
+        }
+    }
+    async fn small(Params(number): Params<u8>) -> Result<String, ServiceError> {
+        Ok(number.to_string())
+    }
+    let mesh = TestMesh::start();
+    let node = Node::builder("callee")
+        .guard(awake)
+        .route("GET/open", small)
+        .group(|group| group.guard(admins).route("GET/closed", small))
+        .route("GET/after", small);
+    let _callee = mesh.node(node).await.unwrap();
+    let (admin, other) =
+        (mesh.node(Node::builder("admin")).await.unwrap(), mesh.node(Node::builder("other")).await.unwrap());
+    let check = async |caller: &TestNode, url: &str, number: u16, expected: &str| {
+        caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+        let result = caller.peers().call::<String>(url, &number).await;
+        let result = result.unwrap_or_else(|error| error.to_string());
+        assert!(result.starts_with(expected), "{url} {number}: {result}");
+    };
+    for url in ["GET/open", "GET/closed", "GET/after"] {
+        check(&admin, url, 7, "7").await;
+        check(&admin, url, 1000, "400 bad_params").await;
+    }
+    check(&other, "GET/open", 7, "7").await;
+    check(&other, "GET/after", 7, "7").await;
+    // Who is not let in does not learn what would be wrong.
+    check(&other, "GET/closed", 7, r#"403 admins_only: and not for Some("other")"#).await;
+    check(&other, "GET/closed", 1000, "403 admins_only").await;
+}
+
+/// What layers saw, in order.
+type Seen = Mutex<Vec<String>>;
+
+async fn outer(route: Route, seen: State<Seen>, next: Next) -> Result<Outcome, ServiceError> {
+    seen.lock().unwrap().push(format!("> {route}"));
+    let outcome = next.run().await;
+    let said = match &outcome {
+        Ok(outcome) => format!("< {} {}", outcome.status(), outcome.body().map_or("parts", |body| body.get())),
+        Err(error) => format!("< {error}"),
+    };
+    seen.lock().unwrap().push(said);
+    outcome
+}
+
+async fn inner(seen: State<Seen>, next: Next) -> Result<Outcome, ServiceError> {
+    seen.lock().unwrap().push("> inner".to_owned());
+    next.run().await
+}
+
+#[tokio::test(start_paused = true)]
+async fn layers_are_around_handlers() {
+    async fn double(Params(number): Params<u8>) -> Result<u8, ServiceError> {
+        sleep(Duration::from_millis(10)).await;
+        number.checked_mul(2).ok_or_else(|| ServiceError::bad_request("too_much", "too much"))
+    }
+    async fn nothing() -> Result<NoContent, ServiceError> {
+        Ok(NoContent)
+    }
+    async fn count(
+        Params(to): Params<u8>,
+    ) -> Result<Streaming<impl futures::Stream<Item = Result<u8, ServiceError>>>, ServiceError> {
+        Ok(Streaming(stream::iter((0..to).map(Ok))))
+    }
+    async fn fails() -> Result<(), ServiceError> {
+        panic!("on purpose");
+    }
+    async fn closed() -> Result<&'static str, ServiceError> {
+        Ok("closed")
+    }
+    async fn shorter(next: Next) -> Result<Outcome, ServiceError> {
+        let outcome = next.run().await?;
+        Outcome::of(outcome.body().map_or(0, |body| body.get().len()))
+    }
+    /// It is no layer, so nothing comes after it.
+    async fn astray(next: Next) -> Result<Outcome, ServiceError> {
+        next.run().await
+    }
+    async fn refuses() -> Result<(), ServiceError> {
+        Err(ServiceError::new(403, "no", "no"))
+    }
+    let seen = Arc::new(Seen::default());
+    let mesh = TestMesh::start();
+    let node = Node::builder("callee")
+        .state_of(Arc::clone(&seen))
+        .route("GET/bare", double)
+        .layer(outer)
+        .route("GET/double", double)
+        .route("GET/nothing", nothing)
+        .route("GET/count", count)
+        .route("GET/fails", fails)
+        .route("GET/astray", astray)
+        .group(|group| group.layer(inner).route("GET/inner", double))
+        .group(|group| group.layer(closed).route("GET/closed", double))
+        .group(|group| group.layer(shorter).route("GET/shorter", double))
+        .group(|group| group.layer(inner).guard(refuses).route("GET/refused", double))
+        .subscribe("happened", double);
+    let _callee = mesh.node(node).await.unwrap();
+    let caller = mesh.node(Node::builder("caller")).await.unwrap();
+    caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+    let check = async |url: &str, number: u16, expected: &str, expected_seen: &[&str]| {
+        let result = caller.peers().call::<serde_json::Value>(url, &number).await;
+        let result = result.map_or_else(|error| error.to_string(), |value| value.to_string());
+        assert_eq!(
+            (result.as_str(), &*std::mem::take(&mut *seen.lock().unwrap())),
+            (expected, &*expected_seen.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>())
+        );
+    };
+    check("GET/bare", 7, "14", &[]).await;
+    check("GET/double", 7, "14", &["> GET/double", "< 200 14"]).await;
+    check("GET/double", 200, "400 too_much: too much", &["> GET/double", "< 400 too_much: too much"]).await;
+    check("GET/nothing", 0, "null", &["> GET/nothing", "< 204 null"]).await;
+    check("GET/inner", 7, "14", &["> GET/inner", "> inner", "< 200 14"]).await;
+    check("GET/closed", 7, r#""closed""#, &["> GET/closed", r#"< 200 "closed""#]).await;
+    check("GET/shorter", 7, "2", &["> GET/shorter", "< 200 2"]).await;
+    check("GET/refused", 7, "403 no: no", &["> GET/refused", "> inner", "< 403 no: no"]).await;
+    check("GET/fails", 0, "500 internal: the handler failed", &["> GET/fails"]).await;
+    let astray = "500 internal: only a layer has something after it, and only once";
+    check("GET/astray", 0, astray, &["> GET/astray", &format!("< {astray}")]).await;
+    // Arguments that do not fit are an answer like any other.
+    let bad = "400 bad_params: invalid value: integer `1000`, expected u8 at line 1 column 4";
+    check("GET/double", 1000, bad, &["> GET/double", &format!("< {bad}")]).await;
+
+    let parts = caller.peers().stream::<u8>("GET/count", &3_u8).await.unwrap();
+    assert_eq!(parts.map(Result::unwrap).collect::<Vec<_>>().await, [0, 1, 2]);
+    assert_eq!(*std::mem::take(&mut *seen.lock().unwrap()), ["> GET/count", "< 200 parts"]);
+    caller.peers().emit("happened", &1_u8).unwrap();
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(*seen.lock().unwrap(), ["> EVENT/happened", "< 200 2"]);
+}
+
+#[tokio::test]
+async fn what_a_layer_wants_is_asked_for_at_start() {
+    async fn nothing() -> Result<(), ServiceError> {
+        Ok(())
+    }
+    let started = Node::builder("callee").layer(inner).route("GET/nothing", nothing).start().await;
+    let Err(StartError::MissingState { route, .. }) = started else { panic!("it started") };
+    assert_eq!(route, "GET/nothing");
+}
