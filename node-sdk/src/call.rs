@@ -366,6 +366,7 @@ impl<'a> RawCall<'a> {
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
                 credit: self.stream.then_some(STREAM_WINDOW),
+                hops: context.hops,
             };
             let url = (self.method, self.path);
             if self.one_way {

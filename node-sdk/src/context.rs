@@ -1,4 +1,5 @@
-//! What is handed down from a call to the calls that are made while it is handled: how long there is, and the trace.
+//! What is handed down from a call to the calls that are made while it is handled: how long there is, the trace, and how
+//! deep they are.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -15,6 +16,8 @@ use tokio::time::Instant;
 pub(crate) struct Context {
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: Option<Trace>,
+    /// How many calls the calls made here are made for.
+    pub(crate) hops: u8,
 }
 
 /// The trace that a call belongs to, by W3C Trace Context: calls made for it belong to it too. As an argument of a handler it
@@ -35,7 +38,7 @@ impl Context {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.deadline.is_none() && self.trace.is_none()
+        self.deadline.is_none() && self.trace.is_none() && self.hops == 0
     }
 
     /// Does something in this context.
@@ -160,7 +163,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_context_is_there_inside_and_gone_outside() {
-        let context = Context { deadline: None, trace: Trace::parse(PARENT) };
+        let context = Context { trace: Trace::parse(PARENT), ..Context::default() };
         let inside = || Context::current().trace.map(|trace| trace.traceparent().to_owned());
         assert_eq!(inside(), None);
         let seen = Within::new(context.clone(), async {

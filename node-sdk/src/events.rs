@@ -95,7 +95,8 @@ impl Peers {
         let path = format!("/{event}");
         let url = || format!("{PREFIX}{event}");
         let context = Context::current();
-        let meta = CallMeta { trace: context.trace.as_ref().map(|trace| trace.child().into()), ..CallMeta::default() };
+        let trace = context.trace.as_ref().map(|trace| trace.child().into());
+        let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
         let text = with_scratch(|scratch| {
             serde_json::to_writer(&mut *scratch, payload)?;
             String::from_utf8(scratch.clone()).map_err(serde_json::Error::custom)

@@ -17,6 +17,9 @@ use crate::service::Service;
 const MAX_CALLERS: usize = 10_000;
 /// After leaving the registry, how long callers have to learn of it and close their connections themselves.
 const LEAVE_TIME: Duration = Duration::from_secs(2);
+/// After that a node ends when it had no caller for so long. Those whose connection the system has taken, and we not yet, may have
+/// sent calls already.
+const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
 
@@ -29,18 +32,18 @@ pub(crate) async fn serve(listener: Listener, service: Arc<Service>, leaving: Ca
     let finish = CancellationToken::new();
     let mut finish_at = None;
     let mut cut_at = None;
+    let mut quiet_at = None;
     loop {
         if leaving.is_cancelled() {
-            if connections.is_empty() {
-                return 0;
-            }
             let now = Instant::now();
+            quiet_at = connections.is_empty().then(|| quiet_at.unwrap_or(now + QUIET_TIME));
             finish_at.get_or_insert(now + LEAVE_TIME);
             cut_at.get_or_insert(now + LEAVE_TIME + FINISH_TIME);
         }
         tokio::select! {
             () = leaving.cancelled(), if finish_at.is_none() => {}
             () = at(finish_at), if !finish.is_cancelled() => finish.cancel(),
+            () = at(quiet_at) => return 0,
             () = at(cut_at) => {
                 connections.abort_all();
                 return connections.len();

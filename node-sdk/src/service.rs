@@ -27,6 +27,10 @@ use crate::router::Router;
 /// When it is worth trying again what a route has too much of to do.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
+/// Calls that are made for one another, each while the one before is handled: services that call each other in a circle would go
+/// on until time is over, and nested for as long. No sound service comes near it.
+const MAX_HOPS: u8 = 32;
+
 /// What a node offers.
 pub(crate) struct Service {
     /// Of the node.
@@ -93,6 +97,7 @@ impl Service {
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
+            hops: request.meta.hops.saturating_add(1),
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
             let message = format!("this node does not offer {}{}", request.method, request.uri);
@@ -101,6 +106,10 @@ impl Service {
         let offer = found.value;
         if offer.one_way {
             to.key = None;
+        }
+        if context.hops > MAX_HOPS {
+            let message = format!("calls that are made for calls have gone {MAX_HOPS} deep, as they do in a loop");
+            return Begun::failed(to, context, ServiceError::new(508, "loop", message));
         }
         if let Some(left) = request.meta.time_left {
             let waited = now.saturating_duration_since(made);
@@ -163,6 +172,7 @@ impl Service {
                 meta: CallMeta {
                     time_left: context.deadline.map(|deadline| deadline.saturating_duration_since(now)),
                     trace: context.trace.as_ref().map(|trace| trace.child().into()),
+                    hops: context.hops,
                     ..CallMeta::default()
                 },
             };

@@ -50,6 +50,8 @@ pub struct CallMeta<'a> {
     /// `c`: the answer may come in parts, and the arguments may go on in parts; bytes of `params` that the caller takes before it
     /// grants more.
     pub credit: Option<u32>,
+    /// `h`: how many calls this one is made for, each while the next is handled; 0 for one that begins by itself.
+    pub hops: u8,
 }
 
 impl<'a> Request<'a> {
@@ -144,6 +146,8 @@ impl<'a> CallMeta<'a> {
             at: Option<&'a RawValue>,
             #[serde(borrow)]
             c: Option<&'a RawValue>,
+            #[serde(borrow)]
+            h: Option<&'a RawValue>,
         }
         fn read<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
             serde_json::from_str(member?.get()).ok()
@@ -157,6 +161,7 @@ impl<'a> CallMeta<'a> {
             idempotent: read(raw.i).unwrap_or(false),
             attempt: read(raw.at).unwrap_or(0),
             credit: read(raw.c),
+            hops: read::<u64>(raw.h).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX)),
         }
     }
 
@@ -197,11 +202,15 @@ impl<'a> CallMeta<'a> {
             let (credit, after) = digits(value)?;
             (meta.credit, rest) = (Some(u32::try_from(credit).ok()?), after);
         }
+        if let Some(value) = member(rest, r#""h":"#) {
+            let (hops, after) = digits(value)?;
+            (meta.hops, rest) = (u8::try_from(hops).unwrap_or(u8::MAX), after);
+        }
         Some((meta, rest.strip_prefix('}')?))
     }
 
     fn write(&self, out: &mut BytesMut) {
-        let Self { time_left, sent, trace, from, idempotent, attempt, credit } = self;
+        let Self { time_left, sent, trace, from, idempotent, attempt, credit, hops } = self;
         let mut comma: &[u8] = b"";
         let mut member = |out: &mut BytesMut, name: &[u8]| {
             out.put_slice(std::mem::replace(&mut comma, b","));
@@ -232,6 +241,10 @@ impl<'a> CallMeta<'a> {
         if let Some(credit) = credit {
             member(out, br#""c":"#);
             put_number(out, (*credit).into());
+        }
+        if *hops > 0 {
+            member(out, br#""h":"#);
+            put_number(out, (*hops).into());
         }
     }
 }
@@ -387,6 +400,7 @@ mod tests {
             idempotent: true,
             attempt: 2,
             credit: Some(262_144),
+            hops: 3,
         };
         let only = |meta: fn(&mut CallMeta<'static>)| {
             let mut some = CallMeta::default();
@@ -397,6 +411,7 @@ mod tests {
             CallMeta::default(),
             only(|meta| meta.idempotent = true),
             only(|meta| meta.attempt = 255),
+            only(|meta| meta.hops = 255),
             only(|meta| meta.credit = Some(0)),
             only(|meta| meta.from = Some("a \"quoted\" name".into())),
             all,

@@ -45,6 +45,12 @@ async fn our_nodes_keep_the_protocol() {
     assert_eq!(with(&verdicts, "FAILED"), Vec::<&str>::new());
     assert_eq!((with(&verdicts, "skipped").len(), code), (0, Some(0)));
     assert!(verdicts.len() > 20, "{verdicts:?}");
+    // One answer of three parts, and one without end.
+    for (params, seen) in [(r#"{"to":3}"#, "the end, as number 4"), ("{}", "5 parts and more")] {
+        let mut process = begin(address, &["--url", "GET/count", "--params", params, "--only", "stream"]);
+        process.line(seen).await;
+        assert_eq!(process.ended().await.code(), Some(0));
+    }
 }
 
 #[tokio::test]
@@ -86,7 +92,10 @@ async fn what_old_services_do_is_known() {
         verdicts.extend(end(check).await.0);
         drop(service);
     }
-    assert_eq!(with(&verdicts, "skipped"), ["later-packets", "mixed-versions", "version2-failure", "version2-form"]);
+    assert_eq!(
+        with(&verdicts, "skipped"),
+        ["later-packets", "mixed-versions", "stream", "version2-failure", "version2-form"]
+    );
     assert_eq!(
         with(&verdicts, "FAILED"),
         [

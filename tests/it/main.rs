@@ -6,6 +6,7 @@ mod broadcast;
 mod calls;
 mod conform;
 mod events;
+mod faults;
 mod framing;
 mod gateway;
 mod js;

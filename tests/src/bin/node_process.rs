@@ -1,10 +1,11 @@
-//! A node for tests that kill it: says who it is, quickly or slowly.
+//! A node for tests that kill it: says who it is, quickly or slowly, and counts.
 #![expect(clippy::print_stdout, reason = "whoever started it reads it")]
 
 use std::time::Duration;
 
 use daemon::{LogFormat, LogLevel, init_log};
-use node_sdk::{Node, Params, ServiceError, Visibility};
+use futures::{Stream, stream};
+use node_sdk::{Node, Params, ServiceError, Streaming, Visibility};
 
 #[derive(serde::Deserialize)]
 struct Slow {
@@ -20,12 +21,28 @@ async fn slow(Params(Slow { ms }): Params<Slow>) -> Result<u32, ServiceError> {
     Ok(std::process::id())
 }
 
+#[derive(serde::Deserialize)]
+struct Count {
+    to: Option<u64>,
+}
+
+async fn count(
+    Params(Count { to }): Params<Count>,
+) -> Result<Streaming<impl Stream<Item = Result<u64, ServiceError>>>, ServiceError> {
+    Ok(Streaming(stream::iter((0..to.unwrap_or(u64::MAX)).map(Ok))))
+}
+
 /// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
     let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
-    let node = Node::builder("who").distributor(distributor).route("GET/who", who).route("GET/slow", slow);
+    let node = Node::builder("who")
+        .distributor(distributor)
+        .route("GET/who", who)
+        .route("GET/slow", slow)
+        .route("POST/slow", slow)
+        .route("GET/count", count);
     let Some(percent) = std::env::args().nth(2) else { return Ok(node.serve().await?) };
     let ready = |node: &Node, visibility: &Visibility| {
         println!("ready at {}: {} of {}", node.address(), visibility.seen, visibility.of);

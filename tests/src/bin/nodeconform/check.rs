@@ -10,6 +10,8 @@ use crate::wire::{Answer, Came, Place, Target, Wire, shown};
 
 /// Calls of one segment: more than any loop takes in one turn.
 const MANY: u64 = 200;
+/// Parts of a stream that are taken: it may have no end.
+const MANY_PARTS: u64 = 5;
 /// Between pieces of a packet, so that they are read one by one.
 const PIECE_TIME: Duration = Duration::from_millis(1);
 /// Between the halves of packets that are split.
@@ -66,6 +68,8 @@ pub(crate) enum Check {
     HalfClose,
     /// $cancel and other packets of later versions are ignored in silence
     LaterPackets,
+    /// a call that takes parts is answered in one piece, or in parts that wait for credit and end
+    Stream,
     /// a method that the node does not know is an error, not silence
     UnknownMethod,
     /// a uri that the node does not know is an error, not silence
@@ -97,7 +101,10 @@ impl Check {
     }
 
     pub(crate) fn is_of_version_2(self) -> bool {
-        matches!(self, Self::Version2Form | Self::Version2Failure | Self::MixedVersions | Self::LaterPackets)
+        matches!(
+            self,
+            Self::Version2Form | Self::Version2Failure | Self::MixedVersions | Self::LaterPackets | Self::Stream
+        )
     }
 
     pub(crate) async fn run(self, target: &Target) -> Seen {
@@ -162,6 +169,7 @@ impl Check {
                 ];
                 only(target, &later, &["9"]).await
             }
+            Self::Stream => stream(target).await,
             Self::UnknownMethod => refused(&Target { method: "NODECONFORM".to_owned(), ..target.clone() }).await,
             Self::UnknownUri => refused(&Target { uri: "/nodeconform/unknown".to_owned(), ..target.clone() }).await,
             Self::BrokenJson => broken(target, "{\"uri\":}¶".as_bytes()).await,
@@ -291,6 +299,39 @@ async fn mixed(target: &Target) -> Seen {
         if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
     }
     Ok("the forms of 1, 2 and 1".to_owned())
+}
+
+/// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the rest back.
+async fn stream(target: &Target) -> Seen {
+    let mut wire = target.connect().await?;
+    wire.send(target.call("7", Place::Top, r#","$":{"c":1}"#)).await;
+    for number in 0..=MANY_PARTS {
+        let answer = wire.answer("7", target.within).await?;
+        let meta = answer.meta().unwrap_or_default();
+        let is_part = meta.get("n").is_some();
+        if is_part && meta["n"] != number {
+            return Err(format!("part {number} was due: {}", shown(&answer.text)));
+        }
+        if !is_part || meta.get("end").is_some() {
+            answer.check_form_2()?;
+            silence(&mut wire, GRACE).await?;
+            return Ok(if number == 0 { "one piece".to_owned() } else { format!("the end, as number {number}") });
+        }
+        if number == 1 {
+            silence(&mut wire, GRACE).await?;
+            wire.send(r#"{"uri":"$credit","key":7,"$":{"c":1000000}}¶"#).await;
+        }
+    }
+    wire.send(r#"{"uri":"$cancel","key":7,"$":{}}¶"#).await;
+    wire.send(target.call("9", Place::Top, r#","$":{}"#)).await;
+    // What was under way may still come.
+    while let Came::Frame(text) = wire.next(target.within).await {
+        if Answer::parse(&text).is_some_and(|answer| answer.get("key") == Some("9")) {
+            silence(&mut wire, GRACE).await?;
+            return Ok(format!("{MANY_PARTS} parts and more, until they were not wanted"));
+        }
+    }
+    Err("after a stream was given back, no other call was answered".to_owned())
 }
 
 /// Sends packets, then a call of key 9: exactly the answers to these keys come, and nothing else.

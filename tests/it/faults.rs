@@ -1,0 +1,258 @@
+//! What services, callees and load can do to a node that is none of its doing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use node_sdk::testing::TestMesh;
+use node_sdk::{CallError, Node, Params, Peers, ServiceError, State};
+use serde_json::{Value, json};
+use tests::{Cluster, Listener, Peer, Process};
+
+async fn hello() -> Result<&'static str, ServiceError> {
+    Ok("hello")
+}
+
+/// The callee of these tests, played by hand.
+async fn by_hand(cluster: &Cluster) -> (Listener, Peer) {
+    let listener = Listener::bind().await;
+    let mut registered = cluster.peer().await;
+    let urls = ["GET/n", "POST/n"];
+    let advert = json!({ "port": listener.port(), "name": "n", "urls": urls, "$": { "v": 2, "id": "n" } });
+    registered.register_with(advert).await;
+    (listener, registered)
+}
+
+/// The next call on a link.
+async fn next_call(link: &mut Peer) -> Option<Value> {
+    loop {
+        let packet = link.next().await?;
+        if packet["uri"] != "$hello" {
+            return Some(packet);
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn gu14_services_that_call_each_other_in_a_circle_are_stopped() {
+    type Count = AtomicUsize;
+    async fn ping(peers: Peers, count: State<Count>) -> Result<u8, ServiceError> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(peers.call("POST/pong", &()).await?)
+    }
+    async fn pong(peers: Peers) -> Result<u8, ServiceError> {
+        Ok(peers.call("POST/ping", &()).await?)
+    }
+    async fn own(peers: Peers, count: State<Count>) -> Result<u8, ServiceError> {
+        count.fetch_add(1, Ordering::SeqCst);
+        Ok(peers.call("POST/own", &()).await?)
+    }
+    async fn again(peers: Peers, count: State<Count>) -> Result<(), ServiceError> {
+        count.fetch_add(1, Ordering::SeqCst);
+        peers.emit("again", &())?;
+        Ok(())
+    }
+    let mesh = TestMesh::start();
+    let count = Arc::new(Count::default());
+    let ping = Node::builder("ping").state_of(Arc::clone(&count)).route("POST/ping", ping).route("POST/own", own);
+    let ping = mesh.node(ping.subscribe("again", again)).await.unwrap();
+    let _pong = mesh.node(Node::builder("pong").route("POST/pong", pong)).await.unwrap();
+    ping.peers().wait_until(|nodes| nodes.len() == 2).await;
+    for (url, calls) in [("POST/ping", 16), ("POST/own", 32)] {
+        let answer = ping.peers().call::<u8>(url, &()).await;
+        assert!(
+            matches!(&answer, Err(CallError::Refused { status: 508, reason, .. }) if reason == "loop"),
+            "{answer:?}"
+        );
+        assert_eq!(count.swap(0, Ordering::SeqCst), calls, "{url}");
+    }
+    ping.peers().emit("again", &()).unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(count.load(Ordering::SeqCst), 32);
+}
+
+#[tokio::test]
+async fn gu16_a_link_that_died_while_idle_costs_no_call() {
+    let cluster = Cluster::start();
+    let (callee, mut registered) = by_hand(&cluster).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["POST/n"]).await;
+    for reset in [false, true, false] {
+        let peers = caller.peers().clone();
+        // Not idempotent: it is carried out once, or it is told that it may not have been.
+        let call = tokio::spawn(async move { peers.call::<u8>("POST/n", &()).await });
+        let mut link = callee.accept().await;
+        let key = next_call(&mut link).await.unwrap()["key"].clone();
+        link.send_packet(&json!({ "key": key, "$": {}, "params": 1 })).await;
+        assert_eq!(call.await.unwrap().unwrap(), 1);
+        if reset {
+            link.reset()
+        } else {
+            link.close()
+        }
+        // Whatever came before this answer has reached the caller: both are of one machine, and of one loop.
+        registered.ask(1).await;
+    }
+}
+
+#[tokio::test]
+async fn gu18_answers_that_make_no_sense_cost_at_most_their_own_call() {
+    let cluster = Cluster::start();
+    let (callee, _registered) = by_hand(&cluster).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/n"]).await;
+    let answers = tokio::spawn(async move {
+        let mut link = callee.accept().await;
+        while let Some(call) = next_call(&mut link).await {
+            if call["uri"] != "/n" {
+                continue;
+            }
+            let answer = call["params"].as_str().unwrap().replace("KEY", &call["key"].to_string());
+            link.send(answer + "¶").await;
+        }
+    });
+    let check = async |answer: &str, expected: &str| {
+        let within = Duration::from_millis(300);
+        let seen = caller.peers().call::<Value>("GET/n", &answer).within(within).await;
+        let seen = seen.map_or_else(|error| error.to_string(), |value| value.to_string());
+        assert!(seen.starts_with(expected), "{answer}: {seen}");
+    };
+    let nothing = "no answer from GET/n within 300.0ms";
+    check(r#"{"key":KEY,"$":{},"params":1}"#, "1").await;
+    check(r#"{"key":KEY,"$":{}}"#, "null").await;
+    check(r#"{"key":KEY,"$":{"s":503,"r":"busy","m":"later"}}"#, "503 busy: later").await;
+    check(r#"{"key":KEY,"$":{"s":"high","r":7},"params":1}"#, "502").await;
+    check(r#"{"key":KEY,"$":{"s":99999,"r":"x"}}"#, "").await;
+    check(r#"{"key":KEY,"$":{},"params":1,"params":2}"#, "").await;
+    check(r#"{"key":KEY}"#, "").await;
+    check(r#"{"key":KEY,"$":{},"params":}"#, "").await;
+    check(r#"{"key":-1,"$":{},"params":1}"#, nothing).await;
+    check(r#"{"key":"KEY","$":{"n":7},"params":1}"#, "").await;
+    check(r#"{"uri":"$part","key":KEY,"$":{"n":1},"params":1}"#, nothing).await;
+    check(r#"[KEY]"#, nothing).await;
+    check("\u{0}", nothing).await;
+    check("", nothing).await;
+    // After all of that.
+    check(r#"{"key":KEY,"$":{},"params":"still here"}"#, r#""still here""#).await;
+    answers.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn rs9_a_panic_outside_of_the_handler_costs_that_connection() {
+    /// Panics when the work is dropped, as it is when its caller gives it up.
+    struct Sore;
+    impl Drop for Sore {
+        fn drop(&mut self) {
+            assert!(std::thread::panicking(), "on purpose");
+        }
+    }
+    async fn sore() -> Result<u8, ServiceError> {
+        let _sore = Sore;
+        std::future::pending().await
+    }
+    async fn slow(Params(ms): Params<u64>) -> Result<&'static str, ServiceError> {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+        Ok("done")
+    }
+    let mesh = TestMesh::start();
+    let callee = Node::builder("callee").route("GET/sore", sore).route("GET/slow", slow).route("GET/hello", hello);
+    let _callee = mesh.node(callee).await.unwrap();
+    let (one, other) =
+        (mesh.node(Node::builder("one")).await.unwrap(), mesh.node(Node::builder("other")).await.unwrap());
+    for node in [&one, &other] {
+        node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    }
+    let peers = other.peers().clone();
+    let call = tokio::spawn(async move { peers.call::<String>("GET/slow", &2000).await });
+    let given_up = one.peers().call::<u8>("GET/sore", &()).within(Duration::from_millis(100)).await;
+    assert!(matches!(given_up, Err(CallError::Deadline { .. })), "{given_up:?}");
+    assert_eq!(call.await.unwrap().unwrap(), "done", "another caller's");
+    assert_eq!(one.peers().call::<String>("GET/hello", &()).await.unwrap(), "hello", "on a new connection");
+    assert_eq!(one.peers().nodes().len(), 3, "it has not left");
+}
+
+#[tokio::test]
+async fn ov4_a_node_under_load_keeps_its_place() {
+    // Distributor, callee and callers share this thread: whoever is not given its turn shows.
+    let cluster = Cluster::start();
+    let _callee = cluster.node(Node::builder("callee").route("GET/hello", hello)).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+    let mut watch = cluster.peer().await;
+    watch.register_v2("watch", 1, "watch", None).await;
+    while watch.next_list().await.len() < 3 {}
+    let load: Vec<_> = (0..512)
+        .map(|_| {
+            let peers = caller.peers().clone();
+            tokio::spawn(async move {
+                loop {
+                    let answer = peers.call::<String>("GET/hello", &()).within(Duration::from_secs(60)).await;
+                    assert_eq!(answer.unwrap(), "hello");
+                }
+            })
+        })
+        .collect();
+    // Twice as long as it takes to be suspected.
+    let mut pings = 0;
+    while pings < 5 {
+        let packet = watch.next().await.unwrap();
+        if packet["uri"] == "$ping" {
+            pings += 1;
+            watch.pong().await;
+        } else {
+            // The Distributor has warmed up, or says that somebody is trusted again: then somebody was not.
+            let (news, nobody) = (&packet["params"], json!([]));
+            assert!(
+                news["joined"] == nobody && news["left"] == nobody && packet["$"].get("suspect").is_none(),
+                "{packet}"
+            );
+        }
+    }
+    assert!(load.iter().all(|caller| !caller.is_finished()), "a call has failed");
+    load.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+/// Whoever has been connected to by the system, and has not taken the connection yet, may have been sent calls already.
+#[tokio::test]
+async fn a_node_that_stops_takes_the_connections_that_wait_for_it() {
+    let cluster = Cluster::start();
+    for _ in 0..50 {
+        let callee = cluster.node(Node::builder("callee").route("POST/hello", hello)).await;
+        let mut link = std::net::TcpStream::connect(callee.address()).unwrap();
+        let call = r#"{"uri":"/hello","method":"POST","key":7,"$":{},"params":null}¶"#;
+        std::io::Write::write_all(&mut link, call.as_bytes()).unwrap();
+        let stopping = tokio::spawn(callee.stop());
+        link.set_nonblocking(true).unwrap();
+        let mut link = Peer::over(tokio::net::TcpStream::from_std(link).unwrap());
+        assert_eq!(link.next().await, Some(json!({ "key": 7, "$": {}, "params": "hello" })));
+        link.close();
+        assert_eq!(stopping.await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn rs2_a_node_that_is_told_to_stop_under_load_costs_no_call() {
+    // These calls are not idempotent: none is tried again that may have been carried out.
+    let cluster = Cluster::start();
+    let start = || Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let (stays, stops) = (start(), start());
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let load: Vec<_> = (0..32)
+        .map(|_| {
+            let (peers, is_over) = (caller.peers().clone(), Arc::clone(&is_over));
+            tokio::spawn(async move {
+                while !is_over.load(Ordering::SeqCst) {
+                    peers.call::<u32>("POST/slow", &json!({ "ms": 5 })).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    assert_eq!(stops.terminate().await.code(), Some(0));
+    is_over.store(true, Ordering::SeqCst);
+    for caller in load {
+        caller.await.unwrap();
+    }
+    drop(stays);
+}
