@@ -1,0 +1,77 @@
+//! What a call costs in heap allocations, both sides together, once everything is warm: counted, so no clock has a say in it.
+
+use std::sync::Arc;
+
+use allocation_counter::{AllocationInfo, measure};
+use node_sdk::{Node, Params, ServiceError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use tests::Cluster;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::Barrier;
+use tokio::task::JoinSet;
+
+const IN_FLIGHT: usize = 64;
+const CALLS: usize = 200;
+
+/// A message with two texts in it: whoever reads it has to allocate them.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+struct Good {
+    id: u64,
+    name: String,
+    price: f64,
+    tags: String,
+}
+
+async fn number(Params(number): Params<u64>) -> Result<u64, ServiceError> {
+    Ok(number)
+}
+
+async fn good(Params(good): Params<Good>) -> Result<Good, ServiceError> {
+    Ok(good)
+}
+
+/// Allocations per call of one round of calls, 64 at a time, after one that is not counted.
+fn check<T>(runtime: &Runtime, caller: &Node, url: &'static str, value: &T, limit: f64)
+where
+    T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug + Clone + Send + Sync + 'static,
+{
+    let (warm, end) = (Arc::new(Barrier::new(IN_FLIGHT + 1)), Arc::new(Barrier::new(IN_FLIGHT + 1)));
+    let mut callers = JoinSet::new();
+    for _ in 0..IN_FLIGHT {
+        let (peers, value, warm, end) = (caller.peers().clone(), value.clone(), Arc::clone(&warm), Arc::clone(&end));
+        callers.spawn_on(
+            async move {
+                for round in [&warm, &end] {
+                    for _ in 0..CALLS {
+                        assert_eq!(peers.call::<T>(url, &value).await.unwrap(), value);
+                    }
+                    round.wait().await;
+                }
+            },
+            runtime.handle(),
+        );
+    }
+    runtime.block_on(warm.wait());
+    let AllocationInfo { count_total, .. } = measure(|| drop(runtime.block_on(end.wait())));
+    let per_call = count_total as f64 / (IN_FLIGHT * CALLS) as f64;
+    println!("{url}: {per_call:.2} allocations per call, both sides together");
+    assert!(per_call <= limit, "{url}: {per_call} allocations per call, and {limit} at most");
+    runtime.block_on(async { while callers.join_next().await.is_some_and(|ended| ended.is_ok()) {} });
+}
+
+#[test]
+fn a_call_allocates_little_more_than_its_message() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let (_cluster, _callee, caller) = runtime.block_on(async {
+        let cluster = Cluster::start();
+        let callee = cluster.node(Node::builder("callee").route("GET/number", number).route("GET/good", good)).await;
+        let caller = cluster.node(Node::builder("caller")).await;
+        caller.peers().wait_until(|nodes| nodes.len() == 2).await;
+        (cluster, callee, caller)
+    });
+    check(&runtime, &caller, "GET/number", &42_u64, 2.0);
+    // Two texts, read twice.
+    let good = Good { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() };
+    check(&runtime, &caller, "GET/good", &good, 6.0);
+}
