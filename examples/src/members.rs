@@ -4,7 +4,7 @@ use argon2::password_hash::PasswordHasher;
 use argon2::password_hash::PasswordVerifier;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Argon2, Params as HashParams};
-use node_sdk::{Node, NodeBuilder, Params, Path, ServiceError, State};
+use node_sdk::{Created, NoContent, Node, NodeBuilder, Params, Path, ServiceError, State};
 use rusqlite::{ErrorCode, OptionalExtension, Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +43,7 @@ struct Credentials {
     password: String,
 }
 
-async fn join(Params(new): Params<Credentials>, database: State<Database>) -> Result<Member, ServiceError> {
+async fn join(Params(new): Params<Credentials>, database: State<Database>) -> Result<Created<Member>, ServiceError> {
     let Credentials { username, password } = new;
     if username.trim().is_empty() || password.is_empty() {
         return Err(ServiceError::bad_request("empty", "username and password must not be empty"));
@@ -58,7 +58,7 @@ async fn join(Params(new): Params<Credentials>, database: State<Database>) -> Re
                 Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {
                     Err(ServiceError::conflict("username_taken", format!("'{username}' is a member already")).into())
                 }
-                joined => Ok(joined?),
+                joined => Ok(Created(joined?)),
             }
         })
         .await
@@ -102,11 +102,11 @@ async fn find(Path(id): Path<i64>, database: State<Database>) -> Result<Member, 
         .await
 }
 
-async fn leave(Path(id): Path<i64>, database: State<Database>) -> Result<(), ServiceError> {
+async fn leave(Path(id): Path<i64>, database: State<Database>) -> Result<NoContent, ServiceError> {
     database
         .run(move |db| match db.execute("DELETE FROM members WHERE id = ?1", [id])? {
             0 => Err(no_member(id).into()),
-            _ => Ok(()),
+            _ => Ok(NoContent),
         })
         .await
 }

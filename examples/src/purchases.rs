@@ -1,6 +1,9 @@
 //! Who bought what: `purchases`. Asks the other two services directly, by what they offer.
 
-use node_sdk::{CallError, Node, NodeBuilder, Params, Peers, ServiceError, State};
+use std::collections::{BTreeMap, HashMap};
+
+use futures::TryStreamExt;
+use node_sdk::{CallError, Created, Node, NodeBuilder, Params, Peers, ServiceError, State};
 use rusqlite::{Row, params};
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +37,12 @@ pub struct Purchase {
 
 /// The service, ready to be told where to listen.
 pub fn node(database: Database) -> NodeBuilder {
-    Node::builder("purchases").state(database).route("POST/purchases", buy).route("GET/purchases", list)
+    Node::builder("purchases")
+        .needs(["members", "goods"])
+        .state(database)
+        .route("POST/purchases", buy)
+        .route("GET/purchases", list)
+        .route("GET/purchases/report", report)
 }
 
 #[derive(Deserialize)]
@@ -48,7 +56,11 @@ struct Filter {
     member: Option<i64>,
 }
 
-async fn buy(Params(order): Params<Order>, peers: Peers, database: State<Database>) -> Result<Purchase, ServiceError> {
+async fn buy(
+    Params(order): Params<Order>,
+    peers: Peers,
+    database: State<Database>,
+) -> Result<Created<Purchase>, ServiceError> {
     let member: Member = peers
         .call(&format!("GET/members/{}", order.member), &())
         .await
@@ -57,12 +69,32 @@ async fn buy(Params(order): Params<Order>, peers: Peers, database: State<Databas
         .call(&format!("GET/goods/{}", order.good), &())
         .await
         .map_err(|error| unknown(error, "unknown_good", "good", order.good))?;
-    database
+    let made = database
         .run(move |db| {
             let insert = "INSERT INTO purchases (member, good, price) VALUES (?1, ?2, ?3) RETURNING *";
             Ok(db.query_row(insert, params![member.id, good.id, good.price], purchase)?)
         })
-        .await
+        .await?;
+    // Whoever wants to know; whether there is anybody is no matter of ours.
+    peers.emit("purchases.made", &made)?;
+    Ok(Created(made))
+}
+
+/// What was earned with each category.
+async fn report(peers: Peers, database: State<Database>) -> Result<BTreeMap<String, i64>, ServiceError> {
+    let earned: HashMap<i64, i64> = database
+        .run(|db| {
+            let mut query = db.prepare("SELECT good, SUM(price) FROM purchases GROUP BY good")?;
+            let earned = query.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+            Ok(earned)
+        })
+        .await?;
+    let mut report = BTreeMap::new();
+    let mut goods = peers.stream::<Good>("GET/goods/export", &()).await?;
+    while let Some(Good { id, category, .. }) = goods.try_next().await? {
+        *report.entry(category).or_default() += earned.get(&id).copied().unwrap_or_default();
+    }
+    Ok(report)
 }
 
 async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Result<Vec<Purchase>, ServiceError> {

@@ -154,6 +154,7 @@ fn announce(distributor: SocketAddr, gateway: SocketAddr, nodes: &[(&str, Node)]
     );
     println!("  curl -s '{gateway}/purchases?member=1'");
     println!("  curl -s '{gateway}/goods?category=fruit'");
-    println!("  curl -s {gateway}/goods/1");
+    println!("  curl -s {gateway}/goods/1                # how often it was sold: told by an event");
+    println!("  curl -s {gateway}/purchases/report       # made from a stream of all goods");
     println!("\nCtrl-C closes it.");
 }
