@@ -59,8 +59,8 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
     node.stop().await;
 }
 
-/// The server of the floor: bytes come back as they are.
-pub(crate) async fn serve_bytes() {
+/// The server of the floors: bytes come back as they are, or, as `json`, as the message that was read from them.
+pub(crate) async fn serve_bytes(json: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     while let Ok((mut stream, _)) = listener.accept().await {
@@ -68,7 +68,13 @@ pub(crate) async fn serve_bytes() {
         tokio::task::spawn_local(async move {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
-                if stream.write_all(&buffer[..bytes]).await.is_err() {
+                let answer = if json {
+                    let good: Good = serde_json::from_slice(&buffer[..bytes]).unwrap();
+                    serde_json::to_vec(&good).unwrap()
+                } else {
+                    buffer[..bytes].to_vec()
+                };
+                if stream.write_all(&answer).await.is_err() {
                     return;
                 }
             }
@@ -94,17 +100,20 @@ pub(crate) async fn calls() {
     let distributor = Daemon::distributor(0, &[]).await;
     let server = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
     let echo = Daemon::server(&["echo-server"]).await;
+    let json_echo = Daemon::server(&["json-server"]).await;
     let node = Node::builder("caller").distributor(distributor.address.to_string()).start().await.unwrap();
     node.peers().wait_for(&["GET/echo"]).await;
     for in_flight in IN_FLIGHT {
         let mut ours = Vec::new();
-        let mut floor = Vec::new();
+        let (mut floor, mut json) = (Vec::new(), Vec::new());
         for _ in 0..ROUNDS {
             ours.push(measure(&server, in_flight, || caller(node.peers().clone())).await);
-            floor.push(measure(&echo, in_flight, || bytes(echo.address)).await);
+            floor.push(measure(&echo, in_flight, || bytes(echo.address, false)).await);
+            json.push(measure(&json_echo, in_flight, || bytes(json_echo.address, true)).await);
         }
         print("node-sdk, JSON", in_flight, ours);
         print("bytes, a connection for each call", in_flight, floor);
+        print("the same, JSON read and written", in_flight, json);
     }
     others().await;
 }
@@ -124,18 +133,26 @@ async fn caller(peers: Peers) -> Vec<Duration> {
     times
 }
 
-async fn bytes(address: SocketAddr) -> Vec<Duration> {
+async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.set_nodelay(true).unwrap();
-    let message = serde_json::to_vec(&good()).unwrap();
+    let good = good();
+    let mut message = serde_json::to_vec(&good).unwrap();
     let mut buffer = vec![0; message.len()];
     let end = Instant::now() + ROUND;
     let mut times = Vec::with_capacity(1 << 16);
     let mut begin = Instant::now();
     while begin < end {
+        if json {
+            message = serde_json::to_vec(&good).unwrap();
+        }
         stream.write_all(&message).await.unwrap();
         stream.read_exact(&mut buffer).await.unwrap();
-        assert_eq!(buffer, message);
+        if json {
+            assert_eq!(serde_json::from_slice::<Good>(&buffer).unwrap().id, good.id);
+        } else {
+            assert_eq!(buffer, message);
+        }
         let now = Instant::now();
         times.push(now - begin);
         begin = now;

@@ -117,6 +117,9 @@ enum Scene {
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
+    /// The server of the floor of a call that is JSON.
+    #[command(hide = true)]
+    JsonServer,
     /// The server of the floor that `fan-out` prints.
     #[command(hide = true)]
     FanOutFloor,
@@ -132,10 +135,9 @@ fn main() {
     let scene = Args::parse().scene;
     daemon_process::pin_to(
         None,
-        if matches!(scene, Scene::Floor | Scene::FanOutFloor | Scene::CallServer { .. } | Scene::EchoServer) {
-            0
-        } else {
-            1
+        match scene {
+            Scene::Floor | Scene::FanOutFloor | Scene::CallServer { .. } | Scene::EchoServer | Scene::JsonServer => 0,
+            _ => 1,
         },
     );
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -168,7 +170,8 @@ async fn play(scene: Scene) {
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Overload => calls::overload().await,
-        Scene::EchoServer => calls::serve_bytes().await,
+        Scene::EchoServer => calls::serve_bytes(false).await,
+        Scene::JsonServer => calls::serve_bytes(true).await,
         Scene::FanOutFloor => floor::serve_fan_out().await,
         Scene::Floor => floor::serve().await,
         Scene::All => {
