@@ -60,12 +60,26 @@ impl<'a, T> Call<'a, T> {
     /// When there is no answer after so long, the call is made a second time, to another provider; the first answer counts, and the
     /// other is taken back. For calls that must not wait for one slow node. Only what may be carried out twice is hedged:
     /// see [`idempotent`](Self::idempotent); and only as often as calls may be tried again, a fifth of all calls and ten a second.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+    /// use std::time::Duration;
+    ///
+    /// let price: u32 = peers.call("GET/prices/7", &()).hedge(Duration::from_millis(20)).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn hedge(mut self, after: Duration) -> Self {
         self.raw.hedge = Some(after);
         self
     }
 
     /// Calls with the same key go to the same provider, as long as that is there and has not much more to do than the others.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {
+    /// let cart: Vec<u64> = peers.call("GET/cart", &()).key(user).await?;
+    /// # Ok(()) }
+    /// ```
     pub fn key(mut self, key: &'a str) -> Self {
         self.raw.choice.sticky = Some(key);
         self

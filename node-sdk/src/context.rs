@@ -127,6 +127,17 @@ impl<F: Future> Future for Within<F> {
 
 /// Spawns a task that goes on for the call which is being handled: the calls it makes have that call's deadline and trace.
 /// `tokio::spawn` begins with neither.
+///
+/// ```no_run
+/// # use node_sdk::{CallError, Peers, ServiceError};
+/// async fn both(peers: Peers) -> Result<u64, ServiceError> {
+///     let other = peers.clone();
+///     let left = node_sdk::spawn(async move { other.call::<u64>("GET/left", &()).await });
+///     let right: u64 = peers.call("GET/right", &()).await?;
+///     let left = left.await.map_err(|panic| ServiceError::internal(panic.to_string()))??;
+///     Ok(left + right)
+/// }
+/// ```
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,

@@ -135,7 +135,32 @@ pub enum CallError {
     },
 }
 
-/// What a handler answers when it has no result: a status in HTTP's numbers, a stable word, and a text for people.
+/// What a handler answers when it has no result: a status in HTTP's numbers, a stable word, and a text for people. Errors of your
+/// own become one with `From`, and handlers then return them:
+///
+/// ```
+/// use node_sdk::ServiceError;
+///
+/// enum OrderError {
+///     SoldOut,
+///     UnknownGood(u64),
+/// }
+///
+/// impl From<OrderError> for ServiceError {
+///     fn from(error: OrderError) -> Self {
+///         match error {
+///             OrderError::SoldOut => Self::conflict("sold_out", "nothing is left"),
+///             OrderError::UnknownGood(id) => Self::new(422, "unknown_good", format!("there is no good {id}")),
+///         }
+///     }
+/// }
+///
+/// async fn order() -> Result<(), OrderError> {
+///     Err(OrderError::SoldOut)
+/// }
+///
+/// let node = node_sdk::Node::builder("orders").route("POST/orders", order);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{status} {reason}: {message}")]
 pub struct ServiceError {

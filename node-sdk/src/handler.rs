@@ -75,7 +75,25 @@ pub(crate) struct Surroundings {
 #[derive(Debug, Default)]
 pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
-/// A type that a handler can have as an argument.
+/// A type that a handler can have as an argument. One of your own is made of those that are there:
+///
+/// ```no_run
+/// use node_sdk::{Caller, FromCall, Incoming, ServiceError};
+///
+/// /// The name under which the caller is registered.
+/// struct Tenant(String);
+///
+/// impl FromCall for Tenant {
+///     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+///         let name = Caller::from_call(call)?.name();
+///         name.map(Self).ok_or_else(|| ServiceError::new(401, "unknown_caller", "register first"))
+///     }
+/// }
+///
+/// async fn quota(Tenant(name): Tenant) -> Result<usize, ServiceError> {
+///     Ok(name.len())
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an argument of a handler",
     note = "arguments of handlers are `Params<T>`, `Path<T>`, `RawParams`, `State<T>`, `Peers`, `Deadline`, `Caller`, `Trace`, \
@@ -101,11 +119,34 @@ pub struct StateTypes<'a>(pub(crate) &'a States);
 
 /// The call's arguments, read as a `T`: its `params`, and what the path says where they leave that out. Numbers and truth
 /// values may come as text, as they do from a query string.
+///
+/// ```
+/// use node_sdk::{Params, ServiceError};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Filter {
+///     category: Option<String>,
+/// }
+///
+/// async fn list(Params(filter): Params<Filter>) -> Result<Vec<String>, ServiceError> {
+///     Ok(filter.category.into_iter().collect())
+/// }
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Params<T>(pub T);
 
 /// What the parameters of the route took from the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two of
 /// them in their order, or a type with members of their names.
+///
+/// ```
+/// use node_sdk::{Node, Path, ServiceError};
+///
+/// async fn find(Path((shelf, id)): Path<(String, u64)>) -> Result<String, ServiceError> {
+///     Ok(format!("{id} on {shelf}"))
+/// }
+///
+/// let node = Node::builder("goods").route("GET/shelves/{shelf}/goods/{id}", find);
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);
 
@@ -114,6 +155,18 @@ pub struct Path<T>(pub T);
 pub struct RawParams(pub String);
 
 /// A value that the builder was given with `state`.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use node_sdk::{Node, ServiceError, State};
+///
+/// async fn count(calls: State<AtomicU64>) -> Result<u64, ServiceError> {
+///     Ok(calls.fetch_add(1, Ordering::Relaxed))
+/// }
+///
+/// let node = Node::builder("counter").state(AtomicU64::new(1)).route("GET/count", count);
+/// ```
 #[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
 

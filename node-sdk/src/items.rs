@@ -26,6 +26,19 @@ const REOPEN_AFTER: Duration = Duration::from_millis(100);
 /// What the caller sends after the call itself, in its order: an argument of a handler. It ends when the caller says so, and
 /// with one error when the caller, or the connection, goes before that. Callers open a
 /// [`stream`](crate::Peers::stream); other calls are refused.
+///
+/// ```
+/// use futures::TryStreamExt;
+/// use node_sdk::{Items, ServiceError};
+///
+/// async fn sum(mut items: Items<u64>) -> Result<u64, ServiceError> {
+///     let mut sum = 0;
+///     while let Some(item) = items.try_next().await? {
+///         sum += item;
+///     }
+///     Ok(sum)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Items<T> {
     flow: Arc<Flow>,
@@ -36,6 +49,15 @@ pub struct Items<T> {
 /// An answer in parts, made of a [`Stream`] of results: what a handler returns. It is asked for the next part when the caller has
 /// taken the earlier ones, and dropped when the caller goes. An error ends it, and is told. When the node leaves, it ends where
 /// it has nothing to send.
+///
+/// ```
+/// use futures::{Stream, stream};
+/// use node_sdk::{Params, ServiceError, Streaming};
+///
+/// async fn count(Params(to): Params<u64>) -> Result<Streaming<impl Stream<Item = Result<u64, ServiceError>>>, ServiceError> {
+///     Ok(Streaming(stream::iter((0..to).map(Ok))))
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Streaming<S>(pub S);
 

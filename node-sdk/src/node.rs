@@ -270,6 +270,17 @@ impl NodeBuilder {
 
     /// Has `handler` told of an event, such as `orders.created`, whenever another node [emits](crate::Peers::emit) it; of all
     /// nodes of this one's name, one is told. What the handler returns is told nobody; an error is a debug line in the log.
+    ///
+    /// ```
+    /// use node_sdk::{Node, Params, ServiceError};
+    ///
+    /// async fn welcome(Params(member): Params<u64>) -> Result<(), ServiceError> {
+    ///     println!("welcome, {member}");
+    ///     Ok(())
+    /// }
+    ///
+    /// let node = Node::builder("mails").subscribe("members.joined", welcome);
+    /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
         self.offer(format!("{}{event}", events::PREFIX), boxed(handler), true)
     }

@@ -152,6 +152,14 @@ impl Peers {
     }
 
     /// Calls every node that offers `url`, all at once, and gives what each of them answered.
+    ///
+    /// ```no_run
+    /// # async fn example(peers: node_sdk::Peers) {
+    /// for (address, answer) in peers.gather::<u64>("GET/queue/length", &()).await {
+    ///     println!("{address}: {answer:?}");
+    /// }
+    /// # }
+    /// ```
     pub async fn gather<T: DeserializeOwned>(
         &self,
         url: &str,
@@ -195,6 +203,12 @@ impl Peers {
     }
 
     /// Completes when every url has a provider. Cancel safe.
+    ///
+    /// ```no_run
+    /// # async fn example(node: node_sdk::Node) {
+    /// node.peers().wait_for(&["GET/members/7", "GET/goods"]).await;
+    /// # }
+    /// ```
     pub async fn wait_for(&self, urls: &[&str]) {
         let offered = |table: &Arc<Table>| {
             urls.iter().all(|url| {

@@ -104,6 +104,20 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
 /// for what goes there. It ends with the other node's last part, or with one error; nothing is skipped, and nothing is tried
 /// again. At most 256 kB, or one part, wait here for whoever takes them; the other node waits then. Dropping it, and its
 /// senders, drops the work on the other node.
+///
+/// ```no_run
+/// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+/// use futures::TryStreamExt;
+///
+/// let mut sums = peers.stream::<u64>("POST/sum", &()).await?;
+/// let sender = sums.sender();
+/// for number in [1, 2, 3] {
+///     sender.send(&number).await?;
+/// }
+/// sender.finish();
+/// assert_eq!(sums.try_next().await?, Some(6));
+/// # Ok(()) }
+/// ```
 #[derive(Debug)]
 pub struct Duplex<T> {
     open: Option<Arc<OpenStream>>,
