@@ -52,6 +52,7 @@ mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod transit;
+mod typed;
 
 pub use answer::RawAnswer;
 pub use call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
@@ -71,3 +72,11 @@ pub use protocol::{Advert, Route, Visibility};
 pub use respond::{Accepted, Created, NoContent, Respond};
 pub use stream::{Duplex, Opening, PartSender, StreamCall};
 pub use table::{Balance, Balancer, Candidate};
+
+/// What [`service!`] expands to.
+#[doc(hidden)]
+pub mod private {
+    pub use serde::{self, Deserialize, Serialize};
+
+    pub use crate::typed::fill;
+}

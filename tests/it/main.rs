@@ -24,3 +24,4 @@ mod sdk;
 mod shop;
 mod streams;
 mod transcript;
+mod typed;

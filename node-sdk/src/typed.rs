@@ -1,0 +1,163 @@
+//! A service described once, as a trait that both of its sides are made of.
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use protocol::{Route, Segment};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::CallError;
+
+/// What stands for itself in a path: RFC 3986, 2.3.
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Describes a service as a trait, for whoever offers it, with a typed client for whoever calls it.
+///
+/// Each method has its route and named arguments, which travel as the members of `params`; those that the route names stand in
+/// the path. Arguments are owned, and `Serialize` and `Deserialize`. The trait's `offer` adds its routes to a node; the client's
+/// methods fail as [`Peers::call`](crate::Peers::call) does, and have its defaults. Whoever wants a deadline of its own, a key or
+/// a stream, calls the same urls by hand: nothing on the wire shows how a service was written.
+///
+/// ```
+/// use node_sdk::{CallError, Node, Peers, ServiceError};
+///
+/// node_sdk::service! {
+///     /// What can be bought.
+///     pub trait Goods, client GoodsClient {
+///         /// One of them.
+///         "GET/goods/{id}" => fn find(id: u64) -> String;
+///         "POST/goods" => fn add(name: String, price: u32) -> u64;
+///     }
+/// }
+///
+/// struct Shelf;
+///
+/// impl Goods for Shelf {
+///     async fn find(&self, id: u64) -> Result<String, ServiceError> {
+///         Ok(format!("good {id}"))
+///     }
+///
+///     async fn add(&self, name: String, price: u32) -> Result<u64, ServiceError> {
+///         Ok(name.len() as u64 + u64::from(price))
+///     }
+/// }
+///
+/// let node = Shelf.offer(Node::builder("goods"));
+///
+/// async fn call(peers: &Peers) -> Result<String, CallError> {
+///     GoodsClient(peers).find(7).await
+/// }
+/// ```
+#[macro_export]
+macro_rules! service {
+    (
+        $(#[$about:meta])*
+        $visible:vis trait $Service:ident, client $Client:ident {
+            $(
+                $(#[$about_method:meta])*
+                $route:literal => fn $method:ident($($argument:ident: $type:ty),* $(,)?) -> $result:ty;
+            )*
+        }
+    ) => {
+        $(#[$about])*
+        $visible trait $Service: Sized + Send + Sync + 'static {
+            $(
+                $(#[$about_method])*
+                fn $method(
+                    &self
+                    $(, $argument: $type)*
+                ) -> impl ::core::future::Future<Output = ::core::result::Result<$result, $crate::ServiceError>> + Send;
+            )*
+
+            /// Adds its routes to a node.
+            fn offer(self, node: $crate::NodeBuilder) -> $crate::NodeBuilder {
+                let service = ::std::sync::Arc::new(self);
+                $(
+                    let node = {
+                        #[derive($crate::private::Deserialize)]
+                        #[serde(crate = "node_sdk::private::serde")]
+                        struct Arguments {
+                            $($argument: $type,)*
+                        }
+                        let service = ::std::sync::Arc::clone(&service);
+                        node.route($route, move |arguments: $crate::Params<Arguments>| {
+                            let service = ::std::sync::Arc::clone(&service);
+                            async move {
+                                let $crate::Params(Arguments { $($argument,)* }) = arguments;
+                                service.$method($($argument),*).await
+                            }
+                        })
+                    };
+                )*
+                node
+            }
+        }
+
+        /// Calls
+        #[doc = concat!("[`", stringify!($Service), "`].")]
+        #[derive(Clone, Copy, Debug)]
+        $visible struct $Client<'a>(
+            /// Among whom it is found.
+            pub &'a $crate::Peers,
+        );
+
+        impl $Client<'_> {
+            $(
+                $(#[$about_method])*
+                $visible async fn $method(
+                    &self
+                    $(, $argument: $type)*
+                ) -> ::core::result::Result<$result, $crate::CallError> {
+                    #[derive($crate::private::Serialize)]
+                    #[serde(crate = "node_sdk::private::serde")]
+                    struct Arguments {
+                        $($argument: $type,)*
+                    }
+                    let arguments = Arguments { $($argument,)* };
+                    self.0.call(&$crate::private::fill($route, &arguments)?, &arguments).await
+                }
+            )*
+        }
+    };
+}
+
+/// The url of a call: the route with arguments for its parameters.
+pub fn fill(route: &str, arguments: &impl Serialize) -> Result<String, CallError> {
+    let no_json = |source| CallError::Params { url: route.to_owned(), source };
+    // What is no route nobody can offer: the call says so.
+    let Some(parsed) = Route::parse(route).ok().filter(Route::is_pattern) else { return Ok(route.to_owned()) };
+    let arguments = serde_json::to_value(arguments).map_err(no_json)?;
+    let mut url = parsed.method().to_owned();
+    for segment in parsed.segments() {
+        url.push('/');
+        match segment {
+            Segment::Literal(text) => url.push_str(text),
+            Segment::Parameter(name) => match arguments.get(name) {
+                Some(Value::String(text)) => url.extend(utf8_percent_encode(text, ESCAPED)),
+                Some(value) => url.extend(utf8_percent_encode(&value.to_string(), ESCAPED)),
+                None => return Err(CallError::NoRoute { url: format!("{route} without {name}") }),
+            },
+        }
+    }
+    Ok(url)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn arguments_stand_where_the_route_names_them() {
+        let arguments = json!({ "id": 7, "name": "한 b/c", "ok": true });
+        for (route, url) in [
+            ("GET/goods", "GET/goods"),
+            ("GET/goods/{id}", "GET/goods/7"),
+            ("GET/{ok}/{name}/x", "GET/true/%ED%95%9C%20b%2Fc/x"),
+            ("no route", "no route"),
+        ] {
+            assert_eq!(fill(route, &arguments).unwrap(), url, "{route}");
+        }
+        assert!(matches!(fill("GET/{unknown}", &arguments), Err(CallError::NoRoute { .. })));
+    }
+}
