@@ -3,16 +3,17 @@
 //! Routes are those that nodes register. A request becomes one call to one of the nodes that offer its method and path,
 //! and the node's answer becomes the response, its data unparsed.
 //!
-//! `translate` and `problem` decide and are pure; `server` and `proxy` are the shell around them, and calling nodes is
-//! the work of [`node_sdk::Peers`].
+//! `http1`'s readers, `path`, `translate` and `problem` decide and are pure; `server`, `connection` and `proxy` are the shell
+//! around them, and calling nodes is the work of [`node_sdk::Peers`].
 
 mod cli;
 mod config;
+mod http1;
+mod path;
 mod problem;
 mod proxy;
 mod server;
 mod translate;
-mod watch;
 
 pub use cli::main;
 pub use config::Config;

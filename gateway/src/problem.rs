@@ -1,6 +1,6 @@
 //! Errors that the gateway answers itself, as `application/problem+json` (RFC 9457).
 
-use hyper::StatusCode;
+use http::StatusCode;
 use node_sdk::CallError;
 
 /// One thing that is wrong with a request, or with what it needed.

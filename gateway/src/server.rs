@@ -4,9 +4,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use daemon::{Acceptor, Throttle, at, tune};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use node_sdk::{Identity, Peers};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -15,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
-use crate::proxy;
-use crate::watch::{Watch, Watched};
+use crate::http1::connection;
+use crate::proxy::Proxy;
 
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";
@@ -28,20 +25,28 @@ const NAME: &str = "gate";
 /// Those of the listener's own address.
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> std::io::Result<()> {
     let address = listener.local_addr()?;
-    let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
-    let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
-    info!(%address, distributor = %config.distributor, "listening");
-    serve_peers(listener, peers, Arc::new(config), stop).await;
+    let peers = join(address, &config, stop.clone());
+    serve_clients(listener, peers, Arc::new(config), stop).await;
+    info!("stopped");
     Ok(())
 }
 
-async fn serve_peers(listener: TcpListener, peers: Peers, config: Arc<Config>, stop: CancellationToken) {
+/// Registers, and goes on doing so.
+pub(crate) fn join(address: SocketAddr, config: &Config, stop: CancellationToken) -> Peers {
+    let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+    info!(%address, distributor = %config.distributor, "listening");
+    Peers::join(identity, config.distributor.clone(), stop)
+}
+
+/// Serves clients until `stop`, and then those that have begun to ask.
+pub(crate) async fn serve_clients(listener: TcpListener, peers: Peers, config: Arc<Config>, stop: CancellationToken) {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
     let mut full = Throttle::default();
-    while !stop.is_cancelled() {
+    let mut last_call = None;
+    loop {
         tokio::select! {
-            () = stop.cancelled() => {}
+            biased;
             (socket, client) = acceptor.accept() => {
                 tune(&socket);
                 let Some(stream) = socket.into_tcp() else { continue };
@@ -57,6 +62,8 @@ async fn serve_peers(listener: TcpListener, peers: Peers, config: Arc<Config>, s
                     warn!(%error, "a client's connection panicked");
                 }
             }
+            () = at(last_call) => break,
+            () = stop.cancelled(), if last_call.is_none() => last_call = Some(Instant::now() + LAST_CALL),
         }
     }
     // Refused from now on, not left in a backlog that nobody empties.
@@ -71,51 +78,13 @@ async fn serve_peers(listener: TcpListener, peers: Peers, config: Arc<Config>, s
             }
         }
     }
-    info!("stopped");
 }
+
+/// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
+const LAST_CALL: tokio::time::Duration = tokio::time::Duration::from_millis(50);
 
 async fn run(stream: TcpStream, client: SocketAddr, peers: Peers, config: Arc<Config>, stop: CancellationToken) {
-    let watch = Watch::new();
-    let service = service_fn(|request| {
-        let busy = watch.request();
-        let (peers, config) = (&peers, &config);
-        async move {
-            let _busy = busy;
-            proxy::handle(request, peers, config).await
-        }
-    });
-    let socket = Watched { socket: TokioIo::new(stream), watch: watch.clone() };
-    let mut connection = std::pin::pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            // The watch tells a slow head from an idle client; hyper's own timer does not.
-            .header_read_timeout(None)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(socket, service)
-    );
-    let mut stopping = false;
-    loop {
-        tokio::select! {
-            ended = connection.as_mut() => {
-                if let Err(error) = ended {
-                    debug!(%client, %error, "client's connection ended");
-                }
-                return;
-            }
-            what = watch.expired(&config) => {
-                debug!(%client, what, "client's connection closed");
-                return;
-            }
-            () = stop.cancelled(), if !stopping => {
-                stopping = true;
-                connection.as_mut().graceful_shutdown();
-            }
-        }
-    }
+    let proxy = Proxy { peers: &peers, config: &config };
+    let reason = connection::run(stream, &config, stop, proxy).await;
+    debug!(%client, reason, "client's connection ended");
 }
-
-/// Headers of one request.
-const MAX_HEADERS: usize = 100;
-/// Bytes of a request's head, and of what is read ahead of a body.
-const MAX_HEAD_BYTES: usize = 64 * 1024;

@@ -1,7 +1,7 @@
 //! HTTP requests into arguments of a call, and answers of nodes into responses. Pure.
 
 use bytes::Bytes;
-use hyper::{Method, StatusCode};
+use http::StatusCode;
 use node_sdk::RawAnswer;
 use protocol::{Version, check_depth};
 use serde_json::value::RawValue;
@@ -16,8 +16,8 @@ const MAX_JSON_DEPTH: usize = 64;
 pub(crate) const JSON: &str = "application/json";
 
 /// Whether arguments come in the body; otherwise they come in the query string.
-pub(crate) fn has_body(method: &Method) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+pub(crate) fn has_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
 }
 
 /// A path with the escapes of letters beyond ASCII undone, as services write their routes: `/%EC%83%81%ED%92%88` is `/상품`.

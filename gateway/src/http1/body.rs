@@ -1,0 +1,243 @@
+//! The body of a message, cut out of a stream of bytes. Pure.
+
+use std::fmt;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::head::Framing;
+
+/// Bytes of a chunk's size line, extensions included.
+const MAX_SIZE_LINE_BYTES: usize = 1024;
+/// Bytes of all trailers together.
+const MAX_TRAILER_BYTES: usize = 16 * 1024;
+
+/// Reads one body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum BodyReader {
+    /// So many bytes are still to come.
+    Length(u64),
+    Chunked(Chunk),
+    /// The end has been read.
+    Done,
+}
+
+/// Where in a chunked body the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Chunk {
+    /// In the line with the size.
+    Size,
+    /// In the data, of which so many bytes are still to come.
+    Data(u64),
+    /// In the line end after the data.
+    DataEnd,
+    /// After the last chunk.
+    Trailers,
+}
+
+/// What is next in a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// The end, with the lines that follow a chunked body.
+    End(Bytes),
+    /// More bytes are needed.
+    More,
+}
+
+/// A body that cannot be understood, in words for the client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Broken(pub(crate) &'static str);
+
+impl BodyReader {
+    pub(crate) fn new(framing: Framing) -> Self {
+        match framing {
+            Framing::Empty => Self::Length(0),
+            Framing::Length(bytes) => Self::Length(bytes),
+            Framing::Chunked => Self::Chunked(Chunk::Size),
+        }
+    }
+
+    pub(crate) fn is_done(&self) -> bool {
+        *self == Self::Done
+    }
+
+    /// Takes the next piece off `buffer`.
+    ///
+    /// # Errors
+    /// [`Broken`] when nothing that follows can be understood.
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Broken> {
+        loop {
+            let at = match self {
+                Self::Done | Self::Length(0) => {
+                    *self = Self::Done;
+                    return Ok(Piece::End(Bytes::new()));
+                }
+                Self::Length(left) => return Ok(take(buffer, left)),
+                Self::Chunked(at) => at,
+            };
+            match at {
+                Chunk::Size => {
+                    let Some(line) = line(buffer, MAX_SIZE_LINE_BYTES)? else { return Ok(Piece::More) };
+                    *at = match chunk_size(&buffer[..line])? {
+                        0 => Chunk::Trailers,
+                        size => Chunk::Data(size),
+                    };
+                    // The empty line after the last chunk, or its trailers, are read together with the line before.
+                    buffer.advance(line + 2);
+                }
+                Chunk::Data(0) => *at = Chunk::DataEnd,
+                Chunk::Data(left) => return Ok(take(buffer, left)),
+                Chunk::DataEnd => match &**buffer {
+                    [b'\r', b'\n', ..] => {
+                        buffer.advance(2);
+                        *at = Chunk::Size;
+                    }
+                    [] | [b'\r'] => return Ok(Piece::More),
+                    _ => return Err(Broken("a chunk does not end after as many bytes as it says")),
+                },
+                Chunk::Trailers => {
+                    let Some(trailers) = trailers(buffer)? else { return Ok(Piece::More) };
+                    *self = Self::Done;
+                    return Ok(Piece::End(trailers));
+                }
+            }
+        }
+    }
+}
+
+/// As much of what is left as is there.
+fn take(buffer: &mut BytesMut, left: &mut u64) -> Piece {
+    let bytes = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
+    if bytes == 0 {
+        return Piece::More;
+    }
+    *left -= bytes as u64;
+    Piece::Data(buffer.split_to(bytes).freeze())
+}
+
+/// How long the first line is, without its end.
+fn line(buffer: &[u8], limit: usize) -> Result<Option<usize>, Broken> {
+    match memchr::memchr(b'\n', buffer) {
+        Some(at) if at == 0 || buffer[at - 1] != b'\r' => Err(Broken("lines end with CR and LF, not with LF alone")),
+        Some(at) if at - 1 > limit => Err(Broken("a chunk's size, or a trailer, is too long")),
+        Some(at) => Ok(Some(at - 1)),
+        None if buffer.len() > limit + 1 => Err(Broken("a chunk's size, or a trailer, is too long")),
+        None => Ok(None),
+    }
+}
+
+/// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to be plain text.
+fn chunk_size(line: &[u8]) -> Result<u64, Broken> {
+    let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+    // Shorter than any number that would overflow.
+    if !(1..=15).contains(&digits) {
+        return Err(Broken("a chunk's size is 1 to 15 hexadecimal digits"));
+    }
+    let (size, extension) = line.split_at(digits);
+    let plain = |byte: &u8| (b' '..=b'~').contains(byte) || *byte == b'\t' || *byte >= 0x80;
+    if !(extension.is_empty() || extension[0] == b';') || !extension.iter().all(plain) {
+        return Err(Broken("a chunk's size is followed by something else"));
+    }
+    let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
+    size.ok_or(Broken("a chunk's size is no number"))
+}
+
+/// The lines up to the empty one that ends the message, with their ends and without that one.
+fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
+    let mut end = 0;
+    while let Some(length) = line(&buffer[end..], MAX_TRAILER_BYTES)? {
+        if length == 0 {
+            let lines = buffer.split_to(end).freeze();
+            buffer.advance(2);
+            let mut fields = [httparse::EMPTY_HEADER; 32];
+            // With the empty line, as the parser wants it.
+            let whole = [&lines, &b"\r\n"[..]].concat();
+            return match httparse::parse_headers(&whole, &mut fields) {
+                Ok(httparse::Status::Complete(_)) => Ok(Some(lines)),
+                _ => Err(Broken("a trailer is no header field")),
+            };
+        }
+        end += length + 2;
+        if end > MAX_TRAILER_BYTES {
+            return Err(Broken("there are too many trailers"));
+        }
+    }
+    Ok(None)
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is read from `bytes`, whole or byte by byte: the data, what follows, and what is left over.
+    #[track_caller]
+    fn check(framing: Framing, bytes: &[u8], expected: Result<(&str, &str, &str), &str>) {
+        for step in [bytes.len().max(1), 1] {
+            let mut reader = BodyReader::new(framing);
+            let (mut buffer, mut data) = (BytesMut::new(), Vec::new());
+            let mut chunks = bytes.chunks(step);
+            let seen = loop {
+                match reader.next(&mut buffer) {
+                    Ok(Piece::Data(piece)) => data.extend_from_slice(&piece),
+                    Ok(Piece::End(trailers)) => break Ok(trailers),
+                    Ok(Piece::More) => match chunks.next() {
+                        Some(chunk) => buffer.extend_from_slice(chunk),
+                        None => break Err("more is needed"),
+                    },
+                    Err(Broken(why)) => break Err(why),
+                }
+            };
+            let rest = [&*buffer, &chunks.collect::<Vec<_>>().concat()].concat();
+            let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+            let seen = seen.map(|trailers| (text(&data), text(&trailers), text(&rest)));
+            let seen = seen.as_ref().map(|(data, trailers, rest)| (&**data, &**trailers, &**rest)).map_err(|why| *why);
+            match (seen, expected) {
+                (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+                (seen, expected) => assert_eq!(seen, expected),
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_end_where_they_say() {
+        check(Framing::Empty, b"GET", Ok(("", "", "GET")));
+        check(Framing::Length(3), b"abcGET", Ok(("abc", "", "GET")));
+        check(Framing::Length(3), b"ab", Err("more is needed"));
+        check(Framing::Chunked, b"3\r\nabc\r\n0\r\n\r\nGET", Ok(("abc", "", "GET")));
+        check(Framing::Chunked, b"00A\r\n0123456789\r\n1;a=b\r\nx\r\n0\r\n\r\n", Ok(("0123456789x", "", "")));
+        check(Framing::Chunked, b"0\r\nDigest: x\r\nB: c\r\n\r\nGET", Ok(("", "Digest: x\r\nB: c\r\n", "GET")));
+        check(Framing::Chunked, b"3\r\nabc", Err("more is needed"));
+    }
+
+    #[test]
+    fn gh1_chunks_are_as_the_rfc_has_them() {
+        for broken in [
+            "0x2\r\nab\r\n",
+            "+2\r\nab\r\n",
+            " 2\r\nab\r\n",
+            "2 \r\nab\r\n",
+            "\r\nab\r\n",
+            "ffffffffffffffff\r\n",
+            "10000000000000002\r\nab\r\n",
+            "2;a\0\r\nab\r\n",
+        ] {
+            check(Framing::Chunked, broken.as_bytes(), Err("a chunk's size"));
+        }
+        check(Framing::Chunked, b"2\nab\r\n", Err("LF alone"));
+        check(Framing::Chunked, b"2\r\nab\n0\r\n\r\n", Err("does not end"));
+        check(Framing::Chunked, b"2\r\nabc\r\n", Err("does not end"));
+        check(Framing::Chunked, b"0\r\n\n", Err("LF alone"));
+        check(Framing::Chunked, b"0\r\na b: c\r\n\r\n", Err("a trailer is no header field"));
+        let long = |bytes: usize| format!("1;{}\r\nx\r\n0\r\n\r\n", "x".repeat(bytes - 2));
+        check(Framing::Chunked, long(MAX_SIZE_LINE_BYTES).as_bytes(), Ok(("x", "", "")));
+        check(Framing::Chunked, long(20_000).as_bytes(), Err("too long"));
+        let many = format!("0\r\n{}\r\n", "A: b\r\n".repeat(4000));
+        check(Framing::Chunked, many.as_bytes(), Err("too many trailers"));
+    }
+}

@@ -1,0 +1,509 @@
+//! The head of a request, taken only when it can be understood in one way. Pure.
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+use memchr::memchr_iter;
+
+use crate::problem::Problem;
+
+/// Bytes of a head. Larger ones are attacks, or cookies that no service will want.
+pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of a request target: what browsers and other servers agree on is 8,000 and a little.
+const MAX_TARGET_BYTES: usize = 16 * 1024;
+/// Fields of a head.
+const MAX_FIELDS: usize = 100;
+
+/// A request's head. Everything in it is a part of one piece of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    bytes: Bytes,
+    method: Span,
+    target: Span,
+    fields: Vec<(Span, Span)>,
+    host: Option<Span>,
+    /// HTTP/1.1, or else 1.0.
+    pub(crate) is_1_1: bool,
+    pub(crate) framing: Framing,
+    /// The connection may be used again after this.
+    pub(crate) keep_alive: bool,
+    /// The client waits for leave before it sends the body.
+    pub(crate) expects_continue: bool,
+    /// It asks for a WebSocket.
+    pub(crate) upgrades: bool,
+}
+
+/// A part of the head's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+/// Where a body ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Framing {
+    /// There is none.
+    Empty,
+    /// After so many bytes.
+    Length(u64),
+    /// After the last chunk.
+    Chunked,
+}
+
+/// Finds the end of heads in a buffer that grows.
+#[derive(Debug, Default)]
+pub(crate) struct HeadReader {
+    /// Bytes that have been looked at.
+    searched: usize,
+    /// Where the line begins that is not complete.
+    line: usize,
+}
+
+impl HeadReader {
+    /// Takes the next head off `buffer`; `None` until it is whole.
+    ///
+    /// # Errors
+    /// The problem to answer with; nothing that follows on the connection can be understood.
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Problem> {
+        for at in memchr_iter(b'\n', &buffer[self.searched..]) {
+            let end = self.searched + at;
+            if end == self.line || buffer[end - 1] != b'\r' {
+                return Err(bad("bare_line_feed", "lines end with CR and LF, not with LF alone"));
+            }
+            // An empty line ends the head; before the first line, one is passed over (RFC 9112, 2.2).
+            if end - 1 == self.line {
+                let head = buffer.split_to(end + 1).freeze();
+                *self = Self::default();
+                return if head.len() > 2 { Head::parse(head).map(Some) } else { self.next(buffer) };
+            }
+            self.line = end + 1;
+        }
+        self.searched = buffer.len();
+        if self.line == 0 && self.searched > MAX_TARGET_BYTES {
+            return Err(target_too_long());
+        }
+        if self.searched > MAX_HEAD_BYTES {
+            return Err(too_large(format!("the head of a request has {MAX_HEAD_BYTES} bytes at most")));
+        }
+        // What is not HTTP at all need not be waited for.
+        if let Some(first) = buffer.first()
+            && !first.is_ascii_uppercase()
+            && *first != b'\r'
+        {
+            return Err(bad("bad_request_line", "a request begins with a method in capital letters"));
+        }
+        Ok(None)
+    }
+
+    /// Something of a head is there, and not all of it.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.searched > 0
+    }
+}
+
+impl Head {
+    fn parse(bytes: Bytes) -> Result<Self, Problem> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&bytes) {
+            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+            Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
+            Err(error) => return Err(refuse(error, &bytes)),
+        }
+        let span = |part: &[u8]| Span::of(part, &bytes);
+        let method = request.method.unwrap_or_default();
+        let target = request.path.unwrap_or_default();
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(target_too_long());
+        }
+        if bytes.len() > MAX_HEAD_BYTES {
+            return Err(too_large(format!("the head of a request has {MAX_HEAD_BYTES} bytes at most")));
+        }
+        if method.bytes().any(|byte| !byte.is_ascii_uppercase() && byte != b'-') {
+            return Err(bad("bad_request_line", "methods are capital letters"));
+        }
+        let is_1_1 = request.version == Some(1);
+        let mut meaning = Meaning { keep_alive: is_1_1, ..Meaning::default() };
+        for header in &*request.headers {
+            meaning.take(header.name, header.value, is_1_1)?;
+        }
+        let host = meaning.host.map(span);
+        if meaning.hosts != 1 && (is_1_1 || meaning.hosts > 1) {
+            let detail = format!("a request has one Host header; this one has {}", meaning.hosts);
+            return Err(bad("bad_host", &detail));
+        }
+        let framing = match (meaning.length, meaning.chunked) {
+            (Some(_), true) => {
+                return Err(bad("bad_framing", "a request has Content-Length or Transfer-Encoding, not both"));
+            }
+            (_, true) if !is_1_1 => return Err(bad("bad_framing", "HTTP/1.0 has no Transfer-Encoding")),
+            (None, true) => Framing::Chunked,
+            (None | Some(0), false) => Framing::Empty,
+            (Some(length), false) => Framing::Length(length),
+        };
+        let fields = request.headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
+        let mut head = Self {
+            method: span(method.as_bytes()),
+            target: span(target.as_bytes()),
+            fields,
+            host,
+            is_1_1,
+            framing,
+            keep_alive: meaning.keep_alive && !meaning.close,
+            expects_continue: meaning.expects_continue && is_1_1 && framing != Framing::Empty,
+            upgrades: meaning.upgrade && meaning.websocket && is_1_1 && framing == Framing::Empty,
+            bytes,
+        };
+        head.take_authority()?;
+        Ok(head)
+    }
+
+    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
+    fn take_authority(&mut self) -> Result<(), Problem> {
+        let target = self.target();
+        if matches!(self.method(), "CONNECT" | "TRACE") {
+            let detail = format!("{} is not for gateways", self.method());
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
+        }
+        if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
+            return self.check_host();
+        }
+        let scheme = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+        let Some(scheme) = scheme else {
+            return Err(bad("bad_target", "the target of a request begins with /"));
+        };
+        let rest = &target[scheme.len()..];
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        if self.host().is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+            return Err(bad("bad_host", "the target names another host than the Host header"));
+        }
+        let after = self.target.start + u32::try_from(scheme.len() + authority.len()).unwrap_or(u32::MAX);
+        if after == self.target.end || !rest[authority.len()..].starts_with('/') {
+            return Err(bad("bad_target", "the target of a request has a path"));
+        }
+        self.target.start = after;
+        self.check_host()
+    }
+
+    fn check_host(&self) -> Result<(), Problem> {
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte);
+        match self.host() {
+            Some(host) if !host.bytes().all(plain) => Err(bad("bad_host", "the Host header is no name of a host")),
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.text(self.method)
+    }
+
+    /// Path and query as they came.
+    pub(crate) fn target(&self) -> &str {
+        self.text(self.target)
+    }
+
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.host.map(|host| self.text(host))
+    }
+
+    /// The first field of this name.
+    pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
+        self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// Names and values as they came.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.fields.iter().map(|(name, value)| (self.text(*name), &self.bytes[value.range()]))
+    }
+
+    fn text(&self, span: Span) -> &str {
+        std::str::from_utf8(&self.bytes[span.range()]).unwrap_or_default()
+    }
+}
+
+/// What the fields say of the message itself.
+#[derive(Default)]
+struct Meaning<'a> {
+    hosts: usize,
+    host: Option<&'a [u8]>,
+    length: Option<u64>,
+    chunked: bool,
+    keep_alive: bool,
+    close: bool,
+    upgrade: bool,
+    websocket: bool,
+    expects_continue: bool,
+}
+
+impl<'a> Meaning<'a> {
+    fn take(&mut self, name: &str, value: &'a [u8], is_1_1: bool) -> Result<(), Problem> {
+        // Most names differ in their length.
+        match name.len() {
+            4 if name.eq_ignore_ascii_case("host") => {
+                self.hosts += 1;
+                self.host = Some(value);
+            }
+            6 if name.eq_ignore_ascii_case("expect") => {
+                if !value.eq_ignore_ascii_case(b"100-continue") {
+                    let detail = "the only thing that can be expected is 100-continue";
+                    return Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail));
+                }
+                self.expects_continue = true;
+            }
+            7 if name.eq_ignore_ascii_case("upgrade") => {
+                self.websocket |= tokens(value).any(|token| token.eq_ignore_ascii_case(b"websocket"));
+            }
+            10 if name.eq_ignore_ascii_case("connection") => {
+                for token in tokens(value) {
+                    self.close |= token.eq_ignore_ascii_case(b"close");
+                    self.keep_alive |= !is_1_1 && token.eq_ignore_ascii_case(b"keep-alive");
+                    self.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
+                }
+            }
+            14 if name.eq_ignore_ascii_case("content-length") => return self.take_length(value),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => return self.take_coding(value),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn take_length(&mut self, value: &[u8]) -> Result<(), Problem> {
+        match self.length.replace(content_length(value)?) {
+            None => Ok(()),
+            Some(_) => Err(bad("bad_framing", "a request has one Content-Length at most")),
+        }
+    }
+
+    fn take_coding(&mut self, value: &[u8]) -> Result<(), Problem> {
+        let is_second = std::mem::replace(&mut self.chunked, true);
+        if is_second || !value.eq_ignore_ascii_case(b"chunked") {
+            return Err(bad("bad_framing", "the only Transfer-Encoding is chunked, once"));
+        }
+        Ok(())
+    }
+}
+
+/// The parts of a list in a field.
+pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Digits, and nothing else; fewer than 2^63, as some peers count in signed numbers.
+pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
+    number
+        .and_then(|number| u64::try_from(number).ok())
+        .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
+}
+
+fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
+    match error {
+        httparse::Error::TooManyHeaders => too_large(format!("a request has {MAX_FIELDS} header fields at most")),
+        httparse::Error::Version => {
+            let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
+            let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+            let is_version = version.strip_prefix(b"HTTP/").is_some_and(
+                |rest| matches!(rest, [major, b'.', minor] if major.is_ascii_digit() && minor.is_ascii_digit()),
+            );
+            if is_version {
+                let detail = "speak HTTP/1.1 here";
+                return Problem::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "http_version", detail);
+            }
+            bad("bad_request_line", "a request line is METHOD /path HTTP/1.1")
+        }
+        httparse::Error::HeaderName => bad("bad_field", "a header field has a broken name, or is folded"),
+        httparse::Error::HeaderValue | httparse::Error::NewLine => {
+            bad("bad_field", "a line has a character that none may have")
+        }
+        _ => bad("bad_request_line", "a request line is METHOD /path HTTP/1.1"),
+    }
+}
+
+fn bad(kind: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, kind, detail)
+}
+
+fn too_large(detail: String) -> Problem {
+    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
+}
+
+fn target_too_long() -> Problem {
+    let detail = format!("the target of a request has {MAX_TARGET_BYTES} bytes at most");
+    Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail)
+}
+
+impl Span {
+    /// Where `part` stands in `whole`, of which it is a part.
+    fn of(part: &[u8], whole: &[u8]) -> Self {
+        let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+        let bound = |at: usize| u32::try_from(at.min(whole.len())).unwrap_or(u32::MAX);
+        Self { start: bound(start), end: bound(start + part.len()) }
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Result<Option<Head>, Problem> {
+        HeadReader::default().next(&mut BytesMut::from(bytes))
+    }
+
+    /// `fields` in a request: its verdict, as status and word, or how its body ends.
+    #[track_caller]
+    fn check(fields: &str, expected: Result<Framing, (u16, &str)>) {
+        let text = format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        check_raw(text.as_bytes(), expected);
+    }
+
+    #[track_caller]
+    fn check_raw(bytes: &[u8], expected: Result<Framing, (u16, &str)>) {
+        let seen = read(bytes);
+        let seen = seen.map(|head| head.expect("it is whole").framing);
+        let seen = seen.as_ref().map_err(|problem| (problem.status.as_u16(), &*problem.kind));
+        assert_eq!(
+            seen,
+            expected.as_ref().copied().map_err(|error| *error).as_ref().map_err(|error| *error),
+            "{:?}",
+            String::from_utf8_lossy(bytes)
+        );
+        // However the bytes arrive.
+        let mut reader = HeadReader::default();
+        let mut buffer = BytesMut::new();
+        let mut by_bytes = Ok(None);
+        for byte in bytes {
+            buffer.extend_from_slice(&[*byte]);
+            by_bytes = reader.next(&mut buffer);
+            if !matches!(by_bytes, Ok(None)) {
+                break;
+            }
+        }
+        let by_bytes = by_bytes.map(|head| head.map(|head| head.framing));
+        let by_bytes = by_bytes.map_err(|problem| problem.status.as_u16());
+        assert_eq!(by_bytes, expected.map(Some).map_err(|(status, _)| status), "byte by byte");
+    }
+
+    const BAD: Result<Framing, (u16, &str)> = Err((400, "bad_framing"));
+
+    #[test]
+    fn gh1_a_body_ends_in_one_place_only() {
+        check("", Ok(Framing::Empty));
+        check("Content-Length: 0\r\n", Ok(Framing::Empty));
+        check("Content-Length: 9223372036854775807\r\n", Ok(Framing::Length(i64::MAX as u64)));
+        check("content-length:  2  \r\n", Ok(Framing::Length(2)));
+        check("Transfer-Encoding: Chunked\r\n", Ok(Framing::Chunked));
+        check("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n", BAD);
+        check("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n", BAD);
+        for twice in ["Content-Length: 2\r\nContent-Length: 2\r\n", "Content-Length: 2\r\nContent-Length: 3\r\n"] {
+            check(twice, BAD);
+        }
+        for length in [
+            "2, 2",
+            "+2",
+            "-2",
+            "",
+            "0x2",
+            "2 2",
+            "18446744073709551618",
+            "18446744073709551615",
+            "9223372036854775808",
+        ] {
+            check(&format!("Content-Length: {length}\r\n"), BAD);
+        }
+        for coding in ["xchunked", "chunked, identity", "identity", "gzip, chunked", "chunked,", "", "\"chunked\""] {
+            check(&format!("Transfer-Encoding: {coding}\r\n"), BAD);
+        }
+        check("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", BAD);
+        check_raw(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", BAD);
+    }
+
+    #[test]
+    fn gh1_lines_and_fields_are_as_the_rfc_has_them() {
+        let (field, line_feed, line) =
+            (Err((400, "bad_field")), Err((400, "bare_line_feed")), Err((400, "bad_request_line")));
+        check("X: a\r\n b\r\n", field);
+        check("X: a\r\n\tb\r\n", field);
+        check("X : a\r\n", field);
+        check(": a\r\n", field);
+        check("X\r\n", field);
+        check("X: a\rb\r\n", field);
+        check("X: a\0b\r\n", field);
+        check("X: a\nY: b\r\n", line_feed);
+        check_raw(b"GET / HTTP/1.1\nHost: a\n\n", line_feed);
+        check_raw(b"\n", line_feed);
+        check_raw(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
+        check_raw(b"get / HTTP/1.1\r\nHost: a\r\n\r\n", line);
+        check_raw(b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", line);
+        check_raw(b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n", field);
+        check_raw(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", line);
+        for version in ["HTTP/1.2", "HTTP/2.0", "HTTP/0.9"] {
+            check_raw(format!("GET / {version}\r\nHost: a\r\n\r\n").as_bytes(), Err((505, "http_version")));
+        }
+        check("Expect: 200-ok\r\n", Err((417, "expectation_failed")));
+    }
+
+    #[test]
+    fn gh1_a_request_has_one_host() {
+        let host = Err((400, "bad_host"));
+        check_raw(b"GET / HTTP/1.1\r\n\r\n", host);
+        check_raw(b"GET / HTTP/1.0\r\n\r\n", Ok(Framing::Empty));
+        check("Host: a\r\n", host);
+        check_raw(b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n", host);
+        check_raw(b"GET / HTTP/1.1\r\nHost: a@b\r\n\r\n", host);
+        check_raw(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", host);
+        check_raw(b"GET HTTP://A/x?y HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
+        let target = Err((400, "bad_target"));
+        for broken in ["http://a", "http://a?x", "ftp://a/", "a", "*", "?x"] {
+            check_raw(format!("GET {broken} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), target);
+        }
+        check_raw(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
+        for method in ["TRACE", "CONNECT"] {
+            check_raw(format!("{method} / HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), Err((405, "method_not_allowed")));
+        }
+        let head = read(b"GET http://a/x?y HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap();
+        assert_eq!((head.target(), head.host()), ("/x?y", Some("a")));
+    }
+
+    #[test]
+    fn gh11_heads_have_limits() {
+        let fields = |count: usize| "X: y\r\n".repeat(count - 1);
+        check(&fields(100), Ok(Framing::Empty));
+        check(&fields(101), Err((431, "head_too_large")));
+        check(&format!("X: {}\r\n", "x".repeat(60 * 1024)), Ok(Framing::Empty));
+        check(&format!("X: {}\r\n", "x".repeat(MAX_HEAD_BYTES)), Err((431, "head_too_large")));
+        let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(bytes - 1));
+        check_raw(target(MAX_TARGET_BYTES - 20).as_bytes(), Ok(Framing::Empty));
+        check_raw(target(40 * 1024).as_bytes(), Err((414, "target_too_long")));
+        // Not only once it is whole.
+        let mut endless = BytesMut::from(&b"GET / HTTP/1.1\r\nX: "[..]);
+        endless.resize(MAX_HEAD_BYTES + 1, b'x');
+        assert_eq!(HeadReader::default().next(&mut endless).unwrap_err().status, 431);
+    }
+
+    #[test]
+    fn what_a_head_asks_of_the_connection() {
+        let check = |version: &str, fields: &str, expected: (bool, bool, bool)| {
+            let text = format!("GET / HTTP/{version}\r\nHost: a\r\n{fields}\r\n");
+            let head = read(text.as_bytes()).unwrap().unwrap();
+            assert_eq!((head.keep_alive, head.expects_continue, head.upgrades), expected, "{text}");
+        };
+        check("1.1", "", (true, false, false));
+        check("1.0", "", (false, false, false));
+        check("1.0", "Connection: Keep-Alive\r\n", (true, false, false));
+        check("1.1", "Connection: x, close\r\n", (false, false, false));
+        check("1.1", "Expect: 100-Continue\r\nContent-Length: 1\r\n", (true, true, false));
+        check("1.1", "Expect: 100-continue\r\n", (true, false, false));
+        check("1.0", "Expect: 100-continue\r\nContent-Length: 1\r\n", (false, false, false));
+        check("1.1", "Connection: Upgrade\r\nUpgrade: WebSocket\r\n", (true, false, true));
+        check("1.1", "Upgrade: websocket\r\n", (true, false, false));
+        check("1.1", "Connection: Upgrade\r\nUpgrade: foo\r\n", (true, false, false));
+        check("1.1", "Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 3\r\n", (true, false, false));
+    }
+}

@@ -1,0 +1,6 @@
+//! HTTP/1.1 as clients and servers write it: what is understood in one way only, and nothing else.
+
+pub(crate) mod body;
+pub(crate) mod connection;
+pub(crate) mod head;
+pub(crate) mod write;
