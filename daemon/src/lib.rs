@@ -18,7 +18,7 @@ pub use accept::Acceptor;
 #[cfg(feature = "cli")]
 pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
 pub use frames::FrameReader;
-pub use listen::{BindError, bind, bind_all};
+pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;

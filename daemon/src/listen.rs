@@ -43,13 +43,34 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError>
     distinct.map(|(_, address)| open(address)).collect()
 }
 
+/// Listens on `address` `count` times: the system spreads connections over these listeners, each of which may be moved to a runtime
+/// of its own. Other processes of the same user could join in (SO_REUSEPORT); one that listens already is an error here.
+///
+/// # Errors
+/// [`BindError`] with the address; nothing stays open.
+pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
+    let wrong = |source| BindError { address, source };
+    // Whoever has the port would share it without a word, if it let others in as we do.
+    let first = open_as(address, false, false).map_err(wrong)?;
+    let address = first.local_addr().map_err(wrong)?;
+    drop(first);
+    (0..count).map(|_| open_as(address, false, true)).collect::<io::Result<_>>().map_err(wrong)
+}
+
 fn open(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
+    open_as(address, only_v6, false)
+}
+
+fn open_as(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
     // A restart must not wait for connections of the former process to leave TIME_WAIT. Two that run cannot share it.
     socket.set_reuse_address(true)?;
+    if shared {
+        socket.set_reuse_port(true)?;
+    }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -66,6 +87,15 @@ mod tests {
         let v6 = SocketAddr::new("::".parse().unwrap(), v4.port());
         let listeners = bind_all(&[v4, v6, v4]).unwrap();
         assert_eq!(listeners.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_port_is_shared_by_those_who_asked_together() {
+        let listeners = bind_shared("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        let address = listeners[0].local_addr().unwrap();
+        assert!(listeners.len() == 3 && listeners.iter().all(|listener| listener.local_addr().unwrap() == address));
+        let error = bind_shared(address, 2).unwrap_err();
+        assert_eq!((error.address, error.source.kind()), (address, io::ErrorKind::AddrInUse));
     }
 
     #[tokio::test]

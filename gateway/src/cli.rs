@@ -6,10 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use daemon::{LogFormat, LogLevel, bind, duration, exit_code, init_log, listen_address, raise_open_files};
+use daemon::{LogFormat, LogLevel, bind_shared, duration, exit_code, init_log, listen_address, raise_open_files};
 use tokio::runtime;
 
-use crate::{Config, serve};
+use crate::{Config, serve_all};
 
 /// The one front door: HTTP in, packets out, routes learned from the registry.
 #[derive(Debug, Parser)]
@@ -21,6 +21,9 @@ struct Args {
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
     listen: SocketAddr,
+    /// Threads that serve; one for each core unless given.
+    #[arg(long, value_name = "N", env = "GATEWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    workers: Option<u16>,
     /// Where the Distributor is.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_DISTRIBUTOR", default_value = "127.0.0.1:9000", value_parser = host_and_port)]
     distributor: String,
@@ -81,17 +84,19 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     init_log(args.log_format, &args.log_level);
     raise_open_files();
-    let runtime = match runtime::Builder::new_multi_thread().enable_all().build() {
+    // Requests have threads of their own: see `serve_all`.
+    let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&error),
     };
     runtime.block_on(async {
-        let listener = match bind(args.listen) {
-            Ok(listener) => listener,
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let listeners = match bind_shared(args.listen, args.workers.map_or_else(cores, usize::from)) {
+            Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
         };
         let served = match daemon::stop_on_signals() {
-            Ok(stop) => serve(listener, args.config(), stop).await,
+            Ok(stop) => serve_all(listeners, args.config(), stop).await,
             Err(error) => Err(error),
         };
         served.map_or_else(|error| exit_code(&error), |()| ExitCode::SUCCESS)

@@ -17,4 +17,4 @@ mod translate;
 
 pub use cli::main;
 pub use config::Config;
-pub use server::serve;
+pub use server::{serve, serve_all};

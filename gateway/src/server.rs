@@ -1,11 +1,15 @@
 //! Accepts clients until told to stop, then lets requests in flight finish.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{Acceptor, Throttle, at, tune};
 use node_sdk::{Identity, Peers};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -18,73 +22,116 @@ use crate::proxy::Proxy;
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";
 
+/// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
+const LAST_CALL: Duration = Duration::from_millis(50);
+
+/// What all connections share.
+#[derive(Clone, Debug)]
+struct Door {
+    peers: Peers,
+    config: Arc<Config>,
+    /// One for each client.
+    places: Arc<Semaphore>,
+    stop: CancellationToken,
+}
+
 /// Serves HTTP/1.1 on `listener` until `stop` is cancelled; then leaves the registry, stops accepting, and returns when
 /// requests in flight are done or `drain_timeout` is over.
 ///
 /// # Errors
 /// Those of the listener's own address.
-pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> std::io::Result<()> {
-    let address = listener.local_addr()?;
-    let peers = join(address, &config, stop.clone());
-    serve_clients(listener, peers, Arc::new(config), stop).await;
+pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
+    let door = Door::open(listener.local_addr()?, config, stop);
+    door.serve(listener).await;
     info!("stopped");
     Ok(())
 }
 
-/// Registers, and goes on doing so.
-pub(crate) fn join(address: SocketAddr, config: &Config, stop: CancellationToken) -> Peers {
-    let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
-    info!(%address, distributor = %config.distributor, "listening");
-    Peers::join(identity, config.distributor.clone(), stop)
+/// As [`serve`], with a thread for each listener: they share an address, and nothing on the way of a request.
+///
+/// # Errors
+/// Those of the listeners' own address, and of the system that gives no threads.
+pub async fn serve_all(listeners: Vec<TcpListener>, config: Config, stop: CancellationToken) -> io::Result<()> {
+    let address = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+    let door = Door::open(address, config, stop);
+    let mut workers = Vec::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        let listener = listener.into_std()?;
+        let door = Door { peers: door.peers.follow(), ..door.clone() };
+        let (ends, ended) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let work = move || {
+            let served = runtime.block_on(async {
+                door.serve(TcpListener::from_std(listener)?).await;
+                Ok(())
+            });
+            let _ = ends.send(served);
+        };
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
+        workers.push(ended);
+    }
+    for worker in workers {
+        worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
+    }
+    info!("stopped");
+    Ok(())
 }
 
-/// Serves clients until `stop`, and then those that have begun to ask.
-pub(crate) async fn serve_clients(listener: TcpListener, peers: Peers, config: Arc<Config>, stop: CancellationToken) {
-    let mut acceptor = Acceptor::new(listener);
-    let mut connections = JoinSet::new();
-    let mut full = Throttle::default();
-    let mut last_call = None;
-    loop {
-        tokio::select! {
-            biased;
-            (socket, client) = acceptor.accept() => {
-                tune(&socket);
-                let Some(stream) = socket.into_tcp() else { continue };
-                if connections.len() < config.max_connections {
-                    connections.spawn(run(stream, client, peers.clone(), Arc::clone(&config), stop.clone()));
-                } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
-                    let limit = config.max_connections;
-                    warn!(%client, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
-                }
-            }
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended && error.is_panic() {
-                    warn!(%error, "a client's connection panicked");
-                }
-            }
-            () = at(last_call) => break,
-            () = stop.cancelled(), if last_call.is_none() => last_call = Some(Instant::now() + LAST_CALL),
-        }
+impl Door {
+    /// Registers, and goes on doing so.
+    fn open(address: SocketAddr, config: Config, stop: CancellationToken) -> Self {
+        let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+        info!(%address, distributor = %config.distributor, "listening");
+        let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
+        let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        Self { peers, config: Arc::new(config), places, stop }
     }
-    // Refused from now on, not left in a backlog that nobody empties.
-    drop(acceptor);
-    let cut_at = Some(Instant::now() + config.drain_timeout);
-    while !connections.is_empty() {
-        tokio::select! {
-            _ = connections.join_next() => {}
-            () = at(cut_at) => {
-                warn!(connections = connections.len(), "stopped; requests were cut (--drain-timeout)");
-                return;
+
+    /// Serves clients until `stop`, and then those that have begun to ask.
+    async fn serve(&self, listener: TcpListener) {
+        let mut acceptor = Acceptor::new(listener);
+        let mut connections = JoinSet::new();
+        let mut full = Throttle::default();
+        let mut last_call = None;
+        loop {
+            tokio::select! {
+                biased;
+                (socket, client) = acceptor.accept() => {
+                    tune(&socket);
+                    let Some(stream) = socket.into_tcp() else { continue };
+                    if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
+                        connections.spawn(run(stream, client, self.clone(), place));
+                    } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
+                        let limit = self.config.max_connections;
+                        warn!(%client, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
+                    }
+                }
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        warn!(%error, "a client's connection panicked");
+                    }
+                }
+                () = at(last_call) => break,
+                () = self.stop.cancelled(), if last_call.is_none() => last_call = Some(Instant::now() + LAST_CALL),
+            }
+        }
+        // Refused from now on, not left in a backlog that nobody empties.
+        drop(acceptor);
+        let cut_at = Some(Instant::now() + self.config.drain_timeout);
+        while !connections.is_empty() {
+            tokio::select! {
+                _ = connections.join_next() => {}
+                () = at(cut_at) => {
+                    warn!(connections = connections.len(), "stopped; requests were cut (--drain-timeout)");
+                    return;
+                }
             }
         }
     }
 }
 
-/// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
-const LAST_CALL: tokio::time::Duration = tokio::time::Duration::from_millis(50);
-
-async fn run(stream: TcpStream, client: SocketAddr, peers: Peers, config: Arc<Config>, stop: CancellationToken) {
-    let proxy = Proxy { peers: &peers, config: &config };
-    let reason = connection::run(stream, &config, stop, proxy).await;
+async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
+    let proxy = Proxy { peers: &door.peers, config: &door.config };
+    let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
     debug!(%client, reason, "client's connection ended");
 }

@@ -45,6 +45,8 @@ struct Inner {
     balance: Balance,
     /// What this node offers itself, if it is one that does.
     own: OnceLock<Weak<Service>>,
+    /// Who knows what we are to know, if not we.
+    leader: Option<Peers>,
 }
 
 /// What changes come in through.
@@ -66,6 +68,8 @@ struct State {
     links: HashMap<SocketAddr, (Arc<Link>, Vec<u64>)>,
     /// Routes that had providers once.
     remembered: HashMap<Route, ()>,
+    /// Those who know what we know.
+    followers: Vec<Weak<Inner>>,
 }
 
 /// Entries that are reported at a time; calls to others are reported when they fail again.
@@ -93,6 +97,7 @@ impl Peers {
             unsaved: false,
             links: HashMap::new(),
             remembered: HashMap::new(),
+            followers: Vec::new(),
         };
         let inner = Inner {
             state: Mutex::new(state),
@@ -102,8 +107,43 @@ impl Peers {
             retries: RetryBudget::new(Instant::now().into_std()),
             balance,
             own: OnceLock::new(),
+            leader: None,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The same nodes over connections of their own, for another runtime: a connection belongs to the runtime of the task that first
+    /// calls over it. It knows what this one knows, in the same moment, for as long as this one is there.
+    pub fn follow(&self) -> Self {
+        let mut state = self.lock();
+        let known = state.replica.nodes();
+        let follower = State {
+            instance: state.instance.clone(),
+            hello: state.hello.clone(),
+            zone: state.zone.clone(),
+            network: state.network.clone(),
+            replica: Replica::default(),
+            stale_since: None,
+            failed: BTreeSet::new(),
+            unsaved: false,
+            links: HashMap::new(),
+            remembered: state.remembered.clone(),
+            followers: Vec::new(),
+        };
+        let inner = Inner {
+            state: Mutex::new(follower),
+            advert: self.inner.advert.clone(),
+            wishes: self.inner.wishes.clone(),
+            table: watch::Sender::default(),
+            retries: RetryBudget::new(Instant::now().into_std()),
+            balance: self.inner.balance,
+            own: self.inner.own.clone(),
+            leader: Some(self.clone()),
+        };
+        let follower = Self { inner: Arc::new(inner) };
+        follower.rebuild(&known);
+        state.followers.push(Arc::downgrade(&follower.inner));
+        follower
     }
 
     /// Calls what offers `url`, such as `GET/members` or `GET/members/7`, and reads its result as a `T`.
@@ -228,7 +268,7 @@ impl Peers {
     /// For how long there has been no Distributor to tell what changes; `None` while there is one. What is known stays in use
     /// however long that is.
     pub fn stale_for(&self) -> Option<Duration> {
-        self.lock().stale_since.map(|since| since.elapsed())
+        self.leader().lock().stale_since.map(|since| since.elapsed())
     }
 
     /// Changes what we say of ourselves: everybody is told.
@@ -260,6 +300,7 @@ impl Peers {
         link.connect(move |address| {
             if let Some(inner) = inner.upgrade() {
                 let peers = Self { inner };
+                let peers = peers.leader();
                 peers.change(|replica| replica.unreachable(address));
                 peers.failed_to(address);
             }
@@ -370,7 +411,7 @@ impl Peers {
 
     /// Calls to the node at this address fail: the Distributor is told.
     pub(crate) fn failed_to(&self, address: SocketAddr) {
-        let mut state = self.lock();
+        let mut state = self.leader().lock();
         let State { links, failed, .. } = &mut *state;
         if failed.len() < MAX_FAILED {
             failed.extend(links.get(&address).into_iter().flat_map(|(_, ids)| ids));
@@ -381,10 +422,24 @@ impl Peers {
     fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
         let mut state = self.lock();
         if change(&mut state.replica) {
-            let table = Arc::new(state.rebuild());
+            let known = state.replica.nodes();
             // Under the lock, so that tables follow one another in the order of changes.
-            self.inner.table.send_replace(table);
+            self.inner.table.send_replace(Arc::new(state.rebuild(&known)));
+            state.followers.retain(|follower| {
+                let follower = follower.upgrade().map(|inner| Self { inner });
+                follower.inspect(|follower| follower.rebuild(&known)).is_some()
+            });
         }
+    }
+
+    fn rebuild(&self, known: &[Known]) {
+        let mut state = self.lock();
+        self.inner.table.send_replace(Arc::new(state.rebuild(known)));
+    }
+
+    /// Who is told by the Distributor, and tells it.
+    fn leader(&self) -> &Self {
+        self.inner.leader.as_ref().unwrap_or(self)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -394,10 +449,11 @@ impl Peers {
 
 impl State {
     /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
-    fn rebuild(&mut self) -> Table {
+    fn rebuild(&mut self, known: &[Known]) -> Table {
         let mut table = Table::default();
         let mut links = HashMap::with_capacity(self.links.len());
-        for Known { address, node, ids } in self.replica.nodes() {
+        for Known { address, node, ids } in known {
+            let address = *address;
             table.nodes.push(node.clone());
             if node.advert.as_ref().is_some_and(|advert| advert.speaks_http) || node.routes.is_empty() {
                 continue;
@@ -444,7 +500,7 @@ impl State {
                     self.remembered.insert(route.clone(), ());
                 }
             }
-            links.insert(address, (link, ids));
+            links.insert(address, (link, ids.clone()));
         }
         for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
             link.retire();

@@ -264,3 +264,17 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
     }
     assert!(call(&caller, "GET/who").await.is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn followers_know_what_their_leader_knows() {
+    let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
+    let follower = a.peers().follow();
+    assert_eq!(follower.call::<String>("GET/b", &()).await.unwrap(), "hello");
+    b.kill();
+    follower.wait_until(|nodes| nodes.len() == 2).await;
+    assert!(follower.call::<String>("GET/b", &()).await.is_err());
+    assert_eq!(follower.call::<String>("GET/c", &()).await.unwrap(), "hello");
+    drop(follower);
+    c.kill();
+    knows(&a, 1).await;
+}

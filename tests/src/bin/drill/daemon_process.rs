@@ -85,6 +85,13 @@ impl Daemon {
         cpu_of(&self.process())
     }
 
+    /// Keeps it on another core, with all its threads.
+    pub(crate) fn move_to(&self, core: usize) {
+        for task in self.process().tasks().unwrap().flatten() {
+            pin_to(u32::try_from(task.tid).ok(), core);
+        }
+    }
+
     /// Memory that it has in use.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.process().stat().unwrap().rss * procfs::page_size()

@@ -8,6 +8,7 @@
 
 mod calls;
 mod daemon_process;
+mod door;
 mod floor;
 mod others;
 mod scenes;
@@ -114,6 +115,11 @@ enum Scene {
         #[arg(long, default_value_t = 10)]
         restarts: usize,
     },
+    /// Requests through the gateway; beside nginx and haproxy where they are installed.
+    Door,
+    /// The back end of `door`.
+    #[command(hide = true)]
+    HttpServer,
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
@@ -169,6 +175,8 @@ async fn play(scene: Scene) {
         Scene::Calls => calls::calls().await,
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
+        Scene::Door => door::door().await,
+        Scene::HttpServer => door::serve_http().await,
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,
         Scene::JsonServer => calls::serve_bytes(true).await,

@@ -1,0 +1,189 @@
+//! Requests through the gateway, and through others, to back ends that answer at once.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use memchr::memmem;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+use crate::daemon_process::Daemon;
+use crate::scenes::{percentiles, row, title};
+
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(2);
+const CLIENTS: usize = 64;
+const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
+/// Where those listen that are told where to.
+const PORTS: [u16; 3] = [19_110, 19_111, 19_112];
+
+/// The back end of those that speak HTTP to theirs.
+pub(crate) async fn serve_http() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("{}", listener.local_addr().unwrap());
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
+        ANSWER.len()
+    );
+    while let Ok((mut stream, _)) = listener.accept().await {
+        stream.set_nodelay(true).unwrap();
+        let answer = answer.clone();
+        tokio::task::spawn_local(async move {
+            let mut buffer = Vec::with_capacity(4096);
+            while let Ok(1..) = stream.read_buf(&mut buffer).await {
+                while let Some(end) = memmem::find(&buffer, b"\r\n\r\n") {
+                    buffer.drain(..end + 4);
+                    if stream.write_all(answer.as_bytes()).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        });
+    }
+}
+
+struct Round {
+    rate: f64,
+    p50: Duration,
+    p99: Duration,
+    cpu: Duration,
+}
+
+pub(crate) async fn door() {
+    title(
+        "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
+    );
+    println!("{:36} {:>12} {:>9} {:>9} {:>14}", "", "requests/s", "p50", "p99", "CPU/request");
+    let distributor = Daemon::distributor(0, &[]).await;
+    distributor.move_to(1);
+    let node = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
+    node.move_to(1);
+    let http = Daemon::server(&["http-server"]).await;
+    http.move_to(1);
+    let folder = tempfile::tempdir().unwrap();
+    let mut doors: Vec<(&str, Daemon, &str)> = Vec::new();
+    let gateway = std::env::current_exe().unwrap().with_file_name("gateway");
+    let arguments = [
+        "--listen",
+        &format!("127.0.0.1:{}", PORTS[0]),
+        "--workers",
+        "1",
+        "--distributor",
+        &distributor.address.to_string(),
+        "--log-level",
+        "warn",
+    ];
+    let gateway = Daemon::other(gateway.to_str().unwrap(), &arguments, PORTS[0]).await.expect("build it first");
+    doors.push(("gateway, packets", gateway, "/echo?id=42&name=widget&price=9.5&tags=a,b"));
+    let config = folder.path().join("nginx.conf");
+    std::fs::write(&config, nginx(http.address)).unwrap();
+    match Daemon::other("nginx", &["-c", config.to_str().unwrap()], PORTS[1]).await {
+        Some(nginx) => doors.push(("nginx, HTTP", nginx, "/echo")),
+        None => row("nginx", "not installed"),
+    }
+    let config = folder.path().join("haproxy.cfg");
+    std::fs::write(&config, haproxy(http.address)).unwrap();
+    match Daemon::other("haproxy", &["-f", config.to_str().unwrap()], PORTS[2]).await {
+        Some(haproxy) => doors.push(("haproxy, HTTP", haproxy, "/echo")),
+        None => row("haproxy", "not installed"),
+    }
+    let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
+    for _ in 0..=ROUNDS {
+        for ((_, door, path), rounds) in doors.iter().zip(&mut rounds) {
+            rounds.push(measure(door, path).await);
+        }
+    }
+    let us = |time: Duration| time.as_secs_f64() * 1e6;
+    for ((name, _, _), mut rounds) in doors.iter().zip(rounds) {
+        // The first was to warm up.
+        rounds.remove(0);
+        rounds.sort_by_key(|round| round.cpu);
+        let Round { rate, p50, p99, cpu } = &rounds[rounds.len() / 2];
+        println!("{name:36} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>11.2} µs", us(*p50), us(*p99), us(*cpu));
+    }
+}
+
+async fn measure(door: &Daemon, path: &str) -> Round {
+    let address = door.address;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: door\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n");
+    // Before there is a way, it says so.
+    while !ask(&mut TcpStream::connect(address).await.unwrap(), request.as_bytes(), &mut Vec::new()).await {}
+    let (before, begin) = (door.cpu(), Instant::now());
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let request = request.clone();
+        clients.spawn(async move {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (end, mut buffer) = (Instant::now() + ROUND, Vec::with_capacity(4096));
+            let mut times = Vec::with_capacity(1 << 14);
+            let mut begin = Instant::now();
+            while begin < end {
+                assert!(ask(&mut stream, request.as_bytes(), &mut buffer).await, "every answer is right");
+                let now = Instant::now();
+                times.push(now - begin);
+                begin = now;
+            }
+            times
+        });
+    }
+    let mut times = clients.join_all().await.concat();
+    let (elapsed, count) = (begin.elapsed(), u32::try_from(times.len()).unwrap());
+    let (p50, p99) = percentiles(&mut times);
+    Round { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (door.cpu() - before) / count }
+}
+
+/// One request; whether the answer is the right one.
+async fn ask(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> bool {
+    buffer.clear();
+    stream.write_all(request).await.unwrap();
+    loop {
+        if stream.read_buf(buffer).await.unwrap() == 0 {
+            return false;
+        }
+        let Some(head) = memmem::find(buffer, b"\r\n\r\n") else { continue };
+        let length = memmem::find(&buffer[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
+            let digits: String =
+                buffer[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
+            digits.parse().unwrap()
+        });
+        if buffer.len() >= head + 4 + length {
+            return buffer.starts_with(b"HTTP/1.1 200 ") && buffer.ends_with(ANSWER.as_bytes());
+        }
+    }
+}
+
+fn nginx(back_end: SocketAddr) -> String {
+    format!(
+        "daemon off; master_process off; worker_processes 1; pid /dev/null; error_log /dev/null;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; keepalive_requests 100000000;
+  upstream back {{ server {back_end}; keepalive 64; keepalive_requests 100000000; }}
+  server {{ listen 127.0.0.1:{} backlog=1024;
+    location / {{ proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}
+}}
+",
+        PORTS[1]
+    )
+}
+
+fn haproxy(back_end: SocketAddr) -> String {
+    format!(
+        "global
+  nbthread 1
+  maxconn 1024
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 30s
+  timeout server 30s
+listen door
+  bind 127.0.0.1:{}
+  http-reuse always
+  server back {back_end}
+",
+        PORTS[2]
+    )
+}
