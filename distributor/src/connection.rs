@@ -295,7 +295,7 @@ impl Reader {
         match self.intake.take(now.into_std(), &frame, config) {
             Intent::Ignore => {}
             Intent::Overlook(complaint) => attendance.membership().warn_of_refusal(session.peer, &complaint),
-            Intent::Register(registration, terms) => self.register(attendance, registration, &terms)?,
+            Intent::Register(registration, terms) => self.register(attendance, *registration, &terms)?,
             Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
             Intent::Leave => {
                 self.registered = false;

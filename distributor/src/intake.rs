@@ -35,7 +35,7 @@ pub(crate) enum Intent {
     /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
     Overlook(Complaint),
     /// Register, or replace the registration.
-    Register(Registration, Terms),
+    Register(Box<Registration>, Terms),
     /// Send the list under this key.
     Ask(Key),
     /// Take the registration away; the peer is about to go.
@@ -108,7 +108,7 @@ impl Intake {
         self.version = self.version.max(packet.version()).max(shown);
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "POST") => match register(&packet, config) {
-                Ok((registration, terms)) => Intent::Register(registration, terms),
+                Ok((registration, terms)) => Intent::Register(Box::new(registration), terms),
                 Err(error) => {
                     let complaint = Complaint::new(400, error.reason(), describe(&error));
                     match self.version {

@@ -403,7 +403,7 @@ impl World {
                 if let Some(have) = terms.have {
                     connection.outbox.knows(have);
                 }
-                let admission = roster.register(self.now, session, registration, "::ffff:10.0.0.1", &terms);
+                let admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
                 if let Ok(Admission::Listed(registered)) = admission
                     && let Some(superseded) = registered.superseded
                 {

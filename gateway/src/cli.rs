@@ -42,6 +42,9 @@ struct Args {
     /// How long the head of a request may take from its first byte to its last.
     #[arg(long, value_name = "TIME", env = "GATEWAY_HEADER_TIMEOUT", default_value = "10s", value_parser = duration)]
     header_timeout: Duration,
+    /// How long a server that speaks HTTP may send nothing of a response that it has begun.
+    #[arg(long, value_name = "TIME", env = "GATEWAY_RESPONSE_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
+    response_idle_timeout: Duration,
     /// How long a client may be idle between requests.
     #[arg(long, value_name = "TIME", env = "GATEWAY_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
     idle_timeout: Duration,
@@ -71,6 +74,7 @@ impl Args {
             max_body_bytes: self.max_body_bytes,
             max_connections: self.max_connections,
             header_timeout: self.header_timeout,
+            response_idle_timeout: self.response_idle_timeout,
             idle_timeout: self.idle_timeout,
             write_timeout: self.write_timeout,
             drain_timeout: self.drain_timeout,

@@ -18,6 +18,8 @@ pub struct Config {
     pub max_connections: usize,
     /// How long the head of a request may take from its first byte to its last.
     pub header_timeout: Duration,
+    /// How long a server that speaks HTTP may send nothing of a response that it has begun.
+    pub response_idle_timeout: Duration,
     /// How long a client may be idle between requests.
     pub idle_timeout: Duration,
     /// How long a client may take nothing of its response.
@@ -37,6 +39,7 @@ impl Default for Config {
             max_body_bytes: 1 << 20,
             max_connections: 10_000,
             header_timeout: Duration::from_secs(10),
+            response_idle_timeout: Duration::from_secs(60),
             idle_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),

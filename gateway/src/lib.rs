@@ -14,6 +14,7 @@ mod problem;
 mod proxy;
 mod server;
 mod translate;
+mod upstreams;
 
 pub use cli::main;
 pub use config::Config;

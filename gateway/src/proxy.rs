@@ -1,5 +1,9 @@
-//! One request: its arguments, a call to a node, and the response.
+//! One request: whose it is, a call to a node or a request to a server, and the response.
 
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use bytes::BytesMut;
 use http::StatusCode;
 use node_sdk::{CallError, Peers, RawAnswer};
 use tokio::time::Instant;
@@ -7,30 +11,41 @@ use tracing::debug;
 
 use crate::config::Config;
 use crate::http1::connection::{Answer, BodyError, Connection, Ended};
-use crate::http1::head::Head;
+use crate::http1::forward::{Failed, Forwarded};
+use crate::http1::head::{Framing, Head};
+use crate::http1::headers::{Origin, put_request};
 use crate::http1::write::Full;
 use crate::path::{self, BadPath};
 use crate::problem::Problem;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
+use crate::upstreams::{Picked, Target, Upstreams};
 
 /// What answers the requests of one connection.
 #[derive(Debug)]
 pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
+    pub(crate) upstreams: &'a Upstreams,
     pub(crate) config: &'a Config,
+    pub(crate) client: IpAddr,
+}
+
+/// Whose a request is.
+#[derive(Debug)]
+enum Route<'a> {
+    /// A node's that is called with packets, under this method and path.
+    Node(&'a str, Cow<'a, str>),
+    /// A server's that speaks HTTP.
+    Server(Target),
+    /// A node's that is not there now.
+    Gone,
+    Unknown,
 }
 
 impl Answer for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
     async fn answer(&mut self, head: Head, connection: &mut Connection) -> Result<(), Ended> {
-        let problem = match self.call(&head, connection).await {
-            Ok(answer) => match response(&answer) {
-                Ok((status, body)) => {
-                    connection.respond(&Full { status, content_type: JSON, retry_after: None, body: &body });
-                    return Ok(());
-                }
-                Err(problem) => problem,
-            },
+        let problem = match self.respond(&head, connection).await {
+            Ok(()) => return Ok(()),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
@@ -46,46 +61,147 @@ impl Answer for Proxy<'_> {
 }
 
 impl Proxy<'_> {
-    async fn call(&self, head: &Head, connection: &mut Connection) -> Result<RawAnswer, BodyError> {
+    async fn respond(&self, head: &Head, connection: &mut Connection) -> Result<(), BodyError> {
         let deadline = Instant::now() + self.config.request_timeout;
         let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));
-        let path = path::normal(path)
-            .map_err(|BadPath(why)| BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_path", why)))?;
-        let method = head.method();
-        let params = if has_body(method) {
-            let body = connection.whole_body(self.config.max_body_bytes, deadline).await?;
-            let content_type = head.field("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
-            body_params(content_type, &body).map_err(BodyError::Problem)?
-        } else {
-            form_params(query.as_bytes())
-        };
-        let called = connection.unless_gone(self.route(method, &path, &params, deadline)).await?;
-        called.map_err(|error| BodyError::Problem(Problem::of_call(&error)))
-    }
-
-    /// Calls what offers the path as it stands, or else as services write it.
-    async fn route(&self, method: &str, path: &str, params: &str, deadline: Instant) -> Result<RawAnswer, CallError> {
-        let called = self.call_path(method, path, params, deadline).await;
-        match (&called, readable_path(path)) {
-            (Err(CallError::NoRoute { .. }), Some(path)) => self.call_path(method, &path, params, deadline).await,
-            _ => called,
+        let path = path::normal(path).map_err(|BadPath(why)| problem(StatusCode::BAD_REQUEST, "bad_path", why))?;
+        let url = || format!("{}{path}", head.method());
+        match self.route(head.method(), &path) {
+            // Said before the client sends a body that nobody would take.
+            Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
+            Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
+            Route::Server(target) => self.forward(head, &path, query, &target, connection, deadline).await,
+            Route::Node(method, path) => {
+                let params = params(head, query, connection, self.config.max_body_bytes, deadline).await?;
+                let answer = self.call(method, &path, &params, connection, deadline).await?;
+                let (status, body) = response(&answer).map_err(BodyError::Problem)?;
+                connection.respond(&Full { status, content_type: JSON, retry_after: None, body: &body });
+                Ok(())
+            }
         }
     }
 
-    async fn call_path(
+    /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
+    fn route<'a>(&self, method: &'a str, path: &'a str) -> Route<'a> {
+        // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
+        let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
+        let readable = readable_path(path);
+        for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
+            if let Some(method) = methods.iter().find(|method| self.peers.offers(method, &path)) {
+                return Route::Node(method, path);
+            }
+        }
+        if let Some(target) = self.upstreams.find(path) {
+            return Route::Server(target);
+        }
+        let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
+        let is_known = paths.any(|path| methods.iter().any(|method| self.peers.knows(method, path)));
+        if is_known { Route::Gone } else { Route::Unknown }
+    }
+
+    async fn call(
         &self,
         method: &str,
         path: &str,
         params: &str,
+        connection: &mut Connection,
         deadline: Instant,
-    ) -> Result<RawAnswer, CallError> {
+    ) -> Result<RawAnswer, BodyError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        match self.peers.call_raw(method, path, params).within(left).await {
-            // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
-            Err(CallError::NoRoute { .. }) if method == "HEAD" => {
-                self.peers.call_raw("GET", path, params).within(left).await
+        let called = connection.unless_gone(self.peers.call_raw(method, path, params).within(left)).await?;
+        called.map_err(|error| BodyError::Problem(Problem::of_call(&error)))
+    }
+
+    /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out.
+    async fn forward(
+        &self,
+        head: &Head,
+        path: &str,
+        query: &str,
+        target: &Target,
+        connection: &mut Connection,
+        deadline: Instant,
+    ) -> Result<(), BodyError> {
+        let mut tried = Vec::new();
+        let mut lost = 0;
+        let mut fresh = false;
+        loop {
+            let Some(Picked { upstream, strip }) = target.service.pick(&tried, head.upgrades, Instant::now()) else {
+                let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
+                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
+            };
+            let Some(mut server) = connection.unless_gone(upstream.connect(fresh)).await? else {
+                tried.push(upstream.address);
+                continue;
+            };
+            let mut request = BytesMut::with_capacity(1024);
+            let seen = if strip { &path[target.prefix_bytes..] } else { path };
+            let slash = if seen.starts_with('/') { "" } else { "/" };
+            let mark = if head.target().contains('?') { "?" } else { "" };
+            let origin = Origin { client: self.client, is_tls: false };
+            put_request(&mut request, head, &format!("{slash}{seen}{mark}{query}"), origin);
+            let idle = self.config.response_idle_timeout;
+            match connection.forward(head, request, server.stream(), deadline, idle).await {
+                Ok(Forwarded::Done { keep_server }) => {
+                    if keep_server {
+                        server.keep();
+                    }
+                    return Ok(());
+                }
+                Ok(Forwarded::Tunnel { to_client }) => {
+                    return Ok(connection.tunnel(server.stream(), to_client).await?);
+                }
+                // A server closes what it has not used for a while, and may have done so while the request was on its way.
+                Err(Failed::Unanswered)
+                    if head.framing == Framing::Empty && is_idempotent(head.method()) && lost == 0 =>
+                {
+                    lost += 1;
+                    fresh = true;
+                    if !server.is_used {
+                        tried.push(upstream.address);
+                    }
+                }
+                Err(Failed::Unanswered) => {
+                    let detail = "the server that worked on the request was lost before it answered";
+                    return Err(problem(StatusCode::BAD_GATEWAY, "node_lost", detail));
+                }
+                Err(Failed::Nonsense(why)) => {
+                    debug!(server = %upstream.address, why, "a response makes no sense");
+                    let detail = "the server's response makes no sense";
+                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+                }
+                Err(Failed::Deadline) => {
+                    let detail = "the server did not answer in time";
+                    return Err(problem(StatusCode::GATEWAY_TIMEOUT, "deadline", detail));
+                }
+                Err(Failed::Client(problem)) => return Err(BodyError::Problem(problem)),
+                Err(Failed::Ended(ended)) => return Err(BodyError::Ended(ended)),
             }
-            called => called,
         }
     }
+}
+
+/// The arguments of a call: in the body, or else in the query.
+async fn params(
+    head: &Head,
+    query: &str,
+    connection: &mut Connection,
+    max_body_bytes: usize,
+    deadline: Instant,
+) -> Result<String, BodyError> {
+    if !has_body(head.method()) {
+        return Ok(form_params(query.as_bytes()));
+    }
+    let body = connection.whole_body(max_body_bytes, deadline).await?;
+    let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
+    body_params(content_type, &body).map_err(BodyError::Problem)
+}
+
+/// Carrying it out twice does no harm: RFC 9110, 9.2.2.
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}
+
+fn problem(status: StatusCode, kind: &'static str, detail: impl Into<String>) -> BodyError {
+    BodyError::Problem(Problem::new(status, kind, detail))
 }

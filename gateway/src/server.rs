@@ -13,11 +13,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::http1::connection;
 use crate::proxy::Proxy;
+use crate::upstreams::Upstreams;
 
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";
@@ -29,6 +31,8 @@ const LAST_CALL: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 struct Door {
     peers: Peers,
+    /// Of one worker, like `peers`.
+    upstreams: Arc<Upstreams>,
     config: Arc<Config>,
     /// One for each client.
     places: Arc<Semaphore>,
@@ -57,7 +61,7 @@ pub async fn serve_all(listeners: Vec<TcpListener>, config: Config, stop: Cancel
     let mut workers = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
         let listener = listener.into_std()?;
-        let door = Door { peers: door.peers.follow(), ..door.clone() };
+        let door = Door { peers: door.peers.follow(), upstreams: Arc::default(), ..door.clone() };
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
@@ -84,12 +88,13 @@ impl Door {
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { peers, config: Arc::new(config), places, stop }
+        Self { peers, upstreams: Arc::default(), config: Arc::new(config), places, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
     async fn serve(&self, listener: TcpListener) {
         let mut acceptor = Acceptor::new(listener);
+        let follows = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.upstreams).follow(self.peers.clone())));
         let mut connections = JoinSet::new();
         let mut full = Throttle::default();
         let mut last_call = None;
@@ -127,11 +132,13 @@ impl Door {
                 }
             }
         }
+        drop(follows);
     }
 }
 
 async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
-    let proxy = Proxy { peers: &door.peers, config: &door.config };
+    let (upstreams, client_ip) = (&door.upstreams, client.ip());
+    let proxy = Proxy { peers: &door.peers, upstreams, config: &door.config, client: client_ip };
     let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
     debug!(%client, reason, "client's connection ended");
 }

@@ -234,6 +234,17 @@ impl Peers {
         table.nodes.iter().find(is_it).map(|node| node.name.clone())
     }
 
+    /// Whether some node offers this now, as far as is known.
+    pub fn offers(&self, method: &str, path: &str) -> bool {
+        self.inner.table.borrow().router.find(method, path).is_some_and(|found| !found.value.list.is_empty())
+    }
+
+    /// Whether some node offers this, or has offered it once.
+    pub fn knows(&self, method: &str, path: &str) -> bool {
+        let table = self.inner.table.borrow();
+        table.router.find(method, path).or_else(|| table.remembered.find(method, path)).is_some()
+    }
+
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let table = Arc::clone(&self.inner.table.borrow());
@@ -263,6 +274,13 @@ impl Peers {
     /// Completes when the nodes known fulfil `condition`. Cancel safe.
     pub async fn wait_until(&self, mut condition: impl FnMut(&[Node]) -> bool) {
         let _ = self.inner.table.subscribe().wait_for(|table| condition(&table.nodes)).await;
+    }
+
+    /// What is known now, and whenever it changes after that.
+    pub fn changes(&self) -> Changes {
+        let mut table = self.inner.table.subscribe();
+        table.mark_changed();
+        Changes { table }
     }
 
     /// For how long there has been no Distributor to tell what changes; `None` while there is one. What is known stays in use
@@ -447,6 +465,21 @@ impl Peers {
     }
 }
 
+/// The nodes known, as they come and go.
+#[derive(Debug)]
+pub struct Changes {
+    table: watch::Receiver<Arc<Table>>,
+}
+
+impl Changes {
+    /// All nodes that are known, once there is something new; changes that come faster than they are asked for are one. `None` when
+    /// nobody is there any more who would know. Cancel safe.
+    pub async fn next(&mut self) -> Option<Vec<Node>> {
+        self.table.changed().await.ok()?;
+        Some(self.table.borrow_and_update().nodes.clone())
+    }
+}
+
 impl State {
     /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
     fn rebuild(&mut self, known: &[Known]) -> Table {
@@ -455,7 +488,7 @@ impl State {
         for Known { address, node, ids } in known {
             let address = *address;
             table.nodes.push(node.clone());
-            if node.advert.as_ref().is_some_and(|advert| advert.speaks_http) || node.routes.is_empty() {
+            if node.advert.as_ref().is_some_and(|advert| advert.http.is_some()) || node.routes.is_empty() {
                 continue;
             }
             let advert = node.advert.clone().unwrap_or_default();

@@ -1,6 +1,6 @@
 //! What a version 2 node says of itself, for everybody to see: the member `$` of its registration.
 
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::json::is_object;
@@ -12,7 +12,7 @@ pub struct Advert {
     /// Instance id, unique per process start.
     pub id: Option<String>,
     /// The port speaks HTTP instead of packets.
-    pub speaks_http: bool,
+    pub http: Option<HttpAdvert>,
     /// Its share of the calls among the providers of a route, in hundredths of the usual one; 0 gets none.
     pub weight: u16,
     /// It finishes what it has and wants no more calls.
@@ -23,6 +23,37 @@ pub struct Advert {
     pub version: Option<String>,
     /// JSON text of anything else its operators want to be seen.
     pub meta: Option<String>,
+}
+
+/// What a node says that speaks HTTP: `{"prefixes":["/api"],"strip":true}`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpAdvert {
+    /// Paths that it answers, with all that is below them.
+    pub prefixes: Vec<String>,
+    /// It wants to be asked without the prefix: for `/x` instead of `/api/x`.
+    pub strip: bool,
+}
+
+impl HttpAdvert {
+    /// Reads the member `http`: whatever it is, the port does not speak packets.
+    fn parse(text: &RawValue) -> Self {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Raw<'a> {
+            #[serde(borrow)]
+            prefixes: Option<&'a RawValue>,
+            #[serde(borrow)]
+            strip: Option<&'a RawValue>,
+        }
+        let raw: Raw<'_> = serde_json::from_str(text.get()).unwrap_or_default();
+        Self { prefixes: read(raw.prefixes).unwrap_or_default(), strip: read(raw.strip).unwrap_or(false) }
+    }
+
+    fn to_json(&self) -> String {
+        let prefixes: Vec<_> = self.prefixes.iter().map(to_json).collect();
+        let strip = if self.strip { r#","strip":true"# } else { "" };
+        format!(r#"{{"prefixes":[{}]{strip}}}"#, prefixes.join(","))
+    }
 }
 
 impl Advert {
@@ -37,8 +68,8 @@ impl Advert {
         struct Raw<'a> {
             #[serde(borrow, default)]
             id: Option<&'a RawValue>,
-            #[serde(default)]
-            http: Option<IgnoredAny>,
+            #[serde(borrow, default)]
+            http: Option<&'a RawValue>,
             #[serde(borrow, default)]
             weight: Option<&'a RawValue>,
             #[serde(borrow, default)]
@@ -54,7 +85,7 @@ impl Advert {
         let weight = read::<u64>(raw.weight).map(|weight| weight.min(Self::MAX_WEIGHT.into()));
         Some(Self {
             id: read(raw.id),
-            speaks_http: raw.http.is_some(),
+            http: raw.http.map(HttpAdvert::parse),
             weight: weight.and_then(|weight| weight.try_into().ok()).unwrap_or(Self::USUAL_WEIGHT),
             draining: read(raw.draining).unwrap_or(false),
             zone: read(raw.zone),
@@ -65,7 +96,7 @@ impl Advert {
 
     /// The JSON text of it, without what is as usual.
     pub(crate) fn to_json(&self) -> String {
-        let Self { id, speaks_http, weight, draining, zone, version, meta } = self;
+        let Self { id, http, weight, draining, zone, version, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];
         let texts = [("id", id), ("version", version), ("zone", zone)];
         members.extend(texts.iter().filter_map(|(name, text)| {
@@ -78,8 +109,8 @@ impl Advert {
         if *draining {
             members.push(r#""draining":true"#.to_owned());
         }
-        if *speaks_http {
-            members.push(r#""http":{}"#.to_owned());
+        if let Some(http) = http {
+            members.push(format!(r#""http":{}"#, http.to_json()));
         }
         if let Some(meta) = meta {
             members.push(format!(r#""meta":{meta}"#));
@@ -92,7 +123,7 @@ impl Default for Advert {
     fn default() -> Self {
         Self {
             id: None,
-            speaks_http: false,
+            http: None,
             weight: Self::USUAL_WEIGHT,
             draining: false,
             zone: None,
@@ -128,7 +159,15 @@ mod tests {
         check(r#"{"weight":0}"#, Advert { weight: 0, ..usual() });
         check(r#"{"weight":70000}"#, Advert { weight: 1000, ..usual() });
         check(r#"{"weight":-1,"draining":"no","zone":7,"id":{}}"#, usual());
-        check(r#"{"http":{"prefixes":["/api"]}}"#, Advert { speaks_http: true, ..usual() });
+        let http = |prefixes: &[&str], strip| {
+            let prefixes = prefixes.iter().map(|prefix| (*prefix).to_owned()).collect();
+            Advert { http: Some(HttpAdvert { prefixes, strip }), ..usual() }
+        };
+        check(r#"{"http":{"prefixes":["/api"]}}"#, http(&["/api"], false));
+        check(r#"{"http":{"prefixes":["/a","/b"],"strip":true}}"#, http(&["/a", "/b"], true));
+        check(r#"{"http":{"prefixes":"/api","strip":1}}"#, http(&[], false));
+        check(r#"{"http":true}"#, http(&[], false));
+        check(r#"{"http":null}"#, usual());
         assert_eq!(Advert::parse("[]"), None);
         assert_eq!(Advert::parse("7"), None);
     }
@@ -137,7 +176,7 @@ mod tests {
     fn what_is_written_is_read() {
         let all = Advert {
             id: Some("0a".into()),
-            speaks_http: true,
+            http: Some(HttpAdvert { prefixes: vec!["/\"a\"".into(), "/b".into()], strip: true }),
             weight: 7,
             draining: true,
             zone: Some("서울 \"1\"".into()),

@@ -20,7 +20,7 @@ mod stream;
 mod talk;
 mod terms;
 
-pub use advert::Advert;
+pub use advert::{Advert, HttpAdvert};
 pub use answer::{Answer, AnswerWriter, Reply, success_of, write_answer};
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth};

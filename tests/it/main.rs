@@ -25,3 +25,4 @@ mod shop;
 mod streams;
 mod transcript;
 mod typed;
+mod upstreams;

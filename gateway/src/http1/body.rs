@@ -17,6 +17,8 @@ pub(crate) enum BodyReader {
     /// So many bytes are still to come.
     Length(u64),
     Chunked(Chunk),
+    /// Everything up to the end of the connection.
+    Close,
     /// The end has been read.
     Done,
 }
@@ -54,11 +56,12 @@ impl BodyReader {
             Framing::Empty => Self::Length(0),
             Framing::Length(bytes) => Self::Length(bytes),
             Framing::Chunked => Self::Chunked(Chunk::Size),
+            Framing::Close => Self::Close,
         }
     }
 
     pub(crate) fn is_done(&self) -> bool {
-        *self == Self::Done
+        matches!(self, Self::Done | Self::Length(0))
     }
 
     /// Takes the next piece off `buffer`.
@@ -73,6 +76,8 @@ impl BodyReader {
                     return Ok(Piece::End(Bytes::new()));
                 }
                 Self::Length(left) => return Ok(take(buffer, left)),
+                Self::Close if buffer.is_empty() => return Ok(Piece::More),
+                Self::Close => return Ok(Piece::Data(buffer.split().freeze())),
                 Self::Chunked(at) => at,
             };
             match at {
@@ -213,6 +218,7 @@ mod tests {
         check(Framing::Chunked, b"00A\r\n0123456789\r\n1;a=b\r\nx\r\n0\r\n\r\n", Ok(("0123456789x", "", "")));
         check(Framing::Chunked, b"0\r\nDigest: x\r\nB: c\r\n\r\nGET", Ok(("", "Digest: x\r\nB: c\r\n", "GET")));
         check(Framing::Chunked, b"3\r\nabc", Err("more is needed"));
+        check(Framing::Close, b"abc", Err("more is needed"));
     }
 
     #[test]

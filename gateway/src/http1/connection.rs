@@ -5,12 +5,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::Poll;
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures::FutureExt;
 use http::StatusCode;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout_at};
+use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyReader, Broken, Piece};
@@ -33,29 +33,35 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A client, as whoever answers its requests sees it.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    stream: TcpStream,
-    input: BytesMut,
-    output: BytesMut,
-    heads: HeadReader,
-    /// Of the request at hand.
-    body: BodyReader,
-    /// The client waits for leave to send the body.
-    owes_continue: bool,
-    keep_alive: KeepAlive,
-    is_head: bool,
-    timer: Timer,
+    pub(super) stream: TcpStream,
+    pub(super) reading: Reading,
+    pub(super) output: BytesMut,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) is_head: bool,
+    pub(super) timer: Timer,
     /// When it was done with the last request, or began the next.
     since: Instant,
-    limits: Limits,
+    pub(super) limits: Limits,
     stop: CancellationToken,
+}
+
+/// What the client sends.
+#[derive(Debug)]
+pub(super) struct Reading {
+    pub(super) input: BytesMut,
+    heads: HeadReader,
+    /// Of the request at hand.
+    pub(super) body: BodyReader,
+    /// The client waits for leave to send the body.
+    pub(super) owes_continue: bool,
 }
 
 /// How long each phase may take.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+pub(super) struct Limits {
     header: Duration,
-    idle: Duration,
-    write: Duration,
+    pub(super) idle: Duration,
+    pub(super) write: Duration,
 }
 
 /// Why a connection ends.
@@ -99,11 +105,13 @@ pub(crate) async fn run(
     let now = Instant::now();
     let mut connection = Connection {
         stream,
-        input: BytesMut::new(),
+        reading: Reading {
+            input: BytesMut::new(),
+            heads: HeadReader::default(),
+            body: BodyReader::Done,
+            owes_continue: false,
+        },
         output: BytesMut::new(),
-        heads: HeadReader::default(),
-        body: BodyReader::Done,
-        owes_continue: false,
         keep_alive: KeepAlive::Stays,
         is_head: false,
         timer: Timer::at(now + limits.header),
@@ -127,8 +135,8 @@ impl Connection {
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
             self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };
             self.is_head = head.method() == "HEAD";
-            self.body = BodyReader::new(head.framing);
-            self.owes_continue = head.expects_continue;
+            self.reading.body = BodyReader::new(head.framing);
+            self.reading.owes_continue = head.expects_continue;
             service.answer(head, self).await?;
             self.finish().await?;
             self.since = Instant::now();
@@ -138,11 +146,11 @@ impl Connection {
     /// The next request. Answers that wait leave before it is waited for.
     async fn next_head(&mut self, is_first: bool) -> Result<Head, Ended> {
         loop {
-            let problem = match self.heads.next(&mut self.input) {
+            let problem = match self.reading.next_head() {
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => {
                     self.flush().await?;
-                    let has_begun = self.heads.has_begun();
+                    let has_begun = self.reading.heads.has_begun();
                     if self.stop.is_cancelled() && !has_begun && !is_first {
                         return Err(self.close("stopped").await);
                     }
@@ -165,9 +173,9 @@ impl Connection {
     async fn wait_for_head(&mut self, has_begun: bool, is_first: bool) -> Result<Option<Problem>, Ended> {
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
         self.timer.set(self.since + limit);
-        if self.input.is_empty() {
+        if self.reading.input.is_empty() {
             // An idle client holds no memory.
-            self.input = BytesMut::new();
+            self.reading.input = BytesMut::new();
             self.output = BytesMut::new();
         }
         let stopping = async {
@@ -187,7 +195,7 @@ impl Connection {
             }
             () = stopping, if !has_begun => return Err(self.close("stopped").await),
         }
-        if self.read()? == Some(0) {
+        if self.reading.read(&mut self.stream)? == Some(0) {
             return Err(Ended("closed by the client"));
         }
         if !has_begun && !is_first {
@@ -196,44 +204,31 @@ impl Connection {
         Ok(None)
     }
 
-    /// What the system has; `None` for nothing yet, 0 at the end.
-    fn read(&mut self) -> Result<Option<usize>, Ended> {
-        self.input.reserve(READ_BYTES);
-        // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
-        self.stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
+    /// The next piece of the body; `None` after the last.
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
+        match self.reading.body.next(&mut self.reading.input) {
+            Ok(Piece::Data(data)) => return Ok(Some(data)),
+            Ok(Piece::End(_)) => return Ok(None),
+            Ok(Piece::More) => self.give_leave().await?,
+            // It is said below, again.
+            Err(Broken(_)) => {}
+        }
+        let piece = self.reading.next_piece(&mut self.stream, deadline).await;
+        if matches!(piece, Err(BodyError::Problem(_))) {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        piece.map(|piece| match piece {
+            Piece::Data(data) => Some(data),
+            Piece::End(_) | Piece::More => None,
+        })
     }
 
-    /// The next piece of the body; `None` after the last. The first time, the client is told to go on.
-    pub(crate) async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
-        if std::mem::take(&mut self.owes_continue) && self.input.is_empty() {
+    /// Tells a client that waits for it to send the body; what else waits leaves too.
+    pub(super) async fn give_leave(&mut self) -> Result<(), Ended> {
+        if std::mem::take(&mut self.reading.owes_continue) && self.reading.input.is_empty() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
-            self.flush().await?;
         }
-        loop {
-            match self.body.next(&mut self.input) {
-                Ok(Piece::Data(data)) => return Ok(Some(data)),
-                Ok(Piece::End(_trailers)) => return Ok(None),
-                Ok(Piece::More) => {
-                    self.flush().await?;
-                    match timeout_at(deadline, self.stream.readable()).await {
-                        Ok(ready) => ready.map_err(Ended::from)?,
-                        Err(_elapsed) => {
-                            self.keep_alive = KeepAlive::Closes;
-                            let detail = "the body of the request takes too long";
-                            let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
-                            return Err(BodyError::Problem(slow));
-                        }
-                    }
-                    if self.read()? == Some(0) {
-                        return Err(Ended("closed by the client in mid body").into());
-                    }
-                }
-                Err(Broken(why)) => {
-                    self.keep_alive = KeepAlive::Closes;
-                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
-                }
-            }
-        }
+        self.flush().await
     }
 
     /// The whole body.
@@ -243,7 +238,7 @@ impl Connection {
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
         };
         // Said before the client is asked to go on with what cannot be taken.
-        if let BodyReader::Length(bytes) = self.body
+        if let BodyReader::Length(bytes) = self.reading.body
             && bytes > limit as u64
         {
             return Err(too_large());
@@ -255,7 +250,7 @@ impl Connection {
             if whole.len() + data.len() > limit {
                 return Err(too_large());
             }
-            if whole.is_empty() && self.body == BodyReader::Length(0) {
+            if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
                 return Ok(data);
             }
             whole.extend_from_slice(&data);
@@ -272,13 +267,13 @@ impl Connection {
         }
         self.flush().await?;
         loop {
-            let listens = self.input.len() < MAX_AHEAD_BYTES;
+            let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
             tokio::select! {
                 biased;
                 done = work.as_mut() => return Ok(done),
                 ready = self.stream.readable(), if listens => ready?,
             }
-            if self.read()? == Some(0) {
+            if self.reading.read(&mut self.stream)? == Some(0) {
                 return Err(Ended("closed by the client before it was answered"));
             }
         }
@@ -299,12 +294,12 @@ impl Connection {
     }
 
     /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
-    fn keep_alive_after(&mut self) -> KeepAlive {
-        let unread = match self.body {
+    pub(super) fn keep_alive_after(&mut self) -> KeepAlive {
+        let unread = match self.reading.body {
             BodyReader::Done | BodyReader::Length(0) => false,
-            _ if self.owes_continue => true,
+            _ if self.reading.owes_continue => true,
             BodyReader::Length(bytes) => bytes > MAX_DISCARDED_BYTES as u64,
-            BodyReader::Chunked(_) => false,
+            BodyReader::Chunked(_) | BodyReader::Close => false,
         };
         if unread || self.stop.is_cancelled() {
             self.keep_alive = KeepAlive::Closes;
@@ -316,7 +311,7 @@ impl Connection {
     async fn finish(&mut self) -> Result<(), Ended> {
         let mut discarded = 0;
         let deadline = Instant::now() + LINGER;
-        while self.keep_alive != KeepAlive::Closes && !self.body.is_done() {
+        while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
             self.flush().await?;
             match self.next_piece(deadline).await {
                 Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
@@ -337,21 +332,7 @@ impl Connection {
 
     /// Writes all that waits.
     pub(crate) async fn flush(&mut self) -> Result<(), Ended> {
-        use bytes::Buf;
-        while !self.output.is_empty() {
-            match self.stream.try_write(&self.output) {
-                Ok(bytes) => self.output.advance(bytes),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.timer.set(Instant::now() + self.limits.write);
-                    tokio::select! {
-                        ready = self.stream.writable() => ready?,
-                        () = self.timer.expired() => return Err(Ended("takes no response")),
-                    }
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        write_all(&self.stream, &mut self.output, self.limits.write).await
     }
 
     /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
@@ -365,8 +346,8 @@ impl Connection {
                 ready = self.stream.readable() => if ready.is_err() { break },
                 () = self.timer.expired() => break,
             }
-            self.input.clear();
-            match self.read() {
+            self.reading.input.clear();
+            match self.reading.read(&mut self.stream) {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(bytes) => discarded += bytes.unwrap_or_default(),
             }
@@ -375,9 +356,78 @@ impl Connection {
     }
 }
 
+impl Reading {
+    fn next_head(&mut self) -> Result<Option<Head>, Problem> {
+        self.heads.next(&mut self.input)
+    }
+
+    /// What the system has; `None` for nothing yet, 0 at the end.
+    fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, Ended> {
+        self.input.reserve(READ_BYTES);
+        // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
+        stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
+    }
+
+    /// The next piece of the body: never [`Piece::More`].
+    pub(super) async fn next_piece(
+        &mut self,
+        stream: &mut (impl AsyncRead + Unpin),
+        deadline: Instant,
+    ) -> Result<Piece, BodyError> {
+        loop {
+            match self.body.next(&mut self.input) {
+                Ok(Piece::More) => {
+                    self.input.reserve(READ_BYTES);
+                    match timeout_at(deadline, stream.read_buf(&mut self.input)).await {
+                        Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
+                        Ok(read) => drop(read.map_err(Ended::from)?),
+                        Err(_elapsed) => {
+                            let detail = "the body of the request takes too long";
+                            let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
+                            return Err(BodyError::Problem(slow));
+                        }
+                    }
+                }
+                Ok(piece) => return Ok(piece),
+                Err(Broken(why)) => {
+                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
+                }
+            }
+        }
+    }
+
+    /// Reads ahead, and completes when the client goes.
+    pub(super) async fn gone(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Ended {
+        while self.input.len() < MAX_AHEAD_BYTES {
+            self.input.reserve(READ_BYTES);
+            match stream.read_buf(&mut self.input).await {
+                Ok(0) => return Ended("closed by the client before it was answered"),
+                Ok(_) => {}
+                Err(error) => return error.into(),
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// Writes all of it, unless the client takes nothing for too long.
+pub(super) async fn write_all(stream: &TcpStream, output: &mut BytesMut, limit: Duration) -> Result<(), Ended> {
+    while !output.is_empty() {
+        match stream.try_write(output) {
+            Ok(bytes) => output.advance(bytes),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match timeout(limit, stream.writable()).await {
+                Ok(ready) => ready?,
+                Err(_elapsed) => return Err(Ended("takes no response")),
+            },
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// A time-out that is set often and seldom over: the system's timer is touched when it is over, or has to be sooner.
 #[derive(Debug)]
-struct Timer {
+pub(super) struct Timer {
     sleep: Pin<Box<Sleep>>,
     due: Instant,
 }

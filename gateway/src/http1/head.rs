@@ -11,15 +11,14 @@ pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Bytes of a request target: what browsers and other servers agree on is 8,000 and a little.
 const MAX_TARGET_BYTES: usize = 16 * 1024;
 /// Fields of a head.
-const MAX_FIELDS: usize = 100;
+pub(crate) const MAX_FIELDS: usize = 100;
 
 /// A request's head. Everything in it is a part of one piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Head {
-    bytes: Bytes,
+    fields: Fields,
     method: Span,
     target: Span,
-    fields: Vec<(Span, Span)>,
     host: Option<Span>,
     /// HTTP/1.1, or else 1.0.
     pub(crate) is_1_1: bool,
@@ -30,6 +29,13 @@ pub(crate) struct Head {
     pub(crate) expects_continue: bool,
     /// It asks for a WebSocket.
     pub(crate) upgrades: bool,
+}
+
+/// The bytes of a head, and where its fields stand in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fields {
+    bytes: Bytes,
+    spans: Vec<(Span, Span)>,
 }
 
 /// A part of the head's bytes.
@@ -48,6 +54,8 @@ pub(crate) enum Framing {
     Length(u64),
     /// After the last chunk.
     Chunked,
+    /// With the connection: responses only.
+    Close,
 }
 
 /// Finds the end of heads in a buffer that grows.
@@ -65,6 +73,11 @@ impl HeadReader {
     /// # Errors
     /// The problem to answer with; nothing that follows on the connection can be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Problem> {
+        self.whole(buffer)?.map(|bytes| Head::parse(&bytes)).transpose()
+    }
+
+    /// As [`next`](Self::next), for whatever kind of head it is.
+    pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Problem> {
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
             if end == self.line || buffer[end - 1] != b'\r' {
@@ -74,7 +87,7 @@ impl HeadReader {
             if end - 1 == self.line {
                 let head = buffer.split_to(end + 1).freeze();
                 *self = Self::default();
-                return if head.len() > 2 { Head::parse(head).map(Some) } else { self.next(buffer) };
+                return if head.len() > 2 { Ok(Some(head)) } else { self.whole(buffer) };
             }
             self.line = end + 1;
         }
@@ -102,15 +115,15 @@ impl HeadReader {
 }
 
 impl Head {
-    fn parse(bytes: Bytes) -> Result<Self, Problem> {
+    fn parse(bytes: &Bytes) -> Result<Self, Problem> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut request = httparse::Request::new(&mut headers);
-        match request.parse(&bytes) {
+        match request.parse(bytes) {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
-            Err(error) => return Err(refuse(error, &bytes)),
+            Err(error) => return Err(refuse(error, bytes)),
         }
-        let span = |part: &[u8]| Span::of(part, &bytes);
+        let span = |part: &[u8]| Span::of(part, bytes);
         let method = request.method.unwrap_or_default();
         let target = request.path.unwrap_or_default();
         if target.len() > MAX_TARGET_BYTES {
@@ -141,7 +154,7 @@ impl Head {
             (None | Some(0), false) => Framing::Empty,
             (Some(length), false) => Framing::Length(length),
         };
-        let fields = request.headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
+        let fields = Fields::of(bytes, request.headers);
         let mut head = Self {
             method: span(method.as_bytes()),
             target: span(target.as_bytes()),
@@ -152,7 +165,6 @@ impl Head {
             keep_alive: meaning.keep_alive && !meaning.close,
             expects_continue: meaning.expects_continue && is_1_1 && framing != Framing::Empty,
             upgrades: meaning.upgrade && meaning.websocket && is_1_1 && framing == Framing::Empty,
-            bytes,
         };
         head.take_authority()?;
         Ok(head)
@@ -196,26 +208,39 @@ impl Head {
     }
 
     pub(crate) fn method(&self) -> &str {
-        self.text(self.method)
+        self.fields.text(self.method)
     }
 
     /// Path and query as they came.
     pub(crate) fn target(&self) -> &str {
-        self.text(self.target)
+        self.fields.text(self.target)
     }
 
     pub(crate) fn host(&self) -> Option<&str> {
-        self.host.map(|host| self.text(host))
+        self.host.map(|host| self.fields.text(host))
     }
 
-    /// The first field of this name.
-    pub(crate) fn field(&self, name: &str) -> Option<&[u8]> {
-        self.fields().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    pub(crate) fn fields(&self) -> &Fields {
+        &self.fields
+    }
+}
+
+impl Fields {
+    /// What was cut out of these bytes.
+    pub(crate) fn of(bytes: &Bytes, headers: &[httparse::Header<'_>]) -> Self {
+        let span = |part: &[u8]| Span::of(part, bytes);
+        let spans = headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
+        Self { bytes: bytes.clone(), spans }
+    }
+
+    /// The first value under this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// Names and values as they came.
-    pub(crate) fn fields(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.fields.iter().map(|(name, value)| (self.text(*name), &self.bytes[value.range()]))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        self.spans.iter().map(|(name, value)| (self.text(*name), &self.bytes[value.range()]))
     }
 
     fn text(&self, span: Span) -> &str {

@@ -1,0 +1,262 @@
+//! Header fields from one side to the other: what belongs to a connection stays on it (RFC 9110, 7.6.1). Pure.
+
+use std::net::IpAddr;
+
+use bytes::{BufMut, BytesMut};
+
+use super::head::{Fields, Framing, Head, tokens};
+
+/// Longest id of a request that is taken over from the client.
+const MAX_REQUEST_ID_BYTES: usize = 128;
+
+/// What a request says about where it comes from, as the server is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Origin {
+    /// Who is connected.
+    pub(crate) client: IpAddr,
+    pub(crate) is_tls: bool,
+}
+
+/// The head of a request as a server is to see it, for `target`. Names keep their case; whatever a client says of where it comes from
+/// is replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
+pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: &str, origin: Origin) {
+    out.put_slice(head.method().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(target.as_bytes());
+    out.put_slice(b" HTTP/1.1\r\n");
+    let connection = Connection::of(head.fields());
+    let mut request_id = None;
+    for (name, value) in head.fields().iter() {
+        if name.eq_ignore_ascii_case("x-request-id") {
+            request_id = request_id.or_else(|| plain_id(value));
+        } else if !connection.owns(name) && !is_rebuilt(name) && !name.contains('_') {
+            put(out, name, value);
+        }
+    }
+    match head.framing {
+        Framing::Length(bytes) => put(out, "content-length", itoa::Buffer::new().format(bytes).as_bytes()),
+        Framing::Chunked => put(out, "transfer-encoding", b"chunked"),
+        Framing::Empty | Framing::Close => {
+            // A server may wait for what these have usually.
+            if matches!(head.method(), "POST" | "PUT" | "PATCH") {
+                put(out, "content-length", b"0");
+            }
+        }
+    }
+    if head.upgrades {
+        out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
+    }
+    put_origin(out, head.host(), origin);
+    match request_id {
+        Some(id) => put(out, "x-request-id", id),
+        None => put(out, "x-request-id", format!("{:032x}", fastrand::u128(..)).as_bytes()),
+    }
+    out.put_slice(b"\r\n");
+}
+
+/// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
+fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: Origin) {
+    let Origin { client, is_tls } = origin;
+    let client = client.to_canonical();
+    let proto = if is_tls { "https" } else { "http" };
+    let node = match client {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("\"[{address}]\""),
+    };
+    put(out, "x-forwarded-for", client.to_string().as_bytes());
+    put(out, "x-forwarded-proto", proto.as_bytes());
+    let host = host.unwrap_or_default();
+    put(out, "x-forwarded-host", host.as_bytes());
+    // A host is a token, but for a port or brackets.
+    let quote = if host.contains([':', '[', ']']) { "\"" } else { "" };
+    let host = if host.is_empty() { String::new() } else { format!("host={quote}{host}{quote};") };
+    put(out, "forwarded", format!("for={node};{host}proto={proto}").as_bytes());
+}
+
+/// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
+pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
+    let connection = Connection::of(fields);
+    for (name, value) in fields.iter() {
+        if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case("content-length")) {
+            put(out, name, value);
+        }
+    }
+}
+
+/// Trailers that may follow a body: none that would change what came before it (RFC 9110, 6.5.1).
+pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
+    for line in trailers.split_inclusive(|byte| *byte == b'\n') {
+        let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
+        let Ok(name) = std::str::from_utf8(name) else { continue };
+        let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
+        let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other));
+        if !is_late && !belongs_to_connection(name) && !is_rebuilt(name) {
+            out.put_slice(line);
+        }
+    }
+}
+
+fn put(out: &mut BytesMut, name: &str, value: &[u8]) {
+    out.reserve(name.len() + value.len() + 4);
+    out.put_slice(name.as_bytes());
+    out.put_slice(b": ");
+    out.put_slice(value);
+    out.put_slice(b"\r\n");
+}
+
+/// What a message says of its own connection.
+struct Connection<'a> {
+    /// The values of `Connection`: more fields that belong to it.
+    named: Vec<&'a [u8]>,
+}
+
+impl<'a> Connection<'a> {
+    fn of(fields: &'a Fields) -> Self {
+        let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
+        let named = connection.flat_map(|(_, value)| tokens(value));
+        // Nobody may have the name of the host taken off on the way.
+        let usual = |token: &&[u8]| {
+            [&b"close"[..], b"keep-alive", b"upgrade", b"host"].iter().any(|one| token.eq_ignore_ascii_case(one))
+        };
+        Self { named: named.filter(|token| !usual(token)).collect() }
+    }
+
+    fn owns(&self, name: &str) -> bool {
+        belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+    }
+}
+
+/// Fields of one connection, and those that say where a message ends: they are written anew.
+fn belongs_to_connection(name: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    NAMES.iter().any(|other| name.eq_ignore_ascii_case(other))
+}
+
+/// Fields that tell where a request comes from.
+fn is_rebuilt(name: &str) -> bool {
+    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+    starts("x-forwarded-") || name.eq_ignore_ascii_case("forwarded") || name.eq_ignore_ascii_case("x-real-ip")
+}
+
+/// An id that can stand in a log as it is.
+fn plain_id(value: &[u8]) -> Option<&[u8]> {
+    let plain = (1..=MAX_REQUEST_ID_BYTES).contains(&value.len()) && value.iter().all(u8::is_ascii_graphic);
+    plain.then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http1::head::HeadReader;
+    use crate::http1::response::ResponseReader;
+
+    fn lines(out: &BytesMut) -> Vec<String> {
+        String::from_utf8(out.to_vec())
+            .unwrap()
+            .split("\r\n")
+            .map(str::to_owned)
+            .filter(|line| !line.is_empty())
+            .collect()
+    }
+
+    #[track_caller]
+    fn check_request(line: &str, fields: &str, expected: &[&str]) {
+        let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
+        let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+        let mut out = BytesMut::new();
+        put_request(&mut out, &head, "/t", Origin { client: [10, 0, 0, 1].into(), is_tls: false });
+        let lines = lines(&out);
+        let usual = [
+            "Host: a:80",
+            "x-forwarded-for: 10.0.0.1",
+            "x-forwarded-proto: http",
+            "x-forwarded-host: a:80",
+            "forwarded: for=10.0.0.1;host=\"a:80\";proto=http",
+            "x-request-id: i",
+        ];
+        assert!(usual.iter().all(|one| lines.iter().any(|line| line == one)), "{lines:?}");
+        let rest: Vec<_> = lines.iter().map(String::as_str).filter(|line| !usual.contains(line)).collect();
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn gh20_what_belongs_to_a_connection_stays_on_it() {
+        check_request("GET /x", "", &["GET /t HTTP/1.1"]);
+        check_request("GET /x", "X-A: b\r\nx-a:  c \r\n", &["GET /t HTTP/1.1", "X-A: b", "x-a: c"]);
+        check_request(
+            "GET /x",
+            "Connection: close, X-Secret\r\nX-Secret: s\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nTrailer: X\r\n",
+            &["GET /t HTTP/1.1", "Trailer: X"],
+        );
+        check_request(
+            "POST /x",
+            "Content-Length: 3\r\nExpect: 100-continue\r\n",
+            &["POST /t HTTP/1.1", "content-length: 3"],
+        );
+        check_request("POST /x", "Transfer-Encoding: chunked\r\n", &["POST /t HTTP/1.1", "transfer-encoding: chunked"]);
+        check_request("POST /x", "", &["POST /t HTTP/1.1", "content-length: 0"]);
+        check_request(
+            "GET /x",
+            "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n",
+            &["GET /t HTTP/1.1", "Sec-WebSocket-Key: k", "connection: Upgrade", "upgrade: websocket"],
+        );
+    }
+
+    #[test]
+    fn gh20_nobody_says_for_himself_where_he_comes_from() {
+        let spoofed = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-user: root\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\n";
+        check_request("GET /x", spoofed, &["GET /t HTTP/1.1"]);
+        check_request("GET /x", "Connection: X-Forwarded-For, Host\r\n", &["GET /t HTTP/1.1"]);
+    }
+
+    #[test]
+    fn the_id_of_a_request_is_taken_over_or_made() {
+        let check = |fields: &str, expected: Option<&str>| {
+            let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+            let mut out = BytesMut::new();
+            put_request(&mut out, &head, "/", Origin { client: [0; 16].into(), is_tls: true });
+            let ids: Vec<_> = lines(&out)
+                .into_iter()
+                .filter_map(|line| Some(line.strip_prefix("x-request-id: ")?.to_owned()))
+                .collect();
+            assert!(ids.len() == 1 && expected.map_or(ids[0].len() == 32, |id| id == ids[0]), "{ids:?}");
+        };
+        check("", None);
+        check("x-request-ID: abc-1\r\n", Some("abc-1"));
+        check("x-request-id: a b\r\n", None);
+        check(&format!("x-request-id: {}\r\n", "x".repeat(129)), None);
+        check("x-request-id: a\r\nx-request-id: b\r\n", Some("a"));
+    }
+
+    #[test]
+    fn a_response_loses_what_belongs_to_its_connection() {
+        let check = |fields: &str, with_length: bool, expected: &[&str]| {
+            let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
+            let head = ResponseReader::default().next(&mut BytesMut::from(text.as_bytes()), false).unwrap().unwrap();
+            let mut out = BytesMut::new();
+            put_response_fields(&mut out, &head.fields, with_length);
+            assert_eq!(lines(&out), expected);
+        };
+        let fields = "Server: s\r\nConnection: close, X-A\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n";
+        check(fields, false, &["Server: s", "Set-Cookie: a", "Set-Cookie: b"]);
+        check(fields, true, &["Server: s", "Content-Length: 3", "Set-Cookie: a", "Set-Cookie: b"]);
+    }
+
+    #[test]
+    fn trailers_change_nothing_that_came_before() {
+        let mut out = BytesMut::new();
+        put_trailers(&mut out, b"Digest: x\r\nContent-Length: 3\r\nSet-Cookie: a\r\nX: y\r\n");
+        assert_eq!(lines(&out), ["Digest: x", "X: y"]);
+    }
+}

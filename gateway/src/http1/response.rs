@@ -1,0 +1,136 @@
+//! The head of a server's response, taken only when it can be understood in one way. Pure.
+
+use bytes::{Bytes, BytesMut};
+use http::StatusCode;
+
+use super::head::{Fields, Framing, HeadReader, MAX_FIELDS, content_length, tokens};
+
+/// A response's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: Fields,
+    pub(crate) framing: Framing,
+    /// The connection may be used again.
+    pub(crate) keep_alive: bool,
+}
+
+/// Finds responses in a buffer that grows.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseReader {
+    heads: HeadReader,
+}
+
+impl ResponseReader {
+    /// Takes the next head off `buffer`; `None` until it is whole. `without_body`: of a response to HEAD.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words for a log.
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut, without_body: bool) -> Result<Option<ResponseHead>, String> {
+        match self.heads.whole(buffer) {
+            Ok(Some(bytes)) => ResponseHead::parse(&bytes, without_body).map(Some).map_err(str::to_owned),
+            Ok(None) => Ok(None),
+            Err(problem) => Err(problem.detail),
+        }
+    }
+}
+
+impl ResponseHead {
+    fn parse(bytes: &Bytes, without_body: bool) -> Result<Self, &'static str> {
+        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut headers);
+        match response.parse(bytes) {
+            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+            Ok(_) => return Err("the head does not end where it seems to"),
+            Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
+            Err(_) => return Err("the head is no HTTP"),
+        }
+        let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
+        let is_1_1 = response.version == Some(1);
+        let (mut length, mut chunked, mut keep_alive) = (None, false, is_1_1);
+        for header in &*response.headers {
+            if header.name.eq_ignore_ascii_case("content-length") {
+                let bytes = content_length(header.value).map_err(|_| "Content-Length is no number")?;
+                if length.replace(bytes).is_some() {
+                    return Err("Content-Length stands twice");
+                }
+            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+                if chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
+                    return Err("the Transfer-Encoding is another than chunked");
+                }
+                chunked = true;
+            } else if header.name.eq_ignore_ascii_case("connection") {
+                for token in tokens(header.value) {
+                    keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                    if token.eq_ignore_ascii_case(b"close") {
+                        keep_alive = false;
+                        break;
+                    }
+                }
+            }
+        }
+        // RFC 9112, 6.3.
+        let has_none = without_body || status.is_informational() || matches!(status.as_u16(), 204 | 304);
+        let framing = match (length, chunked) {
+            (Some(_), true) => return Err("Content-Length and Transfer-Encoding"),
+            (_, true) if !is_1_1 => return Err("HTTP/1.0 has no Transfer-Encoding"),
+            _ if has_none => Framing::Empty,
+            (None, true) => Framing::Chunked,
+            (Some(0), false) => Framing::Empty,
+            (Some(bytes), false) => Framing::Length(bytes),
+            (None, false) => Framing::Close,
+        };
+        let keep_alive = keep_alive && framing != Framing::Close;
+        Ok(Self { status, fields: Fields::of(bytes, response.headers), framing, keep_alive })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(line: &str, fields: &str, without_body: bool, expected: Result<(Framing, bool), &str>) {
+        let text = format!("{line}\r\n{fields}\r\n");
+        let seen = ResponseReader::default().next(&mut BytesMut::from(text.as_bytes()), without_body);
+        let seen = seen.map(|head| head.expect("it is whole")).map(|head| (head.framing, head.keep_alive));
+        match (seen, expected) {
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            (seen, expected) => assert_eq!(seen, expected.map_err(str::to_owned), "{text}"),
+        }
+    }
+
+    #[test]
+    fn gu18_responses_end_in_one_place_only() {
+        let ok = "HTTP/1.1 200 OK";
+        check(ok, "Content-Length: 3\r\n", false, Ok((Framing::Length(3), true)));
+        check(ok, "Content-Length: 3\r\n", true, Ok((Framing::Empty, true)));
+        check(ok, "Transfer-Encoding: chunked\r\n", false, Ok((Framing::Chunked, true)));
+        check(ok, "", false, Ok((Framing::Close, false)));
+        check(ok, "Connection: close\r\nContent-Length: 0\r\n", false, Ok((Framing::Empty, false)));
+        check("HTTP/1.0 200 OK", "Content-Length: 3\r\n", false, Ok((Framing::Length(3), false)));
+        check(
+            "HTTP/1.0 200 OK",
+            "Connection: Keep-Alive\r\nContent-Length: 3\r\n",
+            false,
+            Ok((Framing::Length(3), true)),
+        );
+        for status in
+            ["HTTP/1.1 204 No Content", "HTTP/1.1 304 Not Modified", "HTTP/1.1 100 Continue", "HTTP/1.1 101 x"]
+        {
+            check(status, "", false, Ok((Framing::Empty, true)));
+        }
+        check(ok, "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", false, Err("Content-Length and"));
+        check(ok, "Content-Length: 3\r\nContent-Length: 3\r\n", false, Err("stands twice"));
+        check(ok, "Content-Length: 3, 3\r\n", false, Err("no number"));
+        check(ok, "Transfer-Encoding: gzip, chunked\r\n", false, Err("another than chunked"));
+        check("HTTP/1.0 200 OK", "Transfer-Encoding: chunked\r\n", false, Err("HTTP/1.0"));
+        check(ok, "X: a\0b\r\n", false, Err("no HTTP"));
+        check(ok, "X: a\rb\r\n", false, Err("no HTTP"));
+        check(ok, "X: a\nY: b\r\n", false, Err("LF alone"));
+        check(ok, &"X: y\r\n".repeat(20_000), false, Err("too many"));
+        check(ok, &"X: y\r\n".repeat(101), false, Err("too many"));
+        check("HTTP/2 200", "", false, Err("no HTTP"));
+        check("HTTP/1.1 99 x", "", false, Err("no HTTP"));
+    }
+}

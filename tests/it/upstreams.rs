@@ -1,0 +1,432 @@
+//! HTTP servers behind the gateway, played by hand.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use gateway::Config;
+use serde_json::json;
+use tests::{Client, Cluster, Peer, eventually, request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that is registered under some prefixes.
+struct Server {
+    listener: TcpListener,
+    registered: Option<Peer>,
+}
+
+impl Server {
+    async fn join(cluster: &Cluster, prefixes: &[&str]) -> Self {
+        Self::join_with(cluster, json!({ "prefixes": prefixes })).await
+    }
+
+    async fn join_with(cluster: &Cluster, http: serde_json::Value) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let registered = Some(Self::register(cluster, port, http).await);
+        Self { listener, registered }
+    }
+
+    async fn register(cluster: &Cluster, port: u16, http: serde_json::Value) -> Peer {
+        let mut registered = cluster.peer().await;
+        let advert = json!({ "v": 2, "id": format!("server-{port}"), "http": http });
+        registered.register_with(json!({ "port": port, "name": "server", "urls": [], "$": advert })).await;
+        registered
+    }
+
+    async fn accept(&self) -> Stream {
+        Stream(timeout(PATIENCE, self.listener.accept()).await.expect("a connection").unwrap().0)
+    }
+
+    /// Answers every request with its own port, on as many connections as come.
+    fn tell_port(self) -> Option<Peer> {
+        let port = self.listener.local_addr().unwrap().port();
+        let listener = self.listener;
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let mut stream = Stream(stream);
+                    while !stream.head().await.is_empty() {
+                        stream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{port:5}")).await;
+                    }
+                });
+            }
+        });
+        self.registered
+    }
+}
+
+/// One side of a connection, byte by byte.
+struct Stream(TcpStream);
+
+impl Stream {
+    async fn to(gateway: SocketAddr) -> Self {
+        Self(TcpStream::connect(gateway).await.unwrap())
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// What comes up to and with `end`; less when the connection ends.
+    async fn read_to(&mut self, end: &str) -> String {
+        let mut bytes = Vec::new();
+        while !bytes.ends_with(end.as_bytes()) {
+            match timeout(PATIENCE, self.0.read_u8()).await.unwrap_or_else(|_| panic!("{end:?} in vain: {bytes:?}")) {
+                Ok(byte) => bytes.push(byte),
+                Err(_end) => break,
+            }
+        }
+        String::from_utf8(bytes).unwrap()
+    }
+
+    /// A head; nothing at the end of the connection.
+    async fn head(&mut self) -> String {
+        self.read_to("\r\n\r\n").await
+    }
+
+    /// What comes until the connection ends.
+    async fn rest(&mut self) -> String {
+        let mut text = String::new();
+        timeout(PATIENCE, self.0.read_to_string(&mut text)).await.expect("the end").unwrap_or_default();
+        text
+    }
+}
+
+/// A gateway that knows the server.
+async fn gateway(cluster: &Cluster, server: Server) -> (SocketAddr, Server) {
+    let gateway = cluster.gateway_with(Config { request_timeout: Duration::from_secs(2), ..Config::default() }).await;
+    // Whatever the server says: it is not asked in vain.
+    while request_quietly(gateway).await.starts_with("HTTP/1.1 404") {}
+    (gateway, server)
+}
+
+/// A request that no server is asked: it makes no sense once the route is known.
+async fn request_quietly(gateway: SocketAddr) -> String {
+    let mut client = Stream::to(gateway).await;
+    client
+        .send("POST /api/probe HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nxx\r\n")
+        .await;
+    client.rest().await
+}
+
+async fn served(prefixes: &[&str]) -> (Cluster, SocketAddr, Server) {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, prefixes).await;
+    let (gateway, server) = gateway(&cluster, server).await;
+    // The probe may have come as far as a connection.
+    while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
+    (cluster, gateway, server)
+}
+
+#[tokio::test]
+async fn a_request_and_its_response_pass_through() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    let fields =
+        "Host: shop.example:8000\r\nX-CamelCase: 한\r\nCookie: a=b\r\nX-Request-Id: i-7\r\nX-Forwarded-For: 6.6.6.6";
+    client
+        .send(&format!("GET //api/./x%7e?q=%2F&r HTTP/1.1\r\n{fields}\r\nConnection: X-Secret\r\nX-Secret: s\r\n\r\n"))
+        .await;
+    let mut upstream = server.accept().await;
+    assert_eq!(
+        upstream.head().await,
+        "GET /api/x~?q=%2F&r HTTP/1.1\r\nHost: shop.example:8000\r\nX-CamelCase: 한\r\nCookie: a=b\r\n\
+         x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.example:8000\r\n\
+         forwarded: for=127.0.0.1;host=\"shop.example:8000\";proto=http\r\nx-request-id: i-7\r\n\r\n"
+    );
+    upstream.send("HTTP/1.1 404 Gone Fishing\r\nDate: then\r\nX-Case: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nno").await;
+    let head = client.head().await;
+    assert_eq!(
+        head,
+        "HTTP/1.1 404 Not Found\r\nDate: then\r\nX-Case: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\ncontent-length: 2\r\n\r\n"
+    );
+    assert_eq!(client.read_to("no").await, "no");
+    // Both connections are used again.
+    client.send("HEAD /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    assert!(upstream.head().await.starts_with("HEAD /api HTTP/1.1\r\n"));
+    upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nContent-Length: 1000\r\n\r\n").await;
+    assert_eq!(client.head().await, "HTTP/1.1 200 OK\r\nDate: then\r\nContent-Length: 1000\r\n\r\n");
+}
+
+#[tokio::test]
+async fn bodies_pass_as_they_come_with_trailers() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    client.send("POST /api HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n").await;
+    let mut upstream = server.accept().await;
+    assert!(upstream.head().await.contains("\r\ntransfer-encoding: chunked\r\n"));
+    assert_eq!(upstream.read_to("abc\r\n").await, "3\r\nabc\r\n", "before the rest is there");
+    client.send("0\r\nDigest: d\r\nCookie: c\r\n\r\n").await;
+    assert_eq!(upstream.read_to("\r\n\r\n").await, "0\r\nDigest: d\r\n\r\n");
+    // Server-sent events: each when it comes.
+    upstream
+        .send("HTTP/1.1 200 OK\r\nDate: then\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        .await;
+    assert!(client.head().await.ends_with("transfer-encoding: chunked\r\n\r\n"));
+    for event in ["data: 1\n\n", "data: 2\n\n"] {
+        let chunk = format!("{:x}\r\n{event}\r\n", event.len());
+        upstream.send(&chunk).await;
+        assert_eq!(client.read_to("\n\n\r\n").await, chunk);
+    }
+    upstream.send("0\r\nX-Sum: s\r\nContent-Length: 7\r\n\r\n").await;
+    assert_eq!(client.read_to("\r\n\r\n").await, "0\r\nX-Sum: s\r\n\r\n");
+    // A body that ends with its connection ends in order for the client, in HTTP/1.0 with the connection.
+    client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nConnection: close\r\n\r\nabc").await;
+    drop(upstream);
+    assert_eq!(
+        client.read_to("0\r\n\r\n").await,
+        "HTTP/1.1 200 OK\r\nDate: then\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+    );
+    let mut old = Stream::to(gateway).await;
+    old.send("GET /api HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n").await;
+    assert_eq!(old.rest().await, "HTTP/1.1 200 OK\r\nDate: then\r\nconnection: close\r\n\r\nabc");
+}
+
+#[tokio::test]
+async fn ten_megabytes_go_out_and_come_back_at_the_same_time() {
+    const BYTES: usize = 10 << 20;
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let client = Stream::to(gateway).await;
+    let (mut read, mut write) = client.0.into_split();
+    let upload = tokio::spawn(async move {
+        let head = format!("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: {BYTES}\r\n\r\n");
+        write.write_all(head.as_bytes()).await.unwrap();
+        for at in 0..BYTES / 1024 {
+            write.write_all(&[at as u8; 1024]).await.unwrap();
+        }
+        write
+    });
+    // It answers with what it reads, before it has read all.
+    let mut upstream = server.accept().await;
+    assert!(upstream.head().await.contains(&format!("\r\ncontent-length: {BYTES}\r\n")));
+    upstream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n")).await;
+    let echo = tokio::spawn(async move {
+        let (mut read, mut write) = upstream.0.split();
+        tokio::io::copy(&mut (&mut read).take(BYTES as u64), &mut write).await.unwrap();
+        upstream
+    });
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"\r\n\r\n") {
+        seen.push(read.read_u8().await.unwrap());
+    }
+    let mut body = vec![0; BYTES];
+    timeout(PATIENCE, read.read_exact(&mut body)).await.expect("all of it").unwrap();
+    assert!(body.iter().enumerate().all(|(at, byte)| *byte == (at / 1024) as u8));
+    upload.await.unwrap();
+    echo.await.unwrap();
+}
+
+#[tokio::test]
+async fn prefixes_lead_to_servers() {
+    let cluster = Cluster::start();
+    let stripped = Server::join_with(&cluster, json!({ "prefixes": ["/api/v2"], "strip": true })).await;
+    let all = Server::join(&cluster, &["/"]).await;
+    let port = all.listener.local_addr().unwrap().port();
+    let _all = all.tell_port();
+    let gateway = cluster.gateway().await;
+    eventually("all is known", async || request(gateway, "GET", "/x", "").await.status == 200).await;
+    assert_eq!(request(gateway, "GET", "/api/v1", "").await.body, format!("{port:5}"));
+    for (path, seen) in [("/api/v2/x?y", "/x?y"), ("/api/v2?y", "/?y"), ("/api/v2/", "/"), ("/api/v2/%2e/a", "/a")] {
+        let asked = tokio::spawn(async move { request(gateway, "GET", path, "").await });
+        let mut upstream = stripped.accept().await;
+        assert!(upstream.head().await.starts_with(&format!("GET {seen} HTTP/1.1\r\n")), "{path}");
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(asked.await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
+async fn servers_take_turns_come_and_go() {
+    let cluster = Cluster::start();
+    let mut registered = Vec::new();
+    for _ in 0..2 {
+        registered.push(Server::join(&cluster, &["/api"]).await.tell_port().unwrap());
+    }
+    let gateway = cluster.gateway().await;
+    eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
+    let mut client = Client::connect(gateway).await;
+    let mut ports = Vec::new();
+    for _ in 0..10 {
+        ports.push(client.request("GET", "/api", "").await.unwrap().body);
+    }
+    assert!(ports.windows(2).all(|two| two[0] != two[1]), "{ports:?}");
+    registered.clear();
+    eventually("the last has left", async || client.request("GET", "/api", "").await.unwrap().status == 503).await;
+    assert_eq!(client.request("GET", "/api", "").await.unwrap().problem(), "no_provider");
+    assert_eq!(client.request("GET", "/other", "").await.unwrap().status, 404);
+    let _back = Server::join(&cluster, &["/api"]).await.tell_port();
+    eventually("one is back", async || client.request("GET", "/api", "").await.unwrap().status == 200).await;
+}
+
+#[tokio::test]
+async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
+    let cluster = Cluster::start();
+    let _nobody = Server::register(&cluster, tests::pick_port(), json!({ "prefixes": ["/api"] })).await;
+    let _server = Server::join(&cluster, &["/api"]).await.tell_port();
+    let gateway = cluster.gateway().await;
+    eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
+    for _ in 0..8 {
+        assert_eq!(request(gateway, "POST", "/api", "{}").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    let mut client = Client::connect(gateway).await;
+    // It closes between requests; or with a request on its way, which is then sent again if that does no harm.
+    for (method, closes_first, status) in
+        [("GET", true, 200), ("POST", true, 200), ("GET", false, 200), ("POST", false, 502)]
+    {
+        let first = tokio::spawn(async move {
+            let first = client.request("GET", "/api", "").await;
+            (first.unwrap().status, client)
+        });
+        let mut upstream = server.accept().await;
+        upstream.head().await;
+        upstream.send(ok).await;
+        let (first, mut back) = first.await.unwrap();
+        assert_eq!(first, 200);
+        if closes_first {
+            drop(upstream);
+            // The gateway has heard of it: all of this is one loop.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        } else {
+            tokio::spawn(async move { upstream.head().await });
+        }
+        let second = tokio::spawn(async move {
+            let second = back.request(method, "/api", "").await;
+            (second.unwrap().status, back)
+        });
+        if status == 200 {
+            let mut upstream = server.accept().await;
+            upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+        }
+        let (second, back) = second.await.unwrap();
+        assert_eq!(second, status, "{method} {closes_first}");
+        client = back;
+    }
+}
+
+#[tokio::test]
+async fn gu3_gu8_gu18_what_servers_get_wrong_is_told() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let check = async |response: &str, status: u16, kind: &str| {
+        let asked = tokio::spawn(async move { request(gateway, "POST", "/api", "{}").await });
+        let mut upstream = server.accept().await;
+        upstream.head().await;
+        upstream.send(response).await;
+        if status == 502 {
+            drop(upstream);
+        }
+        let seen = asked.await.unwrap();
+        assert_eq!((seen.status, seen.problem().as_str()), (status, kind), "{response}");
+    };
+    check("", 502, "node_lost").await;
+    check("HTTP/1.1 200 OK\r\nConte", 502, "bad_answer").await;
+    check("SSH-2.0-x\r\n\r\n", 502, "bad_answer").await;
+    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 502, "bad_answer").await;
+    check("HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n", 502, "bad_answer").await;
+    check("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", 502, "bad_answer").await;
+    check(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20), 502, "bad_answer").await;
+    check("HTTP/1.1 100 Continue\r\n\r\n", 504, "deadline").await;
+    // Whose response is cut, sees that it is: no last chunk, less than was said, or a reset.
+    for (response, seen) in [
+        ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "3\r\nabc\r\n"),
+        ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense\r\n", "3\r\nabc\r\n"),
+        ("HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 7\r\n\r\nabc", "abc"),
+    ] {
+        let mut client = Stream::to(gateway).await;
+        client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        let mut upstream = server.accept().await;
+        upstream.head().await;
+        upstream.send(response).await;
+        client.head().await;
+        assert_eq!(client.read_to(seen).await, seen);
+        drop(upstream);
+        assert_eq!(client.rest().await, "");
+    }
+}
+
+#[tokio::test]
+async fn gu19_a_server_learns_that_the_client_has_gone() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    drop(client);
+    assert_eq!(upstream.rest().await, "", "its connection is closed");
+}
+
+#[tokio::test]
+async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    client.send("POST /nowhere HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    let refused = client.rest().await;
+    assert!(refused.starts_with("HTTP/1.1 404 ") && refused.contains("connection: close\r\n"), "{refused}");
+    let mut client = Stream::to(gateway).await;
+    client.send("POST /api HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
+    assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
+    client.send("abc").await;
+    let mut upstream = server.accept().await;
+    assert!(!upstream.head().await.contains("xpect"));
+    assert_eq!(upstream.read_to("abc").await, "abc");
+    upstream.send("HTTP/1.1 204 No Content\r\nDate: d\r\n\r\n").await;
+    assert_eq!(client.head().await, "HTTP/1.1 204 No Content\r\nDate: d\r\n\r\n");
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
+    let (_cluster, gateway, mut server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k";
+    client.send(&format!("GET /api/chat HTTP/1.1\r\nHost: g\r\n{upgrade}\r\n\r\nearly")).await;
+    let mut upstream = server.accept().await;
+    let head = upstream.head().await;
+    assert!(head.contains("\r\nSec-WebSocket-Key: k\r\nconnection: Upgrade\r\nupgrade: websocket\r\n"), "{head}");
+    upstream.send("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: a\r\n\r\nhello").await;
+    let head = "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: a\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+    assert_eq!(client.head().await, head);
+    assert_eq!(client.read_to("hello").await, "hello");
+    assert_eq!(upstream.read_to("early").await, "early");
+    server.registered = None;
+    eventually("it is gone", async || request(gateway, "GET", "/api", "").await.status == 503).await;
+    for text in ["one", "two"] {
+        client.send(text).await;
+        assert_eq!(upstream.read_to(text).await, text);
+        upstream.send(text).await;
+        assert_eq!(client.read_to(text).await, text);
+    }
+    drop(client);
+    assert_eq!(upstream.rest().await, "");
+}
+
+#[tokio::test]
+async fn gh4_what_is_no_websocket_is_no_tunnel() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    let second = "GET /api/2 HTTP/1.1\r\nHost: g\r\n\r\n";
+    client
+        .send(&format!("GET /api/1 HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n{second}"))
+        .await;
+    let mut upstream = server.accept().await;
+    assert!(!upstream.head().await.to_lowercase().contains("upgrade"));
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n1").await;
+    assert!(upstream.head().await.starts_with("GET /api/2 "));
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
+    assert!(client.read_to("\r\n\r\n1").await.starts_with("HTTP/1.1 200 OK\r\n"));
+    assert!(client.read_to("\r\n\r\n2").await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
