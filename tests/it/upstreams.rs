@@ -5,10 +5,13 @@ use std::time::Duration;
 
 use gateway::Config;
 use serde_json::json;
-use tests::{Client, Cluster, Peer, eventually, request};
+use tests::{Client, Cluster, Peer, Process, eventually, old_peers_can_run, request};
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
+
+use crate::js::example;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -429,4 +432,57 @@ async fn gh4_what_is_no_websocket_is_no_tunnel() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n2").await;
     assert!(client.read_to("\r\n\r\n1").await.starts_with("HTTP/1.1 200 OK\r\n"));
     assert!(client.read_to("\r\n\r\n2").await.starts_with("HTTP/1.1 200 OK\r\n"));
+}
+
+#[tokio::test]
+async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() {
+    if !old_peers_can_run() {
+        return;
+    }
+    let cluster = Cluster::start();
+    let start = async |prefix: &str| {
+        let (file, distributor) = (example("web.js"), cluster.address.to_string());
+        let arguments = [file.to_str().unwrap(), "--port", "0", "--distributor", &distributor, "--prefix", prefix];
+        let server = Process::start("node", &arguments);
+        server.line("registered as web").await;
+        server
+    };
+    let gateway = cluster.gateway().await;
+    let front = start("/").await;
+    let mut old = start("/api").await;
+    let answers = async |path: &str, server: &Process| {
+        let response = request(gateway, "GET", path, "").await;
+        response.status == 200 && response.json()["pid"] == json!(server.pid().as_raw_nonzero().get())
+    };
+    eventually("the longest prefix", async || answers("/api/x", &old).await).await;
+    eventually("and all else", async || answers("/apix", &front).await).await;
+    // A deploy: the next version is there, and the one before goes.
+    let mut clients = Vec::new();
+    let (done, _) = tokio::sync::watch::channel(false);
+    for _ in 0..8 {
+        let is_done = done.subscribe();
+        clients.push(tokio::spawn(async move {
+            let (mut client, mut count) = (Client::connect(gateway).await, 0);
+            while !*is_done.borrow() {
+                let response = client.request("POST", "/api/x", "{}").await.expect("the connection stays");
+                assert_eq!(response.status, 200, "{response:?}");
+                count += 1;
+            }
+            count
+        }));
+    }
+    for _ in 0..3 {
+        let next = start("/api").await;
+        assert_eq!(std::mem::replace(&mut old, next).terminate().await.code(), Some(0));
+    }
+    done.send_replace(true);
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
+    old.kill().await;
+    // The other prefix is not an answer to what was asked for.
+    eventually("the last is gone", async || request(gateway, "GET", "/api/x", "").await.status == 503).await;
+    let back = start("/api").await;
+    eventually("one is back", async || answers("/api/x", &back).await).await;
+    assert!(answers("/", &front).await);
 }

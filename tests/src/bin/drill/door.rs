@@ -4,9 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
+use node_sdk::{HttpAdvert, Identity, Peers};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
 use crate::scenes::{percentiles, row, title};
@@ -62,7 +64,7 @@ pub(crate) async fn door() {
     let http = Daemon::server(&["http-server"]).await;
     http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
-    let mut doors: Vec<(&str, Daemon, &str)> = Vec::new();
+    let mut doors: Vec<(&str, std::rc::Rc<Daemon>, &str)> = Vec::new();
     let gateway = std::env::current_exe().unwrap().with_file_name("gateway");
     let arguments = [
         "--listen",
@@ -75,17 +77,21 @@ pub(crate) async fn door() {
         "warn",
     ];
     let gateway = Daemon::other(gateway.to_str().unwrap(), &arguments, PORTS[0]).await.expect("build it first");
-    doors.push(("gateway, packets", gateway, "/echo?id=42&name=widget&price=9.5&tags=a,b"));
+    // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
+    let _registered = register(distributor.address, http.address).await;
+    let gateway = std::rc::Rc::new(gateway);
+    doors.push(("gateway, packets", std::rc::Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
+    doors.push(("gateway, HTTP", gateway, "/http/echo"));
     let config = folder.path().join("nginx.conf");
     std::fs::write(&config, nginx(http.address)).unwrap();
     match Daemon::other("nginx", &["-c", config.to_str().unwrap()], PORTS[1]).await {
-        Some(nginx) => doors.push(("nginx, HTTP", nginx, "/echo")),
+        Some(nginx) => doors.push(("nginx, HTTP", nginx.into(), "/http/echo")),
         None => row("nginx", "not installed"),
     }
     let config = folder.path().join("haproxy.cfg");
     std::fs::write(&config, haproxy(http.address)).unwrap();
     match Daemon::other("haproxy", &["-f", config.to_str().unwrap()], PORTS[2]).await {
-        Some(haproxy) => doors.push(("haproxy, HTTP", haproxy, "/echo")),
+        Some(haproxy) => doors.push(("haproxy, HTTP", haproxy.into(), "/http/echo")),
         None => row("haproxy", "not installed"),
     }
     let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
@@ -102,6 +108,15 @@ pub(crate) async fn door() {
         let Round { rate, p50, p99, cpu } = &rounds[rounds.len() / 2];
         println!("{name:36} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>11.2} µs", us(*p50), us(*p99), us(*cpu));
     }
+}
+
+/// The back end in the list, under `/http`.
+async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
+    let mut identity = Identity::new("http", back_end.port(), Vec::new());
+    identity.advert.http = Some(HttpAdvert { prefixes: vec!["/http".to_owned()], strip: false });
+    let peers = Peers::join(identity, distributor.to_string(), CancellationToken::new());
+    peers.wait_until(|nodes| nodes.iter().any(|node| node.name == "http")).await;
+    peers
 }
 
 async fn measure(door: &Daemon, path: &str) -> Round {

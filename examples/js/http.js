@@ -1,0 +1,42 @@
+'use strict';
+
+// Registers a plain HTTP server (Node.js's own, Express, Koa, whatever listens) with the Distributor, so that the
+// gateway passes it every request whose path begins with one of its prefixes. No dependencies. See web.js.
+
+const { randomBytes } = require('node:crypto');
+const { Client } = require('./mesh');
+const { Registry } = require('./registry');
+
+const HEARD_MS = 500; // by then the gateways know that we left; a list is told in milliseconds
+const TIDY_MS = 1000;
+
+// Keeps `server` registered once it listens. With `strip` it is asked for `/x` instead of `/prefix/x`. Returns
+// `leave()`, and `close()`, which leaves, lets requests in flight finish, and closes the server.
+function offerHttp(server, { name, prefixes, strip = false, host = '127.0.0.1', port = 9000, onLog = log }) {
+  const context = { name, port: 0, urls: [], $: { http: { prefixes, strip } } };
+  const identity = { id: randomBytes(16).toString('hex'), version: 2 };
+  const registry = new Registry({ context, onLog }, identity, new Client(host, Number(port)), () => {});
+  const join = () => {
+    context.port = server.address().port;
+    registry.connect();
+  };
+  if (server.listening) join();
+  else server.once('listening', join);
+  const timer = setInterval(() => registry.tidy(performance.now()), TIDY_MS).unref();
+  const leave = () => {
+    clearInterval(timer);
+    registry.leave();
+  };
+  const close = async () => {
+    leave();
+    await new Promise((resolve) => setTimeout(resolve, HEARD_MS));
+    await new Promise((resolve) => server.close(resolve));
+  };
+  return { leave, close };
+}
+
+function log(text, isTrouble = false) {
+  (isTrouble ? console.error : console.log)(text);
+}
+
+module.exports = { offerHttp };
