@@ -6,6 +6,7 @@
 //! `http1`'s readers, `path`, `translate` and `problem` decide and are pure; `server`, `connection` and `proxy` are the shell
 //! around them, and calling nodes is the work of [`node_sdk::Peers`].
 
+mod buffers;
 mod cli;
 mod config;
 mod http1;

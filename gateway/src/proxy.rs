@@ -1,14 +1,13 @@
 //! One request: whose it is, a call to a node or a request to a server, and the response.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
-use bytes::BytesMut;
 use http::StatusCode;
 use node_sdk::{CallError, Peers, RawAnswer};
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::buffers;
 use crate::config::Config;
 use crate::http1::connection::{Answer, BodyError, Connection, Ended};
 use crate::http1::forward::{Failed, Forwarded};
@@ -26,7 +25,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
     pub(crate) upstreams: &'a Upstreams,
     pub(crate) config: &'a Config,
-    pub(crate) client: IpAddr,
+    pub(crate) origin: Origin,
 }
 
 /// Whose a request is.
@@ -134,12 +133,12 @@ impl Proxy<'_> {
                 tried.push(upstream.address);
                 continue;
             };
-            let mut request = BytesMut::with_capacity(1024);
+            let mut request = buffers::take();
+            request.reserve(1024);
             let seen = if strip { &path[target.prefix_bytes..] } else { path };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
-            let origin = Origin { client: self.client, is_tls: false };
-            put_request(&mut request, head, &format!("{slash}{seen}{mark}{query}"), origin);
+            put_request(&mut request, head, [slash, seen, mark, query], &self.origin);
             let idle = self.config.response_idle_timeout;
             match connection.forward(head, request, server.stream(), deadline, idle).await {
                 Ok(Forwarded::Done { keep_server }) => {

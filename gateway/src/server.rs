@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::http1::connection;
+use crate::http1::headers::Origin;
 use crate::proxy::Proxy;
 use crate::upstreams::Upstreams;
 
@@ -93,6 +94,8 @@ impl Door {
 
     /// Serves clients until `stop`, and then those that have begun to ask.
     async fn serve(&self, listener: TcpListener) {
+        // Asked at every request: of its own, so that workers do not wait for each other.
+        let stop = self.stop.child_token();
         let mut acceptor = Acceptor::new(listener);
         let follows = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.upstreams).follow(self.peers.clone())));
         let mut connections = JoinSet::new();
@@ -105,7 +108,7 @@ impl Door {
                     tune(&socket);
                     let Some(stream) = socket.into_tcp() else { continue };
                     if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-                        connections.spawn(run(stream, client, self.clone(), place));
+                        connections.spawn(run(stream, client, Self { stop: stop.clone(), ..self.clone() }, place));
                     } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
                         let limit = self.config.max_connections;
                         warn!(%client, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
@@ -137,8 +140,8 @@ impl Door {
 }
 
 async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
-    let (upstreams, client_ip) = (&door.upstreams, client.ip());
-    let proxy = Proxy { peers: &door.peers, upstreams, config: &door.config, client: client_ip };
+    let origin = Origin::new(client.ip(), false);
+    let proxy = Proxy { peers: &door.peers, upstreams: &door.upstreams, config: &door.config, origin };
     let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
     debug!(%client, reason, "client's connection ended");
 }

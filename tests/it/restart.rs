@@ -1,5 +1,6 @@
 //! Programs that are stopped, killed, and started again.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -76,7 +77,7 @@ struct Load {
 
 impl Load {
     /// Eight clients that ask for `path` again and again over connections that are kept.
-    fn start(gateway: std::net::SocketAddr, path: &'static str) -> Self {
+    fn start(gateway: SocketAddr, path: &'static str) -> Self {
         let (done, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let mut clients = JoinSet::new();
         for _ in 0..8 {
@@ -199,4 +200,42 @@ async fn a_node_that_is_told_to_stop_finishes_what_it_is_at() {
     assert_eq!(node.terminate().await.code(), Some(0));
     assert_eq!(slow.await.unwrap().status, 200);
     assert_eq!(tests::request(gateway, "GET", "/who", "").await.problem(), "no_provider");
+}
+
+#[tokio::test]
+async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
+    async fn hello() -> Result<&'static str, ServiceError> {
+        Ok("hello")
+    }
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+    let address = cluster.address.to_string();
+    let at = SocketAddr::from(([127, 0, 0, 1], pick_port()));
+    let listen = at.to_string();
+    let gateway = Process::start(GATEWAY, &["--listen", &listen, "--workers", "2", "--distributor", &address]);
+    gateway.line("listening").await;
+    Cluster::routed(at, "/hello").await;
+    let mut clients = Vec::new();
+    for _ in 0..16 {
+        clients.push(tokio::spawn(async move {
+            let mut count = 0;
+            // Until nobody listens any more: whoever was let in is answered.
+            while let Ok(stream) = tokio::net::TcpStream::connect(at).await {
+                let mut client = Client::over(stream);
+                loop {
+                    let response = client.request("GET", "/hello", "").await.expect("an answer");
+                    assert_eq!(response.status, 200);
+                    count += 1;
+                    if response.header("connection") == Some("close") {
+                        break;
+                    }
+                }
+            }
+            count
+        }));
+    }
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    for client in clients {
+        assert!(client.await.unwrap() > 0);
+    }
 }

@@ -51,6 +51,11 @@ impl Client {
         Self { stream: BufReader::new(TcpStream::connect(address).await.unwrap()) }
     }
 
+    /// Over a connection that is there.
+    pub fn over(stream: TcpStream) -> Self {
+        Self { stream: BufReader::new(stream) }
+    }
+
     /// Sends a request with a JSON body, if any, and reads its response.
     pub async fn request(&mut self, method: &str, path: &str, body: &str) -> Option<Response> {
         let headers = if body.is_empty() { String::new() } else { "Content-Type: application/json\r\n".to_owned() };

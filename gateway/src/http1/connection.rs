@@ -16,17 +16,20 @@ use tokio_util::sync::CancellationToken;
 use super::body::{BodyReader, Broken, Piece};
 use super::head::{Head, HeadReader};
 use super::write::{Full, KeepAlive};
+use crate::buffers;
 use crate::config::Config;
 use crate::problem::Problem;
 
 /// Room for one read: most requests, and a part of the others.
-const READ_BYTES: usize = 8 * 1024;
+const READ_BYTES: usize = 4 * 1024;
 /// Bytes of requests that are read ahead while one is worked on.
 const MAX_AHEAD_BYTES: usize = 64 * 1024;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a body that nobody wants which are read, so that the connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+/// When we stop, how long a client that is kept alive may take for its next request, which is answered still.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -151,9 +154,6 @@ impl Connection {
                 Ok(None) => {
                     self.flush().await?;
                     let has_begun = self.reading.heads.has_begun();
-                    if self.stop.is_cancelled() && !has_begun && !is_first {
-                        return Err(self.close("stopped").await);
-                    }
                     match self.wait_for_head(has_begun, is_first).await? {
                         None => continue,
                         Some(problem) => problem,
@@ -175,15 +175,13 @@ impl Connection {
         self.timer.set(self.since + limit);
         if self.reading.input.is_empty() {
             // An idle client holds no memory.
-            self.reading.input = BytesMut::new();
-            self.output = BytesMut::new();
+            buffers::give(std::mem::take(&mut self.reading.input));
+            buffers::give(std::mem::take(&mut self.output));
         }
+        // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
         let stopping = async {
             self.stop.cancelled().await;
-            // Whoever has just connected is about to ask.
-            if is_first {
-                sleep(LINGER).await;
-            }
+            sleep(LAST_CALL).await;
         };
         tokio::select! {
             biased;
@@ -310,9 +308,10 @@ impl Connection {
     /// After a response: the rest of the request is passed over, or the connection ends.
     async fn finish(&mut self) -> Result<(), Ended> {
         let mut discarded = 0;
-        let deadline = Instant::now() + LINGER;
+        let mut deadline = None;
         while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
             self.flush().await?;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER);
             match self.next_piece(deadline).await {
                 Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
                 Ok(None) => {}
@@ -363,6 +362,9 @@ impl Reading {
 
     /// What the system has; `None` for nothing yet, 0 at the end.
     fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, Ended> {
+        if self.input.capacity() == 0 {
+            self.input = buffers::take();
+        }
         self.input.reserve(READ_BYTES);
         // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
         stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
@@ -437,14 +439,14 @@ impl Timer {
         Self { sleep: Box::pin(sleep_until(due)), due }
     }
 
-    fn set(&mut self, due: Instant) {
+    pub(super) fn set(&mut self, due: Instant) {
         self.due = due;
         if due < self.sleep.deadline() {
             self.sleep.as_mut().reset(due);
         }
     }
 
-    async fn expired(&mut self) {
+    pub(super) async fn expired(&mut self) {
         loop {
             if self.sleep.is_elapsed() {
                 if Instant::now() >= self.due {

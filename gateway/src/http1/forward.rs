@@ -1,23 +1,26 @@
 //! One request on its way to a server, and the response on its way back, both as they come.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
-use tokio::time::{Duration, Instant, sleep_until};
+use tokio::time::{Duration, Instant};
 
 use super::body::{BodyReader, Piece};
-use super::connection::{BodyError, Connection, Ended, Reading, write_all};
+use super::connection::{BodyError, Connection, Ended, Reading, Timer, write_all};
 use super::head::{Framing, Head};
 use super::headers;
 use super::response::{ResponseHead, ResponseReader};
 use super::write::{KeepAlive, put_date, status_line};
+use crate::buffers;
 use crate::problem::Problem;
 
-/// Room for one read of a response.
-const READ_BYTES: usize = 16 * 1024;
+/// Room for a read of a response, at first and for one that goes on.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 32 * 1024;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);
@@ -81,13 +84,14 @@ impl Due {
         self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    async fn over(&self) {
+    async fn over(&self, timer: &mut Timer) {
         loop {
-            let due = self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed));
-            if Instant::now() >= due {
+            let after = self.after_ms.load(Ordering::Relaxed);
+            timer.set(self.base + Duration::from_millis(after));
+            timer.expired().await;
+            if self.after_ms.load(Ordering::Relaxed) == after {
                 return;
             }
-            sleep_until(due).await;
         }
     }
 }
@@ -137,7 +141,7 @@ impl Connection {
                         // The server may have said why it takes no more.
                         Upload::Refused | Upload::Failed(_) => uploads = false,
                     },
-                    () = due.over() => {
+                    () = due.over(&mut self.timer) => {
                         break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
                     }
                 }
@@ -192,7 +196,7 @@ async fn upload(
     if to_server.write_all(&request).await.is_err() {
         return Upload::Refused;
     }
-    drop(request);
+    buffers::give(request);
     Upload::Failed(Failed::Ended(reading.gone(from_client).await))
 }
 
@@ -248,8 +252,14 @@ struct Download<'a> {
 
 impl Download<'_> {
     async fn run(&mut self) -> Result<Forwarded, Failed> {
-        let mut input = BytesMut::new();
-        let response = self.response(&mut input).await?;
+        let mut input = buffers::take();
+        let forwarded = self.run_with(&mut input).await;
+        buffers::give(input);
+        forwarded
+    }
+
+    async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, Failed> {
+        let response = self.response(input).await?;
         if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
             if !self.head.upgrades {
                 return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
@@ -257,14 +267,14 @@ impl Download<'_> {
             status_line(self.output, response.status);
             headers::put_response_fields(self.output, &response.fields, false);
             self.output.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
-            return Ok(Forwarded::Tunnel { to_client: input.freeze() });
+            return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let chunks = self.put_head(&response);
         self.begun.store(true, Ordering::Relaxed);
         self.due.set(Instant::now() + self.idle);
         let mut body = BodyReader::new(response.framing);
         loop {
-            match body.next(&mut input) {
+            match body.next(input) {
                 Ok(Piece::Data(data)) => put_piece(self.output, chunks, &data),
                 Ok(Piece::End(trailers)) => {
                     if chunks {
@@ -275,7 +285,7 @@ impl Download<'_> {
                 Ok(Piece::More) => {
                     // Nothing is held back, and nothing is read that the client does not take.
                     write_all(self.to_client.as_ref(), self.output, self.limit).await?;
-                    if self.read(&mut input).await? == 0 {
+                    if self.read(input).await? == 0 {
                         if response.framing == Framing::Close {
                             if chunks {
                                 put_end(self.output, b"");
@@ -323,10 +333,11 @@ impl Download<'_> {
     }
 
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
-        input.reserve(READ_BYTES);
+        let begun = self.begun.load(Ordering::Relaxed);
+        input.reserve(if begun { READ_BYTES } else { FIRST_READ_BYTES });
         let bytes = self.from_server.read_buf(input).await.unwrap_or(0);
         // Until the response is there, the deadline of the whole holds.
-        if self.begun.load(Ordering::Relaxed) {
+        if begun {
             self.due.set(Instant::now() + self.idle);
         }
         Ok(bytes)
@@ -373,7 +384,7 @@ impl Download<'_> {
 
 fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
     if as_chunk {
-        out.put_slice(format!("{:x}\r\n", data.len()).as_bytes());
+        let _ = write!(out, "{:x}\r\n", data.len());
         out.put_slice(data);
         out.put_slice(b"\r\n");
     } else {

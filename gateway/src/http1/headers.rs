@@ -1,5 +1,6 @@
 //! Header fields from one side to the other: what belongs to a connection stays on it (RFC 9110, 7.6.1). Pure.
 
+use std::fmt::Write;
 use std::net::IpAddr;
 
 use bytes::{BufMut, BytesMut};
@@ -9,20 +10,37 @@ use super::head::{Fields, Framing, Head, tokens};
 /// Longest id of a request that is taken over from the client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// What a request says about where it comes from, as the server is told.
-#[derive(Clone, Copy, Debug)]
+/// What a request says about where it comes from, as the server is told: made once for each connection.
+#[derive(Clone, Debug)]
 pub(crate) struct Origin {
-    /// Who is connected.
-    pub(crate) client: IpAddr,
-    pub(crate) is_tls: bool,
+    /// `X-Forwarded-For` and `-Proto`.
+    fields: String,
+    /// RFC 7239's `for` and `proto`.
+    forwarded: [String; 2],
 }
 
-/// The head of a request as a server is to see it, for `target`. Names keep their case; whatever a client says of where it comes from
+impl Origin {
+    /// Of whoever is connected.
+    pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
+        let client = client.to_canonical();
+        let proto = if is_tls { "https" } else { "http" };
+        let node = match client {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => format!("\"[{address}]\""),
+        };
+        Self {
+            fields: format!("x-forwarded-for: {client}\r\nx-forwarded-proto: {proto}\r\n"),
+            forwarded: [format!("for={node};"), format!("proto={proto}")],
+        }
+    }
+}
+
+/// The head of a request as a server is to see it, for `target`, which is in parts. Names keep their case; whatever a client says of where it comes from
 /// is replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
-pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: &str, origin: Origin) {
+pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], origin: &Origin) {
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
-    out.put_slice(target.as_bytes());
+    target.iter().for_each(|part| out.put_slice(part.as_bytes()));
     out.put_slice(b" HTTP/1.1\r\n");
     let connection = Connection::of(head.fields());
     let mut request_id = None;
@@ -49,28 +67,25 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: &str, origin:
     put_origin(out, head.host(), origin);
     match request_id {
         Some(id) => put(out, "x-request-id", id),
-        None => put(out, "x-request-id", format!("{:032x}", fastrand::u128(..)).as_bytes()),
+        None => {
+            let _ = write!(out, "x-request-id: {:032x}\r\n", fastrand::u128(..));
+        }
     }
     out.put_slice(b"\r\n");
 }
 
 /// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
-fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: Origin) {
-    let Origin { client, is_tls } = origin;
-    let client = client.to_canonical();
-    let proto = if is_tls { "https" } else { "http" };
-    let node = match client {
-        IpAddr::V4(address) => address.to_string(),
-        IpAddr::V6(address) => format!("\"[{address}]\""),
-    };
-    put(out, "x-forwarded-for", client.to_string().as_bytes());
-    put(out, "x-forwarded-proto", proto.as_bytes());
+fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
+    let Origin { fields, forwarded: [node, proto] } = origin;
+    out.put_slice(fields.as_bytes());
     let host = host.unwrap_or_default();
     put(out, "x-forwarded-host", host.as_bytes());
     // A host is a token, but for a port or brackets.
     let quote = if host.contains([':', '[', ']']) { "\"" } else { "" };
-    let host = if host.is_empty() { String::new() } else { format!("host={quote}{host}{quote};") };
-    put(out, "forwarded", format!("for={node};{host}proto={proto}").as_bytes());
+    let _ = match host {
+        "" => write!(out, "forwarded: {node}{proto}\r\n"),
+        host => write!(out, "forwarded: {node}host={quote}{host}{quote};{proto}\r\n"),
+    };
 }
 
 /// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
@@ -174,7 +189,7 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
-        put_request(&mut out, &head, "/t", Origin { client: [10, 0, 0, 1].into(), is_tls: false });
+        put_request(&mut out, &head, ["/", "t", "", ""], &Origin::new([10, 0, 0, 1].into(), false));
         let lines = lines(&out);
         let usual = [
             "Host: a:80",
@@ -225,7 +240,7 @@ mod tests {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_request(&mut out, &head, "/", Origin { client: [0; 16].into(), is_tls: true });
+            put_request(&mut out, &head, ["/", "", "", ""], &Origin::new([0; 16].into(), true));
             let ids: Vec<_> = lines(&out)
                 .into_iter()
                 .filter_map(|line| Some(line.strip_prefix("x-request-id: ")?.to_owned()))
