@@ -1,23 +1,33 @@
 //! The command line of the `gateway` program.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use daemon::{LogFormat, LogLevel, bind_shared, duration, exit_code, init_log, listen_address, raise_open_files};
 use tokio::runtime;
+use tracing::error;
 
-use crate::{Config, serve_all};
+use crate::file::{File, Parsed};
+use crate::{Config, Upstream, serve_all};
 
 /// The one front door: HTTP in, packets out, routes learned from the registry.
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 stopped by a signal, 2 bad command line, 3 port in use, 4 cannot listen, 1 other."
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// TOML file with settings under the names that they have here (request_timeout = "10s"), and [[upstream]] tables for
+    /// servers that do not register. What the command line or the environment says wins.
+    #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
+    config: Option<PathBuf>,
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
     listen: SocketAddr,
@@ -65,8 +75,41 @@ struct Args {
     log_level: LogLevel,
 }
 
+#[derive(Clone, Debug, Subcommand)]
+enum Command {
+    /// Reads a configuration file, and says what is wrong with it, if anything is.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+}
+
 impl Args {
-    fn config(self) -> Config {
+    /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file can say.
+    fn take(&mut self, file: File, given: impl Fn(&str) -> bool) -> Vec<Upstream> {
+        fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
+            if let Some(said) = said.filter(|_| !given) {
+                *setting = said;
+            }
+        }
+        let time = |said: Option<Parsed<Duration>>| said.map(|Parsed(time)| time);
+        set(&mut self.listen, file.listen.map(|Parsed(address)| address), given("listen"));
+        set(&mut self.distributor, file.distributor, given("distributor"));
+        set(&mut self.workers, file.workers.map(Some), given("workers"));
+        set(&mut self.cache, file.cache.map(Some), given("cache"));
+        set(&mut self.request_timeout, time(file.request_timeout), given("request_timeout"));
+        set(&mut self.response_idle_timeout, time(file.response_idle_timeout), given("response_idle_timeout"));
+        set(&mut self.max_body_bytes, file.max_body_bytes, given("max_body_bytes"));
+        set(&mut self.max_connections, file.max_connections, given("max_connections"));
+        set(&mut self.header_timeout, time(file.header_timeout), given("header_timeout"));
+        set(&mut self.idle_timeout, time(file.idle_timeout), given("idle_timeout"));
+        set(&mut self.write_timeout, time(file.write_timeout), given("write_timeout"));
+        set(&mut self.drain_timeout, time(file.drain_timeout), given("drain_timeout"));
+        set(&mut self.empty_404, file.empty_404, given("empty_404"));
+        file.upstream
+    }
+
+    fn config(self, upstreams: Vec<Upstream>) -> Config {
         Config {
             distributor: self.distributor,
             cache: self.cache,
@@ -79,14 +122,29 @@ impl Args {
             write_timeout: self.write_timeout,
             drain_timeout: self.drain_timeout,
             empty_404: self.empty_404,
+            upstreams,
         }
     }
 }
 
 /// Runs the program: reads the command line, listens, serves until a signal.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let matches = Args::command().get_matches();
+    let mut args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if let Some(Command::Check { file }) = &args.command {
+        return check(file);
+    }
     init_log(args.log_format, &args.log_level);
+    let file = match args.config.as_deref().map(File::read).transpose() {
+        Ok(file) => file.unwrap_or_default(),
+        Err(wrong) => {
+            error!("{wrong}");
+            return ExitCode::from(2);
+        }
+    };
+    // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
+    let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
+    let upstreams = args.take(file, given);
     raise_open_files();
     // Requests have threads of their own: see `serve_all`.
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
@@ -100,15 +158,31 @@ pub fn main() -> ExitCode {
             Err(error) => return exit_code(&error),
         };
         let served = match daemon::stop_on_signals() {
-            Ok(stop) => serve_all(listeners, args.config(), stop).await,
+            Ok(stop) => serve_all(listeners, args.config(upstreams), stop).await,
             Err(error) => Err(error),
         };
         served.map_or_else(|error| exit_code(&error), |()| ExitCode::SUCCESS)
     })
 }
 
+/// `gateway check FILE`.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+fn check(file: &Path) -> ExitCode {
+    match File::read(file) {
+        Ok(read) => {
+            let servers: usize = read.upstream.iter().map(|upstream| upstream.servers.len()).sum();
+            println!("{} is fine; it names {servers} servers that do not register", file.display());
+            ExitCode::SUCCESS
+        }
+        Err(wrong) => {
+            eprintln!("{wrong}");
+            ExitCode::from(2)
+        }
+    }
+}
+
 /// A name or address with a port; the name is looked up at every attempt to connect, so it need not be known yet.
-fn host_and_port(text: &str) -> Result<String, String> {
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
         _ => Err("write it like 127.0.0.1:9000 or registry.example:9000".to_owned()),
@@ -117,14 +191,29 @@ fn host_and_port(text: &str) -> Result<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]
     fn defaults_of_the_command_line_are_those_of_the_library() {
         Args::command().debug_assert();
         let args = Args::parse_from(["gateway"]);
-        assert_eq!(format!("{:?}", args.config()), format!("{:?}", Config::default()));
+        assert_eq!(format!("{:?}", args.config(Vec::new())), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let matches = Args::command().get_matches_from(["gateway", "--idle-timeout", "1m", "--workers", "3"]);
+        let mut args = Args::from_arg_matches(&matches).unwrap();
+        let file = File {
+            idle_timeout: Some(Parsed(Duration::from_secs(5))),
+            workers: Some(7),
+            write_timeout: Some(Parsed(Duration::from_secs(6))),
+            empty_404: Some(true),
+            ..File::default()
+        };
+        let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
+        args.take(file, given);
+        assert_eq!((args.idle_timeout, args.workers), (Duration::from_secs(60), Some(3)));
+        assert_eq!((args.write_timeout, args.empty_404), (Duration::from_secs(6), true));
     }
 }

@@ -1,5 +1,6 @@
 //! Every limit of the gateway, with its reason.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -28,6 +29,19 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Unknown routes are answered as the old gateway did, by 404 with an empty body.
     pub empty_404: bool,
+    /// Servers that do not register.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// Servers that speak HTTP and do not register: they are there for good.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Paths that they answer, with all that is below them.
+    pub prefixes: Vec<String>,
+    /// Where they are.
+    pub servers: Vec<SocketAddr>,
+    /// They want to be asked without the prefix.
+    pub strip: bool,
 }
 
 impl Default for Config {
@@ -44,6 +58,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             empty_404: false,
+            upstreams: Vec::new(),
         }
     }
 }

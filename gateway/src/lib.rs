@@ -9,6 +9,7 @@
 mod buffers;
 mod cli;
 mod config;
+mod file;
 mod http1;
 mod path;
 mod problem;
@@ -18,5 +19,5 @@ mod translate;
 mod upstreams;
 
 pub use cli::main;
-pub use config::Config;
+pub use config::{Config, Upstream};
 pub use server::{serve, serve_all};

@@ -62,7 +62,8 @@ pub async fn serve_all(listeners: Vec<TcpListener>, config: Config, stop: Cancel
     let mut workers = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
         let listener = listener.into_std()?;
-        let door = Door { peers: door.peers.follow(), upstreams: Arc::default(), ..door.clone() };
+        let upstreams = Arc::new(Upstreams::new(door.config.upstreams.clone()));
+        let door = Door { peers: door.peers.follow(), upstreams, ..door.clone() };
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
@@ -89,7 +90,8 @@ impl Door {
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        Self { peers, upstreams: Arc::default(), config: Arc::new(config), places, stop }
+        let upstreams = Arc::new(Upstreams::new(config.upstreams.clone()));
+        Self { peers, upstreams, config: Arc::new(config), places, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.

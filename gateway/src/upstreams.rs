@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tracing::warn;
 
+use crate::config;
 use crate::path;
 
 /// In one network a connect is answered in well under this, or not at all.
@@ -29,10 +30,12 @@ const LONGEST_REST: Duration = Duration::from_secs(10);
 const MAX_REMEMBERED: usize = 10_000;
 
 /// The servers of one worker.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Upstreams {
     /// Replaced as a whole at every change.
     table: RwLock<Arc<Table>>,
+    /// Those that do not register.
+    fixed: Vec<config::Upstream>,
 }
 
 /// Who answers what.
@@ -102,6 +105,12 @@ pub(crate) struct Picked {
 }
 
 impl Upstreams {
+    /// With servers that do not register.
+    pub(crate) fn new(fixed: Vec<config::Upstream>) -> Self {
+        let table = Table::default().with(&[], &fixed);
+        Self { table: RwLock::new(Arc::new(table)), fixed }
+    }
+
     /// Keeps to what `peers` know, for as long as they do, and closes connections that are not in use any more.
     pub(crate) async fn follow(self: Arc<Self>, peers: Peers) {
         let mut changes = peers.changes();
@@ -118,7 +127,7 @@ impl Upstreams {
     }
 
     fn replace(&self, nodes: &[protocol::Node]) {
-        let table = Arc::new(self.table().with(nodes));
+        let table = Arc::new(self.table().with(nodes, &self.fixed));
         *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
     }
 
@@ -140,17 +149,27 @@ impl Upstreams {
 
 impl Table {
     /// The table of these nodes: servers that stay are kept, and prefixes that have lost their last one remembered.
-    fn with(&self, nodes: &[protocol::Node]) -> Self {
+    fn with(&self, nodes: &[protocol::Node], fixed: &[config::Upstream]) -> Self {
         let mut next = Self::default();
         let mut services: BTreeMap<String, Vec<Server>> = BTreeMap::new();
+        for group in fixed {
+            for address in &group.servers {
+                let upstream = self.server(*address);
+                next.servers.insert(*address, Arc::clone(&upstream));
+                for prefix in group.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
+                    let (weight, strip) = (protocol::Advert::USUAL_WEIGHT, group.strip);
+                    let server = Server { upstream: Arc::clone(&upstream), weight, suspect: false, strip };
+                    services.entry(prefix).or_default().push(server);
+                }
+            }
+        }
         for node in nodes {
             let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?)))
             else {
                 continue;
             };
             let address = SocketAddr::new(node.host, node.port);
-            let known = self.servers.get(&address);
-            let upstream = known.map_or_else(|| Arc::new(Upstream::new(address)), Arc::clone);
+            let upstream = self.server(address);
             next.servers.insert(address, Arc::clone(&upstream));
             for prefix in &http.prefixes {
                 let Some(prefix) = normal_prefix(prefix) else {
@@ -176,6 +195,11 @@ impl Table {
             })
             .collect();
         next
+    }
+
+    /// The server that is known, or a new one.
+    fn server(&self, address: SocketAddr) -> Arc<Upstream> {
+        self.servers.get(&address).map_or_else(|| Arc::new(Upstream::new(address)), Arc::clone)
     }
 
     fn find(&self, path: &str) -> Option<Target> {
@@ -338,7 +362,7 @@ mod tests {
     fn the_longest_prefix_of_whole_segments_wins() {
         let nodes =
             [node(1, 100, &["/"]), node(2, 100, &["/api", "/%61pi/v2/"]), node(3, 100, &["bad", "/..", "/a%2Fb"])];
-        let table = Table::default().with(&nodes);
+        let table = Table::default().with(&nodes, &[]);
         for (path, port, prefix_bytes) in [
             ("/", 1, 0),
             ("/x/y", 1, 0),
@@ -353,17 +377,17 @@ mod tests {
             let picked = target.service.pick(&[], false, Instant::now()).unwrap();
             assert_eq!((picked.upstream.address.port(), target.prefix_bytes), (port, prefix_bytes), "{path}");
         }
-        assert!(Table::default().with(&nodes[1..]).find("/x").is_none());
+        assert!(Table::default().with(&nodes[1..], &[]).find("/x").is_none());
     }
 
     #[test]
     fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
-        let first = Table::default().with(&[node(1, 100, &["/api"])]);
-        let gone = first.with(&[]);
+        let first = Table::default().with(&[node(1, 100, &["/api"])], &[]);
+        let gone = first.with(&[], &[]);
         assert!(gone.find("/api/x").unwrap().service.pick(&[], false, Instant::now()).is_none());
-        let draining = first.with(&[node(1, 0, &["/api"])]);
+        let draining = first.with(&[node(1, 0, &["/api"])], &[]);
         assert!(draining.find("/api/x").unwrap().service.pick(&[], false, Instant::now()).is_none());
-        let both = first.with(&[node(1, 100, &["/api"]), node(2, 100, &["/api"])]);
+        let both = first.with(&[node(1, 100, &["/api"]), node(2, 100, &["/api"])], &[]);
         let [one, _] = [1, 2].map(|port| both.servers[&SocketAddr::from(([127, 0, 0, 1], port))].clone());
         assert!(Arc::ptr_eq(&one, &first.servers[&one.address]));
     }
@@ -376,7 +400,7 @@ mod tests {
 
     #[test]
     fn turns_follow_weights() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 200, &["/"]), node(3, 100, &["/"])]);
+        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 200, &["/"]), node(3, 100, &["/"])], &[]);
         let service = table.find("/").unwrap().service;
         let turns = turns(&service, 400, false);
         let count = |port| turns.iter().filter(|other| **other == port).count();
@@ -387,7 +411,7 @@ mod tests {
 
     #[test]
     fn who_rests_or_was_tried_is_passed_over() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
+        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 100, &["/"])], &[]);
         let service = table.find("/").unwrap().service;
         let now = Instant::now();
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -401,7 +425,7 @@ mod tests {
 
     #[test]
     fn who_has_the_fewest_connections_has_the_next() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
+        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 50, &["/"])], &[]);
         let service = table.find("/").unwrap().service;
         let mut seen = Vec::new();
         for _ in 0..6 {

@@ -486,3 +486,38 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
     eventually("one is back", async || answers("/api/x", &back).await).await;
     assert!(answers("/", &front).await);
 }
+
+#[tokio::test]
+async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_told() {
+    const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+    let cluster = Cluster::start();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = listener.local_addr().unwrap();
+    let _ = Server { listener, registered: None }.tell_port();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let (path, at) = (file.to_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));
+    let text = format!(
+        "listen = \"{at}\"\ndistributor = \"{}\"\n[[upstream]]\nprefix = \"/old\"\nservers = [\"127.0.0.1:1\", \"{server}\"]\n",
+        cluster.address
+    );
+    std::fs::write(&file, &text).unwrap();
+    let check = async |expected: &str, code: i32| {
+        let mut check = Process::start(GATEWAY, &["check", path]);
+        assert_eq!(check.ended().await.code(), Some(code));
+        check.line(expected).await;
+    };
+    check("is fine; it names 2 servers", 0).await;
+    let gateway = Process::start(GATEWAY, &["--config", path]);
+    gateway.line("listening").await;
+    for _ in 0..4 {
+        assert_eq!(request(at, "POST", "/old/x", "{}").await.body, format!("{:5}", server.port()));
+    }
+    assert_eq!(request(at, "GET", "/new", "").await.status, 404);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    std::fs::write(&file, text.replace("distributor", "distributer")).unwrap();
+    check(&format!("{path}:2:1: unknown key `distributer`; did you mean `distributor`?"), 2).await;
+    let mut broken = Process::start(GATEWAY, &["--config", path]);
+    assert_eq!(broken.ended().await.code(), Some(2));
+    broken.line("did you mean `distributor`?").await;
+}
