@@ -69,7 +69,7 @@ impl Proxy<'_> {
             // Said before the client sends a body that nobody would take.
             Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
             Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
-            Route::Server(target) => self.forward(head, &path, query, &target, connection, deadline).await,
+            Route::Server(target) => self.forward(head, &path, query, &target, connection).await,
             Route::Node(method, path) => {
                 let params = params(head, query, connection, self.config.max_body_bytes, deadline).await?;
                 let answer = self.call(method, &path, &params, connection, deadline).await?;
@@ -119,7 +119,6 @@ impl Proxy<'_> {
         query: &str,
         target: &Target,
         connection: &mut Connection,
-        deadline: Instant,
     ) -> Result<(), BodyError> {
         let mut tried = Vec::new();
         let mut lost = 0;
@@ -140,7 +139,7 @@ impl Proxy<'_> {
             let mark = if head.target().contains('?') { "?" } else { "" };
             put_request(&mut request, head, [slash, seen, mark, query], &self.origin);
             let idle = self.config.response_idle_timeout;
-            match connection.forward(head, request, server.stream(), deadline, idle).await {
+            match connection.forward(head, request, server.stream(), self.config.request_timeout, idle).await {
                 Ok(Forwarded::Done { keep_server }) => {
                     if keep_server {
                         server.keep();

@@ -427,3 +427,53 @@ async fn an_old_node_is_never_given_more_than_it_can_read() {
         assert_eq!(call.await.unwrap().status, 200);
     }
 }
+
+/// Everything that comes on a connection which is asked this, until it ends.
+async fn told(gateway: std::net::SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut told = String::new();
+    tokio::time::timeout(Duration::from_secs(20), stream.read_to_string(&mut told)).await.expect("the end").unwrap();
+    told
+}
+
+#[tokio::test]
+async fn gh1_gh5_nothing_follows_what_makes_no_sense() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("math").route("GET/double", double).route("POST/double", double)).await;
+    let gateway = cluster.gateway().await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    let good = "GET /double?n=1 HTTP/1.1\r\nHost: g\r\n\r\n";
+    for (bad, statuses) in [
+        ("GET /double?n=1 HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "200 400"),
+        ("GET /double?n=1 HTTP/1.1\nHost: g\n\n", "200 400"),
+        ("POST /double HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n0x2\r\n{}\r\n0\r\n\r\n", "200 400"),
+        ("TRACE / HTTP/1.1\r\nHost: g\r\n\r\n", "200 405"),
+        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "200 505"),
+        // What is asked for beside it is passed over.
+        (
+            "GET /double?n=1 HTTP/1.1\r\nHost: g\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\nHTTP2-Settings: x\r\n\r\n",
+            "200 200",
+        ),
+    ] {
+        let told = told(gateway, &format!("{good}{bad}{good}")).await;
+        let after = told.match_indices("HTTP/1.1 ").map(|(at, line)| &told[at + line.len()..][..3]);
+        let seen: Vec<_> = after.filter(|status| status.parse::<u16>().is_ok()).collect();
+        assert_eq!(seen.join(" "), statuses, "{bad}");
+        assert_eq!(told.matches("connection: close\r\n").count(), 1, "{told}");
+    }
+}
+
+#[tokio::test]
+async fn gh3_a_body_that_nobody_wants_is_passed_over_or_ends_the_connection() {
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    let post = |bytes: usize| {
+        format!("POST /nowhere HTTP/1.1\r\nHost: g\r\nContent-Length: {bytes}\r\n\r\n{}", "x".repeat(bytes))
+    };
+    let last = "GET /nowhere HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n";
+    for (bytes, answers) in [(60_000, 2), (70_000, 1)] {
+        let told = told(gateway, &(post(bytes) + last)).await;
+        assert_eq!(told.matches("HTTP/1.1 404 ").count(), answers, "{bytes}");
+    }
+}

@@ -521,3 +521,38 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
     assert_eq!(broken.ended().await.code(), Some(2));
     broken.line("did you mean `distributor`?").await;
 }
+
+#[tokio::test]
+async fn gh7_a_body_that_comes_too_slowly_is_given_up() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let mut client = Stream::to(gateway).await;
+    client.send("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 100\r\n\r\nx").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    // It has half a minute for its answer, and the client five seconds for the first kilobyte.
+    let told = client.rest().await;
+    assert!(told.starts_with("HTTP/1.1 408 ") && told.contains("/problems/slow_body"), "{told}");
+    assert_eq!(upstream.rest().await, "x");
+}
+
+#[tokio::test]
+async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/api"]).await;
+    let config = Config { write_timeout: Duration::from_millis(500), ..Config::default() };
+    let gateway = cluster.gateway_with(config).await;
+    while request_quietly(gateway).await.starts_with("HTTP/1.1 404") {}
+    while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
+    let mut client = Stream::to(gateway).await;
+    client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let (mut sent, piece) = (0, vec![b'x'; 64 * 1024]);
+    // It goes on until the gateway gives the client up.
+    while timeout(PATIENCE, upstream.0.write_all(&piece)).await.expect("the end").is_ok() {
+        sent += piece.len();
+    }
+    // What both systems hold for two connections, and no more.
+    assert!(sent < 64 << 20, "{sent}");
+}

@@ -97,19 +97,19 @@ impl Due {
 }
 
 impl Connection {
-    /// Sends a request, whose `request` is the head as the server is to see it, and passes the response on. `deadline`: until the
-    /// response begins; after that something has to come every `idle`.
+    /// Sends a request, whose `request` is the head as the server is to see it, and passes the response on. `within`: how long the
+    /// server may take to take the request, and to answer once it has all of it; after that something has to come every `idle`.
     pub(crate) async fn forward(
         &mut self,
         head: &Head,
         request: BytesMut,
         server: &mut TcpStream,
-        deadline: Instant,
+        within: Duration,
         idle: Duration,
     ) -> Result<Forwarded, Failed> {
         self.give_leave().await?;
         let keep_alive = self.keep_alive_after();
-        let (due, begun) = (Due::at(deadline), AtomicBool::new(false));
+        let (due, begun) = (Due::at(Instant::now() + within), AtomicBool::new(false));
         let (mut from_client, to_client) = self.stream.split();
         let (from_server, mut to_server) = server.split();
         let mut download = Download {
@@ -125,7 +125,8 @@ impl Connection {
             begun: &begun,
         };
         let outcome = {
-            let upload = upload(&mut self.reading, &mut from_client, &mut to_server, request, head.framing);
+            let pace = Pace { due: &due, within };
+            let upload = upload(&mut self.reading, &mut from_client, &mut to_server, request, head.framing, pace);
             let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
             let mut download = std::pin::pin!(download.run());
             loop {
@@ -180,6 +181,12 @@ enum Upload {
     Failed(Failed),
 }
 
+/// While a body comes its client's time counts, and the server's when there is something for it.
+struct Pace<'a> {
+    due: &'a Due,
+    within: Duration,
+}
+
 /// Sends head and body, then watches for the client's going.
 async fn upload(
     reading: &mut Reading,
@@ -187,9 +194,10 @@ async fn upload(
     to_server: &mut WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
+    pace: Pace<'_>,
 ) -> Upload {
     if framing != Framing::Empty
-        && let Err(failed) = send_body(reading, from_client, to_server, &mut request, framing).await
+        && let Err(failed) = send_body(reading, from_client, to_server, &mut request, framing, &pace).await
     {
         return failed;
     }
@@ -207,6 +215,7 @@ async fn send_body(
     to_server: &mut WriteHalf<'_>,
     out: &mut BytesMut,
     framing: Framing,
+    pace: &Pace<'_>,
 ) -> Result<(), Upload> {
     let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
     let mut received = 0;
@@ -217,7 +226,9 @@ async fn send_body(
             out.clear();
         }
         let deadline = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+        pace.due.set(deadline + pace.within);
         let piece = reading.next_piece(from_client, deadline).await;
+        pace.due.set(Instant::now() + pace.within);
         match piece.map_err(|error| Upload::Failed(error.into()))? {
             Piece::Data(data) => {
                 received += data.len() as u64;
