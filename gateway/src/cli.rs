@@ -1,15 +1,18 @@
 //! The command line of the `gateway` program.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::{LogFormat, LogLevel, bind_shared, duration, exit_code, init_log, listen_address, raise_open_files};
+use daemon::{
+    BindError, LogFormat, LogLevel, bind, bind_shared, duration, exit_code, init_log, listen_address, raise_open_files,
+};
+use tokio::net::TcpListener;
 use tokio::runtime;
-use tracing::error;
+use tracing::{error, warn};
 
 use crate::file::{File, Parsed};
 use crate::{Config, Upstream, serve_all};
@@ -31,6 +34,9 @@ struct Args {
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
     listen: SocketAddr,
+    /// Address for /health, /ready and /metrics; `off` for none. Unless given, 127.0.0.1:8001, or none if that is taken.
+    #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", value_parser = admin_address)]
+    admin: Option<AdminAddress>,
     /// Threads that serve; one for each core unless given.
     #[arg(long, value_name = "N", env = "GATEWAY_WORKERS", value_parser = clap::value_parser!(u16).range(1..=1024))]
     workers: Option<u16>,
@@ -94,6 +100,7 @@ impl Args {
         }
         let time = |said: Option<Parsed<Duration>>| said.map(|Parsed(time)| time);
         set(&mut self.listen, file.listen.map(|Parsed(address)| address), given("listen"));
+        set(&mut self.admin, file.admin.map(|Parsed(address)| Some(address)), given("admin"));
         set(&mut self.distributor, file.distributor, given("distributor"));
         set(&mut self.workers, file.workers.map(Some), given("workers"));
         set(&mut self.cache, file.cache.map(Some), given("cache"));
@@ -157,13 +164,45 @@ pub fn main() -> ExitCode {
             Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
         };
+        let admin = match bind_admin(args.admin) {
+            Ok(admin) => admin,
+            Err(error) => return exit_code(&error),
+        };
         let served = match daemon::stop_on_signals() {
-            Ok(stop) => serve_all(listeners, args.config(upstreams), stop).await,
+            Ok(stop) => serve_all(listeners, admin, args.config(upstreams), stop).await,
             Err(error) => Err(error),
         };
         served.map_or_else(|error| exit_code(&error), |()| ExitCode::SUCCESS)
     })
 }
+
+/// Where operators may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AdminAddress {
+    Off,
+    At(SocketAddr),
+}
+
+pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
+    if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
+}
+
+fn bind_admin(address: Option<AdminAddress>) -> Result<Option<TcpListener>, BindError> {
+    match address {
+        Some(AdminAddress::Off) => Ok(None),
+        Some(AdminAddress::At(address)) => bind(address).map(Some),
+        None => match bind(USUAL_ADMIN) {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) => {
+                warn!("nobody can ask for /health and /metrics: {error}; choose an address with --admin");
+                Ok(None)
+            }
+        },
+    }
+}
+
+/// Only for this machine.
+const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// `gateway check FILE`.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]

@@ -9,7 +9,7 @@ use daemon::{duration, listen_address};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::cli::host_and_port;
+use crate::cli::{AdminAddress, admin_address, host_and_port};
 use crate::config::Upstream;
 use crate::path::normal;
 
@@ -21,6 +21,7 @@ const ALIKE: f64 = 0.8;
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct File {
     pub(crate) listen: Option<Parsed<SocketAddr>>,
+    pub(crate) admin: Option<Parsed<AdminAddress>>,
     #[serde(deserialize_with = "distributor")]
     pub(crate) distributor: Option<String>,
     pub(crate) workers: Option<u16>,
@@ -131,6 +132,12 @@ fn upstreams<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Upstream>
 impl<'de> Deserialize<'de> for Parsed<Duration> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         duration(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed<AdminAddress> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        admin_address(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
     }
 }
 

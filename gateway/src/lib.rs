@@ -6,11 +6,13 @@
 //! `http1`'s readers, `path`, `translate` and `problem` decide and are pure; `server`, `connection` and `proxy` are the shell
 //! around them, and calling nodes is the work of [`node_sdk::Peers`].
 
+mod admin;
 mod buffers;
 mod cli;
 mod config;
 mod file;
 mod http1;
+mod metrics;
 mod path;
 mod problem;
 mod proxy;

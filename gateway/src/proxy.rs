@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use http::StatusCode;
 use node_sdk::{CallError, Peers, RawAnswer};
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::buffers;
@@ -14,6 +14,7 @@ use crate::http1::forward::{Failed, Forwarded};
 use crate::http1::head::{Framing, Head};
 use crate::http1::headers::{Origin, put_request};
 use crate::http1::write::Full;
+use crate::metrics::Metrics;
 use crate::path::{self, BadPath};
 use crate::problem::Problem;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
@@ -26,6 +27,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) upstreams: &'a Upstreams,
     pub(crate) config: &'a Config,
     pub(crate) origin: Origin,
+    pub(crate) metrics: &'a Metrics,
 }
 
 /// Whose a request is.
@@ -43,7 +45,20 @@ enum Route<'a> {
 impl Answer for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
     async fn answer(&mut self, head: Head, connection: &mut Connection) -> Result<(), Ended> {
-        let problem = match self.respond(&head, connection).await {
+        let begin = Instant::now();
+        let answered = self.answer_it(&head, connection).await;
+        self.metrics.request(connection.status().map(|status| status.as_u16()), begin.elapsed());
+        answered
+    }
+
+    fn refused(&mut self, status: StatusCode) {
+        self.metrics.request(Some(status.as_u16()), Duration::ZERO);
+    }
+}
+
+impl Proxy<'_> {
+    async fn answer_it(&self, head: &Head, connection: &mut Connection) -> Result<(), Ended> {
+        let problem = match self.respond(head, connection).await {
             Ok(()) => return Ok(()),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
@@ -57,9 +72,7 @@ impl Answer for Proxy<'_> {
         }
         Ok(())
     }
-}
 
-impl Proxy<'_> {
     async fn respond(&self, head: &Head, connection: &mut Connection) -> Result<(), BodyError> {
         let deadline = Instant::now() + self.config.request_timeout;
         let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));

@@ -16,9 +16,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use crate::admin::Admin;
 use crate::config::Config;
 use crate::http1::connection;
 use crate::http1::headers::Origin;
+use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::upstreams::Upstreams;
 
@@ -35,6 +37,8 @@ struct Door {
     /// Of one worker, like `peers`.
     upstreams: Arc<Upstreams>,
     config: Arc<Config>,
+    /// Of one worker.
+    metrics: Arc<Metrics>,
     /// One for each client.
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -52,18 +56,31 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     Ok(())
 }
 
-/// As [`serve`], with a thread for each listener: they share an address, and nothing on the way of a request.
+/// As [`serve`], with a thread for each listener: they share an address, and nothing on the way of a request. `admin` answers
+/// `/health`, `/ready` and `/metrics`.
 ///
 /// # Errors
 /// Those of the listeners' own address, and of the system that gives no threads.
-pub async fn serve_all(listeners: Vec<TcpListener>, config: Config, stop: CancellationToken) -> io::Result<()> {
+pub async fn serve_all(
+    listeners: Vec<TcpListener>,
+    admin: Option<TcpListener>,
+    config: Config,
+    stop: CancellationToken,
+) -> io::Result<()> {
     let address = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
-    let door = Door::open(address, config, stop);
+    let door = Door::open(address, config, stop.clone());
+    let metrics: Arc<[_]> = listeners.iter().map(|_| Arc::new(Metrics::default())).collect();
+    let asked = admin.map(|listener| {
+        let workers = Arc::clone(&metrics);
+        let (peers, config) = (door.peers.clone(), Arc::clone(&door.config));
+        AbortOnDropHandle::new(tokio::spawn(Admin { peers, workers, stop, config }.serve(listener)))
+    });
     let mut workers = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
         let listener = listener.into_std()?;
         let upstreams = Arc::new(Upstreams::new(door.config.upstreams.clone()));
-        let door = Door { peers: door.peers.follow(), upstreams, ..door.clone() };
+        let metrics = Arc::clone(&metrics[number]);
+        let door = Door { peers: door.peers.follow(), upstreams, metrics, ..door.clone() };
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
@@ -79,6 +96,7 @@ pub async fn serve_all(listeners: Vec<TcpListener>, config: Config, stop: Cancel
     for worker in workers {
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
+    drop(asked);
     info!("stopped");
     Ok(())
 }
@@ -91,7 +109,7 @@ impl Door {
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
         let upstreams = Arc::new(Upstreams::new(config.upstreams.clone()));
-        Self { peers, upstreams, config: Arc::new(config), places, stop }
+        Self { peers, upstreams, config: Arc::new(config), metrics: Arc::default(), places, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
@@ -143,7 +161,9 @@ impl Door {
 
 async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
     let origin = Origin::new(client.ip(), false);
-    let proxy = Proxy { peers: &door.peers, upstreams: &door.upstreams, config: &door.config, origin };
+    let _connected = door.metrics.connection();
+    let Door { peers, upstreams, config, metrics, .. } = &door;
+    let proxy = Proxy { peers, upstreams, config, origin, metrics };
     let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
     debug!(%client, reason, "client's connection ended");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway::Config;
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
-use tests::{Client, Cluster, Listener, Peer, eventually, request};
+use tests::{Client, Cluster, Listener, Peer, Process, eventually, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -476,4 +476,47 @@ async fn gh3_a_body_that_nobody_wants_is_passed_over_or_ends_the_connection() {
         let told = told(gateway, &(post(bytes) + last)).await;
         assert_eq!(told.matches("HTTP/1.1 404 ").count(), answers, "{bytes}");
     }
+}
+
+#[tokio::test]
+async fn gh29_operators_have_a_door_of_their_own() {
+    const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+    let cluster = Cluster::start();
+    let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));
+    let (listen, asked, address) = (at.to_string(), admin.to_string(), cluster.address.to_string());
+    let arguments = ["--listen", &listen, "--admin", &asked, "--distributor", &address, "--workers", "2"];
+    let gateway = Process::start(GATEWAY, &arguments);
+    gateway.line("listening").await;
+    let ask = async |path: &str| {
+        let response = request(admin, "GET", path, "").await;
+        (response.status, response.body)
+    };
+    assert_eq!(ask("/health").await, (200, "alive\n".to_owned()));
+    eventually("it has heard of itself", async || ask("/ready").await.0 == 200).await;
+    let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
+    Cluster::routed(at, "/double?n=1").await;
+    let mut client = Client::connect(at).await;
+    for path in ["/double?n=1", "/double?n=2", "/double?n=x"] {
+        client.request("GET", path, "").await.unwrap();
+    }
+    assert_eq!(Client::connect(at).await.raw(b"nonsense\r\n\r\n").await.unwrap().status, 400);
+    let (_, metrics) = ask("/metrics").await;
+    for line in
+        ["gateway_responses_total{status=\"422\"} 1", "gateway_responses_total{status=\"400\"} 1", "gateway_nodes 2"]
+    {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
+    assert!(metrics.lines().any(|line| line == "gateway_connections 1"), "{metrics}");
+    assert_eq!(ask("/nothing").await.0, 404);
+    assert_eq!(request(admin, "POST", "/health", "{}").await.status, 405);
+    // The public has no part in it.
+    for path in ["/health", "/ready", "/metrics"] {
+        assert_eq!(client.request("GET", path, "").await.unwrap().problem(), "no_route");
+    }
+    // Whoever asks for a port that is taken is told; the usual one is not worth a front door.
+    let other = format!("127.0.0.1:{}", tests::pick_port());
+    let mut taken = Process::start(GATEWAY, &["--listen", &other, "--admin", &asked, "--distributor", &address]);
+    assert_eq!(taken.ended().await.code(), Some(3));
+    drop(client);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
 }

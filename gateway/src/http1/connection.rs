@@ -41,6 +41,8 @@ pub(crate) struct Connection {
     pub(super) output: BytesMut,
     pub(super) keep_alive: KeepAlive,
     pub(super) is_head: bool,
+    /// What the request at hand is answered with, if it is.
+    pub(super) status: Option<StatusCode>,
     pub(super) timer: Timer,
     /// When it was done with the last request, or began the next.
     since: Instant,
@@ -95,6 +97,9 @@ impl From<Ended> for BodyError {
 pub(crate) trait Answer {
     /// Answers one request: whatever it takes, ends with a response.
     fn answer(&mut self, head: Head, connection: &mut Connection) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// A request made no sense, or took too long to come, and was answered with this.
+    fn refused(&mut self, status: StatusCode);
 }
 
 /// Serves one client until it goes, does nothing for too long, or `stop` is cancelled and its requests are answered.
@@ -117,6 +122,7 @@ pub(crate) async fn run(
         output: BytesMut::new(),
         keep_alive: KeepAlive::Stays,
         is_head: false,
+        status: None,
         timer: Timer::at(now + limits.header),
         since: now,
         limits,
@@ -133,7 +139,8 @@ impl Connection {
     async fn serve(&mut self, service: &mut impl Answer) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
-            let head = self.next_head(is_first).await?;
+            let head = self.next_head(is_first, service).await?;
+            self.status = None;
             is_first = false;
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
             self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };
@@ -147,7 +154,7 @@ impl Connection {
     }
 
     /// The next request. Answers that wait leave before it is waited for.
-    async fn next_head(&mut self, is_first: bool) -> Result<Head, Ended> {
+    async fn next_head(&mut self, is_first: bool, service: &mut impl Answer) -> Result<Head, Ended> {
         loop {
             let problem = match self.reading.next_head() {
                 Ok(Some(head)) => return Ok(head),
@@ -163,6 +170,7 @@ impl Connection {
             };
             self.keep_alive = KeepAlive::Closes;
             self.is_head = false;
+            service.refused(problem.status);
             self.problem(&problem);
             self.flush().await?;
             return Err(self.close("a head that makes no sense").await);
@@ -280,7 +288,13 @@ impl Connection {
     /// Appends a response whose body is all there.
     pub(crate) fn respond(&mut self, response: &Full<'_>) {
         let keep_alive = self.keep_alive_after();
+        self.status = Some(response.status);
         response.write(&mut self.output, keep_alive, self.is_head);
+    }
+
+    /// What the request at hand was answered with, if it was.
+    pub(crate) fn status(&self) -> Option<StatusCode> {
+        self.status
     }
 
     /// Appends a problem.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -123,6 +124,7 @@ impl Connection {
             due: &due,
             idle,
             begun: &begun,
+            status: &mut self.status,
         };
         let outcome = {
             let pace = Pace { due: &due, within };
@@ -259,6 +261,7 @@ struct Download<'a> {
     idle: Duration,
     /// The client is being given the response.
     begun: &'a AtomicBool,
+    status: &'a mut Option<StatusCode>,
 }
 
 impl Download<'_> {
@@ -271,7 +274,8 @@ impl Download<'_> {
 
     async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, Failed> {
         let response = self.response(input).await?;
-        if response.status == http::StatusCode::SWITCHING_PROTOCOLS {
+        *self.status = Some(response.status);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
             if !self.head.upgrades {
                 return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
             }

@@ -1,0 +1,142 @@
+//! What a worker has done, for Prometheus: counted by one thread, read by another.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// Upper bounds of the times that are told apart, in microseconds; a hundred seconds are longer than any request takes.
+const BOUNDS_US: [u64; 10] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000, 10_000_000];
+
+/// Counters of one worker.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// By status, from 100 to 599.
+    responses: [AtomicU64; 500],
+    /// Requests that ended without a response, mostly because the client went.
+    unanswered: AtomicU64,
+    /// Clients that are connected.
+    connections: AtomicU64,
+    /// By the bound that they are below; the last is for all others.
+    times: [AtomicU64; BOUNDS_US.len() + 1],
+    time_us: AtomicU64,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self {
+            responses: [const { AtomicU64::new(0) }; 500],
+            unanswered: AtomicU64::default(),
+            connections: AtomicU64::default(),
+            times: Default::default(),
+            time_us: AtomicU64::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A request was answered, or given up if there is no status.
+    pub(crate) fn request(&self, status: Option<u16>, took: Duration) {
+        let counter = status.and_then(|status| self.responses.get(usize::from(status).checked_sub(100)?));
+        counter.unwrap_or(&self.unanswered).fetch_add(1, Ordering::Relaxed);
+        let us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
+        self.times[at].fetch_add(1, Ordering::Relaxed);
+        self.time_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// A client is connected until what this gives is dropped.
+    pub(crate) fn connection(self: &Arc<Self>) -> Connected {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        Connected(Arc::clone(self))
+    }
+}
+
+/// A client that is connected.
+#[derive(Debug)]
+pub(crate) struct Connected(Arc<Metrics>);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What all workers have done, in Prometheus' text format 0.0.4.
+pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duration>) -> String {
+    let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
+        workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
+    };
+    let mut out = String::new();
+    let mut about = |name: &str, kind: &str, help: &str, lines: &mut dyn FnMut(&mut String)| {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        lines(&mut out);
+    };
+    about("gateway_responses_total", "counter", "Responses by status.", &mut |out| {
+        for at in 0..500 {
+            let count: u64 = workers.iter().map(|worker| worker.responses[at].load(Ordering::Relaxed)).sum();
+            if count > 0 {
+                let _ = writeln!(out, "gateway_responses_total{{status=\"{}\"}} {count}", at + 100);
+            }
+        }
+    });
+    about("gateway_unanswered_total", "counter", "Requests that ended without a response.", &mut |out| {
+        let _ = writeln!(out, "gateway_unanswered_total {}", sum(|worker| &worker.unanswered));
+    });
+    about("gateway_connections", "gauge", "Clients that are connected.", &mut |out| {
+        let _ = writeln!(out, "gateway_connections {}", sum(|worker| &worker.connections));
+    });
+    about("gateway_request_seconds", "histogram", "From a request's head to the end of its response.", &mut |out| {
+        let mut below = 0;
+        for at in 0..=BOUNDS_US.len() {
+            below += workers.iter().map(|worker| worker.times[at].load(Ordering::Relaxed)).sum::<u64>();
+            let bound = BOUNDS_US
+                .get(at)
+                .map_or_else(|| "+Inf".to_owned(), |us| (Duration::from_micros(*us).as_secs_f64()).to_string());
+            let _ = writeln!(out, "gateway_request_seconds_bucket{{le=\"{bound}\"}} {below}");
+        }
+        let seconds = Duration::from_micros(sum(|worker| &worker.time_us)).as_secs_f64();
+        let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
+    });
+    about("gateway_nodes", "gauge", "Nodes that are known.", &mut |out| {
+        let _ = writeln!(out, "gateway_nodes {nodes}");
+    });
+    about("gateway_registry_stale_seconds", "gauge", "For how long there has been no Distributor.", &mut |out| {
+        let _ = writeln!(out, "gateway_registry_stale_seconds {}", stale.unwrap_or_default().as_secs_f64());
+    });
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_added_up() {
+        let workers: [Arc<Metrics>; 2] = Default::default();
+        workers[0].request(Some(200), Duration::from_micros(300));
+        workers[1].request(Some(200), Duration::from_millis(3));
+        workers[1].request(Some(599), Duration::from_secs(100));
+        workers[1].request(None, Duration::ZERO);
+        workers[1].request(Some(999), Duration::ZERO);
+        let _one = workers[0].connection();
+        drop(workers[1].connection());
+        let text = text(&workers, 7, Some(Duration::from_millis(1500)));
+        for line in [
+            "gateway_responses_total{status=\"200\"} 2",
+            "gateway_responses_total{status=\"599\"} 1",
+            "gateway_unanswered_total 2",
+            "gateway_connections 1",
+            "gateway_request_seconds_bucket{le=\"0.00025\"} 2",
+            "gateway_request_seconds_bucket{le=\"0.0005\"} 3",
+            "gateway_request_seconds_bucket{le=\"0.005\"} 4",
+            "gateway_request_seconds_bucket{le=\"+Inf\"} 5",
+            "gateway_request_seconds_sum 100.0033",
+            "gateway_request_seconds_count 5",
+            "gateway_nodes 7",
+            "gateway_registry_stale_seconds 1.5",
+        ] {
+            assert!(text.lines().any(|other| other == line), "{line}: {text}");
+        }
+    }
+}
