@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::http1::connection::{self, Answer, Connection, Ended};
 use crate::http1::head::Head;
@@ -27,6 +28,7 @@ pub(crate) struct Admin {
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) config: Arc<Config>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
 impl Admin {
@@ -62,7 +64,8 @@ impl Admin {
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
                 let (nodes, stale) = (self.peers.nodes().len(), self.peers.stale_for());
-                Some((StatusCode::OK, metrics::text(&self.workers, nodes, stale)))
+                let lost = self.access_log.as_ref().map_or(0, |log| log.lost());
+                Some((StatusCode::OK, metrics::text(&self.workers, nodes, stale, lost)))
             }
             _ => None,
         }

@@ -14,6 +14,7 @@ use tokio::net::TcpListener;
 use tokio::runtime;
 use tracing::{error, warn};
 
+use crate::access_log::AccessLogFormat;
 use crate::file::{File, Parsed};
 use crate::{Config, Upstream, serve_all};
 
@@ -73,6 +74,9 @@ struct Args {
     /// Answer unknown routes as the old gateway did: 404 with an empty body.
     #[arg(long, env = "GATEWAY_EMPTY_404")]
     empty_404: bool,
+    /// A line for each request on standard output.
+    #[arg(long, value_enum, env = "GATEWAY_ACCESS_LOG", default_value_t)]
+    access_log: AccessLogFormat,
     /// Form of the log on standard error.
     #[arg(long, value_enum, env = "GATEWAY_LOG_FORMAT", default_value_t)]
     log_format: LogFormat,
@@ -112,6 +116,7 @@ impl Args {
         set(&mut self.idle_timeout, time(file.idle_timeout), given("idle_timeout"));
         set(&mut self.write_timeout, time(file.write_timeout), given("write_timeout"));
         set(&mut self.drain_timeout, time(file.drain_timeout), given("drain_timeout"));
+        set(&mut self.access_log, file.access_log.map(|Parsed(format)| format), given("access_log"));
         set(&mut self.empty_404, file.empty_404, given("empty_404"));
         file.upstream
     }
@@ -129,6 +134,7 @@ impl Args {
             write_timeout: self.write_timeout,
             drain_timeout: self.drain_timeout,
             empty_404: self.empty_404,
+            access_log: self.access_log,
             upstreams,
         }
     }

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::access_log::AccessLogFormat;
+
 /// Where the Distributor is, limits and time-outs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -29,6 +31,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Unknown routes are answered as the old gateway did, by 404 with an empty body.
     pub empty_404: bool,
+    /// How each request is logged on standard output.
+    pub access_log: AccessLogFormat,
     /// Servers that do not register.
     pub upstreams: Vec<Upstream>,
 }
@@ -58,6 +62,7 @@ impl Default for Config {
             write_timeout: Duration::from_secs(30),
             drain_timeout: Duration::from_secs(30),
             empty_404: false,
+            access_log: AccessLogFormat::Off,
             upstreams: Vec::new(),
         }
     }

@@ -5,10 +5,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::ValueEnum;
 use daemon::{duration, listen_address};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use crate::access_log::AccessLogFormat;
 use crate::cli::{AdminAddress, admin_address, host_and_port};
 use crate::config::Upstream;
 use crate::path::normal;
@@ -35,6 +37,7 @@ pub(crate) struct File {
     pub(crate) write_timeout: Option<Parsed<Duration>>,
     pub(crate) drain_timeout: Option<Parsed<Duration>>,
     pub(crate) empty_404: Option<bool>,
+    pub(crate) access_log: Option<Parsed<AccessLogFormat>>,
     #[serde(deserialize_with = "upstreams")]
     pub(crate) upstream: Vec<Upstream>,
 }
@@ -138,6 +141,13 @@ impl<'de> Deserialize<'de> for Parsed<Duration> {
 impl<'de> Deserialize<'de> for Parsed<AdminAddress> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         admin_address(&String::deserialize(deserializer)?).map(Self).map_err(D::Error::custom)
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed<AccessLogFormat> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        AccessLogFormat::from_str(&text, false).map(Self).map_err(|_| D::Error::custom("write off, text or json"))
     }
 }
 

@@ -6,6 +6,7 @@
 //! `http1`'s readers, `path`, `translate` and `problem` decide and are pure; `server`, `connection` and `proxy` are the shell
 //! around them, and calling nodes is the work of [`node_sdk::Peers`].
 
+mod access_log;
 mod admin;
 mod buffers;
 mod cli;
@@ -20,6 +21,7 @@ mod server;
 mod translate;
 mod upstreams;
 
+pub use access_log::AccessLogFormat;
 pub use cli::main;
 pub use config::{Config, Upstream};
 pub use server::{serve, serve_all};

@@ -63,7 +63,7 @@ impl Drop for Connected {
 }
 
 /// What all workers have done, in Prometheus' text format 0.0.4.
-pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duration>) -> String {
+pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duration>, lost: u64) -> String {
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -104,6 +104,9 @@ pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duratio
     about("gateway_registry_stale_seconds", "gauge", "For how long there has been no Distributor.", &mut |out| {
         let _ = writeln!(out, "gateway_registry_stale_seconds {}", stale.unwrap_or_default().as_secs_f64());
     });
+    about("gateway_access_log_lost_total", "counter", "Lines of the access log that were lost.", &mut |out| {
+        let _ = writeln!(out, "gateway_access_log_lost_total {lost}");
+    });
     out
 }
 
@@ -121,7 +124,7 @@ mod tests {
         workers[1].request(Some(999), Duration::ZERO);
         let _one = workers[0].connection();
         drop(workers[1].connection());
-        let text = text(&workers, 7, Some(Duration::from_millis(1500)));
+        let text = text(&workers, 7, Some(Duration::from_millis(1500)), 3);
         for line in [
             "gateway_responses_total{status=\"200\"} 2",
             "gateway_responses_total{status=\"599\"} 1",
@@ -134,6 +137,7 @@ mod tests {
             "gateway_request_seconds_sum 100.0033",
             "gateway_request_seconds_count 5",
             "gateway_nodes 7",
+            "gateway_access_log_lost_total 3",
             "gateway_registry_stale_seconds 1.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");

@@ -1,12 +1,14 @@
 //! One request: whose it is, a call to a node or a request to a server, and the response.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use http::StatusCode;
 use node_sdk::{CallError, Peers, RawAnswer};
 use tokio::time::{Duration, Instant};
 use tracing::debug;
 
+use crate::access_log::{AccessLog, Entry};
 use crate::buffers;
 use crate::config::Config;
 use crate::http1::connection::{Answer, BodyError, Connection, Ended};
@@ -27,7 +29,9 @@ pub(crate) struct Proxy<'a> {
     pub(crate) upstreams: &'a Upstreams,
     pub(crate) config: &'a Config,
     pub(crate) origin: Origin,
+    pub(crate) client: IpAddr,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) access_log: Option<&'a AccessLog>,
 }
 
 /// Whose a request is.
@@ -47,12 +51,20 @@ impl Answer for Proxy<'_> {
     async fn answer(&mut self, head: Head, connection: &mut Connection) -> Result<(), Ended> {
         let begin = Instant::now();
         let answered = self.answer_it(&head, connection).await;
-        self.metrics.request(connection.status().map(|status| status.as_u16()), begin.elapsed());
+        let (status, took) = (connection.status().map(|status| status.as_u16()), begin.elapsed());
+        self.metrics.request(status, took);
+        if let Some(log) = self.access_log {
+            log.take(&Entry { client: self.client, method: head.method(), target: head.target(), status, took });
+        }
         answered
     }
 
     fn refused(&mut self, status: StatusCode) {
-        self.metrics.request(Some(status.as_u16()), Duration::ZERO);
+        let (status, took) = (Some(status.as_u16()), Duration::ZERO);
+        self.metrics.request(status, took);
+        if let Some(log) = self.access_log {
+            log.take(&Entry { client: self.client, method: "-", target: "-", status, took });
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
+use crate::access_log::AccessLog;
 use crate::admin::Admin;
 use crate::config::Config;
 use crate::http1::connection;
@@ -39,6 +40,7 @@ struct Door {
     config: Arc<Config>,
     /// Of one worker.
     metrics: Arc<Metrics>,
+    access_log: Option<Arc<AccessLog>>,
     /// One for each client.
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -72,8 +74,8 @@ pub async fn serve_all(
     let metrics: Arc<[_]> = listeners.iter().map(|_| Arc::new(Metrics::default())).collect();
     let asked = admin.map(|listener| {
         let workers = Arc::clone(&metrics);
-        let (peers, config) = (door.peers.clone(), Arc::clone(&door.config));
-        AbortOnDropHandle::new(tokio::spawn(Admin { peers, workers, stop, config }.serve(listener)))
+        let (peers, config, access_log) = (door.peers.clone(), Arc::clone(&door.config), door.access_log.clone());
+        AbortOnDropHandle::new(tokio::spawn(Admin { peers, workers, stop, config, access_log }.serve(listener)))
     });
     let mut workers = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
@@ -109,7 +111,8 @@ impl Door {
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
         let upstreams = Arc::new(Upstreams::new(config.upstreams.clone()));
-        Self { peers, upstreams, config: Arc::new(config), metrics: Arc::default(), places, stop }
+        let access_log = AccessLog::start(config.access_log).map(Arc::new);
+        Self { peers, upstreams, config: Arc::new(config), metrics: Arc::default(), access_log, places, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
@@ -162,8 +165,9 @@ impl Door {
 async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
     let origin = Origin::new(client.ip(), false);
     let _connected = door.metrics.connection();
-    let Door { peers, upstreams, config, metrics, .. } = &door;
-    let proxy = Proxy { peers, upstreams, config, origin, metrics };
+    let Door { peers, upstreams, config, metrics, access_log, .. } = &door;
+    let client = client.ip().to_canonical();
+    let proxy = Proxy { peers, upstreams, config, origin, client, metrics, access_log: access_log.as_deref() };
     let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
     debug!(%client, reason, "client's connection ended");
 }

@@ -485,7 +485,7 @@ async fn gh29_operators_have_a_door_of_their_own() {
     let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));
     let (listen, asked, address) = (at.to_string(), admin.to_string(), cluster.address.to_string());
     let arguments = ["--listen", &listen, "--admin", &asked, "--distributor", &address, "--workers", "2"];
-    let gateway = Process::start(GATEWAY, &arguments);
+    let gateway = Process::start(GATEWAY, &[&arguments[..], &["--access-log", "text"]].concat());
     gateway.line("listening").await;
     let ask = async |path: &str| {
         let response = request(admin, "GET", path, "").await;
@@ -507,6 +507,8 @@ async fn gh29_operators_have_a_door_of_their_own() {
         assert!(metrics.contains(line), "{line}: {metrics}");
     }
     assert!(metrics.lines().any(|line| line == "gateway_connections 1"), "{metrics}");
+    gateway.line("127.0.0.1 \"GET /double?n=x\" 422 ").await;
+    gateway.line("127.0.0.1 \"- -\" 400 ").await;
     assert_eq!(ask("/nothing").await.0, 404);
     assert_eq!(request(admin, "POST", "/health", "{}").await.status, 405);
     // The public has no part in it.

@@ -18,7 +18,7 @@ const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
 const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 /// Where those listen that are told where to.
-const PORTS: [u16; 3] = [19_110, 19_111, 19_112];
+const PORTS: [u16; 4] = [19_110, 19_111, 19_112, 19_113];
 
 /// The back end of those that speak HTTP to theirs.
 pub(crate) async fn serve_http() {
@@ -65,23 +65,21 @@ pub(crate) async fn door() {
     http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
     let mut doors: Vec<(&str, std::rc::Rc<Daemon>, &str)> = Vec::new();
-    let gateway = std::env::current_exe().unwrap().with_file_name("gateway");
-    let arguments = [
-        "--listen",
-        &format!("127.0.0.1:{}", PORTS[0]),
-        "--workers",
-        "1",
-        "--distributor",
-        &distributor.address.to_string(),
-        "--log-level",
-        "warn",
-    ];
-    let gateway = Daemon::other(gateway.to_str().unwrap(), &arguments, PORTS[0]).await.expect("build it first");
+    let program = std::env::current_exe().unwrap().with_file_name("gateway");
+    let start = async |port: u16, access_log: &str| {
+        let (listen, distributor) = (format!("127.0.0.1:{port}"), distributor.address.to_string());
+        let arguments = ["--listen", &listen, "--workers", "1", "--distributor", &distributor, "--log-level", "error"];
+        let arguments = [&arguments[..], &["--admin", "off", "--access-log", access_log]].concat();
+        Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first")
+    };
+    let gateway = start(PORTS[0], "off").await;
     // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
     let _registered = register(distributor.address, http.address).await;
     let gateway = std::rc::Rc::new(gateway);
     doors.push(("gateway, packets", std::rc::Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
     doors.push(("gateway, HTTP", gateway, "/http/echo"));
+    let logging = start(PORTS[3], "text").await;
+    doors.push(("gateway, HTTP, with access log", logging.into(), "/http/echo"));
     let config = folder.path().join("nginx.conf");
     std::fs::write(&config, nginx(http.address)).unwrap();
     match Daemon::other("nginx", &["-c", config.to_str().unwrap()], PORTS[1]).await {
