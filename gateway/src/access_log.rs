@@ -1,5 +1,6 @@
 //! A line for each request, on standard output. Requests do not wait for it: what it cannot take is lost, and counted.
 
+use std::fmt::Write as _;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,10 @@ use clap::ValueEnum;
 
 /// Lines that wait to be written: some tenths of a second's worth at full speed.
 const MAX_WAITING: usize = 16 * 1024;
+/// Lines are written so long after the first of them, all at once: a thread that is woken for each costs more than the rest.
+const GATHER: Duration = Duration::from_millis(50);
+/// At the end, how long a slow disk is waited for.
+const LONGEST_FLUSH: Duration = Duration::from_secs(1);
 /// Bytes of a target that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
 
@@ -29,8 +34,16 @@ pub enum AccessLogFormat {
 #[derive(Debug)]
 pub(crate) struct AccessLog {
     format: AccessLogFormat,
-    lines: SyncSender<String>,
+    lines: SyncSender<Message>,
     lost: AtomicU64,
+}
+
+/// What the writing thread is sent.
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// To be answered when everything before it is written.
+    Flush(SyncSender<()>),
 }
 
 /// A request that is over.
@@ -57,8 +70,16 @@ impl AccessLog {
     }
 
     pub(crate) fn take(&self, entry: &Entry<'_>) {
-        if self.lines.try_send(entry.line(self.format, now())).is_err() {
+        if self.lines.try_send(Message::Line(entry.line(self.format, now()))).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything is written, or a second is over.
+    pub(crate) fn flush(&self) {
+        let (written, done) = sync_channel(1);
+        if self.lines.try_send(Message::Flush(written)).is_ok() {
+            let _ = done.recv_timeout(LONGEST_FLUSH);
         }
     }
 
@@ -73,19 +94,27 @@ fn now() -> SystemTime {
     SystemTime::now()
 }
 
+#[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
 /// Writes as long as somebody sends. What cannot be written, on a full disk or into a closed pipe, is lost.
-fn write(lines: &Receiver<String>, out: impl Write) {
-    let mut out = io::BufWriter::new(out);
+fn write(lines: &Receiver<Message>, out: impl Write) {
+    let mut out = io::BufWriter::with_capacity(64 * 1024, out);
     while let Ok(first) = lines.recv() {
-        // All that has come meanwhile leaves together.
-        for line in std::iter::once(first).chain(lines.try_iter().take(MAX_WAITING)) {
-            let _ = out.write_all(line.as_bytes());
+        if matches!(first, Message::Line(_)) {
+            std::thread::sleep(GATHER);
+        }
+        let mut asked = None;
+        for message in std::iter::once(first).chain(lines.try_iter().take(MAX_WAITING)) {
+            match message {
+                Message::Line(line) => drop(out.write_all(line.as_bytes())),
+                Message::Flush(written) => asked = Some(written),
+            }
         }
         if out.flush().is_err() {
             // Otherwise what is in it would be tried again with every line, and grow.
             let (lost, _) = out.into_parts();
-            out = io::BufWriter::new(lost);
+            out = io::BufWriter::with_capacity(64 * 1024, lost);
         }
+        drop(asked);
     }
 }
 
@@ -93,7 +122,8 @@ impl Entry<'_> {
     fn line(&self, format: AccessLogFormat, time: SystemTime) -> String {
         let Self { client, method, target, status, took } = self;
         let time = humantime::format_rfc3339_millis(time);
-        let ms = took.as_secs_f64() * 1e3;
+        let us = took.as_micros();
+        let (ms, us) = (us / 1000, us % 1000);
         // At a character's border.
         let end = (0..=target.len().min(MAX_TARGET_BYTES)).rev().find(|at| target.is_char_boundary(*at)).unwrap_or(0);
         let target = &target[..end];
@@ -101,14 +131,24 @@ impl Entry<'_> {
             let text = |text: &str| serde_json::Value::from(text).to_string();
             let status = status.map_or_else(|| "null".to_owned(), |status| status.to_string());
             return format!(
-                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms:.3}}}\n",
+                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03}}}\n",
                 text(method),
                 text(target),
             );
         }
-        let target = target.replace('\\', "\\\\").replace('"', "\\\"");
-        let status = status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-        format!("{time} {client} \"{method} {target}\" {status} {ms:.3}\n")
+        let mut line = String::with_capacity(96 + target.len());
+        let _ = write!(line, "{time} {client} \"{method} ");
+        for c in target.chars() {
+            if matches!(c, '"' | '\\') {
+                line.push('\\');
+            }
+            line.push(c);
+        }
+        let _ = match status {
+            Some(status) => writeln!(line, "\" {status} {ms}.{us:03}"),
+            None => writeln!(line, "\" - {ms}.{us:03}"),
+        };
+        line
     }
 }
 
@@ -164,12 +204,15 @@ mod tests {
         let out = Full(0, std::sync::Arc::clone(&written));
         let writer = std::thread::spawn(move || write(&waiting, out));
         for line in ["1\n", "2\n", "3\n", "4\n"] {
-            lines.send(line.to_owned()).unwrap();
+            lines.send(Message::Line(line.to_owned())).unwrap();
             std::thread::yield_now();
         }
         while written.lock().unwrap().is_empty() {
-            lines.send("more\n".to_owned()).unwrap();
+            lines.send(Message::Line("more\n".to_owned())).unwrap();
         }
+        let (done, flushed) = sync_channel(1);
+        lines.send(Message::Flush(done)).unwrap();
+        assert!(flushed.recv().is_err(), "it is answered by being dropped");
         drop(lines);
         writer.join().unwrap();
         let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();

@@ -54,6 +54,9 @@ struct Door {
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let door = Door::open(listener.local_addr()?, config, stop);
     door.serve(listener).await;
+    if let Some(log) = &door.access_log {
+        log.flush();
+    }
     info!("stopped");
     Ok(())
 }
@@ -77,6 +80,7 @@ pub async fn serve_all(
         let (peers, config, access_log) = (door.peers.clone(), Arc::clone(&door.config), door.access_log.clone());
         AbortOnDropHandle::new(tokio::spawn(Admin { peers, workers, stop, config, access_log }.serve(listener)))
     });
+    let flushed = door.access_log.clone();
     let mut workers = Vec::new();
     for (number, listener) in listeners.into_iter().enumerate() {
         let listener = listener.into_std()?;
@@ -99,6 +103,9 @@ pub async fn serve_all(
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
     drop(asked);
+    if let Some(log) = &flushed {
+        log.flush();
+    }
     info!("stopped");
     Ok(())
 }
