@@ -387,7 +387,7 @@ async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
     let mut upstream = server.accept().await;
     assert!(!upstream.head().await.contains("xpect"));
     assert_eq!(upstream.read_to("abc").await, "abc");
-    upstream.send("HTTP/1.1 204 No Content\r\nDate: d\r\n\r\n").await;
+    upstream.send("HTTP/1.1 204 No Content\r\nDate: d\r\nContent-Length: 0\r\n\r\n").await;
     assert_eq!(client.head().await, "HTTP/1.1 204 No Content\r\nDate: d\r\n\r\n");
 }
 

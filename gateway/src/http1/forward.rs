@@ -25,6 +25,8 @@ const READ_BYTES: usize = 32 * 1024;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);
+/// However much has come before, a client may pause for so long.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
 /// Heads before the response itself that a server may send, such as 103.
 const MAX_INTERIM: u32 = 16;
 /// Bytes on their way through a tunnel, each way.
@@ -227,7 +229,8 @@ async fn send_body(
             to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
             out.clear();
         }
-        let deadline = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+        let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+        let deadline = slowest.min(Instant::now() + BODY_PAUSE);
         pace.due.set(deadline + pace.within);
         let piece = reading.next_piece(from_client, deadline).await;
         pace.due.set(Instant::now() + pace.within);
@@ -362,7 +365,9 @@ impl Download<'_> {
     fn put_head(&mut self, response: &ResponseHead) -> bool {
         let out = &mut *self.output;
         status_line(out, response.status);
-        headers::put_response_fields(out, &response.fields, response.framing == Framing::Empty);
+        // A length that tells of a body which is not there, as to HEAD, is passed on; but 204 has none (RFC 9110, 8.6).
+        let with_length = response.framing == Framing::Empty && response.status != StatusCode::NO_CONTENT;
+        headers::put_response_fields(out, &response.fields, with_length);
         let chunks = match response.framing {
             Framing::Empty => false,
             Framing::Length(bytes) => {
