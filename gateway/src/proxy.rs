@@ -162,7 +162,7 @@ impl Proxy<'_> {
             let seen = if strip { &path[target.prefix_bytes..] } else { path };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
-            put_request(&mut request, head, [slash, seen, mark, query], &self.origin);
+            put_request(&mut request, head, [slash, seen, mark, query], upstream.address, &self.origin);
             let idle = self.config.response_idle_timeout;
             match connection.forward(head, request, server.stream(), self.config.request_timeout, idle).await {
                 Ok(Forwarded::Done { keep_server }) => {

@@ -270,7 +270,7 @@ impl Upstream {
         {
             let mut state = self.lock();
             state.tidy(now);
-            while let Some((stream, _)) = state.idle.pop_back().filter(|_| !fresh) {
+            while !fresh && let Some((stream, _)) = state.idle.pop_back() {
                 // Whatever a server says without being asked, its end included, nobody can use.
                 let silent =
                     matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
@@ -421,6 +421,25 @@ mod tests {
         assert_eq!(turns(&service, 4, false), [1; 4]);
         table.servers[&one].lock().rests_until = Some(now + Duration::from_secs(1));
         assert_eq!(turns(&service, 4, false).iter().filter(|port| **port == 1).count(), 2, "better than nobody");
+    }
+
+    #[tokio::test]
+    async fn connections_are_counted() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap()));
+        let counts = || {
+            let state = upstream.lock();
+            (state.connections, state.idle.len())
+        };
+        let (one, two) = (upstream.connect(false).await.unwrap(), upstream.connect(false).await.unwrap());
+        assert_eq!(counts(), (2, 0));
+        one.keep();
+        assert_eq!(counts(), (2, 1));
+        assert!(!upstream.connect(true).await.unwrap().is_used);
+        assert_eq!(counts(), (2, 1), "what is fresh leaves the others alone");
+        assert!(upstream.connect(false).await.unwrap().is_used);
+        drop(two);
+        assert_eq!(counts(), (0, 0));
     }
 
     #[test]

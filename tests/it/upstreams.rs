@@ -556,3 +556,45 @@ async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
     // What both systems hold for two connections, and no more.
     assert!(sent < 64 << 20, "{sent}");
 }
+
+#[tokio::test]
+async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    // A large body that has gone through leaves both connections as they were.
+    let mut client = Stream::to(gateway).await;
+    let post = "POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 200000\r\n\r\n";
+    client.send(&format!("{post}{}", "x".repeat(200_000))).await;
+    let mut upstream = server.accept().await;
+    upstream.head().await;
+    upstream.0.read_exact(&mut vec![0; 200_000]).await.unwrap();
+    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+    upstream.send(ok).await;
+    assert!(!client.read_to("\r\n\r\nok").await.contains("close"));
+    // An early answer leaves the server with half a request, which the next one would be taken for the rest of.
+    client.send(&format!("{post}{}", "x".repeat(100_000))).await;
+    upstream.head().await;
+    upstream.send(ok).await;
+    let told = client.rest().await;
+    assert!(told.contains("connection: close\r\n") && told.ends_with("ok"), "{told}");
+    assert!(upstream.rest().await.bytes().all(|byte| byte == b'x'), "and then its end");
+}
+
+#[tokio::test]
+async fn gu8_a_body_that_ends_with_a_reset_is_not_whole() {
+    let (_cluster, gateway, server) = served(&["/api"]).await;
+    for version in ["HTTP/1.1", "HTTP/1.0"] {
+        let mut client = Stream::to(gateway).await;
+        client.send(&format!("GET /api {version}\r\nHost: g\r\n\r\n")).await;
+        let mut upstream = server.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc").await;
+        client.read_to("abc").await;
+        socket2::SockRef::from(&upstream.0).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(upstream);
+        let mut rest = Vec::new();
+        let end = timeout(PATIENCE, client.0.read_to_end(&mut rest)).await.expect("the end");
+        // No last chunk; and where there are none, a reset.
+        let last_chunk = rest.windows(3).any(|three| three == b"0\r\n");
+        assert!(!last_chunk && (end.is_err() || version == "HTTP/1.1"), "{version}: {end:?} {rest:?}");
+    }
+}

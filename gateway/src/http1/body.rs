@@ -152,15 +152,14 @@ fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
     let mut end = 0;
     while let Some(length) = line(&buffer[end..], MAX_TRAILER_BYTES)? {
         if length == 0 {
+            let mut fields = [httparse::EMPTY_HEADER; 32];
+            // With the empty line, as the parser wants it. What is broken stays where it is: it is looked at again.
+            let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + 2], &mut fields) else {
+                return Err(Broken("a trailer is no header field"));
+            };
             let lines = buffer.split_to(end).freeze();
             buffer.advance(2);
-            let mut fields = [httparse::EMPTY_HEADER; 32];
-            // With the empty line, as the parser wants it.
-            let whole = [&lines, &b"\r\n"[..]].concat();
-            return match httparse::parse_headers(&whole, &mut fields) {
-                Ok(httparse::Status::Complete(_)) => Ok(Some(lines)),
-                _ => Err(Broken("a trailer is no header field")),
-            };
+            return Ok(Some(lines));
         }
         end += length + 2;
         if end > MAX_TRAILER_BYTES {

@@ -306,7 +306,7 @@ impl Connection {
     }
 
     /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
-    pub(super) fn keep_alive_after(&mut self) -> KeepAlive {
+    fn keep_alive_after(&mut self) -> KeepAlive {
         let unread = match self.reading.body {
             BodyReader::Done | BodyReader::Length(0) => false,
             _ if self.reading.owes_continue => true,
@@ -317,6 +317,11 @@ impl Connection {
             self.keep_alive = KeepAlive::Closes;
         }
         self.keep_alive
+    }
+
+    /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
+    pub(super) fn keep_alive_while(&self) -> KeepAlive {
+        if self.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
 
     /// After a response: the rest of the request is passed over, or the connection ends.

@@ -78,8 +78,11 @@ struct Due {
 }
 
 impl Due {
-    fn at(due: Instant) -> Self {
-        Self { base: due, after_ms: AtomicU64::new(0) }
+    fn after(within: Duration) -> Self {
+        let now = Instant::now();
+        let due = Self { base: now, after_ms: AtomicU64::new(0) };
+        due.set(now + within);
+        due
     }
 
     fn set(&self, due: Instant) {
@@ -111,8 +114,8 @@ impl Connection {
         idle: Duration,
     ) -> Result<Forwarded, Failed> {
         self.give_leave().await?;
-        let keep_alive = self.keep_alive_after();
-        let (due, begun) = (Due::at(Instant::now() + within), AtomicBool::new(false));
+        let keep_alive = self.keep_alive_while();
+        let (due, begun, sent) = (Due::after(within), AtomicBool::new(false), AtomicBool::new(false));
         let (mut from_client, to_client) = self.stream.split();
         let (from_server, mut to_server) = server.split();
         let mut download = Download {
@@ -126,10 +129,12 @@ impl Connection {
             due: &due,
             idle,
             begun: &begun,
+            sent: &sent,
             status: &mut self.status,
+            chunks: false,
         };
         let outcome = {
-            let pace = Pace { due: &due, within };
+            let pace = Pace { due: &due, within, sent: &sent };
             let upload = upload(&mut self.reading, &mut from_client, &mut to_server, request, head.framing, pace);
             let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
             let mut download = std::pin::pin!(download.run());
@@ -153,10 +158,15 @@ impl Connection {
             }
         };
         self.keep_alive = download.keep_alive;
-        // What the server has not taken, nobody can ask it for the next time.
-        let whole = self.reading.body.is_done();
+        let download_chunks = download.chunks;
+        // A server that was not given all of a request would take the next one for the rest of it.
+        let whole = self.reading.body.is_done() && sent.load(Ordering::Relaxed);
         if !whole {
             self.keep_alive = KeepAlive::Closes;
+        }
+        if outcome.is_err() && begun.load(Ordering::Relaxed) && !download_chunks {
+            // A client that reads to the end of the connection must not take this end for the response's.
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         }
         outcome.map(|forwarded| match forwarded {
             Forwarded::Done { keep_server } => Forwarded::Done { keep_server: keep_server && whole },
@@ -189,6 +199,8 @@ enum Upload {
 struct Pace<'a> {
     due: &'a Due,
     within: Duration,
+    /// The server has been given the whole request.
+    sent: &'a AtomicBool,
 }
 
 /// Sends head and body, then watches for the client's going.
@@ -208,6 +220,7 @@ async fn upload(
     if to_server.write_all(&request).await.is_err() {
         return Upload::Refused;
     }
+    pace.sent.store(true, Ordering::Relaxed);
     buffers::give(request);
     Upload::Failed(Failed::Ended(reading.gone(from_client).await))
 }
@@ -264,7 +277,11 @@ struct Download<'a> {
     idle: Duration,
     /// The client is being given the response.
     begun: &'a AtomicBool,
+    /// The server has been given the whole request.
+    sent: &'a AtomicBool,
     status: &'a mut Option<StatusCode>,
+    /// The body goes in chunks, so that its end is told from the connection's.
+    chunks: bool,
 }
 
 impl Download<'_> {
@@ -288,6 +305,7 @@ impl Download<'_> {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let chunks = self.put_head(&response);
+        self.chunks = chunks;
         self.begun.store(true, Ordering::Relaxed);
         self.due.set(Instant::now() + self.idle);
         let mut body = BodyReader::new(response.framing);
@@ -310,13 +328,11 @@ impl Download<'_> {
                             }
                             break;
                         }
-                        self.cut(chunks);
                         return Err(Failed::Ended(Ended("the server went in mid response")));
                     }
                 }
                 Err(_broken) => {
                     write_all(self.to_client.as_ref(), self.output, self.limit).await?;
-                    self.cut(chunks);
                     return Err(Failed::Ended(Ended("the server's response makes no sense")));
                 }
             }
@@ -353,7 +369,11 @@ impl Download<'_> {
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
         let begun = self.begun.load(Ordering::Relaxed);
         input.reserve(if begun { READ_BYTES } else { FIRST_READ_BYTES });
-        let bytes = self.from_server.read_buf(input).await.unwrap_or(0);
+        let bytes = match self.from_server.read_buf(input).await {
+            Ok(bytes) => bytes,
+            Err(_reset) if begun => return Err(Ended("the server was lost in mid response").into()),
+            Err(_reset) => 0,
+        };
         // Until the response is there, the deadline of the whole holds.
         if begun {
             self.due.set(Instant::now() + self.idle);
@@ -363,6 +383,10 @@ impl Download<'_> {
 
     /// Writes the head as the client is to see it. Whether its body goes in chunks.
     fn put_head(&mut self, response: &ResponseHead) -> bool {
+        // Who answers before it has heard all of it may never take the rest.
+        if !self.sent.load(Ordering::Relaxed) {
+            self.keep_alive = KeepAlive::Closes;
+        }
         let out = &mut *self.output;
         status_line(out, response.status);
         // A length that tells of a body which is not there, as to HEAD, is passed on; but 204 has none (RFC 9110, 8.6).
@@ -392,13 +416,6 @@ impl Download<'_> {
         }
         out.put_slice(b"\r\n");
         chunks
-    }
-
-    /// A client that reads to the end of the connection must not take this end for the response's.
-    fn cut(&self, chunks: bool) {
-        if !chunks {
-            let _ = socket2::SockRef::from(self.to_client.as_ref()).set_linger(Some(Duration::ZERO));
-        }
     }
 }
 

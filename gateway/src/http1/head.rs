@@ -1,6 +1,6 @@
 //! The head of a request, taken only when it can be understood in one way. Pure.
 
-use bytes::{Bytes, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use http::StatusCode;
 use memchr::memchr_iter;
 
@@ -65,6 +65,8 @@ pub(crate) struct HeadReader {
     searched: usize,
     /// Where the line begins that is not complete.
     line: usize,
+    /// An empty line has been passed over.
+    has_skipped: bool,
 }
 
 impl HeadReader {
@@ -78,19 +80,30 @@ impl HeadReader {
 
     /// As [`next`](Self::next), for whatever kind of head it is.
     pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Problem> {
+        // Where the head begins: before its first line one that is empty is passed over (RFC 9112, 2.2).
+        let mut start = 0;
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
             if end == self.line || buffer[end - 1] != b'\r' {
                 return Err(bad("bare_line_feed", "lines end with CR and LF, not with LF alone"));
             }
-            // An empty line ends the head; before the first line, one is passed over (RFC 9112, 2.2).
-            if end - 1 == self.line {
-                let head = buffer.split_to(end + 1).freeze();
+            // An empty line ends the head.
+            if end - 1 == self.line && self.line > start {
+                buffer.advance(start);
+                let head = buffer.split_to(end + 1 - start).freeze();
                 *self = Self::default();
-                return if head.len() > 2 { Ok(Some(head)) } else { self.whole(buffer) };
+                return Ok(Some(head));
+            }
+            if end - 1 == self.line {
+                if std::mem::replace(&mut self.has_skipped, true) {
+                    return Err(bad("bad_request_line", "a request begins with a method, not with empty lines"));
+                }
+                start = end + 1;
             }
             self.line = end + 1;
         }
+        buffer.advance(start);
+        self.line -= start;
         self.searched = buffer.len();
         if self.line == 0 && self.searched > MAX_TARGET_BYTES {
             return Err(target_too_long());
@@ -463,7 +476,9 @@ mod tests {
         check("X: a\nY: b\r\n", line_feed);
         check_raw(b"GET / HTTP/1.1\nHost: a\n\n", line_feed);
         check_raw(b"\n", line_feed);
-        check_raw(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
+        check_raw(b"\r\n\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", line);
+        check_raw(b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
+        check_raw("\r\n".repeat(100_000).as_bytes(), line);
         check_raw(b"get / HTTP/1.1\r\nHost: a\r\n\r\n", line);
         check_raw(b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", line);
         check_raw(b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n", field);

@@ -1,7 +1,7 @@
 //! Header fields from one side to the other: what belongs to a connection stays on it (RFC 9110, 7.6.1). Pure.
 
 use std::fmt::Write;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
 
@@ -35,9 +35,9 @@ impl Origin {
     }
 }
 
-/// The head of a request as a server is to see it, for `target`, which is in parts. Names keep their case; whatever a client says of where it comes from
+/// The head of a request as a server is to see it, for `target`, which is in parts. `server` is where it is. Names keep their case; whatever a client says of where it comes from
 /// is replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
-pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], origin: &Origin) {
+pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], server: SocketAddr, origin: &Origin) {
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
@@ -61,6 +61,10 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], or
             }
         }
     }
+    if head.host().is_none() {
+        // HTTP/1.0 need not say; 1.1 must.
+        let _ = write!(out, "host: {server}\r\n");
+    }
     if head.upgrades {
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
     }
@@ -80,11 +84,10 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
     out.put_slice(fields.as_bytes());
     let host = host.unwrap_or_default();
     put(out, "x-forwarded-host", host.as_bytes());
-    // A host is a token, but for a port or brackets.
-    let quote = if host.contains([':', '[', ']']) { "\"" } else { "" };
+    // In quotes whatever it is: a host may have characters that would end it.
     let _ = match host {
         "" => write!(out, "forwarded: {node}{proto}\r\n"),
-        host => write!(out, "forwarded: {node}host={quote}{host}{quote};{proto}\r\n"),
+        host => write!(out, "forwarded: {node}host=\"{host}\";{proto}\r\n"),
     };
 }
 
@@ -175,6 +178,8 @@ mod tests {
     use crate::http1::head::HeadReader;
     use crate::http1::response::ResponseReader;
 
+    const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
+
     fn lines(out: &BytesMut) -> Vec<String> {
         String::from_utf8(out.to_vec())
             .unwrap()
@@ -189,7 +194,7 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
-        put_request(&mut out, &head, ["/", "t", "", ""], &Origin::new([10, 0, 0, 1].into(), false));
+        put_request(&mut out, &head, ["/", "t", "", ""], SERVER, &Origin::new([10, 0, 0, 1].into(), false));
         let lines = lines(&out);
         let usual = [
             "Host: a:80",
@@ -235,12 +240,25 @@ mod tests {
     }
 
     #[test]
+    fn a_host_cannot_say_more_than_a_host() {
+        let check = |text: &str, expected: &[&str]| {
+            let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+            let mut out = BytesMut::new();
+            put_request(&mut out, &head, ["/", "", "", ""], SERVER, &Origin::new([10, 0, 0, 1].into(), false));
+            assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
+        };
+        let forwarded = "forwarded: for=10.0.0.1;host=\"a,for=6.6.6.6;proto=https\";proto=http";
+        check("GET / HTTP/1.1\r\nHost: a,for=6.6.6.6;proto=https\r\n\r\n", &[forwarded]);
+        check("GET / HTTP/1.0\r\n\r\n", &["host: 127.0.0.1:7", "forwarded: for=10.0.0.1;proto=http"]);
+    }
+
+    #[test]
     fn the_id_of_a_request_is_taken_over_or_made() {
         let check = |fields: &str, expected: Option<&str>| {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_request(&mut out, &head, ["/", "", "", ""], &Origin::new([0; 16].into(), true));
+            put_request(&mut out, &head, ["/", "", "", ""], SERVER, &Origin::new([0; 16].into(), true));
             let ids: Vec<_> = lines(&out)
                 .into_iter()
                 .filter_map(|line| Some(line.strip_prefix("x-request-id: ")?.to_owned()))
