@@ -12,6 +12,7 @@ mod socket;
 mod throttle;
 mod time;
 mod tune;
+mod unique;
 mod virtual_net;
 
 pub use accept::Acceptor;
@@ -26,4 +27,5 @@ pub use socket::{Listener, Network, Socket};
 pub use throttle::Throttle;
 pub use time::at;
 pub use tune::{tune, tune_tcp};
+pub use unique::unique_id;
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

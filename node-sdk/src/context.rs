@@ -8,6 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
+use daemon::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
@@ -75,12 +76,12 @@ impl Trace {
 
     /// One that begins here.
     pub(crate) fn begin() -> Self {
-        Self { text: format!("00-{:032x}-{:016x}-01", fastrand::u128(1..), fastrand::u64(1..)).into() }
+        Self { text: format!("00-{:032x}-{:016x}-01", unique_id(), low(unique_id())).into() }
     }
 
     /// What a call made in this trace says: the same trace, and a parent of its own.
     pub(crate) fn child(&self) -> String {
-        format!("00-{}-{:016x}-{}", self.id(), fastrand::u64(1..), &self.text[53..])
+        format!("00-{}-{:016x}-{}", self.id(), low(unique_id()), &self.text[53..])
     }
 
     /// What all calls of the trace have in common: 32 hexadecimal digits.
@@ -98,6 +99,11 @@ impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
+}
+
+/// Half of an id, and not 0: a span's.
+fn low(id: u128) -> u64 {
+    u64::try_from(id & u128::from(u64::MAX)).unwrap_or(1).max(1)
 }
 
 pin_project! {

@@ -92,7 +92,7 @@ impl Peers {
     /// [`RECONNECT_PERIOD`], a tenth more or less. The first after a loss comes at a moment of that period which is this
     /// node's own, so that all nodes together come back as an even stream.
     pub fn join(mut identity: Identity, address: String, leave: CancellationToken) -> Self {
-        let id = format!("{:032x}", fastrand::u128(..));
+        let id = format!("{:032x}", daemon::unique_id());
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());

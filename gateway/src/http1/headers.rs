@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
+use daemon::unique_id;
 
 use super::head::{Fields, Framing, Head, tokens};
 
@@ -72,7 +73,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], se
     match request_id {
         Some(id) => put(out, "x-request-id", id),
         None => {
-            let _ = write!(out, "x-request-id: {:032x}\r\n", fastrand::u128(..));
+            let _ = write!(out, "x-request-id: {:032x}\r\n", unique_id());
         }
     }
     out.put_slice(b"\r\n");
