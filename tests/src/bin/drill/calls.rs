@@ -13,6 +13,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::daemon_process::{Daemon, cpu_of_this_process};
+use crate::nats;
 use crate::scenes::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
@@ -115,7 +116,31 @@ pub(crate) async fn calls() {
         print("bytes, a connection for each call", in_flight, floor);
         print("the same, JSON read and written", in_flight, json);
     }
+    nats_server().await;
     others().await;
+}
+
+/// The same through nats-server: its own CPU comes on top of what is printed for service and client.
+async fn nats_server() {
+    let Some(broker) = Daemon::other("nats-server", &["-p", "19105", "-a", "127.0.0.1"], 19_105).await else {
+        return row("NATS request and reply", "not installed");
+    };
+    let service = Daemon::server(&["nats-service", &broker.address.to_string()]).await;
+    for in_flight in IN_FLIGHT {
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            let address = broker.address;
+            rounds.push(
+                measure(&service, 1, || async move { nats::call(address, in_flight, &good(), ROUND).await }).await,
+            );
+        }
+        print("NATS request and reply, JSON", in_flight, rounds);
+    }
+}
+
+/// The service of `nats_server`.
+pub(crate) async fn serve_nats(broker: SocketAddr) {
+    nats::serve::<Good>(broker).await;
 }
 
 /// One call after the other, for as long as a round takes; gives how long each took.

@@ -10,6 +10,7 @@ mod calls;
 mod daemon_process;
 mod door;
 mod floor;
+mod nats;
 mod others;
 mod scenes;
 mod swarm;
@@ -123,6 +124,9 @@ enum Scene {
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
+    /// The service that `calls` asks through nats-server.
+    #[command(hide = true)]
+    NatsService { broker: std::net::SocketAddr },
     /// The server of the floor of a call that is JSON.
     #[command(hide = true)]
     JsonServer,
@@ -179,6 +183,7 @@ async fn play(scene: Scene) {
         Scene::HttpServer => door::serve_http().await,
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,
+        Scene::NatsService { broker } => calls::serve_nats(broker).await,
         Scene::JsonServer => calls::serve_bytes(true).await,
         Scene::FanOutFloor => floor::serve_fan_out().await,
         Scene::Floor => floor::serve().await,
