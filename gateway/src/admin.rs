@@ -1,21 +1,27 @@
 //! What operators and their machines ask: is it alive, is it ready, what has it done. On an address of its own.
 
+use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::sync::Arc;
 
 use daemon::{Acceptor, tune};
 use http::StatusCode;
 use node_sdk::Peers;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::access_log::AccessLog;
 use crate::config::Config;
-use crate::http1::connection::{self, Answer, Connection, Ended};
+use crate::exchange::{Answer, Ended, Exchange, Full};
+use crate::http1::connection;
 use crate::http1::head::Head;
-use crate::http1::write::Full;
 use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
+use crate::stream::Stream;
+use crate::upstreams::{Described, Upstreams};
 
 /// Operators at a time.
 const MAX_CLIENTS: usize = 64;
@@ -27,7 +33,8 @@ pub(crate) struct Admin {
     pub(crate) workers: Arc<[Arc<Metrics>]>,
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
-    pub(crate) config: Arc<Config>,
+    pub(crate) config: watch::Receiver<Arc<Config>>,
+    pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
@@ -43,8 +50,8 @@ impl Admin {
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
                     clients.spawn(async move {
-                        let config = Arc::clone(&admin.config);
-                        connection::run(stream, &config, CancellationToken::new(), admin).await
+                        let config = Arc::clone(&admin.config.borrow());
+                        connection::run(Stream::Plain(stream), &config, CancellationToken::new(), &admin).await
                     });
                 }
                 Some(_) = clients.join_next() => {}
@@ -58,7 +65,10 @@ impl Admin {
             "/health" => Some((StatusCode::OK, "alive\n".to_owned())),
             "/ready" if self.stop.is_cancelled() => Some(unavailable("stopping")),
             // With fixed servers there is something to serve even if nobody tells of others.
-            "/ready" if self.peers.nodes().is_empty() && self.config.upstreams.is_empty() => {
+            "/ready"
+                if self.peers.nodes().is_empty()
+                    && self.config.borrow().routes.iter().all(|route| route.servers.is_empty()) =>
+            {
                 Some(unavailable("no node is known yet"))
             }
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
@@ -67,32 +77,74 @@ impl Admin {
                 let lost = self.access_log.as_ref().map_or(0, |log| log.lost());
                 Some((StatusCode::OK, metrics::text(&self.workers, nodes, stale, lost)))
             }
+            "/routes" => Some((StatusCode::OK, self.routes())),
             _ => None,
         }
     }
 }
 
+impl Admin {
+    /// What goes where, and why.
+    fn routes(&self) -> String {
+        let mut out = String::new();
+        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for node in self.peers.nodes() {
+            let advert = node.advert.as_ref();
+            if advert.is_some_and(|advert| advert.http.is_some()) {
+                continue;
+            }
+            let state = match advert {
+                Some(advert) if advert.draining => ", draining",
+                _ if node.suspect => ", gives no sign of life",
+                _ => "",
+            };
+            for route in &node.routes {
+                let who = format!("{}:{} {}{state}", node.host, node.port, node.name);
+                nodes.entry(route.to_string()).or_default().push(who);
+            }
+        }
+        let _ = writeln!(out, "A request goes to the nodes that register its very route, called with packets:");
+        for (route, nodes) in &nodes {
+            let _ = writeln!(out, "  {route}");
+            for node in nodes {
+                let _ = writeln!(out, "      {node}");
+            }
+        }
+        let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
+        for Described { prefix, servers } in self.upstreams.table().describe(Instant::now()) {
+            let _ = writeln!(out, "  {prefix}");
+            if servers.is_empty() {
+                let _ = writeln!(out, "      nobody now: 503 at once");
+            }
+            for server in servers {
+                let _ = writeln!(out, "      {server}");
+            }
+        }
+        let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");
+        out
+    }
+}
+
 impl Answer for Admin {
-    async fn answer(&mut self, head: Head, connection: &mut Connection) -> Result<(), Ended> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
-            connection.problem(&problem);
+            exchange.respond(Full::from(&problem));
             return Ok(());
         }
         match self.text(path) {
             Some((status, text)) => {
                 let content_type = "text/plain; version=0.0.4; charset=utf-8";
-                connection.respond(&Full { status, content_type, retry_after: None, body: text.as_bytes() });
+                exchange.respond(Full::new(status, content_type, text));
             }
-            None => connection.problem(&Problem::new(
-                StatusCode::NOT_FOUND,
-                "not_found",
-                "there are /health, /ready and /metrics",
-            )),
+            None => {
+                let detail = "there are /health, /ready, /metrics and /routes";
+                exchange.respond(Full::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail)));
+            }
         }
         Ok(())
     }
 
-    fn refused(&mut self, _status: StatusCode) {}
+    fn refused(&self, _status: StatusCode) {}
 }

@@ -1,35 +1,35 @@
 //! The command line of the `gateway` program.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::{
-    BindError, LogFormat, LogLevel, bind, bind_shared, duration, exit_code, init_log, listen_address, raise_open_files,
-};
-use tokio::net::TcpListener;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use daemon::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address};
 use tokio::runtime;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::access_log::AccessLogFormat;
-use crate::file::{File, Parsed};
-use crate::{Config, Upstream, serve_all};
+use crate::config::Config;
+use crate::file::{File, FileError, Parsed};
+use crate::program;
+use crate::tls::Tls;
 
-/// The one front door: HTTP in, packets out, routes learned from the registry.
+/// The one front door: HTTP in, packets or HTTP out, routes learned from the registry.
 #[derive(Debug, Parser)]
 #[command(
     version,
     args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
+    after_help = "Signals: SIGHUP reads the configuration file and certificates anew, SIGUSR2 starts the program anew and hands over to it,\nSIGTERM drains and stops, twice stops at once.\nExit codes: 0 stopped by a signal, 2 bad command line or configuration, 3 port in use, 4 cannot listen, 1 other."
 )]
 struct Args {
     #[command(subcommand)]
     command: Option<Command>,
-    /// TOML file with settings under the names that they have here (request_timeout = "10s"), and [[upstream]] tables for
-    /// servers that do not register. What the command line or the environment says wins.
+    /// TOML file with settings under the names that they have here (request_timeout = "10s"), [tls], and [[route]] tables for what
+    /// holds below a path. What the command line or the environment says wins. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
     /// Address to serve HTTP on.
@@ -59,6 +59,12 @@ struct Args {
     /// How long the head of a request may take from its first byte to its last.
     #[arg(long, value_name = "TIME", env = "GATEWAY_HEADER_TIMEOUT", default_value = "10s", value_parser = duration)]
     header_timeout: Duration,
+    /// How long TLS may take to agree.
+    #[arg(long, value_name = "TIME", env = "GATEWAY_HANDSHAKE_TIMEOUT", default_value = "5s", value_parser = duration)]
+    handshake_timeout: Duration,
+    /// Speak HTTP/2 without TLS too, to clients that begin with it.
+    #[arg(long, env = "GATEWAY_H2C")]
+    h2c: bool,
     /// How long a server that speaks HTTP may send nothing of a response that it has begun.
     #[arg(long, value_name = "TIME", env = "GATEWAY_RESPONSE_IDLE_TIMEOUT", default_value = "1m", value_parser = duration)]
     response_idle_timeout: Duration,
@@ -87,16 +93,61 @@ struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Command {
-    /// Reads a configuration file, and says what is wrong with it, if anything is.
+    /// Reads a configuration file, with the certificates that it names, and says what is wrong, if anything is.
     Check {
         /// The file.
         file: PathBuf,
     },
+    /// Asks a gateway that runs what goes where, and why.
+    Routes {
+        /// Its address for operators.
+        #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = USUAL_ADMIN, value_parser = listen_address)]
+        admin: SocketAddr,
+    },
+}
+
+/// What only a file can say.
+#[derive(Debug, Default)]
+struct OnlyInFile {
+    tls: Option<SocketAddr>,
+    config: Config,
+}
+
+/// Everything that was said, wherever.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    /// Where TLS is spoken.
+    pub(crate) tls: Option<SocketAddr>,
+    pub(crate) admin: Option<AdminAddress>,
+    pub(crate) workers: usize,
+    pub(crate) config: Config,
+}
+
+/// The command line, which says where the rest stands, and can be asked again.
+#[derive(Debug)]
+pub(crate) struct CommandLine {
+    matches: ArgMatches,
+}
+
+impl CommandLine {
+    /// What holds now.
+    ///
+    /// # Errors
+    /// What is wrong with the file.
+    pub(crate) fn settings(&self) -> Result<Settings, FileError> {
+        let mut args = Args::from_arg_matches(&self.matches).unwrap_or_else(|error| error.exit());
+        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
+        let given = |name: &str| !matches!(self.matches.value_source(name), None | Some(ValueSource::DefaultValue));
+        let only_in_file = args.take(file, given);
+        Ok(args.settings(only_in_file))
+    }
 }
 
 impl Args {
     /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file can say.
-    fn take(&mut self, file: File, given: impl Fn(&str) -> bool) -> Vec<Upstream> {
+    fn take(&mut self, file: File, given: impl Fn(&str) -> bool) -> OnlyInFile {
         fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
             if let Some(said) = said.filter(|_| !given) {
                 *setting = said;
@@ -109,6 +160,7 @@ impl Args {
         set(&mut self.workers, file.workers.map(Some), given("workers"));
         set(&mut self.cache, file.cache.map(Some), given("cache"));
         set(&mut self.request_timeout, time(file.request_timeout), given("request_timeout"));
+        set(&mut self.handshake_timeout, time(file.handshake_timeout), given("handshake_timeout"));
         set(&mut self.response_idle_timeout, time(file.response_idle_timeout), given("response_idle_timeout"));
         set(&mut self.max_body_bytes, file.max_body_bytes, given("max_body_bytes"));
         set(&mut self.max_connections, file.max_connections, given("max_connections"));
@@ -118,14 +170,28 @@ impl Args {
         set(&mut self.drain_timeout, time(file.drain_timeout), given("drain_timeout"));
         set(&mut self.access_log, file.access_log.map(|Parsed(format)| format), given("access_log"));
         set(&mut self.empty_404, file.empty_404, given("empty_404"));
-        file.upstream
+        set(&mut self.h2c, file.h2c, given("h2c"));
+        let networks = |list: Vec<Parsed<_>>| list.into_iter().map(|Parsed(network)| network).collect();
+        let (tls, certificates) = file.tls.map_or((None, Vec::new()), |tls| (Some(tls.listen.0), tls.certificates));
+        let config = Config {
+            redirect: tls.map(|tls| tls.port()).filter(|_| file.redirect),
+            certificates,
+            proxy_protocol: networks(file.proxy_protocol),
+            trusted: networks(file.trusted),
+            cookie_secret: file.cookie_secret,
+            routes: file.route,
+            ..Config::default()
+        };
+        OnlyInFile { tls, config }
     }
 
-    fn config(self, upstreams: Vec<Upstream>) -> Config {
-        Config {
+    fn settings(self, file: OnlyInFile) -> Settings {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let config = Config {
             distributor: self.distributor,
             cache: self.cache,
             request_timeout: self.request_timeout,
+            handshake_timeout: self.handshake_timeout,
             max_body_bytes: self.max_body_bytes,
             max_connections: self.max_connections,
             header_timeout: self.header_timeout,
@@ -134,52 +200,42 @@ impl Args {
             write_timeout: self.write_timeout,
             drain_timeout: self.drain_timeout,
             empty_404: self.empty_404,
+            h2c: self.h2c,
             access_log: self.access_log,
-            upstreams,
-        }
+            ..file.config
+        };
+        let workers = self.workers.map_or_else(cores, usize::from);
+        Settings { listen: self.listen, tls: file.tls, admin: self.admin, workers, config }
     }
 }
 
 /// Runs the program: reads the command line, listens, serves until a signal.
 pub fn main() -> ExitCode {
     let matches = Args::command().get_matches();
-    let mut args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    if let Some(Command::Check { file }) = &args.command {
-        return check(file);
+    let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    match &args.command {
+        Some(Command::Check { file }) => return check(file),
+        Some(Command::Routes { admin }) => return routes(*admin),
+        None => {}
     }
     init_log(args.log_format, &args.log_level);
-    let file = match args.config.as_deref().map(File::read).transpose() {
-        Ok(file) => file.unwrap_or_default(),
+    let command_line = CommandLine { matches };
+    let settings = match command_line.settings() {
+        Ok(settings) => settings,
         Err(wrong) => {
             error!("{wrong}");
             return ExitCode::from(2);
         }
     };
-    // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
-    let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
-    let upstreams = args.take(file, given);
-    raise_open_files();
     // Requests have threads of their own: see `serve_all`.
     let runtime = match runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&error),
     };
-    runtime.block_on(async {
-        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let listeners = match bind_shared(args.listen, args.workers.map_or_else(cores, usize::from)) {
-            Ok(listeners) => listeners,
-            Err(error) => return exit_code(&error),
-        };
-        let admin = match bind_admin(args.admin) {
-            Ok(admin) => admin,
-            Err(error) => return exit_code(&error),
-        };
-        let served = match daemon::stop_on_signals() {
-            Ok(stop) => serve_all(listeners, admin, args.config(upstreams), stop).await,
-            Err(error) => Err(error),
-        };
-        served.map_or_else(|error| exit_code(&error), |()| ExitCode::SUCCESS)
-    })
+    let ran = runtime.block_on(program::run(command_line, settings));
+    // A process that is started, or a disk, may be waited for; nobody does.
+    runtime.shutdown_background();
+    ran
 }
 
 /// Where operators may ask.
@@ -193,30 +249,25 @@ pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
     if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
 }
 
-fn bind_admin(address: Option<AdminAddress>) -> Result<Option<TcpListener>, BindError> {
-    match address {
-        Some(AdminAddress::Off) => Ok(None),
-        Some(AdminAddress::At(address)) => bind(address).map(Some),
-        None => match bind(USUAL_ADMIN) {
-            Ok(listener) => Ok(Some(listener)),
-            Err(error) => {
-                warn!("nobody can ask for /health and /metrics: {error}; choose an address with --admin");
-                Ok(None)
-            }
-        },
-    }
-}
-
 /// Only for this machine.
-const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
+pub(crate) const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// `gateway check FILE`.
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
 fn check(file: &Path) -> ExitCode {
+    let certificates = |read: &File| read.tls.as_ref().map(|tls| Tls::new(&tls.certificates)).transpose().map(drop);
     match File::read(file) {
         Ok(read) => {
-            let servers: usize = read.upstream.iter().map(|upstream| upstream.servers.len()).sum();
-            println!("{} is fine; it names {servers} servers that do not register", file.display());
+            if let Err(wrong) = certificates(&read) {
+                eprintln!("{wrong}");
+                return ExitCode::from(2);
+            }
+            let servers: usize = read.route.iter().map(|route| route.servers.len()).sum();
+            let routes = read.route.len();
+            println!(
+                "{} is fine; it has {routes} routes, and names {servers} servers that do not register",
+                file.display()
+            );
             ExitCode::SUCCESS
         }
         Err(wrong) => {
@@ -225,6 +276,36 @@ fn check(file: &Path) -> ExitCode {
         }
     }
 }
+
+/// `gateway routes`.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+fn routes(admin: SocketAddr) -> ExitCode {
+    let ask = || {
+        let mut stream = TcpStream::connect_timeout(&admin, ROUTES_PATIENCE)?;
+        stream.set_read_timeout(Some(ROUTES_PATIENCE))?;
+        write!(stream, "GET /routes HTTP/1.0\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok::<_, std::io::Error>(text)
+    };
+    match ask() {
+        Ok(text) if text.starts_with("HTTP/1.1 200") => {
+            print!("{}", text.split_once("\r\n\r\n").map_or("", |(_, body)| body));
+            ExitCode::SUCCESS
+        }
+        Ok(_) => {
+            eprintln!("who answers at {admin} is no gateway; say with --admin where it is");
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            eprintln!("no gateway answers at {admin}: {error}; say with --admin where it is");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// How long a gateway on this machine may take to say what goes where.
+const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A name or address with a port; the name is looked up at every attempt to connect, so it need not be known yet.
 pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
@@ -242,7 +323,8 @@ mod tests {
     fn defaults_of_the_command_line_are_those_of_the_library() {
         Args::command().debug_assert();
         let args = Args::parse_from(["gateway"]);
-        assert_eq!(format!("{:?}", args.config(Vec::new())), format!("{:?}", Config::default()));
+        let settings = args.settings(OnlyInFile::default());
+        assert_eq!(format!("{:?}", settings.config), format!("{:?}", Config::default()));
     }
 
     #[test]

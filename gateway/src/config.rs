@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::access_log::AccessLogFormat;
+use crate::limits::RouteLimits;
 
 /// Where the Distributor is, limits and time-outs.
 #[derive(Clone, Debug)]
@@ -33,19 +36,114 @@ pub struct Config {
     pub empty_404: bool,
     /// How each request is logged on standard output.
     pub access_log: AccessLogFormat,
-    /// Servers that do not register.
-    pub upstreams: Vec<Upstream>,
+    /// How long TLS may take to agree.
+    pub handshake_timeout: Duration,
+    /// Certificates for clients that speak TLS; the first is for those that name no host.
+    pub certificates: Vec<CertificateFiles>,
+    /// Who comes without TLS is sent to this port, where it is spoken.
+    pub redirect: Option<u16>,
+    /// HTTP/2 is spoken without TLS too, to those who begin with it.
+    pub h2c: bool,
+    /// Balancers whose connections begin with the PROXY protocol: they have to, and nobody else's may.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Proxies that are believed where a request comes from: their X-Forwarded and Forwarded are added to, not replaced.
+    pub trusted: Vec<IpNet>,
+    /// Signs cookies that keep a client with a server; without it, cookies of a former process are not known again.
+    pub cookie_secret: Option<String>,
+    /// What holds below certain paths.
+    pub routes: Vec<Route>,
 }
 
-/// Servers that speak HTTP and do not register: they are there for good.
+/// A certificate and its key, in PEM form.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    /// Paths that they answer, with all that is below them.
+pub struct CertificateFiles {
+    /// The certificate, followed by those that vouch for it.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// What holds for requests below some paths, of nodes that register them and of servers that do not register.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Paths, with all that is below them; the longest that fits a request counts.
     pub prefixes: Vec<String>,
-    /// Where they are.
-    pub servers: Vec<SocketAddr>,
+    /// Servers that speak HTTP and do not register: they are there for good.
+    pub servers: Vec<FixedServer>,
     /// They want to be asked without the prefix.
     pub strip: bool,
+    /// Whose turn it is.
+    pub balance: Balance,
+    /// How long a request may take; as `request_timeout` unless given.
+    pub timeout: Option<Duration>,
+    /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
+    pub try_timeout: Option<Duration>,
+    /// Requests, upgraded connections included, that one server is given at a time; others wait.
+    pub max_connections: usize,
+    /// How long they wait.
+    pub queue_timeout: Duration,
+    /// How it is found out whether servers are alive, between requests.
+    pub check: Option<Check>,
+    /// How often that is.
+    pub check_every: Duration,
+    /// How many requests there may be.
+    pub limits: RouteLimits,
+}
+
+/// A server that does not register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share, in hundredths of the usual one.
+    pub weight: u16,
+}
+
+/// How one of several servers is picked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight; connections that are upgraded to another protocol go to who has the fewest.
+    #[default]
+    RoundRobin,
+    /// Whoever has the fewest requests under way.
+    LeastConnections,
+    /// The better of two, by requests under way and the latency of late answers.
+    LeastCost,
+    /// The same for all requests from one address, as long as it is there and has no more to do than others.
+    Client,
+    /// The same for whoever brings back the cookie that the first response gave.
+    Cookie,
+}
+
+/// How a server is found to be alive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// It takes a connection.
+    Tcp,
+    /// It answers `GET` of a path with a status below 400.
+    Http(String),
+}
+
+impl Route {
+    /// Requests that a server is given at a time, unless somebody says otherwise.
+    pub const MAX_CONNECTIONS: usize = 1024;
+
+    /// Everything as usual.
+    pub fn new(prefixes: Vec<String>) -> Self {
+        Self {
+            prefixes,
+            servers: Vec::new(),
+            strip: false,
+            balance: Balance::default(),
+            timeout: None,
+            try_timeout: None,
+            max_connections: Self::MAX_CONNECTIONS,
+            queue_timeout: Duration::from_secs(1),
+            check: None,
+            check_every: Duration::from_secs(2),
+            limits: RouteLimits::default(),
+        }
+    }
 }
 
 impl Default for Config {
@@ -63,7 +161,14 @@ impl Default for Config {
             drain_timeout: Duration::from_secs(30),
             empty_404: false,
             access_log: AccessLogFormat::Off,
-            upstreams: Vec::new(),
+            handshake_timeout: Duration::from_secs(5),
+            certificates: Vec::new(),
+            redirect: None,
+            h2c: false,
+            proxy_protocol: Vec::new(),
+            trusted: Vec::new(),
+            cookie_secret: None,
+            routes: Vec::new(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration file: TOML, with the names that the command line has, and servers that do not register.
+//! The configuration file: TOML, with the names that the command line has, and what takes more than a line to say.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,12 +7,15 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use daemon::{duration, listen_address};
+use ipnet::IpNet;
+use protocol::Advert;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::access_log::AccessLogFormat;
 use crate::cli::{AdminAddress, admin_address, host_and_port};
-use crate::config::Upstream;
+use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route};
+use crate::limits::{Rate, RateBy, RouteLimits};
 use crate::path::normal;
 
 /// Names that are this alike may have been meant.
@@ -38,8 +41,24 @@ pub(crate) struct File {
     pub(crate) drain_timeout: Option<Parsed<Duration>>,
     pub(crate) empty_404: Option<bool>,
     pub(crate) access_log: Option<Parsed<AccessLogFormat>>,
-    #[serde(deserialize_with = "upstreams")]
-    pub(crate) upstream: Vec<Upstream>,
+    pub(crate) handshake_timeout: Option<Parsed<Duration>>,
+    pub(crate) h2c: Option<bool>,
+    pub(crate) redirect: bool,
+    pub(crate) proxy_protocol: Vec<Parsed<IpNet>>,
+    pub(crate) trusted: Vec<Parsed<IpNet>>,
+    pub(crate) cookie_secret: Option<String>,
+    pub(crate) tls: Option<TlsTable>,
+    #[serde(deserialize_with = "routes")]
+    pub(crate) route: Vec<Route>,
+}
+
+/// `[tls]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TlsTable {
+    pub(crate) listen: Parsed<SocketAddr>,
+    #[serde(deserialize_with = "certificates")]
+    pub(crate) certificates: Vec<CertificateFiles>,
 }
 
 /// A text with a form of its own.
@@ -96,15 +115,40 @@ fn distributor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
     host_and_port(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
-/// `[[upstream]]`, each with one prefix or several.
-fn upstreams<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Upstream>, D::Error> {
+fn certificates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CertificateFiles>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Table {
+        chain: PathBuf,
+        key: PathBuf,
+    }
+    let tables: Vec<Table> = Deserialize::deserialize(deserializer)?;
+    if tables.is_empty() {
+        return Err(D::Error::custom("TLS needs a certificate: { chain = \"cert.pem\", key = \"key.pem\" }"));
+    }
+    Ok(tables.into_iter().map(|Table { chain, key }| CertificateFiles { chain, key }).collect())
+}
+
+/// `[[route]]`, each with one prefix or several.
+fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Table {
         prefix: OneOrMore,
-        servers: Vec<Parsed<SocketAddr>>,
+        #[serde(default)]
+        servers: Vec<ServerEntry>,
         #[serde(default)]
         strip: bool,
+        #[serde(default)]
+        balance: BalanceName,
+        timeout: Option<Parsed<Duration>>,
+        try_timeout: Option<Parsed<Duration>>,
+        max_connections: Option<usize>,
+        queue_timeout: Option<Parsed<Duration>>,
+        check: Option<Parsed<Check>>,
+        check_every: Option<Parsed<Duration>>,
+        at_most: Option<usize>,
+        rate: Option<RateTable>,
     }
     #[derive(Deserialize)]
     #[serde(untagged, expecting = "a path such as \"/api\", or a list of them")]
@@ -112,24 +156,133 @@ fn upstreams<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Upstream>
         One(String),
         More(Vec<String>),
     }
+    #[derive(Deserialize)]
+    #[serde(
+        untagged,
+        expecting = "a server such as \"10.0.0.1:8080\", or { address = \"10.0.0.1:8080\", weight = 50 }"
+    )]
+    enum ServerEntry {
+        Address(Parsed<SocketAddr>),
+        Weighted { address: Parsed<SocketAddr>, weight: u16 },
+    }
+    #[derive(Default, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    enum BalanceName {
+        #[default]
+        RoundRobin,
+        LeastConnections,
+        LeastCost,
+        Client,
+        Cookie,
+    }
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct RateTable {
+        requests: u32,
+        every: Option<Parsed<Duration>>,
+        burst: Option<u32>,
+        #[serde(default)]
+        by: Option<Parsed<RateBy>>,
+    }
     let tables: Vec<Table> = Deserialize::deserialize(deserializer)?;
-    tables
-        .into_iter()
-        .map(|Table { prefix, servers, strip }| {
-            let prefixes = match prefix {
-                OneOrMore::One(prefix) => vec![prefix],
-                OneOrMore::More(prefixes) => prefixes,
-            };
-            for prefix in &prefixes {
-                normal(prefix).map_err(|bad| D::Error::custom(format!("prefix `{prefix}`: {}", bad.0)))?;
+    let mut seen: Vec<String> = Vec::new();
+    let routes = tables.into_iter().map(|table| {
+        let prefixes = match table.prefix {
+            OneOrMore::One(prefix) => vec![prefix],
+            OneOrMore::More(prefixes) => prefixes,
+        };
+        if prefixes.is_empty() {
+            return Err(D::Error::custom("a route has a prefix, such as \"/\" for all"));
+        }
+        for prefix in &prefixes {
+            let normal = normal(prefix).map_err(|bad| D::Error::custom(format!("prefix `{prefix}`: {}", bad.0)))?;
+            let normal = normal.trim_end_matches('/').to_owned();
+            if seen.contains(&normal) {
+                return Err(D::Error::custom(format!("prefix `{prefix}` has a route already")));
             }
-            if servers.is_empty() || prefixes.is_empty() {
-                return Err(D::Error::custom("an upstream has a prefix and servers, one of each at least"));
-            }
-            let servers = servers.into_iter().map(|Parsed(server)| server).collect();
-            Ok(Upstream { prefixes, servers, strip })
+            seen.push(normal);
+        }
+        let servers = table.servers.into_iter().map(|server| match server {
+            ServerEntry::Address(Parsed(address)) => FixedServer { address, weight: Advert::USUAL_WEIGHT },
+            ServerEntry::Weighted { address: Parsed(address), weight } => FixedServer { address, weight },
+        });
+        let servers: Vec<_> = servers.collect();
+        if servers.iter().any(|server| !(1..=Advert::MAX_WEIGHT).contains(&server.weight)) {
+            return Err(D::Error::custom(format!("weights are from 1 to {}", Advert::MAX_WEIGHT)));
+        }
+        if table.max_connections == Some(0)
+            || table.at_most == Some(0)
+            || table.rate.as_ref().is_some_and(|rate| rate.requests == 0)
+        {
+            return Err(D::Error::custom("a limit of 0 would let nothing through"));
+        }
+        let rate = table.rate.map(|rate| Rate {
+            requests: rate.requests,
+            every: rate.every.map_or(Duration::from_secs(1), |Parsed(every)| every),
+            burst: rate.burst.unwrap_or(rate.requests),
+            by: rate.by.map_or(RateBy::Address, |Parsed(by)| by),
+        });
+        let balance = match table.balance {
+            BalanceName::RoundRobin => Balance::RoundRobin,
+            BalanceName::LeastConnections => Balance::LeastConnections,
+            BalanceName::LeastCost => Balance::LeastCost,
+            BalanceName::Client => Balance::Client,
+            BalanceName::Cookie => Balance::Cookie,
+        };
+        let usual = Route::new(prefixes);
+        let time = |time: Option<Parsed<Duration>>, usual| time.map_or(usual, |Parsed(time)| time);
+        Ok(Route {
+            servers,
+            strip: table.strip,
+            balance,
+            timeout: table.timeout.map(|Parsed(time)| time),
+            try_timeout: table.try_timeout.map(|Parsed(time)| time),
+            max_connections: table.max_connections.unwrap_or(usual.max_connections),
+            queue_timeout: time(table.queue_timeout, usual.queue_timeout),
+            check: table.check.map(|Parsed(check)| check),
+            check_every: time(table.check_every, usual.check_every),
+            limits: RouteLimits::new(table.at_most, rate),
+            ..usual
         })
-        .collect()
+    });
+    routes.collect()
+}
+
+impl<'de> Deserialize<'de> for Parsed<IpNet> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let network = text.parse().or_else(|_| text.parse().map(|address: std::net::IpAddr| IpNet::from(address)));
+        network
+            .map(Self)
+            .map_err(|_| D::Error::custom(format!("`{text}`: write a network like 10.0.0.0/8, or an address")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed<Check> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "tcp" => Ok(Self(Check::Tcp)),
+            path if normal(path).is_ok_and(|normal| normal == path) => Ok(Self(Check::Http(text))),
+            _ => Err(D::Error::custom(
+                "write \"tcp\", or the path that a server answers when it is well, such as \"/health\"",
+            )),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Parsed<RateBy> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match (text.as_str(), text.strip_prefix("header:")) {
+            ("route", _) => Ok(Self(RateBy::Route)),
+            ("address", _) => Ok(Self(RateBy::Address)),
+            (_, Some(name)) if http::HeaderName::from_bytes(name.as_bytes()).is_ok() => {
+                Ok(Self(RateBy::Header(name.to_ascii_lowercase())))
+            }
+            _ => Err(D::Error::custom("write \"address\", \"route\" or \"header:NAME\"")),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for Parsed<Duration> {
@@ -179,23 +332,39 @@ mod tests {
             listen = "0.0.0.0:80"
             request_timeout = "250ms"
             empty_404 = true
-            [[upstream]]
+            redirect = true
+            trusted = ["10.0.0.0/8", "::1"]
+            [tls]
+            listen = "0.0.0.0:443"
+            certificates = [{ chain = "a.pem", key = "b.pem" }]
+            [[route]]
             prefix = "/old"
-            servers = ["127.0.0.1:8080", "[::1]:8080"]
+            servers = ["127.0.0.1:8080", { address = "[::1]:8080", weight = 50 }]
             strip = true
-            [[upstream]]
+            balance = "cookie"
+            check = "/health"
+            rate = { requests = 5, by = "header:X-Key" }
+            [[route]]
             prefix = ["/a", "/b"]
-            servers = ["localhost:1"]
+            timeout = "1m"
+            at_most = 7
             "#,
         )
         .unwrap();
         assert_eq!(file.request_timeout.unwrap().0, Duration::from_millis(250));
         assert_eq!((file.listen.unwrap().0.port(), file.empty_404, file.workers), (80, Some(true), None));
-        let [old, both] = &file.upstream[..] else { panic!("two") };
+        let tls = file.tls.unwrap();
+        assert_eq!((tls.listen.0.port(), tls.certificates.len(), file.redirect, file.trusted.len()), (443, 1, true, 2));
+        let [old, both] = &file.route[..] else { panic!("two") };
+        assert_eq!([100, 50], [old.servers[0].weight, old.servers[1].weight]);
         assert_eq!(
-            (old.servers.len(), old.strip, &both.prefixes[..]),
-            (2, true, &["/a".to_owned(), "/b".to_owned()][..])
+            (old.strip, old.balance, &old.check),
+            (true, Balance::Cookie, &Some(Check::Http("/health".to_owned())))
         );
+        let rate = old.limits.rate.clone().unwrap();
+        assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));
+        assert_eq!(both.prefixes, ["/a", "/b"]);
+        assert_eq!((both.timeout, both.limits.at_most), (Some(Duration::from_secs(60)), Some(7)));
     }
 
     #[test]
@@ -216,10 +385,18 @@ mod tests {
             ("workers = -1", (1, 11), "invalid value: integer `-1`"),
             ("listen = ", (1, 10), ""),
             ("listen = \"127.0.0.1:1\"\nlisten = \"127.0.0.1:1\"", (2, 1), "duplicate key"),
-            ("[[upstream]]\nprefix = \"/a\"", (1, 1), "missing field `servers`"),
-            ("[[upstream]]\nprefix = \"/a\"\nservers = []", (1, 1), "one of each"),
-            ("[[upstream]]\nprefix = \"/..\"\nservers = [\"127.0.0.1:1\"]", (1, 1), "out of the root"),
-            ("[[upstream]]\nprefx = \"/a\"\nservers = []", (2, 1), "did you mean `prefix`?"),
+            ("[[route]]\nstrip = true", (1, 1), "missing field `prefix`"),
+            ("[[route]]\nprefix = []", (1, 1), "a route has a prefix"),
+            ("[[route]]\nprefix = \"/..\"", (1, 1), "out of the root"),
+            ("[[route]]\nprfix = \"/a\"", (2, 1), "did you mean `prefix`?"),
+            ("[[route]]\nprefix = [\"/a\", \"/a/\"]", (1, 1), "has a route already"),
+            ("[[route]]\nprefix = \"/\"\nservers = [\"a\"]", (3, 11), "a server such as"),
+            ("[[route]]\nprefix = \"/\"\nat_most = 0", (1, 1), "a limit of 0"),
+            ("[[route]]\nprefix = \"/\"\nbalance = \"best\"", (3, 11), "round_robin"),
+            ("[[route]]\nprefix = \"/\"\ncheck = \"x\"", (3, 9), "/health"),
+            ("[[route]]\nprefix = \"/\"\nrate = { requests = 1, by = \"x\" }", (3, 29), "header:NAME"),
+            ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
+            ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),
         ] {
             let (seen_place, seen) = File::parse(text).unwrap_err();
             assert!(seen.contains(message), "{text}: {seen}");

@@ -1,37 +1,60 @@
 //! One request: whose it is, a call to a node or a request to a server, and the response.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
+use node_sdk::balance::{Choice, RetryBudget};
 use node_sdk::{CallError, Peers, RawAnswer};
 use tokio::time::{Duration, Instant};
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Entry};
 use crate::buffers;
-use crate::config::Config;
-use crate::http1::connection::{Answer, BodyError, Connection, Ended};
-use crate::http1::forward::{Failed, Forwarded};
+use crate::config::{Balance, Route as Settings};
+use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
+use crate::forward::{Failed, Forwarded, Request};
 use crate::http1::head::{Framing, Head};
-use crate::http1::headers::{Origin, put_request};
-use crate::http1::write::Full;
+use crate::http1::headers::{HOPS, Origin, Passage, put_request};
+use crate::limits::Limited;
 use crate::metrics::Metrics;
 use crate::path::{self, BadPath};
 use crate::problem::Problem;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
-use crate::upstreams::{Picked, Target, Upstreams};
+use crate::upstreams::{ConnectError, Picked, Table, Target, Upstreams};
+
+/// Servers that are tried for one request.
+const MAX_TRIES: usize = 4;
+/// How often a request may be passed on by gateways: more is a circle.
+const MAX_HOPS: u8 = 5;
 
 /// What answers the requests of one connection.
 #[derive(Debug)]
 pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
     pub(crate) upstreams: &'a Upstreams,
-    pub(crate) config: &'a Config,
     pub(crate) origin: Origin,
+    /// Who is connected.
     pub(crate) client: IpAddr,
     pub(crate) metrics: &'a Metrics,
+    pub(crate) retries: &'a RetryBudget,
     pub(crate) access_log: Option<&'a AccessLog>,
+}
+
+/// What is known of a request before it is answered.
+struct Inquiry<'a> {
+    head: &'a Head,
+    table: &'a Table,
+    /// What holds for its path.
+    settings: &'a Settings,
+    /// In normal form.
+    path: &'a str,
+    query: &'a str,
+    /// Who asks.
+    client: IpAddr,
+    origin: &'a Origin,
+    hops: u8,
+    deadline: Instant,
 }
 
 /// Whose a request is.
@@ -48,65 +71,101 @@ enum Route<'a> {
 
 impl Answer for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
-    async fn answer(&mut self, head: Head, connection: &mut Connection) -> Result<(), Ended> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
         let begin = Instant::now();
-        let answered = self.answer_it(&head, connection).await;
-        let (status, took) = (connection.status().map(|status| status.as_u16()), begin.elapsed());
-        self.metrics.request(status, took);
-        if let Some(log) = self.access_log {
-            log.take(&Entry { client: self.client, method: head.method(), target: head.target(), status, took });
-        }
+        let table = self.upstreams.table();
+        let trusted = &table.config.trusted;
+        let believed = trusted.iter().any(|network| network.contains(&self.client));
+        let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
+        let (client, origin) =
+            through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
+        let answered = self.answer_to(&head, exchange, &table, (client, origin), begin).await;
+        self.log(client, head.method(), head.target(), exchange.status(), begin.elapsed());
         answered
     }
 
-    fn refused(&mut self, status: StatusCode) {
-        let (status, took) = (Some(status.as_u16()), Duration::ZERO);
-        self.metrics.request(status, took);
-        if let Some(log) = self.access_log {
-            log.take(&Entry { client: self.client, method: "-", target: "-", status, took });
-        }
+    fn refused(&self, status: StatusCode) {
+        self.log(self.client, "-", "-", Some(status), Duration::ZERO);
     }
 }
 
 impl Proxy<'_> {
-    async fn answer_it(&self, head: &Head, connection: &mut Connection) -> Result<(), Ended> {
-        let problem = match self.respond(head, connection).await {
+    /// A request was answered by somebody else.
+    pub(crate) fn note(&self, head: &Head, status: StatusCode) {
+        self.log(self.client, head.method(), head.target(), Some(status), Duration::ZERO);
+    }
+
+    fn log(&self, client: IpAddr, method: &str, target: &str, status: Option<StatusCode>, took: Duration) {
+        let status = status.map(|status| status.as_u16());
+        self.metrics.request(status, took);
+        if let Some(log) = self.access_log {
+            log.take(&Entry { client, method, target, status, took });
+        }
+    }
+
+    async fn answer_to(
+        &self,
+        head: &Head,
+        exchange: &mut impl Exchange,
+        table: &Table,
+        (client, origin): (IpAddr, &Origin),
+        begin: Instant,
+    ) -> Result<(), Ended> {
+        let problem = match self.respond(head, exchange, table, (client, origin), begin).await {
             Ok(()) => return Ok(()),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
         let Problem { status, kind, detail } = &problem;
         debug!(status = status.as_u16(), kind, detail, "problem");
-        if self.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
-            connection.respond(&Full { status: *status, content_type: JSON, retry_after: None, body: b"" });
+        if table.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
+            exchange.respond(Full::new(*status, JSON, ""));
         } else {
-            connection.problem(&problem);
+            exchange.respond(Full::from(&problem));
         }
         Ok(())
     }
 
-    async fn respond(&self, head: &Head, connection: &mut Connection) -> Result<(), BodyError> {
-        let deadline = Instant::now() + self.config.request_timeout;
+    async fn respond(
+        &self,
+        head: &Head,
+        exchange: &mut impl Exchange,
+        table: &Table,
+        (client, origin): (IpAddr, &Origin),
+        begin: Instant,
+    ) -> Result<(), BodyError> {
         let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));
         let path = path::normal(path).map_err(|BadPath(why)| problem(StatusCode::BAD_REQUEST, "bad_path", why))?;
+        let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
+        if hops >= MAX_HOPS {
+            let detail = format!("the request has been passed on by {hops} gateways: it goes round in a circle");
+            return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
+        }
+        let settings = table.route(&path);
+        let header = settings.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
+        let counted = settings.limits.take(client, header, begin);
+        let _counted = counted.map_err(|limited| limited_problem(limited, settings))?;
+        let deadline = begin + settings.timeout.unwrap_or(table.config.request_timeout);
+        let (path, inquired) =
+            (&*path, |path| Inquiry { head, table, settings, path, query, client, origin, hops, deadline });
         let url = || format!("{}{path}", head.method());
-        match self.route(head.method(), &path) {
+        match self.route(table, head.method(), path) {
             // Said before the client sends a body that nobody would take.
             Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
             Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
-            Route::Server(target) => self.forward(head, &path, query, &target, connection).await,
+            Route::Server(target) => self.forward(&inquired(path), &target, exchange).await,
             Route::Node(method, path) => {
-                let params = params(head, query, connection, self.config.max_body_bytes, deadline).await?;
-                let answer = self.call(method, &path, &params, connection, deadline).await?;
+                let params = params(head, query, exchange, table.config.max_body_bytes, deadline).await?;
+                let answer = self.call(method, &path, &params, exchange, deadline).await?;
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
-                connection.respond(&Full { status, content_type: JSON, retry_after: None, body: &body });
+                exchange.respond(Full::new(status, JSON, body));
                 Ok(())
             }
         }
     }
 
     /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
-    fn route<'a>(&self, method: &'a str, path: &'a str) -> Route<'a> {
+    fn route<'a>(&self, table: &Table, method: &'a str, path: &'a str) -> Route<'a> {
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
@@ -115,7 +174,7 @@ impl Proxy<'_> {
                 return Route::Node(method, path);
             }
         }
-        if let Some(target) = self.upstreams.find(path) {
+        if let Some(target) = table.find(path) {
             return Route::Server(target);
         }
         let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
@@ -128,77 +187,106 @@ impl Proxy<'_> {
         method: &str,
         path: &str,
         params: &str,
-        connection: &mut Connection,
+        exchange: &mut impl Exchange,
         deadline: Instant,
     ) -> Result<RawAnswer, BodyError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let called = connection.unless_gone(self.peers.call_raw(method, path, params).within(left)).await?;
+        let called = exchange.unless_gone(self.peers.call_raw(method, path, params).within(left)).await?;
         called.map_err(|error| BodyError::Problem(Problem::of_call(&error)))
     }
 
-    /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out.
+    /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
+    /// out twice.
     async fn forward(
         &self,
-        head: &Head,
-        path: &str,
-        query: &str,
+        inquiry: &Inquiry<'_>,
         target: &Target,
-        connection: &mut Connection,
+        exchange: &mut impl Exchange,
     ) -> Result<(), BodyError> {
+        let Inquiry { head, table, settings, path, query, origin, hops, deadline, .. } = *inquiry;
+        let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
+        let config = &table.config;
         let mut tried = Vec::new();
-        let mut lost = 0;
-        let mut fresh = false;
+        let mut again = false;
+        self.retries.called();
         loop {
-            let Some(Picked { upstream, strip }) = target.service.pick(&tried, head.upgrades, Instant::now()) else {
+            let Some((picked, set_cookie)) = pick(inquiry, target, &tried).filter(|_| tried.len() < MAX_TRIES) else {
                 let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
-            let Some(mut server) = connection.unless_gone(upstream.connect(fresh)).await? else {
-                tried.push(upstream.address);
-                continue;
+            let upstream = &picked.upstream;
+            let wait_until = deadline.min(Instant::now() + settings.queue_timeout);
+            let Ok(_admitted) = exchange.unless_gone(picked.admit(wait_until)).await? else {
+                let detail = "the servers have as much to do as they may have";
+                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
             };
-            let mut request = buffers::take();
-            request.reserve(1024);
-            let seen = if strip { &path[target.prefix_bytes..] } else { path };
+            let mut server = match exchange.unless_gone(upstream.connect(again)).await? {
+                Ok(server) => server,
+                Err(ConnectError::Unreachable) => {
+                    tried.push(upstream.address);
+                    continue;
+                }
+                Err(ConnectError::Exhausted) => {
+                    let detail = "this machine has no port or descriptor left to connect to a server with";
+                    return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_local_port", detail));
+                }
+            };
+            let mut bytes = buffers::take();
+            bytes.reserve(1024);
+            let seen = if picked.strip { &path[target.prefix_bytes..] } else { path };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
-            put_request(&mut request, head, [slash, seen, mark, query], upstream.address, &self.origin);
-            let idle = self.config.response_idle_timeout;
-            match connection.forward(head, request, server.stream(), self.config.request_timeout, idle).await {
-                Ok(Forwarded::Done { keep_server }) => {
+            let target = [slash, seen, mark, query];
+            put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
+            let left = deadline.saturating_duration_since(Instant::now());
+            let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
+            let request = Request { head, bytes, within, idle: config.response_idle_timeout, set_cookie };
+            let failed = match exchange.forward(request, server.stream()).await {
+                Ok(Forwarded::Done { keep_server, answered }) => {
+                    let now = Instant::now().into_std();
+                    if exchange.status().is_some_and(lets_fail) {
+                        upstream.load.failed(now, true);
+                    } else {
+                        upstream.load.answered(now, answered);
+                    }
                     if keep_server {
                         server.keep();
                     }
                     return Ok(());
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
-                    return Ok(connection.tunnel(server.stream(), to_client).await?);
+                    upstream.load.trust();
+                    return Ok(exchange.tunnel(server.stream(), to_client).await?);
                 }
-                // A server closes what it has not used for a while, and may have done so while the request was on its way.
-                Err(Failed::Unanswered)
-                    if head.framing == Framing::Empty && is_idempotent(head.method()) && lost == 0 =>
-                {
-                    lost += 1;
-                    fresh = true;
-                    if !server.is_used {
-                        tried.push(upstream.address);
-                    }
-                }
-                Err(Failed::Unanswered) => {
+                Err(failed) => failed,
+            };
+            // A server closes what it has not used for a while, and may have done so while the request was on its way.
+            let is_race = server.is_used && matches!(failed, Failed::Unanswered);
+            if !is_race && !matches!(failed, Failed::Client(_) | Failed::Ended(_)) {
+                upstream.load.failed(Instant::now().into_std(), !matches!(failed, Failed::Deadline));
+            }
+            let in_vain = match failed {
+                Failed::Unanswered => {
                     let detail = "the server that worked on the request was lost before it answered";
-                    return Err(problem(StatusCode::BAD_GATEWAY, "node_lost", detail));
+                    problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
-                Err(Failed::Nonsense(why)) => {
+                Failed::Nonsense(why) => {
                     debug!(server = %upstream.address, why, "a response makes no sense");
-                    let detail = "the server's response makes no sense";
-                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response makes no sense"));
                 }
-                Err(Failed::Deadline) => {
-                    let detail = "the server did not answer in time";
-                    return Err(problem(StatusCode::GATEWAY_TIMEOUT, "deadline", detail));
+                Failed::Deadline => {
+                    problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")
                 }
-                Err(Failed::Client(problem)) => return Err(BodyError::Problem(problem)),
-                Err(Failed::Ended(ended)) => return Err(BodyError::Ended(ended)),
+                Failed::Client(problem) => return Err(BodyError::Problem(problem)),
+                Failed::Ended(ended) => return Err(BodyError::Ended(ended)),
+            };
+            let now = Instant::now();
+            if !may_repeat || again || now >= deadline || !self.retries.take(now.into_std()) {
+                return Err(in_vain);
+            }
+            again = true;
+            if !is_race {
+                tried.push(upstream.address);
             }
         }
     }
@@ -208,16 +296,68 @@ impl Proxy<'_> {
 async fn params(
     head: &Head,
     query: &str,
-    connection: &mut Connection,
+    exchange: &mut impl Exchange,
     max_body_bytes: usize,
     deadline: Instant,
 ) -> Result<String, BodyError> {
     if !has_body(head.method()) {
         return Ok(form_params(query.as_bytes()));
     }
-    let body = connection.whole_body(max_body_bytes, deadline).await?;
+    let body = exchange.whole_body(max_body_bytes, deadline).await?;
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
     body_params(content_type, &body).map_err(BodyError::Problem)
+}
+
+/// Who is to be asked, with the cookie that the client is to keep for the next time.
+fn pick(inquiry: &Inquiry<'_>, target: &Target, tried: &[SocketAddr]) -> Option<(Picked, Option<String>)> {
+    use node_sdk::Balance as By;
+    let Inquiry { head, table, settings, client, origin, .. } = *inquiry;
+    let now = Instant::now();
+    let service = &target.service;
+    let by = |balance| service.pick(&Choice { balance, tried, ..Choice::default() }, now);
+    match settings.balance {
+        Balance::Cookie => {
+            let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case("cookie"));
+            let mut ids = cookies.filter_map(|(_, value)| table.cookies.read(value));
+            if let Some(picked) = ids.next().and_then(|id| service.with_id(id, tried, now)) {
+                return Some((picked, None));
+            }
+            let picked = by(By::LeastInFlight)?;
+            let cookie = table.cookies.set(picked.upstream.id(), origin.is_tls());
+            Some((picked, Some(cookie)))
+        }
+        Balance::Client => {
+            let key = client.to_string();
+            let choice = Choice { sticky: Some(&key), tried, ..Choice::default() };
+            service.pick(&choice, now).map(|picked| (picked, None))
+        }
+        Balance::LeastConnections => by(By::LeastInFlight).map(|picked| (picked, None)),
+        Balance::LeastCost => by(By::LeastCost).map(|picked| (picked, None)),
+        Balance::RoundRobin => {
+            // Those that stay for long are spread by how many there are.
+            let balance = if head.upgrades { By::LeastInFlight } else { By::RoundRobin };
+            by(balance).map(|picked| (picked, None))
+        }
+    }
+}
+
+/// What a server says that cannot do its work, or somebody behind it: others may do better.
+fn lets_fail(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+fn limited_problem(limited: Limited, settings: &Settings) -> BodyError {
+    match limited {
+        Limited::Rate => {
+            let rate = settings.limits.rate.as_ref();
+            let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
+            problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("there may be {rate}; ask more slowly"))
+        }
+        Limited::AtMost => {
+            let detail = "there are as many requests at a time as may be";
+            problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+        }
+    }
 }
 
 /// Carrying it out twice does no harm: RFC 9110, 9.2.2.

@@ -5,25 +5,26 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Throttle, at, tune};
+use daemon::{Acceptor, Socket, Throttle, at, tune};
+use futures::future::{pending, select_all};
+use node_sdk::balance::RetryBudget;
 use node_sdk::{Identity, Peers};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::access_log::AccessLog;
 use crate::admin::Admin;
+use crate::client::Client;
 use crate::config::Config;
-use crate::http1::connection;
-use crate::http1::headers::Origin;
 use crate::metrics::Metrics;
-use crate::proxy::Proxy;
-use crate::upstreams::Upstreams;
+use crate::tls::Tls;
+use crate::upstreams::{Shared, Upstreams};
 
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";
@@ -31,29 +32,56 @@ const NAME: &str = "gate";
 /// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
 const LAST_CALL: Duration = Duration::from_millis(50);
 
-/// What all connections share.
-#[derive(Clone, Debug)]
-struct Door {
-    peers: Peers,
-    /// Of one worker, like `peers`.
-    upstreams: Arc<Upstreams>,
-    config: Arc<Config>,
-    /// Of one worker.
-    metrics: Arc<Metrics>,
-    access_log: Option<Arc<AccessLog>>,
-    /// One for each client.
-    places: Arc<Semaphore>,
-    stop: CancellationToken,
+/// How long a successor waits for the Distributor before it serves what it knows.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Where clients come in.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Without TLS.
+    pub http: Vec<TcpListener>,
+    /// With TLS: there have to be certificates.
+    pub https: Vec<TcpListener>,
+    /// Where operators ask.
+    pub admin: Option<TcpListener>,
+    /// Told when clients are served: other processes may have served these listeners until then, so nobody is before it is known
+    /// who answers what, or a few seconds are over.
+    pub ready: Option<oneshot::Sender<()>>,
 }
 
-/// Serves HTTP/1.1 on `listener` until `stop` is cancelled; then leaves the registry, stops accepting, and returns when
-/// requests in flight are done or `drain_timeout` is over.
+/// How a gateway is stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// No new clients; those there are get their answers.
+    pub drain: CancellationToken,
+    /// Operators are not answered any more: another process does that.
+    pub admin: CancellationToken,
+}
+
+/// What all connections of a worker share.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    pub(crate) peers: Peers,
+    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) retries: Arc<RetryBudget>,
+    shared: Arc<Shared>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) tls: Option<Arc<Tls>>,
+    /// One for each client, of all workers.
+    places: Arc<Semaphore>,
+    pub(crate) stop: CancellationToken,
+}
+
+/// Serves HTTP on `listener` until `stop` is cancelled; then leaves the registry, stops accepting, and returns when requests in
+/// flight are done or `drain_timeout` is over.
 ///
 /// # Errors
 /// Those of the listener's own address.
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
-    let door = Door::open(listener.local_addr()?, config, stop);
-    door.serve(listener).await;
+    let (_sender, config) = watch::channel(Arc::new(config));
+    let door = Door::open(listener.local_addr()?, &config, None, stop);
+    door.serve(vec![(listener, false)], config).await;
     if let Some(log) = &door.access_log {
         log.flush();
     }
@@ -61,37 +89,63 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     Ok(())
 }
 
-/// As [`serve`], with a thread for each listener: they share an address, and nothing on the way of a request. `admin` answers
-/// `/health`, `/ready` and `/metrics`.
+/// As [`serve`], with a thread for each listener of a kind: they share an address, and nothing on the way of a request. What
+/// `config` changes to holds for connections and requests that come after that; where the registry is, how many clients there may
+/// be and how the access log looks stay as they are.
 ///
 /// # Errors
-/// Those of the listeners' own address, and of the system that gives no threads.
-pub async fn serve_all(
-    listeners: Vec<TcpListener>,
-    admin: Option<TcpListener>,
-    config: Config,
-    stop: CancellationToken,
-) -> io::Result<()> {
-    let address = listeners.first().ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
-    let door = Door::open(address, config, stop.clone());
-    let metrics: Arc<[_]> = listeners.iter().map(|_| Arc::new(Metrics::default())).collect();
+/// Those of the listeners' own address, of certificates, and of the system that gives no threads.
+pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>>, stop: Stop) -> io::Result<()> {
+    let Listeners { http, https, admin, ready } = listeners;
+    let address = http.first().or_else(|| https.first()).ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+    let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
+    let door = Door::open(address, &config, tls.clone(), stop.drain.clone());
+    let count = http.len().max(https.len());
+    let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
     let asked = admin.map(|listener| {
-        let workers = Arc::clone(&metrics);
-        let (peers, config, access_log) = (door.peers.clone(), Arc::clone(&door.config), door.access_log.clone());
-        AbortOnDropHandle::new(tokio::spawn(Admin { peers, workers, stop, config, access_log }.serve(listener)))
+        let admin = Admin {
+            peers: door.peers.clone(),
+            upstreams: Arc::clone(&door.upstreams),
+            workers: Arc::clone(&metrics),
+            stop: stop.drain.clone(),
+            config: config.clone(),
+            access_log: door.access_log.clone(),
+        };
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                () = admin.serve(listener) => {}
+                () = stop.admin.cancelled() => {}
+            }
+        }))
     });
-    let flushed = door.access_log.clone();
+    let known = Arc::clone(&door.upstreams).follow(door.peers.clone(), config.clone(), Arc::clone(&door.shared));
+    let known = AbortOnDropHandle::new(tokio::spawn(known));
+    let renewed = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(renew(tls, config.clone()))));
+    if ready.is_some() {
+        let known = door.peers.wait_until(|nodes| !nodes.is_empty());
+        let _ = timeout(LONGEST_WAIT, known).await;
+    }
+    let mut entrances: Vec<Vec<(TcpListener, bool)>> = (0..count).map(|_| Vec::new()).collect();
+    for (listeners, is_tls) in [(http, false), (https, true)] {
+        for (at, listener) in listeners.into_iter().enumerate() {
+            entrances[at].push((listener, is_tls));
+        }
+    }
     let mut workers = Vec::new();
-    for (number, listener) in listeners.into_iter().enumerate() {
-        let listener = listener.into_std()?;
-        let upstreams = Arc::new(Upstreams::new(door.config.upstreams.clone()));
+    for (number, entrances) in entrances.into_iter().enumerate() {
+        let entrances = entrances.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
+        let entrances = entrances.collect::<io::Result<Vec<_>>>()?;
+        let upstreams = Arc::new(Upstreams::new(Arc::clone(&config.borrow()), &door.shared));
+        let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
-        let door = Door { peers: door.peers.follow(), upstreams, metrics, ..door.clone() };
+        let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, ..door.clone() };
+        let config = config.clone();
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let work = move || {
             let served = runtime.block_on(async {
-                door.serve(TcpListener::from_std(listener)?).await;
+                let entrances = entrances.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
+                door.serve(entrances.collect::<io::Result<_>>()?, config).await;
                 Ok(())
             });
             let _ = ends.send(served);
@@ -99,48 +153,70 @@ pub async fn serve_all(
         std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
         workers.push(ended);
     }
+    if let Some(ready) = ready {
+        let _ = ready.send(());
+    }
     for worker in workers {
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
-    drop(asked);
-    if let Some(log) = &flushed {
+    drop((asked, known, renewed));
+    if let Some(log) = &door.access_log {
         log.flush();
     }
     info!("stopped");
     Ok(())
 }
 
+/// Reads certificates anew whenever the configuration is.
+async fn renew(tls: Arc<Tls>, mut config: watch::Receiver<Arc<Config>>) {
+    while config.changed().await.is_ok() {
+        let files = config.borrow_and_update().certificates.clone();
+        if let Err(error) = tls.reload(&files) {
+            warn!("the certificates stay as they were: {error}");
+        }
+    }
+}
+
 impl Door {
     /// Registers, and goes on doing so.
-    fn open(address: SocketAddr, config: Config, stop: CancellationToken) -> Self {
+    fn open(
+        address: SocketAddr,
+        config: &watch::Receiver<Arc<Config>>,
+        tls: Option<Arc<Tls>>,
+        stop: CancellationToken,
+    ) -> Self {
+        let config = Arc::clone(&config.borrow());
         let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
-        let upstreams = Arc::new(Upstreams::new(config.upstreams.clone()));
         let access_log = AccessLog::start(config.access_log).map(Arc::new);
-        Self { peers, upstreams, config: Arc::new(config), metrics: Arc::default(), access_log, places, stop }
+        let shared = Arc::new(Shared::default());
+        let upstreams = Arc::new(Upstreams::new(config, &shared));
+        let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
+        Self { peers, upstreams, metrics: Arc::default(), retries, shared, access_log, tls, places, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
-    async fn serve(&self, listener: TcpListener) {
+    async fn serve(&self, listeners: Vec<(TcpListener, bool)>, config: watch::Receiver<Arc<Config>>) {
         // Asked at every request: of its own, so that workers do not wait for each other.
         let stop = self.stop.child_token();
-        let mut acceptor = Acceptor::new(listener);
-        let follows = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&self.upstreams).follow(self.peers.clone())));
+        let mut entrances: Vec<_> =
+            listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();
+        let follow = Arc::clone(&self.upstreams).follow(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
+        let follows = AbortOnDropHandle::new(tokio::spawn(follow));
         let mut connections = JoinSet::new();
         let mut full = Throttle::default();
         let mut last_call = None;
         loop {
             tokio::select! {
                 biased;
-                (socket, client) = acceptor.accept() => {
-                    tune(&socket);
-                    let Some(stream) = socket.into_tcp() else { continue };
+                ((socket, client), is_tls) = accept(&mut entrances) => {
                     if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-                        connections.spawn(run(stream, client, Self { stop: stop.clone(), ..self.clone() }, place));
+                        let door = Self { stop: stop.clone(), ..self.clone() };
+                        connections.spawn(door.run(socket, client, is_tls, place));
                     } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
-                        let limit = self.config.max_connections;
+                        let limit = config.borrow().max_connections;
                         warn!(%client, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
                     }
                 }
@@ -154,8 +230,8 @@ impl Door {
             }
         }
         // Refused from now on, not left in a backlog that nobody empties.
-        drop(acceptor);
-        let cut_at = Some(Instant::now() + self.config.drain_timeout);
+        drop(entrances);
+        let cut_at = Some(Instant::now() + config.borrow().drain_timeout);
         while !connections.is_empty() {
             tokio::select! {
                 _ = connections.join_next() => {}
@@ -167,14 +243,25 @@ impl Door {
         }
         drop(follows);
     }
+
+    async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
+        tune(&socket);
+        let Some(stream) = socket.into_tcp() else { return };
+        let _connected = self.metrics.connection();
+        let tls = self.tls.as_deref().filter(|_| is_tls);
+        let reason = Client { door: &self, address, tls }.serve(stream).await;
+        debug!(client = %address, reason, "client's connection ended");
+    }
 }
 
-async fn run(stream: TcpStream, client: SocketAddr, door: Door, _place: OwnedSemaphorePermit) {
-    let origin = Origin::new(client.ip(), false);
-    let _connected = door.metrics.connection();
-    let Door { peers, upstreams, config, metrics, access_log, .. } = &door;
-    let client = client.ip().to_canonical();
-    let proxy = Proxy { peers, upstreams, config, origin, client, metrics, access_log: access_log.as_deref() };
-    let reason = connection::run(stream, &door.config, door.stop.clone(), proxy).await;
-    debug!(%client, reason, "client's connection ended");
+/// The next client, with whether it has to speak TLS. Cancel safe.
+async fn accept(entrances: &mut [(Acceptor, bool)]) -> ((Socket, SocketAddr), bool) {
+    let accepting = entrances.iter_mut().map(|(acceptor, is_tls)| {
+        Box::pin(async {
+            let accepted = acceptor.accept().await;
+            (accepted, *is_tls)
+        })
+    });
+    let accepting: Vec<_> = accepting.collect();
+    if accepting.is_empty() { pending().await } else { select_all(accepting).await.0 }
 }

@@ -1,17 +1,22 @@
 //! HTTP servers behind the gateway: who answers which paths, whose turn it is, and the connections to them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use node_sdk::Peers;
+use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::warn;
 
-use crate::config;
+use crate::checks::{Check, Checks};
+use crate::config::{Config, Route};
+use crate::cookie::Cookies;
 use crate::path;
 
 /// In one network a connect is answered in well under this, or not at all.
@@ -21,36 +26,41 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEP: Duration = Duration::from_secs(4);
 /// Connections to one server that are kept though they are not in use.
 const MAX_IDLE: usize = 256;
-/// Connections to one server at a time, in use or not.
-const MAX_CONNECTIONS: usize = 1024;
+/// Requests that wait for one server.
+const MAX_WAITING: usize = 1024;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Prefixes without a server that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED: usize = 10_000;
+/// How a server does is remembered for so long after it has gone: it may come back, as after a restart of the Distributor.
+const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The servers of one worker.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
     /// Replaced as a whole at every change.
     table: RwLock<Arc<Table>>,
-    /// Those that do not register.
-    fixed: Vec<config::Upstream>,
 }
 
-/// Who answers what.
-#[derive(Debug, Default)]
+/// Who answers what, and what holds for it.
+#[derive(Debug)]
 pub(crate) struct Table {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cookies: Cookies,
     /// By prefix, in normal form and without a slash at its end: `` is everything.
     prefixes: BTreeMap<String, Arc<Service>>,
+    /// Where in the configuration the route of a prefix stands.
+    routes: HashMap<String, usize>,
+    /// What holds where the configuration says nothing.
+    usual: Route,
     servers: HashMap<SocketAddr, Arc<Upstream>>,
 }
 
 /// All that answer one prefix; none when they are gone.
 #[derive(Debug, Default)]
 pub(crate) struct Service {
-    servers: Vec<Server>,
-    turn: AtomicUsize,
+    pool: Pool<Server>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,22 +70,39 @@ struct Server {
     /// It gives no sign of life, so others are preferred.
     suspect: bool,
     strip: bool,
+    /// What it is called, if it has registered.
+    name: Option<String>,
+    places: Arc<Places>,
+    check: Option<Arc<Check>>,
 }
 
 /// One server, whatever it answers. It outlives changes of the list.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
+    /// What it is called in cookies.
+    id: u64,
+    pub(crate) load: Load,
+    since: Instant,
+    /// In milliseconds after `since`; 0 when it does not rest.
+    rests_until: AtomicU64,
+    /// In milliseconds after `since`, when it was missed first; 0 while it is there.
+    absent: AtomicU64,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     idle: VecDeque<(TcpStream, Instant)>,
-    /// Connections, in use or not.
-    connections: usize,
-    rests_until: Option<Instant>,
     rest: Duration,
+}
+
+/// What one server may be given at a time, of all workers.
+#[derive(Debug)]
+struct Places {
+    limit: usize,
+    free: Arc<Semaphore>,
+    waiting: AtomicUsize,
 }
 
 /// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
@@ -86,6 +113,15 @@ pub(crate) struct Connected {
     upstream: Arc<Upstream>,
     /// It has been used before, so the server may be closing it.
     pub(crate) is_used: bool,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ConnectError {
+    /// Nobody answers there.
+    Unreachable,
+    /// This machine has no port left to connect from, or no descriptor.
+    Exhausted,
 }
 
 /// Who is to answer a request.
@@ -102,64 +138,93 @@ pub(crate) struct Picked {
     pub(crate) upstream: Arc<Upstream>,
     /// It wants to be asked without the prefix.
     pub(crate) strip: bool,
+    places: Arc<Places>,
+}
+
+/// A request that a server may be given. It counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    upstream: Arc<Upstream>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A server has as much to do as it may have, and as many wait for it as may, or have waited for too long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Full;
+
+/// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    places: Mutex<HashMap<SocketAddr, Weak<Places>>>,
+    checks: Checks,
+    secret: String,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let secret = format!("{:032x}", daemon::unique_id());
+        Self { places: Mutex::default(), checks: Checks::default(), secret }
+    }
 }
 
 impl Upstreams {
-    /// With servers that do not register.
-    pub(crate) fn new(fixed: Vec<config::Upstream>) -> Self {
-        let table = Table::default().with(&[], &fixed);
-        Self { table: RwLock::new(Arc::new(table)), fixed }
+    pub(crate) fn new(config: Arc<Config>, shared: &Shared) -> Self {
+        let table = Table::next(None, config, &[], shared, Instant::now());
+        Self { table: RwLock::new(Arc::new(table)) }
     }
 
-    /// Keeps to what `peers` know, for as long as they do, and closes connections that are not in use any more.
-    pub(crate) async fn follow(self: Arc<Self>, peers: Peers) {
+    /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections that are not in use any more.
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        peers: Peers,
+        mut config: watch::Receiver<Arc<Config>>,
+        shared: Arc<Shared>,
+    ) {
         let mut changes = peers.changes();
         let mut tidy = tokio::time::interval(KEEP / 4);
+        let mut nodes = Vec::new();
         loop {
             tokio::select! {
-                nodes = changes.next() => match nodes {
-                    Some(nodes) => self.replace(&nodes),
+                changed = changes.next() => match changed {
+                    Some(changed) => nodes = changed,
                     None => return,
                 },
-                _ = tidy.tick() => self.tidy(Instant::now()),
+                Ok(()) = config.changed() => {}
+                _ = tidy.tick() => {
+                    self.table().servers.values().for_each(|upstream| upstream.tidy(Instant::now()));
+                    continue;
+                }
             }
+            let config = Arc::clone(&config.borrow_and_update());
+            let next = Arc::new(Table::next(Some(&self.table()), config, &nodes, &shared, Instant::now()));
+            *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
         }
     }
 
-    fn replace(&self, nodes: &[protocol::Node]) {
-        let table = Arc::new(self.table().with(nodes, &self.fixed));
-        *self.table.write().unwrap_or_else(PoisonError::into_inner) = table;
-    }
-
-    fn tidy(&self, now: Instant) {
-        for upstream in self.table().servers.values() {
-            upstream.lock().tidy(now);
-        }
-    }
-
-    fn table(&self) -> Arc<Table> {
+    /// What holds now.
+    pub(crate) fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Who answers a path in normal form: the longest prefix of whole segments wins.
-    pub(crate) fn find(&self, path: &str) -> Option<Target> {
-        self.table().find(path)
     }
 }
 
 impl Table {
     /// The table of these nodes: servers that stay are kept, and prefixes that have lost their last one remembered.
-    fn with(&self, nodes: &[protocol::Node], fixed: &[config::Upstream]) -> Self {
-        let mut next = Self::default();
+    fn next(old: Option<&Self>, config: Arc<Config>, nodes: &[protocol::Node], shared: &Shared, now: Instant) -> Self {
+        let cookies = Cookies::new(config.cookie_secret.as_deref().unwrap_or(&shared.secret));
+        let routes =
+            config.routes.iter().enumerate().flat_map(|(at, route)| {
+                route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
+            });
+        let routes = routes.collect();
+        let usual = Route::new(Vec::new());
+        let mut next = Self { config, cookies, prefixes: BTreeMap::new(), routes, usual, servers: HashMap::new() };
         let mut services: BTreeMap<String, Vec<Server>> = BTreeMap::new();
-        for group in fixed {
-            for address in &group.servers {
-                let upstream = self.server(*address);
-                next.servers.insert(*address, Arc::clone(&upstream));
-                for prefix in group.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
-                    let (weight, strip) = (protocol::Advert::USUAL_WEIGHT, group.strip);
-                    let server = Server { upstream: Arc::clone(&upstream), weight, suspect: false, strip };
-                    services.entry(prefix).or_default().push(server);
+        let (config, usual) = (Arc::clone(&next.config), Route::new(Vec::new()));
+        for route in &config.routes {
+            for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
+                for fixed in &route.servers {
+                    let server = next.server(old, fixed.address, fixed.weight, route, shared, now);
+                    services.entry(prefix.clone()).or_default().push(Server { strip: route.strip, ..server });
                 }
             }
         }
@@ -169,48 +234,106 @@ impl Table {
                 continue;
             };
             let address = SocketAddr::new(node.host, node.port);
-            let upstream = self.server(address);
-            next.servers.insert(address, Arc::clone(&upstream));
             for prefix in &http.prefixes {
                 let Some(prefix) = normal_prefix(prefix) else {
                     warn!(node = node.name, prefix, "a prefix is passed over: it is no path");
                     continue;
                 };
-                let servers = services.entry(prefix).or_default();
+                let servers = services.entry(prefix.clone()).or_default();
                 if advert.weight > 0 && !advert.draining {
-                    let (weight, strip) = (advert.weight, http.strip);
-                    servers.push(Server { upstream: Arc::clone(&upstream), weight, suspect: node.suspect, strip });
+                    let route = next.route_at(&prefix).map_or(&usual, |at| &config.routes[at]);
+                    let server = next.server(old, address, advert.weight, route, shared, now);
+                    let name = Some(node.name.clone());
+                    servers.push(Server { suspect: node.suspect, strip: http.strip, name, ..server });
                 }
             }
         }
-        for prefix in self.prefixes.keys().take(MAX_REMEMBERED) {
-            services.entry(prefix.clone()).or_default();
+        if let Some(old) = old {
+            for prefix in old.prefixes.keys().take(MAX_REMEMBERED) {
+                services.entry(prefix.clone()).or_default();
+            }
+            for (address, upstream) in &old.servers {
+                if !next.servers.contains_key(address) && upstream.is_remembered(now) {
+                    next.servers.insert(*address, Arc::clone(upstream));
+                }
+            }
         }
-        let turn = |prefix: &str| self.prefixes.get(prefix).map_or(0, |old| old.turn.load(Ordering::Relaxed));
         next.prefixes = services
             .into_iter()
-            .map(|(prefix, servers)| {
-                let turn = AtomicUsize::new(turn(&prefix));
-                (prefix, Arc::new(Service { servers, turn }))
+            .map(|(prefix, list)| {
+                let mut pool = Pool::at_any_turn();
+                pool.list = list;
+                // Each worker has connections of its own, and few: all servers are used.
+                pool.plan(usize::MAX);
+                (prefix, Arc::new(Service { pool }))
             })
             .collect();
         next
     }
 
-    /// The server that is known, or a new one.
-    fn server(&self, address: SocketAddr) -> Arc<Upstream> {
-        self.servers.get(&address).map_or_else(|| Arc::new(Upstream::new(address)), Arc::clone)
+    /// A server as `route` has it: the one that is known, or a new one.
+    fn server(
+        &mut self,
+        old: Option<&Self>,
+        address: SocketAddr,
+        weight: u16,
+        route: &Route,
+        shared: &Shared,
+        now: Instant,
+    ) -> Server {
+        let known = self.servers.get(&address).or_else(|| old?.servers.get(&address));
+        let upstream = known.map_or_else(|| Arc::new(Upstream::new(address, now)), Arc::clone);
+        upstream.absent.store(0, Ordering::Relaxed);
+        self.servers.insert(address, Arc::clone(&upstream));
+        let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
+        let places = shared.places(address, route.max_connections);
+        Server { upstream, weight, suspect: false, strip: false, name: None, places, check }
     }
 
-    fn find(&self, path: &str) -> Option<Target> {
-        // At each slash from the right: as many look-ups as the path has segments.
-        let mut prefix = path.strip_suffix('/').unwrap_or(path);
-        loop {
-            if let Some(service) = self.prefixes.get(prefix) {
-                return Some(Target { service: Arc::clone(service), prefix_bytes: prefix.len() });
-            }
-            prefix = &prefix[..prefix.rfind('/')?];
+    /// Who answers a path in normal form: the longest prefix of whole segments wins.
+    pub(crate) fn find(&self, path: &str) -> Option<Target> {
+        let (prefix, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
+        Some(Target { service: Arc::clone(service), prefix_bytes: prefix })
+    }
+
+    /// What holds for a path in normal form.
+    pub(crate) fn route(&self, path: &str) -> &Route {
+        self.route_at(path).map_or(&self.usual, |at| &self.config.routes[at])
+    }
+
+    fn route_at(&self, path: &str) -> Option<usize> {
+        if self.routes.is_empty() {
+            return None;
         }
+        longest(path, |prefix| self.routes.get(prefix).copied()).map(|(_, at)| at)
+    }
+
+    /// All prefixes with their servers, as an operator wants to see them.
+    pub(crate) fn describe(&self, now: Instant) -> Vec<Described> {
+        let describe = |(prefix, service): (&String, &Arc<Service>)| Described {
+            prefix: if prefix.is_empty() { "/".to_owned() } else { prefix.clone() },
+            servers: service.pool.list.iter().map(|server| server.describe(now)).collect(),
+        };
+        self.prefixes.iter().map(describe).collect()
+    }
+}
+
+/// One prefix and who answers it.
+#[derive(Debug)]
+pub(crate) struct Described {
+    pub(crate) prefix: String,
+    /// Each in words.
+    pub(crate) servers: Vec<String>,
+}
+
+/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
+fn longest<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
+    let mut prefix = path.strip_suffix('/').unwrap_or(path);
+    loop {
+        if let Some(found) = get(prefix) {
+            return Some((prefix.len(), found));
+        }
+        prefix = &prefix[..prefix.rfind('/')?];
     }
 }
 
@@ -219,85 +342,210 @@ fn normal_prefix(prefix: &str) -> Option<String> {
     Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
 }
 
-impl Service {
-    /// Whose turn it is, of those not `tried` and not resting; `least`: who has the fewest connections, as is fair among those that
-    /// stay for long. Suspects come last, and those that rest after them.
-    pub(crate) fn pick(&self, tried: &[SocketAddr], least: bool, now: Instant) -> Option<Picked> {
-        let rank = |server: &Server| u8::from(server.suspect) + 2 * u8::from(server.upstream.lock().rests(now));
-        let open = || self.servers.iter().filter(|server| !tried.contains(&server.upstream.address));
-        let best = open().map(rank).min()?;
-        let candidates = || open().filter(|server| rank(server) == best);
-        let server = if least {
-            candidates().min_by_key(|server| server.upstream.lock().connections * 1000 / usize::from(server.weight))
-        } else {
-            // Everybody has as many turns as its weight says.
-            let all: usize = candidates().map(|server| usize::from(server.weight)).sum();
-            let stride = all / 2 + 1;
-            let mut turn = self.turn.fetch_add(1, Ordering::Relaxed).wrapping_mul(coprime(stride, all)) % all.max(1);
-            candidates().find(|server| {
-                let weight = usize::from(server.weight);
-                let is_it = turn < weight;
-                turn = turn.saturating_sub(weight);
-                is_it
-            })
-        };
-        server.map(|server| Picked { upstream: Arc::clone(&server.upstream), strip: server.strip })
+impl Shared {
+    /// The places of a server, of which there are `limit`; those that are taken under another limit count no more.
+    fn places(&self, address: SocketAddr, limit: usize) -> Arc<Places> {
+        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = all.get(&address).and_then(Weak::upgrade).filter(|places| places.limit == limit) {
+            return places;
+        }
+        all.retain(|_, places| places.strong_count() > 0);
+        let free = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+        let places = Arc::new(Places { limit, free, waiting: AtomicUsize::new(0) });
+        all.insert(address, Arc::downgrade(&places));
+        places
     }
 }
 
-/// The next number that has no divisor in common with `all`: steps of that size come by every turn, far apart.
-fn coprime(mut stride: usize, all: usize) -> usize {
-    let divisor = |mut a: usize, mut b: usize| {
-        while b > 0 {
-            (a, b) = (b, a % b);
-        }
-        a
-    };
-    while divisor(stride, all) > 1 {
-        stride += 1;
+impl Service {
+    /// Whose turn it is; `None` when there is nobody but those that were tried.
+    pub(crate) fn pick(&self, choice: &Choice<'_>, now: Instant) -> Option<Picked> {
+        self.pool.pick(choice, now, |_| {}).map(Server::picked)
     }
-    stride
+
+    /// The server of this id, if it does well.
+    pub(crate) fn with_id(&self, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
+        let is_it = |server: &&Server| server.upstream.id == id && !tried.contains(&server.upstream.address);
+        let server = self.pool.list.iter().find(is_it)?;
+        // One that has much to do is waited for: it has what the client left there.
+        (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())
+    }
+}
+
+impl Server {
+    fn picked(&self) -> Picked {
+        let Self { upstream, strip, places, .. } = self;
+        Picked { upstream: Arc::clone(upstream), strip: *strip, places: Arc::clone(places) }
+    }
+
+    fn describe(&self, now: Instant) -> String {
+        let name = self.name.as_deref().unwrap_or("fixed");
+        let strip = if self.strip { ", without the prefix" } else { "" };
+        let state = match self.readiness(now) {
+            Readiness::Up => "up",
+            Readiness::Connecting => "full",
+            Readiness::Ejected if self.suspect => "gives no sign of life",
+            Readiness::Ejected => "lets requests fail",
+            Readiness::Due | Readiness::Resting => "cannot be reached",
+        };
+        let (address, in_flight) = (self.upstream.address, self.upstream.load.in_flight());
+        format!("{address} {name} weight {}{strip}: {state}, {in_flight} in flight", self.weight)
+    }
+}
+
+impl Member for Server {
+    fn address(&self) -> SocketAddr {
+        self.upstream.address
+    }
+
+    fn load(&self) -> &Load {
+        &self.upstream.load
+    }
+
+    fn readiness(&self, now: Instant) -> Readiness {
+        if self.upstream.rests(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
+            Readiness::Resting
+        } else if self.suspect || self.upstream.load.is_ejected(now.into_std()) {
+            Readiness::Ejected
+        } else if self.places.free.available_permits() == 0 {
+            Readiness::Connecting
+        } else {
+            Readiness::Up
+        }
+    }
+
+    fn weight(&self) -> u16 {
+        self.weight
+    }
+}
+
+impl Picked {
+    /// A place among the requests of the server, waited for until `deadline` if it has to be.
+    pub(crate) async fn admit(&self, deadline: Instant) -> Result<Admitted, Full> {
+        let place = match Arc::clone(&self.places.free).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) => {
+                let _waiting = Waiting::among(&self.places.waiting).ok_or(Full)?;
+                let place = timeout_at(deadline, Arc::clone(&self.places.free).acquire_owned()).await;
+                place.ok().and_then(Result::ok).ok_or(Full)?
+            }
+        };
+        self.upstream.load.begin(Instant::now().into_std());
+        Ok(Admitted { upstream: Arc::clone(&self.upstream), _place: place })
+    }
+}
+
+/// Somebody who waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    /// `None` when there are as many as may be.
+    fn among(waiting: &'a AtomicUsize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.upstream.load.end();
+    }
 }
 
 impl Upstream {
-    fn new(address: SocketAddr) -> Self {
-        Self { address, state: Mutex::default() }
+    fn new(address: SocketAddr, now: Instant) -> Self {
+        Self {
+            address,
+            id: Cookies::id(address),
+            load: Load::new(now.into_std()),
+            since: now,
+            rests_until: AtomicU64::new(0),
+            absent: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
     }
 
-    /// A connection: one that is there and not in use, or a new one; `fresh`: a new one in any case. `None` when there is none to be had.
-    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool) -> Option<Connected> {
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A connection: one that is there and not in use, or a new one; `fresh`: a new one in any case.
+    ///
+    /// # Errors
+    /// When there is none to be had; the server is passed over for a while if it is its fault.
+    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool) -> Result<Connected, ConnectError> {
         let now = Instant::now();
-        {
-            let mut state = self.lock();
-            state.tidy(now);
-            while !fresh && let Some((stream, _)) = state.idle.pop_back() {
-                // Whatever a server says without being asked, its end included, nobody can use.
-                let silent =
-                    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock);
-                if silent {
-                    return Some(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
+        while !fresh && let Some(stream) = self.idle(now) {
+            // Whatever a server says without being asked, its end included, nobody can use.
+            let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+            if silent {
+                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
+            }
+        }
+        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
+        let error = match connected {
+            Ok(Ok(stream)) => {
+                let _ = stream.set_nodelay(true);
+                if self.rests_until.swap(0, Ordering::Relaxed) > 0 {
+                    self.lock().rest = Duration::ZERO;
+                    self.load.connected(Instant::now().into_std());
                 }
-                state.connections -= 1;
+                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: false });
             }
-            if state.connections >= MAX_CONNECTIONS {
-                return None;
-            }
-            state.connections += 1;
+            Ok(Err(error)) => Some(error),
+            Err(_elapsed) => None,
+        };
+        if error.is_some_and(|error| is_exhausted(&error)) {
+            return Err(ConnectError::Exhausted);
         }
-        // Counted until it is dropped, whatever becomes of it.
-        let mut connected = Connected { stream: None, upstream: Arc::clone(self), is_used: false };
-        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
-        let stream = stream.ok().and_then(Result::ok).filter(|stream| stream.set_nodelay(true).is_ok());
         let mut state = self.lock();
-        if stream.is_some() {
-            (state.rests_until, state.rest) = (None, Duration::ZERO);
-        } else {
-            state.rest = (state.rest * 2).clamp(FIRST_REST, LONGEST_REST);
-            state.rests_until = Some(Instant::now() + state.rest);
+        state.rest = (state.rest * 2).clamp(FIRST_REST, LONGEST_REST);
+        self.rests_until.store(self.millis_at(Instant::now() + state.rest), Ordering::Relaxed);
+        Err(ConnectError::Unreachable)
+    }
+
+    fn idle(&self, now: Instant) -> Option<TcpStream> {
+        let mut state = self.lock();
+        state.tidy(now);
+        state.idle.pop_back().map(|(stream, _)| stream)
+    }
+
+    /// Closes connections that have not been used for a while.
+    fn tidy(&self, now: Instant) {
+        self.lock().tidy(now);
+    }
+
+    fn keep(&self, stream: TcpStream, now: Instant) {
+        let mut state = self.lock();
+        if state.idle.len() < MAX_IDLE {
+            state.idle.push_back((stream, now + KEEP));
         }
-        drop(state);
-        connected.stream = stream;
-        connected.stream.is_some().then_some(connected)
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        let until = self.rests_until.load(Ordering::Relaxed);
+        until > 0 && until > self.millis_at(now)
+    }
+
+    /// Whether it was there not long ago.
+    fn is_remembered(&self, now: Instant) -> bool {
+        let now = self.millis_at(now);
+        let since = self.absent.load(Ordering::Relaxed);
+        if since == 0 {
+            self.absent.store(now, Ordering::Relaxed);
+        }
+        since == 0 || Duration::from_millis(now.saturating_sub(since)) < REMEMBERED
+    }
+
+    /// From 1: 0 stands for never.
+    fn millis_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,16 +554,19 @@ impl Upstream {
 }
 
 impl State {
-    fn rests(&self, now: Instant) -> bool {
-        self.rests_until.is_some_and(|until| until > now)
-    }
-
     fn tidy(&mut self, now: Instant) {
         while self.idle.front().is_some_and(|(_, until)| *until <= now) {
             self.idle.pop_front();
-            self.connections -= 1;
         }
     }
+}
+
+/// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor, no memory.
+fn is_exhausted(error: &io::Error) -> bool {
+    const EMFILE: i32 = 24;
+    const ENFILE: i32 = 23;
+    const ENOBUFS: i32 = 105;
+    error.kind() == io::ErrorKind::AddrNotAvailable || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
 }
 
 impl Connected {
@@ -325,24 +576,16 @@ impl Connected {
 
     /// Gives it back to be used again.
     pub(crate) fn keep(mut self) {
-        let Some(stream) = self.stream.take() else { return };
-        let mut state = self.upstream.lock();
-        if state.idle.len() < MAX_IDLE {
-            state.idle.push_back((stream, Instant::now() + KEEP));
-            // It is still one of them.
-            state.connections += 1;
+        if let Some(stream) = self.stream.take() {
+            self.upstream.keep(stream, Instant::now());
         }
-    }
-}
-
-impl Drop for Connected {
-    fn drop(&mut self) {
-        self.upstream.lock().connections -= 1;
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use node_sdk::Balance;
+
     use super::*;
 
     fn node(port: u16, weight: u16, prefixes: &[&str]) -> protocol::Node {
@@ -358,11 +601,22 @@ mod tests {
         protocol::Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false }
     }
 
-    #[test]
-    fn the_longest_prefix_of_whole_segments_wins() {
+    /// The table after `old` of these nodes.
+    fn table(old: Option<&Table>, nodes: &[protocol::Node]) -> Table {
+        let config = old.map_or_else(Arc::default, |old| Arc::clone(&old.config));
+        Table::next(old, config, nodes, &Shared::default(), Instant::now())
+    }
+
+    fn pick(service: &Service, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
+        let picked = service.pick(&Choice { balance, tried, ..Choice::default() }, Instant::now());
+        picked.map(|picked| picked.upstream.address.port())
+    }
+
+    #[tokio::test]
+    async fn the_longest_prefix_of_whole_segments_wins() {
         let nodes =
             [node(1, 100, &["/"]), node(2, 100, &["/api", "/%61pi/v2/"]), node(3, 100, &["bad", "/..", "/a%2Fb"])];
-        let table = Table::default().with(&nodes, &[]);
+        let both = table(None, &nodes);
         for (path, port, prefix_bytes) in [
             ("/", 1, 0),
             ("/x/y", 1, 0),
@@ -373,85 +627,100 @@ mod tests {
             ("/api/v2", 2, 7),
             ("/api/v2/x/", 2, 7),
         ] {
-            let target = table.find(path).unwrap();
-            let picked = target.service.pick(&[], false, Instant::now()).unwrap();
-            assert_eq!((picked.upstream.address.port(), target.prefix_bytes), (port, prefix_bytes), "{path}");
+            let target = both.find(path).unwrap();
+            let picked = pick(&target.service, Balance::RoundRobin, &[]);
+            assert_eq!((picked, target.prefix_bytes), (Some(port), prefix_bytes), "{path}");
         }
-        assert!(Table::default().with(&nodes[1..], &[]).find("/x").is_none());
-    }
-
-    #[test]
-    fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
-        let first = Table::default().with(&[node(1, 100, &["/api"])], &[]);
-        let gone = first.with(&[], &[]);
-        assert!(gone.find("/api/x").unwrap().service.pick(&[], false, Instant::now()).is_none());
-        let draining = first.with(&[node(1, 0, &["/api"])], &[]);
-        assert!(draining.find("/api/x").unwrap().service.pick(&[], false, Instant::now()).is_none());
-        let both = first.with(&[node(1, 100, &["/api"]), node(2, 100, &["/api"])], &[]);
-        let [one, _] = [1, 2].map(|port| both.servers[&SocketAddr::from(([127, 0, 0, 1], port))].clone());
-        assert!(Arc::ptr_eq(&one, &first.servers[&one.address]));
-    }
-
-    /// Ports in the order of their turns.
-    fn turns(service: &Service, count: usize, least: bool) -> Vec<u16> {
-        let pick = |_| service.pick(&[], least, Instant::now()).unwrap().upstream.address.port();
-        (0..count).map(pick).collect()
-    }
-
-    #[test]
-    fn turns_follow_weights() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 200, &["/"]), node(3, 100, &["/"])], &[]);
-        let service = table.find("/").unwrap().service;
-        let turns = turns(&service, 400, false);
-        let count = |port| turns.iter().filter(|other| **other == port).count();
-        assert_eq!([count(1), count(2), count(3)], [100, 200, 100]);
-        let second = turns.windows(4).filter(|four| four.iter().filter(|port| **port == 2).count() > 3).count();
-        assert_eq!(second, 0, "nobody has all turns of a while: {turns:?}");
-    }
-
-    #[test]
-    fn who_rests_or_was_tried_is_passed_over() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 100, &["/"])], &[]);
-        let service = table.find("/").unwrap().service;
-        let now = Instant::now();
-        let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        assert_eq!(service.pick(&[one], false, now).unwrap().upstream.address, two);
-        assert!(service.pick(&[one, two], false, now).is_none());
-        table.servers[&two].lock().rests_until = Some(now + Duration::from_secs(1));
-        assert_eq!(turns(&service, 4, false), [1; 4]);
-        table.servers[&one].lock().rests_until = Some(now + Duration::from_secs(1));
-        assert_eq!(turns(&service, 4, false).iter().filter(|port| **port == 1).count(), 2, "better than nobody");
+        assert!(table(None, &nodes[1..]).find("/x").is_none());
     }
 
     #[tokio::test]
-    async fn connections_are_counted() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap()));
-        let counts = || {
-            let state = upstream.lock();
-            (state.connections, state.idle.len())
-        };
-        let (one, two) = (upstream.connect(false).await.unwrap(), upstream.connect(false).await.unwrap());
-        assert_eq!(counts(), (2, 0));
-        one.keep();
-        assert_eq!(counts(), (2, 1));
-        assert!(!upstream.connect(true).await.unwrap().is_used);
-        assert_eq!(counts(), (2, 1), "what is fresh leaves the others alone");
-        assert!(upstream.connect(false).await.unwrap().is_used);
-        drop(two);
-        assert_eq!(counts(), (0, 0));
+    async fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
+        let first = table(None, &[node(1, 100, &["/api"])]);
+        let gone = table(Some(&first), &[]);
+        let nobody = |table: &Table| pick(&table.find("/api/x").unwrap().service, Balance::RoundRobin, &[]).is_none();
+        assert!(nobody(&gone));
+        assert!(nobody(&table(Some(&first), &[node(1, 0, &["/api"])])), "it drains");
+        let back = table(Some(&gone), &[node(1, 100, &["/api"]), node(2, 100, &["/api"])]);
+        let one = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(Arc::ptr_eq(&back.servers[&one], &first.servers[&one]), "how it does is known still");
+        tokio::time::pause();
+        let gone = table(Some(&back), &[]);
+        tokio::time::advance(REMEMBERED).await;
+        assert!(table(Some(&table(Some(&gone), &[])), &[]).servers.is_empty(), "not for ever");
     }
 
-    #[test]
-    fn who_has_the_fewest_connections_has_the_next() {
-        let table = Table::default().with(&[node(1, 100, &["/"]), node(2, 50, &["/"])], &[]);
-        let service = table.find("/").unwrap().service;
-        let mut seen = Vec::new();
+    #[tokio::test]
+    async fn who_rests_or_was_tried_is_passed_over() {
+        let both = table(None, &[node(1, 100, &["/"]), node(2, 100, &["/"])]);
+        let service = both.find("/").unwrap().service;
+        let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect() };
+        assert_eq!(pick(&service, Balance::RoundRobin, &[one]), Some(2));
+        assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
+        let rest = |address| {
+            let upstream: &Upstream = &both.servers[&address];
+            let until = upstream.millis_at(Instant::now() + Duration::from_secs(1));
+            upstream.rests_until.store(until, Ordering::Relaxed);
+        };
+        rest(two);
+        assert_eq!(turns(), [1; 4]);
+        rest(one);
+        assert_eq!(turns().len(), 4, "better than nobody");
+    }
+
+    #[tokio::test]
+    async fn connections_are_used_again_and_not_for_ever() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
+        let idle = || upstream.lock().idle.len();
+        let (one, two) = (upstream.connect(false).await.unwrap(), upstream.connect(false).await.unwrap());
+        one.keep();
+        assert_eq!(idle(), 1);
+        assert!(!upstream.connect(true).await.unwrap().is_used);
+        assert_eq!(idle(), 1, "what is fresh leaves the others alone");
+        upstream.connect(false).await.unwrap().keep();
+        assert_eq!(idle(), 1);
+        drop(two);
+        upstream.tidy(Instant::now() + KEEP);
+        assert_eq!(idle(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
+        let both = table(None, &[node(1, 100, &["/"]), node(2, 50, &["/"])]);
+        let service = both.find("/").unwrap().service;
+        let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
-            let picked = service.pick(&[], true, Instant::now()).unwrap().upstream;
-            picked.lock().connections += 1;
-            seen.push(picked.address.port());
+            let choice = Choice { balance: Balance::LeastInFlight, ..Choice::default() };
+            let picked = service.pick(&choice, Instant::now()).unwrap();
+            seen.push(picked.upstream.address.port());
+            held.push(picked.admit(Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
+        let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
+        let config = Config { routes: vec![route], ..Config::default() };
+        let nodes = [node(1, 100, &["/"])];
+        let full = Table::next(None, Arc::new(config), &nodes, &Shared::default(), Instant::now());
+        let service = full.find("/").unwrap().service;
+        let picked = || service.pick(&Choice::default(), Instant::now()).unwrap();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let first = picked().admit(soon()).await.unwrap();
+        assert!(picked().admit(soon()).await.is_err(), "not in time");
+        let second = picked();
+        let (second, ()) = tokio::join!(second.admit(soon()), async { drop(first) });
+        let _second = second.unwrap();
+        let mut waiting: Vec<_> =
+            (0..MAX_WAITING).map(|_| Box::pin(async { picked().admit(soon()).await.is_ok() })).collect();
+        for one in &mut waiting {
+            assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
+        }
+        let begun = Instant::now();
+        assert!(picked().admit(soon()).await.is_err());
+        assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
     }
 }

@@ -15,15 +15,16 @@ use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
 use crate::answer::{RawAnswer, is_declined, read_result};
+use crate::balance::{Balance, Choice, Readiness};
 use crate::context::Context;
 use crate::error::CallError;
 use crate::in_flight::{Deadlines, Failure, Refusal};
-use crate::link::{OpenStream, Pending, Readiness};
+use crate::link::{OpenStream, Pending};
 use crate::params;
 use crate::peers::Peers;
 use crate::router::Match;
 use crate::scratch::with_scratch;
-use crate::table::{Balance, Choice, Provider};
+use crate::table::Provider;
 
 /// How long a call may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);

@@ -15,9 +15,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::balance::Balance;
 use crate::cache;
 use crate::peers::Peers;
-use crate::table::Balance;
 
 /// Period in which a node that is not connected tries to be, as old nodes do.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);

@@ -9,12 +9,13 @@ use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
 
+use crate::balance::Choice;
 use crate::context::Context;
 use crate::error::CallError;
 use crate::link::MAX_FRAME_BYTES;
 use crate::peers::Peers;
 use crate::scratch::with_scratch;
-use crate::table::{Choice, Provider, Providers};
+use crate::table::{Provider, Providers};
 
 /// The method under which subscriptions stand in the registry. No call has it, and gateways route none of it.
 pub(crate) const METHOD: &str = "EVENT";

@@ -23,6 +23,7 @@
 
 mod answer;
 mod backoff;
+pub mod balance;
 mod cache;
 mod call;
 mod callee;
@@ -55,6 +56,7 @@ mod transit;
 mod typed;
 
 pub use answer::RawAnswer;
+pub use balance::{Balance, Balancer, Candidate};
 pub use call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
 pub use context::{Trace, spawn};
 pub use discovery::{Identity, RECONNECT_PERIOD};
@@ -71,7 +73,6 @@ pub use peers::{Changes, Peers};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use respond::{Accepted, Created, NoContent, Respond};
 pub use stream::{Duplex, Opening, PartSender, StreamCall};
-pub use table::{Balance, Balancer, Candidate};
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

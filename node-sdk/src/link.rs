@@ -16,6 +16,7 @@ use tracing::{debug, warn};
 
 pub(crate) use self::open_stream::OpenStream;
 use crate::backoff::Backoff;
+use crate::balance::Readiness;
 use crate::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
 use crate::load::Load;
 
@@ -71,21 +72,6 @@ enum State {
     Up,
     /// The last connection, or try, failed; due again at this time.
     Down(Instant),
-}
-
-/// How ready a link is to take a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Readiness {
-    /// A live connection.
-    Up,
-    /// Being connected.
-    Connecting,
-    /// A live connection to a node that lets calls fail.
-    Ejected,
-    /// Not connected, and worth a try.
-    Due,
-    /// Failed a moment ago.
-    Resting,
 }
 
 /// A call that was taken. Dropping it takes the call back: what is not written never will be, and of what is, the node is told.

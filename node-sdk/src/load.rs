@@ -20,7 +20,7 @@ const LEAST_SHARE: f64 = 0.1;
 
 /// How one node does. All times are in milliseconds or microseconds since it became known.
 #[derive(Debug)]
-pub(crate) struct Load {
+pub struct Load {
     since: Instant,
     in_flight: AtomicU32,
     /// Peak-sensitive mean of what answers took, in microseconds.
@@ -37,7 +37,8 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    pub(crate) fn new(now: Instant) -> Self {
+    /// Of a node that has just become known.
+    pub fn new(now: Instant) -> Self {
         Self {
             since: now,
             in_flight: AtomicU32::new(0),
@@ -51,7 +52,7 @@ impl Load {
     }
 
     /// A call begins. If the node was passed over until now, this call finds out, and the next ones go elsewhere until it has.
-    pub(crate) fn begin(&self, now: Instant) {
+    pub fn begin(&self, now: Instant) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.ejected_until.load(Ordering::Relaxed) > 0 {
             self.eject(now, millis(FIRST_EJECTION));
@@ -59,12 +60,12 @@ impl Load {
     }
 
     /// A call has ended, however it has.
-    pub(crate) fn end(&self) {
+    pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// An answer came after so long.
-    pub(crate) fn answered(&self, now: Instant, took: Duration) {
+    pub fn answered(&self, now: Instant, took: Duration) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let known = self.latency_at(now);
         let mean = if sample >= known { sample } else { known - (known - sample) / SHARE };
@@ -78,7 +79,7 @@ impl Load {
 
     /// A call was lost, or its time was over before it was answered. One that was not answered `in_time` is enough to look
     /// elsewhere for a moment.
-    pub(crate) fn failed(&self, now: Instant, in_time: bool) {
+    pub fn failed(&self, now: Instant, in_time: bool) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= FAILURES {
             let longest = millis(LONGEST_EJECTION);
@@ -92,18 +93,18 @@ impl Load {
     }
 
     /// There is a new connection.
-    pub(crate) fn connected(&self, now: Instant) {
+    pub fn connected(&self, now: Instant) {
         self.connected.store(self.millis_at(now), Ordering::Relaxed);
         self.trust();
     }
 
     /// Whether it was connected a moment ago, and gets fewer calls than others.
-    pub(crate) fn is_starting(&self, now: Instant) -> bool {
+    pub fn is_starting(&self, now: Instant) -> bool {
         self.share(now) < 1.0
     }
 
     /// Whether a turn of this node is its own, and not that of another one which has been there for longer. `luck` is from 0 to 1.
-    pub(crate) fn takes_turn(&self, other: &Self, now: Instant, luck: f64) -> bool {
+    pub fn takes_turn(&self, other: &Self, now: Instant, luck: f64) -> bool {
         // Where all have just been connected, nobody is spared.
         luck < self.share(now) / other.share(now)
     }
@@ -116,7 +117,7 @@ impl Load {
     }
 
     /// It gives a sign of life: what was held against it is forgotten.
-    pub(crate) fn trust(&self) {
+    pub fn trust(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.ejection.store(millis(FIRST_EJECTION), Ordering::Relaxed);
@@ -127,29 +128,34 @@ impl Load {
     }
 
     /// Whether others are to be preferred.
-    pub(crate) fn is_ejected(&self, now: Instant) -> bool {
+    pub fn is_ejected(&self, now: Instant) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > self.millis_at(now)
     }
 
     /// Calls without an outcome.
-    pub(crate) fn in_flight(&self) -> u32 {
+    pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
     }
 
+    /// How much it has to do for its weight, were it given one more.
+    pub fn crowding(&self, weight: u16) -> u64 {
+        (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
+    }
+
     /// Whether there is a latency to go by.
-    pub(crate) fn is_known(&self) -> bool {
+    pub fn is_known(&self) -> bool {
         self.latency.load(Ordering::Relaxed) > 0
     }
 
     /// How long answers take, with what was slow of late foremost.
-    pub(crate) fn latency(&self) -> Option<Duration> {
+    pub fn latency(&self) -> Option<Duration> {
         let latency = self.latency.load(Ordering::Relaxed);
         (latency > 0).then(|| Duration::from_micros(latency))
     }
 
     /// What one more call has to expect: the lower the better. Latency counts twice, because a slow node is slow however little it
     /// has to do, while one that has much to do gets slow, and so is found out by its latency too.
-    pub(crate) fn cost(&self, now: Instant) -> u64 {
+    pub fn cost(&self, now: Instant) -> u64 {
         let in_flight = u64::from(self.in_flight());
         // What is forgotten is forgotten for one call, which finds out.
         let latency = if in_flight == 0 { self.latency_at(now) } else { self.latency.load(Ordering::Relaxed) };

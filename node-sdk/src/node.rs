@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::balance::Balance;
 use crate::discovery::Identity;
 use crate::error::StartError;
 use crate::events;
@@ -23,7 +24,6 @@ use crate::peers::Peers;
 use crate::router::Router;
 use crate::server;
 use crate::service::{Offer, Service};
-use crate::table::Balance;
 
 /// A running node. Dropping it stops it at once; [`stop`](Self::stop) lets calls in flight finish.
 #[derive(Debug)]

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::balance::{Balance, MAX_SUBSET, affinity};
 use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
@@ -22,7 +23,7 @@ use crate::link::Link;
 use crate::retry::RetryBudget;
 use crate::service::Service;
 use crate::stream::StreamCall;
-use crate::table::{Balance, Provider, Providers, Table, affinity};
+use crate::table::{Provider, Providers, Table};
 
 /// Routes without a provider that are remembered, to tell "not now" from "never".
 const MAX_REMEMBERED_ROUTES: usize = 10_000;
@@ -538,8 +539,8 @@ impl State {
         for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
             link.retire();
         }
-        table.router.for_each_mut(Providers::plan);
-        table.events.for_each_mut(|groups| groups.values_mut().for_each(Providers::plan));
+        table.router.for_each_mut(|providers| providers.plan(MAX_SUBSET));
+        table.events.for_each_mut(|groups| groups.values_mut().for_each(|group| group.plan(MAX_SUBSET)));
         for route in self.remembered.keys() {
             table.remembered.entry(route, Providers::default);
         }

@@ -13,7 +13,7 @@ const MOST: f64 = 100.0;
 
 /// A budget that all calls of a node share.
 #[derive(Debug)]
-pub(crate) struct RetryBudget {
+pub struct RetryBudget {
     calls: AtomicU64,
     account: Mutex<Account>,
 }
@@ -27,17 +27,18 @@ struct Account {
 }
 
 impl RetryBudget {
-    pub(crate) fn new(now: Instant) -> Self {
+    /// With the retries of one second.
+    pub fn new(now: Instant) -> Self {
         Self { calls: AtomicU64::new(0), account: Mutex::new(Account { left: PER_SECOND, calls: 0, at: now }) }
     }
 
     /// A call begins.
-    pub(crate) fn called(&self) {
+    pub fn called(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether one call may be tried again; it counts then.
-    pub(crate) fn take(&self, now: Instant) -> bool {
+    pub fn take(&self, now: Instant) -> bool {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = self.calls.load(Ordering::Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "nobody makes 2^52 calls between two retries")]

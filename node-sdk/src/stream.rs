@@ -15,13 +15,13 @@ use serde::de::{DeserializeOwned, Error as _};
 use tokio::time::Instant;
 
 use crate::answer::{RawAnswer, read_result};
+use crate::balance::Balance;
 use crate::call::RawCall;
 use crate::error::CallError;
 use crate::flow::Abuse;
 use crate::in_flight::{Ending, Failure, Refusal};
 use crate::link::OpenStream;
 use crate::scratch::with_scratch;
-use crate::table::Balance;
 
 /// A stream that is about to be opened: set what differs from the defaults, then await it.
 #[must_use = "a stream is opened when it is awaited"]

@@ -139,7 +139,7 @@ async fn a_request_and_its_response_pass_through() {
         upstream.head().await,
         "GET /api/x~?q=%2F&r HTTP/1.1\r\nHost: shop.example:8000\r\nX-CamelCase: 한\r\nCookie: a=b\r\n\
          x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: shop.example:8000\r\n\
-         forwarded: for=127.0.0.1;host=\"shop.example:8000\";proto=http\r\nx-request-id: i-7\r\n\r\n"
+         forwarded: for=127.0.0.1;host=\"shop.example:8000\";proto=http\r\nx-gateway-hops: 1\r\nx-request-id: i-7\r\n\r\n"
     );
     upstream.send("HTTP/1.1 404 Gone Fishing\r\nDate: then\r\nX-Case: Kept\r\nSet-Cookie: a\r\nSet-Cookie: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nno").await;
     let head = client.head().await;
@@ -498,7 +498,7 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
     let file = folder.path().join("gateway.toml");
     let (path, at) = (file.to_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));
     let text = format!(
-        "listen = \"{at}\"\ndistributor = \"{}\"\n[[upstream]]\nprefix = \"/old\"\nservers = [\"127.0.0.1:1\", \"{server}\"]\n",
+        "listen = \"{at}\"\ndistributor = \"{}\"\n[[route]]\nprefix = \"/old\"\nservers = [\"127.0.0.1:1\", \"{server}\"]\n",
         cluster.address
     );
     std::fs::write(&file, &text).unwrap();
@@ -507,7 +507,7 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
         assert_eq!(check.ended().await.code(), Some(code));
         check.line(expected).await;
     };
-    check("is fine; it names 2 servers", 0).await;
+    check("is fine; it has 1 routes, and names 2 servers", 0).await;
     let gateway = Process::start(GATEWAY, &["--config", path]);
     gateway.line("listening").await;
     for _ in 0..4 {

@@ -1,24 +1,28 @@
 //! One client's connection: requests in, responses out, each phase with its own time-out.
 
 use std::future::Future;
-use std::io;
-use std::pin::Pin;
 use std::task::Poll;
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{BufMut, Bytes, BytesMut};
 use futures::FutureExt;
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, Sleep, sleep, sleep_until, timeout, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyReader, Broken, Piece};
-use super::head::{Head, HeadReader};
-use super::write::{Full, KeepAlive};
+use super::head::{Framing, Head, HeadReader};
+use super::headers;
+use super::response::ResponseHead;
+use super::write::{KeepAlive, put_date, put_full, status_line};
 use crate::buffers;
 use crate::config::Config;
+use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
+use crate::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
 use crate::problem::Problem;
+use crate::stream::{ReadHalf, Stream, WriteHalf, write_all};
+use crate::timer::Timer;
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
@@ -33,81 +37,51 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Bytes on their way through a tunnel, each way.
+const TUNNEL_BYTES: usize = 8 * 1024;
+
 /// A client, as whoever answers its requests sees it.
 #[derive(Debug)]
-pub(crate) struct Connection {
-    pub(super) stream: TcpStream,
-    pub(super) reading: Reading,
-    pub(super) output: BytesMut,
-    pub(super) keep_alive: KeepAlive,
-    pub(super) is_head: bool,
+struct Connection {
+    stream: Stream,
+    reading: Reading,
+    output: BytesMut,
+    keep_alive: KeepAlive,
+    is_head: bool,
     /// What the request at hand is answered with, if it is.
-    pub(super) status: Option<StatusCode>,
-    pub(super) timer: Timer,
+    status: Option<StatusCode>,
+    timer: Timer,
     /// When it was done with the last request, or began the next.
     since: Instant,
-    pub(super) limits: Limits,
+    limits: Limits,
     stop: CancellationToken,
 }
 
 /// What the client sends.
 #[derive(Debug)]
-pub(super) struct Reading {
-    pub(super) input: BytesMut,
+struct Reading {
+    input: BytesMut,
     heads: HeadReader,
     /// Of the request at hand.
-    pub(super) body: BodyReader,
+    body: BodyReader,
     /// The client waits for leave to send the body.
-    pub(super) owes_continue: bool,
+    owes_continue: bool,
 }
 
 /// How long each phase may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+struct Limits {
     header: Duration,
-    pub(super) idle: Duration,
-    pub(super) write: Duration,
-}
-
-/// Why a connection ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended(pub(crate) &'static str);
-
-impl From<io::Error> for Ended {
-    fn from(_: io::Error) -> Self {
-        Self("broken")
-    }
-}
-
-/// Why a body cannot be had.
-#[derive(Debug)]
-pub(crate) enum BodyError {
-    /// To be told to the client.
-    Problem(Problem),
-    Ended(Ended),
-}
-
-impl From<Ended> for BodyError {
-    fn from(ended: Ended) -> Self {
-        Self::Ended(ended)
-    }
-}
-
-/// Whoever answers requests.
-pub(crate) trait Answer {
-    /// Answers one request: whatever it takes, ends with a response.
-    fn answer(&mut self, head: Head, connection: &mut Connection) -> impl Future<Output = Result<(), Ended>> + Send;
-
-    /// A request made no sense, or took too long to come, and was answered with this.
-    fn refused(&mut self, status: StatusCode);
+    idle: Duration,
+    write: Duration,
 }
 
 /// Serves one client until it goes, does nothing for too long, or `stop` is cancelled and its requests are answered.
 pub(crate) async fn run(
-    stream: TcpStream,
+    stream: Stream,
     config: &Config,
     stop: CancellationToken,
-    mut service: impl Answer,
+    service: &impl Answer,
 ) -> &'static str {
     let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let now = Instant::now();
@@ -128,7 +102,7 @@ pub(crate) async fn run(
         limits,
         stop,
     };
-    let Ended(reason) = match connection.serve(&mut service).await {
+    let Ended(reason) = match connection.serve(service).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
@@ -136,7 +110,7 @@ pub(crate) async fn run(
 }
 
 impl Connection {
-    async fn serve(&mut self, service: &mut impl Answer) -> Result<std::convert::Infallible, Ended> {
+    async fn serve(&mut self, service: &impl Answer) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
             let head = self.next_head(is_first, service).await?;
@@ -154,7 +128,7 @@ impl Connection {
     }
 
     /// The next request. Answers that wait leave before it is waited for.
-    async fn next_head(&mut self, is_first: bool, service: &mut impl Answer) -> Result<Head, Ended> {
+    async fn next_head(&mut self, is_first: bool, service: &impl Answer) -> Result<Head, Ended> {
         loop {
             let problem = match self.reading.next_head() {
                 Ok(Some(head)) => return Ok(head),
@@ -171,7 +145,7 @@ impl Connection {
             self.keep_alive = KeepAlive::Closes;
             self.is_head = false;
             service.refused(problem.status);
-            self.problem(&problem);
+            self.respond(Full::from(&problem));
             self.flush().await?;
             return Err(self.close("a head that makes no sense").await);
         }
@@ -230,79 +204,11 @@ impl Connection {
     }
 
     /// Tells a client that waits for it to send the body; what else waits leaves too.
-    pub(super) async fn give_leave(&mut self) -> Result<(), Ended> {
+    async fn give_leave(&mut self) -> Result<(), Ended> {
         if std::mem::take(&mut self.reading.owes_continue) && self.reading.input.is_empty() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.flush().await
-    }
-
-    /// The whole body.
-    pub(crate) async fn whole_body(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, BodyError> {
-        let too_large = || {
-            let detail = format!("a body may have {limit} bytes");
-            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
-        };
-        // Said before the client is asked to go on with what cannot be taken.
-        if let BodyReader::Length(bytes) = self.reading.body
-            && bytes > limit as u64
-        {
-            return Err(too_large());
-        }
-        let Some(first) = self.next_piece(deadline).await? else { return Ok(Bytes::new()) };
-        let mut whole = BytesMut::new();
-        let mut piece = Some(first);
-        while let Some(data) = piece {
-            if whole.len() + data.len() > limit {
-                return Err(too_large());
-            }
-            if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
-                return Ok(data);
-            }
-            whole.extend_from_slice(&data);
-            piece = self.next_piece(deadline).await?;
-        }
-        Ok(whole.freeze())
-    }
-
-    /// Completes with what `work` gives, unless the client goes before that. Answers that wait leave first.
-    pub(crate) async fn unless_gone<F: Future>(&mut self, work: F) -> Result<F::Output, Ended> {
-        let mut work = std::pin::pin!(work);
-        if let Poll::Ready(done) = std::future::poll_fn(|task| Poll::Ready(work.as_mut().poll(task))).await {
-            return Ok(done);
-        }
-        self.flush().await?;
-        loop {
-            let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
-            tokio::select! {
-                biased;
-                done = work.as_mut() => return Ok(done),
-                ready = self.stream.readable(), if listens => ready?,
-            }
-            if self.reading.read(&mut self.stream)? == Some(0) {
-                return Err(Ended("closed by the client before it was answered"));
-            }
-        }
-    }
-
-    /// Appends a response whose body is all there.
-    pub(crate) fn respond(&mut self, response: &Full<'_>) {
-        let keep_alive = self.keep_alive_after();
-        self.status = Some(response.status);
-        response.write(&mut self.output, keep_alive, self.is_head);
-    }
-
-    /// What the request at hand was answered with, if it was.
-    pub(crate) fn status(&self) -> Option<StatusCode> {
-        self.status
-    }
-
-    /// Appends a problem.
-    pub(crate) fn problem(&mut self, problem: &Problem) {
-        let retry_after = (problem.status == StatusCode::SERVICE_UNAVAILABLE).then_some(Problem::RETRY_AFTER_SECONDS);
-        let body = problem.body();
-        let content_type = "application/problem+json";
-        self.respond(&Full { status: problem.status, content_type, retry_after, body: body.as_bytes() });
     }
 
     /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
@@ -320,7 +226,7 @@ impl Connection {
     }
 
     /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
-    pub(super) fn keep_alive_while(&self) -> KeepAlive {
+    fn keep_alive_while(&self) -> KeepAlive {
         if self.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
 
@@ -349,14 +255,14 @@ impl Connection {
     }
 
     /// Writes all that waits.
-    pub(crate) async fn flush(&mut self) -> Result<(), Ended> {
-        write_all(&self.stream, &mut self.output, self.limits.write).await
+    async fn flush(&mut self) -> Result<(), Ended> {
+        Ok(write_all(&mut self.stream, &mut self.output, self.limits.write).await?)
     }
 
     /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
     /// has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
-        let _ = socket2::SockRef::from(&self.stream).shutdown(std::net::Shutdown::Write);
+        let _ = timeout(LINGER, self.stream.shutdown()).await;
         self.timer.set(Instant::now() + LINGER);
         let mut discarded = 0;
         while discarded < MAX_DISCARDED_BYTES {
@@ -371,6 +277,197 @@ impl Connection {
             }
         }
         Ended(why)
+    }
+}
+
+impl Exchange for Connection {
+    async fn whole_body(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, BodyError> {
+        let too_large = || {
+            let detail = format!("a body may have {limit} bytes");
+            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+        };
+        // Said before the client is asked to go on with what cannot be taken.
+        if let BodyReader::Length(bytes) = self.reading.body
+            && bytes > limit as u64
+        {
+            return Err(too_large());
+        }
+        let Some(first) = self.next_piece(deadline).await? else { return Ok(Bytes::new()) };
+        let mut whole = BytesMut::new();
+        let mut piece = Some(first);
+        while let Some(data) = piece {
+            if whole.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
+                return Ok(data);
+            }
+            whole.extend_from_slice(&data);
+            piece = self.next_piece(deadline).await?;
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        // Answers that wait leave first.
+        let mut work = std::pin::pin!(work);
+        if let Poll::Ready(done) = std::future::poll_fn(|task| Poll::Ready(work.as_mut().poll(task))).await {
+            return Ok(done);
+        }
+        self.flush().await?;
+        loop {
+            let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Ok(done),
+                ready = self.stream.readable(), if listens => ready?,
+            }
+            if self.reading.read(&mut self.stream)? == Some(0) {
+                return Err(Ended("closed by the client before it was answered"));
+            }
+        }
+    }
+
+    fn respond(&mut self, response: Full) {
+        let keep_alive = self.keep_alive_after();
+        self.status = Some(response.status);
+        put_full(&mut self.output, &response, keep_alive, self.is_head);
+    }
+
+    fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    async fn forward(&mut self, request: Request<'_>, server: &mut TcpStream) -> Result<Forwarded, Failed> {
+        self.give_leave().await?;
+        let keep_alive = self.keep_alive_while();
+        let (from_client, to_client) = self.stream.split();
+        let mut upload = Upload { reading: &mut self.reading, from_client };
+        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
+        let head = request.head;
+        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let outcome = forward::forward(request, &mut upload, &mut download, server, &mut self.timer).await;
+        self.keep_alive = download.keep_alive;
+        let chunks = download.chunks;
+        // A server that was not given all of a request would take the next one for the rest of it.
+        let whole = self.reading.body.is_done() && outcome.sent;
+        if !whole {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        if outcome.result.is_err() && outcome.begun && !chunks {
+            // A client that reads to the end of the connection must not take this end for the response's.
+            self.stream.reset_on_drop();
+        }
+        outcome.result.map(|forwarded| match forwarded {
+            Forwarded::Done { keep_server, answered } => {
+                Forwarded::Done { keep_server: keep_server && whole, answered }
+            }
+            tunnel @ Forwarded::Tunnel { .. } => tunnel,
+        })
+    }
+
+    async fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> Result<(), Ended> {
+        self.output.extend_from_slice(&to_client);
+        self.flush().await?;
+        let ahead = self.reading.input.split();
+        server.write_all(&ahead).await?;
+        drop(ahead);
+        self.reading.input = BytesMut::new();
+        self.output = BytesMut::new();
+        tokio::io::copy_bidirectional_with_sizes(&mut self.stream, server, TUNNEL_BYTES, TUNNEL_BYTES).await?;
+        Err(Ended("the tunnel was closed"))
+    }
+}
+
+/// The request's body, and what follows it.
+struct Upload<'a> {
+    reading: &'a mut Reading,
+    from_client: ReadHalf<'a>,
+}
+
+impl Source for Upload<'_> {
+    fn has_more(&mut self) -> bool {
+        !self.reading.input.is_empty()
+    }
+
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        self.reading.next_piece(&mut self.from_client, deadline).await
+    }
+
+    async fn gone(&mut self) -> Ended {
+        self.reading.gone(&mut self.from_client).await
+    }
+}
+
+/// A response on its way.
+struct Download<'a> {
+    head: &'a Head,
+    to_client: WriteHalf<'a>,
+    output: &'a mut BytesMut,
+    keep_alive: KeepAlive,
+    limit: Duration,
+    status: &'a mut Option<StatusCode>,
+    /// The body goes in chunks, so that its end is told from the connection's.
+    chunks: bool,
+}
+
+impl Sink for Download<'_> {
+    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
+        *self.status = Some(response.status);
+        let out = &mut *self.output;
+        status_line(out, response.status);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            headers::put_response_fields(out, &response.fields, false);
+            out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            return;
+        }
+        // Who answers before it has heard all of it may never take the rest.
+        if early {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        headers::put_response_fields(out, &response.fields, response.tells_length());
+        match response.framing {
+            Framing::Empty => {}
+            Framing::Length(bytes) => {
+                out.put_slice(b"content-length: ");
+                out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
+                out.put_slice(b"\r\n");
+            }
+            Framing::Chunked | Framing::Close if self.head.is_1_1 => {
+                out.put_slice(b"transfer-encoding: chunked\r\n");
+                self.chunks = true;
+            }
+            // HTTP/1.0 has no other way to say where it ends.
+            Framing::Chunked | Framing::Close => self.keep_alive = KeepAlive::Closes,
+        }
+        if let Some(cookie) = set_cookie {
+            out.put_slice(b"set-cookie: ");
+            out.put_slice(cookie.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        self.keep_alive.write(out);
+        if response.fields.get("date").is_none() {
+            put_date(out);
+        }
+        out.put_slice(b"\r\n");
+    }
+
+    fn data(&mut self, data: Bytes) {
+        put_piece(self.output, self.chunks, &data);
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        if self.chunks {
+            put_end(self.output, trailers);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        Ok(write_all(&mut self.to_client, self.output, self.limit).await?)
     }
 }
 
@@ -390,7 +487,7 @@ impl Reading {
     }
 
     /// The next piece of the body: never [`Piece::More`].
-    pub(super) async fn next_piece(
+    async fn next_piece(
         &mut self,
         stream: &mut (impl AsyncRead + Unpin),
         deadline: Instant,
@@ -418,7 +515,7 @@ impl Reading {
     }
 
     /// Reads ahead, and completes when the client goes.
-    pub(super) async fn gone(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Ended {
+    async fn gone(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Ended {
         while self.input.len() < MAX_AHEAD_BYTES {
             self.input.reserve(READ_BYTES);
             match stream.read_buf(&mut self.input).await {
@@ -428,52 +525,5 @@ impl Reading {
             }
         }
         std::future::pending().await
-    }
-}
-
-/// Writes all of it, unless the client takes nothing for too long.
-pub(super) async fn write_all(stream: &TcpStream, output: &mut BytesMut, limit: Duration) -> Result<(), Ended> {
-    while !output.is_empty() {
-        match stream.try_write(output) {
-            Ok(bytes) => output.advance(bytes),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => match timeout(limit, stream.writable()).await {
-                Ok(ready) => ready?,
-                Err(_elapsed) => return Err(Ended("takes no response")),
-            },
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// A time-out that is set often and seldom over: the system's timer is touched when it is over, or has to be sooner.
-#[derive(Debug)]
-pub(super) struct Timer {
-    sleep: Pin<Box<Sleep>>,
-    due: Instant,
-}
-
-impl Timer {
-    fn at(due: Instant) -> Self {
-        Self { sleep: Box::pin(sleep_until(due)), due }
-    }
-
-    pub(super) fn set(&mut self, due: Instant) {
-        self.due = due;
-        if due < self.sleep.deadline() {
-            self.sleep.as_mut().reset(due);
-        }
-    }
-
-    pub(super) async fn expired(&mut self) {
-        loop {
-            if self.sleep.is_elapsed() {
-                if Instant::now() >= self.due {
-                    return;
-                }
-                self.sleep.as_mut().reset(self.due);
-            }
-            self.sleep.as_mut().await;
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! The head of a request, taken only when it can be understood in one way. Pure.
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode};
 use memchr::memchr_iter;
 
 use crate::problem::Problem;
@@ -183,6 +183,74 @@ impl Head {
         Ok(head)
     }
 
+    /// The head of a request that came over HTTP/2, as HTTP/1.1 has it. `ends`: there is no body.
+    ///
+    /// # Errors
+    /// The problem to answer with.
+    pub(crate) fn of_http2(
+        method: &str,
+        target: &str,
+        authority: Option<&str>,
+        fields: &HeaderMap,
+        ends: bool,
+    ) -> Result<Self, Problem> {
+        if target.len() > MAX_TARGET_BYTES {
+            return Err(target_too_long());
+        }
+        if method.bytes().any(|byte| !byte.is_ascii_uppercase() && byte != b'-') {
+            return Err(bad("bad_request_line", "methods are capital letters"));
+        }
+        let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
+        let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
+        let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
+        if hosts.any(|other| !other.eq_ignore_ascii_case(host)) {
+            return Err(bad("bad_host", "the Host header names another host than :authority"));
+        }
+        let mut lengths = of("content-length").map(content_length);
+        let framing = match (lengths.next().transpose()?, lengths.next()) {
+            (_, Some(_)) => return Err(bad("bad_framing", "a request has one Content-Length at most")),
+            _ if ends => Framing::Empty,
+            (Some(0), None) => Framing::Empty,
+            (Some(bytes), None) => Framing::Length(bytes),
+            (None, None) => Framing::Chunked,
+        };
+        let mut expects = of("expect");
+        let expects_continue = expects.next().is_some();
+        let mut bytes = BytesMut::new();
+        let mut put = |part: &[u8]| {
+            let start = bytes.len();
+            bytes.extend_from_slice(part);
+            Span { start: offset(start), end: offset(bytes.len()) }
+        };
+        let (method, target) = (put(method.as_bytes()), put(target.as_bytes()));
+        let host = (put(b"host"), put(host));
+        let mut spans = vec![host];
+        for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "cookie")) {
+            spans.push((put(name.as_str().as_bytes()), put(value.as_bytes())));
+        }
+        // They come in parts, so that each can be compressed: RFC 9113, 8.2.3.
+        let cookies: Vec<&[u8]> = of("cookie").collect();
+        if !cookies.is_empty() {
+            spans.push((put(b"cookie"), put(&cookies.join(&b"; "[..]))));
+        }
+        if spans.len() > MAX_FIELDS {
+            return Err(too_large(format!("a request has {MAX_FIELDS} header fields at most")));
+        }
+        let mut head = Self {
+            fields: Fields { bytes: bytes.freeze(), spans },
+            method,
+            target,
+            host: Some(host.1),
+            is_1_1: true,
+            framing,
+            keep_alive: true,
+            expects_continue: expects_continue && framing != Framing::Empty,
+            upgrades: false,
+        };
+        head.take_authority()?;
+        Ok(head)
+    }
+
     /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
     fn take_authority(&mut self) -> Result<(), Problem> {
         let target = self.target();
@@ -213,9 +281,8 @@ impl Head {
     }
 
     fn check_host(&self) -> Result<(), Problem> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte);
         match self.host() {
-            Some(host) if !host.bytes().all(plain) => Err(bad("bad_host", "the Host header is no name of a host")),
+            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is no name of a host")),
             _ => Ok(()),
         }
     }
@@ -323,6 +390,11 @@ impl<'a> Meaning<'a> {
     }
 }
 
+/// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
+pub(crate) fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte))
+}
+
 /// The parts of a list in a field.
 pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
@@ -335,6 +407,11 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
     number
         .and_then(|number| u64::try_from(number).ok())
         .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
+}
+
+/// Heads are shorter than 4 GB.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
 }
 
 fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {

@@ -5,19 +5,28 @@ use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
 use daemon::unique_id;
+use ipnet::IpNet;
 
-use super::head::{Fields, Framing, Head, tokens};
+use super::head::{Fields, Framing, Head, is_host, tokens};
 
 /// Longest id of a request that is taken over from the client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
 
-/// What a request says about where it comes from, as the server is told: made once for each connection.
+/// A request has been passed on so many times: more is a circle.
+pub(crate) const HOPS: &str = "x-gateway-hops";
+
+/// What a request says about where it comes from, as the server is told.
 #[derive(Clone, Debug)]
 pub(crate) struct Origin {
     /// `X-Forwarded-For` and `-Proto`.
     fields: String,
+    /// What a proxy before us has said in `Forwarded`, if it is believed.
+    before: String,
     /// RFC 7239's `for` and `proto`.
     forwarded: [String; 2],
+    /// What the client has asked for, if a proxy before us says.
+    host: Option<String>,
+    is_tls: bool,
 }
 
 impl Origin {
@@ -25,20 +34,82 @@ impl Origin {
     pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
         let client = client.to_canonical();
         let proto = if is_tls { "https" } else { "http" };
+        Self::of(client, proto, is_tls, "")
+    }
+
+    fn of(client: IpAddr, proto: &str, is_tls: bool, before: &str) -> Self {
         let node = match client {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("\"[{address}]\""),
         };
+        let comma = if before.is_empty() { "" } else { ", " };
         Self {
-            fields: format!("x-forwarded-for: {client}\r\nx-forwarded-proto: {proto}\r\n"),
+            fields: format!("x-forwarded-for: {before}{comma}{client}\r\nx-forwarded-proto: {proto}\r\n"),
+            before: String::new(),
             forwarded: [format!("for={node};"), format!("proto={proto}")],
+            host: None,
+            is_tls,
         }
+    }
+
+    /// Of a request that came by way of a proxy that is believed, at `peer`: who the client is, and what servers are told. The client
+    /// is the last one in `X-Forwarded-For` that is not believed itself.
+    pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
+        let all = |name: &'static str| {
+            let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name));
+            values.filter_map(|(_, value)| std::str::from_utf8(value).ok()).collect::<Vec<_>>().join(", ")
+        };
+        let before = all("x-forwarded-for");
+        let mut client = peer;
+        for hop in before.rsplit(',').map(str::trim) {
+            let is_trusted = trusted.iter().any(|network| network.contains(&client));
+            match hop_address(hop) {
+                Some(address) if is_trusted => client = address,
+                _ => break,
+            }
+        }
+        let said = all("x-forwarded-proto");
+        let proto = ["https", "http"].into_iter().find(|proto| *proto == said);
+        let host = Some(all("x-forwarded-host")).filter(|host| !host.is_empty() && is_host(host));
+        let usual = if self.is_tls { "https" } else { "http" };
+        let origin = Self {
+            before: all("forwarded"),
+            host,
+            ..Self::of(peer, proto.unwrap_or(usual), self.is_tls || proto == Some("https"), &before)
+        };
+        (client, origin)
+    }
+
+    /// The client speaks TLS, with us or with a proxy that is believed.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.is_tls
     }
 }
 
-/// The head of a request as a server is to see it, for `target`, which is in parts. `server` is where it is. Names keep their case; whatever a client says of where it comes from
-/// is replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
-pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], server: SocketAddr, origin: &Origin) {
+/// An address as it stands in `X-Forwarded-For`, with a port or without.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
+    address
+        .or_else(|_| hop.trim_start_matches('[').trim_end_matches(']').parse())
+        .ok()
+        .map(|ip: IpAddr| ip.to_canonical())
+}
+
+/// Where a request goes, and where it comes from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Passage<'a> {
+    /// Path and query, in parts.
+    pub(crate) target: [&'a str; 4],
+    pub(crate) server: SocketAddr,
+    pub(crate) origin: &'a Origin,
+    /// How often it has been passed on already.
+    pub(crate) hops: u8,
+}
+
+/// The head of a request as a server is to see it. Names keep their case; whatever a client says of where it comes from is
+/// replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
+pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>) {
+    let Passage { target, server, origin, hops } = passage;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
@@ -70,6 +141,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], se
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
     }
     put_origin(out, head.host(), origin);
+    put(out, HOPS, itoa::Buffer::new().format(hops + 1).as_bytes());
     match request_id {
         Some(id) => put(out, "x-request-id", id),
         None => {
@@ -81,14 +153,15 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, target: [&str; 4], se
 
 /// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
 fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
-    let Origin { fields, forwarded: [node, proto] } = origin;
+    let Origin { fields, before, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
-    let host = host.unwrap_or_default();
+    let host = origin.host.as_deref().or(host).unwrap_or_default();
     put(out, "x-forwarded-host", host.as_bytes());
+    let comma = if before.is_empty() { "" } else { ", " };
     // In quotes whatever it is: a host may have characters that would end it.
     let _ = match host {
-        "" => write!(out, "forwarded: {node}{proto}\r\n"),
-        host => write!(out, "forwarded: {node}host=\"{host}\";{proto}\r\n"),
+        "" => write!(out, "forwarded: {before}{comma}{node}{proto}\r\n"),
+        host => write!(out, "forwarded: {before}{comma}{node}host=\"{host}\";{proto}\r\n"),
     };
 }
 
@@ -107,12 +180,17 @@ pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
     for line in trailers.split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
         let Ok(name) = std::str::from_utf8(name) else { continue };
-        let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
-        let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other));
-        if !is_late && !belongs_to_connection(name) && !is_rebuilt(name) {
+        if !late_trailer(name) {
             out.put_slice(line);
         }
     }
+}
+
+/// Fields that mean nothing after a body, or too much.
+pub(crate) fn late_trailer(name: &str) -> bool {
+    let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
+    let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other));
+    is_late || belongs_to_connection(name) || is_rebuilt(name)
 }
 
 fn put(out: &mut BytesMut, name: &str, value: &[u8]) {
@@ -124,13 +202,13 @@ fn put(out: &mut BytesMut, name: &str, value: &[u8]) {
 }
 
 /// What a message says of its own connection.
-struct Connection<'a> {
+pub(crate) struct Connection<'a> {
     /// The values of `Connection`: more fields that belong to it.
     named: Vec<&'a [u8]>,
 }
 
 impl<'a> Connection<'a> {
-    fn of(fields: &'a Fields) -> Self {
+    pub(crate) fn of(fields: &'a Fields) -> Self {
         let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
         // Nobody may have the name of the host taken off on the way.
@@ -140,7 +218,7 @@ impl<'a> Connection<'a> {
         Self { named: named.filter(|token| !usual(token)).collect() }
     }
 
-    fn owns(&self, name: &str) -> bool {
+    pub(crate) fn owns(&self, name: &str) -> bool {
         belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
     }
 }
@@ -164,7 +242,8 @@ fn belongs_to_connection(name: &str) -> bool {
 /// Fields that tell where a request comes from.
 fn is_rebuilt(name: &str) -> bool {
     let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
-    starts("x-forwarded-") || name.eq_ignore_ascii_case("forwarded") || name.eq_ignore_ascii_case("x-real-ip")
+    let names = ["forwarded", "x-real-ip", HOPS];
+    starts("x-forwarded-") || names.iter().any(|other| name.eq_ignore_ascii_case(other))
 }
 
 /// An id that can stand in a log as it is.
@@ -195,7 +274,8 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
-        put_request(&mut out, &head, ["/", "t", "", ""], SERVER, &Origin::new([10, 0, 0, 1].into(), false));
+        let origin = Origin::new([10, 0, 0, 1].into(), false);
+        put_request(&mut out, &head, Passage { target: ["/", "t", "", ""], server: SERVER, origin: &origin, hops: 0 });
         let lines = lines(&out);
         let usual = [
             "Host: a:80",
@@ -203,6 +283,7 @@ mod tests {
             "x-forwarded-proto: http",
             "x-forwarded-host: a:80",
             "forwarded: for=10.0.0.1;host=\"a:80\";proto=http",
+            "x-gateway-hops: 1",
             "x-request-id: i",
         ];
         assert!(usual.iter().all(|one| lines.iter().any(|line| line == one)), "{lines:?}");
@@ -235,9 +316,43 @@ mod tests {
 
     #[test]
     fn gh20_nobody_says_for_himself_where_he_comes_from() {
-        let spoofed = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-user: root\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\n";
+        let spoofed = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-user: root\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\nX-Gateway-Hops: 0\r\n";
         check_request("GET /x", spoofed, &["GET /t HTTP/1.1"]);
         check_request("GET /x", "Connection: X-Forwarded-For, Host\r\n", &["GET /t HTTP/1.1"]);
+    }
+
+    #[test]
+    fn a_proxy_that_is_believed_is_added_to() {
+        let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+        let check = |fields: &str, client: &str, expected: &[&str]| {
+            let text = format!("GET / HTTP/1.1\r\nHost: inner\r\n{fields}\r\n");
+            let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+            let peer = IpAddr::from([10, 0, 0, 1]);
+            let (seen, origin) = Origin::new(peer, false).through(peer, head.fields(), &trusted);
+            assert_eq!(seen, client.parse::<IpAddr>().unwrap(), "{fields}");
+            let mut out = BytesMut::new();
+            put_request(&mut out, &head, Passage { target: ["/"; 4], server: SERVER, origin: &origin, hops: 0 });
+            assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
+        };
+        check(
+            "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: outer\r\nForwarded: for=192.0.2.1;proto=https\r\n",
+            "192.0.2.1",
+            &[
+                "x-forwarded-for: 192.0.2.1, 10.0.0.1",
+                "x-forwarded-proto: https",
+                "x-forwarded-host: outer",
+                "forwarded: for=192.0.2.1;proto=https, for=10.0.0.1;host=\"outer\";proto=https",
+            ],
+        );
+        // What comes before the last that is not believed, anybody may have written.
+        check("X-Forwarded-For: 6.6.6.6, 192.0.2.1:80, 10.9.9.9\r\n", "192.0.2.1", &[]);
+        check("X-Forwarded-For: 6.6.6.6\r\nX-Forwarded-For: [2001:db8::1]:80, fd00::1\r\n", "2001:db8::1", &[]);
+        check("X-Forwarded-For: unknown\r\n", "10.0.0.1", &[]);
+        check(
+            "X-Forwarded-Proto: gopher\r\nX-Forwarded-Host: a b\r\n",
+            "10.0.0.1",
+            &["x-forwarded-proto: http", "x-forwarded-host: inner"],
+        );
     }
 
     #[test]
@@ -245,7 +360,12 @@ mod tests {
         let check = |text: &str, expected: &[&str]| {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_request(&mut out, &head, ["/", "", "", ""], SERVER, &Origin::new([10, 0, 0, 1].into(), false));
+            let origin = Origin::new([10, 0, 0, 1].into(), false);
+            put_request(
+                &mut out,
+                &head,
+                Passage { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
+            );
             assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
         };
         let forwarded = "forwarded: for=10.0.0.1;host=\"a,for=6.6.6.6;proto=https\";proto=http";
@@ -259,7 +379,12 @@ mod tests {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_request(&mut out, &head, ["/", "", "", ""], SERVER, &Origin::new([0; 16].into(), true));
+            let origin = Origin::new([0; 16].into(), true);
+            put_request(
+                &mut out,
+                &head,
+                Passage { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
+            );
             let ids: Vec<_> = lines(&out)
                 .into_iter()
                 .filter_map(|line| Some(line.strip_prefix("x-request-id: ")?.to_owned()))

@@ -2,7 +2,6 @@
 
 pub(crate) mod body;
 pub(crate) mod connection;
-pub(crate) mod forward;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod response;

@@ -36,6 +36,11 @@ impl ResponseReader {
 }
 
 impl ResponseHead {
+    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204 has none (RFC 9110, 8.6).
+    pub(crate) fn tells_length(&self) -> bool {
+        self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
+    }
+
     fn parse(bytes: &Bytes, without_body: bool) -> Result<Self, &'static str> {
         let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
         let mut response = httparse::Response::new(&mut headers);

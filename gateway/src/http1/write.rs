@@ -7,41 +7,36 @@ use bytes::{BufMut, BytesMut};
 use http::StatusCode;
 use tokio::time::{Duration, Instant};
 
-/// A response whose body is all there.
-#[derive(Debug)]
-pub(crate) struct Full<'a> {
-    pub(crate) status: StatusCode,
-    pub(crate) content_type: &'a str,
-    pub(crate) retry_after: Option<&'a str>,
-    pub(crate) body: &'a [u8],
-}
+use crate::exchange::Full;
 
-impl Full<'_> {
-    /// Appends it; `without_body`: as the answer to HEAD.
-    pub(crate) fn write(&self, out: &mut BytesMut, keep_alive: KeepAlive, without_body: bool) {
-        out.reserve(256 + self.body.len());
-        status_line(out, self.status);
-        out.put_slice(b"content-type: ");
-        out.put_slice(self.content_type.as_bytes());
+/// Appends a response; `without_body`: as the answer to HEAD.
+pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool) {
+    let Full { status, content_type, retry_after, location, body } = response;
+    out.reserve(256 + body.len());
+    status_line(out, *status);
+    let location = location.as_deref().map(|location| ("location", location));
+    for (name, value) in [("content-type", *content_type)]
+        .into_iter()
+        .chain(retry_after.map(|after| ("retry-after", after)))
+        .chain(location)
+    {
+        out.put_slice(name.as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
-        if let Some(after) = self.retry_after {
-            out.put_slice(b"retry-after: ");
-            out.put_slice(after.as_bytes());
-            out.put_slice(b"\r\n");
-        }
-        // These have no body by themselves (RFC 9110, 8.6).
-        let has_none = self.status == StatusCode::NO_CONTENT || self.status == StatusCode::NOT_MODIFIED;
-        if !has_none {
-            out.put_slice(b"content-length: ");
-            out.put_slice(itoa::Buffer::new().format(self.body.len()).as_bytes());
-            out.put_slice(b"\r\n");
-        }
-        keep_alive.write(out);
-        put_date(out);
+    }
+    // These have no body by themselves (RFC 9110, 8.6).
+    let has_none = *status == StatusCode::NO_CONTENT || *status == StatusCode::NOT_MODIFIED;
+    if !has_none {
+        out.put_slice(b"content-length: ");
+        out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
         out.put_slice(b"\r\n");
-        if !has_none && !without_body {
-            out.put_slice(self.body);
-        }
+    }
+    keep_alive.write(out);
+    put_date(out);
+    out.put_slice(b"\r\n");
+    if !has_none && !without_body {
+        out.put_slice(body);
     }
 }
 
@@ -73,9 +68,18 @@ pub(crate) fn status_line(out: &mut BytesMut, status: StatusCode) {
     out.put_slice(b"\r\n");
 }
 
-/// Appends the time of day (RFC 9110, 6.6.1), which is made once a second.
-#[expect(clippy::disallowed_methods, reason = "clients are told the time of day; nothing is decided by it")]
+/// Appends the time of day (RFC 9110, 6.6.1).
 pub(crate) fn put_date(out: &mut BytesMut) {
+    date(|date| {
+        out.put_slice(b"date: ");
+        out.put_slice(date.as_bytes());
+        out.put_slice(b"\r\n");
+    });
+}
+
+/// The time of day as HTTP has it, made once a second.
+#[expect(clippy::disallowed_methods, reason = "clients are told the time of day; nothing is decided by it")]
+pub(crate) fn date<T>(with: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
     }
@@ -84,10 +88,8 @@ pub(crate) fn put_date(out: &mut BytesMut) {
         if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= Duration::from_millis(500)) {
             *date = Some((now, httpdate::fmt_http_date(SystemTime::now())));
         }
-        out.put_slice(b"date: ");
-        out.put_slice(date.as_ref().map_or("", |(_, date)| date).as_bytes());
-        out.put_slice(b"\r\n");
-    });
+        with(date.as_ref().map_or("", |(_, date)| date))
+    })
 }
 
 #[cfg(test)]
@@ -99,11 +101,8 @@ mod tests {
         let mut out = BytesMut::new();
         let status = StatusCode::from_u16(status).unwrap();
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some("3");
-        Full { status, content_type: "text/plain", retry_after, body: b"abc" }.write(
-            &mut out,
-            keep_alive,
-            without_body,
-        );
+        let response = Full { retry_after, ..Full::new(status, "text/plain", "abc") };
+        put_full(&mut out, &response, keep_alive, without_body);
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));

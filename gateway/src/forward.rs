@@ -1,23 +1,23 @@
 //! One request on its way to a server, and the response on its way back, both as they come.
 
 use std::fmt::Write;
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Duration, Instant};
 
-use super::body::{BodyReader, Piece};
-use super::connection::{BodyError, Connection, Ended, Reading, Timer, write_all};
-use super::head::{Framing, Head};
-use super::headers;
-use super::response::{ResponseHead, ResponseReader};
-use super::write::{KeepAlive, put_date, status_line};
 use crate::buffers;
+use crate::exchange::{BodyError, Ended};
+use crate::http1::body::{BodyReader, Piece};
+use crate::http1::head::{Framing, Head};
+use crate::http1::headers;
+use crate::http1::response::{ResponseHead, ResponseReader};
 use crate::problem::Problem;
+use crate::timer::Timer;
 
 /// Room for a read of a response, at first and for one that goes on.
 const FIRST_READ_BYTES: usize = 4 * 1024;
@@ -29,14 +29,12 @@ const BODY_GRACE: Duration = Duration::from_secs(5);
 const BODY_PAUSE: Duration = Duration::from_secs(10);
 /// Heads before the response itself that a server may send, such as 103.
 const MAX_INTERIM: u32 = 16;
-/// Bytes on their way through a tunnel, each way.
-const TUNNEL_BYTES: usize = 8 * 1024;
 
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// The response has been passed on. Whether the server's connection can be used again.
-    Done { keep_server: bool },
+    /// The response has been passed on. Whether the server's connection can be used again, and when the response began.
+    Done { keep_server: bool, answered: Duration },
     /// The server has gone over to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
@@ -71,6 +69,55 @@ impl From<BodyError> for Failed {
     }
 }
 
+/// Where a request's body comes from.
+pub(crate) trait Source: Send {
+    /// Something is there that can leave together with what came before it.
+    fn has_more(&mut self) -> bool;
+
+    /// The next piece: never [`Piece::More`].
+    fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, BodyError>> + Send;
+
+    /// Completes when the client goes.
+    fn gone(&mut self) -> impl Future<Output = Ended> + Send;
+}
+
+/// Where a response goes.
+pub(crate) trait Sink: Send {
+    /// Its head. `early`: the server has not been given the whole request, and may never take the rest.
+    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>);
+
+    fn data(&mut self, data: Bytes);
+
+    /// The end, with the lines that follow it.
+    fn end(&mut self, trailers: &[u8]);
+
+    /// Waits until all that was given is on its way.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
+}
+
+/// A request to be passed on.
+pub(crate) struct Request<'a> {
+    pub(crate) head: &'a Head,
+    /// The head as the server is to see it.
+    pub(crate) bytes: BytesMut,
+    /// How long the server may take to take it, and to answer once it has all of it.
+    pub(crate) within: Duration,
+    /// How long the server may send nothing of a response that it has begun.
+    pub(crate) idle: Duration,
+    /// A cookie that the client is given with the response.
+    pub(crate) set_cookie: Option<String>,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) result: Result<Forwarded, Failed>,
+    /// The client is being given the response.
+    pub(crate) begun: bool,
+    /// The server has been given the whole request.
+    pub(crate) sent: bool,
+}
+
 /// Until when something has to happen: moved while it is waited for.
 struct Due {
     base: Instant,
@@ -102,90 +149,45 @@ impl Due {
     }
 }
 
-impl Connection {
-    /// Sends a request, whose `request` is the head as the server is to see it, and passes the response on. `within`: how long the
-    /// server may take to take the request, and to answer once it has all of it; after that something has to come every `idle`.
-    pub(crate) async fn forward(
-        &mut self,
-        head: &Head,
-        request: BytesMut,
-        server: &mut TcpStream,
-        within: Duration,
-        idle: Duration,
-    ) -> Result<Forwarded, Failed> {
-        self.give_leave().await?;
-        let keep_alive = self.keep_alive_while();
-        let (due, begun, sent) = (Due::after(within), AtomicBool::new(false), AtomicBool::new(false));
-        let (mut from_client, to_client) = self.stream.split();
-        let (from_server, mut to_server) = server.split();
-        let mut download = Download {
-            head,
-            from_server,
-            to_client,
-            output: &mut self.output,
-            keep_alive,
-            is_head: self.is_head,
-            limit: self.limits.write,
-            due: &due,
-            idle,
-            begun: &begun,
-            sent: &sent,
-            status: &mut self.status,
-            chunks: false,
-        };
-        let outcome = {
-            let pace = Pace { due: &due, within, sent: &sent };
-            let upload = upload(&mut self.reading, &mut from_client, &mut to_server, request, head.framing, pace);
-            let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
-            let mut download = std::pin::pin!(download.run());
-            loop {
-                let has_begun = || begun.load(Ordering::Relaxed);
-                tokio::select! {
-                    biased;
-                    outcome = download.as_mut() => break outcome,
-                    ended = upload.as_mut(), if uploads => match ended {
-                        Upload::Failed(failed) if !has_begun() => {
-                            self.keep_alive = KeepAlive::Closes;
-                            return Err(failed);
-                        }
-                        // The server may have said why it takes no more.
-                        Upload::Refused | Upload::Failed(_) => uploads = false,
-                    },
-                    () = due.over(&mut self.timer) => {
-                        break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
-                    }
+/// Sends a request and passes the response on.
+pub(crate) async fn forward(
+    request: Request<'_>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    server: &mut TcpStream,
+    timer: &mut Timer,
+) -> Outcome {
+    let Request { head, bytes, within, idle, set_cookie } = request;
+    let set_cookie = set_cookie.as_deref();
+    let asked = Instant::now();
+    let (due, begun, sent) = (Due::after(within), AtomicBool::new(false), AtomicBool::new(false));
+    let (from_server, mut to_server) = server.split();
+    let (due_of, begun_of, sent_of) = (&due, &begun, &sent);
+    let mut download =
+        Download { head, from_server, sink, due: due_of, idle, begun: begun_of, sent: sent_of, asked, set_cookie };
+    let result = {
+        let pace = Pace { due: &due, within, sent: &sent };
+        let upload = upload(source, &mut to_server, bytes, head.framing, pace);
+        let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
+        let mut download = std::pin::pin!(download.run());
+        loop {
+            let has_begun = || begun.load(Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                outcome = download.as_mut() => break outcome,
+                ended = upload.as_mut(), if uploads => match ended {
+                    Upload::Failed(failed) if !has_begun() => break Err(failed),
+                    // The server may have said why it takes no more.
+                    Upload::Refused | Upload::Failed(_) => uploads = false,
+                },
+                () = due.over(timer) => {
+                    break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
                 }
             }
-        };
-        self.keep_alive = download.keep_alive;
-        let download_chunks = download.chunks;
-        // A server that was not given all of a request would take the next one for the rest of it.
-        let whole = self.reading.body.is_done() && sent.load(Ordering::Relaxed);
-        if !whole {
-            self.keep_alive = KeepAlive::Closes;
         }
-        if outcome.is_err() && begun.load(Ordering::Relaxed) && !download_chunks {
-            // A client that reads to the end of the connection must not take this end for the response's.
-            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-        }
-        outcome.map(|forwarded| match forwarded {
-            Forwarded::Done { keep_server } => Forwarded::Done { keep_server: keep_server && whole },
-            tunnel @ Forwarded::Tunnel { .. } => tunnel,
-        })
-    }
-
-    /// Carries bytes both ways until both sides have said that no more come, or one is gone.
-    pub(crate) async fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> Result<(), Ended> {
-        self.output.extend_from_slice(&to_client);
-        self.flush().await?;
-        let ahead = self.reading.input.split();
-        server.write_all(&ahead).await?;
-        drop(ahead);
-        self.reading.input = BytesMut::new();
-        self.output = BytesMut::new();
-        tokio::io::copy_bidirectional_with_sizes(&mut self.stream, server, TUNNEL_BYTES, TUNNEL_BYTES).await?;
-        Err(Ended("the tunnel was closed"))
-    }
+    };
+    let [begun, sent] = [begun, sent].map(AtomicBool::into_inner);
+    Outcome { result, begun, sent }
 }
 
 /// How sending a request ended, if it did before the response was there.
@@ -205,15 +207,14 @@ struct Pace<'a> {
 
 /// Sends head and body, then watches for the client's going.
 async fn upload(
-    reading: &mut Reading,
-    from_client: &mut ReadHalf<'_>,
+    source: &mut impl Source,
     to_server: &mut WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
     pace: Pace<'_>,
 ) -> Upload {
     if framing != Framing::Empty
-        && let Err(failed) = send_body(reading, from_client, to_server, &mut request, framing, &pace).await
+        && let Err(failed) = send_body(source, to_server, &mut request, framing, &pace).await
     {
         return failed;
     }
@@ -222,13 +223,12 @@ async fn upload(
     }
     pace.sent.store(true, Ordering::Relaxed);
     buffers::give(request);
-    Upload::Failed(Failed::Ended(reading.gone(from_client).await))
+    Upload::Failed(Failed::Ended(source.gone().await))
 }
 
 /// Sends what is in `out`, and the body; what ends it is left in `out`.
 async fn send_body(
-    reading: &mut Reading,
-    from_client: &mut ReadHalf<'_>,
+    source: &mut impl Source,
     to_server: &mut WriteHalf<'_>,
     out: &mut BytesMut,
     framing: Framing,
@@ -238,14 +238,14 @@ async fn send_body(
     let mut received = 0;
     loop {
         // What is there already leaves with the head.
-        if reading.input.is_empty() {
+        if !source.has_more() {
             to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
             out.clear();
         }
         let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
         let deadline = slowest.min(Instant::now() + BODY_PAUSE);
         pace.due.set(deadline + pace.within);
-        let piece = reading.next_piece(from_client, deadline).await;
+        let piece = source.next_piece(deadline).await;
         pace.due.set(Instant::now() + pace.within);
         match piece.map_err(|error| Upload::Failed(error.into()))? {
             Piece::Data(data) => {
@@ -265,26 +265,21 @@ async fn send_body(
 }
 
 /// A response on its way.
-struct Download<'a> {
+struct Download<'a, S> {
     head: &'a Head,
     from_server: ReadHalf<'a>,
-    to_client: WriteHalf<'a>,
-    output: &'a mut BytesMut,
-    keep_alive: KeepAlive,
-    is_head: bool,
-    limit: Duration,
+    sink: &'a mut S,
     due: &'a Due,
     idle: Duration,
     /// The client is being given the response.
     begun: &'a AtomicBool,
     /// The server has been given the whole request.
     sent: &'a AtomicBool,
-    status: &'a mut Option<StatusCode>,
-    /// The body goes in chunks, so that its end is told from the connection's.
-    chunks: bool,
+    asked: Instant,
+    set_cookie: Option<&'a str>,
 }
 
-impl Download<'_> {
+impl<S: Sink> Download<'_, S> {
     async fn run(&mut self) -> Result<Forwarded, Failed> {
         let mut input = buffers::take();
         let forwarded = self.run_with(&mut input).await;
@@ -294,60 +289,54 @@ impl Download<'_> {
 
     async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, Failed> {
         let response = self.response(input).await?;
-        *self.status = Some(response.status);
-        if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            if !self.head.upgrades {
-                return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
-            }
-            status_line(self.output, response.status);
-            headers::put_response_fields(self.output, &response.fields, false);
-            self.output.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+        let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !self.head.upgrades {
+            return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
+        }
+        let answered = self.asked.elapsed();
+        self.sink.head(&response, !self.sent.load(Ordering::Relaxed), self.set_cookie);
+        if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
-        let chunks = self.put_head(&response);
-        self.chunks = chunks;
         self.begun.store(true, Ordering::Relaxed);
         self.due.set(Instant::now() + self.idle);
         let mut body = BodyReader::new(response.framing);
         loop {
             match body.next(input) {
-                Ok(Piece::Data(data)) => put_piece(self.output, chunks, &data),
+                Ok(Piece::Data(data)) => self.sink.data(data),
                 Ok(Piece::End(trailers)) => {
-                    if chunks {
-                        put_end(self.output, &trailers);
-                    }
+                    self.sink.end(&trailers);
                     break;
                 }
                 Ok(Piece::More) => {
                     // Nothing is held back, and nothing is read that the client does not take.
-                    write_all(self.to_client.as_ref(), self.output, self.limit).await?;
+                    self.sink.flush().await?;
                     if self.read(input).await? == 0 {
                         if response.framing == Framing::Close {
-                            if chunks {
-                                put_end(self.output, b"");
-                            }
+                            self.sink.end(b"");
                             break;
                         }
                         return Err(Failed::Ended(Ended("the server went in mid response")));
                     }
                 }
                 Err(_broken) => {
-                    write_all(self.to_client.as_ref(), self.output, self.limit).await?;
+                    self.sink.flush().await?;
                     return Err(Failed::Ended(Ended("the server's response makes no sense")));
                 }
             }
         }
-        write_all(self.to_client.as_ref(), self.output, self.limit).await?;
+        self.sink.flush().await?;
         let keep_server = response.keep_alive && input.is_empty();
-        Ok(Forwarded::Done { keep_server })
+        Ok(Forwarded::Done { keep_server, answered })
     }
 
     /// The head of the response; those before it are passed over.
     async fn response(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Failed> {
         let mut reader = ResponseReader::default();
         let mut interim = 0;
+        let without_body = self.head.method() == "HEAD";
         loop {
-            match reader.next(input, self.is_head) {
+            match reader.next(input, without_body) {
                 Ok(Some(head)) if head.status.is_informational() && head.status.as_u16() != 101 => {
                     interim += 1;
                     if interim > MAX_INTERIM {
@@ -380,46 +369,9 @@ impl Download<'_> {
         }
         Ok(bytes)
     }
-
-    /// Writes the head as the client is to see it. Whether its body goes in chunks.
-    fn put_head(&mut self, response: &ResponseHead) -> bool {
-        // Who answers before it has heard all of it may never take the rest.
-        if !self.sent.load(Ordering::Relaxed) {
-            self.keep_alive = KeepAlive::Closes;
-        }
-        let out = &mut *self.output;
-        status_line(out, response.status);
-        // A length that tells of a body which is not there, as to HEAD, is passed on; but 204 has none (RFC 9110, 8.6).
-        let with_length = response.framing == Framing::Empty && response.status != StatusCode::NO_CONTENT;
-        headers::put_response_fields(out, &response.fields, with_length);
-        let chunks = match response.framing {
-            Framing::Empty => false,
-            Framing::Length(bytes) => {
-                out.put_slice(b"content-length: ");
-                out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
-                out.put_slice(b"\r\n");
-                false
-            }
-            Framing::Chunked | Framing::Close if self.head.is_1_1 => {
-                out.put_slice(b"transfer-encoding: chunked\r\n");
-                true
-            }
-            // HTTP/1.0 has no other way to say where it ends.
-            Framing::Chunked | Framing::Close => {
-                self.keep_alive = KeepAlive::Closes;
-                false
-            }
-        };
-        self.keep_alive.write(out);
-        if response.fields.get("date").is_none() {
-            put_date(out);
-        }
-        out.put_slice(b"\r\n");
-        chunks
-    }
 }
 
-fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
+pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
     if as_chunk {
         let _ = write!(out, "{:x}\r\n", data.len());
         out.put_slice(data);
@@ -430,7 +382,7 @@ fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
 }
 
 /// The last chunk, and what follows it.
-fn put_end(out: &mut BytesMut, trailers: &[u8]) {
+pub(crate) fn put_end(out: &mut BytesMut, trailers: &[u8]) {
     out.put_slice(b"0\r\n");
     headers::put_trailers(out, trailers);
     out.put_slice(b"\r\n");

@@ -1,0 +1,112 @@
+//! One request and its response, whichever version of HTTP the client speaks.
+
+use std::future::Future;
+use std::io;
+
+use bytes::Bytes;
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::forward::{Failed, Forwarded, Request};
+use crate::http1::head::Head;
+use crate::problem::Problem;
+use crate::stream::WriteError;
+
+/// Why a client's connection, or one request of it, ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) &'static str);
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self("broken")
+    }
+}
+
+impl From<WriteError> for Ended {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stalled => Self("takes no response"),
+            WriteError::Broken => Self("broken"),
+        }
+    }
+}
+
+/// Why a body cannot be had.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// To be told to the client.
+    Problem(Problem),
+    Ended(Ended),
+}
+
+impl From<Ended> for BodyError {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+/// A response whose body is all there.
+#[derive(Debug)]
+pub(crate) struct Full {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) retry_after: Option<&'static str>,
+    /// Where to ask instead.
+    pub(crate) location: Option<String>,
+    pub(crate) body: Bytes,
+}
+
+impl Full {
+    pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, retry_after: None, location: None, body: body.into() }
+    }
+}
+
+impl From<&Problem> for Full {
+    fn from(problem: &Problem) -> Self {
+        let retry_after = match problem.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some(Problem::RETRY_AFTER_SECONDS),
+            StatusCode::TOO_MANY_REQUESTS => Some("1"),
+            _ => None,
+        };
+        Self { retry_after, ..Self::new(problem.status, "application/problem+json", problem.body()) }
+    }
+}
+
+/// Whoever answers requests.
+pub(crate) trait Answer: Sync {
+    /// Answers one request: whatever it takes, ends with a response.
+    fn answer(&self, head: Head, exchange: &mut impl Exchange) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// A request made no sense, or took too long to come, and was answered with this.
+    fn refused(&self, status: StatusCode);
+}
+
+/// A request whose head has been read, and what it can be answered through.
+pub(crate) trait Exchange: Send {
+    /// The whole body, of `limit` bytes at most.
+    fn whole_body(&mut self, limit: usize, deadline: Instant) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
+
+    /// Completes with what `work` gives, unless the client goes before that.
+    fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
+    where
+        F: Future + Send,
+        F::Output: Send;
+
+    /// Answers.
+    fn respond(&mut self, response: Full);
+
+    /// What the request was answered with, if it was.
+    fn status(&self) -> Option<StatusCode>;
+
+    /// Sends a request to a server, and passes the response on.
+    fn forward(
+        &mut self,
+        request: Request<'_>,
+        server: &mut TcpStream,
+    ) -> impl Future<Output = Result<Forwarded, Failed>> + Send;
+
+    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101.
+    fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> impl Future<Output = Result<(), Ended>> + Send;
+}

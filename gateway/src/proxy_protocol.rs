@@ -1,0 +1,134 @@
+//! HAProxy's PROXY protocol, versions 1 and 2: a balancer in front of us says who its client is before that one's first byte.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use ppp::{HeaderResult, PartialResult, v1, v2};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, sleep};
+
+/// Longest header: version 1 has 107 bytes at most, version 2 a few hundred with all that balancers add.
+const MAX_BYTES: usize = 1024;
+/// How version 1 begins, and how long it may be.
+const V1: &[u8] = b"PROXY ";
+const MAX_LINE_BYTES: usize = 107;
+/// While it is not all there, it is looked at again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// Who a connection is from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Announced {
+    Client(SocketAddr),
+    /// The balancer itself, or somebody whose address is none of TCP's.
+    Nobody,
+}
+
+/// Takes the header off a connection, and nothing that follows it. Not cancel safe.
+///
+/// # Errors
+/// When there is none, or it makes no sense.
+pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
+    let mut first = [0; MAX_BYTES];
+    let mut before = 0;
+    loop {
+        let there = stream.peek(&mut first).await?;
+        match parse(&first[..there]) {
+            Some(Ok((announced, bytes))) => {
+                stream.read_exact(&mut first[..bytes]).await?;
+                return Ok(announced);
+            }
+            Some(Err(())) => return Err(io::ErrorKind::InvalidData.into()),
+            None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
+            // The system does not tell when more comes to what it has told of.
+            None if there == before => sleep(LOOK_AGAIN).await,
+            None => before = there,
+        }
+    }
+}
+
+/// Who is announced, and how long the header is; `None` when more is needed.
+fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
+    // Version 1 is a line; before its end some of it looks wrong.
+    let is_line = V1.starts_with(&bytes[..bytes.len().min(V1.len())]);
+    if is_line && bytes.len() < MAX_LINE_BYTES && !bytes.contains(&b'\n') {
+        return None;
+    }
+    let header = HeaderResult::parse(bytes);
+    if header.is_incomplete() {
+        return None;
+    }
+    let announced = |address: IpAddr, port: u16| Announced::Client(SocketAddr::new(address, port));
+    Some(match header {
+        HeaderResult::V1(Ok(header)) => {
+            let client = match &header.addresses {
+                v1::Addresses::Tcp4(of) => announced(of.source_address.into(), of.source_port),
+                v1::Addresses::Tcp6(of) => announced(of.source_address.into(), of.source_port),
+                v1::Addresses::Unknown => Announced::Nobody,
+            };
+            Ok((client, header.header.len()))
+        }
+        HeaderResult::V2(Ok(header)) => {
+            let client = match (&header.command, &header.addresses) {
+                (v2::Command::Local, _) => Announced::Nobody,
+                (_, v2::Addresses::IPv4(of)) => announced(of.source_address.into(), of.source_port),
+                (_, v2::Addresses::IPv6(of)) => announced(of.source_address.into(), of.source_port),
+                _ => Announced::Nobody,
+            };
+            Ok((client, header.len()))
+        }
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => Err(()),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a header followed by a request means, and that every part of it is waited for.
+    #[track_caller]
+    fn check(header: &[u8], expected: Option<Announced>) {
+        let bytes = [header, b"GET / HTTP/1.1\r\n"].concat();
+        match expected {
+            Some(announced) => {
+                assert_eq!(parse(&bytes), Some(Ok((announced, header.len()))));
+                for end in 0..header.len() {
+                    assert_eq!(parse(&bytes[..end]), None, "{end}");
+                }
+            }
+            None => assert_eq!(parse(&bytes), Some(Err(()))),
+        }
+    }
+
+    fn client(address: &str) -> Option<Announced> {
+        Some(Announced::Client(address.parse().unwrap()))
+    }
+
+    #[test]
+    fn both_versions_are_understood() {
+        check(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n", client("192.0.2.1:4711"));
+        check(b"PROXY TCP6 2001:db8::1 2001:db8::2 4711 443\r\n", client("[2001:db8::1]:4711"));
+        check(b"PROXY UNKNOWN\r\n", Some(Announced::Nobody));
+        let version_2 = |command: u8, family: u8, addresses: &[u8]| {
+            let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
+            [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, addresses].concat()
+        };
+        let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0x12, 0x67, 1, 187];
+        check(&version_2(1, 0x11, &v4), client("192.0.2.1:4711"));
+        // With what a balancer adds: its own id for the connection.
+        check(&version_2(1, 0x11, &[&v4[..], &[5, 0, 2, 1, 2]].concat()), client("192.0.2.1:4711"));
+        check(&version_2(0, 0, &[]), Some(Announced::Nobody));
+        let v6 = [[0; 15].as_slice(), &[1], &[0; 16], &[0x12, 0x67, 1, 187]].concat();
+        check(&version_2(1, 0x21, &v6), client("[::1]:4711"));
+    }
+
+    #[test]
+    fn what_is_no_header_is_refused() {
+        for bytes in
+            [&b""[..], b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 99999\r\n", b"PROXY TCP4 a b 1 2\r\n", b"\x16\x03\x01"]
+        {
+            check(bytes, None);
+        }
+        assert_eq!(parse(&[b'P'; 200]), Some(Err(())));
+    }
+}

@@ -1,0 +1,37 @@
+//! A time-out that is set often and seldom over.
+
+use std::pin::Pin;
+
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// The system's timer is touched when it is over, or has to be sooner.
+#[derive(Debug)]
+pub(crate) struct Timer {
+    sleep: Pin<Box<Sleep>>,
+    due: Instant,
+}
+
+impl Timer {
+    pub(crate) fn at(due: Instant) -> Self {
+        Self { sleep: Box::pin(sleep_until(due)), due }
+    }
+
+    pub(crate) fn set(&mut self, due: Instant) {
+        self.due = due;
+        if due < self.sleep.deadline() {
+            self.sleep.as_mut().reset(due);
+        }
+    }
+
+    pub(crate) async fn expired(&mut self) {
+        loop {
+            if self.sleep.is_elapsed() {
+                if Instant::now() >= self.due {
+                    return;
+                }
+                self.sleep.as_mut().reset(self.due);
+            }
+            self.sleep.as_mut().await;
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! TLS in front of clients: certificates from files, the right one for each name, and new ones without a connection lost.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{ServerConfig, version};
+use tokio_rustls::TlsAcceptor;
+use tracing::warn;
+
+use crate::config::CertificateFiles;
+
+/// Certificates, by the names that they are for.
+pub(crate) struct Tls {
+    certificates: Arc<Certificates>,
+    acceptor: TlsAcceptor,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("certificates", &self.certificates).finish_non_exhaustive()
+    }
+}
+
+/// What a client is shown. Replaced as a whole.
+#[derive(Debug)]
+struct Certificates {
+    current: RwLock<Arc<Table>>,
+}
+
+#[derive(Debug)]
+struct Table {
+    /// For clients that name no host, or one that no certificate is for: the first.
+    usual: Arc<CertifiedKey>,
+    /// By name, in small letters; `*.` stands for one label.
+    names: HashMap<String, Arc<CertifiedKey>>,
+}
+
+/// A certificate that cannot be used.
+#[derive(Debug)]
+pub(crate) struct CertificateError {
+    file: PathBuf,
+    why: String,
+}
+
+impl Tls {
+    /// Reads certificates.
+    ///
+    /// # Errors
+    /// [`CertificateError`] names the file, and what to do.
+    pub(crate) fn new(files: &[CertificateFiles]) -> Result<Self, CertificateError> {
+        let certificates = Arc::new(Certificates { current: RwLock::new(Arc::new(Table::read(files)?)) });
+        let versions = [&version::TLS13, &version::TLS12];
+        let provider = Arc::new(ring::default_provider());
+        let unusable = |error: rustls::Error| CertificateError { file: PathBuf::new(), why: error.to_string() };
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&versions)
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        // Resumption without memory: what a session needs is with the client, under a key that changes every few hours. It
+        // outlives new certificates, and is never for early data, which could be sent again by others (RFC 8446, 8).
+        config.ticketer = ring::Ticketer::new().map_err(unusable)?;
+        Ok(Self { certificates, acceptor: TlsAcceptor::from(Arc::new(config)) })
+    }
+
+    /// Reads certificates anew: who connects from now on sees these. On errors the old ones stay.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub(crate) fn reload(&self, files: &[CertificateFiles]) -> Result<(), CertificateError> {
+        let table = Arc::new(Table::read(files)?);
+        *self.certificates.current.write().unwrap_or_else(PoisonError::into_inner) = table;
+        Ok(())
+    }
+
+    pub(crate) fn acceptor(&self) -> &TlsAcceptor {
+        &self.acceptor
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let table = Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner));
+        Some(table.find(hello.server_name()))
+    }
+}
+
+impl Table {
+    fn read(files: &[CertificateFiles]) -> Result<Self, CertificateError> {
+        let mut names = HashMap::new();
+        let mut usual = None;
+        for files in files {
+            let key = Arc::new(read(files)?);
+            for name in dns_names(&key) {
+                // The first that is given wins, as among those without a name.
+                names.entry(name).or_insert_with(|| Arc::clone(&key));
+            }
+            usual.get_or_insert(key);
+        }
+        let none = || CertificateError { file: PathBuf::new(), why: "there is no certificate".to_owned() };
+        Ok(Self { usual: usual.ok_or_else(none)?, names })
+    }
+
+    fn find(&self, name: Option<&str>) -> Arc<CertifiedKey> {
+        let exact = name.and_then(|name| self.names.get(&name.to_ascii_lowercase()));
+        let wild = || {
+            let (_, parent) = name?.split_once('.')?;
+            self.names.get(&format!("*.{}", parent.to_ascii_lowercase()))
+        };
+        Arc::clone(exact.or_else(wild).unwrap_or(&self.usual))
+    }
+}
+
+/// A certificate with those that vouch for it, and its key.
+fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
+    let CertificateFiles { chain: chain_file, key: key_file } = files;
+    let wrong = |file: &Path, why: String| CertificateError { file: file.to_owned(), why };
+    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(chain_file)
+        .and_then(Iterator::collect)
+        .map_err(|error| wrong(chain_file, explain(&error, "a CERTIFICATE")))?;
+    if chain.is_empty() {
+        return Err(wrong(chain_file, "it has no CERTIFICATE in PEM form".to_owned()));
+    }
+    let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
+        let text = std::fs::read_to_string(key_file).unwrap_or_default();
+        let encrypted = text.contains("ENCRYPTED");
+        let why = if encrypted {
+            "the key is encrypted; store it decrypted: openssl pkey -in KEY -out NEW".to_owned()
+        } else {
+            explain(&error, "a PRIVATE KEY")
+        };
+        wrong(key_file, why)
+    })?;
+    warn_of_readers(key_file);
+    let key = ring::sign::any_supported_type(&key).map_err(|error| wrong(key_file, error.to_string()))?;
+    let certified = CertifiedKey::new(chain, key);
+    match certified.keys_match() {
+        Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
+        Err(rustls::Error::InconsistentKeys(_)) => {
+            Err(wrong(key_file, format!("this is not the key of the certificate in {}", chain_file.display())))
+        }
+        Err(error) => Err(wrong(chain_file, format!("the first certificate cannot be read: {error}"))),
+    }
+}
+
+fn explain(error: &pem::Error, wanted: &str) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        pem::Error::NoItemsFound => format!("it has no {} in PEM form", wanted.trim_start_matches("a ")),
+        other => format!("{wanted} in PEM form is wanted: {other}"),
+    }
+}
+
+/// Whoever reads a key can be us; but where files are mounted with fixed rights it is not for us to refuse.
+fn warn_of_readers(key: &Path) {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(key).map_or(0, |file| file.permissions().mode());
+        if mode & 0o004 != 0 {
+            warn!(key = %key.display(), "everybody on this machine may read the key; chmod 600 it");
+        }
+    }
+}
+
+/// The names that a certificate is for.
+fn dns_names(key: &CertifiedKey) -> Vec<String> {
+    let parsed = key.cert.first().and_then(|certificate| webpki::EndEntityCert::try_from(certificate).ok());
+    parsed.iter().flat_map(|certificate| certificate.valid_dns_names()).map(str::to_ascii_lowercase).collect()
+}
+
+impl fmt::Display for CertificateError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.file.as_os_str().is_empty() {
+            write!(f, "{}: ", self.file.display())?;
+        }
+        f.write_str(&self.why)
+    }
+}
+
+impl std::error::Error for CertificateError {}
+
+impl From<CertificateError> for io::Error {
+    fn from(error: CertificateError) -> Self {
+        Self::new(io::ErrorKind::InvalidInput, error)
+    }
+}
