@@ -108,17 +108,18 @@ pub(crate) fn hand_over(listeners: &[(Purpose, OwnedFd)]) -> io::Result<u32> {
     let child =
         Command::new(program).args(arguments).env(VARIABLE, "1").stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
     let mut child = Starting(Some(child));
-    for (purpose, listener) in listeners {
-        send(&ours, purpose.byte(), Some(listener.as_fd()))?;
-    }
-    send(&ours, END, None)?;
+    let given = listeners.iter().try_for_each(|(purpose, one)| send(&ours, purpose.byte(), Some(one.as_fd())));
+    // A process that does not take them does not answer either: what comes of it is seen below.
+    let _ = given.and_then(|()| send(&ours, END, None));
     ours.set_read_timeout(Some(PATIENCE))?;
     let mut answer = [0];
+    let ended = || io::Error::other("the new process ended before it was ready; it says why");
     match (&ours).read(&mut answer) {
         Ok(1) if answer[0] == READY => {
             child.0.take().map(|child| child.id()).ok_or_else(|| io::ErrorKind::NotFound.into())
         }
-        Ok(_) => Err(io::Error::other("the new process ended before it was ready; it says why")),
+        Ok(_) => Err(ended()),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ended()),
         Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
             Err(io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))
         }

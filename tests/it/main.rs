@@ -5,10 +5,12 @@
 mod broadcast;
 mod calls;
 mod conform;
+mod door;
 mod events;
 mod faults;
 mod framing;
 mod gateway;
+mod http2;
 mod js;
 mod json;
 mod layers;

@@ -16,13 +16,13 @@ use crate::js::example;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server that is registered under some prefixes.
-struct Server {
-    listener: TcpListener,
+pub(crate) struct Server {
+    pub(crate) listener: TcpListener,
     registered: Option<Peer>,
 }
 
 impl Server {
-    async fn join(cluster: &Cluster, prefixes: &[&str]) -> Self {
+    pub(crate) async fn join(cluster: &Cluster, prefixes: &[&str]) -> Self {
         Self::join_with(cluster, json!({ "prefixes": prefixes })).await
     }
 
@@ -40,12 +40,12 @@ impl Server {
         registered
     }
 
-    async fn accept(&self) -> Stream {
+    pub(crate) async fn accept(&self) -> Stream {
         Stream(timeout(PATIENCE, self.listener.accept()).await.expect("a connection").unwrap().0)
     }
 
     /// Answers every request with its own port, on as many connections as come.
-    fn tell_port(self) -> Option<Peer> {
+    pub(crate) fn tell_port(self) -> Option<Peer> {
         let port = self.listener.local_addr().unwrap().port();
         let listener = self.listener;
         tokio::spawn(async move {
@@ -63,19 +63,19 @@ impl Server {
 }
 
 /// One side of a connection, byte by byte.
-struct Stream(TcpStream);
+pub(crate) struct Stream(pub(crate) TcpStream);
 
 impl Stream {
-    async fn to(gateway: SocketAddr) -> Self {
+    pub(crate) async fn to(gateway: SocketAddr) -> Self {
         Self(TcpStream::connect(gateway).await.unwrap())
     }
 
-    async fn send(&mut self, text: &str) {
+    pub(crate) async fn send(&mut self, text: &str) {
         self.0.write_all(text.as_bytes()).await.unwrap();
     }
 
     /// What comes up to and with `end`; less when the connection ends.
-    async fn read_to(&mut self, end: &str) -> String {
+    pub(crate) async fn read_to(&mut self, end: &str) -> String {
         let mut bytes = Vec::new();
         while !bytes.ends_with(end.as_bytes()) {
             match timeout(PATIENCE, self.0.read_u8()).await.unwrap_or_else(|_| panic!("{end:?} in vain: {bytes:?}")) {
@@ -87,12 +87,12 @@ impl Stream {
     }
 
     /// A head; nothing at the end of the connection.
-    async fn head(&mut self) -> String {
+    pub(crate) async fn head(&mut self) -> String {
         self.read_to("\r\n\r\n").await
     }
 
     /// What comes until the connection ends.
-    async fn rest(&mut self) -> String {
+    pub(crate) async fn rest(&mut self) -> String {
         let mut text = String::new();
         timeout(PATIENCE, self.0.read_to_string(&mut text)).await.expect("the end").unwrap_or_default();
         text

@@ -1,0 +1,472 @@
+//! The front door as a process: TLS, its configuration file, and what signals do to it.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
+use tests::{Client, Cluster, Process, eventually, pick_port, request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::upstreams::{Server, Stream};
+
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A folder with a configuration file and certificates.
+struct Files {
+    folder: tempfile::TempDir,
+    authority: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
+}
+
+impl Files {
+    fn new() -> Self {
+        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), authority }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a certificate for these names; as the file says it.
+    fn certificate(&self, name: &str, for_names: &[&str]) -> String {
+        let names: Vec<String> = for_names.iter().map(|name| (*name).to_owned()).collect();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &self.authority).unwrap();
+        let (chain, private) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
+        std::fs::write(&chain, certificate.pem()).unwrap();
+        std::fs::write(&private, key.serialize_pem()).unwrap();
+        format!("{{ chain = {chain:?}, key = {private:?} }}")
+    }
+
+    fn write(&self, text: &str) -> PathBuf {
+        let file = self.path("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Trusts the authority and nobody else.
+    fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(self.authority.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let mut config = config.with_root_certificates(roots).with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}
+
+fn free() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], pick_port()))
+}
+
+async fn start(file: &Path) -> Process {
+    let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--admin", "off"]);
+    gateway.line("listening").await;
+    gateway
+}
+
+async fn tls(client: &Arc<ClientConfig>, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(at).await?;
+    TlsConnector::from(Arc::clone(client)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
+}
+
+/// Asks over a connection that may be used again.
+async fn ask(stream: &mut TlsStream<TcpStream>, path: &str, host: &str) -> String {
+    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut bytes = Vec::new();
+    loop {
+        let seen = String::from_utf8_lossy(&bytes).into_owned();
+        if let Some((head, body)) = seen.split_once("\r\n\r\n") {
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
+            if body.len() >= length.parse::<usize>().unwrap() {
+                return seen;
+            }
+        }
+        let read = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("an answer").unwrap();
+        assert!(read > 0, "the end instead of an answer: {seen}");
+    }
+}
+
+/// A server that answers with what it was asked.
+async fn echo() -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = Stream(stream);
+                loop {
+                    let head = stream.head().await;
+                    if head.is_empty() {
+                        return;
+                    }
+                    let length = head.len();
+                    stream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}")).await;
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_lost() {
+    let (files, server) = (Files::new(), echo().await);
+    let (plain, secure) = (free(), free());
+    let a = files.certificate("a", &["a.test", "*.wild.test"]);
+    let b = files.certificate("b", &["b.test"]);
+    let text = format!(
+        "listen = \"{plain}\"\nredirect = true\n[tls]\nlisten = \"{secure}\"\ncertificates = [{a}, {b}]\n\
+         [[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"
+    );
+    let file = files.write(&text);
+    let gateway = start(&file).await;
+    let client = files.client(&["http/1.1"]);
+    for name in ["a.test", "b.test", "x.wild.test"] {
+        let mut stream = tls(&client, secure, name).await.unwrap();
+        let seen = ask(&mut stream, "/x", name).await;
+        assert!(seen.contains("x-forwarded-proto: https\r\n") && seen.contains("proto=https\r\n"), "{seen}");
+        assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
+    }
+    // Nobody has a certificate for that name: the first is shown, and the client refuses it.
+    let error = tls(&client, secure, "c.test").await.unwrap_err();
+    assert!(error.to_string().contains("not valid for name"), "{error}");
+    // What was agreed once need not be agreed again.
+    let mut again = tls(&client, secure, "a.test").await.unwrap();
+    ask(&mut again, "/", "a.test").await;
+    assert_eq!(again.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
+
+    // A new certificate for another name; who is connected stays.
+    let c = files.certificate("c", &["c.test"]);
+    files.write(&text.replace(&b, &c));
+    gateway.signal(Signal::HUP);
+    gateway.line("the configuration was read anew").await;
+    eventually("the new certificate is shown", async || tls(&client, secure, "c.test").await.is_ok()).await;
+    // One that has agreed before may come back without being shown anything.
+    assert!(tls(&files.client(&[]), secure, "b.test").await.is_err());
+    assert!(ask(&mut again, "/still", "a.test").await.contains("GET /still HTTP/1.1"));
+
+    // What is wrong is told, and changes nothing.
+    std::fs::write(files.path("c.key"), "no key").unwrap();
+    gateway.signal(Signal::HUP);
+    let line = gateway.line("the configuration stays as it was").await;
+    assert!(line.contains("c.key: it has no PRIVATE KEY in PEM form"), "{line}");
+    assert!(tls(&client, secure, "c.test").await.is_ok());
+
+    let moved = request(plain, "GET", "/a?b", "").await;
+    let port = secure.port();
+    assert_eq!((moved.status, moved.header("location")), (308, Some(format!("https://test:{port}/a?b").as_str())));
+    let challenge = request(plain, "GET", "/.well-known/acme-challenge/x", "").await;
+    assert_eq!(challenge.status, 200, "for those who issue certificates");
+    assert_eq!(request(secure, "GET", "/", "").await.problem(), "tls_wanted", "in words, to whoever forgot the s");
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
+    let files = Files::new();
+    let (a, b) = (files.certificate("a", &["a.test"]), files.certificate("b", &["b.test"]));
+    let check = async |certificate: &str, why: &str| {
+        let text = format!("[tls]\nlisten = \"{}\"\ncertificates = [{certificate}]\n", free());
+        let file = files.write(&text);
+        let mut check = Process::start(GATEWAY, &["check", file.to_str().unwrap()]);
+        assert_eq!(check.ended().await.code(), Some(2));
+        check.line(why).await;
+        let mut started =
+            Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--listen", &free().to_string()]);
+        assert_ne!(started.ended().await.code(), Some(0));
+        started.line(why).await;
+    };
+    check(&a.replace("a.key", "b.key"), "b.key: this is not the key of the certificate in").await;
+    check(&b.replace("b.pem", "none.pem"), "none.pem: No such file").await;
+    std::fs::write(
+        files.path("a.key"),
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n",
+    )
+    .unwrap();
+    check(&a, "a.key: the key is encrypted; store it decrypted").await;
+    std::fs::write(files.path("b.pem"), "hello").unwrap();
+    check(&b, "b.pem: it has no CERTIFICATE in PEM form").await;
+}
+
+#[tokio::test]
+async fn ta4_a_handshake_that_stands_still_is_ended() {
+    let (files, secure) = (Files::new(), free());
+    let a = files.certificate("a", &["a.test"]);
+    let file = files.write(&format!(
+        "listen = \"{}\"\nhandshake_timeout = \"200ms\"\nheader_timeout = \"300ms\"\n[tls]\nlisten = \"{secure}\"\ncertificates = [{a}]\n",
+        free()
+    ));
+    let gateway = start(&file).await;
+    for said in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\xff\xff"] {
+        let mut stream = TcpStream::connect(secure).await.unwrap();
+        stream.write_all(said).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("the end");
+    }
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() {
+    let files = Files::new();
+    let (one, two) = (echo().await, echo().await);
+    let at = free();
+    let text = |prefix: &str, server: SocketAddr, more: &str| {
+        format!("listen = \"{at}\"\n{more}\n[[route]]\nprefix = \"{prefix}\"\nservers = [\"{server}\"]\n")
+    };
+    let file = files.write(&text("/one", one, ""));
+    let gateway = start(&file).await;
+    let mut kept = Client::connect(at).await;
+    assert_eq!(kept.request("GET", "/one", "").await.unwrap().status, 200);
+    assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 404);
+    files.write(&text("/two", two, "max_body_bytes = 3"));
+    gateway.signal(Signal::HUP);
+    gateway.line("read anew").await;
+    eventually("the new route", async || request(at, "GET", "/two", "").await.status == 200).await;
+    assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 200, "over a connection that was there before");
+    assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_provider", "known once");
+    files.write(&text("/three", one, "max_body = 3"));
+    gateway.signal(Signal::HUP);
+    let line = gateway.line("the configuration stays as it was").await;
+    assert!(line.contains("gateway.toml:2:1: unknown key `max_body`; did you mean `max_body_bytes`?"), "{line}");
+    assert_eq!(request(at, "GET", "/two", "").await.status, 200);
+    files.write(&text("/two", two, "workers = 7"));
+    gateway.signal(Signal::HUP);
+    gateway.line("workers has changed: that takes a new process").await;
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
+/// Asks again and again, with a connection for every few requests, until told to stop: how many were answered, and what was not.
+async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Vec<String> {
+    let mut failed = Vec::new();
+    while !stop.load(Ordering::Relaxed) {
+        let Ok(stream) = TcpStream::connect(at).await else {
+            failed.push("refused".to_owned());
+            continue;
+        };
+        let mut client = Client::over(stream);
+        for _ in 0..20 {
+            match client.request("GET", path, "").await {
+                Some(response) if response.status == 200 => {
+                    count.fetch_add(1, Ordering::Relaxed);
+                    if response.header("connection") == Some("close") {
+                        break;
+                    }
+                }
+                other => {
+                    failed.push(format!("{other:?}"));
+                    break;
+                }
+            }
+        }
+    }
+    failed
+}
+
+#[tokio::test]
+async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
+    let cluster = Cluster::start();
+    let files = Files::new();
+    let server = Server::join(&cluster, &["/ws"]).await;
+    let (at, http) = (free(), echo().await);
+    let file = files.write(&format!(
+        "listen = \"{at}\"\ndistributor = \"{}\"\nworkers = 2\ndrain_timeout = \"2s\"\n[[route]]\nprefix = \"/http\"\nservers = [\"{http}\"]\n",
+        cluster.address
+    ));
+    let gateway = start(&file).await;
+    Cluster::routed(at, "/http").await;
+    // A WebSocket, which belongs to the old process.
+    let mut client = Stream::to(at).await;
+    client.send("GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    let mut behind = server.accept().await;
+    behind.head().await;
+    behind.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 101 "));
+
+    let (stop, count) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+    let loads: Vec<_> =
+        (0..8).map(|_| tokio::spawn(load(at, "/http", Arc::clone(&stop), Arc::clone(&count)))).collect();
+    let more = async || {
+        let before = count.load(Ordering::Relaxed);
+        eventually("requests are answered", async || count.load(Ordering::Relaxed) > before + 200).await;
+    };
+    more().await;
+    gateway.signal(Signal::USR2);
+    let line = gateway.line("the new process is ready").await;
+    let pid = line.split("pid=").nth(1).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    let successor = rustix::process::Pid::from_raw(pid).unwrap();
+    client.send("still").await;
+    assert_eq!(behind.read_to("still").await, "still", "a tunnel lives on while its process drains");
+    more().await;
+    let mut gateway = gateway;
+    assert_eq!(gateway.ended().await.code(), Some(0));
+    assert_eq!(client.rest().await, "", "and is cut when that has taken as long as it may");
+    more().await;
+    stop.store(true, Ordering::Relaxed);
+    for load in loads {
+        assert_eq!(load.await.unwrap(), Vec::<String>::new());
+    }
+    rustix::process::kill_process(successor, Signal::TERM).unwrap();
+    eventually("the new process has ended", async || TcpStream::connect(at).await.is_err()).await;
+}
+
+#[tokio::test]
+async fn a_successor_that_cannot_start_changes_nothing() {
+    let (files, server, at) = (Files::new(), echo().await, free());
+    let file = files.write(&format!("listen = \"{at}\"\n[[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"));
+    let gateway = start(&file).await;
+    files.write("lissen = 1");
+    gateway.signal(Signal::USR2);
+    gateway.line("did you mean `listen`?").await;
+    gateway.line("the new process ended before it was ready; it says why; this process goes on").await;
+    assert_eq!(request(at, "GET", "/", "").await.status, 200);
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn rs3_a_second_signal_ends_it_at_once() {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/slow"]).await;
+    let at = free();
+    let mut gateway = Process::start(
+        GATEWAY,
+        &["--listen", &at.to_string(), "--distributor", &cluster.address.to_string(), "--admin", "off"],
+    );
+    gateway.line("listening").await;
+    let mut client = Stream::to(at).await;
+    eventually("the route", async || {
+        client = Stream::to(at).await;
+        client.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        timeout(Duration::from_millis(100), server.listener.accept()).await.is_ok()
+    })
+    .await;
+    gateway.signal(Signal::TERM);
+    gateway.line("once more to stop at once").await;
+    sleep(Duration::from_millis(100)).await;
+    assert!(gateway.is_running(), "a request is under way");
+    gateway.signal(Signal::TERM);
+    assert_eq!(gateway.ended().await.code(), Some(130));
+}
+
+#[tokio::test]
+async fn rs17_whoever_is_behind_a_gateway_that_dies_hears_of_it() {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/ws"]).await;
+    let at = free();
+    let gateway = Process::start(
+        GATEWAY,
+        &["--listen", &at.to_string(), "--distributor", &cluster.address.to_string(), "--admin", "off"],
+    );
+    gateway.line("listening").await;
+    let upgrade = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut client = Stream::to(at).await;
+    client.send(upgrade).await;
+    while client.head().await.starts_with("HTTP/1.1 404") {
+        client = Stream::to(at).await;
+        client.send(upgrade).await;
+    }
+    let mut behind = server.accept().await;
+    behind.head().await;
+    behind.send("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
+    gateway.kill().await;
+    assert_eq!(behind.rest().await, "");
+    client.rest().await;
+}
+
+#[tokio::test]
+async fn oe9_oe12_what_the_system_does_not_give_is_told() {
+    let at = free().to_string();
+    let limited = format!("ulimit -n 400; exec {GATEWAY} --listen {at} --admin off");
+    let gateway = Process::start("bash", &["-c", &limited]);
+    let line = gateway.line("too few descriptors").await;
+    assert!(line.contains("clients=150"), "{line}");
+    gateway.line("listening").await;
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    for (address, why, code) in
+        [("192.0.2.1:80", "this machine has no such address", 4), ("nowhere.invalid:80", "nowhere.invalid", 2)]
+    {
+        let mut gateway = Process::start(GATEWAY, &["--listen", address, "--admin", "off"]);
+        assert_eq!(gateway.ended().await.code(), Some(code), "{address}");
+        gateway.line(why).await;
+    }
+}
+
+#[tokio::test]
+async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
+    let (server, folder) = (echo().await, tempfile::tempdir().unwrap());
+    let file = folder.path().join("gateway.toml");
+    std::fs::write(&file, format!("access_log = \"text\"\n[[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"))
+        .unwrap();
+    let log = folder.path().join("log");
+    // A disk that is full, a reader that has gone, and a file that may not grow.
+    for redirection in [
+        "exec \"$@\" > /dev/full 2>&1".to_owned(),
+        "exec \"$@\" > >(exec true) 2>&1".to_owned(),
+        format!("ulimit -f 1; exec \"$@\" > {} 2>&1", log.display()),
+    ] {
+        let at = free();
+        let (listen, config) = (at.to_string(), file.to_str().unwrap());
+        let arguments = [
+            "-c",
+            &redirection,
+            "bash",
+            GATEWAY,
+            "--listen",
+            &listen,
+            "--config",
+            config,
+            "--admin",
+            "off",
+            "--log-level",
+            "debug",
+        ];
+        let mut gateway = Process::start("bash", &arguments);
+        eventually("it listens", async || TcpStream::connect(at).await.is_ok()).await;
+        let mut client = Client::connect(at).await;
+        for _ in 0..200 {
+            assert_eq!(client.request("GET", "/", "").await.unwrap().status, 200, "{redirection}");
+        }
+        assert!(gateway.is_running());
+        assert_eq!(gateway.terminate().await.code(), Some(0), "{redirection}");
+    }
+}
+
+#[tokio::test]
+async fn operators_see_what_goes_where() {
+    let cluster = Cluster::start();
+    let _server = Server::join(&cluster, &["/api"]).await;
+    async fn hello() -> Result<&'static str, node_sdk::ServiceError> {
+        Ok("hi")
+    }
+    let _node = cluster.node(node_sdk::Node::builder("hello").route("GET/hello", hello)).await;
+    let (at, admin) = (free().to_string(), free().to_string());
+    let gateway =
+        Process::start(GATEWAY, &["--listen", &at, "--distributor", &cluster.address.to_string(), "--admin", &admin]);
+    gateway.line("listening").await;
+    Cluster::routed(at.parse().unwrap(), "/hello").await;
+    let mut routes = Process::start(GATEWAY, &["routes", "--admin", &admin]);
+    assert_eq!(routes.ended().await.code(), Some(0));
+    for line in ["  GET/hello", " hello", "  /api", " server weight 100: up, 0 in flight"] {
+        routes.line(line).await;
+    }
+    assert_eq!(gateway.terminate().await.code(), Some(0));
+    let mut nobody = Process::start(GATEWAY, &["routes", "--admin", &admin]);
+    assert_eq!(nobody.ended().await.code(), Some(1));
+    nobody.line("say with --admin where it is").await;
+}

@@ -1,0 +1,376 @@
+//! HTTP/2 at the door: what a good client gets, and what a bad one costs.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use gateway::Config;
+use h2::client::SendRequest;
+use http::{HeaderMap, Method, Request};
+use node_sdk::{Node, Params, ServiceError};
+use serde_json::{Value, json};
+use tests::{Cluster, request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::upstreams::Server;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+async fn double(Params(params): Params<Value>) -> Result<Value, ServiceError> {
+    let n = &params["n"];
+    Ok(json!({ "n": n.as_u64().or_else(|| n.as_str()?.parse().ok()).unwrap_or(0) * 2, "text": params["text"] }))
+}
+
+async fn big() -> Result<String, ServiceError> {
+    Ok("x".repeat(300_000))
+}
+
+/// A cluster with a gateway that speaks HTTP/2 in clear, a node, and a server that is played by hand.
+async fn served() -> (Cluster, SocketAddr, Server, Node) {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/api"]).await;
+    let node = Node::builder("n").route("GET/double", double).route("POST/double", double).route("GET/big", big);
+    let node = cluster.node(node).await;
+    let config = Config { h2c: true, header_timeout: Duration::from_secs(1), ..Config::default() };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::routed(gateway, "/double").await;
+    (cluster, gateway, server, node)
+}
+
+async fn connect(gateway: SocketAddr) -> SendRequest<Bytes> {
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let (client, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(async move { drop(connection.await) });
+    client.ready().await.unwrap()
+}
+
+fn head(method: &str, path: &str) -> http::request::Builder {
+    Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(format!("http://g.test{path}"))
+}
+
+/// One request, and its whole answer: status, fields, body and trailers.
+async fn ask(
+    client: &mut SendRequest<Bytes>,
+    request: Request<()>,
+    body: &[&'static str],
+) -> Result<(u16, HeaderMap, Vec<u8>, Option<HeaderMap>), h2::Error> {
+    let (response, mut send) = client.send_request(request, body.is_empty())?;
+    for (at, part) in body.iter().enumerate() {
+        send.send_data(Bytes::from_static(part.as_bytes()), at + 1 == body.len())?;
+    }
+    let response = timeout(PATIENCE, response).await.expect("an answer")?;
+    let (parts, mut incoming) = response.into_parts();
+    let mut whole = Vec::new();
+    while let Some(data) = timeout(PATIENCE, incoming.data()).await.expect("more, or the end") {
+        let data = data?;
+        incoming.flow_control().release_capacity(data.len())?;
+        whole.extend_from_slice(&data);
+    }
+    Ok((parts.status.as_u16(), parts.headers, whole, incoming.trailers().await?))
+}
+
+#[tokio::test]
+async fn nodes_answer_over_http2_as_over_http1() {
+    let (_cluster, gateway, _server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let (status, fields, body, _) = ask(&mut client, head("GET", "/double?n=21").body(()).unwrap(), &[]).await.unwrap();
+    assert_eq!((status, &body[..]), (200, &br#"{"n":42,"text":null}"#[..]));
+    assert_eq!(fields["content-type"], "application/json");
+    assert!(fields.contains_key("date"));
+    let post = || head("POST", "/double").header("content-type", "application/json").body(()).unwrap();
+    let (status, _, body, _) = ask(&mut client, post(), &["{\"n\":4,", "\"text\":\"가\"}"]).await.unwrap();
+    assert_eq!((status, String::from_utf8(body).unwrap()), (200, r#"{"n":8,"text":"가"}"#.to_owned()));
+    let (status, fields, body, _) = ask(&mut client, head("HEAD", "/double").body(()).unwrap(), &[]).await.unwrap();
+    assert_eq!((status, body.len(), &fields["content-length"]), (200, 0, &http::HeaderValue::from_static("19")));
+    let (status, _, body, _) = ask(&mut client, head("GET", "/big").body(()).unwrap(), &[]).await.unwrap();
+    assert_eq!((status, body.len()), (200, 300_002), "more than a window");
+    // Without h2c, or where nobody begins with its preface, HTTP/1.1 is spoken.
+    assert_eq!(request(gateway, "GET", "/double?n=1", "").await.status, 200);
+    for _ in 0..3 {
+        let many = (0..100).map(|_| {
+            let mut client = client.clone();
+            async move { ask(&mut client, head("GET", "/double?n=1").body(()).unwrap(), &[]).await.unwrap().0 }
+        });
+        assert!(futures::future::join_all(many).await.into_iter().all(|status| status == 200));
+    }
+}
+
+#[tokio::test]
+async fn servers_are_asked_in_http1_with_trailers_both_ways() {
+    let (_cluster, gateway, server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let request = head("POST", "/api/x?y")
+        .header("x-a", "b")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("te", "trailers")
+        .header("x-request-id", "i")
+        .body(())
+        .unwrap();
+    let (response, mut send) = client.send_request(request, false).unwrap();
+    let mut behind = server.accept().await;
+    let asked = behind.head().await;
+    let expected = "POST /api/x?y HTTP/1.1\r\nhost: g.test\r\nx-a: b\r\ncookie: a=1; b=2\r\ntransfer-encoding: chunked\r\n\
+                    x-forwarded-for: 127.0.0.1\r\nx-forwarded-proto: http\r\nx-forwarded-host: g.test\r\n\
+                    forwarded: for=127.0.0.1;host=\"g.test\";proto=http\r\nx-gateway-hops: 1\r\nx-request-id: i\r\n\r\n";
+    assert_eq!(asked, expected);
+    send.send_data(Bytes::from_static(b"abc"), false).unwrap();
+    assert_eq!(behind.read_to("abc\r\n").await, "3\r\nabc\r\n", "before the rest is there");
+    let trailers =
+        HeaderMap::from_iter([(http::HeaderName::from_static("digest"), http::HeaderValue::from_static("d"))]);
+    send.send_trailers(trailers).unwrap();
+    assert_eq!(behind.read_to("\r\n\r\n").await, "0\r\ndigest: d\r\n\r\n");
+    behind.send("HTTP/1.1 200 OK\r\nX-Case: K\r\nConnection: X-Hop\r\nX-Hop: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n").await;
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(
+        (response.status().as_u16(), &response.headers()["x-case"]),
+        (200, &http::HeaderValue::from_static("K"))
+    );
+    assert!(["x-hop", "connection", "transfer-encoding"].iter().all(|name| !response.headers().contains_key(*name)));
+    let mut body = response.into_body();
+    assert_eq!(timeout(PATIENCE, body.data()).await.unwrap().unwrap().unwrap(), "ab", "before the rest is there");
+    behind.send("0\r\nX-Sum: s\r\nContent-Length: 7\r\n\r\n").await;
+    assert!(body.data().await.is_none());
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!((trailers.len(), &trailers["x-sum"]), (1, &http::HeaderValue::from_static("s")));
+    // The connection to the server is used again.
+    let (again, _) = client.send_request(head("GET", "/api/2").body(()).unwrap(), true).unwrap();
+    assert!(behind.head().await.starts_with("GET /api/2 "));
+    behind.send("HTTP/1.1 204 No Content\r\n\r\n").await;
+    assert_eq!(timeout(PATIENCE, again).await.unwrap().unwrap().status(), 204);
+}
+
+#[tokio::test]
+async fn gu8_gu19_an_end_in_the_middle_is_told_on_either_side() {
+    let (_cluster, gateway, server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let (response, _) = client.send_request(head("GET", "/api").body(()).unwrap(), true).unwrap();
+    let mut behind = server.accept().await;
+    behind.head().await;
+    behind.send("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nabc").await;
+    let mut body = timeout(PATIENCE, response).await.unwrap().unwrap().into_body();
+    assert_eq!(body.data().await.unwrap().unwrap(), "abc");
+    drop(behind);
+    let error = timeout(PATIENCE, body.data()).await.unwrap().unwrap().unwrap_err();
+    assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "not a clean end");
+    // A client that takes its request back takes it off the server.
+    let (response, mut send) = client.send_request(head("POST", "/api").body(()).unwrap(), false).unwrap();
+    let mut behind = server.accept().await;
+    behind.head().await;
+    send.send_reset(h2::Reason::CANCEL);
+    assert_eq!(behind.rest().await, "");
+    drop(response);
+}
+
+#[tokio::test]
+async fn gh18_what_http1_could_not_say_is_refused() {
+    let (_cluster, gateway, _server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let check =
+        async |client: &mut SendRequest<Bytes>, request: http::request::Builder, expected: Result<u16, h2::Reason>| {
+            let seen = ask(client, request.body(()).unwrap(), &[]).await;
+            let seen = seen.map(|(status, ..)| status).map_err(|error| error.reason().expect("a reason"));
+            assert_eq!(seen, expected);
+        };
+    check(&mut client, head("GET", "/double").header("host", "other"), Ok(400)).await;
+    check(&mut client, head("GET", "/..%2fx"), Ok(400)).await;
+    check(&mut client, head("TRACE", "/double"), Ok(405)).await;
+    check(&mut client, head("get", "/double"), Ok(400)).await;
+    check(&mut client, head("GET", &format!("/{}", "x".repeat(17_000))), Ok(431)).await;
+    let many = (0..101).fold(head("GET", "/double"), |head, at| head.header(format!("x-{at}"), "y"));
+    check(&mut client, many, Ok(431)).await;
+    check(&mut client, head("GET", "/double?n=1"), Ok(200)).await;
+}
+
+#[tokio::test]
+async fn gh18_fields_that_no_client_library_sends_are_refused() {
+    let (_cluster, gateway, _server, _node) = served().await;
+    let literal = |name: &[u8], value: &[u8]| {
+        let (n, v) = (u8::try_from(name.len()).unwrap(), u8::try_from(value.len()).unwrap());
+        [&[0, n], name, &[v], value].concat()
+    };
+    for (name, value) in [
+        (&b"transfer-encoding"[..], &b"chunked"[..]),
+        (b"connection", b"close"),
+        (b"upgrade", b"websocket"),
+        (b"te", b"gzip"),
+        (b"X-Upper", b"x"),
+        (b"x", b"a\r\nb: c"),
+        (b"x", b"a\0b"),
+        (b"x", b"a\nb"),
+        (b"x y", b"z"),
+        (b"x:y", b"z"),
+        (b"", b"z"),
+        (b":path", b"/again"),
+        (b":what", b"x"),
+        (b"content-length", b"3"),
+        (b"content-length", b"x"),
+    ] {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        let block = [&GET[..6], &literal(name, value)].concat();
+        stream.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &frame(1, 5, 1, &block)].concat()).await.unwrap();
+        // The first frame of the stream, or the end of the connection.
+        let kind = timeout(PATIENCE, async {
+            loop {
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.ok()?;
+                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+                let mut payload = vec![0; usize::try_from(length).unwrap()];
+                stream.read_exact(&mut payload).await.ok()?;
+                match head[3] {
+                    1 => return Some(format!("an answer to {name:?}: {payload:?}")),
+                    3 | 7 => return None,
+                    _ => {}
+                }
+            }
+        });
+        assert_eq!(kind.await.expect("a reset"), None, "{:?}", String::from_utf8_lossy(name));
+    }
+}
+
+/// A frame: type, flags, stream, payload.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// `GET http://g/` as HPACK has it: three fields of the static table and one literal.
+const GET: [u8; 7] = [0x82, 0x86, 0x84, 0x41, 0x01, b'g', 0x00];
+
+/// Sends these frames, without reading a byte, until the gateway ends the connection: with what reason it does.
+async fn flood(gateway: SocketAddr, mut next: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let (mut read, mut write) = stream.into_split();
+    let heard = tokio::spawn(async move {
+        let mut bytes = Vec::new();
+        let _ = read.read_to_end(&mut bytes).await;
+        bytes
+    });
+    let _ = write.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await;
+    let sends = async {
+        for at in 0..1_000_000 {
+            if write.write_all(&next(at)).await.is_err() {
+                break;
+            }
+        }
+    };
+    let heard = async { heard.await.unwrap() };
+    let bytes = timeout(PATIENCE, async {
+        tokio::pin!(heard);
+        tokio::select! {
+            bytes = &mut heard => bytes,
+            () = sends => heard.await,
+        }
+    })
+    .await
+    .expect("the gateway ends it");
+    let mut rest = &bytes[..];
+    let mut reason = None;
+    while rest.len() >= 9 {
+        let length = usize::try_from(u32::from_be_bytes([0, rest[0], rest[1], rest[2]])).unwrap();
+        if rest[3] == 7 && rest.len() >= 17 {
+            reason = Some(u32::from_be_bytes(rest[13..17].try_into().unwrap()));
+        }
+        rest = rest.get(9 + length..).unwrap_or_default();
+    }
+    reason
+}
+
+#[tokio::test]
+async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
+    const CALM: Option<u32> = Some(11);
+    let (_cluster, gateway, _server, _node) = served().await;
+    let mut good = connect(gateway).await;
+    let headers = |at: u32| frame(1, 5, at * 2 + 1, &GET[..6]);
+    // Requests that are taken back at once (CVE-2023-44487), and those that the server is made to reset (CVE-2025-8671).
+    assert_eq!(flood(gateway, |at| [headers(at), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat()).await, CALM);
+    let reset_us = |at: u32| [headers(at), frame(8, 0, at * 2 + 1, &[0; 4])].concat();
+    assert!(flood(gateway, reset_us).await.is_some());
+    // Fields without end (CVE-2024-27316).
+    let endless = |at: u32| if at == 0 { frame(1, 1, 1, &GET[..6]) } else { frame(9, 0, 1, &[0, 1, b'a', 1, b'b']) };
+    assert!(flood(gateway, endless).await.is_some());
+    for (kind, payload) in [(6, &[0; 8][..]), (4, &[0, 3, 0, 0, 0, 9]), (2, &[0, 0, 0, 0, 1]), (99, b"?")] {
+        let stream = u32::from(kind == 2);
+        assert_eq!(flood(gateway, |_| frame(kind, 0, stream, payload)).await, CALM, "{kind}");
+    }
+    assert_eq!(flood(gateway, |_| frame(8, 0, 0, &[0, 0, 0, 1])).await, CALM);
+    let empty =
+        |at: u32| if at == 0 { frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x41, 1, b'g']) } else { frame(0, 0, 1, &[]) };
+    assert!(flood(gateway, empty).await.is_some());
+    // A field of 4 kB that is named again and again: 16 kB are taken, counted as they are when decompressed.
+    let bomb = |at: u32| {
+        let mut block = GET[..6].to_vec();
+        if at == 0 {
+            block.extend([0x40, 1, b'x', 0x7f, 0x81, 0x1e]);
+            block.extend([b'y'; 4000]);
+        } else {
+            block.extend([0xbe; 1000]);
+        }
+        frame(1, 5, at * 2 + 1, &block)
+    };
+    let _ = flood(gateway, |at| if at < 50 { bomb(at) } else { frame(6, 0, 0, &[0; 8]) }).await;
+    let answer = ask(&mut good, head("GET", "/double?n=1").body(()).unwrap(), &[]).await;
+    assert_eq!(answer.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn gh17_a_client_that_opens_no_window_loses_its_streams() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("n").route("GET/big", big)).await;
+    let config = Config {
+        h2c: true,
+        write_timeout: Duration::from_millis(200),
+        idle_timeout: Duration::from_millis(300),
+        ..Config::default()
+    };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::routed(gateway, "/big").await;
+    let stream = TcpStream::connect(gateway).await.unwrap();
+    let (mut client, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
+    let ended = tokio::spawn(connection);
+    client = client.ready().await.unwrap();
+    let mut bodies = Vec::new();
+    for _ in 0..50 {
+        let (response, _) = client.send_request(head("GET", "/big").body(()).unwrap(), true).unwrap();
+        bodies.push(timeout(PATIENCE, response).await.unwrap().unwrap().into_body());
+    }
+    for mut body in bodies {
+        assert!(timeout(PATIENCE, body.data()).await.expect("the end").unwrap().is_err());
+    }
+    let ended = timeout(PATIENCE, ended).await.expect("an idle connection is ended").unwrap();
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.is_go_away()));
+}
+
+#[tokio::test]
+async fn rs2_a_client_of_http2_is_told_to_ask_elsewhere() {
+    let (cluster, gateway, server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let (response, _) = client.send_request(head("GET", "/api").body(()).unwrap(), true).unwrap();
+    let mut behind = server.accept().await;
+    behind.head().await;
+    cluster.stop().await;
+    let refused = async {
+        while client.clone().ready().await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, refused).await.expect("GOAWAY");
+    behind.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    let response = timeout(PATIENCE, response).await.unwrap().expect("what is under way is answered");
+    assert_eq!(response.into_body().data().await.unwrap().unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn gh5_http2_in_clear_is_spoken_only_where_that_is_wanted() {
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    let mut answer = String::new();
+    timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 505 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+}
