@@ -18,6 +18,7 @@ mod legacy;
 mod mesh;
 mod network;
 mod order;
+mod policies;
 mod registration;
 mod resources;
 mod restart;

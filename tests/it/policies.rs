@@ -1,0 +1,345 @@
+//! What holds below a path: whose turn it is, how much there may be, and who is believed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits};
+use tests::{Client, Cluster, eventually, request};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout};
+
+use crate::upstreams::Stream;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server that says what it was asked after its own port, with a status that can be changed.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<AtomicUsize>,
+    status: Arc<AtomicUsize>,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        Self::start_at("127.0.0.1:0".parse().unwrap()).await
+    }
+
+    async fn start_at(address: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, status) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(200)));
+        let (count, code) = (Arc::clone(&asked), Arc::clone(&status));
+        let accepting = tokio::spawn(async move {
+            // Its connections end with it.
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (count, code) = (Arc::clone(&count), Arc::clone(&code));
+                connections.spawn(async move {
+                    let mut stream = Stream(stream);
+                    loop {
+                        let head = stream.head().await;
+                        if head.is_empty() {
+                            return;
+                        }
+                        count.fetch_add(1, Ordering::Relaxed);
+                        let status = code.load(Ordering::Relaxed);
+                        if status == 0 {
+                            // It works on it for good.
+                            std::future::pending::<()>().await;
+                        }
+                        let body = format!("{}\n{head}", address.port());
+                        stream
+                            .send(&format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+                            .await;
+                    }
+                });
+            }
+        });
+        Self { address, asked, status, accepting }
+    }
+
+    fn answers(&self, status: usize) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    async fn stop(self) {
+        self.accepting.abort();
+        let _ = self.accepting.await;
+    }
+}
+
+fn route(servers: &[&Server]) -> Route {
+    let servers = servers.iter().map(|server| FixedServer { address: server.address, weight: 100 }).collect();
+    Route { servers, ..Route::new(vec!["/".to_owned()]) }
+}
+
+async fn gateway(cluster: &Cluster, route: Route) -> SocketAddr {
+    cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await
+}
+
+/// Which server has answered.
+fn port(body: &str) -> u16 {
+    body.lines().next().unwrap().parse().unwrap_or_else(|_| panic!("{body}"))
+}
+
+/// How often each server answers.
+async fn turns(gateway: SocketAddr, count: usize) -> HashMap<u16, usize> {
+    let mut client = Client::connect(gateway).await;
+    let mut turns = HashMap::new();
+    for _ in 0..count {
+        let response = client.request("GET", "/", "").await.unwrap();
+        assert_eq!(response.status, 200, "{response:?}");
+        *turns.entry(port(&response.body)).or_default() += 1;
+    }
+    turns
+}
+
+#[tokio::test]
+async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
+    let cluster = Cluster::start();
+    let (one, two) = (Server::start().await, Server::start().await);
+    let secret = Some("shared".to_owned());
+    let config = || {
+        let route = Route { balance: Balance::Cookie, ..route(&[&one, &two]) };
+        Config { routes: vec![route], cookie_secret: secret.clone(), ..Config::default() }
+    };
+    // Two doors with one secret know each other's cookies.
+    let doors = [cluster.gateway_with(config()).await, cluster.gateway_with(config()).await];
+    let ask = async |cookie: &str| {
+        let mut client = Client::connect(doors[usize::from(!cookie.is_empty())]).await;
+        client.raw(format!("GET / HTTP/1.1\r\nHost: g\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await.unwrap()
+    };
+    let first = ask("").await;
+    let given = first.header("set-cookie").unwrap();
+    assert!(given.ends_with("; Path=/; HttpOnly; SameSite=Lax"), "{given}");
+    let cookie = format!("a=b; {}", given.split(';').next().unwrap());
+    let owner = port(&first.body);
+    for _ in 0..10 {
+        let next = ask(&cookie).await;
+        assert_eq!((port(&next.body), next.header("set-cookie")), (owner, None));
+    }
+    let (gone, left) = if one.address.port() == owner { (one, two) } else { (two, one) };
+    gone.stop().await;
+    let next = ask(&cookie).await;
+    assert_eq!((next.status, port(&next.body)), (200, left.address.port()));
+    assert_ne!(next.header("set-cookie"), Some(given), "it belongs to the other one from now on");
+    let forged = ask("gateway_server=0123456789abcdef.00").await;
+    assert!(forged.header("set-cookie").is_some(), "a forged one is not believed");
+}
+
+#[tokio::test]
+async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
+    let cluster = Cluster::start();
+    let (one, two) = (Server::start().await, Server::start().await);
+    let by_client = gateway(&cluster, Route { balance: Balance::Client, ..route(&[&one, &two]) }).await;
+    assert_eq!(turns(by_client, 20).await.len(), 1);
+    let mut weighted = route(&[&one, &two]);
+    weighted.servers[1].weight = 300;
+    let by_weight = gateway(&cluster, weighted).await;
+    let turns = turns(by_weight, 40).await;
+    assert_eq!((turns[&one.address.port()], turns[&two.address.port()]), (10, 30));
+}
+
+#[tokio::test]
+async fn least_connections_and_least_cost_pass_over_who_is_busy() {
+    let cluster = Cluster::start();
+    for balance in [Balance::LeastConnections, Balance::LeastCost] {
+        let (slow, quick) = (Server::start().await, Server::start().await);
+        let gateway = gateway(&cluster, Route { balance, ..route(&[&slow, &quick]) }).await;
+        slow.answers(0);
+        let mut held = Vec::new();
+        while slow.asked() < 3 {
+            held.push(tokio::spawn(async move { request(gateway, "POST", "/", "{}").await }));
+            eventually("it is asked", async || slow.asked() + quick.asked() >= held.len()).await;
+        }
+        let before = slow.asked();
+        assert_eq!(turns(gateway, 20).await.len(), 1, "{balance:?}");
+        assert_eq!(slow.asked(), before);
+        held.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+#[tokio::test]
+async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
+    let cluster = Cluster::start();
+    let server = Server::start().await;
+    let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 3, by: RateBy::Header("x-key".to_owned()) };
+    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let at = gateway(&cluster, limited).await;
+    let ask = async |key: &str| {
+        let mut client = Client::connect(at).await;
+        client.raw(format!("GET / HTTP/1.1\r\nHost: g\r\nX-Key: {key}\r\n\r\n").as_bytes()).await.unwrap()
+    };
+    for _ in 0..3 {
+        assert_eq!(ask("a").await.status, 200);
+    }
+    let refused = ask("a").await;
+    assert_eq!(
+        (refused.status, refused.problem(), refused.header("retry-after")),
+        (429, "too_many_requests".to_owned(), Some("1"))
+    );
+    assert_eq!(ask("b").await.status, 200, "others have their own");
+
+    server.answers(0);
+    let at = gateway(&cluster, Route { limits: RouteLimits::new(Some(2), None), ..route(&[&server]) }).await;
+    let before = server.asked();
+    let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
+    eventually("both are under way", async || server.asked() == before + 2).await;
+    let refused = request(at, "GET", "/", "").await;
+    assert_eq!(
+        (refused.status, refused.problem(), refused.header("retry-after")),
+        (503, "overloaded".to_owned(), Some("3"))
+    );
+    held.iter().for_each(tokio::task::JoinHandle::abort);
+    server.answers(200);
+    eventually("there is room again", async || request(at, "GET", "/", "").await.status == 200).await;
+}
+
+#[tokio::test]
+async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
+    let cluster = Cluster::start();
+    let server = Server::start().await;
+    server.answers(0);
+    let queue_timeout = Duration::from_millis(300);
+    let at = gateway(&cluster, Route { max_connections: 2, queue_timeout, ..route(&[&server]) }).await;
+    let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
+    eventually("both are under way", async || server.asked() == 2).await;
+    let begun = Instant::now();
+    assert_eq!(request(at, "GET", "/", "").await.problem(), "overloaded");
+    assert!(begun.elapsed() >= queue_timeout, "it has waited");
+    server.answers(200);
+    let waits = tokio::spawn(async move { request(at, "GET", "/", "").await });
+    held[0].abort();
+    assert_eq!(timeout(PATIENCE, waits).await.unwrap().unwrap().status, 200, "whoever waits is next");
+    held[1].abort();
+}
+
+#[tokio::test]
+async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
+    let cluster = Cluster::start();
+    let (well, ill) = (Server::start().await, Server::start().await);
+    let check = Some(Check::Http("/health".to_owned()));
+    let every = Duration::from_millis(20);
+    let at = gateway(&cluster, Route { check, check_every: every, ..route(&[&well, &ill]) }).await;
+    assert_eq!(turns(at, 10).await.len(), 2);
+    ill.answers(500);
+    eventually("only the other one is asked", async || {
+        let mut client = Client::connect(at).await;
+        let mut answers = 0;
+        while answers < 10 && client.request("GET", "/", "").await.unwrap().status == 200 {
+            answers += 1;
+        }
+        answers == 10
+    })
+    .await;
+    ill.answers(200);
+    eventually("both are asked again", async || turns(at, 10).await.len() == 2).await;
+    let tcp = Route { check: Some(Check::Tcp), check_every: every, ..route(&[&well, &ill]) };
+    let at = gateway(&cluster, tcp).await;
+    ill.stop().await;
+    eventually("nobody is asked in vain", async || turns(at, 10).await.len() == 1).await;
+}
+
+#[tokio::test]
+async fn gu15_who_lets_requests_fail_is_passed_over_but_never_most_of_them() {
+    let cluster = Cluster::start();
+    let (a, b, c) = (Server::start().await, Server::start().await, Server::start().await);
+    let at = gateway(&cluster, route(&[&a, &b, &c])).await;
+    a.answers(503);
+    for _ in 0..30 {
+        request(at, "GET", "/", "").await;
+    }
+    assert!(a.asked() < 10, "{} after five in a row", a.asked());
+    b.answers(503);
+    let before = c.asked();
+    for _ in 0..60 {
+        request(at, "GET", "/", "").await;
+    }
+    assert!(c.asked() - before < 50, "when most fail it is not they who are at fault: the rest could not bear it all");
+}
+
+#[tokio::test]
+async fn gu12_what_may_be_asked_twice_is_asked_elsewhere_within_a_budget() {
+    let cluster = Cluster::start();
+    let (dead, well) = (Server::start().await, Server::start().await);
+    dead.answers(0);
+    let try_timeout = Some(Duration::from_millis(50));
+    let timeout = Some(Duration::from_secs(1));
+    let at = gateway(&cluster, Route { try_timeout, timeout, ..route(&[&dead, &well]) }).await;
+    for _ in 0..4 {
+        assert_eq!(request(at, "GET", "/", "").await.status, 200, "another one answers in time");
+    }
+    let dead_first = dead.asked();
+    assert!(dead_first >= 1);
+    well.answers(0);
+    let calls: Vec<_> =
+        (0..200).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await.status })).collect();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 504);
+    }
+    let tries = dead.asked() + well.asked();
+    // A fifth of them, and what was saved up.
+    assert!(tries < 4 + dead_first + 200 + 40 + 25, "{tries} tries");
+}
+
+#[tokio::test]
+async fn gu14_a_request_that_goes_round_is_stopped() {
+    let cluster = Cluster::start();
+    let port = tests::pick_port();
+    let at = SocketAddr::from(([127, 0, 0, 1], port));
+    let listener = daemon::bind(at).unwrap();
+    let itself = Route { servers: vec![FixedServer { address: at, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+    let config = Config { distributor: cluster.address.to_string(), routes: vec![itself], ..Config::default() };
+    let stop = tokio_util::sync::CancellationToken::new();
+    tokio::spawn(gateway::serve(listener, config, stop.clone()));
+    let response = request(at, "GET", "/", "").await;
+    assert_eq!((response.status, response.problem()), (508, "loop".to_owned()));
+    stop.cancel();
+}
+
+#[tokio::test]
+async fn a_balancer_before_us_says_who_the_client_is() {
+    let cluster = Cluster::start();
+    let server = Server::start().await;
+    let here = || vec!["127.0.0.0/8".parse().unwrap()];
+    let config = Config { routes: vec![route(&[&server])], proxy_protocol: here(), ..Config::default() };
+    let at = cluster.gateway_with(config).await;
+    let v2 = [b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c", &[192, 0, 2, 9, 10, 0, 0, 1, 0, 80, 0, 80][..]].concat();
+    for (header, client) in [
+        (&b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 80\r\n"[..], "192.0.2.7"),
+        (&v2, "192.0.2.9"),
+        (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
+    ] {
+        let mut connection = Client::connect(at).await;
+        // In pieces: a header may be split wherever it likes.
+        let (first, second) = header.split_at(header.len() / 2);
+        connection.send(first).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let request = [second, b"GET / HTTP/1.1\r\nHost: g\r\n\r\n"].concat();
+        let response = connection.raw(&request).await.unwrap();
+        assert!(response.body.contains(&format!("x-forwarded-for: {client}\r\n")), "{}", response.body);
+    }
+    let mut silent = Client::connect(at).await;
+    assert_eq!(silent.raw(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await, None, "it has to say");
+
+    let config = Config { routes: vec![route(&[&server])], trusted: here(), ..Config::default() };
+    let inner = cluster.gateway_with(config).await;
+    let outer =
+        Route { servers: vec![FixedServer { address: inner, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
+    let outer = gateway(&cluster, outer).await;
+    let mut client = Client::connect(outer).await;
+    let response = client.raw(b"GET / HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n").await.unwrap();
+    for line in
+        ["x-forwarded-for: 127.0.0.1, 127.0.0.1\r\n", "x-forwarded-host: shop.test\r\n", "x-gateway-hops: 2\r\n"]
+    {
+        assert!(response.body.contains(line), "{}", response.body);
+    }
+}
