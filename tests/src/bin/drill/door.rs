@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem;
 use node_sdk::{HttpAdvert, Identity, Peers};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -16,9 +16,9 @@ use crate::scenes::{percentiles, row, title};
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
-const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
+pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 /// Where those listen that are told where to.
-const PORTS: [u16; 4] = [19_110, 19_111, 19_112, 19_113];
+const PORTS: [u16; 5] = [19_110, 19_111, 19_112, 19_113, 19_114];
 
 /// The back end of those that speak HTTP to theirs.
 pub(crate) async fn serve_http() {
@@ -35,6 +35,9 @@ pub(crate) async fn serve_http() {
             let mut buffer = Vec::with_capacity(4096);
             while let Ok(1..) = stream.read_buf(&mut buffer).await {
                 while let Some(end) = memmem::find(&buffer, b"\r\n\r\n") {
+                    if memmem::find(&buffer[..end].to_ascii_lowercase(), b"upgrade: websocket").is_some() {
+                        return echo(stream).await;
+                    }
                     buffer.drain(..end + 4);
                     if stream.write_all(answer.as_bytes()).await.is_err() {
                         return;
@@ -42,6 +45,18 @@ pub(crate) async fn serve_http() {
                 }
             }
         });
+    }
+}
+
+/// After an upgrade what comes goes back.
+async fn echo(mut stream: TcpStream) {
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let mut sent = stream.write_all(switch).await;
+    let mut buffer = [0; 4096];
+    while sent.is_ok()
+        && let Ok(bytes @ 1..) = stream.read(&mut buffer).await
+    {
+        sent = stream.write_all(&buffer[..bytes]).await;
     }
 }
 
@@ -91,6 +106,14 @@ pub(crate) async fn door() {
     match Daemon::other("haproxy", &["-f", config.to_str().unwrap()], PORTS[2]).await {
         Some(haproxy) => doors.push(("haproxy, HTTP", haproxy.into(), "/http/echo")),
         None => row("haproxy", "not installed"),
+    }
+    let config = folder.path().join("Caddyfile");
+    std::fs::write(&config, caddy(http.address)).unwrap();
+    match Daemon::other("caddy", &["run", "--adapter", "caddyfile", "--config", config.to_str().unwrap()], PORTS[4])
+        .await
+    {
+        Some(caddy) => doors.push(("caddy, HTTP", caddy.into(), "/http/echo")),
+        None => row("caddy", "not installed"),
     }
     let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
     for _ in 0..=ROUNDS {
@@ -148,7 +171,11 @@ async fn measure(door: &Daemon, path: &str) -> Round {
 }
 
 /// One request; whether the answer is the right one.
-async fn ask(stream: &mut TcpStream, request: &[u8], buffer: &mut Vec<u8>) -> bool {
+pub(crate) async fn ask(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    request: &[u8],
+    buffer: &mut Vec<u8>,
+) -> bool {
     buffer.clear();
     stream.write_all(request).await.unwrap();
     loop {
@@ -199,4 +226,8 @@ listen door
 ",
         PORTS[2]
     )
+}
+
+fn caddy(back_end: SocketAddr) -> String {
+    format!("{{\n admin off\n auto_https off\n}}\nhttp://127.0.0.1:{} {{\n reverse_proxy {back_end}\n}}\n", PORTS[4])
 }

@@ -9,6 +9,7 @@
 mod calls;
 mod daemon_process;
 mod door;
+mod edge;
 mod floor;
 mod nats;
 mod others;
@@ -118,6 +119,15 @@ enum Scene {
     },
     /// Requests through the gateway; beside nginx and haproxy where they are installed.
     Door,
+    /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and haproxy where they are installed.
+    Edge {
+        /// Leaves out all but this: tls, half, tunnel, idle, changes, soak or attack.
+        #[arg(long)]
+        only: Option<String>,
+        /// How long the door is changed under load.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// The back end of `door`.
     #[command(hide = true)]
     HttpServer,
@@ -180,6 +190,7 @@ async fn play(scene: Scene) {
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Door => door::door().await,
+        Scene::Edge { only, seconds } => edge::edge(only.as_deref(), seconds).await,
         Scene::HttpServer => door::serve_http().await,
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,

@@ -410,9 +410,14 @@ pub(crate) async fn write(stream: &TcpStream, mut bytes: &[u8]) -> std::io::Resu
 
 /// A node that only makes changes by coming and going, and answers pings.
 pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Joined {
+    join_with(address, name, instance, r#"["POST/goods","GET/goods"]"#).await
+}
+
+/// As [`join`], with other routes.
+pub(crate) async fn join_with(address: SocketAddr, name: &str, instance: usize, urls: &str) -> Joined {
     let stream = TcpStream::connect(address).await.unwrap();
     let registration = format!(
-        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":60011,"name":"{name}","urls":["POST/goods","GET/goods"],"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":60011,"name":"{name}","urls":{urls},"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
     );
     write(&stream, registration.as_bytes()).await.unwrap();
     Joined(tokio::task::spawn_local(async move {

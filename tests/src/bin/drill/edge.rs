@@ -1,0 +1,572 @@
+//! What a front door meets besides requests: TLS, tunnels, clients that do nothing, a registry that changes, and attackers.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tests::Client;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinSet, spawn_local};
+use tokio::time::{sleep, sleep_until};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::daemon_process::Daemon;
+use crate::door::ask;
+use crate::scenes::{ms, percentiles, row, title};
+use crate::swarm::{join, join_with};
+
+const CLIENTS: usize = 64;
+const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 3;
+/// Clients that do nothing.
+const IDLE: usize = 2000;
+const ATTACKERS: usize = 5000;
+const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
+
+/// Somebody in front of the same server, in clear and with TLS.
+struct Front {
+    name: &'static str,
+    process: Daemon,
+    secure: SocketAddr,
+}
+
+/// A certificate that all of them show, and who believes it.
+struct Trust {
+    folder: tempfile::TempDir,
+    client: Arc<ClientConfig>,
+}
+
+impl Trust {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let (chain, key) = (cert.pem(), signing_key.serialize_pem());
+        std::fs::write(folder.path().join("chain.pem"), &chain).unwrap();
+        std::fs::write(folder.path().join("key.pem"), &key).unwrap();
+        std::fs::write(folder.path().join("both.pem"), [chain, key].concat()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(cert.der().to_vec())).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_protocol_versions(&[&rustls::version::TLS13]);
+        let mut config = config.unwrap().with_root_certificates(roots).with_no_client_auth();
+        // Every handshake is a whole one.
+        config.resumption = rustls::client::Resumption::disabled();
+        Self { folder, client: Arc::new(config) }
+    }
+
+    async fn connect(&self, address: SocketAddr) -> TlsStream<TcpStream> {
+        let stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        TlsConnector::from(Arc::clone(&self.client)).connect(name, stream).await.unwrap()
+    }
+}
+
+pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
+    let wanted = |scene: &str| only.is_none_or(|only| only == scene);
+    let trust = Trust::new();
+    let back_end = Daemon::server(&["http-server"]).await;
+    back_end.move_to(1);
+    if ["tls", "half", "tunnel", "idle"].into_iter().any(wanted) {
+        let fronts = fronts(&trust, back_end.address).await;
+        if wanted("tls") {
+            tls(&fronts, &trust).await;
+        }
+        if wanted("half") {
+            half(&fronts).await;
+        }
+        if wanted("tunnel") {
+            tunnel(&fronts).await;
+        }
+        if wanted("idle") {
+            idle(&fronts, &trust).await;
+        }
+    }
+    if wanted("changes") {
+        changes().await;
+    }
+    if wanted("soak") {
+        soak(back_end.address, seconds).await;
+    }
+    if wanted("attack") {
+        attack(back_end.address).await;
+    }
+}
+
+fn program() -> String {
+    std::env::current_exe().unwrap().with_file_name("gateway").to_str().unwrap().to_owned()
+}
+
+async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
+    let folder = trust.folder.path();
+    let write = |name: &str, text: String| {
+        let file = folder.join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let path = |name: &str| folder.join(name).display().to_string();
+    let (chain, key, both) = (path("chain.pem"), path("key.pem"), path("both.pem"));
+    let mut fronts = Vec::new();
+    let mut add = |name, process: Option<Daemon>, secure: u16| match process {
+        Some(process) => fronts.push(Front { name, process, secure: ([127, 0, 0, 1], secure).into() }),
+        None => row(name, "not installed"),
+    };
+    let ours = write(
+        "gateway.toml",
+        format!(
+            "listen = \"127.0.0.1:19120\"\nworkers = 1\nadmin = \"off\"\n[tls]\nlisten = \"127.0.0.1:19121\"\n\
+             certificates = [{{ chain = \"{chain}\", key = \"{key}\" }}]\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\n"
+        ),
+    );
+    add("gateway", Daemon::other(&program(), &["--config", &ours, "--log-level", "error"], 19_120).await, 19_121);
+    let nginx = write(
+        "nginx.conf",
+        format!(
+            "daemon off; master_process off; worker_processes 1; pid /dev/null; error_log /dev/null;
+events {{ worker_connections 12000; }}
+http {{ access_log off; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl_certificate {chain}; ssl_certificate_key {key};
+  map $http_upgrade $up {{ default upgrade; '' ''; }}
+  upstream back {{ server {back_end}; keepalive 64; keepalive_requests 100000000; }}
+  server {{ listen 127.0.0.1:19122 backlog=4096; listen 127.0.0.1:19123 ssl backlog=4096;
+    location / {{ proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $up; }} }} }}
+"
+        ),
+    );
+    add("nginx", Daemon::other("nginx", &["-c", &nginx], 19_122).await, 19_123);
+    let haproxy = write(
+        "haproxy.cfg",
+        format!(
+            "global
+  nbthread 1
+  maxconn 12000
+defaults
+  mode http
+  timeout connect 1s
+  timeout client 300s
+  timeout server 300s
+  timeout tunnel 300s
+listen door
+  bind 127.0.0.1:19124
+  bind 127.0.0.1:19125 ssl crt {both}
+  http-reuse always
+  server back {back_end}
+"
+        ),
+    );
+    add("haproxy", Daemon::other("haproxy", &["-f", &haproxy], 19_124).await, 19_125);
+    fronts
+}
+
+/// Runs a round of each, in turn, and gives the median of the CPU time for each unit of work.
+async fn in_turn(fronts: &[Front], mut round: impl AsyncFnMut(&Front) -> usize) -> Vec<(Duration, usize)> {
+    let mut all: Vec<Vec<(Duration, usize)>> = fronts.iter().map(|_| Vec::new()).collect();
+    for number in 0..=ROUNDS {
+        for (front, rounds) in fronts.iter().zip(&mut all) {
+            let before = front.process.cpu();
+            let count = round(front).await;
+            // The first is to warm up.
+            if number > 0 {
+                rounds.push(((front.process.cpu() - before) / u32::try_from(count.max(1)).unwrap(), count));
+            }
+        }
+    }
+    all.into_iter()
+        .map(|mut rounds| {
+            rounds.sort();
+            rounds[rounds.len() / 2]
+        })
+        .collect()
+}
+
+fn print(fronts: &[Front], what: &str, figures: &[(Duration, usize)]) {
+    let ours = figures.first().map_or(Duration::ZERO, |(cpu, _)| *cpu);
+    for (front, (cpu, count)) in fronts.iter().zip(figures) {
+        let ratio = ours.as_secs_f64() / cpu.as_secs_f64();
+        let rate = *count as f64 / ROUND.as_secs_f64();
+        let name = format!("{}, {what}", front.name);
+        row(&name, &format!("{:8.2} µs of CPU each, {rate:.0}/s; ours {ratio:.2} ×", cpu.as_secs_f64() * 1e6));
+    }
+}
+
+async fn tls(fronts: &[Front], trust: &Trust) {
+    title(
+        "TLS 1.3, a P-256 certificate, on one core: requests over connections that stay; whole handshakes, with a request each",
+    );
+    let kept = in_turn(fronts, async |front| {
+        let end = Instant::now() + ROUND;
+        let clients = (0..CLIENTS).map(|_| async {
+            let (mut stream, mut buffer, mut count) = (trust.connect(front.secure).await, Vec::new(), 0);
+            while Instant::now() < end {
+                assert!(ask(&mut stream, REQUEST, &mut buffer).await);
+                count += 1;
+            }
+            count
+        });
+        futures::future::join_all(clients).await.into_iter().sum()
+    });
+    print(fronts, "HTTPS request", &kept.await);
+    let handshakes = in_turn(fronts, async |front| {
+        let end = Instant::now() + ROUND;
+        let clients = (0..8).map(|_| async {
+            let mut count = 0;
+            while Instant::now() < end {
+                let mut stream = trust.connect(front.secure).await;
+                assert!(ask(&mut stream, REQUEST, &mut Vec::new()).await);
+                count += 1;
+            }
+            count
+        });
+        futures::future::join_all(clients).await.into_iter().sum()
+    });
+    print(fronts, "handshake", &handshakes.await);
+}
+
+/// So many requests a second, each client at its own times.
+async fn paced(address: SocketAddr, rate: f64) -> (Duration, Duration) {
+    let start = tokio::time::Instant::now() + Duration::from_millis(50);
+    let gap = Duration::from_secs_f64(CLIENTS as f64 / rate);
+    let clients = (0..CLIENTS).map(|number| async move {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let (mut buffer, mut times) = (Vec::new(), Vec::new());
+        let mut at = start + gap.mul_f64(number as f64 / CLIENTS as f64);
+        while at < start + ROUND * 2 {
+            sleep_until(at).await;
+            let begin = Instant::now();
+            assert!(ask(&mut stream, REQUEST, &mut buffer).await);
+            times.push(begin.elapsed());
+            at += gap;
+        }
+        times
+    });
+    percentiles(&mut futures::future::join_all(clients).await.concat())
+}
+
+async fn half(fronts: &[Front]) {
+    title(
+        "HTTP requests in clear at half of what one core can do: 15,000 a second, from 64 clients at their own times",
+    );
+    let mut all: Vec<Vec<(Duration, Duration)>> = fronts.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for (front, rounds) in fronts.iter().zip(&mut all) {
+            rounds.push(paced(front.process.address, 15_000.0).await);
+        }
+    }
+    for (front, mut rounds) in fronts.iter().zip(all) {
+        rounds.sort_by_key(|(_, p99)| *p99);
+        let (p50, p99) = rounds[ROUNDS / 2];
+        row(front.name, &format!("p50 {:.2} ms, p99 {:.2} ms", ms(p50), ms(p99)));
+    }
+}
+
+async fn tunnel(fronts: &[Front]) {
+    title("messages of 64 bytes to and fro through 64 WebSockets");
+    let figures = in_turn(fronts, async |front| {
+        let end = Instant::now() + ROUND;
+        let clients = (0..CLIENTS).map(|_| async {
+            let mut stream = TcpStream::connect(front.process.address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let ask = b"GET /ws HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            stream.write_all(ask).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.unwrap());
+            }
+            assert!(head.starts_with(b"HTTP/1.1 101"));
+            let (mut message, mut count) = ([b'm'; 64], 0);
+            while Instant::now() < end {
+                stream.write_all(&message).await.unwrap();
+                stream.read_exact(&mut message).await.unwrap();
+                count += 2;
+            }
+            count
+        });
+        futures::future::join_all(clients).await.into_iter().sum()
+    });
+    print(fronts, "message", &figures.await);
+}
+
+async fn idle(fronts: &[Front], trust: &Trust) {
+    title("memory of a client that has asked once and stays");
+    for front in fronts {
+        let before = front.process.rss_bytes();
+        let mut plain = Vec::new();
+        for _ in 0..IDLE {
+            let mut stream = TcpStream::connect(front.process.address).await.unwrap();
+            assert!(ask(&mut stream, REQUEST, &mut Vec::new()).await);
+            plain.push(stream);
+        }
+        let middle = front.process.rss_bytes();
+        let mut secure = Vec::new();
+        for _ in 0..IDLE {
+            let mut stream = trust.connect(front.secure).await;
+            assert!(ask(&mut stream, REQUEST, &mut Vec::new()).await);
+            secure.push(stream);
+        }
+        let after = front.process.rss_bytes();
+        let each = |bytes: u64| bytes as f64 / IDLE as f64 / 1000.0;
+        let (plain_each, secure_each) = (each(middle.saturating_sub(before)), each(after.saturating_sub(middle)));
+        row(front.name, &format!("{plain_each:.1} kB in clear, {secure_each:.1} kB with TLS"));
+        drop((plain, secure));
+    }
+}
+
+async fn changes() {
+    title(
+        "a route is registered: how long until the gateway has it; 1000 nodes of 10 routes each, and 100,000 routes in all",
+    );
+    for nodes in [1000, 10_000] {
+        let distributor = Daemon::distributor(0, &["--max-connections", "12000"]).await;
+        distributor.move_to(1);
+        let listen = "127.0.0.1:19130";
+        let address = distributor.address.to_string();
+        let arguments =
+            ["--listen", listen, "--workers", "1", "--distributor", &address, "--admin", "off", "--log-level", "error"];
+        let gateway = Daemon::other(&program(), &arguments, 19_130).await.expect("build it first");
+        let mut joined = Vec::new();
+        for node in 0..nodes {
+            let urls: Vec<_> = (0..10).map(|route| format!("\"GET/n{node}/r{route}\"")).collect();
+            joined.push(
+                join_with(distributor.address, &format!("n{node}"), node, &format!("[{}]", urls.join(","))).await,
+            );
+        }
+        let mut client = Client::connect(gateway.address).await;
+        let knows =
+            async |client: &mut Client, path: &str| client.request("GET", path, "").await.unwrap().status != 404;
+        while !knows(&mut client, &format!("/n{}/r9", nodes - 1)).await {
+            sleep(Duration::from_millis(5)).await;
+        }
+        let mut times = Vec::new();
+        for change in 0..50 {
+            sleep(Duration::from_millis(100)).await;
+            let begin = Instant::now();
+            let urls = format!("[\"GET/late{change}\"]");
+            joined.push(join_with(distributor.address, &format!("late{change}"), nodes + change, &urls).await);
+            while !knows(&mut client, &format!("/late{change}")).await {}
+            times.push(begin.elapsed());
+        }
+        let (p50, p99) = percentiles(&mut times);
+        row(
+            &format!("{nodes} nodes of 10 routes"),
+            &format!("p50 {:.1} ms, p99 {:.1} ms from connecting to routable", ms(p50), ms(p99)),
+        );
+    }
+}
+
+/// Counts what a client sees.
+#[derive(Default)]
+struct Count {
+    answered: Cell<u64>,
+    lost: Cell<u64>,
+    first: Cell<Option<String>>,
+}
+
+async fn soak(back_end: SocketAddr, seconds: u64) {
+    title(
+        "requests while lists are pushed 100 times a second, nodes join, leave and die, and the gateway is told to reload or replaced",
+    );
+    let folder = tempfile::tempdir().unwrap();
+    let distributor = Daemon::distributor(0, &[]).await;
+    distributor.move_to(1);
+    let file = folder.path().join("gateway.toml");
+    let config = format!(
+        "listen = \"127.0.0.1:19140\"\nworkers = 1\nadmin = \"off\"\ndrain_timeout = \"3s\"\ndistributor = \"{}\"\n\
+         [[route]]\nprefix = \"/http\"\nservers = [\"{back_end}\"]\n",
+        distributor.address
+    );
+    std::fs::write(&file, config).unwrap();
+    let mut lines = start_logged(&file);
+    let at: SocketAddr = "127.0.0.1:19140".parse().unwrap();
+    let mut providers: Vec<Daemon> = Vec::new();
+    for _ in 0..3 {
+        providers.push(Daemon::server(&["call-server", &distributor.address.to_string()]).await);
+    }
+    let routed = async |path: &str| {
+        while Client::connect(at).await.request("GET", path, "").await.is_none_or(|answer| answer.status != 200) {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    while TcpStream::connect(at).await.is_err() {
+        sleep(Duration::from_millis(20)).await;
+    }
+    let echo = "/echo?id=42&name=widget&price=9.5&tags=a,b";
+    routed(echo).await;
+    routed("/http/x").await;
+    let (count, end) = (Rc::new(Count::default()), Instant::now() + Duration::from_secs(seconds));
+    let mut clients = JoinSet::new();
+    for number in 0..32 {
+        let (count, path) = (Rc::clone(&count), if number % 2 == 0 { echo } else { "/http/x" });
+        clients.spawn_local(async move {
+            while Instant::now() < end {
+                let Ok(stream) = TcpStream::connect(at).await else {
+                    count.lost.set(count.lost.get() + 1);
+                    count.first.set(Some("a connection was refused".to_owned()));
+                    continue;
+                };
+                let mut client = Client::over(stream);
+                for _ in 0..500 {
+                    match client.request("GET", path, "").await {
+                        Some(answer) if answer.status == 200 => {
+                            count.answered.set(count.answered.get() + 1);
+                            if answer.header("connection") == Some("close") {
+                                break;
+                            }
+                        }
+                        other => {
+                            count.lost.set(count.lost.get() + 1);
+                            count.first.set(Some(format!("{path}: {other:?}")));
+                            break;
+                        }
+                    }
+                }
+            }
+        });
+    }
+    let address = distributor.address;
+    let churn = spawn_local(async move {
+        for number in 0.. {
+            drop(join(address, &format!("c{number}"), number).await);
+            sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let (mut pid, mut step) = (lines.pid, 0u32);
+    while Instant::now() < end {
+        sleep(Duration::from_millis(2500)).await;
+        step += 1;
+        // Somebody dies, and another one comes.
+        let place = usize::try_from(step).unwrap() % providers.len();
+        let next = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
+        sleep(Duration::from_millis(300)).await;
+        std::mem::replace(&mut providers[place], next).kill().await;
+        match step % 2 {
+            0 => kill_process(pid, Signal::HUP).unwrap(),
+            _ => {
+                kill_process(pid, Signal::USR2).unwrap();
+                pid = lines.successor().await;
+            }
+        }
+    }
+    clients.join_all().await;
+    churn.abort();
+    let (answered, lost) = (count.answered.get(), count.lost.get());
+    row("idempotent requests", &format!("{answered} answered, {lost} lost {}", count.first.take().unwrap_or_default()));
+    row(
+        "meanwhile",
+        &format!(
+            "{step} providers killed, {} times a new process, {} times a new configuration",
+            step.div_ceil(2),
+            step / 2
+        ),
+    );
+    kill_process(pid, Signal::TERM).unwrap();
+}
+
+/// A gateway whose log is read, as are those of its successors.
+struct Logged {
+    lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>,
+    pid: Pid,
+}
+
+fn start_logged(file: &Path) -> Logged {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let mut child = tokio::process::Command::new(program())
+        .args(["--config", file.to_str().unwrap()])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let id = child.id().unwrap();
+    crate::daemon_process::pin_to(Some(id), 0);
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
+    spawn_local(async move { child.wait().await });
+    Logged { lines, pid }
+}
+
+impl Logged {
+    async fn successor(&mut self) -> Pid {
+        loop {
+            let line = self.lines.next_line().await.unwrap().expect("it lives");
+            if let Some((_, rest)) = line.split_once("pid=").filter(|_| line.contains("the new process is ready")) {
+                let digits: String = rest.chars().take_while(char::is_ascii_digit).collect();
+                return Pid::from_raw(digits.parse().unwrap()).unwrap();
+            }
+        }
+    }
+}
+
+async fn attack(back_end: SocketAddr) {
+    title("5000 attackers at a time, and the p99 of 64 good clients with 5000 requests a second");
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let text = format!(
+        "listen = \"127.0.0.1:19150\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
+    let gateway = Daemon::other(&program(), &arguments, 19_150).await.expect("build it first");
+    let at = gateway.address;
+    paced(at, 5000.0).await;
+    let (_, usual) = paced(at, 5000.0).await;
+    let memory = gateway.rss_bytes();
+    row("nobody attacks", &format!("p99 {:.2} ms, {:.1} MB", ms(usual), memory as f64 / 1e6));
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let rapid: Vec<u8> = (0..200u32)
+        .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
+        .collect();
+    let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
+    // What each says first, what it says again and again, and how often.
+    let slow = Duration::from_secs(2);
+    let attacks: [(&str, Vec<u8>, Vec<u8>, Duration); 5] = [
+        ("slow heads", b"GET / HTTP/1.1\r\nHost: g\r\n".to_vec(), b"X: y\r\n".to_vec(), slow),
+        ("slow bodies", b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n".to_vec(), b"x".to_vec(), slow),
+        ("slow readers", REQUEST.repeat(50), Vec::new(), slow),
+        ("rapid resets", preface.to_vec(), rapid, Duration::from_millis(500)),
+        (
+            "headers without end",
+            [&preface[..], &frame(1, 1, 1, &get)].concat(),
+            continuation,
+            Duration::from_millis(500),
+        ),
+    ];
+    for (name, first, again, every) in attacks {
+        let attackers: Vec<_> = (0..ATTACKERS)
+            .map(|number| {
+                let (first, again) = (first.clone(), again.clone());
+                spawn_local(async move {
+                    // Not all in one moment: that would be one of ours.
+                    sleep(Duration::from_micros(u64::try_from(number).unwrap() * 400)).await;
+                    loop {
+                        let Ok(mut stream) = TcpStream::connect(at).await else { return };
+                        let mut open = stream.write_all(&first).await.is_ok();
+                        while open {
+                            sleep(every).await;
+                            open = stream.write_all(&again).await.is_ok();
+                        }
+                        sleep(every).await;
+                    }
+                })
+            })
+            .collect();
+        sleep(Duration::from_millis(2500)).await;
+        let (_, p99) = paced(at, 5000.0).await;
+        let grown = gateway.rss_bytes().saturating_sub(memory) as f64 / 1e6;
+        let ratio = p99.as_secs_f64() / usual.as_secs_f64();
+        row(name, &format!("p99 {:.2} ms ({ratio:.1} ×), memory + {grown:.1} MB", ms(p99)));
+        attackers.iter().for_each(tokio::task::JoinHandle::abort);
+        sleep(Duration::from_secs(2)).await;
+    }
+}
