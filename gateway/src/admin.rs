@@ -20,6 +20,7 @@ use crate::http1::connection;
 use crate::http1::head::Head;
 use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
+use crate::seats::Seat;
 use crate::stream::Stream;
 use crate::upstreams::{Described, Upstreams};
 
@@ -51,7 +52,8 @@ impl Admin {
                     let admin = self.clone();
                     clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
-                        connection::run(Stream::Plain(stream), &config, CancellationToken::new(), &admin).await
+                        let seat = Seat::apart(CancellationToken::new());
+                        connection::run(Stream::Plain(stream), &config, &seat, &admin).await
                     });
                 }
                 Some(_) = clients.join_next() => {}

@@ -16,6 +16,7 @@ use crate::http2;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::{self, Announced};
+use crate::seats::Seat;
 use crate::server::Door;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -31,6 +32,7 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 pub(crate) struct Client<'a> {
     pub(crate) door: &'a Door,
     pub(crate) address: SocketAddr,
+    pub(crate) seat: &'a Seat,
     /// It has to speak TLS.
     pub(crate) tls: Option<&'a Tls>,
 }
@@ -51,7 +53,7 @@ impl Client<'_> {
         let mut address = self.address;
         let peer = address.ip().to_canonical();
         if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
-            match timeout_at(deadline, proxy_protocol::read(&mut stream)).await {
+            match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
                 Ok(Ok(Announced::Client(announced))) => address = announced,
                 // It speaks for itself, such as to find out whether we are alive.
                 Ok(Ok(Announced::Nobody)) => {}
@@ -68,7 +70,9 @@ impl Client<'_> {
                     _ => Look::Known(false),
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
-                    Ok(Some(true)) => return self.http2(Stream::Plain(stream), &config, address, false).await,
+                    Ok(Some(true)) => {
+                        return Box::pin(self.http2(Stream::Plain(stream), &config, address, false)).await;
+                    }
                     Ok(Some(false)) => {}
                     Ok(None) => return "closed by the client",
                     Err(_elapsed) => return "idle",
@@ -85,18 +89,18 @@ impl Client<'_> {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
                 let service = Plain;
-                let stop = self.door.stop.clone();
-                return http1::connection::run(Stream::Plain(stream), &config, stop, &service).await;
+                return http1::connection::run(Stream::Plain(stream), &config, self.seat, &service).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
         }
-        match timeout(config.handshake_timeout, tls.acceptor().accept(stream)).await {
+        // Apart, so that those who need none of this hold no memory for it.
+        match timeout(config.handshake_timeout, Box::pin(tls.acceptor().accept(stream))).await {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = Stream::from(stream);
                 if is_2 {
-                    self.http2(stream, &config, address, true).await
+                    Box::pin(self.http2(stream, &config, address, true)).await
                 } else {
                     self.http1(stream, &config, address, true).await
                 }
@@ -110,18 +114,18 @@ impl Client<'_> {
     }
 
     async fn http1(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
-        let (proxy, stop) = (self.proxy(address, is_tls), self.door.stop.clone());
+        let (proxy, seat) = (self.proxy(address, is_tls), self.seat);
         match config.redirect {
             Some(port) if !is_tls => {
-                http1::connection::run(stream, config, stop, &Redirect { port, proxy: &proxy }).await
+                http1::connection::run(stream, config, seat, &Redirect { port, proxy: &proxy }).await
             }
-            _ => http1::connection::run(stream, config, stop, &proxy).await,
+            _ => http1::connection::run(stream, config, seat, &proxy).await,
         }
     }
 
     async fn http2(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
         let proxy = self.proxy(address, is_tls);
-        http2::connection::run(stream, config, self.door.stop.clone(), &proxy).await
+        http2::connection::run(stream, config, self.seat, &proxy).await
     }
 
     fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {

@@ -26,6 +26,7 @@ mod problem;
 mod program;
 mod proxy;
 mod proxy_protocol;
+mod seats;
 mod server;
 mod stream;
 mod takeover;

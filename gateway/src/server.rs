@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::client::Client;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::seats::Seats;
 use crate::tls::Tls;
 use crate::upstreams::{Shared, Upstreams};
 
@@ -34,6 +35,10 @@ const LAST_CALL: Duration = Duration::from_millis(50);
 
 /// How long a successor waits for the Distributor before it serves what it knows.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Clients that wait for others to make room, of one worker, and how long they do: those have a second for a last request.
+const MAX_WAITING: usize = 128;
+const LONGEST_WAIT_FOR_PLACE: Duration = Duration::from_secs(3);
 
 /// Where clients come in.
 #[derive(Debug, Default)]
@@ -70,6 +75,7 @@ pub(crate) struct Door {
     pub(crate) tls: Option<Arc<Tls>>,
     /// One for each client, of all workers.
     places: Arc<Semaphore>,
+    seats: Arc<Seats>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -194,7 +200,8 @@ impl Door {
         let shared = Arc::new(Shared::default());
         let upstreams = Arc::new(Upstreams::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
-        Self { peers, upstreams, metrics: Arc::default(), retries, shared, access_log, tls, places, stop }
+        let seats = Arc::new(Seats::new());
+        Self { peers, upstreams, metrics: Arc::default(), retries, shared, access_log, tls, places, seats, stop }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
@@ -208,16 +215,24 @@ impl Door {
         let mut connections = JoinSet::new();
         let mut full = Throttle::default();
         let mut last_call = None;
+        // Those who wait for a place count among the connections.
+        let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
         loop {
             tokio::select! {
                 biased;
                 ((socket, client), is_tls) = accept(&mut entrances) => {
-                    if let Ok(place) = Arc::clone(&self.places).try_acquire_owned() {
-                        let door = Self { stop: stop.clone(), ..self.clone() };
-                        connections.spawn(door.run(socket, client, is_tls, place));
-                    } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
+                    let door = || Self { stop: stop.clone(), ..self.clone() };
+                    let place = Arc::clone(&self.places).try_acquire_owned();
+                    let makes_room = place.is_err() && connections.len() < most && self.seats.make_room();
+                    if place.is_err() && let Some(held_back) = full.pass(Instant::now().into_std()) {
                         let limit = config.borrow().max_connections;
-                        warn!(%client, limit, held_back, "connection closed: there are as many as allowed (--max-connections)");
+                        let what = if makes_room { "whoever has been idle for longest goes" } else { "connection closed" };
+                        warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
+                    }
+                    match place {
+                        Ok(place) => drop(connections.spawn(door().run(socket, client, is_tls, place))),
+                        Err(_) if makes_room => drop(connections.spawn(door().run_when_free(socket, client, is_tls))),
+                        Err(_) => {}
                     }
                 }
                 Some(ended) = connections.join_next() => {
@@ -244,12 +259,21 @@ impl Door {
         drop(follows);
     }
 
+    /// Somebody has been told to go: that takes a moment.
+    async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
+        let place = Arc::clone(&self.places).acquire_owned();
+        if let Ok(Ok(place)) = timeout(LONGEST_WAIT_FOR_PLACE, place).await {
+            self.run(socket, address, is_tls, place).await;
+        }
+    }
+
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
         tune(&socket);
         let Some(stream) = socket.into_tcp() else { return };
         let _connected = self.metrics.connection();
+        let seat = self.seats.take(self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);
-        let reason = Client { door: &self, address, tls }.serve(stream).await;
+        let reason = Client { door: &self, address, seat: &seat, tls }.serve(stream).await;
         debug!(client = %address, reason, "client's connection ended");
     }
 }

@@ -479,6 +479,30 @@ async fn gh3_a_body_that_nobody_wants_is_passed_over_or_ends_the_connection() {
 }
 
 #[tokio::test]
+async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let gateway = cluster.gateway_with(Config { max_connections: 3, ..Config::default() }).await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = Client::connect(gateway).await;
+        assert_eq!(client.request("GET", "/double?n=1", "").await.unwrap().status, 200);
+        // Longer than the clock that tells who came first.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        clients.push(client);
+    }
+    // The first asks again, so the second has been idle for longest.
+    assert_eq!(clients[0].request("GET", "/double?n=1", "").await.unwrap().status, 200);
+    let mut another = Client::connect(gateway).await;
+    assert_eq!(another.request("GET", "/double?n=2", "").await.unwrap().status, 200);
+    assert_eq!(clients[1].request("GET", "/double?n=1", "").await, None, "it has made room");
+    for at in [0, 2] {
+        assert_eq!(clients[at].request("GET", "/double?n=1", "").await.unwrap().status, 200);
+    }
+}
+
+#[tokio::test]
 async fn gh29_operators_have_a_door_of_their_own() {
     const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
     let cluster = Cluster::start();

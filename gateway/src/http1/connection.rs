@@ -9,7 +9,6 @@ use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 
 use super::body::{BodyReader, Broken, Piece};
 use super::head::{Framing, Head, HeadReader};
@@ -21,6 +20,7 @@ use crate::config::Config;
 use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
 use crate::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
 use crate::problem::Problem;
+use crate::seats::Seat;
 use crate::stream::{ReadHalf, Stream, WriteHalf, write_all};
 use crate::timer::Timer;
 
@@ -42,7 +42,7 @@ const TUNNEL_BYTES: usize = 8 * 1024;
 
 /// A client, as whoever answers its requests sees it.
 #[derive(Debug)]
-struct Connection {
+struct Connection<'a> {
     stream: Stream,
     reading: Reading,
     output: BytesMut,
@@ -54,7 +54,7 @@ struct Connection {
     /// When it was done with the last request, or began the next.
     since: Instant,
     limits: Limits,
-    stop: CancellationToken,
+    seat: &'a Seat,
 }
 
 /// What the client sends.
@@ -76,13 +76,8 @@ struct Limits {
     write: Duration,
 }
 
-/// Serves one client until it goes, does nothing for too long, or `stop` is cancelled and its requests are answered.
-pub(crate) async fn run(
-    stream: Stream,
-    config: &Config,
-    stop: CancellationToken,
-    service: &impl Answer,
-) -> &'static str {
+/// Serves one client until it goes, does nothing for too long, or has to leave and its requests are answered.
+pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let now = Instant::now();
     let mut connection = Connection {
@@ -100,7 +95,7 @@ pub(crate) async fn run(
         timer: Timer::at(now + limits.header),
         since: now,
         limits,
-        stop,
+        seat,
     };
     let Ended(reason) = match connection.serve(service).await {
         Ok(never) => match never {},
@@ -109,7 +104,7 @@ pub(crate) async fn run(
     reason
 }
 
-impl Connection {
+impl Connection<'_> {
     async fn serve(&mut self, service: &impl Answer) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
@@ -131,7 +126,10 @@ impl Connection {
     async fn next_head(&mut self, is_first: bool, service: &impl Answer) -> Result<Head, Ended> {
         loop {
             let problem = match self.reading.next_head() {
-                Ok(Some(head)) => return Ok(head),
+                Ok(Some(head)) => {
+                    self.seat.works();
+                    return Ok(head);
+                }
                 Ok(None) => {
                     self.flush().await?;
                     let has_begun = self.reading.heads.has_begun();
@@ -156,13 +154,14 @@ impl Connection {
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
         self.timer.set(self.since + limit);
         if self.reading.input.is_empty() {
+            self.seat.idles();
             // An idle client holds no memory.
             buffers::give(std::mem::take(&mut self.reading.input));
             buffers::give(std::mem::take(&mut self.output));
         }
         // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
         let stopping = async {
-            self.stop.cancelled().await;
+            self.seat.leave.cancelled().await;
             sleep(LAST_CALL).await;
         };
         tokio::select! {
@@ -219,7 +218,7 @@ impl Connection {
             BodyReader::Length(bytes) => bytes > MAX_DISCARDED_BYTES as u64,
             BodyReader::Chunked(_) | BodyReader::Close => false,
         };
-        if unread || self.stop.is_cancelled() {
+        if unread || self.seat.leave.is_cancelled() {
             self.keep_alive = KeepAlive::Closes;
         }
         self.keep_alive
@@ -227,7 +226,7 @@ impl Connection {
 
     /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
     fn keep_alive_while(&self) -> KeepAlive {
-        if self.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
+        if self.seat.leave.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
 
     /// After a response: the rest of the request is passed over, or the connection ends.
@@ -280,7 +279,7 @@ impl Connection {
     }
 }
 
-impl Exchange for Connection {
+impl Exchange for Connection<'_> {
     async fn whole_body(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("a body may have {limit} bytes");

@@ -14,12 +14,12 @@ use h2::Reason;
 use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
-use tokio_util::sync::CancellationToken;
 
 use super::exchange::Stream as Exchange;
 use super::meter::Meter;
 use crate::config::Config;
 use crate::exchange::{Answer, Full};
+use crate::seats::Seat;
 use crate::stream::Stream;
 use crate::timer::Timer;
 
@@ -39,13 +39,8 @@ const MAX_LOCAL_RESETS: usize = 100;
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one client until it goes, does nothing for too long, costs too much, or `stop` is cancelled and its requests are answered.
-pub(crate) async fn run(
-    stream: Stream,
-    config: &Config,
-    stop: CancellationToken,
-    service: &impl Answer,
-) -> &'static str {
+/// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
+pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let now = Instant::now();
     let flood = Arc::new(AtomicBool::new(false));
     let metered = Metered { stream, meter: Meter::new(now), flood: Arc::clone(&flood) };
@@ -75,6 +70,7 @@ pub(crate) async fn run(
             }
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
+                    seat.works();
                     let (mut exchange, head) = Exchange::open(request, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
@@ -91,9 +87,14 @@ pub(crate) async fn run(
                 Some(Err(_)) => return "broken",
                 None => return "closed",
             },
-            Some(()) = streams.next() => timer.set(Instant::now() + config.idle_timeout),
+            Some(()) = streams.next() => {
+                timer.set(Instant::now() + config.idle_timeout);
+                if streams.is_empty() {
+                    seat.idles();
+                }
+            }
             () = timer.expired(), if streams.is_empty() => break ("idle", Reason::NO_ERROR),
-            () = stop.cancelled(), if !stopping => {
+            () = seat.leave.cancelled(), if !stopping => {
                 stopping = true;
                 // Streams that are on their way are taken still; the client is told to ask elsewhere from then on.
                 connection.graceful_shutdown();

@@ -179,9 +179,7 @@ pub(crate) async fn ask(
     buffer.clear();
     stream.write_all(request).await.unwrap();
     loop {
-        if stream.read_buf(buffer).await.unwrap() == 0 {
-            return false;
-        }
+        let Ok(1..) = stream.read_buf(buffer).await else { return false };
         let Some(head) = memmem::find(buffer, b"\r\n\r\n") else { continue };
         let length = memmem::find(&buffer[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
             let digits: String =

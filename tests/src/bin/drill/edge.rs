@@ -147,7 +147,7 @@ http {{ access_log off; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl
         format!(
             "global
   nbthread 1
-  maxconn 12000
+  maxconn 8000
 defaults
   mode http
   timeout connect 1s
@@ -206,7 +206,7 @@ async fn tls(fronts: &[Front], trust: &Trust) {
         let clients = (0..CLIENTS).map(|_| async {
             let (mut stream, mut buffer, mut count) = (trust.connect(front.secure).await, Vec::new(), 0);
             while Instant::now() < end {
-                assert!(ask(&mut stream, REQUEST, &mut buffer).await);
+                assert!(ask(&mut stream, REQUEST, &mut buffer).await, "{}", front.name);
                 count += 1;
             }
             count
@@ -220,7 +220,7 @@ async fn tls(fronts: &[Front], trust: &Trust) {
             let mut count = 0;
             while Instant::now() < end {
                 let mut stream = trust.connect(front.secure).await;
-                assert!(ask(&mut stream, REQUEST, &mut Vec::new()).await);
+                assert!(ask(&mut stream, REQUEST, &mut Vec::new()).await, "{}", front.name);
                 count += 1;
             }
             count
