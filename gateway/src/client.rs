@@ -80,6 +80,18 @@ impl Client<'_> {
             }
             return self.http1(Stream::Plain(stream), &config, address, false).await;
         };
+        // Apart, so that those who need none of this hold no memory for it.
+        Box::pin(self.tls(stream, tls, &config, address, deadline)).await
+    }
+
+    async fn tls(
+        &self,
+        stream: TcpStream,
+        tls: &Tls,
+        config: &Arc<Config>,
+        address: SocketAddr,
+        deadline: Instant,
+    ) -> &'static str {
         // Said in words to whoever has forgotten the s in https.
         let look = |bytes: &[u8]| match bytes.first() {
             Some(first) => Look::Known(first.is_ascii_alphabetic()),
@@ -89,20 +101,19 @@ impl Client<'_> {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
                 let service = Plain;
-                return http1::connection::run(Stream::Plain(stream), &config, self.seat, &service).await;
+                return http1::connection::run(Stream::Plain(stream), config, self.seat, &service).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
         }
-        // Apart, so that those who need none of this hold no memory for it.
-        match timeout(config.handshake_timeout, Box::pin(tls.acceptor().accept(stream))).await {
+        match timeout(config.handshake_timeout, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = Stream::from(stream);
                 if is_2 {
-                    Box::pin(self.http2(stream, &config, address, true)).await
+                    self.http2(stream, config, address, true).await
                 } else {
-                    self.http1(stream, &config, address, true).await
+                    self.http1(stream, config, address, true).await
                 }
             }
             Ok(Err(error)) => {

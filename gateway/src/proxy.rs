@@ -153,7 +153,7 @@ impl Proxy<'_> {
             // Said before the client sends a body that nobody would take.
             Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
             Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
-            Route::Server(target) => self.forward(&inquired(path), &target, exchange).await,
+            Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
             Route::Node(method, path) => {
                 let params = params(head, query, exchange, table.config.max_body_bytes, deadline).await?;
                 let answer = self.call(method, &path, &params, exchange, deadline).await?;

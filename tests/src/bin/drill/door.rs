@@ -50,7 +50,7 @@ pub(crate) async fn serve_http() {
 
 /// After an upgrade what comes goes back.
 async fn echo(mut stream: TcpStream) {
-    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let mut sent = stream.write_all(switch).await;
     let mut buffer = [0; 4096];
     while sent.is_ok()

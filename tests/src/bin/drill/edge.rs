@@ -275,7 +275,7 @@ async fn tunnel(fronts: &[Front]) {
         let clients = (0..CLIENTS).map(|_| async {
             let mut stream = TcpStream::connect(front.process.address).await.unwrap();
             stream.set_nodelay(true).unwrap();
-            let ask = b"GET /ws HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+            let ask = b"GET /ws HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
             stream.write_all(ask).await.unwrap();
             let mut head = Vec::new();
             while !head.ends_with(b"\r\n\r\n") {
