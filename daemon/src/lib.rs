@@ -26,6 +26,6 @@ pub use signal::stop_on_signals;
 pub use socket::{Listener, Network, Socket};
 pub use throttle::Throttle;
 pub use time::at;
-pub use tune::{tune, tune_tcp};
+pub use tune::{tune, tune_patiently, tune_tcp};
 pub use unique::unique_id;
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -27,6 +27,11 @@ pub fn tune(socket: &Socket) {
 
 /// As [`tune`].
 pub fn tune_tcp(stream: &TcpStream) {
+    tune_patiently(stream, DEAD_AFTER);
+}
+
+/// As [`tune`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
+pub fn tune_patiently(stream: &TcpStream, patience: Duration) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());
     let keepalive = TcpKeepalive::new().with_time(first).with_interval(PROBE_INTERVAL).with_retries(3);
@@ -36,7 +41,7 @@ pub fn tune_tcp(stream: &TcpStream) {
         debug!(%error, "cannot set options of a connection");
     }
     #[cfg(target_os = "linux")]
-    if let Err(error) = socket.set_tcp_user_timeout(Some(DEAD_AFTER)) {
+    if let Err(error) = socket.set_tcp_user_timeout(Some(patience.max(DEAD_AFTER))) {
         debug!(%error, "cannot set the user timeout of a connection");
     }
 }

@@ -22,7 +22,7 @@ use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
 use crate::seats::Seat;
 use crate::stream::Stream;
-use crate::upstreams::{Described, Upstreams};
+use crate::upstreams::Upstreams;
 
 /// Operators at a time.
 const MAX_CLIENTS: usize = 64;
@@ -35,7 +35,8 @@ pub(crate) struct Admin {
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) config: watch::Receiver<Arc<Config>>,
-    pub(crate) upstreams: Arc<Upstreams>,
+    /// Of each worker.
+    pub(crate) upstreams: Arc<[Arc<Upstreams>]>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
 }
 
@@ -113,13 +114,15 @@ impl Admin {
             }
         }
         let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
-        for Described { prefix, servers } in self.upstreams.table().describe(Instant::now()) {
+        let mut prefixes = BTreeMap::new();
+        self.upstreams.iter().for_each(|upstreams| upstreams.table().describe(&mut prefixes, Instant::now()));
+        for (prefix, servers) in &prefixes {
             let _ = writeln!(out, "  {prefix}");
             if servers.is_empty() {
                 let _ = writeln!(out, "      nobody now: 503 at once");
             }
-            for server in servers {
-                let _ = writeln!(out, "      {server}");
+            for (address, server) in servers {
+                let _ = writeln!(out, "      {address} {server}");
             }
         }
         let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");

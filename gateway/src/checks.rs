@@ -22,8 +22,11 @@ const FALLS: u32 = 2;
 /// The checks of all workers: each server is asked once, however many of them use it.
 #[derive(Debug, Default)]
 pub(crate) struct Checks {
-    known: Mutex<HashMap<SocketAddr, Weak<Check>>>,
+    known: Mutex<HashMap<Key, Weak<Check>>>,
 }
+
+/// Two routes may have the same server looked at in different ways.
+type Key = (SocketAddr, config::Check, Duration);
 
 /// One server, asked for as long as somebody holds this.
 #[derive(Debug)]
@@ -39,13 +42,13 @@ impl Checks {
     /// has seen otherwise.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<Check> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        let same = |check: &Arc<Check>| check.how == *how && check.every == every;
-        if let Some(check) = known.get(&address).and_then(Weak::upgrade).filter(same) {
+        let key = (address, how.clone(), every);
+        if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
         known.retain(|_, check| check.strong_count() > 0);
         let check = Arc::new(Check { address, how: how.clone(), every, alive: AtomicBool::new(true) });
-        known.insert(address, Arc::downgrade(&check));
+        known.insert(key, Arc::downgrade(&check));
         tokio::spawn(watch(Arc::downgrade(&check)));
         check
     }

@@ -23,8 +23,9 @@ use crate::tls::Tls;
 
 /// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// While the first bytes are not all there, they are looked at again after this.
+/// While the first bytes are not all there, they are looked at again after this, then twice as long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What has to be reachable without TLS, for those who issue certificates: RFC 8555, 8.3.
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
@@ -150,14 +151,19 @@ impl Client<'_> {
 /// Looks at what a client says first, without taking it. `None` when it goes before enough is there.
 async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Look<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
-    let mut before = 0;
+    let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
         let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
         match look(&first[..there]) {
             Look::Known(known) => return Some(known),
             // The system does not tell when more comes to what it has told of: it is looked for.
-            Look::More if there == before => sleep(LOOK_AGAIN).await,
-            Look::More => before = there,
+            // It may have gone, which is not told either.
+            Look::More if pause > LONGEST_PAUSE => return None,
+            Look::More if there == before => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            Look::More => (before, pause) = (there, LOOK_AGAIN),
         }
     }
 }

@@ -116,7 +116,7 @@ pub enum Balance {
 }
 
 /// How a server is found to be alive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Check {
     /// It takes a connection.
     Tcp,

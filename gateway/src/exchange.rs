@@ -17,9 +17,14 @@ use crate::stream::WriteError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ended(pub(crate) &'static str);
 
+impl Ended {
+    /// The client is gone, in both directions.
+    pub(crate) const BROKEN: Self = Self("broken");
+}
+
 impl From<io::Error> for Ended {
     fn from(_: io::Error) -> Self {
-        Self("broken")
+        Self::BROKEN
     }
 }
 
@@ -27,7 +32,7 @@ impl From<WriteError> for Ended {
     fn from(error: WriteError) -> Self {
         match error {
             WriteError::Stalled => Self("takes no response"),
-            WriteError::Broken => Self("broken"),
+            WriteError::Broken => Self::BROKEN,
         }
     }
 }

@@ -1,8 +1,9 @@
 //! One request on its way to a server, and the response on its way back, both as they come.
 
 use std::fmt::Write;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -79,6 +80,9 @@ pub(crate) trait Source: Send {
 
     /// Completes when the client goes.
     fn gone(&mut self) -> impl Future<Output = Ended> + Send;
+
+    /// Whether nobody is left to read the response; otherwise the client has only said that it sends no more.
+    fn is_gone(ended: Ended) -> bool;
 }
 
 /// Where a response goes.
@@ -137,15 +141,15 @@ impl Due {
         self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    async fn over(&self, timer: &mut Timer) {
-        loop {
-            let after = self.after_ms.load(Ordering::Relaxed);
-            timer.set(self.base + Duration::from_millis(after));
-            timer.expired().await;
-            if self.after_ms.load(Ordering::Relaxed) == after {
-                return;
-            }
-        }
+    /// While somebody else's time counts.
+    fn rest(&self) {
+        self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// To be polled by the task that moves it, so that it is looked at again.
+    fn poll_over(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
+        timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
+        timer.poll_expired(task)
     }
 }
 
@@ -166,7 +170,7 @@ pub(crate) async fn forward(
     let mut download =
         Download { head, from_server, sink, due: due_of, idle, begun: begun_of, sent: sent_of, asked, set_cookie };
     let result = {
-        let pace = Pace { due: &due, within, sent: &sent };
+        let pace = Pace { due: &due, within, sent: &sent, begun: &begun };
         let upload = upload(source, &mut to_server, bytes, head.framing, pace);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
@@ -177,10 +181,11 @@ pub(crate) async fn forward(
                 outcome = download.as_mut() => break outcome,
                 ended = upload.as_mut(), if uploads => match ended {
                     Upload::Failed(failed) if !has_begun() => break Err(failed),
+                    Upload::Gone(ended) => break Err(ended.into()),
                     // The server may have said why it takes no more.
                     Upload::Refused | Upload::Failed(_) => uploads = false,
                 },
-                () = due.over(timer) => {
+                () = poll_fn(|task| due.poll_over(timer, task)) => {
                     break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
                 }
             }
@@ -195,6 +200,8 @@ enum Upload {
     /// The server takes no more.
     Refused,
     Failed(Failed),
+    /// Nobody is left to read the response.
+    Gone(Ended),
 }
 
 /// While a body comes its client's time counts, and the server's when there is something for it.
@@ -203,11 +210,21 @@ struct Pace<'a> {
     within: Duration,
     /// The server has been given the whole request.
     sent: &'a AtomicBool,
+    /// The response has: what is left of the request changes nothing.
+    begun: &'a AtomicBool,
+}
+
+impl Pace<'_> {
+    fn set(&self, due: Instant) {
+        if !self.begun.load(Ordering::Relaxed) {
+            self.due.set(due);
+        }
+    }
 }
 
 /// Sends head and body, then watches for the client's going.
-async fn upload(
-    source: &mut impl Source,
+async fn upload<S: Source>(
+    source: &mut S,
     to_server: &mut WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
@@ -223,12 +240,16 @@ async fn upload(
     }
     pace.sent.store(true, Ordering::Relaxed);
     buffers::give(request);
-    Upload::Failed(Failed::Ended(source.gone().await))
+    ended::<S>(source.gone().await)
+}
+
+fn ended<S: Source>(ended: Ended) -> Upload {
+    if S::is_gone(ended) { Upload::Gone(ended) } else { Upload::Failed(ended.into()) }
 }
 
 /// Sends what is in `out`, and the body; what ends it is left in `out`.
-async fn send_body(
-    source: &mut impl Source,
+async fn send_body<S: Source>(
+    source: &mut S,
     to_server: &mut WriteHalf<'_>,
     out: &mut BytesMut,
     framing: Framing,
@@ -244,10 +265,14 @@ async fn send_body(
         }
         let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
         let deadline = slowest.min(Instant::now() + BODY_PAUSE);
-        pace.due.set(deadline + pace.within);
+        pace.set(deadline + pace.within);
         let piece = source.next_piece(deadline).await;
-        pace.due.set(Instant::now() + pace.within);
-        match piece.map_err(|error| Upload::Failed(error.into()))? {
+        pace.set(Instant::now() + pace.within);
+        let piece = piece.map_err(|error| match error {
+            BodyError::Problem(problem) => Upload::Failed(Failed::Client(problem)),
+            BodyError::Ended(why) => ended::<S>(why),
+        });
+        match piece? {
             Piece::Data(data) => {
                 received += data.len() as u64;
                 put_piece(out, as_chunks, &data);
@@ -299,7 +324,6 @@ impl<S: Sink> Download<'_, S> {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         self.begun.store(true, Ordering::Relaxed);
-        self.due.set(Instant::now() + self.idle);
         let mut body = BodyReader::new(response.framing);
         loop {
             match body.next(input) {
@@ -310,7 +334,10 @@ impl<S: Sink> Download<'_, S> {
                 }
                 Ok(Piece::More) => {
                     // Nothing is held back, and nothing is read that the client does not take.
+                    // The client's time is not the server's.
+                    self.due.rest();
                     self.sink.flush().await?;
+                    self.due.set(Instant::now() + self.idle);
                     if self.read(input).await? == 0 {
                         if response.framing == Framing::Close {
                             self.sink.end(b"");
@@ -320,11 +347,13 @@ impl<S: Sink> Download<'_, S> {
                     }
                 }
                 Err(_broken) => {
+                    self.due.rest();
                     self.sink.flush().await?;
                     return Err(Failed::Ended(Ended("the server's response makes no sense")));
                 }
             }
         }
+        self.due.rest();
         self.sink.flush().await?;
         let keep_server = response.keep_alive && input.is_empty();
         Ok(Forwarded::Done { keep_server, answered })
@@ -358,20 +387,19 @@ impl<S: Sink> Download<'_, S> {
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
         let begun = self.begun.load(Ordering::Relaxed);
         input.reserve(if begun { READ_BYTES } else { FIRST_READ_BYTES });
-        let bytes = match self.from_server.read_buf(input).await {
-            Ok(bytes) => bytes,
-            Err(_reset) if begun => return Err(Ended("the server was lost in mid response").into()),
-            Err(_reset) => 0,
-        };
-        // Until the response is there, the deadline of the whole holds.
-        if begun {
-            self.due.set(Instant::now() + self.idle);
+        match self.from_server.read_buf(input).await {
+            Ok(bytes) => Ok(bytes),
+            Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),
+            Err(_reset) => Ok(0),
         }
-        Ok(bytes)
     }
 }
 
 pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
+    // A chunk of nothing is the last one.
+    if data.is_empty() {
+        return;
+    }
     if as_chunk {
         let _ = write!(out, "{:x}\r\n", data.len());
         out.put_slice(data);

@@ -158,8 +158,10 @@ fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender
     for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
         warn!("{name} has changed: that takes a new process (SIGUSR2)");
     }
+    // Nobody is sent to where nobody listens yet.
+    let redirect = if running.tls == new.tls { new.config.redirect } else { config.redirect };
     let max_connections = config.max_connections;
-    sender.send_replace(Arc::new(Config { max_connections, ..new.config }));
+    sender.send_replace(Arc::new(Config { max_connections, redirect, ..new.config }));
     info!("the configuration was read anew");
 }
 

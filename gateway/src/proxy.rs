@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
 use node_sdk::{CallError, Peers, RawAnswer};
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Entry};
@@ -79,13 +79,26 @@ impl Answer for Proxy<'_> {
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
+        let mut unanswered = Unanswered(Some((self, client, &head, begin)));
         let answered = self.answer_to(&head, exchange, &table, (client, origin), begin).await;
+        unanswered.0 = None;
         self.log(client, head.method(), head.target(), exchange.status(), begin.elapsed());
         answered
     }
 
     fn refused(&self, status: StatusCode) {
         self.log(self.client, "-", "-", Some(status), Duration::ZERO);
+    }
+}
+
+/// A request that is dropped in the middle is told of too: it may have been carried out.
+struct Unanswered<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a Head, Instant)>);
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some((proxy, client, head, begin)) = self.0 {
+            proxy.log(client, head.method(), head.target(), None, begin.elapsed());
+        }
     }
 }
 
@@ -220,7 +233,15 @@ impl Proxy<'_> {
                 let detail = "the servers have as much to do as they may have";
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
             };
-            let mut server = match exchange.unless_gone(upstream.connect(again)).await? {
+            let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
+            let connecting = timeout_at(deadline, upstream.connect(again));
+            let connected = exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                // Asking now would be work for nobody.
+                return Err(too_late());
+            }
+            let mut server = match connected {
                 Ok(server) => server,
                 Err(ConnectError::Unreachable) => {
                     tried.push(upstream.address);
@@ -238,7 +259,6 @@ impl Proxy<'_> {
             let mark = if head.target().contains('?') { "?" } else { "" };
             let target = [slash, seen, mark, query];
             put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
-            let left = deadline.saturating_duration_since(Instant::now());
             let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
             let request = Request { head, bytes, within, idle: config.response_idle_timeout, set_cookie };
             let failed = match exchange.forward(request, server.stream()).await {

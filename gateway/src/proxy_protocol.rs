@@ -13,8 +13,9 @@ const MAX_BYTES: usize = 1024;
 /// How version 1 begins, and how long it may be.
 const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
-/// While it is not all there, it is looked at again after this.
+/// While it is not all there, it is looked at again after this, then twice as long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Who a connection is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub(crate) enum Announced {
 /// When there is none, or it makes no sense.
 pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
     let mut first = [0; MAX_BYTES];
-    let mut before = 0;
+    let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
         let there = stream.peek(&mut first).await?;
         match parse(&first[..there]) {
@@ -41,8 +42,12 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
             Some(Err(())) => return Err(io::ErrorKind::InvalidData.into()),
             None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
             // The system does not tell when more comes to what it has told of.
-            None if there == before => sleep(LOOK_AGAIN).await,
-            None => before = there,
+            None if pause > LONGEST_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
+            None if there == before => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            None => (before, pause) = (there, LOOK_AGAIN),
         }
     }
 }

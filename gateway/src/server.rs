@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Socket, Throttle, at, tune};
+use daemon::{Acceptor, Socket, Throttle, at, tune_patiently};
 use futures::future::{pending, select_all};
 use node_sdk::balance::RetryBudget;
 use node_sdk::{Identity, Peers};
@@ -39,6 +39,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Clients that wait for others to make room, of one worker, and how long they do: those have a second for a last request.
 const MAX_WAITING: usize = 128;
 const LONGEST_WAIT_FOR_PLACE: Duration = Duration::from_secs(3);
+
+/// The least time for which the system lets a client take nothing.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
 /// Where clients come in.
 #[derive(Debug, Default)]
@@ -107,11 +110,13 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
     let door = Door::open(address, &config, tls.clone(), stop.drain.clone());
     let count = http.len().max(https.len());
+    let upstreams = || Arc::new(Upstreams::new(Arc::clone(&config.borrow()), &door.shared));
+    let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
     let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
     let asked = admin.map(|listener| {
         let admin = Admin {
             peers: door.peers.clone(),
-            upstreams: Arc::clone(&door.upstreams),
+            upstreams: Arc::clone(&upstreams),
             workers: Arc::clone(&metrics),
             stop: stop.drain.clone(),
             config: config.clone(),
@@ -124,8 +129,6 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
             }
         }))
     });
-    let known = Arc::clone(&door.upstreams).follow(door.peers.clone(), config.clone(), Arc::clone(&door.shared));
-    let known = AbortOnDropHandle::new(tokio::spawn(known));
     let renewed = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(renew(tls, config.clone()))));
     if ready.is_some() {
         let known = door.peers.wait_until(|nodes| !nodes.is_empty());
@@ -141,7 +144,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     for (number, entrances) in entrances.into_iter().enumerate() {
         let entrances = entrances.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
         let entrances = entrances.collect::<io::Result<Vec<_>>>()?;
-        let upstreams = Arc::new(Upstreams::new(Arc::clone(&config.borrow()), &door.shared));
+        let upstreams = Arc::clone(&upstreams[number]);
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
         let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, ..door.clone() };
@@ -165,7 +168,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     for worker in workers {
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
-    drop((asked, known, renewed));
+    drop((asked, renewed));
     if let Some(log) = &door.access_log {
         log.flush();
     }
@@ -268,8 +271,9 @@ impl Door {
     }
 
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
-        tune(&socket);
         let Some(stream) = socket.into_tcp() else { return };
+        // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
+        tune_patiently(&stream, self.upstreams.table().config.write_timeout.max(LONGEST_PAUSE));
         let _connected = self.metrics.connection();
         let seat = self.seats.take(self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);

@@ -1,6 +1,8 @@
 //! A time-out that is set often and seldom over.
 
+use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -24,14 +26,16 @@ impl Timer {
     }
 
     pub(crate) async fn expired(&mut self) {
+        poll_fn(|task| self.poll_expired(task)).await;
+    }
+
+    pub(crate) fn poll_expired(&mut self, task: &mut Context<'_>) -> Poll<()> {
         loop {
-            if self.sleep.is_elapsed() {
-                if Instant::now() >= self.due {
-                    return;
-                }
-                self.sleep.as_mut().reset(self.due);
+            ready!(self.sleep.as_mut().poll(task));
+            if Instant::now() >= self.due {
+                return Poll::Ready(());
             }
-            self.sleep.as_mut().await;
+            self.sleep.as_mut().reset(self.due);
         }
     }
 }

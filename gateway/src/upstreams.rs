@@ -1,6 +1,7 @@
 //! HTTP servers behind the gateway: who answers which paths, whose turn it is, and the connections to them.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -31,8 +32,10 @@ const MAX_WAITING: usize = 1024;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
 const FIRST_REST: Duration = Duration::from_millis(500);
 const LONGEST_REST: Duration = Duration::from_secs(10);
-/// Prefixes without a server that are remembered, to tell "not now" from "never".
+/// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
+/// fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
+const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
 /// How a server does is remembered for so long after it has gone: it may come back, as after a restart of the Distributor.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -61,6 +64,8 @@ pub(crate) struct Table {
 #[derive(Debug, Default)]
 pub(crate) struct Service {
     pool: Pool<Server>,
+    /// When the last one went, if they had registered.
+    gone: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -100,7 +105,6 @@ struct State {
 /// What one server may be given at a time, of all workers.
 #[derive(Debug)]
 struct Places {
-    limit: usize,
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -155,7 +159,8 @@ pub(crate) struct Full;
 /// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    places: Mutex<HashMap<SocketAddr, Weak<Places>>>,
+    /// By address and how many there are: two routes may have different limits for one server.
+    places: Mutex<HashMap<(SocketAddr, usize), Weak<Places>>>,
     checks: Checks,
     secret: String,
 }
@@ -191,8 +196,12 @@ impl Upstreams {
                 },
                 Ok(()) = config.changed() => {}
                 _ = tidy.tick() => {
-                    self.table().servers.values().for_each(|upstream| upstream.tidy(Instant::now()));
-                    continue;
+                    let (table, now) = (self.table(), Instant::now());
+                    table.servers.values().for_each(|upstream| upstream.tidy(now));
+                    let is_over = |gone: Instant| gone + REMEMBERED_PREFIX <= now;
+                    if !table.prefixes.values().any(|service| service.gone.is_some_and(is_over)) {
+                        continue;
+                    }
                 }
             }
             let config = Arc::clone(&config.borrow_and_update());
@@ -248,9 +257,17 @@ impl Table {
                 }
             }
         }
+        let mut gone = HashMap::new();
         if let Some(old) = old {
-            for prefix in old.prefixes.keys().take(MAX_REMEMBERED) {
-                services.entry(prefix.clone()).or_default();
+            // What is written in no file any more is forgotten at once; what has registered may come back.
+            let registered = |service: &Service| service.pool.list.iter().any(|server| server.name.is_some());
+            for (prefix, service) in old.prefixes.iter().take(MAX_REMEMBERED) {
+                let since = service.gone.unwrap_or(now);
+                let remembered = service.gone.is_some() || registered(service);
+                if !services.contains_key(prefix) && remembered && now < since + REMEMBERED_PREFIX {
+                    gone.insert(prefix.clone(), since);
+                    services.insert(prefix.clone(), Vec::new());
+                }
             }
             for (address, upstream) in &old.servers {
                 if !next.servers.contains_key(address) && upstream.is_remembered(now) {
@@ -261,11 +278,12 @@ impl Table {
         next.prefixes = services
             .into_iter()
             .map(|(prefix, list)| {
+                let gone = gone.get(&prefix).copied().or_else(|| list.is_empty().then_some(now));
                 let mut pool = Pool::at_any_turn();
                 pool.list = list;
                 // Each worker has connections of its own, and few: all servers are used.
                 pool.plan(usize::MAX);
-                (prefix, Arc::new(Service { pool }))
+                (prefix, Arc::new(Service { pool, gone }))
             })
             .collect();
         next
@@ -308,22 +326,52 @@ impl Table {
         longest(path, |prefix| self.routes.get(prefix).copied()).map(|(_, at)| at)
     }
 
-    /// All prefixes with their servers, as an operator wants to see them.
-    pub(crate) fn describe(&self, now: Instant) -> Vec<Described> {
-        let describe = |(prefix, service): (&String, &Arc<Service>)| Described {
-            prefix: if prefix.is_empty() { "/".to_owned() } else { prefix.clone() },
-            servers: service.pool.list.iter().map(|server| server.describe(now)).collect(),
-        };
-        self.prefixes.iter().map(describe).collect()
+    /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
+    pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, Described>>, now: Instant) {
+        for (prefix, service) in &self.prefixes {
+            let prefix = if prefix.is_empty() { "/" } else { prefix };
+            let servers = all.entry(prefix.to_owned()).or_default();
+            for server in &service.pool.list {
+                let (readiness, in_flight) = (server.readiness(now), server.upstream.load.in_flight());
+                let described = servers.entry(server.upstream.address).or_insert_with(|| Described {
+                    name: server.name.clone(),
+                    weight: server.weight,
+                    strip: server.strip,
+                    suspect: server.suspect,
+                    readiness,
+                    in_flight: 0,
+                });
+                described.readiness = described.readiness.max(readiness);
+                described.in_flight += in_flight;
+            }
+        }
     }
 }
 
-/// One prefix and who answers it.
+/// A server as all workers see it: as the one does that thinks worst of it.
 #[derive(Debug)]
 pub(crate) struct Described {
-    pub(crate) prefix: String,
-    /// Each in words.
-    pub(crate) servers: Vec<String>,
+    name: Option<String>,
+    weight: u16,
+    strip: bool,
+    suspect: bool,
+    readiness: Readiness,
+    in_flight: u32,
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_deref().unwrap_or("fixed");
+        let strip = if self.strip { ", without the prefix" } else { "" };
+        let state = match self.readiness {
+            Readiness::Up => "up",
+            Readiness::Connecting => "full",
+            Readiness::Ejected if self.suspect => "gives no sign of life",
+            Readiness::Ejected => "lets requests fail",
+            Readiness::Due | Readiness::Resting => "cannot be reached",
+        };
+        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)
+    }
 }
 
 /// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
@@ -343,16 +391,16 @@ fn normal_prefix(prefix: &str) -> Option<String> {
 }
 
 impl Shared {
-    /// The places of a server, of which there are `limit`; those that are taken under another limit count no more.
+    /// The places of a server, of which there are `limit`; those of another limit are others.
     fn places(&self, address: SocketAddr, limit: usize) -> Arc<Places> {
         let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = all.get(&address).and_then(Weak::upgrade).filter(|places| places.limit == limit) {
+        if let Some(places) = all.get(&(address, limit)).and_then(Weak::upgrade) {
             return places;
         }
         all.retain(|_, places| places.strong_count() > 0);
         let free = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        let places = Arc::new(Places { limit, free, waiting: AtomicUsize::new(0) });
-        all.insert(address, Arc::downgrade(&places));
+        let places = Arc::new(Places { free, waiting: AtomicUsize::new(0) });
+        all.insert((address, limit), Arc::downgrade(&places));
         places
     }
 }
@@ -376,20 +424,6 @@ impl Server {
     fn picked(&self) -> Picked {
         let Self { upstream, strip, places, .. } = self;
         Picked { upstream: Arc::clone(upstream), strip: *strip, places: Arc::clone(places) }
-    }
-
-    fn describe(&self, now: Instant) -> String {
-        let name = self.name.as_deref().unwrap_or("fixed");
-        let strip = if self.strip { ", without the prefix" } else { "" };
-        let state = match self.readiness(now) {
-            Readiness::Up => "up",
-            Readiness::Connecting => "full",
-            Readiness::Ejected if self.suspect => "gives no sign of life",
-            Readiness::Ejected => "lets requests fail",
-            Readiness::Due | Readiness::Resting => "cannot be reached",
-        };
-        let (address, in_flight) = (self.upstream.address, self.upstream.load.in_flight());
-        format!("{address} {name} weight {}{strip}: {state}, {in_flight} in flight", self.weight)
     }
 }
 

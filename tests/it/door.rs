@@ -240,7 +240,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     gateway.line("read anew").await;
     eventually("the new route", async || request(at, "GET", "/two", "").await.status == 200).await;
     assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 200, "over a connection that was there before");
-    assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_provider", "known once");
+    assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_route");
     files.write(&text("/three", one, "max_body = 3"));
     gateway.signal(Signal::HUP);
     let line = gateway.line("the configuration stays as it was").await;

@@ -155,7 +155,17 @@ async fn gu8_gu19_an_end_in_the_middle_is_told_on_either_side() {
     drop(behind);
     let error = timeout(PATIENCE, body.data()).await.unwrap().unwrap().unwrap_err();
     assert_eq!(error.reason(), Some(h2::Reason::INTERNAL_ERROR), "not a clean end");
-    // A client that takes its request back takes it off the server.
+    // A client that takes its request back takes it off the server, also when the answer has begun.
+    let (response, mut send) = client.send_request(head("POST", "/api").body(()).unwrap(), false).unwrap();
+    let mut behind = server.accept().await;
+    behind.head().await;
+    send.send_data(Bytes::new(), true).unwrap();
+    behind.read_to("0\r\n\r\n").await;
+    behind.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n").await;
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    send.send_reset(h2::Reason::CANCEL);
+    drop(response);
+    assert_eq!(behind.rest().await, "");
     let (response, mut send) = client.send_request(head("POST", "/api").body(()).unwrap(), false).unwrap();
     let mut behind = server.accept().await;
     behind.head().await;
@@ -362,6 +372,20 @@ async fn rs2_a_client_of_http2_is_told_to_ask_elsewhere() {
     behind.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     let response = timeout(PATIENCE, response).await.unwrap().expect("what is under way is answered");
     assert_eq!(response.into_body().data().await.unwrap().unwrap(), "ok");
+}
+
+#[tokio::test]
+async fn gh9_an_idle_client_that_does_not_listen_makes_room_too() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let config = Config { h2c: true, max_connections: 1, ..Config::default() };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::routed(gateway, "/double?n=1").await;
+    let mut deaf = TcpStream::connect(gateway).await.unwrap();
+    deaf.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
+    // Its settings show that it has been let in.
+    deaf.read_exact(&mut [0; 9]).await.unwrap();
+    assert_eq!(request(gateway, "GET", "/double?n=1", "").await.status, 200);
 }
 
 #[tokio::test]

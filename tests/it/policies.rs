@@ -343,3 +343,31 @@ async fn a_balancer_before_us_says_who_the_client_is() {
         assert!(response.body.contains(line), "{}", response.body);
     }
 }
+
+#[tokio::test]
+async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
+    let cluster = Cluster::start();
+    let server = Server::start().await;
+    server.answers(0);
+    let timeout = Some(Duration::from_millis(250));
+    let at = gateway(&cluster, Route { timeout, ..route(&[&server]) }).await;
+    let mut client = Client::connect(at).await;
+    client.send(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 3\r\n\r\n").await;
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let begun = Instant::now();
+    assert_eq!(client.raw(b"abc").await.unwrap().status, 504);
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn gh3_whoever_sends_too_much_hears_of_it() {
+    let cluster = Cluster::start();
+    let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 1, by: RateBy::Route };
+    let server = Server::start().await;
+    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let at = gateway(&cluster, limited).await;
+    assert_eq!(request(at, "GET", "/", "").await.status, 200);
+    // Far more than any buffer takes, sent before the answer is read.
+    let body = "x".repeat(16 << 20);
+    assert_eq!(request(at, "POST", "/", &body).await.status, 429);
+}

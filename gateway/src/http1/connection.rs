@@ -263,8 +263,8 @@ impl Connection<'_> {
     async fn close(&mut self, why: &'static str) -> Ended {
         let _ = timeout(LINGER, self.stream.shutdown()).await;
         self.timer.set(Instant::now() + LINGER);
-        let mut discarded = 0;
-        while discarded < MAX_DISCARDED_BYTES {
+        // For as long as that: what is on its way may be much.
+        loop {
             tokio::select! {
                 ready = self.stream.readable() => if ready.is_err() { break },
                 () = self.timer.expired() => break,
@@ -272,7 +272,7 @@ impl Connection<'_> {
             self.reading.input.clear();
             match self.reading.read(&mut self.stream) {
                 Ok(Some(0)) | Err(_) => break,
-                Ok(bytes) => discarded += bytes.unwrap_or_default(),
+                Ok(_) => {}
             }
         }
         Ended(why)
@@ -399,6 +399,10 @@ impl Source for Upload<'_> {
 
     async fn gone(&mut self) -> Ended {
         self.reading.gone(&mut self.from_client).await
+    }
+
+    fn is_gone(ended: Ended) -> bool {
+        ended == Ended::BROKEN
     }
 }
 

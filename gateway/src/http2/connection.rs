@@ -2,10 +2,11 @@
 
 use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -36,14 +37,16 @@ const CONNECTION_WINDOW: u32 = 256 * 1024;
 const MAX_RESET: usize = 50;
 /// Streams that we have had to reset because of what the client did.
 const MAX_LOCAL_RESETS: usize = 100;
+/// A client that is to leave, and does not say that it has heard so, has so long.
+const LAST_CALL: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
 pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let now = Instant::now();
-    let flood = Arc::new(AtomicBool::new(false));
-    let metered = Metered { stream, meter: Meter::new(now), flood: Arc::clone(&flood) };
+    let activity = Arc::new(Activity { since: now, ..Activity::default() });
+    let metered = Metered { stream, meter: Meter::new(now), activity: Arc::clone(&activity), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -59,13 +62,14 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         Ok(Err(_)) => return "no HTTP/2",
         Err(_elapsed) => return "no HTTP/2 in time",
     };
+    seat.idles();
     let mut streams = FuturesUnordered::new();
     let mut timer = Timer::at(now + config.header_timeout);
     let mut stopping = false;
     let (why, reason) = loop {
         tokio::select! {
             biased;
-            () = poll_fn(|_| if flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }) => {
+            () = poll_fn(|_| if activity.flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }) => {
                 break ("costs too much", Reason::ENHANCE_YOUR_CALM);
             }
             accepted = connection.accept() => match accepted {
@@ -88,16 +92,24 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
                 None => return "closed",
             },
             Some(()) = streams.next() => {
-                timer.set(Instant::now() + config.idle_timeout);
+                timer.set(Instant::now() + if stopping { LAST_CALL } else { config.idle_timeout });
                 if streams.is_empty() {
                     seat.idles();
                 }
             }
-            () = timer.expired(), if streams.is_empty() => break ("idle", Reason::NO_ERROR),
+            () = timer.expired(), if streams.is_empty() => {
+                // Responses may be on their way still, though they have been given away.
+                let busy_until = activity.last_write() + config.idle_timeout;
+                if stopping || busy_until <= Instant::now() {
+                    break ("idle", Reason::NO_ERROR);
+                }
+                timer.set(busy_until);
+            }
             () = seat.leave.cancelled(), if !stopping => {
                 stopping = true;
                 // Streams that are on their way are taken still; the client is told to ask elsewhere from then on.
                 connection.graceful_shutdown();
+                timer.set(Instant::now() + LAST_CALL);
             }
         }
     };
@@ -112,20 +124,42 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
 struct Metered {
     stream: Stream,
     meter: Meter,
+    activity: Arc<Activity>,
+    /// All has been written: until when the client may read it.
+    lingers: Option<Timer>,
+}
+
+/// What a connection's task wants to know of its bytes.
+struct Activity {
     /// The client has used up what it may cost: nothing of it is read any more.
-    flood: Arc<AtomicBool>,
+    flood: AtomicBool,
+    since: Instant,
+    /// In milliseconds after `since`.
+    wrote: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
+    }
+}
+
+impl Activity {
+    fn last_write(&self) -> Instant {
+        self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
+    }
 }
 
 impl AsyncRead for Metered {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.flood.load(Ordering::Relaxed) {
+        if self.activity.flood.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let this = &mut *self;
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         if !this.meter.take(&buffer.filled()[before..], Instant::now()) {
-            this.flood.store(true, Ordering::Relaxed);
+            this.activity.flood.store(true, Ordering::Relaxed);
             task.waker().wake_by_ref();
         }
         read
@@ -137,6 +171,8 @@ impl AsyncWrite for Metered {
         let written = Pin::new(&mut self.stream).poll_write(task, bytes);
         if let Poll::Ready(Ok(bytes)) = written {
             self.meter.sent(bytes);
+            let wrote = u64::try_from(self.activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.activity.wrote.store(wrote, Ordering::Relaxed);
         }
         written
     }
@@ -146,6 +182,23 @@ impl AsyncWrite for Metered {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(task)
+        if self.lingers.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(task))?;
+        }
+        // A system that is told things nobody reads resets, and the client loses what it has not read: what it says is listened to
+        // until it goes, or has had time enough.
+        let this = &mut *self;
+        let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER));
+        loop {
+            if timer.poll_expired(task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut scrap = [MaybeUninit::uninit(); 1024];
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match ready!(Pin::new(&mut this.stream).poll_read(task, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
     }
 }

@@ -24,6 +24,9 @@ use crate::http1::write::date;
 use crate::problem::Problem;
 use crate::timer::Timer;
 
+/// Pieces of a response that are copied.
+const SMALL_BYTES: usize = 8 * 1024;
+
 /// A request, and what it can be answered through.
 #[derive(Debug)]
 pub(super) struct Stream {
@@ -311,6 +314,11 @@ impl Source for Upload<'_, '_> {
     async fn gone(&mut self) -> Ended {
         poll_fn(|task| lock(self.outgoing).poll_gone(task)).await
     }
+
+    fn is_gone(_ended: Ended) -> bool {
+        // A stream that has ended its request in order is not ended for us.
+        true
+    }
 }
 
 /// A response on its way from a server.
@@ -357,6 +365,8 @@ impl Sink for Download<'_, '_> {
     }
 
     fn data(&mut self, data: Bytes) {
+        // A small piece would hold all of the buffer that it was read into for as long as it waits.
+        let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
         self.waiting.push_back(data);
     }
 

@@ -77,8 +77,9 @@ fn cost(kind: u8, flags: u8, length: u32) -> f64 {
     const END_STREAM: u8 = 1;
     match kind {
         // DATA: nothing in it is of no use but to end a stream, and little in it costs more than it is worth.
+        // The last of a request comes once for each.
         0 if length == 0 && flags & END_STREAM == 0 => 2.0,
-        0 if length < 64 => 0.125,
+        0 if flags & END_STREAM == 0 && length < 64 => 0.125,
         // HEADERS: a request costs more than this in any case, and there is a limit to those at a time.
         0 | 1 => 0.0,
         // RST_STREAM: somebody has worked in vain.
@@ -115,7 +116,8 @@ mod tests {
     #[tokio::test]
     async fn gh12_gh15_what_costs_and_brings_nothing_is_counted() {
         check(0, 0, b"", Some(500));
-        check(0, 1, b"", Some(8000));
+        check(0, 1, b"", None);
+        check(0, 0, b"x", Some(8000));
         check(0, 0, &[0; 100], None);
         check(1, 4, &[0; 30], None);
         check(2, 0, &[0; 5], Some(1000));
