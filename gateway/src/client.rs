@@ -141,10 +141,10 @@ impl Client<'_> {
     }
 
     fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
-        let Door { peers, upstreams, metrics, retries, access_log, .. } = self.door;
+        let Door { peers, upstreams, metrics, retries, shedding, access_log, .. } = self.door;
         let client = address.ip().to_canonical();
         let origin = Origin::new(client, is_tls);
-        Proxy { peers, upstreams, origin, client, metrics, retries, access_log: access_log.as_deref() }
+        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log: access_log.as_deref() }
     }
 }
 

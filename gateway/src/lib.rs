@@ -28,6 +28,7 @@ mod proxy;
 mod proxy_protocol;
 mod seats;
 mod server;
+mod shedding;
 mod stream;
 mod takeover;
 mod timer;

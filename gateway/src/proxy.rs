@@ -20,6 +20,7 @@ use crate::limits::Limited;
 use crate::metrics::Metrics;
 use crate::path::{self, BadPath};
 use crate::problem::Problem;
+use crate::shedding::Shedding;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
 use crate::upstreams::{ConnectError, Picked, Table, Target, Upstreams};
 
@@ -38,6 +39,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) client: IpAddr,
     pub(crate) metrics: &'a Metrics,
     pub(crate) retries: &'a RetryBudget,
+    pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
 }
 
@@ -147,6 +149,10 @@ impl Proxy<'_> {
         (client, origin): (IpAddr, &Origin),
         begin: Instant,
     ) -> Result<(), BodyError> {
+        if self.shedding.declines(fastrand::f64) {
+            let detail = "there are more requests than can be answered in time";
+            return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
+        }
         let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));
         let path = path::normal(path).map_err(|BadPath(why)| problem(StatusCode::BAD_REQUEST, "bad_path", why))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);

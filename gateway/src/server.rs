@@ -24,6 +24,7 @@ use crate::client::Client;
 use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::seats::Seats;
+use crate::shedding::Shedding;
 use crate::tls::Tls;
 use crate::upstreams::{Shared, Upstreams};
 
@@ -73,6 +74,7 @@ pub(crate) struct Door {
     pub(crate) upstreams: Arc<Upstreams>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) retries: Arc<RetryBudget>,
+    pub(crate) shedding: Arc<Shedding>,
     shared: Arc<Shared>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
@@ -147,7 +149,8 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let upstreams = Arc::clone(&upstreams[number]);
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
-        let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, ..door.clone() };
+        let shedding = Arc::default();
+        let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, shedding, ..door.clone() };
         let config = config.clone();
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -204,7 +207,19 @@ impl Door {
         let upstreams = Arc::new(Upstreams::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let seats = Arc::new(Seats::new());
-        Self { peers, upstreams, metrics: Arc::default(), retries, shared, access_log, tls, places, seats, stop }
+        Self {
+            peers,
+            upstreams,
+            metrics: Arc::default(),
+            retries,
+            shedding: Arc::default(),
+            shared,
+            access_log,
+            tls,
+            places,
+            seats,
+            stop,
+        }
     }
 
     /// Serves clients until `stop`, and then those that have begun to ask.
@@ -215,6 +230,8 @@ impl Door {
             listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();
         let follow = Arc::clone(&self.upstreams).follow(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
         let follows = AbortOnDropHandle::new(tokio::spawn(follow));
+        let shedding = Arc::clone(&self.shedding);
+        let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.watch().await }));
         let mut connections = JoinSet::new();
         let mut full = Throttle::default();
         let mut last_call = None;
@@ -259,7 +276,7 @@ impl Door {
                 }
             }
         }
-        drop(follows);
+        drop((follows, watches));
     }
 
     /// Somebody has been told to go: that takes a moment.

@@ -97,7 +97,9 @@ pub(crate) async fn door() {
     doors.push(("gateway, HTTP, with access log", logging.into(), "/http/echo"));
     let config = folder.path().join("nginx.conf");
     std::fs::write(&config, nginx(http.address)).unwrap();
-    match Daemon::other("nginx", &["-c", config.to_str().unwrap()], PORTS[1]).await {
+    match Daemon::other("nginx", &["-p", folder.path().to_str().unwrap(), "-c", config.to_str().unwrap()], PORTS[1])
+        .await
+    {
         Some(nginx) => doors.push(("nginx, HTTP", nginx.into(), "/http/echo")),
         None => row("nginx", "not installed"),
     }
@@ -194,7 +196,7 @@ pub(crate) async fn ask(
 
 fn nginx(back_end: SocketAddr) -> String {
     format!(
-        "daemon off; master_process off; worker_processes 1; pid /dev/null; error_log /dev/null;
+        "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; keepalive_requests 100000000;
@@ -227,5 +229,5 @@ listen door
 }
 
 fn caddy(back_end: SocketAddr) -> String {
-    format!("{{\n admin off\n auto_https off\n}}\nhttp://127.0.0.1:{} {{\n reverse_proxy {back_end}\n}}\n", PORTS[4])
+    format!("{{\n admin off\n auto_https off\n}}\n:{} {{\n reverse_proxy {back_end}\n}}\n", PORTS[4])
 }

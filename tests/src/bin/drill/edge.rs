@@ -131,7 +131,7 @@ async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
     let nginx = write(
         "nginx.conf",
         format!(
-            "daemon off; master_process off; worker_processes 1; pid /dev/null; error_log /dev/null;
+            "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events {{ worker_connections 12000; }}
 http {{ access_log off; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl_certificate {chain}; ssl_certificate_key {key};
   map $http_upgrade $up {{ default upgrade; '' ''; }}
@@ -141,7 +141,7 @@ http {{ access_log off; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl
 "
         ),
     );
-    add("nginx", Daemon::other("nginx", &["-c", &nginx], 19_122).await, 19_123);
+    add("nginx", Daemon::other("nginx", &["-p", folder.to_str().unwrap(), "-c", &nginx], 19_122).await, 19_123);
     let haproxy = write(
         "haproxy.cfg",
         format!(

@@ -1,0 +1,71 @@
+//! When a worker cannot keep up, some requests are told so at once: the rest is served in time, and nothing piles up.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+
+/// How often a worker looks how late it is.
+const TICK: Duration = Duration::from_millis(50);
+/// Later than this some requests are declined, and most of them at the longest. A full house of clients who each wait for one answer
+/// makes a worker later by a tenth or two of a second; that is what it is for.
+const FIRST: Duration = Duration::from_millis(300);
+const LONGEST: Duration = Duration::from_millis(1000);
+const MOST: f64 = 0.9;
+/// Part of one look in the mean: a single stall, such as of the machine, says little.
+const SHARE: u64 = 4;
+
+/// How late a worker is.
+#[derive(Debug, Default)]
+pub(crate) struct Shedding {
+    late_us: AtomicU64,
+}
+
+impl Shedding {
+    /// Looks how late the worker is, for as long as it is polled.
+    pub(crate) async fn watch(&self) {
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let due = ticks.tick().await;
+            self.seen(Instant::now().saturating_duration_since(due));
+        }
+    }
+
+    fn seen(&self, late: Duration) {
+        let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
+        let mean = self.late_us.load(Ordering::Relaxed);
+        self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
+    }
+
+    /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it matters.
+    pub(crate) fn declines(&self, luck: impl FnOnce() -> f64) -> bool {
+        let late = Duration::from_micros(self.late_us.load(Ordering::Relaxed));
+        if late <= FIRST {
+            return false;
+        }
+        let part = (late - FIRST).as_secs_f64() / (LONGEST - FIRST).as_secs_f64();
+        luck() < part.min(1.0) * MOST
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ov1_ov2_who_is_late_declines_some_and_recovers() {
+        let shedding = Shedding::default();
+        let declined = || (0..100).filter(|luck| shedding.declines(|| f64::from(*luck) / 100.0)).count();
+        let seen = |ms, times| (0..times).for_each(|_| shedding.seen(Duration::from_millis(ms)));
+        seen(1000, 1);
+        assert_eq!(declined(), 0, "a single stall");
+        seen(200, 100);
+        assert_eq!(declined(), 0, "a full house");
+        seen(650, 100);
+        assert_eq!(declined(), 45);
+        seen(5000, 100);
+        assert_eq!(declined(), 90, "some always get through, and show how it goes");
+        seen(0, 12);
+        assert_eq!(declined(), 0, "within a second of its end");
+    }
+}
