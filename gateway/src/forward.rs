@@ -20,9 +20,12 @@ use crate::http1::response::{ResponseHead, ResponseReader};
 use crate::problem::Problem;
 use crate::timer::Timer;
 
-/// Room for a read of a response, at first and for one that goes on.
+/// Room for a read of a response: at first, for most of them, and for one of which so much has been taken that its client is one who
+/// reads. What is in such a buffer when a client stops reading is held for as long as it does.
 const FIRST_READ_BYTES: usize = 4 * 1024;
-const READ_BYTES: usize = 32 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+const LARGE_READ_BYTES: usize = 32 * 1024;
+const LARGE_FROM_BYTES: u64 = 8 << 20;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);
@@ -167,8 +170,18 @@ pub(crate) async fn forward(
     let (due, begun, sent) = (Due::after(within), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
     let (due_of, begun_of, sent_of) = (&due, &begun, &sent);
-    let mut download =
-        Download { head, from_server, sink, due: due_of, idle, begun: begun_of, sent: sent_of, asked, set_cookie };
+    let mut download = Download {
+        head,
+        from_server,
+        sink,
+        due: due_of,
+        idle,
+        begun: begun_of,
+        sent: sent_of,
+        asked,
+        set_cookie,
+        passed: 0,
+    };
     let result = {
         let pace = Pace { due: &due, within, sent: &sent, begun: &begun };
         let upload = upload(source, &mut to_server, bytes, head.framing, pace);
@@ -302,6 +315,8 @@ struct Download<'a, S> {
     sent: &'a AtomicBool,
     asked: Instant,
     set_cookie: Option<&'a str>,
+    /// Bytes of the body that have been passed on.
+    passed: u64,
 }
 
 impl<S: Sink> Download<'_, S> {
@@ -327,7 +342,10 @@ impl<S: Sink> Download<'_, S> {
         let mut body = BodyReader::new(response.framing);
         loop {
             match body.next(input) {
-                Ok(Piece::Data(data)) => self.sink.data(data),
+                Ok(Piece::Data(data)) => {
+                    self.passed += data.len() as u64;
+                    self.sink.data(data);
+                }
                 Ok(Piece::End(trailers)) => {
                     self.sink.end(&trailers);
                     break;
@@ -336,6 +354,9 @@ impl<S: Sink> Download<'_, S> {
                     // Nothing is held back, and nothing is read that the client does not take.
                     // The client's time is not the server's.
                     self.due.rest();
+                    if input.is_empty() {
+                        buffers::give(std::mem::take(input));
+                    }
                     self.sink.flush().await?;
                     self.due.set(Instant::now() + self.idle);
                     if self.read(input).await? == 0 {
@@ -386,7 +407,14 @@ impl<S: Sink> Download<'_, S> {
 
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
         let begun = self.begun.load(Ordering::Relaxed);
-        input.reserve(if begun { READ_BYTES } else { FIRST_READ_BYTES });
+        if input.capacity() == 0 {
+            *input = buffers::take();
+        }
+        input.reserve(match self.passed {
+            LARGE_FROM_BYTES.. => LARGE_READ_BYTES,
+            _ if begun => READ_BYTES,
+            _ => FIRST_READ_BYTES,
+        });
         match self.from_server.read_buf(input).await {
             Ok(bytes) => Ok(bytes),
             Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),

@@ -1,12 +1,15 @@
 //! Networks that fail: each test has a machine of its own at the end of a cable. Skipped, with a line, where that is not
 //! possible.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Cluster, Net, Peer, Process, eventually};
+use tests::{Cluster, Net, Peer, Process, eventually, pick_port, request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const NODE: &str = env!("CARGO_BIN_EXE_node_process");
 
 /// A Distributor that listens here, a node of ours over there that has joined, and somebody who watches.
@@ -166,4 +169,74 @@ async fn rg11_two_nodes_behind_one_address_are_two() {
     let shown = format!("\"host\":\"::ffff:{}\"", net.there);
     let entries = watcher.replica().entries().filter(|(_, entry)| entry.contains(&shown)).count();
     assert_eq!(entries, 2, "hosts are spelled in one way");
+}
+
+#[tokio::test]
+async fn cr9_a_gateway_without_a_port_left_says_so_and_blames_no_server() {
+    let Some(net) = Net::new() else { return };
+    // A server that works on everything for good.
+    let server = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let port = server.local_addr().unwrap().port();
+    let (here, there, at) = (net.here, net.there, pick_port());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let route = format!("[[route]]\nprefix = \"/\"\nservers = [\"{here}:{port}\"]\n");
+    std::fs::write(&file, format!("listen = \"0.0.0.0:{at}\"\nadmin = \"off\"\n{route}")).unwrap();
+    let ports = "echo 50000 50019 > /proc/sys/net/ipv4/ip_local_port_range; exec \"$@\"";
+    let gateway = net.start("bash", &["-c", ports, "bash", GATEWAY, "--config", file.to_str().unwrap()]);
+    gateway.line("listening").await;
+    let address = SocketAddr::new(there, at);
+    let mut held = Vec::new();
+    let mut connections = Vec::new();
+    let mut taken = 0;
+    // Some ports may be in use by the gateway itself, for the Distributor that is not there.
+    let refused = loop {
+        assert!(taken <= 20, "there are no more ports");
+        let request = tokio::spawn(async move { request(address, "GET", "/", "").await });
+        match timeout(Duration::from_millis(500), server.accept()).await {
+            Ok(connection) => connections.push(connection.unwrap()),
+            Err(_nobody) => break timeout(Duration::from_secs(5), request).await.expect("an answer").unwrap(),
+        }
+        held.push(request);
+        taken += 1;
+    };
+    assert_eq!((refused.status, refused.problem()), (503, "no_local_port".to_owned()));
+    // A port that is given back can be used again, and the server is not passed over.
+    held.pop().unwrap().abort();
+    drop(connections.pop());
+    eventually("a request gets through again", async || {
+        let request = tokio::spawn(async move { request(address, "GET", "/", "").await });
+        let came = timeout(Duration::from_millis(500), server.accept()).await.is_ok();
+        request.abort();
+        came
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
+    let Some(net) = Net::new() else { return };
+    net.drop_packets("INPUT");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let well = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let answer = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+            tokio::spawn(async move {
+                let _ = stream.read(&mut [0; 1024]).await;
+                let _ = stream.write_all(answer).await;
+            });
+        }
+    });
+    let cluster = Cluster::start();
+    let hole = SocketAddr::new(net.there, 80);
+    let servers = [hole, well].map(|address| gateway::FixedServer { address, weight: 100 }).to_vec();
+    let route = gateway::Route { servers, ..gateway::Route::new(vec!["/".to_owned()]) };
+    let config = gateway::Config { routes: vec![route], ..gateway::Config::default() };
+    let at = cluster.gateway_with(config).await;
+    let begun = Instant::now();
+    for _ in 0..6 {
+        assert_eq!(request(at, "GET", "/", "").await.status, 200);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: it is passed over after the first time", begun.elapsed());
 }

@@ -26,6 +26,8 @@ use crate::timer::Timer;
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
+/// With less than this there is more made.
+const LEAST_READ_BYTES: usize = 1024;
 /// Bytes of requests that are read ahead while one is worked on.
 const MAX_AHEAD_BYTES: usize = 64 * 1024;
 /// Bytes of responses that wait for one write.
@@ -475,6 +477,13 @@ impl Sink for Download<'_> {
 }
 
 impl Reading {
+    /// Room for a read: a client that sends little by little is not given more each time.
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < LEAST_READ_BYTES {
+            self.input.reserve(READ_BYTES);
+        }
+    }
+
     fn next_head(&mut self) -> Result<Option<Head>, Problem> {
         self.heads.next(&mut self.input)
     }
@@ -484,7 +493,7 @@ impl Reading {
         if self.input.capacity() == 0 {
             self.input = buffers::take();
         }
-        self.input.reserve(READ_BYTES);
+        self.make_room();
         // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
         stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
     }
@@ -498,7 +507,7 @@ impl Reading {
         loop {
             match self.body.next(&mut self.input) {
                 Ok(Piece::More) => {
-                    self.input.reserve(READ_BYTES);
+                    self.make_room();
                     match timeout_at(deadline, stream.read_buf(&mut self.input)).await {
                         Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
                         Ok(read) => drop(read.map_err(Ended::from)?),
@@ -520,7 +529,7 @@ impl Reading {
     /// Reads ahead, and completes when the client goes.
     async fn gone(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Ended {
         while self.input.len() < MAX_AHEAD_BYTES {
-            self.input.reserve(READ_BYTES);
+            self.make_room();
             match stream.read_buf(&mut self.input).await {
                 Ok(0) => return Ended("closed by the client before it was answered"),
                 Ok(_) => {}

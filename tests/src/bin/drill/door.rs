@@ -1,6 +1,7 @@
 //! Requests through the gateway, and through others, to back ends that answer at once.
 
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
@@ -14,6 +15,7 @@ use crate::daemon_process::Daemon;
 use crate::scenes::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
+const BIG_BYTES: usize = 16 << 20;
 const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
@@ -28,9 +30,12 @@ pub(crate) async fn serve_http() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
         ANSWER.len()
     );
+    // For those who do not read it.
+    let big: Rc<[u8]> =
+        format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES)).into_bytes().into();
     while let Ok((mut stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
-        let answer = answer.clone();
+        let (answer, big) = (answer.clone(), Rc::clone(&big));
         tokio::task::spawn_local(async move {
             let mut buffer = Vec::with_capacity(4096);
             while let Ok(1..) = stream.read_buf(&mut buffer).await {
@@ -38,7 +43,13 @@ pub(crate) async fn serve_http() {
                     if memmem::find(&buffer[..end].to_ascii_lowercase(), b"upgrade: websocket").is_some() {
                         return echo(stream).await;
                     }
+                    let is_big = buffer.starts_with(b"GET /big");
                     buffer.drain(..end + 4);
+                    if is_big && stream.write_all(&big).await.is_err() {
+                        return;
+                    } else if is_big {
+                        continue;
+                    }
                     if stream.write_all(answer.as_bytes()).await.is_err() {
                         return;
                     }
@@ -79,7 +90,7 @@ pub(crate) async fn door() {
     let http = Daemon::server(&["http-server"]).await;
     http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
-    let mut doors: Vec<(&str, std::rc::Rc<Daemon>, &str)> = Vec::new();
+    let mut doors: Vec<(&str, Rc<Daemon>, &str)> = Vec::new();
     let program = std::env::current_exe().unwrap().with_file_name("gateway");
     let start = async |port: u16, access_log: &str| {
         let (listen, distributor) = (format!("127.0.0.1:{port}"), distributor.address.to_string());
@@ -90,8 +101,8 @@ pub(crate) async fn door() {
     let gateway = start(PORTS[0], "off").await;
     // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
     let _registered = register(distributor.address, http.address).await;
-    let gateway = std::rc::Rc::new(gateway);
-    doors.push(("gateway, packets", std::rc::Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
+    let gateway = Rc::new(gateway);
+    doors.push(("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
     doors.push(("gateway, HTTP", gateway, "/http/echo"));
     let logging = start(PORTS[3], "text").await;
     doors.push(("gateway, HTTP, with access log", logging.into(), "/http/echo"));

@@ -29,6 +29,8 @@ const ROUNDS: usize = 3;
 /// Clients that do nothing.
 const IDLE: usize = 2000;
 const ATTACKERS: usize = 5000;
+/// Attackers who send as much as they can; more of them are no matter of HTTP.
+const FLOODS: usize = 50;
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 
 /// Somebody in front of the same server, in clear and with TLS.
@@ -325,7 +327,7 @@ async fn changes() {
         "a route is registered: how long until the gateway has it; 1000 nodes of 10 routes each, and 100,000 routes in all",
     );
     for nodes in [1000, 10_000] {
-        let distributor = Daemon::distributor(0, &["--max-connections", "12000"]).await;
+        let distributor = Daemon::distributor(0, &[]).await;
         distributor.move_to(1);
         let listen = "127.0.0.1:19130";
         let address = distributor.address.to_string();
@@ -503,12 +505,15 @@ impl Logged {
     }
 }
 
+/// What it is, by how many, what each says first and again and again, and how often.
+type Attack = (&'static str, usize, Vec<u8>, Vec<u8>, Duration);
+
 async fn attack(back_end: SocketAddr) {
-    title("5000 attackers at a time, and the p99 of 64 good clients with 5000 requests a second");
+    title("5000 slow attackers, or 50 who flood, and the p99 of 64 good clients with 5000 requests a second");
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let text = format!(
-        "listen = \"127.0.0.1:19150\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\n"
+        "listen = \"127.0.0.1:19150\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\nmax_connections = 10000\n"
     );
     std::fs::write(&file, text).unwrap();
     let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
@@ -528,22 +533,28 @@ async fn attack(back_end: SocketAddr) {
         .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
         .collect();
     let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
-    // What each says first, what it says again and again, and how often.
     let slow = Duration::from_secs(2);
-    let attacks: [(&str, Vec<u8>, Vec<u8>, Duration); 5] = [
-        ("slow heads", b"GET / HTTP/1.1\r\nHost: g\r\n".to_vec(), b"X: y\r\n".to_vec(), slow),
-        ("slow bodies", b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n".to_vec(), b"x".to_vec(), slow),
-        ("slow readers", REQUEST.repeat(50), Vec::new(), slow),
-        ("rapid resets", preface.to_vec(), rapid, Duration::from_millis(500)),
+    let attacks: [Attack; 5] = [
+        ("slow heads", ATTACKERS, b"GET / HTTP/1.1\r\nHost: g\r\n".to_vec(), b"X: y\r\n".to_vec(), slow),
+        (
+            "slow bodies",
+            ATTACKERS,
+            b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n".to_vec(),
+            b"x".to_vec(),
+            slow,
+        ),
+        ("slow readers", ATTACKERS, b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n".to_vec(), Vec::new(), slow),
+        ("rapid resets", FLOODS, preface.to_vec(), rapid, Duration::from_millis(500)),
         (
             "headers without end",
+            FLOODS,
             [&preface[..], &frame(1, 1, 1, &get)].concat(),
             continuation,
             Duration::from_millis(500),
         ),
     ];
-    for (name, first, again, every) in attacks {
-        let attackers: Vec<_> = (0..ATTACKERS)
+    for (name, count, first, again, every) in attacks {
+        let attackers: Vec<_> = (0..count)
             .map(|number| {
                 let (first, again) = (first.clone(), again.clone());
                 spawn_local(async move {
@@ -565,7 +576,7 @@ async fn attack(back_end: SocketAddr) {
         let (_, p99) = paced(at, 5000.0).await;
         let grown = gateway.rss_bytes().saturating_sub(memory) as f64 / 1e6;
         let ratio = p99.as_secs_f64() / usual.as_secs_f64();
-        row(name, &format!("p99 {:.2} ms ({ratio:.1} ×), memory + {grown:.1} MB", ms(p99)));
+        row(&format!("{count}: {name}"), &format!("p99 {:.2} ms ({ratio:.1} ×), memory + {grown:.1} MB", ms(p99)));
         attackers.iter().for_each(tokio::task::JoinHandle::abort);
         sleep(Duration::from_secs(2)).await;
     }

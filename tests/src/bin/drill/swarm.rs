@@ -416,8 +416,10 @@ pub(crate) async fn join(address: SocketAddr, name: &str, instance: usize) -> Jo
 /// As [`join`], with other routes.
 pub(crate) async fn join_with(address: SocketAddr, name: &str, instance: usize, urls: &str) -> Joined {
     let stream = TcpStream::connect(address).await.unwrap();
+    // No two at one place.
+    let port = 10_000 + instance % 50_000;
     let registration = format!(
-        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":60011,"name":"{name}","urls":{urls},"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":{urls},"$":{{"v":2,"id":"c{instance:031x}"}}}},"$":{{"needs":[]}}}}¶"#
     );
     write(&stream, registration.as_bytes()).await.unwrap();
     Joined(tokio::task::spawn_local(async move {
