@@ -175,6 +175,11 @@ impl<M: Member> Pool<M> {
 
     /// Spreads the turns by weight, as evenly as they go, over those that we call: `most` of them.
     pub fn plan(&mut self, most: usize) {
+        if self.list.len() == 1 {
+            // The usual case, of many thousands of routes.
+            (self.members, self.schedule) = (vec![0], vec![0]);
+            return;
+        }
         let mut members: Vec<usize> = (0..self.list.len()).collect();
         if members.len() > most {
             let closeness = |at: &usize| std::cmp::Reverse(self.list[*at].closeness());

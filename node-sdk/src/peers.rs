@@ -21,6 +21,7 @@ use crate::error::CallError;
 use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::retry::RetryBudget;
+use crate::router::Router;
 use crate::service::Service;
 use crate::stream::StreamCall;
 use crate::table::{Provider, Providers, Table};
@@ -69,6 +70,9 @@ struct State {
     links: HashMap<SocketAddr, (Arc<Link>, Vec<u64>)>,
     /// Routes that had providers once.
     remembered: HashMap<Route, ()>,
+    /// How they are looked up: made anew when there are more than so many.
+    remembered_table: Arc<Router<Providers>>,
+    remembered_before: usize,
     /// Those who know what we know.
     followers: Vec<Weak<Inner>>,
 }
@@ -98,6 +102,8 @@ impl Peers {
             unsaved: false,
             links: HashMap::new(),
             remembered: HashMap::new(),
+            remembered_table: Arc::default(),
+            remembered_before: 0,
             followers: Vec::new(),
         };
         let inner = Inner {
@@ -129,6 +135,8 @@ impl Peers {
             unsaved: false,
             links: HashMap::new(),
             remembered: state.remembered.clone(),
+            remembered_table: Arc::default(),
+            remembered_before: 0,
             followers: Vec::new(),
         };
         let inner = Inner {
@@ -530,7 +538,7 @@ impl State {
                         is_near,
                     });
                 }
-                if self.remembered.len() < MAX_REMEMBERED_ROUTES && !is_event {
+                if self.remembered.len() < MAX_REMEMBERED_ROUTES && !is_event && !self.remembered.contains_key(route) {
                     self.remembered.insert(route.clone(), ());
                 }
             }
@@ -541,9 +549,14 @@ impl State {
         }
         table.router.for_each_mut(|providers| providers.plan(MAX_SUBSET));
         table.events.for_each_mut(|groups| groups.values_mut().for_each(|group| group.plan(MAX_SUBSET)));
-        for route in self.remembered.keys() {
-            table.remembered.entry(route, Providers::default);
+        if self.remembered.len() > self.remembered_before {
+            let mut remembered = Router::default();
+            for route in self.remembered.keys() {
+                remembered.entry(route, Providers::default);
+            }
+            (self.remembered_table, self.remembered_before) = (Arc::new(remembered), self.remembered.len());
         }
+        table.remembered = Arc::clone(&self.remembered_table);
         table
     }
 }

@@ -1,5 +1,8 @@
 //! Which of many routes a method and path belong to, without I/O.
 
+use std::borrow::Borrow;
+use std::hash::{Hash, Hasher};
+
 use foldhash::{HashMap, HashMapExt};
 use protocol::{Route, Segment};
 
@@ -12,8 +15,32 @@ pub(crate) struct Router<T> {
 #[derive(Clone, Debug)]
 struct Tree<T> {
     /// Routes without parameters, the usual case: one look-up.
-    exact: HashMap<Box<str>, T>,
+    exact: HashMap<ByPath, T>,
     patterns: Branch<T>,
+}
+
+/// A route that is found by its path.
+#[derive(Clone, Debug)]
+struct ByPath(Route);
+
+impl PartialEq for ByPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.path() == other.0.path()
+    }
+}
+
+impl Eq for ByPath {}
+
+impl Hash for ByPath {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.path().hash(state);
+    }
+}
+
+impl Borrow<str> for ByPath {
+    fn borrow(&self) -> &str {
+        self.0.path()
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -36,9 +63,13 @@ impl<T> Router<T> {
     /// The value under a route, made by `new` if there is none. Names of parameters make no difference: `GET/a/{x}` and
     /// `GET/a/{y}` are one route.
     pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> &mut T {
-        let tree = self.methods.entry(route.method().into()).or_default();
+        // There are few methods, and a text is made for each of them only once.
+        if !self.methods.contains_key(route.method()) {
+            self.methods.insert(route.method().into(), Tree::default());
+        }
+        let tree = self.methods.get_mut(route.method()).expect("it was put there");
         if !route.is_pattern() {
-            return tree.exact.entry(route.path().into()).or_insert_with(new);
+            return tree.exact.entry(ByPath(route.clone())).or_insert_with(new);
         }
         let mut branch = &mut tree.patterns;
         for segment in route.segments() {

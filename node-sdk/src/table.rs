@@ -17,7 +17,7 @@ use crate::router::Router;
 pub(crate) struct Table {
     pub(crate) router: Router<Providers>,
     /// Routes that had providers once. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    pub(crate) remembered: Router<Providers>,
+    pub(crate) remembered: Arc<Router<Providers>>,
     /// Who has subscribed to what.
     pub(crate) events: Router<Groups>,
     pub(crate) nodes: Vec<Node>,

@@ -1,13 +1,15 @@
 //! A url as nodes register it: method and path in one word, such as `GET/goods/{id}`.
 
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
 /// What a node offers: a method and a path, of which whole segments may be `{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
-    text: Box<str>,
+    /// Shared: tables of many thousands are made anew at every change.
+    text: Arc<str>,
     method_bytes: usize,
 }
 
