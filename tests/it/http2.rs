@@ -240,6 +240,38 @@ async fn gh18_fields_that_no_client_library_sends_are_refused() {
     }
 }
 
+#[tokio::test]
+async fn what_is_wrong_with_a_body_is_told_also_after_the_answer() {
+    let (_cluster, gateway, _server, _node) = served().await;
+    let length = [&[0, 14][..], b"content-length", &[1], b"1"].concat();
+    let post = [&[0x83, 0x86, 0x84, 0x41, 1, b'g'][..], &length].concat();
+    let fields = [&[0, 1][..], b"x", &[1], b"y"].concat();
+    // More than it said; fields in the middle.
+    for second in [frame(0, 1, 1, b"test"), frame(1, 4, 1, &fields)] {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        stream.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &frame(1, 4, 1, &post)].concat()).await.unwrap();
+        let mut answered = false;
+        let reset = timeout(PATIENCE, async {
+            loop {
+                let mut head = [0; 9];
+                stream.read_exact(&mut head).await.unwrap();
+                let mut payload = vec![0; usize::try_from(u32::from_be_bytes([0, head[0], head[1], head[2]])).unwrap()];
+                stream.read_exact(&mut payload).await.unwrap();
+                match head[3] {
+                    1 => {
+                        answered = true;
+                        stream.write_all(&second).await.unwrap();
+                    }
+                    3 => return payload,
+                    _ => {}
+                }
+            }
+        });
+        assert_eq!(reset.await.expect("a reset"), [0, 0, 0, 1], "PROTOCOL_ERROR");
+        assert!(answered);
+    }
+}
+
 /// A frame: type, flags, stream, payload.
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

@@ -24,6 +24,10 @@ use crate::http1::write::date;
 use crate::problem::Problem;
 use crate::timer::Timer;
 
+/// Bytes of a body that nobody wants which are read, and for how long.
+const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_secs(1);
+
 /// Pieces of a response that are copied.
 const SMALL_BYTES: usize = 8 * 1024;
 
@@ -88,11 +92,24 @@ impl Stream {
             (Ok(()), Some(full)) => self.send_full(full).await,
             (ended, _) => ended,
         };
-        // A response that was begun and is not whole must not look as if it were.
-        if sent.is_err()
-            && let Some(send) = &mut self.outgoing.send
+        match &mut self.outgoing.send {
+            // A response that was begun and is not whole must not look as if it were.
+            Some(send) if sent.is_err() => send.send_reset(Reason::INTERNAL_ERROR),
+            Some(_) => self.pass_over().await,
+            None => {}
+        }
+    }
+
+    /// Reads what the client still sends of its request, within limits: so it hears what is wrong with that, and a small rest is not
+    /// answered by a reset.
+    async fn pass_over(&mut self) {
+        let until = Instant::now() + LINGER;
+        let mut left = MAX_DISCARDED_BYTES;
+        while !self.incoming.body.is_end_stream()
+            && let Ok(Piece::Data(data)) = self.incoming.next_piece(until).await
+            && data.len() <= left
         {
-            send.send_reset(Reason::INTERNAL_ERROR);
+            left -= data.len();
         }
     }
 
