@@ -34,6 +34,7 @@ mod takeover;
 mod timer;
 mod tls;
 mod translate;
+mod upstream;
 mod upstreams;
 
 pub use access_log::AccessLogFormat;

@@ -22,7 +22,8 @@ use crate::path::{self, BadPath};
 use crate::problem::Problem;
 use crate::shedding::Shedding;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
-use crate::upstreams::{ConnectError, Picked, Table, Target, Upstreams};
+use crate::upstream::ConnectError;
+use crate::upstreams::{Picked, Table, Target, Upstreams};
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;

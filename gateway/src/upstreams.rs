@@ -1,44 +1,30 @@
-//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and the connections to them.
+//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::io;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
 use node_sdk::Peers;
 use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
-use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tracing::warn;
 
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
 use crate::cookie::Cookies;
 use crate::path;
+use crate::upstream::{KEEP, Upstream};
 
-/// In one network a connect is answered in well under this, or not at all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that is not in use is kept: servers in Node.js close theirs after five seconds, and a request that is on its
-/// way then is lost.
-const KEEP: Duration = Duration::from_secs(4);
-/// Connections to one server that are kept though they are not in use.
-const MAX_IDLE: usize = 256;
 /// Requests that wait for one server.
 const MAX_WAITING: usize = 1024;
-/// After a failed connect, how long a server is passed over; twice as long after each that follows.
-const FIRST_REST: Duration = Duration::from_millis(500);
-const LONGEST_REST: Duration = Duration::from_secs(10);
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
-/// How a server does is remembered for so long after it has gone: it may come back, as after a restart of the Distributor.
-const REMEMBERED: Duration = Duration::from_secs(60);
-
 /// The servers of one worker.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
@@ -81,51 +67,11 @@ struct Server {
     check: Option<Arc<Check>>,
 }
 
-/// One server, whatever it answers. It outlives changes of the list.
-#[derive(Debug)]
-pub(crate) struct Upstream {
-    pub(crate) address: SocketAddr,
-    /// What it is called in cookies.
-    id: u64,
-    pub(crate) load: Load,
-    since: Instant,
-    /// In milliseconds after `since`; 0 when it does not rest.
-    rests_until: AtomicU64,
-    /// In milliseconds after `since`, when it was missed first; 0 while it is there.
-    absent: AtomicU64,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    idle: VecDeque<(TcpStream, Instant)>,
-    rest: Duration,
-}
-
 /// What one server may be given at a time, of all workers.
 #[derive(Debug)]
 struct Places {
     free: Arc<Semaphore>,
     waiting: AtomicUsize,
-}
-
-/// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Connected {
-    /// `None` only when it has been kept.
-    stream: Option<TcpStream>,
-    upstream: Arc<Upstream>,
-    /// It has been used before, so the server may be closing it.
-    pub(crate) is_used: bool,
-}
-
-/// Why there is no connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ConnectError {
-    /// Nobody answers there.
-    Unreachable,
-    /// This machine has no port left to connect from, or no descriptor.
-    Exhausted,
 }
 
 /// Who is to answer a request.
@@ -301,7 +247,7 @@ impl Table {
     ) -> Server {
         let known = self.servers.get(&address).or_else(|| old?.servers.get(&address));
         let upstream = known.map_or_else(|| Arc::new(Upstream::new(address, now)), Arc::clone);
-        upstream.absent.store(0, Ordering::Relaxed);
+        upstream.is_there();
         self.servers.insert(address, Arc::clone(&upstream));
         let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
         let places = shared.places(address, route.max_connections);
@@ -413,7 +359,7 @@ impl Service {
 
     /// The server of this id, if it does well.
     pub(crate) fn with_id(&self, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
-        let is_it = |server: &&Server| server.upstream.id == id && !tried.contains(&server.upstream.address);
+        let is_it = |server: &&Server| server.upstream.id() == id && !tried.contains(&server.upstream.address);
         let server = self.pool.list.iter().find(is_it)?;
         // One that has much to do is waited for: it has what the client left there.
         (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())
@@ -492,130 +438,6 @@ impl Drop for Admitted {
     }
 }
 
-impl Upstream {
-    fn new(address: SocketAddr, now: Instant) -> Self {
-        Self {
-            address,
-            id: Cookies::id(address),
-            load: Load::new(now.into_std()),
-            since: now,
-            rests_until: AtomicU64::new(0),
-            absent: AtomicU64::new(0),
-            state: Mutex::default(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        self.id
-    }
-
-    /// A connection: one that is there and not in use, or a new one; `fresh`: a new one in any case.
-    ///
-    /// # Errors
-    /// When there is none to be had; the server is passed over for a while if it is its fault.
-    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool) -> Result<Connected, ConnectError> {
-        let now = Instant::now();
-        while !fresh && let Some(stream) = self.idle(now) {
-            // Whatever a server says without being asked, its end included, nobody can use.
-            let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if silent {
-                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
-            }
-        }
-        let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
-        let error = match connected {
-            Ok(Ok(stream)) => {
-                let _ = stream.set_nodelay(true);
-                if self.rests_until.swap(0, Ordering::Relaxed) > 0 {
-                    self.lock().rest = Duration::ZERO;
-                    self.load.connected(Instant::now().into_std());
-                }
-                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: false });
-            }
-            Ok(Err(error)) => Some(error),
-            Err(_elapsed) => None,
-        };
-        if error.is_some_and(|error| is_exhausted(&error)) {
-            return Err(ConnectError::Exhausted);
-        }
-        let mut state = self.lock();
-        state.rest = (state.rest * 2).clamp(FIRST_REST, LONGEST_REST);
-        self.rests_until.store(self.millis_at(Instant::now() + state.rest), Ordering::Relaxed);
-        Err(ConnectError::Unreachable)
-    }
-
-    fn idle(&self, now: Instant) -> Option<TcpStream> {
-        let mut state = self.lock();
-        state.tidy(now);
-        state.idle.pop_back().map(|(stream, _)| stream)
-    }
-
-    /// Closes connections that have not been used for a while.
-    fn tidy(&self, now: Instant) {
-        self.lock().tidy(now);
-    }
-
-    fn keep(&self, stream: TcpStream, now: Instant) {
-        let mut state = self.lock();
-        if state.idle.len() < MAX_IDLE {
-            state.idle.push_back((stream, now + KEEP));
-        }
-    }
-
-    fn rests(&self, now: Instant) -> bool {
-        let until = self.rests_until.load(Ordering::Relaxed);
-        until > 0 && until > self.millis_at(now)
-    }
-
-    /// Whether it was there not long ago.
-    fn is_remembered(&self, now: Instant) -> bool {
-        let now = self.millis_at(now);
-        let since = self.absent.load(Ordering::Relaxed);
-        if since == 0 {
-            self.absent.store(now, Ordering::Relaxed);
-        }
-        since == 0 || Duration::from_millis(now.saturating_sub(since)) < REMEMBERED
-    }
-
-    /// From 1: 0 stands for never.
-    fn millis_at(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl State {
-    fn tidy(&mut self, now: Instant) {
-        while self.idle.front().is_some_and(|(_, until)| *until <= now) {
-            self.idle.pop_front();
-        }
-    }
-}
-
-/// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor, no memory.
-fn is_exhausted(error: &io::Error) -> bool {
-    const EMFILE: i32 = 24;
-    const ENFILE: i32 = 23;
-    const ENOBUFS: i32 = 105;
-    error.kind() == io::ErrorKind::AddrNotAvailable || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
-}
-
-impl Connected {
-    pub(crate) fn stream(&mut self) -> &mut TcpStream {
-        self.stream.as_mut().expect("it is there until it is kept")
-    }
-
-    /// Gives it back to be used again.
-    pub(crate) fn keep(mut self) {
-        if let Some(stream) = self.stream.take() {
-            self.upstream.keep(stream, Instant::now());
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use node_sdk::Balance;
@@ -680,7 +502,7 @@ mod tests {
         assert!(Arc::ptr_eq(&back.servers[&one], &first.servers[&one]), "how it does is known still");
         tokio::time::pause();
         let gone = table(Some(&back), &[]);
-        tokio::time::advance(REMEMBERED).await;
+        tokio::time::advance(crate::upstream::REMEMBERED).await;
         assert!(table(Some(&table(Some(&gone), &[])), &[]).servers.is_empty(), "not for ever");
     }
 
@@ -694,30 +516,12 @@ mod tests {
         assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
             let upstream: &Upstream = &both.servers[&address];
-            let until = upstream.millis_at(Instant::now() + Duration::from_secs(1));
-            upstream.rests_until.store(until, Ordering::Relaxed);
+            upstream.rest_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);
         assert_eq!(turns(), [1; 4]);
         rest(one);
         assert_eq!(turns().len(), 4, "better than nobody");
-    }
-
-    #[tokio::test]
-    async fn connections_are_used_again_and_not_for_ever() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
-        let idle = || upstream.lock().idle.len();
-        let (one, two) = (upstream.connect(false).await.unwrap(), upstream.connect(false).await.unwrap());
-        one.keep();
-        assert_eq!(idle(), 1);
-        assert!(!upstream.connect(true).await.unwrap().is_used);
-        assert_eq!(idle(), 1, "what is fresh leaves the others alone");
-        upstream.connect(false).await.unwrap().keep();
-        assert_eq!(idle(), 1);
-        drop(two);
-        upstream.tidy(Instant::now() + KEEP);
-        assert_eq!(idle(), 0);
     }
 
     #[tokio::test]
