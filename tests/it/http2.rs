@@ -241,6 +241,27 @@ async fn gh18_fields_that_no_client_library_sends_are_refused() {
 }
 
 #[tokio::test]
+async fn gh3_an_answer_before_the_body_arrives_without_a_reset() {
+    let (_cluster, gateway, _server, _node) = served().await;
+    let mut client = connect(gateway).await;
+    let (response, mut send) = client.send_request(head("POST", "/nowhere").body(()).unwrap(), false).unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(response.status(), 404);
+    let mut left = Bytes::from(vec![b'x'; 1 << 20]);
+    while !left.is_empty() {
+        send.reserve_capacity(left.len());
+        let room = std::future::poll_fn(|task| send.poll_capacity(task));
+        let room = timeout(PATIENCE, room).await.unwrap().expect("no reset").unwrap();
+        send.send_data(left.split_to(room.min(left.len())), false).unwrap();
+    }
+    send.send_data(Bytes::new(), true).unwrap();
+    let mut body = response.into_body();
+    while let Some(data) = body.data().await {
+        body.flow_control().release_capacity(data.unwrap().len()).unwrap();
+    }
+}
+
+#[tokio::test]
 async fn what_is_wrong_with_a_body_is_told_also_after_the_answer() {
     let (_cluster, gateway, _server, _node) = served().await;
     let length = [&[0, 14][..], b"content-length", &[1], b"1"].concat();

@@ -24,8 +24,9 @@ use crate::http1::write::date;
 use crate::problem::Problem;
 use crate::timer::Timer;
 
-/// Bytes of a body that nobody wants which are read, and for how long.
-const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+/// Bytes of a body that nobody wants which are read, and for how long: some clients take a reset for the end of everything, though it
+/// says NO_ERROR and follows the whole answer (RFC 9113, 8.1).
+const MAX_DISCARDED_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Pieces of a response that are copied.
