@@ -202,6 +202,8 @@ async fn play(scene: Scene) {
             calls::calls().await;
             calls::survive(10).await;
             calls::overload().await;
+            door::door().await;
+            edge::edge(None, 60).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;
