@@ -1,10 +1,12 @@
-//! The gateway: HTTP in, packets out.
+//! The gateway: HTTP in, packets or HTTP out.
 //!
-//! Routes are those that nodes register. A request becomes one call to one of the nodes that offer its method and path,
-//! and the node's answer becomes the response, its data unparsed.
+//! Routes are those that nodes register, and what a file says. A request becomes one call to one of the nodes that offer its method
+//! and path, with the node's answer as the response, its data unparsed; or it is passed on to one of the servers of the longest
+//! prefix of its path, bodies as they come.
 //!
-//! `http1`'s readers, `path`, `translate` and `problem` decide and are pure; `server`, `connection` and `proxy` are the shell
-//! around them, and calling nodes is the work of [`node_sdk::Peers`].
+//! `http1`'s readers, `http2`'s meter, `path`, `translate`, `limits`, `cookie` and `problem` decide and are pure. `exchange` is the
+//! seam: `proxy` answers requests through it, whichever version of HTTP the client speaks. `program`, `server` and `client` are the
+//! shell around them. Calling nodes, and whose turn it is, are the work of [`node_sdk`].
 
 mod access_log;
 mod admin;
