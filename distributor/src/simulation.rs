@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
-    Advert, FrameDecoder, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision, Terms,
+    Advert, FrameDecoder, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision, Terms,
     Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
 };
 
@@ -86,6 +86,8 @@ struct Node {
     connection: Option<u64>,
     connect_at: Instant,
     replica: Replica,
+    /// What the changes that the replica names have made of nothing: calls are routed by such a table.
+    table: BTreeMap<SocketAddr, Known>,
     highest: Option<Revision>,
     /// It told this connection that it has a list.
     offered: bool,
@@ -119,6 +121,7 @@ impl World {
                 connection: None,
                 connect_at: start,
                 replica: Replica::default(),
+                table: BTreeMap::new(),
                 highest: None,
                 offered: false,
             };
@@ -235,7 +238,9 @@ impl World {
             let step = if self.peace { 2 * TICK } else { TICK };
             self.now = to.min(self.now + step);
             for node in &mut self.nodes {
-                node.replica.expire(self.now);
+                if node.replica.expire(self.now) {
+                    node.follow();
+                }
             }
             self.connect();
             self.keep_time();
@@ -579,6 +584,7 @@ impl Node {
         self.instance = format!("i{next_instance}");
         (self.is_up, self.is_frozen, self.draining) = (true, false, false);
         (self.replica, self.highest, self.connection) = (Replica::default(), None, None);
+        self.table.clear();
         self.connect_at = now;
     }
 
@@ -607,6 +613,17 @@ impl Node {
                 out.to_vec()
             }
         }
+    }
+
+    /// Carries out what the replica says has changed.
+    fn follow(&mut self) {
+        for (address, known) in self.replica.changes() {
+            match known {
+                Some(known) => drop(self.table.insert(address, known)),
+                None => drop(self.table.remove(&address)),
+            }
+        }
+        assert!(self.table.values().eq(&self.replica.nodes()), "S9: changes lead to what there is");
     }
 
     /// Takes a packet in, as the real node does; what it answers.
@@ -641,6 +658,9 @@ impl Node {
         assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "S2: {outcome:?} of {news:?}");
         if self.replica.is_warming() && !leaves {
             assert!(self.addresses().is_superset(&before), "S8: nobody goes while the Distributor warms up");
+        }
+        if outcome == Outcome::Changed {
+            self.follow();
         }
         let known = self.replica.revision().or(self.highest);
         assert!(known >= self.highest || self.version == Version::V1, "S2: {known:?} after {:?}", self.highest);

@@ -115,7 +115,7 @@ impl Admin {
         }
         let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
         let mut prefixes = BTreeMap::new();
-        self.upstreams.iter().for_each(|upstreams| upstreams.table().describe(&mut prefixes, Instant::now()));
+        self.upstreams.iter().for_each(|upstreams| upstreams.describe(&mut prefixes, Instant::now()));
         for (prefix, servers) in &prefixes {
             let _ = writeln!(out, "  {prefix}");
             if servers.is_empty() {

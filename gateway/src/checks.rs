@@ -46,7 +46,10 @@ impl Checks {
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
             return check;
         }
-        known.retain(|_, check| check.strong_count() > 0);
+        if known.len() == known.capacity() {
+            // It would grow: a good time to see what nobody needs.
+            known.retain(|_, check| check.strong_count() > 0);
+        }
         let check = Arc::new(Check { address, how: how.clone(), every, alive: AtomicBool::new(true) });
         known.insert(key, Arc::downgrade(&check));
         tokio::spawn(watch(Arc::downgrade(&check)));

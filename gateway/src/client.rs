@@ -48,7 +48,7 @@ enum Look<T> {
 impl Client<'_> {
     /// Serves it until it goes. Says why it ended.
     pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
-        let config = Arc::clone(&self.door.upstreams.table().config);
+        let config = Arc::clone(&self.door.upstreams.rules().config);
         let begun = Instant::now();
         let deadline = begun + config.header_timeout;
         let mut address = self.address;

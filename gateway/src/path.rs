@@ -97,6 +97,23 @@ fn unescape(path: &str) -> Result<String, BadPath> {
     Ok(path)
 }
 
+/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
+pub(crate) fn longest<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
+    let mut prefix = path.strip_suffix('/').unwrap_or(path);
+    loop {
+        if let Some(found) = get(prefix) {
+            return Some((prefix.len(), found));
+        }
+        prefix = &prefix[..prefix.rfind('/')?];
+    }
+}
+
+/// A prefix in normal form, without a slash at its end; `None` when it is no path.
+pub(crate) fn normal_prefix(prefix: &str) -> Option<String> {
+    let normal = normal(prefix).ok()?;
+    Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -20,10 +20,11 @@ use crate::limits::Limited;
 use crate::metrics::Metrics;
 use crate::path::{self, BadPath};
 use crate::problem::Problem;
+use crate::rules::Rules;
 use crate::shedding::Shedding;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
 use crate::upstream::ConnectError;
-use crate::upstreams::{Picked, Table, Target, Upstreams};
+use crate::upstreams::{Picked, Target, Upstreams};
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;
@@ -47,7 +48,7 @@ pub(crate) struct Proxy<'a> {
 /// What is known of a request before it is answered.
 struct Inquiry<'a> {
     head: &'a Head,
-    table: &'a Table,
+    rules: &'a Rules,
     /// What holds for its path.
     settings: &'a Settings,
     /// In normal form.
@@ -76,14 +77,14 @@ impl Answer for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
     async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
         let begin = Instant::now();
-        let table = self.upstreams.table();
-        let trusted = &table.config.trusted;
+        let rules = self.upstreams.rules();
+        let trusted = &rules.config.trusted;
         let believed = trusted.iter().any(|network| network.contains(&self.client));
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
         let mut unanswered = Unanswered(Some((self, client, &head, begin)));
-        let answered = self.answer_to(&head, exchange, &table, (client, origin), begin).await;
+        let answered = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
         unanswered.0 = None;
         self.log(client, head.method(), head.target(), exchange.status(), begin.elapsed());
         answered
@@ -123,18 +124,18 @@ impl Proxy<'_> {
         &self,
         head: &Head,
         exchange: &mut impl Exchange,
-        table: &Table,
+        rules: &Rules,
         (client, origin): (IpAddr, &Origin),
         begin: Instant,
     ) -> Result<(), Ended> {
-        let problem = match self.respond(head, exchange, table, (client, origin), begin).await {
+        let problem = match self.respond(head, exchange, rules, (client, origin), begin).await {
             Ok(()) => return Ok(()),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
         let Problem { status, kind, detail } = &problem;
         debug!(status = status.as_u16(), kind, detail, "problem");
-        if table.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
+        if rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
             exchange.respond(Full::new(*status, JSON, ""));
         } else {
             exchange.respond(Full::from(&problem));
@@ -146,7 +147,7 @@ impl Proxy<'_> {
         &self,
         head: &Head,
         exchange: &mut impl Exchange,
-        table: &Table,
+        rules: &Rules,
         (client, origin): (IpAddr, &Origin),
         begin: Instant,
     ) -> Result<(), BodyError> {
@@ -161,21 +162,21 @@ impl Proxy<'_> {
             let detail = format!("the request has been passed on by {hops} gateways: it goes round in a circle");
             return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
         }
-        let settings = table.route(&path);
+        let settings = rules.route(&path);
         let header = settings.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let counted = settings.limits.take(client, header, begin);
         let _counted = counted.map_err(|limited| limited_problem(limited, settings))?;
-        let deadline = begin + settings.timeout.unwrap_or(table.config.request_timeout);
+        let deadline = begin + settings.timeout.unwrap_or(rules.config.request_timeout);
         let (path, inquired) =
-            (&*path, |path| Inquiry { head, table, settings, path, query, client, origin, hops, deadline });
+            (&*path, |path| Inquiry { head, rules, settings, path, query, client, origin, hops, deadline });
         let url = || format!("{}{path}", head.method());
-        match self.route(table, head.method(), path) {
+        match self.route(head.method(), path) {
             // Said before the client sends a body that nobody would take.
             Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
             Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
             Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
             Route::Node(method, path) => {
-                let params = params(head, query, exchange, table.config.max_body_bytes, deadline).await?;
+                let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
                 let answer = self.call(method, &path, &params, exchange, deadline).await?;
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 exchange.respond(Full::new(status, JSON, body));
@@ -185,7 +186,7 @@ impl Proxy<'_> {
     }
 
     /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
-    fn route<'a>(&self, table: &Table, method: &'a str, path: &'a str) -> Route<'a> {
+    fn route<'a>(&self, method: &'a str, path: &'a str) -> Route<'a> {
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
@@ -194,7 +195,7 @@ impl Proxy<'_> {
                 return Route::Node(method, path);
             }
         }
-        if let Some(target) = table.find(path) {
+        if let Some(target) = self.upstreams.find(path) {
             return Route::Server(target);
         }
         let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
@@ -223,9 +224,9 @@ impl Proxy<'_> {
         target: &Target,
         exchange: &mut impl Exchange,
     ) -> Result<(), BodyError> {
-        let Inquiry { head, table, settings, path, query, origin, hops, deadline, .. } = *inquiry;
+        let Inquiry { head, rules, settings, path, query, origin, hops, deadline, .. } = *inquiry;
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
-        let config = &table.config;
+        let config = &rules.config;
         let mut tried = Vec::new();
         let mut again = false;
         self.retries.called();
@@ -338,19 +339,19 @@ async fn params(
 /// Who is to be asked, with the cookie that the client is to keep for the next time.
 fn pick(inquiry: &Inquiry<'_>, target: &Target, tried: &[SocketAddr]) -> Option<(Picked, Option<String>)> {
     use node_sdk::Balance as By;
-    let Inquiry { head, table, settings, client, origin, .. } = *inquiry;
+    let Inquiry { head, rules, settings, client, origin, .. } = *inquiry;
     let now = Instant::now();
     let service = &target.service;
     let by = |balance| service.pick(&Choice { balance, tried, ..Choice::default() }, now);
     match settings.balance {
         Balance::Cookie => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case("cookie"));
-            let mut ids = cookies.filter_map(|(_, value)| table.cookies.read(value));
+            let mut ids = cookies.filter_map(|(_, value)| rules.cookies.read(value));
             if let Some(picked) = ids.next().and_then(|id| service.with_id(id, tried, now)) {
                 return Some((picked, None));
             }
             let picked = by(By::LeastInFlight)?;
-            let cookie = table.cookies.set(picked.upstream.id(), origin.is_tls());
+            let cookie = rules.cookies.set(picked.upstream.id(), origin.is_tls());
             Some((picked, Some(cookie)))
         }
         Balance::Client => {

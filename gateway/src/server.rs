@@ -290,7 +290,7 @@ impl Door {
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
         let Some(stream) = socket.into_tcp() else { return };
         // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
-        tune_patiently(&stream, self.upstreams.table().config.write_timeout.max(LONGEST_PAUSE));
+        tune_patiently(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
         let _connected = self.metrics.connection();
         let seat = self.seats.take(self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);

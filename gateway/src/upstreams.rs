@@ -1,53 +1,55 @@
 //! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use node_sdk::Peers;
 use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Instant, timeout_at};
+use protocol::{HttpAdvert, Node};
+use tokio::sync::watch;
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
-use crate::cookie::Cookies;
-use crate::path;
+use crate::path::{longest, normal_prefix};
+use crate::places::{Admitted, Full, Places, PlacesOfAll};
+use crate::rules::Rules;
 use crate::upstream::{KEEP, Upstream};
 
-/// Requests that wait for one server.
-const MAX_WAITING: usize = 1024;
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
+
 /// The servers of one worker.
 #[derive(Debug)]
 pub(crate) struct Upstreams {
-    /// Replaced as a whole at every change.
-    table: RwLock<Arc<Table>>,
+    /// Replaced as a whole when the configuration changes.
+    rules: RwLock<Arc<Rules>>,
+    /// Changed in place, as much as has changed.
+    services: RwLock<Services>,
 }
 
-/// Who answers what, and what holds for it.
-#[derive(Debug)]
-pub(crate) struct Table {
-    pub(crate) config: Arc<Config>,
-    pub(crate) cookies: Cookies,
-    /// By prefix, in normal form and without a slash at its end: `` is everything.
-    prefixes: BTreeMap<String, Arc<Service>>,
-    /// Where in the configuration the route of a prefix stands.
-    routes: HashMap<String, usize>,
-    /// What holds where the configuration says nothing.
-    usual: Route,
+/// Who answers what.
+#[derive(Debug, Default)]
+struct Services {
+    /// By prefix, in normal form and without a slash at its end: `` is everything. What a request has found does not change under it.
+    prefixes: HashMap<Box<str>, Arc<Service>>,
+    /// How many of them nobody answers now.
+    gone: usize,
+    /// The nodes that are such servers.
+    nodes: HashMap<SocketAddr, Arc<Node>>,
+    /// Those that are there whether they register or not.
+    fixed: HashSet<SocketAddr>,
     servers: HashMap<SocketAddr, Arc<Upstream>>,
 }
 
 /// All that answer one prefix; none when they are gone.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Service {
     pool: Pool<Server>,
     /// When the last one went, if they had registered.
@@ -58,20 +60,11 @@ pub(crate) struct Service {
 struct Server {
     upstream: Arc<Upstream>,
     weight: u16,
-    /// It gives no sign of life, so others are preferred.
-    suspect: bool,
     strip: bool,
-    /// What it is called, if it has registered.
-    name: Option<String>,
+    /// `None` for one that is fixed.
+    node: Option<Arc<Node>>,
     places: Arc<Places>,
     check: Option<Arc<Check>>,
-}
-
-/// What one server may be given at a time, of all workers.
-#[derive(Debug)]
-struct Places {
-    free: Arc<Semaphore>,
-    waiting: AtomicUsize,
 }
 
 /// Who is to answer a request.
@@ -91,22 +84,10 @@ pub(crate) struct Picked {
     places: Arc<Places>,
 }
 
-/// A request that a server may be given. It counts until this is dropped.
-#[derive(Debug)]
-pub(crate) struct Admitted {
-    upstream: Arc<Upstream>,
-    _place: OwnedSemaphorePermit,
-}
-
-/// A server has as much to do as it may have, and as many wait for it as may, or have waited for too long.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Full;
-
 /// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    /// By address and how many there are: two routes may have different limits for one server.
-    places: Mutex<HashMap<(SocketAddr, usize), Weak<Places>>>,
+    places: PlacesOfAll,
     checks: Checks,
     secret: String,
 }
@@ -114,14 +95,16 @@ pub(crate) struct Shared {
 impl Default for Shared {
     fn default() -> Self {
         let secret = format!("{:032x}", daemon::unique_id());
-        Self { places: Mutex::default(), checks: Checks::default(), secret }
+        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret }
     }
 }
 
 impl Upstreams {
     pub(crate) fn new(config: Arc<Config>, shared: &Shared) -> Self {
-        let table = Table::next(None, config, &[], shared, Instant::now());
-        Self { table: RwLock::new(Arc::new(table)) }
+        let rules = Rules::new(config, &shared.secret);
+        let mut services = Services::default();
+        services.obey(&rules, shared, Instant::now());
+        Self { rules: RwLock::new(Arc::new(rules)), services: RwLock::new(services) }
     }
 
     /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections that are not in use any more.
@@ -133,157 +116,50 @@ impl Upstreams {
     ) {
         let mut changes = peers.changes();
         let mut tidy = tokio::time::interval(KEEP / 4);
-        let mut nodes = Vec::new();
         loop {
             tokio::select! {
                 changed = changes.next() => match changed {
-                    Some(changed) => nodes = changed,
+                    Some(nodes) => self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now)),
                     None => return,
                 },
-                Ok(()) = config.changed() => {}
-                _ = tidy.tick() => {
-                    let (table, now) = (self.table(), Instant::now());
-                    table.servers.values().for_each(|upstream| upstream.tidy(now));
-                    let is_over = |gone: Instant| gone + REMEMBERED_PREFIX <= now;
-                    if !table.prefixes.values().any(|service| service.gone.is_some_and(is_over)) {
-                        continue;
-                    }
+                Ok(()) = config.changed() => {
+                    let rules = Rules::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
+                    *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+                    self.change(|services, rules, now| services.obey(rules, &shared, now));
                 }
+                _ = tidy.tick() => self.change(|services, _, now| services.tidy(now)),
             }
-            let config = Arc::clone(&config.borrow_and_update());
-            let next = Arc::new(Table::next(Some(&self.table()), config, &nodes, &shared, Instant::now()));
-            *self.table.write().unwrap_or_else(PoisonError::into_inner) = next;
         }
     }
 
-    /// What holds now.
-    pub(crate) fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl Table {
-    /// The table of these nodes: servers that stay are kept, and prefixes that have lost their last one remembered.
-    fn next(old: Option<&Self>, config: Arc<Config>, nodes: &[protocol::Node], shared: &Shared, now: Instant) -> Self {
-        let cookies = Cookies::new(config.cookie_secret.as_deref().unwrap_or(&shared.secret));
-        let routes =
-            config.routes.iter().enumerate().flat_map(|(at, route)| {
-                route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
-            });
-        let routes = routes.collect();
-        let usual = Route::new(Vec::new());
-        let mut next = Self { config, cookies, prefixes: BTreeMap::new(), routes, usual, servers: HashMap::new() };
-        let mut services: BTreeMap<String, Vec<Server>> = BTreeMap::new();
-        let (config, usual) = (Arc::clone(&next.config), Route::new(Vec::new()));
-        for route in &config.routes {
-            for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
-                for fixed in &route.servers {
-                    let server = next.server(old, fixed.address, fixed.weight, route, shared, now);
-                    services.entry(prefix.clone()).or_default().push(Server { strip: route.strip, ..server });
-                }
-            }
-        }
-        for node in nodes {
-            let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?)))
-            else {
-                continue;
-            };
-            let address = SocketAddr::new(node.host, node.port);
-            for prefix in &http.prefixes {
-                let Some(prefix) = normal_prefix(prefix) else {
-                    warn!(node = node.name, prefix, "a prefix is passed over: it is no path");
-                    continue;
-                };
-                let servers = services.entry(prefix.clone()).or_default();
-                if advert.weight > 0 && !advert.draining {
-                    let route = next.route_at(&prefix).map_or(&usual, |at| &config.routes[at]);
-                    let server = next.server(old, address, advert.weight, route, shared, now);
-                    let name = Some(node.name.clone());
-                    servers.push(Server { suspect: node.suspect, strip: http.strip, name, ..server });
-                }
-            }
-        }
-        let mut gone = HashMap::new();
-        if let Some(old) = old {
-            // What is written in no file any more is forgotten at once; what has registered may come back.
-            let registered = |service: &Service| service.pool.list.iter().any(|server| server.name.is_some());
-            for (prefix, service) in old.prefixes.iter().take(MAX_REMEMBERED) {
-                let since = service.gone.unwrap_or(now);
-                let remembered = service.gone.is_some() || registered(service);
-                if !services.contains_key(prefix) && remembered && now < since + REMEMBERED_PREFIX {
-                    gone.insert(prefix.clone(), since);
-                    services.insert(prefix.clone(), Vec::new());
-                }
-            }
-            for (address, upstream) in &old.servers {
-                if !next.servers.contains_key(address) && upstream.is_remembered(now) {
-                    next.servers.insert(*address, Arc::clone(upstream));
-                }
-            }
-        }
-        next.prefixes = services
-            .into_iter()
-            .map(|(prefix, list)| {
-                let gone = gone.get(&prefix).copied().or_else(|| list.is_empty().then_some(now));
-                let mut pool = Pool::at_any_turn();
-                pool.list = list;
-                // Each worker has connections of its own, and few: all servers are used.
-                pool.plan(usize::MAX);
-                (prefix, Arc::new(Service { pool, gone }))
-            })
-            .collect();
-        next
+    fn change(&self, change: impl FnOnce(&mut Services, &Rules, Instant)) {
+        let (rules, now) = (self.rules(), Instant::now());
+        change(&mut self.services.write().unwrap_or_else(PoisonError::into_inner), &rules, now);
     }
 
-    /// A server as `route` has it: the one that is known, or a new one.
-    fn server(
-        &mut self,
-        old: Option<&Self>,
-        address: SocketAddr,
-        weight: u16,
-        route: &Route,
-        shared: &Shared,
-        now: Instant,
-    ) -> Server {
-        let known = self.servers.get(&address).or_else(|| old?.servers.get(&address));
-        let upstream = known.map_or_else(|| Arc::new(Upstream::new(address, now)), Arc::clone);
-        upstream.is_there();
-        self.servers.insert(address, Arc::clone(&upstream));
-        let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
-        let places = shared.places(address, route.max_connections);
-        Server { upstream, weight, suspect: false, strip: false, name: None, places, check }
+    /// What the configuration says.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who answers a path in normal form: the longest prefix of whole segments wins.
     pub(crate) fn find(&self, path: &str) -> Option<Target> {
-        let (prefix, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
-        Some(Target { service: Arc::clone(service), prefix_bytes: prefix })
-    }
-
-    /// What holds for a path in normal form.
-    pub(crate) fn route(&self, path: &str) -> &Route {
-        self.route_at(path).map_or(&self.usual, |at| &self.config.routes[at])
-    }
-
-    fn route_at(&self, path: &str) -> Option<usize> {
-        if self.routes.is_empty() {
-            return None;
-        }
-        longest(path, |prefix| self.routes.get(prefix).copied()).map(|(_, at)| at)
+        self.services.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
 
     /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
     pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, Described>>, now: Instant) {
-        for (prefix, service) in &self.prefixes {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        for (prefix, service) in &services.prefixes {
             let prefix = if prefix.is_empty() { "/" } else { prefix };
             let servers = all.entry(prefix.to_owned()).or_default();
-            for server in &service.pool.list {
+            for server in service.pool.list() {
                 let (readiness, in_flight) = (server.readiness(now), server.upstream.load.in_flight());
                 let described = servers.entry(server.upstream.address).or_insert_with(|| Described {
-                    name: server.name.clone(),
+                    name: server.node.as_ref().map(|node| node.name.clone()),
                     weight: server.weight,
                     strip: server.strip,
-                    suspect: server.suspect,
+                    suspect: server.is_suspect(),
                     readiness,
                     in_flight: 0,
                 });
@@ -292,6 +168,157 @@ impl Table {
             }
         }
     }
+}
+
+impl Services {
+    fn find(&self, path: &str) -> Option<Target> {
+        let (prefix_bytes, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
+        Some(Target { service: Arc::clone(service), prefix_bytes })
+    }
+
+    /// Begins anew with other rules and the same nodes.
+    fn obey(&mut self, rules: &Rules, shared: &Shared, now: Instant) {
+        let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
+        let old = std::mem::take(&mut self.prefixes);
+        self.fixed.clear();
+        for route in &rules.config.routes {
+            for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
+                for fixed in &route.servers {
+                    let server = self.server(fixed.address, fixed.weight, route, shared, now);
+                    self.fixed.insert(fixed.address);
+                    self.service_or_new(&prefix).pool.push(Server { strip: route.strip, ..server });
+                }
+            }
+        }
+        self.prefixes.values_mut().for_each(|service| Arc::make_mut(service).pool.plan());
+        self.gone = 0;
+        self.follow(&nodes, rules, shared, now);
+        // What is written in no file any more is forgotten at once; what had registered may come back.
+        for (prefix, service) in old.into_iter().filter(|(_, service)| service.gone.is_some()) {
+            self.gone += usize::from(!self.prefixes.contains_key(&prefix));
+            self.prefixes.entry(prefix).or_insert(service);
+        }
+    }
+
+    /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have lost their last one remembered.
+    fn follow(&mut self, nodes: &[Arc<Node>], rules: &Rules, shared: &Shared, now: Instant) {
+        let servers = nodes.iter().filter(|node| http(node).is_some());
+        let new: HashMap<_, _> = servers.map(|node| (place(node), Arc::clone(node))).collect();
+        let differs = |(address, node): &(&SocketAddr, &Arc<Node>), other: &HashMap<SocketAddr, Arc<Node>>| {
+            other.get(*address).is_none_or(|known| !Arc::ptr_eq(known, node))
+        };
+        let old = std::mem::take(&mut self.nodes);
+        let left: Vec<_> = old.iter().filter(|known| differs(known, &new)).map(|(_, node)| node).collect();
+        let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
+        let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| place(node)).collect();
+        let left_prefixes: Vec<String> = left.iter().flat_map(|node| prefixes(node)).collect();
+        for prefix in &left_prefixes {
+            // One look through a list takes out all that have moved.
+            if let Some(service) = self.prefixes.get_mut(&**prefix).filter(|service| service.pool.is_planned()) {
+                let has_moved = |server: &Server| server.node.is_some() && moved.contains(&server.upstream.address);
+                Arc::make_mut(service).pool.retain(|server| !has_moved(server));
+            }
+        }
+        let mut came_prefixes = Vec::new();
+        for node in &came {
+            came_prefixes.extend(self.add(node, rules, shared, now));
+        }
+        for prefix in left_prefixes.iter().chain(&came_prefixes) {
+            self.settle(prefix, now);
+        }
+        for address in left.iter().map(|node| place(node)).filter(|address| !new.contains_key(address)) {
+            if let Some(upstream) = self.servers.get(&address).filter(|_| !self.fixed.contains(&address)) {
+                upstream.is_remembered(now);
+            }
+        }
+        self.nodes = new;
+    }
+
+    /// Adds a node to the pools of its prefixes, which are given back.
+    fn add(&mut self, node: &Arc<Node>, rules: &Rules, shared: &Shared, now: Instant) -> Vec<String> {
+        let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?))) else {
+            return Vec::new();
+        };
+        let address = place(node);
+        for prefix in http.prefixes.iter().filter(|prefix| normal_prefix(prefix).is_none()) {
+            warn!(node = node.name, prefix, "a prefix is passed over: it is no path");
+        }
+        let prefixes: Vec<String> = prefixes(node).collect();
+        let wants_requests = advert.weight > 0 && !advert.draining;
+        for prefix in &prefixes {
+            if wants_requests {
+                let server = self.server(address, advert.weight, rules.route(prefix), shared, now);
+                let pool = &mut self.service_or_new(prefix).pool;
+                // Two of its prefixes may be one in normal form.
+                let is_there = |last: &Server| last.node.is_some() && last.upstream.address == address;
+                if !pool.list().last().is_some_and(is_there) {
+                    pool.push(Server { strip: http.strip, node: Some(Arc::clone(node)), ..server });
+                }
+            } else {
+                self.service_or_new(prefix);
+            }
+        }
+        prefixes
+    }
+
+    /// Makes a prefix fit to be picked from again, after it has changed.
+    fn settle(&mut self, prefix: &str, now: Instant) {
+        let Some(service) = self.prefixes.get_mut(prefix) else { return };
+        let is_empty = service.pool.list().is_empty();
+        if is_empty && service.gone.is_none() && self.gone >= MAX_REMEMBERED {
+            self.prefixes.remove(prefix);
+            return;
+        }
+        if is_empty == service.gone.is_some() && service.pool.is_planned() {
+            return;
+        }
+        let service = Arc::make_mut(service);
+        service.pool.plan();
+        self.gone -= usize::from(service.gone.is_some());
+        self.gone += usize::from(is_empty);
+        service.gone = is_empty.then(|| service.gone.unwrap_or(now));
+    }
+
+    /// Forgets what has been gone for long.
+    fn tidy(&mut self, now: Instant) {
+        let Self { prefixes, gone, nodes, fixed, servers } = self;
+        servers.values().for_each(|upstream| upstream.tidy(now));
+        servers.retain(|address, upstream| {
+            nodes.contains_key(address) || fixed.contains(address) || upstream.is_remembered(now)
+        });
+        if *gone > 0 {
+            prefixes.retain(|_, service| service.gone.is_none_or(|gone| now < gone + REMEMBERED_PREFIX));
+            *gone = prefixes.values().filter(|service| service.gone.is_some()).count();
+        }
+    }
+
+    fn service_or_new(&mut self, prefix: &str) -> &mut Service {
+        // Each worker has connections of its own, and few: all servers are used.
+        let new = || Arc::new(Service { pool: Pool::new(usize::MAX), gone: None });
+        Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
+    }
+
+    /// A server as `route` has it: the one that is known, or a new one.
+    fn server(&mut self, address: SocketAddr, weight: u16, route: &Route, shared: &Shared, now: Instant) -> Server {
+        let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Upstream::new(address, now)));
+        upstream.is_there();
+        let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
+        let places = shared.places.of(address, route.max_connections);
+        Server { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, check }
+    }
+}
+
+fn place(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.host, node.port)
+}
+
+fn http(node: &Node) -> Option<&HttpAdvert> {
+    node.advert.as_ref()?.http.as_ref()
+}
+
+/// The prefixes of a node in normal form.
+fn prefixes(node: &Node) -> impl Iterator<Item = String> {
+    http(node).into_iter().flat_map(|http| &http.prefixes).filter_map(|prefix| normal_prefix(prefix))
 }
 
 /// A server as all workers see it: as the one does that thinks worst of it.
@@ -320,37 +347,6 @@ impl fmt::Display for Described {
     }
 }
 
-/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
-fn longest<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
-    let mut prefix = path.strip_suffix('/').unwrap_or(path);
-    loop {
-        if let Some(found) = get(prefix) {
-            return Some((prefix.len(), found));
-        }
-        prefix = &prefix[..prefix.rfind('/')?];
-    }
-}
-
-fn normal_prefix(prefix: &str) -> Option<String> {
-    let normal = path::normal(prefix).ok()?;
-    Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
-}
-
-impl Shared {
-    /// The places of a server, of which there are `limit`; those of another limit are others.
-    fn places(&self, address: SocketAddr, limit: usize) -> Arc<Places> {
-        let mut all = self.places.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = all.get(&(address, limit)).and_then(Weak::upgrade) {
-            return places;
-        }
-        all.retain(|_, places| places.strong_count() > 0);
-        let free = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-        let places = Arc::new(Places { free, waiting: AtomicUsize::new(0) });
-        all.insert((address, limit), Arc::downgrade(&places));
-        places
-    }
-}
-
 impl Service {
     /// Whose turn it is; `None` when there is nobody but those that were tried.
     pub(crate) fn pick(&self, choice: &Choice<'_>, now: Instant) -> Option<Picked> {
@@ -360,13 +356,17 @@ impl Service {
     /// The server of this id, if it does well.
     pub(crate) fn with_id(&self, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
         let is_it = |server: &&Server| server.upstream.id() == id && !tried.contains(&server.upstream.address);
-        let server = self.pool.list.iter().find(is_it)?;
+        let server = self.pool.list().iter().find(is_it)?;
         // One that has much to do is waited for: it has what the client left there.
         (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())
     }
 }
 
 impl Server {
+    fn is_suspect(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.suspect)
+    }
+
     fn picked(&self) -> Picked {
         let Self { upstream, strip, places, .. } = self;
         Picked { upstream: Arc::clone(upstream), strip: *strip, places: Arc::clone(places) }
@@ -385,9 +385,9 @@ impl Member for Server {
     fn readiness(&self, now: Instant) -> Readiness {
         if self.upstream.rests(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
             Readiness::Resting
-        } else if self.suspect || self.upstream.load.is_ejected(now.into_std()) {
+        } else if self.is_suspect() || self.upstream.load.is_ejected(now.into_std()) {
             Readiness::Ejected
-        } else if self.places.free.available_permits() == 0 {
+        } else if self.places.are_taken() {
             Readiness::Connecting
         } else {
             Readiness::Up
@@ -402,65 +402,57 @@ impl Member for Server {
 impl Picked {
     /// A place among the requests of the server, waited for until `deadline` if it has to be.
     pub(crate) async fn admit(&self, deadline: Instant) -> Result<Admitted, Full> {
-        let place = match Arc::clone(&self.places.free).try_acquire_owned() {
-            Ok(place) => place,
-            Err(_) => {
-                let _waiting = Waiting::among(&self.places.waiting).ok_or(Full)?;
-                let place = timeout_at(deadline, Arc::clone(&self.places.free).acquire_owned()).await;
-                place.ok().and_then(Result::ok).ok_or(Full)?
-            }
-        };
-        self.upstream.load.begin(Instant::now().into_std());
-        Ok(Admitted { upstream: Arc::clone(&self.upstream), _place: place })
-    }
-}
-
-/// Somebody who waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    /// `None` when there are as many as may be.
-    fn among(waiting: &'a AtomicUsize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < MAX_WAITING).then_some(place)
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.upstream.load.end();
+        self.places.admit(&self.upstream, deadline).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use node_sdk::Balance;
 
     use super::*;
+    use crate::config::FixedServer;
+    use crate::places::MAX_WAITING;
 
-    fn node(port: u16, weight: u16, prefixes: &[&str]) -> protocol::Node {
+    fn node(port: u16, weight: u16, prefixes: &[&str]) -> Arc<Node> {
         let advert = protocol::Advert {
             weight,
-            http: Some(protocol::HttpAdvert {
+            http: Some(HttpAdvert {
                 prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
                 strip: false,
             }),
             ..protocol::Advert::default()
         };
         let (name, host) = ("n".to_owned(), [127, 0, 0, 1].into());
-        protocol::Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false }
+        Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false })
     }
 
-    /// The table after `old` of these nodes.
-    fn table(old: Option<&Table>, nodes: &[protocol::Node]) -> Table {
-        let config = old.map_or_else(Arc::default, |old| Arc::clone(&old.config));
-        Table::next(old, config, nodes, &Shared::default(), Instant::now())
+    /// Services with the rules they keep to.
+    struct Scene(Services, Rules, Shared);
+
+    impl Scene {
+        fn new(routes: Vec<Route>) -> Self {
+            let rules = Rules::new(Arc::new(Config { routes, ..Config::default() }), "");
+            let (mut services, shared) = (Services::default(), Shared::default());
+            services.obey(&rules, &shared, Instant::now());
+            Self(services, rules, shared)
+        }
+
+        fn with(nodes: &[Arc<Node>]) -> Self {
+            let mut scene = Self::new(Vec::new());
+            scene.follow(nodes);
+            scene
+        }
+
+        fn follow(&mut self, nodes: &[Arc<Node>]) {
+            self.0.follow(nodes, &self.1, &self.2, Instant::now());
+        }
+
+        fn find(&self, path: &str) -> Option<Target> {
+            self.0.find(path)
+        }
     }
 
     fn pick(service: &Service, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
@@ -472,7 +464,7 @@ mod tests {
     async fn the_longest_prefix_of_whole_segments_wins() {
         let nodes =
             [node(1, 100, &["/"]), node(2, 100, &["/api", "/%61pi/v2/"]), node(3, 100, &["bad", "/..", "/a%2Fb"])];
-        let both = table(None, &nodes);
+        let both = Scene::with(&nodes);
         for (path, port, prefix_bytes) in [
             ("/", 1, 0),
             ("/x/y", 1, 0),
@@ -487,35 +479,81 @@ mod tests {
             let picked = pick(&target.service, Balance::RoundRobin, &[]);
             assert_eq!((picked, target.prefix_bytes), (Some(port), prefix_bytes), "{path}");
         }
-        assert!(table(None, &nodes[1..]).find("/x").is_none());
+        assert!(Scene::with(&nodes[1..]).find("/x").is_none());
     }
 
     #[tokio::test]
     async fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
-        let first = table(None, &[node(1, 100, &["/api"])]);
-        let gone = table(Some(&first), &[]);
-        let nobody = |table: &Table| pick(&table.find("/api/x").unwrap().service, Balance::RoundRobin, &[]).is_none();
-        assert!(nobody(&gone));
-        assert!(nobody(&table(Some(&first), &[node(1, 0, &["/api"])])), "it drains");
-        let back = table(Some(&gone), &[node(1, 100, &["/api"]), node(2, 100, &["/api"])]);
-        let one = SocketAddr::from(([127, 0, 0, 1], 1));
-        assert!(Arc::ptr_eq(&back.servers[&one], &first.servers[&one]), "how it does is known still");
+        let (one, two) = (node(1, 100, &["/api"]), node(2, 100, &["/api"]));
+        let mut scene = Scene::with(&[Arc::clone(&one)]);
+        let who = |scene: &Scene| {
+            let service = scene.find("/api/x").unwrap().service;
+            let mut who: Vec<_> = (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect();
+            who.sort_unstable();
+            who
+        };
+        let upstream = Arc::clone(&scene.0.servers[&place(&one)]);
+        scene.follow(&[]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
+        scene.follow(&[node(1, 0, &["/api"])]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![], 1), "it drains");
+        scene.follow(&[Arc::clone(&one), Arc::clone(&two)]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
+        assert!(Arc::ptr_eq(&scene.0.servers[&place(&one)], &upstream), "how it does is known still");
+        scene.follow(&[node(1, 100, &["/other"]), two]);
+        assert_eq!(who(&scene), [2; 4], "the other answers something else now");
         tokio::time::pause();
-        let gone = table(Some(&back), &[]);
+        scene.follow(&[]);
         tokio::time::advance(crate::upstream::REMEMBERED).await;
-        assert!(table(Some(&table(Some(&gone), &[])), &[]).servers.is_empty(), "not for ever");
+        scene.0.tidy(Instant::now());
+        assert!(scene.0.servers.is_empty() && who(&scene).is_empty(), "not for ever");
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone == 0);
+    }
+
+    #[tokio::test]
+    async fn other_rules_begin_anew_with_the_same_nodes() {
+        let fixed = |port| Route {
+            servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)), weight: 100 }],
+            ..Route::new(vec!["/fixed".to_owned()])
+        };
+        let mut scene = Scene::new(vec![fixed(1)]);
+        scene.follow(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
+        scene.follow(&[node(2, 100, &["/fixed", "/a"])]);
+        let who = |scene: &Scene, path| {
+            let service = scene.find(path)?.service;
+            Some((0..2).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect::<BTreeSet<_>>())
+        };
+        assert_eq!(who(&scene, "/fixed"), Some([1, 2].into()));
+        let rules = Rules::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
+        scene.0.obey(&rules, &scene.2, Instant::now());
+        assert_eq!(who(&scene, "/fixed"), Some([2, 9].into()));
+        assert_eq!((who(&scene, "/a"), who(&scene, "/b")), (Some([2].into()), Some([].into())));
+        scene.0.obey(&scene.1, &scene.2, Instant::now());
+        scene.follow(&[]);
+        assert_eq!(who(&scene, "/fixed"), Some([1].into()), "what is fixed stays");
+    }
+
+    #[tokio::test]
+    async fn so_many_prefixes_without_a_server_are_remembered() {
+        let names: Vec<String> = (0..MAX_REMEMBERED + 10).map(|number| format!("/{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let mut scene = Scene::with(&[node(1, 100, &names)]);
+        scene.follow(&[]);
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (MAX_REMEMBERED, MAX_REMEMBERED));
     }
 
     #[tokio::test]
     async fn who_rests_or_was_tried_is_passed_over() {
-        let both = table(None, &[node(1, 100, &["/"]), node(2, 100, &["/"])]);
+        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
         let service = both.find("/").unwrap().service;
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect() };
         assert_eq!(pick(&service, Balance::RoundRobin, &[one]), Some(2));
         assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
-            let upstream: &Upstream = &both.servers[&address];
+            let upstream: &Upstream = &both.0.servers[&address];
             upstream.rest_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);
@@ -526,7 +564,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
-        let both = table(None, &[node(1, 100, &["/"]), node(2, 50, &["/"])]);
+        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
         let service = both.find("/").unwrap().service;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
@@ -541,9 +579,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
         let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
-        let config = Config { routes: vec![route], ..Config::default() };
-        let nodes = [node(1, 100, &["/"])];
-        let full = Table::next(None, Arc::new(config), &nodes, &Shared::default(), Instant::now());
+        let mut full = Scene::new(vec![route]);
+        full.follow(&[node(1, 100, &["/"])]);
         let service = full.find("/").unwrap().service;
         let picked = || service.pick(&Choice::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);

@@ -21,12 +21,15 @@ const MAX_TURNS: u32 = 16;
 /// Those that offer the same and want calls.
 #[derive(Debug)]
 pub struct Pool<M> {
-    /// All of them. After a change, [`plan`](Self::plan).
-    pub list: Vec<M>,
-    /// Those that we call.
+    list: Vec<M>,
+    /// Most of them that we call.
+    most: usize,
+    /// Those that we call, if there are several.
     members: Vec<usize>,
     /// Those of them that take turns, the near ones if there are any: each as often as its weight says, spread out.
     schedule: Vec<usize>,
+    /// The two are of `list` as it is.
+    is_planned: bool,
     turn: AtomicUsize,
 }
 
@@ -161,30 +164,60 @@ fn candidate(member: &impl Member) -> Candidate<'_> {
     }
 }
 
-impl<M> Default for Pool<M> {
-    fn default() -> Self {
-        Self { list: Vec::new(), members: Vec::new(), schedule: Vec::new(), turn: AtomicUsize::new(0) }
+impl<M: Clone> Clone for Pool<M> {
+    fn clone(&self) -> Self {
+        Self {
+            list: self.list.clone(),
+            members: self.members.clone(),
+            schedule: self.schedule.clone(),
+            turn: AtomicUsize::new(self.turn.load(Ordering::Relaxed)),
+            ..*self
+        }
     }
 }
 
 impl<M: Member> Pool<M> {
-    /// Turns begin anywhere: tables are rebuilt at every change, and processes start together.
-    pub fn at_any_turn() -> Self {
-        Self { turn: AtomicUsize::new(fastrand::usize(..)), ..Self::default() }
+    /// Nobody yet; of those that come, `most` are called. Turns begin anywhere: many processes start together.
+    pub fn new(most: usize) -> Self {
+        let turn = AtomicUsize::new(fastrand::usize(..));
+        Self { list: Vec::new(), most, members: Vec::new(), schedule: Vec::new(), is_planned: true, turn }
     }
 
-    /// Spreads the turns by weight, as evenly as they go, over those that we call: `most` of them.
-    pub fn plan(&mut self, most: usize) {
-        if self.list.len() == 1 {
+    /// All of them, called or not.
+    pub fn list(&self) -> &[M] {
+        &self.list
+    }
+
+    /// Adds one. After the last change, [`plan`](Self::plan).
+    pub fn push(&mut self, member: M) {
+        self.list.push(member);
+        self.is_planned = false;
+    }
+
+    /// Removes those that are not to be kept. After the last change, [`plan`](Self::plan).
+    pub fn retain(&mut self, keep: impl FnMut(&M) -> bool) {
+        self.list.retain(keep);
+        self.is_planned = false;
+    }
+
+    /// Whether nothing has changed since [`plan`](Self::plan).
+    pub fn is_planned(&self) -> bool {
+        self.is_planned
+    }
+
+    /// Spreads the turns by weight, as evenly as they go, over those that we call.
+    pub fn plan(&mut self) {
+        self.is_planned = true;
+        (self.members, self.schedule) = (Vec::new(), Vec::new());
+        if self.list.len() <= 1 {
             // The usual case, of many thousands of routes.
-            (self.members, self.schedule) = (vec![0], vec![0]);
             return;
         }
         let mut members: Vec<usize> = (0..self.list.len()).collect();
-        if members.len() > most {
+        if members.len() > self.most {
             let closeness = |at: &usize| std::cmp::Reverse(self.list[*at].closeness());
-            members.select_nth_unstable_by_key(most, closeness);
-            members.truncate(most);
+            members.select_nth_unstable_by_key(self.most, closeness);
+            members.truncate(self.most);
             members.sort_unstable();
         }
         let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].is_near()).collect();
@@ -197,10 +230,22 @@ impl<M: Member> Pool<M> {
     /// The provider to call, with whether it has to be connected first. A provider without a live connection is picked only
     /// when there is none with one; those that are due are named to `connect`, to be there the next time.
     pub fn pick(&self, choice: &Choice<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+        debug_assert!(self.is_planned, "who changes a pool plans it");
         if let Some(instance) = choice.on {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
             connect(provider);
             return (!choice.tried.contains(&provider.address())).then_some(provider);
+        }
+        if let [only] = &self.list[..] {
+            let is_down = matches!(only.readiness(now), Readiness::Due | Readiness::Resting);
+            let is_open = !choice.tried.contains(&only.address());
+            return is_open
+                .then(|| {
+                    if is_down {
+                        connect(only)
+                    }
+                })
+                .map(|()| only);
         }
         if let Some(key) = choice.sticky {
             return self.closest(key, choice, now, connect);
@@ -460,13 +505,13 @@ mod tests {
     #[tokio::test]
     async fn a_node_calls_a_hundred_of_many_and_others_call_others() {
         let members = |caller: &str| {
-            let mut providers = Pool::at_any_turn();
+            let mut providers = Pool::new(MAX_SUBSET);
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
                 let (load, closeness) = (Load::new(Instant::now().into_std()), affinity(caller, address));
-                providers.list.push(One { address, load, closeness });
+                providers.push(One { address, load, closeness });
             }
-            providers.plan(MAX_SUBSET);
+            providers.plan();
             assert_eq!(providers.schedule.len(), MAX_SUBSET);
             providers.members
         };

@@ -22,9 +22,8 @@ use crate::in_flight::{Deadlines, Failure, Refusal};
 use crate::link::{OpenStream, Pending};
 use crate::params;
 use crate::peers::Peers;
-use crate::router::Match;
 use crate::scratch::with_scratch;
-use crate::table::Provider;
+use crate::table::{Found, Provider};
 
 /// How long a call may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -258,7 +257,6 @@ impl<'a> RawCall<'a> {
         if deadline <= now {
             return Err(CallError::Deadline { url: self.url(), within: self.within });
         }
-        let table = self.peers.table();
         if let Some(service) = self.peers.own_service()
             && self.at.is_none()
             && self.choice.on.is_none()
@@ -277,17 +275,16 @@ impl<'a> RawCall<'a> {
             self.progress.state = State::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
             return Ok(None);
         }
-        let found = table.router.find(self.method, self.path);
-        let Some(Match { value: providers, captured }) =
-            found.or_else(|| table.remembered.find(self.method, self.path))
-        else {
-            return Err(CallError::NoRoute { url: self.url() });
+        let (providers, captured) = match self.peers.find(self.method, self.path) {
+            Found::Now(providers, captured) => (providers, captured),
+            Found::Gone => return self.nobody().map(Some),
+            Found::Never => return Err(CallError::NoRoute { url: self.url() }),
         };
         loop {
             let choice = Choice { tried: &self.progress.tried, ..self.choice };
             let picked = match self.at {
                 Some(address) => {
-                    let provider = providers.list.iter().find(|provider| provider.link.address == address);
+                    let provider = providers.list().iter().find(|provider| provider.link.address == address);
                     let provider = provider.filter(|_| self.progress.tried.is_empty());
                     provider.inspect(|provider| self.peers.connect(&provider.link))
                 }
@@ -342,17 +339,17 @@ impl<'a> RawCall<'a> {
     /// Makes the call a second time, to a provider with a live connection, if there is another one.
     fn ask_another(&self) -> Option<Pending> {
         let State::Waiting(first) = &self.progress.state else { return None };
-        let (now, table) = (Instant::now(), self.peers.table());
+        let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
-        let found = table.router.find(self.method, self.path)?;
+        let Found::Now(providers, captured) = self.peers.find(self.method, self.path) else { return None };
         let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.link().address]).collect();
         let choice = Choice { tried: &tried, ..self.choice };
-        let provider = found.value.pick(&choice, now, |provider| self.peers.connect(&provider.link))?;
+        let provider = providers.pick(&choice, now, |provider| self.peers.connect(&provider.link))?;
         let is_up = provider.link.readiness(now) == Readiness::Up;
         if !is_up || !self.peers.retries().take(now.into_std()) {
             return None;
         }
-        self.submit(provider, &found.captured, now, deadline, &Context::current()).ok().flatten()
+        self.submit(provider, &captured, now, deadline, &Context::current()).ok().flatten()
     }
 
     /// Hands the call to a provider's connection.

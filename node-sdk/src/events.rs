@@ -26,7 +26,7 @@ pub(crate) const PREFIX: &str = "EVENT/";
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// Who has subscribed to one event, by the names of nodes: each name is a group.
-pub(crate) type Groups = BTreeMap<Box<str>, Providers>;
+pub(crate) type Groups = BTreeMap<Box<str>, Arc<Providers>>;
 
 /// The route of a subscription.
 pub(crate) fn route(event: &str) -> Result<Route, RouteError> {
@@ -80,8 +80,8 @@ impl Peers {
     pub fn broadcast(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         let instance = self.instance();
         self.tell(event, payload, |groups, tell, own| {
-            let all = groups.values().flat_map(|group| &group.list);
-            let others = all.filter(|provider| own.is_none() || provider.link.instance.as_ref() != Some(&instance));
+            let all = groups.values().flat_map(|group| group.list());
+            let others = all.filter(|provider| own.is_none() || provider.link.instance.as_deref() != Some(instance));
             usize::from(own.is_some()) + others.filter(|provider| tell(provider)).count()
         })
     }
@@ -113,9 +113,7 @@ impl Peers {
             tokio::spawn(Arc::clone(service).call_own((METHOD, &path), &text, context));
         }
         let own = own.as_ref().map(|service| &*service.name);
-        let table = self.table();
-        let nobody = Groups::new();
-        let groups = table.events.find(METHOD, &path).map_or(&nobody, |found| found.value);
+        let groups = self.subscribers(&path).unwrap_or_default();
         let tell = |provider: &Provider| {
             self.connect(&provider.link);
             let write = |out: &mut BytesMut| {
@@ -123,6 +121,6 @@ impl Peers {
             };
             provider.link.send(write).is_ok()
         };
-        Ok(choose(groups, &tell, own))
+        Ok(choose(&groups, &tell, own))
     }
 }

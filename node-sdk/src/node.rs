@@ -113,7 +113,7 @@ impl Node {
     /// Completes when there is a provider of everything that the builder's [`needs`](NodeBuilder::needs) name, at once if they
     /// name nothing. Cancel safe.
     pub async fn ready(&self) {
-        let is_there = |need: &String, nodes: &[protocol::Node]| {
+        let is_there = |need: &String, nodes: &[Arc<protocol::Node>]| {
             nodes.iter().any(|node| node.name == *need || node.routes.iter().any(|route| route.as_str() == need))
         };
         self.peers.wait_until(|nodes| self.needs.iter().all(|need| is_there(need, nodes))).await;

@@ -1,33 +1,29 @@
 //! The other nodes, and calls to them.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use daemon::Network;
-use protocol::{Advert, Known, News, Node, Outcome, Replica, Revision, Route, Visibility, Visible, write_hello};
+use protocol::{Advert, News, Node, Outcome, Replica, Revision, Visibility, Visible, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::balance::{Balance, MAX_SUBSET, affinity};
+use crate::balance::Balance;
 use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
 use crate::error::CallError;
-use crate::events::{self, Groups};
+use crate::events::Groups;
 use crate::link::Link;
 use crate::retry::RetryBudget;
-use crate::router::Router;
 use crate::service::Service;
 use crate::stream::StreamCall;
-use crate::table::{Provider, Providers, Table};
-
-/// Routes without a provider that are remembered, to tell "not now" from "never".
-const MAX_REMEMBERED_ROUTES: usize = 10_000;
+use crate::table::{Change, Found, Home, Table};
 
 /// The other nodes. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
@@ -41,8 +37,11 @@ struct Inner {
     /// What we say of ourselves; the link to the Distributor passes it on.
     advert: watch::Sender<Advert>,
     wishes: mpsc::Sender<Wish>,
-    /// What calls are routed by; replaced as a whole at every change.
-    table: watch::Sender<Arc<Table>>,
+    home: Arc<Home>,
+    /// What calls are routed by. Changed under the lock of `state`, so that changes come in their order.
+    table: RwLock<Table>,
+    /// Said after every change.
+    changed: watch::Sender<()>,
     retries: RetryBudget,
     balance: Balance,
     /// What this node offers itself, if it is one that does.
@@ -52,13 +51,8 @@ struct Inner {
 }
 
 /// What changes come in through.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
-    /// Our instance id, what a link says first, and where we run.
-    instance: String,
-    hello: Bytes,
-    zone: Option<String>,
-    network: Network,
     replica: Replica,
     /// Since when no Distributor is there to tell what changes.
     stale_since: Option<Instant>,
@@ -66,13 +60,6 @@ struct State {
     failed: BTreeSet<u64>,
     /// The cache file does not have what is known.
     unsaved: bool,
-    /// Links by address, with the entries that the Distributor lists the node under.
-    links: HashMap<SocketAddr, (Arc<Link>, Vec<u64>)>,
-    /// Routes that had providers once.
-    remembered: HashMap<Route, ()>,
-    /// How they are looked up: made anew when there are more than so many.
-    remembered_table: Arc<Router<Providers>>,
-    remembered_before: usize,
     /// Those who know what we know.
     followers: Vec<Weak<Inner>>,
 }
@@ -91,26 +78,14 @@ impl Peers {
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
         write_hello(&mut hello, &instance);
-        let state = State {
-            instance,
-            hello: hello.freeze(),
-            zone,
-            network,
-            replica: Replica::default(),
-            stale_since: Some(Instant::now()),
-            failed: BTreeSet::new(),
-            unsaved: false,
-            links: HashMap::new(),
-            remembered: HashMap::new(),
-            remembered_table: Arc::default(),
-            remembered_before: 0,
-            followers: Vec::new(),
-        };
+        let home = Arc::new(Home { instance, hello: hello.freeze(), zone, network });
         let inner = Inner {
-            state: Mutex::new(state),
+            state: Mutex::new(State { stale_since: Some(Instant::now()), ..State::default() }),
             advert,
             wishes,
-            table: watch::Sender::default(),
+            home: Arc::clone(&home),
+            table: RwLock::new(Table::new(home)),
+            changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance,
             own: OnceLock::new(),
@@ -123,34 +98,19 @@ impl Peers {
     /// calls over it. It knows what this one knows, in the same moment, for as long as this one is there.
     pub fn follow(&self) -> Self {
         let mut state = self.lock();
-        let known = state.replica.nodes();
-        let follower = State {
-            instance: state.instance.clone(),
-            hello: state.hello.clone(),
-            zone: state.zone.clone(),
-            network: state.network.clone(),
-            replica: Replica::default(),
-            stale_since: None,
-            failed: BTreeSet::new(),
-            unsaved: false,
-            links: HashMap::new(),
-            remembered: state.remembered.clone(),
-            remembered_table: Arc::default(),
-            remembered_before: 0,
-            followers: Vec::new(),
-        };
         let inner = Inner {
-            state: Mutex::new(follower),
+            state: Mutex::default(),
             advert: self.inner.advert.clone(),
             wishes: self.inner.wishes.clone(),
-            table: watch::Sender::default(),
+            home: Arc::clone(&self.inner.home),
+            table: RwLock::new(self.table().follower()),
+            changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.inner.balance,
             own: self.inner.own.clone(),
             leader: Some(self.clone()),
         };
         let follower = Self { inner: Arc::new(inner) };
-        follower.rebuild(&known);
         state.followers.push(Arc::downgrade(&follower.inner));
         follower
     }
@@ -231,35 +191,34 @@ impl Peers {
         RawCall::new(self, method, path, Arguments::Value(params)).one_way().await.map(drop)
     }
 
-    /// The nodes known now, ourselves included once the Distributor has listed us.
-    pub fn nodes(&self) -> Vec<Node> {
-        self.inner.table.borrow().nodes.clone()
+    /// The nodes known now, ourselves included once the Distributor has listed us; by address.
+    pub fn nodes(&self) -> Vec<Arc<Node>> {
+        self.table().nodes().cloned().collect()
     }
 
     /// The name of the node whose instance id this is.
     pub(crate) fn name_of(&self, instance: &str) -> Option<String> {
-        let table = self.table();
-        let is_it = |node: &&Node| node.advert.as_ref().and_then(|advert| advert.id.as_deref()) == Some(instance);
-        table.nodes.iter().find(is_it).map(|node| node.name.clone())
+        let is_it = |node: &&Arc<Node>| node.advert.as_ref().and_then(|advert| advert.id.as_deref()) == Some(instance);
+        self.table().nodes().find(is_it).map(|node| node.name.clone())
     }
 
     /// Whether some node offers this now, as far as is known.
     pub fn offers(&self, method: &str, path: &str) -> bool {
-        self.inner.table.borrow().router.find(method, path).is_some_and(|found| !found.value.list.is_empty())
+        self.table().offers(method, path)
     }
 
     /// Whether some node offers this, or has offered it once.
     pub fn knows(&self, method: &str, path: &str) -> bool {
-        let table = self.inner.table.borrow();
-        table.router.find(method, path).or_else(|| table.remembered.find(method, path)).is_some()
+        !matches!(self.find(method, path), Found::Never)
     }
 
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
-        let table = Arc::clone(&self.inner.table.borrow());
         let (method, path) = split_url(url);
-        let found = table.router.find(method, path);
-        found.map_or_else(Vec::new, |found| found.value.list.iter().map(|provider| provider.link.address).collect())
+        match self.find(method, path) {
+            Found::Now(providers, _) => providers.list().iter().map(|provider| provider.link.address).collect(),
+            Found::Gone | Found::Never => Vec::new(),
+        }
     }
 
     /// Completes when every url has a provider. Cancel safe.
@@ -270,26 +229,31 @@ impl Peers {
     /// # }
     /// ```
     pub async fn wait_for(&self, urls: &[&str]) {
-        let offered = |table: &Arc<Table>| {
-            urls.iter().all(|url| {
-                let (method, path) = split_url(url);
-                table.router.find(method, path).is_some_and(|found| !found.value.list.is_empty())
-            })
+        let is_offered = |url: &&str| {
+            let (method, path) = split_url(url);
+            self.offers(method, path)
         };
-        // The sender lives in `self`.
-        let _ = self.inner.table.subscribe().wait_for(offered).await;
+        self.wait(|| urls.iter().all(is_offered)).await;
     }
 
     /// Completes when the nodes known fulfil `condition`. Cancel safe.
-    pub async fn wait_until(&self, mut condition: impl FnMut(&[Node]) -> bool) {
-        let _ = self.inner.table.subscribe().wait_for(|table| condition(&table.nodes)).await;
+    pub async fn wait_until(&self, mut condition: impl FnMut(&[Arc<Node>]) -> bool) {
+        self.wait(|| condition(&self.nodes())).await;
+    }
+
+    async fn wait(&self, mut is_fulfilled: impl FnMut() -> bool) {
+        let mut changed = self.inner.changed.subscribe();
+        while !is_fulfilled() {
+            // The sender lives in `self`.
+            let _ = changed.changed().await;
+        }
     }
 
     /// What is known now, and whenever it changes after that.
     pub fn changes(&self) -> Changes {
-        let mut table = self.inner.table.subscribe();
-        table.mark_changed();
-        Changes { table }
+        let mut changed = self.inner.changed.subscribe();
+        changed.mark_changed();
+        Changes { changed, peers: Arc::downgrade(&self.inner) }
     }
 
     /// For how long there has been no Distributor to tell what changes; `None` while there is one. What is known stays in use
@@ -334,8 +298,18 @@ impl Peers {
         });
     }
 
-    pub(crate) fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.inner.table.borrow())
+    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Found<'p> {
+        self.table().find(method, path)
+    }
+
+    /// Who has subscribed to an event.
+    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<Groups>> {
+        self.table().subscribers(path)
+    }
+
+    /// What calls are routed by; to be let go of before anything is done that could change it.
+    fn table(&self) -> RwLockReadGuard<'_, Table> {
+        self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn retries(&self) -> &RetryBudget {
@@ -343,8 +317,8 @@ impl Peers {
     }
 
     /// The id of this very instance.
-    pub(crate) fn instance(&self) -> String {
-        self.lock().instance.clone()
+    pub(crate) fn instance(&self) -> &str {
+        &self.inner.home.instance
     }
 
     pub(crate) fn balance(&self) -> Balance {
@@ -361,7 +335,7 @@ impl Peers {
         let _ = self.inner.own.set(Arc::downgrade(service));
     }
 
-    /// Starts with what an earlier process knew.
+    /// Starts with what an earlier process knew; nothing is known before.
     pub(crate) fn seed(&self, replica: Replica) {
         self.change(|known| {
             *known = replica;
@@ -438,10 +412,10 @@ impl Peers {
 
     /// Calls to the node at this address fail: the Distributor is told.
     pub(crate) fn failed_to(&self, address: SocketAddr) {
-        let mut state = self.leader().lock();
-        let State { links, failed, .. } = &mut *state;
-        if failed.len() < MAX_FAILED {
-            failed.extend(links.get(&address).into_iter().flat_map(|(_, ids)| ids));
+        let leader = self.leader();
+        let mut state = leader.lock();
+        if state.failed.len() < MAX_FAILED {
+            state.failed.extend(leader.table().entries_at(address));
         }
     }
 
@@ -449,19 +423,18 @@ impl Peers {
     fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
         let mut state = self.lock();
         if change(&mut state.replica) {
-            let known = state.replica.nodes();
-            // Under the lock, so that tables follow one another in the order of changes.
-            self.inner.table.send_replace(Arc::new(state.rebuild(&known)));
+            let changes: Vec<Change> = state.replica.changes().collect();
+            self.apply(&changes);
             state.followers.retain(|follower| {
                 let follower = follower.upgrade().map(|inner| Self { inner });
-                follower.inspect(|follower| follower.rebuild(&known)).is_some()
+                follower.inspect(|follower| follower.apply(&changes)).is_some()
             });
         }
     }
 
-    fn rebuild(&self, known: &[Known]) {
-        let mut state = self.lock();
-        self.inner.table.send_replace(Arc::new(state.rebuild(known)));
+    fn apply(&self, changes: &[Change]) {
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes);
+        self.inner.changed.send_replace(());
     }
 
     /// Who is told by the Distributor, and tells it.
@@ -477,95 +450,17 @@ impl Peers {
 /// The nodes known, as they come and go.
 #[derive(Debug)]
 pub struct Changes {
-    table: watch::Receiver<Arc<Table>>,
+    changed: watch::Receiver<()>,
+    peers: Weak<Inner>,
 }
 
 impl Changes {
-    /// All nodes that are known, once there is something new; changes that come faster than they are asked for are one. `None` when
-    /// nobody is there any more who would know. Cancel safe.
-    pub async fn next(&mut self) -> Option<Vec<Node>> {
-        self.table.changed().await.ok()?;
-        Some(self.table.borrow_and_update().nodes.clone())
-    }
-}
-
-impl State {
-    /// A table of the nodes there are: links of those that stay are kept, links of those that went are retired.
-    fn rebuild(&mut self, known: &[Known]) -> Table {
-        let mut table = Table::default();
-        let mut links = HashMap::with_capacity(self.links.len());
-        for Known { address, node, ids } in known {
-            let address = *address;
-            table.nodes.push(node.clone());
-            if node.advert.as_ref().is_some_and(|advert| advert.http.is_some()) || node.routes.is_empty() {
-                continue;
-            }
-            let advert = node.advert.clone().unwrap_or_default();
-            let same = |link: &Link| link.version == node.version() && link.instance == advert.id;
-            let link = match self.links.remove(&address) {
-                Some((link, _)) if same(&link) => link,
-                other => {
-                    // Another process listens there now.
-                    if let Some((link, _)) = other {
-                        link.retire();
-                    }
-                    let closeness = affinity(&self.instance, address);
-                    Link::new(
-                        address,
-                        node.version(),
-                        advert.id.clone(),
-                        closeness,
-                        self.hello.clone(),
-                        self.network.clone(),
-                    )
-                }
-            };
-            let is_near = self.zone.is_some() && self.zone == advert.zone;
-            for route in &node.routes {
-                let is_event = route.method() == events::METHOD;
-                let providers = if is_event {
-                    let groups = table.events.entry(route, Groups::new);
-                    groups.entry(node.name.as_str().into()).or_insert_with(Providers::at_any_turn)
-                } else {
-                    table.router.entry(route, Providers::at_any_turn)
-                };
-                if advert.weight > 0 && !advert.draining {
-                    providers.list.push(Provider {
-                        link: Arc::clone(&link),
-                        route: route.clone(),
-                        weight: advert.weight,
-                        suspect: node.suspect,
-                        is_near,
-                    });
-                }
-                if self.remembered.len() < MAX_REMEMBERED_ROUTES && !is_event && !self.remembered.contains_key(route) {
-                    self.remembered.insert(route.clone(), ());
-                }
-            }
-            links.insert(address, (link, ids.clone()));
-        }
-        for (link, _) in std::mem::replace(&mut self.links, links).into_values() {
-            link.retire();
-        }
-        table.router.for_each_mut(|providers| providers.plan(MAX_SUBSET));
-        table.events.for_each_mut(|groups| groups.values_mut().for_each(|group| group.plan(MAX_SUBSET)));
-        if self.remembered.len() > self.remembered_before {
-            let mut remembered = Router::default();
-            for route in self.remembered.keys() {
-                remembered.entry(route, Providers::default);
-            }
-            (self.remembered_table, self.remembered_before) = (Arc::new(remembered), self.remembered.len());
-        }
-        table.remembered = Arc::clone(&self.remembered_table);
-        table
-    }
-}
-
-impl Drop for State {
-    fn drop(&mut self) {
-        for (link, _) in self.links.values() {
-            link.retire();
-        }
+    /// All nodes that are known, by address, once there is something new; changes that come faster than they are asked for are one.
+    /// Who has not changed is the very same [`Arc`] as before. `None` when nobody is there any more who would know. Cancel safe.
+    pub async fn next(&mut self) -> Option<Vec<Arc<Node>>> {
+        self.changed.changed().await.ok()?;
+        let peers = Peers { inner: self.peers.upgrade()? };
+        Some(peers.nodes())
     }
 }
 

@@ -81,11 +81,32 @@ impl<T> Router<T> {
         branch.value.get_or_insert_with(new)
     }
 
-    /// Does something to each value.
-    pub(crate) fn for_each_mut(&mut self, mut act: impl FnMut(&mut T)) {
-        for tree in self.methods.values_mut() {
-            tree.exact.values_mut().for_each(&mut act);
-            tree.patterns.for_each_mut(&mut act);
+    /// The value under a route.
+    pub(crate) fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
+        let tree = self.methods.get_mut(route.method())?;
+        if !route.is_pattern() {
+            return tree.exact.get_mut(route.path());
+        }
+        let mut branch = &mut tree.patterns;
+        for segment in route.segments() {
+            branch = match segment {
+                Segment::Literal(literal) => branch.literals.get_mut(literal)?,
+                Segment::Parameter(_) => branch.parameter.as_deref_mut()?,
+            };
+        }
+        branch.value.as_mut()
+    }
+
+    /// Removes what is under a route, and leaves nothing behind: names come and go for years.
+    pub(crate) fn remove(&mut self, route: &Route) {
+        let Some(tree) = self.methods.get_mut(route.method()) else { return };
+        if route.is_pattern() {
+            tree.patterns.remove(&mut route.segments());
+        } else {
+            tree.exact.remove(route.path());
+        }
+        if tree.exact.is_empty() && tree.patterns.is_vacant() {
+            self.methods.remove(route.method());
         }
     }
 
@@ -109,9 +130,28 @@ impl<T> Branch<T> {
         self.literals.is_empty() && self.parameter.is_none()
     }
 
-    fn for_each_mut(&mut self, act: &mut impl FnMut(&mut T)) {
-        self.value.iter_mut().for_each(&mut *act);
-        self.literals.values_mut().chain(self.parameter.as_deref_mut()).for_each(|branch| branch.for_each_mut(act));
+    fn is_vacant(&self) -> bool {
+        self.is_empty() && self.value.is_none()
+    }
+
+    fn remove<'s>(&mut self, segments: &mut impl Iterator<Item = Segment<'s>>) {
+        match segments.next() {
+            None => self.value = None,
+            Some(Segment::Literal(literal)) => {
+                let Some(branch) = self.literals.get_mut(literal) else { return };
+                branch.remove(segments);
+                if branch.is_vacant() {
+                    self.literals.remove(literal);
+                }
+            }
+            Some(Segment::Parameter(_)) => {
+                let Some(branch) = self.parameter.as_deref_mut() else { return };
+                branch.remove(segments);
+                if branch.is_vacant() {
+                    self.parameter = None;
+                }
+            }
+        }
     }
 
     /// As deep as the deepest route, which its length bounds; a path cannot make it deeper.
@@ -206,5 +246,22 @@ mod tests {
         let mut router = router();
         let same = Route::parse("GET/goods/{number}").unwrap();
         assert_eq!(router.entry(&same, || unreachable!("it is there")), "GET/goods/{id}");
+    }
+    #[test]
+    fn what_is_removed_leaves_nothing_behind() {
+        let mut router = router();
+        let route = |text| Route::parse(text).unwrap();
+        router.remove(&route("GET/goods/{id}"));
+        assert_eq!(router.find("GET", "/goods/7"), None);
+        assert_eq!(router.find("GET", "/goods/7/tags").map(|found| &**found.value), Some("GET/goods/{id}/tags"));
+        assert_eq!(router.get_mut(&route("GET/goods/{x}/tags")).map(|value| &**value), Some("GET/goods/{id}/tags"));
+        for gone in ["GET/goods/{id}", "GET/no", "GET/no/{x}", "PUT/goods", "POST/goods", "GET/", "GET/goods"] {
+            router.remove(&route(gone));
+            assert_eq!(router.get_mut(&route(gone)), None);
+        }
+        for last in ["GET/goods/{id}/tags", "GET/goods/new/{kind}", "GET/{a}/{b}/{c}"] {
+            router.remove(&route(last));
+        }
+        assert!(router.methods.is_empty());
     }
 }

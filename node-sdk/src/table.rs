@@ -1,40 +1,242 @@
 //! What calls are routed by: who offers what.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use protocol::{Node, Route};
+use bytes::Bytes;
+use daemon::Network;
+use protocol::{Advert, Known, Node, Route};
 use tokio::time::Instant;
 
-use crate::balance::{Member, Pool, Readiness};
-use crate::events::Groups;
+use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
+use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::load::Load;
 use crate::router::Router;
 
-/// Who offers what; replaced as a whole at every change.
-#[derive(Debug, Default)]
+/// Routes without a provider that are remembered, to tell "not now" from "never".
+const MAX_REMEMBERED_ROUTES: usize = 10_000;
+
+/// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
+#[derive(Debug)]
 pub(crate) struct Table {
-    pub(crate) router: Router<Providers>,
-    /// Routes that had providers once. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    pub(crate) remembered: Arc<Router<Providers>>,
+    home: Arc<Home>,
+    nodes: BTreeMap<SocketAddr, Known>,
+    links: HashMap<SocketAddr, Arc<Link>>,
+    router: Router<Arc<Providers>>,
     /// Who has subscribed to what.
-    pub(crate) events: Router<Groups>,
-    pub(crate) nodes: Vec<Node>,
+    events: Router<Arc<Groups>>,
+    /// Routes that have, or had, providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
+    remembered: Router<()>,
+    remembered_routes: usize,
 }
 
-/// The nodes that offer one route and want calls.
+/// The node that the table is of.
+#[derive(Debug)]
+pub(crate) struct Home {
+    /// The id of this very instance.
+    pub(crate) instance: String,
+    /// What a connection says first.
+    pub(crate) hello: Bytes,
+    /// Where we run.
+    pub(crate) zone: Option<String>,
+    pub(crate) network: Network,
+}
+
+/// Somebody who was at a place, and whoever is there now.
+pub(crate) type Change = (SocketAddr, Option<Known>);
+
+/// The nodes that offer one route and want calls. What a call picks from does not change under it.
 pub(crate) type Providers = Pool<Provider>;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Provider {
     pub(crate) link: Arc<Link>,
     pub(crate) route: Route,
-    pub(crate) weight: u16,
+    weight: u16,
     /// The Distributor has had no sign of life from it for a moment.
-    pub(crate) suspect: bool,
+    suspect: bool,
     /// It runs where we do.
-    pub(crate) is_near: bool,
+    is_near: bool,
+}
+
+/// What is known of a route.
+#[derive(Debug)]
+pub(crate) enum Found<'p> {
+    /// There is somebody to call; with the segments of the path that parameters took.
+    Now(Arc<Providers>, Vec<&'p str>),
+    /// Nobody offers it any more.
+    Gone,
+    /// Nobody has ever offered it.
+    Never,
+}
+
+impl Table {
+    pub(crate) fn new(home: Arc<Home>) -> Self {
+        Self {
+            home,
+            nodes: BTreeMap::new(),
+            links: HashMap::new(),
+            router: Router::default(),
+            events: Router::default(),
+            remembered: Router::default(),
+            remembered_routes: 0,
+        }
+    }
+
+    /// One of the same node and nodes, with connections of its own.
+    pub(crate) fn follower(&self) -> Self {
+        let mut follower = Self::new(Arc::clone(&self.home));
+        (follower.remembered, follower.remembered_routes) = (self.remembered.clone(), self.remembered_routes);
+        let all: Vec<Change> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
+        follower.apply(&all);
+        follower
+    }
+
+    pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
+        self.nodes.values().map(|known| &known.node)
+    }
+
+    /// The ids of the entries that list the node at this address.
+    pub(crate) fn entries_at(&self, address: SocketAddr) -> &[u64] {
+        self.nodes.get(&address).map_or(&[], |known| &known.ids)
+    }
+
+    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Found<'p> {
+        if let Some(found) = self.router.find(method, path) {
+            return Found::Now(Arc::clone(found.value), found.captured);
+        }
+        if self.remembered.find(method, path).is_some() { Found::Gone } else { Found::Never }
+    }
+
+    /// Whether there is somebody to call.
+    pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
+        self.router.find(method, path).is_some()
+    }
+
+    /// Who has subscribed to an event.
+    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<Groups>> {
+        self.events.find(events::METHOD, path).map(|found| Arc::clone(found.value))
+    }
+
+    /// Links of those that stay are kept, links of those that went are retired.
+    pub(crate) fn apply(&mut self, changes: &[Change]) {
+        let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
+        let old: Vec<Known> = moved.iter().filter_map(|address| self.nodes.remove(address)).collect();
+        for (node, route) in old.iter().filter_map(called).flat_map(routes) {
+            // One look through a list takes out all that have moved.
+            if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_planned()) {
+                Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.link.address));
+            }
+        }
+        for (address, known) in changes {
+            let link = self.links.remove(address);
+            if let Some(known) = known {
+                self.add(known, link);
+            } else if let Some(link) = link {
+                link.retire();
+            }
+        }
+        let new = changes.iter().filter_map(|(_, known)| known.as_ref());
+        for (node, route) in old.iter().chain(new).filter_map(called).flat_map(routes) {
+            match self.pool(node, route) {
+                Some(pool) if pool.list().is_empty() => self.remove(node, route),
+                Some(pool) if !pool.is_planned() => Arc::make_mut(pool).plan(),
+                Some(_) | None => {}
+            }
+        }
+    }
+
+    /// A node that is not in the table, and the link there was to its place.
+    fn add(&mut self, known: &Known, link: Option<Arc<Link>>) {
+        let Known { address, node, .. } = known;
+        self.nodes.insert(*address, known.clone());
+        let advert = node.advert.as_ref();
+        let instance = advert.and_then(|advert| advert.id.as_ref());
+        let is_called = called(known).is_some();
+        let stays =
+            |link: &Arc<Link>| is_called && link.version == node.version() && link.instance.as_ref() == instance;
+        let link = match link {
+            Some(link) if stays(&link) => link,
+            other => {
+                // Another process listens there now.
+                other.inspect(|link| link.retire());
+                if !is_called {
+                    return;
+                }
+                let closeness = affinity(&self.home.instance, *address);
+                let (hello, network) = (self.home.hello.clone(), self.home.network.clone());
+                Link::new(*address, node.version(), instance.cloned(), closeness, hello, network)
+            }
+        };
+        let weight = advert.map_or(Advert::USUAL_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight });
+        let zone = advert.and_then(|advert| advert.zone.as_ref());
+        let is_near = self.home.zone.is_some() && self.home.zone.as_ref() == zone;
+        for route in &node.routes {
+            if !is_event(route) && self.remembered_routes < MAX_REMEMBERED_ROUTES {
+                let count = &mut self.remembered_routes;
+                self.remembered.entry(route, || *count += 1);
+            }
+            if weight > 0 {
+                let pool = Arc::make_mut(self.pool_or_new(node, route));
+                // Two of its routes may differ in the names of parameters only.
+                if pool.list().last().is_none_or(|last| last.link.address != *address) {
+                    let (link, route) = (Arc::clone(&link), route.clone());
+                    pool.push(Provider { link, route, weight, suspect: node.suspect, is_near });
+                }
+            }
+        }
+        self.links.insert(*address, link);
+    }
+
+    fn pool(&mut self, node: &Node, route: &Route) -> Option<&mut Arc<Providers>> {
+        if is_event(route) {
+            return Arc::make_mut(self.events.get_mut(route)?).get_mut(&*node.name);
+        }
+        self.router.get_mut(route)
+    }
+
+    fn pool_or_new(&mut self, node: &Node, route: &Route) -> &mut Arc<Providers> {
+        let new = || Arc::new(Providers::new(MAX_SUBSET));
+        if is_event(route) {
+            let groups = Arc::make_mut(self.events.entry(route, Arc::default));
+            return groups.entry(node.name.as_str().into()).or_insert_with(new);
+        }
+        self.router.entry(route, new)
+    }
+
+    /// Removes a pool that nobody is in.
+    fn remove(&mut self, node: &Node, route: &Route) {
+        if !is_event(route) {
+            return self.router.remove(route);
+        }
+        let groups = self.events.get_mut(route).map(Arc::make_mut);
+        let is_last = groups.is_some_and(|groups| groups.remove(&*node.name).is_some() && groups.is_empty());
+        if is_last {
+            self.events.remove(route);
+        }
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        self.links.values().for_each(|link| link.retire());
+    }
+}
+
+/// The node, if calls go to it at all.
+fn called(known: &Known) -> Option<&Node> {
+    let is_http = known.node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
+    (!is_http && !known.node.routes.is_empty()).then_some(&known.node)
+}
+
+fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
+    node.routes.iter().map(move |route| (node, route))
+}
+
+fn is_event(route: &Route) -> bool {
+    route.method() == events::METHOD
 }
 
 impl Member for Provider {
@@ -65,5 +267,117 @@ impl Member for Provider {
 
     fn closeness(&self) -> u64 {
         self.link.closeness
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use fastrand::Rng;
+
+    use super::*;
+
+    /// Few enough that every one is shared, left and taken up again.
+    const ROUTES: [&str; 7] =
+        ["GET/a", "POST/a", "GET/a/{x}", "GET/a/{y}", "GET/{x}/b", "EVENT/told", "EVENT/told.too"];
+    const PATHS: [(&str, &str); 5] = [("GET", "/a"), ("POST", "/a"), ("GET", "/a/1"), ("GET", "/1/b"), ("GET", "/a/b")];
+
+    fn table() -> Table {
+        let network = Network::default();
+        let instance = "here".to_owned();
+        Table::new(Arc::new(Home { instance, hello: Bytes::new(), zone: Some("a".to_owned()), network }))
+    }
+
+    fn known(rng: &mut Rng, port: u16) -> Known {
+        let address = SocketAddr::from(([10, 0, 0, 1], port));
+        let routes = ROUTES.iter().filter(|_| rng.bool()).map(|route| Route::parse(route).unwrap()).collect();
+        let advert = Advert {
+            id: Some(format!("i{}", rng.u8(0..2))),
+            weight: rng.choice([0, 50, 100]).unwrap(),
+            draining: rng.u8(0..4) == 0,
+            zone: Some("a".to_owned()).filter(|_| rng.bool()),
+            ..Advert::default()
+        };
+        let advert = Some(advert).filter(|_| rng.u8(0..4) > 0);
+        let name = format!("n{}", rng.u8(0..2));
+        let node = Node { name, host: address.ip(), port, routes, advert, suspect: rng.bool() };
+        Known { address, node: Arc::new(node), ids: vec![port.into()] }
+    }
+
+    fn members(pool: &Providers) -> BTreeSet<(SocketAddr, u16, bool, bool)> {
+        assert!(pool.is_planned() && !pool.list().is_empty());
+        let members = pool.list().iter().map(|one| (one.link.address, one.weight, one.suspect, one.is_near));
+        let set: BTreeSet<_> = members.collect();
+        assert_eq!(set.len(), pool.list().len(), "nobody twice");
+        set
+    }
+
+    /// Who is called for what.
+    fn seen(table: &Table) -> Vec<(String, BTreeSet<(SocketAddr, u16, bool, bool)>)> {
+        let mut seen = Vec::new();
+        for (method, path) in PATHS {
+            if let Found::Now(providers, _) = table.find(method, path) {
+                seen.push((format!("{method}{path}"), members(&providers)));
+            }
+        }
+        for event in ["/told", "/told.too"] {
+            let groups = table.subscribers(event).unwrap_or_default();
+            assert!(table.subscribers(event).is_none() || !groups.is_empty());
+            seen.extend(groups.iter().map(|(name, group)| (format!("{name} {event}"), members(group))));
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn changes_one_by_one_lead_where_all_at_once_do() {
+        for seed in 0..300 {
+            let rng = &mut Rng::with_seed(seed);
+            let mut table = table();
+            for _ in 0..rng.u8(1..12) {
+                let places: BTreeSet<u16> = (0..rng.u8(1..5)).map(|_| rng.u16(1..6)).collect();
+                let changes: Vec<Change> = places
+                    .into_iter()
+                    .map(|port| {
+                        let known = known(rng, port);
+                        (known.address, Some(known).filter(|_| rng.u8(0..3) > 0))
+                    })
+                    .collect();
+                table.apply(&changes);
+                assert_eq!(seen(&table), seen(&table.follower()), "seed {seed}");
+            }
+            let called = table.nodes.values().filter(|known| called(known).is_some()).count();
+            assert_eq!(table.links.len(), called, "seed {seed}");
+            let nobody: Vec<Change> = table.nodes.keys().map(|address| (*address, None)).collect();
+            table.apply(&nobody);
+            assert!(seen(&table).is_empty() && table.links.is_empty() && table.nodes().len() == 0);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_link_stays_with_its_process_and_a_pick_does_not_change_under_a_call() {
+        let mut table = table();
+        let node = |id: &str, suspect| {
+            let routes = vec![Route::parse("GET/a").unwrap()];
+            let advert = Some(Advert { id: Some(id.to_owned()), ..Advert::default() });
+            let host = [10, 0, 0, 1].into();
+            let node = Node { name: "n".to_owned(), host, port: 1, routes, advert, suspect };
+            let address = SocketAddr::new(host, 1);
+            (address, Some(Known { address, node: Arc::new(node), ids: vec![1] }))
+        };
+        let providers = |table: &Table| match table.find("GET", "/a") {
+            Found::Now(providers, _) => providers,
+            other => panic!("{other:?}"),
+        };
+        table.apply(&[node("x", false)]);
+        let first = providers(&table);
+        table.apply(&[node("x", true)]);
+        let second = providers(&table);
+        assert!(Arc::ptr_eq(&first.list()[0].link, &second.list()[0].link), "the same process");
+        assert!(!first.list()[0].suspect && second.list()[0].suspect, "who was picked from stays as it was");
+        table.apply(&[node("y", false)]);
+        assert!(!Arc::ptr_eq(&first.list()[0].link, &providers(&table).list()[0].link), "another process");
+        table.apply(&[(first.list()[0].link.address, None)]);
+        assert!(matches!(table.find("GET", "/a"), Found::Gone) && matches!(table.find("GET", "/b"), Found::Never));
     }
 }

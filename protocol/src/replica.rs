@@ -1,7 +1,9 @@
 //! What one node knows of the registry: in order, without gaps, and never less because the Distributor knows less.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::news::{Delta, News, Snapshot, Stamp};
@@ -17,9 +19,13 @@ pub struct Replica {
     /// The state that `entries` are; `None` from a Distributor of version 1, or from none.
     revision: Option<Revision>,
     entries: BTreeMap<u64, Listed>,
+    /// The entries of each place, in their order.
+    places: BTreeMap<SocketAddr, BTreeSet<u64>>,
     digest: Digest,
     /// Nodes that no list shows any more although nobody can have told that they are gone.
     kept: BTreeMap<SocketAddr, Kept>,
+    /// Where the last change has made a difference.
+    changed: BTreeSet<SocketAddr>,
     /// The connection to the Distributor is new, and has brought nothing yet.
     awaiting: bool,
     warming: bool,
@@ -30,12 +36,12 @@ struct Listed {
     /// As it went over the wire.
     text: Box<str>,
     /// `None` when no node can be made of it.
-    node: Option<Node>,
+    node: Option<Arc<Node>>,
 }
 
 #[derive(Debug)]
 struct Kept {
-    node: Node,
+    node: Arc<Node>,
     goes: Goes,
 }
 
@@ -69,7 +75,7 @@ pub struct Known {
     /// Where it can be called.
     pub address: SocketAddr,
     /// What it offers. Connections that registered the same place are one node, which offers what any of them says.
-    pub node: Node,
+    pub node: Arc<Node>,
     /// The ids of its entries; none when no list shows it.
     pub ids: Vec<u64>,
 }
@@ -79,8 +85,9 @@ impl Replica {
     pub fn seeded<'a>(revision: Revision, entries: impl Iterator<Item = (u64, &'a str)>) -> Self {
         let mut replica = Self { revision: Some(revision), ..Self::default() };
         for (id, text) in entries {
-            replica.insert(id, text);
+            replica.insert(id, text, node_of(text));
         }
+        replica.changed = replica.places.keys().copied().collect();
         replica
     }
 
@@ -135,6 +142,7 @@ impl Replica {
 
     /// Takes in what the Distributor told.
     pub fn take(&mut self, now: Instant, news: &News<'_>) -> Outcome {
+        self.changed.clear();
         match news {
             News::Snapshot(snapshot) => self.take_snapshot(now, snapshot),
             News::Delta(delta) => self.take_delta(delta),
@@ -152,8 +160,12 @@ impl Replica {
         let mut next = Self { revision: snapshot.stamp.map(|stamp| stamp.revision), ..Self::default() };
         // Entries of version 1 have no ids, and nobody asks for them.
         let ids = snapshot.ids.iter().copied().chain(0..);
+        // An old Distributor sends the whole list at every change: most of it has been read before.
+        let known = self.entries.values().filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
+        let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();
         for (id, entry) in ids.zip(&snapshot.entries) {
-            next.insert(id, entry.get());
+            let text = entry.get();
+            next.insert(id, text, known.get(text).map(|node| Arc::clone(node)).or_else(|| node_of(text)));
         }
         if snapshot.stamp.and_then(|stamp| stamp.digest).is_some_and(|digest| digest != next.digest) {
             return Outcome::Gap;
@@ -162,7 +174,11 @@ impl Replica {
         let before = self.nodes();
         self.keep(now, snapshot.stamp.as_ref(), &mut next);
         *self = next;
-        if self.nodes() == before { Outcome::Same } else { Outcome::Changed }
+        let mut gone: HashMap<_, _> = before.into_iter().map(|known| (known.address, known)).collect();
+        let came = self.nodes().into_iter().filter(|known| gone.remove(&known.address).as_ref() != Some(known));
+        self.changed = came.map(|known| known.address).collect();
+        self.changed.extend(gone.into_keys());
+        if self.changed.is_empty() { Outcome::Same } else { Outcome::Changed }
     }
 
     /// Hands over to `next` those who are known and not in it although nobody said that they left.
@@ -174,7 +190,6 @@ impl Replica {
             None if self.awaiting => Some(Goes::At(now + HOLD)),
             None => None,
         };
-        let shown: HashMap<_, _> = next.nodes().into_iter().map(|known| (known.address, ())).collect();
         let kept = std::mem::take(&mut self.kept);
         let kept = kept.into_iter().map(|(address, kept)| match (kept.goes, goes) {
             // An old Distributor does not say when it knows everybody, and later lists do not put it off.
@@ -182,10 +197,10 @@ impl Replica {
             _ => (address, kept.node, goes),
         });
         let listed = self.entries.values().filter_map(|listed| listed.node.clone());
-        let listed = listed.map(|node| (SocketAddr::new(node.host, node.port), node, goes));
+        let listed = listed.map(|node| (place_of(&node), node, goes));
         for (address, node, goes) in kept.chain(listed) {
             if let Some(goes) = goes
-                && !shown.contains_key(&address)
+                && !next.places.contains_key(&address)
             {
                 next.kept.insert(address, Kept { node, goes });
             }
@@ -209,10 +224,10 @@ impl Replica {
             changed |= self.remove(*id);
         }
         for (id, entry) in &delta.joined {
-            self.insert(*id, entry.get());
-            let address = self.entries.get(id).and_then(|listed| listed.node.as_ref());
-            if let Some(address) = address.map(|node| SocketAddr::new(node.host, node.port)) {
+            self.insert(*id, entry.get(), node_of(entry.get()));
+            if let Some(address) = self.entries.get(id).and_then(|listed| listed.node.as_deref()).map(place_of) {
                 self.kept.remove(&address);
+                self.changed.insert(address);
             }
             changed = true;
         }
@@ -222,7 +237,7 @@ impl Replica {
         self.warming = stamp.warming;
         if !stamp.warming {
             changed |= !self.kept.is_empty();
-            self.kept.clear();
+            self.changed.extend(std::mem::take(&mut self.kept).into_keys());
         }
         if changed { Outcome::Changed } else { Outcome::Same }
     }
@@ -240,28 +255,38 @@ impl Replica {
         digest
     }
 
-    fn insert(&mut self, id: u64, text: &str) {
-        let node = serde_json::from_str(text).ok().and_then(Node::from_entry);
-        self.digest.add(id, text);
-        if let Some(before) = self.entries.insert(id, Listed { text: text.into(), node }) {
-            self.digest.remove(id, &before.text);
+    fn insert(&mut self, id: u64, text: &str, node: Option<Arc<Node>>) {
+        self.remove(id);
+        if let Some(node) = &node {
+            self.places.entry(place_of(node)).or_default().insert(id);
         }
+        self.digest.add(id, text);
+        self.entries.insert(id, Listed { text: text.into(), node });
     }
 
     fn remove(&mut self, id: u64) -> bool {
-        let removed = self.entries.remove(&id);
-        if let Some(listed) = &removed {
-            self.digest.remove(id, &listed.text);
+        let Some(Listed { text, node }) = self.entries.remove(&id) else { return false };
+        self.digest.remove(id, &text);
+        if let Some(address) = node.as_deref().map(place_of)
+            && let Entry::Occupied(mut ids) = self.places.entry(address)
+        {
+            ids.get_mut().remove(&id);
+            if ids.get().is_empty() {
+                ids.remove();
+            }
+            self.changed.insert(address);
         }
-        removed.is_some()
+        true
     }
 
     fn mark(&mut self, ids: &[u64], suspect: bool) -> bool {
         let mut changed = false;
         for id in ids {
-            if let Some(node) = self.entries.get_mut(id).and_then(|listed| listed.node.as_mut()) {
-                changed |= node.suspect != suspect;
-                node.suspect = suspect;
+            let node = self.entries.get_mut(id).and_then(|listed| listed.node.as_mut());
+            if let Some(node) = node.filter(|node| node.suspect != suspect) {
+                Arc::make_mut(node).suspect = suspect;
+                self.changed.insert(place_of(node));
+                changed = true;
             }
         }
         changed
@@ -269,14 +294,17 @@ impl Replica {
 
     /// A connection to this node failed. If no list shows it either, it is gone. Returns whether that is so.
     pub fn unreachable(&mut self, address: SocketAddr) -> bool {
-        self.kept.remove(&address).is_some()
+        let gone = self.kept.remove(&address);
+        self.changed = gone.iter().map(|_| address).collect();
+        gone.is_some()
     }
 
     /// Removes nodes whose time has come. Returns whether there were any.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let before = self.kept.len();
-        self.kept.retain(|_, kept| !matches!(kept.goes, Goes::At(time) if time <= now));
-        self.kept.len() != before
+        let is_over = |kept: &Kept| matches!(kept.goes, Goes::At(time) if time <= now);
+        self.changed = self.kept.iter().filter(|(_, kept)| is_over(kept)).map(|(address, _)| *address).collect();
+        self.kept.retain(|_, kept| !is_over(kept));
+        !self.changed.is_empty()
     }
 
     /// When the next node goes unless a list shows it.
@@ -288,28 +316,32 @@ impl Replica {
         times.min()
     }
 
+    /// Where the last of [`take`](Self::take), [`unreachable`](Self::unreachable), [`expire`](Self::expire), or the seed, has made a
+    /// difference, with who is there now.
+    pub fn changes(&self) -> impl Iterator<Item = (SocketAddr, Option<Known>)> {
+        self.changed.iter().map(|address| (*address, self.at(*address)))
+    }
+
     /// All nodes, by address.
     pub fn nodes(&self) -> Vec<Known> {
-        let mut known: BTreeMap<SocketAddr, Known> = BTreeMap::new();
-        for (id, listed) in &self.entries {
-            let Some(node) = &listed.node else { continue };
-            let address = SocketAddr::new(node.host, node.port);
-            match known.entry(address) {
-                std::collections::btree_map::Entry::Vacant(entry) => {
-                    entry.insert(Known { address, node: node.clone(), ids: vec![*id] });
-                }
-                std::collections::btree_map::Entry::Occupied(mut entry) => {
-                    let Known { node: first, ids, .. } = entry.get_mut();
-                    let more: Vec<_> = node.routes.iter().filter(|route| !first.routes.contains(route)).collect();
-                    first.routes.extend(more.into_iter().cloned());
-                    ids.push(*id);
-                }
-            }
+        let addresses: BTreeSet<_> = self.places.keys().chain(self.kept.keys()).collect();
+        addresses.into_iter().filter_map(|address| self.at(*address)).collect()
+    }
+
+    /// Who is at this address.
+    fn at(&self, address: SocketAddr) -> Option<Known> {
+        let Some(ids) = self.places.get(&address) else {
+            return self.kept.get(&address).map(|kept| Known { address, node: Arc::clone(&kept.node), ids: vec![] });
+        };
+        let mut nodes = ids.iter().filter_map(|id| self.entries.get(id)?.node.as_ref());
+        let mut node = Arc::clone(nodes.next()?);
+        if ids.len() > 1 {
+            let merged = Arc::make_mut(&mut node);
+            let mut seen: HashSet<_> = merged.routes.iter().cloned().collect();
+            let more = nodes.flat_map(|node| &node.routes).filter(|route| seen.insert((*route).clone()));
+            merged.routes.extend(more.cloned());
         }
-        for (address, kept) in &self.kept {
-            known.entry(*address).or_insert_with(|| Known { address: *address, node: kept.node.clone(), ids: vec![] });
-        }
-        known.into_values().collect()
+        Some(Known { address, node, ids: ids.iter().copied().collect() })
     }
 
     /// Where an instance stands among all entries, from 0 up to 1, both in order of registration; `None` when it is not listed.
@@ -322,6 +354,14 @@ impl Replica {
         #[expect(clippy::cast_precision_loss, reason = "no list has 2^52 entries")]
         Some(position as f64 / self.entries.len() as f64)
     }
+}
+
+fn node_of(text: &str) -> Option<Arc<Node>> {
+    serde_json::from_str(text).ok().and_then(Node::from_entry).map(Arc::new)
+}
+
+fn place_of(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.host, node.port)
 }
 
 #[cfg(test)]

@@ -87,7 +87,7 @@ async fn bc7_half_a_list_is_none() {
     link.reset();
     let mut link = distributor.accept().await;
     assert_eq!(link.next().await.unwrap()["params"]["name"], "observer", "it has noticed, and come back");
-    let names: Vec<_> = node.peers().nodes().into_iter().map(|node| node.name).collect();
+    let names: Vec<_> = node.peers().nodes().into_iter().map(|node| node.name.clone()).collect();
     assert_eq!(names, ["a", "b"]);
     link.send(list(&["a", "e"])).await;
     node.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "e")).await;

@@ -1,5 +1,6 @@
 //! The registry for version 2 nodes: changes in order, liveness, warm-up, barriers.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use distributor::Config;
@@ -95,7 +96,7 @@ async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
         |zone: &str| Node::builder("who").zone(zone).version("1.2").meta(&json!({"a": 1})).route("GET/who", who);
     let (heavy, light) = (cluster.node(service("a")).await, cluster.node(service("b").weight(50)).await);
     let caller = cluster.node(Node::builder("caller")).await;
-    let advert = |nodes: &[protocol::Node], zone: &str| {
+    let advert = |nodes: &[Arc<protocol::Node>], zone: &str| {
         nodes.iter().filter_map(|node| node.advert.clone()).find(|advert| advert.zone.as_deref() == Some(zone))
     };
     caller.peers().wait_until(|nodes| advert(nodes, "a").is_some() && advert(nodes, "b").is_some()).await;

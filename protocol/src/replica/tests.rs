@@ -7,6 +7,8 @@ use crate::{Key, Packet};
 /// A node with the Distributor's end of its connection, where every node is known by its port.
 struct Observer {
     replica: Replica,
+    /// What the changes that the replica names have made of nothing.
+    mirror: BTreeMap<SocketAddr, Known>,
     start: Instant,
 }
 
@@ -27,7 +29,7 @@ fn stamp((epoch, rev): (u64, u64), ports: &[u16]) -> Stamp {
 impl Observer {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn new() -> Self {
-        Self { replica: Replica::default(), start: Instant::now() }
+        Self { replica: Replica::default(), mirror: BTreeMap::new(), start: Instant::now() }
     }
 
     fn at(&self, second: u64) -> Instant {
@@ -43,6 +45,20 @@ impl Observer {
         let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
         let seen = self.replica.take(self.at(second), &News::parse(&packet).unwrap());
         assert_eq!((seen, self.ports()), (outcome, expected.to_vec()));
+        if seen == Changed {
+            self.follow();
+        }
+    }
+
+    #[track_caller]
+    fn follow(&mut self) {
+        for (address, known) in self.replica.changes() {
+            match known {
+                Some(known) => drop(self.mirror.insert(address, known)),
+                None => drop(self.mirror.remove(&address)),
+            }
+        }
+        assert!(self.mirror.values().eq(&self.replica.nodes()), "changes lead to what there is");
     }
 
     /// A list of version 1.
@@ -104,10 +120,12 @@ fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
     observer.old(102, &[1, 4], Changed, &[1, 2, 3, 4]);
     observer.old(103, &[4], Changed, &[2, 3, 4]);
     assert!(observer.replica.unreachable("127.0.0.1:3".parse().unwrap()), "not listed and not reachable");
+    observer.follow();
     assert!(!observer.replica.unreachable("127.0.0.1:4".parse().unwrap()), "a list shows it");
     assert_eq!(observer.replica.next_expiry(), Some(observer.at(111)));
     assert!(!observer.replica.expire(observer.at(110)));
     assert!(observer.replica.expire(observer.at(111)));
+    observer.follow();
     assert_eq!(observer.ports(), [4]);
     observer.old(112, &[], Changed, &[]);
 }
@@ -123,6 +141,7 @@ fn rs4_nobody_goes_while_there_is_no_distributor() {
     observer.replica.connected();
     observer.old(4001, &[2], Changed, &[1, 2]);
     assert!(observer.replica.expire(observer.at(4012)));
+    observer.follow();
     assert_eq!(observer.ports(), [2]);
 }
 
@@ -179,6 +198,7 @@ fn bc5_nobody_goes_while_a_distributor_warms_up() {
     assert!(observer.replica.is_warming());
     observer.delta((6, 0), &warming(1, &[1, 4]), (&[1, 4], &[]), Changed, &[1, 2, 3, 4]);
     assert!(observer.replica.unreachable("127.0.0.1:2".parse().unwrap()));
+    observer.follow();
     observer.delta((6, 1), &stamp((6, 2), &[1, 4]), (&[], &[]), Changed, &[1, 4]);
 }
 
@@ -199,6 +219,7 @@ fn a_seed_is_known_until_a_list_or_a_call_says_otherwise() {
     let entries = [(1, entry(1)), (2, entry(2))];
     let seed = entries.iter().map(|(id, text)| (*id, text.as_str()));
     observer.replica = Replica::seeded(Revision { epoch: 5, rev: 7 }, seed);
+    observer.follow();
     assert_eq!((observer.ports(), observer.replica.digest()), (vec![1, 2], digest(&[1, 2])));
     observer.replica.connected();
     observer.delta((5, 7), &stamp((5, 8), &[2]), (&[], &[1]), Changed, &[2]);
