@@ -1,7 +1,8 @@
 //! What the configuration says of requests.
 
-use std::collections::HashMap;
 use std::sync::Arc;
+
+use foldhash::HashMap;
 
 use crate::config::{Config, Route};
 use crate::cookie::Cookies;

@@ -1,11 +1,12 @@
 //! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use foldhash::{HashMap, HashSet};
 use node_sdk::Peers;
 use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
 use protocol::{HttpAdvert, Node};

@@ -305,16 +305,19 @@ mod tests {
         Known { address, node: Arc::new(node), ids: vec![port.into()] }
     }
 
-    fn members(pool: &Providers) -> BTreeSet<(SocketAddr, u16, bool, bool)> {
+    /// Each with its weight, and whether it is suspect and near.
+    type Members = BTreeSet<(SocketAddr, u16, bool, bool)>;
+
+    fn members(pool: &Providers) -> Members {
         assert!(pool.is_planned() && !pool.list().is_empty());
         let members = pool.list().iter().map(|one| (one.link.address, one.weight, one.suspect, one.is_near));
-        let set: BTreeSet<_> = members.collect();
+        let set: Members = members.collect();
         assert_eq!(set.len(), pool.list().len(), "nobody twice");
         set
     }
 
     /// Who is called for what.
-    fn seen(table: &Table) -> Vec<(String, BTreeSet<(SocketAddr, u16, bool, bool)>)> {
+    fn seen(table: &Table) -> Vec<(String, Members)> {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
             if let Found::Now(providers, _) = table.find(method, path) {

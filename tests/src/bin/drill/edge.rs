@@ -18,10 +18,11 @@ use tokio::time::{sleep, sleep_until};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::changes;
 use crate::daemon_process::Daemon;
 use crate::door::ask;
 use crate::scenes::{ms, percentiles, row, title};
-use crate::swarm::{join, join_with};
+use crate::swarm::join;
 
 const CLIENTS: usize = 64;
 const ROUND: Duration = Duration::from_secs(2);
@@ -94,7 +95,7 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
         }
     }
     if wanted("changes") {
-        changes().await;
+        changes::changes(&program()).await;
     }
     if wanted("soak") {
         soak(back_end.address, seconds).await;
@@ -319,48 +320,6 @@ async fn idle(fronts: &[Front], trust: &Trust) {
         let (plain_each, secure_each) = (each(middle.saturating_sub(before)), each(after.saturating_sub(middle)));
         row(front.name, &format!("{plain_each:.1} kB in clear, {secure_each:.1} kB with TLS"));
         drop((plain, secure));
-    }
-}
-
-async fn changes() {
-    title(
-        "a route is registered: how long until the gateway has it; 1000 nodes of 10 routes each, and 100,000 routes in all",
-    );
-    for nodes in [1000, 10_000] {
-        let distributor = Daemon::distributor(0, &[]).await;
-        distributor.move_to(1);
-        let listen = "127.0.0.1:19130";
-        let address = distributor.address.to_string();
-        let arguments =
-            ["--listen", listen, "--workers", "1", "--distributor", &address, "--admin", "off", "--log-level", "error"];
-        let gateway = Daemon::other(&program(), &arguments, 19_130).await.expect("build it first");
-        let mut joined = Vec::new();
-        for node in 0..nodes {
-            let urls: Vec<_> = (0..10).map(|route| format!("\"GET/n{node}/r{route}\"")).collect();
-            joined.push(
-                join_with(distributor.address, &format!("n{node}"), node, &format!("[{}]", urls.join(","))).await,
-            );
-        }
-        let mut client = Client::connect(gateway.address).await;
-        let knows =
-            async |client: &mut Client, path: &str| client.request("GET", path, "").await.unwrap().status != 404;
-        while !knows(&mut client, &format!("/n{}/r9", nodes - 1)).await {
-            sleep(Duration::from_millis(5)).await;
-        }
-        let mut times = Vec::new();
-        for change in 0..50 {
-            sleep(Duration::from_millis(100)).await;
-            let begin = Instant::now();
-            let urls = format!("[\"GET/late{change}\"]");
-            joined.push(join_with(distributor.address, &format!("late{change}"), nodes + change, &urls).await);
-            while !knows(&mut client, &format!("/late{change}")).await {}
-            times.push(begin.elapsed());
-        }
-        let (p50, p99) = percentiles(&mut times);
-        row(
-            &format!("{nodes} nodes of 10 routes"),
-            &format!("p50 {:.1} ms, p99 {:.1} ms from connecting to routable", ms(p50), ms(p99)),
-        );
     }
 }
 

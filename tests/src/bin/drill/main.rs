@@ -7,6 +7,7 @@
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
 mod calls;
+mod changes;
 mod daemon_process;
 mod door;
 mod edge;
