@@ -24,7 +24,7 @@ pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
 pub use signal::stop_on_signals;
 pub use socket::{Listener, Network, Socket};
-pub use throttle::Throttle;
+pub use throttle::{Throttle, Throttles};
 pub use time::at;
 pub use tune::{tune, tune_patiently, tune_tcp};
 pub use unique::unique_id;

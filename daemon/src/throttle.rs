@@ -1,5 +1,7 @@
 //! One log line per cause and period, however often it happens.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Lets one event per period through and counts the others.
@@ -36,6 +38,20 @@ impl Default for Throttle {
     }
 }
 
+/// A [`Throttle`] for each of some causes, shared by all whom they happen to.
+#[derive(Debug, Default)]
+pub struct Throttles {
+    by_cause: Mutex<BTreeMap<&'static str, Throttle>>,
+}
+
+impl Throttles {
+    /// As [`Throttle::pass`], for one cause.
+    pub fn pass(&self, cause: &'static str, now: Instant) -> Option<u64> {
+        let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
+        by_cause.entry(cause).or_default().pass(now)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,5 +64,14 @@ mod tests {
         for (second, passed) in [(0, Some(0)), (1, None), (9, None), (10, Some(2)), (25, Some(0)), (26, None)] {
             assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
         }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn causes_do_not_hide_one_another() {
+        let (throttles, start) = (Throttles::default(), Instant::now());
+        let seen = ["a", "a", "b", "a"].map(|cause| throttles.pass(cause, start));
+        assert_eq!(seen, [Some(0), None, Some(0), None]);
+        assert_eq!(throttles.pass("a", start + Throttle::LOG_PERIOD), Some(2));
     }
 }

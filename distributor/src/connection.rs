@@ -84,7 +84,9 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         }
         End::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            warn!(conn, %peer, packets, "cut: it has taken nothing of what it was sent for {seconds} s");
+            if let Some(held_back) = attendance.membership().cuts.pass(reason.as_str(), Instant::now().into_std()) {
+                warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
+            }
             return abort(&session.stream);
         }
         End::Out(Reason::Superseded) => {
@@ -94,7 +96,9 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         End::Cut(complaint) => complaint,
     };
     let Complaint { status, reason, message } = complaint;
-    info!(conn, %peer, packets, ignored, blank, strikes, reason, "cut: {message}");
+    if let Some(held_back) = attendance.membership().cuts.pass(reason, Instant::now().into_std()) {
+        info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {message}");
+    }
     // A packet behind an unfinished one would be part of it.
     let heard = !session.outbox().is_mid_packet() && farewell(&attendance, status, reason, &message).await;
     if !heard && is_lost {

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{LocalQueues, Socket, Throttle};
+use daemon::{LocalQueues, Socket, Throttles};
 use protocol::{
     CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
     write_copy_question, write_visibility,
@@ -44,7 +44,9 @@ pub(crate) struct Membership {
     changed: [Notify; 2],
     /// Something may be due earlier than the time keeper thinks.
     rescheduled: Notify,
-    refusals: Mutex<Throttle>,
+    /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
+    refusals: Throttles,
+    pub(crate) cuts: Throttles,
     /// What old peers on this machine have read.
     pub(crate) local_queues: LocalQueues,
     /// How long we have been awake, in nanoseconds: see `liveness`.
@@ -133,7 +135,8 @@ impl Membership {
             state: Mutex::new(state),
             changed: Default::default(),
             rescheduled: Notify::new(),
-            refusals: Mutex::default(),
+            refusals: Throttles::default(),
+            cuts: Throttles::default(),
             local_queues: LocalQueues::start(),
             awake: AtomicU64::new(0),
         })
@@ -401,9 +404,8 @@ impl Membership {
 
     /// Says that a version 1 node is not listed: it is told nothing, and would wonder.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(held_back) = refusals.pass(Instant::now().into_std()) {
-            let Complaint { reason, message, .. } = complaint;
+        let Complaint { reason, message, .. } = complaint;
+        if let Some(held_back) = self.refusals.pass(reason, Instant::now().into_std()) {
             warn!(%peer, reason, held_back, "the registration of a version 1 node is not taken: {message}");
         }
     }

@@ -1,12 +1,19 @@
 //! When the system runs short.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::{Peer, Process, eventually, tool_is_there};
+use tests::{Cluster, Peer, Process, eventually, pick_port, request, tool_is_there};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+const NODE: &str = env!("CARGO_BIN_EXE_node_process");
 
 async fn peer(process: &Process) -> Peer {
     Peer::connect(format!("127.0.0.1:{}", process.port().await).parse().unwrap()).await
@@ -85,5 +92,94 @@ async fn cr1_cr2_no_descriptors_or_memory_for_a_connection() {
 async fn cr3_connections_that_died_in_the_backlog() {
     for errno in [103, 71] {
         check_accept(errno, 1..=1000).await;
+    }
+}
+
+#[tokio::test]
+async fn cr16_a_flood_of_nonsense_leaves_a_few_lines() {
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
+    let address: SocketAddr = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
+    let at = format!("127.0.0.1:{}", pick_port());
+    let arguments = ["--listen", &at, "--admin", "off", "--distributor", &address.to_string()];
+    let gateway = Process::start(GATEWAY, &arguments);
+    gateway.line("listening").await;
+    let before = [distributor.output(), gateway.output()].map(|output| output.lines().count());
+    let flood: [&[u8]; 6] = [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"\x16\x03\x01\x02\0\x01\0\x01\xfc\x03\x03",
+        "{\"uri\":\"/distributes\",\"method\":\"POST\",\"key\":1,\"params\":{\"port\":0}}¶".as_bytes(),
+        "nonsense¶{]¶\u{0}¶".as_bytes(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\nnonsense",
+    ];
+    for number in 0..600 {
+        for to in [address, at.parse().unwrap()] {
+            let mut stream = TcpStream::connect(to).await.unwrap();
+            let _ = stream.write_all(flood[number % flood.len()]).await;
+            let _ = stream.shutdown().await;
+            // Until it has been heard.
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    }
+    for (process, before) in [(&distributor, before[0]), (&gateway, before[1])] {
+        let output = process.output();
+        assert!(output.lines().count() - before <= 12, "a line per cause now and then, not per connection:\n{output}");
+    }
+}
+
+/// The wall clock of programs that are started with this is what a file says.
+fn clock_shim() -> Option<PathBuf> {
+    let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let library = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    library.filter(|_| tool_is_there("faketime"))
+}
+
+#[tokio::test]
+async fn cr17_the_wall_clock_is_for_the_log_only() {
+    let Some(library) = clock_shim() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let clock = folder.path().join("clock");
+    std::fs::write(&clock, "+0").unwrap();
+    let environment = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
+        ("FAKETIME_NO_CACHE", "1"),
+        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+    ];
+    let distributor = Process::start_with(DISTRIBUTOR, &["--listen", "127.0.0.1:0"], &environment);
+    let address = format!("127.0.0.1:{}", distributor.port().await);
+    let at: SocketAddr = format!("127.0.0.1:{}", pick_port()).parse().unwrap();
+    let arguments = ["--listen", &at.to_string(), "--admin", "off", "--distributor", &address];
+    let gateway = Process::start_with(GATEWAY, &arguments, &environment);
+    let today = gateway.line("listening").await;
+    let node = Process::start_with(NODE, &[&address], &environment);
+    let answered = async || Cluster::routed(at, "/who").await.status == 200;
+    assert!(answered().await);
+    let mut watcher = peer(&distributor).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    watcher.list_with("who").await;
+    for (number, day) in (0..).zip(["+86400", "-86400", "+0"]) {
+        std::fs::write(&clock, day).unwrap();
+        // Longer than any sign of life is waited for.
+        let until = Instant::now() + Duration::from_secs(2);
+        while Instant::now() < until {
+            let answer = request(at, "GET", "/who", "").await;
+            assert_eq!(answer.status, 200, "{day}: {}", answer.body);
+        }
+        let name = format!("late{number}");
+        let mut late = peer(&distributor).await;
+        late.register_v2(&name, 100 + number, &name, None).await;
+        watcher.list_with(&name).await;
+        watcher.list_with("who").await;
+        let line = distributor.line(&format!("name={name}")).await;
+        let date = |line: &str| line.split('T').next().unwrap_or_default().to_owned();
+        assert_eq!(date(&line) == date(&today), day == "+0", "the clock was moved: {line}");
+    }
+    let output = distributor.output();
+    let gone =
+        |line: &&str| line.contains(" left ") && ["name=who", "name=gate"].iter().any(|name| line.contains(name));
+    assert_eq!(output.lines().find(gone), None);
+    for process in [node, gateway, distributor] {
+        assert_eq!(process.terminate().await.code(), Some(0));
     }
 }
