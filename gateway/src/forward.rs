@@ -19,6 +19,7 @@ use crate::http1::headers;
 use crate::http1::response::{ResponseHead, ResponseReader};
 use crate::problem::Problem;
 use crate::timer::Timer;
+use crate::upstream::keep_for;
 
 /// Room for a read of a response: at first, for most of them, and for one of which so much has been taken that its client is one who
 /// reads. What is in such a buffer when a client stops reading is held for as long as it does.
@@ -37,8 +38,8 @@ const MAX_INTERIM: u32 = 16;
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// The response has been passed on. Whether the server's connection can be used again, and when the response began.
-    Done { keep_server: bool, answered: Duration },
+    /// The response has been passed on. For how long the server's connection can be used again, if it can, and when the response began.
+    Done { keep_server: Option<Duration>, answered: Duration },
     /// The server has gone over to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
@@ -107,6 +108,7 @@ pub(crate) struct Request<'a> {
     pub(crate) head: &'a Head,
     /// The head as the server is to see it.
     pub(crate) bytes: BytesMut,
+    pub(crate) now: Instant,
     /// How long the server may take to take it, and to answer once it has all of it.
     pub(crate) within: Duration,
     /// How long the server may send nothing of a response that it has begun.
@@ -132,8 +134,7 @@ struct Due {
 }
 
 impl Due {
-    fn after(within: Duration) -> Self {
-        let now = Instant::now();
+    fn after(within: Duration, now: Instant) -> Self {
         let due = Self { base: now, after_ms: AtomicU64::new(0) };
         due.set(now + within);
         due
@@ -164,10 +165,9 @@ pub(crate) async fn forward(
     server: &mut TcpStream,
     timer: &mut Timer,
 ) -> Outcome {
-    let Request { head, bytes, within, idle, set_cookie } = request;
+    let Request { head, bytes, now: asked, within, idle, set_cookie } = request;
     let set_cookie = set_cookie.as_deref();
-    let asked = Instant::now();
-    let (due, begun, sent) = (Due::after(within), AtomicBool::new(false), AtomicBool::new(false));
+    let (due, begun, sent) = (Due::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
     let (due_of, begun_of, sent_of) = (&due, &begun, &sent);
     let mut download = Download {
@@ -376,7 +376,7 @@ impl<S: Sink> Download<'_, S> {
         }
         self.due.rest();
         self.sink.flush().await?;
-        let keep_server = response.keep_alive && input.is_empty();
+        let keep_server = (response.keep_alive && input.is_empty()).then(|| keep_for(response.keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
 

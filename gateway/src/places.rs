@@ -30,6 +30,8 @@ pub(crate) struct PlacesOfAll {
 #[derive(Debug)]
 pub(crate) struct Admitted {
     upstream: Arc<Upstream>,
+    /// When it was.
+    pub(crate) at: Instant,
     _place: OwnedSemaphorePermit,
 }
 
@@ -61,17 +63,23 @@ impl Places {
     }
 
     /// A place, waited for until `deadline` if it has to be.
-    pub(crate) async fn admit(&self, upstream: &Arc<Upstream>, deadline: Instant) -> Result<Admitted, Full> {
+    pub(crate) async fn admit(
+        &self,
+        upstream: &Arc<Upstream>,
+        mut now: Instant,
+        deadline: Instant,
+    ) -> Result<Admitted, Full> {
         let place = match Arc::clone(&self.free).try_acquire_owned() {
             Ok(place) => place,
             Err(_) => {
                 let _waiting = Waiting::among(&self.waiting).ok_or(Full)?;
                 let place = timeout_at(deadline, Arc::clone(&self.free).acquire_owned()).await;
+                now = Instant::now();
                 place.ok().and_then(Result::ok).ok_or(Full)?
             }
         };
-        upstream.load.begin(Instant::now().into_std());
-        Ok(Admitted { upstream: Arc::clone(upstream), _place: place })
+        upstream.load.begin(now.into_std());
+        Ok(Admitted { upstream: Arc::clone(upstream), at: now, _place: place })
     }
 }
 

@@ -58,6 +58,7 @@ struct Inquiry<'a> {
     client: IpAddr,
     origin: &'a Origin,
     hops: u8,
+    begin: Instant,
     deadline: Instant,
 }
 
@@ -168,7 +169,7 @@ impl Proxy<'_> {
         let _counted = counted.map_err(|limited| limited_problem(limited, settings))?;
         let deadline = begin + settings.timeout.unwrap_or(rules.config.request_timeout);
         let (path, inquired) =
-            (&*path, |path| Inquiry { head, rules, settings, path, query, client, origin, hops, deadline });
+            (&*path, |path| Inquiry { head, rules, settings, path, query, client, origin, hops, begin, deadline });
         let url = || format!("{}{path}", head.method());
         match self.route(head.method(), path) {
             // Said before the client sends a body that nobody would take.
@@ -224,27 +225,30 @@ impl Proxy<'_> {
         target: &Target,
         exchange: &mut impl Exchange,
     ) -> Result<(), BodyError> {
-        let Inquiry { head, rules, settings, path, query, origin, hops, deadline, .. } = *inquiry;
+        let Inquiry { head, rules, settings, path, query, origin, hops, begin, deadline, .. } = *inquiry;
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &rules.config;
         let mut tried = Vec::new();
         let mut again = false;
         self.retries.called();
+        let mut now = begin;
         loop {
-            let Some((picked, set_cookie)) = pick(inquiry, target, &tried).filter(|_| tried.len() < MAX_TRIES) else {
+            let Some((picked, set_cookie)) = pick(inquiry, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
+            else {
                 let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let upstream = &picked.upstream;
-            let wait_until = deadline.min(Instant::now() + settings.queue_timeout);
-            let Ok(_admitted) = exchange.unless_gone(picked.admit(wait_until)).await? else {
+            let wait_until = deadline.min(now + settings.queue_timeout);
+            let Ok(admitted) = exchange.unless_gone(picked.admit(now, wait_until)).await? else {
                 let detail = "the servers have as much to do as they may have";
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
             };
             let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
-            let connecting = timeout_at(deadline, upstream.connect(again));
+            let connecting = timeout_at(deadline, upstream.connect(again, admitted.at));
             let connected = exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?;
-            let left = deadline.saturating_duration_since(Instant::now());
+            now = Instant::now();
+            let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 // Asking now would be work for nobody.
                 return Err(too_late());
@@ -268,17 +272,18 @@ impl Proxy<'_> {
             let target = [slash, seen, mark, query];
             put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
             let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
-            let request = Request { head, bytes, within, idle: config.response_idle_timeout, set_cookie };
-            let failed = match exchange.forward(request, server.stream()).await {
+            let request = Request { head, bytes, now, within, idle: config.response_idle_timeout, set_cookie };
+            let forwarded = exchange.forward(request, server.stream()).await;
+            now = Instant::now();
+            let failed = match forwarded {
                 Ok(Forwarded::Done { keep_server, answered }) => {
-                    let now = Instant::now().into_std();
                     if exchange.status().is_some_and(lets_fail) {
-                        upstream.load.failed(now, true);
+                        upstream.load.failed(now.into_std(), true);
                     } else {
-                        upstream.load.answered(now, answered);
+                        upstream.load.answered(now.into_std(), answered);
                     }
-                    if keep_server {
-                        server.keep();
+                    if let Some(time) = keep_server {
+                        server.keep(now + time);
                     }
                     return Ok(());
                 }
@@ -291,7 +296,7 @@ impl Proxy<'_> {
             // A server closes what it has not used for a while, and may have done so while the request was on its way.
             let is_race = server.is_used && matches!(failed, Failed::Unanswered);
             if !is_race && !matches!(failed, Failed::Client(_) | Failed::Ended(_)) {
-                upstream.load.failed(Instant::now().into_std(), !matches!(failed, Failed::Deadline));
+                upstream.load.failed(now.into_std(), !matches!(failed, Failed::Deadline));
             }
             let in_vain = match failed {
                 Failed::Unanswered => {
@@ -308,7 +313,6 @@ impl Proxy<'_> {
                 Failed::Client(problem) => return Err(BodyError::Problem(problem)),
                 Failed::Ended(ended) => return Err(BodyError::Ended(ended)),
             };
-            let now = Instant::now();
             if !may_repeat || again || now >= deadline || !self.retries.take(now.into_std()) {
                 return Err(in_vain);
             }
@@ -337,15 +341,19 @@ async fn params(
 }
 
 /// Who is to be asked, with the cookie that the client is to keep for the next time.
-fn pick(inquiry: &Inquiry<'_>, target: &Target, tried: &[SocketAddr]) -> Option<(Picked, Option<String>)> {
+fn pick(
+    inquiry: &Inquiry<'_>,
+    target: &Target,
+    tried: &[SocketAddr],
+    now: Instant,
+) -> Option<(Picked, Option<String>)> {
     use node_sdk::Balance as By;
     let Inquiry { head, rules, settings, client, origin, .. } = *inquiry;
-    let now = Instant::now();
     let service = &target.service;
     let by = |balance| service.pick(&Choice { balance, tried, ..Choice::default() }, now);
     match settings.balance {
         Balance::Cookie => {
-            let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case("cookie"));
+            let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.filter_map(|(_, value)| rules.cookies.read(value));
             if let Some(picked) = ids.next().and_then(|id| service.with_id(id, tried, now)) {
                 return Some((picked, None));

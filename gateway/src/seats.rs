@@ -66,8 +66,8 @@ impl Seat {
     }
 
     /// It has nothing under way.
-    pub(crate) fn idles(&self) {
-        let millis = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+    pub(crate) fn idles(&self, now: Instant) {
+        let millis = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
         self.idle.store(millis.saturating_add(1), Ordering::Relaxed);
     }
 
@@ -111,7 +111,7 @@ mod tests {
         assert!(!seats.make_room(), "all have something under way");
         for seat in [&b, &c, &a] {
             tokio::time::advance(Duration::from_millis(5)).await;
-            seat.idles();
+            seat.idles(Instant::now());
         }
         b.works();
         let gone = || [&a, &b, &c].map(|seat| seat.leave.is_cancelled());
@@ -121,7 +121,7 @@ mod tests {
         assert_eq!(gone(), [true, false, true]);
         assert!(!seats.make_room());
         drop(a);
-        b.idles();
+        b.idles(Instant::now());
         assert!(seats.make_room());
         drop((c, b));
         assert!(seats.taken.lock().unwrap().is_empty());

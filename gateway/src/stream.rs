@@ -1,5 +1,6 @@
 //! A client's bytes: over TCP as they are, or inside TLS.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -49,19 +50,21 @@ impl From<TlsStream<TcpStream>> for Stream {
 }
 
 impl Stream {
-    /// Completes when a read would give something, or find the end. May be wrong: the read gives nothing then.
+    /// Completes when a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
     pub(crate) async fn readable(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.readable().await,
+        let socket = match self {
+            Self::Plain(stream) => &*stream,
             Self::Tls(stream) => {
                 let (socket, session) = own(stream).get_ref();
                 // What has been read from the system, but not from the session, no socket will tell of.
                 if !session.wants_read() {
                     return Ok(());
                 }
-                socket.readable().await
+                socket
             }
-        }
+        };
+        // Cheaper than `readable`, which any number of tasks may wait for.
+        poll_fn(|task| socket.poll_read_ready(task)).await
     }
 
     /// Both directions, to be used at the same time by one task.

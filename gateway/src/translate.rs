@@ -5,7 +5,6 @@ use http::StatusCode;
 use node_sdk::RawAnswer;
 use protocol::{Version, check_depth};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 
 use crate::problem::Problem;
 
@@ -23,6 +22,9 @@ pub(crate) fn has_body(method: &str) -> bool {
 /// A path with the escapes of letters beyond ASCII undone, as services write their routes: `/%EC%83%81%ED%92%88` is `/상품`.
 /// Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would change the path's meaning. `None` when there is nothing to undo.
 pub(crate) fn readable_path(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
     let hex = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
@@ -49,16 +51,35 @@ pub(crate) fn readable_path(path: &str) -> Option<String> {
 
 /// The arguments in a query string or form: an object of strings, an array where a name stands several times.
 pub(crate) fn form_params(form: &[u8]) -> String {
-    let mut params = Map::new();
-    for (name, value) in form_urlencoded::parse(form) {
-        let value = Value::from(value);
-        match params.get_mut(name.as_ref()) {
-            None => drop(params.insert(name.into_owned(), value)),
-            Some(Value::Array(values)) => values.push(value),
-            Some(first) => *first = Value::Array(vec![first.take(), value]),
+    let mut pairs: Vec<_> = form_urlencoded::parse(form).collect();
+    // Stable: the values of a name stay in their order.
+    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut out = Vec::with_capacity(2 * form.len() + 16);
+    for values in pairs.chunk_by(|(one, _), (other, _)| one == other) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        put_text(&mut out, &values[0].0);
+        out.push(b':');
+        for (at, (_, value)) in values.iter().enumerate() {
+            match (values.len(), at) {
+                (1, _) => {}
+                (_, 0) => out.push(b'['),
+                (_, _) => out.push(b','),
+            }
+            put_text(&mut out, value);
+        }
+        if values.len() > 1 {
+            out.push(b']');
         }
     }
-    Value::Object(params).to_string()
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    String::from_utf8(out).expect("what was put there is text")
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a text is written to memory");
 }
 
 /// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
@@ -127,6 +148,8 @@ pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Proble
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -154,6 +177,7 @@ mod tests {
             ("name=%ED%99%8D%EA%B8%B8%EB%8F%99+%C2%B6", r#"{"name":"홍길동 ¶"}"#),
             ("%ff=%ff&x", "{\"x\":\"\",\"\u{FFFD}\":\"\u{FFFD}\"}"),
             ("__proto__=1", r#"{"__proto__":"1"}"#),
+            ("b=1&a=%22%0a&b=2", r#"{"b":["1","2"],"a":"\"\n"}"#),
         ] {
             let seen: Value = serde_json::from_str(&form_params(query.as_bytes())).unwrap();
             assert_eq!(seen, serde_json::from_str::<Value>(expected).unwrap(), "{query}");

@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection that is not in use is kept: servers in Node.js close theirs after five seconds, and a request that is on its
 /// way then is lost.
 pub(crate) const KEEP: Duration = Duration::from_secs(4);
+/// A server that says for how long it keeps a connection is believed, less what a request may take to get there, and up to this.
+const LONGEST_KEEP: Duration = Duration::from_secs(60);
+const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// Connections to one server that are kept though they are not in use.
 const MAX_IDLE: usize = 256;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
@@ -87,8 +90,7 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none to be had; the server is passed over for a while if it is its fault.
-    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool) -> Result<Connected, ConnectError> {
-        let now = Instant::now();
+    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool, now: Instant) -> Result<Connected, ConnectError> {
         while !fresh && let Some(stream) = self.idle(now) {
             // Whatever a server says without being asked, its end included, nobody can use.
             let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
@@ -120,8 +122,8 @@ impl Upstream {
 
     fn idle(&self, now: Instant) -> Option<TcpStream> {
         let mut state = self.lock();
-        state.tidy(now);
-        state.idle.pop_back().map(|(stream, _)| stream)
+        // The last that was used is the last that is closed.
+        std::iter::from_fn(|| state.idle.pop_back()).find(|(_, until)| *until > now).map(|(stream, _)| stream)
     }
 
     /// Closes connections that have not been used for a while.
@@ -129,10 +131,10 @@ impl Upstream {
         self.lock().tidy(now);
     }
 
-    fn keep(&self, stream: TcpStream, now: Instant) {
+    fn keep(&self, stream: TcpStream, until: Instant) {
         let mut state = self.lock();
         if state.idle.len() < MAX_IDLE {
-            state.idle.push_back((stream, now + KEEP));
+            state.idle.push_back((stream, until));
         }
     }
 
@@ -173,9 +175,7 @@ impl Upstream {
 
 impl State {
     fn tidy(&mut self, now: Instant) {
-        while self.idle.front().is_some_and(|(_, until)| *until <= now) {
-            self.idle.pop_front();
-        }
+        self.idle.retain(|(_, until)| *until > now);
     }
 }
 
@@ -192,12 +192,17 @@ impl Connected {
         self.stream.as_mut().expect("it is there until it is kept")
     }
 
-    /// Gives it back to be used again.
-    pub(crate) fn keep(mut self) {
+    /// Gives it back to be used again until then.
+    pub(crate) fn keep(mut self, until: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.upstream.keep(stream, Instant::now());
+            self.upstream.keep(stream, until);
         }
     }
+}
+
+/// How long a connection may be kept to a server that has said that it keeps it so long, or nothing.
+pub(crate) fn keep_for(said: Option<Duration>) -> Duration {
+    said.map_or(KEEP, |said| said.saturating_sub(ON_THE_WAY).min(LONGEST_KEEP))
 }
 
 #[cfg(test)]
@@ -209,15 +214,20 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
         let idle = || upstream.lock().idle.len();
-        let (one, two) = (upstream.connect(false).await.unwrap(), upstream.connect(false).await.unwrap());
-        one.keep();
+        let (one, two) = (
+            upstream.connect(false, Instant::now()).await.unwrap(),
+            upstream.connect(false, Instant::now()).await.unwrap(),
+        );
+        one.keep(Instant::now() + KEEP);
         assert_eq!(idle(), 1);
-        assert!(!upstream.connect(true).await.unwrap().is_used);
+        assert!(!upstream.connect(true, Instant::now()).await.unwrap().is_used);
         assert_eq!(idle(), 1, "what is fresh leaves the others alone");
-        upstream.connect(false).await.unwrap().keep();
+        upstream.connect(false, Instant::now()).await.unwrap().keep(Instant::now() + KEEP);
         assert_eq!(idle(), 1);
         drop(two);
         upstream.tidy(Instant::now() + KEEP);
         assert_eq!(idle(), 0);
+        let kept = [None, Some(1), Some(5), Some(900)].map(|said| keep_for(said.map(Duration::from_secs)).as_secs());
+        assert_eq!(kept, [4, 0, 4, 60], "less than the server does, or as it says");
     }
 }

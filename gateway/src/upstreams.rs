@@ -402,8 +402,8 @@ impl Member for Server {
 
 impl Picked {
     /// A place among the requests of the server, waited for until `deadline` if it has to be.
-    pub(crate) async fn admit(&self, deadline: Instant) -> Result<Admitted, Full> {
-        self.places.admit(&self.upstream, deadline).await
+    pub(crate) async fn admit(&self, now: Instant, deadline: Instant) -> Result<Admitted, Full> {
+        self.places.admit(&self.upstream, now, deadline).await
     }
 }
 
@@ -572,7 +572,7 @@ mod tests {
             let choice = Choice { balance: Balance::LeastInFlight, ..Choice::default() };
             let picked = service.pick(&choice, Instant::now()).unwrap();
             seen.push(picked.upstream.address.port());
-            held.push(picked.admit(Instant::now()).await.unwrap());
+            held.push(picked.admit(Instant::now(), Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
     }
@@ -585,18 +585,19 @@ mod tests {
         let service = full.find("/").unwrap().service;
         let picked = || service.pick(&Choice::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
-        let first = picked().admit(soon()).await.unwrap();
-        assert!(picked().admit(soon()).await.is_err(), "not in time");
+        let first = picked().admit(Instant::now(), soon()).await.unwrap();
+        assert!(picked().admit(Instant::now(), soon()).await.is_err(), "not in time");
         let second = picked();
-        let (second, ()) = tokio::join!(second.admit(soon()), async { drop(first) });
+        let (second, ()) = tokio::join!(second.admit(Instant::now(), soon()), async { drop(first) });
         let _second = second.unwrap();
-        let mut waiting: Vec<_> =
-            (0..MAX_WAITING).map(|_| Box::pin(async { picked().admit(soon()).await.is_ok() })).collect();
+        let mut waiting: Vec<_> = (0..MAX_WAITING)
+            .map(|_| Box::pin(async { picked().admit(Instant::now(), soon()).await.is_ok() }))
+            .collect();
         for one in &mut waiting {
             assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
         }
         let begun = Instant::now();
-        assert!(picked().admit(soon()).await.is_err());
+        assert!(picked().admit(Instant::now(), soon()).await.is_err());
         assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
     }
 }

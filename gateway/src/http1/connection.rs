@@ -156,7 +156,7 @@ impl Connection<'_> {
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
         self.timer.set(self.since + limit);
         if self.reading.input.is_empty() {
-            self.seat.idles();
+            self.seat.idles(self.since);
             // An idle client holds no memory.
             buffers::give(std::mem::take(&mut self.reading.input));
             buffers::give(std::mem::take(&mut self.output));
@@ -365,7 +365,7 @@ impl Exchange for Connection<'_> {
         }
         outcome.result.map(|forwarded| match forwarded {
             Forwarded::Done { keep_server, answered } => {
-                Forwarded::Done { keep_server: keep_server && whole, answered }
+                Forwarded::Done { keep_server: keep_server.filter(|_| whole), answered }
             }
             tunnel @ Forwarded::Tunnel { .. } => tunnel,
         })

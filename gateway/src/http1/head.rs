@@ -315,12 +315,12 @@ impl Fields {
 
     /// The first value under this name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
     /// Names and values as they came.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.spans.iter().map(|(name, value)| (self.text(*name), &self.bytes[value.range()]))
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
     }
 
     fn text(&self, span: Span) -> &str {

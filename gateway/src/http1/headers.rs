@@ -56,7 +56,7 @@ impl Origin {
     /// is the last one in `X-Forwarded-For` that is not believed itself.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
-            let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name));
+            let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
             // What is no text stays in its place, so that it hides nothing beside it.
             values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(", ")
         };
@@ -118,19 +118,19 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>)
     let connection = Connection::of(head.fields());
     let mut request_id = None;
     for (name, value) in head.fields().iter() {
-        if name.eq_ignore_ascii_case("x-request-id") {
+        if name.eq_ignore_ascii_case(b"x-request-id") {
             request_id = request_id.or_else(|| plain_id(value));
-        } else if !connection.owns(name) && !is_rebuilt(name) && !name.contains('_') {
+        } else if !connection.owns(name) && !is_rebuilt(name) && !name.contains(&b'_') {
             put(out, name, value);
         }
     }
     match head.framing {
-        Framing::Length(bytes) => put(out, "content-length", itoa::Buffer::new().format(bytes).as_bytes()),
-        Framing::Chunked => put(out, "transfer-encoding", b"chunked"),
+        Framing::Length(bytes) => put(out, b"content-length", itoa::Buffer::new().format(bytes).as_bytes()),
+        Framing::Chunked => put(out, b"transfer-encoding", b"chunked"),
         Framing::Empty | Framing::Close => {
             // A server may wait for what these have usually.
             if matches!(head.method(), "POST" | "PUT" | "PATCH") {
-                put(out, "content-length", b"0");
+                put(out, b"content-length", b"0");
             }
         }
     }
@@ -142,11 +142,11 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>)
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
     }
     put_origin(out, head.host(), origin);
-    put(out, HOPS, itoa::Buffer::new().format(hops + 1).as_bytes());
+    put(out, HOPS.as_bytes(), itoa::Buffer::new().format(hops + 1).as_bytes());
     match request_id {
-        Some(id) => put(out, "x-request-id", id),
+        Some(id) => put(out, b"x-request-id", id),
         None => {
-            let _ = write!(out, "x-request-id: {:032x}\r\n", unique_id());
+            put(out, b"x-request-id", &hex(unique_id()));
         }
     }
     out.put_slice(b"\r\n");
@@ -157,20 +157,20 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
     let Origin { fields, before, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
     let host = origin.host.as_deref().or(host).unwrap_or_default();
-    put(out, "x-forwarded-host", host.as_bytes());
+    put(out, b"x-forwarded-host", host.as_bytes());
     let comma = if before.is_empty() { "" } else { ", " };
     // In quotes whatever it is: a host may have characters that would end it.
-    let _ = match host {
-        "" => write!(out, "forwarded: {before}{comma}{node}{proto}\r\n"),
-        host => write!(out, "forwarded: {before}{comma}{node}host=\"{host}\";{proto}\r\n"),
-    };
+    let [open, close] = if host.is_empty() { ["", ""] } else { ["host=\"", "\";"] };
+    for part in ["forwarded: ", before, comma, node, open, host, close, proto, "\r\n"] {
+        out.put_slice(part.as_bytes());
+    }
 }
 
 /// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
 pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
     let connection = Connection::of(fields);
     for (name, value) in fields.iter() {
-        if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case("content-length")) {
+        if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case(b"content-length")) {
             put(out, name, value);
         }
     }
@@ -180,7 +180,6 @@ pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_leng
 pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
     for line in trailers.split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
-        let Ok(name) = std::str::from_utf8(name) else { continue };
         if !late_trailer(name) {
             out.put_slice(line);
         }
@@ -188,15 +187,15 @@ pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
 }
 
 /// Fields that mean nothing after a body, or too much.
-pub(crate) fn late_trailer(name: &str) -> bool {
+pub(crate) fn late_trailer(name: &[u8]) -> bool {
     let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
-    let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other));
+    let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
     is_late || belongs_to_connection(name) || is_rebuilt(name)
 }
 
-fn put(out: &mut BytesMut, name: &str, value: &[u8]) {
+fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
-    out.put_slice(name.as_bytes());
+    out.put_slice(name);
     out.put_slice(b": ");
     out.put_slice(value);
     out.put_slice(b"\r\n");
@@ -210,7 +209,7 @@ pub(crate) struct Connection<'a> {
 
 impl<'a> Connection<'a> {
     pub(crate) fn of(fields: &'a Fields) -> Self {
-        let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case("connection"));
+        let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
         // Nobody may have the name of the host taken off on the way.
         let usual = |token: &&[u8]| {
@@ -219,13 +218,13 @@ impl<'a> Connection<'a> {
         Self { named: named.filter(|token| !usual(token)).collect() }
     }
 
-    pub(crate) fn owns(&self, name: &str) -> bool {
-        belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name.as_bytes()))
+    pub(crate) fn owns(&self, name: &[u8]) -> bool {
+        belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name))
     }
 }
 
 /// Fields of one connection, and those that say where a message ends: they are written anew.
-fn belongs_to_connection(name: &str) -> bool {
+fn belongs_to_connection(name: &[u8]) -> bool {
     const NAMES: [&str; 9] = [
         "connection",
         "content-length",
@@ -237,14 +236,25 @@ fn belongs_to_connection(name: &str) -> bool {
         "transfer-encoding",
         "upgrade",
     ];
-    NAMES.iter().any(|other| name.eq_ignore_ascii_case(other))
+    NAMES.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 /// Fields that tell where a request comes from.
-fn is_rebuilt(name: &str) -> bool {
-    let starts = |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
+fn is_rebuilt(name: &[u8]) -> bool {
+    let starts =
+        |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
     let names = ["forwarded", "x-real-ip", HOPS];
-    starts("x-forwarded-") || names.iter().any(|other| name.eq_ignore_ascii_case(other))
+    starts("x-forwarded-") || names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+}
+
+/// Each request has one, and `format!` takes ten times as long.
+fn hex(id: u128) -> [u8; 32] {
+    let mut digits = [0; 32];
+    for (byte, pair) in id.to_be_bytes().into_iter().zip(digits.chunks_exact_mut(2)) {
+        let digit = |half: u8| b"0123456789abcdef"[usize::from(half)];
+        pair.copy_from_slice(&[digit(byte >> 4), digit(byte & 15)]);
+    }
+    digits
 }
 
 /// An id that can stand in a log as it is.

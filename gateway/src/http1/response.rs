@@ -1,5 +1,7 @@
 //! The head of a server's response, taken only when it can be understood in one way. Pure.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
 
@@ -13,6 +15,8 @@ pub(crate) struct ResponseHead {
     pub(crate) framing: Framing,
     /// The connection may be used again.
     pub(crate) keep_alive: bool,
+    /// For how long the server keeps it when it is not in use, if it says.
+    pub(crate) keep_for: Option<Duration>,
 }
 
 /// Finds responses in a buffer that grows.
@@ -52,7 +56,7 @@ impl ResponseHead {
         }
         let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
         let is_1_1 = response.version == Some(1);
-        let (mut length, mut chunked, mut keep_alive) = (None, false, is_1_1);
+        let (mut length, mut chunked, mut keep_alive, mut keep_for) = (None, false, is_1_1, None);
         for header in &*response.headers {
             if header.name.eq_ignore_ascii_case("content-length") {
                 let bytes = content_length(header.value).map_err(|_| "Content-Length is no number")?;
@@ -64,6 +68,8 @@ impl ResponseHead {
                     return Err("the Transfer-Encoding is another than chunked");
                 }
                 chunked = true;
+            } else if header.name.eq_ignore_ascii_case("keep-alive") {
+                keep_for = tokens(header.value).find_map(timeout);
             } else if header.name.eq_ignore_ascii_case("connection") {
                 for token in tokens(header.value) {
                     keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
@@ -86,13 +92,36 @@ impl ResponseHead {
             (None, false) => Framing::Close,
         };
         let keep_alive = keep_alive && framing != Framing::Close;
-        Ok(Self { status, fields: Fields::of(bytes, response.headers), framing, keep_alive })
+        Ok(Self { status, fields: Fields::of(bytes, response.headers), framing, keep_alive, keep_for })
     }
+}
+
+/// `timeout=5`, as Node.js and Apache say in `Keep-Alive`: in seconds.
+fn timeout(token: &[u8]) -> Option<Duration> {
+    let (name, value) = std::str::from_utf8(token).ok()?.split_once('=')?;
+    let is_timeout = name.trim().eq_ignore_ascii_case("timeout");
+    value.trim().parse().ok().filter(|_| is_timeout).map(Duration::from_secs)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_say_for_how_long_they_keep_a_connection() {
+        for (value, seconds) in [
+            ("timeout=5", Some(5)),
+            ("max=100, Timeout = 72", Some(72)),
+            ("timeout=0", Some(0)),
+            ("timeout=-1", None),
+            ("timeout", None),
+            ("5", None),
+        ] {
+            let text = format!("HTTP/1.1 204 No Content\r\nKeep-Alive: {value}\r\n\r\n");
+            let head = ResponseReader::default().next(&mut BytesMut::from(text.as_bytes()), false).unwrap().unwrap();
+            assert_eq!(head.keep_for.map(|time| time.as_secs()), seconds, "{value}");
+        }
+    }
 
     #[track_caller]
     fn check(line: &str, fields: &str, without_body: bool, expected: Result<(Framing, bool), &str>) {

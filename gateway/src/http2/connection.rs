@@ -62,7 +62,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         Ok(Err(_)) => return "no HTTP/2",
         Err(_elapsed) => return "no HTTP/2 in time",
     };
-    seat.idles();
+    seat.idles(Instant::now());
     let mut streams = FuturesUnordered::new();
     let mut timer = Timer::at(now + config.header_timeout);
     let mut stopping = false;
@@ -94,7 +94,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
             Some(()) = streams.next() => {
                 timer.set(Instant::now() + if stopping { LAST_CALL } else { config.idle_timeout });
                 if streams.is_empty() {
-                    seat.idles();
+                    seat.idles(Instant::now());
                 }
             }
             () = timer.expired(), if streams.is_empty() => {

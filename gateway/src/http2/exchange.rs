@@ -207,7 +207,7 @@ impl Exchange for Stream {
         outcome.result.map(|forwarded| match forwarded {
             // A server that was not given all of a request would take the next one for the rest of it.
             Forwarded::Done { keep_server, answered } => {
-                Forwarded::Done { keep_server: keep_server && outcome.sent, answered }
+                Forwarded::Done { keep_server: keep_server.filter(|_| outcome.sent), answered }
             }
             tunnel @ Forwarded::Tunnel { .. } => tunnel,
         })
@@ -361,11 +361,11 @@ impl Sink for Download<'_, '_> {
         let connection = Connection::of(&response.fields);
         let with_length = response.tells_length();
         for (name, value) in response.fields.iter() {
-            if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case("content-length")) {
+            if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
                 continue;
             }
             // What was read as a field is one here too, in small letters.
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value)) {
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
                 fields.append(name, value);
             }
         }
@@ -393,7 +393,7 @@ impl Sink for Download<'_, '_> {
         for line in trailers.split(|byte| *byte == b'\n') {
             let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
             let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            let name = HeaderName::from_bytes(name).ok().filter(|name| !late_trailer(name.as_str()));
+            let name = HeaderName::from_bytes(name).ok().filter(|name| !late_trailer(name.as_str().as_bytes()));
             if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
                 fields.append(name, value);
             }

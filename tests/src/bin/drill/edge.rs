@@ -14,14 +14,15 @@ use tests::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_local};
-use tokio::time::{sleep, sleep_until};
+use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::changes;
 use crate::daemon_process::Daemon;
 use crate::door::ask;
-use crate::scenes::{ms, percentiles, row, title};
+use crate::pace::paced;
+use crate::scenes::{ms, row, title};
 use crate::swarm::join;
 
 const CLIENTS: usize = 64;
@@ -32,7 +33,8 @@ const IDLE: usize = 2000;
 const ATTACKERS: usize = 5000;
 /// Attackers who send as much as they can; more of them are no matter of HTTP.
 const FLOODS: usize = 50;
-const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
+const ASKED: &str = "GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
+const REQUEST: &[u8] = ASKED.as_bytes();
 
 /// Somebody in front of the same server, in clear and with TLS.
 struct Front {
@@ -79,13 +81,10 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
     let trust = Trust::new();
     let back_end = Daemon::server(&["http-server"]).await;
     back_end.move_to(1);
-    if ["tls", "half", "tunnel", "idle"].into_iter().any(wanted) {
+    if ["tls", "tunnel", "idle"].into_iter().any(wanted) {
         let fronts = fronts(&trust, back_end.address).await;
         if wanted("tls") {
             tls(&fronts, &trust).await;
-        }
-        if wanted("half") {
-            half(&fronts).await;
         }
         if wanted("tunnel") {
             tunnel(&fronts).await;
@@ -231,44 +230,6 @@ async fn tls(fronts: &[Front], trust: &Trust) {
         futures::future::join_all(clients).await.into_iter().sum()
     });
     print(fronts, "handshake", &handshakes.await);
-}
-
-/// So many requests a second, each client at its own times.
-async fn paced(address: SocketAddr, rate: f64) -> (Duration, Duration) {
-    let start = tokio::time::Instant::now() + Duration::from_millis(50);
-    let gap = Duration::from_secs_f64(CLIENTS as f64 / rate);
-    let clients = (0..CLIENTS).map(|number| async move {
-        let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        let (mut buffer, mut times) = (Vec::new(), Vec::new());
-        let mut at = start + gap.mul_f64(number as f64 / CLIENTS as f64);
-        while at < start + ROUND * 2 {
-            sleep_until(at).await;
-            let begin = Instant::now();
-            assert!(ask(&mut stream, REQUEST, &mut buffer).await);
-            times.push(begin.elapsed());
-            at += gap;
-        }
-        times
-    });
-    percentiles(&mut futures::future::join_all(clients).await.concat())
-}
-
-async fn half(fronts: &[Front]) {
-    title(
-        "HTTP requests in clear at half of what one core can do: 15,000 a second, from 64 clients at their own times",
-    );
-    let mut all: Vec<Vec<(Duration, Duration)>> = fronts.iter().map(|_| Vec::new()).collect();
-    for _ in 0..ROUNDS {
-        for (front, rounds) in fronts.iter().zip(&mut all) {
-            rounds.push(paced(front.process.address, 15_000.0).await);
-        }
-    }
-    for (front, mut rounds) in fronts.iter().zip(all) {
-        rounds.sort_by_key(|(_, p99)| *p99);
-        let (p50, p99) = rounds[ROUNDS / 2];
-        row(front.name, &format!("p50 {:.2} ms, p99 {:.2} ms", ms(p50), ms(p99)));
-    }
 }
 
 async fn tunnel(fronts: &[Front]) {
@@ -478,8 +439,8 @@ async fn attack(back_end: SocketAddr) {
     let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
     let gateway = Daemon::other(&program(), &arguments, 19_150).await.expect("build it first");
     let at = gateway.address;
-    paced(at, 5000.0).await;
-    let (_, usual) = paced(at, 5000.0).await;
+    paced(at, ASKED, 5000.0).await;
+    let (_, usual) = paced(at, ASKED, 5000.0).await;
     let memory = gateway.rss_bytes();
     row("nobody attacks", &format!("p99 {:.2} ms, {:.1} MB", ms(usual), memory as f64 / 1e6));
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -532,7 +493,7 @@ async fn attack(back_end: SocketAddr) {
             })
             .collect();
         sleep(Duration::from_millis(2500)).await;
-        let (_, p99) = paced(at, 5000.0).await;
+        let (_, p99) = paced(at, ASKED, 5000.0).await;
         let grown = gateway.rss_bytes().saturating_sub(memory) as f64 / 1e6;
         let ratio = p99.as_secs_f64() / usual.as_secs_f64();
         row(&format!("{count}: {name}"), &format!("p99 {:.2} ms ({ratio:.1} ×), memory + {grown:.1} MB", ms(p99)));
