@@ -126,6 +126,11 @@ impl Upstream {
         std::iter::from_fn(|| state.idle.pop_back()).find(|(_, until)| *until > now).map(|(stream, _)| stream)
     }
 
+    /// Closes connections that are not in use.
+    pub(crate) fn close_idle(&self) {
+        self.lock().idle.clear();
+    }
+
     /// Closes connections that have not been used for a while.
     pub(crate) fn tidy(&self, now: Instant) {
         self.lock().tidy(now);
@@ -226,6 +231,10 @@ mod tests {
         assert_eq!(idle(), 1);
         drop(two);
         upstream.tidy(Instant::now() + KEEP);
+        assert_eq!(idle(), 0);
+        upstream.connect(false, Instant::now()).await.unwrap().keep(Instant::now() + KEEP);
+        assert_eq!(idle(), 1);
+        upstream.close_idle();
         assert_eq!(idle(), 0);
         let kept = [None, Some(1), Some(5), Some(900)].map(|said| keep_for(said.map(Duration::from_secs)).as_secs());
         assert_eq!(kept, [4, 0, 4, 60], "less than the server does, or as it says");

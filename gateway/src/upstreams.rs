@@ -40,7 +40,7 @@ pub(crate) struct Upstreams {
 struct Services {
     /// By prefix, in normal form and without a slash at its end: `` is everything. What a request has found does not change under it.
     prefixes: HashMap<Box<str>, Arc<Service>>,
-    /// How many of them nobody answers now.
+    /// How many of them nobody registers any more.
     gone: usize,
     /// The nodes that are such servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
@@ -53,6 +53,8 @@ struct Services {
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pool: Pool<Server>,
+    /// How many register it, also those that want no requests now.
+    registered: usize,
     /// When the last one went, if they had registered.
     gone: Option<Instant>,
 }
@@ -213,11 +215,17 @@ impl Services {
         let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
         let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| place(node)).collect();
         let left_prefixes: Vec<String> = left.iter().flat_map(|node| prefixes(node)).collect();
+        // Whoever comes again below is as alive as it was.
+        let mut checks = Vec::new();
         for prefix in &left_prefixes {
+            let Some(service) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
+            service.registered -= 1;
             // One look through a list takes out all that have moved.
-            if let Some(service) = self.prefixes.get_mut(&**prefix).filter(|service| service.pool.is_planned()) {
+            if service.pool.is_planned() {
                 let has_moved = |server: &Server| server.node.is_some() && moved.contains(&server.upstream.address);
-                Arc::make_mut(service).pool.retain(|server| !has_moved(server));
+                let gone = service.pool.list().iter().filter(|server| has_moved(server));
+                checks.extend(gone.filter_map(|server| server.check.clone()));
+                service.pool.retain(|server| !has_moved(server));
             }
         }
         let mut came_prefixes = Vec::new();
@@ -227,11 +235,15 @@ impl Services {
         for prefix in left_prefixes.iter().chain(&came_prefixes) {
             self.settle(prefix, now);
         }
-        for address in left.iter().map(|node| place(node)).filter(|address| !new.contains_key(address)) {
-            if let Some(upstream) = self.servers.get(&address).filter(|_| !self.fixed.contains(&address)) {
+        for address in left.iter().map(|node| place(node)) {
+            let Some(upstream) = self.servers.get(&address) else { continue };
+            // It may drain, or be another process.
+            upstream.close_idle();
+            if !new.contains_key(&address) && !self.fixed.contains(&address) {
                 upstream.is_remembered(now);
             }
         }
+        drop(checks);
         self.nodes = new;
     }
 
@@ -247,6 +259,7 @@ impl Services {
         let prefixes: Vec<String> = prefixes(node).collect();
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {
+            self.service_or_new(prefix).registered += 1;
             if wants_requests {
                 let server = self.server(address, advert.weight, rules.route(prefix), shared, now);
                 let pool = &mut self.service_or_new(prefix).pool;
@@ -255,8 +268,6 @@ impl Services {
                 if !pool.list().last().is_some_and(is_there) {
                     pool.push(Server { strip: http.strip, node: Some(Arc::clone(node)), ..server });
                 }
-            } else {
-                self.service_or_new(prefix);
             }
         }
         prefixes
@@ -265,19 +276,19 @@ impl Services {
     /// Makes a prefix fit to be picked from again, after it has changed.
     fn settle(&mut self, prefix: &str, now: Instant) {
         let Some(service) = self.prefixes.get_mut(prefix) else { return };
-        let is_empty = service.pool.list().is_empty();
-        if is_empty && service.gone.is_none() && self.gone >= MAX_REMEMBERED {
+        let is_gone = service.registered == 0 && service.pool.list().is_empty();
+        if is_gone && service.gone.is_none() && self.gone >= MAX_REMEMBERED {
             self.prefixes.remove(prefix);
             return;
         }
-        if is_empty == service.gone.is_some() && service.pool.is_planned() {
+        if is_gone == service.gone.is_some() && service.pool.is_planned() {
             return;
         }
         let service = Arc::make_mut(service);
         service.pool.plan();
         self.gone -= usize::from(service.gone.is_some());
-        self.gone += usize::from(is_empty);
-        service.gone = is_empty.then(|| service.gone.unwrap_or(now));
+        self.gone += usize::from(is_gone);
+        service.gone = is_gone.then(|| service.gone.unwrap_or(now));
     }
 
     /// Forgets what has been gone for long.
@@ -295,7 +306,7 @@ impl Services {
 
     fn service_or_new(&mut self, prefix: &str) -> &mut Service {
         // Each worker has connections of its own, and few: all servers are used.
-        let new = || Arc::new(Service { pool: Pool::new(usize::MAX), gone: None });
+        let new = || Arc::new(Service { pool: Pool::new(usize::MAX), registered: 0, gone: None });
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 
@@ -414,7 +425,7 @@ mod tests {
     use node_sdk::Balance;
 
     use super::*;
-    use crate::config::FixedServer;
+    use crate::config::{self, FixedServer};
     use crate::places::MAX_WAITING;
 
     fn node(port: u16, weight: u16, prefixes: &[&str]) -> Arc<Node> {
@@ -497,7 +508,7 @@ mod tests {
         scene.follow(&[]);
         assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
         scene.follow(&[node(1, 0, &["/api"])]);
-        assert_eq!((who(&scene), scene.0.gone), (vec![], 1), "it drains");
+        assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
         scene.follow(&[Arc::clone(&one), Arc::clone(&two)]);
         assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
         assert!(Arc::ptr_eq(&scene.0.servers[&place(&one)], &upstream), "how it does is known still");
@@ -534,6 +545,35 @@ mod tests {
         scene.0.obey(&scene.1, &scene.2, Instant::now());
         scene.follow(&[]);
         assert_eq!(who(&scene, "/fixed"), Some([1].into()), "what is fixed stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_drains_for_long_is_not_forgotten() {
+        let mut scene = Scene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
+        tokio::time::advance(REMEMBERED_PREFIX * 2).await;
+        scene.0.tidy(Instant::now());
+        let api = scene.find("/api/x").unwrap();
+        assert_eq!((api.prefix_bytes, pick(&api.service, Balance::RoundRobin, &[])), (4, None), "it is nobody else's");
+        scene.follow(&[node(2, 100, &["/"])]);
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert_eq!(scene.find("/api/x").unwrap().prefix_bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_check_has_found_outlives_a_change_of_its_server() {
+        let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
+        let mut scene = Scene::new(vec![route]);
+        let check = |scene: &Scene| {
+            let service = scene.find("/api").unwrap().service;
+            Arc::downgrade(service.pool.list()[0].check.as_ref().unwrap())
+        };
+        scene.follow(&[node(1, 100, &["/api"])]);
+        let first = check(&scene);
+        scene.follow(&[node(1, 50, &["/api"])]);
+        assert!(std::sync::Weak::ptr_eq(&first, &check(&scene)), "the very same");
+        scene.follow(&[]);
+        assert_eq!(first.strong_count(), 0, "nobody asks for it any more");
     }
 
     #[tokio::test]

@@ -112,8 +112,8 @@ pub enum Balance {
 /// ```
 pub trait Balancer: std::fmt::Debug + Send + Sync {
     /// Where in `candidates` the provider to call stands; beyond the last, the first is called. There is at least one, and all
-    /// of them have a live connection, do not let calls fail, and were not tried for this call before. Asked for every call, in
-    /// the task that makes it: it should be quick.
+    /// of them have a live connection, do not let calls fail, and were not tried for this call before. Asked for every call that more
+    /// than one provider could take, in the task that makes it: it should be quick.
     fn pick(&self, candidates: &[Candidate<'_>]) -> usize;
 }
 

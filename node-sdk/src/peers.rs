@@ -212,11 +212,14 @@ impl Peers {
         !matches!(self.find(method, path), Found::Never)
     }
 
-    /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now.
+    /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now; in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
         match self.find(method, path) {
-            Found::Now(providers, _) => providers.list().iter().map(|provider| provider.link.address).collect(),
+            Found::Now(providers, _) => {
+                let addresses: BTreeSet<_> = providers.list().iter().map(|provider| provider.link.address).collect();
+                addresses.into_iter().collect()
+            }
             Found::Gone | Found::Never => Vec::new(),
         }
     }
