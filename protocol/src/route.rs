@@ -8,7 +8,7 @@ use thiserror::Error;
 /// What a node offers: a method and a path, of which whole segments may be `{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
-    /// Shared: tables of many thousands are made anew at every change.
+    /// Shared: the tables of all threads have it, many thousands of them.
     text: Arc<str>,
     method_bytes: usize,
 }

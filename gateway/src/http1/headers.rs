@@ -247,7 +247,7 @@ fn is_rebuilt(name: &[u8]) -> bool {
     starts("x-forwarded-") || names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
-/// Each request has one, and `format!` takes ten times as long.
+/// In 32 digits. Each request has one: with `write!` they were 0.6 % of its time.
 fn hex(id: u128) -> [u8; 32] {
     let mut digits = [0; 32];
     for (byte, pair) in id.to_be_bytes().into_iter().zip(digits.chunks_exact_mut(2)) {
