@@ -19,7 +19,7 @@ use crate::http1::headers;
 use crate::http1::response::{ResponseHead, ResponseReader};
 use crate::problem::Problem;
 use crate::timer::Timer;
-use crate::upstream::keep_for;
+use crate::upstream::Keep;
 
 /// Room for a read of a response: at first, for most of them, and for one of which so much has been taken that its client is one who
 /// reads. What is in such a buffer when a client stops reading is held for as long as it does.
@@ -39,7 +39,7 @@ const MAX_INTERIM: u32 = 16;
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     /// The response has been passed on. For how long the server's connection can be used again, if it can, and when the response began.
-    Done { keep_server: Option<Duration>, answered: Duration },
+    Done { keep_server: Option<Keep>, answered: Duration },
     /// The server has gone over to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
@@ -376,7 +376,7 @@ impl<S: Sink> Download<'_, S> {
         }
         self.due.rest();
         self.sink.flush().await?;
-        let keep_server = (response.keep_alive && input.is_empty()).then(|| keep_for(response.keep_for));
+        let keep_server = (response.keep_alive && input.is_empty()).then(|| Keep::of(response.keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
 

@@ -23,7 +23,7 @@ use crate::problem::Problem;
 use crate::rules::Rules;
 use crate::shedding::Shedding;
 use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
-use crate::upstream::ConnectError;
+use crate::upstream::{ConnectError, Reuse};
 use crate::upstreams::{Picked, Target, Upstreams};
 
 /// Servers that are tried for one request.
@@ -245,7 +245,12 @@ impl Proxy<'_> {
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
             };
             let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
-            let connecting = timeout_at(deadline, upstream.connect(again, admitted.at));
+            let reuse = match (again, may_repeat) {
+                (true, _) => Reuse::Never,
+                (false, true) => Reuse::Any,
+                (false, false) => Reuse::Sure,
+            };
+            let connecting = timeout_at(deadline, upstream.connect(reuse, admitted.at));
             let connected = exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?;
             now = Instant::now();
             let left = deadline.saturating_duration_since(now);
@@ -282,8 +287,8 @@ impl Proxy<'_> {
                     } else {
                         upstream.load.answered(now.into_std(), answered);
                     }
-                    if let Some(time) = keep_server {
-                        server.keep(now + time);
+                    if let Some(keep) = keep_server {
+                        server.keep(keep, now);
                     }
                     return Ok(());
                 }

@@ -15,11 +15,12 @@ use crate::cookie::Cookies;
 
 /// In one network a connect is answered in well under this, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that is not in use is kept: servers in Node.js close theirs after five seconds, and a request that is on its
-/// way then is lost.
-pub(crate) const KEEP: Duration = Duration::from_secs(4);
-/// A server that says for how long it keeps a connection is believed, less what a request may take to get there, and up to this.
+/// How long a connection that is not in use is surely open, if its server does not say: those in Node.js close theirs after five
+/// seconds, and a request that is on its way then is lost.
+const SURE: Duration = Duration::from_secs(4);
+/// A connection is kept no longer than this, whatever its server says, if it says nothing, too: what may be sent again can try it.
 const LONGEST_KEEP: Duration = Duration::from_secs(60);
+/// A server that says for how long it keeps a connection is believed, less what a request may take to get there.
 const ON_THE_WAY: Duration = Duration::from_secs(1);
 /// Connections to one server that are kept though they are not in use.
 const MAX_IDLE: usize = 256;
@@ -46,8 +47,38 @@ pub(crate) struct Upstream {
 
 #[derive(Debug, Default)]
 struct State {
-    idle: VecDeque<(TcpStream, Instant)>,
+    /// The last is the one that was used last.
+    idle: VecDeque<Idle>,
     rest: Duration,
+}
+
+/// A connection that is not in use.
+#[derive(Debug)]
+struct Idle {
+    stream: TcpStream,
+    /// Until then the server does not close it.
+    sure: Instant,
+    until: Instant,
+}
+
+/// For how long a connection may be kept that is not in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// For any request.
+    sure: Duration,
+    /// For one that may be sent again if the server has closed it meanwhile.
+    most: Duration,
+}
+
+/// Which connections a request may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    /// Any: if the server is closing it, the request is sent again.
+    Any,
+    /// One that the server has not closed for sure, or else a new one.
+    Sure,
+    /// A new one.
+    Never,
 }
 
 /// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
@@ -86,15 +117,13 @@ impl Upstream {
         self.id
     }
 
-    /// A connection: one that is there and not in use, or a new one; `fresh`: a new one in any case.
+    /// A connection: one that is there and not in use, or a new one.
     ///
     /// # Errors
     /// When there is none to be had; the server is passed over for a while if it is its fault.
-    pub(crate) async fn connect(self: &Arc<Self>, fresh: bool, now: Instant) -> Result<Connected, ConnectError> {
-        while !fresh && let Some(stream) = self.idle(now) {
-            // Whatever a server says without being asked, its end included, nobody can use.
-            let silent = matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-            if silent {
+    pub(crate) async fn connect(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Result<Connected, ConnectError> {
+        while let Some(stream) = self.idle(reuse, now) {
+            if is_silent(&stream) {
                 return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
             }
         }
@@ -120,10 +149,16 @@ impl Upstream {
         Err(ConnectError::Unreachable)
     }
 
-    fn idle(&self, now: Instant) -> Option<TcpStream> {
+    /// Of those that are not in use the one that was used last.
+    fn idle(&self, reuse: Reuse, now: Instant) -> Option<TcpStream> {
         let mut state = self.lock();
-        // The last that was used is the last that is closed.
-        std::iter::from_fn(|| state.idle.pop_back()).find(|(_, until)| *until > now).map(|(stream, _)| stream)
+        let last = state.idle.back()?;
+        let fits = match reuse {
+            Reuse::Any => last.until > now,
+            Reuse::Sure => last.sure > now,
+            Reuse::Never => false,
+        };
+        if fits { state.idle.pop_back().map(|idle| idle.stream) } else { None }
     }
 
     /// Closes connections that are not in use.
@@ -131,15 +166,15 @@ impl Upstream {
         self.lock().idle.clear();
     }
 
-    /// Closes connections that have not been used for a while.
+    /// Closes connections that have not been used for a while, or that the server has closed.
     pub(crate) fn tidy(&self, now: Instant) {
         self.lock().tidy(now);
     }
 
-    fn keep(&self, stream: TcpStream, until: Instant) {
+    fn keep(&self, stream: TcpStream, keep: Keep, now: Instant) {
         let mut state = self.lock();
-        if state.idle.len() < MAX_IDLE {
-            state.idle.push_back((stream, until));
+        if !keep.most.is_zero() && state.idle.len() < MAX_IDLE {
+            state.idle.push_back(Idle { stream, sure: now + keep.sure, until: now + keep.most });
         }
     }
 
@@ -180,8 +215,13 @@ impl Upstream {
 
 impl State {
     fn tidy(&mut self, now: Instant) {
-        self.idle.retain(|(_, until)| *until > now);
+        self.idle.retain(|idle| idle.until > now && is_silent(&idle.stream));
     }
+}
+
+/// Whatever a server says without being asked, its end included, nobody can use the connection then.
+fn is_silent(stream: &TcpStream) -> bool {
+    matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor, no memory.
@@ -197,17 +237,20 @@ impl Connected {
         self.stream.as_mut().expect("it is there until it is kept")
     }
 
-    /// Gives it back to be used again until then.
-    pub(crate) fn keep(mut self, until: Instant) {
+    /// Gives it back to be used again.
+    pub(crate) fn keep(mut self, keep: Keep, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.upstream.keep(stream, until);
+            self.upstream.keep(stream, keep, now);
         }
     }
 }
 
-/// How long a connection may be kept to a server that has said that it keeps it so long, or nothing.
-pub(crate) fn keep_for(said: Option<Duration>) -> Duration {
-    said.map_or(KEEP, |said| said.saturating_sub(ON_THE_WAY).min(LONGEST_KEEP))
+impl Keep {
+    /// To a server that has said that it keeps connections so long, or nothing.
+    pub(crate) fn of(said: Option<Duration>) -> Self {
+        let said = said.map(|said| said.saturating_sub(ON_THE_WAY).min(LONGEST_KEEP));
+        Self { sure: said.unwrap_or(SURE), most: said.unwrap_or(LONGEST_KEEP) }
+    }
 }
 
 #[cfg(test)]
@@ -219,24 +262,66 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
         let idle = || upstream.lock().idle.len();
-        let (one, two) = (
-            upstream.connect(false, Instant::now()).await.unwrap(),
-            upstream.connect(false, Instant::now()).await.unwrap(),
-        );
-        one.keep(Instant::now() + KEEP);
+        let connect = async |reuse, at| upstream.connect(reuse, at).await.unwrap();
+        let now = Instant::now();
+        let unsaid = Keep::of(None);
+        let (one, two) = (connect(Reuse::Any, now).await, connect(Reuse::Any, now).await);
+        one.keep(unsaid, now);
         assert_eq!(idle(), 1);
-        assert!(!upstream.connect(true, Instant::now()).await.unwrap().is_used);
-        assert_eq!(idle(), 1, "what is fresh leaves the others alone");
-        upstream.connect(false, Instant::now()).await.unwrap().keep(Instant::now() + KEEP);
+        let check = async |reuse, after: Duration, is_used: bool| {
+            let connected = connect(reuse, now + after).await;
+            assert_eq!(connected.is_used, is_used, "{reuse:?} after {after:?}");
+            if connected.is_used {
+                connected.keep(unsaid, now);
+            }
+            assert_eq!(idle(), 1, "what is new leaves the others alone");
+        };
+        check(Reuse::Any, Duration::ZERO, true).await;
+        check(Reuse::Sure, Duration::ZERO, true).await;
+        check(Reuse::Never, Duration::ZERO, false).await;
+        check(Reuse::Sure, SURE, false).await;
+        check(Reuse::Any, SURE, true).await;
+        check(Reuse::Any, LONGEST_KEEP, false).await;
+        upstream.tidy(now + SURE);
         assert_eq!(idle(), 1);
-        drop(two);
-        upstream.tidy(Instant::now() + KEEP);
+        upstream.tidy(now + LONGEST_KEEP);
         assert_eq!(idle(), 0);
-        upstream.connect(false, Instant::now()).await.unwrap().keep(Instant::now() + KEEP);
+        two.keep(unsaid, now);
         assert_eq!(idle(), 1);
         upstream.close_idle();
         assert_eq!(idle(), 0);
-        let kept = [None, Some(1), Some(5), Some(900)].map(|said| keep_for(said.map(Duration::from_secs)).as_secs());
-        assert_eq!(kept, [4, 0, 4, 60], "less than the server does, or as it says");
+        connect(Reuse::Any, now).await.keep(Keep::of(Some(ON_THE_WAY)), now);
+        assert_eq!(idle(), 0, "it is closed at once");
+    }
+
+    #[tokio::test]
+    async fn connections_that_the_server_has_closed_are_not_kept() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
+        let now = Instant::now();
+        let connected = upstream.connect(Reuse::Any, now).await.unwrap();
+        drop(listener.accept().await.unwrap());
+        connected.keep(Keep::of(None), now);
+        let state = || upstream.lock();
+        timeout(Duration::from_secs(30), async {
+            while !state().idle.is_empty() {
+                tokio::task::yield_now().await;
+                upstream.tidy(now);
+            }
+        })
+        .await
+        .expect("its end is seen");
+    }
+
+    #[test]
+    fn a_connection_is_kept_for_less_than_the_server_keeps_it() {
+        let check = |said: Option<u64>, sure: u64, most: u64| {
+            let Keep { sure: seen, most: longest } = Keep::of(said.map(Duration::from_secs));
+            assert_eq!((seen.as_secs(), longest.as_secs()), (sure, most), "{said:?}");
+        };
+        check(None, 4, 60);
+        check(Some(1), 0, 0);
+        check(Some(5), 4, 4);
+        check(Some(900), 60, 60);
     }
 }

@@ -19,12 +19,14 @@ use crate::config::{Config, Route};
 use crate::path::{longest, normal_prefix};
 use crate::places::{Admitted, Full, Places, PlacesOfAll};
 use crate::rules::Rules;
-use crate::upstream::{KEEP, Upstream};
+use crate::upstream::Upstream;
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
+/// How often what is not needed any more is looked for.
+const TIDY: Duration = Duration::from_secs(1);
 
 /// The servers of one worker.
 #[derive(Debug)]
@@ -118,7 +120,7 @@ impl Upstreams {
         shared: Arc<Shared>,
     ) {
         let mut changes = peers.changes();
-        let mut tidy = tokio::time::interval(KEEP / 4);
+        let mut tidy = tokio::time::interval(TIDY);
         loop {
             tokio::select! {
                 changed = changes.next() => match changed {
