@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -18,15 +19,18 @@ use crate::http1::head::{Framing, Head};
 use crate::http1::headers;
 use crate::http1::response::{ResponseHead, ResponseReader};
 use crate::problem::Problem;
+use crate::stream::Readable;
 use crate::timer::Timer;
 use crate::upstream::Keep;
 
-/// Room for a read of a response: at first, for most of them, and for one of which so much has been taken that its client is one who
-/// reads. What is in such a buffer when a client stops reading is held for as long as it does.
+/// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
+/// who reads. What has been read when a client stops is held for as long as it does.
 const FIRST_READ_BYTES: usize = 4 * 1024;
 const READ_BYTES: usize = 8 * 1024;
 const LARGE_READ_BYTES: usize = 32 * 1024;
-const LARGE_FROM_BYTES: u64 = 8 << 20;
+const LARGE_FROM_BYTES: u64 = 1 << 20;
+/// The system takes so much for a client that takes nothing. From there on it is asked whether it would take more before more is read.
+const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);
@@ -101,6 +105,9 @@ pub(crate) trait Sink: Send {
 
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// Waits until the client would take more, when all is on its way.
+    fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 }
 
 /// A request to be passed on.
@@ -321,7 +328,7 @@ struct Download<'a, S> {
 
 impl<S: Sink> Download<'_, S> {
     async fn run(&mut self) -> Result<Forwarded, Failed> {
-        let mut input = buffers::take();
+        let mut input = BytesMut::new();
         let forwarded = self.run_with(&mut input).await;
         buffers::give(input);
         forwarded
@@ -338,8 +345,11 @@ impl<S: Sink> Download<'_, S> {
         if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
+        let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
+        // They would hold the whole buffer that they were read into, for as long as the response takes.
+        drop(fields);
         self.begun.store(true, Ordering::Relaxed);
-        let mut body = BodyReader::new(response.framing);
+        let mut body = BodyReader::new(framing);
         loop {
             match body.next(input) {
                 Ok(Piece::Data(data)) => {
@@ -358,9 +368,12 @@ impl<S: Sink> Download<'_, S> {
                         buffers::give(std::mem::take(input));
                     }
                     self.sink.flush().await?;
+                    if self.passed >= ASK_FROM_BYTES {
+                        self.sink.writable().await?;
+                    }
                     self.due.set(Instant::now() + self.idle);
                     if self.read(input).await? == 0 {
-                        if response.framing == Framing::Close {
+                        if framing == Framing::Close {
                             self.sink.end(b"");
                             break;
                         }
@@ -376,7 +389,7 @@ impl<S: Sink> Download<'_, S> {
         }
         self.due.rest();
         self.sink.flush().await?;
-        let keep_server = (response.keep_alive && input.is_empty()).then(|| Keep::of(response.keep_for));
+        let keep_server = (keep_alive && input.is_empty()).then(|| Keep::of(keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
 
@@ -405,17 +418,29 @@ impl<S: Sink> Download<'_, S> {
         }
     }
 
+    /// Reads on. A buffer that is empty is taken only when there is something to read: thousands may wait for a slow server.
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
         let begun = self.begun.load(Ordering::Relaxed);
-        if input.capacity() == 0 {
-            *input = buffers::take();
-        }
-        input.reserve(match self.passed {
-            LARGE_FROM_BYTES.. => LARGE_READ_BYTES,
-            _ if begun => READ_BYTES,
-            _ => FIRST_READ_BYTES,
-        });
-        match self.from_server.read_buf(input).await {
+        let read = loop {
+            if let Err(error) = Readable::readable(&mut self.from_server).await {
+                break Err(error);
+            }
+            if input.capacity() == 0 {
+                *input = buffers::take();
+            }
+            input.reserve(match self.passed {
+                LARGE_FROM_BYTES.. => LARGE_READ_BYTES,
+                _ if begun => READ_BYTES,
+                _ => FIRST_READ_BYTES,
+            });
+            // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
+            match self.from_server.read_buf(input).now_or_never() {
+                Some(read) => break read,
+                None if input.is_empty() => buffers::give(std::mem::take(input)),
+                None => {}
+            }
+        };
+        match read {
             Ok(bytes) => Ok(bytes),
             Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),
             Err(_reset) => Ok(0),

@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::seats::Seats;
 use crate::shedding::Shedding;
+use crate::stream::limit_unsent;
 use crate::tls::Tls;
 use crate::upstreams::{Shared, Upstreams};
 
@@ -291,6 +292,7 @@ impl Door {
         let Some(stream) = socket.into_tcp() else { return };
         // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
         tune_patiently(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
+        limit_unsent(&stream);
         let _connected = self.metrics.connection();
         let seat = self.seats.take(self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);

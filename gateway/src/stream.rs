@@ -4,14 +4,18 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 use tokio::time::{Duration, timeout};
 use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::buffers;
 
 /// A connection to a client.
 #[derive(Debug)]
@@ -20,6 +24,12 @@ pub(crate) enum Stream {
     /// The lock is for its halves, which one task holds: it is never waited for.
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
 }
+
+/// Bytes that a connection's system has taken and not sent yet, above which it takes no more: enough to send on while we are asleep.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
+
+/// Room in a buffer that is worth making a smaller one.
+const LARGE_ROOM_BYTES: usize = 1024;
 
 /// What is read from, while something else writes.
 #[derive(Debug)]
@@ -50,23 +60,6 @@ impl From<TlsStream<TcpStream>> for Stream {
 }
 
 impl Stream {
-    /// Completes when a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
-    pub(crate) async fn readable(&mut self) -> io::Result<()> {
-        let socket = match self {
-            Self::Plain(stream) => &*stream,
-            Self::Tls(stream) => {
-                let (socket, session) = own(stream).get_ref();
-                // What has been read from the system, but not from the session, no socket will tell of.
-                if !session.wants_read() {
-                    return Ok(());
-                }
-                socket
-            }
-        };
-        // Cheaper than `readable`, which any number of tasks may wait for.
-        poll_fn(|task| socket.poll_read_ready(task)).await
-    }
-
     /// Both directions, to be used at the same time by one task.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
@@ -88,6 +81,60 @@ impl Stream {
     }
 }
 
+/// Has the system take no more than so much ahead of what it sends, or thousands who do not read would have its memory, 4 MB each. What
+/// is on its way is not limited by this.
+pub(crate) fn limit_unsent(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+        debug!(%error, "cannot limit what the system takes ahead");
+    }
+}
+
+/// What tells when it can be read, so that nobody who waits for that needs a buffer.
+pub(crate) trait Readable: AsyncRead + Unpin {
+    /// Whether a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Completes when [`poll_readable`](Self::poll_readable) is ready.
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send
+    where
+        Self: Send,
+    {
+        poll_fn(|task| self.poll_readable(task))
+    }
+}
+
+impl Readable for Stream {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // Cheaper than tokio's `readable`, which any number of tasks may wait for.
+            Self::Plain(stream) => stream.poll_read_ready(task),
+            Self::Tls(stream) => poll_readable_tls(own(stream), task),
+        }
+    }
+}
+
+impl Readable for ReadHalf<'_> {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.as_ref().poll_read_ready(task),
+            Self::Tls(stream) => poll_readable_tls(&lock(stream), task),
+        }
+    }
+}
+
+impl Readable for tcp::ReadHalf<'_> {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.as_ref().poll_read_ready(task)
+    }
+}
+
+fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let (socket, session) = stream.get_ref();
+    // What has been read from the system, but not from the session, no socket will tell of.
+    if session.wants_read() { socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
+}
+
 /// Writes all of it, unless nothing is taken for as long as `limit`.
 pub(crate) async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
@@ -101,7 +148,10 @@ pub(crate) async fn write_all(
         // Mostly it is taken at once, and no time has to be looked at.
         let written = match to.write(output).now_or_never() {
             Some(written) => written,
-            None => timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?,
+            None => {
+                shrink(output);
+                timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
+            }
         };
         match written {
             Ok(0) | Err(_) => return Err(WriteError::Broken),
@@ -114,6 +164,14 @@ pub(crate) async fn write_all(
         None => timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?,
     };
     flushed.map_err(|_broken| WriteError::Broken)
+}
+
+/// What waits for a client that is slow should take no more room than it needs: there may be thousands of them.
+pub(crate) fn shrink(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() >= LARGE_ROOM_BYTES {
+        let whole = std::mem::replace(buffer, BytesMut::from(&buffer[..]));
+        buffers::give(whole);
+    }
 }
 
 fn own<T>(mutex: &mut Mutex<T>) -> &mut T {
@@ -154,6 +212,40 @@ fn poll_read_tls(
     }
 }
 
+impl WriteHalf<'_> {
+    /// Completes when the system would take more: until then what is to be written is better not fetched.
+    ///
+    /// # Errors
+    /// [`WriteError::Stalled`] when that takes as long as `limit`.
+    pub(crate) async fn writable(&mut self, limit: Duration) -> Result<(), WriteError> {
+        let mut writable = poll_fn(|task| match self {
+            Self::Plain(stream) => poll_writable(stream.as_ref(), task),
+            Self::Tls(stream) => poll_writable(lock(stream).get_ref().0, task),
+        });
+        let asked = match (&mut writable).now_or_never() {
+            Some(asked) => asked,
+            None => timeout(limit, writable).await.map_err(|_elapsed| WriteError::Stalled)?,
+        };
+        asked.map_err(|_broken| WriteError::Broken)
+    }
+}
+
+/// The runtime believes that a socket takes more until it has not taken something, which somebody has to hold then: so the system is
+/// asked.
+fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let ask = || match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default()))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    };
+    loop {
+        ready!(socket.poll_write_ready(task))?;
+        match socket.try_io(Interest::WRITABLE, ask) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            asked => return Poll::Ready(asked),
+        }
+    }
+}
+
 macro_rules! forward_writes {
     ($of:ty, $session:ident => $get:expr) => {
         impl AsyncWrite for $of {
@@ -183,3 +275,50 @@ macro_rules! forward_writes {
 
 forward_writes!(Stream, session => own(session));
 forward_writes!(WriteHalf<'_>, session => lock(session));
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn little_is_taken_for_a_client_that_does_not_read() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        const PIECE: [u8; 8192] = [b'x'; 8192];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = Stream::Plain(listener.accept().await.unwrap().0);
+        let Stream::Plain(socket) = &stream else { unreachable!() };
+        limit_unsent(socket);
+        let (_, mut to_client) = stream.split();
+        let mut taken = 0;
+        loop {
+            match to_client.writable(Duration::from_millis(100)).await {
+                Ok(()) => taken += to_client.write(&PIECE).await.unwrap(),
+                Err(error) => break assert!(matches!(error, WriteError::Stalled), "{error:?}"),
+            }
+        }
+        assert!(taken > 0 && taken < 1 << 20, "{taken} bytes");
+        // It goes on as soon as the client does.
+        let read = async {
+            let mut part = [0; 8192];
+            while client.read(&mut part).await.unwrap() > 0 {}
+        };
+        tokio::select! {
+            writable = to_client.writable(PATIENCE) => writable.unwrap(),
+            () = read => unreachable!("nobody closes"),
+        }
+    }
+
+    #[test]
+    fn a_buffer_shrinks_to_what_is_in_it() {
+        let mut buffer = BytesMut::with_capacity(8192);
+        buffer.extend_from_slice(b"abc");
+        shrink(&mut buffer);
+        assert!(buffer == "abc" && buffer.capacity() < LARGE_ROOM_BYTES, "{}", buffer.capacity());
+    }
+}

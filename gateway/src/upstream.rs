@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 use crate::cookie::Cookies;
+use crate::stream::limit_unsent;
 
 /// In one network a connect is answered in well under this, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -131,6 +132,7 @@ impl Upstream {
         let error = match connected {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
+                limit_unsent(&stream);
                 if self.rests_until.swap(0, Ordering::Relaxed) > 0 {
                     self.lock().rest = Duration::ZERO;
                     self.load.connected(Instant::now().into_std());

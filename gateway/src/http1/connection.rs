@@ -21,7 +21,7 @@ use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
 use crate::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
 use crate::problem::Problem;
 use crate::seats::Seat;
-use crate::stream::{ReadHalf, Stream, WriteHalf, write_all};
+use crate::stream::{ReadHalf, Readable, Stream, WriteHalf, shrink, write_all};
 use crate::timer::Timer;
 
 /// Room for one read: most requests, and a part of the others.
@@ -160,6 +160,8 @@ impl Connection<'_> {
             // An idle client holds no memory.
             buffers::give(std::mem::take(&mut self.reading.input));
             buffers::give(std::mem::take(&mut self.output));
+        } else {
+            shrink(&mut self.reading.input);
         }
         // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
         let stopping = async {
@@ -474,6 +476,11 @@ impl Sink for Download<'_> {
     async fn flush(&mut self) -> Result<(), Ended> {
         Ok(write_all(&mut self.to_client, self.output, self.limit).await?)
     }
+
+    async fn writable(&mut self) -> Result<(), Ended> {
+        buffers::give(std::mem::take(self.output));
+        Ok(self.to_client.writable(self.limit).await?)
+    }
 }
 
 impl Reading {
@@ -498,26 +505,32 @@ impl Reading {
         stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
     }
 
+    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.
+    async fn read_on(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
+        loop {
+            if self.input.is_empty() {
+                buffers::give(std::mem::take(&mut self.input));
+            }
+            stream.readable().await?;
+            if let Some(read) = self.read(stream)? {
+                return Ok(read);
+            }
+        }
+    }
+
     /// The next piece of the body: never [`Piece::More`].
-    async fn next_piece(
-        &mut self,
-        stream: &mut (impl AsyncRead + Unpin),
-        deadline: Instant,
-    ) -> Result<Piece, BodyError> {
+    async fn next_piece(&mut self, stream: &mut (impl Readable + Send), deadline: Instant) -> Result<Piece, BodyError> {
         loop {
             match self.body.next(&mut self.input) {
-                Ok(Piece::More) => {
-                    self.make_room();
-                    match timeout_at(deadline, stream.read_buf(&mut self.input)).await {
-                        Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
-                        Ok(read) => drop(read.map_err(Ended::from)?),
-                        Err(_elapsed) => {
-                            let detail = "the body of the request takes too long";
-                            let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
-                            return Err(BodyError::Problem(slow));
-                        }
+                Ok(Piece::More) => match timeout_at(deadline, self.read_on(stream)).await {
+                    Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
+                    Ok(read) => drop(read?),
+                    Err(_elapsed) => {
+                        let detail = "the body of the request takes too long";
+                        let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
+                        return Err(BodyError::Problem(slow));
                     }
-                }
+                },
                 Ok(piece) => return Ok(piece),
                 Err(Broken(why)) => {
                     return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
@@ -527,13 +540,12 @@ impl Reading {
     }
 
     /// Reads ahead, and completes when the client goes.
-    async fn gone(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Ended {
+    async fn gone(&mut self, stream: &mut (impl Readable + Send)) -> Ended {
         while self.input.len() < MAX_AHEAD_BYTES {
-            self.make_room();
-            match stream.read_buf(&mut self.input).await {
+            match self.read_on(stream).await {
                 Ok(0) => return Ended("closed by the client before it was answered"),
                 Ok(_) => {}
-                Err(error) => return error.into(),
+                Err(ended) => return ended,
             }
         }
         std::future::pending().await

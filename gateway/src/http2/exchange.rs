@@ -401,6 +401,11 @@ impl Sink for Download<'_, '_> {
         self.end = Some(fields);
     }
 
+    /// [`flush`](Self::flush) has waited for the client's window already.
+    async fn writable(&mut self) -> Result<(), Ended> {
+        Ok(())
+    }
+
     async fn flush(&mut self) -> Result<(), Ended> {
         if let Some(ended) = self.broken {
             return Err(ended);

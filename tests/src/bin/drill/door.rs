@@ -17,11 +17,12 @@ use crate::scenes::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
 const BIG_BYTES: usize = 16 << 20;
+const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
 /// About half of what the slowest of those compared can do.
 const HALF: f64 = 20_000.0;
-const HALF_ROUNDS: usize = 21;
+const HALF_ROUNDS: usize = 41;
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 /// Where those listen that are told where to.
 const PORTS: [u16; 5] = [19_110, 19_111, 19_112, 19_113, 19_114];
@@ -39,6 +40,8 @@ pub(crate) async fn serve_http() {
         format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES)).into_bytes().into();
     while let Ok((mut stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
+        // Filling the system's buffers for those who do not read would take the time of its own core.
+        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES).unwrap();
         let (answer, big) = (answer.clone(), Rc::clone(&big));
         tokio::task::spawn_local(async move {
             let mut buffer = Vec::with_capacity(4096);
@@ -147,6 +150,7 @@ pub(crate) async fn door() {
         println!("{name:36} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>11.2} µs", us(*p50), us(*p99), us(*cpu));
     }
     title(&format!("the same at {HALF} requests a second, each at its own time"));
+    println!("{:36} {:12} {:>9} {:>9} {:>14}", "", "", "p50", "p99", "in quiet rounds");
     let mut rounds: Vec<Vec<(Duration, Duration)>> = doors.iter().map(|_| Vec::new()).collect();
     for _ in 0..HALF_ROUNDS {
         for ((_, door, path), rounds) in doors.iter().zip(&mut rounds).filter(|((name, ..), _)| is_fast(name)) {
@@ -156,7 +160,9 @@ pub(crate) async fn door() {
     for ((name, _, _), mut rounds) in doors.iter().zip(rounds).filter(|(_, rounds)| !rounds.is_empty()) {
         rounds.sort_by_key(|(_, p99)| *p99);
         let (p50, p99) = rounds[rounds.len() / 2];
-        println!("{name:36} {:12} {:>6.0} µs {:>6.0} µs", "", us(p50), us(p99));
+        // A few stalls of the machine make up most of what the others show, whoever they hit.
+        let (_, quiet) = rounds[rounds.len() / 4];
+        println!("{name:36} {:12} {:>6.0} µs {:>6.0} µs {:>11.0} µs", "", us(p50), us(p99), us(quiet));
     }
 }
 
