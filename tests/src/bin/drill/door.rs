@@ -17,6 +17,9 @@ use crate::scenes::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
 const BIG_BYTES: usize = 16 << 20;
+const DOWNLOADS: u32 = 50;
+/// How long the back end takes for what is slow.
+const SLOW: Duration = Duration::from_millis(5);
 const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
@@ -50,12 +53,16 @@ pub(crate) async fn serve_http() {
                     if memmem::find(&buffer[..end].to_ascii_lowercase(), b"upgrade: websocket").is_some() {
                         return echo(stream).await;
                     }
-                    let is_big = buffer.starts_with(b"GET /big");
+                    let line = memmem::find(&buffer, b"\r\n").unwrap_or(end);
+                    let (is_big, is_slow) = (asks_for(&buffer[..line], "/big"), asks_for(&buffer[..line], "/slow"));
                     buffer.drain(..end + 4);
                     if is_big && stream.write_all(&big).await.is_err() {
                         return;
                     } else if is_big {
                         continue;
+                    }
+                    if is_slow {
+                        tokio::time::sleep(SLOW).await;
                     }
                     if stream.write_all(answer.as_bytes()).await.is_err() {
                         return;
@@ -64,6 +71,11 @@ pub(crate) async fn serve_http() {
             }
         });
     }
+}
+
+/// Whether a path is asked for, below any prefix.
+fn asks_for(line: &[u8], path: &str) -> bool {
+    memmem::find(line, format!("{path} ").as_bytes()).is_some()
 }
 
 /// After an upgrade what comes goes back.
@@ -164,6 +176,28 @@ pub(crate) async fn door() {
         let (_, quiet) = rounds[rounds.len() / 4];
         println!("{name:36} {:12} {:>6.0} µs {:>6.0} µs {:>11.0} µs", "", us(p50), us(p99), us(quiet));
     }
+    title("downloads of 16 MB, one after the other");
+    println!("{:36} {:>12} {:>34}", "", "a second", "CPU/download");
+    for (name, door, _) in doors.iter().filter(|(_, _, path)| path.starts_with("/http")) {
+        download(door.address).await;
+        let (before, begin) = (door.cpu(), Instant::now());
+        for _ in 0..DOWNLOADS {
+            download(door.address).await;
+        }
+        let cpu = (door.cpu() - before) / DOWNLOADS;
+        println!("{name:36} {:>12.0} {:>31.1} ms", f64::from(DOWNLOADS) / begin.elapsed().as_secs_f64(), us(cpu) / 1e3);
+    }
+}
+
+/// All of what is big.
+async fn download(address: SocketAddr) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request_for("/http/big").as_bytes()).await.unwrap();
+    let mut part = vec![0; 64 << 10];
+    let mut bytes = 0;
+    while bytes < BIG_BYTES {
+        bytes += stream.read(&mut part).await.unwrap();
+    }
 }
 
 /// It can take what is half of the others' most.
@@ -224,16 +258,21 @@ pub(crate) async fn ask(
     stream.write_all(request).await.unwrap();
     loop {
         let Ok(1..) = stream.read_buf(buffer).await else { return false };
-        let Some(head) = memmem::find(buffer, b"\r\n\r\n") else { continue };
-        let length = memmem::find(&buffer[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
-            let digits: String =
-                buffer[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
-            digits.parse().unwrap()
-        });
-        if buffer.len() >= head + 4 + length {
+        if is_whole(buffer) {
             return is_answer(buffer);
         }
     }
+}
+
+/// Whether a response has as many bytes as it says.
+pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    let Some(head) = memmem::find(bytes, b"\r\n\r\n") else { return false };
+    let length = memmem::find(&bytes[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
+        let digits: String =
+            bytes[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
+        digits.parse().unwrap()
+    });
+    bytes.len() >= head + 4 + length
 }
 
 /// The whole of a right answer.

@@ -21,6 +21,7 @@ use tokio_rustls::client::TlsStream;
 use crate::changes;
 use crate::daemon_process::Daemon;
 use crate::door::ask;
+use crate::overload;
 use crate::pace::paced;
 use crate::scenes::{ms, row, title};
 use crate::swarm::join;
@@ -102,6 +103,9 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
     }
     if wanted("attack") {
         attack(back_end.address).await;
+    }
+    if wanted("overload") {
+        overload::overload(&program(), back_end.address).await;
     }
 }
 

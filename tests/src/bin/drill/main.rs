@@ -14,6 +14,7 @@ mod edge;
 mod floor;
 mod nats;
 mod others;
+mod overload;
 mod pace;
 mod scenes;
 mod swarm;
@@ -123,7 +124,7 @@ enum Scene {
     Door,
     /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and haproxy where they are installed.
     Edge {
-        /// Leaves out all but this: tls, tunnel, idle, changes, soak or attack.
+        /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack or overload.
         #[arg(long)]
         only: Option<String>,
         /// How long the door is changed under load.

@@ -9,12 +9,29 @@ use std::time::{Duration, Instant};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
-use crate::door::is_answer;
+use crate::door::{is_answer, is_whole};
 use crate::scenes::percentiles;
 
 const CLIENTS: usize = 64;
 /// Short: a machine that is not one's own stands still for 20 ms now and then, which should spoil few rounds, and not all.
 const TIME: Duration = Duration::from_millis(500);
+
+/// What to ask, how often a second, and from how many connections.
+#[derive(Clone, Debug)]
+pub(crate) struct Load {
+    pub(crate) address: SocketAddr,
+    pub(crate) request: String,
+    pub(crate) rate: f64,
+    pub(crate) clients: usize,
+    pub(crate) time: Duration,
+}
+
+/// How long it took after it was due, and whether it is the right one: the server may have declined.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Answered {
+    pub(crate) took: Duration,
+    pub(crate) is_right: bool,
+}
 
 /// One connection, and since when its requests are due: the first of them is on its way.
 struct Client {
@@ -26,68 +43,80 @@ struct Client {
 /// Sends `request` so many times a second, over each of some connections in turn, and gives the middle and the 99th percentile of how
 /// long after it was due each answer was there: a request that has to wait for the one before counts from when it should have left.
 pub(crate) async fn paced(address: SocketAddr, request: &str, rate: f64) -> (Duration, Duration) {
-    let request = request.to_owned();
-    let run = tokio::task::spawn_blocking(move || run(address, request.as_bytes(), rate));
-    percentiles(&mut run.await.expect("every answer is right"))
+    let load = Load { address, request: request.to_owned(), rate, clients: CLIENTS, time: TIME };
+    let answers = load.run().await;
+    assert!(answers.iter().all(|answer| answer.is_right), "every answer is right");
+    percentiles(&mut answers.into_iter().map(|answer| answer.took).collect::<Vec<_>>())
 }
 
-fn run(address: SocketAddr, request: &[u8], rate: f64) -> Vec<Duration> {
-    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    let mut clients: Vec<Client> = (0..CLIENTS)
-        .map(|number| {
-            let stream = TcpStream::connect(address).unwrap();
-            stream.set_nodelay(true).unwrap();
-            stream.set_nonblocking(true).unwrap();
-            let data = epoll::EventData::new_u64(number as u64);
-            epoll::add(&epoll, &stream, data, epoll::EventFlags::IN).unwrap();
-            Client { stream, due: VecDeque::new(), answer: Vec::with_capacity(4096) }
-        })
-        .collect();
-    let total = (rate * TIME.as_secs_f64()) as u32;
-    let start = Instant::now() + Duration::from_millis(5);
-    let due = |number: u32| start + Duration::from_secs_f64(f64::from(number) / rate);
-    let (mut sent, mut times) = (0, Vec::with_capacity(total as usize));
-    let mut events = Vec::with_capacity(CLIENTS);
-    while times.len() < total as usize {
-        let now = Instant::now();
-        assert!(now < start + 2 * TIME + Duration::from_secs(5), "{} of {total} were answered", times.len());
-        while sent < total && due(sent) <= now {
-            let client = &mut clients[sent as usize % CLIENTS];
-            client.due.push_back(due(sent));
-            if client.due.len() == 1 {
-                client.stream.write_all(request).expect("a request fits into what the system takes");
-            }
-            sent += 1;
-        }
-        // The time-out of `poll` is exact, that of `epoll` is not.
-        let wait = if sent < total { due(sent).saturating_duration_since(now) } else { Duration::from_millis(100) };
-        let wait = Timespec { tv_sec: 0, tv_nsec: wait.as_nanos().try_into().unwrap() };
-        poll(&mut [PollFd::new(&epoll, PollFlags::IN)], Some(&wait)).unwrap();
-        epoll::wait(&epoll, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
-        for event in events.drain(..) {
-            times.extend(clients[event.data.u64() as usize].read(request));
-        }
+impl Load {
+    /// All answers, in the order in which they came.
+    pub(crate) async fn run(self) -> Vec<Answered> {
+        tokio::task::spawn_blocking(move || self.run_here()).await.expect("every request is answered")
     }
-    times
+
+    fn run_here(&self) -> Vec<Answered> {
+        let Self { address, rate, clients, time, .. } = *self;
+        let request = self.request.as_bytes();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let mut clients: Vec<Client> = (0..clients)
+            .map(|number| {
+                let stream = TcpStream::connect(address).unwrap();
+                stream.set_nodelay(true).unwrap();
+                stream.set_nonblocking(true).unwrap();
+                let data = epoll::EventData::new_u64(number as u64);
+                epoll::add(&epoll, &stream, data, epoll::EventFlags::IN).unwrap();
+                Client { stream, due: VecDeque::new(), answer: Vec::new() }
+            })
+            .collect();
+        let total = (rate * time.as_secs_f64()) as u32;
+        let start = Instant::now() + Duration::from_millis(5);
+        let due = |number: u32| start + Duration::from_secs_f64(f64::from(number) / rate);
+        let (mut sent, mut answers) = (0, Vec::with_capacity(total as usize));
+        let mut events = Vec::with_capacity(CLIENTS);
+        while answers.len() < total as usize {
+            let now = Instant::now();
+            assert!(now < start + 2 * time + Duration::from_secs(5), "{} of {total} were answered", answers.len());
+            while sent < total && due(sent) <= now {
+                let next = sent as usize % clients.len();
+                let client = &mut clients[next];
+                client.due.push_back(due(sent));
+                if client.due.len() == 1 {
+                    client.stream.write_all(request).expect("a request fits into what the system takes");
+                }
+                sent += 1;
+            }
+            // The time-out of `poll` is exact, that of `epoll` is not.
+            let wait = if sent < total { due(sent).saturating_duration_since(now) } else { Duration::from_millis(100) };
+            let wait = Timespec { tv_sec: 0, tv_nsec: wait.as_nanos().try_into().unwrap() };
+            poll(&mut [PollFd::new(&epoll, PollFlags::IN)], Some(&wait)).unwrap();
+            epoll::wait(&epoll, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
+            for event in events.drain(..) {
+                answers.extend(clients[event.data.u64() as usize].read(request));
+            }
+        }
+        answers
+    }
 }
 
 impl Client {
-    /// How long the request took whose answer is complete now; the one that waits for that leaves.
-    fn read(&mut self, request: &[u8]) -> Option<Duration> {
+    /// The request whose answer is complete now; the one that waits for that leaves.
+    fn read(&mut self, request: &[u8]) -> Option<Answered> {
         let mut part = [0; 4096];
         match self.stream.read(&mut part) {
             Ok(0) => panic!("the connection was closed"),
             Ok(bytes) => self.answer.extend_from_slice(&part[..bytes]),
             Err(error) => assert!(error.kind() == ErrorKind::WouldBlock, "{error}"),
         }
-        if !is_answer(&self.answer) {
+        if !is_whole(&self.answer) {
             return None;
         }
+        let is_right = is_answer(&self.answer);
         self.answer.clear();
         let due = self.due.pop_front().expect("it was asked for");
         if !self.due.is_empty() {
             self.stream.write_all(request).expect("a request fits into what the system takes");
         }
-        Some(due.elapsed())
+        Some(Answered { took: due.elapsed(), is_right })
     }
 }
