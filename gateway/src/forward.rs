@@ -454,6 +454,8 @@ pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
         return;
     }
     if as_chunk {
+        // With room for the size and the line ends: a large piece is copied once.
+        out.reserve(data.len() + 24);
         let _ = write!(out, "{:x}\r\n", data.len());
         out.put_slice(data);
         out.put_slice(b"\r\n");

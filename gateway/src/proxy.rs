@@ -278,6 +278,7 @@ impl Proxy<'_> {
             put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
             let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
             let request = Request { head, bytes, now, within, idle: config.response_idle_timeout, set_cookie };
+            let asked = now;
             let forwarded = exchange.forward(request, server.stream()).await;
             now = Instant::now();
             let failed = match forwarded {
@@ -288,7 +289,7 @@ impl Proxy<'_> {
                         upstream.load.answered(now.into_std(), answered);
                     }
                     if let Some(keep) = keep_server {
-                        server.keep(keep, now);
+                        server.keep(keep, asked + answered, now);
                     }
                     return Ok(());
                 }
@@ -322,7 +323,10 @@ impl Proxy<'_> {
                 return Err(in_vain);
             }
             again = true;
-            if !is_race {
+            if is_race {
+                // The others have been open for longer.
+                upstream.close_idle();
+            } else {
                 tried.push(upstream.address);
             }
         }

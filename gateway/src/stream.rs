@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 use tokio::time::{Duration, timeout};
@@ -233,7 +234,7 @@ impl WriteHalf<'_> {
 /// The runtime believes that a socket takes more until it has not taken something, which somebody has to hold then: so the system is
 /// asked.
 fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
-    let ask = || match poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default()))? {
+    let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())))? {
         0 => Err(io::ErrorKind::WouldBlock.into()),
         _ => Ok(()),
     };

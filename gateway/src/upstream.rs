@@ -173,11 +173,16 @@ impl Upstream {
         self.lock().tidy(now);
     }
 
-    fn keep(&self, stream: TcpStream, keep: Keep, now: Instant) {
-        let mut state = self.lock();
-        if !keep.most.is_zero() && state.idle.len() < MAX_IDLE {
-            state.idle.push_back(Idle { stream, sure: now + keep.sure, until: now + keep.most });
+    fn keep(&self, stream: TcpStream, keep: Keep, begun: Instant, now: Instant) {
+        if keep.most.is_zero() {
+            return;
         }
+        let mut state = self.lock();
+        // The one that was used longest ago may be of use to few.
+        if state.idle.len() >= MAX_IDLE {
+            state.idle.pop_front();
+        }
+        state.idle.push_back(Idle { stream, sure: begun + keep.sure, until: now + keep.most });
     }
 
     pub(crate) fn rests(&self, now: Instant) -> bool {
@@ -239,10 +244,10 @@ impl Connected {
         self.stream.as_mut().expect("it is there until it is kept")
     }
 
-    /// Gives it back to be used again.
-    pub(crate) fn keep(mut self, keep: Keep, now: Instant) {
+    /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.
+    pub(crate) fn keep(mut self, keep: Keep, begun: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.upstream.keep(stream, keep, now);
+            self.upstream.keep(stream, keep, begun, now);
         }
     }
 }
@@ -268,13 +273,13 @@ mod tests {
         let now = Instant::now();
         let unsaid = Keep::of(None);
         let (one, two) = (connect(Reuse::Any, now).await, connect(Reuse::Any, now).await);
-        one.keep(unsaid, now);
+        one.keep(unsaid, now, now);
         assert_eq!(idle(), 1);
         let check = async |reuse, after: Duration, is_used: bool| {
             let connected = connect(reuse, now + after).await;
             assert_eq!(connected.is_used, is_used, "{reuse:?} after {after:?}");
             if connected.is_used {
-                connected.keep(unsaid, now);
+                connected.keep(unsaid, now, now);
             }
             assert_eq!(idle(), 1, "what is new leaves the others alone");
         };
@@ -288,12 +293,35 @@ mod tests {
         assert_eq!(idle(), 1);
         upstream.tidy(now + LONGEST_KEEP);
         assert_eq!(idle(), 0);
-        two.keep(unsaid, now);
+        two.keep(unsaid, now, now);
         assert_eq!(idle(), 1);
         upstream.close_idle();
         assert_eq!(idle(), 0);
-        connect(Reuse::Any, now).await.keep(Keep::of(Some(ON_THE_WAY)), now);
+        connect(Reuse::Any, now).await.keep(Keep::of(Some(ON_THE_WAY)), now, now);
         assert_eq!(idle(), 0, "it is closed at once");
+    }
+
+    #[tokio::test]
+    async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
+        let (unsaid, now) = (Keep::of(None), Instant::now());
+        for _ in 0..=MAX_IDLE {
+            upstream.connect(Reuse::Never, now).await.unwrap().keep(unsaid, now, now);
+            // The server takes it, or there would soon be too many that wait for that.
+            drop(listener.accept().await.unwrap());
+        }
+        let later = now + SURE;
+        let last = upstream.connect(Reuse::Sure, later).await.unwrap();
+        assert!(!last.is_used);
+        let (_server, _) = listener.accept().await.unwrap();
+        last.keep(unsaid, now, later);
+        assert_eq!(upstream.lock().idle.len(), MAX_IDLE);
+        assert!(!upstream.connect(Reuse::Sure, later).await.unwrap().is_used, "its response began long ago");
+        let last = upstream.connect(Reuse::Any, later).await.unwrap();
+        assert!(last.is_used);
+        last.keep(unsaid, later, later);
+        assert!(upstream.connect(Reuse::Sure, later).await.unwrap().is_used, "the latest is there in a full list too");
     }
 
     #[tokio::test]
@@ -303,7 +331,7 @@ mod tests {
         let now = Instant::now();
         let connected = upstream.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());
-        connected.keep(Keep::of(None), now);
+        connected.keep(Keep::of(None), now, now);
         let state = || upstream.lock();
         timeout(Duration::from_secs(30), async {
             while !state().idle.is_empty() {
