@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use daemon::{Acceptor, tune};
@@ -98,7 +99,9 @@ impl Admin {
             }
             let state = match advert {
                 Some(advert) if advert.draining => ", draining",
-                _ if node.suspect => ", gives no sign of life",
+                _ if node.suspect || !self.peers.is_healthy(SocketAddr::new(node.host, node.port)) => {
+                    ", gives no sign of life"
+                }
                 _ => "",
             };
             for route in &node.routes {

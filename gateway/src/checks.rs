@@ -15,9 +15,9 @@ use crate::config;
 use crate::http1::response::ResponseReader;
 
 /// How long a server may take for its sign of life.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 /// Signs that have to fail in a row: one may be lost in a busy moment.
-const FALLS: u32 = 2;
+pub(crate) const FALLS: u32 = 2;
 
 /// The checks of all workers: each server is asked once, however many of them use it.
 #[derive(Debug, Default)]

@@ -68,7 +68,8 @@ impl Client<'_> {
                 let look = |bytes: &[u8]| match bytes {
                     bytes if bytes.starts_with(&PREFACE[..4]) => Look::Known(true),
                     bytes if PREFACE.starts_with(bytes) => Look::More,
-                    _ => Look::Known(false),
+                    // What is neither is an invalid preface: RFC 9113, 3.4.
+                    bytes => Look::Known(!begins_http1(bytes)),
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
@@ -146,6 +147,13 @@ impl Client<'_> {
         let origin = Origin::new(client, is_tls);
         Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log: access_log.as_deref() }
     }
+}
+
+/// Whether this may become a request line: after the method stands a path, a whole url, `*`, or whom to connect to.
+fn begins_http1(bytes: &[u8]) -> bool {
+    let mut words = bytes.splitn(2, |byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    method == b"CONNECT" || matches!(target.first(), None | Some(b'/' | b'*' | b'h' | b'H'))
 }
 
 /// Looks at what a client says first, without taking it. `None` when it goes before enough is there.

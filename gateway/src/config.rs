@@ -84,7 +84,9 @@ pub struct Route {
     pub queue_timeout: Duration,
     /// How it is found out whether servers are alive, between requests.
     pub check: Option<Check>,
-    /// How often that is.
+    /// What nodes that offer it are called at, to find out whether they are alive: a url such as `GET/health`.
+    pub node_check: Option<String>,
+    /// How often either is done.
     pub check_every: Duration,
     /// How many requests there may be.
     pub limits: RouteLimits,
@@ -140,6 +142,7 @@ impl Route {
             max_connections: Self::MAX_CONNECTIONS,
             queue_timeout: Duration::from_secs(1),
             check: None,
+            node_check: None,
             check_every: Duration::from_secs(2),
             limits: RouteLimits::default(),
         }

@@ -61,6 +61,13 @@ pub(crate) struct TlsTable {
     pub(crate) certificates: Vec<CertificateFiles>,
 }
 
+/// Who is asked by a check, and what.
+#[derive(Debug)]
+enum CheckOf {
+    Servers(Check),
+    Nodes(String),
+}
+
 /// A text with a form of its own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parsed<T>(pub(crate) T);
@@ -145,7 +152,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         try_timeout: Option<Parsed<Duration>>,
         max_connections: Option<usize>,
         queue_timeout: Option<Parsed<Duration>>,
-        check: Option<Parsed<Check>>,
+        check: Option<Parsed<CheckOf>>,
         check_every: Option<Parsed<Duration>>,
         at_most: Option<usize>,
         rate: Option<RateTable>,
@@ -229,6 +236,16 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             BalanceName::Client => Balance::Client,
             BalanceName::Cookie => Balance::Cookie,
         };
+        let (check, node_check) = match table.check {
+            None => (None, None),
+            Some(Parsed(CheckOf::Servers(check))) => (Some(check), None),
+            Some(Parsed(CheckOf::Nodes(_))) if !servers.is_empty() => {
+                return Err(D::Error::custom(
+                    "servers speak HTTP: check them by \"tcp\" or a path such as \"/health\"",
+                ));
+            }
+            Some(Parsed(CheckOf::Nodes(url))) => (None, Some(url)),
+        };
         let usual = Route::new(prefixes);
         let time = |time: Option<Parsed<Duration>>, usual| time.map_or(usual, |Parsed(time)| time);
         Ok(Route {
@@ -239,7 +256,8 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             try_timeout: table.try_timeout.map(|Parsed(time)| time),
             max_connections: table.max_connections.unwrap_or(usual.max_connections),
             queue_timeout: time(table.queue_timeout, usual.queue_timeout),
-            check: table.check.map(|Parsed(check)| check),
+            check,
+            node_check,
             check_every: time(table.check_every, usual.check_every),
             limits: RouteLimits::new(table.at_most, rate),
             ..usual
@@ -258,14 +276,17 @@ impl<'de> Deserialize<'de> for Parsed<IpNet> {
     }
 }
 
-impl<'de> Deserialize<'de> for Parsed<Check> {
+impl<'de> Deserialize<'de> for Parsed<CheckOf> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        match text.as_str() {
-            "tcp" => Ok(Self(Check::Tcp)),
-            path if normal(path).is_ok_and(|normal| normal == path) => Ok(Self(Check::Http(text))),
+        let (method, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+        let is_path = normal(path).is_ok_and(|normal| normal == path) && !path.contains(['{', '}', '?', '#']);
+        match method {
+            "tcp" if path.is_empty() => Ok(Self(CheckOf::Servers(Check::Tcp))),
+            "" if is_path => Ok(Self(CheckOf::Servers(Check::Http(text)))),
+            "GET" | "POST" | "PUT" | "PATCH" | "DELETE" if is_path => Ok(Self(CheckOf::Nodes(text))),
             _ => Err(D::Error::custom(
-                "write \"tcp\", or the path that a server answers when it is well, such as \"/health\"",
+                "write \"tcp\", the path that a server answers when it is well, such as \"/health\", or what a node does, such as \"GET/health\"",
             )),
         }
     }
@@ -348,6 +369,7 @@ mod tests {
             prefix = ["/a", "/b"]
             timeout = "1m"
             at_most = 7
+            check = "GET/health"
             "#,
         )
         .unwrap();
@@ -365,6 +387,7 @@ mod tests {
         assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));
         assert_eq!(both.prefixes, ["/a", "/b"]);
         assert_eq!((both.timeout, both.limits.at_most), (Some(Duration::from_secs(60)), Some(7)));
+        assert_eq!((&both.check, both.node_check.as_deref()), (&None, Some("GET/health")));
     }
 
     #[test]
@@ -394,6 +417,8 @@ mod tests {
             ("[[route]]\nprefix = \"/\"\nat_most = 0", (1, 1), "a limit of 0"),
             ("[[route]]\nprefix = \"/\"\nbalance = \"best\"", (3, 11), "round_robin"),
             ("[[route]]\nprefix = \"/\"\ncheck = \"x\"", (3, 9), "/health"),
+            ("[[route]]\nprefix = \"/\"\ncheck = \"get/health\"", (3, 9), "GET/health"),
+            ("[[route]]\nprefix = \"/\"\ncheck = \"GET/a\"\nservers = [\"[::1]:1\"]", (1, 1), "servers speak HTTP"),
             ("[[route]]\nprefix = \"/\"\nrate = { requests = 1, by = \"x\" }", (3, 29), "header:NAME"),
             ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
             ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),

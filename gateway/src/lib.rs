@@ -23,6 +23,7 @@ mod http1;
 mod http2;
 mod limits;
 mod metrics;
+mod node_checks;
 mod path;
 mod places;
 mod problem;

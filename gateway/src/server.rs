@@ -23,6 +23,7 @@ use crate::admin::Admin;
 use crate::client::Client;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::node_checks::check_nodes;
 use crate::seats::Seats;
 use crate::shedding::Shedding;
 use crate::stream::limit_unsent;
@@ -82,6 +83,8 @@ pub(crate) struct Door {
     /// One for each client, of all workers.
     places: Arc<Semaphore>,
     seats: Arc<Seats>,
+    /// Goes on for as long as there is somebody to serve.
+    _checks: Arc<AbortOnDropHandle<()>>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -198,6 +201,7 @@ impl Door {
         tls: Option<Arc<Tls>>,
         stop: CancellationToken,
     ) -> Self {
+        let changing = config.clone();
         let config = Arc::clone(&config.borrow());
         let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
         info!(%address, distributor = %config.distributor, "listening");
@@ -208,6 +212,7 @@ impl Door {
         let upstreams = Arc::new(Upstreams::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let seats = Arc::new(Seats::new());
+        let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
         Self {
             peers,
             upstreams,
@@ -219,6 +224,7 @@ impl Door {
             tls,
             places,
             seats,
+            _checks: Arc::new(checks),
             stop,
         }
     }

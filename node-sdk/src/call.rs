@@ -235,8 +235,8 @@ impl<'a> RawCall<'a> {
         self.progress.opened.take().map(Pending::into_stream)
     }
 
-    /// Calls whoever is at this address.
-    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
+    /// Calls whoever is at this address, and nobody else, however it does.
+    pub fn at(mut self, address: SocketAddr) -> Self {
         self.at = Some(address);
         self
     }

@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub(crate) struct Link {
     pub(crate) closeness: u64,
     /// How much it has to do, and how it does.
     pub(crate) load: Load,
+    /// Somebody who looks after it says that it should be passed over.
+    unhealthy: AtomicBool,
     shared: Mutex<Shared>,
     /// The task that owns the socket: there is something to write, or the link is retired.
     task: AtomicWaker,
@@ -96,18 +99,28 @@ impl Link {
         let shared = Shared { state: State::Idle, calls, backoff, retired: false, hello_at };
         let load = Load::new(Instant::now().into_std());
         let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
-        Arc::new(Self { address, version, instance, closeness, load, shared, task, hello, network })
+        let unhealthy = AtomicBool::new(false);
+        Arc::new(Self { address, version, instance, closeness, load, unhealthy, shared, task, hello, network })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         match self.lock().state {
-            State::Up if self.load.is_ejected(now.into_std()) => Readiness::Ejected,
+            State::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
             State::Up => Readiness::Up,
             State::Connecting => Readiness::Connecting,
             State::Idle => Readiness::Due,
             State::Down(until) if now >= until => Readiness::Due,
             State::Down(_) => Readiness::Resting,
         }
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        !self.unhealthy.load(Ordering::Relaxed)
+    }
+
+    /// Whether that is a change.
+    pub(crate) fn set_health(&self, healthy: bool) -> bool {
+        self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 
     /// Begins to connect unless that is under way or done. `unreachable` is told when it fails.

@@ -212,6 +212,25 @@ impl Peers {
         !matches!(self.find(method, path), Found::Never)
     }
 
+    /// Says how the node at this address does: one that is not healthy is called only if most others are no better, as it is with
+    /// nodes that calls are lost at. That holds for all who [follow](Self::follow) the same news, until the opposite is said or
+    /// another process is there. Returns whether it is a change. For whoever looks after nodes beside calling them, as
+    /// gateways do.
+    pub fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
+        let leader = self.leader();
+        let state = leader.lock();
+        let set = |peers: &Self| peers.table().link(address).is_some_and(|link| link.set_health(healthy));
+        for follower in state.followers.iter().filter_map(Weak::upgrade) {
+            set(&Self { inner: follower });
+        }
+        set(leader)
+    }
+
+    /// Whether nobody has [said](Self::set_health) otherwise.
+    pub fn is_healthy(&self, address: SocketAddr) -> bool {
+        self.table().link(address).is_none_or(|link| link.is_healthy())
+    }
+
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now; in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);

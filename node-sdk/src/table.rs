@@ -91,7 +91,16 @@ impl Table {
         (follower.remembered, follower.remembered_routes) = (self.remembered.clone(), self.remembered_routes);
         let all: Vec<Change> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
         follower.apply(&all);
+        for (address, link) in &self.links {
+            let same = follower.links.get(address);
+            same.map(|same| same.set_health(link.is_healthy()));
+        }
         follower
+    }
+
+    /// The connection, made or not, to the node at this address.
+    pub(crate) fn link(&self, address: SocketAddr) -> Option<&Arc<Link>> {
+        self.links.get(&address)
     }
 
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {

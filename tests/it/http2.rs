@@ -449,5 +449,21 @@ async fn gh5_http2_in_clear_is_spoken_only_where_that_is_wanted() {
     stream.write_all(PREFACE).await.unwrap();
     let mut answer = String::new();
     timeout(PATIENCE, stream.read_to_string(&mut answer)).await.unwrap().unwrap();
-    assert!(answer.starts_with("HTTP/1.1 505 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 505 ") || answer.starts_with("HTTP/1.1 400 "), "{answer}"); // Where it is, what begins neither as HTTP/2 nor as HTTP/1.1 does is ended as RFC 9113, 3.4 has it.
+    let gateway = cluster.gateway_with(Config { h2c: true, ..Config::default() }).await;
+    for (line, is_http1) in [
+        ("INVALID CONNECTION PREFACE", false),
+        ("PRX * HTTP/2.0", true),
+        ("GET / HTTP/1.1", true),
+        ("GET http://g/ HTTP/1.1", true),
+        ("GET x HTTP/1.1", false),
+        ("CONNECT g:80 HTTP/1.1", true),
+        ("NONSENSE", false),
+    ] {
+        let mut stream = TcpStream::connect(gateway).await.unwrap();
+        stream.write_all(format!("{line}\r\nHost: g\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap().unwrap();
+        assert_eq!(answer.starts_with(b"HTTP/1.1 "), is_http1, "{line}: {answer:?}");
+    }
 }

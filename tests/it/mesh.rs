@@ -270,6 +270,13 @@ async fn followers_know_what_their_leader_knows() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     let follower = a.peers().follow();
     assert_eq!(follower.call::<String>("GET/b", &()).await.unwrap(), "hello");
+    let [of_b] = follower.providers("GET/b")[..] else { panic!("one") };
+    assert!(follower.set_health(of_b, false) && !follower.set_health(of_b, false), "that is a change once");
+    let later = a.peers().follow();
+    assert!([a.peers(), &follower, &later].iter().all(|peers| !peers.is_healthy(of_b)));
+    assert!(a.peers().set_health(of_b, true));
+    assert!([a.peers(), &follower, &later].iter().all(|peers| peers.is_healthy(of_b)));
+    assert_eq!(follower.call::<String>("GET/b", &()).await.unwrap(), "hello");
     b.kill();
     follower.wait_until(|nodes| nodes.len() == 2).await;
     assert!(follower.call::<String>("GET/b", &()).await.is_err());

@@ -1,12 +1,13 @@
 //! What holds below a path: whose turn it is, how much there may be, and who is believed.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits};
+use node_sdk::{Node, ServiceError};
 use tests::{Client, Cluster, eventually, request};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
@@ -246,6 +247,54 @@ async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
     let at = gateway(&cluster, tcp).await;
     ill.stop().await;
     eventually("nobody is asked in vain", async || turns(at, 10).await.len() == 1).await;
+}
+
+#[tokio::test]
+async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
+    let cluster = Cluster::start();
+    let mut nodes = Vec::new();
+    for name in ["well", "ill", "mute"] {
+        let health = Arc::new(AtomicUsize::new(200));
+        let now = Arc::clone(&health);
+        let check = move || {
+            let health = now.load(Ordering::Relaxed);
+            async move {
+                match health {
+                    200 => Ok(()),
+                    0 => std::future::pending().await,
+                    _ => Err(ServiceError::internal("no disk")),
+                }
+            }
+        };
+        let who = move || async move { Ok::<_, ServiceError>(name) };
+        let node = Node::builder(name).route("GET/who", who).route("GET/health", check);
+        nodes.push((cluster.node(node).await, health));
+    }
+    let every = Duration::from_millis(20);
+    let checked =
+        Route { node_check: Some("GET/health".to_owned()), check_every: every, ..Route::new(vec!["/".into()]) };
+    let at = gateway(&cluster, checked).await;
+    Cluster::routed(at, "/who").await;
+    let mut client = Client::connect(at).await;
+    let mut answer_in_ten = async || {
+        let mut names = BTreeSet::new();
+        for _ in 0..10 {
+            let answer = client.request("GET", "/who", "").await.unwrap();
+            assert_eq!(answer.status, 200);
+            names.insert(answer.body.trim_matches('"').to_owned());
+        }
+        names.into_iter().collect::<Vec<_>>().join(" ")
+    };
+    eventually("all are called", async || answer_in_ten().await == "ill mute well").await;
+    nodes[1].1.store(500, Ordering::Relaxed);
+    eventually("who fails is not", async || answer_in_ten().await == "mute well").await;
+    nodes[1].1.store(200, Ordering::Relaxed);
+    eventually("they are again", async || answer_in_ten().await == "ill mute well").await;
+    nodes[2].1.store(0, Ordering::Relaxed);
+    eventually("nor is who does not answer", async || answer_in_ten().await == "ill well").await;
+    nodes[1].1.store(500, Ordering::Relaxed);
+    eventually("when most fail it is not they who are at fault", async || answer_in_ten().await == "ill mute well")
+        .await;
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use h2::Reason;
 use h2::server::Builder;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::exchange::Stream as Exchange;
@@ -46,7 +46,7 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let now = Instant::now();
     let activity = Arc::new(Activity { since: now, ..Activity::default() });
-    let metered = Metered { stream, meter: Meter::new(now), activity: Arc::clone(&activity), lingers: None };
+    let mut metered = Metered { stream, meter: Meter::new(now), activity: Arc::clone(&activity), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -56,11 +56,11 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         .max_pending_accept_reset_streams(MAX_RESET)
         .max_concurrent_reset_streams(MAX_RESET)
         .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
-        .handshake::<_, Bytes>(metered);
-    let mut connection = match timeout(config.header_timeout, handshake).await {
-        Ok(Ok(connection)) => connection,
-        Ok(Err(_)) => return "no HTTP/2",
-        Err(_elapsed) => return "no HTTP/2 in time",
+        .handshake::<_, Bytes>(&mut metered);
+    let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
+        // In order: what it has sent beyond that is read.
+        let _ = timeout(LINGER, metered.shutdown()).await;
+        return "no HTTP/2";
     };
     seat.idles(Instant::now());
     let mut streams = FuturesUnordered::new();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
 use crate::pace::paced;
+use crate::proxies;
 use crate::scenes::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
@@ -27,8 +28,8 @@ const CLIENTS: usize = 64;
 const HALF: f64 = 20_000.0;
 const HALF_ROUNDS: usize = 41;
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
-/// Where those listen that are told where to.
-const PORTS: [u16; 5] = [19_110, 19_111, 19_112, 19_113, 19_114];
+/// Where the gateway listens, without an access log and with it.
+const PORTS: [u16; 2] = [19_110, 19_113];
 
 /// The back end of those that speak HTTP to theirs.
 pub(crate) async fn serve_http() {
@@ -123,29 +124,13 @@ pub(crate) async fn door() {
     let gateway = Rc::new(gateway);
     doors.push(("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
     doors.push(("gateway, HTTP", gateway, "/http/echo"));
-    let logging = start(PORTS[3], "text").await;
+    let logging = start(PORTS[1], "text").await;
     doors.push(("gateway, HTTP, with access log", logging.into(), "/http/echo"));
-    let config = folder.path().join("nginx.conf");
-    std::fs::write(&config, nginx(http.address)).unwrap();
-    match Daemon::other("nginx", &["-p", folder.path().to_str().unwrap(), "-c", config.to_str().unwrap()], PORTS[1])
-        .await
-    {
-        Some(nginx) => doors.push(("nginx, HTTP", nginx.into(), "/http/echo")),
-        None => row("nginx", "not installed"),
-    }
-    let config = folder.path().join("haproxy.cfg");
-    std::fs::write(&config, haproxy(http.address)).unwrap();
-    match Daemon::other("haproxy", &["-f", config.to_str().unwrap()], PORTS[2]).await {
-        Some(haproxy) => doors.push(("haproxy, HTTP", haproxy.into(), "/http/echo")),
-        None => row("haproxy", "not installed"),
-    }
-    let config = folder.path().join("Caddyfile");
-    std::fs::write(&config, caddy(http.address)).unwrap();
-    match Daemon::other("caddy", &["run", "--adapter", "caddyfile", "--config", config.to_str().unwrap()], PORTS[4])
-        .await
-    {
-        Some(caddy) => doors.push(("caddy, HTTP", caddy.into(), "/http/echo")),
-        None => row("caddy", "not installed"),
+    for proxy in proxies::all(http.address, folder.path()) {
+        match proxy.start().await {
+            Some(daemon) => doors.push((proxy.name, daemon.into(), "/http/echo")),
+            None => row(proxy.name, "not installed"),
+        }
     }
     let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
     for _ in 0..=ROUNDS {
@@ -202,7 +187,7 @@ async fn download(address: SocketAddr) {
 
 /// It can take what is half of the others' most.
 fn is_fast(name: &str) -> bool {
-    !name.starts_with("caddy")
+    !matches!(name, "caddy" | "envoy")
 }
 
 fn request_for(path: &str) -> String {
@@ -278,42 +263,4 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
 /// The whole of a right answer.
 pub(crate) fn is_answer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"HTTP/1.1 200 ") && bytes.ends_with(ANSWER.as_bytes())
-}
-
-fn nginx(back_end: SocketAddr) -> String {
-    format!(
-        "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
-events {{ worker_connections 1024; }}
-http {{
-  access_log off; keepalive_requests 100000000;
-  upstream back {{ server {back_end}; keepalive 64; keepalive_requests 100000000; }}
-  server {{ listen 127.0.0.1:{} backlog=1024;
-    location / {{ proxy_pass http://back; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }}
-}}
-",
-        PORTS[1]
-    )
-}
-
-fn haproxy(back_end: SocketAddr) -> String {
-    format!(
-        "global
-  nbthread 1
-  maxconn 1024
-defaults
-  mode http
-  timeout connect 1s
-  timeout client 30s
-  timeout server 30s
-listen door
-  bind 127.0.0.1:{}
-  http-reuse always
-  server back {back_end}
-",
-        PORTS[2]
-    )
-}
-
-fn caddy(back_end: SocketAddr) -> String {
-    format!("{{\n admin off\n auto_https off\n}}\n:{} {{\n reverse_proxy {back_end}\n}}\n", PORTS[4])
 }

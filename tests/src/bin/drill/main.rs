@@ -16,6 +16,7 @@ mod nats;
 mod others;
 mod overload;
 mod pace;
+mod proxies;
 mod scenes;
 mod swarm;
 

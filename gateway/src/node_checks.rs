@@ -1,0 +1,131 @@
+//! Finds out whether nodes answer calls while nobody calls them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use daemon::Throttle;
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::iter;
+use node_sdk::{CallError, Peers};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::checks::{FALLS, PATIENCE};
+use crate::config::Config;
+
+/// Nodes that are asked at a time, by one check.
+const MAX_AT_ONCE: usize = 256;
+
+/// The checks of all nodes, for all workers.
+struct NodeChecks {
+    peers: Peers,
+    /// Those that failed, and how often in a row: by node, and by what was called.
+    failed: Mutex<BTreeMap<SocketAddr, BTreeMap<Arc<str>, u32>>>,
+    noise: Mutex<Throttle>,
+}
+
+/// Calls nodes as `config` says, for good, and passes over those that do not answer well.
+pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Config>>) {
+    let checks = NodeChecks { peers, failed: Mutex::default(), noise: Mutex::default() };
+    loop {
+        let urls = wanted(&config.borrow_and_update());
+        checks.forget(|_, url| urls.contains_key(url));
+        let is_any = !urls.is_empty();
+        let repeated = join_all(urls.into_iter().map(|(url, every)| checks.repeat(url, every)));
+        tokio::select! {
+            _ = repeated, if is_any => {}
+            changed = config.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// What nodes are to be called at, and how often; as often as the most impatient route wants it.
+fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
+    let mut urls = BTreeMap::new();
+    for route in &config.routes {
+        if let Some(url) = &route.node_check {
+            let every = urls.entry(Arc::from(url.as_str())).or_insert(route.check_every);
+            *every = route.check_every.min(*every);
+        }
+    }
+    urls
+}
+
+impl NodeChecks {
+    /// One check, for ever.
+    async fn repeat(&self, url: Arc<str>, every: Duration) {
+        let mut ticks = interval(every);
+        // Nodes that take their time are not called any faster for it.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let nodes = self.peers.providers(&url);
+            self.forget(|node, failed| **failed != *url || nodes.binary_search(node).is_ok());
+            let asked = iter(nodes).map(async |node| (node, self.ask(node, &url).await));
+            let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
+            while let Some((node, sign)) = signs.next().await {
+                self.take(node, &url, sign.err());
+            }
+        }
+    }
+
+    async fn ask(&self, node: SocketAddr, url: &str) -> Result<(), String> {
+        let (method, path) = url.split_at(url.find('/').unwrap_or(url.len()));
+        let call = self.peers.call_raw(method, path, "{}").at(node).within(PATIENCE);
+        let answer = call.await.map_err(|error| match error {
+            CallError::Deadline { .. } => "no answer in time".to_owned(),
+            error => error.to_string(),
+        })?;
+        match answer.read() {
+            Ok(answer) if answer.status < 400 => Ok(()),
+            Ok(answer) => Err(format!("it answers with status {}", answer.status)),
+            Err(_) => Err("it answers with no packet".to_owned()),
+        }
+    }
+
+    /// What one node had to say for itself.
+    fn take(&self, node: SocketAddr, url: &Arc<str>, wrong: Option<String>) {
+        let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = all.entry(node).or_default();
+        match &wrong {
+            Some(_) => *failed.entry(Arc::clone(url)).or_default() += 1,
+            None => drop(failed.remove(url)),
+        }
+        let is_healthy = is_healthy(failed);
+        if failed.is_empty() {
+            all.remove(&node);
+        }
+        drop(all);
+        if self.peers.set_health(node, is_healthy) {
+            let now = Instant::now().into_std();
+            let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            match (passed, wrong) {
+                (Some(held_back), Some(why)) => {
+                    warn!(%node, %url, why, held_back, "it gives no sign of life and is passed over");
+                }
+                (Some(held_back), None) => info!(%node, held_back, "it is alive again"),
+                (None, _) => {}
+            }
+        }
+    }
+
+    /// Forgets failures; who has no more of them is healthy again.
+    fn forget(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
+        let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|node, failed| {
+            failed.retain(|url, _| is_kept(node, url));
+            if is_healthy(failed) {
+                self.peers.set_health(*node, true);
+            }
+            !failed.is_empty()
+        });
+    }
+}
+
+fn is_healthy(failed: &BTreeMap<Arc<str>, u32>) -> bool {
+    failed.values().all(|times| *times < FALLS)
+}
