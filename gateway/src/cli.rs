@@ -1,5 +1,6 @@
 //! The command line of the `gateway` program.
 
+use std::fmt::Write as _;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -32,6 +33,9 @@ struct Args {
     /// holds below a path. What the command line or the environment says wins. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
+    /// Print a configuration file with all that holds unless somebody says otherwise.
+    #[arg(long, exclusive = true)]
+    print_defaults: bool,
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
     listen: SocketAddr,
@@ -213,6 +217,10 @@ impl Args {
 pub fn main() -> ExitCode {
     let matches = Args::command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    if args.print_defaults {
+        say(&defaults());
+        return ExitCode::SUCCESS;
+    }
     match &args.command {
         Some(Command::Check { file }) => return check(file),
         Some(Command::Routes { admin }) => return routes(*admin),
@@ -252,8 +260,33 @@ pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
 /// Only for this machine.
 pub(crate) const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
+/// Prints what was asked for. Whoever has read enough of it is free to go.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Settings of the command line that a file does not have: which file it is, and how to speak of what it says.
+const NOT_IN_FILE: [&str; 4] = ["config", "print_defaults", "log_format", "log_level"];
+
+/// `gateway --print-defaults`: a file that changes nothing.
+fn defaults() -> String {
+    let mut out = String::new();
+    for setting in Args::command().get_arguments().filter(|setting| !NOT_IN_FILE.contains(&setting.get_id().as_str())) {
+        let (name, help) = (setting.get_id(), setting.get_help().map(ToString::to_string).unwrap_or_default());
+        let value = setting.get_default_values().first().map(|value| value.to_string_lossy());
+        let _ = match value {
+            _ if !setting.get_action().takes_values() => writeln!(out, "# {help}\n{name} = false\n"),
+            Some(number) if number.parse::<u64>().is_ok() => writeln!(out, "# {help}\n{name} = {number}\n"),
+            Some(text) => writeln!(out, "# {help}\n{name} = {text:?}\n"),
+            None => writeln!(out, "# {help}\n# {name} =\n"),
+        };
+    }
+    out.push_str("# And `[tls]` and `[[route]]`: see docs/GATEWAY.md.\n");
+    out
+}
+
 /// `gateway check FILE`.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+#[expect(clippy::print_stderr, reason = "this is what the command is for")]
 fn check(file: &Path) -> ExitCode {
     let certificates = |read: &File| read.tls.as_ref().map(|tls| Tls::new(&tls.certificates)).transpose().map(drop);
     match File::read(file) {
@@ -264,10 +297,10 @@ fn check(file: &Path) -> ExitCode {
             }
             let servers: usize = read.route.iter().map(|route| route.servers.len()).sum();
             let routes = read.route.len();
-            println!(
-                "{} is fine; it has {routes} routes, and names {servers} servers that do not register",
+            say(&format!(
+                "{} is fine; it has {routes} routes, and names {servers} servers that do not register\n",
                 file.display()
-            );
+            ));
             ExitCode::SUCCESS
         }
         Err(wrong) => {
@@ -278,7 +311,7 @@ fn check(file: &Path) -> ExitCode {
 }
 
 /// `gateway routes`.
-#[expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the command is for")]
+#[expect(clippy::print_stderr, reason = "this is what the command is for")]
 fn routes(admin: SocketAddr) -> ExitCode {
     let ask = || {
         let mut stream = TcpStream::connect_timeout(&admin, ROUTES_PATIENCE)?;
@@ -290,7 +323,7 @@ fn routes(admin: SocketAddr) -> ExitCode {
     };
     match ask() {
         Ok(text) if text.starts_with("HTTP/1.1 200") => {
-            print!("{}", text.split_once("\r\n\r\n").map_or("", |(_, body)| body));
+            say(text.split_once("\r\n\r\n").map_or("", |(_, body)| body));
             ExitCode::SUCCESS
         }
         Ok(_) => {
@@ -325,6 +358,20 @@ mod tests {
         let args = Args::parse_from(["gateway"]);
         let settings = args.settings(OnlyInFile::default());
         assert_eq!(format!("{:?}", settings.config), format!("{:?}", Config::default()));
+    }
+
+    #[test]
+    fn oe14_the_defaults_that_are_printed_are_a_file_that_changes_nothing() {
+        let text = defaults();
+        let file = File::parse(&text).unwrap();
+        assert!(file.request_timeout.is_some() && file.listen.is_some() && file.h2c == Some(false), "{text}");
+        for name in ["admin", "workers", "cache"] {
+            assert!(text.contains(&format!("\n# {name} =\n")), "{name} in {text}");
+        }
+        let (mut args, as_ever) = (Args::parse_from(["gateway"]), Args::parse_from(["gateway"]));
+        let only_in_file = args.take(file, |_| false);
+        let seen = format!("{:?}", args.settings(only_in_file));
+        assert_eq!(seen, format!("{:?}", as_ever.settings(OnlyInFile::default())));
     }
 
     #[test]

@@ -92,7 +92,7 @@ impl File {
         Self::parse(&text).map_err(|(place, message)| wrong(place, message))
     }
 
-    fn parse(text: &str) -> Result<Self, (Option<(usize, usize)>, String)> {
+    pub(crate) fn parse(text: &str) -> Result<Self, (Option<(usize, usize)>, String)> {
         toml::from_str(text).map_err(|error| {
             let place = error.span().map(|span| {
                 let before = &text[..span.start];
