@@ -8,6 +8,8 @@ use bytes::BytesMut;
 const MAX_KEPT: usize = 128;
 /// A buffer that is larger is given back to the system.
 const MAX_BYTES: usize = 16 * 1024;
+/// One with less room is not worth keeping.
+const LEAST_BYTES: usize = 1024;
 
 thread_local! {
     static KEPT: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
@@ -18,11 +20,19 @@ pub(crate) fn take() -> BytesMut {
     KEPT.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
+/// Puts a buffer that can be written to in the place of one that was given away.
+pub(crate) fn make_ready(buffer: &mut BytesMut) {
+    if buffer.capacity() == 0 {
+        *buffer = take();
+        buffer.reserve(LEAST_BYTES);
+    }
+}
+
 /// Takes a buffer back; what is in it is lost.
 pub(crate) fn give(mut buffer: BytesMut) {
     buffer.clear();
     // What others still hold a part of is theirs; what was never used is of no use.
-    if !buffer.try_reclaim(1024) || buffer.capacity() > MAX_BYTES {
+    if !buffer.try_reclaim(LEAST_BYTES) || buffer.capacity() > MAX_BYTES {
         return;
     }
     KEPT.with_borrow_mut(|kept| {
@@ -45,6 +55,9 @@ mod tests {
         };
         give(used(MAX_BYTES + 1));
         assert_eq!(take().capacity(), 0, "too large");
+        let mut buffer = BytesMut::new();
+        make_ready(&mut buffer);
+        assert!(buffer.capacity() >= LEAST_BYTES);
         let mut split = used(4096);
         let held = split.split().freeze();
         give(split);

@@ -106,6 +106,9 @@ pub(crate) trait Sink: Send {
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
+    /// When all is on its way, and nothing follows for a while: there may be thousands who wait, and none of them holds a buffer.
+    fn rest(&mut self);
+
     /// Waits until the client would take more, when all is on its way.
     fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 }
@@ -422,7 +425,14 @@ impl<S: Sink> Download<'_, S> {
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
         let begun = self.begun.load(Ordering::Relaxed);
         let read = loop {
-            if let Err(error) = Readable::readable(&mut self.from_server).await {
+            let readable = match Readable::readable(&mut self.from_server).now_or_never() {
+                Some(readable) => readable,
+                None => {
+                    self.sink.rest();
+                    Readable::readable(&mut self.from_server).await
+                }
+            };
+            if let Err(error) = readable {
                 break Err(error);
             }
             if input.capacity() == 0 {

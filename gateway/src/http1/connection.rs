@@ -338,6 +338,7 @@ impl Exchange for Connection<'_> {
     fn respond(&mut self, response: Full) {
         let keep_alive = self.keep_alive_after();
         self.status = Some(response.status);
+        buffers::make_ready(&mut self.output);
         put_full(&mut self.output, &response, keep_alive, self.is_head);
     }
 
@@ -426,6 +427,7 @@ impl Sink for Download<'_> {
     fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
         *self.status = Some(response.status);
         let out = &mut *self.output;
+        buffers::make_ready(out);
         status_line(out, response.status);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             headers::put_response_fields(out, &response.fields, false);
@@ -464,6 +466,7 @@ impl Sink for Download<'_> {
     }
 
     fn data(&mut self, data: Bytes) {
+        buffers::make_ready(self.output);
         put_piece(self.output, self.chunks, &data);
     }
 
@@ -477,8 +480,14 @@ impl Sink for Download<'_> {
         Ok(write_all(&mut self.to_client, self.output, self.limit).await?)
     }
 
+    fn rest(&mut self) {
+        if self.output.is_empty() {
+            buffers::give(std::mem::take(self.output));
+        }
+    }
+
     async fn writable(&mut self) -> Result<(), Ended> {
-        buffers::give(std::mem::take(self.output));
+        self.rest();
         Ok(self.to_client.writable(self.limit).await?)
     }
 }

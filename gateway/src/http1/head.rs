@@ -89,8 +89,9 @@ impl HeadReader {
             }
             // An empty line ends the head.
             if end - 1 == self.line && self.line > start {
-                buffer.advance(start);
-                let head = buffer.split_to(end + 1 - start).freeze();
+                // A copy: a part of the buffer would hold all of it for as long as the request takes.
+                let head = Bytes::copy_from_slice(&buffer[start..=end]);
+                buffer.advance(end + 1);
                 *self = Self::default();
                 return Ok(Some(head));
             }

@@ -401,6 +401,8 @@ impl Sink for Download<'_, '_> {
         self.end = Some(fields);
     }
 
+    fn rest(&mut self) {}
+
     /// [`flush`](Self::flush) has waited for the client's window already.
     async fn writable(&mut self) -> Result<(), Ended> {
         Ok(())

@@ -468,7 +468,10 @@ async fn attack(back_end: SocketAddr) {
         .collect();
     let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
     let slow = Duration::from_secs(2);
-    let attacks: [Attack; 5] = [
+    let big = || b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n".to_vec();
+    let attacks: [Attack; 6] = [
+        // What that costs good clients which the gateway has nothing to do with.
+        ("slow readers, of the server itself", ATTACKERS, big(), Vec::new(), slow),
         ("slow heads", ATTACKERS, b"GET / HTTP/1.1\r\nHost: g\r\n".to_vec(), b"X: y\r\n".to_vec(), slow),
         (
             "slow bodies",
@@ -477,7 +480,7 @@ async fn attack(back_end: SocketAddr) {
             b"x".to_vec(),
             slow,
         ),
-        ("slow readers", ATTACKERS, b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n".to_vec(), Vec::new(), slow),
+        ("slow readers", ATTACKERS, big(), Vec::new(), slow),
         ("rapid resets", FLOODS, preface.to_vec(), rapid, Duration::from_millis(500)),
         (
             "headers without end",
@@ -488,6 +491,7 @@ async fn attack(back_end: SocketAddr) {
         ),
     ];
     for (name, count, first, again, every) in attacks {
+        let attacked = if name.ends_with("itself") { back_end } else { at };
         let attackers: Vec<_> = (0..count)
             .map(|number| {
                 let (first, again) = (first.clone(), again.clone());
@@ -498,7 +502,7 @@ async fn attack(back_end: SocketAddr) {
                         // Who attacks spends little: all of their systems' memory would be ours here.
                         let socket = TcpSocket::new_v4().unwrap();
                         socket.set_recv_buffer_size(4096).unwrap();
-                        let Ok(mut stream) = socket.connect(at).await else { return };
+                        let Ok(mut stream) = socket.connect(attacked).await else { return };
                         let mut open = stream.write_all(&first).await.is_ok();
                         while open {
                             sleep(every).await;
