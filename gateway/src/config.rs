@@ -72,8 +72,8 @@ pub struct Route {
     pub servers: Vec<FixedServer>,
     /// They want to be asked without the prefix.
     pub strip: bool,
-    /// Whose turn it is.
-    pub balance: Balance,
+    /// Whose turn it is; unless given, [`Balance::RoundRobin`] of servers, and [`Balance::LeastCost`] of nodes.
+    pub balance: Option<Balance>,
     /// How long a request may take; as `request_timeout` unless given.
     pub timeout: Option<Duration>,
     /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
@@ -102,10 +102,9 @@ pub struct FixedServer {
 }
 
 /// How one of several servers is picked.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Balance {
     /// In turn, by weight; connections that are upgraded to another protocol go to who has the fewest.
-    #[default]
     RoundRobin,
     /// Whoever has the fewest requests under way.
     LeastConnections,
@@ -113,7 +112,8 @@ pub enum Balance {
     LeastCost,
     /// The same for all requests from one address, as long as it is there and has no more to do than others.
     Client,
-    /// The same for whoever brings back the cookie that the first response gave.
+    /// The same for whoever brings back the cookie that the first response gave. Of servers only: nodes are called as if nothing was
+    /// said.
     Cookie,
 }
 
@@ -136,7 +136,7 @@ impl Route {
             prefixes,
             servers: Vec::new(),
             strip: false,
-            balance: Balance::default(),
+            balance: None,
             timeout: None,
             try_timeout: None,
             max_connections: Self::MAX_CONNECTIONS,

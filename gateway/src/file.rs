@@ -146,8 +146,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         servers: Vec<ServerEntry>,
         #[serde(default)]
         strip: bool,
-        #[serde(default)]
-        balance: BalanceName,
+        balance: Option<BalanceName>,
         timeout: Option<Parsed<Duration>>,
         try_timeout: Option<Parsed<Duration>>,
         max_connections: Option<usize>,
@@ -172,10 +171,9 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         Address(Parsed<SocketAddr>),
         Weighted { address: Parsed<SocketAddr>, weight: u16 },
     }
-    #[derive(Default, Deserialize)]
+    #[derive(Deserialize)]
     #[serde(rename_all = "snake_case")]
     enum BalanceName {
-        #[default]
         RoundRobin,
         LeastConnections,
         LeastCost,
@@ -229,13 +227,13 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             burst: rate.burst.unwrap_or(rate.requests),
             by: rate.by.map_or(RateBy::Address, |Parsed(by)| by),
         });
-        let balance = match table.balance {
+        let balance = table.balance.map(|name| match name {
             BalanceName::RoundRobin => Balance::RoundRobin,
             BalanceName::LeastConnections => Balance::LeastConnections,
             BalanceName::LeastCost => Balance::LeastCost,
             BalanceName::Client => Balance::Client,
             BalanceName::Cookie => Balance::Cookie,
-        };
+        });
         let (check, node_check) = match table.check {
             None => (None, None),
             Some(Parsed(CheckOf::Servers(check))) => (Some(check), None),
@@ -381,7 +379,7 @@ mod tests {
         assert_eq!([100, 50], [old.servers[0].weight, old.servers[1].weight]);
         assert_eq!(
             (old.strip, old.balance, &old.check),
-            (true, Balance::Cookie, &Some(Check::Http("/health".to_owned())))
+            (true, Some(Balance::Cookie), &Some(Check::Http("/health".to_owned())))
         );
         let rate = old.limits.rate.clone().unwrap();
         assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
-use node_sdk::{CallError, Peers, RawAnswer};
+use node_sdk::{CallError, Peers, RawAnswer, RawCall};
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
@@ -178,7 +178,9 @@ impl Proxy<'_> {
             Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
             Route::Node(method, path) => {
                 let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
-                let answer = self.call(method, &path, &params, exchange, deadline).await?;
+                let call = self.peers.call_raw(method, &path, &params);
+                let key = client_key(settings, client);
+                let answer = self.call(balanced(call, settings, key.as_deref()), exchange, deadline).await?;
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 exchange.respond(Full::new(status, JSON, body));
                 Ok(())
@@ -206,14 +208,12 @@ impl Proxy<'_> {
 
     async fn call(
         &self,
-        method: &str,
-        path: &str,
-        params: &str,
+        call: RawCall<'_>,
         exchange: &mut impl Exchange,
         deadline: Instant,
     ) -> Result<RawAnswer, BodyError> {
         let left = deadline.saturating_duration_since(Instant::now());
-        let called = exchange.unless_gone(self.peers.call_raw(method, path, params).within(left)).await?;
+        let called = exchange.unless_gone(call.within(left)).await?;
         called.map_err(|error| BodyError::Problem(Problem::of_call(&error)))
     }
 
@@ -349,6 +349,22 @@ async fn params(
     body_params(content_type, &body).map_err(BodyError::Problem)
 }
 
+/// What a client's calls have in common, if they are to be answered by the same node.
+fn client_key(settings: &Settings, client: IpAddr) -> Option<String> {
+    (settings.balance == Some(Balance::Client)).then(|| client.to_string())
+}
+
+/// A call to the node whose turn it is.
+fn balanced<'a>(call: RawCall<'a>, settings: &Settings, key: Option<&'a str>) -> RawCall<'a> {
+    use node_sdk::Balance as By;
+    match (settings.balance, key) {
+        (_, Some(key)) => call.key(key),
+        (Some(Balance::RoundRobin), _) => call.balance(By::RoundRobin),
+        (Some(Balance::LeastConnections), _) => call.balance(By::LeastInFlight),
+        (Some(Balance::LeastCost | Balance::Client | Balance::Cookie) | None, _) => call,
+    }
+}
+
 /// Who is to be asked, with the cookie that the client is to keep for the next time.
 fn pick(
     inquiry: &Inquiry<'_>,
@@ -360,7 +376,7 @@ fn pick(
     let Inquiry { head, rules, settings, client, origin, .. } = *inquiry;
     let service = &target.service;
     let by = |balance| service.pick(&Choice { balance, tried, ..Choice::default() }, now);
-    match settings.balance {
+    match settings.balance.unwrap_or(Balance::RoundRobin) {
         Balance::Cookie => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.filter_map(|(_, value)| rules.cookies.read(value));

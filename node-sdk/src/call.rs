@@ -81,7 +81,7 @@ impl<'a, T> Call<'a, T> {
     /// # Ok(()) }
     /// ```
     pub fn key(mut self, key: &'a str) -> Self {
-        self.raw.choice.sticky = Some(key);
+        self.raw = self.raw.key(key);
         self
     }
 
@@ -93,7 +93,7 @@ impl<'a, T> Call<'a, T> {
 
     /// How a provider is picked, if not as the node's builder says.
     pub fn balance(mut self, balance: Balance) -> Self {
-        self.raw.choice.balance = balance;
+        self.raw = self.raw.balance(balance);
         self
     }
 }
@@ -216,6 +216,18 @@ impl<'a> RawCall<'a> {
     /// As [`Call::within`].
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = deadline;
+        self
+    }
+
+    /// As [`Call::key`].
+    pub fn key(mut self, key: &'a str) -> Self {
+        self.choice.sticky = Some(key);
+        self
+    }
+
+    /// As [`Call::balance`].
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.choice.balance = balance;
         self
     }
 

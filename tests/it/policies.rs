@@ -109,7 +109,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
     let (one, two) = (Server::start().await, Server::start().await);
     let secret = Some("shared".to_owned());
     let config = || {
-        let route = Route { balance: Balance::Cookie, ..route(&[&one, &two]) };
+        let route = Route { balance: Some(Balance::Cookie), ..route(&[&one, &two]) };
         Config { routes: vec![route], cookie_secret: secret.clone(), ..Config::default() }
     };
     // Two doors with one secret know each other's cookies.
@@ -140,7 +140,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
 async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
     let cluster = Cluster::start();
     let (one, two) = (Server::start().await, Server::start().await);
-    let by_client = gateway(&cluster, Route { balance: Balance::Client, ..route(&[&one, &two]) }).await;
+    let by_client = gateway(&cluster, Route { balance: Some(Balance::Client), ..route(&[&one, &two]) }).await;
     assert_eq!(turns(by_client, 20).await.len(), 1);
     let mut weighted = route(&[&one, &two]);
     weighted.servers[1].weight = 300;
@@ -150,11 +150,37 @@ async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
 }
 
 #[tokio::test]
+async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so() {
+    let cluster = Cluster::start();
+    let who =
+        |name: &'static str| Node::builder(name).route("GET/who", move || async move { Ok::<_, ServiceError>(name) });
+    let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
+    let check = async |balance: Balance, expected: &[usize]| {
+        let at = gateway(&cluster, Route { balance: Some(balance), ..Route::new(vec!["/".to_owned()]) }).await;
+        let mut client = Client::connect(at).await;
+        let mut answers = async |count: usize| {
+            let mut answers = HashMap::<String, usize>::new();
+            for _ in 0..count {
+                let answer = client.request("GET", "/who", "").await.unwrap();
+                *answers.entry(answer.body).or_default() += usize::from(answer.status == 200);
+            }
+            answers.into_values().filter(|count| *count > 0).collect::<Vec<_>>()
+        };
+        // Both are connected first.
+        eventually("it goes as it should", async || answers(20).await == expected).await;
+        assert_eq!(answers(20).await, expected, "{balance:?}");
+    };
+    check(Balance::RoundRobin, &[10, 10]).await;
+    check(Balance::LeastConnections, &[10, 10]).await;
+    check(Balance::Client, &[20]).await;
+}
+
+#[tokio::test]
 async fn least_connections_and_least_cost_pass_over_who_is_busy() {
     let cluster = Cluster::start();
     for balance in [Balance::LeastConnections, Balance::LeastCost] {
         let (slow, quick) = (Server::start().await, Server::start().await);
-        let gateway = gateway(&cluster, Route { balance, ..route(&[&slow, &quick]) }).await;
+        let gateway = gateway(&cluster, Route { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
         slow.answers(0);
         let mut held = Vec::new();
         while slow.asked() == 0 {
