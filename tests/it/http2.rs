@@ -240,6 +240,18 @@ async fn gh18_fields_that_no_client_library_sends_are_refused() {
     }
 }
 
+/// A path has no fragment (RFC 9113, 8.3.1). The library cuts it off before we see it: what is routed is what is passed on.
+#[tokio::test]
+async fn gh18_what_follows_a_hash_reaches_nobody() {
+    let (_cluster, gateway, server, _node) = served().await;
+    let path = b"/api/y#/double";
+    let block = [&[0x82, 0x86, 0x04, u8::try_from(path.len()).unwrap()], &path[..], &[0x41, 1, b'g']].concat();
+    let mut stream = TcpStream::connect(gateway).await.unwrap();
+    stream.write_all(&[PREFACE, &frame(4, 0, 0, &[]), &frame(1, 5, 1, &block)].concat()).await.unwrap();
+    let head = server.accept().await.head().await;
+    assert!(head.starts_with("GET /api/y HTTP/1.1\r\n"), "{head}");
+}
+
 #[tokio::test]
 async fn gh3_an_answer_before_the_body_arrives_without_a_reset() {
     let (_cluster, gateway, _server, _node) = served().await;
