@@ -16,6 +16,8 @@ use crate::http1::response::ResponseReader;
 
 /// How long a server may take for its sign of life.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// More often than that nobody is asked.
+pub(crate) const LEAST_PERIOD: Duration = Duration::from_millis(10);
 /// Signs that have to fail in a row: one may be lost in a busy moment.
 pub(crate) const FALLS: u32 = 2;
 
@@ -41,6 +43,7 @@ impl Checks {
     /// The check of a server. A new one begins at once, in the runtime of whoever asks first, and takes the server for alive until it
     /// has seen otherwise.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<Check> {
+        let every = every.max(LEAST_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {

@@ -34,7 +34,7 @@ struct Args {
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
     /// Print a configuration file with all that holds unless somebody says otherwise.
-    #[arg(long, exclusive = true)]
+    #[arg(long)]
     print_defaults: bool,
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
@@ -281,7 +281,7 @@ fn defaults() -> String {
             None => writeln!(out, "# {help}\n# {name} =\n"),
         };
     }
-    out.push_str("# And `[tls]` and `[[route]]`: see docs/GATEWAY.md.\n");
+    out.push_str("# What has no default (redirect, trusted, proxy_protocol, cookie_secret, [tls], [[route]]) is in docs/GATEWAY.md.\n");
     out
 }
 

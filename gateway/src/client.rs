@@ -149,11 +149,13 @@ impl Client<'_> {
     }
 }
 
-/// Whether this may become a request line: after the method stands a path, a whole url, `*`, or whom to connect to.
+/// Whether this may become a request line, or was meant to be one and deserves an answer in words. No target begins like a second
+/// word in capital letters, but for a whole url and who is to be connected to.
 fn begins_http1(bytes: &[u8]) -> bool {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
-    method == b"CONNECT" || matches!(target.first(), None | Some(b'/' | b'*' | b'h' | b'H'))
+    matches!(method, b"CONNECT" | b"PROXY")
+        || target.first().is_none_or(|first| *first == b'H' || !first.is_ascii_uppercase())
 }
 
 /// Looks at what a client says first, without taking it. `None` when it goes before enough is there.

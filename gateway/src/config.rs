@@ -80,13 +80,13 @@ pub struct Route {
     pub try_timeout: Option<Duration>,
     /// Requests, upgraded connections included, that one server is given at a time; others wait.
     pub max_connections: usize,
-    /// How long they wait.
+    /// How long they wait; who would wait for longer is declined at once.
     pub queue_timeout: Duration,
     /// How it is found out whether servers are alive, between requests.
     pub check: Option<Check>,
     /// What nodes that offer it are called at, to find out whether they are alive: a url such as `GET/health`.
     pub node_check: Option<String>,
-    /// How often either is done.
+    /// How often either is done; every 10 ms at most.
     pub check_every: Duration,
     /// How many requests there may be.
     pub limits: RouteLimits,

@@ -13,6 +13,7 @@ use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
 use crate::access_log::AccessLogFormat;
+use crate::checks::LEAST_PERIOD;
 use crate::cli::{AdminAddress, admin_address, host_and_port};
 use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route};
 use crate::limits::{Rate, RateBy, RouteLimits};
@@ -221,6 +222,9 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         {
             return Err(D::Error::custom("a limit of 0 would let nothing through"));
         }
+        if table.check_every.is_some_and(|Parsed(every)| every < LEAST_PERIOD) {
+            return Err(D::Error::custom(format!("`check_every` is at least {LEAST_PERIOD:?}")));
+        }
         let rate = table.rate.map(|rate| Rate {
             requests: rate.requests,
             every: rate.every.map_or(Duration::from_secs(1), |Parsed(every)| every),
@@ -413,6 +417,7 @@ mod tests {
             ("[[route]]\nprefix = [\"/a\", \"/a/\"]", (1, 1), "has a route already"),
             ("[[route]]\nprefix = \"/\"\nservers = [\"a\"]", (3, 11), "a server such as"),
             ("[[route]]\nprefix = \"/\"\nat_most = 0", (1, 1), "a limit of 0"),
+            ("[[route]]\nprefix = \"/\"\ncheck_every = \"0s\"", (1, 1), "at least 10ms"),
             ("[[route]]\nprefix = \"/\"\nbalance = \"best\"", (3, 11), "round_robin"),
             ("[[route]]\nprefix = \"/\"\ncheck = \"x\"", (3, 9), "/health"),
             ("[[route]]\nprefix = \"/\"\ncheck = \"get/health\"", (3, 9), "GET/health"),

@@ -349,7 +349,7 @@ impl<S: Sink> Download<'_, S> {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
-        // They would hold the whole buffer that they were read into, for as long as the response takes.
+        // Nobody needs them for as long as the response takes.
         drop(fields);
         self.begun.store(true, Ordering::Relaxed);
         let mut body = BodyReader::new(framing);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
-use crate::checks::{FALLS, PATIENCE};
+use crate::checks::{FALLS, LEAST_PERIOD, PATIENCE};
 use crate::config::Config;
 
 /// Nodes that are asked at a time, by one check.
@@ -23,9 +23,18 @@ const MAX_AT_ONCE: usize = 256;
 /// The checks of all nodes, for all workers.
 struct NodeChecks {
     peers: Peers,
-    /// Those that failed, and how often in a row: by node, and by what was called.
-    failed: Mutex<BTreeMap<SocketAddr, BTreeMap<Arc<str>, u32>>>,
+    /// Those that failed.
+    failed: Mutex<BTreeMap<SocketAddr, Failed>>,
     noise: Mutex<Throttle>,
+}
+
+/// How often a node failed.
+#[derive(Default)]
+struct Failed {
+    /// Which of the processes that were there, if they say.
+    instance: Option<String>,
+    /// In a row, by what was called.
+    times: BTreeMap<Arc<str>, u32>,
 }
 
 /// Calls nodes as `config` says, for good, and passes over those that do not answer well.
@@ -49,7 +58,7 @@ fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     for route in &config.routes {
         if let Some(url) = &route.node_check {
             let every = urls.entry(Arc::from(url.as_str())).or_insert(route.check_every);
-            *every = route.check_every.min(*every);
+            *every = route.check_every.min(*every).max(LEAST_PERIOD);
         }
     }
     urls
@@ -63,20 +72,18 @@ impl NodeChecks {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let nodes = self.peers.providers(&url);
-            self.forget(|node, failed| **failed != *url || nodes.binary_search(node).is_ok());
-            let asked = iter(nodes).map(async |node| (node, self.ask(node, &url).await));
+            let nodes: BTreeMap<_, _> = self.peers.called(&url).into_iter().collect();
+            self.forget(|node, failed| **failed != *url || nodes.contains_key(node));
+            let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.ask(node, &url).await));
             let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
-            while let Some((node, sign)) = signs.next().await {
-                self.take(node, &url, sign.err());
+            while let Some((node, instance, sign)) = signs.next().await {
+                self.take(node, instance, &url, sign.err());
             }
         }
     }
 
     async fn ask(&self, node: SocketAddr, url: &str) -> Result<(), String> {
-        let (method, path) = url.split_at(url.find('/').unwrap_or(url.len()));
-        let call = self.peers.call_raw(method, path, "{}").at(node).within(PATIENCE);
-        let answer = call.await.map_err(|error| match error {
+        let answer = self.peers.check(url, node).within(PATIENCE).await.map_err(|error| match error {
             CallError::Deadline { .. } => "no answer in time".to_owned(),
             error => error.to_string(),
         })?;
@@ -88,27 +95,32 @@ impl NodeChecks {
     }
 
     /// What one node had to say for itself.
-    fn take(&self, node: SocketAddr, url: &Arc<str>, wrong: Option<String>) {
+    fn take(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = all.entry(node).or_default();
-        match &wrong {
-            Some(_) => *failed.entry(Arc::clone(url)).or_default() += 1,
-            None => drop(failed.remove(url)),
+        if failed.instance != instance {
+            // What another process did is not its fault.
+            *failed = Failed { instance, ..Failed::default() };
         }
-        let is_healthy = is_healthy(failed);
-        if failed.is_empty() {
+        match &wrong {
+            Some(_) => *failed.times.entry(Arc::clone(url)).or_default() += 1,
+            None => drop(failed.times.remove(url)),
+        }
+        let is_healthy = failed.is_healthy();
+        if failed.times.is_empty() {
             all.remove(&node);
         }
         drop(all);
         if self.peers.set_health(node, is_healthy) {
             let now = Instant::now().into_std();
             let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
-            match (passed, wrong) {
-                (Some(held_back), Some(why)) => {
+            match passed {
+                Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
+                Some(held_back) => {
+                    let why = wrong.unwrap_or_default();
                     warn!(%node, %url, why, held_back, "it gives no sign of life and is passed over");
                 }
-                (Some(held_back), None) => info!(%node, held_back, "it is alive again"),
-                (None, _) => {}
+                None => {}
             }
         }
     }
@@ -117,15 +129,17 @@ impl NodeChecks {
     fn forget(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, failed| {
-            failed.retain(|url, _| is_kept(node, url));
-            if is_healthy(failed) {
+            failed.times.retain(|url, _| is_kept(node, url));
+            if failed.is_healthy() {
                 self.peers.set_health(*node, true);
             }
-            !failed.is_empty()
+            !failed.times.is_empty()
         });
     }
 }
 
-fn is_healthy(failed: &BTreeMap<Arc<str>, u32>) -> bool {
-    failed.values().all(|times| *times < FALLS)
+impl Failed {
+    fn is_healthy(&self) -> bool {
+        self.times.values().all(|times| *times < FALLS)
+    }
 }

@@ -17,6 +17,7 @@ pub(crate) const MAX_WAITING: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct Places {
     free: Semaphore,
+    /// Changed under the lock of `pace`.
     waiting: AtomicUsize,
     pace: Mutex<Pace>,
 }
@@ -24,7 +25,7 @@ pub(crate) struct Places {
 /// How fast places become free while somebody waits for one: who would wait for too long is told at once.
 #[derive(Debug, Default)]
 struct Pace {
-    /// When the last one did, if somebody was waiting.
+    /// When the last one did, or somebody began to wait for the next.
     last: Option<Instant>,
     /// The mean of the times between them.
     interval: Duration,
@@ -45,9 +46,14 @@ pub(crate) struct Admitted {
     places: Arc<Places>,
 }
 
-/// A server has as much to do as it may have, and who waits for it has waited for too long, or would; or as many wait as may.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Full;
+/// A server has as much to do as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// Who waited for it would do so for too long, or as many wait as may.
+    AtOnce,
+    /// Who waited for it has done so for too long.
+    AfterWaiting,
+}
 
 impl PlacesOfAll {
     /// The places of a server, of which there are `limit`; those of another limit are others.
@@ -78,17 +84,14 @@ impl Places {
         upstream: &Arc<Upstream>,
         mut now: Instant,
         deadline: Instant,
-    ) -> Result<Admitted, Full> {
+    ) -> Result<Admitted, Busy> {
         let place = match self.free.try_acquire() {
             Ok(place) => place,
             Err(_) => {
-                let (_waiting, ahead) = Waiting::among(&self.waiting).ok_or(Full)?;
-                if now + self.pace().wait(ahead) > deadline {
-                    return Err(Full);
-                }
+                let _waiting = Waiting::among(self, now, deadline).ok_or(Busy::AtOnce)?;
                 let place = timeout_at(deadline, self.free.acquire()).await;
                 now = Instant::now();
-                place.ok().and_then(Result::ok).ok_or(Full)?
+                place.ok().and_then(Result::ok).ok_or(Busy::AfterWaiting)?
             }
         };
         // Given back by whoever is admitted.
@@ -113,31 +116,38 @@ impl Pace {
         }
     }
 
-    /// How long it takes until so many have had their turn, for somebody who begins to wait. Whoever is next waits in any case, and
-    /// finds out whether it has become better.
-    fn wait(&mut self, ahead: usize) -> Duration {
+    /// How long it takes until so many have had their turn, for somebody who begins to wait at `now`. Whoever is next waits in any
+    /// case, and finds out whether it has become better.
+    fn wait(&mut self, now: Instant, ahead: usize) -> Duration {
         if ahead == 0 {
             // What became free before that was not waited for.
-            self.last = None;
+            self.last = Some(now);
         }
         self.interval.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX))
     }
 }
 
 /// Somebody who waits, until it is dropped.
-struct Waiting<'a>(&'a AtomicUsize);
+struct Waiting<'a>(&'a Places);
 
 impl<'a> Waiting<'a> {
-    /// With how many there are before. `None` when there are as many as may be.
-    fn among(waiting: &'a AtomicUsize) -> Option<(Self, usize)> {
-        let (place, ahead) = (Self(waiting), waiting.fetch_add(1, Ordering::Relaxed));
-        (ahead < MAX_WAITING).then_some((place, ahead))
+    /// `None` for who would wait in vain, and when as many wait as may.
+    fn among(places: &'a Places, now: Instant, deadline: Instant) -> Option<Self> {
+        let mut pace = places.pace();
+        let ahead = places.waiting.load(Ordering::Relaxed);
+        if ahead >= MAX_WAITING || now + pace.wait(now, ahead) > deadline {
+            return None;
+        }
+        places.waiting.store(ahead + 1, Ordering::Relaxed);
+        drop(pace);
+        Some(Self(places))
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        let _pace = self.0.pace();
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -145,9 +155,13 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.upstream.load.end();
         let Places { free, waiting, .. } = &*self.places;
+        let is_waited_for = || waiting.load(Ordering::Relaxed) > 0;
         // Nobody has to know how fast it goes until somebody waits.
-        if waiting.load(Ordering::Relaxed) > 0 {
-            self.places.pace().freed(Instant::now());
+        if is_waited_for() {
+            let mut pace = self.places.pace();
+            if is_waited_for() {
+                pace.freed(Instant::now());
+            }
         }
         free.add_permits(1);
     }
@@ -159,22 +173,27 @@ mod tests {
 
     #[test]
     fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
-        let begin = Instant::now();
+        let mut now = Instant::now();
         let mut pace = Pace::default();
-        let mut now = begin;
-        let mut check = |pace: &mut Pace, times: u32, each: u64, expected: u64| {
-            // A long time in which nobody waits counts for nothing.
-            now += Duration::from_secs(1000);
-            assert_eq!(pace.wait(0), Duration::ZERO, "whoever is next waits in any case");
-            for _ in 0..times {
+        assert_eq!(pace.wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
+        // In queues of this length, so many places become free, one after so many milliseconds.
+        let mut check = |pace: &mut Pace, length: usize, times: usize, each: u64, expected: u64| {
+            for at in 0..times {
+                if at % length == 0 {
+                    // A long time in which nobody waits counts for nothing.
+                    now += Duration::from_secs(1000);
+                    assert_eq!(pace.wait(now, 0), Duration::ZERO, "whoever is next waits in any case");
+                }
                 now += Duration::from_millis(each);
                 pace.freed(now);
             }
-            let (seen, expected) = (pace.wait(100), Duration::from_millis(expected * 100));
+            let (seen, expected) = (pace.wait(now, 100), Duration::from_millis(expected * 100));
             assert!(seen.abs_diff(expected) < expected / 10, "{seen:?} is not {expected:?}");
         };
-        assert_eq!(pace.wait(usize::MAX), Duration::ZERO, "nothing is known yet");
-        check(&mut pace, 100, 5, 5);
-        check(&mut pace, 200, 1, 1);
+        check(&mut pace, 100, 200, 5, 5);
+        check(&mut pace, 100, 200, 1, 1);
+        check(&mut pace, 1, 200, 7, 7);
+        // Who waits alone sees that it has become better.
+        check(&mut pace, 1, 200, 2, 2);
     }
 }

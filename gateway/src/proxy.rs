@@ -19,6 +19,7 @@ use crate::http1::headers::{HOPS, Origin, Passage, put_request};
 use crate::limits::Limited;
 use crate::metrics::Metrics;
 use crate::path::{self, BadPath};
+use crate::places::Busy;
 use crate::problem::Problem;
 use crate::rules::Rules;
 use crate::shedding::Shedding;
@@ -229,20 +230,33 @@ impl Proxy<'_> {
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &rules.config;
         let mut tried = Vec::new();
-        let mut again = false;
+        let (mut again, mut full) = (false, false);
         self.retries.called();
         let mut now = begin;
         loop {
+            let overloaded = || {
+                let detail = "the servers have as much to do as they may have";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+            };
             let Some((picked, set_cookie)) = pick(inquiry, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
             else {
+                if full {
+                    return Err(overloaded());
+                }
                 let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let upstream = &picked.upstream;
             let wait_until = deadline.min(now + settings.queue_timeout);
-            let Ok(admitted) = exchange.unless_gone(picked.admit(now, wait_until)).await? else {
-                let detail = "the servers have as much to do as they may have";
-                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
+            let admitted = match exchange.unless_gone(picked.admit(now, wait_until)).await? {
+                Ok(admitted) => admitted,
+                // Somebody else may have a place sooner.
+                Err(Busy::AtOnce) => {
+                    full = true;
+                    tried.push(upstream.address);
+                    continue;
+                }
+                Err(Busy::AfterWaiting) => return Err(overloaded()),
             };
             let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
             let reuse = match (again, may_repeat) {

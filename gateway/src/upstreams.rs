@@ -17,7 +17,7 @@ use tracing::warn;
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
 use crate::path::{longest, normal_prefix};
-use crate::places::{Admitted, Full, Places, PlacesOfAll};
+use crate::places::{Admitted, Busy, Places, PlacesOfAll};
 use crate::rules::Rules;
 use crate::upstream::Upstream;
 
@@ -415,7 +415,7 @@ impl Member for Server {
 
 impl Picked {
     /// A place among the requests of the server, waited for until `deadline` if it has to be.
-    pub(crate) async fn admit(&self, now: Instant, deadline: Instant) -> Result<Admitted, Full> {
+    pub(crate) async fn admit(&self, now: Instant, deadline: Instant) -> Result<Admitted, Busy> {
         self.places.admit(&self.upstream, now, deadline).await
     }
 }

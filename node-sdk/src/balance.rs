@@ -288,15 +288,10 @@ impl<M: Member> Pool<M> {
         // Somebody does not do as usual: look at all of them.
         let count = self.members.len();
         let in_turn = (0..count).map(|step| &self.list[self.members[turn.wrapping_add(step) % count]]);
-        // When most are ejected it is not they who are at fault, and the rest could not bear it all.
-        let ejected = self.members.iter().filter(|at| self.list[**at].readiness(now) == Readiness::Ejected).count();
-        let panic = ejected * 2 > count;
+        let rank_of = self.ranks(now);
         let mut best: Option<(Readiness, &M)> = None;
         for provider in in_turn.filter(|provider| !choice.tried.contains(&provider.address())) {
-            let mut rank = provider.readiness(now);
-            if panic && rank == Readiness::Ejected {
-                rank = Readiness::Up;
-            }
+            let rank = rank_of(provider);
             if rank == Readiness::Due {
                 connect(provider);
             }
@@ -340,6 +335,22 @@ impl<M: Member> Pool<M> {
         Some(near)
     }
 
+    /// How ready each is, for who looks at all of them. When most are ejected it is not they who are at fault, and the rest could not
+    /// bear it all: then nobody is.
+    fn ranks(&self, now: Instant) -> impl Fn(&M) -> Readiness + use<M> {
+        let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
+        let panic = ejected * 2 > self.members.len();
+        move |member| match member.readiness(now) {
+            Readiness::Ejected if panic => Readiness::Up,
+            rank => rank,
+        }
+    }
+
+    /// Those that calls go to, of those that there are.
+    pub fn members(&self) -> impl Iterator<Item = &M> {
+        self.members.iter().map(|at| &self.list[*at])
+    }
+
     /// The provider that `balancer` wants, if there is one with a live connection.
     fn pick_by(
         &self,
@@ -348,11 +359,10 @@ impl<M: Member> Pool<M> {
         now: Instant,
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
-        let members = self.members.iter().map(|at| &self.list[*at]);
-        members.clone().filter(|provider| provider.readiness(now) == Readiness::Due).for_each(connect);
-        let up: Vec<&M> = members
-            .filter(|provider| !choice.tried.contains(&provider.address()) && provider.readiness(now) == Readiness::Up)
-            .collect();
+        let rank_of = self.ranks(now);
+        self.members().filter(|provider| rank_of(provider) == Readiness::Due).for_each(connect);
+        let open = self.members().filter(|provider| !choice.tried.contains(&provider.address()));
+        let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Up).collect();
         let first = *up.first()?;
         let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
@@ -364,8 +374,9 @@ impl<M: Member> Pool<M> {
         let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
         let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
         let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
+        let rank_of = self.ranks(now);
         let ranked = open().map(|provider| {
-            let rank = provider.readiness(now);
+            let rank = rank_of(provider);
             if rank == Readiness::Due {
                 connect(provider);
             }

@@ -140,6 +140,8 @@ pub struct RawCall<'a> {
     /// When there is no answer after so long, another provider is asked too.
     hedge: Option<Duration>,
     at: Option<SocketAddr>,
+    /// Whoever makes it draws the conclusions.
+    is_check: bool,
     pub(crate) choice: Choice<'a>,
     progress: Progress,
 }
@@ -208,6 +210,7 @@ impl<'a> RawCall<'a> {
             stream: false,
             hedge: None,
             at: None,
+            is_check: false,
             choice: Choice { balance: peers.balance(), ..Choice::default() },
             progress: Progress::default(),
         }
@@ -247,9 +250,15 @@ impl<'a> RawCall<'a> {
         self.progress.opened.take().map(Pending::into_stream)
     }
 
-    /// Calls whoever is at this address, and nobody else, however it does.
-    pub fn at(mut self, address: SocketAddr) -> Self {
+    /// Calls whoever is at this address.
+    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
         self.at = Some(address);
+        self
+    }
+
+    /// It finds out how a node does: that it fails is nobody else's news.
+    pub(crate) fn unjudged(mut self) -> Self {
+        self.is_check = true;
         self
     }
 
@@ -262,7 +271,9 @@ impl<'a> RawCall<'a> {
         let now = Instant::now();
         let context = Context::current();
         let deadline = *self.progress.deadline.get_or_insert_with(|| {
-            self.peers.retries().called();
+            if !self.is_check {
+                self.peers.retries().called();
+            }
             let own = now.checked_add(self.within).unwrap_or_else(|| now + FOR_EVER);
             context.deadline.map_or(own, |inherited| own.min(inherited))
         });
@@ -408,6 +419,13 @@ impl<'a> RawCall<'a> {
     fn settle(&mut self, pending: Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
         let now = Instant::now().into_std();
         let link = pending.link();
+        if self.is_check {
+            return match outcome {
+                Ok(frame) => Ok(Some(frame)),
+                Err(Failure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: link.address }),
+                Err(Failure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.within }),
+            };
+        }
         let retries = self.peers.retries();
         match outcome {
             Ok(frame) => {

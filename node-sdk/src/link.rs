@@ -107,6 +107,7 @@ impl Link {
         match self.lock().state {
             State::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
             State::Up => Readiness::Up,
+            State::Connecting if !self.is_healthy() => Readiness::Ejected,
             State::Connecting => Readiness::Connecting,
             State::Idle => Readiness::Due,
             State::Down(until) if now >= until => Readiness::Due,

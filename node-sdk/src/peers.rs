@@ -212,6 +212,21 @@ impl Peers {
         !matches!(self.find(method, path), Found::Never)
     }
 
+    /// Calls `url` of the node at `address` and of nobody else, to find out how it does; with JSON text in and a packet out, as
+    /// [`call_raw`](Self::call_raw). What comes of it is for the caller to judge: no other call goes elsewhere for it.
+    pub fn check<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
+        let (method, path) = split_url(url);
+        RawCall::new(self, method, path, Arguments::Text("{}")).at(address).unjudged()
+    }
+
+    /// Which of the nodes that offer `url` calls of it go to: where they are, and which process of those that were there it is, if
+    /// they say. Of very many they are some, others for each caller.
+    pub fn called(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
+        let (method, path) = split_url(url);
+        let Found::Now(providers, _) = self.find(method, path) else { return Vec::new() };
+        providers.members().map(|provider| (provider.link.address, provider.link.instance.clone())).collect()
+    }
+
     /// Says how the node at this address does: one that is not healthy is called only if most others are no better, as it is with
     /// nodes that calls are lost at. That holds for all who [follow](Self::follow) the same news, until the opposite is said or
     /// another process is there. Returns whether it is a change. For whoever looks after nodes beside calling them, as

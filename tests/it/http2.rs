@@ -468,9 +468,11 @@ async fn gh5_http2_in_clear_is_spoken_only_where_that_is_wanted() {
         ("PRX * HTTP/2.0", true),
         ("GET / HTTP/1.1", true),
         ("GET http://g/ HTTP/1.1", true),
-        ("GET x HTTP/1.1", false),
+        ("GET x HTTP/1.1", true),
+        ("GET ftp://g/ HTTP/1.1", true),
+        ("PROXY TCP4 1.2.3.4 5.6.7.8 9 10", true),
         ("CONNECT g:80 HTTP/1.1", true),
-        ("NONSENSE", false),
+        ("NONSENSE", true),
     ] {
         let mut stream = TcpStream::connect(gateway).await.unwrap();
         stream.write_all(format!("{line}\r\nHost: g\r\nConnection: close\r\n\r\n").as_bytes()).await.unwrap();

@@ -322,6 +322,11 @@ impl Exchange for Connection<'_> {
             return Ok(done);
         }
         self.flush().await?;
+        // There may be thousands who wait for what is slow.
+        buffers::give(std::mem::take(&mut self.output));
+        if self.reading.input.is_empty() {
+            buffers::give(std::mem::take(&mut self.reading.input));
+        }
         loop {
             let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
             tokio::select! {
