@@ -50,9 +50,10 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError>
 /// [`BindError`] with the address; nothing stays open.
 pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
     let wrong = |source| BindError { address, source };
-    // Whoever has the port would share it without a word, if it let others in as we do.
-    let first = open_as(address, false, false).map_err(wrong)?;
-    let address = first.local_addr().map_err(wrong)?;
+    // Whoever has the port would share it without a word, if it let others in as we do. This socket does not listen: clients that
+    // it took in would be lost.
+    let first = bound(address, false, false).map_err(wrong)?;
+    let address = first.local_addr().map_err(wrong)?.as_socket().unwrap_or(address);
     drop(first);
     (0..count).map(|_| open_as(address, false, true)).collect::<io::Result<_>>().map_err(wrong)
 }
@@ -62,6 +63,12 @@ fn open(address: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
 }
 
 fn open_as(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<TcpListener> {
+    let socket = bound(address, only_v6, shared)?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+fn bound(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
@@ -73,8 +80,7 @@ fn open_as(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<TcpLi
     }
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    TcpListener::from_std(socket.into())
+    Ok(socket)
 }
 
 #[cfg(test)]

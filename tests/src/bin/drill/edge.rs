@@ -170,6 +170,12 @@ listen door
         ),
     );
     add("haproxy", Daemon::other("haproxy", &["-f", &haproxy], 19_124).await, 19_125);
+    // They listen there a moment later.
+    for front in &fronts {
+        while TcpStream::connect(front.secure).await.is_err() {
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
     fronts
 }
 
@@ -213,7 +219,8 @@ async fn tls(fronts: &[Front], trust: &Trust) {
         let clients = (0..CLIENTS).map(|_| async {
             let (mut stream, mut buffer, mut count) = (trust.connect(front.secure).await, Vec::new(), 0);
             while Instant::now() < end {
-                assert!(ask(&mut stream, REQUEST, &mut buffer).await, "{}", front.name);
+                let is_right = ask(&mut stream, REQUEST, &mut buffer).await;
+                assert!(is_right, "{}: {}", front.name, String::from_utf8_lossy(&buffer));
                 count += 1;
             }
             count
