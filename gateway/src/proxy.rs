@@ -18,7 +18,7 @@ use crate::http1::head::{Framing, Head};
 use crate::http1::headers::{HOPS, Origin, Passage, put_request};
 use crate::limits::Limited;
 use crate::metrics::Metrics;
-use crate::path::{self, BadPath};
+use crate::path;
 use crate::places::Busy;
 use crate::problem::Problem;
 use crate::rules::Rules;
@@ -158,7 +158,7 @@ impl Proxy<'_> {
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
         }
         let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));
-        let path = path::normal(path).map_err(|BadPath(why)| problem(StatusCode::BAD_REQUEST, "bad_path", why))?;
+        let path = path::normal(path).map_err(|bad| BodyError::Problem(bad.into()))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
             let detail = format!("the request has been passed on by {hops} gateways: it goes round in a circle");

@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,7 +17,9 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::exchange::Stream as Exchange;
+use super::frames::{Frames, Part};
 use super::meter::Meter;
+use super::path_watch::PathWatch;
 use crate::config::Config;
 use crate::exchange::{Answer, Full};
 use crate::seats::Seat;
@@ -46,7 +48,8 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let now = Instant::now();
     let activity = Arc::new(Activity { since: now, ..Activity::default() });
-    let mut metered = Metered { stream, meter: Meter::new(now), activity: Arc::clone(&activity), lingers: None };
+    let (frames, meter) = (Frames::new(), Meter::new(now));
+    let mut metered = Metered { stream, frames, meter, activity: Arc::clone(&activity), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -75,7 +78,8 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     seat.works();
-                    let (mut exchange, head) = Exchange::open(request, respond, config.write_timeout);
+                    let has_fragment = activity.paths().has_fragment(respond.stream_id().as_u32());
+                    let (mut exchange, head) = Exchange::open(request, has_fragment, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
                             Ok(head) => service.answer(head, &mut exchange).await,
@@ -123,6 +127,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
 /// A client's bytes on their way to `h2`, with an eye on what they cost.
 struct Metered {
     stream: Stream,
+    frames: Frames,
     meter: Meter,
     activity: Arc<Activity>,
     /// All has been written: until when the client may read it.
@@ -136,17 +141,23 @@ struct Activity {
     since: Instant,
     /// In milliseconds after `since`.
     wrote: AtomicU64,
+    /// Used by one task: it is never waited for.
+    paths: Mutex<PathWatch>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
+        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0), paths: Mutex::default() }
     }
 }
 
 impl Activity {
     fn last_write(&self) -> Instant {
         self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
+    }
+
+    fn paths(&self) -> MutexGuard<'_, PathWatch> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,7 +169,16 @@ impl AsyncRead for Metered {
         let before = buffer.filled().len();
         let this = &mut *self;
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
-        if !this.meter.take(&buffer.filled()[before..], Instant::now()) {
+        let mut bytes = &buffer.filled()[before..];
+        let mut paths = this.activity.paths();
+        while let Some(part) = this.frames.next(&mut bytes) {
+            if let Part::Head(head) = part {
+                this.meter.take(head);
+            }
+            paths.take(part);
+        }
+        drop(paths);
+        if !this.meter.has_points(Instant::now()) {
             this.activity.flood.store(true, Ordering::Relaxed);
             task.waker().wake_by_ref();
         }

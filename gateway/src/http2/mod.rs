@@ -2,4 +2,7 @@
 
 pub(crate) mod connection;
 mod exchange;
+mod frames;
+mod huffman;
 mod meter;
+mod path_watch;
