@@ -86,10 +86,11 @@ impl Answer for Proxy<'_> {
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
         let mut unanswered = Unanswered(Some((self, client, &head, begin)));
-        let answered = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
+        let ended = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
         unanswered.0 = None;
-        self.log(client, head.method(), head.target(), exchange.status(), begin.elapsed());
-        answered
+        let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
+        self.log(client, head.method(), head.target(), exchange.status(), took);
+        ended.map(drop)
     }
 
     fn refused(&self, status: StatusCode) {
@@ -122,6 +123,7 @@ impl Proxy<'_> {
         }
     }
 
+    /// Gives when that was done.
     async fn answer_to(
         &self,
         head: &Head,
@@ -129,9 +131,9 @@ impl Proxy<'_> {
         rules: &Rules,
         (client, origin): (IpAddr, &Origin),
         begin: Instant,
-    ) -> Result<(), Ended> {
+    ) -> Result<Instant, Ended> {
         let problem = match self.respond(head, exchange, rules, (client, origin), begin).await {
-            Ok(()) => return Ok(()),
+            Ok(ended) => return Ok(ended),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
@@ -142,7 +144,7 @@ impl Proxy<'_> {
         } else {
             exchange.respond(Full::from(&problem));
         }
-        Ok(())
+        Ok(Instant::now())
     }
 
     async fn respond(
@@ -152,7 +154,7 @@ impl Proxy<'_> {
         rules: &Rules,
         (client, origin): (IpAddr, &Origin),
         begin: Instant,
-    ) -> Result<(), BodyError> {
+    ) -> Result<Instant, BodyError> {
         if self.shedding.declines(fastrand::f64) {
             let detail = "there are more requests than can be answered in time";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
@@ -184,7 +186,7 @@ impl Proxy<'_> {
                 let answer = self.call(balanced(call, settings, key.as_deref()), exchange, deadline).await?;
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 exchange.respond(Full::new(status, JSON, body));
-                Ok(())
+                Ok(Instant::now())
             }
         }
     }
@@ -225,7 +227,7 @@ impl Proxy<'_> {
         inquiry: &Inquiry<'_>,
         target: &Target,
         exchange: &mut impl Exchange,
-    ) -> Result<(), BodyError> {
+    ) -> Result<Instant, BodyError> {
         let Inquiry { head, rules, settings, path, query, origin, hops, begin, deadline, .. } = *inquiry;
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &rules.config;
@@ -266,15 +268,10 @@ impl Proxy<'_> {
             };
             let connecting = timeout_at(deadline, upstream.connect(reuse, admitted.at));
             let connected = exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?;
-            now = Instant::now();
-            let left = deadline.saturating_duration_since(now);
-            if left.is_zero() {
-                // Asking now would be work for nobody.
-                return Err(too_late());
-            }
             let mut server = match connected {
                 Ok(server) => server,
                 Err(ConnectError::Unreachable) => {
+                    now = Instant::now();
                     tried.push(upstream.address);
                     continue;
                 }
@@ -283,6 +280,13 @@ impl Proxy<'_> {
                     return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_local_port", detail));
                 }
             };
+            // What was open has taken no time.
+            now = if server.is_used { admitted.at } else { Instant::now() };
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                // Asking now would be work for nobody.
+                return Err(too_late());
+            }
             let mut bytes = buffers::take();
             bytes.reserve(1024);
             let seen = if picked.strip { &path[target.prefix_bytes..] } else { path };
@@ -305,11 +309,12 @@ impl Proxy<'_> {
                     if let Some(keep) = keep_server {
                         server.keep(keep, asked + answered, now);
                     }
-                    return Ok(());
+                    return Ok(now);
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
                     upstream.load.trust();
-                    return Ok(exchange.tunnel(server.stream(), to_client).await?);
+                    exchange.tunnel(server.stream(), to_client).await?;
+                    return Ok(Instant::now());
                 }
                 Err(failed) => failed,
             };

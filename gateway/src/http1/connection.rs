@@ -1,6 +1,7 @@
 //! One client's connection: requests in, responses out, each phase with its own time-out.
 
 use std::future::Future;
+use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -8,7 +9,8 @@ use futures::FutureExt;
 use http::StatusCode;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::body::{BodyReader, Broken, Piece};
 use super::head::{Framing, Head, HeadReader};
@@ -53,10 +55,12 @@ struct Connection<'a> {
     /// What the request at hand is answered with, if it is.
     status: Option<StatusCode>,
     timer: Timer,
-    /// When it was done with the last request, or began the next.
+    /// When it began to wait for a head, or for the rest of one.
     since: Instant,
     limits: Limits,
     seat: &'a Seat,
+    /// Completes when the client is to go: waited for again and again.
+    leave: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
 
 /// What the client sends.
@@ -64,6 +68,8 @@ struct Connection<'a> {
 struct Reading {
     input: BytesMut,
     heads: HeadReader,
+    /// The rest of a head is waited for.
+    has_begun: bool,
     /// Of the request at hand.
     body: BodyReader,
     /// The client waits for leave to send the body.
@@ -87,6 +93,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         reading: Reading {
             input: BytesMut::new(),
             heads: HeadReader::default(),
+            has_begun: false,
             body: BodyReader::Done,
             owes_continue: false,
         },
@@ -98,6 +105,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         since: now,
         limits,
         seat,
+        leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
     };
     let Ended(reason) = match connection.serve(service).await {
         Ok(never) => match never {},
@@ -120,7 +128,6 @@ impl Connection<'_> {
             self.reading.owes_continue = head.expects_continue;
             service.answer(head, self).await?;
             self.finish().await?;
-            self.since = Instant::now();
         }
     }
 
@@ -129,13 +136,13 @@ impl Connection<'_> {
         loop {
             let problem = match self.reading.next_head() {
                 Ok(Some(head)) => {
+                    self.reading.has_begun = false;
                     self.seat.works();
                     return Ok(head);
                 }
                 Ok(None) => {
                     self.flush().await?;
-                    let has_begun = self.reading.heads.has_begun();
-                    match self.wait_for_head(has_begun, is_first).await? {
+                    match self.wait_for_head(is_first).await? {
                         None => continue,
                         Some(problem) => problem,
                     }
@@ -152,39 +159,41 @@ impl Connection<'_> {
     }
 
     /// Reads more, or tells what to say instead.
-    async fn wait_for_head(&mut self, has_begun: bool, is_first: bool) -> Result<Option<Problem>, Ended> {
+    async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
+        let (has_begun, now) = (self.reading.heads.has_begun(), Instant::now());
+        // The time for a head begins with its first byte, for the first one with the connection.
+        if !std::mem::replace(&mut self.reading.has_begun, has_begun) && !is_first {
+            self.since = now;
+        }
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
-        self.timer.set(self.since + limit);
+        // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
+        let stops = !has_begun && self.seat.leave.is_cancelled();
+        let due = self.since + limit;
+        self.timer.set(if stops { due.min(now + LAST_CALL) } else { due });
         if self.reading.input.is_empty() {
-            self.seat.idles(self.since);
+            self.seat.idles(now);
             // An idle client holds no memory.
             buffers::give(std::mem::take(&mut self.reading.input));
             buffers::give(std::mem::take(&mut self.output));
         } else {
             shrink(&mut self.reading.input);
         }
-        // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
-        let stopping = async {
-            self.seat.leave.cancelled().await;
-            sleep(LAST_CALL).await;
-        };
         tokio::select! {
             biased;
             ready = self.stream.readable() => ready?,
             () = self.timer.expired() => {
-                let detail = "the head of a request takes too long";
-                let slow = || Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_head", detail);
-                return if has_begun { Ok(Some(slow())) } else { Err(Ended("idle")) };
+                if has_begun {
+                    let detail = "the head of a request takes too long";
+                    return Ok(Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_head", detail)));
+                }
+                return Err(if stops { self.close("stopped").await } else { Ended("idle") });
             }
-            () = stopping, if !has_begun => return Err(self.close("stopped").await),
+            () = self.leave.as_mut(), if !has_begun && !stops => return Ok(None),
         }
-        if self.reading.read(&mut self.stream)? == Some(0) {
-            return Err(Ended("closed by the client"));
+        match self.reading.read(&mut self.stream)? {
+            Some(0) => Err(Ended("closed by the client")),
+            _ => Ok(None),
         }
-        if !has_begun && !is_first {
-            self.since = Instant::now();
-        }
-        Ok(None)
     }
 
     /// The next piece of the body; `None` after the last.

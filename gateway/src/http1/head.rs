@@ -1,6 +1,8 @@
 //! The head of a request, taken only when it can be understood in one way. Pure.
 
-use bytes::{Buf, Bytes, BytesMut};
+use std::mem::MaybeUninit;
+
+use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use memchr::memchr_iter;
 
@@ -34,13 +36,13 @@ pub(crate) struct Head {
 /// The bytes of a head, and where its fields stand in them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
-    bytes: Bytes,
+    bytes: Box<[u8]>,
     spans: Vec<(Span, Span)>,
 }
 
 /// A part of the head's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Span {
+pub(crate) struct Span {
     start: u32,
     end: u32,
 }
@@ -75,11 +77,11 @@ impl HeadReader {
     /// # Errors
     /// The problem to answer with; nothing that follows on the connection can be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Problem> {
-        self.whole(buffer)?.map(|bytes| Head::parse(&bytes)).transpose()
+        self.whole(buffer)?.map(Head::parse).transpose()
     }
 
     /// As [`next`](Self::next), for whatever kind of head it is.
-    pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Bytes>, Problem> {
+    pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Box<[u8]>>, Problem> {
         // Where the head begins: before its first line one that is empty is passed over (RFC 9112, 2.2).
         let mut start = 0;
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
@@ -90,7 +92,7 @@ impl HeadReader {
             // An empty line ends the head.
             if end - 1 == self.line && self.line > start {
                 // A copy: a part of the buffer would hold all of it for as long as the request takes.
-                let head = Bytes::copy_from_slice(&buffer[start..=end]);
+                let head = Box::from(&buffer[start..=end]);
                 buffer.advance(end + 1);
                 *self = Self::default();
                 return Ok(Some(head));
@@ -129,15 +131,15 @@ impl HeadReader {
 }
 
 impl Head {
-    fn parse(bytes: &Bytes) -> Result<Self, Problem> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(bytes) {
+    fn parse(bytes: Box<[u8]>) -> Result<Self, Problem> {
+        let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
+        let mut request = httparse::Request::new(&mut []);
+        match request.parse_with_uninit_headers(&bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
-            Err(error) => return Err(refuse(error, bytes)),
+            Err(error) => return Err(refuse(error, &bytes)),
         }
-        let span = |part: &[u8]| Span::of(part, bytes);
+        let span = |part: &[u8]| Span::of(part, &bytes);
         let method = request.method.unwrap_or_default();
         let target = request.path.unwrap_or_default();
         if target.len() > MAX_TARGET_BYTES {
@@ -168,17 +170,19 @@ impl Head {
             (None | Some(0), false) => Framing::Empty,
             (Some(length), false) => Framing::Length(length),
         };
-        let fields = Fields::of(bytes, request.headers);
+        let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
+        let spans = Fields::spans(&bytes, request.headers);
+        let Meaning { keep_alive, close, expects_continue, upgrade, websocket, .. } = meaning;
         let mut head = Self {
-            method: span(method.as_bytes()),
-            target: span(target.as_bytes()),
-            fields,
+            fields: Fields::new(bytes, spans),
+            method,
+            target,
             host,
             is_1_1,
             framing,
-            keep_alive: meaning.keep_alive && !meaning.close,
-            expects_continue: meaning.expects_continue && is_1_1 && framing != Framing::Empty,
-            upgrades: meaning.upgrade && meaning.websocket && is_1_1 && framing == Framing::Empty,
+            keep_alive: keep_alive && !close,
+            expects_continue: expects_continue && is_1_1 && framing != Framing::Empty,
+            upgrades: upgrade && websocket && is_1_1 && framing == Framing::Empty,
         };
         head.take_authority()?;
         Ok(head)
@@ -217,7 +221,7 @@ impl Head {
         };
         let mut expects = of("expect");
         let expects_continue = expects.next().is_some();
-        let mut bytes = BytesMut::new();
+        let mut bytes = Vec::new();
         let mut put = |part: &[u8]| {
             let start = bytes.len();
             bytes.extend_from_slice(part);
@@ -238,7 +242,7 @@ impl Head {
             return Err(too_large(format!("a request has {MAX_FIELDS} header fields at most")));
         }
         let mut head = Self {
-            fields: Fields { bytes: bytes.freeze(), spans },
+            fields: Fields::new(bytes.into_boxed_slice(), spans),
             method,
             target,
             host: Some(host.1),
@@ -307,11 +311,15 @@ impl Head {
 }
 
 impl Fields {
-    /// What was cut out of these bytes.
-    pub(crate) fn of(bytes: &Bytes, headers: &[httparse::Header<'_>]) -> Self {
+    /// What stands where in `bytes`.
+    pub(crate) fn new(bytes: Box<[u8]>, spans: Vec<(Span, Span)>) -> Self {
+        Self { bytes, spans }
+    }
+
+    /// Where in `bytes` the `headers` stand that were found in them.
+    pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
         let span = |part: &[u8]| Span::of(part, bytes);
-        let spans = headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect();
-        Self { bytes: bytes.clone(), spans }
+        headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect()
     }
 
     /// The first value under this name.

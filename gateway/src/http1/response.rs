@@ -1,8 +1,9 @@
 //! The head of a server's response, taken only when it can be understood in one way. Pure.
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::StatusCode;
 
 use super::head::{Fields, Framing, HeadReader, MAX_FIELDS, content_length, tokens};
@@ -32,7 +33,7 @@ impl ResponseReader {
     /// What is wrong with it, in words for a log.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut, without_body: bool) -> Result<Option<ResponseHead>, String> {
         match self.heads.whole(buffer) {
-            Ok(Some(bytes)) => ResponseHead::parse(&bytes, without_body).map(Some).map_err(str::to_owned),
+            Ok(Some(bytes)) => ResponseHead::parse(bytes, without_body).map(Some).map_err(str::to_owned),
             Ok(None) => Ok(None),
             Err(problem) => Err(problem.detail),
         }
@@ -45,10 +46,11 @@ impl ResponseHead {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
     }
 
-    fn parse(bytes: &Bytes, without_body: bool) -> Result<Self, &'static str> {
-        let mut headers = [httparse::EMPTY_HEADER; MAX_FIELDS];
-        let mut response = httparse::Response::new(&mut headers);
-        match response.parse(bytes) {
+    fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<Self, &'static str> {
+        let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
+        let mut response = httparse::Response::new(&mut []);
+        let parser = httparse::ParserConfig::default();
+        match parser.parse_response_with_uninit_headers(&mut response, &bytes, &mut headers) {
             Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
             Ok(_) => return Err("the head does not end where it seems to"),
             Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
@@ -92,7 +94,8 @@ impl ResponseHead {
             (None, false) => Framing::Close,
         };
         let keep_alive = keep_alive && framing != Framing::Close;
-        Ok(Self { status, fields: Fields::of(bytes, response.headers), framing, keep_alive, keep_for })
+        let spans = Fields::spans(&bytes, response.headers);
+        Ok(Self { status, fields: Fields::new(bytes, spans), framing, keep_alive, keep_for })
     }
 }
 
