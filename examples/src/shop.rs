@@ -156,5 +156,6 @@ fn announce(distributor: SocketAddr, gateway: SocketAddr, nodes: &[(&str, Node)]
     println!("  curl -s '{gateway}/goods?category=fruit'");
     println!("  curl -s {gateway}/goods/1                # how often it was sold: told by an event");
     println!("  curl -s {gateway}/purchases/report       # made from a stream of all goods");
+    println!("  curl -sN {gateway}/goods/export -H 'accept: application/x-ndjson'    # that stream, line by line");
     println!("\nCtrl-C closes it.");
 }

@@ -4,12 +4,14 @@ use std::future::Future;
 use std::io;
 
 use bytes::Bytes;
+use futures::Stream;
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::forward::{Failed, Forwarded, Request};
 use crate::http1::head::Head;
+use crate::http1::response::ResponseHead;
 use crate::problem::Problem;
 use crate::stream::WriteError;
 
@@ -111,6 +113,15 @@ pub(crate) trait Exchange: Send {
         request: Request<'_>,
         server: &mut TcpStream,
     ) -> impl Future<Output = Result<Forwarded, Failed>> + Send;
+
+    /// Answers with a body that comes in parts, each of which leaves when it is there, and not before the client takes it. A part that
+    /// is an error ends the response so that nobody takes it for whole.
+    fn stream(
+        &mut self,
+        head: &Head,
+        response: &ResponseHead,
+        parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
+    ) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101.
     fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> impl Future<Output = Result<(), Ended>> + Send;

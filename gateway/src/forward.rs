@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::FutureExt;
+use futures::{FutureExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -31,6 +31,8 @@ const LARGE_READ_BYTES: usize = 32 * 1024;
 const LARGE_FROM_BYTES: u64 = 1 << 20;
 /// The system takes so much for a client that takes nothing. From there on it is asked whether it would take more before more is read.
 const ASK_FROM_BYTES: u64 = 8 * 1024;
+/// Bytes of parts that leave together.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);
@@ -454,6 +456,52 @@ impl<S: Sink> Download<'_, S> {
             Ok(bytes) => Ok(bytes),
             Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),
             Err(_reset) => Ok(0),
+        }
+    }
+}
+
+/// Gives a client parts as they come, until the last, or until the client goes: of a stream nobody wants the rest.
+pub(crate) async fn relay(
+    response: &ResponseHead,
+    parts: impl Stream<Item = Result<Bytes, Ended>>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+) -> Result<(), Ended> {
+    sink.head(response, false, None);
+    let mut parts = std::pin::pin!(parts);
+    let (mut batch, mut passed) = (BytesMut::new(), 0);
+    loop {
+        // What is there leaves together: a frame of HTTP/2 for each of many small parts would look like an attack.
+        let ready = if batch.len() < MAX_BATCH_BYTES { parts.next().now_or_never() } else { None };
+        let part = match ready {
+            Some(part) => part,
+            None => {
+                passed += batch.len() as u64;
+                sink.data(batch.split().freeze());
+                sink.flush().await?;
+                // Nobody who waits holds a buffer.
+                batch = BytesMut::new();
+                sink.rest();
+                if passed >= ASK_FROM_BYTES {
+                    sink.writable().await?;
+                }
+                tokio::select! {
+                    biased;
+                    part = parts.next() => part,
+                    ended = source.gone() => return Err(ended),
+                }
+            }
+        };
+        match part {
+            Some(Ok(part)) => batch.extend_from_slice(&part),
+            last => {
+                sink.data(batch.freeze());
+                if last.is_none() {
+                    sink.end(b"");
+                }
+                sink.flush().await?;
+                return last.map_or(Ok(()), |broken| broken.map(drop));
+            }
         }
     }
 }

@@ -24,6 +24,7 @@ mod http2;
 mod limits;
 mod metrics;
 mod node_checks;
+mod parts;
 mod path;
 mod places;
 mod problem;

@@ -3,9 +3,11 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use futures::StreamExt;
 use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
-use node_sdk::{CallError, Peers, RawAnswer, RawCall};
+use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
+use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
@@ -18,6 +20,7 @@ use crate::http1::head::{Framing, Head};
 use crate::http1::headers::{HOPS, Origin, Passage, put_request};
 use crate::limits::Limited;
 use crate::metrics::Metrics;
+use crate::parts::Form;
 use crate::path;
 use crate::places::Busy;
 use crate::problem::Problem;
@@ -176,14 +179,23 @@ impl Proxy<'_> {
         let url = || format!("{}{path}", head.method());
         match self.route(head.method(), path) {
             // Said before the client sends a body that nobody would take.
-            Route::Gone => Err(BodyError::Problem(Problem::of_call(&CallError::NoProvider { url: url() }))),
-            Route::Unknown => Err(BodyError::Problem(Problem::of_call(&CallError::NoRoute { url: url() }))),
+            Route::Gone => Err(of_call(CallError::NoProvider { url: url() })),
+            Route::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
             Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
             Route::Node(method, path) => {
                 let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
-                let call = self.peers.call_raw(method, &path, &params);
                 let key = client_key(settings, client);
-                let answer = self.call(balanced(call, settings, key.as_deref()), exchange, deadline).await?;
+                let call = balanced(self.peers.call_raw(method, &path, &params), settings, key.as_deref());
+                let left = deadline.saturating_duration_since(Instant::now());
+                let call = call.within(left);
+                let form = Form::accepted(head.fields()).filter(|_| head.method() != "HEAD");
+                let answer = match form {
+                    None => exchange.unless_gone(call).await?.map_err(of_call)?,
+                    Some(form) => match exchange.unless_gone(Box::pin(call.open())).await?.map_err(of_call)? {
+                        RawReply::Answer(answer) => answer,
+                        RawReply::Stream(parts) => return Box::pin(stream(parts, form, head, exchange)).await,
+                    },
+                };
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 exchange.respond(Full::new(status, JSON, body));
                 Ok(Instant::now())
@@ -207,17 +219,6 @@ impl Proxy<'_> {
         let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
         let is_known = paths.any(|path| methods.iter().any(|method| self.peers.knows(method, path)));
         if is_known { Route::Gone } else { Route::Unknown }
-    }
-
-    async fn call(
-        &self,
-        call: RawCall<'_>,
-        exchange: &mut impl Exchange,
-        deadline: Instant,
-    ) -> Result<RawAnswer, BodyError> {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let called = exchange.unless_gone(call.within(left)).await?;
-        called.map_err(|error| BodyError::Problem(Problem::of_call(&error)))
     }
 
     /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
@@ -350,6 +351,29 @@ impl Proxy<'_> {
             }
         }
     }
+}
+
+/// Gives a client what a node tells little by little, for as long as both are there.
+async fn stream(
+    parts: Duplex<Box<RawValue>>,
+    form: Form,
+    head: &Head,
+    exchange: &mut impl Exchange,
+) -> Result<Instant, BodyError> {
+    let parts = parts.map(|part| match part {
+        Ok(part) => Ok(form.write(part.get())),
+        Err(error) => {
+            debug!(%error, "a node's stream has ended before its end");
+            Err(Ended("a node's stream has ended before its end"))
+        }
+    });
+    exchange.stream(head, &form.head(), parts).await?;
+    Ok(Instant::now())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+fn of_call(error: CallError) -> BodyError {
+    BodyError::Problem(Problem::of_call(&error))
 }
 
 /// The arguments of a call: in the body, or else in the query.

@@ -6,6 +6,7 @@ use node_sdk::RawAnswer;
 use protocol::{Version, check_depth, success_of};
 use serde_json::value::RawValue;
 
+use crate::parts::Form;
 use crate::problem::Problem;
 
 /// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at about 10,000).
@@ -146,6 +147,11 @@ pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Proble
             match (read.body, read.reason) {
                 (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
                 (None, None) => Ok((status, Bytes::from_static(b"null"))),
+                (None, Some(reason)) if reason == "stream" && status == StatusCode::NOT_ACCEPTABLE => {
+                    let [lines, events] = [Form::Lines, Form::Events].map(Form::media_type);
+                    let detail = format!("the answer is a stream: ask for it with 'Accept: {lines}' or '{events}'");
+                    Err(Problem::new(status, reason, detail))
+                }
                 (None, Some(reason)) => Err(Problem::new(status, reason, read.message.unwrap_or_default())),
             }
         }

@@ -72,7 +72,7 @@ pub use node::{Node, NodeBuilder};
 pub use peers::{Changes, Peers};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use respond::{Accepted, Created, NoContent, Respond};
-pub use stream::{Duplex, Opening, PartSender, StreamCall};
+pub use stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

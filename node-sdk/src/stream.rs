@@ -12,6 +12,7 @@ use futures::Stream;
 use protocol::{Packet, PartWriter, Side, part_of};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
+use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::answer::{RawAnswer, read_result};
@@ -89,14 +90,35 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Poll::Ready(answer) = Pin::new(&mut self.raw).poll(context)? else { return Poll::Pending };
-        let url = self.raw.url();
-        let open = self.raw.take_stream().map(Arc::new);
-        let mut whole = VecDeque::new();
-        if open.is_none() {
+        let mut stream = Duplex::of(&mut self.raw);
+        if stream.open.is_none() {
             // Whoever answers in one piece gives a stream of that.
-            whole.push_back(read_result(&answer).map_err(|error| error.of(|| url.clone()))?);
+            stream.whole.push_back(read_result(&answer).map_err(|error| error.of(|| stream.url.clone()))?);
         }
-        Poll::Ready(Ok(Duplex { open, whole, url, opened: Instant::now() }))
+        Poll::Ready(Ok(stream))
+    }
+}
+
+/// What a node answers with, unread: see [`RawCall::open`].
+#[derive(Debug)]
+pub enum RawReply {
+    /// One piece.
+    Answer(RawAnswer),
+    /// Parts as they come: JSON text.
+    Stream(Duplex<Box<RawValue>>),
+}
+
+impl RawCall<'_> {
+    /// Makes the call to whoever may answer with a stream: for gateways. Fails as the call itself does. Cancel safe in so far as the
+    /// call is taken back when this is dropped.
+    ///
+    /// # Errors
+    /// Those of [`Peers::call_raw`](crate::Peers::call_raw).
+    pub async fn open(self) -> Result<RawReply, CallError> {
+        let mut raw = self.streaming();
+        let answer = (&mut raw).await?;
+        let stream = Duplex::of(&mut raw);
+        Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Answer(answer) })
     }
 }
 
@@ -142,6 +164,14 @@ impl<T> Duplex<T> {
 }
 
 impl<T> Unpin for Duplex<T> {}
+
+impl<T> Duplex<T> {
+    /// The stream that a call has become, if it has; once it is answered.
+    fn of(raw: &mut RawCall<'_>) -> Self {
+        let open = raw.take_stream().map(Arc::new);
+        Self { open, whole: VecDeque::new(), url: raw.url(), opened: Instant::now() }
+    }
+}
 
 impl<T: DeserializeOwned> Stream for Duplex<T> {
     type Item = Result<T, CallError>;

@@ -39,19 +39,19 @@ async fn served() -> (Cluster, SocketAddr, Server, Node) {
     (cluster, gateway, server, node)
 }
 
-async fn connect(gateway: SocketAddr) -> SendRequest<Bytes> {
+pub(crate) async fn connect(gateway: SocketAddr) -> SendRequest<Bytes> {
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (client, connection) = h2::client::handshake(stream).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
     client.ready().await.unwrap()
 }
 
-fn head(method: &str, path: &str) -> http::request::Builder {
+pub(crate) fn head(method: &str, path: &str) -> http::request::Builder {
     Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(format!("http://g.test{path}"))
 }
 
 /// One request, and its whole answer: status, fields, body and trailers.
-async fn ask(
+pub(crate) async fn ask(
     client: &mut SendRequest<Bytes>,
     request: Request<()>,
     body: &[&'static str],

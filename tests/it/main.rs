@@ -26,6 +26,7 @@ mod scale;
 mod sdk;
 mod shop;
 mod streams;
+mod streams_at_the_door;
 mod transcript;
 mod typed;
 mod upstreams;

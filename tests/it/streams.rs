@@ -12,8 +12,8 @@ use serde_json::json;
 use tests::{Cluster, Listener, Peer, eventually};
 use tokio::sync::Notify;
 
-type Answer<T> = Result<T, ServiceError>;
-type Parts<T> = Answer<Streaming<stream::BoxStream<'static, Answer<T>>>>;
+pub(crate) type Answer<T> = Result<T, ServiceError>;
+pub(crate) type Parts<T> = Answer<Streaming<stream::BoxStream<'static, Answer<T>>>>;
 
 #[derive(Deserialize)]
 struct Range {
@@ -74,7 +74,8 @@ async fn pair() -> (Cluster, Node, Node, Arc<AtomicUsize>) {
     (cluster, callee, caller, working)
 }
 
-fn offers(name: &str) -> NodeBuilder {
+/// A node with streams of all kinds; the idle ones count themselves in its state.
+pub(crate) fn offers(name: &str) -> NodeBuilder {
     Node::builder(name)
         .route("GET/count", count)
         .route("POST/sum", sum)

@@ -388,6 +388,26 @@ impl Exchange for Connection<'_> {
         })
     }
 
+    async fn stream(
+        &mut self,
+        head: &Head,
+        response: &ResponseHead,
+        parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
+    ) -> Result<(), Ended> {
+        let keep_alive = self.keep_alive_after();
+        let (from_client, to_client) = self.stream.split();
+        let mut upload = Upload { reading: &mut self.reading, from_client };
+        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
+        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let ended = forward::relay(response, parts, &mut upload, &mut download).await;
+        self.keep_alive = download.keep_alive;
+        if ended.is_err() && !download.chunks {
+            // As with a server's response: this end is not the response's.
+            self.stream.reset_on_drop();
+        }
+        ended
+    }
+
     async fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> Result<(), Ended> {
         self.output.extend_from_slice(&to_client);
         self.flush().await?;

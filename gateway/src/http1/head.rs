@@ -316,6 +316,20 @@ impl Fields {
         Self { bytes, spans }
     }
 
+    /// Of our own making.
+    pub(crate) fn of(fields: &[(&str, &str)]) -> Self {
+        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
+        let mut put = |part: &str| {
+            let start = bytes.len();
+            bytes.extend_from_slice(part.as_bytes());
+            Span { start: offset(start), end: offset(bytes.len()) }
+        };
+        for (name, value) in fields {
+            spans.push((put(name), put(value)));
+        }
+        Self::new(bytes.into_boxed_slice(), spans)
+    }
+
     /// Where in `bytes` the `headers` stand that were found in them.
     pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
         let span = |part: &[u8]| Span::of(part, bytes);

@@ -194,16 +194,7 @@ impl Exchange for Stream {
         self.give_leave();
         let outgoing = Mutex::new(&mut self.outgoing);
         let mut upload = Upload { incoming: &mut self.incoming, outgoing: &outgoing };
-        let (status, limit) = (&mut self.status, self.limit);
-        let mut download = Download {
-            outgoing: &outgoing,
-            waiting: VecDeque::new(),
-            end: None,
-            open: true,
-            broken: None,
-            limit,
-            status,
-        };
+        let mut download = Download::new(&outgoing, self.limit, &mut self.status);
         let mut timer = Timer::at(Instant::now() + request.within);
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut timer).await;
         outcome.result.map(|forwarded| match forwarded {
@@ -213,6 +204,18 @@ impl Exchange for Stream {
             }
             tunnel @ Forwarded::Tunnel { .. } => tunnel,
         })
+    }
+
+    async fn stream(
+        &mut self,
+        _head: &Head,
+        response: &ResponseHead,
+        parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
+    ) -> Result<(), Ended> {
+        let outgoing = Mutex::new(&mut self.outgoing);
+        let mut upload = Upload { incoming: &mut self.incoming, outgoing: &outgoing };
+        let mut download = Download::new(&outgoing, self.limit, &mut self.status);
+        forward::relay(response, parts, &mut upload, &mut download).await
     }
 
     async fn tunnel(&mut self, _server: &mut TcpStream, _to_client: Bytes) -> Result<(), Ended> {
@@ -352,6 +355,12 @@ struct Download<'a, 'b> {
     broken: Option<Ended>,
     limit: Duration,
     status: &'a mut Option<StatusCode>,
+}
+
+impl<'a, 'b> Download<'a, 'b> {
+    fn new(outgoing: &'a Mutex<&'b mut Outgoing>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
+        Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
+    }
 }
 
 impl Sink for Download<'_, '_> {
