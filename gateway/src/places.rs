@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Duration, Instant, timeout_at};
 
 use crate::upstream::Upstream;
@@ -78,26 +78,32 @@ impl Places {
         self.free.available_permits() == 0
     }
 
+    /// A place, if one is free.
+    pub(crate) fn try_admit(self: &Arc<Self>, upstream: &Arc<Upstream>, now: Instant) -> Option<Admitted> {
+        Some(self.taken_by(upstream, self.free.try_acquire().ok()?, now))
+    }
+
     /// A place, waited for until `deadline` if it has to be, and if there may be one by then.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
-        mut now: Instant,
+        now: Instant,
         deadline: Instant,
     ) -> Result<Admitted, Busy> {
-        let place = match self.free.try_acquire() {
-            Ok(place) => place,
-            Err(_) => {
-                let _waiting = Waiting::among(self, now, deadline).ok_or(Busy::AtOnce)?;
-                let place = timeout_at(deadline, self.free.acquire()).await;
-                now = Instant::now();
-                place.ok().and_then(Result::ok).ok_or(Busy::AfterWaiting)?
-            }
-        };
+        if let Some(admitted) = self.try_admit(upstream, now) {
+            return Ok(admitted);
+        }
+        let _waiting = Waiting::among(self, now, deadline).ok_or(Busy::AtOnce)?;
+        let place = timeout_at(deadline, self.free.acquire()).await;
+        let place = place.ok().and_then(Result::ok).ok_or(Busy::AfterWaiting)?;
+        Ok(self.taken_by(upstream, place, Instant::now()))
+    }
+
+    fn taken_by(self: &Arc<Self>, upstream: &Arc<Upstream>, place: SemaphorePermit<'_>, now: Instant) -> Admitted {
         // Given back by whoever is admitted.
         place.forget();
         upstream.load.begin(now.into_std());
-        Ok(Admitted { upstream: Arc::clone(upstream), at: now, places: Arc::clone(self) })
+        Admitted { upstream: Arc::clone(upstream), at: now, places: Arc::clone(self) }
     }
 
     fn pace(&self) -> MutexGuard<'_, Pace> {

@@ -186,8 +186,9 @@ impl Proxy<'_> {
                 let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
                 let key = client_key(settings, client);
                 let call = balanced(self.peers.call_raw(method, &path, &params), settings, key.as_deref());
-                let left = deadline.saturating_duration_since(Instant::now());
-                let call = call.within(left);
+                // What has no body has taken no time.
+                let now = if has_body(head.method()) { Instant::now() } else { begin };
+                let call = call.within(deadline.saturating_duration_since(now));
                 let form = Form::accepted(head.fields()).filter(|_| head.method() != "HEAD");
                 let answer = match form {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
@@ -251,7 +252,12 @@ impl Proxy<'_> {
             };
             let upstream = &picked.upstream;
             let wait_until = deadline.min(now + settings.queue_timeout);
-            let admitted = match exchange.unless_gone(picked.admit(now, wait_until)).await? {
+            // Nearly always there is nothing to wait for, neither here nor below: what waits is on the heap.
+            let admitted = match picked.try_admit(now) {
+                Some(admitted) => Ok(admitted),
+                None => exchange.unless_gone(Box::pin(picked.admit(now, wait_until))).await?,
+            };
+            let admitted = match admitted {
                 Ok(admitted) => admitted,
                 // Somebody else may have a place sooner.
                 Err(Busy::AtOnce) => {
@@ -267,8 +273,13 @@ impl Proxy<'_> {
                 (false, true) => Reuse::Any,
                 (false, false) => Reuse::Sure,
             };
-            let connecting = timeout_at(deadline, upstream.connect(reuse, admitted.at));
-            let connected = exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?;
+            let connected = match upstream.reuse(reuse, admitted.at) {
+                Some(server) => Ok(server),
+                None => {
+                    let connecting = Box::pin(timeout_at(deadline, upstream.connect(reuse, admitted.at)));
+                    exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?
+                }
+            };
             let mut server = match connected {
                 Ok(server) => server,
                 Err(ConnectError::Unreachable) => {

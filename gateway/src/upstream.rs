@@ -123,10 +123,8 @@ impl Upstream {
     /// # Errors
     /// When there is none to be had; the server is passed over for a while if it is its fault.
     pub(crate) async fn connect(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Result<Connected, ConnectError> {
-        while let Some(stream) = self.idle(reuse, now) {
-            if is_silent(&stream) {
-                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
-            }
+        if let Some(connected) = self.reuse(reuse, now) {
+            return Ok(connected);
         }
         let connected = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.address)).await;
         let error = match connected {
@@ -149,6 +147,16 @@ impl Upstream {
         state.rest = (state.rest * 2).clamp(FIRST_REST, LONGEST_REST);
         self.rest_until(Instant::now() + state.rest);
         Err(ConnectError::Unreachable)
+    }
+
+    /// A connection that is there and not in use.
+    pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<Connected> {
+        loop {
+            let stream = self.idle(reuse, now)?;
+            if is_silent(&stream) {
+                return Some(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
+            }
+        }
     }
 
     /// Of those that are not in use the one that was used last.

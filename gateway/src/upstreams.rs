@@ -414,6 +414,11 @@ impl Member for Server {
 }
 
 impl Picked {
+    /// A place among the requests of the server, if one is free.
+    pub(crate) fn try_admit(&self, now: Instant) -> Option<Admitted> {
+        self.places.try_admit(&self.upstream, now)
+    }
+
     /// A place among the requests of the server, waited for until `deadline` if it has to be.
     pub(crate) async fn admit(&self, now: Instant, deadline: Instant) -> Result<Admitted, Busy> {
         self.places.admit(&self.upstream, now, deadline).await
