@@ -371,6 +371,8 @@ async fn stream(
     head: &Head,
     exchange: &mut impl Exchange,
 ) -> Result<Instant, BodyError> {
+    // Its arguments have been sent: whoever takes more of them is told that there are none.
+    parts.sender().finish();
     let parts = parts.map(|part| match part {
         Ok(part) => Ok(form.write(part.get())),
         Err(error) => {

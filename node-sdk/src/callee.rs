@@ -25,6 +25,9 @@ use crate::transit::Transit;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_AT_WORK: usize = 1024;
+/// Calls that are streams, or may become some, do not count there: they may last, and are ended and paced by what is read. Of these a
+/// caller has so many; more are refused.
+const MAX_STREAMS: usize = 4096;
 /// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads.
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How long a call may take from its first byte to its last.
@@ -48,7 +51,7 @@ struct Connection<'a> {
     transit: Transit,
     at_work: FuturesUnordered<Abortable<Keyed>>,
     /// The calls at work that can be taken back.
-    handles: HashMap<u64, AtWork>,
+    handles: Handles,
     outgoing: Outgoing,
     strikes: u32,
     /// The node finishes: streams that have nothing to send end.
@@ -59,6 +62,33 @@ struct Connection<'a> {
 struct Keyed {
     key: Option<u64>,
     begun: Option<Begun>,
+}
+
+/// The calls at work that a caller can do something about, by their keys.
+#[derive(Default)]
+struct Handles {
+    by_key: HashMap<u64, AtWork>,
+    /// How many of them are streams, or may become some.
+    streams: usize,
+}
+
+impl Handles {
+    fn put(&mut self, key: u64, at_work: AtWork) {
+        self.streams += usize::from(at_work.flow.is_some());
+        if let Some(replaced) = self.by_key.insert(key, at_work) {
+            self.streams -= usize::from(replaced.flow.is_some());
+        }
+    }
+
+    fn take(&mut self, key: u64) -> Option<AtWork> {
+        let taken = self.by_key.remove(&key)?;
+        self.streams -= usize::from(taken.flow.is_some());
+        Some(taken)
+    }
+
+    fn flow(&self, key: u64) -> Option<&Flow> {
+        self.by_key.get(&key)?.flow.as_deref()
+    }
 }
 
 /// What a caller can do about a call at work.
@@ -81,7 +111,7 @@ pub(crate) async fn run(
         received: Instant::now(),
         transit: Transit::default(),
         at_work: FuturesUnordered::new(),
-        handles: HashMap::new(),
+        handles: Handles::default(),
         outgoing: Outgoing::new(LocalQueues::can_see(stream)),
         strikes: 0,
         leaving: false,
@@ -137,7 +167,7 @@ pub(crate) async fn run(
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !leaving => {
                 connection.leaving = true;
-                connection.handles.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
+                connection.handles.by_key.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
             }
         }
     }
@@ -145,7 +175,7 @@ pub(crate) async fn run(
 
 impl Connection<'_> {
     fn has_room(&self) -> bool {
-        self.at_work.len() < MAX_AT_WORK && self.reads()
+        self.at_work.len().saturating_sub(self.handles.streams) < MAX_AT_WORK && self.reads()
     }
 
     /// The caller reads its answers; for one that does not, nothing is worked on.
@@ -188,7 +218,8 @@ impl Connection<'_> {
             Ok(request) => {
                 let delay = request.meta.sent.map_or(Duration::ZERO, |sent| self.transit.delay(self.received, sent));
                 let made = self.received.checked_sub(delay).unwrap_or(self.received);
-                self.service.begin(frame, request, &self.caller, made, now)
+                let may_stream = self.handles.streams < MAX_STREAMS;
+                self.service.begin(frame, request, &self.caller, may_stream, made, now)
             }
             Err(error) => Err(error),
         };
@@ -214,14 +245,14 @@ impl Connection<'_> {
             flow.leave();
         }
         if let Some(key) = key {
-            self.handles.insert(key, AtWork { abort, flow: begun.to.flow.clone() });
+            self.handles.put(key, AtWork { abort, flow: begun.to.flow.clone() });
         }
         self.at_work.push(Abortable::new(Keyed { key, begun: Some(begun) }, registration));
     }
 
     /// A part of what the caller sends after its call; one of a call that is over is nobody's.
     fn take_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
-        let Some(AtWork { flow: Some(flow), .. }) = self.handles.get(&key) else { return Ok(()) };
+        let Some(flow) = self.handles.flow(key) else { return Ok(()) };
         flow.put(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
     }
 
@@ -233,13 +264,12 @@ impl Connection<'_> {
                 self.caller.instance = instance.map(Arc::from);
             }
             "$cancel" => {
-                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(&key));
+                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.take(key));
                 // Its work is dropped at the next turn.
                 at_work.inspect(|at_work| at_work.abort.abort());
             }
             CREDIT_URI => {
-                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.get(&key));
-                if let Some(AtWork { flow: Some(flow), .. }) = at_work {
+                if let Some(flow) = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.flow(key)) {
                     flow.grant(request.meta.credit.unwrap_or(0));
                 }
             }
@@ -252,7 +282,7 @@ impl Connection<'_> {
         self.outgoing.push(turn.version, turn.packet);
         match begun.filter(|_| turn.progress == Progress::More) {
             Some(begun) => self.put_to_work(begun),
-            None => drop(key.and_then(|key| self.handles.remove(&key))),
+            None => drop(key.and_then(|key| self.handles.take(key))),
         }
     }
 }

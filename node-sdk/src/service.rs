@@ -75,21 +75,29 @@ impl Service {
         frame: &[u8],
         mut request: Request<'_>,
         caller: &Caller,
+        may_stream: bool,
         made: Instant,
         now: Instant,
     ) -> Result<Begun, PacketError> {
         let (verified, params) = (request.verified, request.params);
-        let begun = self.begin_in(&mut request, made, caller, now);
+        let begun = self.begin_in(&mut request, made, caller, may_stream, now);
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
             return Ok(begun);
         }
         // It was cut apart, and what was taken for its arguments is something else.
         let mut request = Request::from_packet(Packet::parse(frame)?);
-        Ok(self.begin_in(&mut request, made, caller, now))
+        Ok(self.begin_in(&mut request, made, caller, may_stream, now))
     }
 
     /// Begins a call. Whether its arguments have been read, and so are JSON, is in `request` then.
-    fn begin_in(&self, request: &mut Request<'_>, made: Instant, caller: &Caller, now: Instant) -> Begun {
+    fn begin_in(
+        &self,
+        request: &mut Request<'_>,
+        made: Instant,
+        caller: &Caller,
+        may_stream: bool,
+        now: Instant,
+    ) -> Begun {
         let key = request.key.take();
         let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
         let flow = request.meta.credit.filter(|_| streams).map(Flow::new);
@@ -124,6 +132,10 @@ impl Service {
                     ServiceError::new(503, "overloaded", "it has waited for half of its time, and was not begun");
                 return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
             }
+        }
+        if to.flow.is_some() && !may_stream {
+            let error = ServiceError::new(503, "overloaded", "as many streams as one caller may have are open");
+            return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
         }
         let permit = match offer.at_most.as_ref().map(|places| Arc::clone(places).try_acquire_owned()) {
             Some(Ok(permit)) => Some(permit),
@@ -177,7 +189,7 @@ impl Service {
                 },
             };
             let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), peers: None };
-            let mut begun = self.begin_in(&mut request, now, &caller, now);
+            let mut begun = self.begin_in(&mut request, now, &caller, true, now);
             let Turn { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
             packet.freeze()

@@ -217,6 +217,26 @@ async fn whoever_does_not_take_is_not_sent_more() {
 }
 
 #[tokio::test]
+async fn open_streams_keep_nobody_from_being_answered_and_have_a_limit() {
+    const MAX_STREAMS: usize = 4096;
+    let (_cluster, _callee, caller, working) = pair().await;
+    let peers = caller.peers();
+    let mut streams = Vec::new();
+    for _ in 0..MAX_STREAMS {
+        streams.push(peers.stream::<u64>("GET/forever", &()).await.unwrap());
+    }
+    assert_eq!(working.load(Ordering::Relaxed), MAX_STREAMS);
+    assert_eq!(peers.call::<u64>("GET/plain", &()).await.unwrap(), 7);
+    let refused = peers.stream::<u64>("GET/forever", &()).await.unwrap_err().to_string();
+    assert!(refused.contains("as many streams as one caller may have are open"), "{refused}");
+    drop(streams.pop());
+    eventually("one is dropped", async || working.load(Ordering::Relaxed) == MAX_STREAMS - 1).await;
+    streams.push(peers.stream::<u64>("GET/forever", &()).await.unwrap());
+    drop(streams);
+    eventually("they are dropped", async || working.load(Ordering::Relaxed) == 0).await;
+}
+
+#[tokio::test]
 async fn a_stream_that_is_dropped_leaves_nothing_behind() {
     let (_cluster, _callee, caller, working) = pair().await;
     for _ in 0..3 {

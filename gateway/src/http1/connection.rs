@@ -364,7 +364,7 @@ impl Exchange for Connection<'_> {
         self.give_leave().await?;
         let keep_alive = self.keep_alive_while();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Upload { reading: &mut self.reading, from_client };
+        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: true };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let head = request.head;
         let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
@@ -396,7 +396,7 @@ impl Exchange for Connection<'_> {
     ) -> Result<(), Ended> {
         let keep_alive = self.keep_alive_after();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Upload { reading: &mut self.reading, from_client };
+        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: false };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
         let ended = forward::relay(response, parts, &mut upload, &mut download).await;
@@ -425,6 +425,8 @@ impl Exchange for Connection<'_> {
 struct Upload<'a> {
     reading: &'a mut Reading,
     from_client: ReadHalf<'a>,
+    /// The response ends some time, whether the client is seen to go or not.
+    has_deadline: bool,
 }
 
 impl Source for Upload<'_> {
@@ -437,7 +439,11 @@ impl Source for Upload<'_> {
     }
 
     async fn gone(&mut self) -> Ended {
-        self.reading.gone(&mut self.from_client).await
+        match self.reading.gone(&mut self.from_client).await {
+            Some(ended) => ended,
+            None if self.has_deadline => std::future::pending().await,
+            None => Ended("asks for more while a stream lasts than is read ahead"),
+        }
     }
 
     fn is_gone(ended: Ended) -> bool {
@@ -582,15 +588,16 @@ impl Reading {
         }
     }
 
-    /// Reads ahead, and completes when the client goes.
-    async fn gone(&mut self, stream: &mut (impl Readable + Send)) -> Ended {
+    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that nothing more is read, and so
+    /// nobody would see it go.
+    async fn gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
         while self.input.len() < MAX_AHEAD_BYTES {
             match self.read_on(stream).await {
-                Ok(0) => return Ended("closed by the client before it was answered"),
+                Ok(0) => return Some(Ended("closed by the client before it was answered")),
                 Ok(_) => {}
-                Err(ended) => return ended,
+                Err(ended) => return Some(ended),
             }
         }
-        std::future::pending().await
+        None
     }
 }

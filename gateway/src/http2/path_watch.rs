@@ -19,6 +19,7 @@ const MAX_INTEGER_BYTES: u32 = 5;
 
 /// Frames: RFC 9113, 6.2 and 6.10.
 const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 const PADDED: u8 = 8;
@@ -38,7 +39,7 @@ const STATIC_PATHS: [usize; 2] = [4, 5];
 pub(crate) struct PathWatch {
     table: Table,
     open: Option<Block>,
-    /// Streams whose path has a `#`, in their order.
+    /// Streams whose path has a `#`, as they came.
     fragments: VecDeque<u32>,
     /// Something made no sense, so nothing is known of what comes after it.
     is_lost: bool,
@@ -61,11 +62,12 @@ impl PathWatch {
 
     /// Whether the request of this stream has a `#` in its path, or nobody can tell. To be asked once for each, in their order.
     pub(crate) fn has_fragment(&mut self, stream: u32) -> bool {
-        let mut last = None;
+        let mut found = false;
+        // Fields after a body come when later streams have begun, and may stand between them.
         while self.fragments.front().is_some_and(|first| *first <= stream) {
-            last = self.fragments.pop_front();
+            found |= self.fragments.pop_front() == Some(stream);
         }
-        self.is_lost || last == Some(stream)
+        self.is_lost || found
     }
 
     fn follow(&mut self, part: Part<'_>) -> Option<()> {
@@ -74,8 +76,9 @@ impl PathWatch {
             (Part::Head(frame), Some(block)) if frame.kind == CONTINUATION && frame.stream == block.frame.stream => {
                 block.frame = frame;
             }
-            // Nothing else may come in the middle of a block.
+            // Nothing else may come in the middle of a block; and what servers push, clients do not: there is a block in it.
             (Part::Head(_), Some(_)) => return None,
+            (Part::Head(frame), None) if frame.kind == PUSH_PROMISE => return None,
             (Part::Head(_) | Part::Payload { .. }, None) => {}
             (Part::Payload { bytes, last }, Some(block)) => {
                 if block.bytes.len() + bytes.len() > MAX_BLOCK_BYTES {
@@ -105,6 +108,12 @@ impl Block {
             let padding = if is_padded { usize::from(*self.bytes.first()?) } else { 0 };
             let before = usize::from(is_padded) + if flags & PRIORITY != 0 { 5 } else { 0 };
             let end = self.bytes.len().checked_sub(padding).filter(|end| *end >= before)?;
+            // The crate does not read the block of a stream that depends on itself.
+            let depends_on = self.bytes[..before].last_chunk::<5>().and_then(|priority| priority.first_chunk::<4>());
+            let is_itself = |on: &[u8; 4]| u32::from_be_bytes(*on) & (u32::MAX >> 1) == self.frame.stream;
+            if flags & PRIORITY != 0 && depends_on.is_some_and(is_itself) {
+                return None;
+            }
             self.bytes.truncate(end);
             self.bytes.drain(..before);
         }
@@ -169,6 +178,8 @@ impl Table {
                 let name = Text::take(block)?;
                 let mut path = b":path".iter();
                 name.fold((true, 0), |(is_path, bytes), octet| (is_path & (path.next() == Some(&octet)), bytes + 1))
+                    // What has no name is no field, and the crate may or may not remember it.
+                    .filter(|(_, bytes)| *bytes > 0)
                     .map(|(is_path, bytes)| (is_path && path.len() == 0, bytes))?
             }
             index => self.field(index).map(|named| (named.is_path, named.name_bytes))?,
@@ -307,6 +318,7 @@ mod tests {
             &[0x44],
             &[0x44, 5, b'/'],
             &[0x44, 0x81, 0xff],
+            &[0x40, 0, 0],
             &[0xff, 0x80, 0x80, 0x80, 0x80, 0x80, 0x01],
             // 4097 bytes to remember.
             &[0x3f, 0xe2, 0x1f],
@@ -365,9 +377,16 @@ mod tests {
         take(&mut watch, &[frame(HEADERS, PADDED | PRIORITY, 5), payload(&padded)]);
         take(&mut watch, &[frame(CONTINUATION, END_HEADERS, 5), payload(&with[1..])]);
         assert_eq!([1, 3, 5].map(|stream| watch.has_fragment(stream)), [true, false, true]);
+        // Fields after the body of an earlier stream.
+        let path = literal(0, b":path", b"/#");
+        take(
+            &mut watch,
+            &[frame(HEADERS, END_HEADERS, 7), payload(&with), frame(HEADERS, END_HEADERS, 5), payload(&path)],
+        );
+        assert!(watch.has_fragment(7));
         // Nobody has asked for these: they were refused.
         for stream in 0..u32::try_from(MAX_FRAGMENTS).unwrap() {
-            take(&mut watch, &[frame(HEADERS, END_HEADERS, 7 + 2 * stream), payload(&with)]);
+            take(&mut watch, &[frame(HEADERS, END_HEADERS, 9 + 2 * stream), payload(&with)]);
         }
         assert!(!watch.is_lost && watch.fragments.len() == MAX_FRAGMENTS);
         take(&mut watch, &[frame(HEADERS, END_HEADERS, 9999), payload(&with)]);
@@ -382,6 +401,8 @@ mod tests {
             assert!(watch.has_fragment(1), "{parts:?}");
         };
         check(&[frame(HEADERS, END_HEADERS, 1), payload(&[0x80])]);
+        check(&[frame(PUSH_PROMISE, END_HEADERS, 1)]);
+        check(&[frame(HEADERS, END_HEADERS | PRIORITY, 1), payload(&[0x80, 0, 0, 1, 0, 0x84])]);
         check(&[frame(HEADERS, 0, 1), payload(&[0x84]), frame(0, 0, 1)]);
         check(&[frame(HEADERS, 0, 1), payload(&[0x84]), frame(CONTINUATION, END_HEADERS, 3)]);
         check(&[frame(HEADERS, END_HEADERS | PADDED, 1), payload(&[])]);

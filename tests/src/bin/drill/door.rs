@@ -241,6 +241,8 @@ pub(crate) async fn ask(
 ) -> bool {
     buffer.clear();
     stream.write_all(request).await.unwrap();
+    // A TLS session may hold it back when its task has done much already.
+    stream.flush().await.unwrap();
     loop {
         let Ok(1..) = stream.read_buf(buffer).await else { return false };
         if is_whole(buffer) {
