@@ -32,7 +32,7 @@ const LARGE_FROM_BYTES: u64 = 1 << 20;
 /// The system takes so much for a client that takes nothing. From there on it is asked whether it would take more before more is read.
 const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// Bytes of parts that leave together.
-const MAX_BATCH_BYTES: usize = 64 * 1024;
+const MAX_BATCH_BYTES: usize = 16 * 1024;
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 const MIN_BODY_RATE: u64 = 1024;
 const BODY_GRACE: Duration = Duration::from_secs(5);

@@ -32,6 +32,8 @@ use crate::upstreams::{Picked, Target, Upstreams};
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;
+/// Bytes of a node's stream that wait for a client; there may be thousands who do not read.
+const STREAM_WINDOW: u32 = 16 * 1024;
 /// How often a request may be passed on by gateways: more is a circle.
 const MAX_HOPS: u8 = 5;
 
@@ -192,10 +194,12 @@ impl Proxy<'_> {
                 let form = Form::accepted(head.fields()).filter(|_| head.method() != "HEAD");
                 let answer = match form {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
-                    Some(form) => match exchange.unless_gone(Box::pin(call.open())).await?.map_err(of_call)? {
-                        RawReply::Answer(answer) => answer,
-                        RawReply::Stream(parts) => return Box::pin(stream(parts, form, head, exchange)).await,
-                    },
+                    Some(form) => {
+                        match exchange.unless_gone(Box::pin(call.open(STREAM_WINDOW))).await?.map_err(of_call)? {
+                            RawReply::Answer(answer) => answer,
+                            RawReply::Stream(parts) => return Box::pin(stream(parts, form, head, exchange)).await,
+                        }
+                    }
                 };
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 exchange.respond(Full::new(status, JSON, body));

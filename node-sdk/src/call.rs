@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{CallMeta, Packet, Part, STREAM_WINDOW, Version, success_of, write_request};
+use protocol::{CallMeta, Packet, Part, Version, success_of, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
@@ -18,7 +18,7 @@ use crate::answer::{RawAnswer, is_declined, read_result};
 use crate::balance::{Balance, Choice, Readiness};
 use crate::context::Context;
 use crate::error::CallError;
-use crate::in_flight::{Deadlines, Failure, Refusal};
+use crate::in_flight::{Deadlines, Failure, Refusal, StreamTerms};
 use crate::link::{OpenStream, Pending};
 use crate::params;
 use crate::peers::Peers;
@@ -135,8 +135,8 @@ pub struct RawCall<'a> {
     within: Duration,
     pub(crate) idempotent: bool,
     one_way: bool,
-    /// Its answer may be a stream.
-    stream: bool,
+    /// Its answer may be a stream, of which so many bytes may be sent ahead.
+    window: Option<u32>,
     /// When there is no answer after so long, another provider is asked too.
     hedge: Option<Duration>,
     at: Option<SocketAddr>,
@@ -207,7 +207,7 @@ impl<'a> RawCall<'a> {
             within: DEFAULT_DEADLINE,
             idempotent: is_idempotent(method),
             one_way: false,
-            stream: false,
+            window: None,
             hedge: None,
             at: None,
             is_check: false,
@@ -239,9 +239,9 @@ impl<'a> RawCall<'a> {
         self
     }
 
-    /// The answer may be a stream.
-    pub(crate) fn streaming(mut self) -> Self {
-        self.stream = true;
+    /// The answer may be a stream, of which `window` bytes may be sent ahead.
+    pub(crate) fn streaming(mut self, window: u32) -> Self {
+        self.window = Some(window);
         self
     }
 
@@ -285,7 +285,7 @@ impl<'a> RawCall<'a> {
             && self.choice.on.is_none()
             && self.progress.tried.is_empty()
             // A stream needs a connection: this node's own one, if it is listed.
-            && !self.stream
+            && self.window.is_none()
             && service.offers(self.method, self.path)
         {
             let text = self.arguments.text(&self.url())?;
@@ -400,7 +400,7 @@ impl<'a> RawCall<'a> {
                 from: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
-                credit: self.stream.then_some(STREAM_WINDOW),
+                credit: self.window,
                 hops: context.hops,
             };
             let url = (self.method, self.path);
@@ -410,7 +410,8 @@ impl<'a> RawCall<'a> {
             }
             let write =
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
-            let stream = self.stream.then(|| context.deadline.map(Instant::into_std));
+            let deadline_of_stream = context.deadline.map(Instant::into_std);
+            let stream = self.window.map(|window| StreamTerms { deadline: deadline_of_stream, window });
             link.call(now, Deadlines { answer: deadline.into_std(), stream }, write).map(Some).map_err(Refused::Link)
         })
     }
@@ -436,7 +437,7 @@ impl<'a> RawCall<'a> {
                     self.progress.tried.push(link.address);
                     return Ok(None);
                 }
-                if self.stream && opens_stream(&frame) {
+                if self.window.is_some() && opens_stream(&frame) {
                     self.progress.opened = Some(pending);
                 }
                 Ok(Some(frame))

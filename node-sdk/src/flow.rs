@@ -4,16 +4,16 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use protocol::{Part, STREAM_WINDOW};
+use protocol::Part;
 
-/// Most bytes that wait to be taken: a whole window, and the one part that may go beyond it.
-const MAX_WAITING_BYTES: usize = STREAM_WINDOW as usize + crate::link::MAX_FRAME_BYTES;
-/// Credit is given back in portions of this: two of them keep the other side busy.
-const PORTION: u32 = STREAM_WINDOW / 2;
+use crate::link::MAX_FRAME_BYTES;
 
 /// Parts that have come, in order.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Inflow {
+    /// Bytes that the other side may send ahead; the last part may go beyond it. They are given back as credit by halves: two of them
+    /// keep it busy.
+    window: u32,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
     /// The number of the last part.
@@ -43,6 +43,10 @@ pub(crate) struct Outflow {
 }
 
 impl Inflow {
+    pub(crate) fn new(window: u32) -> Self {
+        Self { window, waiting: VecDeque::new(), waiting_bytes: 0, last: 0, taken: 0, is_over: false, reader: None }
+    }
+
     /// A part has come. Gives whom to wake.
     pub(crate) fn put(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, Abuse> {
         if self.is_over || part.number != self.last + 1 {
@@ -53,7 +57,7 @@ impl Inflow {
             return Ok(self.end());
         }
         self.waiting_bytes += frame.len();
-        if self.waiting_bytes > MAX_WAITING_BYTES {
+        if self.waiting_bytes > self.window as usize + MAX_FRAME_BYTES {
             return Err(Abuse::Overrun);
         }
         self.waiting.push_back(frame);
@@ -87,7 +91,7 @@ impl Inflow {
 
     /// Whether there is credit that is worth giving back now.
     pub(crate) fn owes_credit(&self) -> bool {
-        self.taken >= PORTION && !self.is_over
+        self.taken >= self.window / 2 && !self.is_over
     }
 
     /// That credit.
@@ -141,6 +145,8 @@ impl Outflow {
 
 #[cfg(test)]
 mod tests {
+    use protocol::STREAM_WINDOW;
+
     use super::*;
 
     fn part(number: u64) -> Part {
@@ -153,12 +159,12 @@ mod tests {
 
     #[test]
     fn parts_come_in_order_and_in_bounds() {
-        let mut inflow = Inflow::default();
+        let mut inflow = Inflow::new(STREAM_WINDOW);
         assert_eq!(inflow.put(part(0), frame(1)).err(), Some(Abuse::Gap));
         assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Gap));
-        assert!(inflow.put(part(1), frame(MAX_WAITING_BYTES)).is_ok());
+        assert!(inflow.put(part(1), frame(STREAM_WINDOW as usize + MAX_FRAME_BYTES)).is_ok());
         assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Overrun));
-        let mut ended = Inflow::default();
+        let mut ended = Inflow::new(STREAM_WINDOW);
         assert!(ended.put(Part { number: 1, is_end: true }, frame(0)).is_ok());
         assert_eq!(ended.put(part(2), frame(1)).err(), Some(Abuse::Gap));
     }
@@ -166,14 +172,14 @@ mod tests {
     #[test]
     fn credit_comes_back_in_portions_of_what_is_taken() {
         let mut task = Context::from_waker(Waker::noop());
-        let (mut inflow, mut outflow) = (Inflow::default(), Outflow::new(STREAM_WINDOW));
+        let (mut inflow, mut outflow) = (Inflow::new(STREAM_WINDOW), Outflow::new(STREAM_WINDOW));
         let (mut sent, mut granted) = (0, 0);
         for number in 1..=1000 {
             while outflow.poll_ready(&mut task).is_pending() {
                 let Poll::Ready(Some(taken)) = inflow.poll_take(&mut task) else { panic!("it is there") };
                 assert_eq!(taken.len(), 1000);
                 if let Some(credit) = inflow.take_credit() {
-                    assert!((PORTION..PORTION + 1000).contains(&credit));
+                    assert!((STREAM_WINDOW / 2..STREAM_WINDOW / 2 + 1000).contains(&credit));
                     granted += u64::from(credit);
                     outflow.grant(credit);
                 }

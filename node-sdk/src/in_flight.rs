@@ -79,8 +79,17 @@ enum SlotState {
 pub(crate) struct Deadlines {
     /// Until it is answered; a stream, until it is open.
     pub(crate) answer: Instant,
-    /// The call may become a stream, and that may last until then, if to any time.
-    pub(crate) stream: Option<Option<Instant>>,
+    /// The call may become a stream.
+    pub(crate) stream: Option<StreamTerms>,
+}
+
+/// What holds for a stream once it is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct StreamTerms {
+    /// Until when it may last, if not for ever.
+    pub(crate) deadline: Option<Instant>,
+    /// Bytes that the node has been told it may send ahead.
+    pub(crate) window: u32,
 }
 
 #[derive(Debug)]
@@ -89,7 +98,7 @@ struct Waiting {
     begun: Instant,
     deadline: Instant,
     /// See [`Deadlines`].
-    stream: Option<Option<Instant>>,
+    stream: Option<StreamTerms>,
     place: Place,
 }
 

@@ -10,7 +10,7 @@ use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use futures::task::AtomicWaker;
 use pin_project_lite::pin_project;
-use protocol::{Part, Side};
+use protocol::{Part, STREAM_WINDOW, Side};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -99,7 +99,7 @@ impl Flow {
     /// The caller takes so many bytes before it grants more.
     pub(crate) fn new(credit: u32) -> Arc<Self> {
         let shared = Shared {
-            inflow: Inflow::default(),
+            inflow: Inflow::new(STREAM_WINDOW),
             outflow: Outflow::new(credit),
             takes_items: false,
             is_open: false,

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use protocol::{Packet, PartWriter, Side, part_of};
+use protocol::{Packet, PartWriter, STREAM_WINDOW, Side, part_of};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
@@ -34,7 +34,7 @@ pub struct StreamCall<'a, T> {
 
 impl<'a, T> StreamCall<'a, T> {
     pub(crate) fn new(raw: RawCall<'a>) -> Self {
-        Self { raw: raw.streaming(), result: PhantomData }
+        Self { raw: raw.streaming(STREAM_WINDOW), result: PhantomData }
     }
 
     /// How long opening it may take, further attempts included. 5 s unless set. Once it is open it may last as long as both
@@ -109,13 +109,13 @@ pub enum RawReply {
 }
 
 impl RawCall<'_> {
-    /// Makes the call to whoever may answer with a stream: for gateways. Fails as the call itself does. Cancel safe in so far as the
-    /// call is taken back when this is dropped.
+    /// Makes the call to whoever may answer with a stream: for gateways. At most `window` bytes of parts, and one part more, wait here
+    /// for whoever takes them. Dropping the future takes the call back.
     ///
     /// # Errors
     /// Those of [`Peers::call_raw`](crate::Peers::call_raw).
-    pub async fn open(self) -> Result<RawReply, CallError> {
-        let mut raw = self.streaming();
+    pub async fn open(self, window: u32) -> Result<RawReply, CallError> {
+        let mut raw = self.streaming(window);
         let answer = (&mut raw).await?;
         let stream = Duplex::of(&mut raw);
         Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Answer(answer) })

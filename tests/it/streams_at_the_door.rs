@@ -163,11 +163,11 @@ async fn gh8_who_does_not_read_is_not_read_for() {
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(gateway).await.unwrap();
     stream.write_all(&get("/large", LINES)).await.unwrap();
-    eventually("it is sent as much as may wait", async || made.load(Ordering::Relaxed) >= 27).await;
+    eventually("something is sent", async || made.load(Ordering::Relaxed) > 2).await;
     eventually("it is given up", async || Arc::strong_count(&made) == idle).await;
-    // Of 100 MB little was made: a window on the way from the node, and what the system takes.
+    // Of 100 MB less than 1 was made: a small window on the way from the node, and what the system takes.
     let made = made.load(Ordering::Relaxed);
     let mut all = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("the end");
-    assert!(made < 200 && !all.ends_with(b"0\r\n\r\n"), "{made} parts, {} bytes", all.len());
+    assert!(made < 100 && !all.ends_with(b"0\r\n\r\n"), "{made} parts, {} bytes", all.len());
 }

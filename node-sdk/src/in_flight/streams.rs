@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
-use super::{Failure, InFlight, Place, Refusal, SlotState, Waiting};
+use super::{Failure, InFlight, Place, Refusal, SlotState, StreamTerms, Waiting};
 use crate::flow::{Abuse, Inflow, Outflow};
 
 /// A stream.
@@ -50,9 +50,9 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(Waiting { waker, begun, stream: Some(deadline), place, .. }) if part.number == 0 => {
+            SlotState::Waiting(Waiting { waker, begun, stream: Some(terms), place, .. }) if part.number == 0 => {
                 let (waker, took) = (waker.take(), now.saturating_duration_since(*begun));
-                let open = Open::new(frame, *deadline, *place);
+                let open = Open::new(frame, *terms, *place);
                 self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
                 self.slots[slot].state = SlotState::Open(Box::new(open));
                 Ok((Some(took), waker))
@@ -143,8 +143,9 @@ impl InFlight {
 }
 
 impl Open {
-    fn new(opening: Bytes, deadline: Option<Instant>, place: Place) -> Self {
-        let (inflow, outflow) = (Inflow::default(), Outflow::new(STREAM_WINDOW));
+    fn new(opening: Bytes, terms: StreamTerms, place: Place) -> Self {
+        let StreamTerms { deadline, window } = terms;
+        let (inflow, outflow) = (Inflow::new(window), Outflow::new(STREAM_WINDOW));
         Self { opening: Some(opening), inflow, outflow, deadline, ending: None, place }
     }
 
