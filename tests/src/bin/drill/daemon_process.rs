@@ -40,7 +40,9 @@ impl Daemon {
         };
         // A log that nobody reads would stop it.
         tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        Self { child, address }
+        let daemon = Self { child, address };
+        daemon.move_to(0);
+        daemon
     }
 
     /// One of this program's own servers.
@@ -69,7 +71,10 @@ impl Daemon {
         let address = SocketAddr::new("127.0.0.1".parse().unwrap(), port);
         for _ in 0..200 {
             if tokio::net::TcpStream::connect(address).await.is_ok() {
-                return Some(Self { child, address });
+                let daemon = Self { child, address };
+                // It may have had threads before it was moved.
+                daemon.move_to(0);
+                return Some(daemon);
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
-use crate::pace::paced;
+use crate::pace::Pace;
 use crate::proxies;
 use crate::scenes::{percentiles, row, title};
 
@@ -26,10 +26,18 @@ const ROUND: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 64;
 /// About half of what the slowest of those compared can do.
 const HALF: f64 = 20_000.0;
-const HALF_ROUNDS: usize = 41;
+const HALF_ROUNDS: usize = 201;
+/// Short: a machine that is not one's own stands still for 20 ms now and then, which should spoil few rounds, and not all.
+const HALF_ROUND: Duration = Duration::from_millis(100);
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
+/// What a node is asked for the same, by an old one.
+const PACKET: &str =
+    r#"{"uri":"/echo","method":"GET","key":7,"params":{"id":"42","name":"widget","price":"9.5","tags":"a,b"}}¶"#;
 /// Where the gateway listens, without an access log and with it.
 const PORTS: [u16; 2] = [19_110, 19_113];
+/// The floors.
+const RELAY: &str = "a relay to the HTTP server";
+const PACKET_RELAY: &str = "a relay to the node";
 
 /// The back end of those that speak HTTP to theirs.
 pub(crate) async fn serve_http() {
@@ -98,11 +106,8 @@ struct Round {
     cpu: Duration,
 }
 
-pub(crate) async fn door() {
-    title(
-        "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
-    );
-    println!("{:36} {:>12} {:>9} {:>9} {:>14}", "", "requests/s", "p50", "p99", "CPU/request");
+pub(crate) async fn door(only: Option<&str>) {
+    let wanted = |scene: &str| only.is_none_or(|only| only == scene);
     let distributor = Daemon::distributor(0, &[]).await;
     distributor.move_to(1);
     let node = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
@@ -110,66 +115,138 @@ pub(crate) async fn door() {
     let http = Daemon::server(&["http-server"]).await;
     http.move_to(1);
     let folder = tempfile::tempdir().unwrap();
-    let mut doors: Vec<(&str, Rc<Daemon>, &str)> = Vec::new();
+    let mut doors = Vec::new();
     let program = std::env::current_exe().unwrap().with_file_name("gateway");
     let start = async |port: u16, access_log: &str| {
         let (listen, distributor) = (format!("127.0.0.1:{port}"), distributor.address.to_string());
         let arguments = ["--listen", &listen, "--workers", "1", "--distributor", &distributor, "--log-level", "error"];
         let arguments = [&arguments[..], &["--admin", "off", "--access-log", access_log]].concat();
-        Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first")
+        Rc::new(Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first"))
     };
     let gateway = start(PORTS[0], "off").await;
     // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
     let _registered = register(distributor.address, http.address).await;
-    let gateway = Rc::new(gateway);
-    doors.push(("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b"));
-    doors.push(("gateway, HTTP", gateway, "/http/echo"));
-    let logging = start(PORTS[1], "text").await;
-    doors.push(("gateway, HTTP, with access log", logging.into(), "/http/echo"));
+    let mut add = |name, process, path| doors.push(Door { name, process, path });
+    add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
+    add("gateway, HTTP", gateway, "/http/echo");
+    add("gateway, HTTP, with access log", start(PORTS[1], "text").await, "/http/echo");
     for proxy in proxies::all(http.address, folder.path()) {
         match proxy.start().await {
-            Some(daemon) => doors.push((proxy.name, daemon.into(), "/http/echo")),
+            Some(daemon) => add(proxy.name, daemon.into(), "/http/echo"),
             None => row(proxy.name, "not installed"),
         }
     }
+    if wanted("most") {
+        most(&doors).await;
+    }
+    if wanted("half") {
+        let relay_to = async |back_end: &Daemon| Daemon::server(&["relay", &back_end.address.to_string()]).await;
+        let (relay, packet_relay) = (relay_to(&http).await, relay_to(&node).await);
+        let ask = |door: &Door| Asked {
+            name: door.name,
+            address: door.process.address,
+            request: request_for(door.path),
+            floor: if door.path.starts_with("/http") { 0 } else { 1 },
+        };
+        let mut asked = vec![
+            Asked { name: RELAY, address: relay.address, request: request_for("/echo"), floor: 0 },
+            Asked { name: PACKET_RELAY, address: packet_relay.address, request: PACKET.to_owned(), floor: 1 },
+        ];
+        asked.extend(doors.iter().filter(|door| door.is_fast()).map(ask));
+        half(&asked).await;
+    }
+    if wanted("downloads") {
+        downloads(&doors).await;
+    }
+}
+
+/// Somebody in front of the back end, and what to ask there.
+struct Door {
+    name: &'static str,
+    process: Rc<Daemon>,
+    path: &'static str,
+}
+
+fn us(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+async fn most(doors: &[Door]) {
+    title(
+        "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
+    );
+    println!("{:36} {:>12} {:>9} {:>9} {:>14}", "", "requests/s", "p50", "p99", "CPU/request");
     let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
     for _ in 0..=ROUNDS {
-        for ((_, door, path), rounds) in doors.iter().zip(&mut rounds) {
-            rounds.push(measure(door, path).await);
+        for (door, rounds) in doors.iter().zip(&mut rounds) {
+            rounds.push(measure(&door.process, door.path).await);
         }
     }
-    let us = |time: Duration| time.as_secs_f64() * 1e6;
-    for ((name, _, _), mut rounds) in doors.iter().zip(rounds) {
+    for (Door { name, .. }, mut rounds) in doors.iter().zip(rounds) {
         // The first was to warm up.
         rounds.remove(0);
         rounds.sort_by_key(|round| round.cpu);
         let Round { rate, p50, p99, cpu } = &rounds[rounds.len() / 2];
         println!("{name:36} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>11.2} µs", us(*p50), us(*p99), us(*cpu));
     }
+}
+
+/// Who is asked for what at half load.
+struct Asked {
+    name: &'static str,
+    address: SocketAddr,
+    request: String,
+    /// Which of all of them does no more than stand between the same two.
+    floor: usize,
+}
+
+async fn half(asked: &[Asked]) {
     title(&format!("the same at {HALF} requests a second, each at its own time"));
-    println!("{:36} {:12} {:>9} {:>9} {:>14}", "", "", "p50", "p99", "in quiet rounds");
-    let mut rounds: Vec<Vec<(Duration, Duration)>> = doors.iter().map(|_| Vec::new()).collect();
+    println!("{:36} {:>9} {:>9} {:>16} {:>16}", "", "p50", "p99", "over its floor", "of haproxy's p99");
+    let mut paces = Vec::new();
+    for Asked { address, request, .. } in asked {
+        let pace = Pace::connect(*address, request, CLIENTS).await;
+        // To warm up.
+        pace.run(HALF, HALF_ROUND).await;
+        paces.push(pace);
+    }
+    let (mut p50s, mut p99s) = (vec![Vec::new(); asked.len()], vec![Vec::new(); asked.len()]);
     for _ in 0..HALF_ROUNDS {
-        for ((_, door, path), rounds) in doors.iter().zip(&mut rounds).filter(|((name, ..), _)| is_fast(name)) {
-            rounds.push(paced(door.address, &request_for(path), HALF).await);
+        for (at, pace) in paces.iter().enumerate() {
+            let (p50, p99) = pace.percentiles(HALF, HALF_ROUND).await;
+            p50s[at].push(us(p50));
+            p99s[at].push(us(p99));
         }
     }
-    for ((name, _, _), mut rounds) in doors.iter().zip(rounds).filter(|(_, rounds)| !rounds.is_empty()) {
-        rounds.sort_by_key(|(_, p99)| *p99);
-        let (p50, p99) = rounds[rounds.len() / 2];
-        // A few stalls of the machine make up most of what the others show, whoever they hit.
-        let (_, quiet) = rounds[rounds.len() / 4];
-        println!("{name:36} {:12} {:>6.0} µs {:>6.0} µs {:>11.0} µs", "", us(p50), us(p99), us(quiet));
+    let haproxy = asked.iter().position(|asked| asked.name == "haproxy");
+    for (at, Asked { name, floor, .. }) in asked.iter().enumerate() {
+        // What the machine did in those moments, it did to both.
+        let beside = |other: usize, compare: fn(f64, f64) -> f64| {
+            median(p99s[at].iter().zip(&p99s[other]).map(|(ours, theirs)| compare(*ours, *theirs)))
+        };
+        let over = beside(*floor, |ours, floor| ours - floor);
+        let ratio = haproxy.map_or(f64::NAN, |haproxy| beside(haproxy, |ours, theirs| ours / theirs));
+        let (p50, p99) = (median(p50s[at].iter().copied()), median(p99s[at].iter().copied()));
+        println!("{name:36} {p50:>6.0} µs {p99:>6.0} µs {over:>13.0} µs {ratio:>14.2} ×");
     }
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+async fn downloads(doors: &[Door]) {
     title("downloads of 16 MB, one after the other");
     println!("{:36} {:>12} {:>34}", "", "a second", "CPU/download");
-    for (name, door, _) in doors.iter().filter(|(_, _, path)| path.starts_with("/http")) {
-        download(door.address).await;
-        let (before, begin) = (door.cpu(), Instant::now());
+    for Door { name, process, .. } in doors.iter().filter(|door| door.path.starts_with("/http")) {
+        download(process.address).await;
+        let (before, begin) = (process.cpu(), Instant::now());
         for _ in 0..DOWNLOADS {
-            download(door.address).await;
+            download(process.address).await;
         }
-        let cpu = (door.cpu() - before) / DOWNLOADS;
+        let cpu = (process.cpu() - before) / DOWNLOADS;
         println!("{name:36} {:>12.0} {:>31.1} ms", f64::from(DOWNLOADS) / begin.elapsed().as_secs_f64(), us(cpu) / 1e3);
     }
 }
@@ -185,9 +262,11 @@ async fn download(address: SocketAddr) {
     }
 }
 
-/// It can take what is half of the others' most.
-fn is_fast(name: &str) -> bool {
-    !matches!(name, "caddy" | "envoy")
+impl Door {
+    /// It can take what is half of the others' most.
+    fn is_fast(&self) -> bool {
+        !matches!(self.name, "caddy" | "envoy")
+    }
 }
 
 fn request_for(path: &str) -> String {
@@ -251,8 +330,11 @@ pub(crate) async fn ask(
     }
 }
 
-/// Whether a response has as many bytes as it says.
+/// Whether a response has as many bytes as it says, or a packet its end.
 pub(crate) fn is_whole(bytes: &[u8]) -> bool {
+    if bytes.starts_with(b"{") {
+        return bytes.ends_with("¶".as_bytes());
+    }
     let Some(head) = memmem::find(bytes, b"\r\n\r\n") else { return false };
     let length = memmem::find(&bytes[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
         let digits: String =
@@ -264,5 +346,6 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
 
 /// The whole of a right answer.
 pub(crate) fn is_answer(bytes: &[u8]) -> bool {
-    bytes.starts_with(b"HTTP/1.1 200 ") && bytes.ends_with(ANSWER.as_bytes())
+    let is_good = bytes.starts_with(b"HTTP/1.1 200 ") && bytes.ends_with(ANSWER.as_bytes());
+    is_good || bytes.starts_with(b"{") && memmem::find(bytes, ANSWER.as_bytes()).is_some()
 }

@@ -22,7 +22,7 @@ use crate::changes;
 use crate::daemon_process::Daemon;
 use crate::door::ask;
 use crate::overload;
-use crate::pace::paced;
+use crate::pace::Pace;
 use crate::scenes::{ms, row, title};
 use crate::swarm::join;
 
@@ -34,6 +34,7 @@ const IDLE: usize = 2000;
 const ATTACKERS: usize = 5000;
 /// Attackers who send as much as they can; more of them are no matter of HTTP.
 const ATTACK_ROUNDS: usize = 7;
+const ATTACK_ROUND: Duration = Duration::from_millis(500);
 const FLOODS: usize = 50;
 const ASKED: &str = "GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 const REQUEST: &[u8] = ASKED.as_bytes();
@@ -453,9 +454,10 @@ async fn attack(back_end: SocketAddr) {
     let at = gateway.address;
     // The machine stands still now and then, which is nobody's attack: the middle of some rounds.
     let p99 = async || {
+        let pace = Pace::connect(at, ASKED, CLIENTS).await;
         let mut rounds = Vec::new();
         for _ in 0..ATTACK_ROUNDS {
-            rounds.push(paced(at, ASKED, 5000.0).await.1);
+            rounds.push(pace.percentiles(5000.0, ATTACK_ROUND).await.1);
         }
         rounds.sort();
         rounds[ATTACK_ROUNDS / 2]

@@ -17,6 +17,7 @@ mod others;
 mod overload;
 mod pace;
 mod proxies;
+mod relay;
 mod scenes;
 mod swarm;
 
@@ -122,7 +123,11 @@ enum Scene {
         restarts: usize,
     },
     /// Requests through the gateway; beside nginx and haproxy where they are installed.
-    Door,
+    Door {
+        /// Leaves out all but this: most, half or downloads.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and haproxy where they are installed.
     Edge {
         /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack or overload.
@@ -135,6 +140,9 @@ enum Scene {
     /// The back end of `door`.
     #[command(hide = true)]
     HttpServer,
+    /// What stands between clients and that back end, and does nothing else.
+    #[command(hide = true)]
+    Relay { back_end: std::net::SocketAddr },
     /// The server of the floor of `calls`.
     #[command(hide = true)]
     EchoServer,
@@ -160,7 +168,12 @@ fn main() {
     daemon_process::pin_to(
         None,
         match scene {
-            Scene::Floor | Scene::FanOutFloor | Scene::CallServer { .. } | Scene::EchoServer | Scene::JsonServer => 0,
+            Scene::Floor
+            | Scene::FanOutFloor
+            | Scene::CallServer { .. }
+            | Scene::EchoServer
+            | Scene::JsonServer
+            | Scene::Relay { .. } => 0,
             _ => 1,
         },
     );
@@ -193,9 +206,10 @@ async fn play(scene: Scene) {
         Scene::Calls => calls::calls().await,
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
-        Scene::Door => door::door().await,
+        Scene::Door { only } => door::door(only.as_deref()).await,
         Scene::Edge { only, seconds } => edge::edge(only.as_deref(), seconds).await,
         Scene::HttpServer => door::serve_http().await,
+        Scene::Relay { back_end } => relay::serve(back_end),
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,
         Scene::NatsService { broker } => calls::serve_nats(broker).await,
@@ -206,7 +220,7 @@ async fn play(scene: Scene) {
             calls::calls().await;
             calls::survive(10).await;
             calls::overload().await;
-            door::door().await;
+            door::door(None).await;
             edge::edge(None, 60).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::daemon_process::Daemon;
-use crate::pace::{Answered, Load};
+use crate::pace::{Answered, Pace};
 use crate::scenes::{percentiles, row, title};
 
 const PORT: u16 = 19_160;
@@ -27,20 +27,17 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     std::fs::write(&file, text).unwrap();
     let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
     let gateway = Daemon::other(program, &arguments, PORT).await.expect("build it first");
-    let load = |rate: f64, time: Duration| Load {
-        address: gateway.address,
-        request: "GET /slow HTTP/1.1\r\nHost: door\r\n\r\n".to_owned(),
-        rate,
-        clients: CLIENTS,
-        time,
+    let load = async |rate: f64, time: Duration| {
+        let pace = Pace::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: door\r\n\r\n", CLIENTS).await;
+        Seen::of(&pace.run(rate, time).await)
     };
     // As much as it can do, found by asking for a little more than that could be.
     let most = AT_A_TIME as f64 / 0.005;
-    let peak = Seen::of(&load(most, TIME).run().await);
+    let peak = load(most, TIME).await;
     let capacity = peak.answered as f64 / TIME.as_secs_f64();
     row("as much as it can do", &format!("{capacity:.0}/s, p99 {:.0} ms", peak.p99.as_secs_f64() * 1e3));
     for times in [2.0, 5.0, 10.0] {
-        let seen = Seen::of(&load(capacity * times, TIME).run().await);
+        let seen = load(capacity * times, TIME).await;
         let share = 100.0 * seen.answered as f64 / peak.answered as f64;
         let ratio = seen.p99.as_secs_f64() / peak.p99.as_secs_f64();
         let text = format!(
@@ -52,7 +49,7 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     }
     let ended = Instant::now();
     let well = Duration::from_millis(250);
-    while Seen::of(&load(capacity / 2.0, well).run().await).has_declined {}
+    while load(capacity / 2.0, well).await.has_declined {}
     let took = ended.elapsed().saturating_sub(well);
     row("half as many after that", &format!("nothing is declined after {:.1} s", took.as_secs_f64()));
 }

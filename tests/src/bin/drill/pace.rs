@@ -4,26 +4,26 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use tokio::task::spawn_blocking;
 
 use crate::door::{is_answer, is_whole};
 use crate::scenes::percentiles;
 
-const CLIENTS: usize = 64;
-/// Short: a machine that is not one's own stands still for 20 ms now and then, which should spoil few rounds, and not all.
-const TIME: Duration = Duration::from_millis(500);
+const MAX_EVENTS: usize = 64;
 
-/// What to ask, how often a second, and from how many connections.
-#[derive(Clone, Debug)]
-pub(crate) struct Load {
-    pub(crate) address: SocketAddr,
-    pub(crate) request: String,
-    pub(crate) rate: f64,
-    pub(crate) clients: usize,
-    pub(crate) time: Duration,
+/// Connections over which requests leave, each at its own time.
+pub(crate) struct Pace(Arc<Mutex<Clients>>);
+
+struct Clients {
+    epoll: OwnedFd,
+    request: Vec<u8>,
+    all: Vec<Client>,
 }
 
 /// How long it took after it was due, and whether it is the right one: the server may have declined.
@@ -40,26 +40,35 @@ struct Client {
     answer: Vec<u8>,
 }
 
-/// Sends `request` so many times a second, over each of some connections in turn, and gives the middle and the 99th percentile of how
-/// long after it was due each answer was there: a request that has to wait for the one before counts from when it should have left.
-pub(crate) async fn paced(address: SocketAddr, request: &str, rate: f64) -> (Duration, Duration) {
-    let load = Load { address, request: request.to_owned(), rate, clients: CLIENTS, time: TIME };
-    let answers = load.run().await;
-    assert!(answers.iter().all(|answer| answer.is_right), "every answer is right");
-    percentiles(&mut answers.into_iter().map(|answer| answer.took).collect::<Vec<_>>())
-}
-
-impl Load {
-    /// All answers, in the order in which they came.
-    pub(crate) async fn run(self) -> Vec<Answered> {
-        tokio::task::spawn_blocking(move || self.run_here()).await.expect("every request is answered")
+impl Pace {
+    /// So many connections, to ask for that.
+    pub(crate) async fn connect(address: SocketAddr, request: &str, clients: usize) -> Self {
+        let request = request.as_bytes().to_vec();
+        let connected = spawn_blocking(move || Clients::connect(address, request, clients)).await;
+        Self(Arc::new(Mutex::new(connected.expect("everybody is let in"))))
     }
 
-    fn run_here(&self) -> Vec<Answered> {
-        let Self { address, rate, clients, time, .. } = *self;
-        let request = self.request.as_bytes();
+    /// Sends `rate` requests a second for that time, over each of the connections in turn, and gives all answers, in the order in
+    /// which they came.
+    pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<Answered> {
+        let clients = Arc::clone(&self.0);
+        let answers = spawn_blocking(move || clients.lock().unwrap().run(rate, time)).await;
+        answers.expect("every request is answered")
+    }
+
+    /// The middle and the 99th percentile of how long after it was due each answer was there: a request that has to wait for the one
+    /// before counts from when it should have left.
+    pub(crate) async fn percentiles(&self, rate: f64, time: Duration) -> (Duration, Duration) {
+        let answers = self.run(rate, time).await;
+        assert!(answers.iter().all(|answer| answer.is_right), "every answer is right");
+        percentiles(&mut answers.into_iter().map(|answer| answer.took).collect::<Vec<_>>())
+    }
+}
+
+impl Clients {
+    fn connect(address: SocketAddr, request: Vec<u8>, clients: usize) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let mut clients: Vec<Client> = (0..clients)
+        let all = (0..clients)
             .map(|number| {
                 let stream = TcpStream::connect(address).unwrap();
                 stream.set_nodelay(true).unwrap();
@@ -69,17 +78,22 @@ impl Load {
                 Client { stream, due: VecDeque::new(), answer: Vec::new() }
             })
             .collect();
+        Self { epoll, request, all }
+    }
+
+    fn run(&mut self, rate: f64, time: Duration) -> Vec<Answered> {
+        let Self { epoll, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;
         let start = Instant::now() + Duration::from_millis(5);
         let due = |number: u32| start + Duration::from_secs_f64(f64::from(number) / rate);
         let (mut sent, mut answers) = (0, Vec::with_capacity(total as usize));
-        let mut events = Vec::with_capacity(CLIENTS);
+        let mut events = Vec::with_capacity(MAX_EVENTS);
         while answers.len() < total as usize {
             let now = Instant::now();
             assert!(now < start + 2 * time + Duration::from_secs(5), "{} of {total} were answered", answers.len());
             while sent < total && due(sent) <= now {
-                let next = sent as usize % clients.len();
-                let client = &mut clients[next];
+                let next = sent as usize % all.len();
+                let client = &mut all[next];
                 client.due.push_back(due(sent));
                 if client.due.len() == 1 {
                     client.stream.write_all(request).expect("a request fits into what the system takes");
@@ -89,10 +103,10 @@ impl Load {
             // The time-out of `poll` is exact, that of `epoll` is not.
             let wait = if sent < total { due(sent).saturating_duration_since(now) } else { Duration::from_millis(100) };
             let wait = Timespec { tv_sec: 0, tv_nsec: wait.as_nanos().try_into().unwrap() };
-            poll(&mut [PollFd::new(&epoll, PollFlags::IN)], Some(&wait)).unwrap();
-            epoll::wait(&epoll, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
+            poll(&mut [PollFd::new(&*epoll, PollFlags::IN)], Some(&wait)).unwrap();
+            epoll::wait(&*epoll, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
             for event in events.drain(..) {
-                answers.extend(clients[event.data.u64() as usize].read(request));
+                answers.extend(all[event.data.u64() as usize].read(request));
             }
         }
         answers
