@@ -1,16 +1,13 @@
 //! Frames of one connection as they come from its socket.
 
-use std::io::{self, Read};
+use std::io;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
-use socket2::SockRef;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::Socket;
+use crate::{Socket, recv_now};
 
 /// Most bytes taken from a socket at a time: others get their turn.
 const MOST_ROOM: usize = 64 * 1024;
@@ -41,7 +38,7 @@ impl FrameReader {
         let begin = buffer.len();
         buffer.resize(begin + self.room, 0);
         let taken = match socket {
-            Socket::Tcp(stream) => read(stream, &mut buffer[begin..]),
+            Socket::Tcp(stream) => recv_now(stream, &mut buffer[begin..]),
             Socket::Pipe(_) => socket.try_read(&mut buffer[begin..]),
         };
         buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
@@ -86,21 +83,4 @@ impl FrameReader {
     pub fn pending(&self) -> &[u8] {
         self.decoder.unfinished()
     }
-}
-
-/// Reads what is there, without waiting.
-fn read(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let room = buffer.len();
-    let mut taken = Err(io::ErrorKind::WouldBlock.into());
-    // Less than there was room for: there is no more, and asking the system for it would cost as much as this read did.
-    // A close that came with it is remembered by the reactor.
-    let _ = stream.try_io(Interest::READABLE, || {
-        taken = (&*SockRef::from(stream)).read(&mut *buffer);
-        match &taken {
-            Ok(bytes) if *bytes == 0 || *bytes == room => Ok(()),
-            Ok(_) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(error) => Err(error.kind().into()),
-        }
-    });
-    taken
 }

@@ -3,6 +3,7 @@
 mod accept;
 #[cfg(feature = "cli")]
 mod cli;
+mod direct;
 mod frames;
 mod listen;
 mod local_queues;
@@ -18,6 +19,7 @@ mod virtual_net;
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
 pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
+pub use direct::{recv_now, send_now};
 pub use frames::FrameReader;
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use local_queues::{LocalQueues, Look};

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::direct::send_now;
 use crate::listen::{BindError, bind};
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
@@ -138,7 +139,7 @@ impl Socket {
     /// As there.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Self::Tcp(stream) => stream.try_write(bytes),
+            Self::Tcp(stream) => send_now(stream, bytes),
             Self::Pipe(pipe) => pipe.try_write(bytes),
         }
     }

@@ -123,6 +123,6 @@ pub(crate) trait Exchange: Send {
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101.
-    fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> impl Future<Output = Result<(), Ended>> + Send;
+    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101, and after that nothing else.
+    fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> impl Future<Output = Result<(), Ended>> + Send;
 }

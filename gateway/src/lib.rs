@@ -40,6 +40,7 @@ mod takeover;
 mod timer;
 mod tls;
 mod translate;
+mod tunnel;
 mod upstream;
 mod upstreams;
 

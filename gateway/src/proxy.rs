@@ -329,7 +329,7 @@ impl Proxy<'_> {
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
                     upstream.load.trust();
-                    exchange.tunnel(server.stream(), to_client).await?;
+                    exchange.tunnel(server.take(), to_client).await?;
                     return Ok(Instant::now());
                 }
                 Err(failed) => failed,

@@ -85,7 +85,7 @@ pub(crate) enum Reuse {
 /// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Connected {
-    /// `None` only when it has been kept.
+    /// `None` only when it has been kept or taken.
     stream: Option<TcpStream>,
     upstream: Arc<Upstream>,
     /// It has been used before, so the server may be closing it.
@@ -250,6 +250,11 @@ fn is_exhausted(error: &io::Error) -> bool {
 impl Connected {
     pub(crate) fn stream(&mut self) -> &mut TcpStream {
         self.stream.as_mut().expect("it is there until it is kept")
+    }
+
+    /// It is somebody else's from now on, and counts as open until this is dropped.
+    pub(crate) fn take(&mut self) -> TcpStream {
+        self.stream.take().expect("it is there until it is kept")
     }
 
     /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.

@@ -1,6 +1,7 @@
 //! One client's connection: requests in, responses out, each phase with its own time-out.
 
 use std::future::Future;
+use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -11,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{BodyReader, Broken, Piece};
 use super::head::{Framing, Head, HeadReader};
@@ -25,6 +27,7 @@ use crate::problem::Problem;
 use crate::seats::Seat;
 use crate::stream::{ReadHalf, Readable, Stream, WriteHalf, shrink, write_all};
 use crate::timer::Timer;
+use crate::tunnel;
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
@@ -41,13 +44,10 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Bytes on their way through a tunnel, each way.
-const TUNNEL_BYTES: usize = 8 * 1024;
-
 /// A client, as whoever answers its requests sees it.
 #[derive(Debug)]
 struct Connection<'a> {
-    stream: Stream,
+    stream: Held,
     reading: Reading,
     output: BytesMut,
     keep_alive: KeepAlive,
@@ -62,6 +62,10 @@ struct Connection<'a> {
     /// Completes when the client is to go: waited for again and again.
     leave: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
+
+/// The client's stream, until a tunnel takes it.
+#[derive(Debug)]
+struct Held(Option<Stream>);
 
 /// What the client sends.
 #[derive(Debug)]
@@ -89,7 +93,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
     let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let now = Instant::now();
     let mut connection = Connection {
-        stream,
+        stream: Held(Some(stream)),
         reading: Reading {
             input: BytesMut::new(),
             heads: HeadReader::default(),
@@ -190,7 +194,7 @@ impl Connection<'_> {
             }
             () = self.leave.as_mut(), if !has_begun && !stops => return Ok(None),
         }
-        match self.reading.read(&mut self.stream)? {
+        match self.reading.read(&mut *self.stream)? {
             Some(0) => Err(Ended("closed by the client")),
             _ => Ok(None),
         }
@@ -205,7 +209,7 @@ impl Connection<'_> {
             // It is said below, again.
             Err(Broken(_)) => {}
         }
-        let piece = self.reading.next_piece(&mut self.stream, deadline).await;
+        let piece = self.reading.next_piece(&mut *self.stream, deadline).await;
         if matches!(piece, Err(BodyError::Problem(_))) {
             self.keep_alive = KeepAlive::Closes;
         }
@@ -268,7 +272,7 @@ impl Connection<'_> {
 
     /// Writes all that waits.
     async fn flush(&mut self) -> Result<(), Ended> {
-        Ok(write_all(&mut self.stream, &mut self.output, self.limits.write).await?)
+        Ok(write_all(&mut *self.stream, &mut self.output, self.limits.write).await?)
     }
 
     /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
@@ -283,7 +287,7 @@ impl Connection<'_> {
                 () = self.timer.expired() => break,
             }
             self.reading.input.clear();
-            match self.reading.read(&mut self.stream) {
+            match self.reading.read(&mut *self.stream) {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(_) => {}
             }
@@ -343,7 +347,7 @@ impl Exchange for Connection<'_> {
                 done = work.as_mut() => return Ok(done),
                 ready = self.stream.readable(), if listens => ready?,
             }
-            if self.reading.read(&mut self.stream)? == Some(0) {
+            if self.reading.read(&mut *self.stream)? == Some(0) {
                 return Err(Ended("closed by the client before it was answered"));
             }
         }
@@ -408,7 +412,7 @@ impl Exchange for Connection<'_> {
         ended
     }
 
-    async fn tunnel(&mut self, server: &mut TcpStream, to_client: Bytes) -> Result<(), Ended> {
+    async fn tunnel(&mut self, mut server: TcpStream, to_client: Bytes) -> Result<(), Ended> {
         self.output.extend_from_slice(&to_client);
         self.flush().await?;
         let ahead = self.reading.input.split();
@@ -416,8 +420,28 @@ impl Exchange for Connection<'_> {
         drop(ahead);
         self.reading.input = BytesMut::new();
         self.output = BytesMut::new();
-        tokio::io::copy_bidirectional_with_sizes(&mut self.stream, server, TUNNEL_BYTES, TUNNEL_BYTES).await?;
-        Err(Ended("the tunnel was closed"))
+        let client = self.stream.0.take().expect("a connection ends with its tunnel");
+        // A task of its own: each of its bytes would wake all that this one is made of.
+        let carries = AbortOnDropHandle::new(tokio::spawn(tunnel::run(client, server)));
+        match carries.await {
+            Ok(Ok(())) => Err(Ended("the tunnel was closed")),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_panicked) => Err(Ended("the tunnel was lost")),
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        self.0.as_ref().expect("nobody asks for it after that")
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Stream {
+        self.0.as_mut().expect("nobody asks for it after that")
     }
 }
 

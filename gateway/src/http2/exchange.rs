@@ -218,7 +218,7 @@ impl Exchange for Stream {
         forward::relay(response, parts, &mut upload, &mut download).await
     }
 
-    async fn tunnel(&mut self, _server: &mut TcpStream, _to_client: Bytes) -> Result<(), Ended> {
+    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes) -> Result<(), Ended> {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
         Err(Ended("HTTP/2 has no upgrades"))
     }
