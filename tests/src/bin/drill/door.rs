@@ -64,7 +64,13 @@ pub(crate) async fn serve_http() {
                     }
                     let line = memmem::find(&buffer, b"\r\n").unwrap_or(end);
                     let (is_big, is_slow) = (asks_for(&buffer[..line], "/big"), asks_for(&buffer[..line], "/slow"));
+                    // It answers when it has heard all, as most do.
+                    let body = length_of(&buffer[..end]);
                     buffer.drain(..end + 4);
+                    while buffer.len() < body {
+                        let Ok(1..) = stream.read_buf(&mut buffer).await else { return };
+                    }
+                    buffer.drain(..body);
                     if is_big && stream.write_all(&big).await.is_err() {
                         return;
                     } else if is_big {
@@ -336,12 +342,16 @@ pub(crate) fn is_whole(bytes: &[u8]) -> bool {
         return bytes.ends_with("¶".as_bytes());
     }
     let Some(head) = memmem::find(bytes, b"\r\n\r\n") else { return false };
-    let length = memmem::find(&bytes[..head].to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
+    bytes.len() >= head + 4 + length_of(&bytes[..head])
+}
+
+/// Of the body that follows this head.
+fn length_of(head: &[u8]) -> usize {
+    memmem::find(&head.to_ascii_lowercase(), b"content-length: ").map_or(0, |at| {
         let digits: String =
-            bytes[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
+            head[at + 16..].iter().map(|byte| char::from(*byte)).take_while(char::is_ascii_digit).collect();
         digits.parse().unwrap()
-    });
-    bytes.len() >= head + 4 + length
+    })
 }
 
 /// The whole of a right answer.

@@ -12,32 +12,25 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tests::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_local};
 use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::changes;
 use crate::daemon_process::Daemon;
 use crate::door::{ask, median};
 use crate::overload;
-use crate::pace::Pace;
-use crate::scenes::{ms, row, title};
+use crate::scenes::{row, title};
 use crate::swarm::join;
+use crate::{attackers, changes};
 
 const CLIENTS: usize = 64;
 const ROUND: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 21;
 /// Clients that do nothing.
 const IDLE: usize = 2000;
-const ATTACKERS: usize = 5000;
-/// Attackers who send as much as they can; more of them are no matter of HTTP.
-const ATTACK_ROUNDS: usize = 7;
-const ATTACK_ROUND: Duration = Duration::from_millis(500);
-const FLOODS: usize = 50;
-const ASKED: &str = "GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
-const REQUEST: &[u8] = ASKED.as_bytes();
+const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 
 /// Somebody in front of the same server, in clear and with TLS.
 struct Front {
@@ -103,7 +96,7 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
         soak(back_end.address, seconds).await;
     }
     if wanted("attack") {
-        attack(back_end.address).await;
+        attackers::attackers(&program(), back_end.address).await;
     }
     if wanted("overload") {
         overload::overload(&program(), back_end.address).await;
@@ -438,99 +431,5 @@ impl Logged {
                 return Pid::from_raw(digits.parse().unwrap()).unwrap();
             }
         }
-    }
-}
-
-/// What it is, by how many, what each says first and again and again, and how often.
-type Attack = (&'static str, usize, Vec<u8>, Vec<u8>, Duration);
-
-async fn attack(back_end: SocketAddr) {
-    title("5000 slow attackers, or 50 who flood, and the p99 of 64 good clients with 5000 requests a second");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("gateway.toml");
-    let text = format!(
-        "listen = \"127.0.0.1:19150\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\nmax_connections = 10000\n"
-    );
-    std::fs::write(&file, text).unwrap();
-    let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
-    let gateway = Daemon::other(&program(), &arguments, 19_150).await.expect("build it first");
-    let at = gateway.address;
-    // The machine stands still now and then, which is nobody's attack: the middle of some rounds.
-    let p99 = async || {
-        let pace = Pace::connect(at, ASKED, CLIENTS).await;
-        let mut rounds = Vec::new();
-        for _ in 0..ATTACK_ROUNDS {
-            rounds.push(pace.percentiles(5000.0, ATTACK_ROUND).await.1);
-        }
-        rounds.sort();
-        rounds[ATTACK_ROUNDS / 2]
-    };
-    p99().await;
-    let usual = p99().await;
-    let memory = gateway.rss_bytes();
-    row("nobody attacks", &format!("p99 {:.2} ms, {:.1} MB", ms(usual), memory as f64 / 1e6));
-    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-    let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
-    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
-        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-    };
-    let rapid: Vec<u8> = (0..200u32)
-        .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
-        .collect();
-    let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
-    let slow = Duration::from_secs(2);
-    let big = || b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n".to_vec();
-    let attacks: [Attack; 6] = [
-        ("slow heads", ATTACKERS, b"GET / HTTP/1.1\r\nHost: g\r\n".to_vec(), b"X: y\r\n".to_vec(), slow),
-        (
-            "slow bodies",
-            ATTACKERS,
-            b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n".to_vec(),
-            b"x".to_vec(),
-            slow,
-        ),
-        ("slow readers", ATTACKERS, big(), Vec::new(), slow),
-        ("rapid resets", FLOODS, preface.to_vec(), rapid, Duration::from_millis(500)),
-        (
-            "headers without end",
-            FLOODS,
-            [&preface[..], &frame(1, 1, 1, &get)].concat(),
-            continuation,
-            Duration::from_millis(500),
-        ),
-        // What that costs good clients which the gateway has nothing to do with; last, as the server has to get over it.
-        ("slow readers, of the server itself", ATTACKERS, big(), Vec::new(), slow),
-    ];
-    for (name, count, first, again, every) in attacks {
-        let attacked = if name.ends_with("itself") { back_end } else { at };
-        let attackers: Vec<_> = (0..count)
-            .map(|number| {
-                let (first, again) = (first.clone(), again.clone());
-                spawn_local(async move {
-                    // Not all in one moment: that would be one of ours.
-                    sleep(Duration::from_micros(u64::try_from(number).unwrap() * 400)).await;
-                    loop {
-                        // Who attacks spends little: all of their systems' memory would be ours here.
-                        let socket = TcpSocket::new_v4().unwrap();
-                        socket.set_recv_buffer_size(4096).unwrap();
-                        let Ok(mut stream) = socket.connect(attacked).await else { return };
-                        let mut open = stream.write_all(&first).await.is_ok();
-                        while open {
-                            sleep(every).await;
-                            open = stream.write_all(&again).await.is_ok();
-                        }
-                        sleep(every).await;
-                    }
-                })
-            })
-            .collect();
-        sleep(Duration::from_millis(2500)).await;
-        let p99 = p99().await;
-        let grown = gateway.rss_bytes().saturating_sub(memory) as f64 / 1e6;
-        let ratio = p99.as_secs_f64() / usual.as_secs_f64();
-        row(&format!("{count}: {name}"), &format!("p99 {:.2} ms ({ratio:.1} ×), memory + {grown:.1} MB", ms(p99)));
-        attackers.iter().for_each(tokio::task::JoinHandle::abort);
-        sleep(Duration::from_secs(2)).await;
     }
 }

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
+mod attackers;
 mod calls;
 mod changes;
 mod daemon_process;
