@@ -8,7 +8,7 @@ use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
 use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
 use serde_json::value::RawValue;
-use tokio::time::{Duration, Instant, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Entry};
@@ -144,6 +144,11 @@ impl Proxy<'_> {
         };
         let Problem { status, kind, detail } = &problem;
         debug!(status = status.as_u16(), kind, detail, "problem");
+        if matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+            && let Some(pause) = self.shedding.holds_back()
+        {
+            exchange.unless_gone(Box::pin(sleep(pause))).await?;
+        }
         if rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
             exchange.respond(Full::new(*status, JSON, ""));
         } else {

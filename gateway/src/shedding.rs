@@ -11,6 +11,8 @@ const TICK: Duration = Duration::from_millis(50);
 const FIRST: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(1000);
 const MOST: f64 = 0.9;
+/// As long as those who are declined are asked to wait: [`Problem::RETRY_AFTER_SECONDS`](crate::problem::Problem).
+const HELD_BACK: Duration = Duration::from_secs(3);
 /// Part of one look in the mean: a single stall, such as of the machine, says little.
 const SHARE: u64 = 4;
 
@@ -37,9 +39,19 @@ impl Shedding {
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
+    /// How long whoever is declined waits until it is told. Not at all while the worker keeps up; when it is late, one who is told at
+    /// once and asks again at once costs nearly as much as one who is answered.
+    pub(crate) fn holds_back(&self) -> Option<Duration> {
+        (self.late() > FIRST).then_some(HELD_BACK)
+    }
+
+    fn late(&self) -> Duration {
+        Duration::from_micros(self.late_us.load(Ordering::Relaxed))
+    }
+
     /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it matters.
     pub(crate) fn declines(&self, luck: impl FnOnce() -> f64) -> bool {
-        let late = Duration::from_micros(self.late_us.load(Ordering::Relaxed));
+        let late = self.late();
         if late <= FIRST {
             return false;
         }
@@ -59,13 +71,16 @@ mod tests {
         let seen = |ms, times| (0..times).for_each(|_| shedding.seen(Duration::from_millis(ms)));
         seen(1000, 1);
         assert_eq!(declined(), 0, "a single stall");
+        assert_eq!(shedding.holds_back(), None);
         seen(200, 100);
         assert_eq!(declined(), 0, "a full house");
         seen(650, 100);
         assert_eq!(declined(), 45);
         seen(5000, 100);
         assert_eq!(declined(), 90, "some always get through, and show how it goes");
+        assert_eq!(shedding.holds_back(), Some(HELD_BACK));
         seen(0, 12);
+        assert_eq!(shedding.holds_back(), None);
         assert_eq!(declined(), 0, "within a second of its end");
     }
 }

@@ -231,6 +231,38 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
 }
 
 #[tokio::test]
+#[expect(clippy::disallowed_methods, reason = "its thread is held up on purpose")]
+async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
+    /// With stalls of this length the gateway, which runs in the same thread, is later than it may be.
+    const STALL: Duration = Duration::from_millis(600);
+    let cluster = Cluster::start();
+    let server = Server::start().await;
+    let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
+    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let at = gateway(&cluster, limited).await;
+    assert_eq!(request(at, "GET", "/", "").await.status, 200);
+    let declined = async || {
+        let begun = Instant::now();
+        let status = request(at, "GET", "/", "").await.status;
+        assert!(matches!(status, 429 | 503), "{status}");
+        begun.elapsed()
+    };
+    let (stalls, mut seen) = tokio::sync::watch::channel(0);
+    let stalled = tokio::spawn(async move {
+        loop {
+            std::thread::sleep(STALL);
+            stalls.send_modify(|stalls| *stalls += 1);
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    });
+    seen.wait_for(|stalls| *stalls > 6).await.unwrap();
+    let took = declined().await;
+    assert!(took >= Duration::from_secs(3), "{took:?}");
+    stalled.abort();
+    eventually("it keeps up again", async || declined().await < Duration::from_secs(1)).await;
+}
+
+#[tokio::test]
 async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
     let cluster = Cluster::start();
     let server = Server::start().await;

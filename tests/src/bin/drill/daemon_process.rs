@@ -81,6 +81,13 @@ impl Daemon {
         None
     }
 
+    /// Somebody who wants all of core 0, and does nothing with it.
+    pub(crate) fn spinner() -> Child {
+        let child = Command::new("sh").args(["-c", "while :; do :; done"]).kill_on_drop(true).spawn().unwrap();
+        pin_to(child.id(), 0);
+        child
+    }
+
     pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.child.id().expect("it runs")).unwrap()).unwrap()
     }
@@ -94,6 +101,13 @@ impl Daemon {
     pub(crate) fn move_to(&self, core: usize) {
         for task in self.process().tasks().unwrap().flatten() {
             pin_to(u32::try_from(task.tid).ok(), core);
+        }
+    }
+
+    /// Others go first, by so much, before all its threads.
+    pub(crate) fn be_nice(&self, nice: i32) {
+        for task in self.process().tasks().unwrap().flatten() {
+            rustix::process::setpriority_process(Pid::from_raw(task.tid), nice).unwrap();
         }
     }
 

@@ -101,6 +101,12 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
     if wanted("overload") {
         overload::overload(&program(), back_end.address).await;
     }
+    if wanted("starved") {
+        title("somebody who gets a twentieth of a core is asked for more than that is enough for");
+        for front in fronts(&trust, back_end.address).await {
+            overload::starved(front.name, &front.process).await;
+        }
+    }
 }
 
 fn program() -> String {

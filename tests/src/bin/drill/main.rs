@@ -131,7 +131,7 @@ enum Scene {
     },
     /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and haproxy where they are installed.
     Edge {
-        /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack or overload.
+        /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack, overload or starved.
         #[arg(long)]
         only: Option<String>,
         /// How long the door is changed under load.

@@ -8,6 +8,12 @@ use crate::pace::{Answered, Pace};
 use crate::scenes::{percentiles, row, title};
 
 const PORT: u16 = 19_160;
+/// With this, one who is nice has a twentieth of what somebody else has who is not.
+const NICE: i32 = 13;
+/// More than it can do, from so many clients.
+const STARVED_RATE: f64 = 20_000.0;
+const AT_ONCE: usize = 64;
+const STARVED_TIME: Duration = Duration::from_secs(6);
 /// What the server does at a time, each for [`SLOW`](crate::door) and what a timer is late.
 const AT_A_TIME: usize = 8;
 /// So many that one is free whenever a request is due.
@@ -52,6 +58,42 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     while load(capacity / 2.0, well).await.has_declined {}
     let took = ended.elapsed().saturating_sub(well);
     row("half as many after that", &format!("nothing is declined after {:.1} s", took.as_secs_f64()));
+}
+
+/// As [`overload`], of somebody in front who has little CPU: a twentieth of a core, beside somebody else who wants all of it.
+pub(crate) async fn starved(name: &str, gateway: &Daemon) {
+    gateway.be_nice(NICE);
+    let _spinner = Daemon::spinner();
+    let load = async |clients: usize, rate: f64| {
+        let pace = Pace::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n", clients).await;
+        // Those who come are let in first: that is not what is asked about.
+        pace.run(1000.0, Duration::from_secs(4)).await;
+        let before = gateway.cpu();
+        let answers = pace.run_and_leave(rate, STARVED_TIME).await;
+        (answers, gateway.cpu() - before)
+    };
+    // As much as it can do: few clients, who ask again at once.
+    let (answers, cpu) = load(AT_ONCE, STARVED_RATE).await;
+    let peak = answers.iter().filter(|answer| answer.is_right).count() as f64 / STARVED_TIME.as_secs_f64();
+    let text = |answers: &[Answered], cpu: Duration| {
+        let waited = |is_right: bool| {
+            let of = answers.iter().filter(|answer| answer.is_right == is_right);
+            let mut of: Vec<_> = of.map(|answer| answer.waited).collect();
+            let (p50, p99) = if of.is_empty() { Default::default() } else { percentiles(&mut of) };
+            (of.len() as f64 / STARVED_TIME.as_secs_f64(), p50.as_secs_f64(), p99.as_secs_f64())
+        };
+        let ((right, p50, p99), (declined, half, _)) = (waited(true), waited(false));
+        let share = 100.0 * right / peak;
+        let cpu = 100.0 * cpu.as_secs_f64() / STARVED_TIME.as_secs_f64();
+        format!(
+            "{right:.0}/s answered ({share:.0} %), p50 {p50:.2} p99 {p99:.2} s; {declined:.0}/s declined, half of them within {half:.2} s; {cpu:.1} % of a core"
+        )
+    };
+    row(&format!("{name}, 64 who ask at once"), &text(&answers, cpu));
+    for times in [0.4, 2.0, 10.0] {
+        let (answers, cpu) = load(CLIENTS, peak * times).await;
+        row(&format!("{name}, 4000, {times} × as many"), &text(&answers, cpu));
+    }
 }
 
 /// What became of the requests.
