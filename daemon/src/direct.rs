@@ -8,6 +8,12 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+/// A peer that is gone is told by an error: no signal has to be. Where there is no such flag, Rust ignores the signal.
+#[cfg(not(target_vendor = "apple"))]
+const FLAGS: SendFlags = SendFlags::NOSIGNAL;
+#[cfg(target_vendor = "apple")]
+const FLAGS: SendFlags = SendFlags::empty();
+
 /// Reads what is there, without waiting; 0 is the end. Cancel safe.
 ///
 /// # Errors
@@ -34,6 +40,5 @@ pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 /// # Errors
 /// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when it takes nothing.
 pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    // A peer that is gone is told by the error: no signal has to be.
-    stream.try_io(Interest::WRITABLE, || Ok(retry_on_intr(|| send(stream, bytes, SendFlags::NOSIGNAL))?))
+    stream.try_io(Interest::WRITABLE, || Ok(retry_on_intr(|| send(stream, bytes, FLAGS))?))
 }

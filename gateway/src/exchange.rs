@@ -101,6 +101,10 @@ pub(crate) trait Exchange: Send {
         F: Future + Send,
         F::Output: Send;
 
+    /// Waits before a request is declined, for as long as `pause` at most, and for no longer than that harms nobody else: until the
+    /// client says anything, or has to leave.
+    fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
+
     /// Answers.
     fn respond(&mut self, response: Full);
 
@@ -124,5 +128,5 @@ pub(crate) trait Exchange: Send {
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101, and after that nothing else.
-    fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> impl Future<Output = Result<(), Ended>> + Send;
+    fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> impl Future<Output = Ended> + Send;
 }

@@ -8,7 +8,7 @@ use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
 use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
 use serde_json::value::RawValue;
-use tokio::time::{Duration, Instant, sleep, timeout_at};
+use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Entry};
@@ -144,10 +144,8 @@ impl Proxy<'_> {
         };
         let Problem { status, kind, detail } = &problem;
         debug!(status = status.as_u16(), kind, detail, "problem");
-        if matches!(*status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
-            && let Some(pause) = self.shedding.holds_back()
-        {
-            exchange.unless_gone(Box::pin(sleep(pause))).await?;
+        if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.holds_back() {
+            exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
         }
         if rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
             exchange.respond(Full::new(*status, JSON, ""));
@@ -334,8 +332,7 @@ impl Proxy<'_> {
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
                     upstream.load.trust();
-                    exchange.tunnel(server.take(), to_client).await?;
-                    return Ok(Instant::now());
+                    return Err(BodyError::Ended(exchange.tunnel(server.take(), to_client).await));
                 }
                 Err(failed) => failed,
             };

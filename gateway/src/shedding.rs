@@ -1,8 +1,8 @@
-//! When a worker cannot keep up, some requests are told so at once: the rest is served in time, and nothing piles up.
+//! When a worker cannot keep up, some requests are declined: the rest is served in time, and nothing piles up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::time::{Duration, Instant, MissedTickBehavior, interval};
+use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker looks how late it is.
 const TICK: Duration = Duration::from_millis(50);
@@ -11,8 +11,10 @@ const TICK: Duration = Duration::from_millis(50);
 const FIRST: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(1000);
 const MOST: f64 = 0.9;
-/// As long as those who are declined are asked to wait: [`Problem::RETRY_AFTER_SECONDS`](crate::problem::Problem).
-const HELD_BACK: Duration = Duration::from_secs(3);
+/// A client that is told at once that it is declined, and asks again at once, costs nearly as much as one who is answered: it is told
+/// later, after so many looks whether the worker is still late.
+const LOOK: Duration = Duration::from_secs(1);
+const MOST_LOOKS: u32 = 3;
 /// Part of one look in the mean: a single stall, such as of the machine, says little.
 const SHARE: u64 = 4;
 
@@ -39,10 +41,19 @@ impl Shedding {
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
-    /// How long whoever is declined waits until it is told. Not at all while the worker keeps up; when it is late, one who is told at
-    /// once and asks again at once costs nearly as much as one who is answered.
-    pub(crate) fn holds_back(&self) -> Option<Duration> {
-        (self.late() > FIRST).then_some(HELD_BACK)
+    /// Whether those who are declined are better told later: while the worker keeps up, they are not.
+    pub(crate) fn holds_back(&self) -> bool {
+        self.late() > FIRST
+    }
+
+    /// Waits for as long as somebody who is declined is to wait until it is told. Cancel safe.
+    pub(crate) async fn hold_back(&self) {
+        for _ in 0..MOST_LOOKS {
+            sleep(LOOK).await;
+            if !self.holds_back() {
+                return;
+            }
+        }
     }
 
     fn late(&self) -> Duration {
@@ -71,16 +82,16 @@ mod tests {
         let seen = |ms, times| (0..times).for_each(|_| shedding.seen(Duration::from_millis(ms)));
         seen(1000, 1);
         assert_eq!(declined(), 0, "a single stall");
-        assert_eq!(shedding.holds_back(), None);
+        assert!(!shedding.holds_back());
         seen(200, 100);
         assert_eq!(declined(), 0, "a full house");
         seen(650, 100);
         assert_eq!(declined(), 45);
         seen(5000, 100);
         assert_eq!(declined(), 90, "some always get through, and show how it goes");
-        assert_eq!(shedding.holds_back(), Some(HELD_BACK));
+        assert!(shedding.holds_back());
         seen(0, 12);
-        assert_eq!(shedding.holds_back(), None);
+        assert!(!shedding.holds_back());
         assert_eq!(declined(), 0, "within a second of its end");
     }
 }

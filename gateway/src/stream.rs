@@ -7,6 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
+use daemon::{recv_now, send_now};
 use futures::FutureExt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -69,6 +70,22 @@ impl Stream {
                 (ReadHalf::Plain(read), WriteHalf::Plain(write))
             }
             Self::Tls(stream) => (ReadHalf::Tls(stream), WriteHalf::Tls(stream)),
+        }
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self::Plain(stream) = self else {
+            let mut read = ReadBuf::new(room);
+            ready!(Pin::new(self).poll_read(task, &mut read))?;
+            return Poll::Ready(Ok(read.filled().len()));
+        };
+        loop {
+            ready!(stream.poll_read_ready(task))?;
+            match recv_now(stream, room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
         }
     }
 
@@ -247,12 +264,22 @@ fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<
     }
 }
 
+fn poll_send(stream: &TcpStream, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(task))?;
+        match send_now(stream, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
+    }
+}
+
 macro_rules! forward_writes {
     ($of:ty, $session:ident => $get:expr) => {
         impl AsyncWrite for $of {
             fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
                 match &mut *self {
-                    Self::Plain(stream) => Pin::new(stream).poll_write(task, bytes),
+                    Self::Plain(stream) => poll_send(stream.as_ref(), task, bytes),
                     Self::Tls($session) => Pin::new(&mut *$get).poll_write(task, bytes),
                 }
             }

@@ -6,8 +6,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use daemon::{recv_now, send_now};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::stream::Stream;
@@ -25,11 +24,19 @@ thread_local! {
 ///
 /// # Errors
 /// Those of either connection: what was on its way is lost.
-pub(crate) async fn run(mut client: Stream, mut server: TcpStream) -> io::Result<()> {
+pub(crate) async fn run(mut client: Stream, server: TcpStream) -> io::Result<()> {
+    let mut server = Stream::Plain(server);
     let (mut up, mut down) = (Way::default(), Way::default());
+    let mut down_first = false;
     poll_fn(|task| {
-        let up = up.poll(task, &mut client, &mut server)?;
-        let down = down.poll(task, &mut server, &mut client)?;
+        // Each may use up what a task may do in one turn: they take turns.
+        down_first = !down_first;
+        let (up, down) = if down_first {
+            let down = down.poll(task, &mut server, &mut client)?;
+            (up.poll(task, &mut client, &mut server)?, down)
+        } else {
+            (up.poll(task, &mut client, &mut server)?, down.poll(task, &mut server, &mut client)?)
+        };
         if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
     })
     .await
@@ -58,7 +65,7 @@ enum State {
 
 impl Way {
     /// Passes on all that can be. Ready when no more comes, and the other side knows.
-    fn poll(&mut self, task: &mut Context<'_>, from: &mut impl Side, to: &mut impl Side) -> Poll<io::Result<()>> {
+    fn poll(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
         loop {
             while self.written < self.waiting.len() {
                 self.written += ready!(poll_write(task, to, &self.waiting[self.written..]))?;
@@ -82,14 +89,9 @@ impl Way {
     }
 
     /// Reads once, and writes what is taken of it.
-    fn poll_pass_on(
-        &mut self,
-        task: &mut Context<'_>,
-        from: &mut impl Side,
-        to: &mut impl Side,
-    ) -> Poll<io::Result<State>> {
+    fn poll_pass_on(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<State>> {
         SCRATCH.with_borrow_mut(|scratch| {
-            let read = ready!(poll_read(task, from, scratch))?;
+            let read = ready!(from.poll_recv(task, scratch))?;
             if read == 0 {
                 return Poll::Ready(Ok(State::Ends));
             }
@@ -103,74 +105,42 @@ impl Way {
     }
 }
 
-/// One end.
-trait Side: AsyncRead + AsyncWrite + Unpin {
-    /// The socket, if its bytes go through the tunnel as they are.
-    fn plain(&self) -> Option<&TcpStream>;
-}
-
-impl Side for TcpStream {
-    fn plain(&self) -> Option<&TcpStream> {
-        Some(self)
-    }
-}
-
-impl Side for Stream {
-    fn plain(&self) -> Option<&TcpStream> {
-        match self {
-            Self::Plain(stream) => Some(stream),
-            Self::Tls(_) => None,
-        }
-    }
-}
-
-/// 0 at the end.
-fn poll_read(task: &mut Context<'_>, from: &mut impl Side, room: &mut [u8]) -> Poll<io::Result<usize>> {
-    let Some(socket) = from.plain() else {
-        let mut read = ReadBuf::new(room);
-        ready!(Pin::new(from).poll_read(task, &mut read))?;
-        return Poll::Ready(Ok(read.filled().len()));
-    };
-    loop {
-        ready!(socket.poll_read_ready(task))?;
-        match recv_now(socket, room) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            read => return Poll::Ready(read),
-        }
-    }
-}
-
 /// At least one byte.
-fn poll_write(task: &mut Context<'_>, to: &mut impl Side, bytes: &[u8]) -> Poll<io::Result<usize>> {
-    let written = match to.plain() {
-        Some(socket) => loop {
-            ready!(socket.poll_write_ready(task))?;
-            match send_now(socket, bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                written => break written,
-            }
-        },
-        None => ready!(Pin::new(to).poll_write(task, bytes)),
-    };
-    Poll::Ready(
-        written.and_then(|written| if written == 0 { Err(io::ErrorKind::WriteZero.into()) } else { Ok(written) }),
-    )
+fn poll_write(task: &mut Context<'_>, to: &mut Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(task, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use std::sync::Arc;
+
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpSocket};
     use tokio::time::{Duration, timeout};
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
 
-    /// Two who speak through a tunnel.
-    async fn tunnel() -> (TcpStream, TcpStream, AbortOnDropHandle<io::Result<()>>) {
+    trait Side: AsyncRead + AsyncWrite + Unpin + Send {}
+    impl<T: AsyncRead + AsyncWrite + Unpin + Send> Side for T {}
+
+    /// Two who speak through a tunnel, the client in clear or with TLS.
+    async fn tunnel(is_tls: bool) -> (Box<dyn Side>, TcpStream, AbortOnDropHandle<io::Result<()>>) {
         let (client, inner) = pair().await;
         let (outer, server) = pair().await;
-        (client, server, AbortOnDropHandle::new(tokio::spawn(run(Stream::Plain(inner), outer))))
+        let (client, inner): (Box<dyn Side>, _) = if is_tls {
+            let (client, inner) = secure(client, inner).await;
+            (client, inner)
+        } else {
+            (Box::new(client), Stream::Plain(inner))
+        };
+        (client, server, AbortOnDropHandle::new(tokio::spawn(run(inner, outer))))
     }
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -183,54 +153,81 @@ mod tests {
         (stream, listener.accept().await.unwrap().0)
     }
 
-    async fn reads(stream: &mut TcpStream, what: &str) {
+    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, Stream) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let knows = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let knows = knows.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let shows = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let shows = shows.unwrap().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let (connector, acceptor) = (TlsConnector::from(Arc::new(knows)), TlsAcceptor::from(Arc::new(shows)));
+        let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+        (Box::new(client.unwrap()), Stream::from(server.unwrap()))
+    }
+
+    async fn say(side: &mut (impl AsyncWrite + Unpin), what: &str) {
+        side.write_all(what.as_bytes()).await.unwrap();
+        side.flush().await.unwrap();
+    }
+
+    async fn reads(side: &mut (impl AsyncRead + Unpin), what: &str) {
         let mut read = vec![0; what.len()];
-        stream.read_exact(&mut read).await.unwrap();
+        side.read_exact(&mut read).await.unwrap();
         assert_eq!(read, what.as_bytes());
     }
 
     #[tokio::test]
     async fn each_side_hears_the_other_and_when_it_has_no_more_to_say() {
-        let (mut client, mut server, tunnel) = tunnel().await;
-        for word in ["ask", "상품", "x"] {
-            client.write_all(word.as_bytes()).await.unwrap();
-            reads(&mut server, word).await;
-            server.write_all(word.as_bytes()).await.unwrap();
-            reads(&mut client, word).await;
+        for is_tls in [false, true] {
+            let (mut client, mut server, tunnel) = tunnel(is_tls).await;
+            for word in ["ask", "상품", "x"] {
+                say(&mut client, word).await;
+                reads(&mut server, word).await;
+                say(&mut server, word).await;
+                reads(&mut client, word).await;
+            }
+            say(&mut client, "last").await;
+            client.shutdown().await.unwrap();
+            reads(&mut server, "last").await;
+            assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the client says no more");
+            assert!(!tunnel.is_finished());
+            say(&mut server, "answer").await;
+            reads(&mut client, "answer").await;
+            server.shutdown().await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            tunnel.await.unwrap().unwrap();
         }
-        client.write_all(b"last").await.unwrap();
-        client.shutdown().await.unwrap();
-        reads(&mut server, "last").await;
-        assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the client says no more");
-        assert!(!tunnel.is_finished());
-        server.write_all(b"answer").await.unwrap();
-        reads(&mut client, "answer").await;
-        server.shutdown().await.unwrap();
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-        tunnel.await.unwrap().unwrap();
     }
 
     #[tokio::test]
     async fn much_goes_both_ways_at_once() {
-        let (client, server, tunnel) = tunnel().await;
-        let side = async |stream: TcpStream, byte: u8, other: u8| {
-            let (mut from, mut to) = stream.into_split();
-            let all = vec![byte; 3_000_000];
-            let writes = async {
-                to.write_all(&all).await.unwrap();
-                to.shutdown().await.unwrap();
+        // No two parts of it are alike where one could be taken for the other.
+        let much = |seed: u32| -> Vec<u8> { (0..750_000).flat_map(|at: u32| (at ^ seed).to_le_bytes()).collect() };
+        for is_tls in [false, true] {
+            let (client, server, tunnel) = tunnel(is_tls).await;
+            let side = async |stream: Box<dyn Side>, says: Vec<u8>, hears: Vec<u8>| {
+                let (mut from, mut to) = tokio::io::split(stream);
+                let writes = async {
+                    to.write_all(&says).await.unwrap();
+                    to.shutdown().await.unwrap();
+                };
+                let mut read = Vec::new();
+                let (_, bytes) = tokio::join!(writes, from.read_to_end(&mut read));
+                assert!(bytes.unwrap() == hears.len() && read == hears);
             };
-            let mut read = Vec::new();
-            let (_, bytes) = tokio::join!(writes, from.read_to_end(&mut read));
-            assert!(bytes.unwrap() == 3_000_000 && read.iter().all(|byte| *byte == other));
-        };
-        tokio::join!(side(client, b'c', b's'), side(server, b's', b'c'));
-        tunnel.await.unwrap().unwrap();
+            tokio::join!(side(client, much(1), much(0)), side(Box::new(server), much(0), much(1)));
+            tunnel.await.unwrap().unwrap();
+        }
     }
 
     #[tokio::test]
     async fn who_does_not_read_is_not_read_for() {
-        let (client, mut server, tunnel) = tunnel().await;
+        let (client, mut server, tunnel) = tunnel(false).await;
         let mut written = 0;
         // It stops taking: that is what is waited for, and not for long.
         while let Ok(bytes) = timeout(Duration::from_millis(300), server.write(&[b'x'; 8192])).await {

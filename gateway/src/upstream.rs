@@ -249,12 +249,12 @@ fn is_exhausted(error: &io::Error) -> bool {
 
 impl Connected {
     pub(crate) fn stream(&mut self) -> &mut TcpStream {
-        self.stream.as_mut().expect("it is there until it is kept")
+        self.stream.as_mut().expect("it is there until it is kept or taken")
     }
 
-    /// It is somebody else's from now on, and counts as open until this is dropped.
+    /// It is somebody else's from now on.
     pub(crate) fn take(&mut self) -> TcpStream {
-        self.stream.take().expect("it is there until it is kept")
+        self.stream.take().expect("it is there until it is kept or taken")
     }
 
     /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.

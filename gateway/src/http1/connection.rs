@@ -275,6 +275,26 @@ impl Connection<'_> {
         Ok(write_all(&mut *self.stream, &mut self.output, self.limits.write).await?)
     }
 
+    /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
+    async fn enter_tunnel(&mut self, mut server: TcpStream, to_client: Bytes) -> Result<(), Ended> {
+        self.output.extend_from_slice(&to_client);
+        self.flush().await?;
+        let ahead = self.reading.input.split();
+        server.write_all(&ahead).await?;
+        drop(ahead);
+        self.reading.input = BytesMut::new();
+        self.output = BytesMut::new();
+        let client = self.stream.0.take().expect("a connection ends with its tunnel");
+        // A task of its own: each of its bytes would wake all that this one is made of.
+        match AbortOnDropHandle::new(tokio::spawn(tunnel::run(client, server))).await {
+            Ok(carried) => Ok(carried?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_aborted) => Err(Ended("the tunnel was lost")),
+            },
+        }
+    }
+
     /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
     /// has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
@@ -353,6 +373,25 @@ impl Exchange for Connection<'_> {
         }
     }
 
+    async fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
+        self.flush().await?;
+        // A client that sends is not made to wait with that, nor one that asks for more.
+        if !self.reading.body.is_done() || !self.reading.input.is_empty() || self.seat.leave.is_cancelled() {
+            return Ok(());
+        }
+        // It gives way to others like one that does nothing, and holds as little.
+        self.seat.idles(Instant::now());
+        buffers::give(std::mem::take(&mut self.reading.input));
+        buffers::give(std::mem::take(&mut self.output));
+        tokio::select! {
+            () = pause => {}
+            ready = self.stream.readable() => ready?,
+            () = self.leave.as_mut() => {}
+        }
+        self.seat.works();
+        Ok(())
+    }
+
     fn respond(&mut self, response: Full) {
         let keep_alive = self.keep_alive_after();
         self.status = Some(response.status);
@@ -412,21 +451,10 @@ impl Exchange for Connection<'_> {
         ended
     }
 
-    async fn tunnel(&mut self, mut server: TcpStream, to_client: Bytes) -> Result<(), Ended> {
-        self.output.extend_from_slice(&to_client);
-        self.flush().await?;
-        let ahead = self.reading.input.split();
-        server.write_all(&ahead).await?;
-        drop(ahead);
-        self.reading.input = BytesMut::new();
-        self.output = BytesMut::new();
-        let client = self.stream.0.take().expect("a connection ends with its tunnel");
-        // A task of its own: each of its bytes would wake all that this one is made of.
-        let carries = AbortOnDropHandle::new(tokio::spawn(tunnel::run(client, server)));
-        match carries.await {
-            Ok(Ok(())) => Err(Ended("the tunnel was closed")),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_panicked) => Err(Ended("the tunnel was lost")),
+    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> Ended {
+        match self.enter_tunnel(server, to_client).await {
+            Ok(()) => Ended("the tunnel was closed"),
+            Err(ended) => ended,
         }
     }
 }

@@ -218,9 +218,14 @@ impl Exchange for Stream {
         forward::relay(response, parts, &mut upload, &mut download).await
     }
 
-    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes) -> Result<(), Ended> {
+    async fn hold_back(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
+        // There are so many streams to a connection, and what is in its window: others may need them.
+        Ok(())
+    }
+
+    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes) -> Ended {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
-        Err(Ended("HTTP/2 has no upgrades"))
+        Ended("HTTP/2 has no upgrades")
     }
 }
 

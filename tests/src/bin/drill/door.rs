@@ -16,13 +16,13 @@ use crate::pace::Pace;
 use crate::proxies;
 use crate::scenes::{percentiles, row, title};
 
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 11;
 const BIG_BYTES: usize = 16 << 20;
 const DOWNLOADS: u32 = 50;
 /// How long the back end takes for what is slow.
 const SLOW: Duration = Duration::from_millis(5);
 const MAX_UNSENT_BYTES: u32 = 16 * 1024;
-const ROUND: Duration = Duration::from_secs(2);
+const ROUND: Duration = Duration::from_secs(1);
 const CLIENTS: usize = 64;
 /// About half of what the slowest of those compared can do.
 const HALF: f64 = 20_000.0;
@@ -181,19 +181,27 @@ async fn most(doors: &[Door]) {
     title(
         "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
     );
-    println!("{:36} {:>12} {:>9} {:>9} {:>14}", "", "requests/s", "p50", "p99", "CPU/request");
+    println!("{:36} {:>12} {:>9} {:>9} {:>14} {:>12}", "", "requests/s", "p50", "p99", "CPU/request", "of nginx's");
     let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
-    for _ in 0..=ROUNDS {
-        for (door, rounds) in doors.iter().zip(&mut rounds) {
-            rounds.push(measure(&door.process, door.path).await);
+    for number in 0..=ROUNDS {
+        for place in 0..doors.len() {
+            let place = (place + number) % doors.len();
+            let round = measure(&doors[place].process, doors[place].path).await;
+            // The first is to warm up.
+            if number > 0 {
+                rounds[place].push(round);
+            }
         }
     }
-    for (Door { name, .. }, mut rounds) in doors.iter().zip(rounds) {
-        // The first was to warm up.
-        rounds.remove(0);
-        rounds.sort_by_key(|round| round.cpu);
-        let Round { rate, p50, p99, cpu } = &rounds[rounds.len() / 2];
-        println!("{name:36} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>11.2} µs", us(*p50), us(*p99), us(*cpu));
+    let nginx = doors.iter().position(|door| door.name == "nginx");
+    for (Door { name, .. }, ours) in doors.iter().zip(&rounds) {
+        let middle = |of: fn(&Round) -> f64| median(ours.iter().map(of));
+        let (rate, cpu) = (middle(|round| round.rate), middle(|round| us(round.cpu)));
+        let (p50, p99) = (middle(|round| us(round.p50)), middle(|round| us(round.p99)));
+        let ratio = nginx.map_or(f64::NAN, |nginx| {
+            median(ours.iter().zip(&rounds[nginx]).map(|(ours, theirs)| us(ours.cpu) / us(theirs.cpu)))
+        });
+        println!("{name:36} {rate:>12.0} {p50:>6.0} µs {p99:>6.0} µs {cpu:>11.2} µs {ratio:>10.2} ×");
     }
 }
 
