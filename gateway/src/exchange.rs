@@ -101,8 +101,8 @@ pub(crate) trait Exchange: Send {
         F: Future + Send,
         F::Output: Send;
 
-    /// Waits before a request is declined, for as long as `pause` at most, and for no longer than that harms nobody else: until the
-    /// client says anything, or has to leave.
+    /// Waits before a request is declined, for as long as `pause` at most, and only while that harms nobody else: not once the client
+    /// says anything, or has to leave.
     fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Answers.
@@ -127,6 +127,7 @@ pub(crate) trait Exchange: Send {
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101, and after that nothing else.
+    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101, and before nothing
+    /// else.
     fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> impl Future<Output = Ended> + Send;
 }

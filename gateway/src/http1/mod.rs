@@ -2,6 +2,8 @@
 
 pub(crate) mod body;
 pub(crate) mod connection;
+#[cfg(test)]
+mod connection_tests;
 pub(crate) mod head;
 pub(crate) mod headers;
 pub(crate) mod response;
