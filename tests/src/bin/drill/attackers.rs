@@ -9,12 +9,11 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::daemon_process::Daemon;
 use crate::door::median;
+use crate::edge::Front;
 use crate::pace::Pace;
 use crate::scenes::{ms, row, title};
 
-const PORT: u16 = 19_150;
 const SLOW: usize = 5000;
 /// Attackers who send as much as they can; more of them are no matter of HTTP.
 const FLOODS: usize = 50;
@@ -36,34 +35,33 @@ struct Attack {
     first: Vec<u8>,
     again: Vec<u8>,
     every: Duration,
-    at: SocketAddr,
 }
 
-pub(crate) async fn attackers(program: &str, back_end: SocketAddr) {
+/// All of that at each of them, one after the other; floods are HTTP/2, which one of them is asked for here.
+pub(crate) async fn attackers(fronts: &[Front]) {
     title("5000 slow attackers, or 50 who flood, and the p99 of 64 good clients with 5000 requests a second");
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("gateway.toml");
-    let text = format!(
-        "listen = \"127.0.0.1:{PORT}\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\nmax_connections = 10000\n"
-    );
-    std::fs::write(&file, text).unwrap();
-    let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
-    let gateway = Daemon::other(program, &arguments, PORT).await.expect("build it first");
-    let clients = Pace::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n", CLIENTS).await;
-    p99(&clients).await;
-    let memory = gateway.rss_bytes();
-    for attack in attacks(gateway.address, back_end) {
-        let usual = p99(&clients).await;
-        let running = attack.begin();
-        sleep(APART * u32::try_from(attack.attackers).unwrap() + SETTLES).await;
-        let under_attack = p99(&clients).await;
-        let grown = gateway.rss_bytes().saturating_sub(memory) as f64 / 1e6;
-        let name = format!("{}: {}", attack.attackers, attack.name);
-        let (usual, ratio) = (usual * 1e3, under_attack / usual);
-        let under_attack = under_attack * 1e3;
-        row(&name, &format!("p99 {under_attack:.2} ms, before {usual:.2} ({ratio:.1} ×), memory + {grown:.1} MB"));
-        drop(running);
-        sleep(SETTLES).await;
+    let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
+    for attack in attacks() {
+        for (front, memory) in fronts.iter().zip(&memories) {
+            if attack.is_flood() && front.name != fronts[0].name {
+                continue;
+            }
+            let request = "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n";
+            let clients = Pace::connect(front.process.address, request, CLIENTS).await;
+            // To warm up.
+            p99(&clients).await;
+            let usual = p99(&clients).await;
+            let running = attack.begin(front.process.address);
+            sleep(APART * u32::try_from(attack.attackers).unwrap() + SETTLES).await;
+            let under_attack = p99(&clients).await;
+            let grown = front.process.rss_bytes().saturating_sub(*memory) as f64 / 1e6;
+            let name = format!("{}, {}", front.name, attack.name);
+            let (usual, ratio) = (usual * 1e3, under_attack / usual);
+            let under_attack = under_attack * 1e3;
+            row(&name, &format!("p99 {under_attack:.2} ms, before {usual:.2} ({ratio:.1} ×), memory + {grown:.1} MB"));
+            drop(running);
+            sleep(SETTLES).await;
+        }
     }
 }
 
@@ -76,7 +74,7 @@ async fn p99(clients: &Pace) -> f64 {
     median(rounds.into_iter())
 }
 
-fn attacks(gateway: SocketAddr, back_end: SocketAddr) -> [Attack; 8] {
+fn attacks() -> [Attack; 5] {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
@@ -87,13 +85,12 @@ fn attacks(gateway: SocketAddr, back_end: SocketAddr) -> [Attack; 8] {
         .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
         .collect();
     let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
-    let slow = |name, first: &[u8], again: &[u8], at| Attack {
+    let slow = |name, first: &[u8], again: &[u8]| Attack {
         name,
         attackers: SLOW,
         first: first.to_vec(),
         again: again.to_vec(),
         every: Duration::from_secs(2),
-        at,
     };
     let flood = |name, first: Vec<u8>, again| Attack {
         name,
@@ -101,29 +98,28 @@ fn attacks(gateway: SocketAddr, back_end: SocketAddr) -> [Attack; 8] {
         first,
         again,
         every: Duration::from_millis(500),
-        at: gateway,
     };
     let heads = b"GET / HTTP/1.1\r\nHost: g\r\n";
     let big = b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n";
     let post = b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n";
-    // Those who attack the server itself cost good clients what the gateway has nothing to do with.
     [
-        slow("slow heads", heads, b"X: y\r\n", gateway),
-        slow("slow heads, at the server itself", heads, b"X: y\r\n", back_end),
-        slow("slow bodies", post, b"x", gateway),
-        slow("slow bodies, at the server itself", post, b"x", back_end),
+        slow("slow heads", heads, b"X: y\r\n"),
+        slow("slow bodies", post, b"x"),
+        slow("slow readers", big, b""),
         flood("rapid resets", preface.to_vec(), rapid),
         flood("headers without end", [&preface[..], &frame(1, 1, 1, &get)].concat(), continuation),
-        slow("slow readers", big, b"", gateway),
-        slow("slow readers, at the server itself", big, b"", back_end),
     ]
 }
 
 impl Attack {
+    fn is_flood(&self) -> bool {
+        self.attackers == FLOODS
+    }
+
     /// They come, one after the other, and again when they are cut off, until this is dropped.
-    fn begin(&self) -> Vec<AbortOnDropHandle<()>> {
+    fn begin(&self, at: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let come = |number: usize| {
-            let (first, again, every, at) = (self.first.clone(), self.again.clone(), self.every, self.at);
+            let (first, again, every) = (self.first.clone(), self.again.clone(), self.every);
             spawn_local(async move {
                 sleep(APART * u32::try_from(number).unwrap()).await;
                 loop {

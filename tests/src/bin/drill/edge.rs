@@ -33,9 +33,9 @@ const IDLE: usize = 2000;
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 
 /// Somebody in front of the same server, in clear and with TLS.
-struct Front {
-    name: &'static str,
-    process: Daemon,
+pub(crate) struct Front {
+    pub(crate) name: &'static str,
+    pub(crate) process: Daemon,
     secure: SocketAddr,
 }
 
@@ -78,7 +78,7 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
     let back_end = Daemon::server(&["http-server"]).await;
     back_end.move_to(1);
     if ["tls", "tunnel", "idle"].into_iter().any(wanted) {
-        let fronts = fronts(&trust, back_end.address).await;
+        let mut fronts = fronts(&trust, back_end.address).await;
         if wanted("tls") {
             tls(&fronts, &trust).await;
         }
@@ -86,7 +86,8 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
             idle(&fronts, &trust).await;
         }
         if wanted("tunnel") {
-            tunnel(fronts, back_end.address).await;
+            fronts.push(relay(back_end.address).await);
+            tunnel(&fronts).await;
         }
     }
     if wanted("changes") {
@@ -96,7 +97,9 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
         soak(back_end.address, seconds).await;
     }
     if wanted("attack") {
-        attackers::attackers(&program(), back_end.address).await;
+        let mut fronts = fronts(&trust, back_end.address).await;
+        fronts.push(relay(back_end.address).await);
+        attackers::attackers(&fronts).await;
     }
     if wanted("overload") {
         overload::overload(&program(), back_end.address).await;
@@ -130,8 +133,8 @@ async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
     let ours = write(
         "gateway.toml",
         format!(
-            "listen = \"127.0.0.1:19120\"\nworkers = 1\nadmin = \"off\"\n[tls]\nlisten = \"127.0.0.1:19121\"\n\
-             certificates = [{{ chain = \"{chain}\", key = \"{key}\" }}]\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\n"
+            "listen = \"127.0.0.1:19120\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[tls]\nlisten = \"127.0.0.1:19121\"\n\
+             certificates = [{{ chain = \"{chain}\", key = \"{key}\" }}]\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\nmax_connections = 12000\n"
         ),
     );
     add("gateway", Daemon::other(&program(), &["--config", &ours, "--log-level", "error"], 19_120).await, 19_121);
@@ -140,7 +143,7 @@ async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
         format!(
             "daemon off; master_process off; worker_processes 1; pid nginx.pid; error_log stderr crit;
 events {{ worker_connections 12000; }}
-http {{ access_log off; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl_certificate {chain}; ssl_certificate_key {key};
+http {{ access_log off; proxy_max_temp_file_size 0; keepalive_requests 100000000; ssl_protocols TLSv1.3; ssl_certificate {chain}; ssl_certificate_key {key};
   map $http_upgrade $up {{ default upgrade; '' ''; }}
   upstream back {{ server {back_end}; keepalive 64; keepalive_requests 100000000; }}
   server {{ listen 127.0.0.1:19122 backlog=4096; listen 127.0.0.1:19123 ssl backlog=4096;
@@ -177,6 +180,12 @@ listen door
         }
     }
     fronts
+}
+
+/// Somebody who only passes bytes on: what is beyond that is another front's own.
+async fn relay(back_end: SocketAddr) -> Front {
+    let process = Daemon::server(&["relay", &back_end.to_string()]).await;
+    Front { name: "a relay, nothing else", secure: process.address, process }
 }
 
 /// The CPU time of each unit of work, and how many of them there were, for each round of one of those compared.
@@ -245,11 +254,9 @@ async fn tls(fronts: &[Front], trust: &Trust) {
     print(fronts, "handshake", &handshakes.await);
 }
 
-async fn tunnel(mut fronts: Vec<Front>, back_end: SocketAddr) {
+async fn tunnel(fronts: &[Front]) {
     title("messages of 64 bytes to and fro through 64 WebSockets");
-    let process = Daemon::server(&["relay", &back_end.to_string()]).await;
-    fronts.push(Front { name: "a relay, nothing else", secure: process.address, process });
-    let figures = in_turn(&fronts, async |front| {
+    let figures = in_turn(fronts, async |front| {
         let end = Instant::now() + ROUND;
         let clients = (0..CLIENTS).map(|_| async {
             let mut stream = TcpStream::connect(front.process.address).await.unwrap();
@@ -271,7 +278,7 @@ async fn tunnel(mut fronts: Vec<Front>, back_end: SocketAddr) {
         });
         futures::future::join_all(clients).await.into_iter().sum()
     });
-    print(&fronts, "message", &figures.await);
+    print(fronts, "message", &figures.await);
 }
 
 async fn idle(fronts: &[Front], trust: &Trust) {

@@ -4,22 +4,32 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll;
+use rustix::event::epoll::{self, EventData, EventFlags};
+use socket2::SockRef;
 
 /// As much as there is in one read.
 const READ_BYTES: usize = 16 * 1024;
+/// What the system takes ahead for somebody who does not read, as at the gateway.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 const MAX_EVENTS: usize = 1024;
 /// What the listener is called among the connections.
 const LISTENER: u64 = u64::MAX;
+
+/// One side of a relayed connection.
+struct Side {
+    stream: TcpStream,
+    /// What it does not take yet: nothing more is read from the other side until it does.
+    rest: Vec<u8>,
+}
 
 /// A connection to `back_end` for every client, on one thread, for ever. Prints its address first.
 pub(crate) fn serve(back_end: SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     println!("{}", listener.local_addr().unwrap());
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-    epoll::add(&epoll, &listener, epoll::EventData::new_u64(LISTENER), epoll::EventFlags::IN).unwrap();
+    epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).unwrap();
     // A client has an even number, its server the next one.
-    let mut streams: Vec<Option<TcpStream>> = Vec::new();
+    let mut sides: Vec<Option<Side>> = Vec::new();
     let mut events = Vec::with_capacity(MAX_EVENTS);
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -30,33 +40,51 @@ pub(crate) fn serve(back_end: SocketAddr) {
                 for stream in [client, TcpStream::connect(back_end).unwrap()] {
                     stream.set_nodelay(true).unwrap();
                     stream.set_nonblocking(true).unwrap();
-                    let number = epoll::EventData::new_u64(streams.len() as u64);
-                    epoll::add(&epoll, &stream, number, epoll::EventFlags::IN | epoll::EventFlags::ET).unwrap();
-                    streams.push(Some(stream));
+                    SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES).unwrap();
+                    let number = EventData::new_u64(sides.len() as u64);
+                    let both = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
+                    epoll::add(&epoll, &stream, number, both).unwrap();
+                    sides.push(Some(Side { stream, rest: Vec::new() }));
                 }
                 continue;
             }
-            let from = usize::try_from(event.data.u64()).unwrap();
-            if !pass_on(&streams, from, &mut buffer) {
-                streams[from] = None;
-                streams[from ^ 1] = None;
+            let of = usize::try_from(event.data.u64()).unwrap();
+            let pair = sides.get_disjoint_mut([of, of ^ 1]).unwrap();
+            let [Some(this), Some(other)] = pair else { continue };
+            // It may have something to be read, and may take what the other side had.
+            let is_open =
+                pass_on(this, other, &mut buffer) && (this.rest.is_empty() || pass_on(other, this, &mut buffer));
+            if !is_open {
+                sides[of] = None;
+                sides[of ^ 1] = None;
             }
         }
     }
 }
 
-/// All that has come; whether more can come.
-fn pass_on(streams: &[Option<TcpStream>], from: usize, buffer: &mut [u8]) -> bool {
-    let (Some(mut source), Some(mut sink)) = (streams[from].as_ref(), streams[from ^ 1].as_ref()) else {
-        return false;
-    };
+/// All that has come and is taken; whether more can come.
+fn pass_on(source: &mut Side, sink: &mut Side, buffer: &mut [u8]) -> bool {
     loop {
-        match source.read(buffer) {
+        while !sink.rest.is_empty() {
+            match sink.stream.write(&sink.rest) {
+                Ok(bytes) => drop(sink.rest.drain(..bytes)),
+                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+            }
+        }
+        // Most of what is measured is taken at once.
+        match source.stream.read(buffer) {
             Ok(0) => return false,
-            // What is measured through it is so little that the system takes it.
-            Ok(bytes) if sink.write_all(&buffer[..bytes]).is_err() => return false,
-            Ok(bytes) if bytes < buffer.len() => return true,
-            Ok(_) => {}
+            Ok(bytes) => {
+                let taken = match sink.stream.write(&buffer[..bytes]) {
+                    Ok(taken) => taken,
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+                    Err(_) => return false,
+                };
+                sink.rest.extend_from_slice(&buffer[taken..bytes]);
+                if bytes < buffer.len() && sink.rest.is_empty() {
+                    return true;
+                }
+            }
             Err(error) => return error.kind() == ErrorKind::WouldBlock,
         }
     }
