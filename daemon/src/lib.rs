@@ -19,7 +19,7 @@ mod virtual_net;
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
 pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
-pub use direct::{recv_now, send_now};
+pub use direct::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
 pub use frames::FrameReader;
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use local_queues::{LocalQueues, Look};

@@ -134,24 +134,20 @@ impl Admin {
 }
 
 impl Answer for Admin {
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
-            exchange.respond(Full::from(&problem));
-            return Ok(());
+            return Ok(exchange.respond(Full::from(&problem)));
         }
-        match self.text(path) {
-            Some((status, text)) => {
-                let content_type = "text/plain; version=0.0.4; charset=utf-8";
-                exchange.respond(Full::new(status, content_type, text));
-            }
+        let response = match self.text(path) {
+            Some((status, text)) => Full::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
             None => {
                 let detail = "there are /health, /ready, /metrics and /routes";
-                exchange.respond(Full::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail)));
+                Full::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
             }
-        }
-        Ok(())
+        };
+        Ok(exchange.respond(response))
     }
 
     fn refused(&self, _status: StatusCode) {}

@@ -186,7 +186,7 @@ struct Redirect<'a, 'b> {
 }
 
 impl Answer for Redirect<'_, '_> {
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         if head.target().starts_with(CHALLENGES) {
             return self.proxy.answer(head, exchange).await;
         }
@@ -198,15 +198,15 @@ impl Answer for Redirect<'_, '_> {
         };
         if name.is_empty() || head.target() == "*" {
             let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "say which host the request is for");
-            exchange.respond(Full::from(&problem));
-            return Ok(());
+            return Ok(exchange.respond(Full::from(&problem)));
         }
         let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
         let location = Some(format!("https://{name}{port}{}", head.target()));
         // 308 keeps method and body (RFC 9110, 15.4.9).
-        exchange.respond(Full { location, ..Full::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
+        let answered =
+            exchange.respond(Full { location, ..Full::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
         self.proxy.note(&head, StatusCode::PERMANENT_REDIRECT);
-        Ok(())
+        Ok(answered)
     }
 
     fn refused(&self, status: StatusCode) {
@@ -218,10 +218,9 @@ impl Answer for Redirect<'_, '_> {
 struct Plain;
 
 impl Answer for Plain {
-    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
+    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "speak TLS here: ask for https:// instead");
-        exchange.respond(Full::from(&problem));
-        Ok(())
+        Ok(exchange.respond(Full::from(&problem)))
     }
 
     fn refused(&self, _status: StatusCode) {}

@@ -83,8 +83,8 @@ impl From<&Problem> for Full {
 
 /// Whoever answers requests.
 pub(crate) trait Answer: Sync {
-    /// Answers one request: whatever it takes, ends with a response.
-    fn answer(&self, head: Head, exchange: &mut impl Exchange) -> impl Future<Output = Result<(), Ended>> + Send;
+    /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
+    fn answer(&self, head: Head, exchange: &mut impl Exchange) -> impl Future<Output = Result<Instant, Ended>> + Send;
 
     /// A request made no sense, or took too long to come, and was answered with this.
     fn refused(&self, status: StatusCode);
@@ -105,8 +105,8 @@ pub(crate) trait Exchange: Send {
     /// says anything, or has to leave.
     fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Answers.
-    fn respond(&mut self, response: Full);
+    /// Answers. Gives when: nobody else has to look at the clock.
+    fn respond(&mut self, response: Full) -> Instant;
 
     /// What the request was answered with, if it was.
     fn status(&self) -> Option<StatusCode>;

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::{BufMut, Bytes, BytesMut};
+use daemon::send_now;
 use futures::{FutureExt, Stream, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Duration, Instant};
@@ -260,7 +261,9 @@ async fn upload<S: Source>(
     {
         return failed;
     }
-    if to_server.write_all(&request).await.is_err() {
+    // Mostly it is taken at once.
+    let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
+    if to_server.write_all(&request[taken..]).await.is_err() {
         return Upload::Refused;
     }
     pace.sent.store(true, Ordering::Relaxed);
@@ -445,11 +448,11 @@ impl<S: Sink> Download<'_, S> {
                 _ if begun => READ_BYTES,
                 _ => FIRST_READ_BYTES,
             });
-            // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
-            match self.from_server.read_buf(input).now_or_never() {
-                Some(read) => break read,
-                None if input.is_empty() => buffers::give(std::mem::take(input)),
-                None => {}
+            match self.from_server.recv(input) {
+                Ok(Some(bytes)) => break Ok(bytes),
+                Ok(None) if input.is_empty() => buffers::give(std::mem::take(input)),
+                Ok(None) => {}
+                Err(error) => break Err(error),
             }
         };
         match read {

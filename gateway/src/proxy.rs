@@ -82,7 +82,7 @@ enum Route<'a> {
 
 impl Answer for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let begin = Instant::now();
         let rules = self.upstreams.rules();
         let trusted = &rules.config.trusted;
@@ -94,12 +94,12 @@ impl Answer for Proxy<'_> {
         let ended = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
-        self.log(client, head.method(), head.target(), exchange.status(), took);
-        ended.map(drop)
+        self.log(client, Some(&head), exchange.status(), took);
+        ended
     }
 
     fn refused(&self, status: StatusCode) {
-        self.log(self.client, "-", "-", Some(status), Duration::ZERO);
+        self.log(self.client, None, Some(status), Duration::ZERO);
     }
 }
 
@@ -109,7 +109,7 @@ struct Unanswered<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a Head, Instant)>);
 impl Drop for Unanswered<'_> {
     fn drop(&mut self) {
         if let Some((proxy, client, head, begin)) = self.0 {
-            proxy.log(client, head.method(), head.target(), None, begin.elapsed());
+            proxy.log(client, Some(head), None, begin.elapsed());
         }
     }
 }
@@ -117,13 +117,15 @@ impl Drop for Unanswered<'_> {
 impl Proxy<'_> {
     /// A request was answered by somebody else.
     pub(crate) fn note(&self, head: &Head, status: StatusCode) {
-        self.log(self.client, head.method(), head.target(), Some(status), Duration::ZERO);
+        self.log(self.client, Some(head), Some(status), Duration::ZERO);
     }
 
-    fn log(&self, client: IpAddr, method: &str, target: &str, status: Option<StatusCode>, took: Duration) {
+    /// `head`: of a request that made sense.
+    fn log(&self, client: IpAddr, head: Option<&Head>, status: Option<StatusCode>, took: Duration) {
         let status = status.map(|status| status.as_u16());
         self.metrics.request(status, took);
         if let Some(log) = self.access_log {
+            let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
             log.take(&Entry { client, method, target, status, took });
         }
     }
@@ -147,12 +149,8 @@ impl Proxy<'_> {
         if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.holds_back() {
             exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
         }
-        if rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route" {
-            exchange.respond(Full::new(*status, JSON, ""));
-        } else {
-            exchange.respond(Full::from(&problem));
-        }
-        Ok(Instant::now())
+        let is_empty = rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
+        Ok(exchange.respond(if is_empty { Full::new(*status, JSON, "") } else { Full::from(&problem) }))
     }
 
     async fn respond(
@@ -167,7 +165,8 @@ impl Proxy<'_> {
             let detail = "there are more requests than can be answered in time";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
         }
-        let (path, query) = head.target().split_once('?').unwrap_or_else(|| (head.target(), ""));
+        let (method, target) = (head.method(), head.target());
+        let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = path::normal(path).map_err(|bad| BodyError::Problem(bad.into()))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
@@ -181,20 +180,20 @@ impl Proxy<'_> {
         let deadline = begin + settings.timeout.unwrap_or(rules.config.request_timeout);
         let (path, inquired) =
             (&*path, |path| Inquiry { head, rules, settings, path, query, client, origin, hops, begin, deadline });
-        let url = || format!("{}{path}", head.method());
-        match self.route(head.method(), path) {
+        let url = || format!("{method}{path}");
+        match self.route(method, path) {
             // Said before the client sends a body that nobody would take.
             Route::Gone => Err(of_call(CallError::NoProvider { url: url() })),
             Route::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
             Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
-            Route::Node(method, path) => {
+            Route::Node(called, path) => {
                 let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
                 let key = client_key(settings, client);
-                let call = balanced(self.peers.call_raw(method, &path, &params), settings, key.as_deref());
+                let call = balanced(self.peers.call_raw(called, &path, &params), settings, key.as_deref());
                 // What has no body has taken no time.
-                let now = if has_body(head.method()) { Instant::now() } else { begin };
-                let call = call.within(deadline.saturating_duration_since(now));
-                let form = Form::accepted(head.fields()).filter(|_| head.method() != "HEAD");
+                let now = if has_body(method) { Instant::now() } else { begin };
+                let call = call.begun_at(now).within(deadline.saturating_duration_since(now));
+                let form = Form::accepted(head.fields()).filter(|_| method != "HEAD");
                 let answer = match form {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
                     Some(form) => {
@@ -205,8 +204,7 @@ impl Proxy<'_> {
                     }
                 };
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
-                exchange.respond(Full::new(status, JSON, body));
-                Ok(Instant::now())
+                Ok(exchange.respond(Full::new(status, JSON, body)))
             }
         }
     }

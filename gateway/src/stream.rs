@@ -7,11 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
-use daemon::{recv_now, send_now};
+use daemon::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
 use futures::FutureExt;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::{TcpStream, tcp};
 use tokio::time::{Duration, timeout};
 use tokio_rustls::server::TlsStream;
@@ -108,10 +108,26 @@ pub(crate) fn limit_unsent(stream: &TcpStream) {
     }
 }
 
-/// What tells when it can be read, so that nobody who waits for that needs a buffer.
+/// What tells when it can be read, so that nobody who waits for that needs a buffer; and is read without waiting then.
 pub(crate) trait Readable: AsyncRead + Unpin {
     /// Whether a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The socket whose bytes are read as they are.
+    fn plain(&self) -> Option<&TcpStream>;
+
+    /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
+    ///
+    /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
+    fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+        match self.plain() {
+            Some(socket) if buffer.capacity() - buffer.len() <= MAX_RECV_BYTES => match recv_into(socket, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                read => read.map(Some),
+            },
+            _ => self.read_buf(buffer).now_or_never().transpose(),
+        }
+    }
 
     /// Completes when [`poll_readable`](Self::poll_readable) is ready.
     fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send
@@ -130,6 +146,13 @@ impl Readable for Stream {
             Self::Tls(stream) => poll_readable_tls(own(stream), task),
         }
     }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl Readable for ReadHalf<'_> {
@@ -139,11 +162,22 @@ impl Readable for ReadHalf<'_> {
             Self::Tls(stream) => poll_readable_tls(&lock(stream), task),
         }
     }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream.as_ref()),
+            Self::Tls(_) => None,
+        }
+    }
 }
 
 impl Readable for tcp::ReadHalf<'_> {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.as_ref().poll_read_ready(task)
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self.as_ref())
     }
 }
 
@@ -153,20 +187,30 @@ fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> P
     if session.wants_read() { socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
 }
 
+/// Whether it was taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    AtOnce,
+    /// The client was waited for.
+    Late,
+}
+
 /// Writes all of it, unless nothing is taken for as long as `limit`.
 pub(crate) async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
     output: &mut BytesMut,
     limit: Duration,
-) -> Result<(), WriteError> {
+) -> Result<Written, WriteError> {
+    let mut outcome = Written::AtOnce;
     if output.is_empty() {
-        return Ok(());
+        return Ok(outcome);
     }
     while !output.is_empty() {
         // Mostly it is taken at once, and no time has to be looked at.
         let written = match to.write(output).now_or_never() {
             Some(written) => written,
             None => {
+                outcome = Written::Late;
                 shrink(output);
                 timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
             }
@@ -179,9 +223,13 @@ pub(crate) async fn write_all(
     // A TLS session may hold some of it back.
     let flushed = match to.flush().now_or_never() {
         Some(flushed) => flushed,
-        None => timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?,
+        None => {
+            outcome = Written::Late;
+            timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
+        }
     };
-    flushed.map_err(|_broken| WriteError::Broken)
+    flushed.map_err(|_broken| WriteError::Broken)?;
+    Ok(outcome)
 }
 
 /// What waits for a client that is slow should take no more room than it needs: there may be thousands of them.

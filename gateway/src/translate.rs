@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 use node_sdk::RawAnswer;
-use protocol::{Version, check_depth, success_of};
+use protocol::{Version, check_depth, is_one_value, success_of};
 use serde_json::value::RawValue;
 
 use crate::parts::Form;
@@ -153,9 +153,9 @@ fn is_json(media_type: &str) -> bool {
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
 pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
-    // The usual answer is cut out; that it is JSON is looked at, what it says is not.
+    // The usual answer is cut out; where it ends is looked at, what it says is not.
     if let Some((_, body)) = success_of(packet)
-        && serde_json::from_slice::<&RawValue>(body).is_ok()
+        && is_one_value(body)
     {
         return Ok((StatusCode::OK, packet.slice_ref(body)));
     }

@@ -133,6 +133,8 @@ pub struct RawCall<'a> {
     path: &'a str,
     arguments: Arguments<'a>,
     within: Duration,
+    /// Until the first attempt: when the call began, if the caller knows.
+    begun: Option<Instant>,
     pub(crate) idempotent: bool,
     one_way: bool,
     /// Its answer may be a stream, of which so many bytes may be sent ahead.
@@ -205,6 +207,7 @@ impl<'a> RawCall<'a> {
             path,
             arguments,
             within: DEFAULT_DEADLINE,
+            begun: None,
             idempotent: is_idempotent(method),
             one_way: false,
             window: None,
@@ -219,6 +222,12 @@ impl<'a> RawCall<'a> {
     /// As [`Call::within`].
     pub fn within(mut self, deadline: Duration) -> Self {
         self.within = deadline;
+        self
+    }
+
+    /// The call begins at `now`, which whoever makes thousands a second has just looked at the clock for: its time counts from there.
+    pub fn begun_at(mut self, now: Instant) -> Self {
+        self.begun = Some(now);
         self
     }
 
@@ -268,7 +277,7 @@ impl<'a> RawCall<'a> {
 
     /// Makes an attempt. An answer is given at once to what is one-way.
     fn attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
-        let now = Instant::now();
+        let now = self.begun.take().unwrap_or_else(Instant::now);
         let context = Context::current();
         let deadline = *self.progress.deadline.get_or_insert_with(|| {
             if !self.is_check {
@@ -418,7 +427,8 @@ impl<'a> RawCall<'a> {
 
     /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
     fn settle(&mut self, pending: Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
-        let now = Instant::now().into_std();
+        // Mostly nobody asks for it.
+        let now = || Instant::now().into_std();
         let link = pending.link();
         if self.is_check {
             return match outcome {
@@ -432,7 +442,7 @@ impl<'a> RawCall<'a> {
             Ok(frame) => {
                 // Said before anything was done: somebody else may do it.
                 let declined = success_of(&frame).is_none() && is_declined(&frame);
-                if declined && self.at.is_none() && self.choice.on.is_none() && retries.take(now) {
+                if declined && self.at.is_none() && self.choice.on.is_none() && retries.take(now()) {
                     self.progress.declined = Some(frame);
                     self.progress.tried.push(link.address);
                     return Ok(None);
@@ -447,9 +457,9 @@ impl<'a> RawCall<'a> {
                 Ok(None)
             }
             Err(Failure::Lost { written: true }) => {
-                link.load.failed(now, true);
+                link.load.failed(now(), true);
                 self.peers.failed_to(link.address);
-                if self.idempotent && self.progress.lost.is_none() && retries.take(now) {
+                if self.idempotent && self.progress.lost.is_none() && retries.take(now()) {
                     self.progress.lost = Some(link.address);
                     self.progress.tried.push(link.address);
                     return Ok(None);
@@ -457,7 +467,7 @@ impl<'a> RawCall<'a> {
                 Err(CallError::Lost { url: self.url(), node: link.address })
             }
             Err(Failure::Deadline { .. }) => {
-                link.load.failed(now, false);
+                link.load.failed(now(), false);
                 self.peers.failed_to(link.address);
                 Err(CallError::Deadline { url: self.url(), within: self.within })
             }

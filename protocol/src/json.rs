@@ -47,6 +47,31 @@ pub fn check_depth(text: &[u8], max_depth: usize) -> Result<(), TooDeep> {
     Ok(())
 }
 
+/// Whether `text` is one value, if it stands in JSON where a value does: nothing follows that is not part of it. In one pass and constant
+/// stack; what is inside the value is not looked at.
+pub fn is_one_value(text: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    let mut bytes = text.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => loop {
+                match bytes.next() {
+                    Some(b'"') => break,
+                    Some(b'\\') => drop(bytes.next()),
+                    Some(_) => {}
+                    None => return false,
+                }
+            },
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' if depth == 0 => return false,
+            b']' | b'}' => depth -= 1,
+            b',' if depth == 0 => return false,
+            _other => {}
+        }
+    }
+    depth == 0 && !text.trim_ascii().is_empty()
+}
+
 /// Appends a whole number.
 pub(crate) fn put_number(out: &mut BytesMut, number: u64) {
     out.put_slice(itoa::Buffer::new().format(number).as_bytes());
@@ -137,6 +162,17 @@ mod tests {
         check(r#"{"a":[],"b":[[]]}"#, 2, Some(13));
         check("]]]]", 0, None);
         check(&"[".repeat(60_000), 32, Some(32));
+    }
+
+    #[test]
+    fn one_value_has_nothing_after_it() {
+        for text in ["1", "null", "{}", r#"{"a":[1,{"b":",}"}],"c":"\\\",x"}"#, r#""a,]b""#, " [1, 2] "] {
+            assert!(is_one_value(text.as_bytes()), "{text}");
+        }
+        for text in ["", " ", "1,2", r#"{},"$":{"s":500}"#, r#""a","b":1"#, "[1]]", "}", "[", r#""a"#, r#""a\"#, "{]}"]
+        {
+            assert!(!is_one_value(text.as_bytes()), "{text}");
+        }
     }
 
     #[test]

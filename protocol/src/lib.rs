@@ -23,7 +23,7 @@ mod terms;
 pub use advert::{Advert, HttpAdvert};
 pub use answer::{Answer, AnswerWriter, Reply, success_of, write_answer};
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
-pub use json::{Members, TooDeep, check_depth};
+pub use json::{Members, TooDeep, check_depth, is_one_value};
 pub use key::Key;
 pub use legacy::{LEGACY_READ_BYTES, ReadWindow, Unread};
 pub use news::{

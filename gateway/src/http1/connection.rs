@@ -6,9 +6,8 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use futures::FutureExt;
 use http::StatusCode;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -25,7 +24,7 @@ use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
 use crate::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
 use crate::problem::Problem;
 use crate::seats::Seat;
-use crate::stream::{ReadHalf, Readable, Stream, WriteHalf, shrink, write_all};
+use crate::stream::{ReadHalf, Readable, Stream, WriteHalf, Written, shrink, write_all};
 use crate::timer::Timer;
 use crate::tunnel;
 
@@ -57,6 +56,8 @@ struct Connection<'a> {
     timer: Timer,
     /// When it began to wait for a head, or for the rest of one.
     since: Instant,
+    /// When the last request was answered, if nothing has been waited for since: so nobody has to look at the clock again.
+    answered: Option<Instant>,
     limits: Limits,
     seat: &'a Seat,
     /// Completes when the client is to go: waited for again and again.
@@ -107,6 +108,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         status: None,
         timer: Timer::at(now + limits.header),
         since: now,
+        answered: None,
         limits,
         seat,
         leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
@@ -130,7 +132,7 @@ impl Connection<'_> {
             self.is_head = head.method() == "HEAD";
             self.reading.body = BodyReader::new(head.framing);
             self.reading.owes_continue = head.expects_continue;
-            service.answer(head, self).await?;
+            self.answered = Some(service.answer(head, self).await?);
             self.finish().await?;
         }
     }
@@ -164,7 +166,7 @@ impl Connection<'_> {
 
     /// Reads more, or tells what to say instead.
     async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
-        let (has_begun, now) = (self.reading.heads.has_begun(), Instant::now());
+        let (has_begun, now) = (self.reading.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
         // The time for a head begins with its first byte, for the first one with the connection.
         if !std::mem::replace(&mut self.reading.has_begun, has_begun) && !is_first {
             self.since = now;
@@ -253,6 +255,7 @@ impl Connection<'_> {
         while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
             self.flush().await?;
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER);
+            self.answered = None;
             match self.next_piece(deadline).await {
                 Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
                 Ok(None) => {}
@@ -272,7 +275,10 @@ impl Connection<'_> {
 
     /// Writes all that waits.
     async fn flush(&mut self) -> Result<(), Ended> {
-        Ok(write_all(&mut *self.stream, &mut self.output, self.limits.write).await?)
+        if write_all(&mut *self.stream, &mut self.output, self.limits.write).await? == Written::Late {
+            self.answered = None;
+        }
+        Ok(())
     }
 
     /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
@@ -392,11 +398,12 @@ impl Exchange for Connection<'_> {
         Ok(())
     }
 
-    fn respond(&mut self, response: Full) {
-        let keep_alive = self.keep_alive_after();
+    fn respond(&mut self, response: Full) -> Instant {
+        let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
-        put_full(&mut self.output, &response, keep_alive, self.is_head);
+        put_full(&mut self.output, &response, keep_alive, self.is_head, now);
+        now
     }
 
     fn status(&self) -> Option<StatusCode> {
@@ -552,7 +559,7 @@ impl Sink for Download<'_> {
         }
         self.keep_alive.write(out);
         if response.fields.get("date").is_none() {
-            put_date(out);
+            put_date(out, Instant::now());
         }
         out.put_slice(b"\r\n");
     }
@@ -569,7 +576,8 @@ impl Sink for Download<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
-        Ok(write_all(&mut self.to_client, self.output, self.limit).await?)
+        write_all(&mut self.to_client, self.output, self.limit).await?;
+        Ok(())
     }
 
     fn rest(&mut self) {
@@ -597,13 +605,12 @@ impl Reading {
     }
 
     /// What the system has; `None` for nothing yet, 0 at the end.
-    fn read(&mut self, stream: &mut (impl AsyncRead + Unpin)) -> Result<Option<usize>, Ended> {
+    fn read(&mut self, stream: &mut impl Readable) -> Result<Option<usize>, Ended> {
         if self.input.capacity() == 0 {
             self.input = buffers::take();
         }
         self.make_room();
-        // Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
-        stream.read_buf(&mut self.input).now_or_never().transpose().map_err(Ended::from)
+        Ok(stream.recv(&mut self.input)?)
     }
 
     /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.

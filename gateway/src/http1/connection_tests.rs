@@ -7,7 +7,7 @@ use http::StatusCode;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::connection;
@@ -26,11 +26,10 @@ struct HoldsBack {
 }
 
 impl Answer for HoldsBack {
-    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<(), Ended> {
+    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         self.begun.notify_one();
         exchange.hold_back(pending()).await?;
-        exchange.respond(Full::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", ""));
-        Ok(())
+        Ok(exchange.respond(Full::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
     }
 
     fn refused(&self, _status: StatusCode) {}

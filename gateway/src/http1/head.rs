@@ -415,7 +415,13 @@ impl<'a> Meaning<'a> {
 
 /// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
 pub(crate) fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:[]%".contains(&byte))
+    host.bytes().all(|byte| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'[' | b']' | b'%'
+            )
+    })
 }
 
 /// The parts of a list in a field.

@@ -10,7 +10,7 @@ use tokio::time::{Duration, Instant};
 use crate::exchange::Full;
 
 /// Appends a response; `without_body`: as the answer to HEAD.
-pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool) {
+pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool, now: Instant) {
     let Full { status, content_type, retry_after, location, body } = response;
     out.reserve(256 + body.len());
     status_line(out, *status);
@@ -33,7 +33,7 @@ pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAliv
         out.put_slice(b"\r\n");
     }
     keep_alive.write(out);
-    put_date(out);
+    put_date(out, now);
     out.put_slice(b"\r\n");
     if !has_none && !without_body {
         out.put_slice(body);
@@ -69,8 +69,8 @@ pub(crate) fn status_line(out: &mut BytesMut, status: StatusCode) {
 }
 
 /// Appends the time of day (RFC 9110, 6.6.1).
-pub(crate) fn put_date(out: &mut BytesMut) {
-    date(|date| {
+pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
+    date(now, |date| {
         out.put_slice(b"date: ");
         out.put_slice(date.as_bytes());
         out.put_slice(b"\r\n");
@@ -79,11 +79,10 @@ pub(crate) fn put_date(out: &mut BytesMut) {
 
 /// The time of day as HTTP has it, made once a second.
 #[expect(clippy::disallowed_methods, reason = "clients are told the time of day; nothing is decided by it")]
-pub(crate) fn date<T>(with: impl FnOnce(&str) -> T) -> T {
+pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
     }
-    let now = Instant::now();
     DATE.with_borrow_mut(|date| {
         if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= Duration::from_millis(500)) {
             *date = Some((now, httpdate::fmt_http_date(SystemTime::now())));
@@ -102,7 +101,7 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some("3");
         let response = Full { retry_after, ..Full::new(status, "text/plain", "abc") };
-        put_full(&mut out, &response, keep_alive, without_body);
+        put_full(&mut out, &response, keep_alive, without_body, Instant::now());
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));

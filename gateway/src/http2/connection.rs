@@ -82,7 +82,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
                     let (mut exchange, head) = Exchange::open(request, has_fragment, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
-                            Ok(head) => service.answer(head, &mut exchange).await,
+                            Ok(head) => service.answer(head, &mut exchange).await.map(drop),
                             Err(problem) => {
                                 service.refused(problem.status);
                                 crate::exchange::Exchange::respond(&mut exchange, Full::from(&problem));

@@ -181,9 +181,10 @@ impl Exchange for Stream {
         }
     }
 
-    fn respond(&mut self, response: Full) {
+    fn respond(&mut self, response: Full) -> Instant {
         self.status = Some(response.status);
         self.full = Some(response);
+        Instant::now()
     }
 
     fn status(&self) -> Option<StatusCode> {
@@ -458,7 +459,7 @@ fn head(parts: &http::request::Parts, ends: bool) -> Result<Head, Problem> {
 }
 
 fn put_date(fields: &mut HeaderMap) {
-    if let Ok(date) = date(HeaderValue::from_str) {
+    if let Ok(date) = date(Instant::now(), HeaderValue::from_str) {
         fields.insert(DATE, date);
     }
 }
