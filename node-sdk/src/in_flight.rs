@@ -22,6 +22,8 @@ pub(crate) struct InFlight {
     /// Slots of calls that have no outcome yet.
     waiting: usize,
     outgoing: Outgoing,
+    /// What is to be written has waited for more to come.
+    has_waited: bool,
     /// No call's deadline is before this.
     next_deadline: Option<Instant>,
 }
@@ -160,7 +162,15 @@ impl InFlight {
             Version::V1 => Outgoing::OneByOne(OneByOne::default()),
             Version::V2 => Outgoing::Batch(Batch::default()),
         };
-        Self { limits, slots: Vec::new(), free: Vec::new(), waiting: 0, outgoing, next_deadline: None }
+        Self {
+            limits,
+            slots: Vec::new(),
+            free: Vec::new(),
+            waiting: 0,
+            outgoing,
+            has_waited: false,
+            next_deadline: None,
+        }
     }
 
     /// Takes a call whose packet `write` makes for a given key.
@@ -342,6 +352,14 @@ impl InFlight {
             Outgoing::OneByOne(_) | Outgoing::Batch(_) => None,
         };
         self.next_deadline.into_iter().chain(guess).min()
+    }
+
+    /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
+    /// Only once for each write, and only while other calls are in flight: who is alone does not wait.
+    pub(crate) fn waits_for_others(&mut self) -> bool {
+        let gathers = matches!(&self.outgoing, Outgoing::Batch(batch) if !batch.bytes.is_empty());
+        self.has_waited = gathers && self.len() > 1 && !self.has_waited;
+        self.has_waited
     }
 
     /// Whether something waits to be written.

@@ -12,6 +12,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use daemon::{FrameReader, Network, Socket as Connection, Throttle, tune};
 use futures::task::AtomicWaker;
 use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tracing::{debug, warn};
 
@@ -221,7 +222,12 @@ impl Link {
             answers: Vec::new(),
             more: false,
         };
-        let reason = poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await;
+        let reason = loop {
+            match poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await {
+                Turn::Pause => yield_now().await,
+                Turn::End(reason) => break reason,
+            }
+        };
         debug!(node = %self.address, reason, "connection to node ended");
         drop(down);
         true
@@ -254,22 +260,20 @@ impl Link {
     }
 
     /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
-    fn poll_serve(
-        &self,
-        context: &mut Context<'_>,
-        socket: &mut Socket,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Poll<&'static str> {
+    fn poll_serve(&self, context: &mut Context<'_>, socket: &mut Socket, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
         self.task.register(context.waker());
+        if socket.unsent.is_empty() && self.lock().calls.waits_for_others() {
+            return Poll::Ready(Turn::Pause);
+        }
         for _ in 0..TURNS {
             let now = Instant::now();
             let writing = match self.write(context, socket, now) {
                 Ok(writing) => writing,
-                Err(reason) => return Poll::Ready(reason),
+                Err(reason) => return Poll::Ready(Turn::End(reason)),
             };
             let readable = socket.more || socket.stream.poll_read_ready(context).is_ready();
             if readable && let Err(reason) = self.read(socket) {
-                return Poll::Ready(reason);
+                return Poll::Ready(Turn::End(reason));
             }
             if socket.more {
                 // Those who have their answers may call again meanwhile, and the node begins with that.
@@ -281,7 +285,7 @@ impl Link {
             let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
             if stalls.is_some_and(|at| at <= now) {
                 warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
-                return Poll::Ready("stalled");
+                return Poll::Ready(Turn::End("stalled"));
             }
             let (due, expired) = self.pass_time(now);
             if expired {
@@ -458,6 +462,13 @@ struct Socket {
     answers: Vec<Bytes>,
     /// What was read may hold more.
     more: bool,
+}
+
+/// Why the connection is not served for a moment, or no longer.
+enum Turn {
+    /// Others who are about to be woken may have calls for the next write.
+    Pause,
+    End(&'static str),
 }
 
 /// Fails all calls of a link when its connection ends, however it ends.

@@ -86,6 +86,25 @@ fn limits_are_exact() {
 }
 
 #[test]
+fn a_write_waits_once_for_others_to_call_and_not_for_who_is_alone() {
+    let mut scene = Scene::new(Version::V2, LIMITS);
+    assert!(!scene.calls.waits_for_others(), "nothing is to be written");
+    let first = scene.admit(10).unwrap();
+    assert!(!scene.calls.waits_for_others(), "it is alone");
+    scene.write();
+    scene.admit(10).unwrap();
+    assert!(scene.calls.waits_for_others() && !scene.calls.waits_for_others());
+    assert_eq!(scene.write().map(|bytes| bytes.len()), Some(10));
+    assert!(!scene.calls.waits_for_others(), "all is written");
+    scene.admit(10).unwrap();
+    assert!(scene.calls.waits_for_others(), "this is another write");
+    assert!(scene.answer(first));
+    let mut old = Scene::new(Version::V1, LIMITS);
+    assert!(old.admit(10).is_ok() && old.admit(10).is_ok());
+    assert!(!old.calls.waits_for_others(), "each packet has a write of its own");
+}
+
+#[test]
 fn what_the_socket_has_not_taken_counts() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     scene.admit(90).unwrap();
