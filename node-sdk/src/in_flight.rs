@@ -28,6 +28,9 @@ pub(crate) struct InFlight {
     next_deadline: Option<Instant>,
 }
 
+/// From so many calls in flight on, a write that waits for a moment nearly always finds more to take along.
+const MANY_IN_FLIGHT: usize = 8;
+
 /// How much may wait on one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -355,10 +358,10 @@ impl InFlight {
     }
 
     /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
-    /// Only once for each write, and only while other calls are in flight: who is alone does not wait.
+    /// Only once for each write, and only while many are in flight: of few nobody has a call to add, and each of them would wait in vain.
     pub(crate) fn waits_for_others(&mut self) -> bool {
         let gathers = matches!(&self.outgoing, Outgoing::Batch(batch) if !batch.bytes.is_empty());
-        self.has_waited = gathers && self.len() > 1 && !self.has_waited;
+        self.has_waited = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_waited;
         self.has_waited
     }
 

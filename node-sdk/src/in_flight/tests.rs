@@ -86,21 +86,24 @@ fn limits_are_exact() {
 }
 
 #[test]
-fn a_write_waits_once_for_others_to_call_and_not_for_who_is_alone() {
-    let mut scene = Scene::new(Version::V2, LIMITS);
-    assert!(!scene.calls.waits_for_others(), "nothing is to be written");
-    let first = scene.admit(10).unwrap();
-    assert!(!scene.calls.waits_for_others(), "it is alone");
+fn a_write_waits_once_for_others_to_call_while_many_are_in_flight() {
+    let limits = Limits { max_calls: 2 * MANY_IN_FLIGHT, ..LIMITS };
+    let mut scene = Scene::new(Version::V2, limits);
+    for _ in 1..MANY_IN_FLIGHT {
+        scene.admit(10).unwrap();
+        assert!(!scene.calls.waits_for_others(), "there are few");
+    }
     scene.write();
-    scene.admit(10).unwrap();
+    let last = scene.admit(10).unwrap();
     assert!(scene.calls.waits_for_others() && !scene.calls.waits_for_others());
     assert_eq!(scene.write().map(|bytes| bytes.len()), Some(10));
     assert!(!scene.calls.waits_for_others(), "all is written");
     scene.admit(10).unwrap();
     assert!(scene.calls.waits_for_others(), "this is another write");
-    assert!(scene.answer(first));
-    let mut old = Scene::new(Version::V1, LIMITS);
-    assert!(old.admit(10).is_ok() && old.admit(10).is_ok());
+    scene.write();
+    assert!(scene.answer(last) && scene.outcome(last).is_some());
+    let mut old = Scene::new(Version::V1, limits);
+    (0..MANY_IN_FLIGHT).for_each(|_| drop(old.admit(10).unwrap()));
     assert!(!old.calls.waits_for_others(), "each packet has a write of its own");
 }
 
