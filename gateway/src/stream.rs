@@ -120,6 +120,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     ///
     /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
     fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+        debug_assert!(buffer.capacity() > buffer.len(), "without room nothing can be told from the end");
         match self.plain() {
             Some(socket) if buffer.capacity() - buffer.len() <= MAX_RECV_BYTES => match recv_into(socket, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),

@@ -421,7 +421,9 @@ impl<'a> RawCall<'a> {
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
             let deadline_of_stream = context.deadline.map(Instant::into_std);
             let stream = self.window.map(|window| StreamTerms { deadline: deadline_of_stream, window });
-            link.call(now, Deadlines { answer: deadline.into_std(), stream }, write).map(Some).map_err(Refused::Link)
+            let pending = link.call(now, Deadlines { answer: deadline.into_std(), stream }, write);
+            let pending = pending.map(|pending| if self.is_check { pending.uncounted() } else { pending });
+            pending.map(Some).map_err(Refused::Link)
         })
     }
 

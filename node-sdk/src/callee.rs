@@ -41,6 +41,9 @@ const MAX_INSTANCE_BYTES: usize = 128;
 /// Packets that are begun before other connections have their turn.
 const FRAMES_PER_TURN: usize = 32;
 
+/// From so many packets at a time on, all that is ready leaves in one write, which costs as much as a good many answers.
+const MANY: usize = 8;
+
 /// What one caller has us do.
 struct Connection<'a> {
     service: &'a Service,
@@ -48,6 +51,9 @@ struct Connection<'a> {
     reader: FrameReader,
     /// When the bytes came that are in the reader.
     received: Instant,
+    /// Packets that were begun since there were none left; and before that, since there were none.
+    taken: usize,
+    taken_before: usize,
     transit: Transit,
     at_work: FuturesUnordered<Abortable<Keyed>>,
     /// The calls at work that can be taken back.
@@ -109,6 +115,8 @@ pub(crate) async fn run(
         caller: Caller { instance: None, address: peer, peers: None },
         reader: FrameReader::new(MAX_FRAME_BYTES),
         received: Instant::now(),
+        taken: 0,
+        taken_before: 0,
         transit: Transit::default(),
         at_work: FuturesUnordered::new(),
         handles: Handles::default(),
@@ -135,16 +143,19 @@ pub(crate) async fn run(
             Ok(Step::Done) => (false, None),
             Err(_broken) => return "broken",
         };
+        stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
+        if paced.is_none() {
+            at_caller.done();
+        }
+        if more && !blocked && paced.is_none() && connection.are_few() {
+            continue;
+        }
         let idle = connection.at_work.is_empty() && connection.outgoing.len() == 0 && !more;
         if idle && closed {
             return "closed by the caller";
         }
         if idle && finish.is_cancelled() {
             return "leaving";
-        }
-        stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
-        if paced.is_none() {
-            at_caller.done();
         }
         let written = connection.outgoing.written();
         let (listening, reads) = (!closed && connection.has_room(), connection.reads());
@@ -183,19 +194,28 @@ impl Connection<'_> {
         self.outgoing.len() < MAX_WAITING_BYTES
     }
 
+    /// Each of few is answered by itself: the caller goes on with the first answer while the next call is handled.
+    fn are_few(&self) -> bool {
+        self.taken_before < MANY && self.taken < MANY
+    }
+
     /// Begins what has come; most handlers are done at once and never need a place of their own. Returns whether there may be
     /// more.
     fn begin(&mut self, task: &mut TaskContext<'_>) -> Result<bool, &'static str> {
         let now = Instant::now();
-        for _ in 0..FRAMES_PER_TURN {
+        for _ in 0..if self.are_few() { 1 } else { FRAMES_PER_TURN } {
             if !self.has_room() {
                 return Ok(false);
             }
-            match self.reader.next_frame() {
-                Ok(Some(frame)) if is_blank(&frame) => {}
-                Ok(Some(frame)) => self.take(&frame, now, task)?,
-                Ok(None) => return Ok(false),
-                Err(_too_large) => return Err("a call larger than 8 MiB"),
+            let Some(frame) = self.reader.next_frame().map_err(|_too_large| "a call larger than 8 MiB")? else {
+                if self.taken > 0 {
+                    self.taken_before = std::mem::take(&mut self.taken);
+                }
+                return Ok(false);
+            };
+            self.taken += 1;
+            if !is_blank(&frame) {
+                self.take(&frame, now, task)?;
             }
         }
         Ok(true)

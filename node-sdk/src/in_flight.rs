@@ -24,12 +24,15 @@ pub(crate) struct InFlight {
     outgoing: Outgoing,
     /// What is to be written has waited for more to come.
     has_waited: bool,
+    /// The most calls in flight since one was alone last, and from the time before to then.
+    peak: usize,
+    last_peak: usize,
     /// No call's deadline is before this.
     next_deadline: Option<Instant>,
 }
 
 /// From so many calls in flight on, a write that waits for a moment nearly always finds more to take along.
-const MANY_IN_FLIGHT: usize = 8;
+pub(crate) const MANY_IN_FLIGHT: usize = 8;
 
 /// How much may wait on one connection.
 #[derive(Clone, Copy, Debug)]
@@ -172,6 +175,8 @@ impl InFlight {
             waiting: 0,
             outgoing,
             has_waited: false,
+            peak: 0,
+            last_peak: 0,
             next_deadline: None,
         }
     }
@@ -198,6 +203,10 @@ impl InFlight {
         self.free.pop();
         self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, stream, place });
         self.waiting += 1;
+        if self.waiting == 1 {
+            self.last_peak = std::mem::take(&mut self.peak);
+        }
+        self.peak = self.peak.max(self.waiting);
         self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
         Ok(key)
     }
@@ -357,8 +366,13 @@ impl InFlight {
         self.next_deadline.into_iter().chain(guess).min()
     }
 
+    /// Whether the call that was admitted last is to be written without waiting for anything: it is alone, and there were few before.
+    pub(crate) fn is_calm(&self) -> bool {
+        self.waiting == 1 && self.last_peak < MANY_IN_FLIGHT
+    }
+
     /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
-    /// Only once for each write, and only while many are in flight: of few nobody has a call to add, and each of them would wait in vain.
+    /// Only once for each write, and only while many are in flight, or open: of few nobody has a call to add, and each of them would wait in vain.
     pub(crate) fn waits_for_others(&mut self) -> bool {
         let gathers = matches!(&self.outgoing, Outgoing::Batch(batch) if !batch.bytes.is_empty());
         self.has_waited = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_waited;

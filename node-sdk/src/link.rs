@@ -32,6 +32,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers given to those who wait before these have their turn: client and server then work at the same time.
 const ANSWERS_PER_TURN: usize = 32;
+/// Bytes that a caller writes itself.
+const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 /// Reads and writes of one connection before other tasks have their turn.
 const TURNS: u32 = 8;
 
@@ -62,6 +64,12 @@ struct Shared {
     calls: InFlight,
     backoff: Backoff,
     retired: bool,
+    /// The live connection.
+    socket: Option<Arc<Connection>>,
+    /// Bytes that a caller began to write, and the system has not taken: they leave before all others.
+    rest: BytesMut,
+    /// The task holds bytes that the system has not taken.
+    is_writing: bool,
     /// When the connection that is there, or comes, was told who we are.
     hello_at: Instant,
 }
@@ -84,6 +92,8 @@ pub(crate) struct Pending {
     link: Arc<Link>,
     key: u64,
     done: bool,
+    /// It is a part of what the node has to do.
+    counts: bool,
 }
 
 impl Link {
@@ -97,7 +107,16 @@ impl Link {
     ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
-        let shared = Shared { state: State::Idle, calls, backoff, retired: false, hello_at };
+        let shared = Shared {
+            state: State::Idle,
+            calls,
+            backoff,
+            retired: false,
+            socket: None,
+            rest: BytesMut::new(),
+            is_writing: false,
+            hello_at,
+        };
         let load = Load::new(Instant::now().into_std());
         let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
         let unhealthy = AtomicBool::new(false);
@@ -164,11 +183,12 @@ impl Link {
         } else {
             Vec::new()
         };
+        shared.write_at_once(now);
         drop(shared);
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.load.begin(now.into_std());
         self.task.wake();
-        Ok(Pending { link: Arc::clone(self), key, done: false })
+        Ok(Pending { link: Arc::clone(self), key, done: false, counts: true })
     }
 
     /// Takes a packet that nobody waits for an answer to.
@@ -207,9 +227,11 @@ impl Link {
             }
         };
         tune(&stream);
+        let stream = Arc::new(stream);
         {
             let mut shared = self.lock();
             shared.state = State::Up;
+            shared.socket = Some(Arc::clone(&stream));
             shared.backoff.succeeded();
         }
         self.load.connected(Instant::now().into_std());
@@ -330,8 +352,10 @@ impl Link {
         let mut progress = false;
         let mut shared = self.lock();
         loop {
-            if socket.unsent.is_empty() && !shared.calls.take_outgoing(now.into_std(), &mut socket.unsent) {
+            if socket.unsent.is_empty() && !shared.take_outgoing(now, &mut socket.unsent) {
                 if shared.retired && shared.calls.len() == 0 {
+                    // Who calls from now on is told that it was not written.
+                    shared.socket = None;
                     return Err("retired");
                 }
                 let stands = shared.calls.is_held_back();
@@ -425,6 +449,29 @@ impl Link {
     }
 }
 
+impl Shared {
+    /// The bytes of the task's next write; `false` when there are none.
+    fn take_outgoing(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        std::mem::swap(&mut self.rest, into);
+        self.is_writing = !into.is_empty() || self.calls.take_outgoing(now.into_std(), into);
+        self.is_writing
+    }
+
+    /// A call that is alone does not wait for the task's turn: the node begins with it while others are made. Hardly anybody else wants
+    /// the lock meanwhile, and of what is large most is left to the task.
+    fn write_at_once(&mut self, now: Instant) {
+        let is_alone = self.calls.is_calm() && self.rest.is_empty() && !self.is_writing;
+        let Some(socket) = self.socket.as_ref().filter(|_| is_alone) else { return };
+        if self.calls.take_outgoing(now.into_std(), &mut self.rest) {
+            // That it is broken, the task finds out.
+            let small = &self.rest[..self.rest.len().min(MAX_BYTES_AT_ONCE)];
+            let taken = socket.try_write(small).unwrap_or(0);
+            self.calls.wrote(taken);
+            self.rest.advance(taken);
+        }
+    }
+}
+
 /// What a packet from another node is.
 #[derive(Clone, Copy)]
 enum Meaning {
@@ -452,7 +499,7 @@ fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
 
 /// A live connection.
 struct Socket {
-    stream: Connection,
+    stream: Arc<Connection>,
     reader: FrameReader,
     /// What the system has not taken yet.
     unsent: BytesMut,
@@ -479,6 +526,9 @@ impl Drop for GoDown<'_> {
         let mut shared = self.0.lock();
         let wait = shared.backoff.failed(fastrand::f64());
         shared.state = State::Down(Instant::now() + wait);
+        shared.socket = None;
+        shared.rest.clear();
+        shared.is_writing = false;
         let wakers = shared.calls.fail_all();
         drop(shared);
         wakers.into_iter().for_each(std::task::Waker::wake);
@@ -491,9 +541,21 @@ impl Pending {
         let outcome = self.link.lock().calls.poll(self.key, context);
         if outcome.is_ready() {
             self.done = true;
-            self.link.load.end();
+            self.stop_counting();
         }
         outcome
+    }
+
+    /// It finds out how the node does, and says nothing of how much that has to do.
+    pub(crate) fn uncounted(mut self) -> Self {
+        self.stop_counting();
+        self
+    }
+
+    fn stop_counting(&mut self) {
+        if std::mem::take(&mut self.counts) {
+            self.link.load.end();
+        }
     }
 
     /// Who was called.
@@ -511,7 +573,7 @@ impl Drop for Pending {
     fn drop(&mut self) {
         if !self.done {
             self.link.lock().calls.cancel(self.key);
-            self.link.load.end();
+            self.stop_counting();
             // There may be something to tell; and a retired link closes with its last call.
             self.link.task.wake();
         }
@@ -519,3 +581,5 @@ impl Drop for Pending {
 }
 
 mod open_stream;
+#[cfg(test)]
+mod tests;

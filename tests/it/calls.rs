@@ -1,7 +1,8 @@
 //! What a handler can ask for and give, and what callers can ask of a call.
 
-use std::sync::Arc;
+use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use node_sdk::{
@@ -10,7 +11,7 @@ use node_sdk::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, Process, eventually};
+use tests::{Cluster, Listener, PATIENCE, Peer, Process, eventually};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
@@ -159,6 +160,44 @@ async fn ov3_expired_work_is_not_begun() {
     assert_eq!(caller.next().await.unwrap()["params"], 2);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
+    type Told = Mutex<mpsc::Receiver<()>>;
+    async fn quick() -> Answer<u32> {
+        Ok(1)
+    }
+    // It keeps its connection's task to itself, as what has much to compute does.
+    async fn held(told: State<Told>) -> Answer<bool> {
+        Ok(told.lock().unwrap().recv_timeout(PATIENCE).is_ok())
+    }
+    let (tell, told) = mpsc::channel();
+    let node = Node::builder("callee").state(Told::new(told)).route("GET/quick", quick).route("GET/held", held);
+    let cluster = Cluster::start();
+    let node = cluster.node(node).await;
+    let call = |key, uri| {
+        format!("{}¶", json!({ "uri": uri, "method": "GET", "key": key, "params": {}, "$": { "d": 60_000 } }))
+    };
+    let (both, address) = ([call(1, "/quick"), call(2, "/held")].concat(), node.address());
+    // On a thread of its own: who waits for the runtime's sockets may be the one that is held.
+    let caller = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(both.as_bytes()).unwrap();
+        let mut seen = String::new();
+        for (answer, then_tells) in [(r#""params":1}¶"#, true), (r#""params":true}¶"#, false)] {
+            while !seen.ends_with(answer) {
+                let mut part = [0; 1024];
+                let read = stream.read(&mut part).expect("an answer in time");
+                seen.push_str(std::str::from_utf8(&part[..read]).unwrap());
+            }
+            if then_tells {
+                tell.send(()).unwrap();
+            }
+        }
+    });
+    caller.await.unwrap();
+}
+
 /// A handler that is at work until it is told, and knows whether it was dropped.
 #[derive(Default)]
 struct Gate {
@@ -233,11 +272,11 @@ async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
 
 #[tokio::test]
 async fn what_is_one_way_is_carried_out_and_never_answered() {
-    async fn log(RawParams(line): RawParams, lines: State<std::sync::Mutex<Vec<String>>>) -> Answer<()> {
+    async fn log(RawParams(line): RawParams, lines: State<Mutex<Vec<String>>>) -> Answer<()> {
         lines.lock().unwrap().push(line);
         Ok(())
     }
-    let lines = Arc::new(std::sync::Mutex::new(Vec::<String>::new()));
+    let lines = Arc::new(Mutex::new(Vec::<String>::new()));
     let logs = Node::builder("logs").state_of(Arc::clone(&lines)).route("POST/logs", log).one_way();
     let (_cluster, node, caller) = pair(logs).await;
     caller.peers().send("POST/logs", &"from a node").await.unwrap();

@@ -43,7 +43,7 @@ pub(crate) async fn attackers(fronts: &[Front]) {
     let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
     for attack in attacks() {
         for (front, memory) in fronts.iter().zip(&memories) {
-            if attack.is_flood() && front.name != fronts[0].name {
+            if attack.is_flood() && front.name != "gateway" {
                 continue;
             }
             let request = "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n";
