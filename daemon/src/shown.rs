@@ -1,0 +1,173 @@
+//! Text from outside, for the eyes of people.
+
+use std::fmt::{self, Display, Write};
+
+/// How much of a foreign text a log line or a table shows, unless there is a reason for another limit: any sensible name, address
+/// or reason whole, and not so much that a screen is full of it.
+pub const SHOWN_BYTES: usize = 128;
+
+/// Text that a peer or a client chose, made fit for a log or a terminal: see [`shown`].
+#[derive(Clone, Copy)]
+pub struct Shown<T> {
+    text: T,
+    max_bytes: usize,
+}
+
+/// Makes text that somebody else chose fit for a log or a terminal.
+///
+/// What would move a cursor, begin a line, change the order of characters or not be seen at all is escaped as Rust does
+/// (`\n`, `\u{202e}`), and so is `\` itself; letters of any script, their accents and emoji stay as they are. After `max_bytes`
+/// bytes of output the rest is left out, and `… (N bytes)` says how long the text is.
+///
+/// [`Display`] shows the text as it is, [`Debug`](fmt::Debug) in quotes, which makes clear where it ends. Nothing is allocated,
+/// and nothing is done before it is written: in a log that is off it costs nothing.
+pub fn shown<T: Display>(text: T, max_bytes: usize) -> Shown<T> {
+    Shown { text, max_bytes }
+}
+
+impl<T: Display> Shown<T> {
+    fn write(&self, f: &mut fmt::Formatter<'_>, is_quoted: bool) -> fmt::Result {
+        let mut cut = Cut { out: f, room: Some(self.max_bytes), bytes: 0, is_quoted };
+        write!(cut, "{}", self.text)?;
+        let Cut { room, bytes, .. } = cut;
+        if room.is_none() { write!(f, "… ({bytes} bytes)") } else { Ok(()) }
+    }
+}
+
+impl<T: Display> Display for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.write(f, false)
+    }
+}
+
+impl<T: Display> fmt::Debug for Shown<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_char('"')?;
+        self.write(f, true)?;
+        f.write_char('"')
+    }
+}
+
+/// Escapes what is written to it, until there is no room.
+struct Cut<'a, 'f> {
+    out: &'a mut fmt::Formatter<'f>,
+    /// Bytes that may still be written; `None` once something did not fit.
+    room: Option<usize>,
+    /// Bytes of the whole text.
+    bytes: usize,
+    is_quoted: bool,
+}
+
+impl Write for Cut<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.bytes += text.len();
+        let Some(mut room) = self.room else { return Ok(()) };
+        let mut begin = 0;
+        for (at, c) in text.char_indices() {
+            let is_plain = is_plain(c) && !(self.is_quoted && c == '"');
+            let needed = if is_plain { c.len_utf8() } else { c.escape_default().len() };
+            let Some(rest) = room.checked_sub(needed) else {
+                self.room = None;
+                return self.out.write_str(&text[begin..at]);
+            };
+            room = rest;
+            if !is_plain {
+                self.out.write_str(&text[begin..at])?;
+                write!(self.out, "{}", c.escape_default())?;
+                begin = at + c.len_utf8();
+            }
+        }
+        self.room = Some(room);
+        self.out.write_str(&text[begin..])
+    }
+}
+
+/// Whether a character shows as what it is, and does nothing else.
+fn is_plain(c: char) -> bool {
+    match c {
+        '\\' => false,
+        ' '..='~' => true,
+        '\0'..='\u{9f}' => false,
+        // Spaces that take room on a screen as others do.
+        '\u{a0}' | '\u{3000}' => true,
+        // Takes no room, or looks like a space, though it counts as a letter or as an accent.
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' => false,
+        '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'.. => false,
+        _ => is_printable(c),
+    }
+}
+
+/// Whether the standard library takes a character for one that can be printed, which leaves out controls, formats (the order of
+/// characters, their joining), separators of lines, what is private and what is not assigned.
+fn is_printable(c: char) -> bool {
+    // Behind another character, as accents are escaped when they stand alone.
+    let mut bytes = [b'x', 0, 0, 0, 0];
+    let end = 1 + c.encode_utf8(&mut bytes[1..]).len();
+    str::from_utf8(&bytes[..end]).is_ok_and(|text| text.escape_debug().nth(1) == Some(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: &str) {
+        assert_eq!(shown(text, 1000).to_string(), expected);
+    }
+
+    #[test]
+    fn ordinary_text_stays_as_it_is() {
+        for text in [
+            "",
+            "goods-2 (a/b:c) \"x\" '~'",
+            "홍길동",
+            "한국어 이름",
+            "e\u{301}é",
+            "日本\u{3000}語",
+            "אבג العربية",
+            "😀",
+        ] {
+            check(text, text);
+        }
+    }
+
+    #[test]
+    fn what_does_something_is_escaped() {
+        check("\x1b]0;pwned\x07\x1b[2J", r"\u{1b}]0;pwned\u{7}\u{1b}[2J");
+        check("a\r\nb\tc\0", r"a\r\nb\tc\u{0}");
+        check("\u{7f}\u{85}\u{9b}31m\u{9f}", r"\u{7f}\u{85}\u{9b}31m\u{9f}");
+        check(r"\u{1b}", r"\\u{1b}");
+        for c in ('\0'..=char::MAX).filter(|c| {
+            c.is_control()
+                || matches!(u32::from(*c), 0xad | 0x61c | 0x115f..=0x1160 | 0x200b..=0x200f | 0x2028..=0x202e | 0x2060..=0x206f)
+                || matches!(u32::from(*c), 0x3164 | 0xe000..=0xf8ff | 0xfdd0..=0xfdef | 0xfe00..=0xfe0f | 0xfeff | 0xffa0)
+                || matches!(u32::from(*c), 0xfff0..=0xfffb | 0xfffe..=0xffff | 0x1d173..=0x1d17a | 0xe0000..)
+        }) {
+            let text = shown(c, 100).to_string();
+            assert!(text.starts_with('\\') && text.is_ascii(), "{text}");
+        }
+    }
+
+    #[test]
+    fn so_many_bytes_are_shown() {
+        for (text, max_bytes, expected) in [
+            ("abc", 3, "abc"),
+            ("abcd", 3, "abc… (4 bytes)"),
+            ("한국", 5, "한… (6 bytes)"),
+            ("a\x1bb", 6, "a… (3 bytes)"),
+            ("a\x1bb", 7, r"a\u{1b}… (3 bytes)"),
+            ("ab", 0, "… (2 bytes)"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(shown(text, max_bytes).to_string(), expected);
+        }
+        let long = "\u{200b}".repeat(21_000);
+        assert!(shown(&long, SHOWN_BYTES).to_string().len() < SHOWN_BYTES + 20);
+        assert_eq!(shown(format_args!("{}{}", "ab", "cd"), 3).to_string(), "abc… (4 bytes)", "in pieces");
+    }
+
+    #[test]
+    fn quotes_tell_where_it_ends() {
+        assert_eq!(format!("{:?}", shown("x\" level=\"ERROR", 100)), r#""x\" level=\"ERROR""#);
+    }
+}
