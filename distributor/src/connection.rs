@@ -348,13 +348,19 @@ impl Reader {
             Err(Turned::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
             Err(Turned::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
             Err(Turned::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
+            Err(Turned::NotYours) => {
+                let message = "this instance id is made of a secret, and the packet does not show it";
+                (403, "not_yours", message, None)
+            }
             Err(Turned::Out) => return Ok(()),
         };
         let complaint = Complaint::new(status, reason, message);
-        match version {
-            Version::V1 if matches!(status, 202) => {}
-            Version::V1 => attendance.membership().warn_of_refusal(attendance.session.peer, &complaint),
-            Version::V2 => self.refuse(attendance, None, &complaint, after),
+        // What a node cannot mend by waiting, its operators should see.
+        if after.is_none() || version == Version::V1 && status != 202 {
+            attendance.membership().warn_of_refusal(attendance.session.peer, &complaint);
+        }
+        if version == Version::V2 {
+            self.refuse(attendance, None, &complaint, after);
         }
         Ok(())
     }

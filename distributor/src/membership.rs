@@ -339,7 +339,7 @@ impl Membership {
             let mut outbox = session.outbox();
             let followed = outbox.follow(version, terms.needs.clone().map(|needs| Arc::new(Needs::new(needs))));
             if let Some(have) = terms.have {
-                outbox.knows(have);
+                outbox.knows(have.revision);
             }
             followed
         };
@@ -402,11 +402,11 @@ impl Membership {
         Ok(admission)
     }
 
-    /// Says that a version 1 node is not listed: it is told nothing, and would wonder.
+    /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
         let Complaint { reason, message, .. } = complaint;
         if let Some(held_back) = self.refusals.pass(reason, Instant::now().into_std()) {
-            warn!(%peer, reason, held_back, "the registration of a version 1 node is not taken: {message}");
+            warn!(%peer, reason, held_back, "a registration is not taken: {message}");
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    CopyPart, Digest, Event, Key, Reason, Registration, Revision, Stamp, Terms, Version, shown_host, write_ping,
+    CopyPart, Digest, Event, Key, Reason, Registration, Revision, Secret, Stamp, Terms, Version, shown_host, write_ping,
 };
 
 use crate::barriers::{Barriers, Raised};
@@ -106,6 +106,8 @@ pub(crate) enum Turned {
     Draining(Duration),
     /// The list would be larger than nodes take.
     Full,
+    /// The instance id is made of a secret that the peer has not shown.
+    NotYours,
     /// The session is out already.
     Out,
 }
@@ -202,6 +204,9 @@ impl Roster {
         if self.draining {
             return Err(Turned::Draining(BACK_AFTER_STOP));
         }
+        if !proves_itself(&registration, terms) {
+            return Err(Turned::NotYours);
+        }
         if known.is_none() && self.registry.list_bytes() + registration.entry(host).len() > self.config.max_list_bytes {
             return Err(Turned::Full);
         }
@@ -213,7 +218,7 @@ impl Roster {
         {
             return Err(Turned::Busy(wait));
         }
-        if let Some(have) = terms.have
+        if let Some(have) = terms.have.map(|have| have.revision)
             && have.epoch != self.registry.revision().epoch
             && known.is_none()
         {
@@ -503,6 +508,14 @@ impl Record {
         let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
         Some(Self::new(id, &registration, &shown_host(host.to_canonical())))
     }
+}
+
+/// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
+/// whoever says it.
+fn proves_itself(registration: &Registration, terms: &Terms) -> bool {
+    let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
+    let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
+    instance.is_none_or(|id| !Secret::guards(id) || fits(id))
 }
 
 fn is_draining(registration: &Registration) -> bool {

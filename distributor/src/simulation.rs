@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
-    Advert, FrameDecoder, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision, Terms,
-    Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
+    Advert, FrameDecoder, Have, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision,
+    Terms, Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
 };
 
 use crate::config::Config;
@@ -406,7 +406,7 @@ impl World {
                 let version = connection.intake.version();
                 connection.outbox.follow(version, None);
                 if let Some(have) = terms.have {
-                    connection.outbox.knows(have);
+                    connection.outbox.knows(have.revision);
                 }
                 let admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
                 if let Ok(Admission::Listed(registered)) = admission
@@ -607,7 +607,8 @@ impl Node {
             Version::V2 => {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
-                let terms = Terms { have: self.replica.revision(), ..Terms::default() };
+                let have = self.replica.revision().map(|revision| Have { revision, digest: Some(self.replica.digest()) });
+                let terms = Terms { have, ..Terms::default() };
                 let mut out = BytesMut::new();
                 write_registration(&mut out, name, *port, &[], &advert, &terms);
                 out.to_vec()

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use daemon::{FrameReader, Network, Socket, Throttle, at, tune};
 use protocol::{
-    Advert, Answer, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI, Version,
-    Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
+    Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI,
+    Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
     write_report,
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -292,7 +292,8 @@ impl Discovery {
         let percent = self.waiting.iter().map(|wish| wish.visible.percent).max();
         let within = self.waiting.iter().map(|wish| wish.visible.within).max();
         let visible = percent.zip(within).map(|(percent, within)| Visible { percent, within });
-        let terms = Terms { have: self.peers.revision(), needs: needs.clone(), visible };
+        let have = self.peers.revision().map(|revision| Have { revision, digest: None });
+        let terms = Terms { have, needs: needs.clone(), visible, ..Terms::default() };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
     }

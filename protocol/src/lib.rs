@@ -16,6 +16,7 @@ mod replica;
 mod request;
 mod revision;
 mod route;
+mod secret;
 mod stream;
 mod talk;
 mod terms;
@@ -36,6 +37,7 @@ pub use replica::{HOLD, Known, Outcome, Replica};
 pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
 pub use revision::{Digest, Revision};
 pub use route::{Route, RouteError, Segment};
+pub use secret::Secret;
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, part_of, read_credit, write_credit, write_end,
     write_open,
@@ -45,4 +47,4 @@ pub use talk::{
     read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,
     write_history_question, write_leave, write_ping, write_pong, write_report, write_visibility,
 };
-pub use terms::{Terms, Visible};
+pub use terms::{Have, Terms, Visible};

@@ -32,7 +32,7 @@ impl fmt::Display for Revision {
 /// A sum over the entries of a list, in any order: equal for equal lists, and for others once in four billion.
 ///
 /// CRC-32 (ISO-HDLC, as in zlib) of `<id>:<entry as it goes over the wire>`, added up modulo 2³².
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Digest(pub u32);
 
 impl Digest {

@@ -5,17 +5,32 @@ use serde_json::value::RawValue;
 
 use crate::advert::read;
 use crate::registration::to_json;
-use crate::{RegistrationError, RegistrationLimits, Revision};
+use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 
 /// What a version 2 node asks for when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Terms {
     /// The list it holds: changes since then are enough.
-    pub have: Option<Revision>,
+    pub have: Option<Have>,
     /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
     pub needs: Option<Vec<String>>,
     /// It wants to know when so many percent of the version 2 nodes have acknowledged its registration.
     pub visible: Option<Visible>,
+    /// Proves that the instance is its own, when the instance id is made of a secret.
+    pub secret: Option<Secret>,
+    /// It listens on its own machine's loopback only: nodes on other machines cannot call it.
+    pub loopback: bool,
+}
+
+/// The list that a node holds when it registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub struct Have {
+    /// The state that it shows.
+    #[serde(flatten)]
+    pub revision: Revision,
+    /// Of all its entries; `None` from a node that does not say.
+    #[serde(default)]
+    pub digest: Option<Digest>,
 }
 
 /// A wish to be told when a registration has been seen.
@@ -41,6 +56,10 @@ impl Terms {
             needs: Option<&'a RawValue>,
             #[serde(borrow, default)]
             visible: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            secret: Option<&'a RawValue>,
+            #[serde(borrow, default)]
+            loopback: Option<&'a RawValue>,
         }
         let raw: Raw<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
         let needs: Option<Vec<String>> = read(raw.needs);
@@ -50,23 +69,32 @@ impl Terms {
             return Err(RegistrationError::TooManyNeeds);
         }
         Ok(Self {
-            have: read(raw.have).filter(|have: &Revision| have.is_sound()),
+            have: read(raw.have).filter(|have: &Have| have.revision.is_sound()),
             needs,
             visible: read(raw.visible).filter(|visible: &Visible| (1..=100).contains(&visible.percent)),
+            secret: read(raw.secret),
+            loopback: read(raw.loopback).unwrap_or(false),
         })
     }
 
     pub(crate) fn to_json(&self) -> String {
-        let Self { have, needs, visible } = self;
+        let Self { have, needs, visible, secret, loopback } = self;
         let mut members = Vec::new();
-        if let Some(have) = have {
-            members.push(format!(r#""have":{}"#, to_json(have)));
+        if let Some(Have { revision: Revision { epoch, rev }, digest }) = have {
+            let digest = digest.map_or_else(String::new, |Digest(digest)| format!(r#","digest":{digest}"#));
+            members.push(format!(r#""have":{{"epoch":{epoch},"rev":{rev}{digest}}}"#));
         }
         if let Some(needs) = needs {
             members.push(format!(r#""needs":{}"#, to_json(needs)));
         }
         if let Some(Visible { percent, within }) = visible {
             members.push(format!(r#""visible":{{"percent":{percent},"within":{within}}}"#));
+        }
+        if let Some(secret) = secret {
+            members.push(format!(r#""secret":{}"#, to_json(secret.reveal())));
+        }
+        if *loopback {
+            members.push(r#""loopback":true"#.to_owned());
         }
         format!("{{{}}}", members.join(","))
     }
@@ -88,7 +116,9 @@ mod tests {
         let nothing = Terms::default;
         check("{}", &Ok(nothing()));
         check("7", &Ok(nothing()));
-        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(Terms { have: Some(Revision { epoch: 5, rev: 7 }), ..nothing() }));
+        let have = |digest| Some(Have { revision: Revision { epoch: 5, rev: 7 }, digest });
+        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(Terms { have: have(None), ..nothing() }));
+        check(r#"{"have":{"epoch":5,"rev":7,"digest":9}}"#, &Ok(Terms { have: have(Some(Digest(9))), ..nothing() }));
         check(r#"{"have":{"epoch":9007199254740992,"rev":7}}"#, &Ok(nothing()));
         check(r#"{"have":{"epoch":5}}"#, &Ok(nothing()));
         check(r#"{"needs":["a","GET/b"]}"#, &Ok(Terms { needs: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }));
@@ -100,14 +130,20 @@ mod tests {
         );
         check(r#"{"visible":{"percent":0,"within":5000}}"#, &Ok(nothing()));
         check(r#"{"visible":{"percent":101,"within":5000}}"#, &Ok(nothing()));
+        check(r#"{"secret":"s"}"#, &Ok(Terms { secret: Secret::new("s"), ..nothing() }));
+        check(r#"{"secret":""}"#, &Ok(nothing()));
+        check(r#"{"secret":7,"loopback":"no"}"#, &Ok(nothing()));
+        check(r#"{"loopback":true}"#, &Ok(Terms { loopback: true, ..nothing() }));
     }
 
     #[test]
     fn what_is_written_is_read() {
         let all = Terms {
-            have: Some(Revision { epoch: 1, rev: 2 }),
+            have: Some(Have { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
             needs: Some(vec!["a".into()]),
             visible: Some(Visible { percent: 50, within: 100 }),
+            secret: Secret::new("\"¶\""),
+            loopback: true,
         };
         check(&all.to_json(), &Ok(all.clone()));
     }

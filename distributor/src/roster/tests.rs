@@ -1,4 +1,4 @@
-use protocol::{RegistrationLimits, Visible};
+use protocol::{Have, RegistrationLimits, Visible};
 
 use super::*;
 
@@ -200,7 +200,7 @@ fn a_successor_is_rebuilt_from_a_client() {
     let part = protocol::read_copy(&packet).unwrap();
 
     let mut scene = Scene::new();
-    let terms = Terms { have: Some(have), ..Terms::default() };
+    let terms = Terms { have: Some(Have { revision: have, digest: None }), ..Terms::default() };
     // The epoch of this one is the same by chance; a node that has it cannot be helped. So let it be another.
     scene.roster.registry = Registry::new(50);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
@@ -224,7 +224,7 @@ fn a_successor_is_rebuilt_from_a_client() {
 #[test]
 fn a_copy_that_is_damaged_is_not_used() {
     let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
-    let terms = Terms { have: Some(have), ..Terms::default() };
+    let terms = Terms { have: Some(Have { revision: have, digest: None }), ..Terms::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     scene.register_with(0, 2, 2, "", &terms).unwrap();
     for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
@@ -237,6 +237,38 @@ fn a_copy_that_is_damaged_is_not_used() {
     }
     assert!(!scene.roster.is_restoring() && scene.roster.stamp().warming);
     assert!(scene.advance(6000).warm);
+}
+
+#[test]
+fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secret() {
+    let secret = Secret::new("s").unwrap();
+    let with = |secret: Option<&str>| Terms { secret: secret.and_then(Secret::new), ..Terms::default() };
+    let owned = format!(r#","id":"{}""#, secret.instance());
+    let mut scene = Scene::new();
+    let mut register = |session, advert: &str, secret| {
+        let params = format!(r#"{{"port":{},"name":"goods","$":{{"v":2{advert}}}}}"#, session + 1);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let admission = scene.roster.register(scene.start, SessionId(session), registration, "::1", &with(secret));
+        admission.map(|admission| match admission {
+            Admission::Listed(registered) => registered.superseded.map(|session| session.0),
+            Admission::Held(_) => panic!("nobody flaps"),
+        })
+    };
+    for (session, advert, secret, expected) in [
+        (1, &*owned, None, Err(Turned::NotYours)),
+        (1, &owned, Some("s"), Ok(None)),
+        // Everybody sees the id.
+        (2, &owned, None, Err(Turned::NotYours)),
+        (2, &owned, Some("t"), Err(Turned::NotYours)),
+        (2, &owned, Some("s"), Ok(Some(1))),
+        // An id that is made of no secret is registered by whoever says it, as ever.
+        (3, r#","id":"i1""#, None, Ok(None)),
+        (4, r#","id":"i1""#, Some("t"), Ok(Some(3))),
+        (5, "", Some("s"), Ok(None)),
+    ] {
+        assert_eq!(register(session, advert, secret), expected, "{session} {advert} {secret:?}");
+    }
 }
 
 #[test]
