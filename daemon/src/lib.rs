@@ -31,7 +31,7 @@ pub use signal::stop_on_signals;
 pub use socket::{Listener, Network, Socket};
 pub use throttle::{Throttle, Throttles};
 pub use time::at;
-pub use time_slice::TimeSlice;
+pub use time_slice::{Busy, TimeSlice};
 pub use tune::{tune, tune_patiently, tune_tcp};
 pub use unique::unique_id;
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -1,10 +1,12 @@
 //! How long one connection may work before others have their turn.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 /// Counts how long a task has worked since it last waited, so that a peer that always has something to read, or to take, leaves
 /// its thread to others after a bounded time. Counting packets alone does not bound it: a packet may cost a microsecond or ten
@@ -12,6 +14,66 @@ use tokio::time::Instant;
 #[derive(Debug)]
 pub struct TimeSlice {
     begin: Instant,
+    steps: Steps,
+    busy: Option<Busy>,
+    turn: Option<OwnedSemaphorePermit>,
+    rests: bool,
+}
+
+/// Shared by the tasks of one runtime that may be kept busy without a pause: as many of them as there are threads have a turn at a time,
+/// the others wait for theirs in a queue, and go on without for a short time only. So a task that has just been woken, and has little to
+/// do, waits for a few slices, and not for one of each task that is busy.
+#[derive(Clone, Debug)]
+pub struct Busy(Arc<Semaphore>);
+
+impl Busy {
+    /// After so long a task goes on without a turn: one that has a turn may block its thread, which the runtime can replace.
+    const LONGEST_WAIT: Duration = Duration::from_millis(250);
+
+    /// For tasks of the current runtime.
+    ///
+    /// # Panics
+    /// Outside of one.
+    pub fn new() -> Self {
+        let threads = tokio::runtime::Handle::current().metrics().num_workers();
+        Self(Arc::new(Semaphore::new(threads.max(1))))
+    }
+}
+
+impl Default for Busy {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// When the clock is worth a look, in a loop of steps that cost next to nothing or a lot.
+#[derive(Debug)]
+struct Steps {
+    /// Steps, and bytes, since the last look.
+    steps: u32,
+    bytes: usize,
+    /// Steps until the next.
+    until_look: u32,
+}
+
+impl Steps {
+    /// Steps between two looks are twice as many each time, up to this: what the steps before have cost says how many more there may be.
+    const MOST: u32 = 16;
+    /// So many bytes are worth a look: handling them costs far more than that.
+    const BYTES: usize = 4 * 1024;
+
+    const FIRST: Self = Self { steps: 0, bytes: 0, until_look: 1 };
+
+    /// A step was made, over so many bytes. Whether to look.
+    fn add(&mut self, bytes: usize) -> bool {
+        self.steps += 1;
+        self.bytes = self.bytes.saturating_add(bytes);
+        let looks = self.steps >= self.until_look || self.bytes >= Self::BYTES;
+        if looks {
+            *self = Self { steps: 0, bytes: 0, until_look: (self.until_look * 2).min(Self::MOST) };
+        }
+        looks
+    }
 }
 
 impl TimeSlice {
@@ -22,12 +84,43 @@ impl TimeSlice {
     /// A time slice that begins now.
     #[expect(clippy::new_without_default, reason = "it begins at a moment")]
     pub fn new() -> Self {
-        Self { begin: Instant::now() }
+        Self { begin: Instant::now(), steps: Steps::FIRST, busy: None, turn: None, rests: false }
     }
+
+    /// The same for one of the tasks that share `busy`.
+    pub fn among(busy: &Busy) -> Self {
+        Self { busy: Some(busy.clone()), ..Self::new() }
+    }
+
+    /// How long a task may work without a turn, where tasks take turns: enough for what most have to do, such as a few dozen calls.
+    pub const LENGTH_WITHOUT_TURN: Duration = Duration::from_micros(200);
 
     /// Whether the task has worked for [`LENGTH`](Self::LENGTH) since it last waited.
     pub fn is_over(&self) -> bool {
-        self.begin.elapsed() >= Self::LENGTH
+        let has_all = self.busy.is_none() || self.has_turn();
+        self.begin.elapsed() >= if has_all { Self::LENGTH } else { Self::LENGTH_WITHOUT_TURN }
+    }
+
+    /// Whether the task has a turn among those that are [`Busy`]. It ends when the task waits.
+    pub fn has_turn(&self) -> bool {
+        self.turn.is_some()
+    }
+
+    /// Waits for a turn, without a pause if there is one free: before work that takes long, such as a large packet.
+    pub async fn take_turn(&mut self) {
+        let Some(Busy(turns)) = &self.busy else { return };
+        if self.turn.is_none() {
+            self.turn = Arc::clone(turns).try_acquire_owned().ok();
+        }
+        if self.turn.is_none() {
+            self.give_way().await;
+        }
+    }
+
+    /// As [`is_over`](Self::is_over), after each step of a loop, such as a packet of so many bytes; it looks at the clock now and then only,
+    /// so a slice lasts about twice its length at most, or as long as one step.
+    pub fn is_over_after(&mut self, bytes: usize) -> bool {
+        self.steps.add(bytes) && self.is_over()
     }
 
     /// Lets other tasks run if the slice is over, and begins the next one. Cancel safe.
@@ -39,21 +132,45 @@ impl TimeSlice {
 
     /// Lets other tasks run, and begins the next slice. Cancel safe.
     pub async fn give_way(&mut self) {
+        // To the end of the queue.
+        self.turn = None;
+        if let Some(Busy(turns)) = &self.busy {
+            // It is never closed.
+            let turn = timeout(Busy::LONGEST_WAIT, Arc::clone(turns).acquire_owned()).await;
+            self.turn = turn.ok().and_then(Result::ok);
+        }
         tokio::task::yield_now().await;
+        self.restart();
+    }
+
+    /// The task has nothing to do now, and waits: for whoever waits by other means than [`wait`](Self::wait), such as a last branch of a
+    /// biased `select!`. [`resume`](Self::resume) follows.
+    pub fn rest(&mut self) {
+        self.turn = None;
+        self.rests = true;
+    }
+
+    /// The next slice begins if the task was at [rest](Self::rest).
+    pub fn resume(&mut self) {
+        if std::mem::take(&mut self.rests) {
+            self.restart();
+        }
+    }
+
+    fn restart(&mut self) {
         self.begin = Instant::now();
+        self.steps = Steps::FIRST;
     }
 
     /// Waits for a future. If it was not ready at once, the task has waited, and the next slice begins when it is. As cancel
     /// safe as the future.
     pub async fn wait<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let mut has_waited = false;
         std::future::poll_fn(|task| {
             let polled = future.as_mut().poll(task);
             match polled {
-                Poll::Pending => has_waited = true,
-                Poll::Ready(_) if has_waited => self.begin = Instant::now(),
-                Poll::Ready(_) => {}
+                Poll::Pending => self.rest(),
+                Poll::Ready(_) => self.resume(),
             }
             polled
         })
@@ -91,5 +208,55 @@ mod tests {
         let others = tokio::spawn(async {});
         slice.give_way_if_over().await;
         assert!(others.is_finished() && !slice.is_over());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_clock_is_looked_at_now_and_then() {
+        let mut slice = TimeSlice::new();
+        advance(TimeSlice::LENGTH).await;
+        let looks: Vec<_> = (1..=64).filter(|_| slice.is_over_after(10)).collect();
+        assert_eq!(looks.len(), 7, "after 1, 2, 4, 8, and then each 16 more");
+        assert!(slice.is_over_after(Steps::BYTES), "and after much");
+        slice.give_way().await;
+        assert!(!slice.is_over_after(Steps::BYTES));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn as_many_as_there_are_threads_are_busy_and_others_wait_in_a_queue() {
+        let busy = Busy::new();
+        let (mut first, mut second) = (TimeSlice::among(&busy), TimeSlice::among(&busy));
+        first.take_turn().await;
+        advance(TimeSlice::LENGTH_WITHOUT_TURN).await;
+        assert!(!first.is_over() && second.is_over());
+        {
+            let mut waits = pin!(second.take_turn());
+            assert!(is_pending(waits.as_mut()).await, "one thread, one turn");
+            // A task that waits for something leaves its turn to others.
+            first.wait(sleep(SHORT)).await;
+            waits.await;
+        }
+        assert!(second.has_turn() && !first.has_turn());
+        {
+            let mut waits = pin!(first.give_way());
+            assert!(is_pending(waits.as_mut()).await);
+            advance(Busy::LONGEST_WAIT).await;
+            waits.await;
+        }
+        assert!(!first.has_turn(), "it goes on all the same");
+        drop(second);
+        first.take_turn().await;
+        assert!(first.has_turn());
+    }
+
+    /// Whether it is not done after many turns of the runtime.
+    async fn is_pending(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
+        for _ in 0..10 {
+            let polled = std::future::poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await;
+            if polled.is_ready() {
+                return false;
+            }
+            tokio::task::yield_now().await;
+        }
+        true
     }
 }
