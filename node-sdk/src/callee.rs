@@ -8,7 +8,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{FrameReader, LocalQueues, Look, Socket, at};
+use daemon::{FrameReader, LocalQueues, Look, Socket, TimeSlice, at};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
@@ -38,8 +38,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const MAX_STRIKES: u32 = 3;
 /// Bytes of a caller's instance id that are kept; ours have 32.
 const MAX_INSTANCE_BYTES: usize = 128;
-/// Packets that are begun before other connections have their turn.
+/// Packets that are begun before other connections have their turn; fewer if they take longer than a [`TimeSlice`].
 const FRAMES_PER_TURN: usize = 32;
+
+/// Larger packets are begun only with a turn among the callers that keep this node busy.
+const LARGE_FRAME_BYTES: usize = 16 * 1024;
 
 /// From so many packets at a time on, all that is ready leaves in one write, which costs as much as a good many answers.
 const MANY: usize = 8;
@@ -49,6 +52,8 @@ struct Connection<'a> {
     service: &'a Service,
     caller: Caller,
     reader: FrameReader,
+    /// A large packet that waits for its turn.
+    large: Option<Bytes>,
     /// When the bytes came that are in the reader.
     received: Instant,
     /// Packets that were begun since there were none left; and before that, since there were none.
@@ -60,6 +65,7 @@ struct Connection<'a> {
     handles: Handles,
     outgoing: Outgoing,
     strikes: u32,
+    slice: TimeSlice,
     /// The node finishes: streams that have nothing to send end.
     leaving: bool,
 }
@@ -114,6 +120,7 @@ pub(crate) async fn run(
         service,
         caller: Caller { instance: None, address: peer, peers: None },
         reader: FrameReader::new(MAX_FRAME_BYTES),
+        large: None,
         received: Instant::now(),
         taken: 0,
         taken_before: 0,
@@ -122,6 +129,7 @@ pub(crate) async fn run(
         handles: Handles::default(),
         outgoing: Outgoing::new(LocalQueues::can_see(stream)),
         strikes: 0,
+        slice: TimeSlice::among(&service.busy),
         leaving: false,
     };
     let mut stalled_since = None;
@@ -135,7 +143,11 @@ pub(crate) async fn run(
         while connection.reads()
             && let Some(Some(turn)) = connection.at_work.next().now_or_never()
         {
+            let bytes = turn.as_ref().map_or(0, |(_, turn)| turn.packet.len());
             connection.take_turn(turn);
+            if connection.slice.is_over_after(bytes) {
+                break;
+            }
         }
         let (blocked, paced) = match write(stream, &mut connection.outgoing) {
             Ok(Step::WaitFor(unread)) => (false, Some(unread)),
@@ -147,8 +159,15 @@ pub(crate) async fn run(
         if paced.is_none() {
             at_caller.done();
         }
-        if more && !blocked && paced.is_none() && connection.are_few() {
+        // A caller that never pauses leaves the thread to others all the same, however much its packets cost.
+        if connection.slice.is_over() {
+            connection.slice.give_way().await;
+        } else if connection.large.is_some() {
+            connection.slice.take_turn().await;
+        } else if more && !blocked && paced.is_none() && connection.are_few() {
             continue;
+        } else if more {
+            tokio::task::yield_now().await;
         }
         let idle = connection.at_work.is_empty() && connection.outgoing.len() == 0 && !more;
         if idle && closed {
@@ -160,9 +179,17 @@ pub(crate) async fn run(
         let written = connection.outgoing.written();
         let (listening, reads) = (!closed && connection.has_room(), connection.reads());
         let leaving = connection.leaving;
-        let Connection { reader, at_work, outgoing, received, .. } = &mut connection;
+        let Connection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
         tokio::select! {
-            () = tokio::task::yield_now(), if more => {}
+            biased;
+            writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
+            () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
+            () = finish.cancelled(), if !leaving => {
+                connection.leaving = true;
+                connection.handles.by_key.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
+            }
+            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
+            () = std::future::ready(()), if more => {}
             readable = stream.readable(), if listening && !more => {
                 match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => *received = Instant::now(),
@@ -172,15 +199,10 @@ pub(crate) async fn run(
                 }
             }
             Some(turn) = at_work.next(), if reads && !at_work.is_empty() => connection.take_turn(turn),
-            writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
             () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
-            () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
-            () = finish.cancelled(), if !leaving => {
-                connection.leaving = true;
-                connection.handles.by_key.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
-            }
+            () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
         }
+        connection.slice.resume();
     }
 }
 
@@ -207,15 +229,26 @@ impl Connection<'_> {
             if !self.has_room() {
                 return Ok(false);
             }
-            let Some(frame) = self.reader.next_frame().map_err(|_too_large| "a call larger than 8 MiB")? else {
+            let next = match self.large.take() {
+                Some(frame) => Some(frame),
+                None => self.reader.next_frame().map_err(|_too_large| "a call larger than 8 MiB")?,
+            };
+            let Some(frame) = next else {
                 if self.taken > 0 {
                     self.taken_before = std::mem::take(&mut self.taken);
                 }
                 return Ok(false);
             };
+            if frame.len() > LARGE_FRAME_BYTES && !self.slice.has_turn() {
+                self.large = Some(frame);
+                return Ok(true);
+            }
             self.taken += 1;
             if !is_blank(&frame) {
                 self.take(&frame, now, task)?;
+            }
+            if self.slice.is_over_after(frame.len()) {
+                break;
             }
         }
         Ok(true)

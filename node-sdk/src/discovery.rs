@@ -1,10 +1,12 @@
 //! The connection to the Distributor: registers, takes in what it tells, and comes back when it is lost.
 
+use std::future::{poll_fn, ready};
 use std::path::PathBuf;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use daemon::{FrameReader, Network, Socket, Throttle, at, tune};
+use daemon::{FrameReader, Network, Socket, Throttle, TimeSlice, at, tune};
 use protocol::{
     Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI,
     Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
@@ -226,9 +228,31 @@ impl Discovery {
         let stream = connection.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         let mut stored_at = Instant::now();
+        let mut slice = TimeSlice::new();
+        // What was read may hold more packets.
+        let mut more = false;
         loop {
+            while more {
+                match reader.next_frame() {
+                    Ok(Some(frame)) => {
+                        if !protocol::is_blank(&frame) {
+                            self.take(connection, &frame);
+                        }
+                        if slice.is_over_after(frame.len()) {
+                            break;
+                        }
+                    }
+                    Ok(None) => more = false,
+                    Err(_too_large) => return "a list larger than 16 MiB",
+                }
+            }
             if let Err(reason) = connection.write() {
                 return reason;
+            }
+            // A Distributor that never pauses keeps nobody from his turn, nor us from leaving.
+            let is_over = slice.is_over();
+            if is_over {
+                slice.give_way().await;
             }
             let expiry = self.peers.expire();
             let blocked = !connection.unsent.is_empty();
@@ -237,17 +261,11 @@ impl Discovery {
             tokio::select! {
                 // What came while we were stopped is read before anything is made of the time that has passed.
                 biased;
-                readable = stream.readable() => match readable.and_then(|()| reader.fill(stream)) {
+                () = ready(()), if more && !is_over => {}
+                readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => {
                         connection.silent_at = connection.is_v2.then(|| Instant::now() + connection.silence);
-                        loop {
-                            match reader.next_frame() {
-                                Ok(Some(frame)) if protocol::is_blank(&frame) => {}
-                                Ok(Some(frame)) => self.take(connection, &frame),
-                                Ok(None) => break,
-                                Err(_too_large) => return "a list larger than 16 MiB",
-                            }
-                        }
+                        more = true;
                     }
                     Ok(false) => return "closed by the Distributor",
                     Err(_broken) => return "broken",
@@ -280,8 +298,12 @@ impl Discovery {
                     self.store().await;
                     stored_at = Instant::now();
                 }
+                // Once in a slice the others have their turn, though there is something to read.
+                () = ready(()), if is_over => {}
                 () = at(connection.silent_at) => return "no sign of life",
+                () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
             }
+            slice.resume();
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Network, Socket as Connection, Throttle, tune};
+use daemon::{FrameReader, Network, Socket as Connection, Throttle, TimeSlice, tune};
 use futures::task::AtomicWaker;
 use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
 use tokio::task::yield_now;
@@ -34,7 +34,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 const ANSWERS_PER_TURN: usize = 32;
 /// Bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
-/// Reads and writes of one connection before other tasks have their turn.
+/// Reads and writes of one connection before other tasks have their turn; fewer if they take longer than a [`TimeSlice`].
 const TURNS: u32 = 8;
 
 /// The one connection to another node, made when it is first needed.
@@ -287,8 +287,12 @@ impl Link {
         if socket.unsent.is_empty() && self.lock().calls.waits_for_others() {
             return Poll::Ready(Turn::Pause);
         }
+        let mut begin = None;
         for _ in 0..TURNS {
             let now = Instant::now();
+            if now - *begin.get_or_insert(now) >= TimeSlice::LENGTH {
+                break;
+            }
             let writing = match self.write(context, socket, now) {
                 Ok(writing) => writing,
                 Err(reason) => return Poll::Ready(Turn::End(reason)),

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{LocalQueues, Network};
+use daemon::{Busy, LocalQueues, Network};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -428,7 +428,8 @@ impl NodeBuilder {
             Identity { name: name.clone(), port: address.port(), routes, advert, needs, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
-        let service = Arc::new(Service { name, router, surroundings, local_queues: LocalQueues::start() });
+        let local_queues = LocalQueues::start();
+        let service = Arc::new(Service { name, router, surroundings, local_queues, busy: Busy::new() });
         peers.serve_own(&service);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, needs: needed, leaving, server })

@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::LocalQueues;
+use daemon::{Busy, LocalQueues};
 use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -39,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) surroundings: Surroundings,
     /// What old callers on this machine have read.
     pub(crate) local_queues: LocalQueues,
+    /// The callers that send without a pause take turns.
+    pub(crate) busy: Busy,
 }
 
 /// One route of a node.

@@ -256,3 +256,68 @@ async fn rs2_a_node_that_is_told_to_stop_under_load_costs_no_call() {
     }
     drop(stays);
 }
+
+/// Writes the same bytes to a node again and again, until it is dropped or the node ends the connection.
+struct Flood {
+    is_over: Arc<AtomicBool>,
+}
+
+impl Flood {
+    fn start(address: std::net::SocketAddr, bytes: &str) -> Self {
+        let is_over = Arc::new(AtomicBool::new(false));
+        let (stopped, bytes) = (Arc::clone(&is_over), bytes.to_owned());
+        std::thread::spawn(move || {
+            let mut socket = std::net::TcpStream::connect(address).unwrap();
+            while !stopped.load(Ordering::SeqCst) && std::io::Write::write_all(&mut socket, bytes.as_bytes()).is_ok() {}
+        });
+        Self { is_over }
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn ov4_callers_without_a_pause_get_nobody_suspected() {
+    let cluster = Cluster::start();
+    let node = Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], node.port().await));
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/who"]).await;
+    let mut watch = cluster.peer().await;
+    watch.register_v2("watch", 1, "watch", None).await;
+    while watch.next_list().await.len() < 3 {}
+    let mut check = async |connections: usize, packet: &str| {
+        let floods: Vec<_> = (0..connections).map(|_| Flood::start(address, packet)).collect();
+        let begin = tokio::time::Instant::now();
+        // Longer than it takes to be suspected, twice.
+        while begin.elapsed() < Duration::from_secs(2) {
+            let call = caller.peers().call::<u32>("GET/who", &()).within(Duration::from_secs(1));
+            let shown: String = packet.chars().take(80).collect();
+            call.await.unwrap_or_else(|error| panic!("{connections} × {shown}: {error}"));
+            let news = tokio::time::timeout(Duration::from_millis(10), watch.next()).await.ok().flatten();
+            if let Some(packet) = news {
+                if packet["uri"] == "$ping" {
+                    watch.pong().await;
+                }
+                assert!(packet["$"].get("suspect").is_none() && packet["params"]["left"] != json!(["x"]), "{packet}");
+            }
+        }
+        drop(floods);
+        assert_eq!(watch.names().len(), 3);
+    };
+    let ones = |bytes: usize| vec!["1"; bytes / 2].join(",");
+    let unknown = |bytes| format!(r#"{{"uri":"/nothing","method":"GET","$":{{}},"params":[{}]}}¶"#, ones(bytes));
+    check(4, &unknown(1 << 20)).await;
+    check(4, &unknown(8 << 10)).await;
+    check(100, &unknown(64 << 10)).await;
+    // Packets that are parsed instead of cut apart; calls that are carried out; empty packets; packets that are no calls.
+    check(4, &format!(r#"{{"method":"GET","uri":"/who","params":[{}]}}¶"#, ones(1 << 20))).await;
+    check(4, &r#"{"uri":"/who","method":"GET","$":{},"params":null}¶"#.repeat(1000)).await;
+    check(4, &"¶".repeat(100_000)).await;
+    check(4, &r#"{"uri":"$nothing","$":{}}¶"#.repeat(1000)).await;
+    check(4, &format!(r#"{{"uri":"$part","key":7,"$":{{"n":1}},"params":[{}]}}¶"#, ones(1 << 20))).await;
+}
