@@ -1,17 +1,19 @@
 //! What daemons share of their command line: addresses, log, exit codes.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, IsTerminal};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use tracing::error;
 use tracing::level_filters::LevelFilter;
+use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::BindError;
+use crate::{BindError, LineWriter, shown};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -43,18 +45,83 @@ impl std::str::FromStr for LogLevel {
     }
 }
 
-/// Starts the log on standard error. Lines that cannot be written are lost; the process goes on.
-pub fn init_log(format: LogFormat, level: &LogLevel) {
+/// The log of this process.
+static LOG: OnceLock<LineWriter> = OnceLock::new();
+/// How long a process waits at its end for a log that is slow.
+const LONGEST_FLUSH: Duration = Duration::from_secs(1);
+/// How much of what a panic says is shown.
+const PANIC_BYTES: usize = 1024;
+
+/// Starts the log on standard error, for panics too. Nobody ever waits for it: lines that cannot be written, or not as fast as they
+/// come, are lost and counted, and the log says how many once it is written again.
+///
+/// What is returned has to live until the end of `main`: it waits for the last lines.
+pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
+    let told = |lost| warn!(lost, "lines of this log were lost: it was not written as fast as they came");
+    // Without a thread there is no log, and everything else goes on.
+    if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, told) {
+        let _ = LOG.set(writer);
+    }
     let builder = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::builder().parse_lossy(&level.0))
-        .with_writer(io::stderr)
-        // Otherwise a full disk under the log would make `eprintln!` panic.
+        .with_writer(|| LogLine)
         .log_internal_errors(false);
-    // Only a second call can fail, and then the first log is as good.
-    let _ = match format {
-        LogFormat::Text => builder.with_ansi(io::stderr().is_terminal()).with_target(false).try_init(),
+    let is_coloured = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let begun = match format {
+        LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
+    // Only a second call can fail, and then the first log is as good.
+    if begun.is_ok() {
+        // The usual hook writes to standard error itself, and so may wait for ever.
+        std::panic::set_hook(Box::new(|panic| {
+            let what = panic.payload_as_str().unwrap_or("something that is no text");
+            let at = panic.location().map(ToString::to_string).unwrap_or_default();
+            let backtrace = Backtrace::capture();
+            let thread = std::thread::current();
+            let thread = thread.name().unwrap_or_default();
+            let what = shown(what, PANIC_BYTES);
+            match backtrace.status() {
+                BacktraceStatus::Captured => error!(%at, thread, %backtrace, "panicked: {what}"),
+                _ => error!(%at, thread, "panicked: {what}"),
+            }
+        }));
+    }
+    LogGuard(())
+}
+
+/// Lines of the log of this process that were lost.
+pub fn log_lines_lost() -> u64 {
+    LOG.get().map_or(0, LineWriter::lost)
+}
+
+/// Waits for the last lines of the log when it is dropped, a second at most.
+#[derive(Debug)]
+#[must_use = "it has to live until the end of main"]
+pub struct LogGuard(());
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        if let Some(log) = LOG.get() {
+            log.flush(LONGEST_FLUSH);
+        }
+    }
+}
+
+/// One line on its way to the log: it is written in one piece.
+struct LogLine;
+
+impl io::Write for LogLine {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if let Some(log) = LOG.get() {
+            log.take(String::from_utf8_lossy(line).into_owned());
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Reads `host:port`, for clap.

@@ -5,6 +5,7 @@ mod accept;
 mod cli;
 mod direct;
 mod frames;
+mod lines;
 mod listen;
 mod local_queues;
 mod nofile;
@@ -20,14 +21,17 @@ mod virtual_net;
 
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
-pub use cli::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address, port_owner};
+pub use cli::{
+    LogFormat, LogGuard, LogLevel, duration, exit_code, init_log, listen_address, log_lines_lost, port_owner,
+};
 pub use direct::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
 pub use frames::FrameReader;
+pub use lines::LineWriter;
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
 pub use shown::{SHOWN_BYTES, Shown, shown};
-pub use signal::stop_on_signals;
+pub use signal::{log_at_the_end, stop_on_signals};
 pub use socket::{Listener, Network, Socket};
 pub use throttle::{Throttle, Throttles};
 pub use time::at;

@@ -15,6 +15,8 @@ use crate::{Config, OversizedList, serve};
 
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
 const OTHER_DESCRIPTORS: u64 = 32;
+/// How long stopping may take: many times what it does, which is 0.2 s.
+const LONGEST_STOP: Duration = Duration::from_secs(5);
 
 /// Keeps the list of live nodes and tells every node of each join and leave.
 #[derive(Debug, Parser)]
@@ -154,7 +156,7 @@ impl Args {
 /// Runs the program: reads the command line, listens, serves until a signal.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    init_log(args.log_format, &args.log_level);
+    let _log = init_log(args.log_format, &args.log_level);
     if let Some(Command::Why { node, at, json }) = &args.command {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         return match runtime.and_then(|runtime| runtime.block_on(why(at, node, *json))) {
@@ -172,7 +174,7 @@ pub fn main() -> ExitCode {
             Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
         };
-        match daemon::stop_on_signals() {
+        match daemon::stop_on_signals(|| LONGEST_STOP) {
             Ok(stop) => serve(listeners, args.config(), stop).await,
             Err(error) => return exit_code(&error),
         }

@@ -33,7 +33,7 @@ struct Args {
 /// Runs a service until a signal: opens its database, listens, registers.
 pub fn run(tables: &str, node: impl FnOnce(Database) -> NodeBuilder) -> ExitCode {
     let args = Args::parse();
-    init_log(args.log_format, &args.log_level);
+    let _log = init_log(args.log_format, &args.log_level);
     match serve(args, tables, node) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => exit_code(&*error),

@@ -1,6 +1,8 @@
 //! The whole shop in one process: Distributor, gateway, and every service several times.
 
 use std::error::Error;
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use daemon::{LogFormat, LogLevel, bind, exit_code, init_log, listen_address, raise_open_files, stop_on_signals};
+use futures::future::join_all;
 use node_sdk::{Node, NodeBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -55,11 +58,13 @@ const SERVICES: [Service; 3] = [
 
 /// How long everything may take to find each other on one machine.
 const OPENING_TIME: Duration = Duration::from_secs(10);
+/// How long closing may take: half a minute of the gateway's, twelve seconds of a node's, and some more.
+const LONGEST_STOP: Duration = Duration::from_secs(50);
 
 /// Runs the program: opens the shop, tells how to use it, closes it on a signal.
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    init_log(args.log_format, &args.log_level);
+    let _log = init_log(args.log_format, &args.log_level);
     raise_open_files();
     match run(&args) {
         Ok(()) => ExitCode::SUCCESS,
@@ -76,7 +81,7 @@ fn run(args: &Args) -> Result<(), Box<dyn Error>> {
 }
 
 async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
-    let stop = stop_on_signals()?;
+    let stop = stop_on_signals(|| LONGEST_STOP)?;
     // The gateway goes first and the Distributor last, so that what is in flight still finds its way.
     let (stop_gateway, stop_distributor) = (CancellationToken::new(), CancellationToken::new());
     let (registry, door) = (bind(args.distributor)?, bind(args.listen)?);
@@ -106,15 +111,13 @@ async fn open(args: &Args, data: &Path) -> Result<(), Box<dyn Error>> {
         () = stop.cancelled() => {}
     }
     if !stop.is_cancelled() {
-        announce(registry_address, door_address, &nodes, data, args.data.is_none());
+        announce(welcome(registry_address, door_address, &nodes, data, args.data.is_none()));
         stop.cancelled().await;
     }
 
     stop_gateway.cancel();
     gateway.await??;
-    for (_, node) in nodes {
-        node.stop().await;
-    }
+    join_all(nodes.into_iter().map(|(_, node)| node.stop())).await;
     stop_distributor.cancel();
     distributor.await?;
     Ok(())
@@ -127,35 +130,50 @@ async fn answers(gateway: SocketAddr, path: &str) -> bool {
         stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: shop\r\nConnection: close\r\n\r\n").as_bytes()).await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
-        std::io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
+        io::Result::Ok(answer.starts_with("HTTP/1.1 200 "))
     };
     ask.await.unwrap_or(false)
 }
 
-#[expect(clippy::print_stdout, reason = "this is what the program is for")]
-fn announce(distributor: SocketAddr, gateway: SocketAddr, nodes: &[(&str, Node)], data: &Path, temporary: bool) {
-    println!("The shop is open.\n");
-    println!("  distributor  {distributor}");
-    println!("  gateway      http://{gateway}");
+/// Prints, in a thread that nobody waits for: standard output may be closed, or a pipe that nobody reads.
+fn announce(text: String) {
+    let print = move || drop(io::stdout().write_all(text.as_bytes()));
+    let _ = std::thread::Builder::new().name("welcome".to_owned()).spawn(print);
+}
+
+/// How the shop is used.
+fn welcome(
+    distributor: SocketAddr,
+    gateway: SocketAddr,
+    nodes: &[(&str, Node)],
+    data: &Path,
+    temporary: bool,
+) -> String {
+    let mut out = String::new();
+    macro_rules! line {
+        ($($text:tt)*) => { let _ = writeln!(out, $($text)*); };
+    }
+    line!("The shop is open.\n");
+    line!("  distributor  {distributor}");
+    line!("  gateway      http://{gateway}");
     for (name, _, _) in SERVICES {
         let of_service = nodes.iter().filter(|(of, _)| *of == name);
         let addresses: Vec<_> = of_service.map(|(_, node)| node.address().to_string()).collect();
-        println!("  {name:11}  {}", addresses.join("  "));
+        line!("  {name:11}  {}", addresses.join("  "));
     }
     let fate = if temporary { " (removed at the end)" } else { "" };
-    println!("  databases    {}{fate}", data.display());
+    line!("  databases    {}{fate}", data.display());
     let json = "-H 'content-type: application/json'";
-    println!("\nTry:\n");
-    println!(r#"  curl -s -XPOST {gateway}/members {json} -d '{{"username":"홍길동","password":"열려라 참깨"}}'"#);
-    println!(r#"  curl -s -XPOST {gateway}/goods {json} -d '{{"name":"사과","category":"fruit","price":1200}}'"#);
-    println!(r#"  curl -s -XPOST {gateway}/purchases {json} -d '{{"member":1,"good":1}}'"#);
-    println!(
-        r#"  curl -s -XPOST {gateway}/purchases {json} -d '{{"member":99,"good":1}}'    # refused: no such member"#
-    );
-    println!("  curl -s '{gateway}/purchases?member=1'");
-    println!("  curl -s '{gateway}/goods?category=fruit'");
-    println!("  curl -s {gateway}/goods/1                # how often it was sold: told by an event");
-    println!("  curl -s {gateway}/purchases/report       # made from a stream of all goods");
-    println!("  curl -sN {gateway}/goods/export -H 'accept: application/x-ndjson'    # that stream, line by line");
-    println!("\nCtrl-C closes it.");
+    line!("\nTry:\n");
+    line!(r#"  curl -s -XPOST {gateway}/members {json} -d '{{"username":"홍길동","password":"열려라 참깨"}}'"#);
+    line!(r#"  curl -s -XPOST {gateway}/goods {json} -d '{{"name":"사과","category":"fruit","price":1200}}'"#);
+    line!(r#"  curl -s -XPOST {gateway}/purchases {json} -d '{{"member":1,"good":1}}'"#);
+    line!(r#"  curl -s -XPOST {gateway}/purchases {json} -d '{{"member":99,"good":1}}'    # refused: no such member"#);
+    line!("  curl -s '{gateway}/purchases?member=1'");
+    line!("  curl -s '{gateway}/goods?category=fruit'");
+    line!("  curl -s {gateway}/goods/1                # how often it was sold: told by an event");
+    line!("  curl -s {gateway}/purchases/report       # made from a stream of all goods");
+    line!("  curl -sN {gateway}/goods/export -H 'accept: application/x-ndjson'    # that stream, line by line");
+    line!("\nCtrl-C closes it.");
+    out
 }

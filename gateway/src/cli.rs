@@ -226,7 +226,7 @@ pub fn main() -> ExitCode {
         Some(Command::Routes { admin }) => return routes(*admin),
         None => {}
     }
-    init_log(args.log_format, &args.log_level);
+    let _log = init_log(args.log_format, &args.log_level);
     let command_line = CommandLine { matches };
     let settings = match command_line.settings() {
         Ok(settings) => settings,

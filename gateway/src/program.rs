@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use daemon::{BindError, bind, bind_shared, exit_code, raise_open_files};
 use tokio::net::TcpListener;
@@ -21,6 +22,8 @@ use crate::tls::Tls;
 
 /// Descriptors that are not clients' and not their servers'.
 const OTHER_DESCRIPTORS: u64 = 100;
+/// How long stopping may take when there is nothing to drain any more, or the time for that is over.
+const LONGEST_END: Duration = Duration::from_secs(5);
 /// The system's word for a file that has got too large. Unless it is heard, it ends the process.
 const SIGXFSZ: i32 = 25;
 
@@ -42,8 +45,10 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
     let (mut reload, mut replace) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
     // A log that may not grow any more is a log that is lost, not the end.
     let _ignored = signal(SignalKind::from_raw(SIGXFSZ))?;
-    let stop = Stop { drain: daemon::stop_on_signals()?, ..Stop::default() };
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
+    let bounds = config.clone();
+    let longest = move || bounds.borrow().drain_timeout + LONGEST_END;
+    let stop = Stop { drain: daemon::stop_on_signals(longest)?, ..Stop::default() };
     let reloads = AbortOnDropHandle::new(tokio::spawn({
         let sender = sender.clone();
         async move {

@@ -25,6 +25,9 @@ use crate::router::Router;
 use crate::server;
 use crate::service::{Offer, Service};
 
+/// How long a node that is told to stop by a signal may take: as long as its server, and some time to say so.
+const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));
+
 /// A running node. Dropping it stops it at once; [`stop`](Self::stop) lets calls in flight finish.
 #[derive(Debug)]
 pub struct Node {
@@ -125,9 +128,11 @@ impl Node {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         if cut > 0 {
-            warn!(connections = cut, "stopped; connections were cut while calls were in flight");
+            daemon::log_at_the_end(move || {
+                warn!(connections = cut, "stopped; connections were cut while calls were in flight")
+            });
         } else {
-            info!("stopped");
+            daemon::log_at_the_end(|| info!("stopped"));
         }
         cut
     }
@@ -330,13 +335,14 @@ impl NodeBuilder {
     }
 
     /// Listens, registers, and serves until SIGTERM or SIGINT; then leaves in order: nobody picks it any more, and calls in
-    /// flight finish.
+    /// flight finish. A second signal ends the process at once, with status 130. If it is still there after 15 s, because all
+    /// threads are busy or wait for a log that nobody reads, it is ended with status 1.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; and [`StartError::Cut`] when calls did not finish in time, so that the exit
     /// code of `main` tells. Once it has started, nothing but a signal ends it.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = daemon::stop_on_signals().map_err(StartError::Signals)?;
+        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
         let node = self.start().await?;
         stop.cancelled().await;
         node.end().await
@@ -354,7 +360,7 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = daemon::stop_on_signals().map_err(StartError::Signals)?;
+        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
         let node = self.start().await?;
         tokio::select! {
             () = stop.cancelled() => {}

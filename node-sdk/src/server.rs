@@ -22,6 +22,8 @@ const LEAVE_TIME: Duration = Duration::from_secs(2);
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
+/// How long [`serve`] may take to end.
+pub(crate) const LONGEST_SERVED: Duration = LEAVE_TIME.saturating_add(FINISH_TIME);
 
 /// Serves callers until `leaving` is cancelled and they have gone, or have had their time. Returns how many connections
 /// were cut with calls in flight.

@@ -6,6 +6,7 @@ mod broadcast;
 mod calls;
 mod conform;
 mod door;
+mod endings;
 mod events;
 mod faults;
 mod framing;

@@ -35,7 +35,7 @@ async fn count(
 /// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
+    let _log = init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
     let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
     let node = Node::builder("who")
         .distributor(distributor)

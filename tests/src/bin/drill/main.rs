@@ -185,7 +185,7 @@ fn main() {
             // It ends in order by itself.
             return play(scene).await;
         }
-        let stop = daemon::stop_on_signals().unwrap();
+        let stop = daemon::stop_on_signals(|| std::time::Duration::from_secs(20)).unwrap();
         tokio::select! {
             () = play(scene) => {}
             // Returning ends what was started.

@@ -1,0 +1,291 @@
+//! Lines that are written by a thread of their own, so that nobody waits for the disk, the terminal or the pipe that they go to.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
+
+/// Bytes that are written at once.
+const BATCH_BYTES: usize = 64 * 1024;
+/// How often room for a flush is looked for while there is none.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// Takes lines from all threads, and never blocks or fails: what cannot be written as fast as it comes, or at all, is lost, and
+/// counted. Dropping it ends the thread once everything is written.
+#[derive(Debug)]
+pub struct LineWriter {
+    messages: SyncSender<Message>,
+    counts: Arc<Counts>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    /// Lines that were lost.
+    lost: AtomicU64,
+    /// Bytes that wait.
+    waiting: AtomicUsize,
+}
+
+/// What the writing thread is sent.
+#[derive(Debug)]
+enum Message {
+    Line(String),
+    /// To be answered, by being dropped, when everything before it is written.
+    Flush(SyncSender<()>),
+}
+
+impl LineWriter {
+    /// Lines that wait to be written: some tenths of a second's worth of an access log at full speed.
+    pub const MAX_LINES: usize = 16 * 1024;
+    /// Bytes that wait to be written, so that long lines cost no more than short ones.
+    pub const MAX_BYTES: usize = 4 << 20;
+
+    /// Begins to write to `out`. Lines are written so long after the first of them, all at once: a thread that is woken for each
+    /// costs more than the rest. After lines were lost, and others written, `told` hears how many, in the writing thread.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        name: &str,
+        out: impl Write + Send + 'static,
+        gather: Duration,
+        told: impl Fn(u64) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (messages, waiting) = sync_channel(Self::MAX_LINES);
+        let counts = Arc::<Counts>::default();
+        let mut writing = Writing { out, counts: Arc::clone(&counts), batch: Vec::new(), lines: 0, is_torn: false };
+        let run = move || writing.run(&waiting, gather, told);
+        std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        Ok(Self { messages, counts })
+    }
+
+    /// Takes a line, with its end. Returns at once.
+    pub fn take(&self, line: String) {
+        let bytes = line.len();
+        let waiting = &self.counts.waiting;
+        let has_room = waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= Self::MAX_BYTES;
+        if !has_room || self.messages.try_send(Message::Line(line)).is_err() {
+            waiting.fetch_sub(bytes, Ordering::Relaxed);
+            self.counts.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything that was taken is written or lost, but not for longer than `within`.
+    #[expect(clippy::disallowed_methods, reason = "it is for threads that have nothing else to do")]
+    pub fn flush(&self, within: Duration) {
+        let until = std::time::Instant::now() + within;
+        let (written, is_written) = sync_channel::<()>(0);
+        let mut flush = Message::Flush(written);
+        loop {
+            match self.messages.try_send(flush) {
+                Ok(()) => break,
+                Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => flush = back,
+            }
+            if std::time::Instant::now() >= until {
+                return;
+            }
+            std::thread::sleep(RETRY);
+        }
+        let left = until.saturating_duration_since(std::time::Instant::now());
+        let _: Result<(), RecvTimeoutError> = is_written.recv_timeout(left);
+    }
+
+    /// Lines that were lost because they could not be written, or not as fast as they came.
+    pub fn lost(&self) -> u64 {
+        self.counts.lost.load(Ordering::Relaxed)
+    }
+}
+
+/// The thread's own.
+struct Writing<W> {
+    out: W,
+    counts: Arc<Counts>,
+    batch: Vec<u8>,
+    /// In `batch`.
+    lines: u64,
+    /// The last thing that was written is a part of a line.
+    is_torn: bool,
+}
+
+impl<W: Write> Writing<W> {
+    /// Writes as long as somebody sends.
+    fn run(&mut self, messages: &Receiver<Message>, gather: Duration, told: impl Fn(u64)) {
+        let mut known_as_lost = 0;
+        while let Ok(first) = messages.recv() {
+            if matches!(first, Message::Line(_)) && !gather.is_zero() {
+                #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
+                std::thread::sleep(gather);
+            }
+            let mut asked = Vec::new();
+            for message in std::iter::once(first).chain(messages.try_iter().take(LineWriter::MAX_LINES)) {
+                match message {
+                    Message::Line(line) => self.take(&line),
+                    Message::Flush(written) => asked.push(written),
+                }
+            }
+            let is_written = self.write();
+            drop(asked);
+            let lost = self.counts.lost.load(Ordering::Relaxed);
+            if is_written && lost > known_as_lost {
+                told(lost - known_as_lost);
+                known_as_lost = lost;
+            }
+        }
+    }
+
+    fn take(&mut self, line: &str) {
+        self.batch.extend_from_slice(line.as_bytes());
+        self.lines += 1;
+        if self.batch.len() >= BATCH_BYTES {
+            self.write();
+        }
+    }
+
+    /// Writes the batch, and tells whether that worked; what did not is not tried again.
+    fn write(&mut self) -> bool {
+        if self.batch.is_empty() {
+            return true;
+        }
+        let bytes = self.batch.len();
+        if self.is_torn {
+            self.batch.insert(0, b'\n');
+        }
+        let (written, result) = write_all(&mut self.out, &self.batch);
+        if let Some(last) = written.checked_sub(1) {
+            self.is_torn = self.batch[last] != b'\n';
+        }
+        if result.is_err() {
+            let ends = self.batch[..written].iter().filter(|byte| **byte == b'\n').count();
+            self.counts.lost.fetch_add(self.lines.saturating_sub(ends as u64), Ordering::Relaxed);
+        }
+        self.batch.clear();
+        self.lines = 0;
+        self.counts.waiting.fetch_sub(bytes, Ordering::Relaxed);
+        result.is_ok()
+    }
+}
+
+/// As [`Write::write_all`], and tells how far it got.
+fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while written < bytes.len() {
+        match out.write(&bytes[written..]) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(more) => written += more,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, out.flush())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Condvar, Mutex};
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// An output that takes so many bytes, then fails so many times, and may be stopped for a while.
+    #[derive(Clone, Default)]
+    struct Output(Arc<(Mutex<State>, Condvar)>);
+
+    #[derive(Default)]
+    struct State {
+        written: Vec<u8>,
+        is_stopped: bool,
+        fails_after: Option<usize>,
+        fails: u32,
+    }
+
+    impl Output {
+        fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+            let changed = change(&mut self.0.0.lock().unwrap());
+            self.0.1.notify_all();
+            changed
+        }
+
+        fn text(&self) -> String {
+            self.change(|state| String::from_utf8(state.written.clone()).unwrap())
+        }
+    }
+
+    impl Write for Output {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let mut state = self.0.1.wait_while(self.0.0.lock().unwrap(), |state| state.is_stopped).unwrap();
+            let room = state.fails_after.map_or(usize::MAX, |after| after.saturating_sub(state.written.len()));
+            if room == 0 && state.fails > 0 {
+                state.fails -= 1;
+                if state.fails == 0 {
+                    state.fails_after = None;
+                }
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            let taken = &bytes[..bytes.len().min(room)];
+            state.written.extend_from_slice(taken);
+            Ok(taken.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn start(output: &Output) -> (LineWriter, Arc<AtomicU64>) {
+        let told = Arc::new(AtomicU64::new(0));
+        let also = Arc::clone(&told);
+        let told_of = move |lost| {
+            also.fetch_add(lost, Ordering::SeqCst);
+        };
+        (LineWriter::start("test", output.clone(), Duration::ZERO, told_of).unwrap(), told)
+    }
+
+    #[test]
+    fn lines_are_written_in_order() {
+        let output = Output::default();
+        let (lines, told) = start(&output);
+        let all: Vec<String> = (0..1000).map(|number| format!("{number}\n")).collect();
+        all.iter().for_each(|line| lines.take(line.clone()));
+        lines.flush(LONG);
+        assert_eq!((output.text(), lines.lost(), told.load(Ordering::SeqCst)), (all.concat(), 0, 0));
+    }
+
+    #[test]
+    fn cr13_what_cannot_be_written_is_lost_and_counted_and_nobody_gets_half_a_line() {
+        let output = Output::default();
+        let (lines, told) = start(&output);
+        output.change(|state| (state.fails_after, state.fails) = (Some(6), 2));
+        for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
+            lines.take(line.to_owned());
+            lines.flush(LONG);
+        }
+        assert_eq!(output.text(), "one\ntw\nfour\nfive\n");
+        assert_eq!((lines.lost(), told.load(Ordering::SeqCst)), (2, 2));
+    }
+
+    #[test]
+    fn so_much_waits_and_nobody_waits_for_an_output_that_takes_nothing() {
+        for (line, most) in [("\n".to_owned(), LineWriter::MAX_LINES), (format!("{}\n", "x".repeat((1 << 20) - 1)), 4)]
+        {
+            let output = Output::default();
+            output.change(|state| state.is_stopped = true);
+            let (lines, told) = start(&output);
+            let taken = 2 * most + 10;
+            (0..taken).for_each(|_| lines.take(line.clone()));
+            lines.flush(Duration::from_millis(10));
+            let lost = usize::try_from(lines.lost()).unwrap();
+            // Some may be with the thread already.
+            assert!((taken - 2 * most..=taken - most).contains(&lost), "{lost} of {taken}");
+            output.change(|state| state.is_stopped = false);
+            lines.flush(LONG);
+            lines.take("\n".to_owned());
+            lines.flush(LONG);
+            assert_eq!(lines.counts.waiting.load(Ordering::Relaxed), 0);
+            assert_eq!(usize::try_from(told.load(Ordering::SeqCst)).unwrap(), lost);
+            assert_eq!(output.text().len(), (taken - lost) * line.len() + 1);
+        }
+    }
+}
