@@ -23,7 +23,7 @@ use crate::metrics::{self, Metrics};
 use crate::problem::Problem;
 use crate::seats::Seat;
 use crate::stream::Stream;
-use crate::upstreams::Upstreams;
+use crate::upstreams::{Shared, Upstreams};
 
 /// Operators at a time.
 const MAX_CLIENTS: usize = 64;
@@ -39,6 +39,7 @@ pub(crate) struct Admin {
     /// Of each worker.
     pub(crate) upstreams: Arc<[Arc<Upstreams>]>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 impl Admin {
@@ -77,9 +78,13 @@ impl Admin {
             }
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
-                let (nodes, stale) = (self.peers.nodes().len(), self.peers.stale_for());
-                let lost = self.access_log.as_ref().map_or(0, |log| log.lost());
-                Some((StatusCode::OK, metrics::text(&self.workers, nodes, stale, lost)))
+                let of_all = metrics::OfAll {
+                    nodes: self.peers.nodes().len(),
+                    stale: self.peers.stale_for(),
+                    lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
+                    gave_way: self.shared.gave_way(),
+                };
+                Some((StatusCode::OK, metrics::text(&self.workers, &of_all)))
             }
             "/routes" => Some((StatusCode::OK, self.routes())),
             _ => None,

@@ -78,8 +78,15 @@ pub struct Route {
     pub timeout: Option<Duration>,
     /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
     pub try_timeout: Option<Duration>,
-    /// Requests, upgraded connections included, that one server is given at a time; others wait.
+    /// Requests that one server is given at a time; others wait.
     pub max_connections: usize,
+    /// Connections that are upgraded to another protocol, such as WebSockets, that one server has at a time.
+    pub max_tunnels: usize,
+    /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With more clients each may have so
+    /// many times as many as are free, as one alone: there is always something left for the next.
+    pub client_share: u8,
+    /// How long a tunnel may stay in which neither side says anything.
+    pub tunnel_idle_timeout: Duration,
     /// How long they wait; who would wait for longer is declined at once.
     pub queue_timeout: Duration,
     /// How it is found out whether servers are alive, between requests.
@@ -130,6 +137,10 @@ impl Route {
     /// Requests that a server is given at a time, unless somebody says otherwise.
     pub const MAX_CONNECTIONS: usize = 1024;
 
+    /// Percent of a server's places that one client alone may have. The rest is more than those need who ask for what is soon
+    /// done, and a load test from one address does not notice it.
+    pub const CLIENT_SHARE: u8 = 90;
+
     /// Everything as usual.
     pub fn new(prefixes: Vec<String>) -> Self {
         Self {
@@ -140,6 +151,9 @@ impl Route {
             timeout: None,
             try_timeout: None,
             max_connections: Self::MAX_CONNECTIONS,
+            max_tunnels: Self::MAX_CONNECTIONS,
+            client_share: Self::CLIENT_SHARE,
+            tunnel_idle_timeout: Duration::from_secs(600),
             queue_timeout: Duration::from_secs(1),
             check: None,
             node_check: None,

@@ -7,11 +7,12 @@ use bytes::Bytes;
 use futures::Stream;
 use http::StatusCode;
 use tokio::net::TcpStream;
-use tokio::time::Instant;
+use tokio::time::{Duration, Instant};
 
 use crate::forward::{Failed, Forwarded, Request};
 use crate::http1::head::Head;
 use crate::http1::response::ResponseHead;
+use crate::places::Admitted;
 use crate::problem::Problem;
 use crate::stream::WriteError;
 
@@ -95,6 +96,10 @@ pub(crate) trait Exchange: Send {
     /// The whole body, of `limit` bytes at most.
     fn whole_body(&mut self, limit: usize, deadline: Instant) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
 
+    /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
+    /// waits for that.
+    fn gather(&mut self, bytes: usize) -> impl Future<Output = Result<(), BodyError>> + Send;
+
     /// Completes with what `work` gives, unless the client goes before that.
     fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
     where
@@ -127,7 +132,13 @@ pub(crate) trait Exchange: Send {
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Carries bytes both ways until both sides have said that no more come, or one is gone: after a response of 101, and before nothing
-    /// else.
-    fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> impl Future<Output = Ended> + Send;
+    /// Carries bytes both ways until both sides have said that no more come, one is gone, or nothing was said for as long as `idle`:
+    /// after a response of 101, and before nothing else. It has its place until then, unless it has to give way.
+    fn tunnel(
+        &mut self,
+        server: TcpStream,
+        to_client: Bytes,
+        place: Admitted,
+        idle: Duration,
+    ) -> impl Future<Output = Ended> + Send;
 }

@@ -151,6 +151,9 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         timeout: Option<Parsed<Duration>>,
         try_timeout: Option<Parsed<Duration>>,
         max_connections: Option<usize>,
+        max_tunnels: Option<usize>,
+        client_share: Option<u8>,
+        tunnel_idle_timeout: Option<Parsed<Duration>>,
         queue_timeout: Option<Parsed<Duration>>,
         check: Option<Parsed<CheckOf>>,
         check_every: Option<Parsed<Duration>>,
@@ -217,10 +220,14 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             return Err(D::Error::custom(format!("weights are from 1 to {}", Advert::MAX_WEIGHT)));
         }
         if table.max_connections == Some(0)
+            || table.max_tunnels == Some(0)
             || table.at_most == Some(0)
             || table.rate.as_ref().is_some_and(|rate| rate.requests == 0)
         {
             return Err(D::Error::custom("a limit of 0 would let nothing through"));
+        }
+        if table.client_share.is_some_and(|percent| !(1..=100).contains(&percent)) {
+            return Err(D::Error::custom("`client_share` is in percent, from 1 to 100"));
         }
         if table.check_every.is_some_and(|Parsed(every)| every < LEAST_PERIOD) {
             return Err(D::Error::custom(format!("`check_every` is at least {LEAST_PERIOD:?}")));
@@ -257,6 +264,9 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             timeout: table.timeout.map(|Parsed(time)| time),
             try_timeout: table.try_timeout.map(|Parsed(time)| time),
             max_connections: table.max_connections.unwrap_or(usual.max_connections),
+            max_tunnels: table.max_tunnels.or(table.max_connections).unwrap_or(usual.max_tunnels),
+            client_share: table.client_share.unwrap_or(usual.client_share),
+            tunnel_idle_timeout: time(table.tunnel_idle_timeout, usual.tunnel_idle_timeout),
             queue_timeout: time(table.queue_timeout, usual.queue_timeout),
             check,
             node_check,
@@ -417,6 +427,9 @@ mod tests {
             ("[[route]]\nprefix = [\"/a\", \"/a/\"]", (1, 1), "has a route already"),
             ("[[route]]\nprefix = \"/\"\nservers = [\"a\"]", (3, 11), "a server such as"),
             ("[[route]]\nprefix = \"/\"\nat_most = 0", (1, 1), "a limit of 0"),
+            ("[[route]]\nprefix = \"/\"\nmax_tunnels = 0", (1, 1), "a limit of 0"),
+            ("[[route]]\nprefix = \"/\"\nclient_share = 0", (1, 1), "from 1 to 100"),
+            ("[[route]]\nprefix = \"/\"\nclient_share = 101", (1, 1), "from 1 to 100"),
             ("[[route]]\nprefix = \"/\"\ncheck_every = \"0s\"", (1, 1), "at least 10ms"),
             ("[[route]]\nprefix = \"/\"\nbalance = \"best\"", (3, 11), "round_robin"),
             ("[[route]]\nprefix = \"/\"\ncheck = \"x\"", (3, 9), "/health"),

@@ -19,9 +19,11 @@ use crate::http1::body::{BodyReader, Piece};
 use crate::http1::head::{Framing, Head};
 use crate::http1::headers;
 use crate::http1::response::{ResponseHead, ResponseReader};
+use crate::places::Admitted;
 use crate::problem::Problem;
 use crate::stream::Readable;
 use crate::timer::Timer;
+use crate::turn::{Polls, Turn};
 use crate::upstream::Keep;
 
 /// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
@@ -128,6 +130,8 @@ pub(crate) struct Request<'a> {
     pub(crate) idle: Duration,
     /// A cookie that the client is given with the response.
     pub(crate) set_cookie: Option<String>,
+    /// Its place at the server, which it may have to give up for others while its client is waited for.
+    pub(crate) place: &'a Admitted,
 }
 
 /// How it went.
@@ -178,11 +182,11 @@ pub(crate) async fn forward(
     server: &mut TcpStream,
     timer: &mut Timer,
 ) -> Outcome {
-    let Request { head, bytes, now: asked, within, idle, set_cookie } = request;
+    let Request { head, bytes, now: asked, within, idle, set_cookie, place } = request;
     let set_cookie = set_cookie.as_deref();
     let (due, begun, sent) = (Due::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
-    let (due_of, begun_of, sent_of) = (&due, &begun, &sent);
+    let (due_of, begun_of, sent_of, polls) = (&due, &begun, &sent, Polls::default());
     let mut download = Download {
         head,
         from_server,
@@ -194,9 +198,11 @@ pub(crate) async fn forward(
         asked,
         set_cookie,
         passed: 0,
+        place,
+        turn: Turn::new(&polls),
     };
     let result = {
-        let pace = Pace { due: &due, within, sent: &sent, begun: &begun };
+        let pace = Pace { due: &due, within, sent: &sent, begun: &begun, place, polls: &polls };
         let upload = upload(source, &mut to_server, bytes, head.framing, pace);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
@@ -204,7 +210,10 @@ pub(crate) async fn forward(
             let has_begun = || begun.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
-                outcome = download.as_mut() => break outcome,
+                outcome = poll_fn(|task| {
+                    polls.count();
+                    download.as_mut().poll(task)
+                }) => break outcome,
                 ended = upload.as_mut(), if uploads => match ended {
                     Upload::Failed(failed) if !has_begun() => break Err(failed),
                     Upload::Gone(ended) => break Err(ended.into()),
@@ -214,11 +223,32 @@ pub(crate) async fn forward(
                 () = poll_fn(|task| due.poll_over(timer, task)) => {
                     break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
                 }
+                () = poll_fn(|task| place.poll_gives_way(task)) => {
+                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { Failed::Client(too_slow()) });
+                }
             }
         }
     };
     let [begun, sent] = [begun, sent].map(AtomicBool::into_inner);
     Outcome { result, begun, sent }
+}
+
+fn too_slow() -> Problem {
+    let detail = "the body of the request comes too slowly while others wait for the server";
+    Problem::new(http::StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+}
+
+/// Waits for something that depends on the client.
+async fn of_client<F: Future>(place: &Admitted, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    // Mostly it need not be waited for, and nobody has to know.
+    if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
+        return done;
+    }
+    place.waits_for_client(true);
+    let done = future.await;
+    place.waits_for_client(false);
+    done
 }
 
 /// How sending a request ended, if it did before the response was there.
@@ -238,6 +268,8 @@ struct Pace<'a> {
     sent: &'a AtomicBool,
     /// The response has: what is left of the request changes nothing.
     begun: &'a AtomicBool,
+    place: &'a Admitted,
+    polls: &'a Polls,
 }
 
 impl Pace<'_> {
@@ -275,6 +307,12 @@ fn ended<S: Source>(ended: Ended) -> Upload {
     if S::is_gone(ended) { Upload::Gone(ended) } else { Upload::Failed(ended.into()) }
 }
 
+/// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
+pub(crate) fn body_deadline(begin: Instant, received: u64, now: Instant) -> Instant {
+    let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+    slowest.min(now + BODY_PAUSE)
+}
+
 /// Sends what is in `out`, and the body; what ends it is left in `out`.
 async fn send_body<S: Source>(
     source: &mut S,
@@ -285,17 +323,18 @@ async fn send_body<S: Source>(
 ) -> Result<(), Upload> {
     let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
     let mut received = 0;
+    let mut turn = Turn::new(pace.polls);
     loop {
         // What is there already leaves with the head.
         if !source.has_more() {
             to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
             out.clear();
         }
-        let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
-        let deadline = slowest.min(Instant::now() + BODY_PAUSE);
+        let deadline = body_deadline(begin, received, Instant::now());
         pace.set(deadline + pace.within);
-        let piece = source.next_piece(deadline).await;
-        pace.set(Instant::now() + pace.within);
+        let piece = of_client(pace.place, source.next_piece(deadline)).await;
+        let now = Instant::now();
+        pace.set(now + pace.within);
         let piece = piece.map_err(|error| match error {
             BodyError::Problem(problem) => Upload::Failed(Failed::Client(problem)),
             BodyError::Ended(why) => ended::<S>(why),
@@ -303,6 +342,7 @@ async fn send_body<S: Source>(
         match piece? {
             Piece::Data(data) => {
                 received += data.len() as u64;
+                pace.place.moved(data.len());
                 put_piece(out, as_chunks, &data);
             }
             Piece::End(trailers) if as_chunks => {
@@ -314,6 +354,7 @@ async fn send_body<S: Source>(
         }
         to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
         out.clear();
+        turn.give_way(now).await;
     }
 }
 
@@ -332,6 +373,8 @@ struct Download<'a, S> {
     set_cookie: Option<&'a str>,
     /// Bytes of the body that have been passed on.
     passed: u64,
+    place: &'a Admitted,
+    turn: Turn<'a>,
 }
 
 impl<S: Sink> Download<'_, S> {
@@ -362,6 +405,7 @@ impl<S: Sink> Download<'_, S> {
             match body.next(input) {
                 Ok(Piece::Data(data)) => {
                     self.passed += data.len() as u64;
+                    self.place.moved(data.len());
                     self.sink.data(data);
                 }
                 Ok(Piece::End(trailers)) => {
@@ -375,11 +419,13 @@ impl<S: Sink> Download<'_, S> {
                     if input.is_empty() {
                         buffers::give(std::mem::take(input));
                     }
-                    self.sink.flush().await?;
+                    of_client(self.place, self.sink.flush()).await?;
                     if self.passed >= ASK_FROM_BYTES {
-                        self.sink.writable().await?;
+                        of_client(self.place, self.sink.writable()).await?;
                     }
-                    self.due.set(Instant::now() + self.idle);
+                    let now = Instant::now();
+                    let now = if self.turn.give_way(now).await { Instant::now() } else { now };
+                    self.due.set(now + self.idle);
                     if self.read(input).await? == 0 {
                         if framing == Framing::Close {
                             self.sink.end(b"");
@@ -396,7 +442,7 @@ impl<S: Sink> Download<'_, S> {
             }
         }
         self.due.rest();
-        self.sink.flush().await?;
+        of_client(self.place, self.sink.flush()).await?;
         let keep_server = (keep_alive && input.is_empty()).then(|| Keep::of(keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
@@ -471,6 +517,16 @@ pub(crate) async fn relay(
     sink: &mut impl Sink,
 ) -> Result<(), Ended> {
     sink.head(response, false, None);
+    let polls = Polls::default();
+    polls.of(relay_parts(parts, source, sink, Turn::new(&polls))).await
+}
+
+async fn relay_parts(
+    parts: impl Stream<Item = Result<Bytes, Ended>>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    mut turn: Turn<'_>,
+) -> Result<(), Ended> {
     let mut parts = std::pin::pin!(parts);
     let (mut batch, mut passed) = (BytesMut::new(), 0);
     loop {
@@ -488,6 +544,7 @@ pub(crate) async fn relay(
                 if passed >= ASK_FROM_BYTES {
                     sink.writable().await?;
                 }
+                turn.give_way(Instant::now()).await;
                 tokio::select! {
                     biased;
                     part = parts.next() => part,

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::shares::network;
+
 /// Sets of places, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;
 /// Places of a set: the table knows 65,536 clients at a time, in a megabyte and a half.
@@ -106,14 +108,6 @@ impl Drop for Counted {
         if let Some(in_flight) = &self.0 {
             in_flight.fetch_sub(1, Ordering::Relaxed);
         }
-    }
-}
-
-/// The part of an address that is one client's.
-fn network(client: IpAddr) -> IpAddr {
-    match client.to_canonical() {
-        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
-        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

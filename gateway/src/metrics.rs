@@ -62,8 +62,22 @@ impl Drop for Connected {
     }
 }
 
+/// What is known of all workers together.
+#[derive(Debug, Default)]
+pub(crate) struct OfAll {
+    /// Nodes that are known.
+    pub(crate) nodes: usize,
+    /// For how long there has been no Distributor.
+    pub(crate) stale: Option<Duration>,
+    /// Lines of the access log that were lost.
+    pub(crate) lost: u64,
+    /// Requests and tunnels that lost their place at a server, because they were slow or silent while others waited.
+    pub(crate) gave_way: u64,
+}
+
 /// What all workers have done, in Prometheus' text format 0.0.4.
-pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duration>, lost: u64) -> String {
+pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &OfAll) -> String {
+    let OfAll { nodes, stale, lost, gave_way } = of_all;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -107,6 +121,10 @@ pub(crate) fn text(workers: &[Arc<Metrics>], nodes: usize, stale: Option<Duratio
     about("gateway_access_log_lost_total", "counter", "Lines of the access log that were lost.", &mut |out| {
         let _ = writeln!(out, "gateway_access_log_lost_total {lost}");
     });
+    let help = "Requests and tunnels that were slow or silent while others waited for their place at a server.";
+    about("gateway_gave_way_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_gave_way_total {gave_way}");
+    });
     out
 }
 
@@ -124,7 +142,7 @@ mod tests {
         workers[1].request(Some(999), Duration::ZERO);
         let _one = workers[0].connection();
         drop(workers[1].connection());
-        let text = text(&workers, 7, Some(Duration::from_millis(1500)), 3);
+        let text = text(&workers, &OfAll { nodes: 7, stale: Some(Duration::from_millis(1500)), lost: 3, gave_way: 5 });
         for line in [
             "gateway_responses_total{status=\"200\"} 2",
             "gateway_responses_total{status=\"599\"} 1",
@@ -138,6 +156,7 @@ mod tests {
             "gateway_request_seconds_count 5",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",
+            "gateway_gave_way_total 5",
             "gateway_registry_stale_seconds 1.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");

@@ -1,25 +1,54 @@
 //! What one server may be given at a time, and who waits for it.
+//!
+//! No client has all places of a server ([`Shares`]), and while places are short whoever makes a server wait gives way
+//! ([`Holders`]). Tunnels have places of their own.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use daemon::Throttle;
+use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
+use tracing::warn;
 
+use crate::holders::{Holder, Holders, Use};
+use crate::shares::{Shares, network};
 use crate::upstream::Upstream;
 
 /// Requests that wait for one server.
 pub(crate) const MAX_WAITING: usize = 1024;
+/// After somebody had to wait, places count as short for so long: then some are kept free by those who are slow.
+const SHORT: Duration = Duration::from_secs(10);
+/// How often those who are slow are looked for, however many ask.
+const SWEEP: Duration = Duration::from_millis(10);
+/// Somebody who waits has them looked for each time that this many times as long has passed.
+const LOOK_AGAIN: u32 = 4;
 
 /// What one server may be given at a time, of all workers.
 #[derive(Debug)]
 pub(crate) struct Places {
-    free: Semaphore,
-    /// Changed under the lock of `pace`.
-    waiting: AtomicUsize,
-    pace: Mutex<Pace>,
+    limit: usize,
+    of: Use,
+    /// As in `state`, for those who only want to know.
+    free: AtomicUsize,
+    /// Requests and tunnels that had to give way, at all servers.
+    gave_way: Arc<AtomicU64>,
+    /// Held for moments only; nobody waits inside.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    shares: Shares<oneshot::Sender<Place>>,
+    holders: Holders,
+    pace: Pace,
+    /// Until when places count as short.
+    short_until: Option<Instant>,
+    next_sweep: Option<Instant>,
+    throttle: Throttle,
 }
 
 /// How fast places become free while somebody waits for one: who would wait for too long is told at once.
@@ -31,10 +60,29 @@ struct Pace {
     interval: Duration,
 }
 
-/// The places of all servers, by address and how many there are: two routes may have different limits for one server.
+/// What tells the places of servers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Which {
+    server: SocketAddr,
+    limit: usize,
+    client_share: u8,
+    is_for_tunnels: bool,
+}
+
+/// The places of all servers: two routes may have different limits for one server.
 #[derive(Debug, Default)]
 pub(crate) struct PlacesOfAll {
-    known: Mutex<HashMap<(SocketAddr, usize), Weak<Places>>>,
+    known: Mutex<HashMap<Which, Weak<Places>>>,
+    gave_way: Arc<AtomicU64>,
+}
+
+/// One place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    client: IpAddr,
+    /// Those whose client had to be waited for are watched.
+    holder: OnceLock<Arc<Holder>>,
 }
 
 /// A request that a server may be given. It counts until this is dropped.
@@ -43,7 +91,7 @@ pub(crate) struct Admitted {
     upstream: Arc<Upstream>,
     /// When it was.
     pub(crate) at: Instant,
-    places: Arc<Places>,
+    place: Place,
 }
 
 /// A server has as much to do as it may have.
@@ -56,58 +104,208 @@ pub(crate) enum Busy {
 }
 
 impl PlacesOfAll {
-    /// The places of a server, of which there are `limit`; those of another limit are others.
-    pub(crate) fn of(&self, address: SocketAddr, limit: usize) -> Arc<Places> {
+    /// The places of a server, of which there are `limit`; those of another limit or share are others.
+    pub(crate) fn of(&self, server: SocketAddr, of: Use, limit: usize, client_share: u8) -> Arc<Places> {
+        let which = Which { server, limit, client_share, is_for_tunnels: of == Use::Tunnels };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = known.get(&(address, limit)).and_then(Weak::upgrade) {
+        if let Some(places) = known.get(&which).and_then(Weak::upgrade) {
             return places;
         }
         if known.len() == known.capacity() {
             // It would grow: a good time to see what nobody needs.
             known.retain(|_, places| places.strong_count() > 0);
         }
-        let free = Semaphore::new(limit.min(Semaphore::MAX_PERMITS));
-        let places = Arc::new(Places { free, waiting: AtomicUsize::new(0), pace: Mutex::default() });
-        known.insert((address, limit), Arc::downgrade(&places));
+        let places = Arc::new(Places::new(limit, of, client_share, Arc::clone(&self.gave_way)));
+        known.insert(which, Arc::downgrade(&places));
         places
+    }
+
+    /// Requests and tunnels that had to give way to others.
+    pub(crate) fn gave_way(&self) -> u64 {
+        self.gave_way.load(Ordering::Relaxed)
     }
 }
 
 impl Places {
+    fn new(limit: usize, of: Use, client_share: u8, gave_way: Arc<AtomicU64>) -> Self {
+        let state = State {
+            shares: Shares::new(limit, client_share, MAX_WAITING),
+            holders: Holders::default(),
+            pace: Pace::default(),
+            short_until: None,
+            next_sweep: None,
+            throttle: Throttle::default(),
+        };
+        Self { limit, of, free: AtomicUsize::new(limit), gave_way, state: Mutex::new(state) }
+    }
+
     pub(crate) fn are_taken(&self) -> bool {
-        self.free.available_permits() == 0
+        self.free.load(Ordering::Relaxed) == 0
     }
 
-    /// A place, if one is free.
-    pub(crate) fn try_admit(self: &Arc<Self>, upstream: &Arc<Upstream>, now: Instant) -> Option<Admitted> {
-        Some(self.taken_by(upstream, self.free.try_acquire().ok()?, now))
+    /// More than half are taken: who has nothing to give to the server yet is not given one.
+    pub(crate) fn are_half_taken(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < self.limit / 2
     }
 
-    /// A place, waited for until `deadline` if it has to be, and if there may be one by then.
+    /// A place for a request of `client`, if it may have one now.
+    pub(crate) fn try_admit(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: IpAddr,
+        now: Instant,
+    ) -> Option<Admitted> {
+        let client = network(client);
+        let mut state = self.lock();
+        if !state.shares.take(client) {
+            return None;
+        }
+        let free = state.shares.free();
+        self.free.store(free, Ordering::Relaxed);
+        if state.short_until.is_some() && free < self.limit / 8 {
+            self.keep_some_free(&mut state, now);
+        }
+        drop(state);
+        Some(self.taken_by(upstream, Place::new(self, client), now))
+    }
+
+    /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there may be one by then.
     pub(crate) async fn admit(
         self: &Arc<Self>,
         upstream: &Arc<Upstream>,
+        client: IpAddr,
         now: Instant,
         deadline: Instant,
     ) -> Result<Admitted, Busy> {
-        if let Some(admitted) = self.try_admit(upstream, now) {
+        if let Some(admitted) = self.try_admit(upstream, client, now) {
             return Ok(admitted);
         }
-        let _waiting = Waiting::among(self, now, deadline).ok_or(Busy::AtOnce)?;
-        let place = timeout_at(deadline, self.free.acquire()).await;
-        let place = place.ok().and_then(Result::ok).ok_or(Busy::AfterWaiting)?;
-        Ok(self.taken_by(upstream, place, Instant::now()))
+        let (place, mut granted) = oneshot::channel();
+        let _waiting = Waiting::among(self, network(client), place, now, deadline).ok_or(Busy::AtOnce)?;
+        let mut pause = SWEEP;
+        loop {
+            let now = Instant::now();
+            self.make_room(now);
+            let look_again = now + pause;
+            pause *= LOOK_AGAIN;
+            match timeout_at(deadline.min(look_again), &mut granted).await {
+                Ok(Ok(place)) => return Ok(self.taken_by(upstream, place, Instant::now())),
+                // Somebody who waits with fewer requests came in its stead.
+                Ok(Err(_displaced)) => return Err(Busy::AtOnce),
+                Err(_elapsed) if look_again >= deadline => return Err(Busy::AfterWaiting),
+                Err(_elapsed) => {}
+            }
+        }
     }
 
-    fn taken_by(self: &Arc<Self>, upstream: &Arc<Upstream>, place: SemaphorePermit<'_>, now: Instant) -> Admitted {
-        // Given back by whoever is admitted.
-        place.forget();
+    /// Somebody waits: who is slow gives way.
+    fn make_room(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.shares.waiting() > 0 {
+            state.short_until = Some(now + SHORT);
+            self.sweep(&mut state, now);
+        }
+    }
+
+    /// Somebody had to wait not long ago: a few places are kept free, so that nobody else has to.
+    fn keep_some_free(&self, state: &mut State, now: Instant) {
+        if state.short_until.is_some_and(|until| now >= until) {
+            state.short_until = None;
+        } else if self.of == Use::Requests {
+            self.sweep(state, now);
+        }
+    }
+
+    fn sweep(&self, state: &mut State, now: Instant) {
+        if state.next_sweep.is_some_and(|next| now < next) {
+            return;
+        }
+        state.next_sweep = Some(now + SWEEP);
+        let wanted = match self.of {
+            // More than are needed at this moment, so that others need not wait.
+            Use::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
+            Use::Tunnels => state.shares.waiting(),
+        };
+        let wanted = wanted.saturating_sub(state.holders.leaving());
+        let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);
+        self.gave_way.fetch_add(told as u64, Ordering::Relaxed);
+        if told > 0
+            && let Some(held_back) = state.throttle.pass(now.into_std())
+        {
+            let what = match self.of {
+                Use::Requests => "slow clients lose their requests",
+                Use::Tunnels => "tunnels that have been silent for longest are closed",
+            };
+            warn!(limit = self.limit, told, held_back, "{what}: others wait for a place at their server");
+        }
+    }
+
+    fn taken_by(self: &Arc<Self>, upstream: &Arc<Upstream>, place: Place, now: Instant) -> Admitted {
         upstream.load.begin(now.into_std());
-        Admitted { upstream: Arc::clone(upstream), at: now, places: Arc::clone(self) }
+        Admitted { upstream: Arc::clone(upstream), at: now, place }
     }
 
-    fn pace(&self) -> MutexGuard<'_, Pace> {
-        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn new(places: &Arc<Places>, client: IpAddr) -> Self {
+        Self { places: Arc::clone(places), client, holder: OnceLock::new() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Dropped last, when the lock is free.
+        let mut unwanted = Vec::new();
+        let mut state = self.places.lock();
+        if let Some(holder) = self.holder.get() {
+            state.holders.remove(holder);
+        }
+        state.shares.give_back(self.client);
+        if state.shares.waiting() > 0 {
+            // Nobody has to know how fast it goes until somebody waits.
+            state.pace.freed(Instant::now());
+            // As many as may now: who was kept waiting by its share may have room for more than one.
+            while let Some((client, waiter)) = state.shares.next() {
+                // Who waits no more has said so before it stops listening. If one had not, its place would be given back in turn.
+                unwanted.extend(waiter.send(Self::new(&self.places, client)).err());
+            }
+        }
+        self.places.free.store(state.shares.free(), Ordering::Relaxed);
+        drop(state);
+    }
+}
+
+impl Admitted {
+    /// The client is waited for, or not any more. From the first time on the request may have to give way to others.
+    pub(crate) fn waits_for_client(&self, waits: bool) {
+        match self.place.holder.get() {
+            Some(holder) => holder.waits(waits),
+            None if waits => drop(self.watched()),
+            None => {}
+        }
+    }
+
+    /// So many bytes have come from the client, or were taken by it.
+    pub(crate) fn moved(&self, bytes: usize) {
+        if let Some(holder) = self.place.holder.get() {
+            holder.moved(bytes as u64);
+        }
+    }
+
+    /// Ready when it has to give way to others. Polled by the task that calls [`waits_for_client`](Self::waits_for_client), after
+    /// that.
+    pub(crate) fn poll_gives_way(&self, task: &Context<'_>) -> Poll<()> {
+        self.place.holder.get().map_or(Poll::Pending, |holder| holder.poll_gives_way(task))
+    }
+
+    /// From now on the request may have to give way to others.
+    pub(crate) fn watched(&self) -> &Holder {
+        let Place { places, client, holder } = &self.place;
+        holder.get_or_init(|| places.lock().holders.add(*client, Instant::now()))
     }
 }
 
@@ -134,42 +332,40 @@ impl Pace {
 }
 
 /// Somebody who waits, until it is dropped.
-struct Waiting<'a>(&'a Places);
+struct Waiting<'a> {
+    places: &'a Places,
+    client: IpAddr,
+    ticket: u64,
+}
 
 impl<'a> Waiting<'a> {
     /// `None` for who would wait in vain, and when as many wait as may.
-    fn among(places: &'a Places, now: Instant, deadline: Instant) -> Option<Self> {
-        let mut pace = places.pace();
-        let ahead = places.waiting.load(Ordering::Relaxed);
-        if ahead >= MAX_WAITING || now + pace.wait(now, ahead) > deadline {
+    fn among(
+        places: &'a Places,
+        client: IpAddr,
+        place: oneshot::Sender<Place>,
+        now: Instant,
+        deadline: Instant,
+    ) -> Option<Self> {
+        let mut state = places.lock();
+        let ahead = state.shares.ahead(client);
+        if now + state.pace.wait(now, ahead) > deadline {
             return None;
         }
-        places.waiting.store(ahead + 1, Ordering::Relaxed);
-        drop(pace);
-        Some(Self(places))
+        let ticket = state.shares.wait(client, place)?;
+        Some(Self { places, client, ticket })
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let _pace = self.0.pace();
-        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.places.lock().shares.forget(self.client, self.ticket);
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
         self.upstream.load.end();
-        let Places { free, waiting, .. } = &*self.places;
-        let is_waited_for = || waiting.load(Ordering::Relaxed) > 0;
-        // Nobody has to know how fast it goes until somebody waits.
-        if is_waited_for() {
-            let mut pace = self.places.pace();
-            if is_waited_for() {
-                pace.freed(Instant::now());
-            }
-        }
-        free.add_permits(1);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::buffers;
 use crate::config::{Balance, Route as Settings};
 use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
 use crate::forward::{Failed, Forwarded, Request};
+use crate::holders::Use;
 use crate::http1::head::{Framing, Head};
 use crate::http1::headers::{HOPS, Origin, Passage, put_request};
 use crate::limits::Limited;
@@ -34,6 +35,9 @@ use crate::upstreams::{Picked, Target, Upstreams};
 const MAX_TRIES: usize = 4;
 /// Bytes of a node's stream that wait for a client; there may be thousands who do not read.
 const STREAM_WINDOW: u32 = 16 * 1024;
+/// While more than half of a server's places are taken, a body is given to it when so much of it has come, or all: who sends little
+/// by little has no place until then.
+const GATHERED_BYTES: usize = 64 * 1024;
 /// How often a request may be passed on by gateways: more is a circle.
 const MAX_HOPS: u8 = 5;
 
@@ -235,11 +239,12 @@ impl Proxy<'_> {
         target: &Target,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
-        let Inquiry { head, rules, settings, path, query, origin, hops, begin, deadline, .. } = *inquiry;
+        let Inquiry { head, rules, settings, path, query, client, origin, hops, begin, mut deadline } = *inquiry;
+        let of = if head.upgrades { Use::Tunnels } else { Use::Requests };
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &rules.config;
         let mut tried = Vec::new();
-        let (mut again, mut full) = (false, false);
+        let (mut again, mut full, mut has_gathered) = (false, false, false);
         self.retries.called();
         let mut now = begin;
         loop {
@@ -256,11 +261,20 @@ impl Proxy<'_> {
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let upstream = &picked.upstream;
+            // A place is for what there is something to do for. While many are taken, a client that sends little is not given one.
+            if head.framing != Framing::Empty && !has_gathered && picked.is_half_taken() {
+                has_gathered = true;
+                Box::pin(exchange.gather(GATHERED_BYTES)).await?;
+                let gathered = Instant::now();
+                // The client's time is not the server's.
+                deadline += gathered.saturating_duration_since(now);
+                now = gathered;
+            }
             let wait_until = deadline.min(now + settings.queue_timeout);
             // Nearly always there is nothing to wait for, neither here nor below: what waits is on the heap.
-            let admitted = match picked.try_admit(now) {
+            let admitted = match picked.try_admit(of, client, now) {
                 Some(admitted) => Ok(admitted),
-                None => exchange.unless_gone(Box::pin(picked.admit(now, wait_until))).await?,
+                None => exchange.unless_gone(Box::pin(picked.admit(of, client, now, wait_until))).await?,
             };
             let admitted = match admitted {
                 Ok(admitted) => admitted,
@@ -312,7 +326,8 @@ impl Proxy<'_> {
             let target = [slash, seen, mark, query];
             put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
             let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
-            let request = Request { head, bytes, now, within, idle: config.response_idle_timeout, set_cookie };
+            let (idle, place) = (config.response_idle_timeout, &admitted);
+            let request = Request { head, bytes, now, within, idle, set_cookie, place };
             let asked = now;
             let forwarded = exchange.forward(request, server.stream()).await;
             now = Instant::now();
@@ -330,7 +345,8 @@ impl Proxy<'_> {
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
                     upstream.load.trust();
-                    return Err(BodyError::Ended(exchange.tunnel(server.take(), to_client).await));
+                    let (server, idle) = (server.take(), settings.tunnel_idle_timeout);
+                    return Err(BodyError::Ended(exchange.tunnel(server, to_client, admitted, idle).await));
                 }
                 Err(failed) => failed,
             };

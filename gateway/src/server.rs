@@ -127,6 +127,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
             stop: stop.drain.clone(),
             config: config.clone(),
             access_log: door.access_log.clone(),
+            shared: Arc::clone(&door.shared),
         };
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {

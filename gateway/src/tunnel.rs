@@ -8,36 +8,66 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
 
+use crate::holders::Holder;
 use crate::stream::Stream;
+use crate::timer::Timer;
+use crate::turn::again_later;
 
 /// Bytes that are read at a time, and so wait in one direction at most.
 const MAX_WAITING_BYTES: usize = 16 * 1024;
+
+/// Reads of one direction in one turn: others of the same thread have theirs then.
+const MAX_READS: u32 = 8;
+
+/// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay for longer by this part of it.
+const LOOKS: u32 = 8;
 
 thread_local! {
     /// What is read goes on at once, mostly: all tunnels of a thread read into the same place.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_WAITING_BYTES].into());
 }
 
-/// Carries bytes both ways until both sides have said that no more come. A side that does not take what has come for it is not read
-/// for, and a tunnel in which nothing waits holds no buffer.
+/// Carries bytes both ways until both sides have said that no more come, neither has said anything for as long as `idle`, or the
+/// tunnel has to give way to another one. A side that does not take what has come for it is not read for, and a tunnel in which
+/// nothing waits holds no buffer.
 ///
 /// # Errors
-/// Those of either connection: what was on its way is lost.
-pub(crate) async fn run(mut client: Stream, server: TcpStream) -> io::Result<()> {
+/// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and [`io::ErrorKind::QuotaExceeded`] for one that
+/// gives way: what was on its way is lost.
+pub(crate) async fn run(mut client: Stream, server: TcpStream, holder: &Holder, idle: Duration) -> io::Result<()> {
     let mut server = Stream::Plain(server);
     let (mut up, mut down) = (Way::default(), Way::default());
     let mut down_first = false;
+    let look = (idle / LOOKS).max(Duration::from_millis(1));
+    let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
     poll_fn(|task| {
         // Each may use up what a task may do in one turn: they take turns.
         down_first = !down_first;
+        let (mut up, mut down) = (up.in_turn(holder), down.in_turn(holder));
         let (up, down) = if down_first {
             let down = down.poll(task, &mut server, &mut client)?;
             (up.poll(task, &mut client, &mut server)?, down)
         } else {
             (up.poll(task, &mut client, &mut server)?, down.poll(task, &mut server, &mut client)?)
         };
-        if up.is_ready() && down.is_ready() { Poll::Ready(Ok(())) } else { Poll::Pending }
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if holder.poll_gives_way(task).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        // No clock is looked at for each message: how much has moved says whether anything was said.
+        while timer.poll_expired(task).is_ready() {
+            let before = std::mem::replace(&mut moved, holder.so_far());
+            silent = if before == moved { silent + 1 } else { 0 };
+            if silent >= LOOKS {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            timer.set(Instant::now() + look);
+        }
+        Poll::Pending
     })
     .await
 }
@@ -63,17 +93,30 @@ enum State {
     Done,
 }
 
+/// One direction in one turn.
+struct InTurn<'a> {
+    way: &'a mut Way,
+    reads: u32,
+    holder: &'a Holder,
+}
+
 impl Way {
+    fn in_turn<'a>(&'a mut self, holder: &'a Holder) -> InTurn<'a> {
+        InTurn { way: self, reads: 0, holder }
+    }
+}
+
+impl InTurn<'_> {
     /// Passes on all that can be. Ready when no more comes, and the other side knows.
     fn poll(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
         loop {
-            while self.written < self.waiting.len() {
-                self.written += ready!(poll_write(task, to, &self.waiting[self.written..]))?;
+            while self.way.written < self.way.waiting.len() {
+                self.way.written += ready!(poll_write(task, to, &self.way.waiting[self.way.written..]))?;
             }
-            if self.written > 0 {
-                (self.waiting, self.written) = (Vec::new(), 0);
+            if self.way.written > 0 {
+                (self.way.waiting, self.way.written) = (Vec::new(), 0);
             }
-            self.state = match self.state {
+            self.way.state = match self.way.state {
                 State::Reads => ready!(self.poll_pass_on(task, from, to))?,
                 State::Unflushed => {
                     ready!(Pin::new(&mut *to).poll_flush(task))?;
@@ -90,8 +133,14 @@ impl Way {
 
     /// Reads once, and writes what is taken of it.
     fn poll_pass_on(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<State>> {
+        if self.reads == MAX_READS {
+            again_later(task);
+            return Poll::Pending;
+        }
+        self.reads += 1;
         SCRATCH.with_borrow_mut(|scratch| {
             let read = ready!(from.poll_recv(task, scratch))?;
+            self.holder.moved(read as u64);
             if read == 0 {
                 return Poll::Ready(Ok(State::Ends));
             }
@@ -99,7 +148,7 @@ impl Way {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
-            self.waiting.extend_from_slice(&scratch[written..read]);
+            self.way.waiting.extend_from_slice(&scratch[written..read]);
             Poll::Ready(Ok(State::Unflushed))
         })
     }
@@ -121,11 +170,14 @@ mod tests {
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
     use tokio::net::{TcpListener, TcpSocket};
-    use tokio::time::{Duration, timeout};
+    use tokio::time::timeout;
     use tokio_rustls::{TlsAcceptor, TlsConnector};
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::holders::{Holders, Use};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
 
     trait Side: AsyncRead + AsyncWrite + Unpin + Send {}
     impl<T: AsyncRead + AsyncWrite + Unpin + Send> Side for T {}
@@ -140,7 +192,11 @@ mod tests {
         } else {
             (Box::new(client), Stream::Plain(inner))
         };
-        (client, server, AbortOnDropHandle::new(tokio::spawn(run(inner, outer))))
+        let task = async move {
+            let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+            run(inner, outer, &holder, PATIENCE).await
+        };
+        (client, server, AbortOnDropHandle::new(tokio::spawn(task)))
     }
 
     async fn pair() -> (TcpStream, TcpStream) {
@@ -238,5 +294,74 @@ mod tests {
         drop(client);
         assert!(tunnel.await.unwrap().is_err(), "what was on its way is lost, and the server hears of it");
         assert!(server.read(&mut [0]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_in_which_nothing_is_said_is_closed_and_one_that_is_used_is_not() {
+        let idle = Duration::from_millis(400);
+        let (mut client, inner) = pair().await;
+        let (outer, mut server) = pair().await;
+        let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+        let begun = Instant::now();
+        let task = run(Stream::Plain(inner), outer, &holder, idle);
+        let says = async {
+            // For longer than it may be silent, in either direction.
+            while begun.elapsed() < 2 * idle {
+                say(&mut client, "x").await;
+                reads(&mut server, "x").await;
+                tokio::time::sleep(idle / 20).await;
+            }
+            Instant::now()
+        };
+        let (ended, silent_since) = tokio::join!(task, says);
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(silent_since.elapsed() >= idle * 3 / 4, "{:?}", silent_since.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_gives_way_when_it_is_told_to() {
+        let (_client, inner) = pair().await;
+        let (outer, _server) = pair().await;
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let holder = holders.add([127, 0, 0, 1].into(), now);
+        let task = run(Stream::Plain(inner), outer, &holder, PATIENCE);
+        let tells = async { holders.sweep(Use::Tunnels, now + PATIENCE, 1, 0) };
+        let (ended, told) = tokio::join!(task, tells);
+        assert_eq!((ended.unwrap_err().kind(), told), (io::ErrorKind::QuotaExceeded, 1));
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_a_tunnel_is_pumped() {
+        let (client, inner) = pair().await;
+        let (outer, server) = pair().await;
+        let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+        let polls = crate::turn::Polls::default();
+        let much = 64 << 20;
+        // A thread of their own makes sure that there is always something to read, and room to write.
+        let pumps = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let streams = (client.into_std().unwrap(), server.into_std().unwrap());
+            runtime.block_on(async {
+                let mut client = TcpStream::from_std(streams.0).unwrap();
+                let mut server = TcpStream::from_std(streams.1).unwrap();
+                let (_, mut to) = client.split();
+                let writes = async {
+                    for _ in 0..much >> 16 {
+                        to.write_all(&[b'x'; 1 << 16]).await.unwrap();
+                    }
+                    to.shutdown().await.unwrap();
+                };
+                let reads = async {
+                    let mut part = vec![0; 1 << 16];
+                    while server.read(&mut part).await.unwrap() > 0 {}
+                    server.shutdown().await.unwrap();
+                };
+                tokio::join!(writes, reads);
+            });
+        });
+        polls.of(run(Stream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
+        pumps.await.unwrap();
+        let most = MAX_WAITING_BYTES * usize::try_from(MAX_READS).unwrap();
+        assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());
     }
 }

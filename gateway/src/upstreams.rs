@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -16,6 +16,7 @@ use tracing::warn;
 
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
+use crate::holders::Use;
 use crate::path::{longest, normal_prefix};
 use crate::places::{Admitted, Busy, Places, PlacesOfAll};
 use crate::rules::Rules;
@@ -69,6 +70,7 @@ struct Server {
     /// `None` for one that is fixed.
     node: Option<Arc<Node>>,
     places: Arc<Places>,
+    tunnels: Arc<Places>,
     check: Option<Arc<Check>>,
 }
 
@@ -87,6 +89,14 @@ pub(crate) struct Picked {
     /// It wants to be asked without the prefix.
     pub(crate) strip: bool,
     places: Arc<Places>,
+    tunnels: Arc<Places>,
+}
+
+impl Shared {
+    /// Requests and tunnels that had to give way to others.
+    pub(crate) fn gave_way(&self) -> u64 {
+        self.places.gave_way()
+    }
 }
 
 /// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
@@ -317,8 +327,10 @@ impl Services {
         let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Upstream::new(address, now)));
         upstream.is_there();
         let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
-        let places = shared.places.of(address, route.max_connections);
-        Server { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, check }
+        let places = |of, limit| shared.places.of(address, of, limit, route.client_share);
+        let tunnels = places(Use::Tunnels, route.max_tunnels);
+        let places = places(Use::Requests, route.max_connections);
+        Server { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, tunnels, check }
     }
 }
 
@@ -382,8 +394,9 @@ impl Server {
     }
 
     fn picked(&self) -> Picked {
-        let Self { upstream, strip, places, .. } = self;
-        Picked { upstream: Arc::clone(upstream), strip: *strip, places: Arc::clone(places) }
+        let Self { upstream, strip, places, tunnels, .. } = self;
+        let [places, tunnels] = [places, tunnels].map(Arc::clone);
+        Picked { upstream: Arc::clone(upstream), strip: *strip, places, tunnels }
     }
 }
 
@@ -414,14 +427,32 @@ impl Member for Server {
 }
 
 impl Picked {
-    /// A place among the requests of the server, if one is free.
-    pub(crate) fn try_admit(&self, now: Instant) -> Option<Admitted> {
-        self.places.try_admit(&self.upstream, now)
+    /// A place for a request of `client` among those of the server, if it may have one now.
+    pub(crate) fn try_admit(&self, of: Use, client: IpAddr, now: Instant) -> Option<Admitted> {
+        self.places(of).try_admit(&self.upstream, client, now)
     }
 
-    /// A place among the requests of the server, waited for until `deadline` if it has to be.
-    pub(crate) async fn admit(&self, now: Instant, deadline: Instant) -> Result<Admitted, Busy> {
-        self.places.admit(&self.upstream, now, deadline).await
+    /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
+    pub(crate) async fn admit(
+        &self,
+        of: Use,
+        client: IpAddr,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Admitted, Busy> {
+        self.places(of).admit(&self.upstream, client, now, deadline).await
+    }
+
+    /// More than half of the server's places are taken.
+    pub(crate) fn is_half_taken(&self) -> bool {
+        self.places.are_half_taken()
+    }
+
+    fn places(&self, of: Use) -> &Arc<Places> {
+        match of {
+            Use::Requests => &self.places,
+            Use::Tunnels => &self.tunnels,
+        }
     }
 }
 
@@ -434,6 +465,8 @@ mod tests {
     use super::*;
     use crate::config::{self, FixedServer};
     use crate::places::MAX_WAITING;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
     fn node(port: u16, weight: u16, prefixes: &[&str]) -> Arc<Node> {
         let advert = protocol::Advert {
@@ -619,7 +652,7 @@ mod tests {
             let choice = Choice { balance: Balance::LeastInFlight, ..Choice::default() };
             let picked = service.pick(&choice, Instant::now()).unwrap();
             seen.push(picked.upstream.address.port());
-            held.push(picked.admit(Instant::now(), Instant::now()).await.unwrap());
+            held.push(picked.admit(Use::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
     }
@@ -632,19 +665,20 @@ mod tests {
         let service = full.find("/").unwrap().service;
         let picked = || service.pick(&Choice::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
-        let first = picked().admit(Instant::now(), soon()).await.unwrap();
-        assert!(picked().admit(Instant::now(), soon()).await.is_err(), "not in time");
+        let first = picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
+        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
         let second = picked();
-        let (second, ()) = tokio::join!(second.admit(Instant::now(), soon()), async { drop(first) });
+        let (second, ()) =
+            tokio::join!(second.admit(Use::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
         let _second = second.unwrap();
         let mut waiting: Vec<_> = (0..MAX_WAITING)
-            .map(|_| Box::pin(async { picked().admit(Instant::now(), soon()).await.is_ok() }))
+            .map(|_| Box::pin(async { picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_ok() }))
             .collect();
         for one in &mut waiting {
             assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
         }
         let begun = Instant::now();
-        assert!(picked().admit(Instant::now(), soon()).await.is_err());
+        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err());
         assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
     }
 }

@@ -5,6 +5,7 @@
 mod broadcast;
 mod calls;
 mod conform;
+mod crowds;
 mod door;
 mod endings;
 mod events;

@@ -1,6 +1,8 @@
 //! One client's connection: requests in, responses out, each phase with its own time-out.
 
+use std::collections::VecDeque;
 use std::future::Future;
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::task::Poll;
@@ -22,11 +24,13 @@ use crate::buffers;
 use crate::config::Config;
 use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
 use crate::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
+use crate::places::Admitted;
 use crate::problem::Problem;
 use crate::seats::Seat;
 use crate::stream::{ReadHalf, Readable, Stream, WriteHalf, Written, shrink, write_all};
 use crate::timer::Timer;
 use crate::tunnel;
+use crate::turn::{Polls, Turn};
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
@@ -60,6 +64,7 @@ struct Connection<'a> {
     answered: Option<Instant>,
     limits: Limits,
     seat: &'a Seat,
+    turn: Turn<'a>,
     /// Completes when the client is to go: waited for again and again.
     leave: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
@@ -77,6 +82,8 @@ struct Reading {
     has_begun: bool,
     /// Of the request at hand.
     body: BodyReader,
+    /// Pieces of it that have been read, and that nobody has taken yet.
+    ahead: VecDeque<Piece>,
     /// The client waits for leave to send the body.
     owes_continue: bool,
 }
@@ -92,7 +99,7 @@ struct Limits {
 /// Serves one client until it goes, does nothing for too long, or has to leave and its requests are answered.
 pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
     let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
-    let now = Instant::now();
+    let (now, polls) = (Instant::now(), Polls::default());
     let mut connection = Connection {
         stream: Held(Some(stream)),
         reading: Reading {
@@ -100,6 +107,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
             heads: HeadReader::default(),
             has_begun: false,
             body: BodyReader::Done,
+            ahead: VecDeque::new(),
             owes_continue: false,
         },
         output: BytesMut::new(),
@@ -111,9 +119,10 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         answered: None,
         limits,
         seat,
+        turn: Turn::new(&polls),
         leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
     };
-    let Ended(reason) = match connection.serve(service).await {
+    let Ended(reason) = match polls.of(connection.serve(service)).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
@@ -132,8 +141,15 @@ impl Connection<'_> {
             self.is_head = head.method() == "HEAD";
             self.reading.body = BodyReader::new(head.framing);
             self.reading.owes_continue = head.expects_continue;
-            self.answered = Some(service.answer(head, self).await?);
+            let answered = service.answer(head, self).await?;
+            self.answered = Some(answered);
             self.finish().await?;
+            // A client that asks again and again without a pause is not the only one.
+            if self.turn.is_over(answered) {
+                self.flush().await?;
+                self.turn.give_way(answered).await;
+                self.answered = None;
+            }
         }
     }
 
@@ -204,10 +220,18 @@ impl Connection<'_> {
 
     /// The next piece of the body; `None` after the last.
     async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
-        match self.reading.body.next(&mut self.reading.input) {
-            Ok(Piece::Data(data)) => return Ok(Some(data)),
-            Ok(Piece::End(_)) => return Ok(None),
+        match self.piece(deadline).await? {
+            Piece::Data(data) => Ok(Some(data)),
+            Piece::End(_) | Piece::More => Ok(None),
+        }
+    }
+
+    /// The next piece of the body: never [`Piece::More`].
+    async fn piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        let ahead = self.reading.ahead.pop_front();
+        match ahead.map_or_else(|| self.reading.body.next(&mut self.reading.input), Ok) {
             Ok(Piece::More) => self.give_leave().await?,
+            Ok(piece) => return Ok(piece),
             // It is said below, again.
             Err(Broken(_)) => {}
         }
@@ -215,10 +239,7 @@ impl Connection<'_> {
         if matches!(piece, Err(BodyError::Problem(_))) {
             self.keep_alive = KeepAlive::Closes;
         }
-        piece.map(|piece| match piece {
-            Piece::Data(data) => Some(data),
-            Piece::End(_) | Piece::More => None,
-        })
+        piece
     }
 
     /// Tells a client that waits for it to send the body; what else waits leaves too.
@@ -250,6 +271,7 @@ impl Connection<'_> {
 
     /// After a response: the rest of the request is passed over, or the connection ends.
     async fn finish(&mut self) -> Result<(), Ended> {
+        self.reading.ahead.clear();
         let mut discarded = 0;
         let mut deadline = None;
         while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
@@ -282,7 +304,13 @@ impl Connection<'_> {
     }
 
     /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
-    async fn enter_tunnel(&mut self, mut server: TcpStream, to_client: Bytes) -> Result<(), Ended> {
+    async fn enter_tunnel(
+        &mut self,
+        mut server: TcpStream,
+        to_client: Bytes,
+        place: Admitted,
+        idle: Duration,
+    ) -> Result<(), Ended> {
         self.output.extend_from_slice(&to_client);
         self.flush().await?;
         let ahead = self.reading.input.split();
@@ -292,7 +320,10 @@ impl Connection<'_> {
         self.output = BytesMut::new();
         let client = self.stream.0.take().expect("a connection ends with its tunnel");
         // A task of its own: each of its bytes would wake all that this one is made of.
-        match AbortOnDropHandle::new(tokio::spawn(tunnel::run(client, server))).await {
+        let carries = async move { tunnel::run(client, server, place.watched(), idle).await };
+        match AbortOnDropHandle::new(tokio::spawn(carries)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("nothing was said in the tunnel")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => Err(Ended("silent while others wait")),
             Ok(carried) => Ok(carried?),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),
@@ -348,6 +379,25 @@ impl Exchange for Connection<'_> {
             piece = self.next_piece(deadline).await?;
         }
         Ok(whole.freeze())
+    }
+
+    async fn gather(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let (begin, mut received) = (Instant::now(), 0);
+        let mut ahead = VecDeque::new();
+        while received < bytes {
+            let deadline = forward::body_deadline(begin, received as u64, Instant::now());
+            let piece = self.piece(deadline).await?;
+            let is_last = matches!(piece, Piece::End(_) | Piece::More);
+            if let Piece::Data(data) = &piece {
+                received += data.len();
+            }
+            ahead.push_back(piece);
+            if is_last {
+                break;
+            }
+        }
+        self.reading.ahead = ahead;
+        Ok(())
     }
 
     async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
@@ -422,7 +472,7 @@ impl Exchange for Connection<'_> {
         self.keep_alive = download.keep_alive;
         let chunks = download.chunks;
         // A server that was not given all of a request would take the next one for the rest of it.
-        let whole = self.reading.body.is_done() && outcome.sent;
+        let whole = self.reading.body.is_done() && self.reading.ahead.is_empty() && outcome.sent;
         if !whole {
             self.keep_alive = KeepAlive::Closes;
         }
@@ -458,8 +508,8 @@ impl Exchange for Connection<'_> {
         ended
     }
 
-    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes) -> Ended {
-        match self.enter_tunnel(server, to_client).await {
+    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, place: Admitted, idle: Duration) -> Ended {
+        match self.enter_tunnel(server, to_client, place, idle).await {
             Ok(()) => Ended("the tunnel was closed"),
             Err(ended) => ended,
         }
@@ -490,7 +540,7 @@ struct Upload<'a> {
 
 impl Source for Upload<'_> {
     fn has_more(&mut self) -> bool {
-        !self.reading.input.is_empty()
+        !self.reading.input.is_empty() || !self.reading.ahead.is_empty()
     }
 
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
@@ -628,6 +678,9 @@ impl Reading {
 
     /// The next piece of the body: never [`Piece::More`].
     async fn next_piece(&mut self, stream: &mut (impl Readable + Send), deadline: Instant) -> Result<Piece, BodyError> {
+        if let Some(piece) = self.ahead.pop_front() {
+            return Ok(piece);
+        }
         loop {
             match self.body.next(&mut self.input) {
                 Ok(Piece::More) => match timeout_at(deadline, self.read_on(stream)).await {

@@ -25,6 +25,7 @@ use crate::exchange::{Answer, Full};
 use crate::seats::Seat;
 use crate::stream::Stream;
 use crate::timer::Timer;
+use crate::turn::{Polls, Turn, again_later};
 
 /// Requests of one client at a time.
 const MAX_STREAMS: u32 = 100;
@@ -46,10 +47,16 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
 pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
+    let polls = Polls::default();
+    polls.of(serve(stream, config, seat, service, &polls)).await
+}
+
+async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer, polls: &Polls) -> &'static str {
     let now = Instant::now();
     let activity = Arc::new(Activity { since: now, ..Activity::default() });
-    let (frames, meter) = (Frames::new(), Meter::new(now));
-    let mut metered = Metered { stream, frames, meter, activity: Arc::clone(&activity), lingers: None };
+    let (frames, meter, mut turn) = (Frames::new(), Meter::new(now), Turn::new(polls));
+    let activity_of = Arc::clone(&activity);
+    let mut metered = Metered { stream, frames, meter, activity: activity_of, turn: Turn::new(polls), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -96,10 +103,13 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
                 None => return "closed",
             },
             Some(()) = streams.next() => {
-                timer.set(Instant::now() + if stopping { LAST_CALL } else { config.idle_timeout });
+                let now = Instant::now();
+                timer.set(now + if stopping { LAST_CALL } else { config.idle_timeout });
                 if streams.is_empty() {
-                    seat.idles(Instant::now());
+                    seat.idles(now);
                 }
+                // A client that asks again and again without a pause is not the only one.
+                turn.give_way(now).await;
             }
             () = timer.expired(), if streams.is_empty() => {
                 // Responses may be on their way still, though they have been given away.
@@ -125,11 +135,12 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
 }
 
 /// A client's bytes on their way to `h2`, with an eye on what they cost.
-struct Metered {
+struct Metered<'a> {
     stream: Stream,
     frames: Frames,
     meter: Meter,
     activity: Arc<Activity>,
+    turn: Turn<'a>,
     /// All has been written: until when the client may read it.
     lingers: Option<Timer>,
 }
@@ -161,13 +172,19 @@ impl Activity {
     }
 }
 
-impl AsyncRead for Metered {
+impl AsyncRead for Metered<'_> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.flood.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         let before = buffer.filled().len();
         let this = &mut *self;
+        let now = Instant::now();
+        if this.turn.is_over(now) {
+            // Frames without end make no more work in this turn.
+            again_later(task);
+            return Poll::Pending;
+        }
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         let mut bytes = &buffer.filled()[before..];
         let mut paths = this.activity.paths();
@@ -178,7 +195,7 @@ impl AsyncRead for Metered {
             paths.take(part);
         }
         drop(paths);
-        if !this.meter.has_points(Instant::now()) {
+        if !this.meter.has_points(now) {
             this.activity.flood.store(true, Ordering::Relaxed);
             task.waker().wake_by_ref();
         }
@@ -186,7 +203,7 @@ impl AsyncRead for Metered {
     }
 }
 
-impl AsyncWrite for Metered {
+impl AsyncWrite for Metered<'_> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(task, bytes);
         if let Poll::Ready(Ok(bytes)) = written {

@@ -22,6 +22,7 @@ use crate::http1::headers::{Connection, late_trailer};
 use crate::http1::response::ResponseHead;
 use crate::http1::write::date;
 use crate::path::BadPath;
+use crate::places::Admitted;
 use crate::problem::Problem;
 use crate::timer::Timer;
 
@@ -54,7 +55,7 @@ pub(super) struct Stream {
 struct Incoming {
     body: RecvStream,
     /// Read already, and not wanted until now.
-    ahead: Option<Piece>,
+    ahead: VecDeque<Piece>,
 }
 
 /// The response, before its head and after.
@@ -77,7 +78,7 @@ impl Stream {
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let owes_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
-            incoming: Incoming { body, ahead: None },
+            incoming: Incoming { body, ahead: VecDeque::new() },
             outgoing: Outgoing { respond, send: None },
             full: None,
             status: None,
@@ -169,6 +170,24 @@ impl Exchange for Stream {
         }
     }
 
+    async fn gather(&mut self, bytes: usize) -> Result<(), BodyError> {
+        self.give_leave();
+        let (begin, mut received) = (Instant::now(), 0);
+        while received < bytes {
+            let deadline = forward::body_deadline(begin, received as u64, Instant::now());
+            let piece = self.incoming.next_of_client(deadline).await?;
+            let is_last = matches!(piece, Piece::End(_) | Piece::More);
+            if let Piece::Data(data) = &piece {
+                received += data.len();
+            }
+            self.incoming.ahead.push_back(piece);
+            if is_last {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
     where
         F: Future + Send,
@@ -224,7 +243,7 @@ impl Exchange for Stream {
         Ok(())
     }
 
-    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes) -> Ended {
+    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _place: Admitted, _idle: Duration) -> Ended {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
         Ended("HTTP/2 has no upgrades")
     }
@@ -232,9 +251,13 @@ impl Exchange for Stream {
 
 impl Incoming {
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        if let Some(piece) = self.ahead.take() {
+        if let Some(piece) = self.ahead.pop_front() {
             return Ok(piece);
         }
+        self.next_of_client(deadline).await
+    }
+
+    async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
         match timeout_at(deadline, self.read()).await {
             Ok(piece) => Ok(piece?),
             Err(_elapsed) => {
@@ -330,10 +353,11 @@ struct Upload<'a, 'b> {
 
 impl Source for Upload<'_, '_> {
     fn has_more(&mut self) -> bool {
-        if self.incoming.ahead.is_none() {
-            self.incoming.ahead = self.incoming.read().now_or_never().and_then(Result::ok);
+        if self.incoming.ahead.is_empty() {
+            let read = self.incoming.read().now_or_never().and_then(Result::ok);
+            self.incoming.ahead.extend(read);
         }
-        self.incoming.ahead.is_some()
+        !self.incoming.ahead.is_empty()
     }
 
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {

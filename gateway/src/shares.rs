@@ -1,0 +1,236 @@
+//! Who has how many places of one server, who waits for one, and whose turn it is. Pure.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use foldhash::HashMap;
+
+/// Places, and those who wait for them, by client. `W`: how one who waits is told.
+///
+/// One client may have so many times as many places as are free (the dynamic threshold of Choudhury and Hahne, known from the
+/// buffers of switches): alone it has nearly all, two have half of that each, and there is always a place left for the next. Places
+/// that become free go to the clients that wait in turn, however many requests of one wait.
+#[derive(Debug)]
+pub(crate) struct Shares<W> {
+    free: usize,
+    /// Percent of the places that one client alone may have.
+    most_percent: usize,
+    held: HashMap<IpAddr, usize>,
+    queues: HashMap<IpAddr, VecDeque<(u64, W)>>,
+    /// Those with a queue, the next one first.
+    turns: VecDeque<IpAddr>,
+    waiting: usize,
+    max_waiting: usize,
+    tickets: u64,
+}
+
+/// The part of an address that is one client's: of IPv6 a /64.
+pub(crate) fn network(client: IpAddr) -> IpAddr {
+    match client.to_canonical() {
+        IpAddr::V6(address) => IpAddr::V6((u128::from(address) >> 64 << 64).into()),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+impl<W> Shares<W> {
+    pub(crate) fn new(limit: usize, most_percent: u8, max_waiting: usize) -> Self {
+        Self {
+            free: limit,
+            most_percent: usize::from(most_percent.clamp(1, 100)),
+            held: HashMap::default(),
+            queues: HashMap::default(),
+            turns: VecDeque::new(),
+            waiting: 0,
+            max_waiting,
+            tickets: 0,
+        }
+    }
+
+    pub(crate) fn free(&self) -> usize {
+        self.free
+    }
+
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// Takes a place, if `client` may have one now.
+    pub(crate) fn take(&mut self, client: IpAddr) -> bool {
+        if self.free == 0 {
+            return false;
+        }
+        let held = self.held.entry(client).or_default();
+        // With 90 percent: nine times as many as are free.
+        let may = self.most_percent == 100 || *held * (100 - self.most_percent) < self.free * self.most_percent;
+        if may {
+            *held += 1;
+            self.free -= 1;
+        } else if *held == 0 {
+            self.held.remove(&client);
+        }
+        may
+    }
+
+    /// A place of `client` is free.
+    pub(crate) fn give_back(&mut self, client: IpAddr) {
+        self.free += 1;
+        if let Some(held) = self.held.get_mut(&client) {
+            *held -= 1;
+            if *held == 0 {
+                self.held.remove(&client);
+            }
+        }
+    }
+
+    /// How many have their turn before the next request of `client` that waits.
+    pub(crate) fn ahead(&self, client: IpAddr) -> usize {
+        let own = self.queues.get(&client).map_or(0, VecDeque::len);
+        self.waiting.min(self.turns.len().saturating_mul(own + 1))
+    }
+
+    /// Has a request of `client` wait. When as many wait as may, it takes the place of the last one of whoever has the most that
+    /// wait; `None` when that is `client` itself.
+    pub(crate) fn wait(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
+        if self.waiting >= self.max_waiting {
+            let own = self.queues.get(&client).map_or(0, VecDeque::len);
+            let longest = self.queues.iter().max_by_key(|(_, queue)| queue.len());
+            let (longest, _) = longest.filter(|(_, queue)| queue.len() > own + 1)?;
+            let longest = *longest;
+            let last = self.queues.get(&longest)?.back()?.0;
+            self.forget(longest, last);
+        }
+        self.tickets += 1;
+        let queue = self.queues.entry(client).or_default();
+        if queue.is_empty() {
+            self.turns.push_back(client);
+        }
+        queue.push_back((self.tickets, waiter));
+        self.waiting += 1;
+        Some(self.tickets)
+    }
+
+    /// Who has got this ticket waits no more, if it still did.
+    pub(crate) fn forget(&mut self, client: IpAddr, ticket: u64) {
+        let Some(queue) = self.queues.get_mut(&client) else { return };
+        let Ok(at) = queue.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
+        queue.remove(at);
+        self.waiting -= 1;
+        if queue.is_empty() {
+            self.queues.remove(&client);
+            self.turns.retain(|other| *other != client);
+        }
+    }
+
+    /// Takes a place for whoever's turn it is among those who may have one.
+    pub(crate) fn next(&mut self) -> Option<(IpAddr, W)> {
+        for _ in 0..self.turns.len() {
+            let client = self.turns.pop_front()?;
+            if !self.take(client) {
+                self.turns.push_back(client);
+                continue;
+            }
+            let queue = self.queues.get_mut(&client)?;
+            let (_, waiter) = queue.pop_front()?;
+            self.waiting -= 1;
+            if queue.is_empty() {
+                self.queues.remove(&client);
+            } else {
+                self.turns.push_back(client);
+            }
+            return Some((client, waiter));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    /// How many places each of so many clients gets, when each takes what it can, one after the other.
+    fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
+        let mut shares = Shares::<()>::new(limit, percent, 0);
+        (0..clients)
+            .map(|number| std::iter::repeat_with(|| shares.take(client(number))).take_while(|may| *may).count())
+            .collect()
+    }
+
+    #[test]
+    fn one_client_never_has_all_places_but_where_there_are_few() {
+        assert_eq!(taken(1000, 90, 1), [900]);
+        assert_eq!(taken(1000, 90, 3), [900, 90, 9]);
+        assert_eq!(taken(1000, 50, 3), [500, 250, 125]);
+        assert_eq!(taken(1000, 100, 2), [1000, 0], "no share is kept for others");
+        assert_eq!(taken(9, 90, 2), [9, 0]);
+        assert_eq!(taken(1, 1, 2), [1, 0]);
+    }
+
+    #[test]
+    fn clients_that_take_turns_have_as_much_each() {
+        let mut shares = Shares::<()>::new(1100, 90, 0);
+        let mut held = [0; 10];
+        for _ in 0..1000 {
+            for number in 0..10 {
+                held[usize::from(number)] += usize::from(shares.take(client(number)));
+            }
+        }
+        assert!(held.iter().all(|held| (105..=110).contains(held)), "{held:?}");
+        assert!(shares.free() > 0 && shares.take(client(10)), "there is one left for the next");
+    }
+
+    #[test]
+    fn places_go_to_clients_in_turn_and_back() {
+        let mut shares = Shares::new(1, 90, 100);
+        assert!(shares.take(client(0)) && !shares.take(client(1)));
+        for (number, name) in [(1, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")] {
+            shares.wait(client(number), name).unwrap();
+        }
+        assert_eq!([1, 2, 3].map(|number| shares.ahead(client(number))), [5, 4, 2]);
+        assert_eq!(shares.next(), None, "none is free");
+        let mut last = client(0);
+        let mut order = Vec::new();
+        while shares.waiting() > 0 {
+            shares.give_back(last);
+            let (who, name) = shares.next().unwrap();
+            last = who;
+            order.push(name);
+        }
+        assert_eq!(order, ["a", "d", "b", "c", "e"]);
+        shares.give_back(last);
+        assert!(shares.held.is_empty() && shares.queues.is_empty() && shares.turns.is_empty() && shares.free() == 1);
+    }
+
+    #[test]
+    fn who_is_forgotten_or_displaced_waits_no_more() {
+        let mut shares = Shares::new(1, 90, 3);
+        assert!(shares.take(client(0)));
+        let first = shares.wait(client(1), 'a').unwrap();
+        shares.wait(client(1), 'b').unwrap();
+        shares.wait(client(1), 'c').unwrap();
+        assert_eq!(shares.wait(client(1), 'd'), None, "its own are the most");
+        shares.wait(client(2), 'e').unwrap();
+        assert_eq!(shares.waiting(), 3, "another one of the first made room");
+        shares.forget(client(1), first);
+        shares.forget(client(1), first);
+        shares.give_back(client(0));
+        assert_eq!(shares.next(), Some((client(1), 'b')));
+        shares.give_back(client(1));
+        assert_eq!(shares.next(), Some((client(2), 'e')));
+        assert_eq!(shares.waiting(), 0);
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_client() {
+        let check = |one: &str, other: &str, same: bool| {
+            assert_eq!(network(one.parse().unwrap()) == network(other.parse().unwrap()), same, "{one} {other}");
+        };
+        check("2001:db8::1", "2001:db8::2:3", true);
+        check("2001:db8::1", "2001:db8:0:1::1", false);
+        check("::ffff:10.0.0.1", "10.0.0.1", true);
+        check("10.0.0.1", "10.0.0.2", false);
+    }
+}

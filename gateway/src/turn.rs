@@ -1,0 +1,104 @@
+//! How long one connection may work before others of its worker have their turn, found out with clock readings that are made
+//! anyway.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::task::yield_now;
+use tokio::time::{Duration, Instant};
+
+/// How long that is: a few dozen requests, and short enough that fifty clients who always have something to do keep the others
+/// waiting for a hundredth of a second only.
+pub(crate) const LENGTH: Duration = Duration::from_micros(250);
+
+/// How often a task has been polled: a task that has been polled again has waited.
+#[derive(Debug, Default)]
+pub(crate) struct Polls(AtomicU64);
+
+/// What a task has worked since it last waited.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    polls: &'a Polls,
+    seen: u64,
+    begin: Option<Instant>,
+}
+
+impl Polls {
+    /// Counts how often `future` is polled. As cancel safe as it is.
+    pub(crate) async fn of<F: Future>(&self, future: F) -> F::Output {
+        let mut future = pin!(future);
+        poll_fn(|task| {
+            self.count();
+            future.as_mut().poll(task)
+        })
+        .await
+    }
+
+    #[cfg(test)]
+    pub(crate) fn so_far(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The task is polled again.
+    pub(crate) fn count(&self) {
+        // Of one task: nobody else writes it.
+        self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+}
+
+impl<'a> Turn<'a> {
+    pub(crate) fn new(polls: &'a Polls) -> Self {
+        Self { polls, seen: 0, begin: None }
+    }
+
+    /// Whether the task has worked for [`LENGTH`] at `now`. Counts from the first question after it has waited.
+    pub(crate) fn is_over(&mut self, now: Instant) -> bool {
+        let polls = self.polls.0.load(Ordering::Relaxed);
+        match self.begin {
+            Some(begin) if polls == self.seen => now.saturating_duration_since(begin) >= LENGTH,
+            _ => {
+                (self.seen, self.begin) = (polls, Some(now));
+                false
+            }
+        }
+    }
+
+    /// Lets others run if the turn is over. Whether it was. Cancel safe.
+    pub(crate) async fn give_way(&mut self, now: Instant) -> bool {
+        let is_over = self.is_over(now);
+        if is_over {
+            yield_now().await;
+        }
+        is_over
+    }
+}
+
+/// Has a task polled again when others have run, and what the system has to tell has been heard.
+pub(crate) fn again_later(task: &mut Context<'_>) {
+    let polled: Poll<()> = pin!(yield_now()).poll(task);
+    debug_assert!(polled.is_pending());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_counts_from_the_last_wait() {
+        let polls = Polls::default();
+        let work = async {
+            let mut turn = Turn::new(&polls);
+            let begin = Instant::now();
+            assert!(!turn.is_over(begin));
+            assert!(!turn.is_over(begin + LENGTH / 2));
+            assert!(turn.is_over(begin + LENGTH));
+            yield_now().await;
+            assert!(!turn.is_over(begin + 9 * LENGTH), "it has waited");
+            assert!(turn.give_way(begin + 10 * LENGTH).await);
+            assert!(!turn.is_over(begin + 20 * LENGTH));
+        };
+        polls.of(work).await;
+    }
+}

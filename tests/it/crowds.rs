@@ -1,0 +1,252 @@
+//! Many who are slow, or idle, or ask for what takes long: what others notice of them.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use futures::future::join_all;
+use gateway::{Config, FixedServer, Route};
+use tests::{Client, Cluster, PATIENCE};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::upstreams::Stream;
+
+/// Places of the server for requests, and as many for tunnels.
+const PLACES: usize = 40;
+/// More than that.
+const ATTACKERS: usize = 3 * PLACES;
+
+/// A server that answers `/big` without end, `/slow` never, `/ws` by a WebSocket that echoes, and everything else at once.
+async fn server() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut stream = Stream(stream);
+                loop {
+                    let head = stream.head().await;
+                    let Some(path) = head.split(' ').nth(1) else { return };
+                    match path {
+                        "/big" => {
+                            stream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
+                            while stream.0.write_all(&[b'x'; 16 * 1024]).await.is_ok() {}
+                            return;
+                        }
+                        "/slow" => std::future::pending().await,
+                        "/ws" => {
+                            let switch = "HTTP/1.1 101 X\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n";
+                            stream.send(switch).await;
+                            let (mut from, mut to) = stream.0.split();
+                            let _ = tokio::io::copy(&mut from, &mut to).await;
+                            return;
+                        }
+                        _ => {}
+                    }
+                    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+                    if stream.0.read_exact(&mut body).await.is_err() {
+                        return;
+                    }
+                    stream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+                }
+            });
+        }
+    });
+    address
+}
+
+async fn gateway(cluster: &Cluster, route: Route) -> SocketAddr {
+    let servers = vec![FixedServer { address: server().await, weight: 100 }];
+    let route = Route { servers, ..route };
+    cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await
+}
+
+fn route() -> Route {
+    Route { max_connections: PLACES, max_tunnels: PLACES, ..Route::new(vec!["/".to_owned()]) }
+}
+
+/// Connects from one of this machine's addresses, and takes little ahead.
+async fn connect(from: u8, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.bind(SocketAddr::from((Ipv4Addr::new(127, 0, 0, from), 0))).unwrap();
+    socket.connect(to).await.unwrap()
+}
+
+const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// Those of one kind.
+struct Attack {
+    name: &'static str,
+    first: &'static str,
+    /// Said again every 0.1 s.
+    again: &'static str,
+    /// How many addresses they come from, beginning with this one.
+    addresses: (u8, u8),
+}
+
+impl Attack {
+    /// All of them are there, and go on until this is dropped.
+    async fn begin(&self, gateway: SocketAddr) -> Vec<tokio_util::task::AbortOnDropHandle<()>> {
+        let (first, count) = self.addresses;
+        let come = (0..ATTACKERS).map(async |at| {
+            let mut stream = connect(first + u8::try_from(at % usize::from(count)).unwrap(), gateway).await;
+            stream.write_all(self.first.as_bytes()).await.unwrap();
+            let again = self.again;
+            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+                while stream.write_all(again.as_bytes()).await.is_ok() {
+                    sleep(Duration::from_millis(100)).await;
+                }
+            }))
+        });
+        join_all(come).await
+    }
+}
+
+/// Good clients, one after the other, are answered in time, whatever the attackers do.
+async fn check(attack: Attack) {
+    let cluster = Cluster::start();
+    let at = gateway(&cluster, route()).await;
+    let attackers = attack.begin(at).await;
+    // They have all the places that they get.
+    sleep(Duration::from_millis(500)).await;
+    let mut worst = Duration::ZERO;
+    for number in 0..30 {
+        let mut client = Client::over(connect(1, at).await);
+        let begun = Instant::now();
+        let body = if number % 2 == 0 { ("GET", "") } else { ("POST", "{}") };
+        let response = client.request(body.0, "/", body.1).await.unwrap();
+        assert_eq!(response.status, 200, "{} {number}: {response:?}", attack.name);
+        worst = worst.max(begun.elapsed());
+        sleep(Duration::from_millis(20)).await;
+    }
+    // Whoever is slow may be waited for once, and never so long that anybody is declined.
+    assert!(worst < Duration::from_secs(3), "{}: {worst:?}", attack.name);
+    let mut tunnel = Stream(connect(1, at).await);
+    tunnel.send(UPGRADE).await;
+    assert!(tunnel.head().await.starts_with("HTTP/1.1 101 "), "{}", attack.name);
+    tunnel.send("hello").await;
+    tunnel.read_to("hello").await;
+    drop(attackers);
+}
+
+const POST: &str = "POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000000\r\n\r\nx";
+const BIG: &str = "GET /big HTTP/1.1\r\nHost: g\r\n\r\n";
+
+#[tokio::test]
+async fn ov9_slow_bodies_do_not_take_a_server_from_others() {
+    let slow =
+        |name, addresses| Attack { name, first: POST, again: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", addresses };
+    check(slow("of one client", (2, 1))).await;
+    check(slow("of many clients", (2, 60))).await;
+    check(slow("of the same client", (1, 1))).await;
+}
+
+#[tokio::test]
+async fn ov9_slow_readers_do_not_take_a_server_from_others() {
+    let slow = |name, addresses| Attack { name, first: BIG, again: "", addresses };
+    check(slow("of one client", (2, 1))).await;
+    check(slow("of many clients", (2, 60))).await;
+    check(slow("of the same client", (1, 1))).await;
+}
+
+#[tokio::test]
+async fn ov9_idle_tunnels_do_not_take_a_server_from_others() {
+    let idle = |name, again, addresses| Attack { name, first: UPGRADE, again, addresses };
+    check(idle("of one client", "", (2, 1))).await;
+    check(idle("of many clients", "", (2, 60))).await;
+    check(idle("of the same client", "", (1, 1))).await;
+    check(idle("of one client that says something", "x", (2, 1))).await;
+}
+
+#[tokio::test]
+async fn ov9_requests_that_take_long_do_not_take_a_server_from_others() {
+    let slow = "GET /slow HTTP/1.1\r\nHost: g\r\n\r\n";
+    check(Attack { name: "of one client", first: slow, again: "", addresses: (2, 1) }).await;
+    check(Attack { name: "of three", first: slow, again: "", addresses: (2, 3) }).await;
+}
+
+#[tokio::test]
+async fn slow_clients_are_left_alone_while_nobody_waits() {
+    let cluster = Cluster::start();
+    let at = gateway(&cluster, route()).await;
+    let mut slow = Stream(connect(2, at).await);
+    slow.send(BIG).await;
+    slow.head().await;
+    let mut posts = Stream(connect(2, at).await);
+    posts.send("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 40\r\n\r\n").await;
+    for _ in 0..40 {
+        sleep(Duration::from_millis(100)).await;
+        posts.send("x").await;
+        slow.0.read_exact(&mut [0; 100]).await.unwrap();
+    }
+    assert!(posts.read_to("ok").await.starts_with("HTTP/1.1 200 "));
+}
+
+#[tokio::test]
+async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
+    let cluster = Cluster::start();
+    let at = gateway(&cluster, route()).await;
+    let load =
+        (0..4 * PLACES).map(async |_| Client::over(connect(1, at).await).request("GET", "/", "").await.unwrap().status);
+    assert!(join_all(load).await.iter().all(|status| *status == 200));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
+    let cluster = Cluster::start();
+    let at = gateway(&cluster, Route { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
+    let mut tunnel = Stream(connect(1, at).await);
+    tunnel.send(UPGRADE).await;
+    tunnel.head().await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        tunnel.send("still there").await;
+        tunnel.read_to("still there").await;
+        sleep(Duration::from_millis(50)).await;
+    }
+    let end = timeout(PATIENCE, tunnel.0.read(&mut [0; 1])).await.expect("its end");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
+    let cluster = Cluster::start();
+    let at = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut slow = Stream(connect(2, at).await);
+        slow.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
+        held.push(slow);
+    }
+    sleep(Duration::from_millis(100)).await;
+    // In pieces, with trailers, whole or not: what has been gathered is passed on as it came.
+    let long = "x".repeat(200_000);
+    let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
+    for (request, pieces) in [
+        ("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 2\r\n\r\n".to_owned(), vec!["a".to_owned(), "b".to_owned()]),
+        ("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 200000\r\n\r\n".to_owned(), vec![long.clone()]),
+        ("GET / HTTP/1.1\r\nHost: g\r\n\r\n".to_owned(), vec![]),
+        (
+            "PUT / HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n".to_owned(),
+            vec!["x".to_owned()],
+        ),
+    ] {
+        let mut client = Stream(connect(1, at).await);
+        client.send(&request).await;
+        for piece in pieces {
+            sleep(Duration::from_millis(20)).await;
+            client.send(&piece).await;
+        }
+        assert!(client.read_to("ok").await.contains("HTTP/1.1 200 "), "{request}");
+    }
+    let mut client = Stream(connect(1, at).await);
+    client.send("POST /nothing HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    client.send(&chunk("abc")).await;
+    sleep(Duration::from_millis(20)).await;
+    client.send("0\r\nX: y\r\n\r\n").await;
+    assert!(client.read_to("ok").await.contains("HTTP/1.1 200 "));
+    drop(held);
+}
