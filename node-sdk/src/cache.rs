@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -19,9 +20,13 @@ struct Head {
     digest: Digest,
     /// Seconds since 1970.
     saved: u64,
+    /// Where the Distributor was that told it, if on another machine: the loopback of that one is not ours.
+    far: Option<IpAddr>,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
+/// Names that are tried for the new file: one of 128 random bits is hardly ever there.
+const MAX_NAMES: u32 = 4;
 /// A file larger than any list is none of ours.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
@@ -37,7 +42,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
         Err(error) => return Err(error),
     };
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
-    let Head { v, revision, digest, saved } = serde_json::from_str(head)?;
+    let Head { v, revision, digest, saved, far } = serde_json::from_str(head)?;
     if v != FORMAT {
         return Err(invalid("it is of another version"));
     }
@@ -49,7 +54,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
         })
         .collect();
     let entries = entries.ok_or_else(|| invalid("a line is no entry"))?;
-    let replica = Replica::seeded(revision, entries.into_iter());
+    let replica = Replica::seeded_from(far, revision, entries.into_iter());
     if replica.digest() != digest || !revision.is_sound() {
         return Err(invalid("its checksum is wrong"));
     }
@@ -59,7 +64,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
 /// The text of the file for what is known; `None` when that is of no Distributor that could go on from it.
 pub(crate) fn text(replica: &Replica) -> Option<String> {
     let revision = replica.revision()?;
-    let head = Head { v: FORMAT, revision, digest: replica.digest(), saved: seconds_since_1970() };
+    let head = Head { v: FORMAT, revision, digest: replica.digest(), saved: seconds_since_1970(), far: replica.far() };
     let mut text = serde_json::to_string(&head).ok()?;
     text.push('\n');
     for (id, entry) in replica.entries() {
@@ -69,21 +74,38 @@ pub(crate) fn text(replica: &Replica) -> Option<String> {
     Some(text)
 }
 
-/// Replaces the file in one step: whoever reads it finds the old text or the new one.
+/// Replaces the file in one step: whoever reads it finds the old text or the new one. Nobody but its owner may read it: it has the
+/// ids of instances.
 pub(crate) fn store(path: &Path, text: &str) -> io::Result<()> {
-    let mut name = path.as_os_str().to_owned();
-    // Two processes that share a file by mistake do not share this.
-    name.push(format!(".{}.tmp", std::process::id()));
-    let temporary = PathBuf::from(name);
-    let written = File::create(&temporary).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()
-    });
+    let (temporary, mut file) = create_beside(path)?;
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
     let stored = written.and_then(|()| fs::rename(&temporary, path));
     if stored.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     stored
+}
+
+/// Makes a file that was not there, under a name that nobody can know before: in a folder where others may write too, a link
+/// that waits under the name would have us write to another file.
+fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
+    let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+    for _ in 0..MAX_NAMES {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".{:032x}.tmp", daemon::unique_id()));
+        let name = PathBuf::from(name);
+        let mut options = File::options();
+        // `create_new` follows no link.
+        options.write(true).create_new(true);
+        #[cfg(unix)]
+        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+        match options.open(&name) {
+            Ok(file) => return Ok((name, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+            Err(error) => return Err(error),
+        }
+    }
+    Err(last)
 }
 
 fn invalid(what: &str) -> io::Error {
@@ -146,7 +168,7 @@ mod tests {
     #[test]
     fn up8_files_of_other_versions_are_ignored() {
         let (_folder, path) = file();
-        for text in ["", "\n", "{}\n", "7\n", "{\"v\":2,\"epoch\":1,\"rev\":1,\"digest\":0,\"saved\":0}\n", "¶"] {
+        for text in ["", "\n", "{}\n", "7\n", "{\"v\":1,\"epoch\":1,\"rev\":1,\"digest\":0,\"saved\":0}\n", "¶"] {
             fs::write(&path, text).unwrap();
             assert!(load(&path).is_err(), "{text}");
         }
@@ -156,8 +178,13 @@ mod tests {
     fn rs15_an_old_file_tells_its_age() {
         let (_folder, path) = file();
         let month = 31 * 24 * 3600;
-        let head =
-            Head { v: FORMAT, revision: Revision::default(), digest: Digest(0), saved: seconds_since_1970() - month };
+        let head = Head {
+            v: FORMAT,
+            revision: Revision::default(),
+            digest: Digest(0),
+            saved: seconds_since_1970() - month,
+            far: None,
+        };
         store(&path, &format!("{}\n", serde_json::to_string(&head).unwrap())).unwrap();
         let (_, age) = load(&path).unwrap().unwrap();
         assert!(age >= Duration::from_secs(month));
@@ -169,6 +196,35 @@ mod tests {
         store(&path, "old").unwrap();
         assert!(store(&folder.path().join("no/such/folder"), "new").is_err());
         assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+
+    #[test]
+    fn a_link_in_the_way_of_a_new_file_is_not_followed() {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, path) = file();
+        let other = folder.path().join("other");
+        fs::write(&other, "precious").unwrap();
+        // Where the name was known before; and the path itself may be a link: that is replaced.
+        let guessed = folder.path().join(format!("peers.{}.tmp", std::process::id()));
+        std::os::unix::fs::symlink(&other, &guessed).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        store(&path, "new").unwrap();
+        assert_eq!(
+            (fs::read_to_string(&other).unwrap(), fs::read_to_string(&path).unwrap()),
+            ("precious".into(), "new".into())
+        );
+        assert_eq!(fs::symlink_metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_is_on_the_loopback_of_another_machine_is_kept_as_that() {
+        let (_folder, path) = file();
+        for far in [None, Some("10.0.0.9".parse().unwrap()), Some("fd00::9".parse().unwrap())] {
+            let known = Replica::seeded_from(far, Revision { epoch: 5, rev: 7 }, [(3, ENTRY)].into_iter());
+            store(&path, &text(&known).unwrap()).unwrap();
+            let (loaded, _) = load(&path).unwrap().unwrap();
+            assert_eq!((loaded.far(), loaded.nodes()), (far, known.nodes()));
+        }
     }
 
     const FILE: &str = "WRITE_THIS_FILE_UNTIL_KILLED";

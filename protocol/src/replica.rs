@@ -2,7 +2,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,8 @@ pub struct Replica {
     /// The connection to the Distributor is new, and has brought nothing yet.
     awaiting: bool,
     warming: bool,
+    /// Where the Distributor is, if it is on another machine.
+    far: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,16 @@ struct Listed {
     text: Box<str>,
     /// `None` when no node can be made of it.
     node: Option<Arc<Node>>,
+    /// Where the Distributor was when its loopback was read as that.
+    far: Option<IpAddr>,
+}
+
+impl Listed {
+    /// Whether a Distributor that is there would mean the same by it.
+    fn is_read_as_from(&self, far: Option<IpAddr>) -> bool {
+        let is_own = self.node.as_ref().is_some_and(|node| is_own(node.host));
+        if is_own || self.far.is_some() { self.far == far } else { true }
+    }
 }
 
 #[derive(Debug)]
@@ -83,9 +95,18 @@ pub struct Known {
 impl Replica {
     /// A replica that begins with what an earlier process of this node has known.
     pub fn seeded<'a>(revision: Revision, entries: impl Iterator<Item = (u64, &'a str)>) -> Self {
-        let mut replica = Self { revision: Some(revision), ..Self::default() };
+        Self::seeded_from(None, revision, entries)
+    }
+
+    /// The same, of what a Distributor has told that was there: see [`set_far`](Self::set_far).
+    pub fn seeded_from<'a>(
+        far: Option<IpAddr>,
+        revision: Revision,
+        entries: impl Iterator<Item = (u64, &'a str)>,
+    ) -> Self {
+        let mut replica = Self { revision: Some(revision), far, ..Self::default() };
         for (id, text) in entries {
-            replica.insert(id, text, node_of(text));
+            replica.insert(id, text, node_of(text, far));
         }
         replica.changed = replica.places.keys().copied().collect();
         replica
@@ -95,6 +116,18 @@ impl Replica {
     /// be a Distributor that works.
     pub fn connected(&mut self) {
         self.awaiting = true;
+    }
+
+    /// The Distributor that tells from now on is on another machine, at this address; `None`: on this one. What it shows on its
+    /// loopback is on that machine, and on ours is something else, which must not be called for it. What is told stays as it is
+    /// for copies and digests.
+    pub fn set_far(&mut self, far: Option<IpAddr>) {
+        self.far = far;
+    }
+
+    /// See [`set_far`](Self::set_far).
+    pub fn far(&self) -> Option<IpAddr> {
+        self.far
     }
 
     /// The connection to the Distributor is lost: nobody can tell who left, so nobody goes.
@@ -157,15 +190,17 @@ impl Replica {
                 return Outcome::Stale;
             }
         }
-        let mut next = Self { revision: snapshot.stamp.map(|stamp| stamp.revision), ..Self::default() };
+        let far = self.far;
+        let mut next = Self { revision: snapshot.stamp.map(|stamp| stamp.revision), far, ..Self::default() };
         // Entries of version 1 have no ids, and nobody asks for them.
         let ids = snapshot.ids.iter().copied().chain(0..);
         // An old Distributor sends the whole list at every change: most of it has been read before.
-        let known = self.entries.values().filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
+        let known = self.entries.values().filter(|listed| listed.is_read_as_from(far));
+        let known = known.filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
         let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();
         for (id, entry) in ids.zip(&snapshot.entries) {
             let text = entry.get();
-            next.insert(id, text, known.get(text).map(|node| Arc::clone(node)).or_else(|| node_of(text)));
+            next.insert(id, text, known.get(text).map(|node| Arc::clone(node)).or_else(|| node_of(text, far)));
         }
         if snapshot.stamp.and_then(|stamp| stamp.digest).is_some_and(|digest| digest != next.digest) {
             return Outcome::Gap;
@@ -224,7 +259,7 @@ impl Replica {
             changed |= self.remove(*id);
         }
         for (id, entry) in &delta.joined {
-            self.insert(*id, entry.get(), node_of(entry.get()));
+            self.insert(*id, entry.get(), node_of(entry.get(), self.far));
             if let Some(address) = self.entries.get(id).and_then(|listed| listed.node.as_deref()).map(place_of) {
                 self.kept.remove(&address);
                 self.changed.insert(address);
@@ -261,11 +296,12 @@ impl Replica {
             self.places.entry(place_of(node)).or_default().insert(id);
         }
         self.digest.add(id, text);
-        self.entries.insert(id, Listed { text: text.into(), node });
+        let far = self.far.filter(|far| node.as_ref().is_some_and(|node| node.host == *far));
+        self.entries.insert(id, Listed { text: text.into(), node, far });
     }
 
     fn remove(&mut self, id: u64) -> bool {
-        let Some(Listed { text, node }) = self.entries.remove(&id) else { return false };
+        let Some(Listed { text, node, .. }) = self.entries.remove(&id) else { return false };
         self.digest.remove(id, &text);
         if let Some(address) = node.as_deref().map(place_of)
             && let Entry::Occupied(mut ids) = self.places.entry(address)
@@ -356,8 +392,18 @@ impl Replica {
     }
 }
 
-fn node_of(text: &str) -> Option<Arc<Node>> {
-    serde_json::from_str(text).ok().and_then(Node::from_entry).map(Arc::new)
+/// The node of an entry that a Distributor at `far` has told.
+fn node_of(text: &str, far: Option<IpAddr>) -> Option<Arc<Node>> {
+    let mut node = serde_json::from_str(text).ok().and_then(Node::from_entry)?;
+    if let Some(far) = far.filter(|_| is_own(node.host)) {
+        node.host = far;
+    }
+    Some(Arc::new(node))
+}
+
+/// Whether an address means the machine itself, whichever it is; systems take the unspecified one for that too.
+fn is_own(host: IpAddr) -> bool {
+    host.is_loopback() || host.is_unspecified()
 }
 
 fn place_of(node: &Node) -> SocketAddr {

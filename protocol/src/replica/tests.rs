@@ -253,3 +253,51 @@ fn ranks_spread_from_nought_to_one() {
     let replica = Replica::seeded(Revision::default(), entries);
     assert_eq!(["a", "b", "d", "x"].map(|id| replica.rank(id)), [Some(0.0), Some(0.25), Some(0.75), None]);
 }
+
+#[test]
+fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
+    #[track_caller]
+    fn check(host: &str, far: Option<&str>, expected: &str) {
+        let text = format!(r#"{{"port":7,"name":"n","urls":[],"host":"{host}"}}"#);
+        let far = far.map(|far| far.parse().unwrap());
+        let mut digest = Digest::default();
+        digest.add(1, &text);
+        let stamp = |rev| Stamp { revision: Revision { epoch: 1, rev }, digest: Some(digest), ..Stamp::default() };
+        let hosts = |replica: &Replica| -> Vec<String> {
+            replica.nodes().iter().map(|known| known.address.ip().to_string()).collect()
+        };
+        let entries = || [(1, &*text)].into_iter();
+        let (mut list, mut change, mut old) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
+        write_snapshot(&mut list, &Key::Number(0), &stamp(2), entries(), std::iter::empty());
+        let none = (std::iter::empty(), std::iter::empty());
+        write_delta(&mut change, &stamp(2), Revision { epoch: 1, rev: 1 }, entries(), std::iter::empty(), none);
+        write_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
+        for (packet, is_told_again) in [(list, true), (change, false), (old, true)] {
+            let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
+            // What was told on this machine before is not taken for the same.
+            for far in [None, far].into_iter().skip(usize::from(!is_told_again)) {
+                replica.connected();
+                replica.set_far(far);
+                let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
+                replica.take(Observer::new().start, &News::parse(&packet).unwrap());
+            }
+            let seen = hosts(&replica);
+            assert!(seen.contains(&expected.to_owned()), "{host}, {far:?}: {seen:?}");
+            assert!(replica.entries().all(|(_, listed)| listed == text), "it is handed on as it came");
+        }
+        let seeded = Replica::seeded_from(far, Revision { epoch: 1, rev: 1 }, entries());
+        assert_eq!((hosts(&seeded), seeded.far()), (vec![expected.to_owned()], far));
+    }
+    for own in
+        ["::ffff:127.0.0.1", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.1.2.3", "0.0.0.0", "::", "::ffff:0.0.0.0"]
+    {
+        check(own, Some("10.0.0.9"), "10.0.0.9");
+        check(own, Some("fd00::9"), "fd00::9");
+    }
+    check("::ffff:127.0.0.1", None, "127.0.0.1");
+    check("::1", None, "::1");
+    for other in ["10.0.0.7", "fe80::1", "10.0.0.9"] {
+        check(other, Some("10.0.0.9"), other);
+        check(other, None, other);
+    }
+}
