@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
 
 use tokio::io::{Interest, Ready};
@@ -120,6 +120,13 @@ impl Socket {
             Self::Tcp(stream) => Some(stream),
             Self::Pipe(_) => None,
         }
+    }
+
+    /// This end and the other, when they are the system's; IPv4 in the form of IPv4.
+    pub fn ends(&self) -> Option<(IpAddr, IpAddr)> {
+        let stream = self.tcp()?;
+        let (local, peer) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
+        Some((local.ip().to_canonical(), peer.ip().to_canonical()))
     }
 
     /// As [`TcpStream::try_read`].

@@ -1,6 +1,7 @@
 //! The connection to the Distributor: registers, takes in what it tells, and comes back when it is lost.
 
 use std::future::{poll_fn, ready};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::task::Poll;
 use std::time::Duration;
@@ -8,14 +9,14 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use daemon::{FrameReader, Network, Socket, Throttle, TimeSlice, at, tune};
 use protocol::{
-    Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Terms, VISIBLE_URI,
+    Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Secret, Terms, VISIBLE_URI,
     Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
     write_report,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::balance::Balance;
 use crate::cache;
@@ -39,6 +40,11 @@ const REPORT_PERIOD: Duration = Duration::from_secs(1);
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
 /// Between attempts that fail for the same reason, how often the log says so.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
+/// The word for an instance id that is not made of the secret that was shown; and how long to wait before trying again.
+const NOT_YOURS: &str = "not_yours";
+const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
+/// Random bytes of a secret: more than anybody can try.
+const SECRET_BYTES: usize = 32;
 /// Wishes to know who has seen us that wait for a connection.
 pub(crate) const MAX_WISHES: usize = 16;
 
@@ -49,6 +55,8 @@ pub struct Identity {
     pub name: String,
     /// Where it listens.
     pub port: u16,
+    /// On which of its machine's addresses it listens for calls, if for any.
+    pub listen: Option<IpAddr>,
     /// What it offers.
     pub routes: Vec<Route>,
     /// What else it says of itself. The instance id is set when it joins.
@@ -69,6 +77,7 @@ impl Identity {
         Self {
             name: name.into(),
             port,
+            listen: None,
             routes,
             advert: Advert::default(),
             needs: None,
@@ -94,7 +103,8 @@ impl Peers {
     /// [`RECONNECT_PERIOD`], a tenth more or less. The first after a loss comes at a moment of that period which is this
     /// node's own, so that all nodes together come back as an even stream.
     pub fn join(mut identity: Identity, address: String, leave: CancellationToken) -> Self {
-        let id = format!("{:032x}", daemon::unique_id());
+        let secret = new_secret();
+        let id = secret.as_ref().map_or_else(|| format!("{:032x}", daemon::unique_id()), Secret::instance);
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());
@@ -110,8 +120,17 @@ impl Peers {
                 Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
             }
         }
-        let mut discovery =
-            Discovery { identity, address, id, peers: peers.clone(), adverts, wished, waiting: Vec::new() };
+        let mut discovery = Discovery {
+            identity,
+            address,
+            id,
+            secret,
+            peers: peers.clone(),
+            adverts,
+            wished,
+            waiting: Vec::new(),
+            warned: None,
+        };
         tokio::spawn(async move { discovery.run(leave).await });
         peers
     }
@@ -121,11 +140,15 @@ struct Discovery {
     identity: Identity,
     address: String,
     id: String,
+    /// What `id` is made of; the Distributor is told, and nobody else.
+    secret: Option<Secret>,
     peers: Peers,
     adverts: watch::Receiver<Advert>,
     wished: mpsc::Receiver<Wish>,
     /// Wishes that the Distributor has been told of.
     waiting: Vec<Wish>,
+    /// The Distributor of which the log says that its nodes cannot call us.
+    warned: Option<IpAddr>,
 }
 
 /// One connection to the Distributor.
@@ -204,7 +227,11 @@ impl Discovery {
     /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
     async fn follow(&mut self, stream: &Socket, leave: &CancellationToken) -> (&'static str, bool) {
         tune(stream);
-        self.peers.reconnected();
+        let ends = stream.ends();
+        self.peers.reconnected(ends.and_then(|(here, there)| far(here, there)));
+        if let Some((here, there)) = ends {
+            self.warn_of_loopback(here, there);
+        }
         let now = Instant::now();
         let mut connection = Connection {
             stream,
@@ -314,8 +341,10 @@ impl Discovery {
         let percent = self.waiting.iter().map(|wish| wish.visible.percent).max();
         let within = self.waiting.iter().map(|wish| wish.visible.within).max();
         let visible = percent.zip(within).map(|(percent, within)| Visible { percent, within });
-        let have = self.peers.revision().map(|revision| Have { revision, digest: None });
-        let terms = Terms { have, needs: needs.clone(), visible, ..Terms::default() };
+        let Pong { revision, digest } = self.pong();
+        let have = revision.map(|revision| Have { revision, digest });
+        let loopback = self.identity.listen.is_some_and(|listen| listen.is_loopback());
+        let terms = Terms { have, needs: needs.clone(), visible, secret: self.secret.clone(), loopback };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
     }
@@ -390,6 +419,17 @@ impl Discovery {
         self.peers.with_replica(|replica| replica.pong(all))
     }
 
+    /// The Distributor tells others to call the address that it sees; where only our own machine can, that is in vain.
+    fn warn_of_loopback(&mut self, here: IpAddr, there: IpAddr) {
+        let Some(listen) = self.identity.listen else { return };
+        if !listen.is_loopback() || here.is_loopback() || self.warned.replace(there) == Some(there) {
+            return;
+        }
+        let (name, port) = (&self.identity.name, self.identity.port);
+        let (listens, shown) = (SocketAddr::new(listen, port), SocketAddr::new(here, port));
+        warn!(%name, distributor = %self.address, "nobody can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
+    }
+
     fn turned_away(&self, connection: &mut Connection<'_>, answer: &Answer<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
@@ -397,6 +437,17 @@ impl Discovery {
             let after =
                 answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
             connection.register_at = after.map(|after| Instant::now() + after);
+        }
+        if reason == NOT_YOURS {
+            connection.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
+            if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
+                error!(
+                    name = %self.identity.name, id = %self.id, held_back,
+                    "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
+                     which makes a new id; if that does not help, something on the way to {} changes packets", self.address
+                );
+            }
+            return;
         }
         if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
@@ -415,6 +466,21 @@ impl Discovery {
             warn!(%error, path = %shown.display(), "cannot write the cache of peers");
         }
     }
+}
+
+/// Where the Distributor is, if it is on another machine; its connection tells by its two ends.
+fn far(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
+    (!there.is_loopback() && here != there).then_some(there)
+}
+
+/// A secret of this process, of the system's generator. Without one the id proves nothing, and the node works all the same.
+fn new_secret() -> Option<Secret> {
+    let mut bytes = [0; SECRET_BYTES];
+    if let Err(error) = getrandom::fill(&mut bytes) {
+        warn!(%error, "the system has no random numbers; this node cannot prove that it is itself");
+        return None;
+    }
+    Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 impl Connection<'_> {
@@ -447,5 +513,34 @@ impl Connection<'_> {
         if let Some(held_back) = self.bad.pass(Instant::now().into_std()) {
             warn!(error, held_back, "ignored a packet from the Distributor; the last list stays");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_distributor_is_on_another_machine_unless_its_connection_begins_where_it_ends() {
+        #[track_caller]
+        fn check(here: &str, there: &str, expected: Option<&str>) {
+            let [here, there] = [here, there].map(|text| text.parse().unwrap());
+            assert_eq!(far(here, there), expected.map(|text| text.parse().unwrap()));
+        }
+        check("127.0.0.1", "127.0.0.1", None);
+        check("::1", "::1", None);
+        check("127.0.0.1", "127.0.0.53", None);
+        check("10.0.0.2", "10.0.0.9", Some("10.0.0.9"));
+        check("fd00::2", "fd00::9", Some("fd00::9"));
+        // By this machine's own address in the network.
+        check("10.0.0.2", "10.0.0.2", None);
+    }
+
+    #[test]
+    fn secrets_differ_and_make_ids() {
+        let secrets = [(); 100].map(|()| new_secret().unwrap());
+        assert!(secrets.iter().all(|secret| secret.reveal().len() == 2 * SECRET_BYTES));
+        let ids: std::collections::HashSet<_> = secrets.iter().map(Secret::instance).collect();
+        assert!(ids.len() == secrets.len() && ids.iter().all(|id| Secret::guards(id)));
     }
 }

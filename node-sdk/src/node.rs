@@ -430,8 +430,10 @@ impl NodeBuilder {
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
         let needed = needs.clone().unwrap_or_default();
-        let identity =
-            Identity { name: name.clone(), port: address.port(), routes, advert, needs, cache, balance, network };
+        // Where they are inside this process, addresses are the mesh's.
+        let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
+        let port = address.port();
+        let identity = Identity { name: name.clone(), port, listen, routes, advert, needs, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let local_queues = LocalQueues::start();

@@ -1,13 +1,13 @@
 //! The other nodes, and calls to them.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard, Weak};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use daemon::Network;
-use protocol::{Advert, News, Node, Outcome, Replica, Revision, Visibility, Visible, write_hello};
+use protocol::{Advert, News, Node, Outcome, Replica, Visibility, Visible, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -396,8 +396,11 @@ impl Peers {
         outcome
     }
 
-    pub(crate) fn reconnected(&self) {
-        self.lock().replica.connected();
+    /// There is a new connection to a Distributor, which is at that address if not on this machine.
+    pub(crate) fn reconnected(&self, far: Option<IpAddr>) {
+        let mut state = self.lock();
+        state.replica.connected();
+        state.replica.set_far(far);
     }
 
     pub(crate) fn disconnected(&self) {
@@ -410,11 +413,6 @@ impl Peers {
     pub(crate) fn expire(&self) -> Option<Instant> {
         self.change(|replica| replica.expire(Instant::now().into_std()));
         self.lock().replica.next_expiry().map(Instant::from_std)
-    }
-
-    /// The state that is known.
-    pub(crate) fn revision(&self) -> Option<Revision> {
-        self.lock().replica.revision()
     }
 
     /// Where an instance stands among all nodes.

@@ -240,3 +240,62 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
     }
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}: it is passed over after the first time", begun.elapsed());
 }
+
+/// What listens on this machine's loopback is no business of a node on another one.
+#[tokio::test]
+async fn the_loopback_of_another_machine_is_not_called() {
+    let Some(net) = Net::new() else { return };
+    let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
+    // Registers through the loopback of the Distributor's machine, and can be called from everywhere.
+    let port = pick_port();
+    let (by_loopback, listen) = (format!("127.0.0.1:{}", cluster.address.port()), format!("0.0.0.0:{port}"));
+    let node = Process::start_with(NODE, &[&by_loopback], &[("LISTEN", &listen)]);
+    node.line("connected").await;
+    // On the gateway's own loopback somebody else has that very port.
+    let impostor = "import http.server as h\nclass H(h.BaseHTTPRequestHandler):\n def do_GET(self):\n  print('CALLED', flush=True)\nprint('ready', flush=True)\nh.HTTPServer(('127.0.0.1', int(__import__('sys').argv[1])), H).serve_forever()";
+    let impostor = net.start("python3", &["-c", impostor, &port.to_string()]);
+    impostor.line("ready").await;
+    let (here, at, folder) = (net.here, pick_port(), tempfile::tempdir().unwrap());
+    let cache = folder.path().join("cache");
+    let distributor = format!("{here}:{}", cluster.address.port());
+    let (listen, cache) = (format!("0.0.0.0:{at}"), cache.to_str().unwrap());
+    let arguments = ["--listen", &*listen, "--distributor", &*distributor, "--cache", cache, "--admin", "off"];
+    let check = async |gateway: &Process| {
+        gateway.line("listening").await;
+        eventually("the node answers", async || {
+            request(SocketAddr::new(net.there, at), "GET", "/who", "").await.status == 200
+        })
+        .await;
+    };
+    let gateway = net.start(GATEWAY, &arguments);
+    check(&gateway).await;
+    eventually("it is kept in the file", async || {
+        std::fs::read_to_string(cache).is_ok_and(|text| text.contains("GET/who"))
+    })
+    .await;
+    assert!(gateway.terminate().await.success());
+    // From the file it knows the same, and there is no Distributor.
+    cluster.stop().await;
+    check(&net.start(GATEWAY, &arguments)).await;
+    assert!(!impostor.output().contains("CALLED"), "{}", impostor.output());
+    drop(node);
+}
+
+#[tokio::test]
+async fn a_node_that_nobody_can_call_says_so() {
+    let Some(net) = Net::new() else { return };
+    let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
+    let distributor = format!("{}:{}", net.here, cluster.address.port());
+    let node = net.start(NODE, &[&distributor]);
+    let line = node.line("nobody can call this node").await;
+    for part in ["listens on 127.0.0.1:", &format!("others are told {}:", net.there), "0.0.0.0"] {
+        assert!(line.contains(part), "{part}: {line}");
+    }
+    // Nor does one say so that can be called.
+    let free = net.start("env", &["LISTEN=0.0.0.0:0", NODE, &distributor]);
+    let near = Process::start(NODE, &[&format!("127.0.0.1:{}", cluster.address.port())]);
+    for process in [&free, &near] {
+        process.line("connected").await;
+        assert!(!process.output().contains("nobody can call"), "{}", process.output());
+    }
+}

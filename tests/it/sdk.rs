@@ -228,3 +228,60 @@ async fn a_node_that_answers_nothing_is_passed_over_until_it_does() {
         () = calls => panic!("the link ended"),
     }
 }
+
+#[tokio::test]
+async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
+    let (distributor, callee) = (Listener::bind().await, Listener::bind().await);
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("peers");
+    let node = greeter().cache(&cache).distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
+    let mut secrets = Vec::new();
+    for _ in 0..2 {
+        let mut link = distributor.accept().await;
+        let registration = link.next().await.unwrap();
+        let secret = registration["$"]["secret"].as_str().expect("a secret").to_owned();
+        let id = registration["params"]["$"]["id"].as_str().unwrap().to_owned();
+        assert_eq!(id, protocol::Secret::new(secret.clone()).unwrap().instance());
+        assert!(!registration["params"].to_string().contains(&secret), "everybody sees that");
+        let entry =
+            json!({ "port": callee.port(), "name": "n", "urls": ["GET/n"], "$": { "v": 2, "id": "n" }, "host": "::1" });
+        let entry = entry.to_string().replace("::1", "::ffff:127.0.0.1");
+        link.send(format!(
+            r#"{{"uri":"/distributes","method":"GET","key":0,"params":[{entry}],"$":{{"epoch":1,"rev":1,"ids":[1]}}}}¶"#
+        ))
+        .await;
+        node.peers().wait_for(&["GET/n"]).await;
+        let peers = node.peers().clone();
+        let call = tokio::spawn(async move { peers.call::<u8>("GET/n", &()).within(Duration::from_millis(100)).await });
+        if secrets.is_empty() {
+            let mut called = callee.accept().await;
+            for _ in 0..2 {
+                let packet = called.next().await.unwrap().to_string();
+                assert!(!packet.contains(&secret), "{packet}");
+            }
+        }
+        let _ = call.await;
+        assert!(!format!("{node:?} {:?}", node.peers()).contains(&secret));
+        secrets.push((secret, id));
+        link.close();
+    }
+    assert_eq!(secrets[0], secrets[1], "it stays the same as long as the process lives");
+    node.stop().await;
+    if let Ok(text) = std::fs::read_to_string(&cache) {
+        assert!(!text.contains(&secrets[0].0), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_whose_id_is_not_its_own_says_what_to_do() {
+    let distributor = Listener::bind().await;
+    let address = format!("127.0.0.1:{}", distributor.port());
+    let node = tests::Process::start(env!("CARGO_BIN_EXE_node_process"), &[&address]);
+    let mut link = distributor.accept().await;
+    let secret = link.next().await.unwrap()["$"]["secret"].as_str().unwrap().to_owned();
+    link.send(r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"s":403,"r":"not_yours","m":"no"}}¶"#)
+        .await;
+    let line = node.line("belongs to another process").await;
+    assert!(line.contains("ERROR") && line.contains("Start this one anew"), "{line}");
+    assert!(!node.output().contains(&secret), "{}", node.output());
+}

@@ -32,12 +32,15 @@ async fn count(
     Ok(Streaming(stream::iter((0..to.unwrap_or(u64::MAX)).map(Ok))))
 }
 
-/// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do.
+/// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do. The environment's
+/// `LISTEN` says where it listens, if not on a loopback port of the system's choice.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _log = init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
     let distributor = std::env::args().nth(1).ok_or("where is the Distributor?")?;
+    let listen = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:0".to_owned());
     let node = Node::builder("who")
+        .listen(listen)
         .distributor(distributor)
         .route("GET/who", who)
         .route("GET/slow", slow)
