@@ -5,9 +5,10 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use daemon::{Acceptor, tune};
+use daemon::{Acceptor, SHOWN_BYTES, shown, tune};
 use http::StatusCode;
 use node_sdk::Peers;
+use protocol::Route;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -110,8 +111,14 @@ impl Admin {
                 _ => "",
             };
             for route in &node.routes {
-                let who = format!("{}:{} {}{state}", node.host, node.port, node.name);
-                nodes.entry(route.to_string()).or_default().push(who);
+                let at = SocketAddr::new(node.host, node.port);
+                let mark = match self.peers.is_passed_over(at, route) {
+                    true => ", passed over: too many routes like it have parameters in other places",
+                    false => "",
+                };
+                let who = format!("{at} {}{state}{mark}", shown(&node.name, SHOWN_BYTES));
+                // A route has no control characters, and may have others.
+                nodes.entry(shown(route, Route::MAX_BYTES).to_string()).or_default().push(who);
             }
         }
         let _ = writeln!(out, "A request goes to the nodes that register its very route, called with packets:");

@@ -42,6 +42,7 @@ mod node;
 mod outgoing;
 mod params;
 mod peers;
+mod remembered;
 mod respond;
 mod retry;
 mod router;

@@ -418,7 +418,8 @@ impl NodeBuilder {
             }
             let at_most = at_most.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
             let mut offer = Some(Offer { route: route.clone(), handler, at_most, one_way });
-            router.entry(&route, || offer.take().expect("a router makes at most one value"));
+            let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
+            entry.map_err(|refused| refused.of(&route))?;
             if offer.is_some() {
                 return Err(StartError::DoubledRoute(text));
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use daemon::Network;
-use protocol::{Advert, News, Node, Outcome, Replica, Visibility, Visible, write_hello};
+use protocol::{Advert, News, Node, Outcome, Replica, Route, Visibility, Visible, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -103,7 +103,7 @@ impl Peers {
             advert: self.inner.advert.clone(),
             wishes: self.inner.wishes.clone(),
             home: Arc::clone(&self.inner.home),
-            table: RwLock::new(self.table().follower()),
+            table: RwLock::new(self.table().follower(Instant::now())),
             changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.inner.balance,
@@ -256,6 +256,12 @@ impl Peers {
             }
             Found::Gone | Found::Never => Vec::new(),
         }
+    }
+
+    /// Whether the node at this address registers `route`, and is not called for it, because there are too many routes like it with
+    /// parameters elsewhere: looking for one of them would take too long.
+    pub fn is_passed_over(&self, address: SocketAddr, route: &Route) -> bool {
+        self.table().is_passed_over(address, route)
     }
 
     /// Completes when every url has a provider. Cancel safe.
@@ -468,7 +474,7 @@ impl Peers {
     }
 
     fn apply(&self, changes: &[Change]) {
-        self.inner.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes);
+        self.inner.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes, Instant::now());
         self.inner.changed.send_replace(());
     }
 

@@ -1,10 +1,23 @@
 //! Which of many routes a method and path belong to, without I/O.
 
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+
+use foldhash::fast::RandomState;
 use foldhash::{HashMap, HashMapExt};
-use protocol::{Route, Segment};
+use protocol::{Route, RouteError, Segment};
 use smol_str::SmolStr;
 
+/// How many shapes routes with parameters of one method, one number of segments, and one first segment (or a parameter there) may
+/// have. A shape is which segments are parameters; a look-up tries each once, so this bounds what it costs, whatever is registered.
+/// Routes of up to five segments have no more shapes than that.
+const MAX_SHAPES: usize = 16;
+/// Segments of a route with parameters.
+const MAX_SEGMENTS: usize = 64;
+
 /// A value per route. A path without parameters beats one with, segment by segment from the left.
+///
+/// A look-up tries as many places as there are shapes, 33 at most, and never goes back: among patterns of all shapes a tree would
+/// have to try two ways at each segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Router<T> {
     methods: HashMap<Box<str>, Tree<T>>,
@@ -15,14 +28,47 @@ struct Tree<T> {
     /// Routes without parameters, the usual case: one look-up. Among a hundred thousand of them each text that stands elsewhere costs
     /// as much as the rest.
     exact: HashMap<SmolStr, T>,
-    patterns: Branch<T>,
+    patterns: Patterns<T>,
+}
+
+/// Routes with parameters.
+#[derive(Clone, Debug)]
+struct Patterns<T> {
+    /// What others choose is hashed so that they cannot choose where it falls.
+    hasher: RandomState,
+    /// The shapes of patterns that have a number of segments and a first segment in common, best first.
+    groups: Hashed<Vec<Shape>>,
+    /// By shape and literal segments; more than one have the same hash by a rare chance.
+    routes: Hashed<Vec<Pattern<T>>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    /// The first segment is the highest bit; set where there is a parameter. So the best shape is the lowest number.
+    parameters: u64,
+    /// How many patterns have it.
+    patterns: usize,
 }
 
 #[derive(Clone, Debug)]
-struct Branch<T> {
-    literals: HashMap<Box<str>, Self>,
-    parameter: Option<Box<Self>>,
-    value: Option<T>,
+struct Pattern<T> {
+    route: Route,
+    value: T,
+}
+
+/// By what has been hashed already.
+type Hashed<T> = std::collections::HashMap<u64, T, BuildHasherDefault<AsItIs>>;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct AsItIs(u64);
+
+/// Why a route is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    /// It has parameters, and more than 64 segments.
+    TooLong,
+    /// Too many shapes of routes like it are there already.
+    TooManyShapes,
 }
 
 /// A route that was found.
@@ -34,55 +80,76 @@ pub(crate) struct Match<'r, 'p, T> {
     pub(crate) captured: Vec<&'p str>,
 }
 
+impl Refused {
+    /// In words for the author of the service.
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::TooLong => "it has parameters and more than 64 segments",
+            Self::TooManyShapes => {
+                "16 routes of as many segments that begin alike have their parameters elsewhere, each in other places"
+            }
+        }
+    }
+
+    /// As an error about a route.
+    pub(crate) fn of(self, route: &Route) -> RouteError {
+        RouteError { text: route.as_str().chars().take(60).collect(), reason: self.reason() }
+    }
+}
+
 impl<T> Router<T> {
     /// The value under a route, made by `new` if there is none. Names of parameters make no difference: `GET/a/{x}` and
     /// `GET/a/{y}` are one route.
-    pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> &mut T {
-        // There are few methods, and a text is made for each of them only once.
-        if !self.methods.contains_key(route.method()) {
-            self.methods.insert(route.method().into(), Tree::default());
-        }
-        let tree = self.methods.get_mut(route.method()).expect("it was put there");
+    ///
+    /// # Errors
+    /// When it is new, and would make look-ups too slow for everybody.
+    pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, Refused> {
         if !route.is_pattern() {
-            return tree.exact.entry(SmolStr::new(route.path())).or_insert_with(new);
+            // There are few methods, and a text is made for each of them only once.
+            if !self.methods.contains_key(route.method()) {
+                self.methods.insert(route.method().into(), Tree::default());
+            }
+            let tree = self.methods.get_mut(route.method()).expect("it was put there");
+            return Ok(tree.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
         }
-        let mut branch = &mut tree.patterns;
-        for segment in route.segments() {
-            branch = match segment {
-                Segment::Literal(literal) => branch.literals.entry(literal.into()).or_default(),
-                Segment::Parameter(_) => branch.parameter.get_or_insert_default(),
-            };
+        match self.methods.get_mut(route.method()) {
+            Some(tree) => tree.patterns.check(route)?,
+            // Nothing is left behind by what is refused.
+            None => {
+                Patterns::<T>::default().check(route)?;
+                self.methods.insert(route.method().into(), Tree::default());
+            }
         }
-        branch.value.get_or_insert_with(new)
+        let tree = self.methods.get_mut(route.method()).expect("it is there");
+        Ok(tree.patterns.entry(route, new))
     }
 
     /// The value under a route.
     pub(crate) fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
         let tree = self.methods.get_mut(route.method())?;
-        if !route.is_pattern() {
-            return tree.exact.get_mut(route.path());
-        }
-        let mut branch = &mut tree.patterns;
-        for segment in route.segments() {
-            branch = match segment {
-                Segment::Literal(literal) => branch.literals.get_mut(literal)?,
-                Segment::Parameter(_) => branch.parameter.as_deref_mut()?,
-            };
-        }
-        branch.value.as_mut()
+        if route.is_pattern() { tree.patterns.get_mut(route) } else { tree.exact.get_mut(route.path()) }
     }
 
-    /// Removes what is under a route, and leaves nothing behind: names come and go for years.
-    pub(crate) fn remove(&mut self, route: &Route) {
-        let Some(tree) = self.methods.get_mut(route.method()) else { return };
-        if route.is_pattern() {
-            tree.patterns.remove(&mut route.segments());
+    /// Whether there is a value under a route.
+    pub(crate) fn has(&self, route: &Route) -> bool {
+        let Some(tree) = self.methods.get(route.method()) else { return false };
+        if route.is_pattern() { tree.patterns.has(route) } else { tree.exact.contains_key(route.path()) }
+    }
+
+    /// Removes what is under a route, and leaves nothing behind: names come and go for years. Tells whether routes that were
+    /// [refused](Refused) may be taken now.
+    pub(crate) fn remove(&mut self, route: &Route) -> bool {
+        let Some(tree) = self.methods.get_mut(route.method()) else { return false };
+        let makes_room = if route.is_pattern() {
+            tree.patterns.remove(route)
         } else {
             tree.exact.remove(route.path());
-        }
-        if tree.exact.is_empty() && tree.patterns.is_vacant() {
+            false
+        };
+        if tree.exact.is_empty() && tree.patterns.routes.is_empty() {
             self.methods.remove(route.method());
         }
+        makes_room
     }
 
     /// The route that a method and path belong to.
@@ -91,64 +158,209 @@ impl<T> Router<T> {
         if let Some(value) = tree.exact.get(path) {
             return Some(Match { value, captured: Vec::new() });
         }
-        if tree.patterns.is_empty() {
+        if tree.patterns.routes.is_empty() {
             return None;
         }
-        let mut captured = Vec::new();
-        let value = tree.patterns.find(path.strip_prefix('/')?, &mut captured)?;
-        Some(Match { value, captured })
+        tree.patterns.find(path, &mut 0)
     }
 }
 
-impl<T> Branch<T> {
-    fn is_empty(&self) -> bool {
-        self.literals.is_empty() && self.parameter.is_none()
+impl<T> Patterns<T> {
+    /// Whether a route may be put in, if it is not in already.
+    fn check(&self, route: &Route) -> Result<(), Refused> {
+        if segments(route.path()).nth(MAX_SEGMENTS).is_some() {
+            return Err(Refused::TooLong);
+        }
+        let Some(shapes) = self.groups.get(&self.group(route)) else { return Ok(()) };
+        let shape = shape(route);
+        let is_known = shapes.iter().any(|known| known.parameters == shape);
+        if is_known || shapes.len() < MAX_SHAPES { Ok(()) } else { Err(Refused::TooManyShapes) }
     }
 
-    fn is_vacant(&self) -> bool {
-        self.is_empty() && self.value.is_none()
+    fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> &mut T {
+        let (group, shape, key) = (self.group(route), shape(route), self.key(route));
+        let same = self.routes.entry(key).or_default();
+        let at = match same.iter().position(|pattern| is_same(&pattern.route, route)) {
+            Some(at) => at,
+            None => {
+                same.push(Pattern { route: route.clone(), value: new() });
+                let shapes = self.groups.entry(group).or_default();
+                match shapes.binary_search_by_key(&shape, |known| known.parameters) {
+                    Ok(at) => shapes[at].patterns += 1,
+                    Err(at) => shapes.insert(at, Shape { parameters: shape, patterns: 1 }),
+                }
+                same.len() - 1
+            }
+        };
+        &mut same[at].value
     }
 
-    fn remove<'s>(&mut self, segments: &mut impl Iterator<Item = Segment<'s>>) {
-        match segments.next() {
-            None => self.value = None,
-            Some(Segment::Literal(literal)) => {
-                let Some(branch) = self.literals.get_mut(literal) else { return };
-                branch.remove(segments);
-                if branch.is_vacant() {
-                    self.literals.remove(literal);
+    fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
+        let key = self.key(route);
+        let same = self.routes.get_mut(&key)?;
+        same.iter_mut().find(|pattern| is_same(&pattern.route, route)).map(|pattern| &mut pattern.value)
+    }
+
+    fn has(&self, route: &Route) -> bool {
+        let same = self.routes.get(&self.key(route));
+        same.is_some_and(|same| same.iter().any(|pattern| is_same(&pattern.route, route)))
+    }
+
+    /// Tells whether there is room for another shape.
+    fn remove(&mut self, route: &Route) -> bool {
+        let (group, shape, key) = (self.group(route), shape(route), self.key(route));
+        let Some(same) = self.routes.get_mut(&key) else { return false };
+        let Some(at) = same.iter().position(|pattern| is_same(&pattern.route, route)) else { return false };
+        same.swap_remove(at);
+        if same.is_empty() {
+            self.routes.remove(&key);
+        }
+        let Some(shapes) = self.groups.get_mut(&group) else { return false };
+        let Ok(at) = shapes.binary_search_by_key(&shape, |known| known.parameters) else { return false };
+        shapes[at].patterns -= 1;
+        if shapes[at].patterns > 0 {
+            return false;
+        }
+        shapes.remove(at);
+        let was_full = shapes.len() == MAX_SHAPES - 1;
+        if shapes.is_empty() {
+            self.groups.remove(&group);
+        }
+        was_full
+    }
+
+    /// Adds to `tried` how many places were looked at.
+    fn find<'p>(&self, path: &'p str, tried: &mut usize) -> Option<Match<'_, 'p, T>> {
+        let count = memchr::memchr_iter(b'/', path.as_bytes()).count();
+        if count > MAX_SEGMENTS || !path.starts_with('/') {
+            return None;
+        }
+        let first = segments(path).next().unwrap_or_default();
+        // A literal is better than a parameter.
+        let groups = [self.group_of(count, Some(first)), self.group_of(count, None)];
+        let groups = groups.map(|group| self.groups.get(&group));
+        if groups.iter().all(Option::is_none) {
+            return None;
+        }
+        let (mut hashes, mut empty) = ([0; MAX_SEGMENTS], 0);
+        for (at, segment) in segments(path).enumerate() {
+            hashes[at] = self.literal(at, segment);
+            if segment.is_empty() {
+                empty |= bit(at);
+            }
+        }
+        // A parameter takes no segment that is empty.
+        let shapes = groups.into_iter().flatten().flatten().filter(|shape| shape.parameters & empty == 0);
+        for Shape { parameters, .. } in shapes {
+            *tried += 1;
+            let mut key = self.shape(count, *parameters);
+            for (at, hash) in hashes.iter().enumerate().take(count) {
+                if parameters & bit(at) == 0 {
+                    key ^= hash;
                 }
             }
-            Some(Segment::Parameter(_)) => {
-                let Some(branch) = self.parameter.as_deref_mut() else { return };
-                branch.remove(segments);
-                if branch.is_vacant() {
-                    self.parameter = None;
+            let Some(same) = self.routes.get(&key) else { continue };
+            for Pattern { route, value } in same {
+                if let Some(captured) = captured(route, path) {
+                    return Some(Match { value, captured });
                 }
             }
         }
+        None
     }
 
-    /// As deep as the deepest route, which its length bounds; a path cannot make it deeper.
-    fn find<'r, 'p>(&'r self, rest: &'p str, captured: &mut Vec<&'p str>) -> Option<&'r T> {
-        let (segment, rest) = match rest.split_once('/') {
-            Some((segment, rest)) => (segment, Some(rest)),
-            None => (rest, None),
+    fn key(&self, route: &Route) -> u64 {
+        let count = segments(route.path()).count();
+        let literals = route.segments().enumerate().filter_map(|(at, segment)| match segment {
+            Segment::Literal(literal) => Some(self.literal(at, literal)),
+            Segment::Parameter(_) => None,
+        });
+        literals.fold(self.shape(count, shape(route)), |key, hash| key ^ hash)
+    }
+
+    fn group(&self, route: &Route) -> u64 {
+        let first = match route.segments().next() {
+            Some(Segment::Literal(literal)) => Some(literal),
+            Some(Segment::Parameter(_)) | None => None,
         };
-        let descend = |branch: &'r Self, captured: &mut Vec<&'p str>| match rest {
-            Some(rest) => branch.find(rest, captured),
-            None => branch.value.as_ref(),
-        };
-        if let Some(found) = self.literals.get(segment).and_then(|branch| descend(branch, captured)) {
-            return Some(found);
+        self.group_of(segments(route.path()).count(), first)
+    }
+
+    fn group_of(&self, segments: usize, first: Option<&str>) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_usize(segments);
+        first.inspect(|first| hasher.write(first.as_bytes()));
+        hasher.write_u8(first.is_some().into());
+        hasher.finish()
+    }
+
+    fn literal(&self, at: usize, segment: &str) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write(segment.as_bytes());
+        hasher.write_usize(at);
+        hasher.finish()
+    }
+
+    fn shape(&self, segments: usize, parameters: u64) -> u64 {
+        let mut hasher = self.hasher.build_hasher();
+        hasher.write_usize(segments);
+        hasher.write_u64(parameters);
+        hasher.finish()
+    }
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').skip(1)
+}
+
+fn bit(at: usize) -> u64 {
+    1 << (MAX_SEGMENTS - 1 - at)
+}
+
+/// Which segments are parameters; those beyond the limit do not count.
+fn shape(route: &Route) -> u64 {
+    let segments = route.segments().take(MAX_SEGMENTS).enumerate();
+    let parameters = segments.filter(|(_, segment)| matches!(segment, Segment::Parameter(_)));
+    parameters.fold(0, |shape, (at, _)| shape | bit(at))
+}
+
+/// Whether two routes with parameters differ in the names of these at most.
+fn is_same(one: &Route, other: &Route) -> bool {
+    one.segments().map(literal_of).eq(other.segments().map(literal_of))
+}
+
+fn literal_of(segment: Segment<'_>) -> Option<&str> {
+    match segment {
+        Segment::Literal(literal) => Some(literal),
+        Segment::Parameter(_) => None,
+    }
+}
+
+/// What the parameters of a route take of a path with as many segments, if it belongs to the route.
+fn captured<'p>(route: &Route, path: &'p str) -> Option<Vec<&'p str>> {
+    let mut captured = Vec::new();
+    let mut path = segments(path);
+    for segment in route.segments() {
+        match (segment, path.next()?) {
+            (Segment::Literal(literal), there) if literal != there => return None,
+            (Segment::Literal(_), _) => {}
+            (Segment::Parameter(_), there) => captured.push(there),
         }
-        let branch = self.parameter.as_deref().filter(|_| !segment.is_empty())?;
-        captured.push(segment);
-        let found = descend(branch, captured);
-        if found.is_none() {
-            captured.pop();
-        }
-        found
+    }
+    path.next().is_none().then_some(captured)
+}
+
+impl Hasher for AsItIs {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        debug_assert!(false, "only hashes are looked up");
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
     }
 }
 
@@ -160,13 +372,13 @@ impl<T> Default for Router<T> {
 
 impl<T> Default for Tree<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), patterns: Branch::default() }
+        Self { exact: HashMap::new(), patterns: Patterns::default() }
     }
 }
 
-impl<T> Default for Branch<T> {
+impl<T> Default for Patterns<T> {
     fn default() -> Self {
-        Self { literals: HashMap::new(), parameter: None, value: None }
+        Self { hasher: RandomState::default(), groups: Hashed::default(), routes: Hashed::default() }
     }
 }
 
@@ -185,7 +397,7 @@ mod tests {
             "GET/goods/new/{kind}",
             "GET/{a}/{b}/{c}",
         ] {
-            router.entry(&Route::parse(route).unwrap(), || route.to_owned());
+            router.entry(&Route::parse(route).unwrap(), || route.to_owned()).unwrap();
         }
         router
     }
@@ -220,7 +432,7 @@ mod tests {
     fn names_of_parameters_make_no_difference() {
         let mut router = router();
         let same = Route::parse("GET/goods/{number}").unwrap();
-        assert_eq!(router.entry(&same, || unreachable!("it is there")), "GET/goods/{id}");
+        assert_eq!(router.entry(&same, || unreachable!("it is there")).unwrap(), "GET/goods/{id}");
     }
     #[test]
     fn what_is_removed_leaves_nothing_behind() {
@@ -238,5 +450,119 @@ mod tests {
             router.remove(&route(last));
         }
         assert!(router.methods.is_empty());
+    }
+
+    /// As the rule says, by looking at all of them.
+    fn naive<'r>(routes: &'r [Route], method: &str, path: &str) -> Option<&'r Route> {
+        let is_literal = |route: &Route| -> Vec<bool> {
+            route.segments().map(|segment| matches!(segment, Segment::Literal(_))).collect()
+        };
+        let fits = |route: &&Route| {
+            let taken = captured(route, path);
+            route.method() == method && taken.is_some_and(|taken| taken.iter().all(|segment| !segment.is_empty()))
+        };
+        // Names of parameters make no difference: the first one stays.
+        routes.iter().rev().filter(fits).max_by_key(|route| is_literal(route))
+    }
+
+    #[test]
+    fn what_is_found_is_what_the_rule_says() {
+        let mut refused = 0;
+        for seed in 0..400 {
+            let rng = &mut fastrand::Rng::with_seed(seed);
+            let most_segments = rng.usize(1..8);
+            let text = |rng: &mut fastrand::Rng, parameters: bool| {
+                let mut text = String::new();
+                // Often the same number, so that there are too many shapes.
+                let least = if seed % 4 == 0 { most_segments } else { 1 };
+                for at in 0..rng.usize(least..=most_segments) {
+                    let segment = match rng.u8(0..if parameters { 8 } else { 4 }) {
+                        0 => "a".to_owned(),
+                        1 => "b".to_owned(),
+                        2 => "ab".to_owned(),
+                        3 => String::new(),
+                        _ => format!("{{p{at}}}"),
+                    };
+                    text.push('/');
+                    text.push_str(&segment);
+                }
+                text
+            };
+            let (mut router, mut routes) = (Router::default(), Vec::<Route>::new());
+            for _ in 0..rng.usize(1..200) {
+                let method = ["GET", "PUT"][rng.usize(0..2)];
+                let route = Route::parse(&format!("{method}{}", text(rng, true))).unwrap();
+                if rng.u8(0..5) == 0 && !routes.is_empty() {
+                    let gone = routes.swap_remove(rng.usize(0..routes.len()));
+                    router.remove(&gone);
+                    assert!(!router.has(&gone));
+                }
+                match router.entry(&route, || route.clone()) {
+                    Ok(there) if *there == route && !routes.contains(&route) => routes.push(route),
+                    Ok(_) => {}
+                    Err(why) => {
+                        assert_eq!((why, most_segments > 5), (Refused::TooManyShapes, true), "{route}");
+                        assert!(!router.has(&route));
+                        refused += 1;
+                    }
+                }
+            }
+            for _ in 0..200 {
+                let (method, path) = (["GET", "PUT", "POST"][rng.usize(0..3)], text(rng, false));
+                let found = router.find(method, &path).map(|found| found.value.clone());
+                assert_eq!(found.as_ref(), naive(&routes, method, &path), "seed {seed}: {method}{path}");
+            }
+            for route in &routes {
+                router.remove(route);
+            }
+            assert!(router.methods.is_empty());
+        }
+        assert!(refused > 0);
+    }
+
+    /// All routes whose segments are `x` or a parameter.
+    fn all(segments: usize) -> impl Iterator<Item = Route> {
+        (0..1_u32 << segments).map(move |bits| {
+            let segment = |at: usize| if bits >> at & 1 == 0 { "/x".to_owned() } else { format!("/{{p{at}}}") };
+            Route::parse(&format!("GET{}", (0..segments).map(segment).collect::<String>())).unwrap()
+        })
+    }
+
+    #[test]
+    fn a_look_up_tries_so_many_places_whatever_is_registered() {
+        for segments in 1..=15 {
+            let mut router = Router::default();
+            let taken = all(segments).filter(|route| router.entry(route, || ()).is_ok()).count();
+            let patterns = |most: usize| (1 << (segments - 1)).min(most);
+            assert!(taken > patterns(MAX_SHAPES), "{segments}");
+            for path in ["/x".repeat(segments), "/y".repeat(segments), format!("{}/y", "/x".repeat(segments - 1))] {
+                let mut tried = 0;
+                let tree = &router.methods["GET"];
+                let found = tree.patterns.find(&path, &mut tried);
+                assert!(segments > 5 || tree.exact.contains_key(&*path) || found.is_some(), "{path}");
+                assert!(tried <= 2 * MAX_SHAPES, "{path}: {tried}");
+                let mut tried = 0;
+                assert!(tree.patterns.find(&format!("{path}/miss"), &mut tried).is_none());
+                assert_eq!(tried, 0, "no pattern has as many segments");
+            }
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_taken_when_there_is_room() {
+        let mut router = Router::default();
+        let (taken, refused): (Vec<_>, Vec<_>) = all(6).partition(|route| router.entry(route, || ()).is_ok());
+        let (refused, shape_of) = (&refused[0], |route: &Route| shape(route));
+        let is_like = |route: &&Route| route.segments().next() == refused.segments().next();
+        let like = taken.iter().filter(|route| route.is_pattern()).find(is_like).unwrap();
+        assert_ne!(shape_of(like), shape_of(refused));
+        assert!(router.remove(like), "there is room now");
+        assert!(router.entry(refused, || ()).is_ok());
+        assert_eq!(router.entry(like, || ()), Err(Refused::TooManyShapes));
+        let long = |segments: usize| Route::parse(&format!("GET/{{x}}{}", "/x".repeat(segments - 1))).unwrap();
+        assert!(router.entry(&long(MAX_SEGMENTS), || ()).is_ok());
+        assert_eq!(router.entry(&long(MAX_SEGMENTS + 1), || ()), Err(Refused::TooLong));
+        assert!(router.find("GET", &format!("/1{}", "/x".repeat(MAX_SEGMENTS - 1))).is_some());
+        assert!(router.find("GET", &format!("/1{}", "/x".repeat(MAX_SEGMENTS))).is_none());
     }
 }

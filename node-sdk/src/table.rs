@@ -1,22 +1,21 @@
 //! What calls are routed by: who offers what.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::Network;
+use daemon::{Network, SHOWN_BYTES, Throttle, shown};
 use protocol::{Advert, Known, Node, Route};
 use tokio::time::Instant;
+use tracing::warn;
 
 use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
 use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::load::Load;
-use crate::router::Router;
-
-/// Routes without a provider that are remembered, to tell "not now" from "never".
-const MAX_REMEMBERED_ROUTES: usize = 10_000;
+use crate::remembered::Remembered;
+use crate::router::{Refused, Router};
 
 /// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
 #[derive(Debug)]
@@ -27,9 +26,14 @@ pub(crate) struct Table {
     router: Router<Arc<Providers>>,
     /// Who has subscribed to what.
     events: Router<Arc<Groups>>,
-    /// Routes that have, or had, providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    remembered: Router<()>,
-    remembered_routes: usize,
+    /// What nodes offer that want no calls now, and how many do.
+    resting: Router<usize>,
+    /// Routes that had providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
+    remembered: Remembered,
+    /// The nodes that routes were passed over of.
+    refused: BTreeSet<SocketAddr>,
+    /// Of the log; `None` for one of several that all know the same.
+    noise: Option<Throttle>,
 }
 
 /// The node that the table is of.
@@ -80,17 +84,19 @@ impl Table {
             links: HashMap::new(),
             router: Router::default(),
             events: Router::default(),
-            remembered: Router::default(),
-            remembered_routes: 0,
+            resting: Router::default(),
+            remembered: Remembered::default(),
+            refused: BTreeSet::new(),
+            noise: Some(Throttle::default()),
         }
     }
 
     /// One of the same node and nodes, with connections of its own.
-    pub(crate) fn follower(&self) -> Self {
+    pub(crate) fn follower(&self, now: Instant) -> Self {
         let mut follower = Self::new(Arc::clone(&self.home));
-        (follower.remembered, follower.remembered_routes) = (self.remembered.clone(), self.remembered_routes);
+        (follower.remembered, follower.noise) = (self.remembered.clone(), None);
         let all: Vec<Change> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
-        follower.apply(&all);
+        follower.apply(&all, now);
         for (address, link) in &self.links {
             let same = follower.links.get(address);
             same.map(|same| same.set_health(link.is_healthy()));
@@ -116,7 +122,14 @@ impl Table {
         if let Some(found) = self.router.find(method, path) {
             return Found::Now(Arc::clone(found.value), found.captured);
         }
-        if self.remembered.find(method, path).is_some() { Found::Gone } else { Found::Never }
+        // What is not there is asked for rarely; only then is there a look at the clock.
+        let is_known = self.resting.find(method, path).is_some() || self.remembered.has(method, path, Instant::now());
+        if is_known { Found::Gone } else { Found::Never }
+    }
+
+    /// Whether the node at this address offers a route and is not called for it: see [`Refused`].
+    pub(crate) fn is_passed_over(&self, address: SocketAddr, route: &Route) -> bool {
+        self.refused.contains(&address) && !self.router.has(route)
     }
 
     /// Whether there is somebody to call.
@@ -130,7 +143,19 @@ impl Table {
     }
 
     /// Links of those that stay are kept, links of those that went are retired.
-    pub(crate) fn apply(&mut self, changes: &[Change]) {
+    pub(crate) fn apply(&mut self, changes: &[Change], now: Instant) {
+        let makes_room = self.change(changes, now);
+        if makes_room && !self.refused.is_empty() {
+            let again = std::mem::take(&mut self.refused).into_iter();
+            let again = again.filter_map(|address| Some((address, Some(self.nodes.get(&address)?.clone()))));
+            let again: Vec<Change> = again.collect();
+            self.change(&again, now);
+        }
+        self.remembered.tidy(now);
+    }
+
+    /// Tells whether routes that were refused may be taken now.
+    fn change(&mut self, changes: &[Change], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old: Vec<Known> = moved.iter().filter_map(|address| self.nodes.remove(address)).collect();
         for (node, route) in old.iter().filter_map(called).flat_map(routes) {
@@ -139,26 +164,44 @@ impl Table {
                 Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.link.address));
             }
         }
+        for (_, route) in old.iter().filter_map(resting).flat_map(routes) {
+            if let Some(count) = self.resting.get_mut(route) {
+                *count -= 1;
+                if *count == 0 {
+                    self.resting.remove(route);
+                }
+            }
+        }
         for (address, known) in changes {
+            self.refused.remove(address);
             let link = self.links.remove(address);
             if let Some(known) = known {
-                self.add(known, link);
+                self.add(known, link, now);
             } else if let Some(link) = link {
                 link.retire();
             }
         }
         let new = changes.iter().filter_map(|(_, known)| known.as_ref());
+        let mut makes_room = false;
         for (node, route) in old.iter().chain(new).filter_map(called).flat_map(routes) {
             match self.pool(node, route) {
-                Some(pool) if pool.list().is_empty() => self.remove(node, route),
+                Some(pool) if pool.list().is_empty() => makes_room |= self.remove(node, route),
                 Some(pool) if !pool.is_planned() => Arc::make_mut(pool).plan(),
                 Some(_) | None => {}
             }
         }
+        for known in &old {
+            for (_, route) in called(known).into_iter().flat_map(routes) {
+                if !is_event(route) && !self.router.has(route) && !self.resting.has(route) {
+                    self.remembered.add(route, known.address, now);
+                }
+            }
+        }
+        makes_room
     }
 
     /// A node that is not in the table, and the link there was to its place.
-    fn add(&mut self, known: &Known, link: Option<Arc<Link>>) {
+    fn add(&mut self, known: &Known, link: Option<Arc<Link>>, now: Instant) {
         let Known { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
@@ -179,20 +222,36 @@ impl Table {
                 Link::new(*address, node.version(), instance.cloned(), closeness, hello, network)
             }
         };
-        let weight = advert.map_or(Advert::USUAL_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight });
+        let weight = weight(node);
         let zone = advert.and_then(|advert| advert.zone.as_ref());
         let is_near = self.home.zone.is_some() && self.home.zone.as_ref() == zone;
         for route in &node.routes {
-            if !is_event(route) && self.remembered_routes < MAX_REMEMBERED_ROUTES {
-                let count = &mut self.remembered_routes;
-                self.remembered.entry(route, || *count += 1);
+            if weight == 0 {
+                // One that is refused is not remembered either.
+                if !is_event(route)
+                    && let Ok(count) = self.resting.entry(route, || 0)
+                {
+                    *count += 1;
+                }
+                continue;
             }
-            if weight > 0 {
-                let pool = Arc::make_mut(self.pool_or_new(node, route));
-                // Two of its routes may differ in the names of parameters only.
-                if pool.list().last().is_none_or(|last| last.link.address != *address) {
-                    let (link, route) = (Arc::clone(&link), route.clone());
-                    pool.push(Provider { link, route, weight, suspect: node.suspect, is_near });
+            match self.pool_or_new(node, route) {
+                Ok(pool) => {
+                    // Two of its routes may differ in the names of parameters only.
+                    if pool.list().last().is_none_or(|last| last.link.address != *address) {
+                        let (link, route) = (Arc::clone(&link), route.clone());
+                        let provider = Provider { link, route, weight, suspect: node.suspect, is_near };
+                        Arc::make_mut(pool).push(provider);
+                    }
+                }
+                Err(refused) => {
+                    self.refused.insert(*address);
+                    let noise = self.noise.as_mut();
+                    if let Some(held_back) = noise.and_then(|noise| noise.pass(now.into_std())) {
+                        let (name, route) = (shown(&node.name, SHOWN_BYTES), shown(route, SHOWN_BYTES));
+                        let reason = refused.reason();
+                        warn!(node = %address, ?name, ?route, held_back, "a route is passed over: {reason}");
+                    }
                 }
             }
         }
@@ -206,25 +265,23 @@ impl Table {
         self.router.get_mut(route)
     }
 
-    fn pool_or_new(&mut self, node: &Node, route: &Route) -> &mut Arc<Providers> {
+    fn pool_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<Providers>, Refused> {
         let new = || Arc::new(Providers::new(MAX_SUBSET));
         if is_event(route) {
-            let groups = Arc::make_mut(self.events.entry(route, Arc::default));
-            return groups.entry(node.name.as_str().into()).or_insert_with(new);
+            let groups = Arc::make_mut(self.events.entry(route, Arc::default)?);
+            return Ok(groups.entry(node.name.as_str().into()).or_insert_with(new));
         }
         self.router.entry(route, new)
     }
 
-    /// Removes a pool that nobody is in.
-    fn remove(&mut self, node: &Node, route: &Route) {
+    /// Removes a pool that nobody is in, and tells whether routes that were refused may be taken now.
+    fn remove(&mut self, node: &Node, route: &Route) -> bool {
         if !is_event(route) {
             return self.router.remove(route);
         }
         let groups = self.events.get_mut(route).map(Arc::make_mut);
         let is_last = groups.is_some_and(|groups| groups.remove(&*node.name).is_some() && groups.is_empty());
-        if is_last {
-            self.events.remove(route);
-        }
+        is_last && self.events.remove(route)
     }
 }
 
@@ -238,6 +295,16 @@ impl Drop for Table {
 fn called(known: &Known) -> Option<&Node> {
     let is_http = known.node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
     (!is_http && !known.node.routes.is_empty()).then_some(&known.node)
+}
+
+/// The node, if it would be called and wants no calls now.
+fn resting(known: &Known) -> Option<&Node> {
+    called(known).filter(|node| weight(node) == 0)
+}
+
+fn weight(node: &Node) -> u16 {
+    let advert = node.advert.as_ref();
+    advert.map_or(Advert::USUAL_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight })
 }
 
 fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
@@ -281,8 +348,6 @@ impl Member for Provider {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use fastrand::Rng;
 
     use super::*;
@@ -355,15 +420,63 @@ mod tests {
                         (known.address, Some(known).filter(|_| rng.u8(0..3) > 0))
                     })
                     .collect();
-                table.apply(&changes);
-                assert_eq!(seen(&table), seen(&table.follower()), "seed {seed}");
+                table.apply(&changes, Instant::now());
+                assert_eq!(seen(&table), seen(&table.follower(Instant::now())), "seed {seed}");
             }
             let called = table.nodes.values().filter(|known| called(known).is_some()).count();
             assert_eq!(table.links.len(), called, "seed {seed}");
             let nobody: Vec<Change> = table.nodes.keys().map(|address| (*address, None)).collect();
-            table.apply(&nobody);
+            table.apply(&nobody, Instant::now());
             assert!(seen(&table).is_empty() && table.links.is_empty() && table.nodes().len() == 0);
         }
+    }
+
+    /// A node of these routes.
+    fn node_of(port: u16, weight: u16, routes: impl IntoIterator<Item = String>) -> Change {
+        let address = SocketAddr::from(([10, 0, 0, 1], port));
+        let routes = routes.into_iter().map(|route| Route::parse(&route).unwrap()).collect();
+        let advert = Some(Advert { weight, ..Advert::default() });
+        let node = Node { name: "n".to_owned(), host: address.ip(), port, routes, advert, suspect: false };
+        (address, Some(Known { address, node: Arc::new(node), ids: vec![port.into()] }))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_there_now_is_told_from_what_never_was_for_some_time() {
+        let mut table = table();
+        let offer = |port, weight, path: &str| node_of(port, weight, [format!("GET{path}")]);
+        let is_gone = |table: &Table, path: &str| matches!(table.find("GET", path), Found::Gone);
+        let address = |change: &Change| (change.0, None);
+        let (here, resting) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/resting"));
+        table.apply(&[here.clone(), resting.clone()], Instant::now());
+        assert!(!is_gone(&table, "/here/1") && is_gone(&table, "/resting") && !is_gone(&table, "/never"));
+        tokio::time::advance(2 * Remembered::TIME).await;
+        table.apply(&[address(&here)], Instant::now());
+        assert!(is_gone(&table, "/here/1") && is_gone(&table, "/resting"), "who rests is there");
+        table.apply(&[address(&resting)], Instant::now());
+        tokio::time::advance(Remembered::TIME / 2).await;
+        assert!(is_gone(&table, "/here/1") && is_gone(&table.follower(Instant::now()), "/resting"));
+        tokio::time::advance(Remembered::TIME / 2).await;
+        assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/resting"), "not for ever");
+        table.apply(&[], Instant::now());
+        assert!(table.resting.find("GET", "/resting").is_none());
+    }
+
+    #[tokio::test]
+    async fn a_route_that_is_passed_over_is_taken_when_those_like_it_have_gone() {
+        let mut table = table();
+        let route = |bits: usize| {
+            let segment = |at: usize| if bits >> at & 1 == 0 { "/x".to_owned() } else { format!("/{{p{at}}}") };
+            format!("GET/a{}", (0..6).map(segment).collect::<String>())
+        };
+        let (many, late) = (node_of(1, 100, (1..20).map(route)), node_of(2, 100, [route(40), "GET/b".to_owned()]));
+        table.apply(&[many.clone(), late.clone()], Instant::now());
+        let late_route = Route::parse(&route(40)).unwrap();
+        assert!(table.is_passed_over(late.0, &late_route) && table.is_passed_over(many.0, &late_route));
+        assert!(!table.is_passed_over(late.0, &Route::parse("GET/b").unwrap()) && table.offers("GET", "/b"));
+        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Found::Never));
+        table.apply(&[(many.0, None)], Instant::now());
+        assert!(!table.is_passed_over(late.0, &late_route));
+        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Found::Now(..)));
     }
 
     #[tokio::test]
@@ -381,15 +494,15 @@ mod tests {
             Found::Now(providers, _) => providers,
             other => panic!("{other:?}"),
         };
-        table.apply(&[node("x", false)]);
+        table.apply(&[node("x", false)], Instant::now());
         let first = providers(&table);
-        table.apply(&[node("x", true)]);
+        table.apply(&[node("x", true)], Instant::now());
         let second = providers(&table);
         assert!(Arc::ptr_eq(&first.list()[0].link, &second.list()[0].link), "the same process");
         assert!(!first.list()[0].suspect && second.list()[0].suspect, "who was picked from stays as it was");
-        table.apply(&[node("y", false)]);
+        table.apply(&[node("y", false)], Instant::now());
         assert!(!Arc::ptr_eq(&first.list()[0].link, &providers(&table).list()[0].link), "another process");
-        table.apply(&[(first.list()[0].link.address, None)]);
+        table.apply(&[(first.list()[0].link.address, None)], Instant::now());
         assert!(matches!(table.find("GET", "/a"), Found::Gone) && matches!(table.find("GET", "/b"), Found::Never));
     }
 }

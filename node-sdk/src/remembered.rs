@@ -1,0 +1,141 @@
+//! Routes that nobody offers any more, without I/O: to tell "not now" from "never".
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use protocol::Route;
+use tokio::time::Instant;
+
+use crate::router::Router;
+
+/// Routes whose last provider has gone, each for some time. There is room for so many; when it is full, whoever left the most behind
+/// makes room, so that a node which invents routes takes it from itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Remembered {
+    routes: Router<u64>,
+    /// By number, the oldest first.
+    by_age: BTreeMap<u64, Gone>,
+    /// The numbers of what each node left behind.
+    by_node: BTreeMap<SocketAddr, BTreeSet<u64>>,
+    /// How many that are.
+    fullest: BTreeSet<(usize, SocketAddr)>,
+    next: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Gone {
+    since: Instant,
+    node: SocketAddr,
+    route: Route,
+}
+
+impl Remembered {
+    /// Routes that are remembered.
+    pub(crate) const MAX_ROUTES: usize = 10_000;
+    /// For how long: whoever is deployed anew, or fails, is back by then.
+    pub(crate) const TIME: Duration = Duration::from_secs(600);
+
+    /// Takes in that the last provider of a route, which was at `node`, has gone.
+    pub(crate) fn add(&mut self, route: &Route, node: SocketAddr, now: Instant) {
+        if let Some(number) = self.routes.get_mut(route).copied() {
+            self.remove(number);
+        }
+        let number = self.next;
+        // What may not be looked up need not be remembered either.
+        if self.routes.entry(route, || number).is_err() {
+            return;
+        }
+        self.next += 1;
+        self.by_age.insert(number, Gone { since: now, node, route: route.clone() });
+        self.count(node, |numbers| numbers.insert(number));
+        if self.by_age.len() > Self::MAX_ROUTES
+            && let Some((_, fullest)) = self.fullest.last()
+            && let Some(oldest) = self.by_node.get(fullest).and_then(BTreeSet::first).copied()
+        {
+            self.remove(oldest);
+        }
+    }
+
+    /// Whether a path belongs to a route that is remembered.
+    pub(crate) fn has(&self, method: &str, path: &str, now: Instant) -> bool {
+        let number = self.routes.find(method, path).map(|found| *found.value);
+        number.and_then(|number| self.by_age.get(&number)).is_some_and(|gone| now < gone.since + Self::TIME)
+    }
+
+    /// Forgets what has been gone for long.
+    pub(crate) fn tidy(&mut self, now: Instant) {
+        while let Some((number, gone)) = self.by_age.first_key_value()
+            && now >= gone.since + Self::TIME
+        {
+            self.remove(*number);
+        }
+    }
+
+    fn remove(&mut self, number: u64) {
+        if let Some(Gone { node, route, .. }) = self.by_age.remove(&number) {
+            self.routes.remove(&route);
+            self.count(node, |numbers| numbers.remove(&number));
+        }
+    }
+
+    /// Changes what a node has left behind.
+    fn count(&mut self, node: SocketAddr, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
+        let numbers = self.by_node.entry(node).or_default();
+        self.fullest.remove(&(numbers.len(), node));
+        change(numbers);
+        if numbers.is_empty() {
+            self.by_node.remove(&node);
+        } else {
+            self.fullest.insert((numbers.len(), node));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
+    }
+
+    fn route(text: &str) -> Route {
+        Route::parse(text).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn routes_are_remembered_for_some_time() {
+        let (mut remembered, start) = (Remembered::default(), Instant::now());
+        remembered.add(&route("GET/goods/{id}"), node(1), start);
+        remembered.add(&route("GET/members"), node(1), start);
+        let later = start + Remembered::TIME / 2;
+        remembered.add(&route("GET/goods/{other}"), node(2), later);
+        for (path, at, expected) in [
+            ("/goods/7", later, true),
+            ("/members", later, true),
+            ("/other", later, false),
+            ("/members", start + Remembered::TIME, false),
+            ("/goods/7", start + Remembered::TIME, true),
+            ("/goods/7", later + Remembered::TIME, false),
+        ] {
+            assert_eq!(remembered.has("GET", path, at), expected, "{path}");
+        }
+        remembered.tidy(start + Remembered::TIME);
+        assert_eq!((remembered.by_age.len(), remembered.by_node.len()), (1, 1));
+        remembered.tidy(later + Remembered::TIME);
+        assert!(remembered.by_age.is_empty() && remembered.by_node.is_empty() && remembered.fullest.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_leaves_many_behind_takes_the_room_from_itself() {
+        let (mut remembered, now) = (Remembered::default(), Instant::now());
+        remembered.add(&route("GET/real"), node(1), now);
+        for number in 0..2 * Remembered::MAX_ROUTES {
+            remembered.add(&route(&format!("GET/invented/{number}")), node(2 + u16::from(number % 2 == 0)), now);
+        }
+        assert_eq!(remembered.by_age.len(), Remembered::MAX_ROUTES);
+        assert!(remembered.has("GET", "/real", now) && !remembered.has("GET", "/invented/0", now));
+        assert!(remembered.has("GET", &format!("/invented/{}", 2 * Remembered::MAX_ROUTES - 1), now));
+    }
+}
