@@ -16,7 +16,7 @@ use crate::http2;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::{self, Announced};
-use crate::seats::Seat;
+use crate::seats::Seated;
 use crate::server::Door;
 use crate::stream::Stream;
 use crate::tls::Tls;
@@ -33,7 +33,7 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 pub(crate) struct Client<'a> {
     pub(crate) door: &'a Door,
     pub(crate) address: SocketAddr,
-    pub(crate) seat: &'a Seat,
+    pub(crate) seat: &'a Seated,
     /// It has to speak TLS.
     pub(crate) tls: Option<&'a Tls>,
 }
@@ -55,7 +55,10 @@ impl Client<'_> {
         let peer = address.ip().to_canonical();
         if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
             match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
-                Ok(Ok(Announced::Client(announced))) => address = announced,
+                Ok(Ok(Announced::Client(announced))) => {
+                    address = announced;
+                    self.seat.is_of(announced.ip());
+                }
                 // It speaks for itself, such as to find out whether we are alive.
                 Ok(Ok(Announced::Nobody)) => {}
                 Ok(Err(_)) => return "no PROXY header",

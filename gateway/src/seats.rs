@@ -1,17 +1,49 @@
-//! Who is connected, and who of them does nothing: when there are as many clients as may be, whoever has done nothing for longest
-//! makes room.
+//! Who is connected, and who of them does nothing: when there are nearly as many clients as may be, some make room. First those who
+//! have not finished a head, a handshake or a body for a while, then what one client has beyond its share, then whoever has done
+//! nothing for longest. Who has a request under way stays.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
 
-use tokio::time::Instant;
+use foldhash::HashMap;
+use futures::task::AtomicWaker;
+use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
+
+use crate::shares::network;
+
+/// So long a client may take to finish what it has begun to say, before it is the first to make room.
+const UNFINISHED: Duration = Duration::from_secs(1);
+/// With fewer free seats than this part of all, some clients make room before others have to wait for that.
+const KEPT_FREE: usize = 50;
+/// Percent of all seats that one client alone may have; as for the places of a server.
+const CLIENT_SHARE: usize = 90;
+/// A client with more than this part of all seats goes before those who have been idle for longer.
+const SURPLUS: usize = 20;
+/// How often all are looked at, where there are more than a few: a flood of new clients must not cost more than they do.
+const LOOK: Duration = Duration::from_millis(20);
+const A_FEW: usize = 500;
 
 /// The clients of all workers.
 #[derive(Debug)]
 pub(crate) struct Seats {
     since: Instant,
-    taken: Mutex<Vec<Arc<Seat>>>,
+    limit: usize,
+    taken: Mutex<Taken>,
+    /// Those who wait until others have gone.
+    waiting: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    list: Vec<(Arc<Seat>, IpAddr)>,
+    /// How many each client has.
+    each: HashMap<IpAddr, usize>,
+    /// Those who were told to go and are still there.
+    going: usize,
+    next_look: Option<Instant>,
 }
 
 /// One client.
@@ -20,10 +52,16 @@ pub(crate) struct Seat {
     /// Cancelled when the client is to go after what it has asked for.
     pub(crate) leave: CancellationToken,
     since: Instant,
-    /// In milliseconds after `since`; 0 while it has something under way.
+    /// Since when it does nothing, in milliseconds after `since`, from 1, times two; and whether it has begun something. 0 while it
+    /// has a request under way.
     idle: AtomicU64,
+    /// It is to go now.
+    goes: AtomicBool,
+    waker: AtomicWaker,
+    /// It was told to go, one way or the other.
+    is_told: AtomicBool,
     /// Where it stands in the list.
-    place: AtomicU64,
+    place: AtomicUsize,
 }
 
 /// A client's seat, until it goes.
@@ -33,47 +71,174 @@ pub(crate) struct Seated {
     seat: Arc<Seat>,
 }
 
+/// Somebody who waits for a seat, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Waits<'a>(&'a Seats);
+
 impl Seats {
-    pub(crate) fn new() -> Self {
-        Self { since: Instant::now(), taken: Mutex::default() }
+    /// For so many clients.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { since: Instant::now(), limit, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn take(self: &Arc<Self>, leave: CancellationToken) -> Seated {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let seat =
-            Seat { leave, since: self.since, idle: AtomicU64::new(0), place: AtomicU64::new(taken.len() as u64) };
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr, leave: CancellationToken) -> Seated {
+        let (seat, client) = (Seat::new(leave, self.since), network(client));
+        seat.begins(Instant::now());
+        let mut taken = self.lock();
+        seat.place.store(taken.list.len(), Ordering::Relaxed);
         let seat = Arc::new(seat);
-        taken.push(Arc::clone(&seat));
+        taken.list.push((Arc::clone(&seat), client));
+        *taken.each.entry(client).or_default() += 1;
         Seated { seats: Arc::clone(self), seat }
     }
 
-    /// Tells whoever has done nothing for longest to go. False when all have something under way, or have been told already.
-    pub(crate) fn make_room(&self) -> bool {
-        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = taken.iter().filter_map(|seat| match seat.idle.load(Ordering::Relaxed) {
-            0 => None,
-            since => (!seat.leave.is_cancelled()).then_some((since, seat)),
-        });
-        let longest = idle.min_by_key(|(since, _)| *since);
-        longest.map(|(_, seat)| seat.leave.cancel()).is_some()
+    /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
+    /// Its own clients have to make room, or none.
+    pub(crate) fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
+        let has = self.lock().each.get(&network(client)).copied().unwrap_or(0);
+        has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
+    }
+
+    /// Whether seats are so short that somebody should make room.
+    pub(crate) fn are_short(&self, free: usize) -> bool {
+        free == 0 || free < self.limit / KEPT_FREE
+    }
+
+    /// Tells some clients to go, so that there are seats for those who wait and for some more; with `of` only clients from there. Whether
+    /// somebody goes for one more who waits.
+    pub(crate) fn make_room(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
+        let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(network));
+        let mut taken = self.lock();
+        let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
+        let wanted = wanted.saturating_sub(taken.going);
+        let is_time = taken.list.len() <= A_FEW || taken.next_look.is_none_or(|next| now >= next);
+        if wanted > 0 && is_time {
+            taken.next_look = Some(now + LOOK);
+            self.tell(&mut taken, of, wanted, now);
+        }
+        taken.going > waiting
+    }
+
+    /// Somebody waits until others have gone.
+    pub(crate) fn waits(&self) -> Waits<'_> {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        Waits(self)
+    }
+
+    fn tell(&self, taken: &mut Taken, of: Option<IpAddr>, wanted: usize, now: Instant) {
+        let now = self.millis_at(now);
+        let long = u64::try_from(UNFINISHED.as_millis()).unwrap_or(u64::MAX);
+        let surplus = self.limit / SURPLUS;
+        let mut all = Vec::new();
+        for (at, (seat, client)) in taken.list.iter().enumerate() {
+            let idle = seat.idle.load(Ordering::Relaxed);
+            let is_wanted = of.is_none_or(|of| of == *client);
+            if idle == 0 || !is_wanted || seat.is_told.load(Ordering::Relaxed) {
+                continue;
+            }
+            let (has_begun, age) = (idle & 1 == 1, now.saturating_sub(idle >> 1));
+            let has = taken.each.get(client).copied().unwrap_or(0);
+            // Who has just come, and may be about to ask, is the last.
+            let order = match has_begun {
+                true if age >= long => 3,
+                _ if has > surplus => 2,
+                false => 1,
+                true => 0,
+            };
+            let has = if order >= 2 { has } else { 0 };
+            all.push((order, has, age, at));
+        }
+        all.sort_unstable_by(|one, other| other.cmp(one));
+        for (.., at) in all.into_iter().take(wanted) {
+            taken.list[at].0.tell();
+            taken.going += 1;
+        }
+    }
+
+    /// From 1.
+    fn millis_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Seat {
+    fn new(leave: CancellationToken, since: Instant) -> Self {
+        Self {
+            leave,
+            since,
+            idle: AtomicU64::new(0),
+            goes: AtomicBool::new(false),
+            waker: AtomicWaker::new(),
+            is_told: AtomicBool::new(false),
+            place: AtomicUsize::new(0),
+        }
+    }
+
     /// For a client that is never asked to make room.
     pub(crate) fn apart(leave: CancellationToken) -> Self {
-        Self { leave, since: Instant::now(), idle: AtomicU64::new(0), place: AtomicU64::new(0) }
+        Self::new(leave, Instant::now())
     }
 
     /// It has nothing under way.
     pub(crate) fn idles(&self, now: Instant) {
-        let millis = u64::try_from(now.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX);
-        self.idle.store(millis.saturating_add(1), Ordering::Relaxed);
+        self.idle.store(self.millis_at(now) << 1, Ordering::Relaxed);
+    }
+
+    /// It has begun to say something, and nothing can be done before there is more of it.
+    pub(crate) fn begins(&self, now: Instant) {
+        self.idle.store(self.millis_at(now) << 1 | 1, Ordering::Relaxed);
     }
 
     /// It has asked for something.
     pub(crate) fn works(&self) {
         self.idle.store(0, Ordering::Relaxed);
+    }
+
+    /// Ready when it has to go at once. One task may wait.
+    pub(crate) fn poll_goes(&self, task: &Context<'_>) -> Poll<()> {
+        self.waker.register(task.waker());
+        if self.goes.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// Who is between two requests may be about to ask, and hears that it has to go; nobody waits for who has begun and does not go on.
+    fn tell(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+        if self.idle.load(Ordering::Relaxed) & 1 == 1 {
+            self.goes.store(true, Ordering::Release);
+            self.waker.wake();
+        } else {
+            self.leave.cancel();
+        }
+    }
+
+    fn millis_at(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
+    }
+}
+
+impl Seated {
+    /// It is somebody else's, as a balancer before us has said.
+    pub(crate) fn is_of(&self, client: IpAddr) {
+        let (mut taken, client) = (self.seats.lock(), network(client));
+        let place = self.seat.place.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut taken.list[place].1, client);
+        taken.leaves(before);
+        *taken.each.entry(client).or_default() += 1;
+    }
+}
+
+impl Taken {
+    fn leaves(&mut self, client: IpAddr) {
+        if let Some(has) = self.each.get_mut(&client) {
+            *has -= 1;
+            if *has == 0 {
+                self.each.remove(&client);
+            }
+        }
     }
 }
 
@@ -87,43 +252,137 @@ impl std::ops::Deref for Seated {
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        let mut taken = self.seats.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = usize::try_from(self.seat.place.load(Ordering::Relaxed)).unwrap_or(usize::MAX);
+        let mut taken = self.seats.lock();
+        let place = self.seat.place.load(Ordering::Relaxed);
         // The last one moves to where this one was.
-        taken.swap_remove(place);
-        if let Some(moved) = taken.get(place) {
-            moved.place.store(place as u64, Ordering::Relaxed);
+        let (_, client) = taken.list.swap_remove(place);
+        if let Some((moved, _)) = taken.list.get(place) {
+            moved.place.store(place, Ordering::Relaxed);
         }
+        taken.leaves(client);
+        taken.going -= usize::from(self.seat.is_told.load(Ordering::Relaxed));
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn whoever_has_done_nothing_for_longest_goes_first() {
-        let seats = Arc::new(Seats::new());
-        let take = || seats.take(CancellationToken::new());
-        let (a, b, c) = (take(), take(), take());
-        assert!(!seats.make_room(), "all have something under way");
-        for seat in [&b, &c, &a] {
-            tokio::time::advance(Duration::from_millis(5)).await;
-            seat.idles(Instant::now());
+    /// A house of so many seats, and who of its guests is told to go.
+    struct House {
+        seats: Arc<Seats>,
+        guests: Vec<Seated>,
+    }
+
+    impl House {
+        fn new(limit: usize) -> Self {
+            Self { seats: Arc::new(Seats::new(limit)), guests: Vec::new() }
         }
-        b.works();
-        let gone = || [&a, &b, &c].map(|seat| seat.leave.is_cancelled());
-        assert!(seats.make_room());
-        assert_eq!(gone(), [false, false, true]);
-        assert!(seats.make_room());
-        assert_eq!(gone(), [true, false, true]);
-        assert!(!seats.make_room());
-        drop(a);
-        b.idles(Instant::now());
-        assert!(seats.make_room());
-        drop((c, b));
-        assert!(seats.taken.lock().unwrap().is_empty());
+
+        async fn come(&mut self, client: u8) {
+            tokio::time::advance(Duration::from_millis(5)).await;
+            self.guests.push(self.seats.take([10, 0, 0, client].into(), CancellationToken::new()));
+        }
+
+        /// How many free seats there are, and who goes.
+        fn make_room(&self, free: usize) -> Vec<usize> {
+            let told = |seat: &Seated| seat.is_told.load(Ordering::Relaxed);
+            let before: Vec<_> = self.guests.iter().map(told).collect();
+            self.seats.make_room(None, free, Instant::now());
+            (0..before.len()).filter(|at| told(&self.guests[*at]) && !before[*at]).collect()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_whoever_has_done_nothing_for_longest_goes_first() {
+        let mut house = House::new(3);
+        for client in 0..3 {
+            house.come(client).await;
+        }
+        house.guests.iter().for_each(|seat| seat.works());
+        assert_eq!(house.make_room(0), [0; 0], "all have something under way");
+        for at in [1, 2, 0] {
+            tokio::time::advance(Duration::from_millis(5)).await;
+            house.guests[at].idles(Instant::now());
+        }
+        house.guests[1].works();
+        assert_eq!(house.make_room(0), [2]);
+        assert!(house.guests[2].leave.is_cancelled());
+        assert_eq!(house.make_room(0), [0; 0], "one is going already");
+        let seats = Arc::clone(&house.seats);
+        let waits = seats.waits();
+        assert_eq!(house.make_room(0), [0]);
+        drop((house.guests.pop(), waits));
+        house.guests[1].idles(Instant::now());
+        let _all: Vec<_> = house.guests.drain(..).collect();
+        drop(_all);
+        let taken = house.seats.lock();
+        assert!(taken.list.is_empty() && taken.each.is_empty() && taken.going == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_who_does_not_finish_a_head_goes_before_all_others() {
+        let mut house = House::new(40);
+        for client in [1, 2, 3] {
+            house.come(client).await;
+        }
+        house.guests[0].idles(Instant::now());
+        house.guests[2].works();
+        assert_eq!(house.make_room(0), [0], "who has just come stays, beside one that is idle");
+        tokio::time::advance(UNFINISHED).await;
+        let seats = Arc::clone(&house.seats);
+        let _waits = seats.waits();
+        house.come(4).await;
+        assert_eq!(house.make_room(0), [1]);
+        assert!(house.guests[1].goes.load(Ordering::Relaxed), "at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_what_one_client_has_beyond_its_share_goes_before_others() {
+        let mut house = House::new(20);
+        for client in [1, 2, 2, 3] {
+            house.come(client).await;
+            house.guests.last().unwrap().idles(Instant::now());
+        }
+        tokio::time::advance(Duration::from_millis(5)).await;
+        assert_eq!(house.make_room(0), [1], "though the first has been idle for longer");
+        house.guests[1].seat.is_told.store(false, Ordering::Relaxed);
+        house.guests[1].is_of([10, 0, 0, 9].into());
+        house.guests[2].is_of([10, 0, 0, 8].into());
+        house.seats.lock().going = 0;
+        assert_eq!(house.make_room(0), [0]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_one_client_does_not_have_the_last_seats() {
+        let mut house = House::new(100);
+        for _ in 0..90 {
+            house.come(1).await;
+        }
+        let may = |client: u8, free| house.seats.has_share_left([10, 0, 0, client].into(), free);
+        assert!(!may(1, 10) && may(2, 10) && may(1, 11) && may(2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_some_make_room_before_anybody_waits_and_few_looks_are_enough() {
+        let mut house = House::new(1000);
+        for client in 0..=255 {
+            for _ in 0..4 {
+                house.come(client).await;
+            }
+        }
+        house.guests.iter().for_each(|seat| seat.idles(Instant::now()));
+        assert!(house.seats.are_short(19) && !house.seats.are_short(20));
+        assert_eq!(house.make_room(15).len(), 5);
+        let _waits: Vec<_> = (0..10).map(|_| house.seats.waits()).collect();
+        assert_eq!(house.make_room(15).len(), 0, "not that soon");
+        tokio::time::advance(LOOK).await;
+        assert_eq!(house.make_room(15).len(), 10);
     }
 }

@@ -1,7 +1,8 @@
 //! Accepts clients until told to stop, then lets requests in flight finish.
 
+use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -207,12 +208,13 @@ impl Door {
         let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
-        let places = Arc::new(Semaphore::new(config.max_connections.min(Semaphore::MAX_PERMITS)));
+        let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let places = Arc::new(Semaphore::new(max_connections));
         let access_log = AccessLog::start(config.access_log).map(Arc::new);
         let shared = Arc::new(Shared::default());
         let upstreams = Arc::new(Upstreams::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
-        let seats = Arc::new(Seats::new());
+        let seats = Arc::new(Seats::new(max_connections));
         let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
         Self {
             peers,
@@ -250,17 +252,23 @@ impl Door {
                 biased;
                 ((socket, client), is_tls) = accept(&mut entrances) => {
                     let door = || Self { stop: stop.clone(), ..self.clone() };
-                    let place = Arc::clone(&self.places).try_acquire_owned();
-                    let makes_room = place.is_err() && connections.len() < most && self.seats.make_room();
-                    if place.is_err() && let Some(held_back) = full.pass(Instant::now().into_std()) {
+                    let free = self.places.available_permits();
+                    // Proxies that are believed speak for many clients.
+                    let has_share = self.seats.has_share_left(client.ip(), free) || self.speaks_for_many(client.ip());
+                    let place = if has_share { Arc::clone(&self.places).try_acquire_owned().ok() } else { None };
+                    let is_short = place.is_none() || self.seats.are_short(free);
+                    let of = (!has_share).then(|| client.ip());
+                    let somebody_goes = is_short && self.seats.make_room(of, free, Instant::now());
+                    let makes_room = place.is_none() && connections.len() < most && somebody_goes;
+                    if place.is_none() && let Some(held_back) = full.pass(Instant::now().into_std()) {
                         let limit = config.borrow().max_connections;
-                        let what = if makes_room { "whoever has been idle for longest goes" } else { "connection closed" };
+                        let what = if makes_room { "a client that does nothing goes" } else { "connection closed" };
                         warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
                     }
                     match place {
-                        Ok(place) => drop(connections.spawn(door().run(socket, client, is_tls, place))),
-                        Err(_) if makes_room => drop(connections.spawn(door().run_when_free(socket, client, is_tls))),
-                        Err(_) => {}
+                        Some(place) => drop(connections.spawn(door().run(socket, client, is_tls, place))),
+                        None if makes_room => drop(connections.spawn(door().run_when_free(socket, client, is_tls))),
+                        None => {}
                     }
                 }
                 Some(ended) = connections.join_next() => {
@@ -287,10 +295,21 @@ impl Door {
         drop((follows, watches));
     }
 
+    /// Connections from there are many clients'.
+    fn speaks_for_many(&self, peer: IpAddr) -> bool {
+        let rules = self.upstreams.rules();
+        let networks = rules.config.trusted.iter().chain(&rules.config.proxy_protocol);
+        let peer = peer.to_canonical();
+        networks.into_iter().any(|network| network.contains(&peer))
+    }
+
     /// Somebody has been told to go: that takes a moment.
     async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
-        let place = Arc::clone(&self.places).acquire_owned();
-        if let Ok(Ok(place)) = timeout(LONGEST_WAIT_FOR_PLACE, place).await {
+        let place = {
+            let _waits = self.seats.waits();
+            timeout(LONGEST_WAIT_FOR_PLACE, Arc::clone(&self.places).acquire_owned()).await
+        };
+        if let Ok(Ok(place)) = place {
             self.run(socket, address, is_tls, place).await;
         }
     }
@@ -301,9 +320,13 @@ impl Door {
         tune_patiently(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
         limit_unsent(&stream);
         let _connected = self.metrics.connection();
-        let seat = self.seats.take(self.stop.child_token());
+        let seat = self.seats.take(address.ip(), self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);
-        let reason = Client { door: &self, address, seat: &seat, tls }.serve(stream).await;
+        let reason = tokio::select! {
+            biased;
+            reason = Client { door: &self, address, seat: &seat, tls }.serve(stream) => reason,
+            () = poll_fn(|task| seat.poll_goes(task)) => "made room for others",
+        };
         debug!(client = %address, reason, "client's connection ended");
     }
 }

@@ -250,3 +250,42 @@ async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
     assert!(client.read_to("ok").await.contains("HTTP/1.1 200 "));
     drop(held);
 }
+
+/// Where clients have seats, and each attacker has begun something: a new client is served at once.
+async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
+    const SEATS: usize = 100;
+    let cluster = Cluster::start();
+    let servers = vec![FixedServer { address: server().await, weight: 100 }];
+    let routes = vec![Route { servers, ..route() }];
+    let at = cluster.gateway_with(Config { max_connections: SEATS, h2c: true, routes, ..Config::default() }).await;
+    let come = (0..2 * SEATS).map(async |number| {
+        let mut stream = connect(from.0 + u8::try_from(number % usize::from(from.1)).unwrap(), at).await;
+        let _ = stream.write_all(first).await;
+        stream
+    });
+    let attackers = join_all(come).await;
+    sleep(Duration::from_millis(1200)).await;
+    for number in 0..20 {
+        let begun = Instant::now();
+        let response = Client::over(connect(1, at).await).request("GET", "/", "").await;
+        let took = begun.elapsed();
+        let status = response.map(|response| response.status);
+        assert!(status == Some(200) && took < Duration::from_millis(900), "{name} {number}: {status:?} after {took:?}");
+    }
+    drop(attackers);
+}
+
+#[tokio::test]
+async fn gh9_clients_that_have_said_a_byte_give_way_to_new_ones() {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    for (name, first) in [
+        ("a byte", &b"G"[..]),
+        ("nothing", b""),
+        ("half a head", b"GET / HTTP/1.1\r\nHost: g\r\n"),
+        ("HTTP/2 without a stream", preface),
+        ("a half preface", &preface[..10]),
+    ] {
+        check_seats(name, first, (2, 1)).await;
+        check_seats(name, first, (2, 50)).await;
+    }
+}

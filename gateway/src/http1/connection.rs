@@ -184,7 +184,8 @@ impl Connection<'_> {
     async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
         let (has_begun, now) = (self.reading.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
         // The time for a head begins with its first byte, for the first one with the connection.
-        if !std::mem::replace(&mut self.reading.has_begun, has_begun) && !is_first {
+        let newly_begun = !std::mem::replace(&mut self.reading.has_begun, has_begun);
+        if newly_begun && !is_first {
             self.since = now;
         }
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
@@ -193,11 +194,17 @@ impl Connection<'_> {
         let due = self.since + limit;
         self.timer.set(if stops { due.min(now + LAST_CALL) } else { due });
         if self.reading.input.is_empty() {
-            self.seat.idles(now);
+            // Who has never asked for anything has not finished what it came for.
+            if !is_first {
+                self.seat.idles(now);
+            }
             // An idle client holds no memory.
             buffers::give(std::mem::take(&mut self.reading.input));
             buffers::give(std::mem::take(&mut self.output));
         } else {
+            if !is_first && newly_begun {
+                self.seat.begins(now);
+            }
             shrink(&mut self.reading.input);
         }
         tokio::select! {
@@ -235,7 +242,10 @@ impl Connection<'_> {
             // It is said below, again.
             Err(Broken(_)) => {}
         }
+        // As long as it does not go on, nothing can be done for it.
+        self.seat.begins(Instant::now());
         let piece = self.reading.next_piece(&mut *self.stream, deadline).await;
+        self.seat.works();
         if matches!(piece, Err(BodyError::Problem(_))) {
             self.keep_alive = KeepAlive::Closes;
         }

@@ -72,7 +72,6 @@ async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answ
         let _ = timeout(LINGER, metered.shutdown()).await;
         return "no HTTP/2";
     };
-    seat.idles(Instant::now());
     let mut streams = FuturesUnordered::new();
     let mut timer = Timer::at(now + config.header_timeout);
     let mut stopping = false;
