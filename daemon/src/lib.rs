@@ -30,7 +30,7 @@ pub use lines::LineWriter;
 pub use listen::{BindError, bind, bind_all, bind_shared};
 pub use local_queues::{LocalQueues, Look};
 pub use nofile::raise_open_files;
-pub use shown::{SHOWN_BYTES, Shown, shown};
+pub use shown::{SHOWN_BYTES, Shown, shown, shown_json};
 pub use signal::{log_at_the_end, stop_on_signals};
 pub use socket::{Listener, Network, Socket};
 pub use throttle::{Throttle, Throttles};

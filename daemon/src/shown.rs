@@ -48,6 +48,21 @@ impl<T: Display> fmt::Debug for Shown<T> {
     }
 }
 
+/// JSON text with what a terminal or a reader of lines might act on escaped as JSON does (`\u202e`): it means the same.
+pub fn shown_json(text: &str) -> impl Display {
+    fmt::from_fn(move |f| {
+        let mut begin = 0;
+        for (at, c) in text.char_indices().filter(|(_, c)| *c != '\\' && !is_plain(*c)) {
+            f.write_str(&text[begin..at])?;
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(f, "\\u{unit:04x}")?;
+            }
+            begin = at + c.len_utf8();
+        }
+        f.write_str(&text[begin..])
+    })
+}
+
 /// Escapes what is written to it, until there is no room.
 struct Cut<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
@@ -164,6 +179,19 @@ mod tests {
         let long = "\u{200b}".repeat(21_000);
         assert!(shown(&long, SHOWN_BYTES).to_string().len() < SHOWN_BYTES + 20);
         assert_eq!(shown(format_args!("{}{}", "ab", "cd"), 3).to_string(), "abc… (4 bytes)", "in pieces");
+    }
+
+    #[test]
+    fn json_means_the_same() {
+        for text in ["plain", "한국", "\u{9b}31m\u{85}\u{202e}\u{7f}\u{e0001}", "a\\\"b\n"] {
+            let json = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
+            let shown = shown_json(&json).to_string();
+            assert!(shown.chars().all(|c| c == '\\' || is_plain(c)), "{shown}");
+            if text.chars().all(is_plain) {
+                assert_eq!(shown, json);
+            }
+        }
+        assert_eq!(shown_json("[\"\u{9b}\u{e0001}\"]").to_string(), r#"["\u009b\udb40\udc01"]"#);
     }
 
     #[test]

@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets one event per period through and counts the others.
+/// Lets one event per period through, or several, and counts the others.
 #[derive(Clone, Debug)]
 pub struct Throttle {
     period: Duration,
-    last: Option<Instant>,
+    /// How many may pass in each period.
+    most: u32,
+    /// When the period began, and how many have passed since.
+    begin: Option<Instant>,
+    passed: u32,
     held_back: u64,
 }
 
@@ -18,16 +22,25 @@ impl Throttle {
 
     /// A throttle that lets the first event through at once.
     pub fn new(period: Duration) -> Self {
-        Self { period, last: None, held_back: 0 }
+        Self::several(1, period)
+    }
+
+    /// A throttle that lets so many events through in each period: for what is of interest one by one, such as who comes and goes,
+    /// until it is too much. A period begins with the first event after the last one.
+    pub fn several(most: u32, period: Duration) -> Self {
+        Self { period, most, begin: None, passed: 0, held_back: 0 }
     }
 
     /// `Some(n)` when this event may show, n being how many were held back since the last that did.
     pub fn pass(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + self.period) {
+        if self.begin.is_none_or(|begin| now >= begin + self.period) {
+            (self.begin, self.passed) = (Some(now), 0);
+        }
+        if self.passed >= self.most {
             self.held_back += 1;
             return None;
         }
-        self.last = Some(now);
+        self.passed += 1;
         Some(std::mem::take(&mut self.held_back))
     }
 }
@@ -62,6 +75,18 @@ mod tests {
         let start = Instant::now();
         let mut throttle = Throttle::new(Duration::from_secs(10));
         for (second, passed) in [(0, Some(0)), (1, None), (9, None), (10, Some(2)), (25, Some(0)), (26, None)] {
+            assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn so_many_events_per_period_pass() {
+        let start = Instant::now();
+        let mut throttle = Throttle::several(2, Duration::from_secs(10));
+        for (second, passed) in
+            [(0, Some(0)), (1, Some(0)), (2, None), (9, None), (10, Some(2)), (19, Some(0)), (19, None)]
+        {
             assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
         }
     }

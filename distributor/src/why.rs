@@ -4,6 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use daemon::{SHOWN_BYTES, shown, shown_json};
 use protocol::{Event, FrameDecoder, HISTORY_URI, Packet, write_history_question};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -11,8 +12,11 @@ use tokio::time::timeout;
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of an answer: two hundred events.
-const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Most bytes of a packet: two hundred events with names of version 1, which may be as long as a packet (13 MB), and the list that
+/// may come before them.
+const MAX_ANSWER_BYTES: usize = 32 << 20;
+/// Columns of a name; longer ones push the rest aside.
+const NAME_BYTES: usize = 64;
 
 /// Prints what happened to nodes whose name, address (`host:port`) or instance is `node`; with `json` as it came.
 ///
@@ -23,19 +27,26 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
         let text = format!("the Distributor at {distributor} does not answer; one older than version 2 cannot");
         io::Error::new(io::ErrorKind::TimedOut, text)
     })??;
-    let mut out = io::stdout().lock();
-    if json {
-        return writeln!(out, "{answer}");
+    let text = if json { format!("{}\n", shown_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
+    match io::stdout().lock().write_all(text.as_bytes()) {
+        // Whoever has read enough of it is free to go.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
-    let events: Vec<Event> = serde_json::from_str(&answer)?;
+}
+
+/// A line for each event. Names and addresses are what nodes have made of them.
+fn table(node: &str, events: Vec<Event>) -> String {
     if events.is_empty() {
-        return writeln!(out, "nothing is known of {node}: it has not been there, or too long ago");
+        return format!("nothing is known of {node}: it has not been there, or too long ago\n");
     }
-    for Event { ago, rev, name, address, event, why } in events {
+    let line = |Event { ago, rev, name, address, event, why }| {
         let ago = Duration::from_millis(ago).as_secs_f64();
-        writeln!(out, "{ago:>9.1} s ago  {name:<16} {address:<22} {event:<10} {why}  (revision {rev})")?;
-    }
-    Ok(())
+        let name = shown(name, NAME_BYTES).to_string();
+        let [address, event, why] = [address, event, why].map(|text| shown(text, SHOWN_BYTES).to_string());
+        format!("{ago:>9.1} s ago  {name:<16} {address:<22} {event:<10} {why}  (revision {rev})\n")
+    };
+    events.into_iter().map(line).collect()
 }
 
 async fn ask(distributor: &str, node: &str) -> io::Result<String> {

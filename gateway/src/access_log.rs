@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use daemon::LineWriter;
+use daemon::{LineWriter, shown, shown_json};
 
 /// Lines are written so long after the first of them, all at once: a thread that is woken for each costs more than the rest.
 const GATHER: Duration = Duration::from_millis(50);
 /// At the end, how long a slow disk is waited for.
 const LONGEST_FLUSH: Duration = Duration::from_secs(1);
-/// Bytes of a target that are logged.
+/// Bytes of a target, or of a method and a target, that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
 
 /// How lines look.
@@ -82,11 +82,11 @@ impl Entry<'_> {
         let time = humantime::format_rfc3339_millis(time);
         let us = took.as_micros();
         let (ms, us) = (us / 1000, us % 1000);
-        // At a character's border.
-        let end = (0..=target.len().min(MAX_TARGET_BYTES)).rev().find(|at| target.is_char_boundary(*at)).unwrap_or(0);
-        let target = &target[..end];
         if format == AccessLogFormat::Json {
-            let text = |text: &str| serde_json::Value::from(text).to_string();
+            let text = |text: &str| shown_json(&serde_json::Value::from(text).to_string()).to_string();
+            // At a character's border.
+            let mut ends = (0..=target.len().min(MAX_TARGET_BYTES)).rev();
+            let target = &target[..ends.find(|at| target.is_char_boundary(*at)).unwrap_or(0)];
             let status = status.map_or_else(|| "null".to_owned(), |status| status.to_string());
             return format!(
                 "{{\"time\":\"{time}\",\"client\":\"{client}\",\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03}}}\n",
@@ -94,17 +94,11 @@ impl Entry<'_> {
                 text(target),
             );
         }
-        let mut line = String::with_capacity(96 + target.len());
-        let _ = write!(line, "{time} {client} \"{method} ");
-        for c in target.chars() {
-            if matches!(c, '"' | '\\') {
-                line.push('\\');
-            }
-            line.push(c);
-        }
+        let mut line = String::with_capacity(96 + target.len().min(MAX_TARGET_BYTES));
+        let _ = write!(line, "{time} {client} {:?}", shown(format_args!("{method} {target}"), MAX_TARGET_BYTES));
         let _ = match status {
-            Some(status) => writeln!(line, "\" {status} {ms}.{us:03}"),
-            None => writeln!(line, "\" - {ms}.{us:03}"),
+            Some(status) => writeln!(line, " {status} {ms}.{us:03}"),
+            None => writeln!(line, " - {ms}.{us:03}"),
         };
         line
     }
@@ -136,6 +130,23 @@ mod tests {
             r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","method":"GET","target":"/\"한","status":404,"ms":1.234}"#,
         );
         let long = "한".repeat(1000);
-        check(&long, None, text, &format!("1970-01-01T00:00:00.000Z 10.0.0.1 \"GET {}\" - 1.234", "한".repeat(341)));
+        check(
+            &long,
+            None,
+            text,
+            &format!("1970-01-01T00:00:00.000Z 10.0.0.1 \"GET {}… (3004 bytes)\" - 1.234", "한".repeat(340)),
+        );
+        check(
+            "/a\u{9b}31m\u{85}\u{202e}\u{1b}",
+            None,
+            text,
+            r#"1970-01-01T00:00:00.000Z 10.0.0.1 "GET /a\u{9b}31m\u{85}\u{202e}\u{1b}" - 1.234"#,
+        );
+        check(
+            "/a\u{9b}31m\u{85}\u{202e}\u{1b}",
+            None,
+            json,
+            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","method":"GET","target":"/a\u009b31m\u0085\u202e\u001b","status":null,"ms":1.234}"#,
+        );
     }
 }

@@ -85,7 +85,15 @@ impl Admin {
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
                     gave_way: self.shared.gave_way(),
                 };
-                Some((StatusCode::OK, metrics::text(&self.workers, &of_all)))
+                let mut text = metrics::text(&self.workers, &of_all);
+                let _ = writeln!(
+                    text,
+                    "# HELP gateway_log_lines_lost_total Lines of the log that could not be written as fast as they came.\n\
+                     # TYPE gateway_log_lines_lost_total counter\n\
+                     gateway_log_lines_lost_total {}",
+                    daemon::log_lines_lost()
+                );
+                Some((StatusCode::OK, text))
             }
             "/routes" => Some((StatusCode::OK, self.routes())),
             _ => None,
@@ -100,18 +108,16 @@ impl Admin {
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for node in self.peers.nodes() {
             let advert = node.advert.as_ref();
-            if advert.is_some_and(|advert| advert.http.is_some()) {
+            let at = SocketAddr::new(node.host, node.port);
+            if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.why_barred(at).is_some() {
                 continue;
             }
             let state = match advert {
                 Some(advert) if advert.draining => ", draining",
-                _ if node.suspect || !self.peers.is_healthy(SocketAddr::new(node.host, node.port)) => {
-                    ", gives no sign of life"
-                }
+                _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life",
                 _ => "",
             };
             for route in &node.routes {
-                let at = SocketAddr::new(node.host, node.port);
                 let mark = match self.peers.is_passed_over(at, route) {
                     true => ", passed over: too many routes like it have parameters in other places",
                     false => "",
@@ -141,6 +147,21 @@ impl Admin {
             }
         }
         let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");
+        let barred: Vec<_> = self
+            .peers
+            .nodes()
+            .into_iter()
+            .filter_map(|node| {
+                let at = SocketAddr::new(node.host, node.port);
+                Some((at, self.peers.why_barred(at)?, node))
+            })
+            .collect();
+        if !barred.is_empty() {
+            let _ = writeln!(out, "These are never called:");
+        }
+        for (at, why, node) in barred {
+            let _ = writeln!(out, "      {at} {}: {why}", shown(&node.name, SHOWN_BYTES));
+        }
         out
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::Throttle;
+use daemon::{SHOWN_BYTES, Throttle, shown};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
@@ -118,7 +118,8 @@ impl NodeChecks {
                 Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
                 Some(held_back) => {
                     let why = wrong.unwrap_or_default();
-                    warn!(%node, %url, why, held_back, "it gives no sign of life and is passed over");
+                    let why = shown(why, SHOWN_BYTES);
+                    warn!(%node, %url, ?why, held_back, "it gives no sign of life and is passed over");
                 }
                 None => {}
             }

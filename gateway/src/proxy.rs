@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use daemon::{SHOWN_BYTES, shown};
 use futures::StreamExt;
 use http::StatusCode;
 use node_sdk::balance::{Choice, RetryBudget};
@@ -149,7 +150,7 @@ impl Proxy<'_> {
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
         let Problem { status, kind, detail } = &problem;
-        debug!(status = status.as_u16(), kind, detail, "problem");
+        debug!(status = status.as_u16(), kind = ?shown(kind, SHOWN_BYTES), detail = ?shown(detail, SHOWN_BYTES), "problem");
         if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.holds_back() {
             exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
         }

@@ -96,7 +96,8 @@ pub(crate) struct Door {
 /// Those of the listener's own address.
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let (_sender, config) = watch::channel(Arc::new(config));
-    let door = Door::open(listener.local_addr()?, &config, None, stop);
+    let address = listener.local_addr()?;
+    let door = Door::open(address, vec![address], &config, None, stop);
     door.serve(vec![(listener, false)], config).await;
     if let Some(log) = &door.access_log {
         log.flush();
@@ -115,7 +116,9 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let Listeners { http, https, admin, ready } = listeners;
     let address = http.first().or_else(|| https.first()).ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
-    let door = Door::open(address, &config, tls.clone(), stop.drain.clone());
+    // Nobody is to be answered by what is behind these because a node has registered them.
+    let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    let door = Door::open(address, own, &config, tls.clone(), stop.drain.clone());
     let count = http.len().max(https.len());
     let upstreams = || Arc::new(Upstreams::new(Arc::clone(&config.borrow()), &door.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
@@ -199,13 +202,14 @@ impl Door {
     /// Registers, and goes on doing so.
     fn open(
         address: SocketAddr,
+        own: Vec<SocketAddr>,
         config: &watch::Receiver<Arc<Config>>,
         tls: Option<Arc<Tls>>,
         stop: CancellationToken,
     ) -> Self {
         let changing = config.clone();
         let config = Arc::clone(&config.borrow());
-        let identity = Identity { cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
+        let identity = Identity { own, cache: config.cache.clone(), ..Identity::new(NAME, address.port(), Vec::new()) };
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);

@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use daemon::{SHOWN_BYTES, Throttles, shown};
 use foldhash::{HashMap, HashSet};
 use node_sdk::Peers;
 use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
@@ -25,6 +26,11 @@ use crate::upstream::Upstream;
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
+/// Prefixes of one node, as many as it may have urls, and bytes of one.
+const MAX_PREFIXES: usize = 256;
+const MAX_PREFIX_BYTES: usize = 512;
+/// What is left of a table of this many times as many entries as it has is given back.
+const MOST_EMPTY: usize = 4;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
 /// How often what is not needed any more is looked for.
 const TIDY: Duration = Duration::from_secs(1);
@@ -58,8 +64,15 @@ pub(crate) struct Service {
     pool: Pool<Server>,
     /// How many register it, also those that want no requests now.
     registered: usize,
-    /// When the last one went, if they had registered.
-    gone: Option<Instant>,
+    /// That the last one went, if they had registered.
+    gone: Option<Gone>,
+}
+
+/// When the last server of a prefix went, and where it was.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    since: Instant,
+    node: SocketAddr,
 }
 
 #[derive(Clone, Debug)]
@@ -105,12 +118,14 @@ pub(crate) struct Shared {
     places: PlacesOfAll,
     checks: Checks,
     secret: String,
+    /// Of the log: all workers see the same.
+    noise: Throttles,
 }
 
 impl Default for Shared {
     fn default() -> Self {
         let secret = format!("{:032x}", daemon::unique_id());
-        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret }
+        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret, noise: Throttles::default() }
     }
 }
 
@@ -134,7 +149,10 @@ impl Upstreams {
         loop {
             tokio::select! {
                 changed = changes.next() => match changed {
-                    Some(nodes) => self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now)),
+                    Some(mut nodes) => {
+                        nodes.retain(|node| peers.why_barred(place(node)).is_none());
+                        self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now));
+                    }
                     None => return,
                 },
                 Ok(()) = config.changed() => {
@@ -226,10 +244,13 @@ impl Services {
         let left: Vec<_> = old.iter().filter(|known| differs(known, &new)).map(|(_, node)| node).collect();
         let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
         let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| place(node)).collect();
-        let left_prefixes: Vec<String> = left.iter().flat_map(|node| prefixes(node)).collect();
+        let mut left_prefixes: Vec<(SocketAddr, String)> = Vec::new();
+        for node in &left {
+            left_prefixes.extend(prefixes(node).map(|prefix| (place(node), prefix)));
+        }
         // Whoever comes again below is as alive as it was.
         let mut checks = Vec::new();
-        for prefix in &left_prefixes {
+        for (_, prefix) in &left_prefixes {
             let Some(service) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
             service.registered -= 1;
             // One look through a list takes out all that have moved.
@@ -242,11 +263,13 @@ impl Services {
         }
         let mut came_prefixes = Vec::new();
         for node in &came {
-            came_prefixes.extend(self.add(node, rules, shared, now));
+            let at = place(node);
+            came_prefixes.extend(self.add(node, rules, shared, now).into_iter().map(|prefix| (at, prefix)));
         }
-        for prefix in left_prefixes.iter().chain(&came_prefixes) {
-            self.settle(prefix, now);
+        for (node, prefix) in left_prefixes.iter().chain(&came_prefixes) {
+            self.settle(prefix, *node, now);
         }
+        self.limit_gone();
         for address in left.iter().map(|node| place(node)) {
             let Some(upstream) = self.servers.get(&address) else { continue };
             // It may drain, or be another process.
@@ -265,10 +288,16 @@ impl Services {
             return Vec::new();
         };
         let address = place(node);
-        for prefix in http.prefixes.iter().filter(|prefix| normal_prefix(prefix).is_none()) {
-            warn!(node = node.name, prefix, "a prefix is passed over: it is no path");
-        }
         let prefixes: Vec<String> = prefixes(node).collect();
+        if let Some(bad) =
+            http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable(one).is_none()))
+            && let Some(held_back) = shared.noise.pass("prefixes", now.into_std())
+        {
+            let (name, prefix) = (shown(&node.name, SHOWN_BYTES), shown(bad, SHOWN_BYTES));
+            let passed_over = http.prefixes.len() - prefixes.len();
+            let why = "they are no paths, longer than 512 bytes, or more than 256";
+            warn!(node = %address, ?name, ?prefix, passed_over, held_back, "prefixes are passed over: {why}");
+        }
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {
             self.service_or_new(prefix).registered += 1;
@@ -286,13 +315,9 @@ impl Services {
     }
 
     /// Makes a prefix fit to be picked from again, after it has changed.
-    fn settle(&mut self, prefix: &str, now: Instant) {
+    fn settle(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
         let Some(service) = self.prefixes.get_mut(prefix) else { return };
         let is_gone = service.registered == 0 && service.pool.list().is_empty();
-        if is_gone && service.gone.is_none() && self.gone >= MAX_REMEMBERED {
-            self.prefixes.remove(prefix);
-            return;
-        }
         if is_gone == service.gone.is_some() && service.pool.is_planned() {
             return;
         }
@@ -300,7 +325,30 @@ impl Services {
         service.pool.plan();
         self.gone -= usize::from(service.gone.is_some());
         self.gone += usize::from(is_gone);
-        service.gone = is_gone.then(|| service.gone.unwrap_or(now));
+        service.gone = is_gone.then(|| service.gone.unwrap_or(Gone { since: now, node }));
+    }
+
+    /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so that who invents prefixes takes
+    /// the room from itself.
+    fn limit_gone(&mut self) {
+        if self.gone <= MAX_REMEMBERED {
+            return;
+        }
+        let mut by_node: HashMap<SocketAddr, Vec<(Instant, Box<str>)>> = HashMap::default();
+        for (prefix, service) in &self.prefixes {
+            if let Some(Gone { since, node }) = service.gone {
+                by_node.entry(node).or_default().push((since, prefix.clone()));
+            }
+        }
+        let kept = |most: usize| by_node.values().map(|list| list.len().min(most)).sum::<usize>();
+        let share = (0..=MAX_REMEMBERED).collect::<Vec<_>>().partition_point(|most| kept(*most) <= MAX_REMEMBERED) - 1;
+        for mut list in by_node.into_values().filter(|list| list.len() > share) {
+            list.sort_unstable();
+            for (_, prefix) in &list[..list.len() - share] {
+                self.prefixes.remove(prefix);
+                self.gone -= 1;
+            }
+        }
     }
 
     /// Forgets what has been gone for long.
@@ -311,8 +359,14 @@ impl Services {
             nodes.contains_key(address) || fixed.contains(address) || upstream.is_remembered(now)
         });
         if *gone > 0 {
-            prefixes.retain(|_, service| service.gone.is_none_or(|gone| now < gone + REMEMBERED_PREFIX));
+            prefixes.retain(|_, service| service.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
             *gone = prefixes.values().filter(|service| service.gone.is_some()).count();
+        }
+        if prefixes.capacity() > MOST_EMPTY * prefixes.len().max(MAX_PREFIXES) {
+            prefixes.shrink_to_fit();
+        }
+        if servers.capacity() > MOST_EMPTY * servers.len().max(MAX_PREFIXES) {
+            servers.shrink_to_fit();
         }
     }
 
@@ -342,9 +396,14 @@ fn http(node: &Node) -> Option<&HttpAdvert> {
     node.advert.as_ref()?.http.as_ref()
 }
 
-/// The prefixes of a node in normal form.
+/// The prefixes of a node in normal form, those that count.
 fn prefixes(node: &Node) -> impl Iterator<Item = String> {
-    http(node).into_iter().flat_map(|http| &http.prefixes).filter_map(|prefix| normal_prefix(prefix))
+    http(node).into_iter().flat_map(|http| &http.prefixes).take(MAX_PREFIXES).filter_map(|prefix| usable(prefix))
+}
+
+/// A prefix in normal form, if it is one.
+fn usable(prefix: &str) -> Option<String> {
+    (prefix.len() <= MAX_PREFIX_BYTES).then(|| normal_prefix(prefix)).flatten()
 }
 
 /// A server as all workers see it: as the one does that thinks worst of it.
@@ -360,7 +419,7 @@ pub(crate) struct Described {
 
 impl fmt::Display for Described {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name.as_deref().unwrap_or("fixed");
+        let name = shown(self.name.as_deref().unwrap_or("fixed"), SHOWN_BYTES);
         let strip = if self.strip { ", without the prefix" } else { "" };
         let state = match self.readiness {
             Readiness::Up => "up",
@@ -618,11 +677,36 @@ mod tests {
 
     #[tokio::test]
     async fn so_many_prefixes_without_a_server_are_remembered() {
-        let names: Vec<String> = (0..MAX_REMEMBERED + 10).map(|number| format!("/{number}")).collect();
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let mut scene = Scene::with(&[node(1, 100, &names)]);
+        let many: Vec<_> = (1..=60)
+            .map(|port| {
+                let names: Vec<String> = (0..MAX_PREFIXES).map(|number| format!("/{port}/{number}")).collect();
+                node(port, 100, &names.iter().map(String::as_str).collect::<Vec<_>>())
+            })
+            .collect();
+        let mut all = many.clone();
+        all.push(node(99, 100, &["/real"]));
+        let mut scene = Scene::with(&all);
+        scene.follow(&many);
         scene.follow(&[]);
-        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (MAX_REMEMBERED, MAX_REMEMBERED));
+        assert!(scene.find("/real/x").is_some(), "who leaves many behind takes the room from itself");
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
+        assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
+        tokio::time::pause();
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
+        assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "it is given back");
+    }
+
+    #[tokio::test]
+    async fn a_node_has_so_many_prefixes_of_so_many_bytes() {
+        let names: Vec<String> = (0..=MAX_PREFIXES).map(|number| format!("/{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (fits, long) = (format!("/{}", "x".repeat(511)), format!("/{}", "y".repeat(512)));
+        let scene = Scene::with(&[node(1, 100, &names), node(2, 100, &[&fits, &long])]);
+        for (path, expected) in [("/255", true), ("/256", false), (&fits, true), (&long, false)] {
+            assert_eq!(scene.find(path).is_some(), expected, "{path}");
+        }
     }
 
     #[tokio::test]

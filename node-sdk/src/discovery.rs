@@ -7,7 +7,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use daemon::{FrameReader, Network, Socket, Throttle, TimeSlice, at, tune};
+use daemon::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, shown, tune};
 use protocol::{
     Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Secret, Terms, VISIBLE_URI,
     Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::balance::Balance;
+use crate::barred::Barred;
 use crate::cache;
 use crate::peers::Peers;
 
@@ -57,6 +58,8 @@ pub struct Identity {
     pub port: u16,
     /// On which of its machine's addresses it listens for calls, if for any.
     pub listen: Option<IpAddr>,
+    /// Where it listens for others than nodes: what registers one of these is never called.
+    pub own: Vec<SocketAddr>,
     /// What it offers.
     pub routes: Vec<Route>,
     /// What else it says of itself. The instance id is set when it joins.
@@ -78,6 +81,7 @@ impl Identity {
             name: name.into(),
             port,
             listen: None,
+            own: Vec::new(),
             routes,
             advert: Advert::default(),
             needs: None,
@@ -108,7 +112,8 @@ impl Peers {
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());
-        let peers = Self::new(advert, wishes, identity.balance, identity.network.clone());
+        let peers =
+            Self::new(advert, wishes, identity.balance, identity.network.clone(), Barred::new(identity.own.clone()));
         if let Some(path) = &identity.cache {
             match cache::load(path) {
                 Ok(Some((replica, age))) => {
@@ -452,7 +457,8 @@ impl Discovery {
         if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
-            warn!(%name, reason, retry_after_s, held_back, "the Distributor says: {message}");
+            let (reason, message) = (shown(reason, SHOWN_BYTES), shown(message, 2 * SHOWN_BYTES));
+            warn!(%name, ?reason, retry_after_s, held_back, "the Distributor says: {message}");
         }
     }
 
@@ -511,7 +517,8 @@ impl Connection<'_> {
 
     fn complain(&mut self, error: &str) {
         if let Some(held_back) = self.bad.pass(Instant::now().into_std()) {
-            warn!(error, held_back, "ignored a packet from the Distributor; the last list stays");
+            let error = shown(error, SHOWN_BYTES);
+            warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays");
         }
     }
 }

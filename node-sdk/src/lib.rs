@@ -24,6 +24,7 @@
 mod answer;
 mod backoff;
 pub mod balance;
+mod barred;
 mod cache;
 mod call;
 mod callee;

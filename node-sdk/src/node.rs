@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Busy, LocalQueues, Network};
+use daemon::{Busy, LocalQueues, Network, SHOWN_BYTES, shown};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -369,7 +369,7 @@ impl NodeBuilder {
                 if *enough {
                     info!(seen, of, "visible");
                 } else {
-                    warn!(seen, of, missing = missing.join(", "), "not everybody knows that this node is there");
+                    warn!(seen, of, missing = ?shown(missing.join(", "), SHOWN_BYTES), "not everybody knows that this node is there");
                 }
                 ready(&node, &visibility);
                 stop.cancelled().await;
@@ -434,7 +434,9 @@ impl NodeBuilder {
         // Where they are inside this process, addresses are the mesh's.
         let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
         let port = address.port();
-        let identity = Identity { name: name.clone(), port, listen, routes, advert, needs, cache, balance, network };
+        let own = Vec::new();
+        let identity =
+            Identity { name: name.clone(), port, listen, own, routes, advert, needs, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let local_queues = LocalQueues::start();

@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
+use daemon::{SHOWN_BYTES, shown};
 use protocol::{
     AnswerWriter, Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, Reply, Side, Unread, Version, write_answer,
     write_credit, write_end, write_open,
@@ -100,7 +101,7 @@ impl<'a> Sink<'a> {
     /// Why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
         let Some(key) = &self.to.key else {
-            return debug!(%error, "a call that is not answered has failed");
+            return debug!(error = ?shown(error, SHOWN_BYTES), "a call that is not answered has failed");
         };
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = Reply::Failure { status: *status, reason, message, retry_after: *retry_after };

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
+use crate::barred::Barred;
 use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
@@ -73,12 +74,13 @@ impl Peers {
         wishes: mpsc::Sender<Wish>,
         balance: Balance,
         network: Network,
+        barred: Barred,
     ) -> Self {
         let Advert { id, zone, .. } = advert.borrow().clone();
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
         write_hello(&mut hello, &instance);
-        let home = Arc::new(Home { instance, hello: hello.freeze(), zone, network });
+        let home = Arc::new(Home { instance, hello: hello.freeze(), zone, network, barred });
         let inner = Inner {
             state: Mutex::new(State { stale_since: Some(Instant::now()), ..State::default() }),
             advert,
@@ -256,6 +258,12 @@ impl Peers {
             }
             Found::Gone | Found::Never => Vec::new(),
         }
+    }
+
+    /// Why the node at this address is never called, whatever it registers, if it is not: what it listens on is ours, of no host,
+    /// or of the link only. For whoever calls nodes by other means.
+    pub fn why_barred(&self, address: SocketAddr) -> Option<&'static str> {
+        self.table().why_barred(address)
     }
 
     /// Whether the node at this address registers `route`, and is not called for it, because there are too many routes like it with

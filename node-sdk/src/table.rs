@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
+use crate::barred::Barred;
 use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::load::Load;
@@ -30,6 +31,8 @@ pub(crate) struct Table {
     resting: Router<usize>,
     /// Routes that had providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
     remembered: Remembered,
+    /// The nodes that are never called, and why.
+    barred: BTreeMap<SocketAddr, &'static str>,
     /// The nodes that routes were passed over of.
     refused: BTreeSet<SocketAddr>,
     /// Of the log; `None` for one of several that all know the same.
@@ -46,6 +49,8 @@ pub(crate) struct Home {
     /// Where we run.
     pub(crate) zone: Option<String>,
     pub(crate) network: Network,
+    /// Who is never called.
+    pub(crate) barred: Barred,
 }
 
 /// Somebody who was at a place, and whoever is there now.
@@ -86,6 +91,7 @@ impl Table {
             events: Router::default(),
             resting: Router::default(),
             remembered: Remembered::default(),
+            barred: BTreeMap::new(),
             refused: BTreeSet::new(),
             noise: Some(Throttle::default()),
         }
@@ -107,6 +113,11 @@ impl Table {
     /// The connection, made or not, to the node at this address.
     pub(crate) fn link(&self, address: SocketAddr) -> Option<&Arc<Link>> {
         self.links.get(&address)
+    }
+
+    /// Why the node at this address is never called, if it is not.
+    pub(crate) fn why_barred(&self, address: SocketAddr) -> Option<&'static str> {
+        self.barred.get(&address).copied()
     }
 
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
@@ -157,7 +168,9 @@ impl Table {
     /// Tells whether routes that were refused may be taken now.
     fn change(&mut self, changes: &[Change], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
-        let old: Vec<Known> = moved.iter().filter_map(|address| self.nodes.remove(address)).collect();
+        let old = moved.iter().filter_map(|address| self.nodes.remove(address));
+        // Who was never called was in no pool.
+        let old: Vec<Known> = old.filter(|known| self.barred.remove(&known.address).is_none()).collect();
         for (node, route) in old.iter().filter_map(called).flat_map(routes) {
             // One look through a list takes out all that have moved.
             if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_planned()) {
@@ -206,7 +219,16 @@ impl Table {
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
         let instance = advert.and_then(|advert| advert.id.as_ref());
-        let is_called = called(known).is_some();
+        // We are in the list ourselves, and offer nothing there.
+        let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
+        let barred = offers.then(|| self.home.barred.why(*address)).flatten();
+        if let Some(why) = barred {
+            self.barred.insert(*address, why);
+            if let Some(held_back) = self.noise.as_mut().and_then(|noise| noise.pass(now.into_std())) {
+                warn!(node = %address, name = ?shown(&node.name, SHOWN_BYTES), held_back, "a node is passed over: {why}");
+            }
+        }
+        let is_called = barred.is_none() && called(known).is_some();
         let stays =
             |link: &Arc<Link>| is_called && link.version == node.version() && link.instance.as_ref() == instance;
         let link = match link {
@@ -360,7 +382,13 @@ mod tests {
     fn table() -> Table {
         let network = Network::default();
         let instance = "here".to_owned();
-        Table::new(Arc::new(Home { instance, hello: Bytes::new(), zone: Some("a".to_owned()), network }))
+        Table::new(Arc::new(Home {
+            instance,
+            hello: Bytes::new(),
+            zone: Some("a".to_owned()),
+            network,
+            barred: Barred::default(),
+        }))
     }
 
     fn known(rng: &mut Rng, port: u16) -> Known {

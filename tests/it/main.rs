@@ -19,6 +19,7 @@ mod layers;
 mod legacy;
 mod mesh;
 mod network;
+mod operators;
 mod order;
 mod policies;
 mod registration;

@@ -1,0 +1,134 @@
+//! Addresses that are never called, whoever registers them.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// Where the metadata of cloud machines is served over IPv6; over IPv4 it is link-local.
+const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+
+/// Addresses that a process never calls for its peers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Barred {
+    /// Where it listens itself, for others than nodes.
+    own: Vec<SocketAddr>,
+}
+
+impl Barred {
+    pub(crate) fn new(own: Vec<SocketAddr>) -> Self {
+        Self { own: own.into_iter().map(canonical).collect() }
+    }
+
+    /// Why an address is never called, if it is not.
+    pub(crate) fn why(&self, address: SocketAddr) -> Option<&'static str> {
+        let address = canonical(address);
+        let host = embedded(address.ip());
+        if is_no_host(host) {
+            return Some("no node can be there: its address is none of one host");
+        }
+        if is_link_local(host) || address.ip() == METADATA {
+            return Some("it is at an address of the link, where machines' metadata is served");
+        }
+        let is_own = |own: &SocketAddr| {
+            let port = own.port() == address.port();
+            port && (own.ip() == host || own.ip().is_unspecified() && is_of_this_machine(host))
+        };
+        self.own.iter().any(is_own).then_some("this process listens there itself")
+    }
+}
+
+/// IPv4 as such, however it is written.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// The IPv4 address that an IPv6 one is translated to on its way (RFC 6052), if it is.
+fn embedded(host: IpAddr) -> IpAddr {
+    match host {
+        IpAddr::V6(host) if host.octets()[..12] == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0] => {
+            let [.., a, b, c, d] = host.octets();
+            Ipv4Addr::new(a, b, c, d).into()
+        }
+        host => host,
+    }
+}
+
+/// What is nobody's, or everybody's. A connection to 0.0.0.0 or :: ends at this machine.
+fn is_no_host(host: IpAddr) -> bool {
+    host.is_unspecified()
+        || host.is_multicast()
+        || match host {
+            IpAddr::V4(host) => host.octets()[0] == 0 || host.is_broadcast(),
+            IpAddr::V6(_) => false,
+        }
+}
+
+fn is_link_local(host: IpAddr) -> bool {
+    match host {
+        IpAddr::V4(host) => host.is_link_local(),
+        IpAddr::V6(host) => host.is_unicast_link_local(),
+    }
+}
+
+/// Asks the system, which lets nobody take an address that this machine does not have.
+fn is_of_this_machine(host: IpAddr) -> bool {
+    host.is_loopback() || UdpSocket::bind((host, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(own: &[&str], address: &str, expected: bool) {
+        let barred = Barred::new(own.iter().map(|own| own.parse().unwrap()).collect());
+        assert_eq!(barred.why(address.parse().unwrap()).is_some(), expected, "{own:?} {address}");
+    }
+
+    #[test]
+    fn what_is_of_no_host_or_of_the_link_is_never_called() {
+        for address in [
+            "0.0.0.0:80",
+            "0.1.2.3:80",
+            "[::]:80",
+            "255.255.255.255:80",
+            "224.0.0.1:80",
+            "[ff02::1]:80",
+            "169.254.169.254:80",
+            "169.254.0.1:80",
+            "[fe80::1]:80",
+            "[::ffff:169.254.169.254]:80",
+            "[::ffff:0.0.0.0]:80",
+            "[64:ff9b::a9fe:a9fe]:80",
+            "[fd00:ec2::254]:80",
+        ] {
+            check(&[], address, true);
+        }
+        for address in ["127.0.0.1:80", "10.0.0.1:80", "[::1]:80", "[fd00::1]:80", "[2001:db8::1]:80", "192.0.2.1:1"] {
+            check(&[], address, false);
+        }
+    }
+
+    #[test]
+    fn what_we_listen_on_is_never_called() {
+        check(&["127.0.0.1:8001"], "127.0.0.1:8001", true);
+        check(&["127.0.0.1:8001"], "[::ffff:127.0.0.1]:8001", true);
+        check(&["127.0.0.1:8001"], "127.0.0.1:8002", false);
+        check(&["127.0.0.1:8001"], "127.0.0.2:8001", false);
+        check(&["127.0.0.1:8001"], "[::1]:8001", false);
+        check(&["[::1]:8001"], "[::1]:8001", true);
+        for everywhere in ["0.0.0.0:8001", "[::]:8001"] {
+            check(&[everywhere], "127.0.0.1:8001", true);
+            check(&[everywhere], "127.7.7.7:8001", true);
+            check(&[everywhere], "[::1]:8001", true);
+            check(&[everywhere], "[::ffff:127.0.0.1]:8001", true);
+            check(&[everywhere], "[64:ff9b::7f00:1]:8001", true);
+            check(&[everywhere], "192.0.2.1:8001", false);
+            check(&[everywhere], "127.0.0.1:8002", false);
+        }
+        // Whatever else this machine is called: where it would send from is one of its addresses.
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        if socket.connect("192.0.2.1:9").is_ok() {
+            let address = SocketAddr::new(socket.local_addr().unwrap().ip(), 8001);
+            check(&["0.0.0.0:8001"], &address.to_string(), true);
+        }
+    }
+}

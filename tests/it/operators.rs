@@ -1,0 +1,120 @@
+//! What operators read, and what nobody may make them read.
+
+use serde_json::json;
+use tests::{Cluster, Peer, Process, eventually, pick_port, request};
+
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+
+/// What would set a terminal's title, clear its screen, begin a line, and turn the text round.
+const NAME: &str = "\x1b]0;pwned\x07\x1b[2J\nfake \u{9b}31m\u{202e}line\u{2028}";
+
+/// A gateway with an address for operators.
+struct Gateway {
+    process: Process,
+    at: std::net::SocketAddr,
+    admin: std::net::SocketAddr,
+}
+
+impl Gateway {
+    async fn start(cluster: &Cluster) -> Self {
+        let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], pick_port())));
+        let (listen, operators, distributor) = (at.to_string(), admin.to_string(), cluster.address.to_string());
+        let arguments = ["--listen", &listen, "--admin", &operators, "--distributor", &distributor, "--workers", "2"];
+        let process = Process::start(GATEWAY, &arguments);
+        process.line("listening").await;
+        Self { process, at, admin }
+    }
+
+    async fn routes(&self) -> String {
+        let response = request(self.admin, "GET", "/routes", "").await;
+        assert_eq!(response.status, 200);
+        response.body
+    }
+
+    async fn routes_with(&self, text: &str) -> String {
+        let mut routes = String::new();
+        eventually(text, async || {
+            routes = self.routes().await;
+            routes.contains(text)
+        })
+        .await;
+        routes
+    }
+}
+
+#[track_caller]
+fn check_plain(text: &str) {
+    let is_bad = |c: &char| c.is_control() && *c != '\n' || matches!(c, '\u{202e}' | '\u{2028}');
+    assert_eq!(text.chars().find(is_bad), None, "{text}");
+    assert!(!text.lines().any(|line| line.starts_with("fake")), "{text}");
+}
+
+async fn register(cluster: &Cluster, registration: serde_json::Value) -> Peer {
+    let mut peer = cluster.peer().await;
+    peer.register_with(registration).await;
+    peer
+}
+
+#[tokio::test]
+async fn names_of_nodes_reach_no_terminal_as_they_are() {
+    let cluster = Cluster::start();
+    let _evil = register(&cluster, json!({ "port": 7, "name": NAME, "urls": ["GET/evil"] })).await;
+    let gateway = Gateway::start(&cluster).await;
+    let routes = gateway.routes_with("GET/evil").await;
+    check_plain(&routes);
+    assert!(routes.contains(r"\u{1b}]0;pwned\u{7}"), "{routes}");
+    let distributor = cluster.address.to_string();
+    for more in [&[][..], &["--json"]] {
+        let all: Vec<&str> = ["why", NAME, "--at", &distributor].into_iter().chain(more.iter().copied()).collect();
+        let mut why = Process::start(DISTRIBUTOR, &all);
+        assert_eq!(why.ended().await.code(), Some(0));
+        check_plain(&why.line("joined").await);
+        check_plain(&why.output());
+    }
+    let mut routes = Process::start(GATEWAY, &["routes", "--admin", &gateway.admin.to_string()]);
+    assert_eq!(routes.ended().await.code(), Some(0));
+    routes.line("GET/evil").await;
+    check_plain(&routes.output());
+    check_plain(&gateway.process.output());
+}
+
+#[tokio::test]
+async fn no_entry_makes_a_gateway_call_itself() {
+    let cluster = Cluster::start();
+    let gateway = Gateway::start(&cluster).await;
+    let mut peers = Vec::new();
+    for (port, prefix, id) in [(gateway.admin.port(), "/admin", "a"), (gateway.at.port(), "/round", "b")] {
+        let http = json!({ "prefixes": [prefix], "strip": true });
+        let advert = json!({ "v": 2, "id": id, "http": http });
+        peers.push(register(&cluster, json!({ "port": port, "name": "evil", "urls": [], "$": advert })).await);
+        let urls = [format!("GET/calls{prefix}")];
+        peers.push(register(&cluster, json!({ "port": port, "name": "evil", "urls": urls })).await);
+    }
+    let routes = gateway.routes_with("evil: this process listens there itself").await;
+    assert!(routes.contains("These are never called"), "{routes}");
+    for path in ["/admin/metrics", "/admin/health", "/round/admin", "/calls/admin", "/calls/round"] {
+        let response = request(gateway.at, "GET", path, "").await;
+        assert_eq!(response.status, 404, "{path}: {}", response.body);
+    }
+    gateway.process.line("a node is passed over: this process listens there itself").await;
+}
+
+#[tokio::test]
+async fn bad_prefixes_are_told_once() {
+    let cluster = Cluster::start();
+    let gateway = Gateway::start(&cluster).await;
+    let bad: Vec<String> = (0..200).map(|number| format!("bad\u{202e}{number}")).collect();
+    let mut peer = cluster.peer().await;
+    for weight in 1..=8 {
+        let advert = json!({ "v": 2, "id": "bad", "weight": weight, "http": { "prefixes": bad, "strip": false } });
+        peer.register_with(json!({ "port": 7, "name": "bad", "urls": [], "$": advert })).await;
+    }
+    let advert = json!({ "v": 2, "id": "good", "http": { "prefixes": ["/good"], "strip": false } });
+    let _good = register(&cluster, json!({ "port": 8, "name": "good", "urls": [], "$": advert })).await;
+    gateway.routes_with("/good").await;
+    let line = gateway.process.line("prefixes are passed over").await;
+    assert!(line.contains("passed_over=200") && line.contains("bad\\u{202e}0"), "{line}");
+    let output = gateway.process.output();
+    assert_eq!(output.matches("passed over").count(), 1, "{output}");
+}
