@@ -84,6 +84,7 @@ impl Admin {
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
                     gave_way: self.shared.gave_way(),
+                    held: self.shared.budget.seen(),
                 };
                 let mut text = metrics::text(&self.workers, &of_all);
                 let _ = writeln!(

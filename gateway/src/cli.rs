@@ -57,6 +57,10 @@ struct Args {
     /// Bytes of one request body.
     #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_BODY_BYTES", default_value_t = 1 << 20)]
     max_body_bytes: usize,
+    /// Bytes of bodies for nodes and of their answers that are held for all clients together, beyond 16 KiB for each connection; one
+    /// client has at most as much as is free.
+    #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_HELD_BYTES", default_value_t = Config::MAX_HELD_BYTES)]
+    max_held_bytes: usize,
     /// Clients at a time; further ones are closed at once.
     #[arg(long, value_name = "N", env = "GATEWAY_MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
@@ -167,6 +171,7 @@ impl Args {
         set(&mut self.handshake_timeout, time(file.handshake_timeout), given("handshake_timeout"));
         set(&mut self.response_idle_timeout, time(file.response_idle_timeout), given("response_idle_timeout"));
         set(&mut self.max_body_bytes, file.max_body_bytes, given("max_body_bytes"));
+        set(&mut self.max_held_bytes, file.max_held_bytes, given("max_held_bytes"));
         set(&mut self.max_connections, file.max_connections, given("max_connections"));
         set(&mut self.header_timeout, time(file.header_timeout), given("header_timeout"));
         set(&mut self.idle_timeout, time(file.idle_timeout), given("idle_timeout"));
@@ -197,6 +202,7 @@ impl Args {
             request_timeout: self.request_timeout,
             handshake_timeout: self.handshake_timeout,
             max_body_bytes: self.max_body_bytes,
+            max_held_bytes: self.max_held_bytes,
             max_connections: self.max_connections,
             header_timeout: self.header_timeout,
             response_idle_timeout: self.response_idle_timeout,

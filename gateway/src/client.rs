@@ -7,6 +7,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 
+use crate::budget::Account;
 use crate::config::Config;
 use crate::exchange::{Answer, Ended, Exchange, Full};
 use crate::http1;
@@ -145,10 +146,12 @@ impl Client<'_> {
     }
 
     fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
-        let Door { peers, upstreams, metrics, retries, shedding, access_log, .. } = self.door;
+        let Door { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.door;
         let client = address.ip().to_canonical();
         let origin = Origin::new(client, is_tls);
-        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log: access_log.as_deref() }
+        let account = Account::new(&shared.budget);
+        let access_log = access_log.as_deref();
+        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, account }
     }
 }
 

@@ -20,6 +20,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
     pub max_body_bytes: usize,
+    /// Bytes of bodies for nodes, and of their answers, that are held for all clients together, beyond 16 KiB for each connection.
+    pub max_held_bytes: usize,
     /// Clients at a time; further ones are closed at once.
     pub max_connections: usize,
     /// How long the head of a request may take from its first byte to its last.
@@ -163,6 +165,12 @@ impl Route {
     }
 }
 
+impl Config {
+    /// What is held for all clients together unless somebody says otherwise: with what ten thousand connections have of their own
+    /// the process stays below a gigabyte.
+    pub const MAX_HELD_BYTES: usize = 256 << 20;
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -170,6 +178,7 @@ impl Default for Config {
             cache: None,
             request_timeout: Duration::from_secs(10),
             max_body_bytes: 1 << 20,
+            max_held_bytes: Self::MAX_HELD_BYTES,
             max_connections: 10_000,
             header_timeout: Duration::from_secs(10),
             response_idle_timeout: Duration::from_secs(60),

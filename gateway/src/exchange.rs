@@ -9,6 +9,7 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
+use crate::budget::{Holding, OverBudget};
 use crate::forward::{Failed, Forwarded, Request};
 use crate::http1::head::Head;
 use crate::http1::response::ResponseHead;
@@ -48,6 +49,13 @@ pub(crate) enum BodyError {
     Ended(Ended),
 }
 
+impl From<OverBudget> for BodyError {
+    fn from(_: OverBudget) -> Self {
+        let detail = "as much is held for clients as may be: take what was asked for, or come back later";
+        Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
+    }
+}
+
 impl From<Ended> for BodyError {
     fn from(ended: Ended) -> Self {
         Self::Ended(ended)
@@ -63,11 +71,13 @@ pub(crate) struct Full {
     /// Where to ask instead.
     pub(crate) location: Option<String>,
     pub(crate) body: Bytes,
+    /// What it is held on account of.
+    pub(crate) held: Option<Holding>,
 }
 
 impl Full {
     pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, retry_after: None, location: None, body: body.into() }
+        Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
     }
 }
 
@@ -93,12 +103,17 @@ pub(crate) trait Answer: Sync {
 
 /// A request whose head has been read, and what it can be answered through.
 pub(crate) trait Exchange: Send {
-    /// The whole body, of `limit` bytes at most.
-    fn whole_body(&mut self, limit: usize, deadline: Instant) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
+    /// The whole body, of `limit` bytes at most, held on account of `held`.
+    fn whole_body(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        held: &mut Holding,
+    ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
 
     /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
     /// waits for that.
-    fn gather(&mut self, bytes: usize) -> impl Future<Output = Result<(), BodyError>> + Send;
+    fn gather(&mut self, bytes: usize, held: &mut Holding) -> impl Future<Output = Result<(), BodyError>> + Send;
 
     /// Completes with what `work` gives, unless the client goes before that.
     fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send

@@ -35,6 +35,7 @@ pub(crate) struct File {
     pub(crate) request_timeout: Option<Parsed<Duration>>,
     pub(crate) response_idle_timeout: Option<Parsed<Duration>>,
     pub(crate) max_body_bytes: Option<usize>,
+    pub(crate) max_held_bytes: Option<usize>,
     pub(crate) max_connections: Option<usize>,
     pub(crate) header_timeout: Option<Parsed<Duration>>,
     pub(crate) idle_timeout: Option<Parsed<Duration>>,

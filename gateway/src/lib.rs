@@ -10,6 +10,7 @@
 
 mod access_log;
 mod admin;
+mod budget;
 mod buffers;
 mod checks;
 mod cli;

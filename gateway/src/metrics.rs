@@ -73,11 +73,13 @@ pub(crate) struct OfAll {
     pub(crate) lost: u64,
     /// Requests and tunnels that lost their place at a server, because they were slow or silent while others waited.
     pub(crate) gave_way: u64,
+    /// Bytes that are held for clients beyond what each connection may, and how often somebody was refused more.
+    pub(crate) held: (usize, u64),
 }
 
 /// What all workers have done, in Prometheus' text format 0.0.4.
 pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &OfAll) -> String {
-    let OfAll { nodes, stale, lost, gave_way } = of_all;
+    let OfAll { nodes, stale, lost, gave_way, held: (held, refused) } = of_all;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -121,6 +123,14 @@ pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &OfAll) -> String {
     about("gateway_access_log_lost_total", "counter", "Lines of the access log that were lost.", &mut |out| {
         let _ = writeln!(out, "gateway_access_log_lost_total {lost}");
     });
+    let help = "Bytes of bodies and answers that are held beyond 16 KiB for each connection.";
+    about("gateway_held_bytes", "gauge", help, &mut |out| {
+        let _ = writeln!(out, "gateway_held_bytes {held}");
+    });
+    let help = "Bodies and answers that were refused because as much was held as may be.";
+    about("gateway_over_budget_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_over_budget_total {refused}");
+    });
     let help = "Requests and tunnels that were slow or silent while others waited for their place at a server.";
     about("gateway_gave_way_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_gave_way_total {gave_way}");
@@ -142,7 +152,10 @@ mod tests {
         workers[1].request(Some(999), Duration::ZERO);
         let _one = workers[0].connection();
         drop(workers[1].connection());
-        let text = text(&workers, &OfAll { nodes: 7, stale: Some(Duration::from_millis(1500)), lost: 3, gave_way: 5 });
+        let text = text(
+            &workers,
+            &OfAll { nodes: 7, stale: Some(Duration::from_millis(1500)), lost: 3, gave_way: 5, held: (65_536, 2) },
+        );
         for line in [
             "gateway_responses_total{status=\"200\"} 2",
             "gateway_responses_total{status=\"599\"} 1",
@@ -157,6 +170,8 @@ mod tests {
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",
             "gateway_gave_way_total 5",
+            "gateway_held_bytes 65536",
+            "gateway_over_budget_total 2",
             "gateway_registry_stale_seconds 1.5",
         ] {
             assert!(text.lines().any(|other| other == line), "{line}: {text}");

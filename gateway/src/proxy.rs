@@ -13,6 +13,7 @@ use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
 use crate::access_log::{AccessLog, Entry};
+use crate::budget::{Account, Holding, OverBudget};
 use crate::buffers;
 use crate::config::{Balance, Route as Settings};
 use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
@@ -54,6 +55,8 @@ pub(crate) struct Proxy<'a> {
     pub(crate) retries: &'a RetryBudget,
     pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
+    /// Of what it holds.
+    pub(crate) account: Account,
 }
 
 /// What is known of a request before it is answered.
@@ -192,7 +195,8 @@ impl Proxy<'_> {
             Route::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
             Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
             Route::Node(called, path) => {
-                let params = params(head, query, exchange, rules.config.max_body_bytes, deadline).await?;
+                let mut held = self.account.hold(client, 0)?;
+                let params = params(head, query, exchange, rules.config.max_body_bytes, deadline, &mut held).await?;
                 let key = client_key(settings, client);
                 let call = balanced(self.peers.call_raw(called, &path, &params), settings, key.as_deref());
                 // What has no body has taken no time.
@@ -204,12 +208,19 @@ impl Proxy<'_> {
                     Some(form) => {
                         match exchange.unless_gone(Box::pin(call.open(STREAM_WINDOW))).await?.map_err(of_call)? {
                             RawReply::Answer(answer) => answer,
-                            RawReply::Stream(parts) => return Box::pin(stream(parts, form, head, exchange)).await,
+                            RawReply::Stream(parts) => {
+                                drop(held);
+                                let hold = |bytes| self.account.hold(client, bytes);
+                                return Box::pin(stream(parts, form, head, exchange, hold)).await;
+                            }
                         }
                     }
                 };
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
-                Ok(exchange.respond(Full::new(status, JSON, body)))
+                drop(held);
+                // A client that does not read its answers does not get more and more of them.
+                let held = Some(self.account.hold(client, body.len())?);
+                Ok(exchange.respond(Full { held, ..Full::new(status, JSON, body) }))
             }
         }
     }
@@ -246,6 +257,7 @@ impl Proxy<'_> {
         let config = &rules.config;
         let mut tried = Vec::new();
         let (mut again, mut full, mut has_gathered) = (false, false, false);
+        let mut held = self.account.hold(client, 0)?;
         self.retries.called();
         let mut now = begin;
         loop {
@@ -265,7 +277,7 @@ impl Proxy<'_> {
             // A place is for what there is something to do for. While many are taken, a client that sends little is not given one.
             if head.framing != Framing::Empty && !has_gathered && picked.is_half_taken() {
                 has_gathered = true;
-                Box::pin(exchange.gather(GATHERED_BYTES)).await?;
+                Box::pin(exchange.gather(GATHERED_BYTES, &mut held)).await?;
                 let gathered = Instant::now();
                 // The client's time is not the server's.
                 deadline += gathered.saturating_duration_since(now);
@@ -391,11 +403,18 @@ async fn stream(
     form: Form,
     head: &Head,
     exchange: &mut impl Exchange,
+    hold: impl Fn(usize) -> Result<Holding, OverBudget> + Send + Sync,
 ) -> Result<Instant, BodyError> {
     // Its arguments have been sent: whoever takes more of them is told that there are none.
     parts.sender().finish();
+    let mut held = None;
     let parts = parts.map(|part| match part {
-        Ok(part) => Ok(form.write(part.get())),
+        Ok(part) => {
+            // The one before has left, or is about to.
+            held = None;
+            let _until_the_next = held.insert(hold(part.get().len()).map_err(|_over| Ended("holds more than it may"))?);
+            Ok(form.write(part.get()))
+        }
         Err(error) => {
             debug!(%error, "a node's stream has ended before its end");
             Err(Ended("a node's stream has ended before its end"))
@@ -417,11 +436,12 @@ async fn params(
     exchange: &mut impl Exchange,
     max_body_bytes: usize,
     deadline: Instant,
+    held: &mut Holding,
 ) -> Result<String, BodyError> {
     if !has_body(head.method()) {
         return Ok(form_params(query.as_bytes()));
     }
-    let body = exchange.whole_body(max_body_bytes, deadline).await?;
+    let body = exchange.whole_body(max_body_bytes, deadline, held).await?;
     let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
     body_params(content_type, &body).map_err(BodyError::Problem)
 }

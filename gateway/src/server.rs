@@ -78,7 +78,7 @@ pub(crate) struct Door {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) retries: Arc<RetryBudget>,
     pub(crate) shedding: Arc<Shedding>,
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
     /// One for each client, of all workers.
@@ -215,7 +215,7 @@ impl Door {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(max_connections));
         let access_log = AccessLog::start(config.access_log).map(Arc::new);
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(config.max_held_bytes));
         let upstreams = Arc::new(Upstreams::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let seats = Arc::new(Seats::new(max_connections));

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::budget::Budget;
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
 use crate::holders::Use;
@@ -120,12 +121,22 @@ pub(crate) struct Shared {
     secret: String,
     /// Of the log: all workers see the same.
     noise: Throttles,
+    pub(crate) budget: Arc<Budget>,
 }
 
+impl Shared {
+    /// With so many bytes to hold for clients.
+    pub(crate) fn new(max_held_bytes: usize) -> Self {
+        let secret = format!("{:032x}", daemon::unique_id());
+        let budget = Arc::new(Budget::new(max_held_bytes));
+        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret, noise: Throttles::default(), budget }
+    }
+}
+
+#[cfg(test)]
 impl Default for Shared {
     fn default() -> Self {
-        let secret = format!("{:032x}", daemon::unique_id());
-        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret, noise: Throttles::default() }
+        Self::new(Config::MAX_HELD_BYTES)
     }
 }
 

@@ -20,6 +20,7 @@ use super::head::{Framing, Head, HeadReader};
 use super::headers;
 use super::response::ResponseHead;
 use super::write::{KeepAlive, put_date, put_full, status_line};
+use crate::budget::Holding;
 use crate::buffers;
 use crate::config::Config;
 use crate::exchange::{Answer, BodyError, Ended, Exchange, Full};
@@ -36,8 +37,8 @@ use crate::turn::{Polls, Turn};
 const READ_BYTES: usize = 4 * 1024;
 /// With less than this there is more made.
 const LEAST_READ_BYTES: usize = 1024;
-/// Bytes of requests that are read ahead while one is worked on.
-const MAX_AHEAD_BYTES: usize = 64 * 1024;
+/// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
+const MAX_AHEAD_BYTES: usize = 32 * 1024;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a body that nobody wants which are read, so that the connection can be used again.
@@ -53,6 +54,8 @@ struct Connection<'a> {
     stream: Held,
     reading: Reading,
     output: BytesMut,
+    /// On account of what it holds, if that is large.
+    held: Vec<Holding>,
     keep_alive: KeepAlive,
     is_head: bool,
     /// What the request at hand is answered with, if it is.
@@ -111,6 +114,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
             owes_continue: false,
         },
         output: BytesMut::new(),
+        held: Vec::new(),
         keep_alive: KeepAlive::Stays,
         is_head: false,
         status: None,
@@ -310,6 +314,7 @@ impl Connection<'_> {
         if write_all(&mut *self.stream, &mut self.output, self.limits.write).await? == Written::Late {
             self.answered = None;
         }
+        self.held.clear();
         Ok(())
     }
 
@@ -364,7 +369,7 @@ impl Connection<'_> {
 }
 
 impl Exchange for Connection<'_> {
-    async fn whole_body(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, BodyError> {
+    async fn whole_body(&mut self, limit: usize, deadline: Instant, held: &mut Holding) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("a body may have {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
@@ -382,6 +387,10 @@ impl Exchange for Connection<'_> {
             if whole.len() + data.len() > limit {
                 return Err(too_large());
             }
+            if let Err(over) = held.grow_to(whole.len() + data.len()) {
+                self.keep_alive = KeepAlive::Closes;
+                return Err(over.into());
+            }
             if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
                 return Ok(data);
             }
@@ -391,7 +400,7 @@ impl Exchange for Connection<'_> {
         Ok(whole.freeze())
     }
 
-    async fn gather(&mut self, bytes: usize) -> Result<(), BodyError> {
+    async fn gather(&mut self, bytes: usize, held: &mut Holding) -> Result<(), BodyError> {
         let (begin, mut received) = (Instant::now(), 0);
         let mut ahead = VecDeque::new();
         while received < bytes {
@@ -400,6 +409,10 @@ impl Exchange for Connection<'_> {
             let is_last = matches!(piece, Piece::End(_) | Piece::More);
             if let Piece::Data(data) = &piece {
                 received += data.len();
+                if let Err(over) = held.grow_to(received) {
+                    self.keep_alive = KeepAlive::Closes;
+                    return Err(over.into());
+                }
             }
             ahead.push_back(piece);
             if is_last {
@@ -458,11 +471,12 @@ impl Exchange for Connection<'_> {
         Ok(())
     }
 
-    fn respond(&mut self, response: Full) -> Instant {
+    fn respond(&mut self, mut response: Full) -> Instant {
         let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
         put_full(&mut self.output, &response, keep_alive, self.is_head, now);
+        self.held.extend(response.held.take().filter(Holding::is_large));
         now
     }
 

@@ -11,7 +11,7 @@ use crate::exchange::Full;
 
 /// Appends a response; `without_body`: as the answer to HEAD.
 pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool, now: Instant) {
-    let Full { status, content_type, retry_after, location, body } = response;
+    let Full { status, content_type, retry_after, location, body, held: _ } = response;
     out.reserve(256 + body.len());
     status_line(out, *status);
     let location = location.as_deref().map(|location| ("location", location));

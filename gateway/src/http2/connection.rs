@@ -33,9 +33,9 @@ const MAX_STREAMS: u32 = 100;
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;
 /// Bytes of one response that wait to be written.
 const MAX_SEND_BYTES: usize = 32 * 1024;
-/// Bytes of a request's body that a client may send ahead, and of all of a connection's.
+/// Bytes of a request's body that a client may send ahead, and of all of a connection's: ten thousand clients may do that.
 const STREAM_WINDOW: u32 = 64 * 1024;
-const CONNECTION_WINDOW: u32 = 256 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024;
 /// Streams that a client has reset and we have not seen yet.
 const MAX_RESET: usize = 50;
 /// Streams that we have had to reset because of what the client did.

@@ -14,6 +14,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
+use crate::budget::Holding;
 use crate::exchange::{BodyError, Ended, Exchange, Full};
 use crate::forward::{self, Failed, Forwarded, Request, Sink, Source};
 use crate::http1::body::Piece;
@@ -118,7 +119,7 @@ impl Stream {
     }
 
     async fn send_full(&mut self, full: Full) -> Result<(), Ended> {
-        let Full { status, content_type, retry_after, location, body } = full;
+        let Full { status, content_type, retry_after, location, body, held: _held } = full;
         let mut response = Response::new(());
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -150,7 +151,7 @@ impl Stream {
 }
 
 impl Exchange for Stream {
-    async fn whole_body(&mut self, limit: usize, deadline: Instant) -> Result<Bytes, BodyError> {
+    async fn whole_body(&mut self, limit: usize, deadline: Instant, held: &mut Holding) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("a body may have {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
@@ -164,13 +165,16 @@ impl Exchange for Stream {
         loop {
             match self.incoming.next_piece(deadline).await? {
                 Piece::Data(data) if whole.len() + data.len() > limit => return Err(too_large()),
-                Piece::Data(data) => whole.extend_from_slice(&data),
+                Piece::Data(data) => {
+                    held.grow_to(whole.len() + data.len())?;
+                    whole.extend_from_slice(&data);
+                }
                 Piece::End(_) | Piece::More => return Ok(whole.freeze()),
             }
         }
     }
 
-    async fn gather(&mut self, bytes: usize) -> Result<(), BodyError> {
+    async fn gather(&mut self, bytes: usize, held: &mut Holding) -> Result<(), BodyError> {
         self.give_leave();
         let (begin, mut received) = (Instant::now(), 0);
         while received < bytes {
@@ -179,6 +183,7 @@ impl Exchange for Stream {
             let is_last = matches!(piece, Piece::End(_) | Piece::More);
             if let Piece::Data(data) = &piece {
                 received += data.len();
+                held.grow_to(received)?;
             }
             self.incoming.ahead.push_back(piece);
             if is_last {

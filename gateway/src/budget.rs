@@ -1,0 +1,202 @@
+//! Bytes that the gateway holds for its clients: bodies on their way to nodes and answers of nodes are held whole, and a client that
+//! sends slowly, or does not read, would have as many of them as it likes.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use foldhash::HashMap;
+
+use crate::shares::network;
+
+/// What each connection may hold without a word: nearly all answers are smaller. Ten thousand connections have 160 MiB of these.
+const OWN_BYTES: usize = 16 * 1024;
+/// What is beyond that comes from the budget in pieces of this size.
+const GRANT_BYTES: usize = 64 * 1024;
+
+/// What all connections of the process may hold beyond their own. One client has at most as much as is free: alone half of it, two
+/// a third each.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    /// Holding for moments only; nobody waits inside.
+    state: Mutex<State>,
+    refused: AtomicU64,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    held: HashMap<IpAddr, usize>,
+}
+
+/// What one connection holds.
+#[derive(Clone, Debug)]
+pub(crate) struct Account {
+    budget: Arc<Budget>,
+    /// Bytes of its own that are in use.
+    own: Arc<AtomicUsize>,
+}
+
+/// Bytes that are held until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Holding {
+    account: Account,
+    client: IpAddr,
+    own: usize,
+    granted: usize,
+}
+
+/// There is no room for more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverBudget;
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        let state = State { free: limit, held: HashMap::default() };
+        Self { limit, state: Mutex::new(state), refused: AtomicU64::new(0) }
+    }
+
+    /// Bytes that are held now, rounded up, and how often somebody was refused.
+    pub(crate) fn seen(&self) -> (usize, u64) {
+        (self.limit - self.lock().free, self.refused.load(Ordering::Relaxed))
+    }
+
+    fn take(&self, client: IpAddr, bytes: usize) -> bool {
+        let mut state = self.lock();
+        let State { free, held } = &mut *state;
+        let has = held.get(&client).copied().unwrap_or(0);
+        let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left);
+        if may {
+            *free -= bytes;
+            *held.entry(client).or_default() += bytes;
+        } else {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
+
+    fn give_back(&self, client: IpAddr, bytes: usize) {
+        let mut state = self.lock();
+        state.free += bytes;
+        if let Some(held) = state.held.get_mut(&client) {
+            *held -= bytes;
+            if *held == 0 {
+                state.held.remove(&client);
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Account {
+    /// Of a connection that holds nothing yet.
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// Holds so many bytes for `client`.
+    ///
+    /// # Errors
+    /// [`OverBudget`] when the client, or all of them together, hold as much as they may.
+    pub(crate) fn hold(&self, client: IpAddr, bytes: usize) -> Result<Holding, OverBudget> {
+        let mut held = Holding { account: self.clone(), client, own: 0, granted: 0 };
+        held.grow_to(bytes)?;
+        Ok(held)
+    }
+}
+
+impl Holding {
+    /// It takes part of what all may hold together.
+    pub(crate) fn is_large(&self) -> bool {
+        self.granted > 0
+    }
+
+    /// Holds so many bytes from now on, if those are more.
+    ///
+    /// # Errors
+    /// As [`Account::hold`]; what was held still is.
+    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        let more = bytes.saturating_sub(self.own + self.granted);
+        if more == 0 {
+            return Ok(());
+        }
+        // Of one task: nobody else writes it.
+        let used = self.account.own.load(Ordering::Relaxed);
+        if self.granted == 0 && used + more <= OWN_BYTES {
+            self.account.own.store(used + more, Ordering::Relaxed);
+            self.own += more;
+            return Ok(());
+        }
+        let client = network(self.client);
+        let grant = more.next_multiple_of(GRANT_BYTES);
+        if !self.account.budget.take(client, grant) {
+            return Err(OverBudget);
+        }
+        (self.client, self.granted) = (client, self.granted + grant);
+        Ok(())
+    }
+}
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        if self.own > 0 {
+            self.account.own.fetch_sub(self.own, Ordering::Relaxed);
+        }
+        if self.granted > 0 {
+            self.account.budget.give_back(self.client, self.granted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    #[test]
+    fn small_answers_take_nothing_from_others_and_large_ones_whole_pieces() {
+        let budget = Arc::new(Budget::new(1 << 20));
+        let account = Account::new(&budget);
+        let small = account.hold(client(1), OWN_BYTES - 1).unwrap();
+        assert_eq!(budget.seen(), (0, 0));
+        let large = account.hold(client(1), 2).unwrap();
+        assert_eq!(budget.seen(), (GRANT_BYTES, 0), "there is one byte of its own left");
+        drop((small, large));
+        assert_eq!((budget.seen(), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
+        let mut grows = account.hold(client(1), 1).unwrap();
+        for bytes in [OWN_BYTES, OWN_BYTES + 1, 2 * GRANT_BYTES, 3] {
+            grows.grow_to(bytes).unwrap();
+        }
+        assert_eq!(budget.seen(), (2 * GRANT_BYTES, 0));
+        drop(grows);
+        assert!(budget.seen() == (0, 0) && budget.lock().held.is_empty());
+    }
+
+    #[test]
+    fn one_client_has_half_and_others_have_something_left() {
+        let budget = Arc::new(Budget::new(64 * GRANT_BYTES));
+        let mut held = Vec::new();
+        let mut take = |number: u8| {
+            let before = held.len();
+            // Each over a connection of its own.
+            while let Ok(one) = Account::new(&budget).hold(client(number), OWN_BYTES + 1) {
+                held.push(one);
+            }
+            held.len() - before
+        };
+        assert_eq!([take(1), take(2), take(3), take(1)], [32, 16, 8, 0]);
+        assert_eq!(budget.seen(), (56 * GRANT_BYTES, 4));
+        drop(held);
+        assert_eq!(budget.seen().0, 0);
+        let account = Account::new(&budget);
+        assert!(account.hold(client(1), 33 * GRANT_BYTES).is_err());
+        assert!(account.hold(client(1), usize::MAX / 2).is_err(), "more than there will ever be");
+    }
+}
