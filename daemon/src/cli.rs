@@ -95,6 +95,12 @@ pub fn log_lines_lost() -> u64 {
     LOG.get().map_or(0, LineWriter::lost)
 }
 
+/// Ends the process, once the last lines of the log are written, or a second is over; waits for nothing else.
+pub fn end_at_once(status: i32) -> ! {
+    drop(LogGuard(()));
+    signal_hook::low_level::exit(status)
+}
+
 /// Waits for the last lines of the log when it is dropped, a second at most.
 #[derive(Debug)]
 #[must_use = "it has to live until the end of main"]

@@ -22,7 +22,8 @@ mod virtual_net;
 pub use accept::Acceptor;
 #[cfg(feature = "cli")]
 pub use cli::{
-    LogFormat, LogGuard, LogLevel, duration, exit_code, init_log, listen_address, log_lines_lost, port_owner,
+    LogFormat, LogGuard, LogLevel, duration, end_at_once, exit_code, init_log, listen_address, log_lines_lost,
+    port_owner,
 };
 pub use direct::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
 pub use frames::FrameReader;

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::cli::{AdminAddress, CommandLine, Settings, USUAL_ADMIN};
 use crate::config::Config;
 use crate::server::{Listeners, Stop, serve_all};
-use crate::takeover::{self, Inherited, Predecessor, Purpose};
+use crate::takeover::{self, Inherited, Predecessor, Purpose, Successor};
 use crate::tls::Tls;
 
 /// Descriptors that are not clients' and not their servers'.
@@ -70,6 +70,10 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
         });
         ready
     });
+    // Its listeners are there: nobody is refused from now on. A successor is announced by the process that it takes over.
+    if ready.is_none() {
+        takeover::notify("READY=1");
+    }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
     drop((reloads, replaces, sender));
     Ok(())
@@ -172,24 +176,36 @@ fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender
 
 /// SIGUSR2: a new process serves, and this one drains.
 async fn succeed(signals: &mut Signal, listeners: Vec<(Purpose, OwnedFd)>, stop: &Stop) {
-    let listeners = Arc::new(listeners);
     loop {
         tokio::select! {
-            heard = signals.recv() => if heard.is_none() { return },
+            biased;
             // Kept any longer, the system would let clients in that nobody takes.
             () = stop.drain.cancelled() => return,
+            heard = signals.recv() => if heard.is_none() { return },
         }
         info!("starting the program anew");
-        let handed = Arc::clone(&listeners);
-        match tokio::task::spawn_blocking(move || takeover::hand_over(&handed)).await {
-            Ok(Ok(pid)) => {
+        let handed = async {
+            let successor = Successor::start()?;
+            successor.is_ready(&listeners).await?;
+            successor.let_go()
+        };
+        let handed = tokio::select! {
+            biased;
+            // Whoever stops this process means the service: dropped, the new one is killed.
+            () = stop.drain.cancelled() => {
+                info!("the new process is ended too: it was not ready yet");
+                return;
+            }
+            handed = handed => handed,
+        };
+        match handed {
+            Ok(pid) => {
                 info!(pid, "the new process is ready; this one finishes what it has");
                 stop.admin.cancel();
                 stop.drain.cancel();
                 return;
             }
-            Ok(Err(error)) => error!("{error}; this process goes on"),
-            Err(panicked) => error!("{panicked}; this process goes on"),
+            Err(error) => error!("{error}; this process goes on"),
         }
     }
 }

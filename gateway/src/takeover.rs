@@ -1,13 +1,15 @@
 //! A new process takes over the listening sockets of an old one: no client is refused in between, and none is lost.
 //!
 //! The old process starts the new one with a socket as its standard input, and sends its listeners over that, each with a byte that
-//! says what it is for. The new one answers when it is ready; then the old one drains.
+//! says what it is for. The new one answers when it is ready; then the old one says that it may go on alone, and drains. If one of
+//! them ends before that, the other one knows by the end of the socket: the new one ends too, the old one goes on. Whatever makes the
+//! old one give up, it kills the new one.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -16,13 +18,20 @@ use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
     recvmsg, sendmsg,
 };
+use tokio::io::Interest;
+use tokio::time::timeout;
+use tracing::error;
 
 /// Says to a process that its standard input is such a socket.
 const VARIABLE: &str = "GATEWAY_TAKES_OVER";
+/// Its value from those who say at the end that the new process may go on alone. Older ones, whose value is 1, say nothing.
+const SAYS_SO: &str = "2";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What it says then.
 const READY: u8 = b'r';
+/// What it is told then: it goes on alone.
+const GO_ON: u8 = b'g';
 /// Behind the last listener.
 const END: u8 = b'.';
 /// More listeners than any gateway has: threads times two, and one.
@@ -45,6 +54,13 @@ pub(crate) struct Predecessor {
     socket: UnixStream,
 }
 
+/// A process that has been started to take over. It is killed, and gone, when this is dropped before it may go on alone.
+#[derive(Debug)]
+pub(crate) struct Successor {
+    child: Option<Child>,
+    socket: tokio::net::UnixStream,
+}
+
 impl Purpose {
     const ALL: [(Self, u8); 3] = [(Self::Http, b'h'), (Self::Https, b's'), (Self::Admin, b'a')];
 
@@ -53,17 +69,28 @@ impl Purpose {
     }
 }
 
-/// In a new process: the listeners of the old one, if there is one.
+/// In a new process: the listeners of the old one, if there is one. From then on this process ends when the old one does before it is
+/// told to go on alone: whoever has stopped that one, or started another, does not know of this one.
 ///
 /// # Errors
 /// When what it says makes no sense.
 pub(crate) fn inherit() -> io::Result<Option<(Predecessor, Inherited)>> {
-    if std::env::var_os(VARIABLE).is_none() {
-        return Ok(None);
-    }
+    let Some(says_so) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_read_timeout(Some(PATIENCE))?;
     let listeners = receive(&socket)?;
+    socket.set_read_timeout(None)?;
+    if says_so == SAYS_SO {
+        let mut watched = socket.try_clone()?;
+        let watch = move || {
+            let mut said = [0];
+            if watched.read_exact(&mut said).is_err() || said[0] != GO_ON {
+                error!("the process to be taken over has ended before that was done; this one ends too");
+                daemon::end_at_once(1);
+            }
+        };
+        std::thread::Builder::new().name("predecessor".to_owned()).spawn(watch)?;
+    }
     Ok(Some((Predecessor { socket }, listeners)))
 }
 
@@ -96,38 +123,128 @@ impl Predecessor {
     }
 }
 
-/// In an old process: starts the program again, with the same arguments, gives it `listeners`, and returns when it is ready. Blocks.
-///
-/// # Errors
-/// When it cannot be started, ends, or is not ready in time; it is killed then.
-pub(crate) fn hand_over(listeners: &[(Purpose, OwnedFd)]) -> io::Result<u32> {
-    let (ours, theirs) = UnixStream::pair()?;
-    let mut arguments = std::env::args_os();
-    // By the name that it was started by: there the new program is, if there is one.
-    let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
-    let child =
-        Command::new(program).args(arguments).env(VARIABLE, "1").stdin(Stdio::from(OwnedFd::from(theirs))).spawn()?;
-    let mut child = Starting(Some(child));
-    let given = listeners.iter().try_for_each(|(purpose, one)| send(&ours, purpose.byte(), Some(one.as_fd())));
-    // A process that does not take them does not answer either: what comes of it is seen below.
-    let _ = given.and_then(|()| send(&ours, END, None));
-    ours.set_read_timeout(Some(PATIENCE))?;
-    let mut answer = [0];
-    let ended = || io::Error::other("the new process ended before it was ready; it says why");
-    match (&ours).read(&mut answer) {
-        Ok(1) if answer[0] == READY => {
-            child.0.take().map(|child| child.id()).ok_or_else(|| io::ErrorKind::NotFound.into())
+impl Successor {
+    /// In an old process: starts the program again, with the same arguments.
+    ///
+    /// # Errors
+    /// When it cannot be started, or must not be: see [`why_not`].
+    pub(crate) fn start() -> io::Result<Self> {
+        if let Some(why_not) = why_not() {
+            return Err(io::Error::other(why_not));
         }
-        Ok(_) => Err(ended()),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(ended()),
-        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-            Err(io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut arguments = std::env::args_os();
+        // By the name that it was started by: there the new program is, if there is one.
+        let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
+        let mut command = Command::new(program);
+        command.args(arguments).env(VARIABLE, SAYS_SO).stdin(Stdio::from(OwnedFd::from(theirs)));
+        let child = command.spawn()?;
+        Ok(Self { child: Some(child), socket: tokio::net::UnixStream::from_std(ours)? })
+    }
+
+    /// Gives it `listeners`, and returns when it is ready.
+    ///
+    /// # Errors
+    /// When it ends, or is not ready in time.
+    pub(crate) async fn is_ready(&self, listeners: &[(Purpose, OwnedFd)]) -> io::Result<()> {
+        timeout(PATIENCE, self.hand_over(listeners))
+            .await
+            .map_err(|_elapsed| io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))?
+    }
+
+    async fn hand_over(&self, listeners: &[(Purpose, OwnedFd)]) -> io::Result<()> {
+        let all = listeners.iter().map(|(purpose, one)| (purpose.byte(), Some(one.as_fd())));
+        for (byte, descriptor) in all.chain([(END, None)]) {
+            let sent = self.socket.async_io(Interest::WRITABLE, || send(&self.socket, byte, descriptor)).await;
+            if sent.is_err() {
+                // A process that does not take them does not answer either: what comes of it is seen below.
+                break;
+            }
         }
-        Err(error) => Err(error),
+        let mut answer = [0];
+        let ended = || io::Error::other("the new process ended before it was ready; it says why");
+        loop {
+            self.socket.readable().await?;
+            match self.socket.try_read(&mut answer) {
+                Ok(1) if answer[0] == READY => return Ok(()),
+                Ok(_) => return Err(ended()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Err(ended()),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Lets it go on alone, and tells systemd, if that is who waits for us, that it is the service now. Gives its number.
+    ///
+    /// # Errors
+    /// When it has ended in the meantime.
+    pub(crate) fn let_go(mut self) -> io::Result<u32> {
+        self.socket.try_write(&[GO_ON])?;
+        let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
+        notify(&format!("MAINPID={}", child.id()));
+        Ok(child.id())
     }
 }
 
-fn send(socket: &UnixStream, byte: u8, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+impl Drop for Successor {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Programs that are the first process of a container, and end it with the process that they have started.
+const INITS: [&str; 6] = ["tini", "docker-init", "dumb-init", "catatonit", "podman-init", "s6-svscan"];
+
+/// Why this process must not end before the service does, if it must not.
+fn why_not() -> Option<&'static str> {
+    let is_set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
+    let number = std::process::id();
+    if number == 1 {
+        return Some(
+            "this is the first process of its container, which would end with it: replace the container instead",
+        );
+    }
+    let is_below_init = rustix::process::getppid().is_some_and(|parent| parent.is_init());
+    let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
+    if is_below_init && INITS.contains(&init.trim_end()) {
+        return Some("the init of this container would end it with this process: replace the container instead");
+    }
+    let is_main = std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|main| main == number.to_string());
+    if is_main && !is_set(NOTIFY_SOCKET) {
+        return Some("systemd would take the end of this process for that of the service: it needs Type=notify");
+    }
+    None
+}
+
+/// Where systemd listens, if it wants to be told.
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Tells systemd something, as sd_notify(3) does. If nobody wants to know, nothing happens.
+pub(crate) fn notify(state: &str) {
+    let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
+    let _ = send_state(&path, state);
+}
+
+fn send_state(path: &std::ffi::OsStr, state: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // It is never waited for.
+    socket.set_nonblocking(true)?;
+    #[cfg(target_os = "linux")]
+    if let Some(name) = path.as_encoded_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        return socket.send_to_addr(state.as_bytes(), &address).map(drop);
+    }
+    socket.send_to(state.as_bytes(), path).map(drop)
+}
+
+fn send(socket: impl AsFd, byte: u8, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -136,18 +253,6 @@ fn send(socket: &UnixStream, byte: u8, descriptor: Option<BorrowedFd<'_>>) -> io
     }
     sendmsg(socket, &[IoSlice::new(&[byte])], &mut ancillary, SendFlags::NOSIGNAL)?;
     Ok(())
-}
-
-/// A process that is killed unless it becomes ready.
-struct Starting(Option<Child>);
-
-impl Drop for Starting {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
 }
 
 #[cfg(test)]
@@ -170,5 +275,17 @@ mod tests {
         assert_eq!(received.len(), 3);
         ours.shutdown(std::net::Shutdown::Both).unwrap();
         assert!(receive(&theirs).is_err(), "an end in the middle");
+    }
+
+    #[test]
+    fn systemd_is_told_wherever_it_listens() {
+        let folder = std::env::temp_dir().join(format!("notify-{:x}", daemon::unique_id()));
+        let there = UnixDatagram::bind(&folder).unwrap();
+        send_state(folder.as_os_str(), "READY=1").unwrap();
+        let mut buffer = [0; 64];
+        let read = there.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..read], b"READY=1");
+        std::fs::remove_file(&folder).unwrap();
+        assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "nobody waits for it");
     }
 }

@@ -30,6 +30,7 @@ mod sdk;
 mod shop;
 mod streams;
 mod streams_at_the_door;
+mod takeover;
 mod transcript;
 mod typed;
 mod upstreams;
