@@ -1,6 +1,6 @@
 //! What operators and their machines ask: is it alive, is it ready, what has it done. On an address of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use node_sdk::Peers;
 use protocol::Route;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +26,7 @@ use crate::seats::Seat;
 use crate::stream::Stream;
 use crate::upstreams::{Shared, Upstreams};
 
-/// Operators at a time.
+/// Operators at a time; when one more comes, the one who came first goes.
 const MAX_CLIENTS: usize = 64;
 
 /// What there is to tell.
@@ -48,17 +48,24 @@ impl Admin {
     pub(crate) async fn serve(self, listener: TcpListener) {
         let mut acceptor = Acceptor::new(listener);
         let mut clients = JoinSet::new();
+        // In the order in which they came.
+        let mut order: VecDeque<AbortHandle> = VecDeque::new();
         loop {
             tokio::select! {
-                (socket, _) = acceptor.accept(), if clients.len() < MAX_CLIENTS => {
+                (socket, _) = acceptor.accept() => {
                     tune(&socket);
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
-                    clients.spawn(async move {
+                    order.retain(|client| !client.is_finished());
+                    // What is asked here is answered at once: who came first is idle, or does not read.
+                    if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {
+                        first.abort();
+                    }
+                    order.push_back(clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
                         let seat = Seat::apart(CancellationToken::new());
                         connection::run(Stream::Plain(stream), &config, &seat, &admin).await
-                    });
+                    }));
                 }
                 Some(_) = clients.join_next() => {}
             }

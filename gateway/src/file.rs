@@ -94,7 +94,12 @@ impl File {
         Self::parse(&text).map_err(|(place, message)| wrong(place, message))
     }
 
+    /// A file that says nothing at all is taken for one that was lost, or cut while it was written: defaults need no file.
     pub(crate) fn parse(text: &str) -> Result<Self, (Option<(usize, usize)>, String)> {
+        let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
+        if !text.trim_start_matches('\u{feff}').lines().any(says) {
+            return Err((None, "it says nothing; a gateway that is to have the defaults needs no file".to_owned()));
+        }
         toml::from_str(text).map_err(|error| {
             let place = error.span().map(|span| {
                 let before = &text[..span.start];
@@ -401,6 +406,20 @@ mod tests {
         assert_eq!(both.prefixes, ["/a", "/b"]);
         assert_eq!((both.timeout, both.limits.at_most), (Some(Duration::from_secs(60)), Some(7)));
         assert_eq!((&both.check, both.node_check.as_deref()), (&None, Some("GET/health")));
+    }
+
+    #[test]
+    fn oe16_a_file_that_says_nothing_is_refused() {
+        for (text, expected) in [
+            ("", false),
+            ("\n \t\n", false),
+            ("# listen = \"127.0.0.1:1\"\n", false),
+            ("\u{feff}", false),
+            ("workers = 1", true),
+            ("# a\n[[route]]\nprefix = \"/\"", true),
+        ] {
+            assert_eq!(File::parse(text).is_ok(), expected, "{text:?}");
+        }
     }
 
     #[test]

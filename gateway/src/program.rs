@@ -143,6 +143,8 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(Purpose, OwnedFd)>> {
 }
 
 /// SIGHUP: what the file says now holds, unless it makes no sense.
+///
+/// A file that has lost all of its routes is taken for one that was cut while it was written: whoever means it starts anew.
 fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
     let new = match command_line.settings() {
@@ -153,6 +155,13 @@ fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender
         && let Err(wrong) = Tls::new(&new.config.certificates)
     {
         return unusable(&wrong);
+    }
+    let before = sender.borrow().routes.len();
+    if before > 0 && new.config.routes.is_empty() {
+        let lost = format!(
+            "the file has no [[route]] any more, and had {before}; if that is meant, start a new process (SIGUSR2)"
+        );
+        return unusable(&lost);
     }
     let config = &running.config;
     let fixed = [

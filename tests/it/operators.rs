@@ -1,7 +1,13 @@
 //! What operators read, and what nobody may make them read.
 
+use std::time::Duration;
+
+use rustix::process::Signal;
 use serde_json::json;
 use tests::{Cluster, Peer, Process, eventually, pick_port, request};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
@@ -98,6 +104,62 @@ async fn no_entry_makes_a_gateway_call_itself() {
         assert_eq!(response.status, 404, "{path}: {}", response.body);
     }
     gateway.process.line("a node is passed over: this process listens there itself").await;
+}
+
+#[tokio::test]
+async fn oe17_operators_who_stay_keep_nobody_out() {
+    let cluster = Cluster::start();
+    let gateway = Gateway::start(&cluster).await;
+    let begins = [
+        "GET /health HTTP/1.1\r\nHost: g\r\n\r\n",
+        "GET /hea",
+        "",
+        "POST /health HTTP/1.1\r\nHost: g\r\nContent-Length: 9\r\n\r\n",
+    ];
+    let mut all = Vec::new();
+    for at in 0..4 * 64 {
+        let mut stream = TcpStream::connect(gateway.admin).await.unwrap();
+        stream.write_all(begins[at % begins.len()].as_bytes()).await.unwrap();
+        all.push(stream);
+    }
+    for _ in 0..3 {
+        let answer = timeout(Duration::from_secs(5), request(gateway.admin, "GET", "/health", "")).await;
+        assert_eq!(answer.expect("in time").status, 200);
+    }
+}
+
+#[tokio::test]
+async fn oe16_a_file_that_was_lost_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let at = std::net::SocketAddr::from(([127, 0, 0, 1], pick_port()));
+    // Nobody listens there: 502 or 503, and not 404.
+    let whole = format!(
+        "listen = \"{at}\"\nadmin = \"off\"\n[[route]]\nprefix = \"/\"\nservers = [\"127.0.0.1:{}\"]\n",
+        pick_port()
+    );
+    std::fs::write(&file, &whole).unwrap();
+    let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap()]);
+    gateway.line("listening").await;
+    for (text, line) in [
+        ("", "it says nothing"),
+        ("# nothing\n", "it says nothing"),
+        (whole.split("[[route]]").next().unwrap(), "the file has no [[route]] any more, and had 1"),
+    ] {
+        std::fs::write(&file, text).unwrap();
+        let before = gateway.output().matches("the configuration stays as it was").count();
+        gateway.signal(Signal::HUP);
+        let refused = || gateway.output().matches("the configuration stays as it was").count() > before;
+        eventually("it is refused", async || refused()).await;
+        gateway.line(line).await;
+        assert!(request(at, "GET", "/x", "").await.status >= 500);
+    }
+    std::fs::write(&file, whole.replace("prefix = \"/\"", "prefix = \"/y\"")).unwrap();
+    gateway.signal(Signal::HUP);
+    gateway.line("the configuration was read anew").await;
+    std::fs::write(&file, "").unwrap();
+    let mut check = Process::start(GATEWAY, &["check", file.to_str().unwrap()]);
+    assert_eq!(check.ended().await.code(), Some(2));
 }
 
 #[tokio::test]
