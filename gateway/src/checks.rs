@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::BytesMut;
+use daemon::Throttle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, sleep, timeout};
+use tokio::time::{Duration, Instant, sleep, timeout};
 use tracing::{info, warn};
 
 use crate::config;
@@ -22,9 +23,21 @@ pub(crate) const LEAST_PERIOD: Duration = Duration::from_millis(10);
 pub(crate) const FALLS: u32 = 2;
 
 /// The checks of all workers: each server is asked once, however many of them use it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Checks {
     known: Mutex<HashMap<Key, Weak<Check>>>,
+    /// Of the log.
+    noise: Arc<Mutex<Throttle>>,
+}
+
+/// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
+const MAX_LINES: u32 = 20;
+
+impl Default for Checks {
+    fn default() -> Self {
+        let noise = Throttle::several(MAX_LINES, Throttle::LOG_PERIOD);
+        Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
+    }
 }
 
 /// Two routes may have the same server looked at in different ways.
@@ -55,7 +68,7 @@ impl Checks {
         }
         let check = Arc::new(Check { address, how: how.clone(), every, alive: AtomicBool::new(true) });
         known.insert(key, Arc::downgrade(&check));
-        tokio::spawn(watch(Arc::downgrade(&check)));
+        tokio::spawn(watch(Arc::downgrade(&check), Arc::clone(&self.noise)));
         check
     }
 }
@@ -66,7 +79,7 @@ impl Check {
     }
 }
 
-async fn watch(check: Weak<Check>) {
+async fn watch(check: Weak<Check>, noise: Arc<Mutex<Throttle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
         let Check { address, how, every, alive } = &*held;
@@ -74,9 +87,14 @@ async fn watch(check: Weak<Check>) {
         failed = if sign.is_ok() { 0 } else { failed + 1 };
         let is_alive = failed < FALLS;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
-            match sign {
-                Ok(()) => info!(server = %address, "it is alive again"),
-                Err(why) => warn!(server = %address, why, "it gives no sign of life and is passed over"),
+            let now = Instant::now().into_std();
+            let passed = noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            match (sign, passed) {
+                (Ok(()), Some(held_back)) => info!(server = %address, held_back, "it is alive again"),
+                (Err(why), Some(held_back)) => {
+                    warn!(server = %address, why, held_back, "it gives no sign of life and is passed over");
+                }
+                (_, None) => {}
             }
         }
         let every = *every;
