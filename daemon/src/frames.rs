@@ -13,6 +13,8 @@ use crate::{Socket, recv_now};
 const MOST_ROOM: usize = 64 * 1024;
 /// What there is room for at the beginning, and again when little comes: most connections carry small packets.
 const LEAST_ROOM: usize = 2 * 1024;
+/// A buffer that has held a larger frame is given back with it: what follows is hardly ever as large.
+const USUAL_FRAME_BYTES: usize = 64 * 1024;
 
 /// Reads a socket into a decoder and knows since when a frame is unfinished.
 #[derive(Debug)]
@@ -21,12 +23,14 @@ pub struct FrameReader {
     /// Room to read into: twice as much when it was filled, half as much when it was hardly used.
     room: usize,
     unfinished_since: Option<Instant>,
+    /// The buffer has held a large frame.
+    is_large: bool,
 }
 
 impl FrameReader {
     /// A reader that takes frames of up to `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None }
+        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None, is_large: false }
     }
 
     /// Takes what the socket has, without waiting; `false` when the peer has closed its side.
@@ -34,6 +38,15 @@ impl FrameReader {
     /// # Errors
     /// Those of the socket, except that having nothing is none.
     pub fn fill(&mut self, socket: &Socket) -> io::Result<bool> {
+        self.fill_at_most(socket, MOST_ROOM)
+    }
+
+    /// The same, of so many bytes at most, or a few.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn fill_at_most(&mut self, socket: &Socket, most: usize) -> io::Result<bool> {
+        self.room = self.room.min(most.max(LEAST_ROOM));
         let buffer = self.decoder.buffer();
         let begin = buffer.len();
         buffer.resize(begin + self.room, 0);
@@ -67,9 +80,17 @@ impl FrameReader {
         } else {
             self.unfinished_since.get_or_insert_with(Instant::now);
         }
-        if frame.is_none() && self.room == LEAST_ROOM && self.decoder.unfinished().is_empty() {
+        self.is_large |= frame.as_ref().is_some_and(|frame| frame.len() > USUAL_FRAME_BYTES);
+        let rest = self.decoder.unfinished().len();
+        if frame.is_none() && rest == 0 && (self.room == LEAST_ROOM || self.is_large) {
             // Thousands of connections are idle most of the time, and an idle one needs no buffer.
             *self.decoder.buffer() = BytesMut::new();
+            self.is_large = false;
+        } else if frame.is_none() && self.is_large && rest <= USUAL_FRAME_BYTES {
+            // The beginning of the next frame would keep all of the room of the one before.
+            let rest = BytesMut::from(self.decoder.unfinished());
+            *self.decoder.buffer() = rest;
+            self.is_large = false;
         }
         Ok(frame)
     }
@@ -79,8 +100,49 @@ impl FrameReader {
         self.unfinished_since.map(|since| since + frame_timeout)
     }
 
+    /// Nobody reads now, so a frame that has begun has its whole time again.
+    pub fn put_off(&mut self) {
+        if self.unfinished_since.is_some() {
+            self.unfinished_since = Some(Instant::now());
+        }
+    }
+
     /// The bytes of frames that have not been taken.
     pub fn pending(&self) -> &[u8] {
         self.decoder.unfinished()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_room_of_a_large_frame_is_given_back_with_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let socket = Socket::Tcp(listener.accept().await.unwrap().0);
+        let frame = "x".repeat(1 << 20);
+        for rest in ["", "{", "{\"uri\":"] {
+            let mut bytes = format!("{frame}¶{rest}").into_bytes();
+            let mut reader = FrameReader::new(2 << 20);
+            let mut frames = 0;
+            while !bytes.is_empty() || reader.pending() != rest.as_bytes() {
+                match peer.try_write(&bytes) {
+                    Ok(written) => drop(bytes.drain(..written)),
+                    Err(_full) => {}
+                }
+                socket.readable().await.unwrap();
+                assert!(reader.fill_at_most(&socket, 16 * 1024).unwrap());
+                while reader.next_frame().unwrap().is_some() {
+                    frames += 1;
+                }
+            }
+            assert_eq!(frames, 1);
+            let room = reader.decoder.buffer().capacity();
+            assert!(room <= USUAL_FRAME_BYTES, "{rest}: {room}");
+        }
     }
 }

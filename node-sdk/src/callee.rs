@@ -4,22 +4,26 @@ use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{FrameReader, LocalQueues, Look, Socket, TimeSlice, at};
+use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, Unread, is_blank, part_of};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
+use crate::budget::{LEAST_BYTES, Share};
+use crate::error::no_room;
 use crate::handler::{Caller, Progress};
 use crate::items::Flow;
 use crate::link::MAX_FRAME_BYTES;
-use crate::outgoing::{Outgoing, Step};
+use crate::outgoing::{Outgoing, ReplyTo, Step};
 use crate::service::{Begun, Service, Turn};
 use crate::transit::Transit;
 
@@ -28,8 +32,11 @@ const MAX_AT_WORK: usize = 1024;
 /// Calls that are streams, or may become some, do not count there: they may last, and are ended and paced by what is read. Of these a
 /// caller has so many; more are refused.
 const MAX_STREAMS: usize = 4096;
-/// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads.
+/// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads. What else a caller may have is in
+/// [`budget`](crate::budget).
 const MAX_WAITING_BYTES: usize = 8 << 20;
+/// A caller that has too much looks so often whether it may have more, which others decide.
+const ROOM_PERIOD: Duration = Duration::from_millis(50);
 /// How long a call may take from its first byte to its last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may take nothing of its answers.
@@ -66,6 +73,14 @@ struct Connection<'a> {
     outgoing: Outgoing,
     strikes: u32,
     slice: TimeSlice,
+    share: Share,
+    /// Bytes that it may have now.
+    may_have: usize,
+    /// Bytes of calls at work, as they came.
+    at_work_bytes: usize,
+    /// Bytes that wait in its streams.
+    in_streams: Arc<AtomicUsize>,
+    full: Throttle,
     /// The node finishes: streams that have nothing to send end.
     leaving: bool,
 }
@@ -73,6 +88,8 @@ struct Connection<'a> {
 /// A call at work, with its key if that is a number.
 struct Keyed {
     key: Option<u64>,
+    /// As the call came.
+    bytes: usize,
     begun: Option<Begun>,
 }
 
@@ -107,6 +124,8 @@ impl Handles {
 struct AtWork {
     abort: AbortHandle,
     flow: Option<Arc<Flow>>,
+    /// As the call came.
+    bytes: usize,
 }
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
@@ -116,9 +135,10 @@ pub(crate) async fn run(
     service: &Service,
     finish: &CancellationToken,
 ) -> &'static str {
+    let in_streams = Arc::<AtomicUsize>::default();
     let mut connection = Connection {
         service,
-        caller: Caller { instance: None, address: peer, peers: None },
+        caller: Caller { instance: None, address: peer, peers: None, held_in_streams: Some(Arc::clone(&in_streams)) },
         reader: FrameReader::new(MAX_FRAME_BYTES),
         large: None,
         received: Instant::now(),
@@ -130,12 +150,18 @@ pub(crate) async fn run(
         outgoing: Outgoing::new(LocalQueues::can_see(stream)),
         strikes: 0,
         slice: TimeSlice::among(&service.busy),
+        share: Share::of(&service.budget),
+        may_have: LEAST_BYTES,
+        at_work_bytes: 0,
+        in_streams,
+        full: Throttle::default(),
         leaving: false,
     };
     let mut stalled_since = None;
     let mut closed = false;
     let mut at_caller = Look::default();
     loop {
+        connection.settle();
         let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
             Ok(more) => more,
             Err(reason) => return reason,
@@ -159,6 +185,7 @@ pub(crate) async fn run(
         if paced.is_none() {
             at_caller.done();
         }
+        connection.settle();
         // A caller that never pauses leaves the thread to others all the same, however much its packets cost.
         if connection.slice.is_over() {
             connection.slice.give_way().await;
@@ -177,7 +204,14 @@ pub(crate) async fn run(
             return "leaving";
         }
         let written = connection.outgoing.written();
+        let (held, may_have) = (connection.held(), connection.may_have);
+        let is_full = held >= may_have;
         let (listening, reads) = (!closed && connection.has_room(), connection.reads());
+        // A call that has begun has to end, and waits only for what is at work.
+        let is_timed = listening && (!is_full || connection.reader.pending().len() > held / 2);
+        if !is_timed {
+            connection.reader.put_off();
+        }
         let leaving = connection.leaving;
         let Connection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
         tokio::select! {
@@ -190,8 +224,8 @@ pub(crate) async fn run(
             }
             (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
             () = std::future::ready(()), if more => {}
-            readable = stream.readable(), if listening && !more => {
-                match readable.and_then(|()| reader.fill(stream)) {
+            readable = stream.readable(), if listening && !more && !is_full => {
+                match readable.and_then(|()| reader.fill_at_most(stream, may_have - held)) {
                     Ok(true) => *received = Instant::now(),
                     // A caller that closes its side may still read its answers.
                     Ok(false) => closed = true,
@@ -199,7 +233,8 @@ pub(crate) async fn run(
                 }
             }
             Some(turn) = at_work.next(), if reads && !at_work.is_empty() => connection.take_turn(turn),
-            () = at(reader.deadline(FRAME_TIMEOUT)), if listening => return "a call took too long to arrive",
+            () = at((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
+            () = at(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
             () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
         }
         connection.slice.resume();
@@ -208,12 +243,66 @@ pub(crate) async fn run(
 
 impl Connection<'_> {
     fn has_room(&self) -> bool {
-        self.at_work.len().saturating_sub(self.handles.streams) < MAX_AT_WORK && self.reads()
+        self.at_work.len().saturating_sub(self.handles.streams) < MAX_AT_WORK
+            && self.reads()
+            && self.at_work_bytes + self.in_streams.load(Ordering::Relaxed) < self.may_have
+    }
+
+    /// Bytes that are kept for it.
+    fn held(&self) -> usize {
+        let (come, large) = (self.reader.pending().len(), self.large.as_ref().map_or(0, Bytes::len));
+        come + large + self.at_work_bytes + self.in_streams.load(Ordering::Relaxed) + self.outgoing.kept()
+    }
+
+    /// Takes what it has from the budget, and says what it may have.
+    fn settle(&mut self) {
+        let held = self.held();
+        self.may_have = self.share.settle(held);
+        if held >= self.may_have {
+            self.crowd_out();
+        }
+    }
+
+    /// Parts that nobody takes do not keep a caller from being read for long: the stream with the most of them ends, while all of them are
+    /// most of what the caller may have.
+    fn crowd_out(&mut self) {
+        while self.in_streams.load(Ordering::Relaxed) > self.may_have / 2 {
+            let waiting = |at_work: &AtWork| at_work.flow.as_ref().map_or(0, |flow| flow.waiting_bytes());
+            let most = self.handles.by_key.values().max_by_key(|at_work| waiting(at_work));
+            // What is left is of calls that are over.
+            let Some(flow) = most.filter(|most| waiting(most) > 0).and_then(|most| most.flow.clone()) else { break };
+            flow.crowd_out();
+            self.note_full("the parts of a stream");
+        }
+    }
+
+    /// Something of it is refused for want of room.
+    fn note_full(&mut self, what: &str) {
+        self.share.refuse();
+        if let Some(held_back) = self.full.pass(Instant::now().into_std()) {
+            let (held, may_have) = (self.held(), self.may_have);
+            warn!(peer = %self.caller.address, held, may_have, held_back, "no room for {what}");
+        }
+    }
+
+    /// What was written since there were `before` bytes, unless there is no room for it: then an error is in its place.
+    fn keeps(&mut self, before: usize, to: &ReplyTo) -> bool {
+        let waiting = self.outgoing.len();
+        if waiting == before || self.share.fits(waiting) {
+            if waiting - before > LEAST_BYTES {
+                // At once: others may be answered before this one is looked at again.
+                self.settle();
+            }
+            return true;
+        }
+        self.outgoing.replace(before, to, &no_room("this answer"));
+        self.note_full("an answer");
+        false
     }
 
     /// The caller reads its answers; for one that does not, nothing is worked on.
     fn reads(&self) -> bool {
-        self.outgoing.len() < MAX_WAITING_BYTES
+        self.outgoing.len() < MAX_WAITING_BYTES.min(self.may_have)
     }
 
     /// Each of few is answered by itself: the caller goes on with the first answer while the next call is handled.
@@ -280,16 +369,18 @@ impl Connection<'_> {
             self.strikes += 1;
             return if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) };
         };
-        let to = begun.take_reply_to();
-        if self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink)) == Poll::Ready(Progress::Done) {
+        let (to, before) = (begun.take_reply_to(), self.outgoing.len());
+        let polled = self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink));
+        if !self.keeps(before, &to) || polled == Poll::Ready(Progress::Done) {
             return Ok(());
         }
         begun.put_reply_to(to);
-        self.put_to_work(begun);
+        self.put_to_work(begun, frame.len());
         Ok(())
     }
 
-    fn put_to_work(&mut self, begun: Begun) {
+    fn put_to_work(&mut self, begun: Begun, bytes: usize) {
+        self.at_work_bytes += bytes;
         let (abort, registration) = AbortHandle::new_pair();
         let key = begun.to.key.as_ref().and_then(Key::number);
         if self.leaving
@@ -298,9 +389,9 @@ impl Connection<'_> {
             flow.leave();
         }
         if let Some(key) = key {
-            self.handles.put(key, AtWork { abort, flow: begun.to.flow.clone() });
+            self.handles.put(key, AtWork { abort, flow: begun.to.flow.clone(), bytes });
         }
-        self.at_work.push(Abortable::new(Keyed { key, begun: Some(begun) }, registration));
+        self.at_work.push(Abortable::new(Keyed { key, bytes, begun: Some(begun) }, registration));
     }
 
     /// A part of what the caller sends after its call; one of a call that is over is nobody's.
@@ -318,8 +409,11 @@ impl Connection<'_> {
             }
             "$cancel" => {
                 let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.take(key));
-                // Its work is dropped at the next turn.
-                at_work.inspect(|at_work| at_work.abort.abort());
+                if let Some(AtWork { abort, bytes, .. }) = at_work {
+                    // Its work is dropped at the next turn.
+                    abort.abort();
+                    self.at_work_bytes -= bytes;
+                }
             }
             CREDIT_URI => {
                 if let Some(flow) = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.flow(key)) {
@@ -331,10 +425,14 @@ impl Connection<'_> {
     }
 
     fn take_turn(&mut self, turn: <Abortable<Keyed> as Future>::Output) {
-        let Ok((Keyed { key, begun }, turn)) = turn else { return };
+        // Of what was taken back nothing counts any more.
+        let Ok((Keyed { key, bytes, begun }, turn)) = turn else { return };
+        self.at_work_bytes -= bytes;
+        let before = self.outgoing.len();
         self.outgoing.push(turn.version, turn.packet);
-        match begun.filter(|_| turn.progress == Progress::More) {
-            Some(begun) => self.put_to_work(begun),
+        let kept = begun.as_ref().is_none_or(|begun| self.keeps(before, &begun.to));
+        match begun.filter(|_| kept && turn.progress == Progress::More) {
+            Some(begun) => self.put_to_work(begun, bytes),
             None => drop(key.and_then(|key| self.handles.take(key))),
         }
     }
@@ -344,9 +442,9 @@ impl Future for Keyed {
     type Output = (Self, Turn);
 
     fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let Self { key, begun } = &mut *self;
+        let Self { key, bytes, begun } = &mut *self;
         let Some(Poll::Ready(turn)) = begun.as_mut().map(|begun| begun.poll_turn(task)) else { return Poll::Pending };
-        Poll::Ready((Self { key: *key, begun: begun.take() }, turn))
+        Poll::Ready((Self { key: *key, bytes: *bytes, begun: begun.take() }, turn))
     }
 }
 
@@ -376,7 +474,11 @@ fn write(stream: &Socket, outgoing: &mut Outgoing) -> std::io::Result<Step> {
         let Step::Write(bytes) = &step else { return Ok(step) };
         match stream.try_write(bytes) {
             Ok(taken) => outgoing.wrote(now, taken),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return Ok(step),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                drop(step);
+                outgoing.shrink();
+                return Ok(outgoing.next(now));
+            }
             Err(error) => return Err(error),
         }
     }

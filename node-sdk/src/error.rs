@@ -207,6 +207,11 @@ impl ServiceError {
     }
 }
 
+/// There is no room to keep something until its caller takes it.
+pub(crate) fn no_room(what: &str) -> ServiceError {
+    ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
+}
+
 /// A failed call of a handler becomes the handler's own answer: what it needed is not there.
 impl From<CallError> for ServiceError {
     fn from(error: CallError) -> Self {

@@ -84,6 +84,17 @@ impl Inflow {
         Poll::Pending
     }
 
+    /// Bytes that wait to be taken.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// What waits is nobody's any more.
+    pub(crate) fn clear(&mut self) {
+        self.waiting = VecDeque::new();
+        self.waiting_bytes = 0;
+    }
+
     /// Nothing more comes, though some may not be taken yet.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over

@@ -8,6 +8,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::Duration;
 
@@ -181,6 +182,8 @@ pub struct Caller {
     pub(crate) address: SocketAddr,
     /// Those among whom it may be found.
     pub(crate) peers: Option<Peers>,
+    /// Bytes that wait in its streams.
+    pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
 }
 
 /// An async function that can answer calls: up to eight arguments that are [`FromCall`], and a `Result` with anything that

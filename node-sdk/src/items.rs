@@ -2,6 +2,7 @@
 
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -14,7 +15,7 @@ use protocol::{Part, STREAM_WINDOW, Side};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::error::ServiceError;
+use crate::error::{ServiceError, no_room};
 use crate::flow::{Abuse, Inflow, Outflow};
 use crate::handler::{FromCall, Incoming};
 use crate::respond::{self, Respond};
@@ -67,6 +68,8 @@ pub(crate) struct Flow {
     shared: Mutex<Shared>,
     /// Whoever works on the call.
     task: AtomicWaker,
+    /// Bytes that wait in all streams of its caller.
+    held: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -80,6 +83,8 @@ struct Shared {
     leaving: bool,
     /// The call is over, or the caller is gone.
     cut: bool,
+    /// There was no room for what came.
+    crowded: bool,
 }
 
 /// Parts of an answer, whatever they are made of.
@@ -97,7 +102,7 @@ pub(crate) trait PartSource: Send {
 
 impl Flow {
     /// The caller takes so many bytes before it grants more.
-    pub(crate) fn new(credit: u32) -> Arc<Self> {
+    pub(crate) fn new(credit: u32, held: Arc<AtomicUsize>) -> Arc<Self> {
         let shared = Shared {
             inflow: Inflow::new(STREAM_WINDOW),
             outflow: Outflow::new(credit),
@@ -105,8 +110,9 @@ impl Flow {
             is_open: false,
             leaving: false,
             cut: false,
+            crowded: false,
         };
-        Arc::new(Self { shared: Mutex::new(shared), task: AtomicWaker::new() })
+        Arc::new(Self { shared: Mutex::new(shared), task: AtomicWaker::new(), held })
     }
 
     /// A part has come from the caller.
@@ -115,7 +121,9 @@ impl Flow {
         if !shared.takes_items {
             return Ok(());
         }
+        let before = shared.inflow.waiting_bytes();
         let waker = shared.inflow.put(part, frame)?;
+        self.held.fetch_add(shared.inflow.waiting_bytes() - before, Ordering::Relaxed);
         drop(shared);
         waker.into_iter().for_each(std::task::Waker::wake);
         Ok(())
@@ -166,6 +174,23 @@ impl Flow {
         leaves.then(|| ServiceError::new(503, "leaving", "this node leaves").retry_after(REOPEN_AFTER))
     }
 
+    /// Bytes that have come and are not taken.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.lock().inflow.waiting_bytes()
+    }
+
+    /// There is no room for what has come: whoever takes it finds out.
+    pub(crate) fn crowd_out(&self) {
+        let mut shared = self.lock();
+        self.held.fetch_sub(shared.inflow.waiting_bytes(), Ordering::Relaxed);
+        shared.inflow.clear();
+        shared.crowded = true;
+        shared.takes_items = false;
+        let waker = shared.inflow.end();
+        drop(shared);
+        waker.into_iter().for_each(std::task::Waker::wake);
+    }
+
     /// The call is over.
     pub(crate) fn cut(&self) {
         let mut shared = self.lock();
@@ -177,6 +202,13 @@ impl Flow {
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What nobody has taken is gone with it.
+impl Drop for Flow {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.lock().inflow.waiting_bytes(), Ordering::Relaxed);
     }
 }
 
@@ -201,7 +233,8 @@ impl<T: DeserializeOwned> Stream for Items<T> {
         }
         let mut shared = self.flow.lock();
         let taken = ready!(shared.inflow.poll_take(task));
-        let (owes_credit, cut) = (shared.inflow.owes_credit(), shared.cut);
+        self.flow.held.fetch_sub(taken.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        let (owes_credit, cut, crowded) = (shared.inflow.owes_credit(), shared.cut, shared.crowded);
         drop(shared);
         if owes_credit {
             self.flow.task.wake();
@@ -209,6 +242,7 @@ impl<T: DeserializeOwned> Stream for Items<T> {
         let item = match taken {
             Some(frame) => read_part(&frame, Side::Caller)
                 .map_err(|error| ServiceError::bad_request("bad_part", error.to_string())),
+            None if crowded => Err(no_room("the parts of this stream, which are not taken")),
             None if cut => Err(ServiceError::new(499, "cut", "the caller went before the last part")),
             None => {
                 self.is_over = true;

@@ -25,6 +25,7 @@ mod answer;
 mod backoff;
 pub mod balance;
 mod barred;
+mod budget;
 mod cache;
 mod call;
 mod callee;
@@ -59,6 +60,7 @@ mod typed;
 
 pub use answer::RawAnswer;
 pub use balance::{Balance, Balancer, Candidate};
+pub use budget::Buffers;
 pub use call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
 pub use context::{Trace, spawn};
 pub use discovery::{Identity, RECONNECT_PERIOD};

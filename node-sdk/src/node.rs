@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::balance::Balance;
+use crate::budget::{self, Budget, Buffers};
 use crate::discovery::Identity;
 use crate::error::StartError;
 use crate::events;
@@ -34,6 +35,7 @@ pub struct Node {
     address: SocketAddr,
     peers: Peers,
     needs: Vec<String>,
+    budget: Arc<Budget>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
 }
@@ -49,6 +51,7 @@ pub struct NodeBuilder {
     cache: Option<PathBuf>,
     balance: Balance,
     network: Network,
+    buffers: usize,
     routes: Vec<Given>,
     /// Around the routes that come next, the outermost first.
     layers: Vec<Layer>,
@@ -77,6 +80,7 @@ impl Node {
             cache: None,
             balance: Balance::default(),
             network: Network::default(),
+            buffers: budget::DEFAULT_BYTES,
             routes: Vec::new(),
             layers: Vec::new(),
             states: States::default(),
@@ -111,6 +115,11 @@ impl Node {
     /// answer: then nobody counts as having seen it, and that takes a second longer. Cancel safe.
     pub async fn visible(&self, percent: u8, within: Duration) -> Visibility {
         self.peers.visible(percent, within).await
+    }
+
+    /// How many bytes are kept for callers now.
+    pub fn buffers(&self) -> Buffers {
+        self.budget.buffers()
     }
 
     /// Completes when there is a provider of everything that the builder's [`needs`](NodeBuilder::needs) name, at once if they
@@ -316,6 +325,15 @@ impl NodeBuilder {
         self
     }
 
+    /// How many bytes this node keeps for its callers at a time: packets that have come in part, arguments of calls at work, parts
+    /// and answers that are not taken. 384 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
+    /// half of what is free: one that would have more is not read from until it has less. An answer that there is no room for
+    /// becomes 503 `no_room`, and of a caller's streams that are not taken the one with the most ends so.
+    pub fn buffers(mut self, bytes: usize) -> Self {
+        self.buffers = bytes;
+        self
+    }
+
     /// Where its connections come from and go to: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
     pub(crate) fn network(mut self, network: Network) -> Self {
@@ -394,6 +412,7 @@ impl NodeBuilder {
             cache,
             balance,
             network,
+            buffers,
             routes: given,
             layers: _,
             states,
@@ -440,10 +459,13 @@ impl NodeBuilder {
         let peers = Peers::join(identity, distributor, leaving.clone());
         let surroundings = Surroundings { states, peers: peers.clone() };
         let local_queues = LocalQueues::start();
-        let service = Arc::new(Service { name, router, surroundings, local_queues, busy: Busy::new() });
+        let budget = Budget::new(buffers);
+        let service = Service { name, router, surroundings, local_queues, busy: Busy::new(), budget };
+        let service = Arc::new(service);
         peers.serve_own(&service);
+        let budget = Arc::clone(&service.budget);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, needs: needed, leaving, server })
+        Ok(Node { address, peers, needs: needed, budget, leaving, server })
     }
 }
 

@@ -22,6 +22,9 @@ use crate::link::MAX_FRAME_BYTES;
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
+/// A buffer that has become larger is not used again.
+const USUAL_BATCH_BYTES: usize = 64 * 1024;
+
 /// Bytes of parts of one answer that are written before other answers have their turn.
 const PARTS_BYTES: usize = 64 * 1024;
 
@@ -34,6 +37,8 @@ pub(crate) struct Outgoing {
     legacy_bytes: usize,
     window: ReadWindow,
     rest: Bytes,
+    /// Bytes that `rest` had at first, all of which it keeps.
+    rest_room: usize,
 }
 
 /// What the caller's socket should do now.
@@ -192,12 +197,44 @@ impl Outgoing {
             legacy_bytes: 0,
             window: ReadWindow::new(LEGACY_READ_BYTES, read_time),
             rest: Bytes::new(),
+            rest_room: 0,
         }
     }
 
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
         self.batch.len() + self.legacy_bytes + self.rest.len()
+    }
+
+    /// Bytes that are kept for what waits.
+    pub(crate) fn kept(&self) -> usize {
+        self.batch.len() + self.legacy_bytes + self.rest_room.max(self.rest.len())
+    }
+
+    /// The caller takes nothing now: what is left of much is kept without what it has taken.
+    pub(crate) fn shrink(&mut self) {
+        if self.rest_room > USUAL_BATCH_BYTES && self.rest.len() <= self.rest_room / 2 {
+            self.rest = Bytes::copy_from_slice(&self.rest);
+            self.rest_room = self.rest.len();
+        }
+    }
+
+    /// Takes back what was written since there were `bytes`, and has an error in its place.
+    pub(crate) fn replace(&mut self, bytes: usize, to: &ReplyTo, error: &ServiceError) {
+        let added = self.len().saturating_sub(bytes);
+        match to.version {
+            Version::V2 => {
+                self.batch.truncate(self.batch.len().saturating_sub(added));
+                // Its room goes too.
+                self.batch = BytesMut::from(&self.batch[..]);
+            }
+            Version::V1 => {
+                if let Some(packet) = self.legacy.pop_back_if(|_| added > 0) {
+                    self.legacy_bytes -= packet.len();
+                }
+            }
+        }
+        self.answer(to, |sink| sink.failure(error));
     }
 
     /// Gives `answer` a place to write one answer to.
@@ -231,7 +268,10 @@ impl Outgoing {
     pub(crate) fn next(&mut self, now: Instant) -> Step {
         if self.rest.is_empty() {
             if !self.batch.is_empty() {
-                self.rest = self.batch.split().freeze();
+                // What has become large is given back when it is written.
+                let is_large = self.batch.len() > USUAL_BATCH_BYTES;
+                let batch = if is_large { std::mem::take(&mut self.batch) } else { self.batch.split() };
+                self.rest = batch.freeze();
             } else if let Some(packet) = self.legacy.front() {
                 if let Err(unread) = self.window.admit(now, packet.len()) {
                     return Step::WaitFor(unread);
@@ -240,6 +280,7 @@ impl Outgoing {
                 self.rest = self.legacy.pop_front().unwrap_or_default();
             }
         }
+        self.rest_room = self.rest_room.max(self.rest.len());
         if self.rest.is_empty() { Step::Done } else { Step::Write(self.rest.clone()) }
     }
 
@@ -258,6 +299,10 @@ impl Outgoing {
 
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
         self.rest.advance(bytes);
+        if self.rest.is_empty() {
+            self.rest = Bytes::new();
+            self.rest_room = 0;
+        }
         self.window.wrote(now, bytes);
     }
 }

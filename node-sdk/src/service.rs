@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tracing::{debug, error};
 
+use crate::budget::Budget;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::handler::{AnyHandler, Caller, Incoming, Progress, Running, Surroundings};
@@ -41,6 +42,8 @@ pub(crate) struct Service {
     pub(crate) local_queues: LocalQueues,
     /// The callers that send without a pause take turns.
     pub(crate) busy: Busy,
+    /// What is kept for callers.
+    pub(crate) budget: Arc<Budget>,
 }
 
 /// One route of a node.
@@ -102,7 +105,9 @@ impl Service {
     ) -> Begun {
         let key = request.key.take();
         let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
-        let flow = request.meta.credit.filter(|_| streams).map(Flow::new);
+        let held = caller.held_in_streams.as_ref();
+        let flow =
+            request.meta.credit.filter(|_| streams).map(|credit| Flow::new(credit, held.cloned().unwrap_or_default()));
         let mut to = ReplyTo { version: request.version, key, flow };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
@@ -190,7 +195,12 @@ impl Service {
                     ..CallMeta::default()
                 },
             };
-            let caller = Caller { instance: None, address: SocketAddr::from(([127, 0, 0, 1], 0)), peers: None };
+            let caller = Caller {
+                instance: None,
+                address: SocketAddr::from(([127, 0, 0, 1], 0)),
+                peers: None,
+                held_in_streams: None,
+            };
             let mut begun = self.begin_in(&mut request, now, &caller, true, now);
             let Turn { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));

@@ -321,3 +321,80 @@ async fn ov4_callers_without_a_pause_get_nobody_suspected() {
     check(4, &r#"{"uri":"$nothing","$":{}}¶"#.repeat(1000)).await;
     check(4, &format!(r#"{{"uri":"$part","key":7,"$":{{"n":1}},"params":[{}]}}¶"#, ones(1 << 20))).await;
 }
+
+/// Bytes that this process, or another, has in memory.
+fn resident(pid: i32) -> u64 {
+    let process = procfs::process::Process::new(pid).unwrap();
+    process.statm().unwrap().resident * procfs::page_size()
+}
+
+/// A node in a process of its own with a budget of 64 MB, an attack on it, and a caller that gets its answers all the same.
+async fn with_little_room(attack: &str, connections: usize, first: &str, then: &str, word: Option<&str>) {
+    let cluster = Cluster::start();
+    let start = |budget: &str| {
+        let address = cluster.address.to_string();
+        Process::start_with(env!("CARGO_BIN_EXE_node_process"), &[&address], &[("BUFFERS", budget)])
+    };
+    let node = start("64000000");
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], node.port().await));
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/who"]).await;
+    let mut peers = Vec::new();
+    for _ in 0..connections {
+        let socket = tokio::net::TcpStream::connect(address).await.unwrap();
+        let bytes = [first, then].concat().into_bytes();
+        peers.push(tokio::spawn(async move {
+            let (mut reads, mut writes) = socket.into_split();
+            let writing = async { tokio::io::AsyncWriteExt::write_all(&mut writes, &bytes).await };
+            // Nobody reads, and nobody closes.
+            let _ = tokio::time::timeout(Duration::from_secs(4), writing).await;
+            let mut said = vec![0; 1 << 16];
+            let _ = tokio::io::AsyncReadExt::read(&mut reads, &mut said).await;
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }));
+    }
+    let begin = tokio::time::Instant::now();
+    let mut most = 0;
+    while begin.elapsed() < Duration::from_secs(4) {
+        let call = caller.peers().call::<u32>("GET/who", &()).within(Duration::from_secs(20));
+        let pid = call.await.unwrap_or_else(|error| panic!("{attack}: {error}"));
+        most = most.max(resident(i32::try_from(pid).unwrap()));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    // The budget; as much again that the allocator keeps, and is made at the moment; and the program.
+    assert!(most < 300_000_000, "{attack}: {most} bytes");
+    if let Some(word) = word {
+        node.line(word).await;
+    }
+    peers.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn gu4_half_packets_of_many_callers_have_a_budget() {
+    let half = format!(r#"{{"uri":"/who","method":"GET","$":{{}},"params":"{}"#, "x".repeat(8_000_000));
+    with_little_room("half packets", 60, &half, "", None).await;
+}
+
+#[tokio::test]
+async fn gu4_answers_that_are_not_read_have_a_budget() {
+    let call = r#"{"uri":"/large","method":"GET","key":1,"$":{},"params":{"bytes":7000000}}¶"#;
+    with_little_room("unread answers", 100, call, "", Some("no room for an answer")).await;
+    let stream = call.replace(r#""$":{}"#, r#""$":{"c":100000000}"#).replace("/large", "/parts");
+    with_little_room("unread parts", 100, &stream, "", Some("no room for an answer")).await;
+}
+
+#[tokio::test]
+async fn gu4_calls_at_work_have_a_budget() {
+    let call = format!(r#"{{"uri":"/keep","method":"GET","key":7,"$":{{}},"params":"{}"}}¶"#, "x".repeat(4_000_000));
+    with_little_room("calls at work", 20, &call.repeat(4), "", None).await;
+}
+
+#[tokio::test]
+async fn gu4_parts_that_are_not_taken_have_a_budget() {
+    let open =
+        |key: u32| format!(r#"{{"uri":"/swallow","method":"POST","key":{key},"$":{{"c":1000}},"params":null}}¶"#);
+    let part =
+        |key: u32| format!(r#"{{"uri":"$part","key":{key},"$":{{"n":1}},"params":"{}"}}¶"#, "x".repeat(2_000_000));
+    let (opens, parts): (String, String) = ((1..20).map(open).collect(), (1..20).map(part).collect());
+    with_little_room("parts", 10, &opens, &parts, Some("no room for the parts of a stream")).await;
+}

@@ -1,11 +1,13 @@
 //! A node for tests that kill it: says who it is, quickly or slowly, and counts.
 #![expect(clippy::print_stdout, reason = "whoever started it reads it")]
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use daemon::{LogFormat, LogLevel, init_log};
-use futures::{Stream, stream};
-use node_sdk::{Node, Params, ServiceError, Streaming, Visibility};
+use futures::{Stream, TryStreamExt, stream};
+use node_sdk::{Items, Node, Params, ServiceError, Streaming, Visibility};
+use serde_json::value::RawValue;
 
 #[derive(serde::Deserialize)]
 struct Slow {
@@ -32,8 +34,35 @@ async fn count(
     Ok(Streaming(stream::iter((0..to.unwrap_or(u64::MAX)).map(Ok))))
 }
 
+/// 7 MB that cost nothing to make.
+static LARGE: LazyLock<&RawValue> = LazyLock::new(|| {
+    let text = format!("\"{}\"", "x".repeat(7_000_000));
+    Box::leak(RawValue::from_string(text).expect("a text"))
+});
+
+async fn large() -> Result<&'static RawValue, ServiceError> {
+    Ok(*LARGE)
+}
+
+/// The same without end, in parts.
+async fn parts() -> Result<Streaming<impl Stream<Item = Result<&'static RawValue, ServiceError>>>, ServiceError> {
+    Ok(Streaming(stream::repeat_with(|| Ok(*LARGE))))
+}
+
+/// Keeps what it is sent for a long time.
+async fn keep(Params(text): Params<String>) -> Result<usize, ServiceError> {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    Ok(text.len())
+}
+
+/// Takes a part that it is sent at last.
+async fn swallow(mut items: Items<String>) -> Result<usize, ServiceError> {
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    Ok(items.try_next().await?.map_or(0, |text| text.len()))
+}
+
 /// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do. The environment's
-/// `LISTEN` says where it listens, if not on a loopback port of the system's choice.
+/// `BUFFERS` says how many bytes it keeps for callers; `LISTEN` says where it listens, if not on a loopback port of the system's choice.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _log = init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);
@@ -45,7 +74,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("GET/who", who)
         .route("GET/slow", slow)
         .route("POST/slow", slow)
-        .route("GET/count", count);
+        .route("GET/count", count)
+        .route("GET/large", large)
+        .route("GET/parts", parts)
+        .route("GET/keep", keep)
+        .route("POST/swallow", swallow);
+    let node = match std::env::var("BUFFERS") {
+        Ok(bytes) => node.buffers(bytes.parse()?),
+        Err(_) => node,
+    };
     let Some(percent) = std::env::args().nth(2) else { return Ok(node.serve().await?) };
     let ready = |node: &Node, visibility: &Visibility| {
         println!("ready at {}: {} of {}", node.address(), visibility.seen, visibility.of);

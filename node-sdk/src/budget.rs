@@ -1,0 +1,138 @@
+//! How many bytes a node keeps for those who call it: a share for each, and a budget for all.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+/// Bytes for all callers together, unless set: half packets, calls at work, parts and answers that are not taken. With what
+/// connections cost beside it, a node that ten thousand hostile callers fill stays below 1 GB.
+pub(crate) const DEFAULT_BYTES: usize = 384 << 20;
+/// What one caller may have at the most: several of the largest packets, either way.
+const MAX_CALLER_BYTES: usize = 64 << 20;
+/// What each caller may have whatever others do, so that small calls always get through.
+pub(crate) const LEAST_BYTES: usize = 16 * 1024;
+/// Beyond that a caller has no more than this part of what is free. So a part is always left for the next one, and many who want all
+/// come to have the same.
+const PART_OF_FREE: usize = 2;
+/// Callers take from the budget in portions, so that small changes are nobody else's business.
+const PORTION: usize = 16 * 1024;
+
+/// What all callers of a node share.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    used: AtomicUsize,
+    refused: AtomicU64,
+}
+
+/// What a node keeps for its callers now, and has refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Buffers {
+    /// Bytes of packets, parts and answers that wait. What each caller may always have, 16 KiB, is not counted.
+    pub bytes: usize,
+    /// How many there may be: see [`NodeBuilder::buffers`](crate::NodeBuilder::buffers).
+    pub limit: usize,
+    /// Answers and streams that there was no room for since the node started.
+    pub refused: u64,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
+    }
+
+    pub(crate) fn buffers(&self) -> Buffers {
+        let (bytes, refused) = (self.used.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
+        Buffers { bytes, limit: self.limit, refused }
+    }
+
+    fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+}
+
+/// One caller's part of the budget. Dropping it gives everything back.
+#[derive(Debug)]
+pub(crate) struct Share {
+    budget: Arc<Budget>,
+    /// What it has of the budget: whole portions.
+    charged: usize,
+}
+
+impl Share {
+    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
+        Self { budget: Arc::clone(budget), charged: 0 }
+    }
+
+    /// The caller has so many bytes now. Gives how many it may have.
+    pub(crate) fn settle(&mut self, held: usize) -> usize {
+        let charged = held.saturating_sub(LEAST_BYTES).next_multiple_of(PORTION);
+        // Two at once may go beyond the limit by a portion each; nobody is read from then.
+        if charged > self.charged {
+            self.budget.used.fetch_add(charged - self.charged, Ordering::Relaxed);
+        } else if charged < self.charged {
+            self.budget.used.fetch_sub(self.charged - charged, Ordering::Relaxed);
+        }
+        self.charged = charged;
+        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, MAX_CALLER_BYTES)
+    }
+
+    /// Whether there is room for so many bytes together.
+    pub(crate) fn fits(&self, held: usize) -> bool {
+        held <= LEAST_BYTES || held <= self.budget.free() + self.charged
+    }
+
+    /// Something was refused.
+    pub(crate) fn refuse(&self) {
+        self.budget.refused.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.settle(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_who_want_all_have_the_same_and_leave_some() {
+        #[track_caller]
+        fn check(callers: usize, least: usize) {
+            let budget = Budget::new(DEFAULT_BYTES);
+            let mut shares: Vec<_> = (0..callers).map(|_| (Share::of(&budget), 0)).collect();
+            // Each takes what it may, a read at a time, until nobody may.
+            while shares.iter_mut().fold(false, |takes, (share, held)| {
+                let more = share.settle(*held).saturating_sub(*held).min(PORTION);
+                *held += more;
+                share.settle(*held);
+                takes | (more > 0)
+            }) {}
+            let most = shares.iter().map(|(_, held)| *held).max().unwrap();
+            let fewest = shares.iter().map(|(_, held)| *held).min().unwrap();
+            assert!(most - fewest <= 2 * PORTION, "{fewest} to {most}");
+            assert!(fewest >= least, "{callers}: {fewest} to {most}");
+            let used = budget.buffers().bytes;
+            assert!(used <= DEFAULT_BYTES + PORTION, "{callers}: {used}");
+            assert!(Share::of(&budget).settle(0) >= fewest.min(most) / 2, "the next one gets some");
+            drop(shares);
+            assert_eq!(budget.buffers().bytes, 0, "all is given back");
+        }
+        check(1, MAX_CALLER_BYTES);
+        check(10, 20 << 20);
+        check(1000, 400 << 10);
+        check(10_000, 48 << 10);
+    }
+
+    #[test]
+    fn what_is_small_always_fits() {
+        let budget = Budget::new(1 << 20);
+        let (mut large, small) = (Share::of(&budget), Share::of(&budget));
+        assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));
+        large.settle(1 << 20);
+        assert!(small.fits(LEAST_BYTES) && !small.fits(LEAST_BYTES + PORTION + 1));
+        assert!(large.fits(1 << 20), "what it has");
+    }
+}
