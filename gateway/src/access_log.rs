@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use daemon::{LineWriter, shown, shown_json};
+use daemon::{LineWriter, shown, shown_json, time_of_day};
 
 /// Lines are written so long after the first of them, all at once: a thread that is woken for each costs more than the rest.
 const GATHER: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ impl AccessLog {
     }
 
     pub(crate) fn take(&self, entry: &Entry<'_>) {
-        self.lines.take(entry.line(self.format, now()));
+        self.lines.take(entry.line(self.format, time_of_day()));
     }
 
     /// Waits until everything is written, or a second is over.
@@ -69,11 +69,6 @@ impl AccessLog {
     pub(crate) fn lost(&self) -> u64 {
         self.lines.lost()
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a log tells the time of day; nothing is decided by it")]
-fn now() -> SystemTime {
-    SystemTime::now()
 }
 
 impl Entry<'_> {

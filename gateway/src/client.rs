@@ -14,6 +14,7 @@ use crate::http1;
 use crate::http1::head::Head;
 use crate::http1::headers::Origin;
 use crate::http2;
+use crate::path;
 use crate::problem::Problem;
 use crate::proxy::Proxy;
 use crate::proxy_protocol::{self, Announced};
@@ -193,21 +194,30 @@ struct Redirect<'a, 'b> {
 
 impl Answer for Redirect<'_, '_> {
     async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
-        if head.target().starts_with(CHALLENGES) {
-            return self.proxy.answer(head, exchange).await;
-        }
+        let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
+        // What is asked of no path is asked of us; and a path is looked at in the form in which it is answered.
+        let path = match path::normal(path) {
+            _ if path == "*" => return self.proxy.answer(head, exchange).await,
+            Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.answer(head, exchange).await,
+            Ok(path) => path,
+            Err(bad) => {
+                let problem = Problem::from(bad);
+                self.proxy.note(&head, problem.status);
+                return Ok(exchange.respond(Full::from(&problem)));
+            }
+        };
         let host = head.host().unwrap_or_default();
         // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
         let name = match host.rsplit_once(':') {
             Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
             _ => host,
         };
-        if name.is_empty() || head.target() == "*" {
+        if name.is_empty() {
             let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "say which host the request is for");
             return Ok(exchange.respond(Full::from(&problem)));
         }
         let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
-        let location = Some(format!("https://{name}{port}{}", head.target()));
+        let location = Some(format!("https://{name}{port}{path}{query}"));
         // 308 keeps method and body (RFC 9110, 15.4.9).
         let answered =
             exchange.respond(Full { location, ..Full::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });

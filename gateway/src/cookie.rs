@@ -2,35 +2,57 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 
-use node_sdk::balance::affinity;
+use foldhash::HashMap;
 use ring::hmac;
 
 /// The cookie's name.
 const NAME: &str = "gateway_server";
+/// Bytes of a secret that nobody guesses.
+pub(crate) const LEAST_SECRET_BYTES: usize = 16;
+/// Cookies of one field that are looked at.
+const MAX_TRIED: usize = 8;
+
+/// Servers whose names are remembered; more than that are named anew.
+const MAX_REMEMBERED: usize = 10_000;
 
 /// Signs cookies.
 #[derive(Debug)]
 pub(crate) struct Cookies {
     key: hmac::Key,
+    /// What servers are called. Of one worker: it is never waited for.
+    ids: Mutex<HashMap<SocketAddr, u64>>,
 }
 
 impl Cookies {
     /// Gateways with the same secret know each other's cookies.
     pub(crate) fn new(secret: &str) -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()) }
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), ids: Mutex::default() }
     }
 
-    /// What a server is called in cookies.
-    pub(crate) fn id(address: SocketAddr) -> u64 {
-        affinity("cookie", address)
+    /// What a server is called in cookies: only who knows the secret can find out where that is.
+    pub(crate) fn id(&self, address: SocketAddr) -> u64 {
+        let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        if ids.len() >= MAX_REMEMBERED {
+            ids.clear();
+        }
+        *ids.entry(address).or_insert_with(|| {
+            let name = hmac::sign(&self.key, format!("server {address}").as_bytes());
+            name.as_ref().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+        })
     }
 
-    /// The server that a `Cookie` field names, if this is one of our cookies.
-    pub(crate) fn read(&self, field: &[u8]) -> Option<u64> {
+    /// The servers that a `Cookie` field names, in those of our cookies that nobody has changed.
+    pub(crate) fn read(&self, field: &[u8]) -> impl Iterator<Item = u64> {
         let pairs = field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let mut ours = pairs.filter_map(|pair| pair.strip_prefix(NAME.as_bytes())?.strip_prefix(b"="));
-        let (id, tag) = std::str::from_utf8(ours.next()?).ok()?.split_once('.')?;
+        let ours = pairs.filter_map(|pair| pair.strip_prefix(NAME.as_bytes())?.strip_prefix(b"="));
+        // A browser has one for each path and domain; with more of them somebody wants us to work.
+        ours.take(MAX_TRIED).filter_map(|value| self.id_in(value))
+    }
+
+    fn id_in(&self, value: &[u8]) -> Option<u64> {
+        let (id, tag) = std::str::from_utf8(value).ok()?.split_once('.')?;
         let id = u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?;
         let hex = |at: usize| u8::from_str_radix(tag.get(at..at + 2)?, 16).ok();
         let tag: Vec<u8> = (0..tag.len()).step_by(2).map(hex).collect::<Option<_>>()?;
@@ -38,9 +60,9 @@ impl Cookies {
         hmac::verify(&self.key, &id.to_be_bytes(), &tag).ok().map(|()| id)
     }
 
-    /// The value of `Set-Cookie`. `is_tls`: it is to be sent over TLS only.
-    pub(crate) fn set(&self, id: u64, is_tls: bool) -> String {
-        let secure = if is_tls { "; Secure" } else { "" };
+    /// The value of `Set-Cookie` for a server. `is_tls`: it is to be sent over TLS only.
+    pub(crate) fn set(&self, server: SocketAddr, is_tls: bool) -> String {
+        let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
         format!("{NAME}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
     }
 
@@ -61,15 +83,20 @@ mod tests {
     #[test]
     fn only_our_own_cookies_are_believed() {
         let cookies = Cookies::new("secret");
-        let set = cookies.set(7, true);
+        let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
+        let id = cookies.id(server);
+        let set = cookies.set(server, true);
         let (pair, attributes) = set.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
-        assert_eq!(cookies.read(pair.as_bytes()), Some(7));
-        assert_eq!(cookies.read(format!("a=b; {pair};c").as_bytes()), Some(7));
-        assert_eq!(Cookies::new("secret").read(pair.as_bytes()), Some(7), "another gateway with the same secret");
-        assert_eq!(Cookies::new("other").read(pair.as_bytes()), None);
+        let check = |cookies: &Cookies, field: &str, expected: &[u64]| {
+            assert_eq!(cookies.read(field.as_bytes()).collect::<Vec<_>>(), expected, "{field}");
+        };
+        check(&cookies, pair, &[id]);
+        check(&cookies, &format!("a=b; {pair};c"), &[id]);
+        check(&Cookies::new("secret"), pair, &[id]);
+        check(&Cookies::new("other"), pair, &[]);
         for broken in [
-            pair.replace("=0", "=1"),
+            pair.replace('=', "=0"),
             pair[..pair.len() - 1].to_owned(),
             format!("{pair}0"),
             pair.replace('.', ""),
@@ -77,8 +104,14 @@ mod tests {
             "a=b".to_owned(),
             String::new(),
         ] {
-            assert_eq!(cookies.read(broken.as_bytes()), None, "{broken}");
+            check(&cookies, &broken, &[]);
+            // Whatever stands before it, ours counts.
+            check(&cookies, &format!("{broken}; {pair}"), &[id]);
         }
-        assert!(!cookies.set(7, false).contains("Secure"));
+        check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);
+        assert!(!cookies.set(server, false).contains("Secure"));
+        // Where a server is tells nobody what it is called.
+        assert_ne!(Cookies::new("other").id(server), id);
+        assert_ne!(id, node_sdk::balance::affinity("cookie", server));
     }
 }

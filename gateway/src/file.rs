@@ -16,6 +16,7 @@ use crate::access_log::AccessLogFormat;
 use crate::checks::LEAST_PERIOD;
 use crate::cli::{AdminAddress, admin_address, host_and_port};
 use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route};
+use crate::cookie::LEAST_SECRET_BYTES;
 use crate::limits::{Rate, RateBy, RouteLimits};
 use crate::path::normal;
 
@@ -48,6 +49,7 @@ pub(crate) struct File {
     pub(crate) redirect: bool,
     pub(crate) proxy_protocol: Vec<Parsed<IpNet>>,
     pub(crate) trusted: Vec<Parsed<IpNet>>,
+    #[serde(deserialize_with = "secret")]
     pub(crate) cookie_secret: Option<String>,
     pub(crate) tls: Option<TlsTable>,
     #[serde(deserialize_with = "routes")]
@@ -127,6 +129,15 @@ fn explained(message: &str) -> String {
 
 fn distributor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     host_and_port(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
+}
+
+fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let secret = String::deserialize(deserializer)?;
+    if secret.len() < LEAST_SECRET_BYTES {
+        let why = format!("`cookie_secret` has at least {LEAST_SECRET_BYTES} characters: openssl rand -hex 32");
+        return Err(D::Error::custom(why));
+    }
+    Ok(Some(secret))
 }
 
 fn certificates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CertificateFiles>, D::Error> {
@@ -456,6 +467,8 @@ mod tests {
             ("[[route]]\nprefix = \"/\"\ncheck = \"get/health\"", (3, 9), "GET/health"),
             ("[[route]]\nprefix = \"/\"\ncheck = \"GET/a\"\nservers = [\"[::1]:1\"]", (1, 1), "servers speak HTTP"),
             ("[[route]]\nprefix = \"/\"\nrate = { requests = 1, by = \"x\" }", (3, 29), "header:NAME"),
+            ("cookie_secret = \"\"", (1, 17), "at least 16 characters"),
+            ("cookie_secret = \"fifteen letters\"", (1, 17), "at least 16 characters"),
             ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
             ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),
         ] {

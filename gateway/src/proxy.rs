@@ -29,7 +29,7 @@ use crate::places::Busy;
 use crate::problem::Problem;
 use crate::rules::Rules;
 use crate::shedding::Shedding;
-use crate::translate::{JSON, body_params, form_params, has_body, readable_path, response};
+use crate::translate::{JSON, body_params, form_params, has_body, is_one_json, readable_path, response};
 use crate::upstream::{ConnectError, Reuse};
 use crate::upstreams::{Picked, Target, Upstreams};
 
@@ -40,6 +40,8 @@ const STREAM_WINDOW: u32 = 16 * 1024;
 /// While more than half of a server's places are taken, a body is given to it when so much of it has come, or all: who sends little
 /// by little has no place until then.
 const GATHERED_BYTES: usize = 64 * 1024;
+/// Cookies that are looked at: each costs more than a request without one may.
+const MAX_COOKIES: usize = 8;
 /// How often a request may be passed on by gateways: more is a circle.
 const MAX_HOPS: u8 = 5;
 
@@ -174,6 +176,10 @@ impl Proxy<'_> {
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
         }
         let (method, target) = (head.method(), head.target());
+        if target == "*" {
+            // Asked of the gateway itself, mostly to see whether it is there: RFC 9110, 9.3.7.
+            return Ok(exchange.respond(Full::new(StatusCode::NO_CONTENT, "text/plain", "")));
+        }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = path::normal(path).map_err(|bad| BodyError::Problem(bad.into()))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
@@ -409,6 +415,7 @@ async fn stream(
     parts.sender().finish();
     let mut held = None;
     let parts = parts.map(|part| match part {
+        Ok(part) if !is_one_json(part.get().as_bytes()) => Err(Ended("a part of a node's stream is no JSON")),
         Ok(part) => {
             // The one before has left, or is about to.
             held = None;
@@ -476,12 +483,13 @@ fn pick(
     match settings.balance.unwrap_or(Balance::RoundRobin) {
         Balance::Cookie => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
-            let mut ids = cookies.filter_map(|(_, value)| rules.cookies.read(value));
-            if let Some(picked) = ids.next().and_then(|id| service.with_id(id, tried, now)) {
+            let mut ids = cookies.flat_map(|(_, value)| rules.cookies.read(value)).take(MAX_COOKIES);
+            // Of several, as from two paths or from before a change of servers, any will do that leads somewhere.
+            if let Some(picked) = ids.find_map(|id| service.with_id(&rules.cookies, id, tried, now)) {
                 return Some((picked, None));
             }
             let picked = by(By::LeastInFlight)?;
-            let cookie = rules.cookies.set(picked.upstream.id(), origin.is_tls());
+            let cookie = rules.cookies.set(picked.upstream.address, origin.is_tls());
             Some((picked, Some(cookie)))
         }
         Balance::Client => {

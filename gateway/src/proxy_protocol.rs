@@ -59,6 +59,10 @@ fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     if is_line && bytes.len() < MAX_LINE_BYTES && !bytes.contains(&b'\n') {
         return None;
     }
+    // However it is cut: lines end with CR and LF.
+    if is_line && memchr::memchr(b'\n', bytes).is_some_and(|end| end == 0 || bytes[end - 1] != b'\r') {
+        return Some(Err(()));
+    }
     let header = HeaderResult::parse(bytes);
     if header.is_incomplete() {
         return None;
@@ -135,5 +139,9 @@ mod tests {
             check(bytes, None);
         }
         assert_eq!(parse(&[b'P'; 200]), Some(Err(())));
+        for bare in ["PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\n", "PROXY UNKNOWN\n"] {
+            check(bare.as_bytes(), None);
+            assert_eq!(parse(bare.as_bytes()), Some(Err(())), "as a segment of its own");
+        }
     }
 }

@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use http::StatusCode;
 use node_sdk::RawAnswer;
-use protocol::{Version, check_depth, is_one_value, success_of};
+use protocol::{Version, check_depth, success_of};
+use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::parts::Form;
@@ -148,18 +149,28 @@ fn is_json(media_type: &str) -> bool {
         .is_some_and(|subtype| subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
 }
 
+/// Whether `text` is one JSON value, and text in UTF-8: what a client is told to be JSON has to be. In one pass, without keeping
+/// anything of it.
+pub(crate) fn is_one_json(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
 /// A node's answer as a response: status and body, or the problem that it tells of.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
 pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
-    // The usual answer is cut out; where it ends is looked at, what it says is not.
+    // The usual answer is cut out, and looked through once.
     if let Some((_, body)) = success_of(packet)
-        && is_one_value(body)
+        && is_one_json(body)
     {
         return Ok((StatusCode::OK, packet.slice_ref(body)));
     }
     let Ok(read) = answer.read() else {
+        if packet.trim_ascii() != b"null" {
+            let detail = "the service answered with something that is no JSON";
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+        }
         let detail = "the service does not know the method, although it registered it";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method_not_known", detail));
     };
@@ -205,6 +216,29 @@ mod tests {
         ] {
             assert_eq!(readable_path(path).as_deref(), readable, "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_no_json_is_not_given_out_as_such() {
+        for (text, expected) in [
+            (&b"{\"a\":[1,-2.5e3,\"\\u00e9\\n\",null]}"[..], true),
+            (b" 1 ", true),
+            ("\"상품\"".as_bytes(), true),
+            (b"<script>alert(1)</script>", false),
+            (b"{a:1}", false),
+            (b"\"\xff\"", false),
+            (b"{}{}", false),
+            (b"1,\"x\":2", false),
+            (b"[1", false),
+            (b"\"\\x\"", false),
+            (b"\"\n\"", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_one_json(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+        // However deep it is.
+        let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(100_000));
+        assert!(!is_one_json(open.as_bytes()) && is_one_json(format!("{open}{close}").as_bytes()));
     }
 
     #[test]

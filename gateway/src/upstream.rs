@@ -11,7 +11,6 @@ use node_sdk::balance::Load;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::cookie::Cookies;
 use crate::stream::limit_unsent;
 
 /// In one network a connect is answered in well under this, or not at all.
@@ -35,8 +34,6 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Upstream {
     pub(crate) address: SocketAddr,
-    /// What it is called in cookies.
-    id: u64,
     pub(crate) load: Load,
     since: Instant,
     /// In milliseconds after `since`; 0 when it does not rest.
@@ -105,17 +102,12 @@ impl Upstream {
     pub(crate) fn new(address: SocketAddr, now: Instant) -> Self {
         Self {
             address,
-            id: Cookies::id(address),
             load: Load::new(now.into_std()),
             since: now,
             rests_until: AtomicU64::new(0),
             absent: AtomicU64::new(0),
             state: Mutex::default(),
         }
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        self.id
     }
 
     /// A connection: one that is there and not in use, or a new one.

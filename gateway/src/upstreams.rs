@@ -18,6 +18,7 @@ use tracing::warn;
 use crate::budget::Budget;
 use crate::checks::{Check, Checks};
 use crate::config::{Config, Route};
+use crate::cookie::Cookies;
 use crate::holders::Use;
 use crate::path::{longest, normal_prefix};
 use crate::places::{Admitted, Busy, Places, PlacesOfAll};
@@ -450,8 +451,11 @@ impl Service {
     }
 
     /// The server of this id, if it does well.
-    pub(crate) fn with_id(&self, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
-        let is_it = |server: &&Server| server.upstream.id() == id && !tried.contains(&server.upstream.address);
+    pub(crate) fn with_id(&self, cookies: &Cookies, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
+        let is_it = |server: &&Server| {
+            let address = server.upstream.address;
+            cookies.id(address) == id && !tried.contains(&address)
+        };
         let server = self.pool.list().iter().find(is_it)?;
         // One that has much to do is waited for: it has what the client left there.
         (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())

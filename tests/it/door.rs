@@ -171,6 +171,11 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     let moved = request(plain, "GET", "/a?b", "").await;
     let port = secure.port();
     assert_eq!((moved.status, moved.header("location")), (308, Some(format!("https://test:{port}/a?b").as_str())));
+    for trick in ["../../secret?x=1", "%2e%2e/%2e%2e/secret?x=1", "./../../secret?x=1"] {
+        let moved = request(plain, "GET", &format!("/.well-known/acme-challenge/{trick}"), "").await;
+        let to = moved.header("location").unwrap_or_default();
+        assert!(moved.status == 308 && to.ends_with("/secret?x=1"), "gh31 {trick}: {moved:?}");
+    }
     let challenge = request(plain, "GET", "/.well-known/acme-challenge/x", "").await;
     assert_eq!(challenge.status, 200, "for those who issue certificates");
     assert_eq!(request(secure, "GET", "/", "").await.problem(), "tls_wanted", "in words, to whoever forgot the s");

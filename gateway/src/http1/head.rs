@@ -22,6 +22,8 @@ pub(crate) struct Head {
     method: Span,
     target: Span,
     host: Option<Span>,
+    /// The host is named by the target alone, and by no field.
+    pub(crate) names_host_in_target: bool,
     /// HTTP/1.1, or else 1.0.
     pub(crate) is_1_1: bool,
     pub(crate) framing: Framing,
@@ -91,6 +93,9 @@ impl HeadReader {
             }
             // An empty line ends the head.
             if end - 1 == self.line && self.line > start {
+                if end + 1 - start > MAX_HEAD_BYTES {
+                    return Err(too_large(format!("a head has {MAX_HEAD_BYTES} bytes at most")));
+                }
                 // A copy: a part of the buffer would hold all of it for as long as the request takes.
                 let head = Box::from(&buffer[start..=end]);
                 buffer.advance(end + 1);
@@ -145,12 +150,7 @@ impl Head {
         if target.len() > MAX_TARGET_BYTES {
             return Err(target_too_long());
         }
-        if bytes.len() > MAX_HEAD_BYTES {
-            return Err(too_large(format!("the head of a request has {MAX_HEAD_BYTES} bytes at most")));
-        }
-        if method.bytes().any(|byte| !byte.is_ascii_uppercase() && byte != b'-') {
-            return Err(bad("bad_request_line", "methods are capital letters"));
-        }
+        check_method(method)?;
         let is_1_1 = request.version == Some(1);
         let mut meaning = Meaning { keep_alive: is_1_1, ..Meaning::default() };
         for header in &*request.headers {
@@ -178,6 +178,7 @@ impl Head {
             method,
             target,
             host,
+            names_host_in_target: false,
             is_1_1,
             framing,
             keep_alive: keep_alive && !close,
@@ -202,9 +203,7 @@ impl Head {
         if target.len() > MAX_TARGET_BYTES {
             return Err(target_too_long());
         }
-        if method.bytes().any(|byte| !byte.is_ascii_uppercase() && byte != b'-') {
-            return Err(bad("bad_request_line", "methods are capital letters"));
-        }
+        check_method(method)?;
         let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
         let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
         let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
@@ -246,6 +245,7 @@ impl Head {
             method,
             target,
             host: Some(host.1),
+            names_host_in_target: false,
             is_1_1: true,
             framing,
             keep_alive: true,
@@ -280,6 +280,12 @@ impl Head {
         let after = self.target.start + u32::try_from(scheme.len() + authority.len()).unwrap_or(u32::MAX);
         if after == self.target.end || !rest[authority.len()..].starts_with('/') {
             return Err(bad("bad_target", "the target of a request has a path"));
+        }
+        if self.host.is_none() {
+            // HTTP/1.0 need not say it again.
+            let start = self.target.start + u32::try_from(scheme.len()).unwrap_or(u32::MAX);
+            self.host = Some(Span { start, end: after });
+            self.names_host_in_target = true;
         }
         self.target.start = after;
         self.check_host()
@@ -436,6 +442,13 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
     number
         .and_then(|number| u64::try_from(number).ok())
         .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
+}
+
+/// Capital letters, with hyphens between them: all methods that there are.
+fn check_method(method: &str) -> Result<(), Problem> {
+    let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
+        && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if is_one { Ok(()) } else { Err(bad("bad_request_line", "methods are capital letters")) }
 }
 
 /// Heads are shorter than 4 GB.
@@ -631,6 +644,36 @@ mod tests {
         let mut endless = BytesMut::from(&b"GET / HTTP/1.1\r\nX: "[..]);
         endless.resize(MAX_HEAD_BYTES + 1, b'x');
         assert_eq!(HeadReader::default().next(&mut endless).unwrap_err().status, 431);
+    }
+
+    #[test]
+    fn heads_mean_the_same_whole_and_byte_by_byte() {
+        let check = |text: &str, expected: Result<(), &str>| {
+            for step in [text.len(), 1] {
+                let (mut reader, mut buffer) = (HeadReader::default(), BytesMut::new());
+                let seen = text.as_bytes().chunks(step).find_map(|piece| {
+                    buffer.extend_from_slice(piece);
+                    reader.next(&mut buffer).map(|head| head.map(drop)).transpose()
+                });
+                let seen = seen.expect("a verdict").map_err(|problem| problem.kind.clone());
+                assert_eq!(seen.as_ref().map_err(String::as_str).copied(), expected, "{text:.40} by {step}");
+            }
+        };
+        let rest = "/ HTTP/1.1\r\nHost: a\r\n\r\n";
+        check(&format!("GET {rest}"), Ok(()));
+        check(&format!("M-SEARCH {rest}"), Ok(()));
+        check(&format!("-POST {rest}"), Err("bad_request_line"));
+        check(&format!("post {rest}"), Err("bad_request_line"));
+        check(&format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(70_000)), Err("head_too_large"));
+    }
+
+    #[test]
+    fn a_target_names_the_host_where_no_field_does() {
+        let head = read(b"GET http://example.org:81/x HTTP/1.0\r\n\r\n").unwrap().unwrap();
+        assert_eq!((head.target(), head.host(), head.names_host_in_target), ("/x", Some("example.org:81"), true));
+        let head = read(b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap();
+        assert!(!head.names_host_in_target);
+        check_raw(b"GET http://u@a/x HTTP/1.0\r\n\r\n", Err((400, "bad_host")));
     }
 
     #[test]

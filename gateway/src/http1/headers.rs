@@ -134,9 +134,11 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>)
             }
         }
     }
-    if head.host().is_none() {
+    match head.host() {
         // HTTP/1.0 need not say; 1.1 must.
-        let _ = write!(out, "host: {server}\r\n");
+        None => drop(write!(out, "host: {server}\r\n")),
+        Some(host) if head.names_host_in_target => put(out, b"host", host.as_bytes()),
+        Some(_) => {}
     }
     if head.upgrades {
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
@@ -186,8 +188,15 @@ pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
     }
 }
 
-/// Fields that mean nothing after a body, or too much.
+/// Fields that mean nothing after a body, or too much, also where some take `_` for a hyphen.
 pub(crate) fn late_trailer(name: &[u8]) -> bool {
+    let hyphens: Vec<u8>;
+    let name = if name.contains(&b'_') {
+        hyphens = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        &hyphens[..]
+    } else {
+        name
+    };
     let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
     let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
     is_late || belongs_to_connection(name) || is_rebuilt(name)
@@ -429,7 +438,9 @@ mod tests {
     #[test]
     fn trailers_change_nothing_that_came_before() {
         let mut out = BytesMut::new();
-        put_trailers(&mut out, b"Digest: x\r\nContent-Length: 3\r\nSet-Cookie: a\r\nX: y\r\n");
+        let spoofed = "X_Forwarded_For: 1.1.1.1\r\nx-forwarded_host: a\r\nX_Real_IP: 1.1.1.1\r\nSet_Cookie: a\r\n";
+        let trailers = format!("Digest: x\r\nContent-Length: 3\r\nSet-Cookie: a\r\n{spoofed}X: y\r\n");
+        put_trailers(&mut out, trailers.as_bytes());
         assert_eq!(lines(&out), ["Digest: x", "X: y"]);
     }
 }

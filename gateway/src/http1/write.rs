@@ -1,9 +1,9 @@
 //! Responses as they are written. Pure, but for the date.
 
 use std::cell::RefCell;
-use std::time::SystemTime;
 
 use bytes::{BufMut, BytesMut};
+use daemon::time_of_day;
 use http::StatusCode;
 use tokio::time::{Duration, Instant};
 
@@ -78,14 +78,13 @@ pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
 }
 
 /// The time of day as HTTP has it, made once a second.
-#[expect(clippy::disallowed_methods, reason = "clients are told the time of day; nothing is decided by it")]
 pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
     }
     DATE.with_borrow_mut(|date| {
         if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= Duration::from_millis(500)) {
-            *date = Some((now, httpdate::fmt_http_date(SystemTime::now())));
+            *date = Some((now, httpdate::fmt_http_date(time_of_day())));
         }
         with(date.as_ref().map_or("", |(_, date)| date))
     })
