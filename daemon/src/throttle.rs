@@ -54,14 +54,20 @@ impl Default for Throttle {
 /// A [`Throttle`] for each of some causes, shared by all whom they happen to.
 #[derive(Debug, Default)]
 pub struct Throttles {
+    each: Throttle,
     by_cause: Mutex<BTreeMap<&'static str, Throttle>>,
 }
 
 impl Throttles {
+    /// Each cause has a throttle like this one.
+    pub fn new(each: Throttle) -> Self {
+        Self { each, by_cause: Mutex::default() }
+    }
+
     /// As [`Throttle::pass`], for one cause.
     pub fn pass(&self, cause: &'static str, now: Instant) -> Option<u64> {
         let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
-        by_cause.entry(cause).or_default().pass(now)
+        by_cause.entry(cause).or_insert_with(|| self.each.clone()).pass(now)
     }
 }
 

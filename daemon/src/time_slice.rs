@@ -101,6 +101,11 @@ impl TimeSlice {
         self.begin.elapsed() >= if has_all { Self::LENGTH } else { Self::LENGTH_WITHOUT_TURN }
     }
 
+    /// How long the task has worked since it last waited.
+    pub fn worked(&self) -> Duration {
+        self.begin.elapsed()
+    }
+
     /// Whether the task has a turn among those that are [`Busy`]. It ends when the task waits.
     pub fn has_turn(&self) -> bool {
         self.turn.is_some()

@@ -4,7 +4,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{FrameReader, Look, Socket, at};
+use daemon::{FrameReader, Look, Socket, TimeSlice, at};
 use protocol::{
     Key, Packet, Pong, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal,
 };
@@ -20,7 +20,7 @@ use crate::membership::{Attendance, Flow, Writer};
 use crate::outbox::Reply;
 use crate::roster::{Admission, Turned};
 
-/// Packets of one peer that are handled before other tasks have their turn.
+/// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_TURN: u32 = 64;
 /// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
 /// would reset the connection and take the message away.
@@ -119,13 +119,29 @@ struct Reader {
     waiting: Option<(Bytes, Instant)>,
 }
 
+/// What a connection's task has waited for.
+enum Woken {
+    Stopping,
+    /// The socket can be read, or written; or it is broken.
+    Ready(std::io::Result<Ready>),
+    /// The publisher could not write everything, or the session is out.
+    Unfinished,
+    /// An old peer's end was looked at; whether it reads.
+    Looked(bool),
+    /// A deadline may be over.
+    Due,
+}
+
 async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
     let session = &attendance.session;
     let config = &attendance.membership().config;
     let mut look = Look::default();
+    // A peer that always has something to say never makes this task wait; what it says may cost a microsecond or a millisecond.
+    let mut slice = TimeSlice::among(&attendance.membership().busy);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     loop {
+        slice.give_way_if_over().await;
         if let Some(reason) = session.out.get() {
             return End::Out(*reason);
         }
@@ -138,8 +154,8 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 Ok(false) => break,
                 Err(end) => return end,
             }
-            if turn == FRAMES_PER_TURN {
-                tokio::task::yield_now().await;
+            if turn == FRAMES_PER_TURN || slice.is_over() {
+                slice.give_way().await;
                 turn = 0;
             }
         }
@@ -177,9 +193,18 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let next = deadlines.into_iter().flatten().min();
         // On the heap: most connections never wait for an old peer to read, and each would keep the room.
         let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
-        tokio::select! {
-            () = stop.cancelled() => return End::Stopping,
-            ready = ready(&session.stream, listening, writable) => {
+        let woken = slice.wait(async {
+            tokio::select! {
+                () = stop.cancelled() => Woken::Stopping,
+                ready = ready(&session.stream, listening, writable) => Woken::Ready(ready),
+                () = session.unfinished.notified() => Woken::Unfinished,
+                reads = if_any(&mut reading) => Woken::Looked(reads),
+                () = at(next) => Woken::Due,
+            }
+        });
+        match woken.await {
+            Woken::Stopping => return End::Stopping,
+            Woken::Ready(ready) => {
                 let filled = ready.and_then(|ready| match ready.is_readable() {
                     true => reader.frames.fill(&session.stream).map(Some),
                     false => Ok(None),
@@ -191,9 +216,13 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                     Err(error) => return End::Gone(reason(&error)),
                 }
             }
-            () = session.unfinished.notified() => {}
-            goes_on = if_any(&mut reading) => if goes_on { unread_since = None },
-            () = at(next) => {
+            Woken::Unfinished => {}
+            Woken::Looked(reads) => {
+                if reads {
+                    unread_since = None;
+                }
+            }
+            Woken::Due => {
                 let now = Instant::now();
                 let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
                 if is_due(write_deadline) {
@@ -405,8 +434,10 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
     }
     let mut left = LINGER_BYTES;
     let mut scrap = vec![0; LINGER_READ_BYTES];
+    let mut slice = TimeSlice::new();
     let closed = timeout(LINGER, async {
-        while left > 0 && stream.readable().await.is_ok() {
+        while left > 0 && slice.wait(stream.readable()).await.is_ok() {
+            slice.give_way_if_over().await;
             match stream.try_read(&mut scrap) {
                 Ok(0) => return true,
                 Ok(bytes) => left = left.saturating_sub(bytes),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{LocalQueues, Socket, Throttles};
+use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, shown};
 use protocol::{
     CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
     write_copy_question, write_visibility,
@@ -24,7 +24,7 @@ use crate::outbox::{Outbox, Step};
 use crate::registry::{Entrance, Registered, SessionId};
 use crate::roster::{Admission, Departure, Roster, Turn, Turned};
 
-/// Sockets written to, and bytes written, before other tasks have their turn.
+/// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
 const WRITES_PER_TURN: usize = 64;
 const BYTES_PER_TURN: usize = 1 << 20;
 
@@ -35,6 +35,10 @@ const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
 const REST: u32 = 2;
 /// However much there is to tell, a change does not wait longer than this for the round before.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// Log lines of one kind about nodes that come and go, in [`Throttle::LOG_PERIOD`]; the next says how many were left out. `distributor why`
+/// knows all.
+const MOST_COMINGS: u32 = 100;
 
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
 #[derive(Debug)]
@@ -47,8 +51,12 @@ pub(crate) struct Membership {
     /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
     refusals: Throttles,
     pub(crate) cuts: Throttles,
+    /// What is said of nodes that come and go: there are as many as nodes, and one that flaps must not fill the log either.
+    comings: Throttles,
     /// What old peers on this machine have read.
     pub(crate) local_queues: LocalQueues,
+    /// Connections whose peers always have something to say have one turn at a time between them.
+    pub(crate) busy: Busy,
     /// How long we have been awake, in nanoseconds: see `liveness`.
     awake: AtomicU64,
 }
@@ -137,7 +145,9 @@ impl Membership {
             rescheduled: Notify::new(),
             refusals: Throttles::default(),
             cuts: Throttles::default(),
+            comings: Throttles::new(Throttle::several(MOST_COMINGS, Throttle::LOG_PERIOD)),
             local_queues: LocalQueues::start(),
+            busy: Busy::new(),
             awake: AtomicU64::new(0),
         })
     }
@@ -202,21 +212,22 @@ impl Membership {
                 }
             };
             let (mut bytes, mut worked) = (0, Duration::ZERO);
-            let mut turn = (Instant::now(), 0, 0);
+            let mut slice = TimeSlice::new();
+            let mut turn = (0, 0);
             for session in &followers {
                 let (flow, written) = session.flush(self, Writer::Publisher);
                 bytes += written;
-                turn = (turn.0, turn.1 + 1, turn.2 + written);
+                turn = (turn.0 + 1, turn.1 + written);
                 if !matches!(flow, Flow::Done | Flow::Broken) {
                     session.unfinished.notify_one();
                 }
-                if turn.1 == WRITES_PER_TURN || turn.2 >= BYTES_PER_TURN {
-                    worked += turn.0.elapsed();
-                    tokio::task::yield_now().await;
-                    turn = (Instant::now(), 0, 0);
+                if turn.0 == WRITES_PER_TURN || turn.1 >= BYTES_PER_TURN || slice.is_over() {
+                    worked += slice.worked();
+                    slice.give_way().await;
+                    turn = (0, 0);
                 }
             }
-            worked += turn.0.elapsed();
+            worked += slice.worked();
             // Those that have ended meanwhile must not stay open for longer.
             drop(followers);
             let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (REST + 1));
@@ -276,7 +287,10 @@ impl Membership {
             debug!(nodes = self.lock().roster.nodes(), "warm: whoever is not listed is not there");
         }
         for record in gone {
-            info!(name = %record.name.escape_debug(), address = record.address(), "left: it did not come back");
+            if let Some(held_back) = self.comings.pass("gone", Instant::now().into_std()) {
+                let (name, address) = (shown_name(&record.name), record.address());
+                info!(%name, address, held_back, "left: it did not come back");
+            }
         }
         let mut packets = Vec::new();
         if let Some(session) = ask {
@@ -382,23 +396,25 @@ impl Membership {
         if terms.visible.is_some() || terms.have.is_some() {
             self.rescheduled.notify_one();
         }
-        let name = name.escape_debug();
-        match &admission {
-            Admission::Listed(Registered { entrance: Entrance::New, .. }) => {
-                info!(nodes, %name, %host, port, urls, version = ?version, "joined");
+        let name = shown_name(&name);
+        let event = match &admission {
+            Admission::Listed(Registered { entrance: Entrance::New, .. }) => Some("joined"),
+            Admission::Listed(Registered { entrance: Entrance::Updated, .. }) => Some("updated"),
+            Admission::Listed(Registered { entrance: Entrance::Same, .. }) => None,
+            Admission::Held(_) => Some("held back"),
+        };
+        match (event.and_then(|event| self.comings.pass(event, now)), &admission) {
+            (Some(held_back), Admission::Listed(_)) => {
+                let event = event.unwrap_or_default();
+                info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
             }
-            Admission::Listed(Registered { entrance: Entrance::Updated, .. }) => {
-                info!(nodes, %name, %host, port, urls, version = ?version, "updated");
-            }
-            Admission::Listed(Registered { entrance: Entrance::Same, .. }) => {
-                debug!(nodes, %name, %host, port, "registered again, as it was");
-            }
-            Admission::Held(wait) => {
+            (Some(held_back), Admission::Held(wait)) => {
                 let seconds = wait.as_secs_f32();
-                info!(%name, %host, port, seconds, "held back: it comes and goes, or changes, too often");
+                info!(%name, %host, port, seconds, held_back, "held back: it comes and goes, or changes, too often");
             }
+            (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
-        self.warn_of_size(&name.to_string());
+        self.warn_of_size(name);
         Ok(admission)
     }
 
@@ -423,17 +439,21 @@ impl Membership {
             self.rescheduled.notify_one();
         }
         let Some(Departure { record, kept }) = departure else { return };
-        let (name, reason) = (record.name.escape_debug(), reason.as_str());
-        if kept {
-            info!(nodes, %name, peer = %session.peer, reason, "gone, as many others at once: it stays listed for a while");
-        } else {
+        let (name, reason) = (shown_name(&record.name), reason.as_str());
+        if !kept {
             self.notify_followers();
-            info!(nodes, %name, peer = %session.peer, reason, "left");
+        }
+        let (event, message) = match kept {
+            true => ("kept", "gone, as many others at once: it stays listed for a while"),
+            false => ("left", "left"),
+        };
+        if let Some(held_back) = self.comings.pass(event, Instant::now().into_std()) {
+            info!(nodes, %name, peer = %session.peer, reason, held_back, "{message}");
         }
     }
 
     /// Says once, and by name, that version 1 peers can no longer read the whole list.
-    fn warn_of_size(&self, name: &str) {
+    fn warn_of_size(&self, name: Shown<&str>) {
         let mut state = self.lock();
         let outgrows = state.roster.legacy_bytes() > self.config.legacy_list_bytes;
         if outgrows == state.warned_of_size {
@@ -598,6 +618,11 @@ impl Session {
         outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_));
         (flow, written)
     }
+}
+
+/// A node's name, for the log: names of version 1 nodes may be any text.
+fn shown_name(name: &str) -> Shown<&str> {
+    shown(name, SHOWN_BYTES)
 }
 
 fn index(version: Version) -> usize {

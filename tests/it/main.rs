@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod framing;
 mod gateway;
+mod hostile;
 mod http2;
 mod js;
 mod json;

@@ -3,12 +3,14 @@
 #![expect(clippy::missing_panics_doc, reason = "in a test a surprise is a failure")]
 
 mod cluster;
+mod flood;
 mod http;
 mod net;
 mod peer;
 mod process;
 
 pub use cluster::{Cluster, eventually, pick_port};
+pub use flood::Flood;
 pub use http::{Client, Response, request};
 pub use net::Net;
 pub use peer::{Listener, Peer};
