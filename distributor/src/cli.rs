@@ -40,6 +40,12 @@ struct Args {
     /// Bytes of all entries of the list together; who would make it longer is not taken.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_LIST_BYTES", default_value_t = 8_388_608)]
     max_list_bytes: usize,
+    /// Bytes, all together, of what peers have been sent and have not read.
+    #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_UNREAD_BYTES", default_value_t = 128 << 20)]
+    max_unread_bytes: usize,
+    /// Bytes, all together, of packets that have begun to come and not ended.
+    #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_INCOMING_BYTES", default_value_t = 64 << 20)]
+    max_incoming_bytes: usize,
     /// Packets a second from one connection; what comes faster waits.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_PACKETS_PER_SECOND", default_value_t = 1000)]
     packets_per_second: u32,
@@ -130,6 +136,8 @@ impl Args {
             max_connections: connections_within(raise_open_files(), self.max_connections),
             max_connections_per_address: self.max_connections_per_address,
             max_list_bytes: self.max_list_bytes,
+            max_unread_bytes: self.max_unread_bytes,
+            max_incoming_bytes: self.max_incoming_bytes,
             packets_per_second: self.packets_per_second,
             packet_burst: self.packet_burst,
             registrations_per_second: self.registrations_per_second,

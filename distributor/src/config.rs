@@ -13,6 +13,12 @@ pub struct Config {
     pub max_connections_per_address: usize,
     /// Bytes of all entries of the list together; who would make it longer is not taken. Nodes take twice as much.
     pub max_list_bytes: usize,
+    /// Bytes of packets, all together, that peers have been given and have not read; what only one peer is told waits beyond it, and
+    /// beyond half of it peers that take longer than a moment for a large packet are cut. What many are told counts once.
+    pub max_unread_bytes: usize,
+    /// Bytes of packets, all together, that have begun to come and not ended; beyond it connections are not read from until
+    /// others are done, which then have a second for a packet.
+    pub max_incoming_bytes: usize,
     /// Packets a second from one connection, after a burst; what comes faster waits in its socket.
     pub packets_per_second: u32,
     /// Packets of one connection that are handled at once.
@@ -70,6 +76,8 @@ impl Default for Config {
             max_connections: 10_000,
             max_connections_per_address: 256,
             max_list_bytes: 8 << 20,
+            max_unread_bytes: 128 << 20,
+            max_incoming_bytes: 64 << 20,
             packets_per_second: 1000,
             packet_burst: 5000,
             registrations_per_second: 5000,

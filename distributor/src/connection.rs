@@ -1,6 +1,7 @@
 //! One connection: reads packets, writes what its session is owed, and ends when either fails.
 
 use std::net::Shutdown;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -17,6 +18,7 @@ use tracing::{debug, info, warn};
 use crate::bucket::Bucket;
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
 use crate::membership::{Attendance, Flow, Writer};
+use crate::memory::{Grant, Memory, Outgoing};
 use crate::outbox::Reply;
 use crate::roster::{Admission, Turned};
 
@@ -28,6 +30,12 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of that taken at a time.
 const LINGER_READ_BYTES: usize = 16 * 1024;
+/// Bytes of a packet that may have come before they are counted with those of all other peers.
+const UNCOUNTED_BYTES: usize = 4 * 1024;
+/// While memory is short: how long a peer may take to send a packet, or to read a large one.
+const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a peer that keeps much, or waits for memory, looks how much there is.
+const LOOK_AGAIN: Duration = Duration::from_millis(250);
 /// How often a peer that waits to be greeted looks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
 /// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
@@ -49,6 +57,10 @@ enum End {
     Out(Reason),
     /// The peer takes nothing of what it is told.
     Stalled,
+    /// The peer takes its time while memory is short.
+    Slow,
+    /// Another connection has its place.
+    GaveWay,
 }
 
 /// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
@@ -63,13 +75,14 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         heard_at: Instant::now(),
         bucket: Bucket::new(config.packets_per_second, config.packet_burst),
         waiting: None,
+        memory: None,
     };
     let end = serve(&attendance, &mut reader, &stop).await;
     let reason = match end {
         End::Gone(reason) | End::Out(reason) => reason,
-        End::Stopping => Reason::Closed,
+        End::Stopping | End::GaveWay => Reason::Closed,
         End::Cut(_) => Reason::Refused,
-        End::Stalled => Reason::Stalled,
+        End::Stalled | End::Slow => Reason::Stalled,
     };
     // The list must not wait for the farewell.
     attendance.unregister(reason);
@@ -77,7 +90,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
     let is_lost = session.outbox().is_mid_packet() || matches!(end, End::Out(_));
     let complaint = match end {
-        End::Gone(_) | End::Stopping => {
+        End::Gone(_) | End::Stopping | End::GaveWay => {
             let reason = reason.as_str();
             debug!(conn, %peer, packets, ignored, blank, strikes, reason, "connection closed");
             return;
@@ -86,6 +99,13 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
             let seconds = config.write_timeout.as_secs_f32();
             if let Some(held_back) = attendance.membership().cuts.pass(reason.as_str(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
+            }
+            return abort(&session.stream);
+        }
+        End::Slow => {
+            if let Some(held_back) = attendance.membership().cuts.pass("slow", Instant::now().into_std()) {
+                let used = attendance.membership().memory.used();
+                warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
             }
             return abort(&session.stream);
         }
@@ -117,6 +137,8 @@ struct Reader {
     bucket: Bucket,
     /// A packet that came too soon, and when it is handled.
     waiting: Option<(Bytes, Instant)>,
+    /// Bytes of a packet that has not ended, when they are more than [`UNCOUNTED_BYTES`].
+    memory: Option<Grant>,
 }
 
 /// What a connection's task has waited for.
@@ -145,6 +167,9 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         if let Some(reason) = session.out.get() {
             return End::Out(*reason);
         }
+        if session.gives_way.load(Ordering::Relaxed) {
+            return End::GaveWay;
+        }
         let (flow, _) = session.flush(attendance.membership(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut turn = 0;
@@ -163,7 +188,9 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         if owes_reply && flow == Flow::Done {
             continue;
         }
-        let listening = !owes_reply && reader.waiting.is_none();
+        let wants_more = !owes_reply && reader.waiting.is_none();
+        let has_room = !wants_more || reader.has_room(&attendance.membership().incoming);
+        let listening = wants_more && has_room;
         let (writable, paced) = match flow {
             Flow::Done => {
                 look.done();
@@ -177,19 +204,33 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 }
                 (false, Some(unread))
             }
+            Flow::Later(_) => (false, None),
             Flow::Broken => return End::Gone(Reason::Reset),
         };
         let stalled_since = match flow {
             Flow::Stalled(since) => Some(Instant::from_std(since)),
-            Flow::Done | Flow::Paced(_) | Flow::Broken => unread_since,
+            Flow::Done | Flow::Paced(_) | Flow::Later(_) | Flow::Broken => unread_since,
         };
-        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
+        let now = Instant::now();
+        let later = match flow {
+            Flow::Later(at) => Some(Instant::from_std(at)),
+            _ => None,
+        };
+        // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
+        let keeps_since = session.outbox().keeps_since().map(Instant::from_std);
+        if keeps_since.is_some_and(|since| since + SHORT_PATIENCE <= now) && attendance.membership().memory.is_short() {
+            return End::Slow;
+        }
+        let is_short = reader.memory.is_some() && attendance.membership().incoming.is_short();
+        let look_again = (keeps_since.is_some() || !has_room || reader.memory.is_some()).then(|| now + LOOK_AGAIN);
+        let frame_timeout = if is_short { SHORT_PATIENCE.min(config.frame_timeout) } else { config.frame_timeout };
+        let frame_deadline = reader.frames.deadline(frame_timeout).filter(|_| wants_more);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);
         let greet_at = session.outbox().greet_at().filter(|_| flow == Flow::Done).map(Instant::from_std);
         let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
         // One timer for all: there are thousands of these.
-        let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon];
+        let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, later, look_again];
         let next = deadlines.into_iter().flatten().min();
         // On the heap: most connections never wait for an old peer to read, and each would keep the room.
         let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
@@ -235,7 +276,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 if is_due(register_deadline) {
                     return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
                 }
-                if is_due(greet_at) && attendance.is_restoring() {
+                if is_due(greet_at) && attendance.holds_greetings_back() {
                     session.outbox().greet_later((now + RESTORING).into_std());
                 }
             }
@@ -293,6 +334,21 @@ async fn read_enough(attendance: &Attendance, unread: Unread, look: &mut Look) -
 }
 
 impl Reader {
+    /// Whether more bytes of a packet that has begun may be read. Small packets may always.
+    fn has_room(&mut self, incoming: &Memory) -> bool {
+        let pending = self.frames.pending().len();
+        if pending <= UNCOUNTED_BYTES {
+            self.memory = None;
+            return true;
+        }
+        match &mut self.memory {
+            Some(grant) => grant.resize(pending),
+            None if !incoming.has_room(pending) => return false,
+            None => self.memory = Some(incoming.count(pending)),
+        }
+        true
+    }
+
     /// Handles one packet; `false` when more bytes are needed first.
     fn next(&mut self, attendance: &Attendance) -> Result<bool, End> {
         let config = &attendance.membership().config;
@@ -347,7 +403,14 @@ impl Reader {
             Intent::Recount(key, node) => {
                 let mut out = BytesMut::new();
                 write_history(&mut out, &key, &attendance.history(&node));
-                session.outbox().reply(Reply::Packet(out.freeze()), self.intake.version());
+                let memory = &attendance.membership().memory;
+                if memory.has_room(out.len()) {
+                    let answer = Outgoing::counted(out.freeze(), memory);
+                    session.outbox().reply(Reply::Packet(answer), self.intake.version());
+                } else {
+                    let complaint = Complaint::new(503, "busy", "what peers have not read takes too much memory");
+                    self.refuse(attendance, Some(&key), &complaint, Some(SHORT_PATIENCE));
+                }
             }
             Intent::Refuse(key, complaint) => self.refuse(attendance, key.as_ref(), &complaint, None),
             Intent::Cut(complaint) => return Err(End::Cut(complaint)),
@@ -400,7 +463,7 @@ impl Reader {
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {message}");
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
-        session.outbox().reply(Reply::Packet(out.freeze()), self.intake.version());
+        session.outbox().reply(Reply::Packet(out.freeze().into()), self.intake.version());
     }
 
     /// When a version 2 peer must have registered.

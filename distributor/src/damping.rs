@@ -4,6 +4,7 @@
 //! until the penalty has fallen to the reuse threshold. Whoever stays for long, or comes for the first time, never waits.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use crate::registry::Place;
@@ -26,15 +27,18 @@ const FADED: f64 = 0.1;
 /// The penalties of places: host, port and name.
 #[derive(Debug, Default)]
 pub(crate) struct Damping {
-    penalties: HashMap<Place, (f64, Instant)>,
+    /// By a hash of the place: its name may be long.
+    penalties: HashMap<u64, (f64, Instant)>,
+    hasher: RandomState,
 }
 
 impl Damping {
     /// A node that was listed, or wanted to be, for `stay` has gone.
-    pub(crate) fn left(&mut self, now: Instant, place: Place, stay: Duration) {
+    pub(crate) fn left(&mut self, now: Instant, place: &Place, stay: Duration) {
         if stay >= LONG_STAY {
             return;
         }
+        let place = self.hasher.hash_one(place);
         if self.penalties.len() >= MAX_PLACES && !self.penalties.contains_key(&place) {
             self.penalties.retain(|_, penalty| faded(*penalty, now) > FADED);
             if self.penalties.len() >= MAX_PLACES {
@@ -47,7 +51,7 @@ impl Damping {
 
     /// How long a join must wait now.
     pub(crate) fn wait(&self, now: Instant, place: &Place) -> Option<Duration> {
-        let penalty = faded(*self.penalties.get(place)?, now);
+        let penalty = faded(*self.penalties.get(&self.hasher.hash_one(place))?, now);
         // penalty × 2^(-t / half-life) = reuse
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
     }
@@ -77,7 +81,7 @@ mod tests {
     fn bc3_a_flapper_waits_and_nobody_else_does() {
         let (mut damping, start) = (Damping::default(), now());
         for (second, waits) in [(0, false), (1, false), (2, true)] {
-            damping.left(start + SECOND * second, place("flapper"), SECOND);
+            damping.left(start + SECOND * second, &place("flapper"), SECOND);
             assert_eq!(damping.wait(start + SECOND * second, &place("flapper")).is_some(), waits, "{second}");
         }
         assert_eq!(damping.wait(start + SECOND * 2, &place("other")), None);
@@ -90,9 +94,9 @@ mod tests {
     fn long_stays_and_rare_restarts_cost_nothing() {
         let (mut damping, start) = (Damping::default(), now());
         for round in 0..100 {
-            damping.left(start + SECOND * round, place("forked"), LONG_STAY);
+            damping.left(start + SECOND * round, &place("forked"), LONG_STAY);
             assert_eq!(damping.wait(start + SECOND * round, &place("forked")), None);
-            damping.left(start + SECOND * round * 6, place("cron"), SECOND);
+            damping.left(start + SECOND * round * 6, &place("cron"), SECOND);
             assert_eq!(damping.wait(start + SECOND * round * 6, &place("cron")), None, "{round}");
         }
     }
@@ -101,7 +105,7 @@ mod tests {
     fn nobody_waits_for_longer_than_three_half_lives() {
         let (mut damping, start) = (Damping::default(), now());
         for _ in 0..10_000 {
-            damping.left(start, place("flapper"), SECOND);
+            damping.left(start, &place("flapper"), SECOND);
         }
         assert_eq!(damping.wait(start, &place("flapper")), Some(HALF_LIFE * 3));
     }
@@ -110,10 +114,10 @@ mod tests {
     fn places_are_remembered_up_to_a_limit_and_forgotten_when_faded() {
         let (mut damping, start) = (Damping::default(), now());
         for number in 0..=MAX_PLACES {
-            damping.left(start, place(&number.to_string()), SECOND);
+            damping.left(start, &place(&number.to_string()), SECOND);
         }
         assert_eq!(damping.penalties.len(), MAX_PLACES);
-        damping.left(start + SECOND * 60, place("late"), SECOND);
+        damping.left(start + SECOND * 60, &place("late"), SECOND);
         assert_eq!(damping.penalties.len(), 1);
     }
 }

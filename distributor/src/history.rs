@@ -1,17 +1,19 @@
 //! What happened to nodes, for whoever asks why.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Instant;
 
 use protocol::Event;
 
 use crate::registry::Record;
 
-/// Events that are remembered; each keeps a record of some hundred bytes.
+/// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;
 /// Most events of one answer: the last ones.
 pub(crate) const MAX_ANSWER: usize = 200;
+/// Bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes have no more; names of version 1 nodes may have
+/// as many as a packet.
+const MAX_TEXT_BYTES: usize = 128;
 
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
@@ -23,42 +25,41 @@ pub(crate) struct History {
 struct Entry {
     at: Instant,
     rev: u64,
-    record: Arc<Record>,
+    name: Box<str>,
+    instance: Option<Box<str>>,
+    address: Box<str>,
     event: &'static str,
     why: String,
 }
 
 impl History {
     /// Something happened to a node.
-    pub(crate) fn note(
-        &mut self,
-        at: Instant,
-        rev: u64,
-        record: &Arc<Record>,
-        event: &'static str,
-        why: impl Into<String>,
-    ) {
+    pub(crate) fn note(&mut self, at: Instant, rev: u64, record: &Record, event: &'static str, why: impl Into<String>) {
         if self.events.len() == MAX_EVENTS {
             self.events.pop_front();
         }
-        self.events.push_back(Entry { at, rev, record: Arc::clone(record), event, why: why.into() });
+        let name = shortened(&record.name).into();
+        let instance = record.instance.as_deref().map(|instance| shortened(instance).into());
+        let (address, why) = (record.address().into(), why.into());
+        self.events.push_back(Entry { at, rev, name, instance, address, event, why });
     }
 
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
     pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<Event> {
-        let matches = |record: &Record| {
+        let text = shortened(node);
+        let matches = |entry: &Entry| {
             node.is_empty()
-                || &*record.name == node
-                || record.instance.as_deref() == Some(node)
-                || record.address() == node
+                || &*entry.name == text
+                || entry.instance.as_deref() == Some(text)
+                || &*entry.address == node
         };
-        let found = self.events.iter().rev().filter(|entry| matches(&entry.record)).take(MAX_ANSWER);
+        let found = self.events.iter().rev().filter(|entry| matches(entry)).take(MAX_ANSWER);
         let mut events: Vec<_> = found
-            .map(|Entry { at, rev, record, event, why }| Event {
+            .map(|Entry { at, rev, name, address, event, why, .. }| Event {
                 ago: u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX),
                 rev: *rev,
-                name: record.name.to_string(),
-                address: record.address(),
+                name: name.to_string(),
+                address: address.to_string(),
                 event: (*event).to_owned(),
                 why: why.clone(),
             })
@@ -68,8 +69,13 @@ impl History {
     }
 }
 
+fn shortened(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_TEXT_BYTES)]
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
     use protocol::{Registration, RegistrationLimits};
@@ -101,6 +107,19 @@ mod tests {
             assert_eq!(history.of(now, node).iter().map(|event| event.rev).collect::<Vec<_>>(), revs, "{node}");
         }
         assert_eq!(history.of(now, "i2")[0].ago, 500);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn names_without_end_are_kept_in_part() {
+        let (mut history, now) = (History::default(), Instant::now());
+        let name = "상".repeat(20_000);
+        let params = format!(r#"{{"port":1,"name":"{name}"}}"#);
+        let old = serde_json::from_str(&params).unwrap();
+        let old = Registration::parse(Some(old), &RegistrationLimits::default()).unwrap();
+        history.note(now, 1, &Record::new(1, &old, "::1"), "joined", "");
+        assert_eq!(history.events[0].name.len(), 126);
+        assert_eq!(history.of(now, &name).len(), 1, "it is found all the same");
     }
 
     #[test]

@@ -208,6 +208,7 @@ fn describe(error: &RegistrationError) -> String {
         | RegistrationError::TooManyUrls { .. }
         | RegistrationError::UrlTooLong { .. }
         | RegistrationError::TooManyNeeds
+        | RegistrationError::TooManyPrefixes
         | RegistrationError::Name => error.to_string(),
     }
 }

@@ -4,7 +4,7 @@
 //! connects is told the list of nodes, and every registered node is told the new list at each join and leave.
 //!
 //! `roster` decides, with what it is made of: `registry` (who is there, and what has changed), `lists` (as encoded once),
-//! `needs`, `damping`, `losses`, `liveness`, `warmup`, `barriers`, `history`, `bucket`; `intake` tells what a frame means and `outbox`
+//! `view`, `needs`, `memory`, `damping`, `losses`, `liveness`, `warmup`, `barriers`, `history`, `bucket`; `intake` tells what a frame means and `outbox`
 //! what a peer is owed. All of these are pure. `server`, `connection` and `membership` are the shell around them.
 
 mod barriers;
@@ -19,6 +19,7 @@ mod lists;
 mod liveness;
 mod losses;
 mod membership;
+mod memory;
 mod needs;
 mod outbox;
 mod registry;
@@ -26,6 +27,7 @@ mod roster;
 mod server;
 #[cfg(test)]
 mod simulation;
+mod view;
 mod warmup;
 mod why;
 

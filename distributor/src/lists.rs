@@ -2,28 +2,44 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Key, REGISTRY_URI, Revision, Stamp, Version, write_delta, write_list, write_snapshot};
+use protocol::{Digest, Have, Key, REGISTRY_URI, Revision, Stamp, Version, write_delta, write_list, write_snapshot};
 
 use crate::config::{Config, OversizedList};
-use crate::needs::Needs;
+use crate::memory::{Memory, Outgoing};
 use crate::registry::{Difference, Record, Registry};
+use crate::view::View;
 
 /// The packets of the newest revision, as far as somebody has needed them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Lists {
-    legacy: Option<(Revision, Bytes)>,
-    snapshot: Option<(Stamp, Bytes)>,
-    /// What `changes` and `subsets` lead to.
-    of: Stamp,
-    changes: HashMap<Known, Bytes>,
-    /// What has changed since when, for whoever needs what: the same for all those whom the last changes did not concern,
+    /// What all of these take that somebody still reads.
+    memory: Memory,
+    legacy: Option<(Revision, Outgoing)>,
+    snapshot: Option<(Stamp, Outgoing)>,
+    /// What the packets below lead to.
+    of: Edition,
+    changes: HashMap<Known, Outgoing>,
+    /// What has changed since when, for whoever is shown what: the same for all those whom the last changes did not concern,
     /// whatever each of them was told last.
-    differences: HashMap<(u64, Option<Arc<Needs>>), Arc<Difference>>,
+    differences: HashMap<(u64, View), Arc<Difference>>,
     /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
     steps: VecDeque<Step>,
-    subsets: HashMap<Arc<Needs>, Bytes>,
+    subsets: HashMap<View, Outgoing>,
+    /// The last list of a part that was asked for, and of which state.
+    answered: Option<(Edition, View, Outgoing)>,
+    /// When the next list may be encoded that only one peer wants.
+    subset_at: Option<Instant>,
+}
+
+/// A state to which everybody is led.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edition {
+    pub(crate) stamp: Stamp,
+    /// The node of every entry has registered here: nobody has to be told a part only.
+    pub(crate) is_whole: bool,
 }
 
 /// What leads everybody from one state to the next.
@@ -31,121 +47,206 @@ pub(crate) struct Lists {
 struct Step {
     from: Revision,
     to: Revision,
-    packet: Bytes,
+    packet: Outgoing,
+    /// Whoever sees all has to be told.
+    is_news: bool,
 }
 
 /// A peer that has missed at most so many changes gets them merged into one packet of its own, if that has at most so many
 /// bytes. Others get the steps that everybody got, or the list: those cost the same memory however many peers are behind.
 const MAX_OWN_CHANGES: u64 = 1024;
 const MAX_OWN_BYTES: usize = 16 * 1024;
+/// Packets, of each kind, that are kept for the next peer that knows, and needs, the same. In a mesh whose nodes say what they need
+/// there are about as many kinds as services.
+const MAX_CACHED: usize = 256;
+/// Bytes of lists of a part that are kept so.
+const MAX_CACHED_BYTES: usize = 16 << 20;
+/// Lists of a part are encoded at this pace, in bytes a second, so that peers that all need something else leave time for others:
+/// an entry that is looked at counts as so many bytes.
+const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
+const BYTES_OF_A_LOOK: usize = 64;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Known {
-    /// The state it was told last.
+    /// The state it was told last, or says that it holds.
     pub(crate) told: Option<Revision>,
+    /// Of that state, if it says so.
+    pub(crate) digest: Option<Digest>,
     /// Changes up to this are none that it needs.
     pub(crate) seen: Option<Revision>,
-    /// `None`: it needs all.
-    pub(crate) needs: Option<Arc<Needs>>,
+    pub(crate) view: View,
+}
+
+/// What a peer knows after a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) revision: Revision,
+    /// It knows nothing of what has only been copied, and is told when the nodes of that come.
+    pub(crate) confirmed_only: bool,
 }
 
 /// What a version 2 peer should be sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Dispatch {
     /// Nothing: it knows this state, as far as it needs it.
     Nothing(Revision),
     /// This, after which it knows that.
-    Packet(Bytes, Revision),
+    Packet(Outgoing, Told),
+    /// Something that only this peer is sent, at this time: there are many such peers, or they read slowly.
+    Later(Instant),
 }
 
+/// When a peer may try again for which there is no memory now.
+const MEMORY_AGAIN: Duration = Duration::from_millis(100);
+
 impl Lists {
+    /// Packets that are counted in `memory`.
+    pub(crate) fn new(memory: Memory) -> Self {
+        Self {
+            memory,
+            legacy: None,
+            snapshot: None,
+            of: Edition::default(),
+            changes: HashMap::new(),
+            differences: HashMap::new(),
+            steps: VecDeque::new(),
+            subsets: HashMap::new(),
+            answered: None,
+            subset_at: None,
+        }
+    }
+
     /// The list for version 1, as it is now.
-    pub(crate) fn legacy(&mut self, registry: &Registry, config: &Config) -> (Bytes, Revision) {
+    pub(crate) fn legacy(&mut self, registry: &Registry, config: &Config) -> (Outgoing, Revision) {
         let revision = registry.revision();
         match &self.legacy {
-            Some((of, bytes)) if *of == revision => (bytes.clone(), revision),
+            Some((of, packet)) if *of == revision && registry.is_whole() => (packet.clone(), revision),
             _ => {
-                let bytes = encode_legacy(registry, config);
-                self.legacy = Some((revision, bytes.clone()));
-                (bytes, revision)
+                let packet = Outgoing::counted(encode_legacy(registry, config), &self.memory);
+                self.legacy = registry.is_whole().then(|| (revision, packet.clone()));
+                (packet, revision)
             }
         }
     }
 
-    /// What a version 2 peer has to be told, in the fewest bytes. `stamp` is the state to which everybody is being led now:
+    /// What a version 2 peer has to be told, in the fewest bytes. `edition` is the state to which everybody is being led now:
     /// when all take the same steps, the same bytes do for all, however slow some of them are.
-    pub(crate) fn news(&mut self, registry: &Registry, stamp: Stamp, known: &Known) -> Dispatch {
-        let target = stamp.revision;
+    pub(crate) fn news(&mut self, now: Instant, registry: &Registry, edition: Edition, known: &Known) -> Dispatch {
+        let target = edition.stamp.revision;
         let is_there =
             |state: Option<Revision>| state.is_some_and(|state| state.epoch == target.epoch && state.rev >= target.rev);
         if is_there(known.told) || is_there(known.seen) {
             return Dispatch::Nothing(known.seen.or(known.told).unwrap_or(target));
         }
-        if known.needs.is_none()
+        let all = Told { revision: target, confirmed_only: false };
+        if known.view.is_all()
             && let Some(step) = self.steps.back()
             && Some(step.from) == known.told
             && step.to == target
         {
-            return Dispatch::Packet(step.packet.clone(), target);
+            return match step.is_news {
+                true => Dispatch::Packet(step.packet.clone(), all),
+                false => Dispatch::Nothing(target),
+            };
         }
-        self.turn_to(stamp);
+        self.turn_to(edition);
         if let Some(told) = known.told
-            && let Some(base) = registry.base(known.seen.unwrap_or(told))
-            && (known.needs.is_some() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
+            && let Some(base) = registry.base(match known.seen {
+                Some(seen) => seen.into(),
+                None => Have { revision: told, digest: known.digest },
+            })
+            && (!known.view.is_all() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
-            let difference = self
-                .differences
-                .entry((base, known.needs.clone()))
-                .or_insert_with(|| Arc::new(registry.between(base, target.rev, known.needs.as_deref())));
-            if known.needs.is_some() && difference.is_empty() && told.epoch == target.epoch {
+            let difference = self.difference(registry, base, target, &known.view);
+            let is_for_nobody = if known.view.needs.is_some() { difference.is_empty() } else { !difference.is_news };
+            if is_for_nobody && !known.view.confirmed_only && told.epoch == target.epoch {
                 return Dispatch::Nothing(target);
             }
+            let told_then = Told { revision: target, confirmed_only: known.view.confirmed_only && !edition.is_whole };
             if let Some(packet) = self.changes.get(known) {
-                return Dispatch::Packet(packet.clone(), target);
+                return Dispatch::Packet(packet.clone(), told_then);
             }
             if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
-                let stamp = if known.needs.is_some() { Stamp { digest: None, ..stamp } } else { stamp };
-                let packet = encode_change(difference, &stamp, told);
-                self.changes.insert(known.clone(), packet.clone());
-                return Dispatch::Packet(packet, target);
+                // The digest is of all there is.
+                let knows_all = known.view.needs.is_none() && !told_then.confirmed_only;
+                let stamp = Stamp {
+                    digest: edition.stamp.digest.filter(|_| knows_all),
+                    warming: edition.stamp.warming || told_then.confirmed_only,
+                    ..edition.stamp
+                };
+                let packet = Outgoing::counted(encode_change(&difference, &stamp, told), &self.memory);
+                if self.changes.len() < MAX_CACHED {
+                    self.changes.insert(known.clone(), packet.clone());
+                }
+                return Dispatch::Packet(packet, told_then);
             }
         }
-        if known.needs.is_none()
+        if known.view.is_all()
             && let Some(told) = known.told
             && let Ok(at) = self.steps.binary_search_by_key(&told, |step| step.from)
         {
             let Step { to, packet, .. } = &self.steps[at];
-            return Dispatch::Packet(packet.clone(), *to);
+            return Dispatch::Packet(packet.clone(), Told { revision: *to, confirmed_only: false });
         }
-        match &known.needs {
-            None => self.snapshot(registry, stamp),
-            Some(needs) => Dispatch::Packet(self.subset(registry, stamp, needs), target),
+        let view = View { needs: known.view.needs.clone(), confirmed_only: !edition.is_whole };
+        if view.is_all() {
+            let (packet, revision) = self.snapshot(registry, edition.stamp);
+            return Dispatch::Packet(packet, Told { revision, confirmed_only: false });
+        }
+        match self.subset(now, registry, edition.stamp, &view) {
+            Ok(packet) => Dispatch::Packet(packet, Told { revision: target, confirmed_only: view.confirmed_only }),
+            Err(at) => Dispatch::Later(at),
         }
     }
 
-    /// The list for a peer that asked under a key of its own.
+    fn difference(&mut self, registry: &Registry, base: u64, target: Revision, view: &View) -> Arc<Difference> {
+        if let Some(known) = self.differences.get(&(base, view.clone())) {
+            return Arc::clone(known);
+        }
+        let difference = Arc::new(registry.between(base, target.rev, view));
+        if self.differences.len() < MAX_CACHED {
+            self.differences.insert((base, view.clone()), Arc::clone(&difference));
+        }
+        difference
+    }
+
+    /// The list for a peer that asked under a key of its own, as the registry is now.
     pub(crate) fn answer(
         &mut self,
+        now: Instant,
         registry: &Registry,
         config: &Config,
         stamp: Stamp,
         (version, key): (Version, &Key),
-        needs: Option<&Arc<Needs>>,
-    ) -> (Bytes, Revision) {
-        self.turn_to(stamp);
-        let list = match (version, needs) {
-            (Version::V1, _) => self.legacy(registry, config).0,
-            (Version::V2, Some(needs)) => self.subset(registry, stamp, needs),
-            (Version::V2, None) => {
+        view: &View,
+    ) -> Dispatch {
+        let view = View { needs: view.needs.clone(), confirmed_only: !registry.is_whole() };
+        let list = match version {
+            Version::V1 => Ok(self.legacy(registry, config).0),
+            Version::V2 if view.is_all() => {
                 self.snapshot.take_if(|(of, _)| of.revision != stamp.revision || of.warming != stamp.warming);
-                match self.snapshot(registry, stamp) {
-                    Dispatch::Packet(bytes, _) => bytes,
-                    Dispatch::Nothing(_) => Bytes::new(),
+                Ok(self.snapshot(registry, stamp).0)
+            }
+            Version::V2 => {
+                let edition = Edition { stamp, is_whole: registry.is_whole() };
+                // What everybody is led to may be an earlier state, and is kept for others.
+                match &self.answered {
+                    Some((of, to, list)) if (of, to) == (&edition, &view) => Ok(list.clone()),
+                    _ if edition == self.of => self.subset(now, registry, stamp, &view),
+                    _ => self.encode_subset(now, registry, stamp, &view).inspect(|list| {
+                        self.answered = Some((edition, view.clone(), list.clone()));
+                    }),
                 }
             }
         };
-        (under_key(list, key), stamp.revision)
+        match list {
+            Ok(list) => {
+                let told = Told { revision: stamp.revision, confirmed_only: view.confirmed_only };
+                Dispatch::Packet(under_key(&list, key), told)
+            }
+            Err(at) => Dispatch::Later(at),
+        }
     }
 
     /// Everybody who was led to `from` is led to the state of `stamp` now.
@@ -154,10 +255,12 @@ impl Lists {
             return;
         }
         let in_order = self.steps.back().is_none_or(|step| step.to == from);
-        let base = registry.base(from).filter(|_| in_order && from.epoch == stamp.revision.epoch);
+        let base = registry.base(from.into());
+        let base = base.filter(|_| in_order && from.epoch == stamp.revision.epoch);
         let Some(base) = base else { return self.steps.clear() };
-        let packet = encode_change(&registry.between(base, stamp.revision.rev, None), &stamp, from);
-        self.steps.push_back(Step { from, to: stamp.revision, packet });
+        let difference = registry.between(base, stamp.revision.rev, &View::default());
+        let packet = Outgoing::counted(encode_change(&difference, &stamp, from), &self.memory);
+        self.steps.push_back(Step { from, to: stamp.revision, packet, is_news: difference.is_news });
         let mut bytes: usize = self.steps.iter().map(|step| step.packet.len()).sum();
         while bytes > registry.list_bytes().max(MAX_OWN_BYTES)
             && self.steps.len() > 1
@@ -168,9 +271,9 @@ impl Lists {
     }
 
     /// Packets of an earlier state are of no use any more.
-    fn turn_to(&mut self, stamp: Stamp) {
-        if self.of != stamp {
-            self.of = stamp;
+    fn turn_to(&mut self, edition: Edition) {
+        if self.of != edition {
+            self.of = edition;
             self.changes.clear();
             self.differences.clear();
             self.subsets.clear();
@@ -179,33 +282,63 @@ impl Lists {
 
     /// A whole list that is new enough: the few changes since then follow it. When thousands come at once, encoding the
     /// list for each of them would take longer than sending it.
-    fn snapshot(&mut self, registry: &Registry, stamp: Stamp) -> Dispatch {
+    fn snapshot(&mut self, registry: &Registry, stamp: Stamp) -> (Outgoing, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &Stamp| {
             let is_ours = of.revision.epoch == stamp.revision.epoch
-                && registry.base(of.revision).is_some()
+                && registry.base(of.revision.into()).is_some()
                 && of.revision <= stamp.revision;
             let behind = stamp.revision.rev.saturating_sub(of.revision.rev);
             is_ours && behind * ENTRIES_PER_CHANGE <= registry.len() as u64 && (of.warming || !stamp.warming)
         };
-        if let Some((of, bytes)) = &self.snapshot
+        if let Some((of, packet)) = &self.snapshot
             && is_new_enough(of)
         {
-            return Dispatch::Packet(bytes.clone(), of.revision);
+            return (packet.clone(), of.revision);
         }
         let bytes = encode_list(registry.records_at(stamp.revision.rev).into_iter(), &stamp);
-        self.snapshot = Some((stamp, bytes.clone()));
-        Dispatch::Packet(bytes, stamp.revision)
+        let packet = Outgoing::counted(bytes, &self.memory);
+        self.snapshot = Some((stamp, packet.clone()));
+        (packet, stamp.revision)
     }
 
-    fn subset(&mut self, registry: &Registry, stamp: Stamp, needs: &Arc<Needs>) -> Bytes {
-        let encode = || {
-            let records = registry.records_at(stamp.revision.rev).into_iter().filter(|record| needs.concern(record));
-            let mut digest = protocol::Digest::default();
-            records.clone().for_each(|record| digest.add(record.id, &record.entry));
-            encode_list(records, &Stamp { digest: Some(digest), ..stamp })
-        };
-        self.subsets.entry(Arc::clone(needs)).or_insert_with(encode).clone()
+    /// The list of a part, or when it can be had.
+    fn subset(&mut self, now: Instant, registry: &Registry, stamp: Stamp, view: &View) -> Result<Outgoing, Instant> {
+        if let Some(known) = self.subsets.get(view) {
+            return Ok(known.clone());
+        }
+        let packet = self.encode_subset(now, registry, stamp, view)?;
+        let cached: usize = self.subsets.values().map(Outgoing::len).sum();
+        if self.subsets.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
+            self.subsets.insert(view.clone(), packet.clone());
+        }
+        Ok(packet)
+    }
+
+    fn encode_subset(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        stamp: Stamp,
+        view: &View,
+    ) -> Result<Outgoing, Instant> {
+        if let Some(at) = self.subset_at.filter(|at| now < *at) {
+            return Err(at);
+        }
+        let records = registry.records_at(stamp.revision.rev).into_iter().filter(|record| view.shows(record));
+        let mut digest = Digest::default();
+        let mut bytes = 0;
+        for record in records.clone() {
+            digest.add(record.id, &record.entry);
+            bytes += record.entry.len();
+        }
+        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * registry.len()) as f64 / SUBSET_BYTES_PER_SECOND);
+        self.subset_at = Some(now + pace);
+        if !self.memory.has_room(bytes) {
+            return Err(now + MEMORY_AGAIN);
+        }
+        let stamp = Stamp { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
+        Ok(Outgoing::counted(encode_list(records, &stamp), &self.memory))
     }
 }
 
@@ -223,6 +356,8 @@ fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {
         write_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
+    // An old peer would call whatever it is told: nothing is told that only a copy shows.
+    let confirmed = registry.records().filter(|record| record.is_confirmed);
     let fits = legacy_bytes(registry) <= config.legacy_list_bytes;
     match config.oversized_list {
         OversizedList::Truncate if !fits => {
@@ -231,7 +366,7 @@ fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {
             let room = (config.legacy_list_bytes + 1).saturating_sub(frame_bytes);
             encode(&mut registry.entries_within(room).into_iter())
         }
-        OversizedList::Truncate | OversizedList::Send => encode(&mut registry.records().map(|record| &*record.entry)),
+        OversizedList::Truncate | OversizedList::Send => encode(&mut confirmed.map(|record| &*record.entry)),
     }
 }
 
@@ -243,7 +378,7 @@ fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, stamp
 }
 
 fn encode_change(difference: &Difference, stamp: &Stamp, base: Revision) -> Bytes {
-    let Difference { joined, left, suspect, trusted } = difference;
+    let Difference { joined, left, suspect, trusted, .. } = difference;
     let mut out = BytesMut::new();
     write_delta(
         &mut out,
@@ -256,26 +391,22 @@ fn encode_change(difference: &Difference, stamp: &Stamp, base: Revision) -> Byte
     out.freeze()
 }
 
-fn under_key(list: Bytes, key: &Key) -> Bytes {
+/// The same list under another key. Only the key is the peer's own: what follows it is one copy for all.
+fn under_key(list: &Outgoing, key: &Key) -> Outgoing {
     if *key == UNASKED {
-        return list;
+        return list.clone();
     }
     let before_key = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":"#);
     let after_key = before_key.len() + UNASKED.to_string().len();
-    let mut out = BytesMut::with_capacity(list.len() + 32);
-    out.extend_from_slice(before_key.as_bytes());
-    out.extend_from_slice(key.to_string().replace('¶', "\\u00b6").as_bytes());
-    out.extend_from_slice(&list[after_key..]);
-    out.freeze()
+    list.headed(format!("{before_key}{}", key.to_string().replace('¶', "\\u00b6")).into(), after_key)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use protocol::{News, Outcome, Packet, Reason, Registration, Replica};
 
     use super::*;
+    use crate::needs::Needs;
     use crate::registry::SessionId;
 
     fn register(registry: &mut Registry, session: u64) {
@@ -295,6 +426,19 @@ mod tests {
         Stamp { revision: registry.revision(), digest: Some(registry.digest()), ..Stamp::default() }
     }
 
+    fn edition(registry: &Registry) -> Edition {
+        Edition { stamp: stamp(registry), is_whole: registry.is_whole() }
+    }
+
+    fn lists() -> Lists {
+        Lists::new(Memory::new(usize::MAX))
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn now() -> Instant {
+        Instant::now()
+    }
+
     fn count(list: &Bytes) -> usize {
         String::from_utf8_lossy(list).matches("\"port\"").count()
     }
@@ -302,11 +446,14 @@ mod tests {
     #[test]
     fn answers_carry_the_askers_key() {
         let registry = registry(2);
-        let mut lists = Lists::default();
+        let mut lists = lists();
         for key in ["0", "7", "\"mine ¶\"", "12345678901234567890123"] {
             for version in [Version::V1, Version::V2] {
                 let key: Key = serde_json::from_str(key).unwrap();
-                let (answer, _) = lists.answer(&registry, &Config::default(), stamp(&registry), (version, &key), None);
+                let (config, view) = (Config::default(), View::default());
+                let answer = lists.answer(now(), &registry, &config, stamp(&registry), (version, &key), &view);
+                let Dispatch::Packet(answer, _) = answer else { panic!("{answer:?}") };
+                let answer = answer.bytes();
                 let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
                 assert_eq!((packet.version(), count(&answer)), (version, 2));
                 assert_eq!(packet.key.unwrap().number(), key.number());
@@ -321,9 +468,9 @@ mod tests {
         assert_eq!(legacy_bytes(&registry), bytes);
         for (legacy_list_bytes, nodes) in [(bytes + 1, 100), (bytes, 100), (bytes - 1, 99)] {
             let config = Config { legacy_list_bytes, ..Config::default() };
-            let (list, _) = Lists::default().legacy(&registry, &config);
+            let (list, _) = lists().legacy(&registry, &config);
             assert!(list.len() <= legacy_list_bytes);
-            assert_eq!(count(&list), nodes);
+            assert_eq!(count(&list.bytes()), nodes);
         }
     }
 
@@ -332,8 +479,8 @@ mod tests {
         let registry = registry(10);
         for (oversized_list, nodes) in [(OversizedList::Truncate, 3), (OversizedList::Send, 10)] {
             let config = Config { legacy_list_bytes: 300, oversized_list, ..Config::default() };
-            let (list, _) = Lists::default().legacy(&registry, &config);
-            assert_eq!(count(&list), nodes, "{oversized_list:?}");
+            let (list, _) = lists().legacy(&registry, &config);
+            assert_eq!(count(&list.bytes()), nodes, "{oversized_list:?}");
         }
     }
 
@@ -341,29 +488,31 @@ mod tests {
     #[track_caller]
     fn check(lists: &mut Lists, registry: &Registry, replica: &mut Replica, needs: Option<&str>, expected: &[usize]) {
         let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
-        let mut known = Known { told: replica.revision(), seen: None, needs };
+        let digest = needs.is_none().then(|| replica.digest());
+        let view = View { needs, confirmed_only: false };
+        let mut known = Known { told: replica.revision(), digest, seen: None, view };
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-            #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-            let outcome = replica.take(std::time::Instant::now(), &News::parse(&packet).unwrap());
+            let outcome = replica.take(now(), &News::parse(&packet).unwrap());
             assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "{outcome:?}");
         };
-        while let Dispatch::Packet(packet, told) = lists.news(registry, stamp(registry), &known) {
-            sent.push(count(&packet));
-            apply(&packet);
-            known.told = Some(told);
+        while let Dispatch::Packet(packet, told) = lists.news(now(), registry, edition(registry), &known) {
+            sent.push(count(&packet.bytes()));
+            apply(&packet.bytes());
+            (known.told, known.digest) = (Some(told.revision), None);
+            known.view.confirmed_only = told.confirmed_only;
             assert!(sent.len() < 5, "it never ends");
         }
         assert_eq!(sent, expected);
-        if known.needs.is_none() {
+        if known.view.is_all() {
             assert_eq!((replica.revision(), replica.digest()), (Some(registry.revision()), registry.digest()));
         }
     }
 
     #[test]
     fn newcomers_get_a_list_and_others_what_has_changed() {
-        let (mut registry, mut lists) = (registry(100), Lists::default());
+        let (mut registry, mut lists) = (registry(100), lists());
         let mut node = Replica::default();
         check(&mut lists, &registry, &mut node, None, &[100]);
         check(&mut lists, &registry, &mut node, None, &[]);
@@ -378,7 +527,7 @@ mod tests {
 
     #[test]
     fn catching_up_takes_the_fewer_bytes() {
-        let (mut registry, mut lists) = (registry(10), Lists::default());
+        let (mut registry, mut lists) = (registry(10), lists());
         let mut node = Replica::default();
         check(&mut lists, &registry, &mut node, None, &[10]);
         (0..10).for_each(|session| drop(registry.leave(SessionId(session), Reason::Closed)));
@@ -392,7 +541,7 @@ mod tests {
 
     #[test]
     fn who_needs_little_is_told_little() {
-        let (mut registry, mut lists) = (registry(100), Lists::default());
+        let (mut registry, mut lists) = (registry(100), lists());
         let mut node = Replica::default();
         check(&mut lists, &registry, &mut node, Some("n0007"), &[1]);
         register(&mut registry, 100);
@@ -405,27 +554,26 @@ mod tests {
 
     #[test]
     fn a_change_is_encoded_once_for_all_who_know_the_same() {
-        let (mut registry, mut lists) = (registry(10), Lists::default());
+        let (mut registry, mut lists) = (registry(10), lists());
         let known = Known { told: Some(registry.revision()), ..Known::default() };
         register(&mut registry, 10);
-        let mut packet = || match lists.news(&registry, stamp(&registry), &known) {
-            Dispatch::Packet(packet, _) => packet.as_ptr(),
-            Dispatch::Nothing(_) => panic!("there is a change"),
+        let mut packet = || match lists.news(now(), &registry, edition(&registry), &known) {
+            Dispatch::Packet(packet, _) => packet.bytes().as_ptr(),
+            other => panic!("there is a change: {other:?}"),
         };
         assert_eq!(packet(), packet());
     }
 
     #[test]
     fn a_list_of_an_earlier_epoch_is_gone_on_from_when_it_was_taken_over() {
-        let (before, mut lists) = (registry(3), Lists::default());
+        let (before, mut lists) = (registry(3), lists());
         let mut node = Replica::default();
         check(&mut lists, &before, &mut node, None, &[3]);
         let mut registry = Registry::new(2);
         let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
-        #[expect(clippy::disallowed_methods, reason = "any instant will do")]
-        let until = std::time::Instant::now() + Duration::from_secs(7);
-        registry.succeed(before.revision(), copy, until);
-        check(&mut Lists::default(), &registry, &mut node, None, &[0]);
+        let until = now() + Duration::from_secs(7);
+        registry.succeed(Have { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
+        check(&mut self::lists(), &registry, &mut node, None, &[0]);
         assert_eq!(node.revision(), Some(registry.revision()));
     }
 }

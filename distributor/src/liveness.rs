@@ -18,6 +18,12 @@ const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 
+/// The part of the pings that may go to peers that somebody doubts. Whoever says that everybody does not answer must not keep the
+/// others from being asked.
+const SHARE_OF_DOUBTS: f64 = 0.25;
+/// Doubts that are looked into at once.
+const BURST_OF_DOUBTS: f64 = 16.0;
+
 /// How long we have been awake, as far as it counts for others' deadlines: when a tick comes late, because we were stopped or
 /// starved, the time we missed is nobody's fault.
 pub(crate) type Awake = Duration;
@@ -28,6 +34,8 @@ pub(crate) struct Liveness {
     pings_per_second: u32,
     /// Pings that may be sent now.
     credit: f64,
+    /// Doubts that may be looked into now.
+    doubts: f64,
     awake: Awake,
     last_tick: Option<Instant>,
     watched: HashMap<SessionId, Watch>,
@@ -65,6 +73,7 @@ impl Liveness {
         Self {
             pings_per_second: pings_per_second.max(1),
             credit: 1.0,
+            doubts: BURST_OF_DOUBTS,
             awake: Awake::ZERO,
             last_tick: None,
             watched: HashMap::new(),
@@ -116,13 +125,15 @@ impl Liveness {
         self.watched.remove(&session);
     }
 
-    /// Somebody says that a peer does not answer: it is asked at once.
+    /// Somebody says that a peer does not answer: it is asked at once, as long as doubts keep to their share.
     pub(crate) fn doubt(&mut self, session: SessionId) {
         let now = self.awake;
         if let Some(watch) = self.watched.get_mut(&session)
             && watch.pinged.is_none()
             && watch.due > now
+            && self.doubts >= 1.0
         {
+            self.doubts -= 1.0;
             // Before everybody who is due already: after a burst of joins that is a long queue.
             watch.due = Awake::ZERO;
             self.pings.push(Reverse((watch.due, session)));
@@ -144,6 +155,8 @@ impl Liveness {
         let budget = 1.25 * f64::from(self.budget());
         self.credit =
             (self.credit + budget * passed.as_secs_f64()).min((budget * self.period().as_secs_f64()).max(1.0));
+        let doubts = SHARE_OF_DOUBTS * f64::from(self.budget()) * passed.as_secs_f64();
+        self.doubts = (self.doubts + doubts).min(BURST_OF_DOUBTS);
         let mut verdicts = Vec::new();
         self.check(&mut heard, &mut verdicts);
         self.ask(&mut verdicts);
@@ -323,6 +336,19 @@ mod tests {
         scene.liveness.doubt(PEER);
         let (decided, _) = scene.run(30_000, 50_000, 50, false);
         assert!(decided.iter().any(|(second, verdict)| *second <= 33.0 && *verdict == Verdict::Suspect), "{decided:?}");
+    }
+
+    #[test]
+    fn doubts_about_everybody_do_not_keep_others_from_being_asked() {
+        let mut scene = Scene::new(799);
+        scene.run(0, 20_000, 50, true);
+        let mut decided = Vec::new();
+        for ms in (20_000..40_000).step_by(100) {
+            (1..800).for_each(|id| scene.liveness.doubt(SessionId(id)));
+            decided.extend(scene.run(ms, ms + 100, 50, false).0);
+        }
+        let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };
+        assert!(suspect <= 24.0 && hung <= 31.0, "{decided:?}");
     }
 
     #[test]

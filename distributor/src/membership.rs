@@ -1,8 +1,9 @@
 //! The roster as all connections share it, and the tasks that tell of its changes and keep its time.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use tracing::{debug, info, warn};
 use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
 use crate::liveness::Verdict;
+use crate::memory::{Grant, Memory};
 use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
 use crate::registry::{Entrance, Registered, SessionId};
@@ -40,6 +42,9 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 /// knows all.
 const MOST_COMINGS: u32 = 100;
 
+/// How long a connection has to register until it may have to give way to others.
+const TIME_TO_REGISTER: Duration = Duration::from_millis(500);
+
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
 #[derive(Debug)]
 pub(crate) struct Membership {
@@ -57,6 +62,12 @@ pub(crate) struct Membership {
     pub(crate) local_queues: LocalQueues,
     /// Connections whose peers always have something to say have one turn at a time between them.
     pub(crate) busy: Busy,
+    /// What packets take that are on their way to peers.
+    pub(crate) memory: Memory,
+    /// What packets of peers take that have begun to come.
+    pub(crate) incoming: Memory,
+    /// What the needs of all nodes take.
+    needs: Memory,
     /// How long we have been awake, in nanoseconds: see `liveness`.
     awake: AtomicU64,
 }
@@ -66,10 +77,21 @@ struct State {
     roster: Roster,
     /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
     followers: [Followers; 2],
-    addresses: HashMap<IpAddr, usize>,
+    /// The connections of each network: see [`network_of`].
+    networks: HashMap<IpAddr, Crowd>,
+    /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
+    unregistered: BTreeMap<SessionId, Arc<Session>>,
     next_session: u64,
     open_sessions: usize,
     warned_of_size: bool,
+}
+
+/// The connections of one network.
+#[derive(Clone, Copy, Debug, Default)]
+struct Crowd {
+    open: usize,
+    /// Those that have registered nothing.
+    unregistered: usize,
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +115,11 @@ pub(crate) struct Session {
     pub(crate) unfinished: Notify,
     /// Why the session is out, once it is.
     pub(crate) out: OnceLock<Reason>,
+    /// Another connection has its place.
+    pub(crate) gives_way: AtomicBool,
+    /// What it says it needs is kept as long as it is registered.
+    memory_of_needs: Mutex<Option<Grant>>,
+    opened_at: Instant,
     /// How long we had been awake when it last gave a sign of life.
     heard: AtomicU64,
 }
@@ -115,6 +142,8 @@ pub(crate) enum Flow {
     Stalled(std::time::Instant),
     /// An old peer is given time to read.
     Paced(Unread),
+    /// What the peer is owed can be made at this time.
+    Later(std::time::Instant),
     /// The connection is broken.
     Broken,
 }
@@ -130,16 +159,17 @@ pub(crate) enum Crowded {
 
 impl Membership {
     pub(crate) fn new(config: Config) -> Arc<Self> {
+        let memory = Memory::new(config.max_unread_bytes);
         let state = State {
-            roster: Roster::new(config.clone(), Instant::now().into_std(), epoch()),
+            roster: Roster::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
             followers: Default::default(),
-            addresses: HashMap::new(),
+            networks: HashMap::new(),
+            unregistered: BTreeMap::new(),
             next_session: 0,
             open_sessions: 0,
             warned_of_size: false,
         };
         Arc::new(Self {
-            config,
             state: Mutex::new(state),
             changed: Default::default(),
             rescheduled: Notify::new(),
@@ -148,41 +178,53 @@ impl Membership {
             comings: Throttles::new(Throttle::several(MOST_COMINGS, Throttle::LOG_PERIOD)),
             local_queues: LocalQueues::start(),
             busy: Busy::new(),
+            memory,
+            incoming: Memory::new(config.max_incoming_bytes),
+            needs: Memory::new(config.max_list_bytes),
+            config,
             awake: AtomicU64::new(0),
         })
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
     pub(crate) fn open(self: &Arc<Self>, stream: Socket, peer: SocketAddr) -> Result<Attendance, (Crowded, Socket)> {
+        let now = Instant::now();
         let mut state = self.lock();
-        let address = peer.ip().to_canonical();
-        let from_there = state.addresses.get(&address).copied().unwrap_or(0);
-        if state.open_sessions >= self.config.max_connections {
-            return Err((Crowded::All, stream));
-        }
-        if !address.is_loopback() && from_there >= self.config.max_connections_per_address {
+        let network = network_of(peer.ip());
+        let from_there = state.networks.get(&network).map_or(0, |crowd| crowd.open);
+        if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
             return Err((Crowded::Address, stream));
         }
-        state.addresses.insert(address, from_there + 1);
-        state.open_sessions += 1;
+        if state.open_sessions >= self.config.max_connections {
+            let Some(session) = state.make_room(now) else { return Err((Crowded::All, stream)) };
+            if let Some(held_back) = self.cuts.pass("gives way", now.into_std()) {
+                warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
+            }
+        }
         let id = SessionId(state.next_session);
         state.next_session += 1;
-        drop(state);
-        // The time keeper sleeps while there is nobody.
-        self.rescheduled.notify_one();
         let read_time = (!LocalQueues::can_see(&stream)).then_some(self.config.legacy_read_time);
-        let greet_at = (Instant::now() + self.config.greet_after).into_std();
+        let greet_at = (now + self.config.greet_after).into_std();
         let outbox = Outbox::new(greet_at, self.config.legacy_list_bytes, read_time);
-        let session = Session {
+        let session = Arc::new(Session {
             id,
             peer,
             stream,
             outbox: Mutex::new(outbox),
             unfinished: Notify::new(),
             out: OnceLock::new(),
+            gives_way: AtomicBool::new(false),
+            memory_of_needs: Mutex::default(),
+            opened_at: now,
             heard: AtomicU64::new(self.awake.load(Ordering::Relaxed)),
-        };
-        Ok(Attendance { membership: Arc::clone(self), session: Arc::new(session) })
+        });
+        state.open_sessions += 1;
+        state.networks.entry(network).or_default().open += 1;
+        state.await_registration(&session);
+        drop(state);
+        // The time keeper sleeps while there is nobody.
+        self.rescheduled.notify_one();
+        Ok(Attendance { membership: Arc::clone(self), session })
     }
 
     /// From now on whoever registers is told to come back later.
@@ -198,7 +240,7 @@ impl Membership {
             let begin = Instant::now();
             let followers: Vec<_> = {
                 let mut state = self.lock();
-                if state.roster.is_restoring() {
+                if state.roster.holds_back(version) {
                     // Those who wait for it are told when it is over.
                     continue;
                 }
@@ -254,7 +296,7 @@ impl Membership {
             let now = Instant::now().into_std();
             let (before, turn, verdicts) = {
                 let mut state = self.lock();
-                let before = (state.roster.revision(), state.roster.is_restoring());
+                let before = state.roster.progress();
                 let turn = state.roster.advance(now);
                 let State { roster, followers, .. } = &mut *state;
                 let heard = |session| {
@@ -271,11 +313,8 @@ impl Membership {
             for (session, verdict) in verdicts {
                 self.carry_out_verdict(now, session, verdict);
             }
-            let after = {
-                let state = self.lock();
-                (state.roster.revision(), state.roster.is_restoring())
-            };
-            if before != after {
+            self.cut_superseded(&mut self.lock());
+            if before != self.lock().roster.progress() {
                 self.notify_followers();
             }
         }
@@ -330,6 +369,17 @@ impl Membership {
         }
     }
 
+    /// Sessions whose instances have registered on newer ones are told so, and end.
+    fn cut_superseded(&self, state: &mut State) {
+        while let Some(session) = state.roster.poll_superseded() {
+            for followers in &mut state.followers {
+                if let Some(superseded) = followers.all.remove(&session) {
+                    superseded.cut(Reason::Superseded);
+                }
+            }
+        }
+    }
+
     fn follower(&self, session: SessionId) -> Option<Arc<Session>> {
         self.lock().followers[index(Version::V2)].all.get(&session).cloned()
     }
@@ -348,17 +398,25 @@ impl Membership {
         let host = shown_host(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
+        let needs = terms.needs.clone().map(Needs::new);
+        let memory_of_needs = match &needs {
+            Some(needs) if !self.needs.has_room(needs.bytes()) => return Err(Turned::Full),
+            Some(needs) => Some(self.needs.count(needs.bytes())),
+            None => None,
+        };
         // Before it is among the followers: a round that finds it there tells it.
         let followed = {
             let mut outbox = session.outbox();
-            let followed = outbox.follow(version, terms.needs.clone().map(|needs| Arc::new(Needs::new(needs))));
-            if let Some(have) = terms.have {
-                outbox.knows(have.revision);
+            let followed = outbox.follow(version, needs.map(Arc::new));
+            if let Some(have) = terms.have
+                && self.lock().roster.can_go_on_from(have)
+            {
+                outbox.knows(have);
             }
             followed
         };
         let mut state = self.lock();
-        let revision = state.roster.revision();
+        let before = state.roster.progress();
         let admission = match session.out.get() {
             // It is about to be cut; the newer connection keeps the instance.
             Some(_) => Err(Turned::Out),
@@ -374,19 +432,19 @@ impl Membership {
                 return Err(turned);
             }
         };
+        *session.memory_of_needs.lock().unwrap_or_else(PoisonError::into_inner) = memory_of_needs;
         let followers = &mut state.followers[index(version)];
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             followers.new.push(Arc::clone(session));
         }
-        if let Admission::Listed(Registered { superseded: Some(superseded), .. }) = &admission {
-            for followers in &mut state.followers {
-                if let Some(superseded) = followers.all.remove(superseded) {
-                    superseded.cut(Reason::Superseded);
-                }
-            }
+        state.has_registered(session.id);
+        self.cut_superseded(&mut state);
+        let warns_of_loopback = terms.loopback && !session.peer.ip().to_canonical().is_loopback();
+        if warns_of_loopback {
+            state.roster.note_loopback(now, session.id);
         }
         let nodes = state.roster.nodes();
-        let changes = state.roster.revision() != revision;
+        let changes = state.roster.progress() != before;
         drop(state);
         if changes {
             self.notify_followers();
@@ -414,6 +472,9 @@ impl Membership {
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
+        if warns_of_loopback && let Some(held_back) = self.cuts.pass("loopback", now) {
+            warn!(%name, %host, port, held_back, "this node listens on its own machine's loopback only, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+        }
         self.warn_of_size(name);
         Ok(admission)
     }
@@ -431,6 +492,7 @@ impl Membership {
         for followers in &mut state.followers {
             followers.all.remove(&session.id);
         }
+        session.memory_of_needs.lock().unwrap_or_else(PoisonError::into_inner).take();
         let restoring = state.roster.is_restoring();
         let departure = state.roster.leave(Instant::now().into_std(), session.id, reason);
         let nodes = state.roster.nodes();
@@ -500,6 +562,7 @@ impl Attendance {
     pub(crate) fn unregister(&self, reason: Reason) {
         self.session.outbox().unfollow();
         self.membership.leave(&self.session, reason);
+        self.membership.lock().await_registration(&self.session);
     }
 
     /// The peer has given a sign of life.
@@ -543,9 +606,9 @@ impl Attendance {
         self.membership.lock().roster.history(Instant::now().into_std(), node)
     }
 
-    /// Whether what an earlier Distributor knew is about to come.
-    pub(crate) fn is_restoring(&self) -> bool {
-        self.membership.lock().roster.is_restoring()
+    /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is about to come.
+    pub(crate) fn holds_greetings_back(&self) -> bool {
+        self.membership.lock().roster.holds_back(Version::V1)
     }
 
     pub(crate) fn membership(&self) -> &Membership {
@@ -557,14 +620,58 @@ impl Drop for Attendance {
     fn drop(&mut self) {
         self.membership.leave(&self.session, Reason::Closed);
         let mut state = self.membership.lock();
-        state.open_sessions -= 1;
-        let address = self.session.peer.ip().to_canonical();
-        if let Some(from_there) = state.addresses.get_mut(&address) {
-            *from_there -= 1;
-            if *from_there == 0 {
-                state.addresses.remove(&address);
+        state.has_registered(self.session.id);
+        if !self.session.gives_way.load(Ordering::Relaxed) {
+            state.close(&self.session);
+        }
+    }
+}
+
+impl State {
+    /// A connection has registered nothing, so far or any more.
+    fn await_registration(&mut self, session: &Arc<Session>) {
+        if session.gives_way.load(Ordering::Relaxed) {
+            return;
+        }
+        if self.unregistered.insert(session.id, Arc::clone(session)).is_none() {
+            self.networks.entry(network_of(session.peer.ip())).or_default().unregistered += 1;
+        }
+    }
+
+    /// It has, or is closed.
+    fn has_registered(&mut self, session: SessionId) {
+        if let Some(session) = self.unregistered.remove(&session)
+            && let Some(crowd) = self.networks.get_mut(&network_of(session.peer.ip()))
+        {
+            crowd.unregistered -= 1;
+        }
+    }
+
+    /// A connection is closed, or is about to be.
+    fn close(&mut self, session: &Session) {
+        self.open_sessions -= 1;
+        if let Entry::Occupied(mut crowd) = self.networks.entry(network_of(session.peer.ip())) {
+            crowd.get_mut().open -= 1;
+            if crowd.get().open == 0 {
+                crowd.remove();
             }
         }
+    }
+
+    /// There is no room for a new connection: of the network that has most of those that have registered nothing, the one that
+    /// has been there for longest gives way, if it has had the time to register.
+    fn make_room(&mut self, now: Instant) -> Option<Arc<Session>> {
+        let (network, _) = self.networks.iter().max_by_key(|(_, crowd)| crowd.unregistered)?;
+        let oldest = self.unregistered.values().find(|session| network_of(session.peer.ip()) == *network)?;
+        if now < oldest.opened_at + TIME_TO_REGISTER {
+            return None;
+        }
+        let session = Arc::clone(oldest);
+        self.has_registered(session.id);
+        session.gives_way.store(true, Ordering::Relaxed);
+        self.close(&session);
+        session.unfinished.notify_one();
+        Some(session)
     }
 }
 
@@ -596,6 +703,7 @@ impl Session {
             let packet = match outbox.next(now, &mut membership.lock().roster, with_lists) {
                 Step::Done => break Flow::Done,
                 Step::WaitFor(unread) => break Flow::Paced(unread),
+                Step::Later(at) => break Flow::Later(at),
                 Step::Write(packet) => packet,
             };
             // One write per packet: old peers die of a packet in two pieces.
@@ -615,7 +723,7 @@ impl Session {
             // It goes on reading what it was behind with, though a ping may be stuck behind that.
             self.heard.store(membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_));
+        outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_) | Flow::Later(_));
         (flow, written)
     }
 }
@@ -623,6 +731,16 @@ impl Session {
 /// A node's name, for the log: names of version 1 nodes may be any text.
 fn shown_name(name: &str) -> Shown<&str> {
     shown(name, SHOWN_BYTES)
+}
+
+/// What counts as one address: an IPv4 address, or the 64 bits that one IPv6 network has (RFC 4291, 2.5.4).
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+        address => address,
+    }
 }
 
 fn index(version: Version) -> usize {

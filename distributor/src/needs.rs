@@ -13,6 +13,11 @@ impl Needs {
         Self(needs.into_iter().collect())
     }
 
+    /// About how much memory they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.0.iter().map(|need| need.len() + 2 * size_of::<String>()).sum()
+    }
+
     /// Whether a node is one of those.
     pub(crate) fn concern(&self, record: &Record) -> bool {
         self.0.contains(&*record.name) || record.urls.iter().any(|url| self.0.contains(&**url))

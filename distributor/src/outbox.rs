@@ -6,12 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
-use protocol::{Key, ReadWindow, Revision, Unread, Version};
+use bytes::Bytes;
+use protocol::{Have, Key, ReadWindow, Unread, Version};
 
-use crate::lists::{Dispatch, Known};
+use crate::lists::{Dispatch, Known, Told};
+use crate::memory::Outgoing;
 use crate::needs::Needs;
 use crate::roster::Roster;
+use crate::view::View;
 
 /// A peer that cannot be put right by the list is not sent it with every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
@@ -28,7 +30,9 @@ pub(crate) struct Outbox {
     reply: Option<Reply>,
     notice: Option<Bytes>,
     ping: bool,
-    rest: Bytes,
+    rest: Outgoing,
+    /// Since when the rest of a packet goes out.
+    rest_since: Option<Instant>,
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
@@ -42,7 +46,7 @@ pub(crate) enum Reply {
     /// The list under this key.
     List(Key),
     /// A packet of its own.
-    Packet(Bytes),
+    Packet(Outgoing),
 }
 
 /// What a peer's socket should do now.
@@ -52,8 +56,27 @@ pub(crate) enum Step {
     Write(Bytes),
     /// An old peer is still reading: wait for this.
     WaitFor(Unread),
+    /// Ask again at this time: what the peer is owed is its own, and many such peers have to be served.
+    Later(Instant),
     /// Nothing until something changes.
     Done,
+}
+
+/// What a peer is told of our own accord.
+enum Unasked {
+    Nothing,
+    Packet(Outgoing, Option<Told>),
+    Later(Instant),
+}
+
+impl From<Dispatch> for Unasked {
+    fn from(dispatch: Dispatch) -> Self {
+        match dispatch {
+            Dispatch::Nothing(_) => Self::Nothing,
+            Dispatch::Packet(packet, told) => Self::Packet(packet, Some(told)),
+            Dispatch::Later(at) => Self::Later(at),
+        }
+    }
 }
 
 impl Outbox {
@@ -68,7 +91,8 @@ impl Outbox {
             reply: None,
             notice: None,
             ping: false,
-            rest: Bytes::new(),
+            rest: Outgoing::default(),
+            rest_since: None,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
             corrected_at: None,
@@ -80,16 +104,16 @@ impl Outbox {
     pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Needs>>) -> bool {
         // A greeting in the form of version 1 is no state to go on from.
         let before = std::mem::replace(&mut self.version, version);
-        if self.known.needs != needs || before != version {
-            self.known = Known { needs, ..Known::default() };
+        if self.known.view.needs != needs || before != version {
+            self.known = Known { view: View { needs, confirmed_only: false }, ..Known::default() };
         }
         std::mem::replace(&mut self.follows, true)
     }
 
     /// It says that it knows this state already.
-    pub(crate) fn knows(&mut self, have: Revision) {
-        if self.known.told.is_none() && self.known.needs.is_none() {
-            self.known.told = Some(have);
+    pub(crate) fn knows(&mut self, have: Have) {
+        if self.known.told.is_none() && self.known.view.needs.is_none() {
+            (self.known.told, self.known.digest) = (Some(have.revision), have.digest);
         }
     }
 
@@ -122,7 +146,7 @@ impl Outbox {
     /// What the peer knows is not what it was told: it is owed the whole list, unless it has just been. Returns whether it is.
     pub(crate) fn correct(&mut self, now: Instant) -> bool {
         let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
-        if !is_new || self.reply.is_some() || self.known.needs.is_some() {
+        if !is_new || self.reply.is_some() || !self.known.view.is_all() {
             return false;
         }
         self.corrected_at = Some(now);
@@ -145,6 +169,11 @@ impl Outbox {
         !self.rest.is_empty()
     }
 
+    /// Since when it goes out, if that is a large packet whose bytes are kept for this peer.
+    pub(crate) fn keeps_since(&self) -> Option<Instant> {
+        self.rest_since.filter(|_| self.rest.is_counted())
+    }
+
     /// Since when the socket has taken nothing of what is owed.
     pub(crate) fn stalled_since(&self) -> Option<Instant> {
         self.stalled_since
@@ -153,24 +182,30 @@ impl Outbox {
     /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which merges them.
     pub(crate) fn next(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Step {
         if !self.rest.is_empty() {
-            return Step::Write(self.rest.clone());
+            return Step::Write(self.rest.next());
         }
         let mut told = None;
         let packet = match &self.reply {
             Some(Reply::Packet(packet)) => packet.clone(),
-            Some(Reply::List(key)) => {
-                let (packet, revision) = roster.answer(self.version, key, self.known.needs.as_ref());
-                told = Some(revision);
-                packet
-            }
-            None => match self.unasked(now, roster, with_lists) {
-                Some((packet, revision)) => {
-                    told = revision;
+            Some(Reply::List(key)) => match roster.answer(now, self.version, key, &self.known.view) {
+                Dispatch::Packet(packet, then) => {
+                    told = Some(then);
                     packet
                 }
-                None => return Step::Done,
+                Dispatch::Later(at) => return Step::Later(at),
+                Dispatch::Nothing(_) => return Step::Done,
+            },
+            None => match self.unasked(now, roster, with_lists) {
+                Unasked::Packet(packet, then) => {
+                    told = then;
+                    packet
+                }
+                Unasked::Later(at) => return Step::Later(at),
+                Unasked::Nothing => return Step::Done,
             },
         };
+        // Old peers die of a packet in two pieces.
+        let packet = if self.version == Version::V1 { packet.in_one_piece() } else { packet };
         if self.version == Version::V1
             && let Err(unread) = self.window.admit(now, packet.len())
         {
@@ -182,54 +217,52 @@ impl Outbox {
                 self.ping = false;
             }
         }
-        if told.is_some() {
-            self.known.told = told;
-            self.known.seen = None;
+        if let Some(Told { revision, confirmed_only }) = told {
+            (self.known.told, self.known.digest, self.known.seen) = (Some(revision), None, None);
+            self.known.view.confirmed_only = confirmed_only;
         }
-        self.rest = packet.clone();
-        Step::Write(packet)
+        self.rest = packet;
+        self.rest_since = Some(now);
+        Step::Write(self.rest.next())
     }
 
     /// What the peer is told of our own accord, and the state that it knows then.
-    fn unasked(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Option<(Bytes, Option<Revision>)> {
+    fn unasked(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Unasked {
         if let Some(notice) = &self.notice {
-            return Some((notice.clone(), None));
+            return Unasked::Packet(notice.clone().into(), None);
         }
         if self.ping {
-            return Some((roster.ping(), None));
+            return Unasked::Packet(roster.ping().into(), None);
         }
         if !self.follows {
-            if self.known.told.is_some() || now < self.greet_at || roster.is_restoring() {
-                return None;
+            if self.known.told.is_some() || now < self.greet_at || roster.holds_back(Version::V1) {
+                return Unasked::Nothing;
             }
-            let (packet, revision) = roster.answer(self.version, &Key::Number(0), None);
-            return Some((packet, Some(revision)));
+            return roster.answer(now, self.version, &Key::Number(0), &View::default()).into();
         }
-        if !with_lists || roster.is_restoring() {
-            return None;
+        if !with_lists || roster.holds_back(self.version) {
+            return Unasked::Nothing;
         }
         match self.version {
-            Version::V1 => {
-                let (packet, revision) = roster.legacy()?;
-                (self.known.told.is_none_or(|told| told < revision)).then_some((packet, Some(revision)))
-            }
-            Version::V2 => match roster.news(&self.known) {
-                Dispatch::Packet(packet, revision) => Some((packet, Some(revision))),
-                Dispatch::Nothing(revision) => {
-                    self.known.seen = Some(revision);
-                    None
+            Version::V1 => match roster.legacy() {
+                Some((packet, revision)) if self.known.told.is_none_or(|told| told < revision) => {
+                    Unasked::Packet(packet, Some(Told { revision, confirmed_only: false }))
                 }
+                _ => Unasked::Nothing,
             },
+            Version::V2 => {
+                let news = roster.news(now, &self.known);
+                if let Dispatch::Nothing(revision) = news {
+                    self.known.seen = Some(revision);
+                }
+                news.into()
+            }
         }
     }
 
     /// The socket took `bytes` of what it was given.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
         self.rest.advance(bytes);
-        if self.rest.is_empty() {
-            // Nothing of a large list is kept for those who have it.
-            self.rest = Bytes::new();
-        }
         self.window.wrote(now, bytes);
         self.stalled_since = None;
     }

@@ -1,12 +1,14 @@
 //! Who is there, and what has changed since when: the heart of the Distributor, without I/O.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::{Digest, Reason, Registration, Revision, Version};
+use protocol::{Digest, Have, Reason, Registration, Revision, Version};
 
-use crate::needs::Needs;
+use crate::view::View;
 
 /// A connection for as long as it lives. Never used twice, unlike an address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -17,16 +19,29 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) struct Registry {
     revision: Revision,
     /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
-    succeeds: Option<(Revision, u64)>,
+    succeeds: Option<(Have, u64)>,
     seats: BTreeMap<u64, Seat>,
     sessions: HashMap<SessionId, u64>,
     /// Where an instance of version 2 sits.
     instances: HashMap<Box<str>, u64>,
     /// Where nodes of version 1 sit that are expected back.
     expected: HashMap<Place, u64>,
+    /// How many entries each place has, by its hash.
+    places: HashMap<u64, u32>,
+    hasher: RandomState,
     next_id: u64,
     /// One for each of the last revisions, the newest last.
     changes: VecDeque<Change>,
+    /// Bytes that they keep alive.
+    change_bytes: usize,
+    /// Entries that only a copy has shown so far: their own nodes have not come.
+    unconfirmed: usize,
+    /// Whose nodes have come since the last change that says so.
+    returned: Vec<Arc<Record>>,
+    /// Somebody was told a list without the unconfirmed, and has to be told of those who come.
+    told_partly: bool,
+    /// The first revision since which every list has been whole.
+    whole_since: u64,
     digest: Digest,
     /// Bytes of all entries together.
     entry_bytes: usize,
@@ -47,6 +62,8 @@ pub(crate) struct Record {
     /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
     pub(crate) entry: Box<str>,
     pub(crate) suspect: bool,
+    /// Its own node has registered here. What has only been copied from another node may be invented.
+    pub(crate) is_confirmed: bool,
 }
 
 /// What makes two registrations of version 1 the same node.
@@ -66,9 +83,13 @@ enum Holder {
 }
 
 #[derive(Debug)]
-struct Change {
-    /// `None`: only what is said of the whole changed.
-    touched: Option<Touched>,
+enum Change {
+    /// Something happened to a node.
+    Touched(Touched),
+    /// What is said of the whole changed.
+    Said,
+    /// The nodes of these entries have come. Whoever knew the entries already need not be told.
+    Confirmed(Vec<Arc<Record>>),
 }
 
 #[derive(Debug)]
@@ -105,10 +126,17 @@ pub(crate) struct Difference {
     pub(crate) left: Vec<(u64, Reason)>,
     pub(crate) suspect: Vec<u64>,
     pub(crate) trusted: Vec<u64>,
+    /// Something happened, even if nothing of it is left to tell.
+    pub(crate) is_news: bool,
+    /// What is said of the whole changed.
+    pub(crate) is_said: bool,
 }
 
 /// Changes that are remembered: a node that is further behind gets the list.
 pub(crate) const MAX_CHANGES: usize = 8192;
+/// Bytes of entries as they were before those changes. As many as a list has, and as many again: whoever is further behind is told
+/// in fewer bytes by the list.
+pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
 
 impl Registry {
     /// An empty registry. Its epoch should be higher than that of any before.
@@ -120,8 +148,15 @@ impl Registry {
             sessions: HashMap::new(),
             instances: HashMap::new(),
             expected: HashMap::new(),
+            places: HashMap::new(),
+            hasher: RandomState::new(),
             next_id: 1,
             changes: VecDeque::new(),
+            change_bytes: 0,
+            unconfirmed: 0,
+            returned: Vec::new(),
+            told_partly: false,
+            whole_since: 0,
             digest: Digest::default(),
             entry_bytes: 0,
         }
@@ -160,6 +195,43 @@ impl Registry {
         }
     }
 
+    /// The entry of this instance.
+    pub(crate) fn record_of_instance(&self, instance: &str) -> Option<&Arc<Record>> {
+        self.instances.get(instance).and_then(|id| self.record(*id))
+    }
+
+    /// Whether an entry has this place.
+    pub(crate) fn is_taken(&self, place: &Place) -> bool {
+        self.places.contains_key(&self.hasher.hash_one(place))
+    }
+
+    /// Whether the node of every entry has registered here.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.unconfirmed == 0
+    }
+
+    /// The first revision since which every list has been whole; `None` while some are not, or have to be made so.
+    pub(crate) fn whole_since(&self) -> Option<u64> {
+        (self.is_whole() && !self.told_partly).then_some(self.whole_since)
+    }
+
+    /// A list without the unconfirmed is told.
+    pub(crate) fn tell_partly(&mut self) {
+        self.told_partly = true;
+    }
+
+    /// Makes a change of the nodes that have come since the last one, for whoever was told a list without them.
+    pub(crate) fn announce_returned(&mut self) {
+        let returned = std::mem::take(&mut self.returned);
+        if self.told_partly && !returned.is_empty() {
+            self.push(Change::Confirmed(returned));
+        }
+        if self.told_partly && self.is_whole() {
+            self.told_partly = false;
+            self.whole_since = self.revision.rev;
+        }
+    }
+
     /// The session that holds an entry.
     pub(crate) fn holder(&self, id: u64) -> Option<SessionId> {
         match self.seats.get(&id)?.held_by {
@@ -195,17 +267,25 @@ impl Registry {
         self.sessions.insert(session, id);
         self.expected.remove(&place);
         let entrance = match &before {
-            Some(before) if **before == record => Entrance::Same,
+            Some(before) if before.shows_the_same(&record) => Entrance::Same,
             Some(_) => Entrance::Updated,
             None => Entrance::New,
         };
-        if entrance == Entrance::Same {
-            if let Some(seat) = self.seats.get_mut(&id) {
-                seat.held_by = Holder::Session(session);
+        match before {
+            Some(before) if entrance == Entrance::Same => {
+                if before.is_confirmed {
+                    if let Some(seat) = self.seats.get_mut(&id) {
+                        seat.held_by = Holder::Session(session);
+                    }
+                } else {
+                    let record = self.put(record, Holder::Session(session));
+                    self.returned.push(record);
+                }
             }
-        } else {
-            self.put(record, Holder::Session(session));
-            self.note(id, before, Reason::Changed);
+            before => {
+                self.put(record, Holder::Session(session));
+                self.note(id, before, Reason::Changed);
+            }
         }
         Registered { entrance, superseded }
     }
@@ -259,22 +339,23 @@ impl Registry {
 
     /// A new revision although nobody came or went.
     pub(crate) fn touch(&mut self) {
-        self.push(None);
+        self.push(Change::Said);
     }
 
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
-    /// registered with us already stays. Receivers that know `revision` can be told of changes since then.
-    pub(crate) fn succeed(&mut self, revision: Revision, records: impl IntoIterator<Item = Record>, until: Instant) {
+    /// registered with us already stays. Receivers that know that state can be told of changes since then; others are told of
+    /// an entry when its own node has come.
+    pub(crate) fn succeed(&mut self, copied: Have, records: impl IntoIterator<Item = Record>, until: Instant) {
         let registered = std::mem::take(&mut self.seats);
         let sessions = std::mem::take(&mut self.sessions);
         let rev = self.revision.rev + 1;
         // Whatever was told under our epoch so far is void: its ids may be others' now.
-        *self = Self::new(self.revision.epoch.max(revision.epoch + 1));
+        *self = Self::new(self.revision.epoch.max(copied.revision.epoch + 1));
         self.revision.rev = rev;
-        self.succeeds = Some((revision, rev));
+        self.succeeds = Some((copied, rev));
         for record in records {
             self.next_id = self.next_id.max(record.id + 1);
-            self.put(record, Holder::Nobody(until));
+            self.put(Record { is_confirmed: false, ..record }, Holder::Nobody(until));
         }
         let mut sessions: Vec<_> = sessions.into_iter().collect();
         sessions.sort_unstable_by_key(|(_, id)| *id);
@@ -296,10 +377,11 @@ impl Registry {
     }
 
     /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
-    pub(crate) fn base(&self, have: Revision) -> Option<u64> {
+    pub(crate) fn base(&self, have: Have) -> Option<u64> {
+        let Have { revision, digest } = have;
         let rev = match self.succeeds {
-            Some((revision, rev)) if revision == have => rev,
-            _ if have.epoch == self.revision.epoch => have.rev,
+            Some((copied, rev)) if copied.revision == revision && (digest.is_none() || copied.digest == digest) => rev,
+            _ if revision.epoch == self.revision.epoch => revision.rev,
             _ => return None,
         };
         let behind = self.revision.rev.checked_sub(rev)?;
@@ -315,7 +397,7 @@ impl Registry {
     /// What those were at an earlier revision that something has happened to since.
     fn undone(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
         let mut undone = HashMap::new();
-        for touched in self.after(rev).filter_map(|change| change.touched.as_ref()) {
+        for touched in self.after(rev).filter_map(Change::touched) {
             // The first change after it found what it was.
             undone.entry(touched.id).or_insert(touched.before.as_ref());
         }
@@ -331,28 +413,50 @@ impl Registry {
         records
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for whoever needs this.
-    pub(crate) fn between(&self, base: u64, target: u64, needs: Option<&Needs>) -> Difference {
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for whoever sees this much of it.
+    pub(crate) fn between(&self, base: u64, target: u64, view: &View) -> Difference {
         let mut difference = Difference::default();
         let undone = self.undone(target);
         // What it was at the base is what the first change found.
-        let mut touched: BTreeMap<u64, (&Touched, Reason)> = BTreeMap::new();
+        let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, Reason)> = BTreeMap::new();
+        let mut returned = HashSet::new();
         let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
-        for change in self.after(base).take(changes).filter_map(|change| change.touched.as_ref()) {
-            touched.entry(change.id).or_insert((change, change.reason)).1 = change.reason;
+        for change in self.after(base).take(changes) {
+            match change {
+                Change::Touched(Touched { id, before, reason }) => {
+                    difference.is_news = true;
+                    touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
+                }
+                Change::Said => {
+                    difference.is_news = true;
+                    difference.is_said = true;
+                }
+                Change::Confirmed(records) if view.confirmed_only => {
+                    for record in records {
+                        returned.insert(record.id);
+                        touched.entry(record.id).or_insert((None, Reason::Changed));
+                    }
+                }
+                Change::Confirmed(_known_already) => {}
+            }
         }
-        let concerns = |record: &Arc<Record>| needs.is_none_or(|needs| needs.concern(record));
-        for (id, (first, reason)) in touched {
-            let before = first.before.as_ref().filter(|record| concerns(record));
+        for (id, (before, reason)) in touched {
+            let before = before.filter(|record| view.shows(record));
             let after = match undone.get(&id) {
                 Some(after) => *after,
                 None => self.seats.get(&id).map(|seat| &seat.record),
             };
-            match (before, after.filter(|record| concerns(record))) {
+            let after = after.filter(|record| view.shows(record));
+            let has_returned = returned.contains(&id);
+            // A peer that is shown the confirmed only may have been told of it, by a list, before this was noted. Telling it twice
+            // does no harm.
+            let before = before.filter(|_| !(has_returned && after.is_some()));
+            match (before, after) {
+                (None, None) if has_returned => difference.left.push((id, reason)),
                 (None, None) => {}
                 (Some(_), None) => {
-                    let reason = if after.is_some() { Reason::Changed } else { reason };
-                    difference.left.push((id, reason));
+                    let is_listed = undone.get(&id).map_or_else(|| self.seats.contains_key(&id), Option::is_some);
+                    difference.left.push((id, if is_listed { Reason::Changed } else { reason }));
                 }
                 (before, Some(after)) => {
                     let was_suspect = match before {
@@ -384,12 +488,12 @@ impl Registry {
         self.seats.values().map(|seat| &seat.record)
     }
 
-    /// The entries that fit into `max_bytes` with a comma between them, in order of registration: the first node of each
-    /// name before the second of any, so that every service is known for as long as possible.
+    /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of registration: the first node of
+    /// each name before the second of any, so that every service is known for as long as possible.
     pub(crate) fn entries_within(&self, max_bytes: usize) -> Vec<&str> {
         let mut left = max_bytes;
         let mut take = |record: &Record| {
-            let fits = record.entry.len() < left;
+            let fits = record.is_confirmed && record.entry.len() < left;
             if fits {
                 left -= record.entry.len() + 1;
             }
@@ -412,11 +516,13 @@ impl Registry {
         Some(session)
     }
 
-    fn put(&mut self, record: Record, held_by: Holder) {
+    fn put(&mut self, record: Record, held_by: Holder) -> Arc<Record> {
         let id = record.id;
         self.take_out(id);
         self.digest.add(id, &record.entry);
         self.entry_bytes += record.entry.len();
+        self.unconfirmed += usize::from(!record.is_confirmed);
+        *self.places.entry(self.hasher.hash_one(record.place())).or_default() += 1;
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
         }
@@ -425,6 +531,7 @@ impl Registry {
         if matches!(held_by, Holder::Nobody(_)) {
             self.expect(&record);
         }
+        record
     }
 
     fn expect(&mut self, record: &Record) {
@@ -447,6 +554,13 @@ impl Registry {
         let Seat { record, .. } = self.seats.remove(&id)?;
         self.digest.remove(id, &record.entry);
         self.entry_bytes -= record.entry.len();
+        self.unconfirmed -= usize::from(!record.is_confirmed);
+        if let Entry::Occupied(mut count) = self.places.entry(self.hasher.hash_one(record.place())) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if let Some(instance) = &record.instance
             && self.instances.get(instance) == Some(&id)
         {
@@ -456,15 +570,36 @@ impl Registry {
     }
 
     fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: Reason) {
-        self.push(Some(Touched { id, before, reason }));
+        self.push(Change::Touched(Touched { id, before, reason }));
     }
 
-    fn push(&mut self, touched: Option<Touched>) {
-        if self.changes.len() == MAX_CHANGES {
-            self.changes.pop_front();
-        }
-        self.changes.push_back(Change { touched });
+    fn push(&mut self, change: Change) {
+        self.change_bytes += change.bytes();
+        self.changes.push_back(change);
         self.revision.rev += 1;
+        while self.changes.len() > MAX_CHANGES || self.change_bytes > MAX_CHANGE_BYTES {
+            let Some(oldest) = self.changes.pop_front() else { break };
+            self.change_bytes -= oldest.bytes();
+        }
+    }
+}
+
+impl Change {
+    fn touched(&self) -> Option<&Touched> {
+        match self {
+            Self::Touched(touched) => Some(touched),
+            Self::Said | Self::Confirmed(_) => None,
+        }
+    }
+
+    /// Bytes that it keeps alive.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Touched(Touched { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),
+            // The entries are listed.
+            Self::Confirmed(records) => size_of_val(records.as_slice()),
+            Self::Said => 0,
+        }
     }
 }
 
@@ -480,7 +615,18 @@ impl Record {
             version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
             entry: registration.entry(host).replace('¶', "\\u00b6").into(),
             suspect: false,
+            is_confirmed: true,
         }
+    }
+
+    /// Whether lists show the same of both.
+    pub(crate) fn shows_the_same(&self, other: &Self) -> bool {
+        (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
+    }
+
+    /// About how much memory it takes: the entry has what the other members have, too.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + 2 * self.entry.len() + self.urls.len() * size_of::<Box<str>>()
     }
 
     /// What makes it the same node when it comes again without an instance.
@@ -498,7 +644,8 @@ impl Record {
 impl Difference {
     /// Nothing that the receiver has to know but that there is a new revision.
     pub(crate) fn is_empty(&self) -> bool {
-        self.joined.is_empty() && self.left.is_empty() && self.suspect.is_empty() && self.trusted.is_empty()
+        let Self { joined, left, suspect, trusted, is_said, .. } = self;
+        joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !is_said
     }
 
     /// About how many bytes it takes to tell.

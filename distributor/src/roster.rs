@@ -1,12 +1,13 @@
 //! Who is there, and what is done about it: every decision of the Distributor that needs no socket.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    CopyPart, Digest, Event, Key, Reason, Registration, Revision, Secret, Stamp, Terms, Version, shown_host, write_ping,
+    CopyPart, Digest, Event, Have, Key, Reason, Registration, Revision, Secret, Stamp, Terms, Version, shown_host,
+    write_ping,
 };
 
 use crate::barriers::{Barriers, Raised};
@@ -14,11 +15,12 @@ use crate::bucket::Bucket;
 use crate::config::Config;
 use crate::damping::Damping;
 use crate::history::History;
-use crate::lists::{Dispatch, Known, Lists, legacy_bytes};
+use crate::lists::{Dispatch, Edition, Known, Lists, legacy_bytes};
 use crate::liveness::{Liveness, Verdict};
 use crate::losses::Losses;
-use crate::needs::Needs;
-use crate::registry::{Entrance, Record, Registered, Registry, SessionId};
+use crate::memory::{Memory, Outgoing};
+use crate::registry::{Entrance, Place, Record, Registered, Registry, SessionId};
+use crate::view::View;
 use crate::warmup::{BACK_WITHIN, Warmup};
 
 /// Between two rounds in which those who did not come back are removed, and the least that one round removes.
@@ -28,6 +30,10 @@ const LEAST_REMOVALS: usize = 16;
 const REMOVAL_SHARE: usize = 20;
 /// Nodes of one report that are looked into.
 const MAX_REPORTED: usize = 64;
+/// A reporter's word on a node counts once in this time.
+const DOUBT_AGAIN: Duration = Duration::from_secs(10);
+/// Reporters and nodes that are remembered for that; beyond it reports count for nothing until old ones are forgotten.
+const MAX_DOUBTS: usize = 4096;
 /// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer, it is suspect for as long.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// Nodes of version 1 about which something was reported.
@@ -51,7 +57,15 @@ pub(crate) struct Roster {
     visits: HashMap<SessionId, Visit>,
     /// Registrations that wait.
     held: BTreeMap<SessionId, Held>,
+    /// Bytes of the entries that those would have.
+    held_bytes: usize,
+    /// Which of them is of which instance.
+    held_instances: HashMap<Box<str>, SessionId>,
+    /// Sessions that are out, because their instance has registered on a newer one; the shell has not been told of these yet.
+    superseded: Vec<SessionId>,
     suspicions: HashMap<u64, Suspicion>,
+    /// Who has reported which node, and until when that is remembered.
+    doubts: HashMap<(SessionId, u64), Instant>,
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
     /// What peers of either version are being told now.
@@ -63,8 +77,8 @@ pub(crate) struct Roster {
 /// The states to which everybody is being led.
 #[derive(Debug, Default)]
 struct Editions {
-    legacy: Option<(Bytes, Revision)>,
-    news: Stamp,
+    legacy: Option<(Outgoing, Revision)>,
+    news: Edition,
 }
 
 #[derive(Debug)]
@@ -78,6 +92,8 @@ struct Visit {
 struct Held {
     registration: Registration,
     host: String,
+    /// Of the entry that it would have.
+    bytes: usize,
     since: Instant,
     until: Instant,
 }
@@ -135,10 +151,10 @@ pub(crate) struct Turn {
 
 impl Roster {
     /// A roster that knows nobody. `epoch` should be higher than any before.
-    pub(crate) fn new(config: Config, now: Instant, epoch: u64) -> Self {
+    pub(crate) fn new(config: Config, memory: Memory, now: Instant, epoch: u64) -> Self {
         Self {
             registry: Registry::new(epoch),
-            lists: Lists::default(),
+            lists: Lists::new(memory),
             damping: Damping::default(),
             losses: Losses::default(),
             warmup: Warmup::new(now),
@@ -148,7 +164,11 @@ impl Roster {
             admissions: Bucket::new(config.registrations_per_second, config.registration_burst),
             visits: HashMap::new(),
             held: BTreeMap::new(),
+            held_bytes: 0,
+            held_instances: HashMap::new(),
+            superseded: Vec::new(),
             suspicions: HashMap::new(),
+            doubts: HashMap::new(),
             copy: Vec::new(),
             editions: Editions::default(),
             next_removal: now,
@@ -176,6 +196,28 @@ impl Roster {
     /// An earlier list is about to come: nobody should be told anything before.
     pub(crate) fn is_restoring(&self) -> bool {
         self.warmup.is_restoring()
+    }
+
+    /// Peers of this version are told no list for now: an earlier one is about to come, or an old peer, which forgets what a list
+    /// does not show, would be shown less than it knows.
+    pub(crate) fn holds_back(&self, version: Version) -> bool {
+        self.is_restoring() || version == Version::V1 && !self.registry.is_whole()
+    }
+
+    /// What makes followers have to be told when it is another one than before.
+    pub(crate) fn progress(&self) -> (Revision, [bool; 2]) {
+        (self.revision(), [self.holds_back(Version::V1), self.holds_back(Version::V2)])
+    }
+
+    /// Whether a peer that says what it holds can be told what has changed since.
+    pub(crate) fn can_go_on_from(&self, have: Have) -> bool {
+        have.revision.epoch != self.registry.revision().epoch
+            || self.registry.whole_since().is_some_and(|since| have.revision.rev >= since)
+    }
+
+    /// The next session that is out, because its instance has registered on a newer one. It is to be told, and cut.
+    pub(crate) fn poll_superseded(&mut self) -> Option<SessionId> {
+        self.superseded.pop()
     }
 
     /// Bytes of the list for version 1.
@@ -207,7 +249,8 @@ impl Roster {
         if !proves_itself(&registration, terms) {
             return Err(Turned::NotYours);
         }
-        if known.is_none() && self.registry.list_bytes() + registration.entry(host).len() > self.config.max_list_bytes {
+        let record = Record::new(0, &registration, host);
+        if self.outgrows(session, &record) {
             return Err(Turned::Full);
         }
         // Old nodes cannot be told to come later.
@@ -218,8 +261,9 @@ impl Roster {
         {
             return Err(Turned::Busy(wait));
         }
-        if let Some(have) = terms.have.map(|have| have.revision)
-            && have.epoch != self.registry.revision().epoch
+        // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
+        if let Some(have) = terms.have
+            && have.revision.epoch < self.registry.revision().epoch
             && known.is_none()
         {
             self.warmup.offered(now, session, have);
@@ -229,7 +273,6 @@ impl Roster {
             self.barriers.follow(session);
             self.liveness.watch(session);
         }
-        let record = Arc::new(Record::new(0, &registration, host));
         let wait = match &known {
             // Whoever wants no more calls is believed at once.
             Some(known) if known.entry != record.entry && !is_draining(&registration) => self.update_wait(now, session),
@@ -241,15 +284,71 @@ impl Roster {
             let why = format!("it comes and goes too often; {:.1} s", wait.as_secs_f32());
             self.history.note(now, self.revision().rev, &record, "held back", why);
             let since = self.held.get(&session).map_or(now, |held| held.since);
-            self.held.insert(session, Held { registration, host: host.to_owned(), since, until: now + wait });
+            let (host, bytes) = (host.to_owned(), record.entry.len());
+            self.hold(session, Held { registration, host, bytes, since, until: now + wait });
             return Ok(Admission::Held(wait));
         }
-        self.held.remove(&session);
+        self.let_go(session);
         let registered = self.enter(now, session, &registration, host);
         if let Some(visible) = terms.visible.filter(|_| is_v2) {
             self.barriers.open(now, session, self.revision(), visible);
         }
         Ok(Admission::Listed(registered))
+    }
+
+    /// Whether the list would have more bytes than it may, with this entry and all that wait to be listed. What is replaced does
+    /// not count.
+    fn outgrows(&self, session: SessionId, record: &Record) -> bool {
+        let instance = record.instance.as_deref();
+        let replaced = self.registry.record_of(session);
+        let replaced = replaced.or_else(|| instance.and_then(|instance| self.registry.record_of_instance(instance)));
+        let replaced = replaced.map_or(0, |record| record.entry.len());
+        let held = self.held.get(&session).map_or(0, |held| held.bytes);
+        let others = (self.registry.list_bytes() + self.held_bytes).saturating_sub(replaced + held);
+        record.entry.len() > replaced && others + record.entry.len() > self.config.max_list_bytes
+    }
+
+    /// A registration waits, in place of any that its session, or its instance on another session, has had waiting.
+    fn hold(&mut self, session: SessionId, held: Held) {
+        self.let_go(session);
+        if let Some(instance) = instance_of(&held.registration) {
+            self.supersede_held(session, instance);
+            self.held_instances.insert(instance.into(), session);
+        }
+        self.held_bytes += held.bytes;
+        self.held.insert(session, held);
+    }
+
+    /// What a session has had waiting waits no more.
+    fn let_go(&mut self, session: SessionId) -> Option<Held> {
+        let held = self.held.remove(&session)?;
+        self.held_bytes -= held.bytes;
+        if let Some(instance) = instance_of(&held.registration)
+            && self.held_instances.get(instance) == Some(&session)
+        {
+            self.held_instances.remove(instance);
+        }
+        Some(held)
+    }
+
+    /// An instance registers: what it has had waiting on another session is older, and must not take over from it later.
+    fn supersede_held(&mut self, session: SessionId, instance: &str) {
+        if let Some(&other) = self.held_instances.get(instance)
+            && other != session
+        {
+            self.let_go(other);
+            // If that session has an entry as well, it is another instance's, and stays.
+            if self.registry.record_of(other).is_none() {
+                self.forget(other);
+                self.superseded.push(other);
+            }
+        }
+    }
+
+    fn forget(&mut self, session: SessionId) {
+        self.visits.remove(&session);
+        self.barriers.forget(session);
+        self.liveness.forget(session);
     }
 
     fn update_wait(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
@@ -259,12 +358,15 @@ impl Roster {
     }
 
     fn enter(&mut self, now: Instant, session: SessionId, registration: &Registration, host: &str) -> Registered {
+        if let Some(instance) = instance_of(registration) {
+            self.supersede_held(session, instance);
+        }
         let registered = self.registry.register(session, registration, host);
         self.visits.entry(session).or_insert(Visit { since: now, updates: None });
         if let Some(superseded) = registered.superseded {
-            self.visits.remove(&superseded);
-            self.barriers.forget(superseded);
-            self.liveness.forget(superseded);
+            self.let_go(superseded);
+            self.forget(superseded);
+            self.superseded.push(superseded);
         }
         let event = match (registered.entrance, registered.superseded) {
             (Entrance::New, _) => "joined",
@@ -285,11 +387,11 @@ impl Roster {
         self.barriers.forget(session);
         self.liveness.forget(session);
         let visit = self.visits.remove(&session);
-        if let Some(held) = self.held.remove(&session)
+        if let Some(held) = self.let_go(session)
             && visit.is_none()
         {
             let place = Record::new(0, &held.registration, &held.host).place();
-            self.damping.left(now, place, now.saturating_duration_since(held.since));
+            self.note_stay(now, &place, now.saturating_duration_since(held.since));
             return None;
         }
         let record = Arc::clone(self.registry.record_of(session)?);
@@ -301,11 +403,19 @@ impl Roster {
             self.history.note(now, self.revision().rev, &record, "kept", why);
         } else {
             let stay = visit.map_or(Duration::MAX, |visit| now.saturating_duration_since(visit.since));
-            self.damping.left(now, record.place(), stay);
             self.registry.leave(session, reason);
+            self.note_stay(now, &record.place(), stay);
             self.history.note(now, self.revision().rev, &record, "left", reason.as_str());
         }
         Some(Departure { record, kept })
+    }
+
+    /// An instance has left its place. As long as another one has the place, whoever says to be there comes and goes, and not who
+    /// is: its next join must not wait for that.
+    fn note_stay(&mut self, now: Instant, place: &Place, stay: Duration) {
+        if !self.registry.is_taken(place) {
+            self.damping.left(now, place, stay);
+        }
     }
 
     /// A peer was found not to answer, or to answer again. Returns whether that has to be told.
@@ -322,10 +432,17 @@ impl Roster {
         true
     }
 
-    /// A peer says that calls to these nodes failed. Returns whether anything has to be told at once.
+    /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a while for each node. Returns
+    /// whether anything has to be told at once.
     pub(crate) fn report(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> bool {
         let rev = self.revision().rev;
+        if self.registry.record_of(by).is_none() {
+            return false;
+        }
         for &id in failed.iter().take(MAX_REPORTED) {
+            if !self.may_doubt(now, by, id) {
+                continue;
+            }
             let (Some(record), Some(session)) = (self.registry.record(id), self.registry.holder(id)) else { continue };
             let record = Arc::clone(record);
             if record.version == Version::V2 {
@@ -345,6 +462,25 @@ impl Roster {
         self.revision().rev != rev
     }
 
+    fn may_doubt(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
+        if self.doubts.len() >= MAX_DOUBTS {
+            self.doubts.retain(|_, until| now < *until);
+        }
+        let is_full = self.doubts.len() >= MAX_DOUBTS;
+        match self.doubts.get_mut(&(by, id)) {
+            Some(until) if now < *until => false,
+            Some(until) => {
+                *until = now + DOUBT_AGAIN;
+                true
+            }
+            None if is_full => false,
+            None => {
+                self.doubts.insert((by, id), now + DOUBT_AGAIN);
+                true
+            }
+        }
+    }
+
     /// A peer knows this state, with this digest. Returns whether it should have another one.
     pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision, digest: Option<Digest>) -> bool {
         self.barriers.acknowledge(session, known);
@@ -353,9 +489,7 @@ impl Roster {
 
     /// A part of what a node knows has come. Returns whether that was the last, and is in use now.
     pub(crate) fn take_copy(&mut self, now: Instant, session: SessionId, part: &CopyPart<'_>) -> bool {
-        if !self.warmup.expects(session) {
-            return false;
-        }
+        let Some(offered) = self.warmup.expects(session) else { return false };
         let records: Option<Vec<_>> =
             part.entries.iter().map(|(id, entry)| Record::from_entry(*id, entry.get())).collect();
         self.copy.extend(records.unwrap_or_default());
@@ -371,13 +505,23 @@ impl Roster {
         let copy = std::mem::take(&mut self.copy);
         let mut digest = Digest::default();
         copy.iter().for_each(|record| digest.add(record.id, &record.entry));
-        if digest != part.digest || part.revision.epoch >= Revision::MAX {
+        let is_offered = part.revision == offered.revision && offered.digest.is_none_or(|offered| offered == digest);
+        if digest != part.digest || !is_offered || !is_sound(&copy) || self.is_too_much(&copy) {
             self.warmup.spoiled(now);
             return false;
         }
-        self.registry.succeed(part.revision, copy, now + BACK_WITHIN);
+        self.registry.succeed(Have { revision: part.revision, digest: Some(digest) }, copy, now + BACK_WITHIN);
         self.warmup.restored();
         true
+    }
+
+    /// Whether a copy, and those who have registered and are not in it, would make a longer list than nodes take.
+    fn is_too_much(&self, copy: &[Record]) -> bool {
+        let instances: HashSet<_> = copy.iter().filter_map(|record| record.instance.as_deref()).collect();
+        let is_new = |record: &&Arc<Record>| record.instance.as_deref().is_none_or(|id| !instances.contains(id));
+        let new: usize = self.registry.records().filter(is_new).map(|record| record.entry.len() + 1).sum();
+        let copied: usize = copy.iter().map(|record| record.entry.len() + 1).sum();
+        copied + new + self.held_bytes > self.config.max_list_bytes
     }
 
     /// Does what is due.
@@ -392,7 +536,7 @@ impl Roster {
         }
         let due: Vec<_> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(session, _)| *session).collect();
         for session in due {
-            if let Some(Held { registration, host, .. }) = self.held.remove(&session) {
+            if let Some(Held { registration, host, .. }) = self.let_go(session) {
                 self.enter(now, session, &registration, &host);
             }
         }
@@ -442,35 +586,53 @@ impl Roster {
         match version {
             Version::V1 => self.editions.legacy = Some(self.lists.legacy(&self.registry, &self.config)),
             Version::V2 => {
-                let stamp = self.stamp();
-                let before = std::mem::replace(&mut self.editions.news, stamp);
-                self.lists.step(&self.registry, before.revision, stamp);
+                self.registry.announce_returned();
+                let edition = Edition { stamp: self.stamp(), is_whole: self.registry.is_whole() };
+                let before = std::mem::replace(&mut self.editions.news, edition);
+                self.lists.step(&self.registry, before.stamp.revision, edition.stamp);
             }
         }
         self.revision()
     }
 
     /// The list that version 1 peers are being told.
-    pub(crate) fn legacy(&mut self) -> Option<(Bytes, Revision)> {
+    pub(crate) fn legacy(&mut self) -> Option<(Outgoing, Revision)> {
         self.editions.legacy.clone()
     }
 
     /// What a version 2 peer has to be told.
-    pub(crate) fn news(&mut self, known: &Known) -> Dispatch {
-        let edition = self.editions.news;
-        let is_known =
-            edition.revision.epoch == self.registry.revision().epoch && self.registry.base(edition.revision).is_some();
+    pub(crate) fn news(&mut self, now: Instant, known: &Known) -> Dispatch {
+        let stamp = self.editions.news.stamp;
+        let is_known = stamp.revision.epoch == self.registry.revision().epoch
+            && self.registry.base(stamp.revision.into()).is_some();
         if !is_known {
             // More has changed since than is remembered, in the middle of a round.
             self.publish(Version::V2);
         }
-        self.lists.news(&self.registry, self.editions.news, known)
+        self.told(|roster| roster.lists.news(now, &roster.registry, roster.editions.news, known))
     }
 
     /// The list under a peer's own key.
-    pub(crate) fn answer(&mut self, version: Version, key: &Key, needs: Option<&Arc<Needs>>) -> (Bytes, Revision) {
+    pub(crate) fn answer(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> Dispatch {
         let stamp = self.stamp();
-        self.lists.answer(&self.registry, &self.config, stamp, (version, key), needs)
+        self.told(|roster| roster.lists.answer(now, &roster.registry, &roster.config, stamp, (version, key), view))
+    }
+
+    /// Whoever is told a list without those that are only copied has to be told of them when they come.
+    fn told(&mut self, dispatch: impl FnOnce(&mut Self) -> Dispatch) -> Dispatch {
+        let dispatch = dispatch(self);
+        if matches!(&dispatch, Dispatch::Packet(_, told) if told.confirmed_only) {
+            self.registry.tell_partly();
+        }
+        dispatch
+    }
+
+    /// Says what a registration shows to be wrong with its node, for whoever asks why it is not called.
+    pub(crate) fn note_loopback(&mut self, now: Instant, session: SessionId) {
+        if let Some(record) = self.registry.record_of(session) {
+            let why = "it listens on its own machine's loopback only: nodes on other machines cannot call it";
+            self.history.note(now, self.registry.revision().rev, record, "unreachable", why);
+        }
     }
 
     /// A question for a sign of life.
@@ -513,9 +675,18 @@ impl Record {
 /// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
 /// whoever says it.
 fn proves_itself(registration: &Registration, terms: &Terms) -> bool {
-    let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
     let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
-    instance.is_none_or(|id| !Secret::guards(id) || fits(id))
+    instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
+}
+
+/// Whether each id, and each instance, is there once.
+fn is_sound(copy: &[Record]) -> bool {
+    let (mut ids, mut instances) = (HashSet::new(), HashSet::new());
+    copy.iter().all(|record| ids.insert(record.id) && record.instance.as_ref().is_none_or(|id| instances.insert(id)))
+}
+
+fn instance_of(registration: &Registration) -> Option<&str> {
+    registration.advert.as_ref()?.id.as_deref()
 }
 
 fn is_draining(registration: &Registration) -> bool {

@@ -11,16 +11,18 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
-    Advert, FrameDecoder, Have, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason, Replica, Revision,
-    Terms, Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
+    Advert, Digest, FrameDecoder, Have, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason,
+    Registration, Replica, Revision, Terms, Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave,
+    write_pong, write_registration,
 };
 
 use crate::config::Config;
 use crate::intake::{Intake, Intent};
 use crate::liveness::{Awake, TICK, Verdict};
+use crate::memory::Memory;
 use crate::outbox::{Outbox, Reply, Step};
 use crate::registry::SessionId;
-use crate::roster::{Admission, Roster};
+use crate::roster::Roster;
 
 /// Histories that a usual run of the tests goes through.
 const HISTORIES: u64 = 100_000;
@@ -28,6 +30,8 @@ const HISTORIES: u64 = 100_000;
 const EVENTS: usize = 30;
 /// In peace, everybody knows the truth after so long: a flapper's longest wait, and a reconnect.
 const HEALED_AFTER: Duration = Duration::from_secs(60);
+/// Peers that register what nodes do leave so long after: a flapper's longest wait is over by then.
+const IMPOSTORS_STAY: Duration = Duration::from_secs(26);
 /// When the system gives up a connection whose other end gives no sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(4);
 /// What one end of a connection takes before the other has read it.
@@ -42,6 +46,9 @@ struct World {
     connections: BTreeMap<u64, Connection>,
     next_connection: u64,
     next_instance: u64,
+    /// Sessions of peers that are no nodes, and register what nodes do; and when the last of them goes.
+    impostors: BTreeSet<u64>,
+    impostors_go: Option<Instant>,
     peace: bool,
 }
 
@@ -91,7 +98,14 @@ struct Node {
     highest: Option<Revision>,
     /// It told this connection that it has a list.
     offered: bool,
+    /// It hands over invented nodes when it is asked what it knows.
+    lies: bool,
 }
+
+/// Where the nodes are that are invented.
+const INVENTED: [u16; 2] = [666, 667];
+/// Where peers are that register what nodes do.
+const IMPOSTOR: u16 = 555;
 
 impl World {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
@@ -106,6 +120,8 @@ impl World {
             connections: BTreeMap::new(),
             next_connection: 0,
             next_instance: 0,
+            impostors: BTreeSet::new(),
+            impostors_go: None,
             peace: false,
         };
         for number in 0..world.rng.u16(2..6) {
@@ -124,6 +140,7 @@ impl World {
                 table: BTreeMap::new(),
                 highest: None,
                 offered: false,
+                lies: version == Version::V2 && world.rng.u8(0..6) == 0,
             };
             node.start(&mut world.next_instance, start);
             world.nodes.push(node);
@@ -134,7 +151,7 @@ impl World {
 
     fn start_distributor(&mut self) {
         self.epoch += self.rng.u64(1..1000);
-        let roster = Roster::new(Config::default(), self.now, self.epoch);
+        let roster = Roster::new(Config::default(), Memory::new(usize::MAX), self.now, self.epoch);
         self.distributor = Some(Distributor { roster, checked: None });
     }
 
@@ -154,7 +171,7 @@ impl World {
     fn happen(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
         let connection = self.nodes[node].connection;
-        match self.rng.u8(0..16) {
+        match self.rng.u8(0..18) {
             0 | 1 => self.kill(node),
             2..=4 if !self.nodes[node].is_up => {
                 let now = self.now;
@@ -187,8 +204,31 @@ impl World {
             11 => self.update(node),
             12 => self.leave(node),
             13 if self.rng.u8(0..3) == 0 => self.kill_distributor(),
+            16 => {
+                for _ in 0..self.rng.u8(1..5) {
+                    self.impersonate(node, true);
+                }
+            }
+            17 => self.impersonate(node, false),
             14 => drop(self.distributor.is_none().then(|| self.start_distributor())),
             _ => {}
+        }
+    }
+
+    /// A peer registers a node's instance as its own, and leaves at once or stays.
+    fn impersonate(&mut self, number: usize, leaves: bool) {
+        let Some(distributor) = &mut self.distributor else { return };
+        let Node { name, instance, .. } = &self.nodes[number];
+        let params = format!(r#"{{"port":{IMPOSTOR},"name":"{name}","$":{{"id":"{instance}"}}}}"#);
+        let params = serde_json::from_str(&params).expect("it is JSON");
+        let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
+        let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
+        self.next_connection += 1;
+        let _ = distributor.roster.register(self.now, SessionId(id), registration, host, &Terms::default());
+        self.impostors.insert(id);
+        self.cut_superseded();
+        if leaves {
+            self.drop_session(id, Reason::Closed);
         }
     }
 
@@ -203,6 +243,7 @@ impl World {
             connection.down.is_stalled = false;
             connection.up.is_stalled = false;
         }
+        self.impostors_go = Some(self.now + IMPOSTORS_STAY);
         let until = self.now + HEALED_AFTER;
         while !self.is_true() {
             assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());
@@ -215,7 +256,8 @@ impl World {
         self.nodes
             .iter()
             .filter(|node| node.is_up)
-            .all(|node| node.connection.is_some() && node.ports() == up && !node.replica.is_warming())
+            // Whoever claims to know what it does not is not told of it.
+            .all(|node| node.connection.is_some() && (node.lies || node.ports() == up && !node.replica.is_warming()))
     }
 
     fn describe(&self) -> String {
@@ -241,6 +283,10 @@ impl World {
                 if node.replica.expire(self.now) {
                     node.follow();
                 }
+            }
+            if self.impostors_go.is_some_and(|at| at <= self.now) {
+                let impostors = self.impostors.clone();
+                impostors.into_iter().for_each(|id| self.drop_session(id, Reason::Closed));
             }
             self.connect();
             self.keep_time();
@@ -287,7 +333,13 @@ impl World {
         let Some(distributor) = &mut self.distributor else { return };
         let turn = distributor.roster.advance(self.now);
         let connections = &self.connections;
-        let heard = |session: SessionId| connections.get(&session.0).map_or(Awake::ZERO, |it| it.heard);
+        let awake = distributor.roster.liveness.awake();
+        let impostors = &self.impostors;
+        let heard = |session: SessionId| match connections.get(&session.0) {
+            Some(connection) => connection.heard,
+            None if impostors.contains(&session.0) => awake + TICK,
+            None => Awake::ZERO,
+        };
         let verdicts = distributor.roster.liveness.tick(self.now, heard);
         if let Some(connection) = turn.ask.and_then(|session| self.connections.get_mut(&session.0)) {
             let mut out = BytesMut::new();
@@ -296,6 +348,9 @@ impl World {
         }
         let mut hung = Vec::new();
         for (session, verdict) in verdicts {
+            if self.impostors.contains(&session.0) {
+                distributor.roster.judge(self.now, session, verdict);
+            }
             let Some(connection) = self.connections.get_mut(&session.0) else { continue };
             distributor.roster.judge(self.now, session, verdict);
             match verdict {
@@ -307,6 +362,7 @@ impl World {
         for id in hung {
             self.drop_session(id, Reason::Hung);
         }
+        self.cut_superseded();
         let is_dead =
             |connection: &Connection| connection.black_hole.is_some_and(|since| self.now >= since + DEAD_AFTER);
         let dead: Vec<u64> = self.connections.iter().filter(|(_, it)| is_dead(it)).map(|(id, _)| *id).collect();
@@ -339,7 +395,7 @@ impl World {
         outbox.attended = loop {
             let packet = match outbox.next(self.now, &mut distributor.roster, with_lists) {
                 Step::Done => break false,
-                Step::WaitFor(_) => break true,
+                Step::WaitFor(_) | Step::Later(_) => break true,
                 Step::Write(packet) => packet,
             };
             let room = PIPE_BYTES.saturating_sub(connection.down.bytes.len());
@@ -358,7 +414,7 @@ impl World {
     fn publish(&mut self) {
         for version in [Version::V1, Version::V2] {
             let Some(distributor) = &mut self.distributor else { return };
-            if distributor.roster.is_restoring() {
+            if distributor.roster.holds_back(version) {
                 continue;
             }
             // Sometimes the publisher rests, and changes merge.
@@ -405,15 +461,11 @@ impl World {
             Intent::Register(registration, terms) => {
                 let version = connection.intake.version();
                 connection.outbox.follow(version, None);
-                if let Some(have) = terms.have {
-                    connection.outbox.knows(have.revision);
+                if let Some(have) = terms.have.filter(|have| roster.can_go_on_from(*have)) {
+                    connection.outbox.knows(have);
                 }
-                let admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
-                if let Ok(Admission::Listed(registered)) = admission
-                    && let Some(superseded) = registered.superseded
-                {
-                    self.drop_session(superseded.0, Reason::Superseded);
-                }
+                let _admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
+                self.cut_superseded();
             }
             Intent::Ask(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
             Intent::Leave => {
@@ -478,10 +530,17 @@ impl World {
         if let Some(distributor) = &mut self.distributor {
             distributor.roster.leave(self.now, SessionId(id), reason);
         }
+        self.impostors.remove(&id);
         if let Some(connection) = self.connections.remove(&id)
             && self.nodes[connection.node].connection == Some(id)
         {
             self.lose(connection.node);
+        }
+    }
+
+    fn cut_superseded(&mut self) {
+        while let Some(session) = self.distributor.as_mut().and_then(|it| it.roster.poll_superseded()) {
+            self.drop_session(session.0, Reason::Superseded);
         }
     }
 
@@ -528,6 +587,7 @@ impl World {
 
     fn kill_distributor(&mut self) {
         self.distributor = None;
+        self.impostors.clear();
         let connections = std::mem::take(&mut self.connections);
         for (id, connection) in connections {
             if self.nodes[connection.node].connection == Some(id) {
@@ -546,7 +606,8 @@ impl World {
             let named = entries.iter().filter(|record| record.instance.is_some()).count();
             assert_eq!(instances.len(), named, "S1: an instance is listed once");
             let known = |name: &str| self.nodes.iter().any(|node| node.name == name);
-            assert!(entries.iter().all(|record| known(&record.name)), "S5: who has not registered is not listed");
+            let mut confirmed = entries.iter().filter(|record| record.is_confirmed);
+            assert!(confirmed.all(|record| known(&record.name)), "S5: who has not registered is not listed");
         }
         for connection in self.connections.values() {
             assert!(connection.down.bytes.len() <= PIPE_BYTES, "S4: nothing is queued beyond what the socket takes");
@@ -607,13 +668,35 @@ impl Node {
             Version::V2 => {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
-                let have = self.replica.revision().map(|revision| Have { revision, digest: Some(self.replica.digest()) });
+                let mut have =
+                    self.replica.revision().map(|revision| Have { revision, digest: Some(self.replica.digest()) });
+                if self.lies {
+                    have = Some(self.lie().0);
+                }
                 let terms = Terms { have, ..Terms::default() };
                 let mut out = BytesMut::new();
                 write_registration(&mut out, name, *port, &[], &advert, &terms);
                 out.to_vec()
             }
         }
+    }
+
+    /// A list with nodes that there are not: one that is new, and one in the place of each that there is, the state it claims to be,
+    /// and its digest.
+    fn lie(&self) -> (Have, Vec<(u64, String)>) {
+        let entry = |port: u16, name: &str, id: &str| {
+            format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
+        };
+        let known = self.replica.entries().map(|(id, text)| {
+            let instance = text.split(r#""id":""#).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("none");
+            (id, entry(INVENTED[0], "invented", instance))
+        });
+        let mut entries: Vec<_> = known.collect();
+        entries.push((1 << 20, entry(INVENTED[1], "invented", "invented")));
+        let mut digest = Digest::default();
+        entries.iter().for_each(|(id, entry)| digest.add(*id, entry));
+        let known = self.replica.revision().unwrap_or(Revision { epoch: 1000, rev: 0 });
+        (Have { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
     }
 
     /// Carries out what the replica says has changed.
@@ -625,6 +708,7 @@ impl Node {
             }
         }
         assert!(self.table.values().eq(&self.replica.nodes()), "S9: changes lead to what there is");
+        assert!(INVENTED.iter().all(|port| !self.ports().contains(port)), "S10: nobody is told what was invented");
     }
 
     /// Takes a packet in, as the real node does; what it answers.
@@ -640,19 +724,30 @@ impl Node {
             return out.to_vec();
         }
         if asks_for_copy(&packet) {
-            if let Some(revision) = self.replica.revision() {
+            if self.lies {
+                let (have, entries) = self.lie();
+                let entries = entries.iter().map(|(id, entry)| (*id, entry.as_str()));
+                write_copy(&mut out, have.revision, have.digest.unwrap_or_default(), entries);
+            } else if let Some(revision) = self.replica.revision() {
                 write_copy(&mut out, revision, self.replica.digest(), self.replica.entries());
             }
             return out.to_vec();
         }
         let news = News::parse(&packet).expect("S3: nothing unreadable is sent");
-        let before = self.addresses();
+        // An entry that is replaced may be at another address then: whoever took an instance over was there.
+        let replaced: BTreeSet<u64> = match &news {
+            News::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
+            News::Snapshot(_) => BTreeSet::new(),
+        };
+        let stays = |known: &&Known| known.ids.iter().all(|id| !replaced.contains(id));
+        let nodes = self.replica.nodes();
+        let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
         let leaves = matches!(&news, News::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.take(now, &news);
         if outcome == Outcome::Gap {
             // It was greeted in the form of version 1, and no longer has what it said it had.
             let lost = self.offered && self.replica.revision().is_none();
-            assert!(lost, "S2: {outcome:?} of {news:?}");
+            assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
             write_ask(&mut out, 1);
             return out.to_vec();
         }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::Revision;
+use protocol::Have;
 
 use crate::registry::SessionId;
 
@@ -29,7 +29,8 @@ pub(crate) const BACK_WITHIN: Duration = LONGEST.saturating_add(Duration::from_s
 pub(crate) struct Warmup {
     started: Instant,
     last_join: Option<Instant>,
-    offers: Vec<(Revision, SessionId)>,
+    /// What nodes say that they hold. Nodes whose list is the same are counted together.
+    offers: Vec<(Have, SessionId)>,
     stage: Stage,
     copies: u32,
 }
@@ -38,10 +39,10 @@ pub(crate) struct Warmup {
 enum Stage {
     /// Whoever comes is added.
     Gathering,
-    /// Nodes have come that know an earlier Distributor's list; the newest is asked for at this time.
+    /// Nodes have come that know an earlier Distributor's list; it is asked for at this time.
     Collecting(Instant),
-    /// This node was asked for what it knows, until this time.
-    Copying(SessionId, Instant),
+    /// This node was asked for what it knows, and has until this time.
+    Copying(SessionId, Have, Instant),
     /// Nodes knew an earlier list, and none could be had.
     Rebuilding,
     /// Lists show all there are.
@@ -69,7 +70,7 @@ impl Warmup {
     }
 
     /// A node has come with a list of another epoch.
-    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: Revision) {
+    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: Have) {
         let fresh = match self.stage {
             Stage::Gathering => true,
             Stage::Warm => self.copies == 0 && now < self.started + LONGEST,
@@ -86,7 +87,7 @@ impl Warmup {
     /// The node that should be asked for what it knows now, if any.
     pub(crate) fn ask(&mut self, now: Instant) -> Option<SessionId> {
         let due = match self.stage {
-            Stage::Collecting(until) | Stage::Copying(_, until) => until <= now,
+            Stage::Collecting(until) | Stage::Copying(_, _, until) => until <= now,
             Stage::Gathering | Stage::Rebuilding | Stage::Warm => false,
         };
         due.then(|| self.next_offer(now)).flatten()
@@ -95,16 +96,19 @@ impl Warmup {
     /// A session has ended; if it was to hand over its list, another is asked.
     pub(crate) fn left(&mut self, now: Instant, session: SessionId) {
         self.offers.retain(|(_, other)| *other != session);
-        if let Stage::Copying(asked, _) = self.stage
+        if let Stage::Copying(asked, ..) = self.stage
             && asked == session
         {
             self.stage = Stage::Collecting(now);
         }
     }
 
-    /// Whether this node was asked for what it knows, and there is still time.
-    pub(crate) fn expects(&self, session: SessionId) -> bool {
-        matches!(self.stage, Stage::Copying(asked, _) if asked == session)
+    /// What this node was asked for, if it was and there is still time.
+    pub(crate) fn expects(&self, session: SessionId) -> Option<Have> {
+        match self.stage {
+            Stage::Copying(asked, have, _) if asked == session => Some(have),
+            Stage::Gathering | Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding | Stage::Warm => None,
+        }
     }
 
     /// What it handed over is no list.
@@ -130,7 +134,7 @@ impl Warmup {
     /// When to look again.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         match self.stage {
-            Stage::Collecting(until) | Stage::Copying(_, until) => Some(until),
+            Stage::Collecting(until) | Stage::Copying(_, _, until) => Some(until),
             Stage::Gathering | Stage::Rebuilding | Stage::Warm => self.end(),
         }
     }
@@ -145,12 +149,18 @@ impl Warmup {
     }
 
     fn next_offer(&mut self, now: Instant) -> Option<SessionId> {
+        // What most of them hold; of several such states the newest. One node can claim the newest, and be alone with it.
+        let witnesses = |have: Have| self.offers.iter().filter(|(other, _)| *other == have).count();
+        let rank = |&at: &usize| {
+            let (have, _) = self.offers[at];
+            (witnesses(have), have.revision)
+        };
         if self.copies < MAX_COPIES
-            && let Some(best) = (0..self.offers.len()).max_by_key(|&at| self.offers[at].0)
+            && let Some(best) = (0..self.offers.len()).max_by_key(rank)
         {
-            let (_, session) = self.offers.swap_remove(best);
+            let (have, session) = self.offers.swap_remove(best);
             self.copies += 1;
-            self.stage = Stage::Copying(session, now + COPY);
+            self.stage = Stage::Copying(session, have, now + COPY);
             return Some(session);
         }
         self.offers.clear();
@@ -161,6 +171,8 @@ impl Warmup {
 
 #[cfg(test)]
 mod tests {
+    use protocol::{Digest, Revision};
+
     use super::*;
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
@@ -169,8 +181,8 @@ mod tests {
         (Warmup::new(start), move |ms| start + Duration::from_millis(ms))
     }
 
-    fn have(rev: u64) -> Revision {
-        Revision { epoch: 5, rev }
+    fn have(rev: u64) -> Have {
+        Have { revision: Revision { epoch: 5, rev }, digest: Some(Digest(7)) }
     }
 
     #[test]
@@ -199,11 +211,22 @@ mod tests {
         warmup.offered(at(50), SessionId(2), have(9));
         warmup.offered(at(60), SessionId(3), have(7));
         assert_eq!((warmup.ask(at(109)), warmup.ask(at(110))), (None, Some(SessionId(2))));
-        assert!(warmup.expects(SessionId(2)) && !warmup.expects(SessionId(3)));
+        assert_eq!((warmup.expects(SessionId(2)), warmup.expects(SessionId(3))), (Some(have(9)), None));
         warmup.restored();
         assert!(!warmup.is_warming() && !warmup.is_restoring());
         warmup.offered(at(200), SessionId(4), have(6));
         assert!(!warmup.is_restoring(), "one copy is enough");
+    }
+
+    #[test]
+    fn a_list_that_most_hold_is_asked_for_before_one_that_claims_to_be_newer() {
+        let (mut warmup, at) = start();
+        let forged = Have { digest: Some(Digest(8)), ..have(5) };
+        for (session, have) in [(1, have(900)), (2, have(5)), (3, forged), (4, have(5)), (5, have(4))] {
+            warmup.offered(at(0), SessionId(session), have);
+        }
+        assert_eq!(warmup.ask(at(100)), Some(SessionId(4)));
+        assert_eq!(warmup.expects(SessionId(4)), Some(have(5)));
     }
 
     #[test]

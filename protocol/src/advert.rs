@@ -3,6 +3,7 @@
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
+use crate::RegistrationLimits;
 use crate::json::is_object;
 use crate::registration::to_json;
 
@@ -47,6 +48,12 @@ impl HttpAdvert {
         }
         let raw: Raw<'_> = serde_json::from_str(text.get()).unwrap_or_default();
         Self { prefixes: read(raw.prefixes).unwrap_or_default(), strip: read(raw.strip).unwrap_or(false) }
+    }
+
+    /// Whether there are no more prefixes than a registration may have urls, and no longer ones.
+    pub(crate) fn is_within(&self, limits: &RegistrationLimits) -> bool {
+        let is_short = |prefix: &String| prefix.len() <= limits.max_url_bytes;
+        self.prefixes.len() <= limits.max_urls && self.prefixes.iter().all(is_short)
     }
 
     fn to_json(&self) -> String {

@@ -77,6 +77,9 @@ pub enum RegistrationError {
     /// A node names more services and urls that it needs than a registration may offer, or a longer one.
     #[error("the node needs more services and urls, or longer ones, than a registration may have urls")]
     TooManyNeeds,
+    /// More `http.prefixes` than a registration may have urls, or a longer one.
+    #[error("the node has more http.prefixes, or longer ones, than a registration may have urls")]
+    TooManyPrefixes,
     /// A version 2 node has a name that is not made of `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name,
@@ -91,6 +94,7 @@ impl RegistrationError {
             Self::TooManyUrls { .. } => "too_many_urls",
             Self::UrlTooLong { .. } => "url_too_long",
             Self::TooManyNeeds => "too_many_needs",
+            Self::TooManyPrefixes => "too_many_prefixes",
             Self::Name => "bad_name",
         }
     }
@@ -147,6 +151,10 @@ impl Registration {
                 }
                 "$" => {
                     registration.advert = Advert::parse(value.get());
+                    let http = registration.advert.as_ref().and_then(|advert| advert.http.as_ref());
+                    if http.is_some_and(|http| !http.is_within(limits)) {
+                        return Err(RegistrationError::TooManyPrefixes);
+                    }
                     write_compact(out, value.get());
                 }
                 _extra => write_compact(out, value.get()),
@@ -349,6 +357,13 @@ mod tests {
         }
         for (bytes, expected) in [(511, None), (512, None), (513, Some("url_too_long"))] {
             let params = format!(r#"{{"port":1,"urls":["{}"]}}"#, "x".repeat(bytes));
+            assert_eq!(parse(&params).err().map(|e| e.reason()), expected, "{bytes}");
+        }
+        for (prefixes, bytes, expected) in
+            [(256, 9, None), (257, 9, Some("too_many_prefixes")), (1, 512, None), (1, 513, Some("too_many_prefixes"))]
+        {
+            let prefixes = to_json(&vec!["x".repeat(bytes); prefixes]);
+            let params = format!(r#"{{"port":1,"name":"a","$":{{"http":{{"prefixes":{prefixes}}}}}}}"#);
             assert_eq!(parse(&params).err().map(|e| e.reason()), expected, "{bytes}");
         }
         for (extra, expected) in [(63, None), (64, None), (65, Some("bad_registration"))] {

@@ -33,6 +33,13 @@ pub struct Have {
     pub digest: Option<Digest>,
 }
 
+impl From<Revision> for Have {
+    /// This state, with whatever digest.
+    fn from(revision: Revision) -> Self {
+        Self { revision, digest: None }
+    }
+}
+
 /// A wish to be told when a registration has been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct Visible {

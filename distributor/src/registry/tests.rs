@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use protocol::RegistrationLimits;
 
 use super::*;
+use crate::needs::Needs;
 
 fn parse(params: &str) -> Registration {
     Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default()).unwrap()
@@ -83,8 +84,9 @@ fn what_fits_covers_every_name_first() {
 /// `joined`, `left` with reasons, `suspect` and `trusted` by name or id.
 #[track_caller]
 fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
-    let needs = needs.map(|need| Needs::new(vec![need.to_owned()]));
-    let Difference { joined, left, suspect, trusted } = registry.between(base, registry.revision().rev, needs.as_ref());
+    let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
+    let view = View { needs, confirmed_only: false };
+    let Difference { joined, left, suspect, trusted, .. } = registry.between(base, registry.revision().rev, &view);
     let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
     let left: Vec<_> = left.iter().map(|(id, reason)| format!("-{id} {}", reason.as_str())).collect();
     let marks = suspect.iter().map(|id| format!("?{id}")).chain(trusted.iter().map(|id| format!("!{id}")));
@@ -137,7 +139,7 @@ fn a_receiver_gets_what_concerns_it() {
 #[test]
 fn changes_are_remembered_up_to_a_limit() {
     let mut registry = Registry::new(5);
-    let have = |rev| Revision { epoch: 5, rev };
+    let have = |rev| Have::from(Revision { epoch: 5, rev });
     for _ in 0..MAX_CHANGES {
         registry.touch();
     }
@@ -146,9 +148,9 @@ fn changes_are_remembered_up_to_a_limit() {
     assert_eq!(registry.base(have(0)), None);
     assert_eq!(registry.base(have(1)), Some(1));
     let newest = registry.revision();
-    assert_eq!(registry.base(newest), Some(newest.rev));
+    assert_eq!(registry.base(newest.into()), Some(newest.rev));
     assert_eq!(registry.base(have(newest.rev + 1)), None, "from a future that never was");
-    assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }), None);
+    assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }.into()), None);
 }
 
 #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
@@ -186,18 +188,18 @@ fn a_successor_goes_on_from_a_copy() {
     let mut registry = Registry::new(4);
     registry.register(SessionId(1), &instance(9), "::1");
     registry.register(SessionId(2), &instance(2), "::1");
-    assert_eq!(registry.base(have), None);
+    assert_eq!(registry.base(have.into()), None);
     let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
-    registry.succeed(have, copy, start);
+    registry.succeed(have.into(), copy, start);
     assert!(registry.revision().epoch > 5);
     assert_eq!(names(&registry), "n1 n2 n3 n9");
-    let base = registry.base(have).unwrap();
+    let base = registry.base(have.into()).unwrap();
     check(&registry, base, None, "+n9");
     assert_eq!(registry.absent(), 2);
     assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(Entrance::Same, None));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
-    assert_eq!(registry.base(have), Some(base), "for as long as the changes are remembered");
+    assert_eq!(registry.base(have.into()), Some(base), "for as long as the changes are remembered");
 }
 
 proptest! {
@@ -276,7 +278,7 @@ proptest! {
         }
         let (from, to) = (cuts.0.min(cuts.1) % states.len(), cuts.0.max(cuts.1) % states.len());
         let ((base, mut replica), (target, expected)) = (states[from.min(to)].clone(), states[from.max(to)].clone());
-        let Difference { joined, left, suspect, trusted } = registry.between(base, target, None);
+        let Difference { joined, left, suspect, trusted, .. } = registry.between(base, target, &View::default());
         for (id, _) in left {
             prop_assert!(replica.remove(&id).is_some());
         }

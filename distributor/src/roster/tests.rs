@@ -15,7 +15,7 @@ impl Scene {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn with(config: Config) -> Self {
         let start = Instant::now();
-        Self { roster: Roster::new(config, start, 100), start }
+        Self { roster: Roster::new(config, Memory::new(usize::MAX), start, 100), start }
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -147,10 +147,208 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
     assert_eq!(scene.register(0, 1, 1), new());
     assert_eq!(scene.register(0, 2, 2), new());
     assert_eq!(scene.register(0, 3, 3), Err(Turned::Full));
-    assert!(scene.register_with(0, 1, 1, r#","zone":"far away, in another place""#, &Terms::default()).is_ok());
+    // Neither by what replaces an entry, nor by what waits to be listed.
+    let zone = r#","zone":"far away, in another place""#;
+    assert_eq!(scene.register_with(0, 1, 1, zone, &Terms::default()), Err(Turned::Full));
+    assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
     scene.leave(0, 2, Reason::Closed);
     scene.leave(0, 1, Reason::Closed);
     assert_eq!(scene.register(0, 3, 3), new());
+}
+
+#[test]
+fn bc6_what_waits_to_be_listed_counts() {
+    let mut scene = Scene::with(Config { max_list_bytes: 180, ..Config::default() });
+    for round in 0..4 {
+        let _ = scene.register(0, round, 7);
+        scene.leave(0, round, Reason::Closed);
+    }
+    for session in 10..13 {
+        let params = format!(r#"{{"port":7,"name":"n7","urls":[],"$":{{"id":"i{session}"}}}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let held = scene.roster.register(scene.start, SessionId(session), registration, "::1", &Terms::default());
+        let expected = if session < 12 { matches!(held, Ok(Admission::Held(_))) } else { held == Err(Turned::Full) };
+        assert!(expected, "{session}: {held:?}");
+    }
+}
+
+/// Has a place held back: it comes and goes three times.
+fn flap(scene: &mut Scene, port: u16) {
+    for session in 900..903 {
+        scene.register(0, session, port).unwrap();
+        scene.leave(0, session, Reason::Closed);
+    }
+}
+
+#[test]
+fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
+    let mut scene = Scene::new();
+    flap(&mut scene, 7);
+    let Ok(Admission::Held(wait)) = scene.register(0, 1, 7) else { panic!("it should wait") };
+    // The instance comes from another place, where it need not wait.
+    let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
+    let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
+    let now = scene.at(10);
+    let admission = scene.roster.register(now, SessionId(2), registration.unwrap(), "::1", &Terms::default());
+    assert_eq!(admission, new());
+    assert_eq!(scene.roster.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
+    scene.leave(20, 1, Reason::Superseded);
+    scene.advance(u64::try_from(wait.as_millis()).unwrap() + 100);
+    assert_eq!(scene.listed(), "n8");
+    assert_eq!(scene.roster.poll_superseded(), None);
+}
+
+#[test]
+fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
+    let mut scene = Scene::new();
+    flap(&mut scene, 7);
+    // Two that wait.
+    assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Held(_))));
+    assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Held(_))));
+    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(1)), None));
+    scene.advance(30_000);
+    assert_eq!(scene.listed(), "n7");
+    // One that is listed.
+    scene.register(30_000, 3, 7).unwrap();
+    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(2)), None));
+    assert!(scene.leave(30_000, 2, Reason::Closed).is_none());
+    assert_eq!(scene.listed(), "n7");
+}
+
+#[test]
+fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
+    let mut scene = Scene::new();
+    scene.register(0, 1, 7).unwrap();
+    for round in 0..10 {
+        let params = format!(r#"{{"port":7,"name":"n7","$":{{"id":"other{round}"}}}}"#);
+        let registration =
+            Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
+        let now = scene.at(100);
+        scene.roster.register(now, SessionId(50 + round), registration, "::1", &Terms::default()).unwrap();
+        scene.leave(100, 50 + round, Reason::Leave);
+    }
+    scene.leave(20_000, 1, Reason::Closed);
+    assert_eq!(scene.register(20_100, 2, 7), new());
+}
+
+#[test]
+fn reports_count_from_nodes_only_and_once_in_a_while() {
+    let mut scene = Scene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_all(2..=3);
+    let id = scene.roster.registry.record_of(SessionId(1)).unwrap().id;
+    for (ms, by, suspect) in [
+        (10_000, 77, false),
+        (10_000, 78, false),
+        (10_000, 2, false),
+        (10_000, 3, true),
+        // Both again, before their word counts again: nobody complains any more.
+        (14_000, 2, true),
+        (15_100, 3, false),
+        (19_000, 2, false),
+        (20_100, 2, false),
+        (20_100, 3, true),
+    ] {
+        scene.advance(ms);
+        let now = scene.at(ms);
+        scene.roster.report(now, SessionId(by), &[id]);
+        assert_eq!(scene.roster.registry.record(id).unwrap().suspect, suspect, "{ms} {by}");
+    }
+    let many: Vec<u64> = (0..64).collect();
+    for by in 0..=MAX_DOUBTS as u64 / 64 {
+        let now = scene.at(30_000);
+        scene.register(30_000, 1000 + by, 1000 + by as u16).unwrap();
+        scene.roster.report(now, SessionId(1000 + by), &many);
+    }
+    assert_eq!(scene.roster.doubts.len(), MAX_DOUBTS);
+}
+
+/// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
+fn restored() -> (Scene, Have) {
+    let mut before = Scene::new();
+    before.register_all(1..=3);
+    let have = Have { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
+    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let mut packets = BytesMut::new();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have.revision, before.roster.registry.digest(), entries);
+    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let mut scene = Scene::new();
+    scene.roster.registry = Registry::new(200);
+    let terms = Terms { have: Some(have), ..Terms::default() };
+    scene.register_with(0, 1, 1, "", &terms).unwrap();
+    assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
+    assert!(scene.roster.take_copy(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
+    (scene, have)
+}
+
+/// The nodes that a peer is told of, and whether it knows all then.
+fn told(scene: &mut Scene, ms: u64, known: &mut Known) -> (String, bool) {
+    scene.roster.publish(Version::V2);
+    let now = scene.at(ms);
+    let Dispatch::Packet(packet, then) = scene.roster.news(now, known) else { return (String::new(), true) };
+    (known.told, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
+    let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
+    assert_eq!(text.contains("warming"), then.confirmed_only, "{text}");
+    let names: Vec<_> = text.split(r#""name":""#).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    (names.join(" "), !then.confirmed_only)
+}
+
+#[test]
+fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
+    let (mut scene, have) = restored();
+    let mut newcomer = Known::default();
+    assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
+    // Who held that state knows them all, and is told of nobody.
+    let mut remembers = Known { told: Some(have.revision), digest: have.digest, ..Known::default() };
+    assert_eq!(told(&mut scene, 100, &mut remembers), (String::new(), true));
+    // Who says to hold that state, and holds another, does not.
+    let mut forges = Known { told: Some(have.revision), digest: Some(Digest(1)), ..Known::default() };
+    assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
+    assert!(scene.roster.holds_back(Version::V1), "an old peer would forget what it is not shown");
+    // Its own node comes, as it was.
+    scene.register(1000, 2, 2).unwrap();
+    assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));
+    let asked = scene.roster.answer(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
+    assert!(matches!(asked, Dispatch::Packet(_, told) if told.confirmed_only));
+    // The last one does not come.
+    assert_eq!(scene.advance(8000).gone.len(), 1);
+    assert_eq!(told(&mut scene, 8000, &mut newcomer), (String::new(), true));
+    assert!(!scene.roster.holds_back(Version::V1));
+    assert_eq!(scene.listed(), "n1 n2");
+}
+
+#[test]
+fn bc5_a_copy_that_cannot_be_is_not_used() {
+    let (mut scene, epoch) = (Scene::new(), 100);
+    // Our epoch is the time of our start: a later one was made up.
+    for (later, restoring) in [(1, false), (0, false), (-1, true)] {
+        let have = Have::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
+        let terms = Terms { have: Some(have), ..Terms::default() };
+        scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
+        assert_eq!(scene.roster.is_restoring(), restoring, "{later}");
+    }
+    // It is not what was offered, or names an instance twice.
+    let entry = |id: &str, port: u16| {
+        let text = format!(r#"{{"port":{port},"name":"a","urls":[],"host":"::1","$":{{"id":"{id}"}}}}"#);
+        serde_json::value::RawValue::from_string(text).unwrap()
+    };
+    let (one, two, again) = (entry("i1", 1), entry("i2", 2), entry("i1", 3));
+    let offered = Revision { epoch: 99, rev: 5 };
+    for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
+        let mut scene = Scene::new();
+        let terms = Terms { have: Some(offered.into()), ..Terms::default() };
+        scene.register_with(0, 1, 1, "", &terms).unwrap();
+        assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
+        let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
+        let mut digest = Digest::default();
+        entries
+            .iter()
+            .for_each(|(id, entry)| digest.add(*id, Record::from_entry(*id, entry.get()).unwrap().entry.as_ref()));
+        let part = CopyPart { revision: Revision { rev, ..offered }, digest, more: false, entries };
+        assert_eq!(scene.roster.take_copy(scene.at(100), SessionId(1), &part), used, "{rev}");
+    }
 }
 
 #[test]
@@ -201,8 +399,8 @@ fn a_successor_is_rebuilt_from_a_client() {
 
     let mut scene = Scene::new();
     let terms = Terms { have: Some(Have { revision: have, digest: None }), ..Terms::default() };
-    // The epoch of this one is the same by chance; a node that has it cannot be helped. So let it be another.
-    scene.roster.registry = Registry::new(50);
+    // It has started later.
+    scene.roster.registry = Registry::new(200);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
     assert!(scene.roster.is_restoring());
     assert!(!scene.roster.take_copy(scene.at(20), SessionId(7), &part), "it was not asked");

@@ -1,0 +1,178 @@
+//! How much memory packets take that wait to be read by somebody, all connections together.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::{Buf, Bytes};
+
+/// Counts bytes that are kept for peers, up to a limit. Clones count together.
+#[derive(Clone, Debug)]
+pub(crate) struct Memory {
+    used: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+/// Bytes that are counted until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    used: Arc<AtomicUsize>,
+    bytes: usize,
+}
+
+impl Memory {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { used: Arc::default(), limit }
+    }
+
+    /// Bytes that are kept now.
+    pub(crate) fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// Whether so many more fit.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        self.used().saturating_add(bytes) <= self.limit
+    }
+
+    /// Whether half of the limit is used: peers that keep bytes for long should no longer.
+    pub(crate) fn is_short(&self) -> bool {
+        self.used() > self.limit / 2
+    }
+
+    /// Counts bytes that are there already, or have to be.
+    pub(crate) fn count(&self, bytes: usize) -> Grant {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        Grant { used: Arc::clone(&self.used), bytes }
+    }
+}
+
+impl Grant {
+    /// Counts so many bytes instead.
+    pub(crate) fn resize(&mut self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::Relaxed);
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        self.used.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A packet on its way to one peer: bytes of its own, and bytes that many peers are sent.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outgoing {
+    own: Bytes,
+    shared: Bytes,
+    grant: Option<Arc<Grant>>,
+}
+
+impl Outgoing {
+    /// Small packets are not counted: there is one at most for each connection.
+    pub(crate) const UNCOUNTED_BYTES: usize = 4 * 1024;
+
+    /// A packet whose bytes are counted until the last of those who are sent it has taken them.
+    pub(crate) fn counted(packet: Bytes, memory: &Memory) -> Self {
+        let is_large = packet.len() > Self::UNCOUNTED_BYTES;
+        let grant = is_large.then(|| Arc::new(memory.count(packet.len())));
+        Self { own: Bytes::new(), shared: packet, grant }
+    }
+
+    /// The same with other first bytes, instead of `replaced` of them.
+    pub(crate) fn headed(&self, own: Bytes, replaced: usize) -> Self {
+        Self { own, shared: self.shared.slice(replaced..), grant: self.grant.clone() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.own.len() + self.shared.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.shared.is_empty()
+    }
+
+    /// Whether it is so large that it is counted.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.grant.is_some()
+    }
+
+    /// What goes out next.
+    pub(crate) fn next(&self) -> Bytes {
+        if self.own.is_empty() { self.shared.clone() } else { self.own.clone() }
+    }
+
+    /// The same in one piece.
+    pub(crate) fn in_one_piece(self) -> Self {
+        if self.own.is_empty() {
+            return self;
+        }
+        let shared = [&self.own[..], &self.shared[..]].concat().into();
+        Self { own: Bytes::new(), shared, grant: self.grant }
+    }
+
+    /// So many bytes were taken.
+    pub(crate) fn advance(&mut self, bytes: usize) {
+        let own = bytes.min(self.own.len());
+        self.own.advance(own);
+        self.shared.advance(bytes - own);
+        if self.is_empty() {
+            // Nothing of a large packet is kept for those who have it.
+            *self = Self::default();
+        }
+    }
+
+    /// All bytes, for tests.
+    #[cfg(test)]
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.clone().in_one_piece().shared
+    }
+}
+
+impl From<Bytes> for Outgoing {
+    /// A small packet of the peer's own.
+    fn from(packet: Bytes) -> Self {
+        Self { own: Bytes::new(), shared: packet, grant: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_count_until_the_last_peer_has_taken_them() {
+        let memory = Memory::new(100_000);
+        let packet = Outgoing::counted(vec![7; 60_000].into(), &memory);
+        assert!(memory.is_short() && !memory.has_room(50_000) && memory.has_room(40_000));
+        let mut other = packet.headed(Bytes::from_static(b"abc"), 2);
+        assert_eq!((other.len(), memory.used()), (60_001, 60_000), "what is shared counts once");
+        drop(packet);
+        other.advance(60_000);
+        assert_eq!((other.len(), memory.used()), (1, 60_000));
+        other.advance(1);
+        assert_eq!((other.len(), memory.used()), (0, 0));
+        drop(Outgoing::counted(vec![0; Outgoing::UNCOUNTED_BYTES].into(), &memory));
+        let mut grant = memory.count(10);
+        grant.resize(30);
+        assert_eq!(memory.used(), 30);
+        drop(grant);
+        assert_eq!(memory.used(), 0);
+    }
+
+    #[test]
+    fn a_packet_goes_out_in_order() {
+        let shared = Outgoing::from(Bytes::from_static(b"0,rest"));
+        let mut packet = shared.headed(Bytes::from_static(b"key"), 1);
+        assert_eq!(&packet.bytes()[..], b"key,rest");
+        let mut seen = Vec::new();
+        while !packet.is_empty() {
+            let next = packet.next();
+            let taken = next.len().min(2);
+            seen.extend_from_slice(&next[..taken]);
+            packet.advance(taken);
+        }
+        assert_eq!(seen, b"key,rest");
+    }
+}

@@ -1,0 +1,27 @@
+//! How much of the registry a peer is shown.
+
+use std::sync::Arc;
+
+use crate::needs::Needs;
+use crate::registry::Record;
+
+/// How much of the registry a peer is shown. Peers that are shown the same are sent the same bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub(crate) struct View {
+    /// What it needs; `None`: all.
+    pub(crate) needs: Option<Arc<Needs>>,
+    /// It is not shown what has only been copied from another node: it was told a list while there was some of that.
+    pub(crate) confirmed_only: bool,
+}
+
+impl View {
+    /// It is shown all there is.
+    pub(crate) fn is_all(&self) -> bool {
+        self.needs.is_none() && !self.confirmed_only
+    }
+
+    /// Whether an entry is shown.
+    pub(crate) fn shows(&self, record: &Record) -> bool {
+        (record.is_confirmed || !self.confirmed_only) && self.needs.as_ref().is_none_or(|needs| needs.concern(record))
+    }
+}
