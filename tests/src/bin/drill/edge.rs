@@ -72,7 +72,7 @@ impl Trust {
     }
 }
 
-pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
+pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
     let trust = Trust::new();
     let back_end = Daemon::server(&["http-server"]).await;
@@ -99,7 +99,7 @@ pub(crate) async fn edge(only: Option<&str>, seconds: u64) {
     if wanted("attack") {
         let mut fronts = fronts(&trust, back_end.address).await;
         fronts.push(relay(back_end.address).await);
-        attackers::attackers(&fronts).await;
+        attackers::attackers(&fronts, attack).await;
     }
     if wanted("overload") {
         overload::overload(&program(), back_end.address).await;
@@ -134,7 +134,7 @@ async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
         "gateway.toml",
         format!(
             "listen = \"127.0.0.1:19120\"\nworkers = 1\nadmin = \"off\"\nh2c = true\n[tls]\nlisten = \"127.0.0.1:19121\"\n\
-             certificates = [{{ chain = \"{chain}\", key = \"{key}\" }}]\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\nmax_connections = 12000\n"
+             certificates = [{{ chain = \"{chain}\", key = \"{key}\" }}]\n[[route]]\nprefix = \"/\"\nservers = [\"{back_end}\"]\n"
         ),
     );
     add("gateway", Daemon::other(&program(), &["--config", &ours, "--log-level", "error"], 19_120).await, 19_121);

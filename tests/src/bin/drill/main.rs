@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
+mod attack;
 mod attackers;
 mod calls;
 mod changes;
@@ -134,6 +135,9 @@ enum Scene {
         /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack, overload or starved.
         #[arg(long)]
         only: Option<String>,
+        /// Of the attacks, leaves out all but those whose name begins so.
+        #[arg(long)]
+        attack: Option<String>,
         /// How long the door is changed under load.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
@@ -208,7 +212,7 @@ async fn play(scene: Scene) {
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Door { only } => door::door(only.as_deref()).await,
-        Scene::Edge { only, seconds } => edge::edge(only.as_deref(), seconds).await,
+        Scene::Edge { only, attack, seconds } => edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::HttpServer => door::serve_http().await,
         Scene::Relay { back_end } => relay::serve(back_end),
         Scene::Overload => calls::overload().await,
@@ -222,7 +226,7 @@ async fn play(scene: Scene) {
             calls::survive(10).await;
             calls::overload().await;
             door::door(None).await;
-            edge::edge(None, 60).await;
+            edge::edge(None, None, 60).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;

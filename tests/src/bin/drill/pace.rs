@@ -3,13 +3,14 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
 
 use crate::door::{is_answer, is_whole};
@@ -18,12 +19,16 @@ use crate::scenes::percentiles;
 const MAX_EVENTS: usize = 64;
 /// Every request is, of those that can be.
 const ANSWERED_BY: Duration = Duration::from_secs(15);
+/// How long a client under attack waits for the last answers, and for a connection.
+const ANSWERED_UNDER_ATTACK_BY: Duration = Duration::from_secs(2);
+const CONNECTED_BY: Duration = Duration::from_millis(500);
 
 /// Connections over which requests leave, each at its own time.
 pub(crate) struct Pace(Arc<Mutex<Clients>>);
 
 struct Clients {
     epoll: OwnedFd,
+    address: SocketAddr,
     request: Vec<u8>,
     all: Vec<Client>,
 }
@@ -31,6 +36,8 @@ struct Clients {
 /// How long it took after it was due, how long after it was sent, and whether it is the right one: the server may have declined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Answered {
+    /// Which of the clients asked, from 0.
+    pub(crate) client: usize,
     pub(crate) took: Duration,
     pub(crate) waited: Duration,
     pub(crate) is_right: bool,
@@ -38,7 +45,10 @@ pub(crate) struct Answered {
 
 /// One connection, and since when its requests are due: the first of them is on its way.
 struct Client {
-    stream: TcpStream,
+    /// The address that it comes from.
+    source: Option<IpAddr>,
+    /// None if the server has not let it in.
+    stream: Option<TcpStream>,
     due: VecDeque<Instant>,
     sent: Instant,
     answer: Vec<u8>,
@@ -47,9 +57,15 @@ struct Client {
 impl Pace {
     /// So many connections, to ask for that.
     pub(crate) async fn connect(address: SocketAddr, request: &str, clients: usize) -> Self {
-        let request = request.as_bytes().to_vec();
-        let connected = spawn_blocking(move || Clients::connect(address, request, clients)).await;
-        Self(Arc::new(Mutex::new(connected.expect("everybody is let in"))))
+        Self::connect_from(&vec![None; clients], address, request).await
+    }
+
+    /// A connection from each of these addresses, in that order.
+    pub(crate) async fn connect_from(sources: &[Option<IpAddr>], address: SocketAddr, request: &str) -> Self {
+        let (sources, request) = (sources.to_vec(), request.as_bytes().to_vec());
+        let connected = spawn_blocking(move || Clients::connect(&sources, address, request)).await.unwrap();
+        assert!(connected.all.iter().all(|client| client.stream.is_some()), "everybody is let in");
+        Self(Arc::new(Mutex::new(connected)))
     }
 
     /// Sends `rate` requests a second for that time, over each of the connections in turn, and gives all answers, in the order in
@@ -57,7 +73,7 @@ impl Pace {
     pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<Answered> {
         let clients = Arc::clone(&self.0);
         let answers =
-            spawn_blocking(move || clients.lock().unwrap().run(rate, time, Instant::now() + ANSWERED_BY)).await;
+            spawn_blocking(move || clients.lock().unwrap().run(rate, time, Instant::now() + ANSWERED_BY, false)).await;
         let answers = answers.unwrap();
         assert!(answers.len() == (rate * time.as_secs_f64()) as usize, "{} were answered in time", answers.len());
         answers
@@ -65,7 +81,21 @@ impl Pace {
 
     /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is given up, and so are the connections.
     pub(crate) async fn run_and_leave(self, rate: f64, time: Duration) -> Vec<Answered> {
-        spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time)).await.unwrap()
+        spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time, false)).await.unwrap()
+    }
+
+    /// As [`run`](Self::run), of a server that is under attack: a client that is cut comes again at once. The answers to all requests
+    /// of that time; those that did not come are wrong ones.
+    pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<Answered> {
+        let clients = Arc::clone(&self.0);
+        let end = Instant::now() + time + ANSWERED_UNDER_ATTACK_BY;
+        let run = move || {
+            let mut clients = clients.lock().unwrap();
+            let mut answers = clients.run(rate, time, end, true);
+            answers.extend(clients.give_up());
+            answers
+        };
+        spawn_blocking(run).await.unwrap()
     }
 
     /// The middle and the 99th percentile of how long after it was due each answer was there: a request that has to wait for the one
@@ -78,23 +108,25 @@ impl Pace {
 }
 
 impl Clients {
-    fn connect(address: SocketAddr, request: Vec<u8>, clients: usize) -> Self {
+    fn connect(sources: &[Option<IpAddr>], address: SocketAddr, request: Vec<u8>) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let all = (0..clients)
-            .map(|number| {
-                let stream = TcpStream::connect(address).unwrap();
-                stream.set_nodelay(true).unwrap();
-                stream.set_nonblocking(true).unwrap();
-                let data = epoll::EventData::new_u64(number as u64);
-                epoll::add(&epoll, &stream, data, epoll::EventFlags::IN).unwrap();
-                Client { stream, due: VecDeque::new(), sent: Instant::now(), answer: Vec::new() }
-            })
-            .collect();
-        Self { epoll, request, all }
+        let client = |source: &_| Client {
+            source: *source,
+            stream: None,
+            due: VecDeque::new(),
+            sent: Instant::now(),
+            answer: Vec::new(),
+        };
+        let mut all: Vec<_> = sources.iter().map(client).collect();
+        for (number, client) in all.iter_mut().enumerate() {
+            client.connect(&epoll, address, number);
+        }
+        Self { epoll, address, request, all }
     }
 
-    fn run(&mut self, rate: f64, time: Duration, end: Instant) -> Vec<Answered> {
-        let Self { epoll, request, all } = self;
+    /// With `may_cut` the server may cut clients, and let nobody in.
+    fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<Answered> {
+        let Self { epoll, address, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;
         let start = Instant::now() + Duration::from_millis(5);
         let due = |number: u32| start + Duration::from_secs_f64(f64::from(number) / rate);
@@ -110,7 +142,13 @@ impl Clients {
                 let client = &mut all[next];
                 client.due.push_back(due(sent));
                 if client.due.len() == 1 {
-                    client.ask(request);
+                    if client.stream.is_none() {
+                        client.connect(epoll, *address, next);
+                    }
+                    if !client.ask(request) {
+                        assert!(may_cut, "a request fits into what the system takes");
+                        answers.extend(client.cut(next));
+                    }
                 }
                 sent += 1;
             }
@@ -120,37 +158,83 @@ impl Clients {
             poll(&mut [PollFd::new(&*epoll, PollFlags::IN)], Some(&wait)).unwrap();
             epoll::wait(&*epoll, spare_capacity(&mut events), Some(&Timespec::default())).unwrap();
             for event in events.drain(..) {
-                answers.extend(all[event.data.u64() as usize].read(request));
+                let number = event.data.u64() as usize;
+                let client = &mut all[number];
+                if client.read() {
+                    answers.extend(client.answered(number, request));
+                } else {
+                    assert!(may_cut, "the connection was closed");
+                    answers.extend(client.cut(number));
+                }
             }
         }
         answers
     }
+
+    /// The requests that are not answered yet never are, and their connections are closed.
+    fn give_up(&mut self) -> Vec<Answered> {
+        let late = self.all.iter_mut().enumerate().filter(|(_, client)| !client.due.is_empty());
+        late.flat_map(|(number, client)| client.cut(number)).collect()
+    }
 }
 
 impl Client {
-    /// The request whose answer is complete now; the one that waits for that leaves.
-    fn read(&mut self, request: &[u8]) -> Option<Answered> {
-        let mut part = [0; 4096];
-        match self.stream.read(&mut part) {
-            Ok(0) => panic!("the connection was closed"),
-            Ok(bytes) => self.answer.extend_from_slice(&part[..bytes]),
-            Err(error) => assert!(error.kind() == ErrorKind::WouldBlock, "{error}"),
+    /// Comes in, unless the server lets it wait for too long.
+    fn connect(&mut self, epoll: &OwnedFd, address: SocketAddr, number: usize) {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if let Some(source) = self.source {
+            socket.bind(&SocketAddr::new(source, 0).into()).unwrap();
         }
+        self.answer.clear();
+        self.stream = socket.connect_timeout(&address.into(), CONNECTED_BY).is_ok().then(|| socket.into());
+        if let Some(stream) = &self.stream {
+            stream.set_nodelay(true).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            let data = epoll::EventData::new_u64(number as u64);
+            epoll::add(epoll, stream, data, epoll::EventFlags::IN).unwrap();
+        }
+    }
+
+    /// Its requests so far are lost, and its connection.
+    fn cut(&mut self, client: usize) -> Vec<Answered> {
+        self.stream = None;
+        let waited = self.sent.elapsed();
+        self.due.drain(..).map(|due| Answered { client, took: due.elapsed(), waited, is_right: false }).collect()
+    }
+
+    /// Reads what has come; false if the connection has ended.
+    fn read(&mut self) -> bool {
+        let Some(stream) = &mut self.stream else { return true };
+        let mut part = [0; 4096];
+        match stream.read(&mut part) {
+            Ok(0) => false,
+            Ok(bytes) => {
+                self.answer.extend_from_slice(&part[..bytes]);
+                true
+            }
+            Err(error) => error.kind() == ErrorKind::WouldBlock,
+        }
+    }
+
+    /// The request whose answer is complete now; the one that waits for that leaves.
+    fn answered(&mut self, client: usize, request: &[u8]) -> Option<Answered> {
         if !is_whole(&self.answer) {
             return None;
         }
         let is_right = is_answer(&self.answer);
         self.answer.clear();
-        let due = self.due.pop_front().expect("it was asked for");
+        let due = self.due.pop_front()?;
         let waited = self.sent.elapsed();
         if !self.due.is_empty() {
+            // If it cannot, the end of the connection is read next.
             self.ask(request);
         }
-        Some(Answered { took: due.elapsed(), waited, is_right })
+        Some(Answered { client, took: due.elapsed(), waited, is_right })
     }
 
-    fn ask(&mut self, request: &[u8]) {
+    /// Sends its next request; false if it cannot.
+    fn ask(&mut self, request: &[u8]) -> bool {
         self.sent = Instant::now();
-        self.stream.write_all(request).expect("a request fits into what the system takes");
+        self.stream.as_mut().is_some_and(|stream| stream.write_all(request).is_ok())
     }
 }

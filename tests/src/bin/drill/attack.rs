@@ -1,0 +1,165 @@
+//! Clients that attack a front door: what each of them says, and how little of the answer it reads.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+const SLOW: usize = 5000;
+/// Attackers that send as much as they can; more of them are no matter of HTTP.
+const FLOODS: usize = 50;
+/// How far apart the attackers come: all in one moment would be an attack of ours.
+const APART: Duration = Duration::from_micros(400);
+/// An attacker that uploads sends so much at a time, 1.3 kB a second.
+const UPLOAD_PART: usize = 2600;
+/// An attacker that downloads reads so much at a time, 3 kB a second.
+const DOWNLOAD_PART: usize = 6000;
+
+/// What attackers do.
+pub(crate) struct Attack {
+    pub(crate) name: &'static str,
+    attackers: usize,
+    /// What each says, and what again and again, so often.
+    first: Vec<u8>,
+    again: Vec<u8>,
+    every: Duration,
+    reads: Reads,
+}
+
+/// How much an attacker reads of what it is sent.
+#[derive(Clone, Copy)]
+enum Reads {
+    Nothing,
+    /// So many bytes each time.
+    Slowly(usize),
+    /// All, so that it sees that it is cut, and comes again.
+    All,
+}
+
+/// Where attackers come from.
+#[derive(Clone, Copy)]
+pub(crate) enum From {
+    /// 127.0.0.1.
+    OneAddress,
+    /// 127.0.0.2 to 127.0.0.254.
+    ManyAddresses,
+}
+
+impl From {
+    fn source(self, number: usize) -> SocketAddr {
+        let last = match self {
+            Self::OneAddress => 1,
+            Self::ManyAddresses => 2 + u8::try_from(number % 253).unwrap(),
+        };
+        (IpAddr::from(Ipv4Addr::new(127, 0, 0, last)), 0).into()
+    }
+}
+
+/// All kinds of them.
+pub(crate) fn attacks() -> [Attack; 9] {
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let rapid: Vec<u8> = (0..200u32)
+        .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
+        .collect();
+    let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
+    let slow = |name, first: &[u8], again: &[u8], reads| Attack {
+        name,
+        attackers: SLOW,
+        first: first.to_vec(),
+        again: again.to_vec(),
+        every: Duration::from_secs(2),
+        reads,
+    };
+    let flood = |name, first: Vec<u8>, again| Attack {
+        name,
+        attackers: FLOODS,
+        first,
+        again,
+        every: Duration::from_millis(500),
+        reads: Reads::Nothing,
+    };
+    let heads = b"GET / HTTP/1.1\r\nHost: g\r\n";
+    let big = b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n";
+    let post = b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000\r\n\r\n";
+    let upload = b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 100000000\r\n\r\n";
+    let web_socket = b"GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+                       Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    [
+        slow("one byte", b"G", b"", Reads::All),
+        slow("slow heads", heads, b"X: y\r\n", Reads::All),
+        slow("slow bodies", post, b"x", Reads::All),
+        slow("uploads", upload, &[b'x'; UPLOAD_PART], Reads::All),
+        slow("downloads", big, b"", Reads::Slowly(DOWNLOAD_PART)),
+        slow("no reading", big, b"", Reads::Nothing),
+        slow("idle WebSockets", web_socket, b"", Reads::All),
+        flood("rapid resets", preface.to_vec(), rapid),
+        flood("headers without end", [&preface[..], &frame(1, 1, 1, &get)].concat(), continuation),
+    ]
+}
+
+impl Attack {
+    pub(crate) fn is_flood(&self) -> bool {
+        self.attackers == FLOODS
+    }
+
+    /// How long it takes until all attackers have come.
+    pub(crate) fn comes_within(&self) -> Duration {
+        APART * u32::try_from(self.attackers).unwrap()
+    }
+
+    /// They come, one after the other, and again when they are cut off, until this is dropped.
+    pub(crate) fn begin(&self, at: SocketAddr, from: From) -> Vec<AbortOnDropHandle<()>> {
+        let come = |number: usize| {
+            let (first, again, every, reads) = (self.first.clone(), self.again.clone(), self.every, self.reads);
+            spawn_local(async move {
+                sleep(APART * u32::try_from(number).unwrap()).await;
+                loop {
+                    // An attacker spends little: all of their systems' memory would be ours here.
+                    let socket = TcpSocket::new_v4().unwrap();
+                    socket.set_recv_buffer_size(4096).unwrap();
+                    socket.bind(from.source(number)).unwrap();
+                    if let Ok(mut stream) = socket.connect(at).await {
+                        let mut open = stream.write_all(&first).await.is_ok();
+                        while open {
+                            open = reads.wait(&mut stream, every).await && stream.write_all(&again).await.is_ok();
+                        }
+                    }
+                    sleep(every).await;
+                }
+            })
+        };
+        (0..self.attackers).map(|number| AbortOnDropHandle::new(come(number))).collect()
+    }
+}
+
+impl Reads {
+    /// Reads what it reads in that time; false if the connection has ended.
+    async fn wait(self, stream: &mut TcpStream, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        let mut left = match self {
+            Self::Nothing => 0,
+            Self::Slowly(bytes) => bytes,
+            Self::All => usize::MAX,
+        };
+        let mut scrap = [0; 2048];
+        while left > 0 {
+            let part = left.min(scrap.len());
+            match timeout_at(end, stream.read(&mut scrap[..part])).await {
+                Ok(Ok(bytes @ 1..)) => left -= bytes,
+                Ok(_) => return false,
+                Err(_elapsed) => return true,
+            }
+        }
+        tokio::time::sleep_until(end).await;
+        true
+    }
+}
