@@ -285,6 +285,21 @@ fn tell(what: &str, mut tally: Tally) -> Duration {
     p99
 }
 
+/// Calls a second to a node that is attacked.
+const BESIDE_ATTACKERS: u64 = 500;
+
+/// What a caller sees meanwhile.
+pub(crate) async fn beside_attackers(peers: &Peers, during: impl Future<Output = ()>) -> String {
+    let mut tally = load_at(BESIDE_ATTACKERS, Duration::from_secs(5), peers, "GET/echo", during).await;
+    let (p50, p99) = percentiles(&mut tally.times);
+    let (calls, errors) = (tally.times.len(), tally.errors.len());
+    format!(
+        "{calls} calls, {errors} failed, p50 {:.2} ms, p99 {:.2} ms",
+        p50.as_secs_f64() * 1e3,
+        p99.as_secs_f64() * 1e3
+    )
+}
+
 /// 5000 calls a second while nodes die, are replaced, and are slow.
 pub(crate) async fn survive(restarts: usize) {
     title(&format!("{RATE} calls a second to nodes that die, are replaced, or are slow"));

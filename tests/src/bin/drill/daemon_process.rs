@@ -19,16 +19,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// A Distributor, as `cargo build --release` has made it.
     pub(crate) async fn distributor(port: u16, arguments: &[&str]) -> Self {
+        let listen = format!("127.0.0.1:{port}");
+        let own = ["--listen", &listen, "--max-connections", "12000", "--legacy-list-bytes", "4000000"];
+        Self::distributor_with(&[&own, arguments].concat()).await
+    }
+
+    /// As [`distributor`](Self::distributor), with default settings.
+    pub(crate) async fn distributor_as_it_is() -> Self {
+        Self::distributor_with(&["--listen", "127.0.0.1:0"]).await
+    }
+
+    async fn distributor_with(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().unwrap().with_file_name("distributor");
         assert!(program.exists(), "build it first: cargo build --release");
-        let listen = format!("127.0.0.1:{port}");
-        let mut child = Command::new(program)
-            .args(["--listen", &listen, "--max-connections", "12000", "--legacy-list-bytes", "4000000"])
-            .args(arguments)
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        let mut child =
+            Command::new(program).args(arguments).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         pin_to(child.id(), 0);
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = loop {

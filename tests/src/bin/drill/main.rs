@@ -14,6 +14,7 @@ mod daemon_process;
 mod door;
 mod edge;
 mod floor;
+mod hostile;
 mod nats;
 mod others;
 mod overload;
@@ -22,6 +23,7 @@ mod proxies;
 mod relay;
 mod scenes;
 mod swarm;
+mod witness;
 
 use clap::{Parser, Subcommand};
 
@@ -142,6 +144,12 @@ enum Scene {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Peers that attack a Distributor, and callers that attack a node.
+    Hostile {
+        /// Leaves out all but this: distributor or node.
+        #[arg(long)]
+        only: Option<String>,
+    },
     /// The back end of `door`.
     #[command(hide = true)]
     HttpServer,
@@ -213,6 +221,7 @@ async fn play(scene: Scene) {
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Door { only } => door::door(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
+        Scene::Hostile { only } => hostile::hostile(only.as_deref()).await,
         Scene::HttpServer => door::serve_http().await,
         Scene::Relay { back_end } => relay::serve(back_end),
         Scene::Overload => calls::overload().await,
@@ -227,6 +236,7 @@ async fn play(scene: Scene) {
             calls::overload().await;
             door::door(None).await;
             edge::edge(None, None, 60).await;
+            hostile::hostile(None).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;

@@ -1,0 +1,286 @@
+//! Peers that attack a Distributor, and callers that attack a node: what others notice of them.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use node_sdk::Node;
+use tests::Flood;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::spawn_local;
+use tokio::time::sleep;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::calls;
+use crate::daemon_process::Daemon;
+use crate::scenes::{ms, percentiles, row, title};
+use crate::witness::{self, Doubts, Witnesses};
+
+const WITNESSES: usize = 10;
+/// How long each attack is watched, after it has begun.
+const TIME: Duration = Duration::from_secs(8);
+const BEGINS: Duration = Duration::from_secs(2);
+/// How far apart those come that are many.
+const APART: Duration = Duration::from_micros(400);
+/// Peers that do not read; peers whose packets do not end.
+const UNREAD: usize = 200;
+const HALF_PACKETS: usize = 5000;
+/// Nodes with entries of 62 kB, which make a list of 7.9 MB.
+const LARGE_ENTRIES: usize = 126;
+/// Names of version 1 nodes in the history.
+const LONG_NAMES: usize = 200;
+/// A sign of life of a peer that does not read, and how often it gives it.
+const PONG: &str = r#"{"uri":"$pong","$":{}}¶"#;
+const EVERY: Duration = Duration::from_millis(900);
+/// Callers without a pause, callers whose packets do not end, and how much of such a packet comes.
+const CALLERS: usize = 4;
+const HALF_CALLERS: usize = 100;
+const HALF_CALL_BYTES: usize = 8_000_000;
+
+/// One kind of attack.
+struct Attack {
+    name: &'static str,
+    means: Means,
+}
+
+enum Means {
+    Nothing,
+    /// So many connections that say this without a pause, after something else.
+    Floods(usize, String, String),
+    /// So many connections that say what is made for each, then something else every 0.9 s, and do not read.
+    Unread(usize, fn(usize) -> String, &'static str),
+}
+
+/// It goes on until this is dropped. Those who attack have a thread of their own: what they do there delays no witness's own work.
+struct Running {
+    _floods: Vec<Flood>,
+    _stop: DropGuard,
+}
+
+impl Means {
+    fn begin(&self, at: SocketAddr) -> Running {
+        let mut floods = Vec::new();
+        let stop = CancellationToken::new();
+        match self {
+            Self::Nothing => {}
+            Self::Floods(count, first, again) => {
+                floods.extend((0..*count).map(|_| Flood::start(at, first.as_bytes(), again.as_bytes())));
+            }
+            Self::Unread(count, first, again) => {
+                let (stop, count, first, again) = (stop.clone(), *count, *first, *again);
+                std::thread::spawn(move || {
+                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                    let come = async |number: usize| {
+                        sleep(APART * u32::try_from(number).unwrap()).await;
+                        unread(at, first(number), again).await;
+                    };
+                    let all = futures::future::join_all((0..count).map(come));
+                    runtime.block_on(stop.run_until_cancelled(all));
+                });
+            }
+        }
+        Running { _floods: floods, _stop: stop.drop_guard() }
+    }
+
+    /// How long it takes until all have come.
+    fn comes_within(&self) -> Duration {
+        let count = if let Self::Unread(count, ..) = self { *count } else { 1 };
+        BEGINS + APART * u32::try_from(count).unwrap()
+    }
+}
+
+/// Comes again whenever it is cut.
+async fn unread(at: SocketAddr, first: String, again: &'static str) {
+    loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        if let Ok(mut stream) = socket.connect(at).await {
+            let mut open = stream.write_all(first.as_bytes()).await.is_ok();
+            while open {
+                sleep(EVERY).await;
+                open = stream.write_all(again.as_bytes()).await.is_ok();
+            }
+        }
+        sleep(EVERY).await;
+    }
+}
+
+pub(crate) async fn hostile(only: Option<&str>) {
+    let wanted = |scene: &str| only.is_none_or(|only| only == scene);
+    if wanted("distributor") {
+        title("hostile peers of a Distributor with default settings, and 10 nodes that are told of 20 joins a second");
+        for attack in on_distributor() {
+            distributor(&attack).await;
+        }
+    }
+    if wanted("node") {
+        title(
+            "hostile callers of a node on one thread with default settings, and 500 calls a second of another caller",
+        );
+        for attack in on_node() {
+            node(&attack).await;
+        }
+    }
+}
+
+/// A packet of so many bytes, one-way.
+fn one_way(bytes: usize) -> String {
+    format!(r#"{{"uri":"/nothing","method":"GET","$":{{}},"params":[{}1]}}¶"#, "1,".repeat(bytes / 2))
+}
+
+fn registration(port: usize, name: &str, more: &str, terms: &str) -> String {
+    format!(
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"$":{{"v":2,"id":"h{port}"{more}}}}},"$":{{{terms}}}}}¶"#
+    )
+}
+
+/// A registration of version 1 whose name has 60 kB.
+fn old_registration(port: usize) -> String {
+    let name = "\u{200b}".repeat(20_000);
+    format!(
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{port}{name}","urls":[]}}}}¶"#
+    )
+}
+
+const LEAVE: &str = r#"{"uri":"/distributes","method":"DELETE","key":0,"params":{},"$":{}}¶"#;
+
+fn on_distributor() -> Vec<Attack> {
+    let flood = |again: String| Means::Floods(1, String::new(), again);
+    let everybody = (1..2000).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
+    let report =
+        format!(r#"{{"uri":"/distributes","method":"PATCH","key":0,"params":{{"failed":[{everybody}]}},"$":{{}}}}¶"#);
+    let nothing_needed = r#""needs":["nothing"]"#;
+    let unread = |first: fn(usize) -> String| Means::Unread(UNREAD, first, PONG);
+    let attack = |name, means| Attack { name, means };
+    vec![
+        attack("nobody", Means::Nothing),
+        attack("one with names of 60 kB", flood((1..65).map(old_registration).collect())),
+        attack("one with unknown packets of 64 kB", flood(one_way(64_000))),
+        attack(
+            "one that joins and leaves",
+            flood([registration(9, "h", "", nothing_needed), LEAVE.to_owned()].concat().repeat(100)),
+        ),
+        attack(
+            "one that reports that all fail",
+            Means::Floods(1, registration(9, "h", "", nothing_needed), [&report, PONG].concat()),
+        ),
+        attack(
+            "200 that do not read, a key each",
+            unread(|number| {
+                let ask = format!(r#"{{"uri":"/distributes","method":"GET","key":{},"$":{{}}}}¶"#, 100 + number);
+                [registration(10_000 + number, "h", "", ""), ask].concat()
+            }),
+        ),
+        attack(
+            "200 that do not read, needs of their own",
+            unread(|number| registration(10_000 + number, "h", "", &format!(r#""needs":["large","u{number}"]"#))),
+        ),
+        attack(
+            "200 that do not read, a history each",
+            unread(|number| {
+                let ask = format!(
+                    r#"{{"uri":"/distributes/history","method":"GET","key":{number},"params":{{"node":""}},"$":{{}}}}¶"#
+                );
+                [registration(10_000 + number, "h", "", r#""needs":["nothing"]"#), ask].concat()
+            }),
+        ),
+        attack(
+            "5000 half packets of 60 kB",
+            Means::Unread(HALF_PACKETS, |_| one_way(60_000).trim_end_matches("]}¶").to_owned(), ",1"),
+        ),
+    ]
+}
+
+/// What others of the Distributor see while it is attacked.
+async fn distributor(attack: &Attack) {
+    let daemon = Daemon::distributor_as_it_is().await;
+    let _large = fill(daemon.address).await;
+    let witnesses = Witnesses::join(daemon.address, WITNESSES).await;
+    let doubts = Doubts::about(daemon.address, witness::NAME);
+    let before = daemon.rss_bytes();
+    let running = attack.means.begin(daemon.address);
+    sleep(attack.means.comes_within()).await;
+    let mut most = daemon.rss_bytes();
+    let mut report = witnesses.watch(TIME, || most = most.max(daemon.rss_bytes())).await;
+    drop(running);
+    let told = if report.told.is_empty() {
+        "told of nothing".to_owned()
+    } else {
+        let (p50, p99) = percentiles(&mut report.told);
+        let share = 100.0 * report.told.len() as f64 / report.expected as f64;
+        format!("told of {share:.0} % after p50 {:.1} ms, p99 {:.1} ms", ms(p50), ms(p99))
+    };
+    row(
+        attack.name,
+        &format!(
+            "{told}; longest without a ping {:.1} s; {} suspected, {} lost; memory {:.0} MB, at most {:.0}",
+            report.longest_silence.as_secs_f64(),
+            doubts.count(),
+            report.lost,
+            before as f64 / 1e6,
+            most as f64 / 1e6
+        ),
+    );
+}
+
+/// A list of 7.9 MB, and a history of long names. Those in the list stay until this is dropped.
+async fn fill(at: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
+    let mut stream = TcpStream::connect(at).await.unwrap();
+    for port in 0..LONG_NAMES {
+        stream.write_all(format!("{}{LEAVE}", old_registration(1 + port)).as_bytes()).await.unwrap();
+    }
+    let pad = "x".repeat(62_000);
+    let mut large = Vec::new();
+    for number in 0..LARGE_ENTRIES {
+        let mut stream = TcpStream::connect(at).await.unwrap();
+        let more = format!(r#","meta":{{"pad":"{pad}"}}"#);
+        let first = registration(20_000 + number, "large", &more, r#""needs":["nothing"]"#);
+        stream.write_all(first.as_bytes()).await.unwrap();
+        large.push(AbortOnDropHandle::new(spawn_local(async move {
+            // They are told next to nothing, and are alive.
+            while stream.write_all(PONG.as_bytes()).await.is_ok() {
+                sleep(Duration::from_millis(300)).await;
+            }
+        })));
+    }
+    sleep(BEGINS).await;
+    large
+}
+
+fn on_node() -> Vec<Attack> {
+    let attack = |name, means| Attack { name, means };
+    let callers = |call: String| Means::Floods(CALLERS, String::new(), call);
+    let half: fn(usize) -> String = |_| one_way(HALF_CALL_BYTES).trim_end_matches("]}¶").to_owned();
+    vec![
+        attack("nobody", Means::Nothing),
+        attack("4 with one-way packets of 100 bytes", callers(one_way(50).repeat(600))),
+        attack("4 with one-way packets of 64 kB", callers(one_way(64_000))),
+        attack("4 with one-way packets of 1 MB", callers(one_way(1_000_000))),
+        attack("100 half packets of 8 MB", Means::Unread(HALF_CALLERS, half, ",1")),
+    ]
+}
+
+/// What another caller of a node sees while that is attacked.
+async fn node(attack: &Attack) {
+    let distributor = Daemon::distributor_as_it_is().await;
+    distributor.move_to(1);
+    let at = distributor.address.to_string();
+    let server = Daemon::server(&["call-server", &at]).await;
+    let caller = Node::builder("caller").distributor(at).start().await.unwrap();
+    caller.peers().wait_for(&["GET/echo"]).await;
+    let doubts = Doubts::about(distributor.address, "echo");
+    let running = attack.means.begin(server.address);
+    sleep(attack.means.comes_within()).await;
+    let mut most = server.rss_bytes();
+    let during = async {
+        for _ in 0..TIME.as_millis() / 50 {
+            sleep(Duration::from_millis(50)).await;
+            most = most.max(server.rss_bytes());
+        }
+    };
+    let figures = calls::beside_attackers(caller.peers(), during).await;
+    drop(running);
+    caller.stop().await;
+    row(attack.name, &format!("{figures}; {} suspected; memory at most {:.0} MB", doubts.count(), most as f64 / 1e6));
+}

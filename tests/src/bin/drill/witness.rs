@@ -1,0 +1,186 @@
+//! Nodes that behave well while others do not: when they are told of changes, and when they are pinged.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use memchr::memmem;
+use protocol::{Event, FrameDecoder, HISTORY_URI, Packet, Pong, write_history_question, write_pong};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::spawn_local;
+use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::swarm::join;
+
+/// How far apart changes are.
+const GAP: Duration = Duration::from_millis(50);
+/// What all of them are called.
+pub(crate) const NAME: &str = "witness";
+/// The largest list or history that a witness is told.
+const MAX_PACKET_BYTES: usize = 64 << 20;
+/// How long the history is waited for.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// All of them, and what they have seen. They leave when this is dropped.
+pub(crate) struct Witnesses {
+    address: SocketAddr,
+    seen: Rc<Seen>,
+    tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+#[derive(Default)]
+struct Seen {
+    /// When each change was made, by its number.
+    made: RefCell<Vec<Instant>>,
+    told: RefCell<Vec<Duration>>,
+    longest_silence: Cell<Duration>,
+    lost: Cell<usize>,
+}
+
+/// What they have seen in a while.
+pub(crate) struct Report {
+    /// How long each of them took to be told of each change; those that were not told in that time are missing.
+    pub(crate) told: Vec<Duration>,
+    /// So many there would be if all had been told.
+    pub(crate) expected: usize,
+    /// Between two pings, of the one that waited longest.
+    pub(crate) longest_silence: Duration,
+    /// Connections that ended.
+    pub(crate) lost: usize,
+}
+
+impl Witnesses {
+    /// So many, who all know the list.
+    pub(crate) async fn join(address: SocketAddr, count: usize) -> Self {
+        let seen = Rc::<Seen>::default();
+        let mut tasks = Vec::new();
+        for number in 0..count {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let registration = format!(
+                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{},"name":"{NAME}","urls":[],"$":{{"v":2,"id":"w{number:031x}"}}}},"$":{{}}}}¶"#,
+                1 + number
+            );
+            stream.write_all(registration.as_bytes()).await.unwrap();
+            let mut decoder = FrameDecoder::new(MAX_PACKET_BYTES);
+            while !matches!(decoder.next_frame(), Ok(Some(_))) {
+                assert!(stream.read_buf(decoder.buffer()).await.unwrap() > 0, "it is let in");
+            }
+            let seen = Rc::clone(&seen);
+            tasks.push(AbortOnDropHandle::new(spawn_local(async move {
+                seen.follow(stream, decoder).await;
+                seen.lost.set(seen.lost.get() + 1);
+            })));
+        }
+        Self { address, seen, tasks }
+    }
+
+    /// Nodes join and leave for that time, one every 50 ms, and whatever else is to be watched is asked after each.
+    pub(crate) async fn watch(&self, time: Duration, mut each: impl FnMut()) -> Report {
+        self.seen.told.take();
+        self.seen.made.take();
+        self.seen.longest_silence.take();
+        let begin = Instant::now();
+        let mut changes = 0;
+        while begin.elapsed() < time {
+            self.seen.made.borrow_mut().push(Instant::now());
+            // A Distributor that is late is not waited for: it takes what is written to it when it can.
+            let node = join(self.address, &format!("c{changes:06}"), changes).await;
+            changes += 1;
+            sleep(GAP).await;
+            each();
+            drop(node);
+        }
+        let told = self.seen.told.take();
+        Report {
+            told,
+            expected: changes * self.tasks.len(),
+            longest_silence: self.seen.longest_silence.get(),
+            lost: self.seen.lost.get(),
+        }
+    }
+}
+
+impl Seen {
+    async fn follow(&self, mut stream: TcpStream, mut decoder: FrameDecoder) {
+        let mut pong = BytesMut::new();
+        write_pong(&mut pong, Pong::default());
+        let mut pinged = Instant::now();
+        loop {
+            while let Ok(Some(frame)) = decoder.next_frame() {
+                if frame.starts_with(br#"{"uri":"$ping""#) {
+                    self.longest_silence.set(self.longest_silence.get().max(pinged.elapsed()));
+                    pinged = Instant::now();
+                    if stream.write_all(&pong).await.is_err() {
+                        return;
+                    }
+                }
+                self.note(&frame);
+            }
+            match timeout(GAP, stream.read_buf(decoder.buffer())).await {
+                Ok(Ok(1..)) => {}
+                Ok(_) => return,
+                Err(_elapsed) => self.longest_silence.set(self.longest_silence.get().max(pinged.elapsed())),
+            }
+        }
+    }
+
+    fn note(&self, frame: &[u8]) {
+        let (made, mut told) = (self.made.borrow(), self.told.borrow_mut());
+        for at in memmem::find_iter(frame, br#""name":"c"#) {
+            let digits = frame.get(at + 9..at + 15).and_then(|digits| std::str::from_utf8(digits).ok());
+            let made = digits.and_then(|digits| digits.parse::<usize>().ok()).and_then(|number| made.get(number));
+            told.extend(made.map(Instant::elapsed));
+        }
+    }
+}
+
+/// How often nodes of this name were suspected, found by asking for their history again and again.
+pub(crate) struct Doubts {
+    revisions: Rc<RefCell<HashSet<(u64, String)>>>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Doubts {
+    pub(crate) fn about(address: SocketAddr, name: &'static str) -> Self {
+        let revisions = Rc::<RefCell<HashSet<_>>>::default();
+        let found = Rc::clone(&revisions);
+        let task = spawn_local(async move {
+            loop {
+                if let Ok(Some(events)) = timeout(PATIENCE, history(address, name)).await {
+                    let bad = events.into_iter().filter(|event| event.event == "suspect" || event.why.contains("hung"));
+                    found.borrow_mut().extend(bad.map(|event| (event.rev, event.address)));
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+        });
+        Self { revisions, _task: AbortOnDropHandle::new(task) }
+    }
+
+    pub(crate) fn count(&self) -> usize {
+        self.revisions.borrow().len()
+    }
+}
+
+async fn history(address: SocketAddr, name: &str) -> Option<Vec<Event>> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let mut question = BytesMut::new();
+    write_history_question(&mut question, 1, name);
+    stream.write_all(&question).await.ok()?;
+    let mut decoder = FrameDecoder::new(MAX_PACKET_BYTES);
+    loop {
+        while let Ok(Some(frame)) = decoder.next_frame() {
+            // The list that greets everybody may come first.
+            let packet = Packet::parse(&frame).ok().filter(|packet| packet.uri() == HISTORY_URI);
+            if let Some(events) = packet.and_then(|packet| packet.params) {
+                return serde_json::from_str(events.get()).ok();
+            }
+        }
+        (stream.read_buf(decoder.buffer()).await.ok()? > 0).then_some(())?;
+    }
+}
