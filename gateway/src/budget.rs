@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use daemon::network_of;
 use foldhash::HashMap;
-
-use crate::shares::network;
 
 /// What each connection may hold without a word: nearly all answers are smaller. Ten thousand connections have 160 MiB of these.
 const OWN_BYTES: usize = 16 * 1024;
@@ -131,7 +130,7 @@ impl Holding {
             self.own += more;
             return Ok(());
         }
-        let client = network(self.client);
+        let client = network_of(self.client);
         let grant = more.next_multiple_of(GRANT_BYTES);
         if !self.account.budget.take(client, grant) {
             return Err(OverBudget);

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use daemon::network_of;
 use tokio::time::Instant;
-
-use crate::shares::network;
 
 /// Sets of places, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;
@@ -81,7 +80,7 @@ impl RouteLimits {
             let clients = clients.get_or_insert_with(|| Clients::new(now));
             let is_free = match &rate.by {
                 RateBy::Route => clients.take(rate, &(), now),
-                RateBy::Address => clients.take(rate, &network(client), now),
+                RateBy::Address => clients.take(rate, &network_of(client), now),
                 RateBy::Header(_) => clients.take(rate, &header, now),
             };
             if !is_free {

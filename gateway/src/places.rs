@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use daemon::Throttle;
+use daemon::{Throttle, network_of};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
 
 use crate::holders::{Holder, Holders, Use};
-use crate::shares::{Shares, network};
+use crate::shares::Shares;
 use crate::upstream::Upstream;
 
 /// Requests that wait for one server.
@@ -155,7 +155,7 @@ impl Places {
         client: IpAddr,
         now: Instant,
     ) -> Option<Admitted> {
-        let client = network(client);
+        let client = network_of(client);
         let mut state = self.lock();
         if !state.shares.take(client) {
             return None;
@@ -181,7 +181,7 @@ impl Places {
             return Ok(admitted);
         }
         let (place, mut granted) = oneshot::channel();
-        let _waiting = Waiting::among(self, network(client), place, now, deadline).ok_or(Busy::AtOnce)?;
+        let _waiting = Waiting::among(self, network_of(client), place, now, deadline).ok_or(Busy::AtOnce)?;
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();

@@ -1,0 +1,34 @@
+//! What counts as one peer's address.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+/// The part of an address that is one peer's, for limits by address: an IPv4 address, or the first 64 bits of an IPv6 address, which
+/// every network has to itself (RFC 4291, 2.5.4). IPv4 in IPv6 is IPv4, and loopback is itself.
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address() {
+        for (address, network) in [
+            ("10.0.0.1", "10.0.0.1"),
+            ("::ffff:10.0.0.1", "10.0.0.1"),
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2::9", "2001:db8:1:2::"),
+            ("2001:db8:1:3::9", "2001:db8:1:3::"),
+            ("::1", "::1"),
+        ] {
+            let parse = |text: &str| text.parse::<IpAddr>().unwrap();
+            assert_eq!(network_of(parse(address)), parse(network), "{address}");
+        }
+    }
+}
