@@ -95,6 +95,11 @@ impl FrameReader {
         Ok(frame)
     }
 
+    /// The socket was not read for so long, for no fault of the peer: that does not count.
+    pub fn excuse(&mut self, time: Duration) {
+        self.unfinished_since = self.unfinished_since.map(|since| since + time);
+    }
+
     /// When a frame that has begun must have ended, whatever progress it makes.
     pub fn deadline(&self, frame_timeout: Duration) -> Option<Instant> {
         self.unfinished_since.map(|since| since + frame_timeout)

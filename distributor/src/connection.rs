@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{FrameReader, Look, Socket, TimeSlice, at};
+use daemon::{FrameReader, Look, SHOWN_BYTES, Socket, TimeSlice, at, shown};
 use protocol::{
     Key, Packet, Pong, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal,
 };
@@ -76,6 +76,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         bucket: Bucket::new(config.packets_per_second, config.packet_burst),
         waiting: None,
         memory: None,
+        no_room_since: None,
     };
     let end = serve(&attendance, &mut reader, &stop).await;
     let reason = match end {
@@ -117,7 +118,8 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     };
     let Complaint { status, reason, message } = complaint;
     if let Some(held_back) = attendance.membership().cuts.pass(reason, Instant::now().into_std()) {
-        info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {message}");
+        let shown = shown(&message, SHOWN_BYTES);
+        info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
     }
     // A packet behind an unfinished one would be part of it.
     let heard = !session.outbox().is_mid_packet() && farewell(&attendance, status, reason, &message).await;
@@ -139,6 +141,8 @@ struct Reader {
     waiting: Option<(Bytes, Instant)>,
     /// Bytes of a packet that has not ended, when they are more than [`UNCOUNTED_BYTES`].
     memory: Option<Grant>,
+    /// Since when there is no room for the rest of it.
+    no_room_since: Option<Instant>,
 }
 
 /// What a connection's task has waited for.
@@ -224,7 +228,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let is_short = reader.memory.is_some() && attendance.membership().incoming.is_short();
         let look_again = (keeps_since.is_some() || !has_room || reader.memory.is_some()).then(|| now + LOOK_AGAIN);
         let frame_timeout = if is_short { SHORT_PATIENCE.min(config.frame_timeout) } else { config.frame_timeout };
-        let frame_deadline = reader.frames.deadline(frame_timeout).filter(|_| wants_more);
+        let frame_deadline = reader.frames.deadline(frame_timeout).filter(|_| listening);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);
         let greet_at = session.outbox().greet_at().filter(|_| flow == Flow::Done).map(Instant::from_std);
@@ -334,7 +338,8 @@ async fn read_enough(attendance: &Attendance, unread: Unread, look: &mut Look) -
 }
 
 impl Reader {
-    /// Whether more bytes of a packet that has begun may be read. Small packets may always.
+    /// Whether more bytes of a packet that has begun may be read. Small packets may always. The time for which it has to wait
+    /// does not count as the peer's.
     fn has_room(&mut self, incoming: &Memory) -> bool {
         let pending = self.frames.pending().len();
         if pending <= UNCOUNTED_BYTES {
@@ -343,8 +348,14 @@ impl Reader {
         }
         match &mut self.memory {
             Some(grant) => grant.resize(pending),
-            None if !incoming.has_room(pending) => return false,
+            None if !incoming.has_room(pending) => {
+                self.no_room_since.get_or_insert_with(Instant::now);
+                return false;
+            }
             None => self.memory = Some(incoming.count(pending)),
+        }
+        if let Some(since) = self.no_room_since.take() {
+            self.frames.excuse(since.elapsed());
         }
         true
     }
@@ -460,7 +471,7 @@ impl Reader {
     fn refuse(&self, attendance: &Attendance, key: Option<&Key>, complaint: &Complaint, after: Option<Duration>) {
         let session = &attendance.session;
         let Complaint { status, reason, message } = complaint;
-        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {message}");
+        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", shown(message, SHOWN_BYTES));
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.intake.version());

@@ -576,4 +576,43 @@ mod tests {
         check(&mut self::lists(), &registry, &mut node, None, &[0]);
         assert_eq!(node.revision(), Some(registry.revision()));
     }
+
+    #[test]
+    fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
+        let (registry, mut lists, start) = (registry(1000), lists(), now());
+        let mut news = |need: &str, micros: u64| {
+            let needs = Some(Arc::new(Needs::new(vec![need.to_owned()])));
+            let known = Known { view: View { needs, confirmed_only: false }, ..Known::default() };
+            match lists.news(start + Duration::from_micros(micros), &registry, edition(&registry), &known) {
+                Dispatch::Packet(..) => None,
+                Dispatch::Later(at) => Some(at),
+                Dispatch::Nothing(_) => panic!("it knows nothing"),
+            }
+        };
+        assert_eq!(news("n0001", 0), None);
+        let later = news("n0002", 0).unwrap();
+        assert!((start..start + Duration::from_millis(1)).contains(&later), "{:?}", later - start);
+        assert_eq!(news("n0001", 0), None, "it is there already");
+        assert_eq!(news("n0002", 1000), None);
+    }
+
+    #[test]
+    fn what_only_one_peer_is_sent_waits_for_memory() {
+        let (registry, memory) = (registry(1000), Memory::new(100_000));
+        let mut lists = Lists::new(memory.clone());
+        let needs = |name: &str| View {
+            needs: Some(Arc::new(Needs::new(vec![name.into(), "GET/¶".into()]))),
+            confirmed_only: false,
+        };
+        let mut news = |name: &str, seconds: u64| {
+            let known = Known { view: needs(name), ..Known::default() };
+            lists.news(now() + Duration::from_secs(seconds), &registry, edition(&registry), &known)
+        };
+        let Dispatch::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
+        assert!(matches!(news("b", 1), Dispatch::Later(_)));
+        assert!(memory.is_short());
+        // Those who read it are done, and everybody has been led on.
+        drop((kept, lists));
+        assert_eq!(memory.used(), 0);
+    }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, shown};
+use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
 use protocol::{
     CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
     write_copy_question, write_visibility,
@@ -77,7 +77,7 @@ struct State {
     roster: Roster,
     /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
     followers: [Followers; 2],
-    /// The connections of each network: see [`network_of`].
+    /// The connections of each [network](network_of).
     networks: HashMap<IpAddr, Crowd>,
     /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
     unregistered: BTreeMap<SessionId, Arc<Session>>,
@@ -483,6 +483,7 @@ impl Membership {
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
         let Complaint { reason, message, .. } = complaint;
         if let Some(held_back) = self.refusals.pass(reason, Instant::now().into_std()) {
+            let message = shown(message, SHOWN_BYTES);
             warn!(%peer, reason, held_back, "a registration is not taken: {message}");
         }
     }
@@ -731,16 +732,6 @@ impl Session {
 /// A node's name, for the log: names of version 1 nodes may be any text.
 fn shown_name(name: &str) -> Shown<&str> {
     shown(name, SHOWN_BYTES)
-}
-
-/// What counts as one address: an IPv4 address, or the 64 bits that one IPv6 network has (RFC 4291, 2.5.4).
-fn network_of(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(address) if !address.is_loopback() => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
-        }
-        address => address,
-    }
 }
 
 fn index(version: Version) -> usize {

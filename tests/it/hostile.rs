@@ -64,6 +64,110 @@ async fn fr14_others_are_told_and_asked_whatever_one_connection_says_without_a_p
     }
 }
 
+/// A Distributor whose list is nearly as long as it may be: 128 nodes of the service `big`, of 60 kB each, which stay.
+async fn full() -> (Process, SocketAddr) {
+    let (process, address) = distributor(&[]).await;
+    for port in 1..=128 {
+        let mut node = Peer::connect(address).await;
+        let dollar = json!({ "v": 2, "id": format!("big{port}"), "meta": "x".repeat(60_000) });
+        let params = json!({ "port": port, "name": "big", "$": dollar });
+        let packet = json!({ "uri": "/distributes", "method": "POST", "params": params, "$": { "needs": ["none"] } });
+        node.send_packet(&packet).await;
+        // It answers pings.
+        tokio::spawn(async move {
+            loop {
+                node.next_list().await;
+            }
+        });
+    }
+    let mut watcher = Peer::connect(address).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    while watcher.next_list().await.len() <= 128 {}
+    (process, address)
+}
+
+fn rss_bytes(process: &Process) -> u64 {
+    let stat = procfs::process::Process::new(process.pid().as_raw_nonzero().get()).unwrap().stat().unwrap();
+    stat.rss * procfs::page_size()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cr6_peers_that_do_not_read_share_what_the_distributor_keeps_for_them() {
+    const PEERS: usize = 100;
+    /// Each of them alone was owed 7.7 MB, so that a hundred took more than 770.
+    const MOST_BYTES: u64 = 450 << 20;
+    for what in ["key", "needs", "history"] {
+        let (process, address) = full().await;
+        let mut peers = Vec::new();
+        for number in 0..PEERS {
+            let mut peer = Peer::connect_narrow(address).await;
+            let packet = match what {
+                "key" => json!({ "uri": "/distributes", "method": "GET", "key": format!("k{number}"), "$": {} }),
+                "needs" => {
+                    let params = json!({ "port": 1, "name": "own", "$": { "id": format!("own{number}") } });
+                    let needs = json!({ "needs": ["big", format!("u{number}")] });
+                    json!({ "uri": "/distributes", "method": "POST", "params": params, "$": needs })
+                }
+                _history => json!({ "uri": "/distributes/history", "method": "GET", "key": 1, "params": {}, "$": {} }),
+            };
+            peer.send_packet(&packet).await;
+            peers.push(peer);
+        }
+        // A node that reads is told of another one all the same.
+        let mut node = Peer::connect(address).await;
+        let params = json!({ "port": 9, "name": "reads", "$": { "id": "reads" } });
+        let packet = json!({ "uri": "/distributes", "method": "POST", "params": params, "$": { "needs": ["late"] } });
+        node.send_packet(&packet).await;
+        node.next_list().await;
+        let mut late = Peer::connect(address).await;
+        late.register_v2("late", 10, "late", None).await;
+        assert!(timeout(SOON, node.list_with("late")).await.is_ok(), "{what}: {}", tail(&process));
+        assert!(rss_bytes(&process) < MOST_BYTES, "{what}: {} bytes", rss_bytes(&process));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cr6_packets_that_do_not_end_share_what_the_distributor_reads_ahead() {
+    const PEERS: usize = 2000;
+    const MOST_BYTES: u64 = 200 << 20;
+    let (process, address) = distributor(&["--frame-timeout", "1m", "--max-incoming-bytes", "16777216"]).await;
+    let begun = format!(r#"{{"uri":"/distributes","method":"POST","params":"{}"#, "x".repeat(60_000));
+    let mut peers = Vec::new();
+    for _ in 0..PEERS {
+        let mut peer = Peer::connect(address).await;
+        peer.send(&begun).await;
+        peers.push(peer);
+    }
+    // A registration that takes several reads has to wait until some of these are cut: they have 2 s now, not a minute.
+    let mut node = Peer::connect(address).await;
+    let params = json!({ "port": 9, "name": "long", "$": { "id": "long", "meta": "x".repeat(50_000) } });
+    node.send_packet(&json!({ "uri": "/distributes", "method": "POST", "params": params, "$": {} })).await;
+    node.list_with("long").await;
+    assert!(rss_bytes(&process) < MOST_BYTES, "{} bytes", rss_bytes(&process));
+}
+
+#[tokio::test]
+async fn cr5_connections_that_register_nothing_give_way() {
+    let config = distributor::Config { max_connections: 20, ..distributor::Config::default() };
+    let cluster = tests::Cluster::with(config);
+    let mut silent = Vec::new();
+    for _ in 0..19 {
+        silent.push(cluster.peer().await);
+    }
+    let mut node = cluster.registered("there").await;
+    for name in ["first", "second"] {
+        eventually("there is room", async || {
+            let mut other = cluster.peer().await;
+            other.register(name, 1).await;
+            let is_told = timeout(Duration::from_millis(200), node.list_with(name)).await.is_ok();
+            silent.push(other);
+            is_told
+        })
+        .await;
+    }
+    assert!(node.names().contains(&"there".to_owned()), "who has registered stays");
+}
+
 /// The last lines of what a process has printed.
 fn tail(process: &Process) -> String {
     let output = process.output();
