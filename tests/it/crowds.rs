@@ -11,6 +11,7 @@ use tests::{Client, Cluster, PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::upstreams::Stream;
 
@@ -91,19 +92,23 @@ struct Attack {
 
 impl Attack {
     /// All of them are there, and go on until this is dropped.
-    async fn begin(&self, gateway: SocketAddr) -> Vec<tokio_util::task::AbortOnDropHandle<()>> {
+    async fn begin(&self, gateway: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let (first, count) = self.addresses;
         let come = (0..ATTACKERS).map(async |at| {
             let mut stream = connect(first + u8::try_from(at % usize::from(count)).unwrap(), gateway).await;
             stream.write_all(self.first.as_bytes()).await.unwrap();
+            stream
+        });
+        let goes_on = |mut stream: TcpStream| {
             let again = self.again;
-            tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::spawn(async move {
                 while stream.write_all(again.as_bytes()).await.is_ok() {
                     sleep(Duration::from_millis(100)).await;
                 }
-            }))
-        });
-        join_all(come).await
+            })
+        };
+        let streams = join_all(come).await;
+        streams.into_iter().map(|stream| AbortOnDropHandle::new(goes_on(stream))).collect()
     }
 }
 
@@ -350,7 +355,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
     let mut builder = h2::client::Builder::new();
     let (send, connection) =
         builder.initial_window_size(0).handshake::<_, bytes::Bytes>(connect(2, at).await).await.unwrap();
-    let running = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(connection));
+    let running = AbortOnDropHandle::new(tokio::spawn(connection));
     let ask = async |_| {
         let mut send = send.clone().ready().await.unwrap();
         let request = crate::http2::head("GET", "/large").body(()).unwrap();
