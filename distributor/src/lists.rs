@@ -224,10 +224,7 @@ impl Lists {
         let view = View { needs: view.needs.clone(), confirmed_only: !registry.is_whole() };
         let list = match version {
             Version::V1 => Ok(self.legacy(registry, config).0),
-            Version::V2 if view.is_all() => {
-                self.snapshot.take_if(|(of, _)| of.revision != stamp.revision || of.warming != stamp.warming);
-                Ok(self.snapshot(registry, stamp).0)
-            }
+            Version::V2 if view.is_all() => self.newest(now, registry, stamp),
             Version::V2 => {
                 let edition = Edition { stamp, is_whole: registry.is_whole() };
                 // What everybody is led to may be an earlier state, and is kept for others.
@@ -302,6 +299,28 @@ impl Lists {
         (packet, stamp.revision)
     }
 
+    /// The whole list as it is now, or when it can be had: while the registry changes, peers that ask at different times have nothing
+    /// in common.
+    fn newest(&mut self, now: Instant, registry: &Registry, stamp: Stamp) -> Result<Outgoing, Instant> {
+        let is_newest = |of: &Stamp| of.revision == stamp.revision && of.warming == stamp.warming;
+        if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
+            return Ok(list.clone());
+        }
+        self.admit(now, registry, registry.list_bytes())?;
+        self.snapshot = None;
+        Ok(self.snapshot(registry, stamp).0)
+    }
+
+    /// Has a list of so many bytes encoded that may be for one peer only, or says when it may be.
+    fn admit(&mut self, now: Instant, registry: &Registry, bytes: usize) -> Result<(), Instant> {
+        if let Some(at) = self.subset_at.filter(|at| now < *at) {
+            return Err(at);
+        }
+        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * registry.len()) as f64 / SUBSET_BYTES_PER_SECOND);
+        self.subset_at = Some(now + pace);
+        if self.memory.has_room(bytes) { Ok(()) } else { Err(now + MEMORY_AGAIN) }
+    }
+
     /// The list of a part, or when it can be had.
     fn subset(&mut self, now: Instant, registry: &Registry, stamp: Stamp, view: &View) -> Result<Outgoing, Instant> {
         if let Some(known) = self.subsets.get(view) {
@@ -332,11 +351,7 @@ impl Lists {
             digest.add(record.id, &record.entry);
             bytes += record.entry.len();
         }
-        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * registry.len()) as f64 / SUBSET_BYTES_PER_SECOND);
-        self.subset_at = Some(now + pace);
-        if !self.memory.has_room(bytes) {
-            return Err(now + MEMORY_AGAIN);
-        }
+        self.admit(now, registry, bytes)?;
         let stamp = Stamp { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
         Ok(Outgoing::counted(encode_list(records, &stamp), &self.memory))
     }
@@ -459,6 +474,32 @@ mod tests {
                 assert_eq!(packet.key.unwrap().number(), key.number());
             }
         }
+    }
+
+    #[test]
+    fn answers_of_different_states_wait_for_memory() {
+        let mut registry = registry(1000);
+        let memory = Memory::new(3 * registry.list_bytes());
+        let (mut lists, start) = (Lists::new(memory.clone()), now());
+        let mut kept = Vec::new();
+        for second in 1..=10 {
+            let (now, key) = (start + Duration::from_secs(second), Key::Number(second));
+            let (of, view) = (stamp(&registry), View::default());
+            match lists.answer(now, &registry, &Config::default(), of, (Version::V2, &key), &view) {
+                Dispatch::Packet(packet, _) => kept.push(packet),
+                Dispatch::Later(at) => assert!(at > now),
+                Dispatch::Nothing(_) => panic!("it has asked"),
+            }
+            register(&mut registry, 1000 + second);
+        }
+        assert!((1..=3).contains(&kept.len()), "{} are kept", kept.len());
+        assert!(!memory.has_room(registry.list_bytes()), "all the others wait for memory");
+        kept.clear();
+        let of = stamp(&registry);
+        let asked = (Version::V2, &Key::Number(11));
+        let now = start + Duration::from_secs(11);
+        let answer = lists.answer(now, &registry, &Config::default(), of, asked, &View::default());
+        assert!(matches!(answer, Dispatch::Packet(..)), "{answer:?}");
     }
 
     #[test]
