@@ -4,6 +4,7 @@
 // A client in plain Node.js: asks the Distributor who offers a url, then calls that service directly.
 
 const { parseArgs } = require('node:util');
+const { farEnd, resolved } = require('./hosts');
 const { Client, OLD_READ_BYTES, encode, explain, isObject, parseAddress } = require('./mesh');
 
 const HELP = `Calls a service and prints its answer.
@@ -59,7 +60,8 @@ function fetchList() {
       () => { stage = 'waiting for the list of the distributor'; },
       (_, packet) => {
         if (packet?.uri !== '/distributes' || !Array.isArray(packet.params)) return;
-        resolve(packet.params);
+        const far = farEnd(link.client);
+        resolve(packet.params.map((entry) => resolved(entry, far)));
         link.end();
       },
       () => reject(new Error(`the ${where} closed the connection without a list`)),

@@ -3,9 +3,8 @@
 // Registers a plain HTTP server (Node.js's own, Express, Koa, whatever listens) with the Distributor, so that the
 // gateway passes it every request whose path begins with one of its prefixes. No dependencies. See web.js.
 
-const { randomBytes } = require('node:crypto');
 const { Client } = require('./mesh');
-const { Registry } = require('./registry');
+const { Registry, newIdentity } = require('./registry');
 
 const HEARD_MS = 500; // by then the gateways know that we left; a list is told in milliseconds
 const TIDY_MS = 1000;
@@ -14,7 +13,7 @@ const TIDY_MS = 1000;
 // `leave()`, and `close()`, which leaves, lets requests in flight finish, and closes the server.
 function offerHttp(server, { name, prefixes, strip = false, host = '127.0.0.1', port = 9000, onLog = log }) {
   const context = { name, port: 0, urls: [], $: { http: { prefixes, strip } } };
-  const identity = { id: randomBytes(16).toString('hex'), version: 2 };
+  const identity = { ...newIdentity(), version: 2, listens: () => server.address()?.address };
   const registry = new Registry({ context, onLog }, identity, new Client(host, Number(port)), () => {});
   const join = () => {
     context.port = server.address().port;

@@ -44,6 +44,12 @@ declare namespace MeshServer {
   export interface Options {
     /** 1: registers as old services do, so that HTTP clients behind the gateway still see whole packets. */
     version?: 1 | 2;
+    /**
+     * Bytes that are kept for all callers together: packets that have come in part, calls at work, answers that are not
+     * read. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and half of what is
+     * free: one that would have more is not read from. An answer that there is no room for becomes 503 `no_room`.
+     */
+    buffers?: number;
   }
 
   /** A number or text; a number that JavaScript would change comes as the text of its digits. */
@@ -112,7 +118,8 @@ declare namespace MeshServer {
   export class Replica {
     readonly state: { epoch: number; rev: number } | null;
     readonly digest: number;
-    connected(): void;
+    /** `far`: where the Distributor is, if on another machine; loopback hosts of entries are read as that. */
+    connected(far?: string | null): void;
     disconnected(): void;
     take(packet: any, text: string, now: number): 'changed' | 'same' | 'stale' | 'gap' | 'bad';
     expire(now: number): boolean;

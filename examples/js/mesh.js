@@ -6,11 +6,12 @@
 // caller in its own version. See goods.js.
 
 const { AsyncLocalStorage } = require('node:async_hooks');
-const { randomBytes } = require('node:crypto');
 const net = require('node:net');
+const { Budget, CALL_WEIGHT } = require('./budget');
 const packets = require('./packets');
-const { FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parts, seal, shownKey } = packets;
-const { Registry, Replica } = require('./registry');
+const { FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parts, seal, shown, shownKey } = packets;
+const { Registry, Replica, newIdentity } = require('./registry');
+const { Reading } = require('./turns');
 
 const WAITING_LIMIT = 8 * 1024 * 1024; // bytes that a caller has not taken; with more it is not read from
 const UNSENT_LIMIT = 32 * 1024 * 1024; // bytes that wait for whom we call: a copy of a whole list, and more
@@ -19,6 +20,7 @@ const OLD_READ_MS = 50; // an old caller that waits for an answer reads within t
 const MAX_CALLS = 1024; // of one caller at work; with more it is not read from
 const MAX_CALLERS = 10_000; // every node and gateway of a large mesh
 const MAX_STRIKES = 3; // broken packets; what follows them is not likely to be better
+const ROOM_MS = 200; // a caller that has too much looks so often whether it may have more, which others decide
 const MAX_COMPLAINTS = 10; // lines a second about callers: a stranger must not fill the log
 const FRAME_MS = 10_000; // from the first byte of a call to its last
 const LINE_END_BYTES = 16; // people type some between packets; so little is no call that has begun
@@ -36,18 +38,21 @@ const handling = new AsyncLocalStorage(); // the call that the running code of a
 
 // A service: extend it and override `onRead`.
 class Server {
-  #id = randomBytes(16).toString('hex'); // a service that was started again is another instance
+  #identity = newIdentity();
   #callers = new Set();
   #registry = null;
   #onGone = () => {};
   #complaints = 0;
   #version;
+  #budget;
 
   // `version: 1` registers as before; answers are then asked for, and shown by the gateway, in the old form.
-  constructor(name, port, urls = [], { version = 2 } = {}) {
+  // `buffers`: bytes that are kept for all callers together.
+  constructor(name, port, urls = [], { version = 2, buffers } = {}) {
     this.context = { port, name, urls }; // registered as it stands, with what a service adds
     this.#version = PLAIN_NAME.test(name) ? version : 1;
     this.isConnectedDistributor = false;
+    this.#budget = new Budget(buffers);
     // A caller that closes its side may still read its answers.
     this.server = net.createServer({ allowHalfOpen: true }, (socket) => this.#serve(socket));
     this.server.maxConnections = MAX_CALLERS;
@@ -78,7 +83,7 @@ class Server {
 
   // Registers once the port is open, and stays registered. `onNoti` gets the whole list whenever it changes.
   connectToDistributor(host, port, onNoti = () => {}) {
-    const identity = { id: this.#id, version: this.#version };
+    const identity = { ...this.#identity, version: this.#version, listens: () => this.server.address()?.address };
     this.#registry = new Registry(this, identity, new Client(host, Number(port)), onNoti);
     if (this.server.listening) this.#registry.connect();
   }
@@ -100,7 +105,7 @@ class Server {
 
   #serve(socket) {
     const read = (packet) => this.onRead(socket, withPath(packet, this.context.urls));
-    const caller = new Caller(tuned(socket), read, (text) => this.#complain(text));
+    const caller = new Caller(tuned(socket), read, (text) => this.#complain(text), this.#budget);
     this.#callers.add(caller);
     socket.on('close', () => {
       this.#callers.delete(caller);
@@ -160,9 +165,7 @@ class Client {
       this.patience(0);
       this.onCreate?.(options);
     });
-    socket.on('data', (chunk) => {
-      if (!reader.push(chunk)) socket.destroy();
-    });
+    new Reading(socket, reader);
     socket.on('timeout', () => socket.destroy(new Error('it gives no sign of life')));
     socket.on('error', (error) => this.onError?.(options, error));
     socket.on('close', () => this.onEnd?.(options));
@@ -202,8 +205,10 @@ class Client {
 
 // One caller of a service: its calls at work, and the answers that it has not taken yet.
 class Caller {
-  constructor(socket, onRead, complain) {
-    Object.assign(this, { socket, onRead, complain, calls: new Set() });
+  constructor(socket, onRead, complain, budget) {
+    Object.assign(this, { socket, onRead, complain, budget, calls: new Set() });
+    // Bytes that it is charged for, and those of its calls at work; and when to look again whether it may have more.
+    Object.assign(this, { charged: 0, atWork: 0, again: null });
     Object.assign(this, { strikes: 0, closing: false, cuts: false });
     // Answers in version 1 form that wait until the caller has read those before.
     Object.assign(this, { waiting: [], waitingBytes: 0, unread: 0, wroteAt: 0, timer: null });
@@ -221,6 +226,7 @@ class Caller {
     socket.end = (chunk) => {
       if (typeof chunk === 'string' || Buffer.isBuffer(chunk)) socket.write(chunk);
       this.calls.clear();
+      this.atWork = 0;
       this.finish();
       return socket;
     };
@@ -228,9 +234,11 @@ class Caller {
       this.frames++;
       if (!socket.destroyed && !this.take(packet, text)) this.strike('a frame is no packet');
     }, (why) => this.strike(why));
-    socket.on('data', (chunk) => {
-      if (!this.reader.push(chunk)) socket.destroy();
-      this.pace();
+    const isBusy = () => this.isBusy();
+    this.reading = new Reading(socket, this.reader, { isBusy, isFull: () => this.isFull() });
+    socket.on('close', () => {
+      clearTimeout(this.again);
+      this.settle();
     });
     socket.on('drain', () => this.pace());
     socket.on('end', () => this.finish());
@@ -260,15 +268,20 @@ class Caller {
       // Some families of services look here.
       if (isObject(packet.params)) packet.params.key = packet.key;
     }
-    const call = { caller: this, key, name: String(packet.key), version, at: performance.now() };
-    if (key !== undefined) this.calls.add(call);
+    const bytes = text.length * CALL_WEIGHT;
+    const call = { caller: this, key, name: String(packet.key), version, at: performance.now(), bytes };
+    if (key !== undefined) {
+      this.calls.add(call);
+      this.atWork += bytes;
+      this.settle();
+    }
     if (packet.$?.d <= 0) {
       this.reply(call, failure(504, 'deadline', 'the call came too late to be begun'));
       return true;
     }
     // What a stranger sends costs that call at most, whatever the service makes of it.
     handling.run(call, async () => this.onRead(packet)).catch((error) => {
-      this.complain(`${method}${uri} failed: ${error?.stack ?? error}`);
+      this.complain(`${shown(`${method}${uri}`)} failed: ${error?.stack ?? error}`);
       this.reply(call, failure(500, 'internal', 'the service failed'));
     });
     return true;
@@ -276,7 +289,14 @@ class Caller {
 
   // Nobody waits for these answers any more.
   forget(key) {
-    for (const call of this.calls) if (call.key === key && call.version === 2) this.calls.delete(call);
+    for (const call of this.calls) if (call.key === key && call.version === 2) this.drop(call);
+  }
+
+  // The call is not at work any more; whether it was.
+  drop(call) {
+    const was = this.calls.delete(call);
+    if (was) this.atWork -= call.bytes;
+    return was;
   }
 
   // Takes what the service wrote as the answer to one call; what nobody waits for goes nowhere.
@@ -307,7 +327,7 @@ class Caller {
 
   // Answers a call once, in its own form; never one without a key.
   reply(call, answer) {
-    if (!this.calls.delete(call) || this.socket.destroyed) return;
+    if (!this.drop(call) || this.socket.destroyed) return;
     const isOld = call.version === 1;
     const limit = isOld ? OLD_READ_BYTES : FRAME_LIMIT;
     const write = isOld ? oldAnswer : newAnswer;
@@ -316,6 +336,11 @@ class Caller {
       const message = `the answer has ${bytes.length} bytes; this caller can read ${limit}`;
       bytes = seal(write(call.key, failure(500, 'answer_too_large', message)));
     }
+    if (!this.budget.fits(this.charged, this.held() + bytes.length)) {
+      this.budget.refused++;
+      this.complain(`${this.socket.remoteAddress}: no room to keep an answer of ${bytes.length} bytes until it is read`);
+      bytes = seal(write(call.key, failure(503, 'no_room', 'there is no room to keep this answer until it is read')));
+    }
     if (isOld) {
       this.waiting.push(bytes);
       this.waitingBytes += bytes.length;
@@ -323,6 +348,7 @@ class Caller {
     } else {
       this.send(bytes);
     }
+    this.settle();
     this.pace();
   }
 
@@ -347,12 +373,40 @@ class Caller {
     }
   }
 
-  // Whoever asks faster than it reads, or than it can be answered, is not read from.
+  // Bytes that are kept for it.
+  held() {
+    const { socket, reader } = this;
+    const unread = socket.writableLength + this.waitingBytes;
+    return reader.buffer.length + socket.readableLength + this.atWork + unread;
+  }
+
+  settle() {
+    this.charged = this.budget.settle(this.charged, this.socket.destroyed ? 0 : this.held());
+  }
+
+  // A caller that asks faster than it reads, or than it can be answered, waits with what it asks next.
+  isBusy() {
+    const unread = this.socket.writableLength + this.waitingBytes;
+    return this.calls.size >= MAX_CALLS || unread > WAITING_LIMIT || this.atWork + unread >= this.budget.mayHave();
+  }
+
+  // As much is kept for it as may be: it is not read from. Others decide when it may have more.
+  isFull() {
+    this.settle();
+    const full = this.held() >= this.budget.mayHave();
+    if (full && this.again === null) {
+      this.again = setTimeout(() => {
+        this.again = null;
+        this.pace();
+      }, ROOM_MS).unref();
+    }
+    return full;
+  }
+
+  // Goes on with what may go on now.
   pace() {
     const { socket } = this;
-    const full = this.calls.size >= MAX_CALLS || socket.writableLength + this.waitingBytes > WAITING_LIMIT;
-    if (full && !socket.isPaused()) socket.pause();
-    if (!full && socket.isPaused()) socket.resume();
+    this.reading.wake();
     if (!this.closing || this.calls.size > 0 || this.waiting.length > 0) return;
     this.end(() => {
       if (this.cuts) socket.destroy();
@@ -379,10 +433,14 @@ class Caller {
     for (const call of this.calls) {
       if (now - call.at < patience) break;
       if (call.version === 2) this.reply(call, failure(504, 'deadline', 'the service gave no answer'));
-      this.calls.delete(call);
+      this.drop(call);
     }
-    const isMidway = this.reader.length > LINE_END_BYTES && this.frames === this.framesBefore;
-    if (!isMidway || this.socket.isPaused()) this.begunAt = now;
+    const { reader } = this;
+    const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
+    // A caller that is not read from has its whole time again, unless this packet is what it is not read from for.
+    const come = reader.buffer.length + this.socket.readableLength;
+    const waits = this.socket.isPaused() && come <= this.held() / 2;
+    if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
     if (now - this.begunAt > FRAME_MS) this.socket.destroy();
     this.pace();

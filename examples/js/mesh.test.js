@@ -4,12 +4,17 @@
 
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
+const { createHash } = require('node:crypto');
 const { once } = require('node:events');
+const http = require('node:http');
 const net = require('node:net');
 const path = require('node:path');
 const { test } = require('node:test');
+const { farEnd } = require('./hosts');
+const { offerHttp } = require('./http');
 const Server = require('./mesh');
-const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal } = Server;
+const { Client, PacketReader, Replica, OLD_READ_BYTES, crc32, cut, encode, parts, seal, shown } = Server;
+const { Registry, newIdentity } = require('./registry');
 
 const PATIENCE_MS = 20_000; // far more than anything takes on a busy machine
 
@@ -66,6 +71,16 @@ class Peer {
 async function serve(t, onRead, options) {
   class Service extends Server {
     logged = [];
+
+    sockets = new Set();
+
+    onCreate(socket) {
+      this.sockets.add(socket);
+    }
+
+    onClose(socket) {
+      this.sockets.delete(socket);
+    }
 
     onRead(socket, data) {
       return onRead.call(this, socket, data);
@@ -528,11 +543,12 @@ test('a node of version 2 follows its Distributor', async (t) => {
   service.connectToDistributor('127.0.0.1', port, (data) => lists.push(data));
   const link = await next();
   const { params, ...registration } = await link.next();
-  assert.deepEqual(registration, { uri: '/distributes', method: 'POST', key: 0, $: {} });
+  const { secret } = registration.$;
+  assert.deepEqual(registration, { uri: '/distributes', method: 'POST', key: 0, $: { secret } });
   const { id } = params.$;
   const own = service.context.port;
   assert.deepEqual(params, { port: own, name: 'goods', urls: ['GET/goods'], $: { v: 2, id } });
-  assert.ok(/^[0-9a-f]{32}$/.test(params.$.id) && service.isConnectedDistributor);
+  assert.ok(proves(secret, id) && service.isConnectedDistributor);
 
   link.send('{"uri":"$ping","$":{}}¶');
   assert.deepEqual(await link.next(), { uri: '$pong', $: {} });
@@ -557,16 +573,204 @@ test('a node of version 2 follows its Distributor', async (t) => {
   // Turned away, it comes again; cut off, it goes on from what it knows.
   const busy = { s: 429, r: 'busy', m: 'later', ra: 60 };
   link.send(encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: busy }));
-  assert.deepEqual((await link.next()).$, { have: { epoch: 9, rev: 6 } });
+  assert.deepEqual((await link.next()).$, { secret, have: known });
   link.socket.destroy();
   await eventually('it is lost', () => !service.isConnectedDistributor);
   const again = await next();
   const back = await again.next();
-  assert.deepEqual([back.params.$.id, back.$], [params.$.id, { have: { epoch: 9, rev: 6 } }]);
+  assert.deepEqual([back.params.$.id, back.$], [params.$.id, { secret, have: known }]);
   assert.equal(lists.length, 2, 'nothing was forgotten meanwhile');
   again.send(`{"uri":"$ping","$":${JSON.stringify({ ...known, digest: 1 })}}¶`);
   assert.equal((await again.next()).uri, '$pong');
   assert.deepEqual(await again.next(), question, 'another digest of the same state');
+});
+
+function proves(secret, id) {
+  return /^[0-9a-f]{64}$/.test(secret) && id === `~${createHash('sha256').update(secret).digest('hex').slice(0, 32)}`;
+}
+
+test('an instance proves its id by a secret that only the Distributor is told', async (t) => {
+  const { port, next } = await distributor(t);
+  const service = await serve(t, echo);
+  service.connectToDistributor('127.0.0.1', port);
+  const web = http.createServer(() => {}).listen(0);
+  const offer = offerHttp(web, { name: 'web', prefixes: ['/web'], port, onLog: () => {} });
+  t.after(() => {
+    offer.leave();
+    web.close();
+  });
+  const seen = new Set();
+  for (const link of [await next(), await next()]) {
+    const { params, $ } = await link.next();
+    assert.ok(proves($.secret, params.$.id));
+    assert.ok(!JSON.stringify(params).includes($.secret));
+    assert.ok(!require('node:util').inspect([service, offer], { depth: 9, showHidden: true }).includes($.secret));
+    seen.add($.secret).add(params.$.id);
+    const taken = encode({ uri: '/distributes', method: 'GET', key: 0, params: [], $: { s: 403, r: 'not_yours', m: 'no' } });
+    link.send(Buffer.concat([taken, taken]));
+  }
+  assert.equal(seen.size, 4);
+  await eventually('it says so', () => service.logged.some((text) => text.includes('belongs to another process')));
+  assert.ok(service.logged.filter((text) => text.includes('belongs to another process')).length === 1);
+  assert.ok(service.logged.every((text) => [...seen].every((one) => one.startsWith('~') || !text.includes(one))));
+});
+
+test('a host of the loopback is the Distributor\'s where that is on another machine', () => {
+  const [far, far6] = ['::ffff:10.0.0.9', 'fd00::9'];
+  const check = (host, where, expected) => {
+    const replica = new Replica();
+    replica.connected(where);
+    const text = JSON.stringify({ port: 1, name: 'n', urls: [], host });
+    const $ = { epoch: 1, rev: 1, ids: [7], digest: crc32(Buffer.from(`7:${text}`)) };
+    const packet = `{"method":"GET","params":[${text}],"$":${JSON.stringify($)}}`;
+    assert.equal(replica.take(JSON.parse(packet), packet, 0), 'changed');
+    assert.deepEqual(replica.list().map((one) => one.host), [expected], host);
+    assert.equal([...replica.entries.values()][0].text, text, 'copies are of what came');
+    const next = { ...$, rev: 2, base: 1 };
+    const change = `{"method":"PATCH","params":{"joined":[${text}],"left":[]},"$":${JSON.stringify(next)}}`;
+    assert.equal(replica.take(JSON.parse(change), change, 0), 'changed');
+    assert.deepEqual(replica.list().map((one) => one.host), [expected], host);
+    replica.connected(null);
+    const again = packet.replace('"rev":1', '"rev":3');
+    assert.equal(replica.take(JSON.parse(again), again, 0), where === null ? 'same' : 'changed');
+    assert.deepEqual(replica.list().map((one) => one.host), [host], 'and now it is on this machine');
+  };
+  for (const host of ['127.0.0.1', '127.9.9.9', '::ffff:127.0.0.1', '::FFFF:7f00:1', '0:0:0:0:0:ffff:7f00:1', '::1',
+    '0:0:0:0:0:0:0:1', '::', '0.0.0.0', '::ffff:0.0.0.0', '[::1]', '::1%lo', 'localhost', '127.1', '2130706433']) {
+    check(host, far, far);
+    check(host, far6, far6);
+    check(host, null, host);
+  }
+  for (const host of ['10.0.0.7', '::ffff:10.0.0.7', 'fd00::7', '::ffff:169.254.1.1', 'example.org']) check(host, far, host);
+});
+
+test('a Distributor is on another machine unless its connection begins where it ends', () => {
+  const check = (localAddress, remoteAddress, expected) => {
+    assert.equal(farEnd({ localAddress, remoteAddress }), expected, remoteAddress);
+  };
+  check('127.0.0.1', '127.0.0.1', null);
+  check('::1', '::1', null);
+  check('::ffff:127.0.0.1', '127.0.0.53', null);
+  check('10.0.0.2', '10.0.0.9', '::ffff:10.0.0.9');
+  check('::ffff:10.0.0.2', '::ffff:10.0.0.9', '::ffff:10.0.0.9');
+  check('::ffff:10.0.0.2', '10.0.0.2', null);
+  check('fd00::2', 'fd00::9', 'fd00::9');
+  check(undefined, undefined, null);
+});
+
+test('a service that nobody can call says so', () => {
+  const check = (listens, [localAddress, remoteAddress], warns, loopback) => {
+    const [sent, logged] = [[], []];
+    const client = { options: {}, client: { localAddress, remoteAddress }, write: (packet) => sent.push(packet) };
+    const service = { context: { name: 'n', port: 9040, urls: [] }, onLog: (text) => logged.push(text) };
+    const registry = new Registry(service, { ...newIdentity(), version: 2, listens: () => listens }, client, () => {});
+    client.onCreate();
+    client.onCreate();
+    assert.equal(logged.length, warns, listens);
+    assert.ok(logged.every((text) => text.includes('127.0.0.1:9040') && text.includes(`${localAddress}:9040`)));
+    assert.equal(sent.at(-1).$.loopback, loopback);
+    registry.left = true;
+  };
+  const [near, far] = [['127.0.0.1', '127.0.0.1'], ['10.0.0.2', '10.0.0.9']];
+  check('127.0.0.1', far, 1, true);
+  check('127.0.0.1', near, 0, true);
+  check('0.0.0.0', far, 0, undefined);
+  check('::', far, 0, undefined);
+  check('10.0.0.2', far, 0, undefined);
+  check(undefined, far, 0, undefined);
+});
+
+test('what strangers write is shown as it is, and does nothing', () => {
+  assert.equal(shown('GET/상품'), 'GET/상품');
+  assert.equal(shown('a\u001b[2J\u009b\u202e\nb'), 'a\\u{1b}[2J\\u{9b}\\u{202e}\\u{a}b');
+  assert.equal(shown('x'.repeat(200)).length, 129);
+});
+
+// A process that writes `bytes` to `port` without a pause over so many connections, and reads nothing.
+function flood(t, port, connections, bytes) {
+  const program = `
+    const { connect } = require('node:net');
+    let bytes = Buffer.alloc(0);
+    process.stdin.on('data', (chunk) => { bytes = Buffer.concat([bytes, chunk]); });
+    process.stdin.on('end', () => {
+      for (let n = 0; n < ${connections}; n++) {
+        const socket = connect(${port}, '127.0.0.1');
+        const write = () => { while (socket.write(bytes)); };
+        socket.on('connect', write).on('drain', write).on('error', () => {});
+      }
+    });`;
+  const child = spawn(process.execPath, ['-e', program], { stdio: ['pipe', 'ignore', 'inherit'] });
+  t.after(() => child.kill('SIGKILL'));
+  child.stdin.end(bytes);
+  return child;
+}
+
+test('a peer that always has something to say keeps nobody waiting', async (t) => {
+  const small = Buffer.concat(Array(1000).fill(encode({ uri: '/nothing', method: 'GET', $: {}, params: {} })));
+  const large = encode({ uri: '/nothing', method: 'GET', $: {}, params: Array(200_000).fill(1) });
+  for (const [connections, bytes] of [[4, small], [100, small], [4, large], [30, large], [20, Buffer.from('¶'.repeat(5000))]]) {
+    const service = await serve(t, (socket, data) => {
+      if (data.key !== undefined) echo(socket, data);
+    });
+    const { port, next } = await distributor(t);
+    service.connectToDistributor('127.0.0.1', port);
+    const link = await next();
+    await link.next();
+    const peer = await service.peer();
+    const child = flood(t, service.context.port, connections, bytes);
+    const read = () => [...service.sockets].reduce((sum, socket) => sum + socket.bytesRead, 0);
+    await eventually('it is flooded', () => read() > 2 * bytes.length);
+    for (let n = 0; n < 5; n++) {
+      const begin = performance.now();
+      peer.send(`{"uri":"/goods","method":"GET","key":${n},"$":{}}¶`);
+      assert.equal((await peer.next()).key, n);
+      link.send('{"uri":"$ping","$":{}}¶');
+      assert.equal((await link.next()).uri, '$pong');
+      const took = performance.now() - begin;
+      assert.ok(took < 1000, `${took} ms, ${connections} connections of ${bytes.length} bytes`);
+    }
+    child.kill('SIGKILL');
+    for (const socket of service.sockets) socket.destroy();
+  }
+});
+
+test('callers together have no more than a budget of bytes', async (t) => {
+  const buffers = 4 * 1024 * 1024;
+  const service = await serve(t, (socket, data) => {
+    const results = 'x'.repeat(data.params.length ?? 0);
+    socket.write(JSON.stringify({ key: data.key, errorcode: 0, errormessage: 'success', results }));
+  }, { buffers });
+  const held = () => [...service.sockets].reduce((sum, socket) => sum + socket.bytesRead, 0);
+  const call = (length) => `{"uri":"/goods","method":"GET","key":1,"$":{},"params":{"length":${length}}}¶`;
+  const good = await service.peer();
+  const others = await Promise.all(Array.from({ length: 50 }, () => service.peer()));
+  for (const peer of others) peer.send(`{"uri":"${'x'.repeat(1024 * 1024)}`);
+  await eventually('it is full', () => held() > buffers / 2);
+  good.send(call(100));
+  assert.equal((await good.next()).params.length, 100, 'what is small gets through');
+  const most = buffers + others.length * 3 * 65536;
+  assert.ok(held() < most, `${held()} bytes were read`);
+  await eventually('packets that do not end are given up', () => others.every((peer) => peer.ended));
+  good.send(call(buffers));
+  assert.deepEqual(await good.next(), {
+    key: 1, $: { s: 503, r: 'no_room', m: 'there is no room to keep this answer until it is read' },
+  });
+  good.send(call(buffers / 2));
+  assert.equal((await good.next()).params.length, buffers / 2, 'there is room again');
+
+  // Nobody reads, and everybody asks.
+  const lazy = await Promise.all(Array.from({ length: 20 }, () => service.peer()));
+  for (const peer of lazy) {
+    peer.socket.pause();
+    peer.send(call(500_000).repeat(100));
+  }
+  const unread = () => [...service.sockets].reduce((sum, socket) => sum + socket.writableLength, 0);
+  await eventually('they are answered', () => unread() > buffers / 2);
+  for (let n = 0; n < 20; n++) {
+    good.send(call(100));
+    assert.equal((await good.next()).params.length, 100, 'others are answered');
+    assert.ok(unread() <= buffers + lazy.length * 16 * 1024, `${unread()} bytes are not read`);
+  }
 });
 
 test('a copy is cut into packets that pass', async (t) => {

@@ -4,6 +4,7 @@
 
 const DELIMITER = Buffer.from('¶'); // C2 B6 ends every packet
 const FRAME_LIMIT = 8 * 1024 * 1024; // bytes of a call or answer: what every node takes
+const USUAL_BYTES = 64 * 1024; // a buffer that has become larger is given back
 const BLANK = /^[ \t\r\n]*$/; // people type line ends between packets
 const utf8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
@@ -38,31 +39,90 @@ class PacketReader {
   constructor(onPacket, onBad = () => {}, limit = FRAME_LIMIT) {
     Object.assign(this, { onPacket, onBad, limit });
     this.buffer = Buffer.alloc(0); // may be larger than what it holds
-    this.length = 0; // bytes held
-    this.searched = 0; // bytes known to hold no delimiter
+    this.start = 0; // where the first frame begins that was not handed on
+    this.end = 0; // of what it holds
+    this.searched = 0; // up to here no delimiter begins
+    this.frameEnd = -1; // where the delimiter of the first frame is, once that is known
   }
 
-  // False once a frame is too long: the stream is of no use then.
+  // Bytes that were not handed on.
+  get length() {
+    return this.end - this.start;
+  }
+
+  // Hands on all that is whole. False once a frame is too long: the stream is of no use then.
   push(chunk) {
     this.append(chunk);
-    const held = this.buffer.subarray(0, this.length);
-    let start = 0;
-    for (let end; (end = held.indexOf(DELIMITER, Math.max(start, this.searched))) >= 0; start = end + 2) {
-      if (end - start > this.limit) return this.tooLong();
-      this.frame(held.subarray(start, end));
-    }
-    if (start === this.length) this.buffer = Buffer.alloc(0); // an idle connection holds no memory
-    else if (start > 0) this.buffer.copyWithin(0, start, this.length);
-    this.length -= start;
-    // The last byte may be the first half of the delimiter: look at it again.
-    this.searched = this.length - (this.length > 0 && this.buffer[this.length - 1] === DELIMITER[0] ? 1 : 0);
-    // The limit holds before the delimiter is there, or it would be no limit.
-    return this.searched > this.limit ? this.tooLong() : true;
+    let more = true;
+    while (more) more = this.next();
+    return more !== null;
   }
 
-  tooLong() {
-    this.onBad(`a frame is longer than ${this.limit} bytes`);
-    return false;
+  append(chunk) {
+    if (this.start > 0) {
+      // What was handed on makes room, once for many packets. The room of a large one goes with it.
+      const rest = this.buffer.subarray(this.start, this.end);
+      const isLarge = this.buffer.length > USUAL_BYTES && rest.length <= USUAL_BYTES;
+      if (isLarge) this.buffer = Buffer.from(rest);
+      else this.buffer.copyWithin(0, this.start, this.end);
+      this.end -= this.start;
+      this.searched = Math.max(this.searched - this.start, 0);
+      this.frameEnd = Math.max(this.frameEnd - this.start, -1);
+      this.start = 0;
+    }
+    const needed = this.end + chunk.length;
+    if (needed > this.buffer.length) {
+      // Doubling: the cost of copying stays in proportion to the bytes read.
+      const larger = Buffer.allocUnsafe(Math.max(needed, 2 * this.buffer.length));
+      this.buffer.copy(larger, 0, 0, this.end);
+      this.buffer = larger;
+    }
+    chunk.copy(this.buffer, this.end);
+    this.end = needed;
+  }
+
+  // Whether there is a whole frame, or one that is too long.
+  get hasMore() {
+    return this.#find() >= 0 || this.searched - this.start > this.limit;
+  }
+
+  // Bytes of the next frame, as far as they have come.
+  get nextBytes() {
+    return (this.#find() >= 0 ? this.frameEnd : this.end) - this.start;
+  }
+
+  // Hands on the next frame, and says whether there was one; null when the stream is of no use.
+  next() {
+    const end = this.#find();
+    // The limit holds before the delimiter is there, or it would be no limit.
+    if ((end >= 0 ? end : this.searched) - this.start > this.limit) {
+      this.onBad(`a frame is longer than ${this.limit} bytes`);
+      return null;
+    }
+    if (end < 0) {
+      if (this.start === this.end) this.clear(); // an idle connection holds no memory
+      return false;
+    }
+    const frame = this.buffer.subarray(this.start, end);
+    this.start = end + DELIMITER.length;
+    this.frameEnd = -1;
+    this.frame(frame);
+    return true;
+  }
+
+  // Forgets all that it holds.
+  clear() {
+    Object.assign(this, { buffer: Buffer.alloc(0), start: 0, end: 0, searched: 0, frameEnd: -1 });
+  }
+
+  #find() {
+    if (this.frameEnd >= 0) return this.frameEnd;
+    const from = Math.max(this.start, this.searched);
+    this.frameEnd = this.buffer.subarray(0, this.end).indexOf(DELIMITER, from);
+    // The last byte may be the first half of the delimiter: look at it again.
+    const half = this.end > this.start && this.buffer[this.end - 1] === DELIMITER[0] ? 1 : 0;
+    this.searched = this.frameEnd >= 0 ? this.frameEnd : this.end - half;
+    return this.frameEnd;
   }
 
   frame(bytes) {
@@ -78,18 +138,6 @@ class PacketReader {
       return;
     }
     this.onPacket(packet, text); // outside the try: a fault of the receiver is not a bad frame
-  }
-
-  append(chunk) {
-    const needed = this.length + chunk.length;
-    if (needed > this.buffer.length) {
-      // Doubling: the cost of copying stays in proportion to the bytes read.
-      const larger = Buffer.allocUnsafe(Math.max(needed, 2 * this.buffer.length));
-      this.buffer.copy(larger, 0, 0, this.length);
-      this.buffer = larger;
-    }
-    chunk.copy(this.buffer, this.length);
-    this.length = needed;
   }
 }
 
@@ -157,6 +205,13 @@ function crc32(bytes) {
   return ~crc >>> 0;
 }
 
+// What a stranger wrote, for a log: not longer than that, and without anything that a terminal acts on.
+function shown(text, most = 128) {
+  const whole = String(text);
+  const begin = whole.slice(0, most).replace(/[\p{Cc}\p{Cf}\u2028\u2029\ud800-\udfff]/gu, (char) => `\\u{${char.codePointAt(0).toString(16)}}`);
+  return whole.length > most ? `${begin}…` : begin;
+}
+
 function isObject(value) {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
 }
@@ -189,5 +244,5 @@ function explain(error) {
 
 module.exports = {
   FRAME_LIMIT, PacketReader, crc32, cut, encode, explain, isObject, join, keyOf, parseAddress, parts, seal,
-  shownKey,
+  shown, shownKey,
 };

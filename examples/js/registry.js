@@ -2,7 +2,9 @@
 
 // A node's side of the registry: what it knows, and its connection to the Distributor.
 
-const { crc32, explain, isObject, parts } = require('./packets');
+const { createHash, randomBytes } = require('node:crypto');
+const { farEnd, isOwn, resolved } = require('./hosts');
+const { crc32, explain, isObject, parts, shown } = require('./packets');
 
 const LIST_LIMIT = 16 * 1024 * 1024; // bytes of a list: twice what our Distributor lets it become
 const COPY_PART_BYTES = 32 * 1024; // of entries in a part of a copy: with all around them less than 64 KiB
@@ -10,13 +12,25 @@ const RECONNECT_MS = 3000; // as old nodes do; also the period in which all come
 const SILENCE_MS = 15_000; // a version 2 Distributor pings far more often
 const LONGEST_WAIT_MS = 3_600_000; // whatever the Distributor says
 const HOLD_MS = 11_000; // for a node that a new old Distributor does not list yet: two periods, and 5 s
+const NOT_YOURS_MS = 10_000; // until the next try to register, and the next line, when our id is said to be another's
 const ASK_AGAIN_MS = 3000; // so long a list that was asked for may be on its way
+
+// A secret, which the Distributor is told and nobody else, and the id that it proves. They are this process's: one that
+// was started again is another instance.
+function newIdentity() {
+  const secret = randomBytes(32).toString('hex');
+  return { id: `~${createHash('sha256').update(secret).digest('hex').slice(0, 32)}`, secret };
+}
 
 // Registers a service, takes in what is told, and comes back when the connection is lost. `onNoti` is told of
 // every change in the old form: as a whole list.
 class Registry {
-  constructor(service, { id, version }, client, onNoti) {
-    Object.assign(this, { service, id, version, client, onNoti, replica: new Replica(), left: false });
+  #secret;
+
+  constructor(service, { id, secret, version, listens = () => undefined }, client, onNoti) {
+    this.#secret = secret;
+    Object.assign(this, { service, id, version, listens, client, onNoti, replica: new Replica(), left: false });
+    Object.assign(this, { notYoursAt: -Infinity, warnedOf: null });
     this.where = `distributor ${client.options.host}:${client.options.port}`;
     this.trouble = ''; // told once, not at each try
     this.cause = '';
@@ -36,8 +50,26 @@ class Registry {
     // isV2: it has shown `$`; heard: it works; listed: it shows us.
     Object.assign(this, { isV2: false, heard: false, listed: false, askedAt: -Infinity });
     this.service.isConnectedDistributor = true;
-    this.replica.connected();
+    const socket = this.client.client;
+    this.replica.connected(farEnd(socket));
+    this.warnOfLoopback(socket);
     this.register();
+  }
+
+  // It listens for this machine only.
+  isLoopback() {
+    const host = this.listens();
+    return host !== undefined && isOwn(host) && !/^(::|0\.0\.0\.0)$/.test(host);
+  }
+
+  // The Distributor tells others to call the address that it sees; where only our own machine can, that is in vain.
+  warnOfLoopback({ localAddress, remoteAddress }) {
+    if (!this.isLoopback() || isOwn(localAddress) || this.warnedOf === remoteAddress) return;
+    this.warnedOf = remoteAddress;
+    const { port } = this.service.context;
+    const [listens, told] = [`${this.listens()}:${port}`, `${localAddress}:${port}`];
+    this.service.onLog(`nobody can call this service: it listens on ${listens}, and others are told ${told} by the `
+      + `${this.where}; have it listen on ${localAddress} or on 0.0.0.0`, true);
   }
 
   register() {
@@ -45,7 +77,9 @@ class Registry {
     const packet = { uri: '/distributes', method: 'POST', key: 0, params: { ...context } };
     if (version === 2) {
       packet.params.$ = { ...context.$, v: 2, id };
-      packet.$ = replica.state ? { have: replica.state } : {};
+      packet.$ = { secret: this.#secret };
+      if (replica.state) packet.$.have = { ...replica.state, digest: replica.digest };
+      if (this.isLoopback()) packet.$.loopback = true;
     }
     this.client.write(packet);
   }
@@ -124,13 +158,31 @@ class Registry {
   }
 
   turnedAway({ s, r, m, ra }) {
-    if (this.trouble !== r) this.service.onLog(`the ${this.where} says: ${r}: ${m}`, true);
+    if (r === 'not_yours') {
+      this.notYours();
+      return;
+    }
+    if (this.trouble !== r) this.service.onLog(`the ${this.where} says: ${shown(r)}: ${shown(m, 256)}`, true);
     this.trouble = r;
     if (!(s >= 400 && ra >= 0)) return;
     // A moment at random, or all that were turned away come again together.
     const wait = Math.min(Math.max(ra, 50), LONGEST_WAIT_MS) * (1 + Math.random());
     clearTimeout(this.timer);
     this.timer = setTimeout(() => this.register(), wait);
+  }
+
+  // Somebody has registered our id, which only its secret can do.
+  notYours() {
+    const now = performance.now();
+    if (now - this.notYoursAt >= NOT_YOURS_MS) {
+      this.notYoursAt = now;
+      this.service.onLog(`the ${this.where} does not list this service: it says that the instance id ${this.id} belongs `
+        + 'to another process. Start this one anew, which makes a new id; if that does not help, something on the way to '
+        + 'the Distributor changes packets', true);
+    }
+    this.listed = false;
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.register(), NOT_YOURS_MS);
   }
 
   closed() {
@@ -167,9 +219,12 @@ class Replica {
   digest = 0;
   kept = new Map(); // place -> {entry, until}: not listed any more, and nobody can have told that they left
   fresh = false; // the connection has brought nothing yet
+  far = null; // where the Distributor is, if it is on another machine
+  readFar = null; // the same when the entries were read
 
-  connected() {
+  connected(far = null) {
     this.fresh = true;
+    this.far = far;
   }
 
   disconnected() {
@@ -183,11 +238,11 @@ class Replica {
     const raw = new Map(parts(text)).get('params') ?? '';
     if (method === 'PATCH') {
       if (!stamp || !Array.isArray(params?.joined) || !Array.isArray(params.left)) return 'bad';
-      const joined = numbered(stamp.ids, params.joined, parts(new Map(parts(raw)).get('joined')));
+      const joined = numbered(stamp.ids, params.joined, parts(new Map(parts(raw)).get('joined')), this.far);
       return joined ? this.change(stamp, joined, params.left.map((one) => one?.id)) : 'bad';
     }
     if (!Array.isArray(params)) return 'bad';
-    const next = numbered(stamp ? stamp.ids : [...params.keys()], params, parts(raw));
+    const next = numbered(stamp ? stamp.ids : [...params.keys()], params, parts(raw), this.far);
     return next ? this.replace(stamp, next, now) : 'bad';
   }
 
@@ -213,9 +268,10 @@ class Replica {
     }
     for (const { entry } of next.values()) kept.delete(place(entry));
 
-    const same = digest === this.digest && next.size === this.entries.size && kept.size === this.kept.size;
+    const same = digest === this.digest && next.size === this.entries.size && kept.size === this.kept.size
+      && this.far === this.readFar;
     this.state = stamp && { epoch: stamp.epoch, rev: stamp.rev };
-    Object.assign(this, { entries: next, digest, kept, fresh: false });
+    Object.assign(this, { entries: next, digest, kept, fresh: false, readFar: this.far });
     return same ? 'same' : 'changed';
   }
 
@@ -267,10 +323,10 @@ class Replica {
 }
 
 // Entries by id; null when there is not one id for each.
-function numbered(ids, entries, texts) {
+function numbered(ids, entries, texts, far) {
   if (!Array.isArray(ids) || ids.length !== texts.length || !ids.every(Number.isSafeInteger)) return null;
   return new Map(ids.map((id, n) => {
-    const [entry, text, bytes] = [entries[n], texts[n], Buffer.from(`${id}:${texts[n]}`)];
+    const [entry, text, bytes] = [resolved(entries[n], far), texts[n], Buffer.from(`${id}:${texts[n]}`)];
     return [id, { entry, text, bytes: bytes.length, sum: crc32(bytes) }];
   }));
 }
@@ -286,4 +342,4 @@ function place(entry) {
   return `${entry?.host} ${entry?.port}`;
 }
 
-module.exports = { Registry, Replica, HOLD_MS };
+module.exports = { Registry, Replica, HOLD_MS, newIdentity };

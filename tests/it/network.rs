@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Cluster, Net, Peer, Process, eventually, pick_port, request};
+use tests::{Cluster, Net, Peer, Process, eventually, old_peers_can_run, pick_port, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
+
+use crate::js::example;
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const NODE: &str = env!("CARGO_BIN_EXE_node_process");
@@ -274,6 +276,12 @@ async fn the_loopback_of_another_machine_is_not_called() {
     })
     .await;
     assert!(gateway.terminate().await.success());
+    if old_peers_can_run() {
+        let client = example("client.js");
+        let mut client = net
+            .start("node", &[client.to_str().unwrap(), "GET/who", "--distributor", &distributor, "--timeout", "20000"]);
+        assert_eq!(client.ended().await.code(), Some(0), "{}", client.output());
+    }
     // From the file it knows the same, and there is no Distributor.
     cluster.stop().await;
     check(&net.start(GATEWAY, &arguments)).await;

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
@@ -91,7 +92,12 @@ impl Process {
 
     /// How it ended, by itself.
     pub async fn ended(&mut self) -> ExitStatus {
-        match timeout(PATIENCE, self.child.wait()).await {
+        self.ended_within(PATIENCE).await
+    }
+
+    /// The same, for one that takes its time.
+    pub async fn ended_within(&mut self, patience: Duration) -> ExitStatus {
+        match timeout(patience, self.child.wait()).await {
             Ok(status) => status.unwrap(),
             Err(_) => panic!("it does not end:\n{}", self.output()),
         }

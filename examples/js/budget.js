@@ -1,0 +1,38 @@
+'use strict';
+
+// How many bytes a service keeps for those who call it: a share for each, and a budget for all.
+
+const DEFAULT_BYTES = 256 * 1024 * 1024; // half packets, calls at work and answers that are not taken, of all
+const MOST_BYTES = 64 * 1024 * 1024; // of one caller: one of the largest calls at work
+const LEAST_BYTES = 16 * 1024; // of each caller whatever others have, so that small calls get through
+const PART_OF_FREE = 2; // beyond that a caller has half of what is free, so some is left for the next one
+const CALL_WEIGHT = 8; // bytes that a byte of a call takes once it is parsed: text, its parts, and objects
+
+class Budget {
+  used = 0;
+  refused = 0; // answers that there was no room for
+
+  constructor(limit = DEFAULT_BYTES) {
+    this.limit = limit;
+  }
+
+  // What one caller has changes. Returns what it has beyond what everybody may.
+  settle(charged, held) {
+    const next = Math.max(held - LEAST_BYTES, 0);
+    this.used += next - charged;
+    return next;
+  }
+
+  // What a caller may have now.
+  mayHave() {
+    const share = Math.floor((this.limit - this.used) / PART_OF_FREE);
+    return Math.min(Math.max(share, LEAST_BYTES), MOST_BYTES);
+  }
+
+  // Whether there is room for so many bytes, of a caller that is charged for some.
+  fits(charged, held) {
+    return held <= LEAST_BYTES || held <= this.limit - this.used + charged;
+  }
+}
+
+module.exports = { Budget, CALL_WEIGHT, LEAST_BYTES };
