@@ -21,6 +21,12 @@ CREATE TABLE IF NOT EXISTS sales (
     sold INTEGER NOT NULL
 )";
 
+/// Goods of a page, and bytes after which it ends with whatever good is the next: whoever takes the pages slowly keeps one of them here.
+const PAGE_GOODS: u32 = 100;
+const PAGE_BYTES: usize = 64 * 1024;
+/// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than that.
+const LIST_BYTES: usize = 512 * 1024;
+
 /// Each good with how often it was sold.
 const GOODS: &str = "SELECT goods.*, COALESCE(sold, 0) AS sold FROM goods LEFT JOIN sales ON good = id";
 
@@ -82,7 +88,7 @@ async fn add(Params(new): Params<NewGood>, database: State<Database>) -> Result<
 }
 
 async fn list(Params(filter): Params<Filter>, database: State<Database>) -> Result<Vec<Good>, ServiceError> {
-    page(&database, filter, 0).await
+    page(&database, filter, 0, LIST_BYTES).await
 }
 
 /// All goods, read from the database as they are taken.
@@ -92,7 +98,7 @@ async fn export(
     let pages = stream::try_unfold(0, move |after| {
         let database = database.clone();
         async move {
-            let goods = page(&database, Filter::default(), after).await?;
+            let goods = page(&database, Filter::default(), after, PAGE_BYTES).await?;
             let last = goods.last().map(|good| good.id);
             Ok::<_, ServiceError>(last.map(|last| (stream::iter(goods.into_iter().map(Ok)), last)))
         }
@@ -100,12 +106,21 @@ async fn export(
     Ok(Streaming(pages.try_flatten()))
 }
 
-async fn page(database: &Database, filter: Filter, after: i64) -> Result<Vec<Good>, ServiceError> {
+/// Goods after one, by their numbers. None only if there are none: the first is there however large it is.
+async fn page(database: &Database, filter: Filter, after: i64, most_bytes: usize) -> Result<Vec<Good>, ServiceError> {
     database
         .run(move |db| {
-            let page = "WHERE (?1 IS NULL OR category = ?1) AND id > ?2 ORDER BY id LIMIT 100";
+            let page = "WHERE (?1 IS NULL OR category = ?1) AND id > ?2 ORDER BY id LIMIT ?3";
             let mut query = db.prepare(&format!("{GOODS} {page}"))?;
-            let goods = query.query_map(params![filter.category, after], good)?.collect::<Result<_, _>>()?;
+            let mut rows = query.query(params![filter.category, after, PAGE_GOODS])?;
+            let (mut goods, mut bytes) = (Vec::new(), 0);
+            while bytes < most_bytes
+                && let Some(row) = rows.next()?
+            {
+                let good = good(row)?;
+                bytes += good.name.len() + good.category.len() + good.description.len();
+                goods.push(good);
+            }
             Ok(goods)
         })
         .await
@@ -153,4 +168,41 @@ fn good(row: &Row<'_>) -> rusqlite::Result<Good> {
         description: row.get("description")?,
         sold: row.get("sold")?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// How many goods each page has, when their descriptions have so many bytes.
+    async fn check(descriptions: &[usize], most_bytes: usize, pages: &[usize]) {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("goods"), TABLES).unwrap();
+        for bytes in descriptions {
+            let description = "x".repeat(*bytes);
+            let new = NewGood { name: "n".to_owned(), category: String::new(), price: 1, description };
+            add(Params(new), State(Arc::new(database.clone()))).await.unwrap();
+        }
+        let (mut seen, mut after) = (Vec::new(), 0);
+        loop {
+            let goods = page(&database, Filter::default(), after, most_bytes).await.unwrap();
+            let Some(last) = goods.last() else { break };
+            after = last.id;
+            seen.push(goods.len());
+        }
+        assert_eq!(seen, pages);
+        let all: Vec<Good> = export(State(Arc::new(database))).await.unwrap().0.try_collect().await.unwrap();
+        assert!(all.iter().map(|good| good.description.len()).eq(descriptions.iter().copied()));
+    }
+
+    #[tokio::test]
+    async fn a_page_ends_by_its_bytes() {
+        check(&[], PAGE_BYTES, &[]).await;
+        check(&[10; 250], PAGE_BYTES, &[100, 100, 50]).await;
+        check(&[PAGE_BYTES / 2; 5], PAGE_BYTES, &[2, 2, 1]).await;
+        check(&[1 << 20; 3], PAGE_BYTES, &[1, 1, 1]).await;
+        check(&[10, 1 << 20, 10], PAGE_BYTES, &[2, 1]).await;
+    }
 }
