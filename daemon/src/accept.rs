@@ -5,9 +5,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
-use tracing::warn;
 
-use crate::{Listener, Socket, Throttle};
+use crate::{Listener, Socket, Throttle, warn};
 
 /// First pause after the system could give no socket.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);

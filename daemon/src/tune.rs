@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
-use tracing::debug;
 
-use crate::Socket;
+use crate::{Socket, debug};
 
 /// How long a peer's machine may give no sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(15);

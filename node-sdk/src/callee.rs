@@ -9,14 +9,13 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at};
+use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, warn};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, Unread, is_blank, part_of};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
 
 use crate::budget::{LEAST_BYTES, Share};
 use crate::error::no_room;

@@ -2,12 +2,16 @@
 
 use std::future::{poll_fn, ready};
 use std::net::{IpAddr, SocketAddr};
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use daemon::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, shown, tune};
+use daemon::{
+    FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, debug, error, info, shown, tune, warn,
+};
+use futures::FutureExt;
 use protocol::{
     Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Secret, Terms, VISIBLE_URI,
     Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
@@ -16,7 +20,6 @@ use protocol::{
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info, warn};
 
 use crate::balance::Balance;
 use crate::barred::Barred;
@@ -44,6 +47,9 @@ const LOG_PERIOD: Duration = Duration::from_secs(30);
 /// The word for an instance id that is not made of the secret that was shown; and how long to wait before trying again.
 const NOT_YOURS: &str = "not_yours";
 const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
+/// After the first panic in a row, how long until the connection is made again; and the longest such pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Random bytes of a secret: more than anybody can try.
 const SECRET_BYTES: usize = 32;
 /// Wishes to know who has seen us that wait for a connection.
@@ -136,8 +142,43 @@ impl Peers {
             waiting: Vec::new(),
             warned: None,
         };
-        tokio::spawn(async move { discovery.run(leave).await });
+        tokio::spawn(async move {
+            let mut restarts = Restarts { pause: FIRST_PAUSE };
+            loop {
+                let begun = Instant::now();
+                let run = AssertUnwindSafe(discovery.run(leave.clone())).catch_unwind().await;
+                if run.is_ok() || leave.is_cancelled() {
+                    return;
+                }
+                // Whatever it was about is read anew with the next connection.
+                discovery.peers.disconnected();
+                let pause = restarts.pause_after(begun.elapsed());
+                error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
+                tokio::select! {
+                    () = leave.cancelled() => return,
+                    () = sleep(pause) => {}
+                }
+            }
+        });
         peers
+    }
+}
+
+/// How long to wait before what panicked runs again: twice as long from one panic to the next. There is no last time: a node that serves, and
+/// is not registered, is of no use to anybody.
+struct Restarts {
+    pause: Duration,
+}
+
+impl Restarts {
+    /// The pause after it has run for so long.
+    fn pause_after(&mut self, ran: Duration) -> Duration {
+        if ran >= LONGEST_PAUSE {
+            self.pause = FIRST_PAUSE;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        pause
     }
 }
 
@@ -541,6 +582,14 @@ mod tests {
         check("fd00::2", "fd00::9", Some("fd00::9"));
         // By this machine's own address in the network.
         check("10.0.0.2", "10.0.0.2", None);
+    }
+
+    #[test]
+    fn what_panics_is_run_again_after_longer_and_longer_pauses() {
+        let mut restarts = Restarts { pause: FIRST_PAUSE };
+        let ran = [0, 0, 5, 0, 0, 0, 29, 30, 0].map(Duration::from_secs);
+        let pauses = ran.map(|ran| restarts.pause_after(ran).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 1, 2]);
     }
 
     #[test]

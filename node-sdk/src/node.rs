@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Busy, LocalQueues, Network, SHOWN_BYTES, shown};
+use daemon::{Busy, LocalQueues, Network, SHOWN_BYTES, info, shown, warn};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
 use crate::balance::Balance;
 use crate::budget::{self, Budget, Buffers};

@@ -6,13 +6,11 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{SHOWN_BYTES, shown};
+use daemon::{SHOWN_BYTES, debug, shown};
 use protocol::{
     AnswerWriter, Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, Reply, Side, Unread, Version, write_answer,
     write_credit, write_end, write_open,
 };
-
-use tracing::debug;
 
 use crate::error::ServiceError;
 use crate::handler::Progress;

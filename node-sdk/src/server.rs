@@ -4,11 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Listener, Socket, Throttle, at, tune};
+use daemon::{Acceptor, Listener, Socket, Throttle, at, debug, tune, warn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
 
 use crate::callee;
 use crate::service::Service;

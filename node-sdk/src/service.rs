@@ -10,12 +10,11 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{Busy, LocalQueues, SHOWN_BYTES, shown};
+use daemon::{Busy, LocalQueues, SHOWN_BYTES, debug, error, shown};
 use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-use tracing::{debug, error};
 
 use crate::budget::Budget;
 use crate::context::{Context, Trace};

@@ -1,10 +1,13 @@
 //! Writing a service and calling others.
 
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use node_sdk::{Balance, CallError, Node, Params, Peers, ServiceError, StartError, State};
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, eventually};
+use tests::{Cluster, Listener, Peer, eventually, pick_port};
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[derive(serde::Deserialize)]
 struct Name {
@@ -51,6 +54,55 @@ async fn nodes_call_each_other_by_what_they_offer() {
     let CallError::Refused { status: 400, reason, message, .. } = error else { panic!("{error:?}") };
     assert_eq!((reason.as_str(), message.as_str()), ("bad_params", "missing field `name`"));
     drop(greeter);
+}
+
+/// Lines that could not be written.
+static LINES: AtomicUsize = AtomicUsize::new(0);
+
+/// What a usual subscriber does when neither standard output nor error is there any more.
+struct Dead;
+
+impl io::Write for Dead {
+    fn write(&mut self, _line: &[u8]) -> io::Result<usize> {
+        LINES.fetch_add(1, Ordering::Relaxed);
+        panic!("nobody reads this")
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn cr13_a_log_that_panics_takes_no_node_with_it() {
+    let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,daemon=debug").with_writer(|| Dead);
+    let _log = log.finish().set_default();
+    let address = ([127, 0, 0, 1], pick_port()).into();
+    let cluster = Cluster::on(address, distributor::Config::default());
+    let caller = cluster.node(Node::builder("caller").route("GET/nothing", panics)).await;
+    let first = cluster.node(greeter()).await;
+    caller.peers().wait_for(&["GET/hello"]).await;
+    let ask = async || caller.peers().call::<String>("GET/hello", &json!({ "name": "길동" })).await;
+    assert_eq!(ask().await.unwrap(), "안녕, 길동!");
+    // A caller that sends nonsense, and goes, is worth some lines.
+    let mut stranger = Peer::connect(first.address()).await;
+    for _ in 0..3 {
+        stranger.send("{]¶").await;
+    }
+    cluster.stop().await;
+    eventually("it is gone", async || caller.peers().stale_for().is_some()).await;
+    assert_eq!(ask().await.unwrap(), "안녕, 길동!");
+    let cluster = Cluster::on(address, distributor::Config::default());
+    let mut observer = cluster.peer().await;
+    for name in ["caller", "greeter"] {
+        eventually("all are back", async || observer.ask(1).await.iter().any(|entry| entry["name"] == name)).await;
+    }
+    // And they are told of changes, and call who is new.
+    let _late = cluster.node(Node::builder("late").route("GET/sleep", sleep)).await;
+    drop(first);
+    eventually("it has left", async || !caller.peers().offers("GET", "/hello")).await;
+    caller.peers().call::<()>("GET/sleep", &json!({ "ms": 1 })).await.unwrap();
+    assert!(LINES.load(Ordering::Relaxed) > 4, "{LINES:?}");
 }
 
 #[tokio::test]

@@ -1,0 +1,40 @@
+//! Lines of log that may fail, and take nothing with them.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+#[doc(hidden)]
+pub use tracing;
+
+/// Has a line written by whatever subscriber there is. One that panics, as those of many programs do when nobody reads their standard output
+/// and error any more, loses the line: the task that had something to say goes on. Without that, a node that goes on serving would not
+/// be registered any more, or not be told of changes, because the connection to the Distributor has a log. What `line` computes is
+/// only read, so nothing is left half done.
+#[inline]
+pub fn say(line: impl FnOnce()) {
+    // The panic hook has said what there was to say.
+    let _lost = catch_unwind(AssertUnwindSafe(line));
+}
+
+/// As `tracing::error!`, for tasks that have to live on: see [`say`](crate::say).
+#[macro_export]
+macro_rules! error {
+    ($($line:tt)*) => { $crate::say(|| $crate::tracing::error!($($line)*)) };
+}
+
+/// As `tracing::warn!`, for tasks that have to live on: see [`say`](crate::say).
+#[macro_export]
+macro_rules! warn {
+    ($($line:tt)*) => { $crate::say(|| $crate::tracing::warn!($($line)*)) };
+}
+
+/// As `tracing::info!`, for tasks that have to live on: see [`say`](crate::say).
+#[macro_export]
+macro_rules! info {
+    ($($line:tt)*) => { $crate::say(|| $crate::tracing::info!($($line)*)) };
+}
+
+/// As `tracing::debug!`, for tasks that have to live on: see [`say`](crate::say).
+#[macro_export]
+macro_rules! debug {
+    ($($line:tt)*) => { $crate::say(|| $crate::tracing::debug!($($line)*)) };
+}
