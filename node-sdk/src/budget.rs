@@ -1,4 +1,4 @@
-//! How many bytes a node keeps for those who call it: a share for each, and a budget for all.
+//! How many bytes a node keeps for those who call it, and for those whom it calls: a share for each, and a budget for all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -6,6 +6,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 /// Bytes for all callers together, unless set: half packets, calls at work, parts and answers that are not taken. With what
 /// connections cost beside it, a node that ten thousand hostile callers fill stays below 1 GB.
 pub(crate) const DEFAULT_BYTES: usize = 384 << 20;
+/// Bytes for all nodes that are called together: packets that have come in part, and parts of streams that nobody has taken. Beside
+/// what callers may have, a process that hostile nodes fill too stays below 1 GB.
+pub(crate) const CALLED_BYTES: usize = 256 << 20;
 /// What one caller may have at the most: several of the largest packets, either way.
 const MAX_CALLER_BYTES: usize = 64 << 20;
 /// What each caller may have whatever others do, so that small calls always get through.
@@ -16,10 +19,12 @@ const PART_OF_FREE: usize = 2;
 /// Callers take from the budget in portions, so that small changes are nobody else's business.
 const PORTION: usize = 16 * 1024;
 
-/// What all callers of a node share.
+/// What all callers of a node share, or all nodes that it calls.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
+    /// What one peer may have at the most.
+    most: usize,
     used: AtomicUsize,
     refused: AtomicU64,
 }
@@ -36,8 +41,18 @@ pub struct Buffers {
 }
 
 impl Budget {
+    /// For callers.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
+        Self::with_share(limit, MAX_CALLER_BYTES)
+    }
+
+    /// For nodes that are called: a link may carry all that a gateway has asked for.
+    pub(crate) fn of_links() -> Arc<Self> {
+        Self::with_share(CALLED_BYTES, CALLED_BYTES)
+    }
+
+    pub(crate) fn with_share(limit: usize, most: usize) -> Arc<Self> {
+        Arc::new(Self { limit, most, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
     pub(crate) fn buffers(&self) -> Buffers {
@@ -50,7 +65,7 @@ impl Budget {
     }
 }
 
-/// One caller's part of the budget. Dropping it gives everything back.
+/// One peer's part of the budget. Dropping it gives everything back.
 #[derive(Debug)]
 pub(crate) struct Share {
     budget: Arc<Budget>,
@@ -73,7 +88,12 @@ impl Share {
             self.budget.used.fetch_sub(self.charged - charged, Ordering::Relaxed);
         }
         self.charged = charged;
-        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, MAX_CALLER_BYTES)
+        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, self.budget.most)
+    }
+
+    /// Whether it has anything of the budget.
+    pub(crate) fn is_charged(&self) -> bool {
+        self.charged > 0
     }
 
     /// Whether there is room for so many bytes together.

@@ -6,14 +6,14 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use protocol::Part;
 
-use crate::link::MAX_FRAME_BYTES;
-
 /// Parts that have come, in order.
 #[derive(Debug)]
 pub(crate) struct Inflow {
     /// Bytes that the other side may send ahead; the last part may go beyond it. They are given back as credit by halves: two of them
     /// keep it busy.
     window: u32,
+    /// How many the other side may send now: with any left, one whole part.
+    credit: i64,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
     /// The number of the last part.
@@ -29,7 +29,7 @@ pub(crate) struct Inflow {
 pub(crate) enum Abuse {
     /// A part is missing, or comes twice.
     Gap,
-    /// It sends more than it may.
+    /// It sends a part, and has no credit left.
     Overrun,
 }
 
@@ -44,7 +44,8 @@ pub(crate) struct Outflow {
 
 impl Inflow {
     pub(crate) fn new(window: u32) -> Self {
-        Self { window, waiting: VecDeque::new(), waiting_bytes: 0, last: 0, taken: 0, is_over: false, reader: None }
+        let (credit, waiting) = (window.into(), VecDeque::new());
+        Self { window, credit, waiting, waiting_bytes: 0, last: 0, taken: 0, is_over: false, reader: None }
     }
 
     /// A part has come. Gives whom to wake.
@@ -56,10 +57,11 @@ impl Inflow {
         if part.is_end {
             return Ok(self.end());
         }
-        self.waiting_bytes += frame.len();
-        if self.waiting_bytes > self.window as usize + MAX_FRAME_BYTES {
+        if self.credit <= 0 {
             return Err(Abuse::Overrun);
         }
+        self.credit -= i64::try_from(frame.len()).unwrap_or(i64::MAX);
+        self.waiting_bytes += frame.len();
         self.waiting.push_back(frame);
         Ok(self.reader.take())
     }
@@ -107,7 +109,9 @@ impl Inflow {
 
     /// That credit.
     pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        self.owes_credit().then(|| std::mem::take(&mut self.taken))
+        let given = self.owes_credit().then(|| std::mem::take(&mut self.taken));
+        self.credit += i64::from(given.unwrap_or(0));
+        given
     }
 }
 
@@ -121,6 +125,11 @@ impl Outflow {
         // However much it grants: nobody can send as much.
         self.credit = self.credit.saturating_add(bytes.into());
         self.writer.take()
+    }
+
+    /// Bytes that may be sent; less than none after a part that was larger than what was left.
+    pub(crate) fn credit(&self) -> i64 {
+        self.credit
     }
 
     /// Whether a part may be sent now.
@@ -159,6 +168,7 @@ mod tests {
     use protocol::STREAM_WINDOW;
 
     use super::*;
+    use crate::link::MAX_FRAME_BYTES;
 
     fn part(number: u64) -> Part {
         Part { number, is_end: false }
@@ -173,8 +183,10 @@ mod tests {
         let mut inflow = Inflow::new(STREAM_WINDOW);
         assert_eq!(inflow.put(part(0), frame(1)).err(), Some(Abuse::Gap));
         assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Gap));
-        assert!(inflow.put(part(1), frame(STREAM_WINDOW as usize + MAX_FRAME_BYTES)).is_ok());
-        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Overrun));
+        assert!(inflow.put(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
+        assert!(inflow.put(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
+        assert_eq!(inflow.put(part(3), frame(1)).err(), Some(Abuse::Overrun));
+        assert_eq!(inflow.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES);
         let mut ended = Inflow::new(STREAM_WINDOW);
         assert!(ended.put(Part { number: 1, is_end: true }, frame(0)).is_ok());
         assert_eq!(ended.put(part(2), frame(1)).err(), Some(Abuse::Gap));

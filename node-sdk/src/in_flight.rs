@@ -29,6 +29,12 @@ pub(crate) struct InFlight {
     last_peak: usize,
     /// No call's deadline is before this.
     next_deadline: Option<Instant>,
+    /// Calls that were never answered, whether somebody still waits or not: so many answers may yet come.
+    answers_due: u64,
+    /// Bytes of parts that have come and are not taken, of all streams.
+    parts_bytes: usize,
+    /// Bytes of parts that may come for streams that were given up: they were on their way.
+    parts_due: u64,
 }
 
 /// From so many calls in flight on, a write that waits for a moment nearly always finds more to take along.
@@ -178,6 +184,9 @@ impl InFlight {
             peak: 0,
             last_peak: 0,
             next_deadline: None,
+            answers_due: 0,
+            parts_bytes: 0,
+            parts_due: 0,
         }
     }
 
@@ -203,6 +212,10 @@ impl InFlight {
         self.free.pop();
         self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, stream, place });
         self.waiting += 1;
+        self.answers_due += 1;
+        if let Some(terms) = stream {
+            self.parts_due += u64::from(terms.window);
+        }
         if self.waiting == 1 {
             self.last_peak = std::mem::take(&mut self.peak);
         }
@@ -246,6 +259,7 @@ impl InFlight {
             }
             SlotState::Open(open) => {
                 self.waiting -= 1;
+                self.parts_bytes -= open.waiting_bytes();
                 if !open.is_over() {
                     self.outgoing.take_back(&self.limits, key, open.place);
                 }
@@ -270,10 +284,37 @@ impl InFlight {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         let begun = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.begun,
-            SlotState::Open(_) => return Ok((None, self.end(slot, Ending::Answer(frame)))),
+            SlotState::Open(open) if open.is_over() => return Err(frame),
+            SlotState::Open(_) => {
+                self.answers_due = self.answers_due.saturating_sub(1);
+                return Ok((None, self.end(slot, Ending::Answer(frame))));
+            }
             SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
+        self.answers_due = self.answers_due.saturating_sub(1);
         Ok((Some(now.saturating_duration_since(begun)), self.settle(slot, Ok(frame))))
+    }
+
+    /// Whether an answer that nobody waits for may come: each call may be answered once, however late. An old node's `null` has no key.
+    pub(crate) fn takes_late_answer(&mut self, key: Option<u64>) -> bool {
+        let is_due = self.answers_due > 0 && key.is_none_or(|key| self.was_used(key));
+        self.answers_due -= u64::from(is_due);
+        is_due
+    }
+
+    /// Whether a part that nobody takes may come: as much as the node could send before it heard that the stream was given up.
+    pub(crate) fn takes_late_part(&mut self, key: u64, bytes: usize) -> bool {
+        let is_due = self.parts_due > 0 && self.was_used(key);
+        if is_due {
+            self.parts_due = self.parts_due.saturating_sub(bytes as u64);
+        }
+        is_due
+    }
+
+    /// Whether some call has had this key.
+    pub(crate) fn was_used(&self, key: u64) -> bool {
+        let slot = usize::try_from(key & ((1 << SLOT_BITS) - 1)).ok().and_then(|slot| self.slots.get(slot));
+        slot.is_some_and(|slot| (1..=u64::from(slot.generation)).contains(&(key >> SLOT_BITS)))
     }
 
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,

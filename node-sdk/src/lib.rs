@@ -51,6 +51,7 @@ mod router;
 mod scratch;
 mod server;
 mod service;
+mod strays;
 mod stream;
 mod table;
 #[cfg(feature = "testing")]

@@ -9,18 +9,19 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Network, Socket as Connection, Throttle, TimeSlice, tune};
+use daemon::{FrameReader, Network, SHOWN_BYTES, Socket as Connection, Throttle, TimeSlice, debug, shown, tune, warn};
 use futures::task::AtomicWaker;
 use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tracing::{debug, warn};
 
 pub(crate) use self::open_stream::OpenStream;
 use crate::backoff::Backoff;
 use crate::balance::Readiness;
+use crate::budget::{Budget, LEAST_BYTES, Share};
 use crate::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
 use crate::load::Load;
+use crate::strays::{Strays, cost_of};
 
 /// Most bytes of one packet, either way.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
@@ -72,6 +73,15 @@ struct Shared {
     is_writing: bool,
     /// When the connection that is there, or comes, was told who we are.
     hello_at: Instant,
+    /// What the node sends that nobody waits for.
+    strays: Strays,
+    strange: Throttle,
+    /// Lines about what the node is cut for.
+    cut: Throttle,
+    /// Since it was too much, the node is not called before this.
+    rests_until: Option<Instant>,
+    /// Of what all nodes that are called may have here.
+    share: Share,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +114,7 @@ impl Link {
         closeness: u64,
         hello: Bytes,
         network: Network,
+        budget: &Arc<Budget>,
     ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
@@ -116,6 +127,11 @@ impl Link {
             rest: BytesMut::new(),
             is_writing: false,
             hello_at,
+            strays: Strays::new(hello_at.into_std()),
+            strange: Throttle::default(),
+            cut: Throttle::default(),
+            rests_until: None,
+            share: Share::of(budget),
         };
         let load = Load::new(Instant::now().into_std());
         let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
@@ -204,6 +220,11 @@ impl Link {
         self.task.wake();
     }
 
+    /// For the log; it is foreign text.
+    fn shown_instance(&self) -> Option<String> {
+        self.instance.as_deref().map(|instance| shown(instance, SHOWN_BYTES).to_string())
+    }
+
     /// Nothing waits inside, and a panic elsewhere leaves the table whole.
     fn lock(&self) -> MutexGuard<'_, Shared> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
@@ -240,7 +261,6 @@ impl Link {
             reader: FrameReader::new(MAX_FRAME_BYTES),
             unsent: BytesMut::new(),
             stalled_since: None,
-            strange: Throttle::default(),
             answers: Vec::new(),
             more: false,
         };
@@ -415,19 +435,28 @@ impl Link {
         let now = Instant::now().into_std();
         let mut shared = self.lock();
         // Answers that nobody waits for (too late, doubled, invented) change nothing.
+        let (mut useful, mut strays) = (0, 0);
         for frame in socket.answers.drain(..) {
             let (key, meaning) = match success_of(&frame) {
                 Some((key, _)) => (Some(key), Meaning::Answer),
+                None if protocol::is_blank(&frame) => {
+                    strays += cost_of(frame.len());
+                    continue;
+                }
                 None => read_head(&frame, &shared.calls),
             };
+            let bytes = frame.len();
             let answered = match (key, meaning) {
                 (Some(key), Meaning::Answer) => shared.calls.answer(now, key, frame),
                 (Some(key), Meaning::Part(part)) => shared.calls.part(now, key, part, frame),
-                (Some(key), Meaning::Credit(bytes)) => Ok((None, shared.calls.grant(key, bytes))),
+                (Some(key), Meaning::Credit(bytes)) => {
+                    shared.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
+                }
                 (None, _) => Err(frame),
             };
             match answered {
                 Ok((took, waker)) => {
+                    useful += 1;
                     if let Some(took) = took {
                         self.load.answered(now, took);
                     }
@@ -437,23 +466,77 @@ impl Link {
                     socket.stalled_since = None;
                 }
                 Err(frame) => {
-                    if key.is_some() {
+                    let is_late = match (key, meaning) {
+                        (Some(key), Meaning::Part(part)) if !part.is_end => shared.calls.takes_late_part(key, bytes),
+                        (Some(key), Meaning::Credit(_)) => shared.calls.takes_late_part(key, bytes),
+                        (Some(_), _) => shared.calls.takes_late_answer(key),
+                        (None, _) => is_null(&frame) && shared.calls.takes_late_answer(None),
+                    };
+                    if is_late {
                         // Late, but it answers.
                         self.load.trust();
+                    } else {
+                        strays += cost_of(bytes);
                     }
-                    if !protocol::is_blank(&frame)
-                        && let Some(held_back) = socket.strange.pass(now)
-                    {
+                    if let Some(held_back) = shared.strange.pass(now) {
                         debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
                     }
                 }
             }
+        }
+        let begun = socket.reader.pending().len();
+        shared.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
+        if strays > 0 && !shared.strays.take(now, strays, useful) {
+            let rest = shared.strays.close(now);
+            shared.rests_until = Some(Instant::from_std(now + rest));
+            let shows = shared.cut.pass(now);
+            drop(shared);
+            if let Some(held_back) = shows {
+                warn!(
+                    node = %self.address, instance = ?self.shown_instance(), rest_s = rest.as_secs(), held_back,
+                    "connection closed: the node goes on sending what nobody waits for"
+                );
+            }
+            return Err("it sends what nobody waits for");
         }
         Ok(())
     }
 }
 
 impl Shared {
+    /// Parts have come or gone, and so much of a packet has come. Gives how much there may be of both, if there is much.
+    fn settle(&mut self, begun: usize) -> Option<usize> {
+        let held = self.calls.parts_bytes() + begun;
+        // What is little is nobody else's business.
+        (held > LEAST_BYTES || self.share.is_charged()).then(|| self.share.settle(held))
+    }
+
+    /// Ends the streams that have the most parts while there is too much. Gives whom to wake.
+    ///
+    /// # Errors
+    /// There is no room for a packet that has begun to come.
+    fn make_room(
+        &mut self,
+        begun: usize,
+        address: SocketAddr,
+        now: std::time::Instant,
+    ) -> Result<Vec<std::task::Waker>, &'static str> {
+        let mut wakers = Vec::new();
+        while let Some(may_have) = self.settle(begun).filter(|may_have| self.calls.parts_bytes() + begun > *may_have) {
+            self.share.refuse();
+            let crowded = self.calls.crowd_out();
+            let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
+            if let Some(held_back) = self.cut.pass(now) {
+                warn!(node = %address, may_have, held_back, "no room for {what}");
+            }
+            match crowded {
+                Some(waker) => wakers.extend(waker),
+                None => return Err("no room for an answer"),
+            }
+        }
+        Ok(wakers)
+    }
+
     /// The bytes of the task's next write; `false` when there are none.
     fn take_outgoing(&mut self, now: Instant, into: &mut BytesMut) -> bool {
         std::mem::swap(&mut self.rest, into);
@@ -496,9 +579,13 @@ fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
             (packet.key.as_ref().and_then(protocol::Key::number), meaning)
         }
         // How an old service answers a method that it does not know.
-        Err(_) if frame.trim_ascii() == b"null" => (calls.only_unanswered(), Meaning::Answer),
+        Err(_) if is_null(frame) => (calls.only_unanswered(), Meaning::Answer),
         Err(_) => (None, Meaning::Answer),
     }
+}
+
+fn is_null(frame: &[u8]) -> bool {
+    frame.trim_ascii() == b"null"
 }
 
 /// A live connection.
@@ -508,7 +595,6 @@ struct Socket {
     /// What the system has not taken yet.
     unsent: BytesMut,
     stalled_since: Option<Instant>,
-    strange: Throttle,
     /// Of one turn; kept for its room.
     answers: Vec<Bytes>,
     /// What was read may hold more.
@@ -529,11 +615,13 @@ impl Drop for GoDown<'_> {
     fn drop(&mut self) {
         let mut shared = self.0.lock();
         let wait = shared.backoff.failed(fastrand::f64());
-        shared.state = State::Down(Instant::now() + wait);
+        let until = Instant::now() + wait;
+        shared.state = State::Down(shared.rests_until.take().map_or(until, |rest| rest.max(until)));
         shared.socket = None;
         shared.rest.clear();
         shared.is_writing = false;
         let wakers = shared.calls.fail_all();
+        shared.settle(0);
         drop(shared);
         wakers.into_iter().for_each(std::task::Waker::wake);
     }

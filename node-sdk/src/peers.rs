@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
 use crate::barred::Barred;
+use crate::budget::Budget;
 use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
@@ -80,7 +81,8 @@ impl Peers {
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
         write_hello(&mut hello, &instance);
-        let home = Arc::new(Home { instance, hello: hello.freeze(), zone, network, barred });
+        let home =
+            Arc::new(Home { instance, hello: hello.freeze(), zone, network, barred, called: Budget::of_links() });
         let inner = Inner {
             state: Mutex::new(State { stale_since: Some(Instant::now()), ..State::default() }),
             advert,

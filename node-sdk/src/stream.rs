@@ -199,6 +199,9 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
                 Abuse::Gap => "a part is missing, or came twice",
                 Abuse::Overrun => "more came than was asked for",
             }))),
+            Some(Err(Ending::Crowded)) => {
+                Err(self.unreadable(serde_json::Error::custom("there is no room to keep parts until they are taken")))
+            }
             None => {
                 self.open = None;
                 return Poll::Ready(None);
@@ -225,9 +228,18 @@ impl PartSender {
     /// [`CallError::Ended`] when the stream is over, whose end says why; others when the part cannot be sent.
     pub async fn send(&self, item: &(impl Serialize + Sync)) -> Result<(), CallError> {
         let Some(open) = &self.open else { return Err(self.ended()) };
-        if poll_fn(|context| open.poll_send(context)).await.is_err() {
-            return Err(self.ended());
+        loop {
+            if poll_fn(|context| open.poll_send(context)).await.is_err() {
+                return Err(self.ended());
+            }
+            if self.send_now(open, item)? {
+                return Ok(());
+            }
         }
+    }
+
+    /// Sends one part unless another sender was first, and nothing more may be sent.
+    fn send_now(&self, open: &OpenStream, item: &(impl Serialize + Sync)) -> Result<bool, CallError> {
         with_scratch(|scratch| {
             let params = |source| CallError::Params { url: self.url.clone(), source };
             serde_json::to_writer(&mut *scratch, item).map_err(params)?;

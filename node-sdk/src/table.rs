@@ -5,13 +5,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::{Network, SHOWN_BYTES, Throttle, shown};
+use daemon::{Network, SHOWN_BYTES, Throttle, shown, warn};
 use protocol::{Advert, Known, Node, Route};
 use tokio::time::Instant;
-use tracing::warn;
 
 use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
 use crate::barred::Barred;
+use crate::budget::Budget;
 use crate::events::{self, Groups};
 use crate::link::Link;
 use crate::load::Load;
@@ -51,6 +51,8 @@ pub(crate) struct Home {
     pub(crate) network: Network,
     /// Who is never called.
     pub(crate) barred: Barred,
+    /// Bytes of those who are.
+    pub(crate) called: Arc<Budget>,
 }
 
 /// Somebody who was at a place, and whoever is there now.
@@ -241,7 +243,7 @@ impl Table {
                 }
                 let closeness = affinity(&self.home.instance, *address);
                 let (hello, network) = (self.home.hello.clone(), self.home.network.clone());
-                Link::new(*address, node.version(), instance.cloned(), closeness, hello, network)
+                Link::new(*address, node.version(), instance.cloned(), closeness, hello, network, &self.home.called)
             }
         };
         let weight = weight(node);
@@ -388,6 +390,7 @@ mod tests {
             zone: Some("a".to_owned()),
             network,
             barred: Barred::default(),
+            called: Budget::of_links(),
         }))
     }
 

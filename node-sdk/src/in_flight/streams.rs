@@ -30,6 +30,8 @@ pub(crate) enum Ending {
     Failed(Failure),
     /// The node did what no sound one does.
     Abuse(Abuse),
+    /// There was no room for its parts until they are taken.
+    Crowded,
 }
 
 /// A stream takes no parts any more.
@@ -57,7 +59,9 @@ impl InFlight {
                 self.slots[slot].state = SlotState::Open(Box::new(open));
                 Ok((Some(took), waker))
             }
-            SlotState::Open(open) => match open.inflow.put(part, frame) {
+            // What follows the end, whoever has ended it.
+            SlotState::Open(open) if open.is_over() => Err(frame),
+            SlotState::Open(open) => match put(&mut open.inflow, &mut self.parts_bytes, part, frame) {
                 Ok(waker) => {
                     if open.is_over() {
                         open.wake_writer();
@@ -71,8 +75,14 @@ impl InFlight {
     }
 
     /// The node takes so many bytes more of a stream. Gives whom to wake.
-    pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Option<Waker> {
-        self.open(key)?.outflow.grant(bytes)
+    ///
+    /// # Errors
+    /// It says nothing: nobody sends there, nothing is granted, or as much as could be sent without it.
+    pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, ()> {
+        let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(())?;
+        let is_needed = open.outflow.credit() < i64::from(STREAM_WINDOW);
+        let waker = open.outflow.grant(bytes);
+        if is_needed { Ok(waker) } else { Err(()) }
     }
 
     /// The next part of a stream; an ending that is no part comes once, and `None` after it.
@@ -80,7 +90,9 @@ impl InFlight {
         let Some(open) = self.open(key) else { return Poll::Ready(None) };
         let Poll::Ready(frame) = open.inflow.poll_take(task) else { return Poll::Pending };
         let Some(frame) = frame else { return Poll::Ready(open.ending.take().map(Err)) };
-        if let Some(credit) = open.inflow.take_credit() {
+        let credit = open.inflow.take_credit();
+        self.parts_bytes -= frame.len();
+        if let Some(credit) = credit {
             // Few and small, and without it the node stops.
             self.outgoing.push_always(|out| write_credit(out, key, credit));
         }
@@ -95,14 +107,44 @@ impl InFlight {
         }
     }
 
-    /// Sends a part, which `write` makes for a given number.
-    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<(), Refusal> {
-        let Some(number) = self.open(key).map(|open| open.outflow.next_number()) else { return Ok(()) };
+    /// Bytes of parts that have come and are not taken.
+    pub(crate) fn parts_bytes(&self) -> usize {
+        self.parts_bytes
+    }
+
+    /// There is no room for so many parts: the stream with the most of them ends, and its node is told. Gives whom to wake; `None` if no
+    /// stream has any.
+    pub(crate) fn crowd_out(&mut self) -> Option<Option<Waker>> {
+        let waiting = |state: &SlotState| match state {
+            SlotState::Open(open) => open.inflow.waiting_bytes(),
+            SlotState::Free | SlotState::Waiting(_) | SlotState::Done(_) => 0,
+        };
+        let (slot, bytes) =
+            self.slots.iter().map(|slot| waiting(&slot.state)).enumerate().max_by_key(|(_, bytes)| *bytes)?;
+        if bytes == 0 {
+            return None;
+        }
+        let reader = self.end(slot, Ending::Crowded);
+        if let SlotState::Open(open) = &mut self.slots[slot].state {
+            open.inflow.clear();
+            open.ending = Some(Ending::Crowded);
+        }
+        self.parts_bytes -= bytes;
+        Some(reader)
+    }
+
+    /// Sends a part, which `write` makes for a given number; `false` when it may not be sent after all, as another was first.
+    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, Refusal> {
+        let Some(open) = self.open(key) else { return Ok(true) };
+        if open.outflow.credit() <= 0 {
+            return Ok(false);
+        }
+        let number = open.outflow.next_number();
         let place = self.outgoing.push(&self.limits, None, |out| write(number, out))?;
         if let Some(open) = self.open(key) {
             open.outflow.sent(place.bytes - DELIMITER.len());
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Sends that nothing follows; again, it does nothing.
@@ -142,7 +184,20 @@ impl InFlight {
     }
 }
 
+/// A part is put where it waits, and counted.
+fn put(inflow: &mut Inflow, bytes: &mut usize, part: Part, frame: Bytes) -> Result<Option<Waker>, Abuse> {
+    let before = inflow.waiting_bytes();
+    let put = inflow.put(part, frame);
+    *bytes += inflow.waiting_bytes() - before;
+    put
+}
+
 impl Open {
+    /// Bytes of parts that are not taken.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.inflow.waiting_bytes()
+    }
+
     fn new(opening: Bytes, terms: StreamTerms, place: Place) -> Self {
         let StreamTerms { deadline, window } = terms;
         let (inflow, outflow) = (Inflow::new(window), Outflow::new(STREAM_WINDOW));

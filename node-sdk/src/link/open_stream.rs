@@ -36,6 +36,7 @@ impl OpenStream {
     pub(crate) fn poll_part(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, Ending>>> {
         let mut shared = self.link.lock();
         let polled = shared.calls.poll_part(self.key, context);
+        shared.settle(0);
         let has_more = shared.calls.has_outgoing();
         drop(shared);
         if has_more {
@@ -49,11 +50,11 @@ impl OpenStream {
         self.link.lock().calls.poll_send(self.key, context)
     }
 
-    /// Sends a part, which `write` makes for a given number.
-    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<(), Refusal> {
-        self.link.lock().calls.send_part(self.key, write)?;
+    /// Sends a part, which `write` makes for a given number; `false` when another was first, and there is no credit left.
+    pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, Refusal> {
+        let sent = self.link.lock().calls.send_part(self.key, write)?;
         self.link.task.wake();
-        Ok(())
+        Ok(sent)
     }
 
     /// Sends that nothing follows; again, it does nothing.
@@ -65,7 +66,10 @@ impl OpenStream {
 
 impl Drop for OpenStream {
     fn drop(&mut self) {
-        self.link.lock().calls.cancel(self.key);
+        let mut shared = self.link.lock();
+        shared.calls.cancel(self.key);
+        shared.settle(0);
+        drop(shared);
         self.link.load.end();
         self.link.task.wake();
     }

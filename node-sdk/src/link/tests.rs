@@ -11,9 +11,14 @@ const HELLO: &[u8] = b"hello";
 
 /// A link, and the node's end of its connection, which knows who calls. The link's task runs only while something is awaited.
 async fn connected() -> (Arc<Link>, TcpStream) {
+    connected_within(&Budget::of_links()).await
+}
+
+/// The same, with so much for what comes.
+async fn connected_within(budget: &Arc<Budget>) -> (Arc<Link>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let link = Link::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System);
+    let link = Link::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
     link.connect(|address| panic!("{address} is there"));
     while link.readiness(Instant::now()) == Readiness::Connecting {
         yield_now().await;
@@ -111,4 +116,140 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
         reads(&node, &bytes).await;
         assert!(link.lock().calls.answer(Instant::now().into_std(), second.key, Bytes::new()).is_ok());
     }
+}
+
+/// What becomes of a link whose node sends so many packets.
+async fn flooded(link: &Arc<Link>, mut node: &TcpStream, packets: impl Iterator<Item = String>) -> Readiness {
+    use std::io::Write;
+    let bytes: Vec<u8> = packets.flat_map(String::into_bytes).collect();
+    let (mut sent, give_up) = (0, Instant::now() + PATIENCE);
+    let (mut discarded, mut quiet) = ([0; 4096], 0);
+    while link.readiness(Instant::now()) == Readiness::Up && quiet < 1000 {
+        assert!(Instant::now() < give_up);
+        match node.write(&bytes[sent..]) {
+            Ok(written) => sent += written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_cut) => break,
+        }
+        let _ = node.read(&mut discarded);
+        quiet += usize::from(sent == bytes.len());
+        yield_now().await;
+    }
+    link.readiness(Instant::now())
+}
+
+#[tokio::test]
+async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_while() {
+    const MANY_PACKETS: usize = 20_000;
+    let large = format!("{{\"x\":\"{}\"}}¶", "x".repeat(1 << 20));
+    for packet in [
+        "¶",
+        "null¶",
+        "{]¶",
+        "{}¶",
+        "{\"key\":7,\"$\":{},\"params\":1}¶",
+        "{\"key\":99999999999,\"$\":{\"n\":1},\"params\":1}¶",
+        "{\"key\":7,\"$\":{\"n\":1,\"end\":true}}¶",
+        "{\"key\":\"x\",\"$\":{}}¶",
+        "{\"uri\":\"$credit\",\"key\":7,\"$\":{\"c\":1}}¶",
+        "{\"uri\":\"/goods\",\"method\":\"GET\"}¶",
+        &large,
+    ] {
+        let (link, node) = connected().await;
+        // One that waits gives nobody a right to more than one answer.
+        let mut waits = call(&link, b"call");
+        let count = if packet.len() > 1000 { 100 } else { MANY_PACKETS };
+        let packets = (0..count).map(|_| packet.to_owned());
+        let begin = Instant::now();
+        assert_eq!(flooded(&link, &node, packets).await, Readiness::Resting, "{}", &packet[..packet.len().min(80)]);
+        assert!(poll_fn(|context| waits.poll(context)).await.is_err());
+        // Longer than after a connection that was just lost.
+        let rests = begin + Duration::from_millis(900);
+        assert_eq!(link.readiness(rests), Readiness::Resting, "{}", &packet[..packet.len().min(80)]);
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_merely_slow_is_not_cut() {
+    let (link, node) = connected().await;
+    let answer = |key: u64| format!("{{\"key\":{key},\"$\":{{}},\"params\":1}}¶");
+    for _ in 0..4 {
+        // All are given up, and then answered.
+        let given_up: Vec<_> = (0..5000).map(|_| call(&link, b"call").key).collect();
+        assert_eq!(flooded(&link, &node, given_up.into_iter().map(answer)).await, Readiness::Up);
+    }
+    // Parts of streams that were given up are on their way for a while.
+    let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
+    let now = Instant::now();
+    let terms = crate::in_flight::StreamTerms { deadline: None, window: protocol::STREAM_WINDOW };
+    let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
+    for _ in 0..4 {
+        let stream = link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
+        let parts = protocol::STREAM_WINDOW as usize / part(stream, 1).len();
+        assert_eq!(flooded(&link, &node, (0..parts).map(|n| part(stream, n))).await, Readiness::Up);
+    }
+}
+
+/// A stream whose node may send so much ahead.
+fn open(link: &Arc<Link>, window: u32) -> Pending {
+    let now = Instant::now();
+    let terms = crate::in_flight::StreamTerms { deadline: None, window };
+    let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
+    link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
+}
+
+#[tokio::test]
+async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
+    const LIMIT: usize = 4 << 20;
+    let budget = Budget::with_share(LIMIT, LIMIT);
+    let (link, node) = connected_within(&budget).await;
+    let streams: Vec<_> = (0..20).map(|_| open(&link, 1)).collect();
+    let part = |key: u64, n, body: &str| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{body}\"}}¶");
+    let large = "x".repeat(1 << 20);
+    // Each sends one whole part, as it may.
+    let packets = streams.iter().flat_map(|stream| [part(stream.key, 0, ""), part(stream.key, 1, &large)]);
+    assert_eq!(flooded(&link, &node, packets).await, Readiness::Up);
+    let held = link.lock().calls.parts_bytes();
+    assert!((1 << 20..=LIMIT).contains(&held), "{held}");
+    assert!(budget.buffers().refused >= 16 && budget.buffers().bytes >= held - LEAST_BYTES);
+    // Who was not crowded out has its part, the others are told.
+    let (mut whole, mut crowded) = (0, 0);
+    for mut stream in streams {
+        assert!(poll_fn(|context| stream.poll(context)).await.is_ok());
+        let stream = stream.into_stream();
+        match poll_fn(|context| stream.poll_part(context)).await {
+            Some(Ok(_)) => whole += 1,
+            Some(Err(ending)) => {
+                assert_eq!(ending, crate::in_flight::Ending::Crowded);
+                crowded += 1;
+            }
+            None => panic!("it says how it ended"),
+        }
+    }
+    assert!(whole >= 1 && whole + crowded == 20, "{whole} {crowded}");
+    assert_eq!((link.lock().calls.parts_bytes(), budget.buffers().bytes), (0, 0));
+
+    // A packet that does not end is nobody's to give up: the link is closed.
+    let half = format!("{{\"key\":7,\"$\":{{}},\"params\":\"{}", "x".repeat(3 << 20));
+    let waits = call(&link, b"call");
+    assert_eq!(flooded(&link, &node, std::iter::once(half)).await, Readiness::Resting);
+    drop(waits);
+    assert_eq!(budget.buffers().bytes, 0);
+}
+
+#[tokio::test]
+async fn a_part_without_credit_ends_its_stream() {
+    let (link, node) = connected().await;
+    let mut stream = open(&link, 100);
+    let part =
+        |n, bytes| format!("{{\"key\":{},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", stream.key, "x".repeat(bytes));
+    let packets = [part(0, 0), part(1, 1), part(2, 1000), part(3, 1)];
+    assert_eq!(flooded(&link, &node, packets.into_iter()).await, Readiness::Up);
+    assert!(poll_fn(|context| stream.poll(context)).await.is_ok());
+    let stream = stream.into_stream();
+    for _ in 0..2 {
+        assert!(matches!(poll_fn(|context| stream.poll_part(context)).await, Some(Ok(_))));
+    }
+    let ending = poll_fn(|context| stream.poll_part(context)).await;
+    assert!(matches!(&ending, Some(Err(crate::in_flight::Ending::Abuse(crate::flow::Abuse::Overrun)))), "{ending:?}");
 }

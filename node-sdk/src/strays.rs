@@ -1,0 +1,112 @@
+//! How much a node may send that nobody waits for, without a clock.
+
+use std::time::{Duration, Instant};
+
+/// What a node sends that is no answer, no part and no credit that is due: invented keys, nonsense, empty packets. Reading it costs the
+/// caller's thread, so there is a budget for it, which refills with time and by what is of use. A node that goes beyond it has its
+/// link closed, and is called again after a while, which doubles each time.
+///
+/// One link has this for as long as the node is known, however many connections come and go.
+#[derive(Clone, Debug)]
+pub(crate) struct Strays {
+    /// What may come now.
+    budget: u64,
+    refilled: Instant,
+    /// When it was used up last, and how long the link rested then.
+    closed: Option<Instant>,
+    rest: Duration,
+}
+
+/// What a packet costs beside its bytes, and how many of them cost as much.
+const PACKET: u64 = 1;
+const BYTES_PER_POINT: usize = 8 * 1024;
+/// Points a second: no sound node sends that many, and reading them costs a thread next to nothing.
+const PER_SECOND: u64 = 200;
+/// Points at once: a moment's doubled answers of a busy node, or one packet of the largest.
+const BURST: u64 = 2000;
+/// The first rest, and the longest: rows of lost connections end here too.
+const FIRST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(30);
+/// After so long without another, the next rest is the first again.
+const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
+
+/// What a packet of so many bytes costs.
+pub(crate) fn cost_of(bytes: usize) -> u64 {
+    PACKET + (bytes / BYTES_PER_POINT) as u64
+}
+
+impl Strays {
+    pub(crate) fn new(now: Instant) -> Self {
+        Self { budget: BURST, refilled: now, closed: None, rest: Duration::ZERO }
+    }
+
+    /// So many points came, and beside them so many packets that were of use, each of which may have one stray packet along. Whether that
+    /// is within the budget.
+    pub(crate) fn take(&mut self, now: Instant, points: u64, useful: u64) -> bool {
+        let refill =
+            (now.saturating_duration_since(self.refilled).as_millis() as u64).saturating_mul(PER_SECOND) / 1000;
+        if refill > 0 {
+            self.refilled = now;
+        }
+        self.budget = self.budget.saturating_add(refill).saturating_add(useful).min(BURST);
+        let fits = points <= self.budget;
+        self.budget = self.budget.saturating_sub(points);
+        fits
+    }
+
+    /// The link is closed for what came. Gives how long it has to rest.
+    pub(crate) fn close(&mut self, now: Instant) -> Duration {
+        let is_forgiven = self.closed.is_none_or(|closed| now.saturating_duration_since(closed) >= FORGIVEN_AFTER);
+        self.rest = if is_forgiven { FIRST_REST } else { (self.rest * 2).min(LONGEST_REST) };
+        self.closed = Some(now);
+        self.rest
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    /// For how many of so many milliseconds, with the same in each, the budget lasts.
+    #[track_caller]
+    fn check(points: u64, useful: u64, milliseconds: u64, lasts: u64) {
+        let start = start();
+        let mut strays = Strays::new(start);
+        let lasted = (0..milliseconds)
+            .take_while(|millisecond| strays.take(start + Duration::from_millis(*millisecond), points, useful))
+            .count() as u64;
+        assert_eq!(lasted, lasts);
+    }
+
+    #[test]
+    fn what_is_of_no_use_has_a_budget() {
+        check(1, 0, 60_000, 2499);
+        check(100, 0, 1000, 20);
+        check(2001, 0, 1, 0);
+        // One in five milliseconds refills as fast as it is used.
+        check(0, 0, 60_000, 60_000);
+        // Each answer may have one along, as with those who end packets twice.
+        check(100, 100, 60_000, 60_000);
+        check(200, 100, 60_000, 19);
+    }
+
+    #[test]
+    fn bytes_cost_too() {
+        assert_eq!([0, 100, 8191, 8192, 8 << 20].map(cost_of), [1, 1, 1, 2, 1025]);
+        assert!(cost_of(8 << 20) < BURST, "the largest packet is one that may come");
+    }
+
+    #[test]
+    fn each_rest_is_twice_as_long_until_it_was_quiet_for_long() {
+        let start = start();
+        let mut strays = Strays::new(start);
+        let rests: Vec<_> = (0..7).map(|_| strays.close(start).as_secs()).collect();
+        assert_eq!(rests, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(strays.close(start + FORGIVEN_AFTER), FIRST_REST);
+    }
+}
