@@ -208,9 +208,6 @@ pub(crate) async fn run(
         let (listening, reads) = (!closed && connection.has_room(), connection.reads());
         // A call that has begun has to end, and waits only for what is at work.
         let is_timed = listening && (!is_full || connection.reader.pending().len() > held / 2);
-        if !is_timed {
-            connection.reader.put_off();
-        }
         let leaving = connection.leaving;
         let Connection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
         tokio::select! {
@@ -237,6 +234,10 @@ pub(crate) async fn run(
             () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
         }
         connection.slice.resume();
+        if !is_timed {
+            // Before, its time would begin when it was last looked at, and might be over by now.
+            connection.reader.put_off();
+        }
     }
 }
 
