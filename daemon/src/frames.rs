@@ -95,17 +95,12 @@ impl FrameReader {
         Ok(frame)
     }
 
-    /// The socket was not read for so long, for no fault of the peer: that does not count.
-    pub fn excuse(&mut self, time: Duration) {
-        self.unfinished_since = self.unfinished_since.map(|since| since + time);
-    }
-
     /// When a frame that has begun must have ended, whatever progress it makes.
     pub fn deadline(&self, frame_timeout: Duration) -> Option<Instant> {
         self.unfinished_since.map(|since| since + frame_timeout)
     }
 
-    /// Nobody reads now, so a frame that has begun has its whole time again.
+    /// Nobody has read until now, for no fault of the peer: a frame that has begun has its whole time again.
     pub fn put_off(&mut self) {
         if self.unfinished_since.is_some() {
             self.unfinished_since = Some(Instant::now());

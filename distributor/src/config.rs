@@ -16,8 +16,8 @@ pub struct Config {
     /// Bytes of packets, all together, that peers have been given and have not read; what only one peer is told waits beyond it, and
     /// beyond half of it peers that take longer than a moment for a large packet are cut. What many are told counts once.
     pub max_unread_bytes: usize,
-    /// Bytes of packets, all together, that have begun to come and not ended; beyond it connections are not read from until
-    /// others are done, which then have a second for a packet.
+    /// Bytes of packets, all together, that have begun to come and not ended, each counted as the largest; beyond it connections are not
+    /// read from until it is their turn, and beyond half of it a packet has two seconds, or less when many wait.
     pub max_incoming_bytes: usize,
     /// Packets a second from one connection, after a burst; what comes faster waits in its socket.
     pub packets_per_second: u32,

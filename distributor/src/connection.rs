@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::bucket::Bucket;
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
 use crate::membership::{Attendance, Flow, Writer};
-use crate::memory::{Grant, Memory, Outgoing};
+use crate::memory::{AwaitedRoom, Outgoing, Room, Rooms};
 use crate::outbox::Reply;
 use crate::roster::{Admission, Turned};
 
@@ -30,12 +30,13 @@ const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of that taken at a time.
 const LINGER_READ_BYTES: usize = 16 * 1024;
-/// Bytes of a packet that may have come before they are counted with those of all other peers.
+/// Bytes of a packet that are read without room for all of it.
 const UNCOUNTED_BYTES: usize = 4 * 1024;
 /// While memory is short: how long a peer may take to send a packet, or to read a large one.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a peer that keeps much, or waits for memory, looks how much there is.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
+/// How often a peer that has kept much for longer than that looks whether memory is short: ten thousand such peers cost a few hundredths of
+/// a core.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a peer that waits to be greeted looks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
 /// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
@@ -75,8 +76,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         heard_at: Instant::now(),
         bucket: Bucket::new(config.packets_per_second, config.packet_burst),
         waiting: None,
-        memory: None,
-        no_room_since: None,
+        room: Place::Little,
     };
     let end = serve(&attendance, &mut reader, &stop).await;
     let reason = match end {
@@ -89,6 +89,8 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     attendance.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
     let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
+    // Others wait for its room.
+    drop(reader);
     let is_lost = session.outbox().is_mid_packet() || matches!(end, End::Out(_));
     let complaint = match end {
         End::Gone(_) | End::Stopping | End::GaveWay => {
@@ -139,10 +141,17 @@ struct Reader {
     bucket: Bucket,
     /// A packet that came too soon, and when it is handled.
     waiting: Option<(Bytes, Instant)>,
-    /// Bytes of a packet that has not ended, when they are more than [`UNCOUNTED_BYTES`].
-    memory: Option<Grant>,
-    /// Since when there is no room for the rest of it.
-    no_room_since: Option<Instant>,
+    room: Place,
+}
+
+/// Where the bytes of packets are that have come and were not handled.
+enum Place {
+    /// They are few.
+    Little,
+    /// There is no room for more.
+    Awaited(AwaitedRoom),
+    /// They have room, since this time.
+    Roomy { _room: Room, since: Instant },
 }
 
 /// What a connection's task has waited for.
@@ -154,6 +163,8 @@ enum Woken {
     Unfinished,
     /// An old peer's end was looked at; whether it reads.
     Looked(bool),
+    /// There is room for the rest of a packet.
+    Room(Room),
     /// A deadline may be over.
     Due,
 }
@@ -192,9 +203,8 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         if owes_reply && flow == Flow::Done {
             continue;
         }
-        let wants_more = !owes_reply && reader.waiting.is_none();
-        let has_room = !wants_more || reader.has_room(&attendance.membership().incoming);
-        let listening = wants_more && has_room;
+        let has_room = reader.has_room(&attendance.membership().incoming);
+        let listening = !owes_reply && reader.waiting.is_none() && has_room;
         let (writable, paced) = match flow {
             Flow::Done => {
                 look.done();
@@ -222,13 +232,20 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         };
         // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
         let keeps_since = session.outbox().keeps_since().map(Instant::from_std);
-        if keeps_since.is_some_and(|since| since + SHORT_PATIENCE <= now) && attendance.membership().memory.is_short() {
+        let has_room_since = if let Place::Roomy { since, .. } = &reader.room { Some(*since) } else { None };
+        let keeps_until = keeps_since.map(|since| since + SHORT_PATIENCE);
+        let has_room_until =
+            has_room_since.map(|since| since + attendance.membership().incoming.patience(SHORT_PATIENCE));
+        let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
+        if is_over(keeps_until) && attendance.membership().memory.is_short() {
             return End::Slow;
         }
-        let is_short = reader.memory.is_some() && attendance.membership().incoming.is_short();
-        let look_again = (keeps_since.is_some() || !has_room || reader.memory.is_some()).then(|| now + LOOK_AGAIN);
-        let frame_timeout = if is_short { SHORT_PATIENCE.min(config.frame_timeout) } else { config.frame_timeout };
-        let frame_deadline = reader.frames.deadline(frame_timeout).filter(|_| listening);
+        if is_over(has_room_until) && attendance.membership().incoming.is_short() {
+            return End::Cut(takes_too_long());
+        }
+        let looks = [keeps_until, has_room_until].into_iter().flatten();
+        let look_again = looks.map(|until| if until <= now { now + LOOK_AGAIN } else { until }).min();
+        let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);
         let greet_at = session.outbox().greet_at().filter(|_| flow == Flow::Done).map(Instant::from_std);
@@ -238,20 +255,26 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let next = deadlines.into_iter().flatten().min();
         // On the heap: most connections never wait for an old peer to read, and each would keep the room.
         let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
+        let room = &mut reader.room;
         let woken = slice.wait(async {
             tokio::select! {
                 () = stop.cancelled() => Woken::Stopping,
                 ready = ready(&session.stream, listening, writable) => Woken::Ready(ready),
                 () = session.unfinished.notified() => Woken::Unfinished,
                 reads = if_any(&mut reading) => Woken::Looked(reads),
+                room = room.awaited() => Woken::Room(room),
                 () = at(next) => Woken::Due,
             }
         });
-        match woken.await {
+        let woken = woken.await;
+        if !listening {
+            reader.frames.put_off();
+        }
+        match woken {
             Woken::Stopping => return End::Stopping,
             Woken::Ready(ready) => {
                 let filled = ready.and_then(|ready| match ready.is_readable() {
-                    true => reader.frames.fill(&session.stream).map(Some),
+                    true => reader.fill(&session.stream, config.max_frame_bytes).map(Some),
                     false => Ok(None),
                 });
                 match filled {
@@ -262,6 +285,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 }
             }
             Woken::Unfinished => {}
+            Woken::Room(room) => reader.room = Place::roomy(room),
             Woken::Looked(reads) => {
                 if reads {
                     unread_since = None;
@@ -274,8 +298,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                     return End::Stalled;
                 }
                 if is_due(frame_deadline) {
-                    let message = "a packet took too long from its first byte to its last";
-                    return End::Cut(Complaint::new(408, "frame_timeout", message));
+                    return End::Cut(takes_too_long());
                 }
                 if is_due(register_deadline) {
                     return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
@@ -286,6 +309,10 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             }
         }
     }
+}
+
+fn takes_too_long() -> Complaint {
+    Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last")
 }
 
 /// What an error of the socket says about the peer.
@@ -337,27 +364,38 @@ async fn read_enough(attendance: &Attendance, unread: Unread, look: &mut Look) -
     }
 }
 
+impl Place {
+    fn roomy(room: Room) -> Self {
+        Self::Roomy { _room: room, since: Instant::now() }
+    }
+
+    /// Waits for room, for ever when none is awaited. Cancel safe.
+    async fn awaited(&mut self) -> Room {
+        match self {
+            Self::Awaited(room) => room.await,
+            Self::Little | Self::Roomy { .. } => std::future::pending().await,
+        }
+    }
+}
+
 impl Reader {
-    /// Whether more bytes of a packet that has begun may be read. Small packets may always. The time for which it has to wait
-    /// does not count as the peer's.
-    fn has_room(&mut self, incoming: &Memory) -> bool {
-        let pending = self.frames.pending().len();
-        if pending <= UNCOUNTED_BYTES {
-            self.memory = None;
-            return true;
+    /// Whether there is room for what has come, and more. A few bytes need none.
+    fn has_room(&mut self, rooms: &Rooms) -> bool {
+        if self.frames.pending().len() <= UNCOUNTED_BYTES {
+            self.room = Place::Little;
+        } else if matches!(self.room, Place::Little) {
+            self.room = match rooms.take() {
+                Ok(room) => Place::roomy(room),
+                Err(awaited) => Place::Awaited(awaited),
+            };
         }
-        match &mut self.memory {
-            Some(grant) => grant.resize(pending),
-            None if !incoming.has_room(pending) => {
-                self.no_room_since.get_or_insert_with(Instant::now);
-                return false;
-            }
-            None => self.memory = Some(incoming.count(pending)),
-        }
-        if let Some(since) = self.no_room_since.take() {
-            self.frames.excuse(since.elapsed());
-        }
-        true
+        !matches!(self.room, Place::Awaited(_))
+    }
+
+    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
+    fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
+        let room = if matches!(self.room, Place::Roomy { .. }) { max_frame_bytes } else { UNCOUNTED_BYTES };
+        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.pending().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
@@ -507,12 +545,11 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
         return false;
     }
     let mut left = LINGER_BYTES;
-    let mut scrap = vec![0; LINGER_READ_BYTES];
     let mut slice = TimeSlice::new();
     let closed = timeout(LINGER, async {
         while left > 0 && slice.wait(stream.readable()).await.is_ok() {
             slice.give_way_if_over().await;
-            match stream.try_read(&mut scrap) {
+            match pass_over(stream) {
                 Ok(0) => return true,
                 Ok(bytes) => left = left.saturating_sub(bytes),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
@@ -522,6 +559,11 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
         false
     });
     closed.await.unwrap_or(false)
+}
+
+/// Reads what nobody needs. The room for that is this thread's, and not a piece for each of thousands that are cut.
+fn pass_over(stream: &Socket) -> std::io::Result<usize> {
+    stream.try_read(&mut [0; LINGER_READ_BYTES])
 }
 
 /// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later

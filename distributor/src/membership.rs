@@ -20,7 +20,7 @@ use tracing::{debug, info, warn};
 use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
 use crate::liveness::Verdict;
-use crate::memory::{Grant, Memory};
+use crate::memory::{Grant, Memory, Rooms};
 use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
 use crate::registry::{Entrance, Registered, SessionId};
@@ -65,7 +65,7 @@ pub(crate) struct Membership {
     /// What packets take that are on their way to peers.
     pub(crate) memory: Memory,
     /// What packets of peers take that have begun to come.
-    pub(crate) incoming: Memory,
+    pub(crate) incoming: Rooms,
     /// What the needs of all nodes take.
     needs: Memory,
     /// How long we have been awake, in nanoseconds: see `liveness`.
@@ -179,7 +179,7 @@ impl Membership {
             local_queues: LocalQueues::start(),
             busy: Busy::new(),
             memory,
-            incoming: Memory::new(config.max_incoming_bytes),
+            incoming: Rooms::new(config.max_incoming_bytes, config.max_frame_bytes),
             needs: Memory::new(config.max_list_bytes),
             config,
             awake: AtomicU64::new(0),
