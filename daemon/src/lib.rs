@@ -38,7 +38,7 @@ pub use nofile::raise_open_files;
 pub use shown::{SHOWN_BYTES, Shown, shown, shown_json};
 pub use signal::{log_at_the_end, stop_on_signals};
 pub use socket::{Listener, Network, Socket};
-pub use throttle::{Throttle, Throttles};
+pub use throttle::{Tally, Throttle, Throttles};
 pub use time::{at, time_of_day};
 pub use time_slice::{Busy, TimeSlice};
 pub use tune::{tune, tune_patiently, tune_tcp};

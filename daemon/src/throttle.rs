@@ -55,7 +55,16 @@ impl Default for Throttle {
 #[derive(Debug, Default)]
 pub struct Throttles {
     each: Throttle,
-    by_cause: Mutex<BTreeMap<&'static str, Throttle>>,
+    by_cause: Mutex<BTreeMap<&'static str, (Throttle, Tally)>>,
+}
+
+/// How often something has happened, and how often that was not shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// All.
+    pub seen: u64,
+    /// Those that were held back.
+    pub held_back: u64,
 }
 
 impl Throttles {
@@ -67,7 +76,17 @@ impl Throttles {
     /// As [`Throttle::pass`], for one cause.
     pub fn pass(&self, cause: &'static str, now: Instant) -> Option<u64> {
         let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
-        by_cause.entry(cause).or_insert_with(|| self.each.clone()).pass(now)
+        let (throttle, tally) = by_cause.entry(cause).or_insert_with(|| (self.each.clone(), Tally::default()));
+        let passed = throttle.pass(now);
+        tally.seen += 1;
+        tally.held_back += u64::from(passed.is_none());
+        passed
+    }
+
+    /// What has happened so far, by cause.
+    pub fn tallies(&self) -> BTreeMap<&'static str, Tally> {
+        let by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
+        by_cause.iter().map(|(cause, (_, tally))| (*cause, *tally)).collect()
     }
 }
 
@@ -104,5 +123,7 @@ mod tests {
         let seen = ["a", "a", "b", "a"].map(|cause| throttles.pass(cause, start));
         assert_eq!(seen, [Some(0), None, Some(0), None]);
         assert_eq!(throttles.pass("a", start + Throttle::LOG_PERIOD), Some(2));
+        let tallies = [("a", Tally { seen: 4, held_back: 2 }), ("b", Tally { seen: 1, held_back: 0 })];
+        assert_eq!(throttles.tallies(), tallies.into());
     }
 }
