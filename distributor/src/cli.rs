@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use daemon::{LogFormat, LogLevel, bind_all, duration, exit_code, init_log, listen_address, raise_open_files};
+use daemon::{LogFormat, LogLevel, bind, bind_all, duration, exit_code, init_log, listen_address, raise_open_files};
 use protocol::RegistrationLimits;
 use tokio::runtime;
 use tracing::warn;
 
 use crate::why::why;
-use crate::{Config, OversizedList, serve};
+use crate::{Config, OversizedList, serve_with_admin};
 
 /// Descriptors that are not connections: listeners, log, epoll, and some to spare.
 const OTHER_DESCRIPTORS: u64 = 32;
@@ -31,6 +31,9 @@ struct Args {
     /// given too.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:9000", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
+    /// Address for operators: /health, /metrics. Nobody listens there unless it is given.
+    #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_ADMIN", value_parser = listen_address)]
+    admin: Option<SocketAddr>,
     /// Connections at a time; further ones are closed at once.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_CONNECTIONS", default_value_t = 10_000)]
     max_connections: usize,
@@ -182,8 +185,12 @@ pub fn main() -> ExitCode {
             Ok(listeners) => listeners,
             Err(error) => return exit_code(&error),
         };
+        let admin = match args.admin.map(bind).transpose() {
+            Ok(admin) => admin,
+            Err(error) => return exit_code(&error),
+        };
         match daemon::stop_on_signals(|| LONGEST_STOP) {
-            Ok(stop) => serve(listeners, args.config(), stop).await,
+            Ok(stop) => serve_with_admin(listeners, admin, args.config(), stop).await,
             Err(error) => return exit_code(&error),
         }
         ExitCode::SUCCESS

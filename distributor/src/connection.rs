@@ -432,7 +432,10 @@ impl Reader {
         let version = self.intake.version();
         match self.intake.take(now.into_std(), &frame, config) {
             Intent::Ignore => {}
-            Intent::Overlook(complaint) => attendance.membership().warn_of_refusal(session.peer, &complaint),
+            Intent::Overlook(complaint) => {
+                attendance.membership().counters.refused(complaint.status, complaint.reason);
+                attendance.membership().warn_of_refusal(session.peer, &complaint);
+            }
             Intent::Register(registration, terms) => self.register(attendance, *registration, &terms)?,
             Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
             Intent::Leave => {
@@ -500,8 +503,9 @@ impl Reader {
         if after.is_none() || version == Version::V1 && status != 202 {
             attendance.membership().warn_of_refusal(attendance.session.peer, &complaint);
         }
-        if version == Version::V2 {
-            self.refuse(attendance, None, &complaint, after);
+        match version {
+            Version::V1 => attendance.membership().counters.refused(status, reason),
+            Version::V2 => self.refuse(attendance, None, &complaint, after),
         }
         Ok(())
     }
@@ -510,6 +514,7 @@ impl Reader {
         let session = &attendance.session;
         let Complaint { status, reason, message } = complaint;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", shown(message, SHOWN_BYTES));
+        attendance.membership().counters.refused(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.intake.version());

@@ -44,6 +44,11 @@ impl History {
         self.events.push_back(Entry { at, rev, name, instance, address, event, why });
     }
 
+    /// How many events are remembered.
+    pub(crate) fn len(&self) -> usize {
+        self.events.len()
+    }
+
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
     pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<Event> {
         let text = shortened(node);

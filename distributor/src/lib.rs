@@ -5,8 +5,9 @@
 //!
 //! `roster` decides, with what it is made of: `registry` (who is there, and what has changed), `lists` (as encoded once),
 //! `view`, `needs`, `memory`, `damping`, `losses`, `liveness`, `warmup`, `barriers`, `history`, `bucket`; `intake` tells what a frame means and `outbox`
-//! what a peer is owed. All of these are pure. `server`, `connection` and `membership` are the shell around them.
+//! what a peer is owed. All of these are pure. `server`, `connection`, `membership` and `admin`, which tells `metrics`, are the shell around them.
 
+mod admin;
 mod barriers;
 mod bucket;
 mod cli;
@@ -20,6 +21,7 @@ mod liveness;
 mod losses;
 mod membership;
 mod memory;
+mod metrics;
 mod needs;
 mod outbox;
 mod registry;
@@ -33,4 +35,4 @@ mod why;
 
 pub use cli::main;
 pub use config::{Config, OversizedList};
-pub use server::serve;
+pub use server::{serve, serve_with_admin};

@@ -21,9 +21,10 @@ use crate::config::{Config, OversizedList};
 use crate::intake::Complaint;
 use crate::liveness::Verdict;
 use crate::memory::{Grant, Memory, Rooms};
+use crate::metrics::{Counters, Figures};
 use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
-use crate::registry::{Entrance, Registered, SessionId};
+use crate::registry::{Entrance, MAX_CHANGE_BYTES, Registered, SessionId};
 use crate::roster::{Admission, Departure, Roster, Turn, Turned};
 
 /// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
@@ -56,6 +57,8 @@ pub(crate) struct Membership {
     /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
     refusals: Throttles,
     pub(crate) cuts: Throttles,
+    /// What is said of nodes that are listed, and have something wrong.
+    warnings: Throttles,
     /// What is said of nodes that come and go: there are as many as nodes, and one that flaps must not fill the log either.
     comings: Throttles,
     /// What old peers on this machine have read.
@@ -68,6 +71,7 @@ pub(crate) struct Membership {
     pub(crate) incoming: Rooms,
     /// What the needs of all nodes take.
     needs: Memory,
+    pub(crate) counters: Counters,
     /// How long we have been awake, in nanoseconds: see `liveness`.
     awake: AtomicU64,
 }
@@ -175,12 +179,14 @@ impl Membership {
             rescheduled: Notify::new(),
             refusals: Throttles::default(),
             cuts: Throttles::default(),
+            warnings: Throttles::default(),
             comings: Throttles::new(Throttle::several(MOST_COMINGS, Throttle::LOG_PERIOD)),
             local_queues: LocalQueues::start(),
             busy: Busy::new(),
             memory,
             incoming: Rooms::new(config.max_incoming_bytes, config.max_frame_bytes),
             needs: Memory::new(config.max_list_bytes),
+            counters: Counters::default(),
             config,
             awake: AtomicU64::new(0),
         })
@@ -193,11 +199,15 @@ impl Membership {
         let network = network_of(peer.ip());
         let from_there = state.networks.get(&network).map_or(0, |crowd| crowd.open);
         if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
+            self.counters.refused(503, "many_of_its_address");
             return Err((Crowded::Address, stream));
         }
         if state.open_sessions >= self.config.max_connections {
-            let Some(session) = state.make_room(now) else { return Err((Crowded::All, stream)) };
-            if let Some(held_back) = self.cuts.pass("gives way", now.into_std()) {
+            let Some(session) = state.make_room(now) else {
+                self.counters.refused(503, "many_connections");
+                return Err((Crowded::All, stream));
+            };
+            if let Some(held_back) = self.cuts.pass("gave_way", now.into_std()) {
                 warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
             }
         }
@@ -225,6 +235,37 @@ impl Membership {
         // The time keeper sleeps while there is nobody.
         self.rescheduled.notify_one();
         Ok(Attendance { membership: Arc::clone(self), session })
+    }
+
+    /// How it is now.
+    pub(crate) fn figures(&self) -> Figures {
+        let said = [&self.refusals, &self.cuts, &self.warnings, &self.comings].map(Throttles::tallies);
+        let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
+        let state = self.lock();
+        let roster = &state.roster;
+        let (list, changes) = roster.bytes();
+        Figures {
+            connections: state.open_sessions,
+            unregistered: state.unregistered.len(),
+            nodes: roster.nodes(),
+            suspects: roster.suspects(),
+            held_back: roster.held_back(),
+            revision: roster.revision(),
+            history_events: roster.history_events(),
+            told: self.counters.all_told(),
+            cut,
+            refused: self.counters.all_refused(),
+            log_lines_held_back: said.iter().flat_map(BTreeMap::values).map(|tally| tally.held_back).sum(),
+            log_lines_lost: daemon::log_lines_lost(),
+            waiting: self.incoming.waiting(),
+            memory: vec![
+                ("unread", self.memory.used(), self.memory.limit()),
+                ("incoming", self.incoming.used(), self.incoming.limit()),
+                ("list", list, self.config.max_list_bytes),
+                ("needs", self.needs.used(), self.needs.limit()),
+                ("changes", changes, MAX_CHANGE_BYTES),
+            ],
+        }
     }
 
     /// From now on whoever registers is told to come back later.
@@ -472,7 +513,7 @@ impl Membership {
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
-        if warns_of_loopback && let Some(held_back) = self.cuts.pass("loopback", now) {
+        if warns_of_loopback && let Some(held_back) = self.warnings.pass("loopback", now) {
             warn!(%name, %host, port, held_back, "this node listens on its own machine's loopback only, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
         }
         self.warn_of_size(name);
@@ -698,10 +739,13 @@ impl Session {
             return (Flow::Done, 0);
         }
         let with_lists = writer == Writer::Publisher || outbox.attended;
-        let mut written = 0;
+        let (mut written, mut told) = (0, 0);
         let now = Instant::now().into_std();
         let flow = loop {
-            let packet = match outbox.next(now, &mut membership.lock().roster, with_lists) {
+            let before = outbox.told();
+            let step = outbox.next(now, &mut membership.lock().roster, with_lists);
+            told += u64::from(outbox.told() != before);
+            let packet = match step {
                 Step::Done => break Flow::Done,
                 Step::WaitFor(unread) => break Flow::Paced(unread),
                 Step::Later(at) => break Flow::Later(at),
@@ -720,6 +764,9 @@ impl Session {
                 Err(_broken) => break Flow::Broken,
             }
         };
+        if told > 0 {
+            membership.counters.told(told);
+        }
         if written > 0 && outbox.attended {
             // It goes on reading what it was behind with, though a ping may be stuck behind that.
             self.heard.store(membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);

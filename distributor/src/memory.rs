@@ -27,6 +27,11 @@ impl Memory {
         Self { used: Arc::default(), limit }
     }
 
+    /// Bytes that may be kept.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// Bytes that are kept now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
@@ -87,6 +92,11 @@ impl Rooms {
     /// Bytes that are set aside now.
     pub(crate) fn used(&self) -> usize {
         self.limit - self.free.available_permits()
+    }
+
+    /// Bytes that may be.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// How many wait for some.

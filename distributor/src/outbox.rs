@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use protocol::{Have, Key, ReadWindow, Unread, Version};
+use protocol::{Have, Key, ReadWindow, Revision, Unread, Version};
 
 use crate::lists::{Dispatch, Known, Told};
 use crate::memory::Outgoing;
@@ -120,6 +120,11 @@ impl Outbox {
     /// From now on the peer is told nothing of its own accord.
     pub(crate) fn unfollow(&mut self) {
         self.follows = false;
+    }
+
+    /// The state that it was told last.
+    pub(crate) fn told(&self) -> Option<Revision> {
+        self.known.told
     }
 
     /// When the peer is greeted with the list, if it still has to be.

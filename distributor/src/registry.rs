@@ -478,6 +478,11 @@ impl Registry {
         difference
     }
 
+    /// Bytes of changes that are remembered.
+    pub(crate) fn change_bytes(&self) -> usize {
+        self.change_bytes
+    }
+
     /// Bytes of all entries with a comma between them.
     pub(crate) fn list_bytes(&self) -> usize {
         self.entry_bytes + self.seats.len().saturating_sub(1)

@@ -187,6 +187,26 @@ impl Roster {
         self.registry.len()
     }
 
+    /// How many of them give no sign of life.
+    pub(crate) fn suspects(&self) -> usize {
+        self.registry.records().filter(|record| record.suspect).count()
+    }
+
+    /// How many registrations wait.
+    pub(crate) fn held_back(&self) -> usize {
+        self.held.len()
+    }
+
+    /// How many events are remembered.
+    pub(crate) fn history_events(&self) -> usize {
+        self.history.len()
+    }
+
+    /// Bytes of the list, with those of registrations that wait; and of changes that are remembered.
+    pub(crate) fn bytes(&self) -> (usize, usize) {
+        (self.registry.list_bytes() + self.held_bytes, self.registry.change_bytes())
+    }
+
     /// All that is listed.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Record>> {

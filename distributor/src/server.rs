@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use daemon::{Acceptor, Listener, Throttle, tune};
 use protocol::Version;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use crate::admin;
 use crate::config::Config;
 use crate::connection;
 use crate::membership::{Crowded, Membership};
@@ -22,6 +24,16 @@ const DRAIN: Duration = Duration::from_millis(200);
 ///
 /// Dropping the future stops at once as well.
 pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: CancellationToken) {
+    serve_with_admin(listeners, None, config, stop).await;
+}
+
+/// As [`serve`], and answers operators who ask for `/health` and `/metrics` over HTTP at `admin`.
+pub async fn serve_with_admin(
+    listeners: Vec<impl Into<Listener>>,
+    admin: Option<TcpListener>,
+    config: Config,
+    stop: CancellationToken,
+) {
     let membership = Membership::new(config);
     let closing = CancellationToken::new();
     // Aborts its tasks when dropped.
@@ -35,6 +47,12 @@ pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: Ca
     for version in [Version::V1, Version::V2] {
         let publisher = Arc::clone(&membership);
         tasks.spawn(async move { publisher.publish(version).await });
+    }
+    if let Some(listener) = admin {
+        if let Ok(address) = listener.local_addr() {
+            info!(%address, "telling operators of /health and /metrics");
+        }
+        tasks.spawn(admin::serve(listener, Arc::clone(&membership)));
     }
     let time_keeper = Arc::clone(&membership);
     tasks.spawn(async move { time_keeper.keep_time().await });

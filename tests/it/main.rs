@@ -10,6 +10,7 @@ mod door;
 mod endings;
 mod events;
 mod faults;
+mod figures;
 mod framing;
 mod gateway;
 mod hostile;

@@ -1,0 +1,168 @@
+//! What the Distributor has done and what it keeps, for Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use protocol::Revision;
+
+/// What is counted for this alone.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    told: AtomicU64,
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Counters {
+    /// Peers were told so many lists and changes.
+    pub(crate) fn told(&self, packets: u64) {
+        self.told.fetch_add(packets, Ordering::Relaxed);
+    }
+
+    /// Something was refused, unless the status says that it was taken all the same. The reasons are words of this program, so there are
+    /// few.
+    pub(crate) fn refused(&self, status: u16, reason: &'static str) {
+        if status < 400 {
+            return;
+        }
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
+    }
+
+    pub(crate) fn all_told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn all_refused(&self) -> BTreeMap<&'static str, u64> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// How it is at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    pub(crate) connections: usize,
+    /// Connections that have registered nothing.
+    pub(crate) unregistered: usize,
+    /// Nodes that are listed.
+    pub(crate) nodes: usize,
+    pub(crate) suspects: usize,
+    /// Registrations that wait.
+    pub(crate) held_back: usize,
+    pub(crate) revision: Revision,
+    pub(crate) history_events: usize,
+    /// Lists and changes that peers were told.
+    pub(crate) told: u64,
+    /// Connections that were cut, by reason.
+    pub(crate) cut: BTreeMap<&'static str, u64>,
+    /// What was refused, by reason.
+    pub(crate) refused: BTreeMap<&'static str, u64>,
+    /// Lines that were left out of the log, as there were many alike; and those that it could not take.
+    pub(crate) log_lines_held_back: u64,
+    pub(crate) log_lines_lost: u64,
+    /// Connections that wait for room for a packet.
+    pub(crate) waiting: usize,
+    /// Of each kind: bytes that are kept, and may be.
+    pub(crate) memory: Vec<(&'static str, usize, usize)>,
+}
+
+/// All that in Prometheus' text format 0.0.4.
+pub(crate) fn text(figures: &Figures) -> String {
+    let mut out = String::new();
+    let mut about = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
+        let _ = writeln!(out, "# HELP distributor_{name} {help}\n# TYPE distributor_{name} {kind}");
+        for (label, value) in values {
+            let _ = writeln!(out, "distributor_{name}{label} {value}");
+        }
+    };
+    let one = |value: u64| [(String::new(), value)];
+    let few = |value: usize| one(value as u64);
+    let labelled = |(label, value): (&str, u64), name: &str| (format!("{{{name}=\"{label}\"}}"), value);
+    let reasons = |counts: &BTreeMap<&'static str, u64>| -> Vec<_> {
+        counts.iter().map(|(reason, count)| labelled((reason, *count), "reason")).collect()
+    };
+    about("connections", "gauge", "Connections that are open.", &few(figures.connections));
+    let help = "Connections that have registered nothing.";
+    about("unregistered_connections", "gauge", help, &few(figures.unregistered));
+    about("nodes", "gauge", "Nodes that are listed.", &few(figures.nodes));
+    about("suspects", "gauge", "Nodes that are listed and give no sign of life.", &few(figures.suspects));
+    let help = "Registrations that wait, as their nodes come and go, or change, too often.";
+    about("held_back", "gauge", help, &few(figures.held_back));
+    about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
+    about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
+    about("told_total", "counter", "Lists and changes that peers were told.", &one(figures.told));
+    about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
+    about("refused_total", "counter", "What was refused, by reason.", &reasons(&figures.refused));
+    let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
+        figures.memory.iter().map(|kind| labelled((kind.0, value(kind) as u64), "kind")).collect()
+    };
+    about("memory_bytes", "gauge", "Bytes that are kept, by kind.", &memory(|(_, used, _)| *used));
+    about("memory_limit_bytes", "gauge", "Bytes that may be kept, by kind.", &memory(|(_, _, limit)| *limit));
+    let help = "Connections whose packets wait for others to end, as too many bytes of packets have come.";
+    about("waiting_for_memory", "gauge", help, &few(figures.waiting));
+    let help = "Lines that were left out of the log, as there were many of their kind.";
+    about("log_lines_held_back_total", "counter", help, &one(figures.log_lines_held_back));
+    let help = "Lines of the log that could not be written as fast as they came.";
+    about("log_lines_lost_total", "counter", help, &one(figures.log_lines_lost));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_figure_has_a_line() {
+        let counters = Counters::default();
+        counters.told(3);
+        for (status, reason) in [(503, "busy"), (202, "held_back"), (503, "busy"), (507, "registry_full")] {
+            counters.refused(status, reason);
+        }
+        let figures = Figures {
+            connections: 1,
+            unregistered: 2,
+            nodes: 3,
+            suspects: 4,
+            held_back: 5,
+            revision: Revision { epoch: 1, rev: 6 },
+            history_events: 7,
+            told: counters.all_told(),
+            cut: [("slow", 8)].into(),
+            refused: counters.all_refused(),
+            log_lines_held_back: 9,
+            log_lines_lost: 10,
+            waiting: 11,
+            memory: vec![("unread", 12, 13), ("incoming", 14, 15)],
+        };
+        let text = text(&figures);
+        #[track_caller]
+        fn check(text: &str, name: &str, expected: &str) {
+            let value = text.lines().find_map(|line| line.strip_prefix(&format!("distributor_{name} ")));
+            assert_eq!(value, Some(expected), "{name} in\n{text}");
+        }
+        for (name, expected) in [
+            ("connections", "1"),
+            ("unregistered_connections", "2"),
+            ("nodes", "3"),
+            ("suspects", "4"),
+            ("held_back", "5"),
+            ("revision", "6"),
+            ("history_events", "7"),
+            ("told_total", "3"),
+            ("cut_total{reason=\"slow\"}", "8"),
+            ("refused_total{reason=\"busy\"}", "2"),
+            ("refused_total{reason=\"registry_full\"}", "1"),
+            ("log_lines_held_back_total", "9"),
+            ("log_lines_lost_total", "10"),
+            ("waiting_for_memory", "11"),
+            ("memory_bytes{kind=\"unread\"}", "12"),
+            ("memory_limit_bytes{kind=\"unread\"}", "13"),
+            ("memory_bytes{kind=\"incoming\"}", "14"),
+            ("memory_limit_bytes{kind=\"incoming\"}", "15"),
+        ] {
+            check(&text, name, expected);
+        }
+        assert!(!text.contains("held_back\"}"), "that is none");
+        assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("distributor_")), "{text}");
+    }
+}
