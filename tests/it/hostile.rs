@@ -45,7 +45,7 @@ async fn fr14_others_are_told_and_asked_whatever_one_connection_says_without_a_p
         ),
     ];
     let (process, address) = distributor(&[]).await;
-    for (what, packets) in floods {
+    for (flood_number, (what, packets)) in floods.into_iter().enumerate() {
         let mut watcher = Peer::connect(address).await;
         watcher.register_v2("watcher", 9000, "watcher", None).await;
         watcher.list_with("watcher").await;
@@ -53,7 +53,8 @@ async fn fr14_others_are_told_and_asked_whatever_one_connection_says_without_a_p
         eventually("the flood has begun", async || flood.bytes() > 1 << 16).await;
         for round in 0..5 {
             let mut node = Peer::connect(address).await;
-            let name = format!("n{round}");
+            // A node of its own for each, as one that comes and goes has to wait.
+            let name = format!("n{flood_number}{round}");
             node.register_v2(&name, 9001, &name, None).await;
             let told = timeout(SOON, watcher.list_with(&name)).await;
             assert!(told.is_ok(), "{what}: not told of a join\n{}", tail(&process));
