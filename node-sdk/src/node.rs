@@ -116,7 +116,7 @@ impl Node {
         self.peers.visible(percent, within).await
     }
 
-    /// How many bytes are kept for callers now.
+    /// How many bytes are kept for callers now; [`Peers::buffers`] says it of the nodes that are called.
     pub fn buffers(&self) -> Buffers {
         self.budget.buffers()
     }

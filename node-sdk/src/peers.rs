@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
 use crate::barred::Barred;
-use crate::budget::Budget;
+use crate::budget::{Budget, Buffers};
 use crate::cache;
 use crate::call::{Arguments, Call, RawCall};
 use crate::discovery::Wish;
@@ -313,6 +313,12 @@ impl Peers {
     /// however long that is.
     pub fn stale_for(&self) -> Option<Duration> {
         self.leader().lock().stale_since.map(|since| since.elapsed())
+    }
+
+    /// How many bytes are kept of the nodes that are called, by all who follow the same nodes: packets that have come in part, and parts
+    /// of streams that nobody has taken. What was ended for want of room counts as refused.
+    pub fn buffers(&self) -> Buffers {
+        self.inner.home.called.buffers()
     }
 
     /// Changes what we say of ourselves: everybody is told.
