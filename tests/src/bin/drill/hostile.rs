@@ -1,7 +1,7 @@
 //! Peers that attack a Distributor, and callers that attack a node: what others notice of them.
 
-use std::net::SocketAddr;
-use std::time::Duration;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use node_sdk::Node;
 use tests::Flood;
@@ -26,6 +26,9 @@ const APART: Duration = Duration::from_micros(400);
 /// Peers that do not read; peers whose packets do not end.
 const UNREAD: usize = 200;
 const HALF_PACKETS: usize = 5000;
+/// Peers of all kinds, from so many addresses: the places that the others leave.
+const ALL_KINDS: usize = 9800;
+const ADDRESSES: usize = 40;
 /// Nodes with entries of 62 kB, which make a list of 7.9 MB.
 const LARGE_ENTRIES: usize = 126;
 /// Names of version 1 nodes in the history.
@@ -50,6 +53,8 @@ enum Means {
     Floods(usize, String, String),
     /// So many connections that say what is made for each, then something else every 0.9 s, and do not read.
     Unread(usize, fn(usize) -> String, &'static str),
+    /// The same, where each says something else again, and from many addresses.
+    Mixture(usize, fn(usize) -> (String, &'static str)),
 }
 
 /// It goes on until this is dropped. Those who attack have a thread of their own: what they do there delays no witness's own work.
@@ -68,15 +73,14 @@ impl Means {
                 floods.extend((0..*count).map(|_| Flood::start(at, first.as_bytes(), again.as_bytes())));
             }
             Self::Unread(count, first, again) => {
-                let (stop, count, first, again) = (stop.clone(), *count, *first, *again);
-                std::thread::spawn(move || {
-                    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-                    let come = async |number: usize| {
-                        sleep(APART * u32::try_from(number).unwrap()).await;
-                        unread(at, first(number), again).await;
-                    };
-                    let all = futures::future::join_all((0..count).map(come));
-                    runtime.block_on(stop.run_until_cancelled(all));
+                let (first, again) = (*first, *again);
+                spawn_unread(at, &stop, *count, move |number| (None, first(number), again));
+            }
+            Self::Mixture(count, says) => {
+                let says = *says;
+                spawn_unread(at, &stop, *count, move |number| {
+                    let (first, again) = says(number);
+                    (Some(Ipv4Addr::new(127, 0, 2, u8::try_from(1 + number % ADDRESSES).unwrap())), first, again)
                 });
             }
         }
@@ -85,15 +89,41 @@ impl Means {
 
     /// How long it takes until all have come.
     fn comes_within(&self) -> Duration {
-        let count = if let Self::Unread(count, ..) = self { *count } else { 1 };
+        let count = match self {
+            Self::Unread(count, ..) | Self::Mixture(count, _) => *count,
+            Self::Nothing | Self::Floods(..) => 1,
+        };
         BEGINS + APART * u32::try_from(count).unwrap()
     }
 }
 
+/// Starts so many, each from its address if it has one, in a thread of their own.
+fn spawn_unread(
+    at: SocketAddr,
+    stop: &CancellationToken,
+    count: usize,
+    says: impl Fn(usize) -> (Option<Ipv4Addr>, String, &'static str) + Send + 'static,
+) {
+    let stop = stop.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let come = async |number: usize| {
+            sleep(APART * u32::try_from(number).unwrap()).await;
+            let (from, first, again) = says(number);
+            unread(from, at, first, again).await;
+        };
+        let all = futures::future::join_all((0..count).map(come));
+        runtime.block_on(stop.run_until_cancelled(all));
+    });
+}
+
 /// Comes again whenever it is cut.
-async fn unread(at: SocketAddr, first: String, again: &'static str) {
+async fn unread(from: Option<Ipv4Addr>, at: SocketAddr, first: String, again: &'static str) {
     loop {
         let socket = TcpSocket::new_v4().unwrap();
+        if let Some(from) = from {
+            socket.bind((from, 0).into()).unwrap();
+        }
         socket.set_recv_buffer_size(4096).unwrap();
         if let Ok(mut stream) = socket.connect(at).await {
             let mut open = stream.write_all(first.as_bytes()).await.is_ok();
@@ -106,11 +136,13 @@ async fn unread(at: SocketAddr, first: String, again: &'static str) {
     }
 }
 
-pub(crate) async fn hostile(only: Option<&str>) {
+/// With `attack` none but those whose name begins so.
+pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
+    let is_meant = |other: &Attack| attack.is_none_or(|attack| other.name.starts_with(attack));
     if wanted("distributor") {
         title("hostile peers of a Distributor with default settings, and 10 nodes that are told of 20 joins a second");
-        for attack in on_distributor() {
+        for attack in on_distributor().into_iter().filter(is_meant) {
             distributor(&attack).await;
         }
     }
@@ -118,7 +150,7 @@ pub(crate) async fn hostile(only: Option<&str>) {
         title(
             "hostile callers of a node on one thread with default settings, and 500 calls a second of another caller",
         );
-        for attack in on_node() {
+        for attack in on_node().into_iter().filter(is_meant) {
             node(&attack).await;
         }
     }
@@ -127,6 +159,26 @@ pub(crate) async fn hostile(only: Option<&str>) {
 /// A packet of so many bytes, one-way.
 fn one_way(bytes: usize) -> String {
     format!(r#"{{"uri":"/nothing","method":"GET","$":{{}},"params":[{}1]}}¶"#, "1,".repeat(bytes / 2))
+}
+
+fn half_packet() -> String {
+    one_way(60_000).trim_end_matches("]}¶").to_owned()
+}
+
+/// What a peer says first, and then again: a question for the list, or for the history, with a half packet behind it, or needs of its own, or a
+/// key of its own.
+fn of_all_kinds(number: usize) -> (String, &'static str) {
+    let port = 10_000 + number % 10_000;
+    let list = format!(r#"{{"uri":"/distributes","method":"GET","key":{},"$":{{}}}}¶"#, 100 + number);
+    match number % 4 {
+        0 => (list + &half_packet(), ",1"),
+        1 => {
+            let history = r#"{"uri":"/distributes/history","method":"GET","key":1,"params":{"node":""},"$":{}}¶"#;
+            ([&registration(port, "h", "", r#""needs":["nothing"]"#), history, &half_packet()].concat(), ",1")
+        }
+        2 => (registration(port, "h", "", &format!(r#""needs":["large","u{number}"]"#)), PONG),
+        _ => (registration(port, "h", "", "") + &list, PONG),
+    }
 }
 
 fn registration(port: usize, name: &str, more: &str, terms: &str) -> String {
@@ -185,10 +237,8 @@ fn on_distributor() -> Vec<Attack> {
                 [registration(10_000 + number, "h", "", r#""needs":["nothing"]"#), ask].concat()
             }),
         ),
-        attack(
-            "5000 half packets of 60 kB",
-            Means::Unread(HALF_PACKETS, |_| one_way(60_000).trim_end_matches("]}¶").to_owned(), ",1"),
-        ),
+        attack("5000 half packets of 60 kB", Means::Unread(HALF_PACKETS, |_| half_packet(), ",1")),
+        attack("9800 of all these kinds", Means::Mixture(ALL_KINDS, of_all_kinds)),
     ]
 }
 
@@ -202,22 +252,25 @@ async fn distributor(attack: &Attack) {
     let running = attack.means.begin(daemon.address);
     sleep(attack.means.comes_within()).await;
     let mut most = daemon.rss_bytes();
+    let (begin, used) = (Instant::now(), daemon.cpu());
     let mut report = witnesses.watch(TIME, || most = most.max(daemon.rss_bytes())).await;
+    let busy = (daemon.cpu() - used).as_secs_f64() / begin.elapsed().as_secs_f64();
     drop(running);
     let told = if report.told.is_empty() {
         "told of nothing".to_owned()
     } else {
         let (p50, p99) = percentiles(&mut report.told);
         let share = 100.0 * report.told.len() as f64 / report.expected as f64;
-        format!("told of {share:.0} % after p50 {:.1} ms, p99 {:.1} ms", ms(p50), ms(p99))
+        format!("told of {share:.1} % after p50 {:.1} ms, p99 {:.1} ms", ms(p50), ms(p99))
     };
     row(
         attack.name,
         &format!(
-            "{told}; longest without a ping {:.1} s; {} suspected, {} lost; memory {:.0} MB, at most {:.0}",
+            "{told}; longest without a ping {:.1} s; {} suspected, {} lost; CPU {:.0} %; memory {:.0} MB, at most {:.0}",
             report.longest_silence.as_secs_f64(),
             doubts.count(),
             report.lost,
+            100.0 * busy,
             before as f64 / 1e6,
             most as f64 / 1e6
         ),

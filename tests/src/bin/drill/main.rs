@@ -149,6 +149,9 @@ enum Scene {
         /// Leaves out all but this: distributor or node.
         #[arg(long)]
         only: Option<String>,
+        /// Of the attacks, leaves out all but those whose name begins so.
+        #[arg(long)]
+        attack: Option<String>,
     },
     /// The back end of `door`.
     #[command(hide = true)]
@@ -221,7 +224,7 @@ async fn play(scene: Scene) {
         Scene::Survive { restarts } => calls::survive(restarts).await,
         Scene::Door { only } => door::door(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
-        Scene::Hostile { only } => hostile::hostile(only.as_deref()).await,
+        Scene::Hostile { only, attack } => hostile::hostile(only.as_deref(), attack.as_deref()).await,
         Scene::HttpServer => door::serve_http().await,
         Scene::Relay { back_end } => relay::serve(back_end),
         Scene::Overload => calls::overload().await,
@@ -236,7 +239,7 @@ async fn play(scene: Scene) {
             calls::overload().await;
             door::door(None).await;
             edge::edge(None, None, 60).await;
-            hostile::hostile(None).await;
+            hostile::hostile(None, None).await;
             scenes::fan_out(1000, 100, false).await;
             scenes::fan_out(10_000, 20, true).await;
             scenes::storm(1000, 10).await;
