@@ -5,6 +5,7 @@ use std::fmt;
 
 use bytes::{BufMut, BytesMut};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::ser::Serialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
@@ -70,6 +71,16 @@ pub fn is_one_value(text: &[u8]) -> bool {
         }
     }
     depth == 0 && !text.trim_ascii().is_empty()
+}
+
+/// The JSON text of a string, a number, or a list of them.
+pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> String {
+    serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
+}
+
+/// A member of a wrong type counts as absent and spoils no other.
+pub(crate) fn read_member<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(member?.get()).ok()
 }
 
 /// Appends a whole number.

@@ -1,11 +1,9 @@
 //! What a version 2 node says of itself, for everybody to see: the member `$` of its registration.
 
-use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
 
 use crate::RegistrationLimits;
-use crate::json::is_object;
-use crate::registration::to_json;
+use crate::json::{is_object, read_member, to_json};
 
 /// What a version 2 node says of itself inside `params.$`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +45,7 @@ impl HttpAdvert {
             strip: Option<&'a RawValue>,
         }
         let raw: Raw<'_> = serde_json::from_str(text.get()).unwrap_or_default();
-        Self { prefixes: read(raw.prefixes).unwrap_or_default(), strip: read(raw.strip).unwrap_or(false) }
+        Self { prefixes: read_member(raw.prefixes).unwrap_or_default(), strip: read_member(raw.strip).unwrap_or(false) }
     }
 
     /// Whether there are no more prefixes than a registration may have urls, and no longer ones.
@@ -89,14 +87,14 @@ impl Advert {
             meta: Option<&'a RawValue>,
         }
         let raw: Raw<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
-        let weight = read::<u64>(raw.weight).map(|weight| weight.min(Self::MAX_WEIGHT.into()));
+        let weight = read_member::<u64>(raw.weight).map(|weight| weight.min(Self::MAX_WEIGHT.into()));
         Some(Self {
-            id: read(raw.id),
+            id: read_member(raw.id),
             http: raw.http.map(HttpAdvert::parse),
             weight: weight.and_then(|weight| weight.try_into().ok()).unwrap_or(Self::USUAL_WEIGHT),
-            draining: read(raw.draining).unwrap_or(false),
-            zone: read(raw.zone),
-            version: read(raw.version),
+            draining: read_member(raw.draining).unwrap_or(false),
+            zone: read_member(raw.zone),
+            version: read_member(raw.version),
             meta: raw.meta.map(|meta| meta.get().to_owned()),
         })
     }
@@ -138,11 +136,6 @@ impl Default for Advert {
             meta: None,
         }
     }
-}
-
-/// A member of a wrong type counts as absent and spoils no other.
-pub(crate) fn read<T: DeserializeOwned>(member: Option<&RawValue>) -> Option<T> {
-    serde_json::from_str(member?.get()).ok()
 }
 
 #[cfg(test)]

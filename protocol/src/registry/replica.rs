@@ -6,8 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::news::{Delta, News, Snapshot, Stamp};
-use crate::{Digest, Node, Pong, Revision};
+use crate::{Delta, Digest, News, Node, Pong, Revision, Snapshot, Stamp};
 
 /// How long a node that a new Distributor of version 1 does not list yet is kept: two periods in which nodes reconnect,
 /// and 5 s. One of version 2 says itself while it is warming.

@@ -3,8 +3,7 @@
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::advert::read;
-use crate::registration::to_json;
+use crate::json::{read_member, to_json};
 use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 
 /// What a version 2 node asks for when it registers.
@@ -69,18 +68,18 @@ impl Terms {
             loopback: Option<&'a RawValue>,
         }
         let raw: Raw<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let needs: Option<Vec<String>> = read(raw.needs);
+        let needs: Option<Vec<String>> = read_member(raw.needs);
         if let Some(needs) = &needs
             && (needs.len() > limits.max_urls || needs.iter().any(|need| need.len() > limits.max_url_bytes))
         {
             return Err(RegistrationError::TooManyNeeds);
         }
         Ok(Self {
-            have: read(raw.have).filter(|have: &Have| have.revision.is_sound()),
+            have: read_member(raw.have).filter(|have: &Have| have.revision.is_sound()),
             needs,
-            visible: read(raw.visible).filter(|visible: &Visible| (1..=100).contains(&visible.percent)),
-            secret: read(raw.secret),
-            loopback: read(raw.loopback).unwrap_or(false),
+            visible: read_member(raw.visible).filter(|visible: &Visible| (1..=100).contains(&visible.percent)),
+            secret: read_member(raw.secret),
+            loopback: read_member(raw.loopback).unwrap_or(false),
         })
     }
 

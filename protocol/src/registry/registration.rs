@@ -7,7 +7,7 @@ use serde::de::Error;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::{Members, is_object, write_compact};
+use crate::json::{Members, is_object, to_json, write_compact};
 use crate::{Advert, REGISTRY_URI, Route, Terms, Version, seal};
 
 /// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
@@ -276,10 +276,6 @@ fn parse_urls(value: &RawValue, limits: &RegistrationLimits) -> Result<Vec<Strin
 fn is_plain_name(name: &str) -> bool {
     (1..=MAX_NAME_BYTES).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
-}
-
-pub(crate) fn to_json<T: serde::Serialize + ?Sized>(value: &T) -> String {
-    serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
 }
 
 #[cfg(test)]

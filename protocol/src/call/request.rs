@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Members, is_object, put_number, put_text};
+use crate::json::{Members, is_object, put_number, put_text, read_member};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -149,19 +149,16 @@ impl<'a> CallMeta<'a> {
             #[serde(borrow)]
             h: Option<&'a RawValue>,
         }
-        fn read<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
-            serde_json::from_str(member?.get()).ok()
-        }
         let raw: Raw<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
         Self {
-            time_left: read(raw.d).map(Duration::from_millis),
-            sent: read(raw.t).map(Duration::from_millis),
-            trace: read(raw.tp).map(|Text(text)| text),
-            from: read(raw.f).map(|Text(text)| text),
-            idempotent: read(raw.i).unwrap_or(false),
-            attempt: read(raw.at).unwrap_or(0),
-            credit: read(raw.c),
-            hops: read::<u64>(raw.h).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX)),
+            time_left: read_member(raw.d).map(Duration::from_millis),
+            sent: read_member(raw.t).map(Duration::from_millis),
+            trace: read_member(raw.tp).map(|Text(text)| text),
+            from: read_member(raw.f).map(|Text(text)| text),
+            idempotent: read_member(raw.i).unwrap_or(false),
+            attempt: read_member(raw.at).unwrap_or(0),
+            credit: read_member(raw.c),
+            hops: read_member::<u64>(raw.h).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX)),
         }
     }
 

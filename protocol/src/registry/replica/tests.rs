@@ -1,8 +1,7 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::news::{Reason, write_delta, write_list, write_snapshot};
-use crate::{Key, Packet};
+use crate::{Key, Packet, Reason, write_delta, write_list, write_snapshot};
 
 /// A node with the Distributor's end of its connection, where every node is known by its port.
 struct Observer {

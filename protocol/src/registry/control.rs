@@ -4,7 +4,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::registration::to_json;
+use crate::json::to_json;
 use crate::{Digest, Key, Packet, REGISTRY_URI, Revision, seal};
 
 /// The uri of [`write_ping`].

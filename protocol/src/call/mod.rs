@@ -1,0 +1,15 @@
+//! What callers and callees say to each other: requests, responses, and the parts of streams.
+//!
+//! Nothing here knows which node is called or when it is tried again: that is the caller's. It does not import
+//! `registry`.
+
+mod request;
+mod response;
+mod stream;
+
+pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
+pub use response::{Answer, AnswerWriter, Reply, success_of, write_answer};
+pub use stream::{
+    CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, part_of, read_credit, write_credit, write_end,
+    write_open,
+};
