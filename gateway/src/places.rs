@@ -24,6 +24,9 @@ pub(crate) const MAX_WAITING: usize = 1024;
 const SHORT: Duration = Duration::from_secs(10);
 /// How often those who are slow are looked for, however many ask.
 const SWEEP: Duration = Duration::from_millis(10);
+/// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones within seconds and not at once.
+/// Each costs its worker a connection to the server, and other requests wait meanwhile.
+const TUNNELS_FOR_ONE: usize = 512;
 /// Somebody who waits has them looked for each time that this many times as long has passed.
 const LOOK_AGAIN: u32 = 4;
 
@@ -224,7 +227,7 @@ impl Places {
         let wanted = match self.of {
             // More than are needed at this moment, so that others need not wait.
             Use::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
-            Use::Tunnels => state.shares.waiting(),
+            Use::Tunnels => state.shares.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };
         let wanted = wanted.saturating_sub(state.holders.leaving());
         let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);

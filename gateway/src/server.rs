@@ -162,7 +162,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, shedding, ..door.clone() };
         let config = config.clone();
         let (ends, ended) = oneshot::channel();
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
         let work = move || {
             let served = runtime.block_on(async {
                 let entrances = entrances.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));

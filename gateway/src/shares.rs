@@ -9,20 +9,33 @@ use foldhash::HashMap;
 ///
 /// One client may have so many times as many places as are free (the dynamic threshold of Choudhury and Hahne, known from the
 /// buffers of switches): alone it has nearly all, two have half of that each, and there is always a place left for the next. Places
-/// that become free go to the clients that wait in turn, however many requests of one wait.
+/// that become free go to the clients that wait in turn, however many requests of one wait; every other one goes to a client that
+/// has none, if one waits, so that many addresses with some places each do not keep a new client waiting.
 #[derive(Debug)]
 pub(crate) struct Shares<W> {
     free: usize,
     /// Percent of the places that one client alone may have.
     most_percent: usize,
     held: HashMap<IpAddr, usize>,
-    queues: HashMap<IpAddr, VecDeque<(u64, W)>>,
-    /// Those with a queue, the next one first.
-    turns: VecDeque<IpAddr>,
+    queues: HashMap<IpAddr, Queue<W>>,
+    /// Those with a queue, the next one first: those that had a place when they began to wait, and those that had none.
+    turns: [VecDeque<IpAddr>; 2],
+    /// Which of these had the last turn.
+    last: usize,
     waiting: usize,
     max_waiting: usize,
     tickets: u64,
 }
+
+/// Those of one client that wait, each with its ticket, and in which list the client is.
+#[derive(Debug)]
+struct Queue<W> {
+    waiters: VecDeque<(u64, W)>,
+    list: usize,
+}
+
+const HAVE_SOME: usize = 0;
+const HAVE_NONE: usize = 1;
 
 impl<W> Shares<W> {
     pub(crate) fn new(limit: usize, most_percent: u8, max_waiting: usize) -> Self {
@@ -31,7 +44,8 @@ impl<W> Shares<W> {
             most_percent: usize::from(most_percent.clamp(1, 100)),
             held: HashMap::default(),
             queues: HashMap::default(),
-            turns: VecDeque::new(),
+            turns: Default::default(),
+            last: HAVE_SOME,
             waiting: 0,
             max_waiting,
             tickets: 0,
@@ -76,27 +90,35 @@ impl<W> Shares<W> {
 
     /// How many have their turn before the next request of `client` that waits.
     pub(crate) fn ahead(&self, client: IpAddr) -> usize {
-        let own = self.queues.get(&client).map_or(0, VecDeque::len);
-        self.waiting.min(self.turns.len().saturating_mul(own + 1))
+        let (own, list) = match self.queues.get(&client) {
+            Some(queue) => (queue.waiters.len(), queue.list),
+            None => (0, self.list_of(client)),
+        };
+        // After each of its own list, one of the other.
+        let rounds = own + 1;
+        let mine = self.turns[list].len();
+        let others = mine.min(self.turns[1 - list].len());
+        self.waiting.min((mine + others).saturating_mul(rounds))
     }
 
     /// Has a request of `client` wait. When as many wait as may, it takes the place of the last one of whoever has the most that
     /// wait; `None` when that is `client` itself.
     pub(crate) fn wait(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
         if self.waiting >= self.max_waiting {
-            let own = self.queues.get(&client).map_or(0, VecDeque::len);
-            let longest = self.queues.iter().max_by_key(|(_, queue)| queue.len());
-            let (longest, _) = longest.filter(|(_, queue)| queue.len() > own + 1)?;
+            let own = self.queues.get(&client).map_or(0, |queue| queue.waiters.len());
+            let longest = self.queues.iter().max_by_key(|(_, queue)| queue.waiters.len());
+            let (longest, _) = longest.filter(|(_, queue)| queue.waiters.len() > own + 1)?;
             let longest = *longest;
-            let last = self.queues.get(&longest)?.back()?.0;
+            let last = self.queues.get(&longest)?.waiters.back()?.0;
             self.forget(longest, last);
         }
         self.tickets += 1;
-        let queue = self.queues.entry(client).or_default();
-        if queue.is_empty() {
-            self.turns.push_back(client);
-        }
-        queue.push_back((self.tickets, waiter));
+        let list = self.list_of(client);
+        let queue = self.queues.entry(client).or_insert_with(|| {
+            self.turns[list].push_back(client);
+            Queue { waiters: VecDeque::new(), list }
+        });
+        queue.waiters.push_back((self.tickets, waiter));
         self.waiting += 1;
         Some(self.tickets)
     }
@@ -104,34 +126,46 @@ impl<W> Shares<W> {
     /// Who has got this ticket waits no more, if it still did.
     pub(crate) fn forget(&mut self, client: IpAddr, ticket: u64) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
-        let Ok(at) = queue.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
-        queue.remove(at);
+        let Ok(at) = queue.waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
+        queue.waiters.remove(at);
         self.waiting -= 1;
-        if queue.is_empty() {
+        if queue.waiters.is_empty() {
+            self.turns[queue.list].retain(|other| *other != client);
             self.queues.remove(&client);
-            self.turns.retain(|other| *other != client);
         }
     }
 
     /// Takes a place for whoever's turn it is among those who may have one.
     pub(crate) fn next(&mut self) -> Option<(IpAddr, W)> {
-        for _ in 0..self.turns.len() {
-            let client = self.turns.pop_front()?;
+        let first = 1 - self.last;
+        self.next_of(first).or_else(|| self.next_of(1 - first))
+    }
+
+    fn next_of(&mut self, list: usize) -> Option<(IpAddr, W)> {
+        for _ in 0..self.turns[list].len() {
+            let client = self.turns[list].pop_front()?;
             if !self.take(client) {
-                self.turns.push_back(client);
+                self.turns[list].push_back(client);
                 continue;
             }
+            self.last = list;
             let queue = self.queues.get_mut(&client)?;
-            let (_, waiter) = queue.pop_front()?;
+            let (_, waiter) = queue.waiters.pop_front()?;
             self.waiting -= 1;
-            if queue.is_empty() {
+            if queue.waiters.is_empty() {
                 self.queues.remove(&client);
             } else {
-                self.turns.push_back(client);
+                queue.list = HAVE_SOME;
+                self.turns[HAVE_SOME].push_back(client);
             }
             return Some((client, waiter));
         }
         None
+    }
+
+    /// In which list `client` waits if it begins to now.
+    fn list_of(&self, client: IpAddr) -> usize {
+        if self.held.contains_key(&client) { HAVE_SOME } else { HAVE_NONE }
     }
 }
 
@@ -191,9 +225,32 @@ mod tests {
             last = who;
             order.push(name);
         }
-        assert_eq!(order, ["a", "d", "b", "c", "e"]);
+        assert_eq!(order, ["a", "b", "d", "c", "e"], "who has none, and who has had one, in turn");
         shares.give_back(last);
-        assert!(shares.held.is_empty() && shares.queues.is_empty() && shares.turns.is_empty() && shares.free() == 1);
+        assert!(
+            shares.held.is_empty()
+                && shares.queues.is_empty()
+                && shares.turns.iter().all(VecDeque::is_empty)
+                && shares.free() == 1
+        );
+    }
+
+    #[test]
+    fn a_client_that_has_no_place_does_not_wait_for_many_that_have_some() {
+        let mut shares = Shares::new(200, 100, 1000);
+        for number in 0..200 {
+            assert!(shares.take(client(number)));
+            shares.wait(client(number), number).unwrap();
+        }
+        for new in 200..203 {
+            assert_eq!(shares.ahead(client(new)), 2 * usize::from(new - 200));
+            shares.wait(client(new), new).unwrap();
+        }
+        let order = (0..8).map(|number| {
+            shares.give_back(client(number));
+            shares.next().unwrap().1
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [200, 0, 201, 1, 202, 2, 3, 4]);
     }
 
     #[test]
