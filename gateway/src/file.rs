@@ -288,7 +288,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             check,
             node_check,
             check_every: time(table.check_every, usual.check_every),
-            limits: RouteLimits::new(table.at_most, rate),
+            limits: RouteLimits::new(table.at_most, rate, table.client_share.unwrap_or(usual.client_share)),
             ..usual
         })
     });

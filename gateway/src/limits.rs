@@ -1,13 +1,15 @@
 //! How many requests there may be below a path: at a time, and in a while for each client. Bounded, whoever asks.
 
+use std::convert::Infallible;
 use std::hash::BuildHasher;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use daemon::network_of;
 use tokio::time::Instant;
+
+use crate::shares::Shares;
 
 /// Sets of places, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;
@@ -15,13 +17,15 @@ const SETS: usize = 16 * 1024;
 const WAYS: usize = 4;
 
 /// Limits of one route. A copy begins anew.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct RouteLimits {
     /// Requests at a time, of all workers.
     pub(crate) at_most: Option<usize>,
+    /// Percent of these that one client alone may have.
+    client_share: u8,
     /// Requests in a while.
     pub(crate) rate: Option<Rate>,
-    in_flight: Arc<AtomicUsize>,
+    in_flight: Option<Arc<InFlight>>,
     clients: Mutex<Option<Clients>>,
 }
 
@@ -49,28 +53,38 @@ pub enum RateBy {
     Header(String),
 }
 
+/// Requests of each client at a time. None waits.
+type InFlight = Mutex<Shares<Infallible>>;
+
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limited {
-    /// There are as many as may be at a time.
+    /// There are as many as may be at a time, or as many of this client.
     AtMost,
     Rate,
 }
 
 /// A request that counts until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Option<Arc<AtomicUsize>>);
+pub(crate) struct Counted(Option<(Arc<InFlight>, IpAddr)>);
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self::new(None, None, 100)
+    }
+}
 
 impl Clone for RouteLimits {
     fn clone(&self) -> Self {
-        Self::new(self.at_most, self.rate.clone())
+        Self::new(self.at_most, self.rate.clone(), self.client_share)
     }
 }
 
 impl RouteLimits {
-    /// So many requests at a time, and so many in a while.
-    pub fn new(at_most: Option<usize>, rate: Option<Rate>) -> Self {
-        Self { at_most, rate, ..Self::default() }
+    /// So many requests at a time, of which one client alone may have `client_share` percent, and so many in a while.
+    pub fn new(at_most: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
+        let in_flight = at_most.map(|limit| Arc::new(Mutex::new(Shares::new(limit, client_share, 0))));
+        Self { at_most, client_share, rate, in_flight, clients: Mutex::default() }
     }
 
     /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`] names.
@@ -87,10 +101,12 @@ impl RouteLimits {
                 return Err(Limited::Rate);
             }
         }
-        let Some(at_most) = self.at_most else { return Ok(Counted(None)) };
-        let before = self.in_flight.fetch_add(1, Ordering::Relaxed);
-        let counted = Counted(Some(Arc::clone(&self.in_flight)));
-        if before >= at_most { Err(Limited::AtMost) } else { Ok(counted) }
+        let Some(in_flight) = &self.in_flight else { return Ok(Counted(None)) };
+        let client = network_of(client);
+        if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).take(client) {
+            return Err(Limited::AtMost);
+        }
+        Ok(Counted(Some((Arc::clone(in_flight), client))))
     }
 
     /// The field whose value is wanted.
@@ -104,8 +120,8 @@ impl RouteLimits {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        if let Some(in_flight) = &self.0 {
-            in_flight.fetch_sub(1, Ordering::Relaxed);
+        if let Some((in_flight, client)) = &self.0 {
+            in_flight.lock().unwrap_or_else(PoisonError::into_inner).give_back(*client);
         }
     }
 }
@@ -157,7 +173,7 @@ mod tests {
 
     fn limits(at_most: Option<usize>, requests: u32, burst: u32, by: RateBy) -> RouteLimits {
         let rate = (requests > 0).then(|| Rate { requests, every: Duration::from_secs(1), burst, by });
-        RouteLimits::new(at_most, rate)
+        RouteLimits::new(at_most, rate, 90)
     }
 
     fn taken(limits: &RouteLimits, client: &str, header: Option<&[u8]>, now: Instant, tries: usize) -> usize {
@@ -213,6 +229,20 @@ mod tests {
         let third = take().unwrap();
         assert_eq!(take().unwrap_err(), Limited::AtMost);
         drop((second, third));
-        assert_eq!(limits.in_flight.load(Ordering::Relaxed), 0);
+        assert_eq!(limits.in_flight.as_ref().unwrap().lock().unwrap().free(), 2);
+    }
+
+    #[tokio::test]
+    async fn ov9_one_client_does_not_take_all_requests_of_a_route() {
+        let limits = limits(Some(100), 0, 0, RateBy::Route);
+        let take = |last, tries| {
+            let client = [10, 0, 0, last].into();
+            (0..tries).map_while(|_| limits.take(client, None, Instant::now()).ok()).collect::<Vec<_>>()
+        };
+        let first = take(1, 200);
+        assert_eq!(first.len(), 90);
+        assert_eq!(take(2, 200).len(), 9, "there is room for others");
+        drop(first);
+        assert_eq!(take(2, 200).len(), 90);
     }
 }

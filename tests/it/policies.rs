@@ -199,7 +199,7 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
     let cluster = Cluster::start();
     let server = Server::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 3, by: RateBy::Header("x-key".to_owned()) };
-    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     let ask = async |key: &str| {
         let mut client = Client::connect(at).await;
@@ -216,7 +216,7 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
     assert_eq!(ask("b").await.status, 200, "others have their own");
 
     server.answers(0);
-    let at = gateway(&cluster, Route { limits: RouteLimits::new(Some(2), None), ..route(&[&server]) }).await;
+    let at = gateway(&cluster, Route { limits: RouteLimits::new(Some(2), None, 90), ..route(&[&server]) }).await;
     let before = server.asked();
     let held: Vec<_> = (0..2).map(|_| tokio::spawn(async move { request(at, "GET", "/", "").await })).collect();
     eventually("both are under way", async || server.asked() == before + 2).await;
@@ -238,7 +238,7 @@ async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
     let cluster = Cluster::start();
     let server = Server::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
-    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     let declined = async || {
@@ -471,7 +471,7 @@ async fn gh3_whoever_sends_too_much_hears_of_it() {
     let cluster = Cluster::start();
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 1, by: RateBy::Route };
     let server = Server::start().await;
-    let limited = Route { limits: RouteLimits::new(None, Some(rate)), ..route(&[&server]) };
+    let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     // Far more than any buffer takes, sent before the answer is read.
