@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use protocol::{Revision, Visible};
+use protocol::{Revision, VisibilityTarget};
 
 use crate::registry::SessionId;
 
@@ -55,7 +55,7 @@ impl Barriers {
     }
 
     /// A session wants to know when its registration, which led to `revision`, has been seen.
-    pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: Visible) {
+    pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: VisibilityTarget) {
         let until = now + Duration::from_millis(visible.within.into()).min(LONGEST);
         self.open.insert(session, Barrier { revision, percent: visible.percent, until });
         self.look_at.get_or_insert(now + LOOK);
@@ -118,7 +118,7 @@ mod tests {
         let start = Instant::now();
         (0..10).for_each(|id| barriers.follow(SessionId(id)));
         assert!(!barriers.is_open());
-        barriers.open(start, SessionId(0), NEW, Visible { percent, within: 5000 });
+        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent, within: 5000 });
         assert!(barriers.is_open());
         for id in 0..10 {
             barriers.acknowledge(SessionId(id), if id < acknowledged { NEW } else { OLD });
@@ -148,13 +148,13 @@ mod tests {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
         (0..3).for_each(|id| barriers.follow(SessionId(id)));
-        barriers.open(start, SessionId(0), NEW, Visible { percent: 100, within: 5000 });
+        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
         barriers.acknowledge(SessionId(0), NEW);
         barriers.acknowledge(SessionId(1), NEW);
         barriers.forget(SessionId(2));
         barriers.acknowledge(SessionId(2), NEW);
         assert_eq!(barriers.look(start + LOOK)[0].of, 2);
-        barriers.open(start, SessionId(0), NEW, Visible { percent: 100, within: 5000 });
+        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
         barriers.forget(SessionId(0));
         assert!(!barriers.is_open());
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use daemon::{FrameReader, Look, SHOWN_BYTES, Socket, TimeSlice, at, shown};
 use protocol::{
-    Key, Packet, Pong, Reason, Registration, Terms, Unread, Version, read_copy, write_history, write_refusal,
+    Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, WindowFull, read_copy, write_history,
+    write_refusal,
 };
 use socket2::SockRef;
 use tokio::io::{Interest, Ready};
@@ -49,13 +50,13 @@ const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 /// Why a connection ended.
 enum End {
     /// The peer closed, or broke, its side.
-    Gone(Reason),
+    Gone(LeaveReason),
     /// We are stopping.
     Stopping,
     /// The peer is told what is wrong, then cut.
     Cut(Complaint),
     /// It is out, and told so.
-    Out(Reason),
+    Out(LeaveReason),
     /// The peer takes nothing of what it is told.
     Stalled,
     /// The peer takes its time while memory is short.
@@ -81,9 +82,9 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
     let end = serve(&attendance, &mut reader, &stop).await;
     let reason = match end {
         End::Gone(reason) | End::Out(reason) => reason,
-        End::Stopping | End::GaveWay => Reason::Closed,
-        End::Cut(_) => Reason::Refused,
-        End::Stalled | End::Slow => Reason::Stalled,
+        End::Stopping | End::GaveWay => LeaveReason::Closed,
+        End::Cut(_) => LeaveReason::Refused,
+        End::Stalled | End::Slow => LeaveReason::Stalled,
     };
     // The list must not wait for the farewell.
     attendance.unregister(reason);
@@ -112,7 +113,7 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
             }
             return abort(&session.stream);
         }
-        End::Out(Reason::Superseded) => {
+        End::Out(LeaveReason::Superseded) => {
             Complaint::new(409, "superseded", "the same instance has registered on a newer connection")
         }
         End::Out(reason) => Complaint::new(408, reason.as_str(), "no answer to pings"),
@@ -213,13 +214,13 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             }
             Flow::Stalled(_) => (true, None),
             Flow::Paced(unread) => {
-                if unread == Unread::Look {
+                if unread == WindowFull::PollPeer {
                     unread_since.get_or_insert_with(Instant::now);
                 }
                 (false, Some(unread))
             }
             Flow::Later(_) => (false, None),
-            Flow::Broken => return End::Gone(Reason::Reset),
+            Flow::Broken => return End::Gone(LeaveReason::Reset),
         };
         let stalled_since = match flow {
             Flow::Stalled(since) => Some(Instant::from_std(since)),
@@ -279,7 +280,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 });
                 match filled {
                     Ok(Some(true)) => attendance.heard(),
-                    Ok(Some(false)) => return End::Gone(Reason::Closed),
+                    Ok(Some(false)) => return End::Gone(LeaveReason::Closed),
                     Ok(None) => {}
                     Err(error) => return End::Gone(reason(&error)),
                 }
@@ -316,11 +317,13 @@ fn takes_too_long() -> Complaint {
 }
 
 /// What an error of the socket says about the peer.
-fn reason(error: &std::io::Error) -> Reason {
+fn reason(error: &std::io::Error) -> LeaveReason {
     use std::io::ErrorKind as Kind;
     match error.kind() {
-        Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => Reason::Unreachable,
-        _ => Reason::Reset,
+        Kind::TimedOut | Kind::HostUnreachable | Kind::NetworkUnreachable | Kind::NetworkDown => {
+            LeaveReason::Unreachable
+        }
+        _ => LeaveReason::Reset,
     }
 }
 
@@ -344,14 +347,14 @@ async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits for what an old peer's window waits for. Returns whether the peer reads.
-async fn read_enough(attendance: &Attendance, unread: Unread, look: &mut Look) -> bool {
+async fn read_enough(attendance: &Attendance, unread: WindowFull, look: &mut Look) -> bool {
     let (session, membership) = (&attendance.session, attendance.membership());
     match unread {
-        Unread::Until(time) => {
+        WindowFull::Until(time) => {
             sleep_until(Instant::from_std(time)).await;
             true
         }
-        Unread::Look => {
+        WindowFull::PollPeer => {
             let written = session.outbox().written();
             match look.unread(&membership.local_queues, &session.stream, written).await {
                 (written, Some(unread)) => session.outbox().settle(written, unread),
@@ -440,7 +443,7 @@ impl Reader {
             Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
             Intent::Leave => {
                 self.registered = false;
-                attendance.unregister(Reason::Leave);
+                attendance.unregister(LeaveReason::Leave);
             }
             Intent::Know(Pong { revision: Some(known), digest }) => {
                 attendance.acknowledge(known, digest, now.into_std())
@@ -473,7 +476,12 @@ impl Reader {
         Ok(true)
     }
 
-    fn register(&mut self, attendance: &Attendance, registration: Registration, terms: &Terms) -> Result<(), End> {
+    fn register(
+        &mut self,
+        attendance: &Attendance,
+        registration: Registration,
+        terms: &RegisterOptions,
+    ) -> Result<(), End> {
         let version = self.intake.version();
         let (status, reason, message, after) = match attendance.register(registration, version, terms) {
             Ok(Admission::Listed(_)) => {

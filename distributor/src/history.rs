@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use protocol::Event;
+use protocol::HistoryEvent;
 
 use crate::registry::Record;
 
@@ -50,7 +50,7 @@ impl History {
     }
 
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
-    pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<Event> {
+    pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let text = shortened(node);
         let matches = |entry: &Entry| {
             node.is_empty()
@@ -60,7 +60,7 @@ impl History {
         };
         let found = self.events.iter().rev().filter(|entry| matches(entry)).take(MAX_ANSWER);
         let mut events: Vec<_> = found
-            .map(|Entry { at, rev, name, address, event, why, .. }| Event {
+            .map(|Entry { at, rev, name, address, event, why, .. }| HistoryEvent {
                 ago: u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX),
                 rev: *rev,
                 name: name.to_string(),

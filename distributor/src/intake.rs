@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use protocol::{
-    HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, Registration, RegistrationError, Request,
-    Terms, Version, check_depth, is_blank, read_history_question, read_report,
+    HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, RegisterOptions, Registration,
+    RegistrationError, Request, Version, check_depth, is_blank, read_history_question, read_report,
 };
 
 use crate::config::Config;
@@ -35,7 +35,7 @@ pub(crate) enum Intent {
     /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
     Overlook(Complaint),
     /// Register, or replace the registration.
-    Register(Box<Registration>, Terms),
+    Register(Box<Registration>, RegisterOptions),
     /// Send the list under this key.
     Ask(Key),
     /// Take the registration away; the peer is about to go.
@@ -179,9 +179,9 @@ impl Intake {
     }
 }
 
-fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, Terms), RegistrationError> {
+fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, RegisterOptions), RegistrationError> {
     let registration = Registration::parse(packet.params, &config.registration)?;
-    Ok((registration, Terms::parse(packet.meta, &config.registration)?))
+    Ok((registration, RegisterOptions::parse(packet.meta, &config.registration)?))
 }
 
 /// Names what surely is no packet by the first bytes of a connection, so that its owner finds the mistake.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{Digest, Have, Key, REGISTRY_URI, Revision, Stamp, Version, write_delta, write_list, write_snapshot};
+use protocol::{
+    Digest, Key, REGISTRY_URI, ResumePoint, Revision, UpdateHeader, Version, write_delta, write_list, write_snapshot,
+};
 
 use crate::config::{Config, OversizedList};
 use crate::memory::{Memory, Outgoing};
@@ -18,7 +20,7 @@ pub(crate) struct Lists {
     /// What all of these take that somebody still reads.
     memory: Memory,
     legacy: Option<(Revision, Outgoing)>,
-    snapshot: Option<(Stamp, Outgoing)>,
+    snapshot: Option<(UpdateHeader, Outgoing)>,
     /// What the packets below lead to.
     of: Edition,
     changes: HashMap<Known, Outgoing>,
@@ -37,7 +39,7 @@ pub(crate) struct Lists {
 /// A state to which everybody is led.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edition {
-    pub(crate) stamp: Stamp,
+    pub(crate) stamp: UpdateHeader,
     /// The node of every entry has registered here: nobody has to be told a part only.
     pub(crate) is_whole: bool,
 }
@@ -154,7 +156,7 @@ impl Lists {
         if let Some(told) = known.told
             && let Some(base) = registry.base(match known.seen {
                 Some(seen) => seen.into(),
-                None => Have { revision: told, digest: known.digest },
+                None => ResumePoint { revision: told, digest: known.digest },
             })
             && (!known.view.is_all() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
@@ -170,7 +172,7 @@ impl Lists {
             if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
                 // The digest is of all there is.
                 let knows_all = known.view.needs.is_none() && !told_then.confirmed_only;
-                let stamp = Stamp {
+                let stamp = UpdateHeader {
                     digest: edition.stamp.digest.filter(|_| knows_all),
                     warming: edition.stamp.warming || told_then.confirmed_only,
                     ..edition.stamp
@@ -217,7 +219,7 @@ impl Lists {
         now: Instant,
         registry: &Registry,
         config: &Config,
-        stamp: Stamp,
+        stamp: UpdateHeader,
         (version, key): (Version, &Key),
         view: &View,
     ) -> Dispatch {
@@ -247,7 +249,7 @@ impl Lists {
     }
 
     /// Everybody who was led to `from` is led to the state of `stamp` now.
-    pub(crate) fn step(&mut self, registry: &Registry, from: Revision, stamp: Stamp) {
+    pub(crate) fn step(&mut self, registry: &Registry, from: Revision, stamp: UpdateHeader) {
         if from == stamp.revision {
             return;
         }
@@ -279,9 +281,9 @@ impl Lists {
 
     /// A whole list that is new enough: the few changes since then follow it. When thousands come at once, encoding the
     /// list for each of them would take longer than sending it.
-    fn snapshot(&mut self, registry: &Registry, stamp: Stamp) -> (Outgoing, Revision) {
+    fn snapshot(&mut self, registry: &Registry, stamp: UpdateHeader) -> (Outgoing, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
-        let is_new_enough = |of: &Stamp| {
+        let is_new_enough = |of: &UpdateHeader| {
             let is_ours = of.revision.epoch == stamp.revision.epoch
                 && registry.base(of.revision.into()).is_some()
                 && of.revision <= stamp.revision;
@@ -301,8 +303,8 @@ impl Lists {
 
     /// The whole list as it is now, or when it can be had: while the registry changes, peers that ask at different times have nothing
     /// in common.
-    fn newest(&mut self, now: Instant, registry: &Registry, stamp: Stamp) -> Result<Outgoing, Instant> {
-        let is_newest = |of: &Stamp| of.revision == stamp.revision && of.warming == stamp.warming;
+    fn newest(&mut self, now: Instant, registry: &Registry, stamp: UpdateHeader) -> Result<Outgoing, Instant> {
+        let is_newest = |of: &UpdateHeader| of.revision == stamp.revision && of.warming == stamp.warming;
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
@@ -322,7 +324,13 @@ impl Lists {
     }
 
     /// The list of a part, or when it can be had.
-    fn subset(&mut self, now: Instant, registry: &Registry, stamp: Stamp, view: &View) -> Result<Outgoing, Instant> {
+    fn subset(
+        &mut self,
+        now: Instant,
+        registry: &Registry,
+        stamp: UpdateHeader,
+        view: &View,
+    ) -> Result<Outgoing, Instant> {
         if let Some(known) = self.subsets.get(view) {
             return Ok(known.clone());
         }
@@ -338,7 +346,7 @@ impl Lists {
         &mut self,
         now: Instant,
         registry: &Registry,
-        stamp: Stamp,
+        stamp: UpdateHeader,
         view: &View,
     ) -> Result<Outgoing, Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
@@ -352,7 +360,7 @@ impl Lists {
             bytes += record.entry.len();
         }
         self.admit(now, registry, bytes)?;
-        let stamp = Stamp { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
+        let stamp = UpdateHeader { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
         Ok(Outgoing::counted(encode_list(records, &stamp), &self.memory))
     }
 }
@@ -385,14 +393,14 @@ fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {
     }
 }
 
-fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, stamp: &Stamp) -> Bytes {
+fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, stamp: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
     let suspect = records.clone().filter(|record| record.suspect).map(|record| record.id);
     write_snapshot(&mut out, &UNASKED, stamp, records.map(|record| (record.id, &*record.entry)), suspect);
     out.freeze()
 }
 
-fn encode_change(difference: &Difference, stamp: &Stamp, base: Revision) -> Bytes {
+fn encode_change(difference: &Difference, stamp: &UpdateHeader, base: Revision) -> Bytes {
     let Difference { joined, left, suspect, trusted, .. } = difference;
     let mut out = BytesMut::new();
     write_delta(
@@ -418,7 +426,7 @@ fn under_key(list: &Outgoing, key: &Key) -> Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use protocol::{News, Outcome, Packet, Reason, Registration, Replica};
+    use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UpdateOutcome};
 
     use super::*;
     use crate::needs::Needs;
@@ -437,8 +445,8 @@ mod tests {
         registry
     }
 
-    fn stamp(registry: &Registry) -> Stamp {
-        Stamp { revision: registry.revision(), digest: Some(registry.digest()), ..Stamp::default() }
+    fn stamp(registry: &Registry) -> UpdateHeader {
+        UpdateHeader { revision: registry.revision(), digest: Some(registry.digest()), ..UpdateHeader::default() }
     }
 
     fn edition(registry: &Registry) -> Edition {
@@ -535,8 +543,8 @@ mod tests {
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-            let outcome = replica.take(now(), &News::parse(&packet).unwrap());
-            assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "{outcome:?}");
+            let outcome = replica.take(now(), &ListUpdate::parse(&packet).unwrap());
+            assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}");
         };
         let mut at = now();
         loop {
@@ -568,7 +576,7 @@ mod tests {
         check(&mut lists, &registry, &mut node, None, &[100]);
         check(&mut lists, &registry, &mut node, None, &[]);
         (100..110).for_each(|session| register(&mut registry, session));
-        registry.leave(SessionId(0), Reason::Closed);
+        registry.leave(SessionId(0), LeaveReason::Closed);
         check(&mut lists, &registry, &mut node, None, &[10]);
         // The list of a moment ago and what has changed since are as good as a new one.
         check(&mut lists, &registry, &mut Replica::default(), None, &[100, 10]);
@@ -581,7 +589,7 @@ mod tests {
         let (mut registry, mut lists) = (registry(10), lists());
         let mut node = Replica::default();
         check(&mut lists, &registry, &mut node, None, &[10]);
-        (0..10).for_each(|session| drop(registry.leave(SessionId(session), Reason::Closed)));
+        (0..10).for_each(|session| drop(registry.leave(SessionId(session), LeaveReason::Closed)));
         register(&mut registry, 11);
         check(&mut lists, &registry, &mut node, None, &[1]);
         assert!(
@@ -597,7 +605,7 @@ mod tests {
         check(&mut lists, &registry, &mut node, Some("n0007"), &[1]);
         register(&mut registry, 100);
         check(&mut lists, &registry, &mut node, Some("n0007"), &[]);
-        registry.leave(SessionId(7), Reason::Closed);
+        registry.leave(SessionId(7), LeaveReason::Closed);
         check(&mut lists, &registry, &mut node, Some("n0007"), &[0]);
         assert_eq!(node.entries().count(), 0);
         check(&mut lists, &registry, &mut Replica::default(), Some("GET/¶"), &[100]);
@@ -623,7 +631,7 @@ mod tests {
         let mut registry = Registry::new(2);
         let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
         let until = now() + Duration::from_secs(7);
-        registry.succeed(Have { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
+        registry.succeed(ResumePoint { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
         check(&mut self::lists(), &registry, &mut node, None, &[0]);
         assert_eq!(node.revision(), Some(registry.revision()));
     }

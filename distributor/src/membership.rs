@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
 use protocol::{
-    CopyPart, Digest, Reason, Registration, Revision, Terms, Unread, Version, Visibility, shown_host,
-    write_copy_question, write_visibility,
+    CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull,
+    shown_host, write_copy_question, write_visibility,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -118,7 +118,7 @@ pub(crate) struct Session {
     /// Wakes the connection's task: the publisher could not write everything, or the session is out.
     pub(crate) unfinished: Notify,
     /// Why the session is out, once it is.
-    pub(crate) out: OnceLock<Reason>,
+    pub(crate) out: OnceLock<LeaveReason>,
     /// Another connection has its place.
     pub(crate) gives_way: AtomicBool,
     /// What it says it needs is kept as long as it is registered.
@@ -145,7 +145,7 @@ pub(crate) enum Flow {
     /// The socket takes nothing more since this time.
     Stalled(std::time::Instant),
     /// An old peer is given time to read.
-    Paced(Unread),
+    Paced(WindowFull),
     /// What the peer is owed can be made at this time.
     Later(std::time::Instant),
     /// The connection is broken.
@@ -406,7 +406,7 @@ impl Membership {
                 }
             }
             Verdict::Suspect | Verdict::Trust => {}
-            Verdict::Hung => session.cut(Reason::Hung),
+            Verdict::Hung => session.cut(LeaveReason::Hung),
         }
     }
 
@@ -415,7 +415,7 @@ impl Membership {
         while let Some(session) = state.roster.poll_superseded() {
             for followers in &mut state.followers {
                 if let Some(superseded) = followers.all.remove(&session) {
-                    superseded.cut(Reason::Superseded);
+                    superseded.cut(LeaveReason::Superseded);
                 }
             }
         }
@@ -434,7 +434,7 @@ impl Membership {
         session: &Arc<Session>,
         registration: Registration,
         version: Version,
-        terms: &Terms,
+        terms: &RegisterOptions,
     ) -> Result<Admission, Turned> {
         let host = shown_host(session.peer.ip());
         let now = Instant::now().into_std();
@@ -529,7 +529,7 @@ impl Membership {
         }
     }
 
-    fn leave(&self, session: &Session, reason: Reason) {
+    fn leave(&self, session: &Session, reason: LeaveReason) {
         let mut state = self.lock();
         for followers in &mut state.followers {
             followers.all.remove(&session.id);
@@ -595,13 +595,13 @@ impl Attendance {
         &self,
         registration: Registration,
         version: Version,
-        terms: &Terms,
+        terms: &RegisterOptions,
     ) -> Result<Admission, Turned> {
         self.membership.register(&self.session, registration, version, terms)
     }
 
     /// Takes the registration away while the connection lives on.
-    pub(crate) fn unregister(&self, reason: Reason) {
+    pub(crate) fn unregister(&self, reason: LeaveReason) {
         self.session.outbox().unfollow();
         self.membership.leave(&self.session, reason);
         self.membership.lock().await_registration(&self.session);
@@ -644,7 +644,7 @@ impl Attendance {
         self.membership.rescheduled.notify_one();
     }
 
-    pub(crate) fn history(&self, node: &str) -> Vec<protocol::Event> {
+    pub(crate) fn history(&self, node: &str) -> Vec<protocol::HistoryEvent> {
         self.membership.lock().roster.history(Instant::now().into_std(), node)
     }
 
@@ -660,7 +660,7 @@ impl Attendance {
 
 impl Drop for Attendance {
     fn drop(&mut self) {
-        self.membership.leave(&self.session, Reason::Closed);
+        self.membership.leave(&self.session, LeaveReason::Closed);
         let mut state = self.membership.lock();
         state.has_registered(self.session.id);
         if !self.session.gives_way.load(Ordering::Relaxed) {
@@ -723,7 +723,7 @@ impl Session {
     }
 
     /// The session is out; its task ends it.
-    fn cut(&self, reason: Reason) {
+    fn cut(&self, reason: LeaveReason) {
         let _ = self.out.set(reason);
         self.unfinished.notify_one();
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use protocol::{Have, Key, ReadWindow, Revision, Unread, Version};
+use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull};
 
 use crate::lists::{Dispatch, Known, Told};
 use crate::memory::Outgoing;
@@ -55,7 +55,7 @@ pub(crate) enum Step {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
     /// An old peer is still reading: wait for this.
-    WaitFor(Unread),
+    WaitFor(WindowFull),
     /// Ask again at this time: what the peer is owed is its own, and many such peers have to be served.
     Later(Instant),
     /// Nothing until something changes.
@@ -111,7 +111,7 @@ impl Outbox {
     }
 
     /// It says that it knows this state already.
-    pub(crate) fn knows(&mut self, have: Have) {
+    pub(crate) fn knows(&mut self, have: ResumePoint) {
         if self.known.told.is_none() && self.known.view.needs.is_none() {
             (self.known.told, self.known.digest) = (Some(have.revision), have.digest);
         }

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::{Digest, Have, Reason, Registration, Revision, Version};
+use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision, Version};
 
 use crate::view::View;
 
@@ -19,7 +19,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) struct Registry {
     revision: Revision,
     /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
-    succeeds: Option<(Have, u64)>,
+    succeeds: Option<(ResumePoint, u64)>,
     seats: BTreeMap<u64, Seat>,
     sessions: HashMap<SessionId, u64>,
     /// Where an instance of version 2 sits.
@@ -97,7 +97,7 @@ struct Touched {
     id: u64,
     before: Option<Arc<Record>>,
     /// Why it is gone, if it is.
-    reason: Reason,
+    reason: LeaveReason,
 }
 
 /// What a registration did.
@@ -123,7 +123,7 @@ pub(crate) struct Registered {
 #[derive(Debug, Default)]
 pub(crate) struct Difference {
     pub(crate) joined: Vec<Arc<Record>>,
-    pub(crate) left: Vec<(u64, Reason)>,
+    pub(crate) left: Vec<(u64, LeaveReason)>,
     pub(crate) suspect: Vec<u64>,
     pub(crate) trusted: Vec<u64>,
     /// Something happened, even if nothing of it is left to tell.
@@ -254,7 +254,7 @@ impl Registry {
             superseded = self.unseat(id);
             if own.is_some() {
                 // It sits elsewhere already, and nobody sits twice.
-                self.remove(id, Reason::Superseded);
+                self.remove(id, LeaveReason::Superseded);
             }
         }
         let place = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
@@ -284,14 +284,14 @@ impl Registry {
             }
             before => {
                 self.put(record, Holder::Session(session));
-                self.note(id, before, Reason::Changed);
+                self.note(id, before, LeaveReason::Changed);
             }
         }
         Registered { entrance, superseded }
     }
 
     /// Removes what a session registered. A session that never registered, or is out already, changes nothing.
-    pub(crate) fn leave(&mut self, session: SessionId, reason: Reason) -> Option<Arc<Record>> {
+    pub(crate) fn leave(&mut self, session: SessionId, reason: LeaveReason) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         self.remove(id, reason)
     }
@@ -310,7 +310,7 @@ impl Registry {
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
         let is_due = |seat: &Seat| matches!(seat.held_by, Holder::Nobody(until) if until <= now);
         let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| is_due(seat)).map(|(id, _)| *id).take(most).collect();
-        due.into_iter().filter_map(|id| self.remove(id, Reason::Unreachable)).collect()
+        due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
     }
 
     /// When the next of those goes.
@@ -333,7 +333,7 @@ impl Registry {
         let before = Arc::clone(&seat.record);
         seat.record = Arc::new(Record { suspect, ..(*before).clone() });
         let record = Arc::clone(&seat.record);
-        self.note(id, Some(before), Reason::Changed);
+        self.note(id, Some(before), LeaveReason::Changed);
         Some(record)
     }
 
@@ -345,7 +345,7 @@ impl Registry {
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
     /// registered with us already stays. Receivers that know that state can be told of changes since then; others are told of
     /// an entry when its own node has come.
-    pub(crate) fn succeed(&mut self, copied: Have, records: impl IntoIterator<Item = Record>, until: Instant) {
+    pub(crate) fn succeed(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
         let registered = std::mem::take(&mut self.seats);
         let sessions = std::mem::take(&mut self.sessions);
         let rev = self.revision.rev + 1;
@@ -372,13 +372,13 @@ impl Registry {
             self.expected.remove(&place);
             let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
             self.put(Record { id, ..(**record).clone() }, Holder::Session(session));
-            self.note(id, before, Reason::Changed);
+            self.note(id, before, LeaveReason::Changed);
         }
     }
 
     /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
-    pub(crate) fn base(&self, have: Have) -> Option<u64> {
-        let Have { revision, digest } = have;
+    pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
+        let ResumePoint { revision, digest } = have;
         let rev = match self.succeeds {
             Some((copied, rev)) if copied.revision == revision && (digest.is_none() || copied.digest == digest) => rev,
             _ if revision.epoch == self.revision.epoch => revision.rev,
@@ -418,7 +418,7 @@ impl Registry {
         let mut difference = Difference::default();
         let undone = self.undone(target);
         // What it was at the base is what the first change found.
-        let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, Reason)> = BTreeMap::new();
+        let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
         let mut returned = HashSet::new();
         let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
         for change in self.after(base).take(changes) {
@@ -434,7 +434,7 @@ impl Registry {
                 Change::Confirmed(records) if view.confirmed_only => {
                     for record in records {
                         returned.insert(record.id);
-                        touched.entry(record.id).or_insert((None, Reason::Changed));
+                        touched.entry(record.id).or_insert((None, LeaveReason::Changed));
                     }
                 }
                 Change::Confirmed(_known_already) => {}
@@ -456,7 +456,7 @@ impl Registry {
                 (None, None) => {}
                 (Some(_), None) => {
                     let is_listed = undone.get(&id).map_or_else(|| self.seats.contains_key(&id), Option::is_some);
-                    difference.left.push((id, if is_listed { Reason::Changed } else { reason }));
+                    difference.left.push((id, if is_listed { LeaveReason::Changed } else { reason }));
                 }
                 (before, Some(after)) => {
                     let was_suspect = match before {
@@ -545,7 +545,7 @@ impl Registry {
         }
     }
 
-    fn remove(&mut self, id: u64, reason: Reason) -> Option<Arc<Record>> {
+    fn remove(&mut self, id: u64, reason: LeaveReason) -> Option<Arc<Record>> {
         let record = self.take_out(id)?;
         let place = record.place();
         if self.expected.get(&place) == Some(&id) {
@@ -574,7 +574,7 @@ impl Registry {
         Some(record)
     }
 
-    fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: Reason) {
+    fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: LeaveReason) {
         self.push(Change::Touched(Touched { id, before, reason }));
     }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    CopyPart, Digest, Event, Have, Key, Reason, Registration, Revision, Secret, Stamp, Terms, Version, shown_host,
-    write_ping,
+    CopyPart, Digest, HistoryEvent, Key, LeaveReason, RegisterOptions, Registration, ResumePoint, Revision, Secret,
+    UpdateHeader, Version, shown_host, write_ping,
 };
 
 use crate::barriers::{Barriers, Raised};
@@ -230,7 +230,7 @@ impl Roster {
     }
 
     /// Whether a peer that says what it holds can be told what has changed since.
-    pub(crate) fn can_go_on_from(&self, have: Have) -> bool {
+    pub(crate) fn can_go_on_from(&self, have: ResumePoint) -> bool {
         have.revision.epoch != self.registry.revision().epoch
             || self.registry.whole_since().is_some_and(|since| have.revision.rev >= since)
     }
@@ -260,7 +260,7 @@ impl Roster {
         session: SessionId,
         registration: Registration,
         host: &str,
-        terms: &Terms,
+        terms: &RegisterOptions,
     ) -> Result<Admission, Turned> {
         let known = self.registry.record_of(session).map(Arc::clone);
         if self.draining {
@@ -402,7 +402,7 @@ impl Roster {
     }
 
     /// A session has ended, or has taken its registration back.
-    pub(crate) fn leave(&mut self, now: Instant, session: SessionId, reason: Reason) -> Option<Departure> {
+    pub(crate) fn leave(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Departure> {
         self.warmup.left(now, session);
         self.barriers.forget(session);
         self.liveness.forget(session);
@@ -415,7 +415,8 @@ impl Roster {
             return None;
         }
         let record = Arc::clone(self.registry.record_of(session)?);
-        let vanished = matches!(reason, Reason::Reset | Reason::Hung | Reason::Unreachable | Reason::Stalled);
+        let vanished =
+            matches!(reason, LeaveReason::Reset | LeaveReason::Hung | LeaveReason::Unreachable | LeaveReason::Stalled);
         let kept = vanished && self.losses.is_mass(now, self.registry.len());
         if kept {
             self.registry.keep(session, now + BACK_WITHIN);
@@ -530,7 +531,7 @@ impl Roster {
             self.warmup.spoiled(now);
             return false;
         }
-        self.registry.succeed(Have { revision: part.revision, digest: Some(digest) }, copy, now + BACK_WITHIN);
+        self.registry.succeed(ResumePoint { revision: part.revision, digest: Some(digest) }, copy, now + BACK_WITHIN);
         self.warmup.restored();
         true
     }
@@ -663,12 +664,12 @@ impl Roster {
     }
 
     /// What happened to a node.
-    pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<Event> {
+    pub(crate) fn history(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         self.history.of(now, node)
     }
 
-    fn stamp(&self) -> Stamp {
-        Stamp {
+    fn stamp(&self) -> UpdateHeader {
+        UpdateHeader {
             revision: self.registry.revision(),
             digest: Some(self.registry.digest()),
             warming: self.warmup.is_warming(),
@@ -694,7 +695,7 @@ impl Record {
 
 /// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
 /// whoever says it.
-fn proves_itself(registration: &Registration, terms: &Terms) -> bool {
+fn proves_itself(registration: &Registration, terms: &RegisterOptions) -> bool {
     let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
     instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
 }

@@ -11,9 +11,9 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
-    Advert, Digest, FrameDecoder, Have, Known, LEGACY_READ_BYTES, News, Outcome, PING_URI, Packet, Reason,
-    Registration, Replica, Revision, Terms, Version, asks_for_copy, read_copy, write_ask, write_copy, write_leave,
-    write_pong, write_registration,
+    Advert, Digest, FrameDecoder, KnownNode, LEGACY_READ_BYTES, LeaveReason, ListUpdate, PING_URI, Packet,
+    RegisterOptions, Registration, Replica, ResumePoint, Revision, UpdateOutcome, Version, asks_for_copy, read_copy,
+    write_ask, write_copy, write_leave, write_pong, write_registration,
 };
 
 use crate::config::Config;
@@ -79,7 +79,7 @@ struct Pipe {
     /// Nothing arrives for now.
     is_stalled: bool,
     /// The sender has closed; the receiver finds out when it has read the rest.
-    closed: Option<Reason>,
+    closed: Option<LeaveReason>,
 }
 
 struct Node {
@@ -94,7 +94,7 @@ struct Node {
     connect_at: Instant,
     replica: Replica,
     /// What the changes that the replica names have made of nothing: calls are routed by such a table.
-    table: BTreeMap<SocketAddr, Known>,
+    table: BTreeMap<SocketAddr, KnownNode>,
     highest: Option<Revision>,
     /// It told this connection that it has a list.
     offered: bool,
@@ -179,7 +179,7 @@ impl World {
             }
             5 => self.nodes[node].is_frozen = true,
             6 => self.nodes[node].is_frozen = false,
-            7 => self.cut(connection, Reason::Reset),
+            7 => self.cut(connection, LeaveReason::Reset),
             8 => {
                 if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
                     connection.black_hole.get_or_insert(self.now);
@@ -224,11 +224,11 @@ impl World {
         let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
         let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
         self.next_connection += 1;
-        let _ = distributor.roster.register(self.now, SessionId(id), registration, host, &Terms::default());
+        let _ = distributor.roster.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());
         self.impostors.insert(id);
         self.cut_superseded();
         if leaves {
-            self.drop_session(id, Reason::Closed);
+            self.drop_session(id, LeaveReason::Closed);
         }
     }
 
@@ -286,7 +286,7 @@ impl World {
             }
             if self.impostors_go.is_some_and(|at| at <= self.now) {
                 let impostors = self.impostors.clone();
-                impostors.into_iter().for_each(|id| self.drop_session(id, Reason::Closed));
+                impostors.into_iter().for_each(|id| self.drop_session(id, LeaveReason::Closed));
             }
             self.connect();
             self.keep_time();
@@ -360,14 +360,14 @@ impl World {
             }
         }
         for id in hung {
-            self.drop_session(id, Reason::Hung);
+            self.drop_session(id, LeaveReason::Hung);
         }
         self.cut_superseded();
         let is_dead =
             |connection: &Connection| connection.black_hole.is_some_and(|since| self.now >= since + DEAD_AFTER);
         let dead: Vec<u64> = self.connections.iter().filter(|(_, it)| is_dead(it)).map(|(id, _)| *id).collect();
         for id in dead {
-            self.drop_session(id, Reason::Unreachable);
+            self.drop_session(id, LeaveReason::Unreachable);
         }
     }
 
@@ -470,7 +470,7 @@ impl World {
             Intent::Ask(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
             Intent::Leave => {
                 connection.outbox.unfollow();
-                roster.leave(self.now, session, Reason::Leave);
+                roster.leave(self.now, session, LeaveReason::Leave);
             }
             Intent::Know(pong) => {
                 if let Some(known) = pong.revision
@@ -520,13 +520,13 @@ impl World {
             let rank = node.replica.rank(&node.instance).unwrap_or(0.5);
             node.connect_at = self.now + Duration::from_secs(3).mul_f64(rank);
             if let Some(connection) = self.connections.get_mut(&id) {
-                connection.up.closed.get_or_insert(Reason::Closed);
+                connection.up.closed.get_or_insert(LeaveReason::Closed);
             }
         }
     }
 
     /// The Distributor's end of a connection ends, and then the node's.
-    fn drop_session(&mut self, id: u64, reason: Reason) {
+    fn drop_session(&mut self, id: u64, reason: LeaveReason) {
         if let Some(distributor) = &mut self.distributor {
             distributor.roster.leave(self.now, SessionId(id), reason);
         }
@@ -540,12 +540,12 @@ impl World {
 
     fn cut_superseded(&mut self) {
         while let Some(session) = self.distributor.as_mut().and_then(|it| it.roster.poll_superseded()) {
-            self.drop_session(session.0, Reason::Superseded);
+            self.drop_session(session.0, LeaveReason::Superseded);
         }
     }
 
     /// A connection breaks in the middle: what is under way is lost.
-    fn cut(&mut self, connection: Option<u64>, reason: Reason) {
+    fn cut(&mut self, connection: Option<u64>, reason: LeaveReason) {
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
             connection.up = Pipe { closed: Some(reason), ..Pipe::default() };
             connection.down = Pipe { closed: Some(reason), ..Pipe::default() };
@@ -558,7 +558,7 @@ impl World {
         if let Some(id) = node.connection.take()
             && let Some(connection) = self.connections.get_mut(&id)
         {
-            connection.up.closed = Some(Reason::Closed);
+            connection.up.closed = Some(LeaveReason::Closed);
         }
     }
 
@@ -633,7 +633,7 @@ impl Pipe {
         self.bytes.split_to(bytes)
     }
 
-    fn ended(&self) -> Option<Reason> {
+    fn ended(&self) -> Option<LeaveReason> {
         self.closed.filter(|_| self.bytes.is_empty() && !self.is_stalled)
     }
 }
@@ -669,11 +669,11 @@ impl Node {
                 let advert =
                     Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
                 let mut have =
-                    self.replica.revision().map(|revision| Have { revision, digest: Some(self.replica.digest()) });
+                    self.replica.revision().map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
                 if self.lies {
                     have = Some(self.lie().0);
                 }
-                let terms = Terms { have, ..Terms::default() };
+                let terms = RegisterOptions { have, ..RegisterOptions::default() };
                 let mut out = BytesMut::new();
                 write_registration(&mut out, name, *port, &[], &advert, &terms);
                 out.to_vec()
@@ -683,7 +683,7 @@ impl Node {
 
     /// A list with nodes that there are not: one that is new, and one in the place of each that there is, the state it claims to be,
     /// and its digest.
-    fn lie(&self) -> (Have, Vec<(u64, String)>) {
+    fn lie(&self) -> (ResumePoint, Vec<(u64, String)>) {
         let entry = |port: u16, name: &str, id: &str| {
             format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
         };
@@ -696,7 +696,7 @@ impl Node {
         let mut digest = Digest::default();
         entries.iter().for_each(|(id, entry)| digest.add(*id, entry));
         let known = self.replica.revision().unwrap_or(Revision { epoch: 1000, rev: 0 });
-        (Have { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
+        (ResumePoint { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
     }
 
     /// Carries out what the replica says has changed.
@@ -733,29 +733,29 @@ impl Node {
             }
             return out.to_vec();
         }
-        let news = News::parse(&packet).expect("S3: nothing unreadable is sent");
+        let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
         // An entry that is replaced may be at another address then: whoever took an instance over was there.
         let replaced: BTreeSet<u64> = match &news {
-            News::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
-            News::Snapshot(_) => BTreeSet::new(),
+            ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
+            ListUpdate::Snapshot(_) => BTreeSet::new(),
         };
-        let stays = |known: &&Known| known.ids.iter().all(|id| !replaced.contains(id));
+        let stays = |known: &&KnownNode| known.ids.iter().all(|id| !replaced.contains(id));
         let nodes = self.replica.nodes();
         let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
-        let leaves = matches!(&news, News::Delta(delta) if !delta.left.is_empty());
+        let leaves = matches!(&news, ListUpdate::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.take(now, &news);
-        if outcome == Outcome::Gap {
+        if outcome == UpdateOutcome::Gap {
             // It was greeted in the form of version 1, and no longer has what it said it had.
             let lost = self.offered && self.replica.revision().is_none();
             assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
             write_ask(&mut out, 1);
             return out.to_vec();
         }
-        assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "S2: {outcome:?} of {news:?}");
+        assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
         if self.replica.is_warming() && !leaves {
             assert!(self.addresses().is_superset(&before), "S8: nobody goes while the Distributor warms up");
         }
-        if outcome == Outcome::Changed {
+        if outcome == UpdateOutcome::Changed {
             self.follow();
         }
         let known = self.replica.revision().or(self.highest);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use protocol::Have;
+use protocol::ResumePoint;
 
 use crate::registry::SessionId;
 
@@ -30,7 +30,7 @@ pub(crate) struct Warmup {
     started: Instant,
     last_join: Option<Instant>,
     /// What nodes say that they hold. Nodes whose list is the same are counted together.
-    offers: Vec<(Have, SessionId)>,
+    offers: Vec<(ResumePoint, SessionId)>,
     stage: Stage,
     copies: u32,
 }
@@ -42,7 +42,7 @@ enum Stage {
     /// Nodes have come that know an earlier Distributor's list; it is asked for at this time.
     Collecting(Instant),
     /// This node was asked for what it knows, and has until this time.
-    Copying(SessionId, Have, Instant),
+    Copying(SessionId, ResumePoint, Instant),
     /// Nodes knew an earlier list, and none could be had.
     Rebuilding,
     /// Lists show all there are.
@@ -70,7 +70,7 @@ impl Warmup {
     }
 
     /// A node has come with a list of another epoch.
-    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: Have) {
+    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: ResumePoint) {
         let fresh = match self.stage {
             Stage::Gathering => true,
             Stage::Warm => self.copies == 0 && now < self.started + LONGEST,
@@ -104,7 +104,7 @@ impl Warmup {
     }
 
     /// What this node was asked for, if it was and there is still time.
-    pub(crate) fn expects(&self, session: SessionId) -> Option<Have> {
+    pub(crate) fn expects(&self, session: SessionId) -> Option<ResumePoint> {
         match self.stage {
             Stage::Copying(asked, have, _) if asked == session => Some(have),
             Stage::Gathering | Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding | Stage::Warm => None,
@@ -150,7 +150,7 @@ impl Warmup {
 
     fn next_offer(&mut self, now: Instant) -> Option<SessionId> {
         // What most of them hold; of several such states the newest. One node can claim the newest, and be alone with it.
-        let witnesses = |have: Have| self.offers.iter().filter(|(other, _)| *other == have).count();
+        let witnesses = |have: ResumePoint| self.offers.iter().filter(|(other, _)| *other == have).count();
         let rank = |&at: &usize| {
             let (have, _) = self.offers[at];
             (witnesses(have), have.revision)
@@ -181,8 +181,8 @@ mod tests {
         (Warmup::new(start), move |ms| start + Duration::from_millis(ms))
     }
 
-    fn have(rev: u64) -> Have {
-        Have { revision: Revision { epoch: 5, rev }, digest: Some(Digest(7)) }
+    fn have(rev: u64) -> ResumePoint {
+        ResumePoint { revision: Revision { epoch: 5, rev }, digest: Some(Digest(7)) }
     }
 
     #[test]
@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn a_list_that_most_hold_is_asked_for_before_one_that_claims_to_be_newer() {
         let (mut warmup, at) = start();
-        let forged = Have { digest: Some(Digest(8)), ..have(5) };
+        let forged = ResumePoint { digest: Some(Digest(8)), ..have(5) };
         for (session, have) in [(1, have(900)), (2, have(5)), (3, forged), (4, have(5)), (5, have(4))] {
             warmup.offered(at(0), SessionId(session), have);
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use daemon::{SHOWN_BYTES, shown, shown_json};
-use protocol::{Event, FrameDecoder, HISTORY_URI, Packet, write_history_question};
+use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, write_history_question};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -36,11 +36,11 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
 }
 
 /// A line for each event. Names and addresses are what nodes have made of them.
-fn table(node: &str, events: Vec<Event>) -> String {
+fn table(node: &str, events: Vec<HistoryEvent>) -> String {
     if events.is_empty() {
         return format!("nothing is known of {node}: it has not been there, or too long ago\n");
     }
-    let line = |Event { ago, rev, name, address, event, why }| {
+    let line = |HistoryEvent { ago, rev, name, address, event, why }| {
         let ago = Duration::from_millis(ago).as_secs_f64();
         let name = shown(name, NAME_BYTES).to_string();
         let [address, event, why] = [address, event, why].map(|text| shown(text, SHOWN_BYTES).to_string());

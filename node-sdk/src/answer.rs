@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Answer, Packet, Version, success_of};
+use protocol::{Packet, Response, Version, success_of};
 use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
@@ -25,8 +25,8 @@ impl RawAnswer {
     ///
     /// # Errors
     /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
-    pub fn read(&self) -> Result<Answer<'_>, protocol::PacketError> {
-        Packet::parse(&self.frame).map(|packet| Answer::from_packet(&packet))
+    pub fn read(&self) -> Result<Response<'_>, protocol::PacketError> {
+        Packet::parse(&self.frame).map(|packet| Response::from_packet(&packet))
     }
 }
 
@@ -79,6 +79,6 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoR
 /// Whether an answer says that nothing was done because its node has too much to do.
 pub(crate) fn is_declined(frame: &[u8]) -> bool {
     let Ok(packet) = Packet::parse(frame) else { return false };
-    let answer = Answer::from_packet(&packet);
+    let answer = Response::from_packet(&packet);
     answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")
 }

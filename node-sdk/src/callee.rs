@@ -13,7 +13,7 @@ use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, wa
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, Unread, is_blank, part_of};
+use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, part_of};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -452,17 +452,17 @@ impl Future for Keyed {
 async fn read_enough(
     stream: &Socket,
     service: &Service,
-    unread: Option<Unread>,
+    unread: Option<WindowFull>,
     look: &mut Look,
     written: u64,
 ) -> (u64, Option<usize>) {
     match unread {
         None => std::future::pending().await,
-        Some(Unread::Until(time)) => {
+        Some(WindowFull::Until(time)) => {
             sleep_until(Instant::from_std(time)).await;
             (written, None)
         }
-        Some(Unread::Look) => look.unread(&service.local_queues, stream, written).await,
+        Some(WindowFull::PollPeer) => look.unread(&service.local_queues, stream, written).await,
     }
 }
 

@@ -13,9 +13,9 @@ use daemon::{
 };
 use futures::FutureExt;
 use protocol::{
-    Advert, Answer, Have, News, Outcome, PING_URI, Packet, Ping, Pong, REGISTRY_URI, Route, Secret, Terms, VISIBLE_URI,
-    Version, Visibility, Visible, asks_for_copy, write_ask, write_copy, write_leave, write_pong, write_registration,
-    write_report,
+    Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
+    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, asks_for_copy, write_ask, write_copy,
+    write_leave, write_pong, write_registration, write_report,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -101,7 +101,7 @@ impl Identity {
 /// A wish to know who has seen our registration.
 #[derive(Debug)]
 pub(crate) struct Wish {
-    pub(crate) visible: Visible,
+    pub(crate) visible: VisibilityTarget,
     pub(crate) answer: oneshot::Sender<Visibility>,
 }
 
@@ -386,11 +386,11 @@ impl Discovery {
         // One answer for all who wish: the highest wish, and the longest.
         let percent = self.waiting.iter().map(|wish| wish.visible.percent).max();
         let within = self.waiting.iter().map(|wish| wish.visible.within).max();
-        let visible = percent.zip(within).map(|(percent, within)| Visible { percent, within });
+        let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
-        let have = revision.map(|revision| Have { revision, digest });
+        let have = revision.map(|revision| ResumePoint { revision, digest });
         let loopback = self.identity.listen.is_some_and(|listen| listen.is_loopback());
-        let terms = Terms { have, needs: needs.clone(), visible, secret: self.secret.clone(), loopback };
+        let terms = RegisterOptions { have, needs: needs.clone(), visible, secret: self.secret.clone(), loopback };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
     }
@@ -412,24 +412,24 @@ impl Discovery {
                 });
             }
             (REGISTRY_URI, "GET" | "PATCH") => {
-                let answer = Answer::from_packet(&packet);
+                let answer = Response::from_packet(&packet);
                 if packet.version() == Version::V2 && answer.reason.is_some() {
                     return self.turned_away(connection, &answer);
                 }
-                let news = match News::parse(&packet) {
+                let news = match ListUpdate::parse(&packet) {
                     Ok(news) => news,
                     Err(error) => return connection.complain(&error.to_string()),
                 };
                 let stamp = match &news {
-                    News::Snapshot(snapshot) => snapshot.stamp,
-                    News::Delta(delta) => Some(delta.stamp),
+                    ListUpdate::Snapshot(snapshot) => snapshot.stamp,
+                    ListUpdate::Delta(delta) => Some(delta.stamp),
                 };
                 let outcome = self.peers.take(&news);
                 debug!(?outcome, ?stamp, "news");
                 match outcome {
-                    Outcome::Changed | Outcome::Same => connection.asked_at = None,
-                    Outcome::Stale => {}
-                    Outcome::Gap => connection.ask(now),
+                    UpdateOutcome::Changed | UpdateOutcome::Same => connection.asked_at = None,
+                    UpdateOutcome::Stale => {}
+                    UpdateOutcome::Gap => connection.ask(now),
                 }
                 if stamp.is_some_and(|stamp| stamp.ack) {
                     write_pong(&mut connection.unsent, self.pong());
@@ -476,7 +476,7 @@ impl Discovery {
         warn!(%name, distributor = %self.address, "nobody can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
     }
 
-    fn turned_away(&self, connection: &mut Connection<'_>, answer: &Answer<'_>) {
+    fn turned_away(&self, connection: &mut Connection<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
             // A moment at random, or all that were turned away come again together.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use bytes::{Buf, Bytes, BytesMut};
 use daemon::{SHOWN_BYTES, debug, shown};
 use protocol::{
-    AnswerWriter, Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, Reply, Side, Unread, Version, write_answer,
-    write_credit, write_end, write_open,
+    Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, ResponsePayload, ResponseWriter, Side, Version, WindowFull,
+    write_answer, write_credit, write_end, write_open,
 };
 
 use crate::error::ServiceError;
@@ -45,7 +45,7 @@ pub(crate) enum Step {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
     /// An old caller is still reading: wait for this.
-    WaitFor(Unread),
+    WaitFor(WindowFull),
     /// Nothing waits.
     Done,
 }
@@ -88,7 +88,7 @@ impl<'a> Sink<'a> {
             Version::V1 => LEGACY_READ_BYTES,
             Version::V2 => MAX_FRAME_BYTES,
         };
-        let writer = AnswerWriter::begin(self.out, self.to.version, key, status);
+        let writer = ResponseWriter::begin(self.out, self.to.version, key, status);
         if let Err(error) = write(self.out) {
             self.clear();
             return self.failure(&ServiceError::internal(format!("the result has no JSON form: {error}")));
@@ -107,7 +107,7 @@ impl<'a> Sink<'a> {
             return debug!(error = ?shown(error, SHOWN_BYTES), "a call that is not answered has failed");
         };
         let ServiceError { status, reason, message, retry_after } = error;
-        let failure = Reply::Failure { status: *status, reason, message, retry_after: *retry_after };
+        let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };
         write_answer(self.out, self.to.version, key, failure);
     }
 
@@ -342,7 +342,7 @@ mod tests {
                 Step::WaitFor(unread) => Err(unread),
                 Step::Done => Ok(None),
             };
-            assert_eq!(seen, expected.map_err(|ms| Unread::Until(at(ms))));
+            assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(at(ms))));
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use daemon::Network;
-use protocol::{Advert, News, Node, Outcome, Replica, Route, Visibility, Visible, write_hello};
+use protocol::{Advert, ListUpdate, Node, Replica, Route, UpdateOutcome, Visibility, VisibilityTarget, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -334,7 +334,7 @@ impl Peers {
     /// over. Cancel safe. See [`Node::visible`](crate::Node::visible).
     pub(crate) async fn visible(&self, percent: u8, within: Duration) -> Visibility {
         let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let visible = Visible { percent: percent.clamp(1, 100), within: milliseconds };
+        let visible = VisibilityTarget { percent: percent.clamp(1, 100), within: milliseconds };
         let (answer, answered) = oneshot::channel();
         let asked = async {
             self.inner.wishes.send(Wish { visible, answer }).await.ok()?;
@@ -403,15 +403,15 @@ impl Peers {
     }
 
     /// Takes in what the Distributor told.
-    pub(crate) fn take(&self, news: &News<'_>) -> Outcome {
+    pub(crate) fn take(&self, news: &ListUpdate<'_>) -> UpdateOutcome {
         let now = Instant::now().into_std();
-        let mut outcome = Outcome::Same;
+        let mut outcome = UpdateOutcome::Same;
         self.change(|replica| {
             outcome = replica.take(now, news);
-            outcome == Outcome::Changed
+            outcome == UpdateOutcome::Changed
         });
         let mut state = self.lock();
-        if matches!(outcome, Outcome::Changed | Outcome::Same) {
+        if matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same) {
             state.stale_since = None;
             state.unsaved = true;
         }

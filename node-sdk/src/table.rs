@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use daemon::{Network, SHOWN_BYTES, Throttle, shown, warn};
-use protocol::{Advert, Known, Node, Route};
+use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
 use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
@@ -22,7 +22,7 @@ use crate::router::{Refused, Router};
 #[derive(Debug)]
 pub(crate) struct Table {
     home: Arc<Home>,
-    nodes: BTreeMap<SocketAddr, Known>,
+    nodes: BTreeMap<SocketAddr, KnownNode>,
     links: HashMap<SocketAddr, Arc<Link>>,
     router: Router<Arc<Providers>>,
     /// Who has subscribed to what.
@@ -56,7 +56,7 @@ pub(crate) struct Home {
 }
 
 /// Somebody who was at a place, and whoever is there now.
-pub(crate) type Change = (SocketAddr, Option<Known>);
+pub(crate) type Change = (SocketAddr, Option<KnownNode>);
 
 /// The nodes that offer one route and want calls. What a call picks from does not change under it.
 pub(crate) type Providers = Pool<Provider>;
@@ -172,7 +172,7 @@ impl Table {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));
         // Who was never called was in no pool.
-        let old: Vec<Known> = old.filter(|known| self.barred.remove(&known.address).is_none()).collect();
+        let old: Vec<KnownNode> = old.filter(|known| self.barred.remove(&known.address).is_none()).collect();
         for (node, route) in old.iter().filter_map(called).flat_map(routes) {
             // One look through a list takes out all that have moved.
             if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_planned()) {
@@ -216,8 +216,8 @@ impl Table {
     }
 
     /// A node that is not in the table, and the link there was to its place.
-    fn add(&mut self, known: &Known, link: Option<Arc<Link>>, now: Instant) {
-        let Known { address, node, .. } = known;
+    fn add(&mut self, known: &KnownNode, link: Option<Arc<Link>>, now: Instant) {
+        let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
         let instance = advert.and_then(|advert| advert.id.as_ref());
@@ -316,13 +316,13 @@ impl Drop for Table {
 }
 
 /// The node, if calls go to it at all.
-fn called(known: &Known) -> Option<&Node> {
+fn called(known: &KnownNode) -> Option<&Node> {
     let is_http = known.node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
     (!is_http && !known.node.routes.is_empty()).then_some(&known.node)
 }
 
 /// The node, if it would be called and wants no calls now.
-fn resting(known: &Known) -> Option<&Node> {
+fn resting(known: &KnownNode) -> Option<&Node> {
     called(known).filter(|node| weight(node) == 0)
 }
 
@@ -394,7 +394,7 @@ mod tests {
         }))
     }
 
-    fn known(rng: &mut Rng, port: u16) -> Known {
+    fn known(rng: &mut Rng, port: u16) -> KnownNode {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
         let routes = ROUTES.iter().filter(|_| rng.bool()).map(|route| Route::parse(route).unwrap()).collect();
         let advert = Advert {
@@ -407,7 +407,7 @@ mod tests {
         let advert = Some(advert).filter(|_| rng.u8(0..4) > 0);
         let name = format!("n{}", rng.u8(0..2));
         let node = Node { name, host: address.ip(), port, routes, advert, suspect: rng.bool() };
-        Known { address, node: Arc::new(node), ids: vec![port.into()] }
+        KnownNode { address, node: Arc::new(node), ids: vec![port.into()] }
     }
 
     /// Each with its weight, and whether it is suspect and near.
@@ -468,7 +468,7 @@ mod tests {
         let routes = routes.into_iter().map(|route| Route::parse(&route).unwrap()).collect();
         let advert = Some(Advert { weight, ..Advert::default() });
         let node = Node { name: "n".to_owned(), host: address.ip(), port, routes, advert, suspect: false };
-        (address, Some(Known { address, node: Arc::new(node), ids: vec![port.into()] }))
+        (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![port.into()] }))
     }
 
     #[tokio::test(start_paused = true)]
@@ -519,7 +519,7 @@ mod tests {
             let host = [10, 0, 0, 1].into();
             let node = Node { name: "n".to_owned(), host, port: 1, routes, advert, suspect };
             let address = SocketAddr::new(host, 1);
-            (address, Some(Known { address, node: Arc::new(node), ids: vec![1] }))
+            (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1] }))
         };
         let providers = |table: &Table| match table.find("GET", "/a") {
             Found::Now(providers, _) => providers,

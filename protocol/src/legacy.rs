@@ -34,8 +34,8 @@ impl ReadWindow {
     /// More bytes than the whole window never fit beside others: they go alone, and it is for the caller to avoid that.
     ///
     /// # Errors
-    /// [`Unread`] says what to wait for.
-    pub fn admit(&mut self, now: Instant, bytes: usize) -> Result<(), Unread> {
+    /// [`WindowFull`] says what to wait for.
+    pub fn admit(&mut self, now: Instant, bytes: usize) -> Result<(), WindowFull> {
         let all_read = self.read_time.zip(self.last_write).map(|(read_time, last_write)| last_write + read_time);
         if all_read.is_some_and(|all_read| now >= all_read) {
             self.unread = 0;
@@ -43,7 +43,7 @@ impl ReadWindow {
         if self.unread == 0 || self.unread + bytes <= self.max_unread_bytes {
             return Ok(());
         }
-        Err(all_read.map_or(Unread::Look, Unread::Until))
+        Err(all_read.map_or(WindowFull::PollPeer, WindowFull::Until))
     }
 
     /// Counts `bytes` as written at `now`.
@@ -77,11 +77,11 @@ impl ReadWindow {
 
 /// An old peer may not have read enough yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unread {
+pub enum WindowFull {
     /// At this time everything counts as read.
     Until(Instant),
     /// Look at the peer's end and settle.
-    Look,
+    PollPeer,
 }
 
 #[cfg(test)]
@@ -107,7 +107,7 @@ mod tests {
             (103, 1, Some(152)),
         ] {
             let admitted = window.admit(at(ms), bytes);
-            assert_eq!(admitted.err(), expected.map(|ms| Unread::Until(at(ms))), "{ms}");
+            assert_eq!(admitted.err(), expected.map(|ms| WindowFull::Until(at(ms))), "{ms}");
             if admitted.is_ok() {
                 window.wrote(at(ms), bytes);
             }
@@ -121,7 +121,7 @@ mod tests {
         let mut window = ReadWindow::new(100, None);
         window.wrote(start, 100);
         let later = start + Duration::from_secs(60);
-        assert_eq!(window.admit(later, 1), Err(Unread::Look), "a minute means nothing");
+        assert_eq!(window.admit(later, 1), Err(WindowFull::PollPeer), "a minute means nothing");
         assert!(window.settle(100, 40) && !window.settle(100, 40), "it has read 60, and then nothing");
         assert_eq!(window.admit(later, 60), Ok(()));
         assert!(window.admit(later, 61).is_err());

@@ -14,22 +14,23 @@ mod route;
 mod secret;
 
 pub use call::{
-    Answer, AnswerWriter, CREDIT_URI, CallMeta, PART_URI, Part, PartWriter, Reply, Request, STREAM_WINDOW, Side,
-    part_of, read_credit, success_of, write_answer, write_cancel, write_credit, write_end, write_hello, write_open,
-    write_request,
+    CREDIT_URI, CallMeta, PART_URI, Part, PartWriter, Request, Response, ResponsePayload, ResponseWriter,
+    STREAM_WINDOW, Side, part_of, read_credit, success_of, write_answer, write_cancel, write_credit, write_end,
+    write_hello, write_open, write_request,
 };
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth, is_one_value};
 pub use key::Key;
-pub use legacy::{LEGACY_READ_BYTES, ReadWindow, Unread};
+pub use legacy::{LEGACY_READ_BYTES, ReadWindow, WindowFull};
 pub use packet::{Packet, PacketError, Text, Version};
 pub use registry::{
-    Advert, CopyPart, Delta, Digest, Event, HISTORY_URI, HOLD, Have, HttpAdvert, Known, News, NewsError, Node, Outcome,
-    PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, Reason, Registration, RegistrationError, RegistrationLimits, Replica,
-    Revision, Snapshot, Stamp, Terms, VISIBLE_URI, Visibility, Visible, asks_for_copy, read_copy,
-    read_history_question, read_report, shown_host, write_ask, write_copy, write_copy_question, write_delta,
-    write_history, write_history_question, write_leave, write_list, write_ping, write_pong, write_refusal,
-    write_registration, write_report, write_snapshot, write_visibility,
+    Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,
+    ListUpdateError, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
+    RegistrationError, RegistrationLimits, Replica, ResumePoint, Revision, Snapshot, UpdateHeader, UpdateOutcome,
+    VISIBLE_URI, Visibility, VisibilityTarget, asks_for_copy, read_copy, read_history_question, read_report,
+    shown_host, write_ask, write_copy, write_copy_question, write_delta, write_history, write_history_question,
+    write_leave, write_list, write_ping, write_pong, write_refusal, write_registration, write_report, write_snapshot,
+    write_visibility,
 };
 pub use route::{Route, RouteError, Segment};
 pub use secret::Secret;

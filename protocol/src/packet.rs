@@ -116,10 +116,10 @@ mod tests {
     use super::*;
 
     /// uri, method, key and params of a packet.
-    type Seen<'a> = (&'a str, &'a str, Option<u64>, Option<&'a str>);
+    type ParsedPacket<'a> = (&'a str, &'a str, Option<u64>, Option<&'a str>);
 
     #[track_caller]
-    fn check(frame: &[u8], expected: Result<Seen<'_>, usize>) {
+    fn check(frame: &[u8], expected: Result<ParsedPacket<'_>, usize>) {
         let packet = Packet::parse(frame);
         let seen = packet.as_ref().map(|packet| {
             let key = packet.key.as_ref().and_then(Key::number);

@@ -4,8 +4,9 @@ use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use protocol::{
-    Answer, CallMeta, FrameDecoder, FrameTooLarge, Key, News, Packet, Ping, Registration, RegistrationLimits, Replica,
-    Reply, Request, Route, Terms, Version, check_depth, read_copy, read_report, seal, write_answer, write_request,
+    CallMeta, FrameDecoder, FrameTooLarge, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
+    RegistrationLimits, Replica, Request, Response, ResponsePayload, Route, Version, check_depth, read_copy,
+    read_report, seal, write_answer, write_request,
 };
 
 const LIMIT: usize = 200;
@@ -108,12 +109,12 @@ proptest! {
         let member = format!(r#"{{"uri":"/a","key":1,"params":{value},"$":{value},"errorcode":{value},"errormessage":{value}}}"#);
         for frame in [&bytes[..], text.as_bytes(), value.as_bytes(), member.as_bytes()] {
             let Ok(packet) = Packet::parse(frame) else { continue };
-            let _ = Answer::from_packet(&packet);
+            let _ = Response::from_packet(&packet);
             let _ = Registration::parse(packet.params, &RegistrationLimits::default());
-            let _ = Terms::parse(packet.meta, &RegistrationLimits::default());
+            let _ = RegisterOptions::parse(packet.meta, &RegistrationLimits::default());
             #[expect(clippy::disallowed_methods, reason = "any instant will do")]
             let now = std::time::Instant::now();
-            let _ = News::parse(&packet).map(|news| Replica::default().take(now, &news));
+            let _ = ListUpdate::parse(&packet).map(|news| Replica::default().take(now, &news));
             let _ = (read_copy(&packet), protocol::Pong::from_packet(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }
@@ -125,7 +126,7 @@ proptest! {
         let frame = format!(r#"{{"key":{digits}}}"#);
         let key = Packet::parse(frame.as_bytes())?.key.expect("it has one");
         let mut out = BytesMut::new();
-        write_answer(&mut out, Version::V1, &key, Reply::Success(200, "1"));
+        write_answer(&mut out, Version::V1, &key, ResponsePayload::Success(200, "1"));
         let answer = format!(r#"{{"key":{digits},"errorcode":0,"errormessage":"success","results":1}}¶"#);
         prop_assert_eq!(out, answer.as_bytes());
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use protocol::{News, Outcome, PING_URI, Packet, Replica, Revision};
+use protocol::{ListUpdate, PING_URI, Packet, Replica, Revision, UpdateOutcome};
 use serde_json::{Value, json};
 use socket2::{Domain, SockRef, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -120,9 +120,9 @@ impl Peer {
                 continue;
             }
             assert_eq!(packet.uri(), "/distributes");
-            let news = News::parse(&packet).unwrap();
+            let news = ListUpdate::parse(&packet).unwrap();
             let outcome = self.replica.take(tokio::time::Instant::now().into_std(), &news);
-            assert!(matches!(outcome, Outcome::Changed | Outcome::Same), "{outcome:?}: {packet:?}");
+            assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
             return self.names();
         }
     }

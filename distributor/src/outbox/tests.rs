@@ -1,4 +1,4 @@
-use protocol::{Registration, Terms};
+use protocol::{RegisterOptions, Registration};
 
 use super::*;
 use crate::config::Config;
@@ -26,7 +26,8 @@ impl Peer {
         for session in 0..nodes {
             let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
             let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
-            let _ = self.roster.register(self.start, SessionId(session), registration, "::1", &Terms::default());
+            let _ =
+                self.roster.register(self.start, SessionId(session), registration, "::1", &RegisterOptions::default());
         }
         self.roster.publish(Version::V1);
         self.roster.publish(Version::V2);
@@ -50,7 +51,7 @@ impl Peer {
             Step::Later(_) => panic!("nobody has needs of its own"),
             Step::Done => Ok(None),
         };
-        assert_eq!(seen, expected.map_err(|ms| Unread::Until(self.at(ms))));
+        assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(self.at(ms))));
     }
 }
 

@@ -42,7 +42,7 @@ fn order_is_the_order_of_registration() {
         let id = SessionId(session);
         let changed = match name {
             Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
-            None => registry.leave(id, Reason::Closed).map(|_| Entrance::Updated),
+            None => registry.leave(id, LeaveReason::Closed).map(|_| Entrance::Updated),
         };
         assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
     }
@@ -58,10 +58,10 @@ fn rg4_the_newest_session_of_an_instance_has_it() {
     assert_eq!(register(2, 8), registered(Entrance::Updated, None));
     assert_eq!(register(3, 7), registered(Entrance::New, None));
     assert_eq!(register(3, 8), registered(Entrance::Updated, Some(2)));
-    assert_eq!(registry.leave(SessionId(1), Reason::Closed), None, "a late end removes nothing");
-    assert_eq!(registry.leave(SessionId(2), Reason::Closed), None, "a late end removes nothing");
+    assert_eq!(registry.leave(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
+    assert_eq!(registry.leave(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
     assert_eq!(names(&registry), "n8");
-    registry.leave(SessionId(3), Reason::Closed);
+    registry.leave(SessionId(3), LeaveReason::Closed);
     assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(Entrance::New, None));
 }
 
@@ -103,9 +103,9 @@ fn changes_merge_to_what_differs() {
     let base = registry.revision().rev;
     check(&registry, base, None, "");
     registry.register(SessionId(3), &registration("c"), "::1");
-    registry.leave(a, Reason::Reset);
+    registry.leave(a, LeaveReason::Reset);
     check(&registry, base, None, "+c -1 reset");
-    registry.leave(SessionId(3), Reason::Leave);
+    registry.leave(SessionId(3), LeaveReason::Leave);
     check(&registry, base, None, "-1 reset");
     registry.mark(2, true);
     check(&registry, base, None, "-1 reset ?2");
@@ -131,7 +131,7 @@ fn a_receiver_gets_what_concerns_it() {
     registry.register(SessionId(2), &registration("moved"), "::1");
     check(&registry, base, Some("n2"), "-2 changed");
     check(&registry, base, Some("moved"), "+moved");
-    registry.leave(SessionId(2), Reason::Hung);
+    registry.leave(SessionId(2), LeaveReason::Hung);
     check(&registry, base, Some("n2"), "-2 hung");
     check(&registry, base, Some("moved"), "");
 }
@@ -139,7 +139,7 @@ fn a_receiver_gets_what_concerns_it() {
 #[test]
 fn changes_are_remembered_up_to_a_limit() {
     let mut registry = Registry::new(5);
-    let have = |rev| Have::from(Revision { epoch: 5, rev });
+    let have = |rev| ResumePoint::from(Revision { epoch: 5, rev });
     for _ in 0..MAX_CHANGES {
         registry.touch();
     }
@@ -212,7 +212,7 @@ proptest! {
         let mut model: Vec<(u64, u64)> = Vec::new();
         for (session, id) in steps {
             let Some(id) = id else {
-                registry.leave(SessionId(session), Reason::Closed);
+                registry.leave(SessionId(session), LeaveReason::Closed);
                 model.retain(|(other, _)| *other != session);
                 continue;
             };
@@ -248,7 +248,7 @@ proptest! {
             }
             match &name {
                 Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
-                None => drop(registry.leave(SessionId(session), Reason::Closed)),
+                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
             }
             let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
             prop_assert_eq!(names(&registry), expected.join(" "));
@@ -271,7 +271,7 @@ proptest! {
             match id {
                 Some(id) if suspect => drop(registry.mark(id + 1, session > 2)),
                 Some(id) => { registry.register(SessionId(session), &instance(id), "::1"); },
-                None => drop(registry.leave(SessionId(session), Reason::Closed)),
+                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
             }
             let records: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
             states.push((registry.revision().rev, records));

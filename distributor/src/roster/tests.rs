@@ -1,4 +1,4 @@
-use protocol::{Have, RegistrationLimits, Visible};
+use protocol::{RegistrationLimits, ResumePoint, VisibilityTarget};
 
 use super::*;
 
@@ -29,7 +29,7 @@ impl Scene {
         session: u64,
         port: u16,
         advert: &str,
-        terms: &Terms,
+        terms: &RegisterOptions,
     ) -> Result<Admission, Turned> {
         let params = format!(r#"{{"port":{port},"name":"n{port}","$":{{"id":"i{port}"{advert}}}}}"#);
         let params = serde_json::from_str(&params).unwrap();
@@ -39,7 +39,7 @@ impl Scene {
     }
 
     fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, Turned> {
-        self.register_with(ms, session, port, "", &Terms::default())
+        self.register_with(ms, session, port, "", &RegisterOptions::default())
     }
 
     /// Registers nodes, each on the session of its port.
@@ -53,10 +53,10 @@ impl Scene {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.roster.register(now, SessionId(session), registration, "::1", &Terms::default()).unwrap();
+        self.roster.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
     }
 
-    fn leave(&mut self, ms: u64, session: u64, reason: Reason) -> Option<Departure> {
+    fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Departure> {
         let now = self.at(ms);
         self.roster.leave(now, SessionId(session), reason)
     }
@@ -88,7 +88,7 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
     for round in 0..100 {
         let before = scene.roster.revision();
         let _ = scene.register(round * 100, round, 7);
-        scene.leave(round * 100 + 50, round, Reason::Closed);
+        scene.leave(round * 100 + 50, round, LeaveReason::Closed);
         changes += usize::from(scene.roster.revision() != before);
     }
     assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
@@ -110,15 +110,17 @@ fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
     let mut held = 0;
     for weight in 0..20 {
         let advert = format!(r#","weight":{weight}"#);
-        held +=
-            usize::from(matches!(scene.register_with(10, 1, 1, &advert, &Terms::default()), Ok(Admission::Held(_))));
+        held += usize::from(matches!(
+            scene.register_with(10, 1, 1, &advert, &RegisterOptions::default()),
+            Ok(Admission::Held(_))
+        ));
     }
     assert_eq!(held, 10);
     scene.advance(1100);
     let record = scene.roster.registry.record_of(SessionId(1)).unwrap();
     assert!(record.entry.contains(r#""weight":19"#), "{}", record.entry);
     // Whoever wants no more calls does not wait.
-    let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &Terms::default());
+    let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &RegisterOptions::default());
     assert!(matches!(admission, Ok(Admission::Listed(_))), "{admission:?}");
 }
 
@@ -130,7 +132,7 @@ fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
     }
     assert_eq!(scene.register(0, 4, 4), Err(Turned::Busy(Duration::from_millis(100))));
     scene.register_old(0, 5, 5);
-    scene.register_with(0, 1, 1, r#","weight":5"#, &Terms::default()).unwrap();
+    scene.register_with(0, 1, 1, r#","weight":5"#, &RegisterOptions::default()).unwrap();
     assert_eq!(scene.register(100, 4, 4), new());
 }
 
@@ -149,10 +151,10 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
     assert_eq!(scene.register(0, 3, 3), Err(Turned::Full));
     // Neither by what replaces an entry, nor by what waits to be listed.
     let zone = r#","zone":"far away, in another place""#;
-    assert_eq!(scene.register_with(0, 1, 1, zone, &Terms::default()), Err(Turned::Full));
+    assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(Turned::Full));
     assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
-    scene.leave(0, 2, Reason::Closed);
-    scene.leave(0, 1, Reason::Closed);
+    scene.leave(0, 2, LeaveReason::Closed);
+    scene.leave(0, 1, LeaveReason::Closed);
     assert_eq!(scene.register(0, 3, 3), new());
 }
 
@@ -161,13 +163,14 @@ fn bc6_what_waits_to_be_listed_counts() {
     let mut scene = Scene::with(Config { max_list_bytes: 180, ..Config::default() });
     for round in 0..4 {
         let _ = scene.register(0, round, 7);
-        scene.leave(0, round, Reason::Closed);
+        scene.leave(0, round, LeaveReason::Closed);
     }
     for session in 10..13 {
         let params = format!(r#"{{"port":7,"name":"n7","urls":[],"$":{{"id":"i{session}"}}}}"#);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
-        let held = scene.roster.register(scene.start, SessionId(session), registration, "::1", &Terms::default());
+        let held =
+            scene.roster.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
         let expected = if session < 12 { matches!(held, Ok(Admission::Held(_))) } else { held == Err(Turned::Full) };
         assert!(expected, "{session}: {held:?}");
     }
@@ -177,7 +180,7 @@ fn bc6_what_waits_to_be_listed_counts() {
 fn flap(scene: &mut Scene, port: u16) {
     for session in 900..903 {
         scene.register(0, session, port).unwrap();
-        scene.leave(0, session, Reason::Closed);
+        scene.leave(0, session, LeaveReason::Closed);
     }
 }
 
@@ -190,10 +193,10 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
     let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
     let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
     let now = scene.at(10);
-    let admission = scene.roster.register(now, SessionId(2), registration.unwrap(), "::1", &Terms::default());
+    let admission = scene.roster.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
     assert_eq!(admission, new());
     assert_eq!(scene.roster.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
-    scene.leave(20, 1, Reason::Superseded);
+    scene.leave(20, 1, LeaveReason::Superseded);
     scene.advance(u64::try_from(wait.as_millis()).unwrap() + 100);
     assert_eq!(scene.listed(), "n8");
     assert_eq!(scene.roster.poll_superseded(), None);
@@ -212,7 +215,7 @@ fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
     // One that is listed.
     scene.register(30_000, 3, 7).unwrap();
     assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(2)), None));
-    assert!(scene.leave(30_000, 2, Reason::Closed).is_none());
+    assert!(scene.leave(30_000, 2, LeaveReason::Closed).is_none());
     assert_eq!(scene.listed(), "n7");
 }
 
@@ -225,10 +228,10 @@ fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
         let registration =
             Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
         let now = scene.at(100);
-        scene.roster.register(now, SessionId(50 + round), registration, "::1", &Terms::default()).unwrap();
-        scene.leave(100, 50 + round, Reason::Leave);
+        scene.roster.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
+        scene.leave(100, 50 + round, LeaveReason::Leave);
     }
-    scene.leave(20_000, 1, Reason::Closed);
+    scene.leave(20_000, 1, LeaveReason::Closed);
     assert_eq!(scene.register(20_100, 2, 7), new());
 }
 
@@ -265,10 +268,10 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
 }
 
 /// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
-fn restored() -> (Scene, Have) {
+fn restored() -> (Scene, ResumePoint) {
     let mut before = Scene::new();
     before.register_all(1..=3);
-    let have = Have { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
+    let have = ResumePoint { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
     let records: Vec<_> = before.roster.registry.records().cloned().collect();
     let mut packets = BytesMut::new();
     let entries = records.iter().map(|record| (record.id, &*record.entry));
@@ -276,7 +279,7 @@ fn restored() -> (Scene, Have) {
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let mut scene = Scene::new();
     scene.roster.registry = Registry::new(200);
-    let terms = Terms { have: Some(have), ..Terms::default() };
+    let terms = RegisterOptions { have: Some(have), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
     assert!(scene.roster.take_copy(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
@@ -324,8 +327,8 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     let (mut scene, epoch) = (Scene::new(), 100);
     // Our epoch is the time of our start: a later one was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
-        let have = Have::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
-        let terms = Terms { have: Some(have), ..Terms::default() };
+        let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
+        let terms = RegisterOptions { have: Some(have), ..RegisterOptions::default() };
         scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
         assert_eq!(scene.roster.is_restoring(), restoring, "{later}");
     }
@@ -338,7 +341,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     let offered = Revision { epoch: 99, rev: 5 };
     for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
         let mut scene = Scene::new();
-        let terms = Terms { have: Some(offered.into()), ..Terms::default() };
+        let terms = RegisterOptions { have: Some(offered.into()), ..RegisterOptions::default() };
         scene.register_with(0, 1, 1, "", &terms).unwrap();
         assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
         let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
@@ -358,8 +361,9 @@ fn a_mass_loss_is_not_believed_at_once() {
         scene.register(0, port.into(), port).unwrap();
     }
     scene.advance(7000);
-    let kept =
-        (1..=60).filter(|session| scene.leave(60_000, *session, Reason::Reset).is_some_and(|gone| gone.kept)).count();
+    let kept = (1..=60)
+        .filter(|session| scene.leave(60_000, *session, LeaveReason::Reset).is_some_and(|gone| gone.kept))
+        .count();
     assert_eq!((kept, scene.roster.nodes()), (40, 40));
     // Half of those come back as if nothing had been; the rest goes, a few at a time.
     let before = scene.roster.revision();
@@ -377,7 +381,7 @@ fn a_mass_loss_is_not_believed_at_once() {
 
 #[test]
 fn those_who_say_so_leave_at_once_however_many() {
-    for reason in [Reason::Leave, Reason::Closed] {
+    for reason in [LeaveReason::Leave, LeaveReason::Closed] {
         let mut scene = Scene::new();
         scene.register_all(1..=60);
         assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.kept)));
@@ -398,7 +402,8 @@ fn a_successor_is_rebuilt_from_a_client() {
     let part = protocol::read_copy(&packet).unwrap();
 
     let mut scene = Scene::new();
-    let terms = Terms { have: Some(Have { revision: have, digest: None }), ..Terms::default() };
+    let terms =
+        RegisterOptions { have: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     // It has started later.
     scene.roster.registry = Registry::new(200);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
@@ -422,7 +427,8 @@ fn a_successor_is_rebuilt_from_a_client() {
 #[test]
 fn a_copy_that_is_damaged_is_not_used() {
     let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
-    let terms = Terms { have: Some(Have { revision: have, digest: None }), ..Terms::default() };
+    let terms =
+        RegisterOptions { have: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     scene.register_with(0, 2, 2, "", &terms).unwrap();
     for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
@@ -440,7 +446,8 @@ fn a_copy_that_is_damaged_is_not_used() {
 #[test]
 fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secret() {
     let secret = Secret::new("s").unwrap();
-    let with = |secret: Option<&str>| Terms { secret: secret.and_then(Secret::new), ..Terms::default() };
+    let with =
+        |secret: Option<&str>| RegisterOptions { secret: secret.and_then(Secret::new), ..RegisterOptions::default() };
     let owned = format!(r#","id":"{}""#, secret.instance());
     let mut scene = Scene::new();
     let mut register = |session, advert: &str, secret| {
@@ -492,7 +499,8 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
 fn a_barrier_names_those_who_have_not_seen() {
     let mut scene = Scene::new();
     scene.register_all(1..=3);
-    let terms = Terms { visible: Some(Visible { percent: 100, within: 500 }), ..Terms::default() };
+    let terms =
+        RegisterOptions { visible: Some(VisibilityTarget { percent: 100, within: 500 }), ..RegisterOptions::default() };
     scene.register_with(1000, 4, 4, "", &terms).unwrap();
     assert!(scene.roster.stamp().ack);
     let newest = scene.roster.revision();

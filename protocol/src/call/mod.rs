@@ -8,7 +8,7 @@ mod response;
 mod stream;
 
 pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
-pub use response::{Answer, AnswerWriter, Reply, success_of, write_answer};
+pub use response::{Response, ResponsePayload, ResponseWriter, success_of, write_answer};
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, part_of, read_credit, write_credit, write_end,
     write_open,

@@ -103,7 +103,7 @@ impl<'a> Request<'a> {
     /// Reads a call from its packet. The key may stand at top level or inside `params`.
     pub fn from_packet(packet: Packet<'a>) -> Self {
         #[derive(Deserialize)]
-        struct Keyed {
+        struct RawKey {
             #[serde(default)]
             key: Option<Key>,
         }
@@ -112,7 +112,7 @@ impl<'a> Request<'a> {
         let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
         let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
             let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
-            serde_json::from_str::<Keyed>(params).ok()?.key
+            serde_json::from_str::<RawKey>(params).ok()?.key
         });
         Self {
             uri: packet.uri.map_or(Cow::Borrowed(""), |Text(uri)| uri),
@@ -131,7 +131,7 @@ impl<'a> CallMeta<'a> {
     fn parse(meta: &'a RawValue) -> Self {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Raw<'a> {
+        struct RawCallMeta<'a> {
             #[serde(borrow)]
             d: Option<&'a RawValue>,
             #[serde(borrow)]
@@ -149,7 +149,7 @@ impl<'a> CallMeta<'a> {
             #[serde(borrow)]
             h: Option<&'a RawValue>,
         }
-        let raw: Raw<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
+        let raw: RawCallMeta<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
         Self {
             time_left: read_member(raw.d).map(Duration::from_millis),
             sent: read_member(raw.t).map(Duration::from_millis),

@@ -13,7 +13,7 @@ use crate::{Key, Packet, Version, seal};
 
 /// An answer that came in.
 #[derive(Debug)]
-pub struct Answer<'a> {
+pub struct Response<'a> {
     /// The version its sender showed.
     pub version: Version,
     /// In HTTP's numbers; 200 when the sender did not say.
@@ -28,14 +28,14 @@ pub struct Answer<'a> {
     pub retry_after: Option<Duration>,
 }
 
-impl<'a> Answer<'a> {
+impl<'a> Response<'a> {
     /// The status that stands for the error of a version 1 service: its codes have no common meaning.
     const OLD_ERROR: u16 = 500;
 
     /// Reads an answer from its packet.
     pub fn from_packet(packet: &Packet<'a>) -> Self {
         #[derive(Deserialize)]
-        struct Meta<'a> {
+        struct RawResponseMeta<'a> {
             #[serde(borrow, default)]
             s: Option<&'a RawValue>,
             #[serde(borrow, default)]
@@ -51,7 +51,7 @@ impl<'a> Answer<'a> {
         }
         match packet.meta {
             Some(meta) => {
-                let meta: Option<Meta<'a>> = serde_json::from_str(meta.get()).ok();
+                let meta: Option<RawResponseMeta<'a>> = serde_json::from_str(meta.get()).ok();
                 let (s, r, m, ra) = meta.map_or((None, None, None, None), |meta| (meta.s, meta.r, meta.m, meta.ra));
                 Self {
                     version: Version::V2,
@@ -80,7 +80,7 @@ impl<'a> Answer<'a> {
     }
 }
 
-/// The key and the data of an answer in the very spelling of [`AnswerWriter`], cut out and not parsed: if the data is one
+/// The key and the data of an answer in the very spelling of [`ResponseWriter`], cut out and not parsed: if the data is one
 /// JSON value, the frame is a successful version 2 answer with it. `None` for all other frames: they are to be parsed.
 pub fn success_of(frame: &[u8]) -> Option<(u64, &[u8])> {
     let (key, rest) = cut_number(frame.strip_prefix(br#"{"key":"#)?)?;
@@ -93,7 +93,7 @@ const SUCCESS: &str = r#","$":{},"params":"#;
 
 /// What a handler gave.
 #[derive(Clone, Copy, Debug)]
-pub enum Reply<'a> {
+pub enum ResponsePayload<'a> {
     /// Status in HTTP's numbers, 200 for the usual success, and JSON text of the result.
     Success(u16, &'a str),
     /// Why there is none.
@@ -112,11 +112,11 @@ pub enum Reply<'a> {
 /// Writes one answer whose result is made in place: begin, append JSON text to the buffer, and end. Whoever cannot make
 /// the result truncates the buffer to what it was, and writes a failure instead.
 #[derive(Debug)]
-pub struct AnswerWriter {
+pub struct ResponseWriter {
     start: usize,
 }
 
-impl AnswerWriter {
+impl ResponseWriter {
     /// Writes what stands before the result. Old callers know no status but failure.
     pub fn begin(out: &mut BytesMut, to: Version, key: &Key, status: u16) -> Self {
         let start = out.len();
@@ -142,14 +142,14 @@ impl AnswerWriter {
 }
 
 /// Writes the answer to a call, ready to send, in the form that the caller's version knows.
-pub fn write_answer(out: &mut BytesMut, to: Version, key: &Key, reply: Reply<'_>) {
+pub fn write_answer(out: &mut BytesMut, to: Version, key: &Key, reply: ResponsePayload<'_>) {
     match (to, reply) {
-        (_, Reply::Success(status, result)) => {
-            let writer = AnswerWriter::begin(out, to, key, status);
+        (_, ResponsePayload::Success(status, result)) => {
+            let writer = ResponseWriter::begin(out, to, key, status);
             out.put_slice(result.as_bytes());
             writer.end(out);
         }
-        (Version::V1, Reply::Failure { status, message, reason: _, retry_after: _ }) => {
+        (Version::V1, ResponsePayload::Failure { status, message, reason: _, retry_after: _ }) => {
             let start = out.len();
             put_key(out, key);
             out.put_slice(br#","errorcode":"#);
@@ -159,7 +159,7 @@ pub fn write_answer(out: &mut BytesMut, to: Version, key: &Key, reply: Reply<'_>
             out.put_u8(b'}');
             seal(out, start);
         }
-        (Version::V2, Reply::Failure { status, reason, message, retry_after }) => {
+        (Version::V2, ResponsePayload::Failure { status, reason, message, retry_after }) => {
             let start = out.len();
             put_key(out, key);
             out.put_slice(br#","$":{"s":"#);
@@ -190,7 +190,7 @@ fn put_key(out: &mut BytesMut, key: &Key) {
 mod tests {
     use super::*;
 
-    const REFUSED: Reply<'_> = Reply::Failure {
+    const REFUSED: ResponsePayload<'_> = ResponsePayload::Failure {
         status: 404,
         reason: "no_member",
         message: "no such \"member\"",
@@ -198,7 +198,7 @@ mod tests {
     };
 
     #[track_caller]
-    fn check(to: Version, key: &Key, reply: Reply<'_>, expected: &str) {
+    fn check(to: Version, key: &Key, reply: ResponsePayload<'_>, expected: &str) {
         let mut out = BytesMut::new();
         write_answer(&mut out, to, key, reply);
         assert_eq!(String::from_utf8_lossy(&out), format!("{expected}¶"));
@@ -210,11 +210,11 @@ mod tests {
         check(
             Version::V1,
             &Key::Number(7),
-            Reply::Success(200, "[1]"),
+            ResponsePayload::Success(200, "[1]"),
             r#"{"key":7,"errorcode":0,"errormessage":"success","results":[1]}"#,
         );
         check(Version::V1, &text, REFUSED, r#"{"key":"a","errorcode":404,"errormessage":"no such \"member\""}"#);
-        check(Version::V2, &text, Reply::Success(200, "{}"), r#"{"key":"a","$":{},"params":{}}"#);
+        check(Version::V2, &text, ResponsePayload::Success(200, "{}"), r#"{"key":"a","$":{},"params":{}}"#);
         check(
             Version::V2,
             &Key::Number(7),
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_usual_success_is_cut_out_and_all_else_is_not() {
         let mut out = BytesMut::new();
-        write_answer(&mut out, Version::V2, &Key::Number(7), Reply::Success(200, "[1]"));
+        write_answer(&mut out, Version::V2, &Key::Number(7), ResponsePayload::Success(200, "[1]"));
         assert_eq!(success_of(&out[..out.len() - 2]), Some((7, b"[1]".as_slice())));
         for frame in [
             r#"{"key":7,"params":[1],"$":{}}"#,
@@ -260,7 +260,7 @@ mod tests {
             (r#"{"key":4,"$":{"s":"404"}}"#, 502, None, None),
         ] {
             let packet = Packet::parse(frame.as_bytes()).unwrap();
-            let answer = Answer::from_packet(&packet);
+            let answer = Response::from_packet(&packet);
             let seen = (answer.status, answer.message.as_deref(), answer.body.map(RawValue::get));
             assert_eq!(seen, (status, message, body), "{frame}");
         }

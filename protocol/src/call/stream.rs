@@ -28,12 +28,12 @@ impl Part {
     /// Reads it from its packet; `None` for one that is no part of a stream.
     pub fn from_packet(packet: &Packet<'_>) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Raw {
+        struct RawPart {
             n: u64,
             #[serde(default)]
             end: bool,
         }
-        let Raw { n, end } = serde_json::from_str(packet.meta?.get()).ok()?;
+        let RawPart { n, end } = serde_json::from_str(packet.meta?.get()).ok()?;
         Some(Self { number: n, is_end: end })
     }
 }
@@ -110,11 +110,11 @@ pub fn write_credit(out: &mut BytesMut, key: u64, bytes: u32) {
 /// Reads a credit; `None` for a packet that is none.
 pub fn read_credit(packet: &Packet<'_>) -> Option<u32> {
     #[derive(Deserialize)]
-    struct Raw {
+    struct RawCredit {
         c: u32,
     }
     (packet.uri() == CREDIT_URI).then_some(())?;
-    let Raw { c } = serde_json::from_str(packet.meta?.get()).ok()?;
+    let RawCredit { c } = serde_json::from_str(packet.meta?.get()).ok()?;
     Some(c)
 }
 

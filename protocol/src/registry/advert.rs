@@ -38,13 +38,13 @@ impl HttpAdvert {
     fn parse(text: &RawValue) -> Self {
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
-        struct Raw<'a> {
+        struct RawHttpAdvert<'a> {
             #[serde(borrow)]
             prefixes: Option<&'a RawValue>,
             #[serde(borrow)]
             strip: Option<&'a RawValue>,
         }
-        let raw: Raw<'_> = serde_json::from_str(text.get()).unwrap_or_default();
+        let raw: RawHttpAdvert<'_> = serde_json::from_str(text.get()).unwrap_or_default();
         Self { prefixes: read_member(raw.prefixes).unwrap_or_default(), strip: read_member(raw.strip).unwrap_or(false) }
     }
 
@@ -70,7 +70,7 @@ impl Advert {
     /// Reads a `$` member; `None` when it is no object. A member of a wrong type counts as absent.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         #[derive(serde::Deserialize)]
-        struct Raw<'a> {
+        struct RawAdvert<'a> {
             #[serde(borrow, default)]
             id: Option<&'a RawValue>,
             #[serde(borrow, default)]
@@ -86,7 +86,7 @@ impl Advert {
             #[serde(borrow, default)]
             meta: Option<&'a RawValue>,
         }
-        let raw: Raw<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
+        let raw: RawAdvert<'_> = serde_json::from_str(text).ok().filter(|_| is_object(text))?;
         let weight = read_member::<u64>(raw.weight).map(|weight| weight.min(Self::MAX_WEIGHT.into()));
         Some(Self {
             id: read_member(raw.id),

@@ -97,10 +97,10 @@ pub fn write_report(out: &mut BytesMut, failed: &[u64]) {
 /// Reads a report.
 pub fn read_report(params: Option<&RawValue>) -> Option<Vec<u64>> {
     #[derive(Deserialize)]
-    struct Report {
+    struct RawReport {
         failed: Vec<u64>,
     }
-    let Report { failed } = serde_json::from_str(params?.get()).ok()?;
+    let RawReport { failed } = serde_json::from_str(params?.get()).ok()?;
     Some(failed)
 }
 
@@ -113,10 +113,10 @@ pub fn write_copy_question(out: &mut BytesMut) {
 pub fn asks_for_copy(packet: &Packet<'_>) -> bool {
     #[derive(Default, Deserialize)]
     #[serde(default)]
-    struct Raw {
+    struct RawCopyRequest {
         copy: bool,
     }
-    let raw: Option<Raw> = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok());
+    let raw: Option<RawCopyRequest> = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok());
     (packet.uri(), packet.method()) == (REGISTRY_URI, "GET") && raw.unwrap_or_default().copy
 }
 
@@ -166,7 +166,7 @@ pub fn write_copy<'a>(
 /// Reads a part of a copy.
 pub fn read_copy<'a>(packet: &Packet<'a>) -> Option<CopyPart<'a>> {
     #[derive(Deserialize)]
-    struct Raw {
+    struct RawCopyPart {
         epoch: u64,
         rev: u64,
         digest: Digest,
@@ -174,7 +174,7 @@ pub fn read_copy<'a>(packet: &Packet<'a>) -> Option<CopyPart<'a>> {
         more: bool,
         ids: Vec<u64>,
     }
-    let Raw { epoch, rev, digest, more, ids } = serde_json::from_str(packet.meta?.get()).ok()?;
+    let RawCopyPart { epoch, rev, digest, more, ids } = serde_json::from_str(packet.meta?.get()).ok()?;
     let entries: Vec<&RawValue> = serde_json::from_str(packet.params?.get()).ok()?;
     let revision = Revision { epoch, rev };
     let sound = revision.is_sound() && entries.len() == ids.len() && ids.iter().all(|id| *id <= Revision::MAX);
@@ -209,7 +209,7 @@ pub fn write_visibility(out: &mut BytesMut, visibility: &Visibility) {
 
 /// One thing that happened to a node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
-pub struct Event {
+pub struct HistoryEvent {
     /// Milliseconds since it happened.
     pub ago: u64,
     /// The revision it led to.
@@ -233,15 +233,15 @@ pub fn write_history_question(out: &mut BytesMut, key: u64, node: &str) {
 /// Reads whose history is asked for.
 pub fn read_history_question(params: Option<&RawValue>) -> Option<String> {
     #[derive(Deserialize)]
-    struct Question {
+    struct RawHistoryRequest {
         node: String,
     }
-    let Question { node } = serde_json::from_str(params?.get()).ok()?;
+    let RawHistoryRequest { node } = serde_json::from_str(params?.get()).ok()?;
     Some(node)
 }
 
 /// Writes the answer: events, the oldest first.
-pub fn write_history(out: &mut BytesMut, key: &Key, events: &[Event]) {
+pub fn write_history(out: &mut BytesMut, key: &Key, events: &[HistoryEvent]) {
     let events = to_json(events);
     write(out, &format!(r#"{{"uri":"{HISTORY_URI}","method":"GET","key":{key},"params":{events},"$":{{}}}}"#));
 }
@@ -321,7 +321,7 @@ mod tests {
     #[test]
     fn answers_are_read_back() {
         let visibility = Visibility { seen: 2, of: 3, enough: false, missing: vec!["goods 127.0.0.1:1".into()] };
-        let event = Event {
+        let event = HistoryEvent {
             ago: 12,
             rev: 3,
             name: "goods".into(),
@@ -335,6 +335,6 @@ mod tests {
         let packets = packets(&out);
         let params = |at: usize| Packet::parse(packets[at].as_bytes()).unwrap().params.unwrap().get();
         assert_eq!(serde_json::from_str::<Visibility>(params(0)).unwrap(), visibility);
-        assert_eq!(serde_json::from_str::<Vec<Event>>(params(1)).unwrap(), [event]);
+        assert_eq!(serde_json::from_str::<Vec<HistoryEvent>>(params(1)).unwrap(), [event]);
     }
 }

@@ -34,13 +34,13 @@ impl Node {
     /// Reads an entry of a list; `None` when no node can be made of it.
     pub fn from_entry(entry: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
-        struct Located {
+        struct RawNode {
             host: String,
         }
         if !is_object(entry.get()) {
             return None;
         }
-        let Located { host } = serde_json::from_str(entry.get()).ok()?;
+        let RawNode { host } = serde_json::from_str(entry.get()).ok()?;
         // What one Distributor took, every reader takes: its limits are not ours.
         let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
         let Registration { name, port, urls, advert, .. } = Registration::parse(Some(entry), &no_limits).ok()?;
@@ -57,7 +57,7 @@ impl Node {
 
 /// Why a node is not listed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
+pub enum LeaveReason {
     /// It said so.
     Leave,
     /// Its connection was closed in order, as the system does for a process that ends.
@@ -78,7 +78,7 @@ pub enum Reason {
     Changed,
 }
 
-impl Reason {
+impl LeaveReason {
     /// The word for it.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -97,7 +97,7 @@ impl Reason {
 
 /// What stands in `$` of lists and changes for version 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stamp {
+pub struct UpdateHeader {
     /// The state that the receiver knows afterwards.
     pub revision: Revision,
     /// Of that state; `None` where the receiver knows a part only.
@@ -112,7 +112,7 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// `None` from a Distributor of version 1.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<UpdateHeader>,
     /// In order of registration.
     pub entries: Vec<&'a RawValue>,
     /// One for each entry, ascending; empty without a stamp.
@@ -125,7 +125,7 @@ pub struct Snapshot<'a> {
 #[derive(Debug)]
 pub struct Delta<'a> {
     /// What it leads to.
-    pub stamp: Stamp,
+    pub stamp: UpdateHeader,
     /// What it starts from.
     pub base: Revision,
     /// New entries, and entries that replace those of the same id.
@@ -140,7 +140,7 @@ pub struct Delta<'a> {
 
 /// Either.
 #[derive(Debug)]
-pub enum News<'a> {
+pub enum ListUpdate<'a> {
     /// A whole list.
     Snapshot(Snapshot<'a>),
     /// What has changed.
@@ -149,24 +149,24 @@ pub enum News<'a> {
 
 /// A list or change that is none: the receiver keeps what it has.
 #[derive(Debug, Error)]
-pub enum NewsError {
+pub enum ListUpdateError {
     /// `params` is not what it must be.
     #[error("params is no list of nodes")]
     Params(#[source] Option<serde_json::Error>),
     /// `$` does not fit `params`.
     #[error("$ does not fit the list")]
-    Stamp,
+    Header,
 }
 
-impl<'a> News<'a> {
+impl<'a> ListUpdate<'a> {
     /// Reads a packet of the Distributor's. One strange entry does not spoil the others.
     ///
     /// # Errors
-    /// [`NewsError`] when the packet is neither a list nor a change.
-    pub fn parse(packet: &Packet<'a>) -> Result<Self, NewsError> {
+    /// [`ListUpdateError`] when the packet is neither a list nor a change.
+    pub fn parse(packet: &Packet<'a>) -> Result<Self, ListUpdateError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Raw {
+        struct RawListUpdate {
             epoch: Option<u64>,
             rev: u64,
             base: u64,
@@ -178,38 +178,38 @@ impl<'a> News<'a> {
             suspect: Vec<u64>,
             trusted: Vec<u64>,
         }
-        let params = packet.params.map(RawValue::get).ok_or(NewsError::Params(None))?;
-        let read = |error| NewsError::Params(Some(error));
-        let raw: Raw = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let Raw { epoch, rev, base, was, ids, digest, warming, ack, suspect, trusted } = raw;
-        let stamp = epoch.map(|epoch| Stamp { revision: Revision { epoch, rev }, digest, warming, ack });
+        let params = packet.params.map(RawValue::get).ok_or(ListUpdateError::Params(None))?;
+        let read = |error| ListUpdateError::Params(Some(error));
+        let raw: RawListUpdate = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let RawListUpdate { epoch, rev, base, was, ids, digest, warming, ack, suspect, trusted } = raw;
+        let stamp = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack });
         if packet.method() == "PATCH" {
             #[derive(Deserialize)]
-            struct Changes<'a> {
+            struct RawDelta<'a> {
                 #[serde(borrow)]
                 joined: Vec<&'a RawValue>,
-                left: Vec<Gone>,
+                left: Vec<RawLeft>,
             }
             #[derive(Deserialize)]
-            struct Gone {
+            struct RawLeft {
                 id: u64,
                 #[serde(default)]
                 reason: String,
             }
-            let Changes { joined, left } = serde_json::from_str(params).map_err(read)?;
-            let stamp = stamp.filter(|_| ids.len() == joined.len()).ok_or(NewsError::Stamp)?;
+            let RawDelta { joined, left } = serde_json::from_str(params).map_err(read)?;
+            let stamp = stamp.filter(|_| ids.len() == joined.len()).ok_or(ListUpdateError::Header)?;
             return Ok(Self::Delta(Delta {
                 base: Revision { epoch: was.unwrap_or(stamp.revision.epoch), rev: base },
                 stamp,
                 joined: ids.into_iter().zip(joined).collect(),
-                left: left.into_iter().map(|Gone { id, reason }| (id, reason)).collect(),
+                left: left.into_iter().map(|RawLeft { id, reason }| (id, reason)).collect(),
                 suspect,
                 trusted,
             }));
         }
         let entries: Vec<&RawValue> = serde_json::from_str(params).map_err(read)?;
         if stamp.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
-            return Err(NewsError::Stamp);
+            return Err(ListUpdateError::Header);
         }
         Ok(Self::Snapshot(Snapshot { stamp, entries, ids, suspect }))
     }
@@ -227,7 +227,7 @@ pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item
 pub fn write_snapshot<'a>(
     out: &mut BytesMut,
     key: &Key,
-    stamp: &Stamp,
+    stamp: &UpdateHeader,
     entries: impl Iterator<Item = (u64, &'a str)> + Clone,
     suspect: impl Iterator<Item = u64>,
 ) {
@@ -245,10 +245,10 @@ pub fn write_snapshot<'a>(
 /// Writes a change, ready to send. It starts from `base`, which may be of an earlier epoch that this one succeeds.
 pub fn write_delta<'a>(
     out: &mut BytesMut,
-    stamp: &Stamp,
+    stamp: &UpdateHeader,
     base: Revision,
     joined: impl Iterator<Item = (u64, &'a str)> + Clone,
-    left: impl Iterator<Item = (u64, Reason)>,
+    left: impl Iterator<Item = (u64, LeaveReason)>,
     (suspect, trusted): (impl Iterator<Item = u64>, impl Iterator<Item = u64>),
 ) {
     let start = out.len();
@@ -314,8 +314,8 @@ fn write_entries<'a>(out: &mut BytesMut, head: &str, entries: impl Iterator<Item
     }
 }
 
-fn write_stamp(out: &mut BytesMut, stamp: &Stamp) {
-    let Stamp { revision: Revision { epoch, rev }, digest, warming, ack } = stamp;
+fn write_stamp(out: &mut BytesMut, stamp: &UpdateHeader) {
+    let UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack } = stamp;
     out.put_slice(format!(r#""epoch":{epoch},"rev":{rev}"#).as_bytes());
     if let Some(Digest(digest)) = digest {
         out.put_slice(format!(r#","digest":{digest}"#).as_bytes());
@@ -390,12 +390,12 @@ mod tests {
         }
     }
 
-    const STAMP: Stamp =
-        Stamp { revision: Revision { epoch: 9, rev: 5 }, digest: Some(Digest(77)), warming: false, ack: false };
+    const STAMP: UpdateHeader =
+        UpdateHeader { revision: Revision { epoch: 9, rev: 5 }, digest: Some(Digest(77)), warming: false, ack: false };
 
     fn news(out: &BytesMut) -> String {
         let packet = Packet::parse(&out[..out.len() - 2]).unwrap();
-        format!("{:?}", News::parse(&packet).unwrap())
+        format!("{:?}", ListUpdate::parse(&packet).unwrap())
     }
 
     #[test]
@@ -415,12 +415,12 @@ mod tests {
             (Revision { epoch: 9, rev: 4 }, STAMP, r#""epoch":9,"rev":5,"digest":77,"base":4,"ids":[8]"#),
             (
                 Revision { epoch: 8, rev: 44 },
-                Stamp { warming: true, ack: true, digest: None, ..STAMP },
+                UpdateHeader { warming: true, ack: true, digest: None, ..STAMP },
                 r#""epoch":9,"rev":5,"warming":true,"ack":true,"base":44,"was":8,"ids":[8]"#,
             ),
         ] {
             let mut out = BytesMut::new();
-            let (joined, left) = ([(8, "{}")].into_iter(), [(2, Reason::Reset)].into_iter());
+            let (joined, left) = ([(8, "{}")].into_iter(), [(2, LeaveReason::Reset)].into_iter());
             write_delta(&mut out, &stamp, base, joined, left, (none(), none()));
             let head = r#"{"uri":"/distributes","method":"PATCH","key":0,"params":{"joined":[{}],"left":[{"id":2,"reason":"reset"}]},"$":{"#;
             assert_eq!(out, format!("{head}{expected}}}}}¶").as_bytes());
@@ -448,7 +448,7 @@ mod tests {
             ),
             (r#"{"uri":"/distributes","method":"PATCH","params":[],"$":{"epoch":1,"rev":1}}"#, false),
         ] {
-            assert_eq!(News::parse(&Packet::parse(frame.as_bytes()).unwrap()).is_ok(), good, "{frame}");
+            assert_eq!(ListUpdate::parse(&Packet::parse(frame.as_bytes()).unwrap()).is_ok(), good, "{frame}");
         }
     }
 }

@@ -12,15 +12,15 @@ mod revision;
 
 pub use advert::{Advert, HttpAdvert};
 pub use control::{
-    CopyPart, Event, HISTORY_URI, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, asks_for_copy, read_copy,
-    read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,
+    CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, asks_for_copy,
+    read_copy, read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,
     write_history_question, write_leave, write_ping, write_pong, write_report, write_visibility,
 };
 pub use list::{
-    Delta, News, NewsError, Node, REGISTRY_URI, Reason, Snapshot, Stamp, shown_host, write_delta, write_list,
-    write_refusal, write_snapshot,
+    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, Snapshot, UpdateHeader, shown_host,
+    write_delta, write_list, write_refusal, write_snapshot,
 };
-pub use options::{Have, Terms, Visible};
+pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
 pub use registration::{Registration, RegistrationError, RegistrationLimits, write_registration};
-pub use replica::{HOLD, Known, Outcome, Replica};
+pub use replica::{KnownNode, RETENTION, Replica, UpdateOutcome};
 pub use revision::{Digest, Revision};

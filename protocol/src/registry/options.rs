@@ -8,13 +8,13 @@ use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 
 /// What a version 2 node asks for when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Terms {
+pub struct RegisterOptions {
     /// The list it holds: changes since then are enough.
-    pub have: Option<Have>,
+    pub have: Option<ResumePoint>,
     /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
     pub needs: Option<Vec<String>>,
     /// It wants to know when so many percent of the version 2 nodes have acknowledged its registration.
-    pub visible: Option<Visible>,
+    pub visible: Option<VisibilityTarget>,
     /// Proves that the instance is its own, when the instance id is made of a secret.
     pub secret: Option<Secret>,
     /// It listens on its own machine's loopback only: nodes on other machines cannot call it.
@@ -23,7 +23,7 @@ pub struct Terms {
 
 /// The list that a node holds when it registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
-pub struct Have {
+pub struct ResumePoint {
     /// The state that it shows.
     #[serde(flatten)]
     pub revision: Revision,
@@ -32,7 +32,7 @@ pub struct Have {
     pub digest: Option<Digest>,
 }
 
-impl From<Revision> for Have {
+impl From<Revision> for ResumePoint {
     /// This state, with whatever digest.
     fn from(revision: Revision) -> Self {
         Self { revision, digest: None }
@@ -41,21 +41,21 @@ impl From<Revision> for Have {
 
 /// A wish to be told when a registration has been seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-pub struct Visible {
+pub struct VisibilityTarget {
     /// Of all version 2 nodes, 1 to 100.
     pub percent: u8,
     /// After so many milliseconds the answer comes as it is, with the names of those that have not.
     pub within: u32,
 }
 
-impl Terms {
+impl RegisterOptions {
     /// Reads the `$` of a registration's packet. A member of a wrong type counts as absent.
     ///
     /// # Errors
     /// [`RegistrationError::TooManyNeeds`] beyond the limits for urls.
     pub fn parse(meta: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         #[derive(Default, Deserialize)]
-        struct Raw<'a> {
+        struct RawOptions<'a> {
             #[serde(borrow, default)]
             have: Option<&'a RawValue>,
             #[serde(borrow, default)]
@@ -67,7 +67,7 @@ impl Terms {
             #[serde(borrow, default)]
             loopback: Option<&'a RawValue>,
         }
-        let raw: Raw<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
+        let raw: RawOptions<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
         let needs: Option<Vec<String>> = read_member(raw.needs);
         if let Some(needs) = &needs
             && (needs.len() > limits.max_urls || needs.iter().any(|need| need.len() > limits.max_url_bytes))
@@ -75,9 +75,9 @@ impl Terms {
             return Err(RegistrationError::TooManyNeeds);
         }
         Ok(Self {
-            have: read_member(raw.have).filter(|have: &Have| have.revision.is_sound()),
+            have: read_member(raw.have).filter(|have: &ResumePoint| have.revision.is_sound()),
             needs,
-            visible: read_member(raw.visible).filter(|visible: &Visible| (1..=100).contains(&visible.percent)),
+            visible: read_member(raw.visible).filter(|visible: &VisibilityTarget| (1..=100).contains(&visible.percent)),
             secret: read_member(raw.secret),
             loopback: read_member(raw.loopback).unwrap_or(false),
         })
@@ -86,14 +86,14 @@ impl Terms {
     pub(crate) fn to_json(&self) -> String {
         let Self { have, needs, visible, secret, loopback } = self;
         let mut members = Vec::new();
-        if let Some(Have { revision: Revision { epoch, rev }, digest }) = have {
+        if let Some(ResumePoint { revision: Revision { epoch, rev }, digest }) = have {
             let digest = digest.map_or_else(String::new, |Digest(digest)| format!(r#","digest":{digest}"#));
             members.push(format!(r#""have":{{"epoch":{epoch},"rev":{rev}{digest}}}"#));
         }
         if let Some(needs) = needs {
             members.push(format!(r#""needs":{}"#, to_json(needs)));
         }
-        if let Some(Visible { percent, within }) = visible {
+        if let Some(VisibilityTarget { percent, within }) = visible {
             members.push(format!(r#""visible":{{"percent":{percent},"within":{within}}}"#));
         }
         if let Some(secret) = secret {
@@ -111,43 +111,49 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(text: &str, expected: &Result<Terms, &str>) {
+    fn check(text: &str, expected: &Result<RegisterOptions, &str>) {
         let limits = RegistrationLimits { max_urls: 2, max_url_bytes: 5 };
-        let terms = Terms::parse(Some(serde_json::from_str(text).unwrap()), &limits);
+        let terms = RegisterOptions::parse(Some(serde_json::from_str(text).unwrap()), &limits);
         assert_eq!(&terms.map_err(|error| error.reason()), expected);
     }
 
     #[test]
     fn what_is_asked_is_read() {
-        let nothing = Terms::default;
+        let nothing = RegisterOptions::default;
         check("{}", &Ok(nothing()));
         check("7", &Ok(nothing()));
-        let have = |digest| Some(Have { revision: Revision { epoch: 5, rev: 7 }, digest });
-        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(Terms { have: have(None), ..nothing() }));
-        check(r#"{"have":{"epoch":5,"rev":7,"digest":9}}"#, &Ok(Terms { have: have(Some(Digest(9))), ..nothing() }));
+        let have = |digest| Some(ResumePoint { revision: Revision { epoch: 5, rev: 7 }, digest });
+        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(RegisterOptions { have: have(None), ..nothing() }));
+        check(
+            r#"{"have":{"epoch":5,"rev":7,"digest":9}}"#,
+            &Ok(RegisterOptions { have: have(Some(Digest(9))), ..nothing() }),
+        );
         check(r#"{"have":{"epoch":9007199254740992,"rev":7}}"#, &Ok(nothing()));
         check(r#"{"have":{"epoch":5}}"#, &Ok(nothing()));
-        check(r#"{"needs":["a","GET/b"]}"#, &Ok(Terms { needs: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }));
+        check(
+            r#"{"needs":["a","GET/b"]}"#,
+            &Ok(RegisterOptions { needs: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }),
+        );
         check(r#"{"needs":["a","b","c"]}"#, &Err("too_many_needs"));
         check(r#"{"needs":["GET/bc"]}"#, &Err("too_many_needs"));
         check(
             r#"{"visible":{"percent":100,"within":5000}}"#,
-            &Ok(Terms { visible: Some(Visible { percent: 100, within: 5000 }), ..nothing() }),
+            &Ok(RegisterOptions { visible: Some(VisibilityTarget { percent: 100, within: 5000 }), ..nothing() }),
         );
         check(r#"{"visible":{"percent":0,"within":5000}}"#, &Ok(nothing()));
         check(r#"{"visible":{"percent":101,"within":5000}}"#, &Ok(nothing()));
-        check(r#"{"secret":"s"}"#, &Ok(Terms { secret: Secret::new("s"), ..nothing() }));
+        check(r#"{"secret":"s"}"#, &Ok(RegisterOptions { secret: Secret::new("s"), ..nothing() }));
         check(r#"{"secret":""}"#, &Ok(nothing()));
         check(r#"{"secret":7,"loopback":"no"}"#, &Ok(nothing()));
-        check(r#"{"loopback":true}"#, &Ok(Terms { loopback: true, ..nothing() }));
+        check(r#"{"loopback":true}"#, &Ok(RegisterOptions { loopback: true, ..nothing() }));
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let all = Terms {
-            have: Some(Have { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
+        let all = RegisterOptions {
+            have: Some(ResumePoint { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
             needs: Some(vec!["a".into()]),
-            visible: Some(Visible { percent: 50, within: 100 }),
+            visible: Some(VisibilityTarget { percent: 50, within: 100 }),
             secret: Secret::new("\"¶\""),
             loopback: true,
         };

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use crate::json::{Members, is_object, to_json, write_compact};
-use crate::{Advert, REGISTRY_URI, Route, Terms, Version, seal};
+use crate::{Advert, REGISTRY_URI, RegisterOptions, Route, Version, seal};
 
 /// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
 ///
@@ -119,7 +119,7 @@ impl Registration {
             before_host: String::with_capacity(text.len()),
             after_host: String::new(),
         };
-        let mut seen = Seen::default();
+        let mut seen = MembersSeen::default();
         for (name, value) in list {
             if name == "host" {
                 seen.host = true;
@@ -182,12 +182,12 @@ impl Registration {
     /// The version that `params` show, whether or not they are a sound registration.
     pub fn version(params: Option<&RawValue>) -> Version {
         #[derive(serde::Deserialize)]
-        struct Shown<'a> {
+        struct RawVersion<'a> {
             #[serde(borrow, default, rename = "$")]
             advert: Option<&'a RawValue>,
         }
         let params = params.map(RawValue::get).filter(|params| is_object(params));
-        let shown = params.and_then(|params| serde_json::from_str::<Shown<'_>>(params).ok());
+        let shown = params.and_then(|params| serde_json::from_str::<RawVersion<'_>>(params).ok());
         match shown.and_then(|shown| Advert::parse(shown.advert?.get())) {
             Some(_) => Version::V2,
             None => Version::V1,
@@ -212,7 +212,14 @@ impl Registration {
 }
 
 /// Writes the registration of a version 2 node, ready to send.
-pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Route], advert: &Advert, terms: &Terms) {
+pub fn write_registration(
+    out: &mut BytesMut,
+    name: &str,
+    port: u16,
+    urls: &[Route],
+    advert: &Advert,
+    terms: &RegisterOptions,
+) {
     let start = out.len();
     let urls: Vec<_> = urls.iter().map(Route::as_str).collect();
     let text = format!(
@@ -228,7 +235,7 @@ pub fn write_registration(out: &mut BytesMut, name: &str, port: u16, urls: &[Rou
 
 #[derive(Default)]
 #[expect(clippy::struct_excessive_bools, reason = "a set of members, not a state")]
-struct Seen {
+struct MembersSeen {
     port: bool,
     name: bool,
     plain_name: bool,
@@ -374,7 +381,7 @@ mod tests {
         let mut out = BytesMut::new();
         let urls = [Route::parse("GET/상품").unwrap(), Route::parse("GET/a/¶").unwrap()];
         let advert = Advert { id: Some("id-1".to_owned()), ..Advert::default() };
-        let terms = Terms { needs: Some(vec!["a".to_owned()]), ..Terms::default() };
+        let terms = RegisterOptions { needs: Some(vec!["a".to_owned()]), ..RegisterOptions::default() };
         write_registration(&mut out, "goods", 9010, &urls, &advert, &terms);
         let frame = &out[..out.len() - 2];
         let packet = crate::Packet::parse(frame).unwrap();
@@ -382,6 +389,6 @@ mod tests {
         assert_eq!((registration.name.as_str(), registration.port), ("goods", 9010));
         assert_eq!(registration.urls, ["GET/상품", "GET/a/¶"]);
         assert_eq!(registration.advert, Some(advert));
-        assert_eq!(Terms::parse(packet.meta, &RegistrationLimits::default()).unwrap(), terms);
+        assert_eq!(RegisterOptions::parse(packet.meta, &RegistrationLimits::default()).unwrap(), terms);
     }
 }

@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::{Delta, Digest, News, Node, Pong, Revision, Snapshot, Stamp};
+use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, Snapshot, UpdateHeader};
 
 /// How long a node that a new Distributor of version 1 does not list yet is kept: two periods in which nodes reconnect,
 /// and 5 s. One of version 2 says itself while it is warming.
-pub const HOLD: Duration = Duration::from_secs(11);
+pub const RETENTION: Duration = Duration::from_secs(11);
 
 /// What one node knows of the registry.
 #[derive(Debug, Default)]
@@ -22,7 +22,7 @@ pub struct Replica {
     places: BTreeMap<SocketAddr, BTreeSet<u64>>,
     digest: Digest,
     /// Nodes that no list shows any more although nobody can have told that they are gone.
-    kept: BTreeMap<SocketAddr, Kept>,
+    kept: BTreeMap<SocketAddr, Retained>,
     /// Where the last change has made a difference.
     changed: BTreeSet<SocketAddr>,
     /// The connection to the Distributor is new, and has brought nothing yet.
@@ -51,14 +51,14 @@ impl Listed {
 }
 
 #[derive(Debug)]
-struct Kept {
+struct Retained {
     node: Arc<Node>,
-    goes: Goes,
+    goes: RetainedUntil,
 }
 
 /// When a node goes that no list shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Goes {
+enum RetainedUntil {
     /// When the Distributor says that it knows everybody.
     Warm,
     /// At this time.
@@ -69,7 +69,7 @@ enum Goes {
 
 /// What became of news.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum UpdateOutcome {
     /// Somebody came, went, or is not what it was, or not listed any more.
     Changed,
     /// Taken in, and nobody did.
@@ -82,7 +82,7 @@ pub enum Outcome {
 
 /// A node as a replica knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct KnownNode {
     /// Where it can be called.
     pub address: SocketAddr,
     /// What it offers. Connections that registered the same place are one node, which offers what any of them says.
@@ -133,7 +133,7 @@ impl Replica {
     pub fn disconnected(&mut self) {
         self.awaiting = false;
         for kept in self.kept.values_mut() {
-            kept.goes = Goes::Open;
+            kept.goes = RetainedUntil::Open;
         }
     }
 
@@ -173,20 +173,20 @@ impl Replica {
     }
 
     /// Takes in what the Distributor told.
-    pub fn take(&mut self, now: Instant, news: &News<'_>) -> Outcome {
+    pub fn take(&mut self, now: Instant, news: &ListUpdate<'_>) -> UpdateOutcome {
         self.changed.clear();
         match news {
-            News::Snapshot(snapshot) => self.take_snapshot(now, snapshot),
-            News::Delta(delta) => self.take_delta(delta),
+            ListUpdate::Snapshot(snapshot) => self.take_snapshot(now, snapshot),
+            ListUpdate::Delta(delta) => self.take_delta(delta),
         }
     }
 
-    fn take_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> Outcome {
+    fn take_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> UpdateOutcome {
         if let (Some(stamp), Some(known)) = (&snapshot.stamp, self.revision) {
             // A new connection may be to another Distributor; one connection is to one.
             let same_epoch = known.epoch == stamp.revision.epoch;
             if stamp.revision < known && (same_epoch || !self.awaiting) {
-                return Outcome::Stale;
+                return UpdateOutcome::Stale;
             }
         }
         let far = self.far;
@@ -202,7 +202,7 @@ impl Replica {
             next.insert(id, text, known.get(text).map(|node| Arc::clone(node)).or_else(|| node_of(text, far)));
         }
         if snapshot.stamp.and_then(|stamp| stamp.digest).is_some_and(|digest| digest != next.digest) {
-            return Outcome::Gap;
+            return UpdateOutcome::Gap;
         }
         next.mark(&snapshot.suspect, true);
         let before = self.nodes();
@@ -212,22 +212,22 @@ impl Replica {
         let came = self.nodes().into_iter().filter(|known| gone.remove(&known.address).as_ref() != Some(known));
         self.changed = came.map(|known| known.address).collect();
         self.changed.extend(gone.into_keys());
-        if self.changed.is_empty() { Outcome::Same } else { Outcome::Changed }
+        if self.changed.is_empty() { UpdateOutcome::Same } else { UpdateOutcome::Changed }
     }
 
     /// Hands over to `next` those who are known and not in it although nobody said that they left.
-    fn keep(&mut self, now: Instant, stamp: Option<&Stamp>, next: &mut Self) {
+    fn keep(&mut self, now: Instant, stamp: Option<&UpdateHeader>, next: &mut Self) {
         next.warming = stamp.is_some_and(|stamp| stamp.warming);
         let goes = match stamp {
-            Some(stamp) if stamp.warming => Some(Goes::Warm),
+            Some(stamp) if stamp.warming => Some(RetainedUntil::Warm),
             Some(_warm) => None,
-            None if self.awaiting => Some(Goes::At(now + HOLD)),
+            None if self.awaiting => Some(RetainedUntil::At(now + RETENTION)),
             None => None,
         };
         let kept = std::mem::take(&mut self.kept);
         let kept = kept.into_iter().map(|(address, kept)| match (kept.goes, goes) {
             // An old Distributor does not say when it knows everybody, and later lists do not put it off.
-            (Goes::At(time), _) if stamp.is_none() => (address, kept.node, Some(Goes::At(time))),
+            (RetainedUntil::At(time), _) if stamp.is_none() => (address, kept.node, Some(RetainedUntil::At(time))),
             _ => (address, kept.node, goes),
         });
         let listed = self.entries.values().filter_map(|listed| listed.node.clone());
@@ -236,22 +236,24 @@ impl Replica {
             if let Some(goes) = goes
                 && !next.places.contains_key(&address)
             {
-                next.kept.insert(address, Kept { node, goes });
+                next.kept.insert(address, Retained { node, goes });
             }
         }
     }
 
-    fn take_delta(&mut self, delta: &Delta<'_>) -> Outcome {
+    fn take_delta(&mut self, delta: &Delta<'_>) -> UpdateOutcome {
         let stamp = &delta.stamp;
         match self.revision {
             Some(known) if known == delta.base => {}
-            Some(known) if known.epoch == stamp.revision.epoch && stamp.revision <= known => return Outcome::Stale,
-            _ => return Outcome::Gap,
+            Some(known) if known.epoch == stamp.revision.epoch && stamp.revision <= known => {
+                return UpdateOutcome::Stale;
+            }
+            _ => return UpdateOutcome::Gap,
         }
         if let Some(expected) = stamp.digest
             && self.digest_after(delta) != expected
         {
-            return Outcome::Gap;
+            return UpdateOutcome::Gap;
         }
         let mut changed = false;
         for (id, _) in &delta.left {
@@ -273,7 +275,7 @@ impl Replica {
             changed |= !self.kept.is_empty();
             self.changed.extend(std::mem::take(&mut self.kept).into_keys());
         }
-        if changed { Outcome::Changed } else { Outcome::Same }
+        if changed { UpdateOutcome::Changed } else { UpdateOutcome::Same }
     }
 
     fn digest_after(&self, delta: &Delta<'_>) -> Digest {
@@ -336,7 +338,7 @@ impl Replica {
 
     /// Removes nodes whose time has come. Returns whether there were any.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let is_over = |kept: &Kept| matches!(kept.goes, Goes::At(time) if time <= now);
+        let is_over = |kept: &Retained| matches!(kept.goes, RetainedUntil::At(time) if time <= now);
         self.changed = self.kept.iter().filter(|(_, kept)| is_over(kept)).map(|(address, _)| *address).collect();
         self.kept.retain(|_, kept| !is_over(kept));
         !self.changed.is_empty()
@@ -345,28 +347,32 @@ impl Replica {
     /// When the next node goes unless a list shows it.
     pub fn next_expiry(&self) -> Option<Instant> {
         let times = self.kept.values().filter_map(|kept| match kept.goes {
-            Goes::At(time) => Some(time),
-            Goes::Warm | Goes::Open => None,
+            RetainedUntil::At(time) => Some(time),
+            RetainedUntil::Warm | RetainedUntil::Open => None,
         });
         times.min()
     }
 
     /// Where the last of [`take`](Self::take), [`unreachable`](Self::unreachable), [`expire`](Self::expire), or the seed, has made a
     /// difference, with who is there now.
-    pub fn changes(&self) -> impl Iterator<Item = (SocketAddr, Option<Known>)> {
+    pub fn changes(&self) -> impl Iterator<Item = (SocketAddr, Option<KnownNode>)> {
         self.changed.iter().map(|address| (*address, self.at(*address)))
     }
 
     /// All nodes, by address.
-    pub fn nodes(&self) -> Vec<Known> {
+    pub fn nodes(&self) -> Vec<KnownNode> {
         let addresses: BTreeSet<_> = self.places.keys().chain(self.kept.keys()).collect();
         addresses.into_iter().filter_map(|address| self.at(*address)).collect()
     }
 
     /// Who is at this address.
-    fn at(&self, address: SocketAddr) -> Option<Known> {
+    fn at(&self, address: SocketAddr) -> Option<KnownNode> {
         let Some(ids) = self.places.get(&address) else {
-            return self.kept.get(&address).map(|kept| Known { address, node: Arc::clone(&kept.node), ids: vec![] });
+            return self.kept.get(&address).map(|kept| KnownNode {
+                address,
+                node: Arc::clone(&kept.node),
+                ids: vec![],
+            });
         };
         let mut nodes = ids.iter().filter_map(|id| self.entries.get(id)?.node.as_ref());
         let mut node = Arc::clone(nodes.next()?);
@@ -376,7 +382,7 @@ impl Replica {
             let more = nodes.flat_map(|node| &node.routes).filter(|route| seen.insert((*route).clone()));
             merged.routes.extend(more.cloned());
         }
-        Some(Known { address, node, ids: ids.iter().copied().collect() })
+        Some(KnownNode { address, node, ids: ids.iter().copied().collect() })
     }
 
     /// Where an instance stands among all entries, from 0 up to 1, both in order of registration; `None` when it is not listed.

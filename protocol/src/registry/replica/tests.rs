@@ -1,13 +1,13 @@
 use bytes::BytesMut;
 
 use super::*;
-use crate::{Key, Packet, Reason, write_delta, write_list, write_snapshot};
+use crate::{Key, LeaveReason, Packet, write_delta, write_list, write_snapshot};
 
 /// A node with the Distributor's end of its connection, where every node is known by its port.
 struct Observer {
     replica: Replica,
     /// What the changes that the replica names have made of nothing.
-    mirror: BTreeMap<SocketAddr, Known>,
+    mirror: BTreeMap<SocketAddr, KnownNode>,
     start: Instant,
 }
 
@@ -21,8 +21,8 @@ fn digest(ports: &[u16]) -> Digest {
     digest
 }
 
-fn stamp((epoch, rev): (u64, u64), ports: &[u16]) -> Stamp {
-    Stamp { revision: Revision { epoch, rev }, digest: Some(digest(ports)), ..Stamp::default() }
+fn stamp((epoch, rev): (u64, u64), ports: &[u16]) -> UpdateHeader {
+    UpdateHeader { revision: Revision { epoch, rev }, digest: Some(digest(ports)), ..UpdateHeader::default() }
 }
 
 impl Observer {
@@ -40,9 +40,9 @@ impl Observer {
     }
 
     #[track_caller]
-    fn take(&mut self, second: u64, packet: &BytesMut, outcome: Outcome, expected: &[u16]) {
+    fn take(&mut self, second: u64, packet: &BytesMut, outcome: UpdateOutcome, expected: &[u16]) {
         let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-        let seen = self.replica.take(self.at(second), &News::parse(&packet).unwrap());
+        let seen = self.replica.take(self.at(second), &ListUpdate::parse(&packet).unwrap());
         assert_eq!((seen, self.ports()), (outcome, expected.to_vec()));
         if seen == Changed {
             self.follow();
@@ -62,7 +62,7 @@ impl Observer {
 
     /// A list of version 1.
     #[track_caller]
-    fn old(&mut self, second: u64, ports: &[u16], outcome: Outcome, expected: &[u16]) {
+    fn old(&mut self, second: u64, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
         let mut out = BytesMut::new();
         write_list(&mut out, &Key::Number(0), entries.iter().map(String::as_str));
@@ -70,7 +70,7 @@ impl Observer {
     }
 
     #[track_caller]
-    fn snapshot(&mut self, stamp: &Stamp, ports: &[u16], outcome: Outcome, expected: &[u16]) {
+    fn snapshot(&mut self, stamp: &UpdateHeader, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| (u64::from(*port), entry(*port))).collect();
         let mut out = BytesMut::new();
         let none = std::iter::empty();
@@ -82,14 +82,14 @@ impl Observer {
     fn delta(
         &mut self,
         base: (u64, u64),
-        stamp: &Stamp,
+        stamp: &UpdateHeader,
         (joined, left): (&[u16], &[u16]),
-        outcome: Outcome,
+        outcome: UpdateOutcome,
         expected: &[u16],
     ) {
         let entries: Vec<_> = joined.iter().map(|port| (u64::from(*port), entry(*port))).collect();
         let joined = entries.iter().map(|(id, text)| (*id, text.as_str()));
-        let left = left.iter().map(|port| (u64::from(*port), Reason::Closed));
+        let left = left.iter().map(|port| (u64::from(*port), LeaveReason::Closed));
         let mut out = BytesMut::new();
         let none = (std::iter::empty(), std::iter::empty());
         write_delta(&mut out, stamp, Revision { epoch: base.0, rev: base.1 }, joined, left, none);
@@ -97,7 +97,7 @@ impl Observer {
     }
 }
 
-use Outcome::{Changed, Gap, Same, Stale};
+use UpdateOutcome::{Changed, Gap, Same, Stale};
 
 #[test]
 fn a_list_of_an_old_distributor_is_the_truth() {
@@ -182,7 +182,7 @@ fn bc13_what_its_digest_does_not_fit_is_not_taken() {
     observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.delta((5, 1), &stamp((5, 2), &[1, 2, 4]), (&[3], &[]), Gap, &[1, 2]);
     observer.delta((5, 1), &stamp((5, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
-    let unknown = Stamp { digest: None, ..stamp((5, 3), &[]) };
+    let unknown = UpdateHeader { digest: None, ..stamp((5, 3), &[]) };
     observer.delta((5, 2), &unknown, (&[4], &[]), Changed, &[1, 2, 3, 4]);
 }
 
@@ -192,7 +192,7 @@ fn bc5_nobody_goes_while_a_distributor_warms_up() {
     observer.snapshot(&stamp((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
     observer.replica.disconnected();
     observer.replica.connected();
-    let warming = |rev, ports: &[u16]| Stamp { warming: true, ..stamp((6, rev), ports) };
+    let warming = |rev, ports: &[u16]| UpdateHeader { warming: true, ..stamp((6, rev), ports) };
     observer.snapshot(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
     assert!(observer.replica.is_warming());
     observer.delta((6, 0), &warming(1, &[1, 4]), (&[1, 4], &[]), Changed, &[1, 2, 3, 4]);
@@ -261,7 +261,11 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         let far = far.map(|far| far.parse().unwrap());
         let mut digest = Digest::default();
         digest.add(1, &text);
-        let stamp = |rev| Stamp { revision: Revision { epoch: 1, rev }, digest: Some(digest), ..Stamp::default() };
+        let stamp = |rev| UpdateHeader {
+            revision: Revision { epoch: 1, rev },
+            digest: Some(digest),
+            ..UpdateHeader::default()
+        };
         let hosts = |replica: &Replica| -> Vec<String> {
             replica.nodes().iter().map(|known| known.address.ip().to_string()).collect()
         };
@@ -278,7 +282,7 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
                 replica.connected();
                 replica.set_far(far);
                 let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-                replica.take(Observer::new().start, &News::parse(&packet).unwrap());
+                replica.take(Observer::new().start, &ListUpdate::parse(&packet).unwrap());
             }
             let seen = hosts(&replica);
             assert!(seen.contains(&expected.to_owned()), "{host}, {far:?}: {seen:?}");

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use node_sdk::Node;
-use protocol::{Digest, Key, Revision, Stamp, write_delta, write_snapshot};
+use protocol::{Digest, Key, Revision, UpdateHeader, write_delta, write_snapshot};
 use tests::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,14 +32,14 @@ struct Registry {
     listener: TcpListener,
     kind: Kind,
     entries: Vec<(u64, String)>,
-    stamp: Stamp,
+    stamp: UpdateHeader,
 }
 
 impl Registry {
     async fn new(kind: Kind, nodes: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let revision = Revision { epoch: 1, rev: nodes };
-        let stamp = Stamp { revision, digest: Some(Digest::default()), ..Stamp::default() };
+        let stamp = UpdateHeader { revision, digest: Some(Digest::default()), ..UpdateHeader::default() };
         let mut registry = Self { listener, kind, entries: Vec::new(), stamp };
         for node in 0..nodes {
             registry.add(&format!("n{node}"), ROUTES);

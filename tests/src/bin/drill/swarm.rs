@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use memchr::memmem;
-use protocol::{News, Outcome, Packet, Pong, Replica, Revision, write_ask, write_copy, write_pong};
+use protocol::{ListUpdate, Packet, Pong, Replica, Revision, UpdateOutcome, write_ask, write_copy, write_pong};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -295,14 +295,14 @@ impl Node {
         self.entries.set(entries);
         if let Some(replica) = &mut *self.replica.borrow_mut() {
             let news = Packet::parse(frame).unwrap();
-            match replica.take(Instant::now(), &News::parse(&news).unwrap()) {
-                Outcome::Changed | Outcome::Same => {
+            match replica.take(Instant::now(), &ListUpdate::parse(&news).unwrap()) {
+                UpdateOutcome::Changed | UpdateOutcome::Same => {
                     let digest = replica.revision().map(|_| u64::from(replica.digest().0));
                     let said = number_after(frame, br#""digest":"#);
                     assert_eq!(digest, said, "what it knows is what the Distributor says");
                 }
-                Outcome::Stale => {}
-                Outcome::Gap => {
+                UpdateOutcome::Stale => {}
+                UpdateOutcome::Gap => {
                     println!("a node has found a gap: {}", String::from_utf8_lossy(&frame[..frame.len().min(300)]));
                     write_ask(&mut out, 1);
                 }
