@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use protocol::{
     HISTORY_URI, Key, PONG_URI, Packet, PacketError, Pong, REGISTRY_URI, RegisterOptions, Registration,
-    RegistrationError, Request, Version, check_depth, is_blank, read_history_question, read_report,
+    RegistrationError, Request, Version, check_depth, is_blank, read_history_request, read_report,
 };
 
 use crate::config::Config;
@@ -129,7 +129,7 @@ impl Intake {
             },
             (PONG_URI, _) => Intent::Know(Pong::from_packet(&packet)),
             (HISTORY_URI, "GET") if packet.version() == Version::V2 => {
-                let node = read_history_question(packet.params).unwrap_or_default();
+                let node = read_history_request(packet.params).unwrap_or_default();
                 Intent::Recount(packet.key.unwrap_or(Key::Number(0)), node)
             }
             (uri, method) => {
@@ -207,7 +207,7 @@ fn describe(error: &RegistrationError) -> String {
         RegistrationError::Port(_)
         | RegistrationError::TooManyUrls { .. }
         | RegistrationError::UrlTooLong { .. }
-        | RegistrationError::TooManyNeeds
+        | RegistrationError::TooManyInterests
         | RegistrationError::TooManyPrefixes
         | RegistrationError::Name => error.to_string(),
     }

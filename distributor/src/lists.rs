@@ -543,7 +543,7 @@ mod tests {
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-            let outcome = replica.take(now(), &ListUpdate::parse(&packet).unwrap());
+            let outcome = replica.apply(now(), &ListUpdate::parse(&packet).unwrap());
             assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}");
         };
         let mut at = now();

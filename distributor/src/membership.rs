@@ -10,8 +10,8 @@ use std::time::Duration;
 use bytes::BytesMut;
 use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
 use protocol::{
-    CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull,
-    shown_host, write_copy_question, write_visibility,
+    CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull, host_text,
+    write_copy_request, write_visibility,
 };
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
@@ -375,7 +375,7 @@ impl Membership {
         let mut packets = Vec::new();
         if let Some(session) = ask {
             let mut out = BytesMut::new();
-            write_copy_question(&mut out);
+            write_copy_request(&mut out);
             packets.push((session, out));
         }
         for (raised, missing) in raised {
@@ -436,10 +436,10 @@ impl Membership {
         version: Version,
         terms: &RegisterOptions,
     ) -> Result<Admission, Turned> {
-        let host = shown_host(session.peer.ip());
+        let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
-        let needs = terms.needs.clone().map(Needs::new);
+        let needs = terms.interests.clone().map(Needs::new);
         let memory_of_needs = match &needs {
             Some(needs) if !self.needs.has_room(needs.bytes()) => return Err(Turned::Full),
             Some(needs) => Some(self.needs.count(needs.bytes())),
@@ -449,7 +449,7 @@ impl Membership {
         let followed = {
             let mut outbox = session.outbox();
             let followed = outbox.follow(version, needs.map(Arc::new));
-            if let Some(have) = terms.have
+            if let Some(have) = terms.resume
                 && self.lock().roster.can_go_on_from(have)
             {
                 outbox.knows(have);
@@ -492,7 +492,7 @@ impl Membership {
         } else {
             self.changed[index(version)].notify_one();
         }
-        if terms.visible.is_some() || terms.have.is_some() {
+        if terms.visibility.is_some() || terms.resume.is_some() {
             self.rescheduled.notify_one();
         }
         let name = shown_name(&name);

@@ -268,7 +268,7 @@ impl Outbox {
     /// The socket took `bytes` of what it was given.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
         self.rest.advance(bytes);
-        self.window.wrote(now, bytes);
+        self.window.record_write(now, bytes);
         self.stalled_since = None;
     }
 
@@ -285,12 +285,12 @@ impl Outbox {
     /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
     /// Returns whether it has read anything since the last time.
     pub(crate) fn settle(&mut self, written: u64, unread: usize) -> bool {
-        self.window.settle(written, unread)
+        self.window.confirm_read(written, unread)
     }
 
     /// The peer's end cannot be seen after all.
     pub(crate) fn guess(&mut self, legacy_read_time: Duration) {
-        self.window.guess(legacy_read_time);
+        self.window.fall_back_to_time(legacy_read_time);
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{
     CopyPart, Digest, HistoryEvent, Key, LeaveReason, RegisterOptions, Registration, ResumePoint, Revision, Secret,
-    UpdateHeader, Version, shown_host, write_ping,
+    UpdateHeader, Version, host_text, write_ping,
 };
 
 use crate::barriers::{Barriers, Raised};
@@ -282,7 +282,7 @@ impl Roster {
             return Err(Turned::Busy(wait));
         }
         // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
-        if let Some(have) = terms.have
+        if let Some(have) = terms.resume
             && have.revision.epoch < self.registry.revision().epoch
             && known.is_none()
         {
@@ -310,7 +310,7 @@ impl Roster {
         }
         self.let_go(session);
         let registered = self.enter(now, session, &registration, host);
-        if let Some(visible) = terms.visible.filter(|_| is_v2) {
+        if let Some(visible) = terms.visibility.filter(|_| is_v2) {
             self.barriers.open(now, session, self.revision(), visible);
         }
         Ok(Admission::Listed(registered))
@@ -689,7 +689,7 @@ impl Record {
         // What it took, we take: our limits may have become lower.
         let no_limits = protocol::RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
         let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
-        Some(Self::new(id, &registration, &shown_host(host.to_canonical())))
+        Some(Self::new(id, &registration, &host_text(host.to_canonical())))
     }
 }
 

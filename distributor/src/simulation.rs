@@ -12,8 +12,8 @@ use bytes::BytesMut;
 use fastrand::Rng;
 use protocol::{
     Advert, Digest, FrameDecoder, KnownNode, LEGACY_READ_BYTES, LeaveReason, ListUpdate, PING_URI, Packet,
-    RegisterOptions, Registration, Replica, ResumePoint, Revision, UpdateOutcome, Version, asks_for_copy, read_copy,
-    write_ask, write_copy, write_leave, write_pong, write_registration,
+    RegisterOptions, Registration, Replica, ResumePoint, Revision, UpdateOutcome, Version, is_copy_request, read_copy,
+    write_copy, write_leave, write_list_request, write_pong, write_registration,
 };
 
 use crate::config::Config;
@@ -343,7 +343,7 @@ impl World {
         let verdicts = distributor.roster.liveness.tick(self.now, heard);
         if let Some(connection) = turn.ask.and_then(|session| self.connections.get_mut(&session.0)) {
             let mut out = BytesMut::new();
-            protocol::write_copy_question(&mut out);
+            protocol::write_copy_request(&mut out);
             connection.outbox.notify(out.freeze());
         }
         let mut hung = Vec::new();
@@ -461,7 +461,7 @@ impl World {
             Intent::Register(registration, terms) => {
                 let version = connection.intake.version();
                 connection.outbox.follow(version, None);
-                if let Some(have) = terms.have.filter(|have| roster.can_go_on_from(*have)) {
+                if let Some(have) = terms.resume.filter(|have| roster.can_go_on_from(*have)) {
                     connection.outbox.knows(have);
                 }
                 let _admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
@@ -673,7 +673,7 @@ impl Node {
                 if self.lies {
                     have = Some(self.lie().0);
                 }
-                let terms = RegisterOptions { have, ..RegisterOptions::default() };
+                let terms = RegisterOptions { resume: have, ..RegisterOptions::default() };
                 let mut out = BytesMut::new();
                 write_registration(&mut out, name, *port, &[], &advert, &terms);
                 out.to_vec()
@@ -701,7 +701,7 @@ impl Node {
 
     /// Carries out what the replica says has changed.
     fn follow(&mut self) {
-        for (address, known) in self.replica.changes() {
+        for (address, known) in self.replica.last_changes() {
             match known {
                 Some(known) => drop(self.table.insert(address, known)),
                 None => drop(self.table.remove(&address)),
@@ -723,7 +723,7 @@ impl Node {
             write_pong(&mut out, self.replica.pong(true));
             return out.to_vec();
         }
-        if asks_for_copy(&packet) {
+        if is_copy_request(&packet) {
             if self.lies {
                 let (have, entries) = self.lie();
                 let entries = entries.iter().map(|(id, entry)| (*id, entry.as_str()));
@@ -743,12 +743,12 @@ impl Node {
         let nodes = self.replica.nodes();
         let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
         let leaves = matches!(&news, ListUpdate::Delta(delta) if !delta.left.is_empty());
-        let outcome = self.replica.take(now, &news);
+        let outcome = self.replica.apply(now, &news);
         if outcome == UpdateOutcome::Gap {
             // It was greeted in the form of version 1, and no longer has what it said it had.
             let lost = self.offered && self.replica.revision().is_none();
             assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
-            write_ask(&mut out, 1);
+            write_list_request(&mut out, 1);
             return out.to_vec();
         }
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use daemon::{SHOWN_BYTES, shown, shown_json};
-use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, write_history_question};
+use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, write_history_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -55,7 +55,7 @@ async fn ask(distributor: &str, node: &str) -> io::Result<String> {
     };
     let mut stream = TcpStream::connect(distributor).await.map_err(unreachable)?;
     let mut question = BytesMut::new();
-    write_history_question(&mut question, 1, node);
+    write_history_request(&mut question, 1, node);
     stream.write_all(&question).await?;
     let mut decoder = FrameDecoder::new(MAX_ANSWER_BYTES);
     loop {

@@ -229,7 +229,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             seen.push(normal);
         }
         let servers = table.servers.into_iter().map(|server| match server {
-            ServerEntry::Address(Parsed(address)) => FixedServer { address, weight: Advert::USUAL_WEIGHT },
+            ServerEntry::Address(Parsed(address)) => FixedServer { address, weight: Advert::DEFAULT_WEIGHT },
             ServerEntry::Weighted { address: Parsed(address), weight } => FixedServer { address, weight },
         });
         let servers: Vec<_> = servers.collect();

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::StatusCode;
 use node_sdk::RawAnswer;
-use protocol::{Version, check_depth, success_of};
+use protocol::{Version, check_depth, success_parts};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
@@ -161,7 +161,7 @@ pub(crate) fn is_one_json(text: &[u8]) -> bool {
 pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
     // The usual answer is cut out, and looked through once.
-    if let Some((_, body)) = success_of(packet)
+    if let Some((_, body)) = success_parts(packet)
         && is_one_json(body)
     {
         return Ok((StatusCode::OK, packet.slice_ref(body)));

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{Packet, Response, Version, success_of};
+use protocol::{Packet, Response, Version, success_parts};
 use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
@@ -51,7 +51,7 @@ impl NoResult {
 /// The result that an answer holds.
 pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
     // The usual answer is read once. If it is not what was asked for, the whole of it says why.
-    if let Some((_, body)) = success_of(&raw.frame)
+    if let Some((_, body)) = success_parts(&raw.frame)
         && let Ok(result) = serde_json::from_slice(body)
     {
         return Ok(result);

@@ -64,7 +64,13 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
 /// The text of the file for what is known; `None` when that is of no Distributor that could go on from it.
 pub(crate) fn text(replica: &Replica) -> Option<String> {
     let revision = replica.revision()?;
-    let head = Head { v: FORMAT, revision, digest: replica.digest(), saved: seconds_since_1970(), far: replica.far() };
+    let head = Head {
+        v: FORMAT,
+        revision,
+        digest: replica.digest(),
+        saved: seconds_since_1970(),
+        far: replica.registry_host(),
+    };
     let mut text = serde_json::to_string(&head).ok()?;
     text.push('\n');
     for (id, entry) in replica.entries() {
@@ -223,7 +229,7 @@ mod tests {
             let known = Replica::seeded_from(far, Revision { epoch: 5, rev: 7 }, [(3, ENTRY)].into_iter());
             store(&path, &text(&known).unwrap()).unwrap();
             let (loaded, _) = load(&path).unwrap().unwrap();
-            assert_eq!((loaded.far(), loaded.nodes()), (far, known.nodes()));
+            assert_eq!((loaded.registry_host(), loaded.nodes()), (far, known.nodes()));
         }
     }
 

@@ -9,7 +9,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{CallMeta, Packet, Part, Version, success_of, write_request};
+use protocol::{CallMeta, Packet, Part, Version, success_parts, write_request};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
@@ -443,7 +443,7 @@ impl<'a> RawCall<'a> {
         match outcome {
             Ok(frame) => {
                 // Said before anything was done: somebody else may do it.
-                let declined = success_of(&frame).is_none() && is_declined(&frame);
+                let declined = success_parts(&frame).is_none() && is_declined(&frame);
                 if declined && self.at.is_none() && self.choice.on.is_none() && retries.take(now()) {
                     self.progress.declined = Some(frame);
                     self.progress.tried.push(link.address);

@@ -13,7 +13,7 @@ use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, wa
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, part_of};
+use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, parse_part};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -344,7 +344,7 @@ impl Connection<'_> {
     }
 
     fn take(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
-        if let Some((key, part, _)) = part_of(frame, Side::Caller) {
+        if let Some((key, part, _)) = parse_part(frame, Side::Caller) {
             return self.take_part(key, part, frame);
         }
         let begun = match Request::parse(frame) {

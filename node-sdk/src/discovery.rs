@@ -14,8 +14,8 @@ use daemon::{
 use futures::FutureExt;
 use protocol::{
     Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
-    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, asks_for_copy, write_ask, write_copy,
-    write_leave, write_pong, write_registration, write_report,
+    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
+    write_leave, write_list_request, write_pong, write_registration, write_report,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
@@ -390,7 +390,13 @@ impl Discovery {
         let Pong { revision, digest } = self.pong();
         let have = revision.map(|revision| ResumePoint { revision, digest });
         let loopback = self.identity.listen.is_some_and(|listen| listen.is_loopback());
-        let terms = RegisterOptions { have, needs: needs.clone(), visible, secret: self.secret.clone(), loopback };
+        let terms = RegisterOptions {
+            resume: have,
+            interests: needs.clone(),
+            visibility: visible,
+            secret: self.secret.clone(),
+            loopback,
+        };
         let advert = self.adverts.borrow_and_update().clone();
         write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
     }
@@ -404,7 +410,7 @@ impl Discovery {
         connection.has_told = true;
         let now = Instant::now();
         match (packet.uri(), packet.method()) {
-            (REGISTRY_URI, "GET" | "PATCH") if asks_for_copy(&packet) => {
+            (REGISTRY_URI, "GET" | "PATCH") if is_copy_request(&packet) => {
                 self.peers.with_replica(|replica| {
                     if let Some(revision) = replica.revision() {
                         write_copy(&mut connection.unsent, revision, replica.digest(), replica.entries());
@@ -421,8 +427,8 @@ impl Discovery {
                     Err(error) => return connection.complain(&error.to_string()),
                 };
                 let stamp = match &news {
-                    ListUpdate::Snapshot(snapshot) => snapshot.stamp,
-                    ListUpdate::Delta(delta) => Some(delta.stamp),
+                    ListUpdate::Snapshot(snapshot) => snapshot.header,
+                    ListUpdate::Delta(delta) => Some(delta.header),
                 };
                 let outcome = self.peers.take(&news);
                 debug!(?outcome, ?stamp, "news");
@@ -552,7 +558,7 @@ impl Connection<'_> {
         if self.asked_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
             self.asked_at = Some(now);
             debug!("what came does not fit what is known; asking for the list");
-            write_ask(&mut self.unsent, 1);
+            write_list_request(&mut self.unsent, 1);
         }
     }
 

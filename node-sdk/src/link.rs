@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::{Buf, Bytes, BytesMut};
 use daemon::{FrameReader, Network, SHOWN_BYTES, Socket as Connection, Throttle, TimeSlice, debug, shown, tune, warn};
 use futures::task::AtomicWaker;
-use protocol::{Packet, Part, Side, Version, part_of, read_credit, success_of};
+use protocol::{Packet, Part, Side, Version, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -437,7 +437,7 @@ impl Link {
         // Answers that nobody waits for (too late, doubled, invented) change nothing.
         let (mut useful, mut strays) = (0, 0);
         for frame in socket.answers.drain(..) {
-            let (key, meaning) = match success_of(&frame) {
+            let (key, meaning) = match success_parts(&frame) {
                 Some((key, _)) => (Some(key), Meaning::Answer),
                 None if protocol::is_blank(&frame) => {
                     strays += cost_of(frame.len());
@@ -569,7 +569,7 @@ enum Meaning {
 
 /// The key and meaning of what is not a usual answer in our own spelling.
 fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
-    if let Some((key, part, _)) = part_of(frame, Side::Callee) {
+    if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
         return (Some(key), Meaning::Part(part));
     }
     match Packet::parse(frame) {

@@ -9,7 +9,7 @@ use bytes::{Buf, Bytes, BytesMut};
 use daemon::{SHOWN_BYTES, debug, shown};
 use protocol::{
     Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, ResponsePayload, ResponseWriter, Side, Version, WindowFull,
-    write_answer, write_credit, write_end, write_open,
+    write_credit, write_end, write_open, write_response,
 };
 
 use crate::error::ServiceError;
@@ -108,7 +108,7 @@ impl<'a> Sink<'a> {
         };
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };
-        write_answer(self.out, self.to.version, key, failure);
+        write_response(self.out, self.to.version, key, failure);
     }
 
     /// Says that the answer comes in parts. Whether its caller takes that.
@@ -290,8 +290,8 @@ impl Outgoing {
     /// What looking at the caller's end gave, after `written` bytes: how many of them it had before it at most.
     pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
         match unread {
-            Some(unread) => drop(self.window.settle(written, unread)),
-            None => self.window.guess(LEGACY_READ_TIME),
+            Some(unread) => drop(self.window.confirm_read(written, unread)),
+            None => self.window.fall_back_to_time(LEGACY_READ_TIME),
         }
     }
 
@@ -301,7 +301,7 @@ impl Outgoing {
             self.rest = Bytes::new();
             self.rest_room = 0;
         }
-        self.window.wrote(now, bytes);
+        self.window.record_write(now, bytes);
     }
 }
 

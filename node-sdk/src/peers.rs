@@ -351,7 +351,7 @@ impl Peers {
             if let Some(inner) = inner.upgrade() {
                 let peers = Self { inner };
                 let peers = peers.leader();
-                peers.change(|replica| replica.unreachable(address));
+                peers.change(|replica| replica.mark_unreachable(address));
                 peers.failed_to(address);
             }
         });
@@ -407,7 +407,7 @@ impl Peers {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
         self.change(|replica| {
-            outcome = replica.take(now, news);
+            outcome = replica.apply(now, news);
             outcome == UpdateOutcome::Changed
         });
         let mut state = self.lock();
@@ -422,7 +422,7 @@ impl Peers {
     pub(crate) fn reconnected(&self, far: Option<IpAddr>) {
         let mut state = self.lock();
         state.replica.connected();
-        state.replica.set_far(far);
+        state.replica.set_registry_host(far);
     }
 
     pub(crate) fn disconnected(&self) {
@@ -480,7 +480,7 @@ impl Peers {
     fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
         let mut state = self.lock();
         if change(&mut state.replica) {
-            let changes: Vec<Change> = state.replica.changes().collect();
+            let changes: Vec<Change> = state.replica.last_changes().collect();
             self.apply(&changes);
             state.followers.retain(|follower| {
                 let follower = follower.upgrade().map(|inner| Self { inner });

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use protocol::{Packet, PartWriter, STREAM_WINDOW, Side, part_of};
+use protocol::{Packet, PartWriter, STREAM_WINDOW, Side, parse_part};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
@@ -269,7 +269,7 @@ impl PartSender {
 
 /// The data of a part.
 pub(crate) fn read_part<T: DeserializeOwned>(frame: &[u8], from: Side) -> Result<T, serde_json::Error> {
-    if let Some((_, _, body)) = part_of(frame, from)
+    if let Some((_, _, body)) = parse_part(frame, from)
         && let Ok(item) = serde_json::from_slice(body)
     {
         return Ok(item);

@@ -328,7 +328,7 @@ fn resting(known: &KnownNode) -> Option<&Node> {
 
 fn weight(node: &Node) -> u16 {
     let advert = node.advert.as_ref();
-    advert.map_or(Advert::USUAL_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight })
+    advert.map_or(Advert::DEFAULT_WEIGHT, |advert| if advert.draining { 0 } else { advert.weight })
 }
 
 fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use protocol::{
     CallMeta, FrameDecoder, Key, ListUpdate, Packet, Registration, RegistrationLimits, Replica, Request,
-    ResponsePayload, Version, check_depth, seal, write_answer, write_list, write_request,
+    ResponsePayload, Version, check_depth, seal, write_list, write_request, write_response,
 };
 
 /// Rounds of which the median is printed.
@@ -50,7 +50,7 @@ fn main() {
         });
         measure(&format!("write an answer, {to:?}"), 1, params.len() + 40, || {
             out.clear();
-            write_answer(&mut out, to, &Key::Number(123_456), ResponsePayload::Success(200, params));
+            write_response(&mut out, to, &Key::Number(123_456), ResponsePayload::Success(200, params));
         });
     }
     let escapes = format!("\"{}\"", "가¶".repeat(1000));
@@ -68,7 +68,7 @@ fn main() {
     let list = Packet::parse(&out[..out.len() - 2]).expect("it is a packet");
     measure("take in a list of 500", 1, entry.len() * 500, || {
         let news = ListUpdate::parse(&list).expect("it is a list");
-        black_box(Replica::default().take(Instant::now(), &news));
+        black_box(Replica::default().apply(Instant::now(), &news));
     });
 }
 

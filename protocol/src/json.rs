@@ -89,7 +89,7 @@ pub(crate) fn put_number(out: &mut BytesMut, number: u64) {
 }
 
 /// A whole number as we write it, and what comes after it.
-pub(crate) fn cut_number(text: &[u8]) -> Option<(u64, &[u8])> {
+pub(crate) fn number_prefix(text: &[u8]) -> Option<(u64, &[u8])> {
     let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
     // Beyond that it might not fit; and none of ours has a leading zero.
     if end == 0 || end > 18 || (end > 1 && text[0] == b'0') {

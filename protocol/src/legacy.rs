@@ -47,7 +47,7 @@ impl ReadWindow {
     }
 
     /// Counts `bytes` as written at `now`.
-    pub fn wrote(&mut self, now: Instant, bytes: usize) {
+    pub fn record_write(&mut self, now: Instant, bytes: usize) {
         self.unread = self.unread.saturating_add(bytes);
         self.written += bytes as u64;
         self.last_write = Some(now);
@@ -60,7 +60,7 @@ impl ReadWindow {
 
     /// The peer's end was seen, after `written` bytes: it had at most `unread` of them before it. Returns whether it has read
     /// anything since the last time.
-    pub fn settle(&mut self, written: u64, unread: usize) -> bool {
+    pub fn confirm_read(&mut self, written: u64, unread: usize) -> bool {
         let since = usize::try_from(self.written.saturating_sub(written)).unwrap_or(usize::MAX);
         self.unread = unread.saturating_add(since);
         let read = written.saturating_sub(unread as u64);
@@ -70,7 +70,7 @@ impl ReadWindow {
     }
 
     /// The peer's end cannot be seen after all.
-    pub fn guess(&mut self, read_time: Duration) {
+    pub fn fall_back_to_time(&mut self, read_time: Duration) {
         self.read_time = Some(read_time);
     }
 }
@@ -109,7 +109,7 @@ mod tests {
             let admitted = window.admit(at(ms), bytes);
             assert_eq!(admitted.err(), expected.map(|ms| WindowFull::Until(at(ms))), "{ms}");
             if admitted.is_ok() {
-                window.wrote(at(ms), bytes);
+                window.record_write(at(ms), bytes);
             }
         }
     }
@@ -119,15 +119,15 @@ mod tests {
     fn what_is_seen_is_not_guessed() {
         let start = Instant::now();
         let mut window = ReadWindow::new(100, None);
-        window.wrote(start, 100);
+        window.record_write(start, 100);
         let later = start + Duration::from_secs(60);
         assert_eq!(window.admit(later, 1), Err(WindowFull::PollPeer), "a minute means nothing");
-        assert!(window.settle(100, 40) && !window.settle(100, 40), "it has read 60, and then nothing");
+        assert!(window.confirm_read(100, 40) && !window.confirm_read(100, 40), "it has read 60, and then nothing");
         assert_eq!(window.admit(later, 60), Ok(()));
         assert!(window.admit(later, 61).is_err());
         let mark = window.written();
-        window.wrote(later, 30);
-        window.settle(mark, 0);
+        window.record_write(later, 30);
+        window.confirm_read(mark, 0);
         assert!(window.admit(later, 71).is_err(), "what was written while somebody looked is not read");
         assert_eq!(window.admit(later, 70), Ok(()));
     }

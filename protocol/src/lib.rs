@@ -15,8 +15,8 @@ mod secret;
 
 pub use call::{
     CREDIT_URI, CallMeta, PART_URI, Part, PartWriter, Request, Response, ResponsePayload, ResponseWriter,
-    STREAM_WINDOW, Side, part_of, read_credit, success_of, write_answer, write_cancel, write_credit, write_end,
-    write_hello, write_open, write_request,
+    STREAM_WINDOW, Side, parse_part, read_credit, success_parts, write_cancel, write_credit, write_end, write_hello,
+    write_open, write_request, write_response,
 };
 pub use codec::{DELIMITER, FrameDecoder, FrameTooLarge, is_blank, seal};
 pub use json::{Members, TooDeep, check_depth, is_one_value};
@@ -27,10 +27,10 @@ pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,
     ListUpdateError, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
     RegistrationError, RegistrationLimits, Replica, ResumePoint, Revision, Snapshot, UpdateHeader, UpdateOutcome,
-    VISIBLE_URI, Visibility, VisibilityTarget, asks_for_copy, read_copy, read_history_question, read_report,
-    shown_host, write_ask, write_copy, write_copy_question, write_delta, write_history, write_history_question,
-    write_leave, write_list, write_ping, write_pong, write_refusal, write_registration, write_report, write_snapshot,
-    write_visibility,
+    VISIBLE_URI, Visibility, VisibilityTarget, host_text, is_copy_request, read_copy, read_history_request,
+    read_report, write_copy, write_copy_request, write_delta, write_history, write_history_request, write_leave,
+    write_list, write_list_request, write_ping, write_pong, write_refusal, write_registration, write_report,
+    write_snapshot, write_visibility,
 };
 pub use route::{Route, RouteError, Segment};
 pub use secret::Secret;

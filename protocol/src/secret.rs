@@ -13,7 +13,7 @@ pub struct Secret(Box<str>);
 /// What ids begin with that are made of a secret.
 const SIGN: char = '~';
 /// Bytes of the hash that an id shows. Finding another secret for an id takes 2^128 tries.
-const SHOWN_BYTES: usize = 16;
+const ID_BYTES: usize = 16;
 
 impl Secret {
     /// Longest secret in bytes. 32 random bytes in hexadecimal have 64.
@@ -34,9 +34,9 @@ impl Secret {
     /// lower-case hexadecimal.
     pub fn instance(&self) -> String {
         let hash = Sha256::digest(self.0.as_bytes());
-        let mut id = String::with_capacity(1 + 2 * SHOWN_BYTES);
+        let mut id = String::with_capacity(1 + 2 * ID_BYTES);
         id.push(SIGN);
-        for byte in &hash[..SHOWN_BYTES] {
+        for byte in &hash[..ID_BYTES] {
             id.push(char::from_digit(u32::from(byte >> 4), 16).unwrap_or_default());
             id.push(char::from_digit(u32::from(byte & 15), 16).unwrap_or_default());
         }
@@ -46,7 +46,7 @@ impl Secret {
     /// Whether an instance id is made of a secret, so that only who shows the secret may register it.
     pub fn guards(instance: &str) -> bool {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-        instance.strip_prefix(SIGN).is_some_and(|hex| hex.len() == 2 * SHOWN_BYTES && hex.bytes().all(is_digit))
+        instance.strip_prefix(SIGN).is_some_and(|hex| hex.len() == 2 * ID_BYTES && hex.bytes().all(is_digit))
     }
 }
 

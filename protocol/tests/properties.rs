@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use protocol::{
     CallMeta, FrameDecoder, FrameTooLarge, Key, ListUpdate, Packet, Ping, RegisterOptions, Registration,
     RegistrationLimits, Replica, Request, Response, ResponsePayload, Route, Version, check_depth, read_copy,
-    read_report, seal, write_answer, write_request,
+    read_report, seal, write_request, write_response,
 };
 
 const LIMIT: usize = 200;
@@ -114,7 +114,7 @@ proptest! {
             let _ = RegisterOptions::parse(packet.meta, &RegistrationLimits::default());
             #[expect(clippy::disallowed_methods, reason = "any instant will do")]
             let now = std::time::Instant::now();
-            let _ = ListUpdate::parse(&packet).map(|news| Replica::default().take(now, &news));
+            let _ = ListUpdate::parse(&packet).map(|news| Replica::default().apply(now, &news));
             let _ = (read_copy(&packet), protocol::Pong::from_packet(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }
@@ -126,7 +126,7 @@ proptest! {
         let frame = format!(r#"{{"key":{digits}}}"#);
         let key = Packet::parse(frame.as_bytes())?.key.expect("it has one");
         let mut out = BytesMut::new();
-        write_answer(&mut out, Version::V1, &key, ResponsePayload::Success(200, "1"));
+        write_response(&mut out, Version::V1, &key, ResponsePayload::Success(200, "1"));
         let answer = format!(r#"{{"key":{digits},"errorcode":0,"errormessage":"success","results":1}}¶"#);
         prop_assert_eq!(out, answer.as_bytes());
     }

@@ -121,7 +121,7 @@ impl Peer {
             }
             assert_eq!(packet.uri(), "/distributes");
             let news = ListUpdate::parse(&packet).unwrap();
-            let outcome = self.replica.take(tokio::time::Instant::now().into_std(), &news);
+            let outcome = self.replica.apply(tokio::time::Instant::now().into_std(), &news);
             assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "{outcome:?}: {packet:?}");
             return self.names();
         }

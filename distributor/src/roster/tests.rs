@@ -279,7 +279,7 @@ fn restored() -> (Scene, ResumePoint) {
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let mut scene = Scene::new();
     scene.roster.registry = Registry::new(200);
-    let terms = RegisterOptions { have: Some(have), ..RegisterOptions::default() };
+    let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
     assert!(scene.roster.take_copy(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
@@ -328,7 +328,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     // Our epoch is the time of our start: a later one was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
         let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
-        let terms = RegisterOptions { have: Some(have), ..RegisterOptions::default() };
+        let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
         scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
         assert_eq!(scene.roster.is_restoring(), restoring, "{later}");
     }
@@ -341,7 +341,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     let offered = Revision { epoch: 99, rev: 5 };
     for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
         let mut scene = Scene::new();
-        let terms = RegisterOptions { have: Some(offered.into()), ..RegisterOptions::default() };
+        let terms = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
         scene.register_with(0, 1, 1, "", &terms).unwrap();
         assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
         let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
@@ -403,7 +403,7 @@ fn a_successor_is_rebuilt_from_a_client() {
 
     let mut scene = Scene::new();
     let terms =
-        RegisterOptions { have: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
+        RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     // It has started later.
     scene.roster.registry = Registry::new(200);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
@@ -428,7 +428,7 @@ fn a_successor_is_rebuilt_from_a_client() {
 fn a_copy_that_is_damaged_is_not_used() {
     let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
     let terms =
-        RegisterOptions { have: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
+        RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     scene.register_with(0, 2, 2, "", &terms).unwrap();
     for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
@@ -499,8 +499,10 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
 fn a_barrier_names_those_who_have_not_seen() {
     let mut scene = Scene::new();
     scene.register_all(1..=3);
-    let terms =
-        RegisterOptions { visible: Some(VisibilityTarget { percent: 100, within: 500 }), ..RegisterOptions::default() };
+    let terms = RegisterOptions {
+        visibility: Some(VisibilityTarget { percent: 100, within: 500 }),
+        ..RegisterOptions::default()
+    };
     scene.register_with(1000, 4, 4, "", &terms).unwrap();
     assert!(scene.roster.stamp().ack);
     let newest = scene.roster.revision();

@@ -8,8 +8,8 @@ mod response;
 mod stream;
 
 pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
-pub use response::{Response, ResponsePayload, ResponseWriter, success_of, write_answer};
+pub use response::{Response, ResponsePayload, ResponseWriter, success_parts, write_response};
 pub use stream::{
-    CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, part_of, read_credit, write_credit, write_end,
+    CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, parse_part, read_credit, write_credit, write_end,
     write_open,
 };

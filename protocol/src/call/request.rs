@@ -65,7 +65,7 @@ impl<'a> Request<'a> {
     /// [`PacketError`](crate::PacketError) as for [`Packet::parse`].
     pub fn parse(frame: &'a [u8]) -> Result<Self, crate::PacketError> {
         if let Ok(text) = std::str::from_utf8(frame)
-            && let Some(request) = Self::cut(text)
+            && let Some(request) = Self::parse_fast(text)
         {
             return Ok(request);
         }
@@ -84,7 +84,7 @@ impl<'a> Request<'a> {
         Ok(())
     }
 
-    fn cut(text: &'a str) -> Option<Self> {
+    fn parse_fast(text: &'a str) -> Option<Self> {
         let rest = text.strip_prefix(r#"{"uri":""#)?;
         let (uri, rest) = plain_text(rest)?;
         let (method, rest) = plain_text(rest.strip_prefix(r#","method":""#)?)?;
@@ -92,7 +92,7 @@ impl<'a> Request<'a> {
             Some(rest) => digits(rest).map(|(key, rest)| (Some(Key::Number(key)), rest))?,
             None => (None, rest),
         };
-        let (meta, rest) = CallMeta::cut(rest.strip_prefix(r#","$":{"#)?)?;
+        let (meta, rest) = CallMeta::parse_fast(rest.strip_prefix(r#","$":{"#)?)?;
         let params = rest.strip_prefix(r#","params":"#)?.strip_suffix('}')?;
         // As the parser has it: without white space around it, and nothing for `null`.
         let params = Some(params.trim_matches([' ', '\t', '\r', '\n'])).filter(|params| *params != "null");
@@ -163,7 +163,7 @@ impl<'a> CallMeta<'a> {
     }
 
     /// Reads what [`write`](Self::write) has written, up to and with the closing brace.
-    fn cut(mut rest: &'a str) -> Option<(Self, &'a str)> {
+    fn parse_fast(mut rest: &'a str) -> Option<(Self, &'a str)> {
         let mut meta = Self::default();
         let mut first = true;
         // The value of a member if that is what comes next; what no member has taken in the end is a closing brace.
@@ -418,7 +418,7 @@ mod tests {
                 write_request(&mut out, Version::V2, ("GET", uri), key, r#"{"$":{"d":9}}"#, &meta);
                 let frame = &out[..out.len() - 2];
                 let plain = !(uri.contains('"') || meta.from.as_ref().is_some_and(|from| from.contains('"')));
-                let cut = Request::cut(std::str::from_utf8(frame).unwrap());
+                let cut = Request::parse_fast(std::str::from_utf8(frame).unwrap());
                 assert_eq!(cut.is_some(), plain, "{out:?}");
                 let parsed = Request::from_packet(Packet::parse(frame).unwrap());
                 for request in cut.into_iter().chain([Request::parse(frame).unwrap(), parsed]) {

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{cut_number, put_number, put_text};
+use crate::json::{number_prefix, put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
@@ -82,8 +82,8 @@ impl<'a> Response<'a> {
 
 /// The key and the data of an answer in the very spelling of [`ResponseWriter`], cut out and not parsed: if the data is one
 /// JSON value, the frame is a successful version 2 answer with it. `None` for all other frames: they are to be parsed.
-pub fn success_of(frame: &[u8]) -> Option<(u64, &[u8])> {
-    let (key, rest) = cut_number(frame.strip_prefix(br#"{"key":"#)?)?;
+pub fn success_parts(frame: &[u8]) -> Option<(u64, &[u8])> {
+    let (key, rest) = number_prefix(frame.strip_prefix(br#"{"key":"#)?)?;
     let body = rest.strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
     Some((key, body))
 }
@@ -142,7 +142,7 @@ impl ResponseWriter {
 }
 
 /// Writes the answer to a call, ready to send, in the form that the caller's version knows.
-pub fn write_answer(out: &mut BytesMut, to: Version, key: &Key, reply: ResponsePayload<'_>) {
+pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: ResponsePayload<'_>) {
     match (to, reply) {
         (_, ResponsePayload::Success(status, result)) => {
             let writer = ResponseWriter::begin(out, to, key, status);
@@ -200,7 +200,7 @@ mod tests {
     #[track_caller]
     fn check(to: Version, key: &Key, reply: ResponsePayload<'_>, expected: &str) {
         let mut out = BytesMut::new();
-        write_answer(&mut out, to, key, reply);
+        write_response(&mut out, to, key, reply);
         assert_eq!(String::from_utf8_lossy(&out), format!("{expected}¶"));
     }
 
@@ -226,8 +226,8 @@ mod tests {
     #[test]
     fn a_usual_success_is_cut_out_and_all_else_is_not() {
         let mut out = BytesMut::new();
-        write_answer(&mut out, Version::V2, &Key::Number(7), ResponsePayload::Success(200, "[1]"));
-        assert_eq!(success_of(&out[..out.len() - 2]), Some((7, b"[1]".as_slice())));
+        write_response(&mut out, Version::V2, &Key::Number(7), ResponsePayload::Success(200, "[1]"));
+        assert_eq!(success_parts(&out[..out.len() - 2]), Some((7, b"[1]".as_slice())));
         for frame in [
             r#"{"key":7,"params":[1],"$":{}}"#,
             r#"{"key":07,"$":{},"params":1}"#,
@@ -238,10 +238,10 @@ mod tests {
             r#"{"key":7,"$":{},"params":1"#,
             "",
         ] {
-            assert_eq!(success_of(frame.as_bytes()), None, "{frame}");
+            assert_eq!(success_parts(frame.as_bytes()), None, "{frame}");
         }
         // Only whoever reads the data can tell.
-        let (_, body) = success_of(br#"{"key":7,"$":{},"params":1,"$":{"s":500}}"#).unwrap();
+        let (_, body) = success_parts(br#"{"key":7,"$":{},"params":1,"$":{"s":500}}"#).unwrap();
         assert!(serde_json::from_slice::<&RawValue>(body).is_err());
     }
 

@@ -3,7 +3,7 @@
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 
-use crate::json::{cut_number, put_number};
+use crate::json::{number_prefix, put_number};
 use crate::{Packet, seal};
 
 /// The uri of a part that a caller sends; what comes the other way has a key only, as answers do.
@@ -72,10 +72,10 @@ impl PartWriter {
 }
 
 /// The key, the number and the data of a part in the very spelling of [`PartWriter`], cut out and not parsed, as
-/// [`success_of`](crate::success_of) does. `None` for all other frames: they are to be parsed.
-pub fn part_of(frame: &[u8], from: Side) -> Option<(u64, Part, &[u8])> {
-    let (key, rest) = cut_number(frame.strip_prefix(head(from))?)?;
-    let (number, rest) = cut_number(rest.strip_prefix(br#","$":{"n":"#)?)?;
+/// [`success_parts`](crate::success_parts) does. `None` for all other frames: they are to be parsed.
+pub fn parse_part(frame: &[u8], from: Side) -> Option<(u64, Part, &[u8])> {
+    let (key, rest) = number_prefix(frame.strip_prefix(head(from))?)?;
+    let (number, rest) = number_prefix(rest.strip_prefix(br#","$":{"n":"#)?)?;
     let body = rest.strip_prefix(br#"},"params":"#)?.strip_suffix(b"}")?;
     Some((key, Part { number, is_end: false }, body))
 }
@@ -160,8 +160,8 @@ mod tests {
             }
         };
         let item = r#"{"key":7,"$":{"n":1},"params":[1]}"#.as_bytes();
-        assert_eq!(part_of(item, Side::Callee), Some((7, Part { number: 1, is_end: false }, b"[1]".as_slice())));
-        assert_eq!(part_of(item, Side::Caller), None);
+        assert_eq!(parse_part(item, Side::Callee), Some((7, Part { number: 1, is_end: false }, b"[1]".as_slice())));
+        assert_eq!(parse_part(item, Side::Caller), None);
         check(write_item(Side::Callee), r#"{"key":7,"$":{"n":1},"params":["\u00b6"]}"#, part(1, false), None);
         let from_caller = r#"{"uri":"$part","key":7,"$":{"n":1},"params":["\u00b6"]}"#;
         check(write_item(Side::Caller), from_caller, part(1, false), None);

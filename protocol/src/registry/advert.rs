@@ -63,7 +63,7 @@ impl HttpAdvert {
 
 impl Advert {
     /// The weight of a node that does not say.
-    pub const USUAL_WEIGHT: u16 = 100;
+    pub const DEFAULT_WEIGHT: u16 = 100;
     /// The largest weight; more counts as this much, so that one node's slip does not starve all others.
     pub const MAX_WEIGHT: u16 = 1000;
 
@@ -91,7 +91,7 @@ impl Advert {
         Some(Self {
             id: read_member(raw.id),
             http: raw.http.map(HttpAdvert::parse),
-            weight: weight.and_then(|weight| weight.try_into().ok()).unwrap_or(Self::USUAL_WEIGHT),
+            weight: weight.and_then(|weight| weight.try_into().ok()).unwrap_or(Self::DEFAULT_WEIGHT),
             draining: read_member(raw.draining).unwrap_or(false),
             zone: read_member(raw.zone),
             version: read_member(raw.version),
@@ -108,7 +108,7 @@ impl Advert {
             let text = text.as_ref()?;
             Some(format!(r#""{name}":{}"#, to_json(text)))
         }));
-        if *weight != Self::USUAL_WEIGHT {
+        if *weight != Self::DEFAULT_WEIGHT {
             members.push(format!(r#""weight":{weight}"#));
         }
         if *draining {
@@ -129,7 +129,7 @@ impl Default for Advert {
         Self {
             id: None,
             http: None,
-            weight: Self::USUAL_WEIGHT,
+            weight: Self::DEFAULT_WEIGHT,
             draining: false,
             zone: None,
             version: None,

@@ -76,7 +76,7 @@ pub fn write_pong(out: &mut BytesMut, pong: Pong) {
 }
 
 /// Writes a question for the list, by a node that has found a gap.
-pub fn write_ask(out: &mut BytesMut, key: u64) {
+pub fn write_list_request(out: &mut BytesMut, key: u64) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"$":{{}}}}"#));
 }
 
@@ -105,12 +105,12 @@ pub fn read_report(params: Option<&RawValue>) -> Option<Vec<u64>> {
 }
 
 /// Writes a question for all that a node knows, by a Distributor that has just started.
-pub fn write_copy_question(out: &mut BytesMut) {
+pub fn write_copy_request(out: &mut BytesMut) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":0,"$":{{"copy":true}}}}"#));
 }
 
 /// Whether a packet asks for a copy.
-pub fn asks_for_copy(packet: &Packet<'_>) -> bool {
+pub fn is_copy_request(packet: &Packet<'_>) -> bool {
     #[derive(Default, Deserialize)]
     #[serde(default)]
     struct RawCopyRequest {
@@ -225,13 +225,13 @@ pub struct HistoryEvent {
 }
 
 /// Writes a question for what happened to nodes whose name, address or instance is `node`.
-pub fn write_history_question(out: &mut BytesMut, key: u64, node: &str) {
+pub fn write_history_request(out: &mut BytesMut, key: u64, node: &str) {
     let node = to_json(node);
     write(out, &format!(r#"{{"uri":"{HISTORY_URI}","method":"GET","key":{key},"params":{{"node":{node}}},"$":{{}}}}"#));
 }
 
 /// Reads whose history is asked for.
-pub fn read_history_question(params: Option<&RawValue>) -> Option<String> {
+pub fn read_history_request(params: Option<&RawValue>) -> Option<String> {
     #[derive(Deserialize)]
     struct RawHistoryRequest {
         node: String,
@@ -306,16 +306,16 @@ mod tests {
     #[test]
     fn questions_are_read_back() {
         let mut out = BytesMut::new();
-        write_copy_question(&mut out);
-        write_ask(&mut out, 7);
+        write_copy_request(&mut out);
+        write_list_request(&mut out, 7);
         write_report(&mut out, &[1, 2]);
-        write_history_question(&mut out, 3, "상품");
+        write_history_request(&mut out, 3, "상품");
         let packets = packets(&out);
         let packet = |at: usize| Packet::parse(packets[at].as_bytes()).unwrap();
-        assert!(asks_for_copy(&packet(0)) && !asks_for_copy(&packet(1)) && !asks_for_copy(&packet(2)));
+        assert!(is_copy_request(&packet(0)) && !is_copy_request(&packet(1)) && !is_copy_request(&packet(2)));
         assert_eq!(read_report(packet(2).params), Some(vec![1, 2]));
         assert_eq!(read_report(packet(1).params), None);
-        assert_eq!(read_history_question(packet(3).params).as_deref(), Some("상품"));
+        assert_eq!(read_history_request(packet(3).params).as_deref(), Some("상품"));
     }
 
     #[test]

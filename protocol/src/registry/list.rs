@@ -112,10 +112,10 @@ pub struct UpdateHeader {
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// `None` from a Distributor of version 1.
-    pub stamp: Option<UpdateHeader>,
+    pub header: Option<UpdateHeader>,
     /// In order of registration.
     pub entries: Vec<&'a RawValue>,
-    /// One for each entry, ascending; empty without a stamp.
+    /// One for each entry, ascending; empty without a header.
     pub ids: Vec<u64>,
     /// Ids of those that have given no sign of life for a moment.
     pub suspect: Vec<u64>,
@@ -125,7 +125,7 @@ pub struct Snapshot<'a> {
 #[derive(Debug)]
 pub struct Delta<'a> {
     /// What it leads to.
-    pub stamp: UpdateHeader,
+    pub header: UpdateHeader,
     /// What it starts from.
     pub base: Revision,
     /// New entries, and entries that replace those of the same id.
@@ -182,7 +182,7 @@ impl<'a> ListUpdate<'a> {
         let read = |error| ListUpdateError::Params(Some(error));
         let raw: RawListUpdate = packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
         let RawListUpdate { epoch, rev, base, was, ids, digest, warming, ack, suspect, trusted } = raw;
-        let stamp = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack });
+        let header = epoch.map(|epoch| UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack });
         if packet.method() == "PATCH" {
             #[derive(Deserialize)]
             struct RawDelta<'a> {
@@ -197,10 +197,10 @@ impl<'a> ListUpdate<'a> {
                 reason: String,
             }
             let RawDelta { joined, left } = serde_json::from_str(params).map_err(read)?;
-            let stamp = stamp.filter(|_| ids.len() == joined.len()).ok_or(ListUpdateError::Header)?;
+            let header = header.filter(|_| ids.len() == joined.len()).ok_or(ListUpdateError::Header)?;
             return Ok(Self::Delta(Delta {
-                base: Revision { epoch: was.unwrap_or(stamp.revision.epoch), rev: base },
-                stamp,
+                base: Revision { epoch: was.unwrap_or(header.revision.epoch), rev: base },
+                header,
                 joined: ids.into_iter().zip(joined).collect(),
                 left: left.into_iter().map(|RawLeft { id, reason }| (id, reason)).collect(),
                 suspect,
@@ -208,10 +208,10 @@ impl<'a> ListUpdate<'a> {
             }));
         }
         let entries: Vec<&RawValue> = serde_json::from_str(params).map_err(read)?;
-        if stamp.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
+        if header.is_some() && (ids.len() != entries.len() || !ids.is_sorted_by(|a, b| a < b)) {
             return Err(ListUpdateError::Header);
         }
-        Ok(Self::Snapshot(Snapshot { stamp, entries, ids, suspect }))
+        Ok(Self::Snapshot(Snapshot { header, entries, ids, suspect }))
     }
 }
 
@@ -227,7 +227,7 @@ pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item
 pub fn write_snapshot<'a>(
     out: &mut BytesMut,
     key: &Key,
-    stamp: &UpdateHeader,
+    header: &UpdateHeader,
     entries: impl Iterator<Item = (u64, &'a str)> + Clone,
     suspect: impl Iterator<Item = u64>,
 ) {
@@ -235,7 +235,7 @@ pub fn write_snapshot<'a>(
     let head = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#);
     write_entries(out, &head, entries.clone().map(|(_, entry)| entry));
     out.put_slice(b"],\"$\":{");
-    write_stamp(out, stamp);
+    write_header(out, header);
     write_ids(out, "ids", entries.map(|(id, _)| id), true);
     write_ids(out, "suspect", suspect, false);
     out.put_slice(b"}}");
@@ -245,7 +245,7 @@ pub fn write_snapshot<'a>(
 /// Writes a change, ready to send. It starts from `base`, which may be of an earlier epoch that this one succeeds.
 pub fn write_delta<'a>(
     out: &mut BytesMut,
-    stamp: &UpdateHeader,
+    header: &UpdateHeader,
     base: Revision,
     joined: impl Iterator<Item = (u64, &'a str)> + Clone,
     left: impl Iterator<Item = (u64, LeaveReason)>,
@@ -260,9 +260,9 @@ pub fn write_delta<'a>(
         out.put_slice(format!(r#"{comma}{{"id":{id},"reason":"{}"}}"#, reason.as_str()).as_bytes());
     }
     out.put_slice(b"]},\"$\":{");
-    write_stamp(out, stamp);
+    write_header(out, header);
     out.put_slice(format!(r#","base":{}"#, base.rev).as_bytes());
-    if base.epoch != stamp.revision.epoch {
+    if base.epoch != header.revision.epoch {
         out.put_slice(format!(r#","was":{}"#, base.epoch).as_bytes());
     }
     write_ids(out, "ids", joined.map(|(id, _)| id), true);
@@ -296,7 +296,7 @@ pub fn write_refusal(
 }
 
 /// How lists spell an address: old gateways compare the text, and their Distributor listened on a dual-stack socket.
-pub fn shown_host(address: IpAddr) -> String {
+pub fn host_text(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => format!("::ffff:{v4}"),
         // `Display` of a mapped address is the dotted form already.
@@ -314,8 +314,8 @@ fn write_entries<'a>(out: &mut BytesMut, head: &str, entries: impl Iterator<Item
     }
 }
 
-fn write_stamp(out: &mut BytesMut, stamp: &UpdateHeader) {
-    let UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack } = stamp;
+fn write_header(out: &mut BytesMut, header: &UpdateHeader) {
+    let UpdateHeader { revision: Revision { epoch, rev }, digest, warming, ack } = header;
     out.put_slice(format!(r#""epoch":{epoch},"rev":{rev}"#).as_bytes());
     if let Some(Digest(digest)) = digest {
         out.put_slice(format!(r#","digest":{digest}"#).as_bytes());
@@ -365,7 +365,7 @@ mod tests {
             ("::1", "::1"),
             ("2001:db8::7", "2001:db8::7"),
         ] {
-            assert_eq!(shown_host(address.parse().unwrap()), shown);
+            assert_eq!(host_text(address.parse().unwrap()), shown);
         }
     }
 
@@ -393,7 +393,7 @@ mod tests {
     const STAMP: UpdateHeader =
         UpdateHeader { revision: Revision { epoch: 9, rev: 5 }, digest: Some(Digest(77)), warming: false, ack: false };
 
-    fn news(out: &BytesMut) -> String {
+    fn update(out: &BytesMut) -> String {
         let packet = Packet::parse(&out[..out.len() - 2]).unwrap();
         format!("{:?}", ListUpdate::parse(&packet).unwrap())
     }
@@ -405,13 +405,13 @@ mod tests {
         write_snapshot(&mut out, &Key::Number(0), &STAMP, entries.into_iter(), [7].into_iter());
         let expected = r#"{"uri":"/distributes","method":"GET","key":0,"params":[{"a":1},{"b":"\u00b6"}],"$":{"epoch":9,"rev":5,"digest":77,"ids":[3,7],"suspect":[7]}}¶"#;
         assert_eq!(out, expected.as_bytes());
-        assert!(news(&out).contains("ids: [3, 7], suspect: [7]"));
+        assert!(update(&out).contains("ids: [3, 7], suspect: [7]"));
     }
 
     #[test]
     fn a_change_says_what_it_starts_from() {
         let none = || std::iter::empty();
-        for (base, stamp, expected) in [
+        for (base, header, expected) in [
             (Revision { epoch: 9, rev: 4 }, STAMP, r#""epoch":9,"rev":5,"digest":77,"base":4,"ids":[8]"#),
             (
                 Revision { epoch: 8, rev: 44 },
@@ -421,10 +421,10 @@ mod tests {
         ] {
             let mut out = BytesMut::new();
             let (joined, left) = ([(8, "{}")].into_iter(), [(2, LeaveReason::Reset)].into_iter());
-            write_delta(&mut out, &stamp, base, joined, left, (none(), none()));
+            write_delta(&mut out, &header, base, joined, left, (none(), none()));
             let head = r#"{"uri":"/distributes","method":"PATCH","key":0,"params":{"joined":[{}],"left":[{"id":2,"reason":"reset"}]},"$":{"#;
             assert_eq!(out, format!("{head}{expected}}}}}¶").as_bytes());
-            assert!(news(&out).contains(&format!("{base:?}")));
+            assert!(update(&out).contains(&format!("{base:?}")));
         }
     }
 

@@ -12,12 +12,12 @@ mod revision;
 
 pub use advert::{Advert, HttpAdvert};
 pub use control::{
-    CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, asks_for_copy,
-    read_copy, read_history_question, read_report, write_ask, write_copy, write_copy_question, write_history,
-    write_history_question, write_leave, write_ping, write_pong, write_report, write_visibility,
+    CopyPart, HISTORY_URI, HistoryEvent, PING_URI, PONG_URI, Ping, Pong, VISIBLE_URI, Visibility, is_copy_request,
+    read_copy, read_history_request, read_report, write_copy, write_copy_request, write_history, write_history_request,
+    write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
 };
 pub use list::{
-    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, Snapshot, UpdateHeader, shown_host,
+    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, Snapshot, UpdateHeader, host_text,
     write_delta, write_list, write_refusal, write_snapshot,
 };
 pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};

@@ -10,11 +10,11 @@ use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisterOptions {
     /// The list it holds: changes since then are enough.
-    pub have: Option<ResumePoint>,
+    pub resume: Option<ResumePoint>,
     /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
-    pub needs: Option<Vec<String>>,
+    pub interests: Option<Vec<String>>,
     /// It wants to know when so many percent of the version 2 nodes have acknowledged its registration.
-    pub visible: Option<VisibilityTarget>,
+    pub visibility: Option<VisibilityTarget>,
     /// Proves that the instance is its own, when the instance id is made of a secret.
     pub secret: Option<Secret>,
     /// It listens on its own machine's loopback only: nodes on other machines cannot call it.
@@ -52,7 +52,7 @@ impl RegisterOptions {
     /// Reads the `$` of a registration's packet. A member of a wrong type counts as absent.
     ///
     /// # Errors
-    /// [`RegistrationError::TooManyNeeds`] beyond the limits for urls.
+    /// [`RegistrationError::TooManyInterests`] beyond the limits for urls.
     pub fn parse(meta: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         #[derive(Default, Deserialize)]
         struct RawOptions<'a> {
@@ -68,32 +68,34 @@ impl RegisterOptions {
             loopback: Option<&'a RawValue>,
         }
         let raw: RawOptions<'_> = meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default();
-        let needs: Option<Vec<String>> = read_member(raw.needs);
-        if let Some(needs) = &needs
-            && (needs.len() > limits.max_urls || needs.iter().any(|need| need.len() > limits.max_url_bytes))
+        let interests: Option<Vec<String>> = read_member(raw.needs);
+        if let Some(interests) = &interests
+            && (interests.len() > limits.max_urls
+                || interests.iter().any(|interest| interest.len() > limits.max_url_bytes))
         {
-            return Err(RegistrationError::TooManyNeeds);
+            return Err(RegistrationError::TooManyInterests);
         }
         Ok(Self {
-            have: read_member(raw.have).filter(|have: &ResumePoint| have.revision.is_sound()),
-            needs,
-            visible: read_member(raw.visible).filter(|visible: &VisibilityTarget| (1..=100).contains(&visible.percent)),
+            resume: read_member(raw.have).filter(|resume: &ResumePoint| resume.revision.is_sound()),
+            interests,
+            visibility: read_member(raw.visible)
+                .filter(|target: &VisibilityTarget| (1..=100).contains(&target.percent)),
             secret: read_member(raw.secret),
             loopback: read_member(raw.loopback).unwrap_or(false),
         })
     }
 
     pub(crate) fn to_json(&self) -> String {
-        let Self { have, needs, visible, secret, loopback } = self;
+        let Self { resume, interests, visibility, secret, loopback } = self;
         let mut members = Vec::new();
-        if let Some(ResumePoint { revision: Revision { epoch, rev }, digest }) = have {
+        if let Some(ResumePoint { revision: Revision { epoch, rev }, digest }) = resume {
             let digest = digest.map_or_else(String::new, |Digest(digest)| format!(r#","digest":{digest}"#));
             members.push(format!(r#""have":{{"epoch":{epoch},"rev":{rev}{digest}}}"#));
         }
-        if let Some(needs) = needs {
-            members.push(format!(r#""needs":{}"#, to_json(needs)));
+        if let Some(interests) = interests {
+            members.push(format!(r#""needs":{}"#, to_json(interests)));
         }
-        if let Some(VisibilityTarget { percent, within }) = visible {
+        if let Some(VisibilityTarget { percent, within }) = visibility {
             members.push(format!(r#""visible":{{"percent":{percent},"within":{within}}}"#));
         }
         if let Some(secret) = secret {
@@ -122,23 +124,23 @@ mod tests {
         let nothing = RegisterOptions::default;
         check("{}", &Ok(nothing()));
         check("7", &Ok(nothing()));
-        let have = |digest| Some(ResumePoint { revision: Revision { epoch: 5, rev: 7 }, digest });
-        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(RegisterOptions { have: have(None), ..nothing() }));
+        let resume = |digest| Some(ResumePoint { revision: Revision { epoch: 5, rev: 7 }, digest });
+        check(r#"{"have":{"epoch":5,"rev":7}}"#, &Ok(RegisterOptions { resume: resume(None), ..nothing() }));
         check(
             r#"{"have":{"epoch":5,"rev":7,"digest":9}}"#,
-            &Ok(RegisterOptions { have: have(Some(Digest(9))), ..nothing() }),
+            &Ok(RegisterOptions { resume: resume(Some(Digest(9))), ..nothing() }),
         );
         check(r#"{"have":{"epoch":9007199254740992,"rev":7}}"#, &Ok(nothing()));
         check(r#"{"have":{"epoch":5}}"#, &Ok(nothing()));
         check(
             r#"{"needs":["a","GET/b"]}"#,
-            &Ok(RegisterOptions { needs: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }),
+            &Ok(RegisterOptions { interests: Some(vec!["a".into(), "GET/b".into()]), ..nothing() }),
         );
         check(r#"{"needs":["a","b","c"]}"#, &Err("too_many_needs"));
         check(r#"{"needs":["GET/bc"]}"#, &Err("too_many_needs"));
         check(
             r#"{"visible":{"percent":100,"within":5000}}"#,
-            &Ok(RegisterOptions { visible: Some(VisibilityTarget { percent: 100, within: 5000 }), ..nothing() }),
+            &Ok(RegisterOptions { visibility: Some(VisibilityTarget { percent: 100, within: 5000 }), ..nothing() }),
         );
         check(r#"{"visible":{"percent":0,"within":5000}}"#, &Ok(nothing()));
         check(r#"{"visible":{"percent":101,"within":5000}}"#, &Ok(nothing()));
@@ -151,9 +153,9 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let all = RegisterOptions {
-            have: Some(ResumePoint { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
-            needs: Some(vec!["a".into()]),
-            visible: Some(VisibilityTarget { percent: 50, within: 100 }),
+            resume: Some(ResumePoint { revision: Revision { epoch: 1, rev: 2 }, digest: Some(Digest(3)) }),
+            interests: Some(vec!["a".into()]),
+            visibility: Some(VisibilityTarget { percent: 50, within: 100 }),
             secret: Secret::new("\"¶\""),
             loopback: true,
         };

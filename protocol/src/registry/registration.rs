@@ -76,7 +76,7 @@ pub enum RegistrationError {
     },
     /// A node names more services and urls that it needs than a registration may offer, or a longer one.
     #[error("the node needs more services and urls, or longer ones, than a registration may have urls")]
-    TooManyNeeds,
+    TooManyInterests,
     /// More `http.prefixes` than a registration may have urls, or a longer one.
     #[error("the node has more http.prefixes, or longer ones, than a registration may have urls")]
     TooManyPrefixes,
@@ -93,7 +93,7 @@ impl RegistrationError {
             Self::Port(_) => "bad_port",
             Self::TooManyUrls { .. } => "too_many_urls",
             Self::UrlTooLong { .. } => "url_too_long",
-            Self::TooManyNeeds => "too_many_needs",
+            Self::TooManyInterests => "too_many_needs",
             Self::TooManyPrefixes => "too_many_prefixes",
             Self::Name => "bad_name",
         }
@@ -218,7 +218,7 @@ pub fn write_registration(
     port: u16,
     urls: &[Route],
     advert: &Advert,
-    terms: &RegisterOptions,
+    options: &RegisterOptions,
 ) {
     let start = out.len();
     let urls: Vec<_> = urls.iter().map(Route::as_str).collect();
@@ -227,7 +227,7 @@ pub fn write_registration(
         to_json(name),
         to_json(&urls),
         advert.to_json(),
-        terms.to_json(),
+        options.to_json(),
     );
     out.put_slice(text.as_bytes());
     seal(out, start);
@@ -381,14 +381,14 @@ mod tests {
         let mut out = BytesMut::new();
         let urls = [Route::parse("GET/상품").unwrap(), Route::parse("GET/a/¶").unwrap()];
         let advert = Advert { id: Some("id-1".to_owned()), ..Advert::default() };
-        let terms = RegisterOptions { needs: Some(vec!["a".to_owned()]), ..RegisterOptions::default() };
-        write_registration(&mut out, "goods", 9010, &urls, &advert, &terms);
+        let options = RegisterOptions { interests: Some(vec!["a".to_owned()]), ..RegisterOptions::default() };
+        write_registration(&mut out, "goods", 9010, &urls, &advert, &options);
         let frame = &out[..out.len() - 2];
         let packet = crate::Packet::parse(frame).unwrap();
         let registration = Registration::parse(packet.params, &RegistrationLimits::default()).unwrap();
         assert_eq!((registration.name.as_str(), registration.port), ("goods", 9010));
         assert_eq!(registration.urls, ["GET/상품", "GET/a/¶"]);
         assert_eq!(registration.advert, Some(advert));
-        assert_eq!(RegisterOptions::parse(packet.meta, &RegistrationLimits::default()).unwrap(), terms);
+        assert_eq!(RegisterOptions::parse(packet.meta, &RegistrationLimits::default()).unwrap(), options);
     }
 }

@@ -19,17 +19,17 @@ pub struct Replica {
     revision: Option<Revision>,
     entries: BTreeMap<u64, Listed>,
     /// The entries of each place, in their order.
-    places: BTreeMap<SocketAddr, BTreeSet<u64>>,
+    by_address: BTreeMap<SocketAddr, BTreeSet<u64>>,
     digest: Digest,
     /// Nodes that no list shows any more although nobody can have told that they are gone.
-    kept: BTreeMap<SocketAddr, Retained>,
+    retained: BTreeMap<SocketAddr, Retained>,
     /// Where the last change has made a difference.
     changed: BTreeSet<SocketAddr>,
     /// The connection to the Distributor is new, and has brought nothing yet.
-    awaiting: bool,
+    awaits_list: bool,
     warming: bool,
     /// Where the Distributor is, if it is on another machine.
-    far: Option<IpAddr>,
+    registry_host: Option<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -39,21 +39,21 @@ struct Listed {
     /// `None` when no node can be made of it.
     node: Option<Arc<Node>>,
     /// Where the Distributor was when its loopback was read as that.
-    far: Option<IpAddr>,
+    registry_host: Option<IpAddr>,
 }
 
 impl Listed {
     /// Whether a Distributor that is there would mean the same by it.
-    fn is_read_as_from(&self, far: Option<IpAddr>) -> bool {
-        let is_own = self.node.as_ref().is_some_and(|node| is_own(node.host));
-        if is_own || self.far.is_some() { self.far == far } else { true }
+    fn is_parsed_for(&self, registry_host: Option<IpAddr>) -> bool {
+        let is_this_machine = self.node.as_ref().is_some_and(|node| is_this_machine(node.host));
+        if is_this_machine || self.registry_host.is_some() { self.registry_host == registry_host } else { true }
     }
 }
 
 #[derive(Debug)]
 struct Retained {
     node: Arc<Node>,
-    goes: RetainedUntil,
+    until: RetainedUntil,
 }
 
 /// When a node goes that no list shows.
@@ -67,7 +67,7 @@ enum RetainedUntil {
     Open,
 }
 
-/// What became of news.
+/// What became of an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateOutcome {
     /// Somebody came, went, or is not what it was, or not listed any more.
@@ -97,43 +97,43 @@ impl Replica {
         Self::seeded_from(None, revision, entries)
     }
 
-    /// The same, of what a Distributor has told that was there: see [`set_far`](Self::set_far).
+    /// The same, of what a Distributor has told that was there: see [`set_registry_host`](Self::set_registry_host).
     pub fn seeded_from<'a>(
-        far: Option<IpAddr>,
+        registry_host: Option<IpAddr>,
         revision: Revision,
         entries: impl Iterator<Item = (u64, &'a str)>,
     ) -> Self {
-        let mut replica = Self { revision: Some(revision), far, ..Self::default() };
+        let mut replica = Self { revision: Some(revision), registry_host, ..Self::default() };
         for (id, text) in entries {
-            replica.insert(id, text, node_of(text, far));
+            replica.insert(id, text, parse_node(text, registry_host));
         }
-        replica.changed = replica.places.keys().copied().collect();
+        replica.changed = replica.by_address.keys().copied().collect();
         replica
     }
 
     /// The connection to the Distributor is new. Until it brings a list nobody goes: whoever accepts connections need not
     /// be a Distributor that works.
     pub fn connected(&mut self) {
-        self.awaiting = true;
+        self.awaits_list = true;
     }
 
     /// The Distributor that tells from now on is on another machine, at this address; `None`: on this one. What it shows on its
     /// loopback is on that machine, and on ours is something else, which must not be called for it. What is told stays as it is
     /// for copies and digests.
-    pub fn set_far(&mut self, far: Option<IpAddr>) {
-        self.far = far;
+    pub fn set_registry_host(&mut self, registry_host: Option<IpAddr>) {
+        self.registry_host = registry_host;
     }
 
-    /// See [`set_far`](Self::set_far).
-    pub fn far(&self) -> Option<IpAddr> {
-        self.far
+    /// See [`set_registry_host`](Self::set_registry_host).
+    pub fn registry_host(&self) -> Option<IpAddr> {
+        self.registry_host
     }
 
     /// The connection to the Distributor is lost: nobody can tell who left, so nobody goes.
     pub fn disconnected(&mut self) {
-        self.awaiting = false;
-        for kept in self.kept.values_mut() {
-            kept.goes = RetainedUntil::Open;
+        self.awaits_list = false;
+        for kept in self.retained.values_mut() {
+            kept.until = RetainedUntil::Open;
         }
     }
 
@@ -173,40 +173,45 @@ impl Replica {
     }
 
     /// Takes in what the Distributor told.
-    pub fn take(&mut self, now: Instant, news: &ListUpdate<'_>) -> UpdateOutcome {
+    pub fn apply(&mut self, now: Instant, update: &ListUpdate<'_>) -> UpdateOutcome {
         self.changed.clear();
-        match news {
-            ListUpdate::Snapshot(snapshot) => self.take_snapshot(now, snapshot),
-            ListUpdate::Delta(delta) => self.take_delta(delta),
+        match update {
+            ListUpdate::Snapshot(snapshot) => self.apply_snapshot(now, snapshot),
+            ListUpdate::Delta(delta) => self.apply_delta(delta),
         }
     }
 
-    fn take_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> UpdateOutcome {
-        if let (Some(stamp), Some(known)) = (&snapshot.stamp, self.revision) {
+    fn apply_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> UpdateOutcome {
+        if let (Some(header), Some(known)) = (&snapshot.header, self.revision) {
             // A new connection may be to another Distributor; one connection is to one.
-            let same_epoch = known.epoch == stamp.revision.epoch;
-            if stamp.revision < known && (same_epoch || !self.awaiting) {
+            let same_epoch = known.epoch == header.revision.epoch;
+            if header.revision < known && (same_epoch || !self.awaits_list) {
                 return UpdateOutcome::Stale;
             }
         }
-        let far = self.far;
-        let mut next = Self { revision: snapshot.stamp.map(|stamp| stamp.revision), far, ..Self::default() };
+        let registry_host = self.registry_host;
+        let mut next =
+            Self { revision: snapshot.header.map(|header| header.revision), registry_host, ..Self::default() };
         // Entries of version 1 have no ids, and nobody asks for them.
         let ids = snapshot.ids.iter().copied().chain(0..);
         // An old Distributor sends the whole list at every change: most of it has been read before.
-        let known = self.entries.values().filter(|listed| listed.is_read_as_from(far));
+        let known = self.entries.values().filter(|listed| listed.is_parsed_for(registry_host));
         let known = known.filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
         let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();
         for (id, entry) in ids.zip(&snapshot.entries) {
             let text = entry.get();
-            next.insert(id, text, known.get(text).map(|node| Arc::clone(node)).or_else(|| node_of(text, far)));
+            next.insert(
+                id,
+                text,
+                known.get(text).map(|node| Arc::clone(node)).or_else(|| parse_node(text, registry_host)),
+            );
         }
-        if snapshot.stamp.and_then(|stamp| stamp.digest).is_some_and(|digest| digest != next.digest) {
+        if snapshot.header.and_then(|header| header.digest).is_some_and(|digest| digest != next.digest) {
             return UpdateOutcome::Gap;
         }
-        next.mark(&snapshot.suspect, true);
+        next.mark_suspects(&snapshot.suspect, true);
         let before = self.nodes();
-        self.keep(now, snapshot.stamp.as_ref(), &mut next);
+        self.retain_missing(now, snapshot.header.as_ref(), &mut next);
         *self = next;
         let mut gone: HashMap<_, _> = before.into_iter().map(|known| (known.address, known)).collect();
         let came = self.nodes().into_iter().filter(|known| gone.remove(&known.address).as_ref() != Some(known));
@@ -216,41 +221,41 @@ impl Replica {
     }
 
     /// Hands over to `next` those who are known and not in it although nobody said that they left.
-    fn keep(&mut self, now: Instant, stamp: Option<&UpdateHeader>, next: &mut Self) {
-        next.warming = stamp.is_some_and(|stamp| stamp.warming);
-        let goes = match stamp {
-            Some(stamp) if stamp.warming => Some(RetainedUntil::Warm),
+    fn retain_missing(&mut self, now: Instant, header: Option<&UpdateHeader>, next: &mut Self) {
+        next.warming = header.is_some_and(|header| header.warming);
+        let until = match header {
+            Some(header) if header.warming => Some(RetainedUntil::Warm),
             Some(_warm) => None,
-            None if self.awaiting => Some(RetainedUntil::At(now + RETENTION)),
+            None if self.awaits_list => Some(RetainedUntil::At(now + RETENTION)),
             None => None,
         };
-        let kept = std::mem::take(&mut self.kept);
-        let kept = kept.into_iter().map(|(address, kept)| match (kept.goes, goes) {
+        let kept = std::mem::take(&mut self.retained);
+        let kept = kept.into_iter().map(|(address, kept)| match (kept.until, until) {
             // An old Distributor does not say when it knows everybody, and later lists do not put it off.
-            (RetainedUntil::At(time), _) if stamp.is_none() => (address, kept.node, Some(RetainedUntil::At(time))),
-            _ => (address, kept.node, goes),
+            (RetainedUntil::At(time), _) if header.is_none() => (address, kept.node, Some(RetainedUntil::At(time))),
+            _ => (address, kept.node, until),
         });
         let listed = self.entries.values().filter_map(|listed| listed.node.clone());
-        let listed = listed.map(|node| (place_of(&node), node, goes));
-        for (address, node, goes) in kept.chain(listed) {
-            if let Some(goes) = goes
-                && !next.places.contains_key(&address)
+        let listed = listed.map(|node| (address_of(&node), node, until));
+        for (address, node, until) in kept.chain(listed) {
+            if let Some(until) = until
+                && !next.by_address.contains_key(&address)
             {
-                next.kept.insert(address, Retained { node, goes });
+                next.retained.insert(address, Retained { node, until });
             }
         }
     }
 
-    fn take_delta(&mut self, delta: &Delta<'_>) -> UpdateOutcome {
-        let stamp = &delta.stamp;
+    fn apply_delta(&mut self, delta: &Delta<'_>) -> UpdateOutcome {
+        let header = &delta.header;
         match self.revision {
             Some(known) if known == delta.base => {}
-            Some(known) if known.epoch == stamp.revision.epoch && stamp.revision <= known => {
+            Some(known) if known.epoch == header.revision.epoch && header.revision <= known => {
                 return UpdateOutcome::Stale;
             }
             _ => return UpdateOutcome::Gap,
         }
-        if let Some(expected) = stamp.digest
+        if let Some(expected) = header.digest
             && self.digest_after(delta) != expected
         {
             return UpdateOutcome::Gap;
@@ -260,20 +265,20 @@ impl Replica {
             changed |= self.remove(*id);
         }
         for (id, entry) in &delta.joined {
-            self.insert(*id, entry.get(), node_of(entry.get(), self.far));
-            if let Some(address) = self.entries.get(id).and_then(|listed| listed.node.as_deref()).map(place_of) {
-                self.kept.remove(&address);
+            self.insert(*id, entry.get(), parse_node(entry.get(), self.registry_host));
+            if let Some(address) = self.entries.get(id).and_then(|listed| listed.node.as_deref()).map(address_of) {
+                self.retained.remove(&address);
                 self.changed.insert(address);
             }
             changed = true;
         }
-        changed |= self.mark(&delta.suspect, true) | self.mark(&delta.trusted, false);
-        self.revision = Some(stamp.revision);
-        self.awaiting = false;
-        self.warming = stamp.warming;
-        if !stamp.warming {
-            changed |= !self.kept.is_empty();
-            self.changed.extend(std::mem::take(&mut self.kept).into_keys());
+        changed |= self.mark_suspects(&delta.suspect, true) | self.mark_suspects(&delta.trusted, false);
+        self.revision = Some(header.revision);
+        self.awaits_list = false;
+        self.warming = header.warming;
+        if !header.warming {
+            changed |= !self.retained.is_empty();
+            self.changed.extend(std::mem::take(&mut self.retained).into_keys());
         }
         if changed { UpdateOutcome::Changed } else { UpdateOutcome::Same }
     }
@@ -294,18 +299,19 @@ impl Replica {
     fn insert(&mut self, id: u64, text: &str, node: Option<Arc<Node>>) {
         self.remove(id);
         if let Some(node) = &node {
-            self.places.entry(place_of(node)).or_default().insert(id);
+            self.by_address.entry(address_of(node)).or_default().insert(id);
         }
         self.digest.add(id, text);
-        let far = self.far.filter(|far| node.as_ref().is_some_and(|node| node.host == *far));
-        self.entries.insert(id, Listed { text: text.into(), node, far });
+        let registry_host =
+            self.registry_host.filter(|registry_host| node.as_ref().is_some_and(|node| node.host == *registry_host));
+        self.entries.insert(id, Listed { text: text.into(), node, registry_host });
     }
 
     fn remove(&mut self, id: u64) -> bool {
         let Some(Listed { text, node, .. }) = self.entries.remove(&id) else { return false };
         self.digest.remove(id, &text);
-        if let Some(address) = node.as_deref().map(place_of)
-            && let Entry::Occupied(mut ids) = self.places.entry(address)
+        if let Some(address) = node.as_deref().map(address_of)
+            && let Entry::Occupied(mut ids) = self.by_address.entry(address)
         {
             ids.get_mut().remove(&id);
             if ids.get().is_empty() {
@@ -316,13 +322,13 @@ impl Replica {
         true
     }
 
-    fn mark(&mut self, ids: &[u64], suspect: bool) -> bool {
+    fn mark_suspects(&mut self, ids: &[u64], suspect: bool) -> bool {
         let mut changed = false;
         for id in ids {
             let node = self.entries.get_mut(id).and_then(|listed| listed.node.as_mut());
             if let Some(node) = node.filter(|node| node.suspect != suspect) {
                 Arc::make_mut(node).suspect = suspect;
-                self.changed.insert(place_of(node));
+                self.changed.insert(address_of(node));
                 changed = true;
             }
         }
@@ -330,45 +336,45 @@ impl Replica {
     }
 
     /// A connection to this node failed. If no list shows it either, it is gone. Returns whether that is so.
-    pub fn unreachable(&mut self, address: SocketAddr) -> bool {
-        let gone = self.kept.remove(&address);
+    pub fn mark_unreachable(&mut self, address: SocketAddr) -> bool {
+        let gone = self.retained.remove(&address);
         self.changed = gone.iter().map(|_| address).collect();
         gone.is_some()
     }
 
     /// Removes nodes whose time has come. Returns whether there were any.
     pub fn expire(&mut self, now: Instant) -> bool {
-        let is_over = |kept: &Retained| matches!(kept.goes, RetainedUntil::At(time) if time <= now);
-        self.changed = self.kept.iter().filter(|(_, kept)| is_over(kept)).map(|(address, _)| *address).collect();
-        self.kept.retain(|_, kept| !is_over(kept));
+        let is_over = |kept: &Retained| matches!(kept.until, RetainedUntil::At(time) if time <= now);
+        self.changed = self.retained.iter().filter(|(_, kept)| is_over(kept)).map(|(address, _)| *address).collect();
+        self.retained.retain(|_, kept| !is_over(kept));
         !self.changed.is_empty()
     }
 
     /// When the next node goes unless a list shows it.
     pub fn next_expiry(&self) -> Option<Instant> {
-        let times = self.kept.values().filter_map(|kept| match kept.goes {
+        let times = self.retained.values().filter_map(|kept| match kept.until {
             RetainedUntil::At(time) => Some(time),
             RetainedUntil::Warm | RetainedUntil::Open => None,
         });
         times.min()
     }
 
-    /// Where the last of [`take`](Self::take), [`unreachable`](Self::unreachable), [`expire`](Self::expire), or the seed, has made a
+    /// Where the last of [`apply`](Self::apply), [`mark_unreachable`](Self::mark_unreachable), [`expire`](Self::expire), or the seed, has made a
     /// difference, with who is there now.
-    pub fn changes(&self) -> impl Iterator<Item = (SocketAddr, Option<KnownNode>)> {
-        self.changed.iter().map(|address| (*address, self.at(*address)))
+    pub fn last_changes(&self) -> impl Iterator<Item = (SocketAddr, Option<KnownNode>)> {
+        self.changed.iter().map(|address| (*address, self.node_at(*address)))
     }
 
     /// All nodes, by address.
     pub fn nodes(&self) -> Vec<KnownNode> {
-        let addresses: BTreeSet<_> = self.places.keys().chain(self.kept.keys()).collect();
-        addresses.into_iter().filter_map(|address| self.at(*address)).collect()
+        let addresses: BTreeSet<_> = self.by_address.keys().chain(self.retained.keys()).collect();
+        addresses.into_iter().filter_map(|address| self.node_at(*address)).collect()
     }
 
     /// Who is at this address.
-    fn at(&self, address: SocketAddr) -> Option<KnownNode> {
-        let Some(ids) = self.places.get(&address) else {
-            return self.kept.get(&address).map(|kept| KnownNode {
+    fn node_at(&self, address: SocketAddr) -> Option<KnownNode> {
+        let Some(ids) = self.by_address.get(&address) else {
+            return self.retained.get(&address).map(|kept| KnownNode {
                 address,
                 node: Arc::clone(&kept.node),
                 ids: vec![],
@@ -397,21 +403,21 @@ impl Replica {
     }
 }
 
-/// The node of an entry that a Distributor at `far` has told.
-fn node_of(text: &str, far: Option<IpAddr>) -> Option<Arc<Node>> {
+/// The node of an entry that a Distributor at `registry_host` has told.
+fn parse_node(text: &str, registry_host: Option<IpAddr>) -> Option<Arc<Node>> {
     let mut node = serde_json::from_str(text).ok().and_then(Node::from_entry)?;
-    if let Some(far) = far.filter(|_| is_own(node.host)) {
-        node.host = far;
+    if let Some(registry_host) = registry_host.filter(|_| is_this_machine(node.host)) {
+        node.host = registry_host;
     }
     Some(Arc::new(node))
 }
 
 /// Whether an address means the machine itself, whichever it is; systems take the unspecified one for that too.
-fn is_own(host: IpAddr) -> bool {
+fn is_this_machine(host: IpAddr) -> bool {
     host.is_loopback() || host.is_unspecified()
 }
 
-fn place_of(node: &Node) -> SocketAddr {
+fn address_of(node: &Node) -> SocketAddr {
     SocketAddr::new(node.host, node.port)
 }
 

@@ -21,7 +21,7 @@ fn digest(ports: &[u16]) -> Digest {
     digest
 }
 
-fn stamp((epoch, rev): (u64, u64), ports: &[u16]) -> UpdateHeader {
+fn header((epoch, rev): (u64, u64), ports: &[u16]) -> UpdateHeader {
     UpdateHeader { revision: Revision { epoch, rev }, digest: Some(digest(ports)), ..UpdateHeader::default() }
 }
 
@@ -42,7 +42,7 @@ impl Observer {
     #[track_caller]
     fn take(&mut self, second: u64, packet: &BytesMut, outcome: UpdateOutcome, expected: &[u16]) {
         let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-        let seen = self.replica.take(self.at(second), &ListUpdate::parse(&packet).unwrap());
+        let seen = self.replica.apply(self.at(second), &ListUpdate::parse(&packet).unwrap());
         assert_eq!((seen, self.ports()), (outcome, expected.to_vec()));
         if seen == Changed {
             self.follow();
@@ -51,7 +51,7 @@ impl Observer {
 
     #[track_caller]
     fn follow(&mut self) {
-        for (address, known) in self.replica.changes() {
+        for (address, known) in self.replica.last_changes() {
             match known {
                 Some(known) => drop(self.mirror.insert(address, known)),
                 None => drop(self.mirror.remove(&address)),
@@ -70,11 +70,11 @@ impl Observer {
     }
 
     #[track_caller]
-    fn snapshot(&mut self, stamp: &UpdateHeader, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
+    fn snapshot(&mut self, header: &UpdateHeader, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| (u64::from(*port), entry(*port))).collect();
         let mut out = BytesMut::new();
         let none = std::iter::empty();
-        write_snapshot(&mut out, &Key::Number(0), stamp, entries.iter().map(|(id, text)| (*id, text.as_str())), none);
+        write_snapshot(&mut out, &Key::Number(0), header, entries.iter().map(|(id, text)| (*id, text.as_str())), none);
         self.take(0, &out, outcome, expected);
     }
 
@@ -82,7 +82,7 @@ impl Observer {
     fn delta(
         &mut self,
         base: (u64, u64),
-        stamp: &UpdateHeader,
+        header: &UpdateHeader,
         (joined, left): (&[u16], &[u16]),
         outcome: UpdateOutcome,
         expected: &[u16],
@@ -92,7 +92,7 @@ impl Observer {
         let left = left.iter().map(|port| (u64::from(*port), LeaveReason::Closed));
         let mut out = BytesMut::new();
         let none = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut out, stamp, Revision { epoch: base.0, rev: base.1 }, joined, left, none);
+        write_delta(&mut out, header, Revision { epoch: base.0, rev: base.1 }, joined, left, none);
         self.take(0, &out, outcome, expected);
     }
 }
@@ -118,9 +118,9 @@ fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
     observer.old(101, &[4], Changed, &[1, 2, 3, 4]);
     observer.old(102, &[1, 4], Changed, &[1, 2, 3, 4]);
     observer.old(103, &[4], Changed, &[2, 3, 4]);
-    assert!(observer.replica.unreachable("127.0.0.1:3".parse().unwrap()), "not listed and not reachable");
+    assert!(observer.replica.mark_unreachable("127.0.0.1:3".parse().unwrap()), "not listed and not reachable");
     observer.follow();
-    assert!(!observer.replica.unreachable("127.0.0.1:4".parse().unwrap()), "a list shows it");
+    assert!(!observer.replica.mark_unreachable("127.0.0.1:4".parse().unwrap()), "a list shows it");
     assert_eq!(observer.replica.next_expiry(), Some(observer.at(111)));
     assert!(!observer.replica.expire(observer.at(110)));
     assert!(observer.replica.expire(observer.at(111)));
@@ -162,54 +162,54 @@ fn one_place_registered_twice_is_one_node() {
 #[test]
 fn bc4_changes_apply_to_what_they_start_from_and_nothing_goes_back() {
     let mut observer = Observer::new();
-    observer.delta((5, 0), &stamp((5, 1), &[1]), (&[1], &[]), Gap, &[]);
-    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
-    observer.delta((5, 7), &stamp((5, 8), &[2, 3]), (&[3], &[1]), Changed, &[2, 3]);
-    observer.delta((5, 7), &stamp((5, 8), &[2, 3]), (&[3], &[1]), Stale, &[2, 3]);
-    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Stale, &[2, 3]);
-    observer.delta((5, 9), &stamp((5, 10), &[2]), (&[], &[3]), Gap, &[2, 3]);
-    observer.delta((4, 8), &stamp((4, 9), &[2]), (&[], &[3]), Gap, &[2, 3]);
-    observer.snapshot(&stamp((4, 99), &[]), &[], Stale, &[2, 3]);
-    observer.snapshot(&stamp((5, 10), &[2]), &[2], Changed, &[2]);
-    observer.delta((5, 10), &stamp((5, 12), &[2]), (&[], &[]), Same, &[2]);
+    observer.delta((5, 0), &header((5, 1), &[1]), (&[1], &[]), Gap, &[]);
+    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.delta((5, 7), &header((5, 8), &[2, 3]), (&[3], &[1]), Changed, &[2, 3]);
+    observer.delta((5, 7), &header((5, 8), &[2, 3]), (&[3], &[1]), Stale, &[2, 3]);
+    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Stale, &[2, 3]);
+    observer.delta((5, 9), &header((5, 10), &[2]), (&[], &[3]), Gap, &[2, 3]);
+    observer.delta((4, 8), &header((4, 9), &[2]), (&[], &[3]), Gap, &[2, 3]);
+    observer.snapshot(&header((4, 99), &[]), &[], Stale, &[2, 3]);
+    observer.snapshot(&header((5, 10), &[2]), &[2], Changed, &[2]);
+    observer.delta((5, 10), &header((5, 12), &[2]), (&[], &[]), Same, &[2]);
     assert_eq!(observer.replica.revision(), Some(Revision { epoch: 5, rev: 12 }));
 }
 
 #[test]
 fn bc13_what_its_digest_does_not_fit_is_not_taken() {
     let mut observer = Observer::new();
-    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
-    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
-    observer.delta((5, 1), &stamp((5, 2), &[1, 2, 4]), (&[3], &[]), Gap, &[1, 2]);
-    observer.delta((5, 1), &stamp((5, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
-    let unknown = UpdateHeader { digest: None, ..stamp((5, 3), &[]) };
+    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
+    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.delta((5, 1), &header((5, 2), &[1, 2, 4]), (&[3], &[]), Gap, &[1, 2]);
+    observer.delta((5, 1), &header((5, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
+    let unknown = UpdateHeader { digest: None, ..header((5, 3), &[]) };
     observer.delta((5, 2), &unknown, (&[4], &[]), Changed, &[1, 2, 3, 4]);
 }
 
 #[test]
 fn bc5_nobody_goes_while_a_distributor_warms_up() {
     let mut observer = Observer::new();
-    observer.snapshot(&stamp((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
+    observer.snapshot(&header((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
     observer.replica.disconnected();
     observer.replica.connected();
-    let warming = |rev, ports: &[u16]| UpdateHeader { warming: true, ..stamp((6, rev), ports) };
+    let warming = |rev, ports: &[u16]| UpdateHeader { warming: true, ..header((6, rev), ports) };
     observer.snapshot(&warming(0, &[]), &[], Changed, &[1, 2, 3]);
     assert!(observer.replica.is_warming());
     observer.delta((6, 0), &warming(1, &[1, 4]), (&[1, 4], &[]), Changed, &[1, 2, 3, 4]);
-    assert!(observer.replica.unreachable("127.0.0.1:2".parse().unwrap()));
+    assert!(observer.replica.mark_unreachable("127.0.0.1:2".parse().unwrap()));
     observer.follow();
-    observer.delta((6, 1), &stamp((6, 2), &[1, 4]), (&[], &[]), Changed, &[1, 4]);
+    observer.delta((6, 1), &header((6, 2), &[1, 4]), (&[], &[]), Changed, &[1, 4]);
 }
 
 #[test]
 fn a_distributor_that_succeeds_another_goes_on_from_its_state() {
     let mut observer = Observer::new();
-    observer.snapshot(&stamp((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.replica.disconnected();
     observer.replica.connected();
-    observer.delta((5, 7), &stamp((6, 1), &[1, 2]), (&[], &[]), Same, &[1, 2]);
+    observer.delta((5, 7), &header((6, 1), &[1, 2]), (&[], &[]), Same, &[1, 2]);
     assert_eq!(observer.replica.revision(), Some(Revision { epoch: 6, rev: 1 }));
-    observer.delta((6, 1), &stamp((6, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
+    observer.delta((6, 1), &header((6, 2), &[1, 2, 3]), (&[3], &[]), Changed, &[1, 2, 3]);
 }
 
 #[test]
@@ -221,13 +221,13 @@ fn a_seed_is_known_until_a_list_or_a_call_says_otherwise() {
     observer.follow();
     assert_eq!((observer.ports(), observer.replica.digest()), (vec![1, 2], digest(&[1, 2])));
     observer.replica.connected();
-    observer.delta((5, 7), &stamp((5, 8), &[2]), (&[], &[1]), Changed, &[2]);
+    observer.delta((5, 7), &header((5, 8), &[2]), (&[], &[1]), Changed, &[2]);
 }
 
 #[test]
 fn suspects_are_marked_and_cleared() {
     let mut observer = Observer::new();
-    observer.snapshot(&stamp((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
+    observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     for (rev, suspect, trusted, outcome, expected) in [
         (2, vec![2, 9], vec![], Changed, [false, true]),
         (3, vec![2], vec![], Same, [false, true]),
@@ -237,7 +237,7 @@ fn suspects_are_marked_and_cleared() {
         let (suspect, trusted) = (suspect.into_iter(), trusted.into_iter());
         let (joined, left) = (std::iter::empty(), std::iter::empty());
         let base = Revision { epoch: 5, rev: rev - 1 };
-        write_delta(&mut out, &stamp((5, rev), &[1, 2]), base, joined, left, (suspect, trusted));
+        write_delta(&mut out, &header((5, rev), &[1, 2]), base, joined, left, (suspect, trusted));
         observer.take(0, &out, outcome, &[1, 2]);
         let nodes = observer.replica.nodes();
         assert_eq!([nodes[0].node.suspect, nodes[1].node.suspect], expected);
@@ -261,7 +261,7 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         let far = far.map(|far| far.parse().unwrap());
         let mut digest = Digest::default();
         digest.add(1, &text);
-        let stamp = |rev| UpdateHeader {
+        let header = |rev| UpdateHeader {
             revision: Revision { epoch: 1, rev },
             digest: Some(digest),
             ..UpdateHeader::default()
@@ -271,25 +271,25 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         };
         let entries = || [(1, &*text)].into_iter();
         let (mut list, mut change, mut old) = (BytesMut::new(), BytesMut::new(), BytesMut::new());
-        write_snapshot(&mut list, &Key::Number(0), &stamp(2), entries(), std::iter::empty());
+        write_snapshot(&mut list, &Key::Number(0), &header(2), entries(), std::iter::empty());
         let none = (std::iter::empty(), std::iter::empty());
-        write_delta(&mut change, &stamp(2), Revision { epoch: 1, rev: 1 }, entries(), std::iter::empty(), none);
+        write_delta(&mut change, &header(2), Revision { epoch: 1, rev: 1 }, entries(), std::iter::empty(), none);
         write_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
         for (packet, is_told_again) in [(list, true), (change, false), (old, true)] {
             let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
             // What was told on this machine before is not taken for the same.
             for far in [None, far].into_iter().skip(usize::from(!is_told_again)) {
                 replica.connected();
-                replica.set_far(far);
+                replica.set_registry_host(far);
                 let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
-                replica.take(Observer::new().start, &ListUpdate::parse(&packet).unwrap());
+                replica.apply(Observer::new().start, &ListUpdate::parse(&packet).unwrap());
             }
             let seen = hosts(&replica);
             assert!(seen.contains(&expected.to_owned()), "{host}, {far:?}: {seen:?}");
             assert!(replica.entries().all(|(_, listed)| listed == text), "it is handed on as it came");
         }
         let seeded = Replica::seeded_from(far, Revision { epoch: 1, rev: 1 }, entries());
-        assert_eq!((hosts(&seeded), seeded.far()), (vec![expected.to_owned()], far));
+        assert_eq!((hosts(&seeded), seeded.registry_host()), (vec![expected.to_owned()], far));
     }
     for own in
         ["::ffff:127.0.0.1", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.1.2.3", "0.0.0.0", "::", "::ffff:0.0.0.0"]

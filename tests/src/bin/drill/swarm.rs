@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use memchr::memmem;
-use protocol::{ListUpdate, Packet, Pong, Replica, Revision, UpdateOutcome, write_ask, write_copy, write_pong};
+use protocol::{
+    ListUpdate, Packet, Pong, Replica, Revision, UpdateOutcome, write_copy, write_list_request, write_pong,
+};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -295,7 +297,7 @@ impl Node {
         self.entries.set(entries);
         if let Some(replica) = &mut *self.replica.borrow_mut() {
             let news = Packet::parse(frame).unwrap();
-            match replica.take(Instant::now(), &ListUpdate::parse(&news).unwrap()) {
+            match replica.apply(Instant::now(), &ListUpdate::parse(&news).unwrap()) {
                 UpdateOutcome::Changed | UpdateOutcome::Same => {
                     let digest = replica.revision().map(|_| u64::from(replica.digest().0));
                     let said = number_after(frame, br#""digest":"#);
@@ -304,7 +306,7 @@ impl Node {
                 UpdateOutcome::Stale => {}
                 UpdateOutcome::Gap => {
                     println!("a node has found a gap: {}", String::from_utf8_lossy(&frame[..frame.len().min(300)]));
-                    write_ask(&mut out, 1);
+                    write_list_request(&mut out, 1);
                 }
             }
             // What is kept while a Distributor warms up is known as well; a change does not add to that.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use memchr::memmem;
-use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, Pong, write_history_question, write_pong};
+use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, Pong, write_history_request, write_pong};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::spawn_local;
@@ -170,7 +170,7 @@ impl Doubts {
 async fn history(address: SocketAddr, name: &str) -> Option<Vec<HistoryEvent>> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let mut question = BytesMut::new();
-    write_history_question(&mut question, 1, name);
+    write_history_request(&mut question, 1, name);
     stream.write_all(&question).await.ok()?;
     let mut decoder = FrameDecoder::new(MAX_PACKET_BYTES);
     loop {
