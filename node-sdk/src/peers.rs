@@ -14,18 +14,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
-use crate::barred::Barred;
-use crate::budget::{Budget, Buffers};
-use crate::cache;
-use crate::call::{Arguments, Call, RawCall};
-use crate::discovery::Wish;
+use crate::balance::RetryBudget;
+use crate::client::call::{Arguments, Call, RawCall};
+use crate::client::events::Groups;
+use crate::client::stream::StreamCall;
+use crate::discovery::cache;
+use crate::discovery::session::Wish;
 use crate::error::CallError;
-use crate::events::Groups;
-use crate::link::Link;
-use crate::retry::RetryBudget;
-use crate::service::Service;
-use crate::stream::StreamCall;
-use crate::table::{Change, Found, Home, Table};
+use crate::routing::blocked::Barred;
+use crate::routing::table::{Change, Found, Home, Table};
+use crate::server::dispatch::Service;
+use crate::transport::budget::{Budget, Buffers};
+use crate::transport::connection::Link;
 
 /// The other nodes. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]

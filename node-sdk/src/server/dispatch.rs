@@ -16,13 +16,13 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::budget::Budget;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
+use crate::handler::stream::Flow;
 use crate::handler::{AnyHandler, Caller, Incoming, Progress, Running, Surroundings};
-use crate::items::Flow;
-use crate::outgoing::{ReplyTo, Sink};
-use crate::router::Router;
+use crate::routing::router::Router;
+use crate::server::response_queue::{ReplyTo, Sink};
+use crate::transport::budget::Budget;
 
 /// When it is worth trying again what a route has too much of to do.
 const RETRY_AFTER: Duration = Duration::from_millis(100);

@@ -16,12 +16,11 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 pub(crate) use self::open_stream::OpenStream;
-use crate::backoff::Backoff;
-use crate::balance::Readiness;
-use crate::budget::{Budget, LEAST_BYTES, Share};
-use crate::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
-use crate::load::Load;
-use crate::strays::{Strays, cost_of};
+use crate::balance::{Load, Readiness};
+use crate::transport::backoff::Backoff;
+use crate::transport::budget::{Budget, LEAST_BYTES, Share};
+use crate::transport::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
+use crate::transport::unexpected::{Strays, cost_of};
 
 /// Most bytes of one packet, either way.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;

@@ -9,10 +9,10 @@ use std::task::{Context, Poll, ready};
 use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
+use crate::handler::respond::Respond;
+use crate::handler::stream::Parts;
 use crate::handler::{Answering, AnyHandler, FromCall, Incoming, Progress, Running, States};
-use crate::items::Parts;
-use crate::outgoing::Sink;
-use crate::respond::Respond;
+use crate::server::response_queue::Sink;
 
 /// Something around a handler, as the builder was given it.
 #[derive(Clone)]

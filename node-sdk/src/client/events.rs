@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use crate::balance::Choice;
 use crate::context::Context;
 use crate::error::CallError;
-use crate::link::MAX_FRAME_BYTES;
 use crate::peers::Peers;
+use crate::routing::table::{Provider, Providers};
 use crate::scratch::with_scratch;
-use crate::table::{Provider, Providers};
+use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// The method under which subscriptions stand in the registry. No call has it, and gateways route none of it.
 pub(crate) const METHOD: &str = "EVENT";

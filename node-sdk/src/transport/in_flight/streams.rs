@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
 use super::{Failure, InFlight, Place, Refusal, SlotState, StreamTerms, Waiting};
-use crate::flow::{Abuse, Inflow, Outflow};
+use crate::transport::flow::{Abuse, Inflow, Outflow};
 
 /// A stream.
 #[derive(Debug)]

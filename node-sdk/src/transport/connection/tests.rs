@@ -4,7 +4,7 @@ use std::net::{TcpListener, TcpStream};
 use protocol::write_cancel;
 
 use super::*;
-use crate::in_flight::MANY_IN_FLIGHT;
+use crate::transport::in_flight::MANY_IN_FLIGHT;
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO: &[u8] = b"hello";
@@ -181,7 +181,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     // Parts of streams that were given up are on their way for a while.
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
     let now = Instant::now();
-    let terms = crate::in_flight::StreamTerms { deadline: None, window: protocol::STREAM_WINDOW };
+    let terms = crate::transport::in_flight::StreamTerms { deadline: None, window: protocol::STREAM_WINDOW };
     let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
     for _ in 0..4 {
         let stream = link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
@@ -193,7 +193,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
 /// A stream whose node may send so much ahead.
 fn open(link: &Arc<Link>, window: u32) -> Pending {
     let now = Instant::now();
-    let terms = crate::in_flight::StreamTerms { deadline: None, window };
+    let terms = crate::transport::in_flight::StreamTerms { deadline: None, window };
     let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
     link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
 }
@@ -220,7 +220,7 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
         match poll_fn(|context| stream.poll_part(context)).await {
             Some(Ok(_)) => whole += 1,
             Some(Err(ending)) => {
-                assert_eq!(ending, crate::in_flight::Ending::Crowded);
+                assert_eq!(ending, crate::transport::in_flight::Ending::Crowded);
                 crowded += 1;
             }
             None => panic!("it says how it ended"),
@@ -251,5 +251,11 @@ async fn a_part_without_credit_ends_its_stream() {
         assert!(matches!(poll_fn(|context| stream.poll_part(context)).await, Some(Ok(_))));
     }
     let ending = poll_fn(|context| stream.poll_part(context)).await;
-    assert!(matches!(&ending, Some(Err(crate::in_flight::Ending::Abuse(crate::flow::Abuse::Overrun)))), "{ending:?}");
+    assert!(
+        matches!(
+            &ending,
+            Some(Err(crate::transport::in_flight::Ending::Abuse(crate::transport::flow::Abuse::Overrun)))
+        ),
+        "{ending:?}"
+    );
 }

@@ -1,5 +1,10 @@
 //! The side of a node that is called.
 
+pub(crate) mod connection;
+pub(crate) mod dispatch;
+pub(crate) mod queue_delay;
+pub(crate) mod response_queue;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::callee;
-use crate::service::Service;
+use self::dispatch::Service;
 
 /// Callers at a time: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
@@ -68,6 +72,6 @@ pub(crate) async fn serve(listener: Listener, service: Arc<Service>, leaving: Ca
 }
 
 async fn run(stream: Socket, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
-    let reason = callee::run(&stream, peer, &service, &finish).await;
+    let reason = connection::run(&stream, peer, &service, &finish).await;
     debug!(%peer, reason, "caller's connection ended");
 }

@@ -9,14 +9,13 @@ use daemon::{Network, SHOWN_BYTES, Throttle, shown, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
-use crate::balance::{MAX_SUBSET, Member, Pool, Readiness, affinity};
-use crate::barred::Barred;
-use crate::budget::Budget;
-use crate::events::{self, Groups};
-use crate::link::Link;
-use crate::load::Load;
-use crate::remembered::Remembered;
-use crate::router::{Refused, Router};
+use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, affinity};
+use crate::client::events::{self, Groups};
+use crate::routing::blocked::Barred;
+use crate::routing::known_routes::Remembered;
+use crate::routing::router::{Refused, Router};
+use crate::transport::budget::Budget;
+use crate::transport::connection::Link;
 
 /// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
 #[derive(Debug)]

@@ -14,16 +14,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-use crate::answer::{RawAnswer, is_declined, read_result};
 use crate::balance::{Balance, Choice, Readiness};
+use crate::client::response::{RawAnswer, is_declined, read_result};
 use crate::context::Context;
 use crate::error::CallError;
-use crate::in_flight::{Deadlines, Failure, Refusal, StreamTerms};
-use crate::link::{OpenStream, Pending};
-use crate::params;
+use crate::handler::params;
 use crate::peers::Peers;
+use crate::routing::table::{Found, Provider};
 use crate::scratch::with_scratch;
-use crate::table::{Found, Provider};
+use crate::transport::connection::{OpenStream, Pending};
+use crate::transport::in_flight::{Deadlines, Failure, Refusal, StreamTerms};
 
 /// How long a call may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::Route;
 use tokio::time::Instant;
 
-use crate::router::Router;
+use crate::routing::router::Router;
 
 /// Routes whose last provider has gone, each for some time. There is room for so many; when it is full, whoever left the most behind
 /// makes room, so that a node which invents routes takes it from itself.

@@ -22,9 +22,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
-use crate::barred::Barred;
-use crate::cache;
+use crate::discovery::cache;
 use crate::peers::Peers;
+use crate::routing::blocked::Barred;
 
 /// Period in which a node that is not connected tries to be, as old nodes do.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);

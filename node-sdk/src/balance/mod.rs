@@ -1,13 +1,16 @@
 //! Whose turn it is: how one of several providers is picked. Used by nodes for calls, and by the gateway for HTTP servers too.
 
+mod load;
+mod retry_budget;
+
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use crate::load::Load;
-pub use crate::retry::RetryBudget;
+pub use self::load::Load;
+pub use self::retry_budget::RetryBudget;
 
 /// Most providers of a route that one node calls: each of many callers has its own, and fewer connections.
 pub(crate) const MAX_SUBSET: usize = 100;

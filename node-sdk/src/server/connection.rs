@@ -17,14 +17,14 @@ use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFul
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::budget::{LEAST_BYTES, Share};
 use crate::error::no_room;
+use crate::handler::stream::Flow;
 use crate::handler::{Caller, Progress};
-use crate::items::Flow;
-use crate::link::MAX_FRAME_BYTES;
-use crate::outgoing::{Outgoing, ReplyTo, Step};
-use crate::service::{Begun, Service, Turn};
-use crate::transit::Transit;
+use crate::server::dispatch::{Begun, Service, Turn};
+use crate::server::queue_delay::Transit;
+use crate::server::response_queue::{Outgoing, ReplyTo, Step};
+use crate::transport::budget::{LEAST_BYTES, Share};
+use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_AT_WORK: usize = 1024;
@@ -32,7 +32,7 @@ const MAX_AT_WORK: usize = 1024;
 /// caller has so many; more are refused.
 const MAX_STREAMS: usize = 4096;
 /// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads. What else a caller may have is in
-/// [`budget`](crate::budget).
+/// [`budget`](crate::transport::budget).
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// A caller that has too much looks so often whether it may have more, which others decide.
 const ROOM_PERIOD: Duration = Duration::from_millis(50);

@@ -15,14 +15,14 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 
-use crate::answer::{RawAnswer, read_result};
 use crate::balance::Balance;
-use crate::call::RawCall;
+use crate::client::call::RawCall;
+use crate::client::response::{RawAnswer, read_result};
 use crate::error::CallError;
-use crate::flow::Abuse;
-use crate::in_flight::{Ending, Failure, Refusal};
-use crate::link::OpenStream;
 use crate::scratch::with_scratch;
+use crate::transport::connection::OpenStream;
+use crate::transport::flow::Abuse;
+use crate::transport::in_flight::{Ending, Failure, Refusal};
 
 /// A stream that is about to be opened: set what differs from the defaults, then await it.
 #[must_use = "a stream is opened when it is awaited"]

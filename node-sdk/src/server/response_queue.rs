@@ -14,8 +14,8 @@ use protocol::{
 
 use crate::error::ServiceError;
 use crate::handler::Progress;
-use crate::items::{Flow, Parts};
-use crate::link::MAX_FRAME_BYTES;
+use crate::handler::stream::{Flow, Parts};
+use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);

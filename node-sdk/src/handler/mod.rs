@@ -1,5 +1,11 @@
 //! Handlers: plain async functions whose arguments say what they need of a call.
 
+pub(crate) mod layer;
+pub(crate) mod params;
+pub(crate) mod respond;
+pub(crate) mod service_macro;
+pub(crate) mod stream;
+
 use std::any::{Any, TypeId, type_name};
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
@@ -17,14 +23,13 @@ use protocol::{Route, Version};
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 
+use self::layer::{Next, Outcome};
+use self::respond::Respond;
+use self::stream::{Flow, Parts};
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
-use crate::items::{Flow, Parts};
-use crate::layer::{Next, Outcome};
-use crate::outgoing::Sink;
-use crate::params;
 use crate::peers::Peers;
-use crate::respond::{self, Respond};
+use crate::server::response_queue::Sink;
 
 /// A handler at work.
 pub(crate) type Running = Pin<Box<dyn Answering>>;

@@ -252,7 +252,7 @@ mod tests {
         let mut newest = None;
         for round in 0..30 {
             let mut writer = std::process::Command::new(std::env::current_exe().unwrap())
-                .args(["--exact", "cache::tests::rs14_a_process_that_writes_without_end"])
+                .args(["--exact", "discovery::cache::tests::rs14_a_process_that_writes_without_end"])
                 .env(FILE, &path)
                 .stdout(std::process::Stdio::null())
                 .spawn()

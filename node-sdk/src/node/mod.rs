@@ -1,5 +1,8 @@
 //! A node: what it offers, where it listens, and how it starts and stops.
 
+#[cfg(feature = "testing")]
+pub mod testing;
+
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -14,16 +17,16 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
-use crate::budget::{self, Budget, Buffers};
-use crate::discovery::Identity;
+use crate::client::events;
+use crate::discovery::session::Identity;
 use crate::error::StartError;
-use crate::events;
+use crate::handler::layer::Layer;
 use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
-use crate::layer::Layer;
 use crate::peers::Peers;
-use crate::router::Router;
+use crate::routing::router::Router;
 use crate::server;
-use crate::service::{Offer, Service};
+use crate::server::dispatch::{Offer, Service};
+use crate::transport::budget::{self, Budget, Buffers};
 
 /// How long a node that is told to stop by a signal may take: as long as its server, and some time to say so.
 const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));

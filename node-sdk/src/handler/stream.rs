@@ -15,11 +15,11 @@ use protocol::{Part, STREAM_WINDOW, Side};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::client::stream::read_part;
 use crate::error::{ServiceError, no_room};
-use crate::flow::{Abuse, Inflow, Outflow};
+use crate::handler::respond::{self, Respond};
 use crate::handler::{FromCall, Incoming};
-use crate::respond::{self, Respond};
-use crate::stream::read_part;
+use crate::transport::flow::{Abuse, Inflow, Outflow};
 
 /// When it is worth opening a stream again that ended because its node leaves: others offer it now.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);

@@ -3,7 +3,7 @@
 use bytes::BytesMut;
 use serde::Serialize;
 
-use crate::items::Parts;
+use crate::handler::stream::Parts;
 use crate::scratch::with_scratch;
 
 /// A result with its status: anything that has a JSON form is one with 200.

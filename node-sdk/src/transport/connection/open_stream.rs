@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::Link;
-use crate::in_flight::{Closed, Ending, Refusal};
+use crate::transport::in_flight::{Closed, Ending, Refusal};
 
 /// A stream that is open. Dropping it ends it, and tells the node.
 #[derive(Debug)]
