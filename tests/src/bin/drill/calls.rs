@@ -396,7 +396,7 @@ async fn others() {
     if !program.exists() {
         row(
             "tarpc, tonic",
-            "not built: cargo build --release --manifest-path tests/peers/Cargo.toml --target-dir target",
+            "not built: cargo build --profile dist --manifest-path tests/peers/Cargo.toml --target-dir target",
         );
         return;
     }

@@ -17,7 +17,7 @@ pub(crate) struct Daemon {
 }
 
 impl Daemon {
-    /// A Distributor, as `cargo build --release` has made it.
+    /// A Distributor, as `cargo build --profile dist` has made it.
     pub(crate) async fn distributor(port: u16, arguments: &[&str]) -> Self {
         let listen = format!("127.0.0.1:{port}");
         let own = ["--listen", &listen, "--max-connections", "12000", "--legacy-list-bytes", "4000000"];
@@ -31,7 +31,7 @@ impl Daemon {
 
     async fn distributor_with(arguments: &[&str]) -> Self {
         let program = std::env::current_exe().unwrap().with_file_name("distributor");
-        assert!(program.exists(), "build it first: cargo build --release");
+        assert!(program.exists(), "build it first: cargo build --profile dist");
         let mut child =
             Command::new(program).args(arguments).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         pin_to(child.id(), 0);

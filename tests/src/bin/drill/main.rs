@@ -27,7 +27,7 @@ mod witness;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build --release
+/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build --profile dist
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
