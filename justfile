@@ -1,0 +1,50 @@
+# The steps of CI by name: `just fmt`, `just test`. `just` alone runs all of them.
+
+# All steps
+ci:
+    .ci/run
+
+# Installs what the tests need beyond a Rust toolchain (apt-get)
+tools:
+    .ci/run tools
+
+# Is the code formatted?
+fmt:
+    .ci/run fmt
+
+# No warnings, in tests and benches either
+clippy:
+    .ci/run clippy
+
+# The documentation, without a warning
+doc:
+    .ci/run doc
+
+# All tests
+test:
+    .ci/run test
+
+# Each crate alone, without and with all of its features
+features:
+    .ci/run features
+
+# The files that the README shows
+examples:
+    .ci/run examples
+
+# Benches and the programs they measure beside us compile
+bench:
+    .ci/run bench
+
+# Licences, sources and doubled crates
+deny:
+    .ci/run deny
+
+# Runs drill, optimised as a whole: `just drill fan-out --nodes 1000`
+drill *ARGS:
+    cargo build --profile dist -p distributor -p gateway -p tests
+    target/dist/drill {{ARGS}}
+
+# Searches for histories that break the registry, a hundred times as many as the tests do
+simulate:
+    SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation
