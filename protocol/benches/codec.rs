@@ -1,4 +1,4 @@
-//! Speed of the wire: MB/s and ns per packet. Run with `cargo bench -p protocol`.
+//! Speed of the wire, in MB/s and ns for each packet: `cargo bench --profile dist -p protocol`.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 

@@ -1,4 +1,5 @@
-//! Old nodes and calls in figures: `cargo bench -p tests`; version 2's registry is measured by `drill`. One machine, loopback, the Distributor in a process of its own.
+//! Old nodes, calls and `TestMesh` in figures: `cargo bench --profile dist -p tests`. One machine,
+//! loopback, the Distributor in a process of its own. `drill` measures the registry of version 2.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
