@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use protocol::{
-    CopyPart, Digest, HistoryEvent, Key, LeaveReason, RegisterOptions, Registration, ResumePoint, Revision, Secret,
-    UpdateHeader, Version, host_text, write_ping,
+    CopyPart, Digest, HistoryEvent, Key, LeaveReason, RegisterOptions, Registration, RegistryEntry, ResumePoint,
+    Revision, Secret, UpdateHeader, Version, host_text, write_ping,
 };
 
 use crate::barriers::{Barriers, Raised};
@@ -681,15 +681,8 @@ impl Roster {
 impl Record {
     /// A record of an entry that another Distributor has told; `None` when no node can be made of it.
     fn from_entry(id: u64, entry: &str) -> Option<Self> {
-        #[derive(serde::Deserialize)]
-        struct Located {
-            host: std::net::IpAddr,
-        }
-        let Located { host } = serde_json::from_str(entry).ok()?;
-        // What it took, we take: our limits may have become lower.
-        let no_limits = protocol::RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
-        let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
-        Some(Self::new(id, &registration, &host_text(host.to_canonical())))
+        let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
+        Some(Self::new(id, &registration, &host_text(host)))
     }
 }
 

@@ -26,11 +26,11 @@ pub use packet::{Packet, PacketError, Text, Version};
 pub use registry::{
     Advert, CopyPart, Delta, Digest, HISTORY_URI, HistoryEvent, HttpAdvert, KnownNode, LeaveReason, ListUpdate,
     ListUpdateError, Node, PING_URI, PONG_URI, Ping, Pong, REGISTRY_URI, RETENTION, RegisterOptions, Registration,
-    RegistrationError, RegistrationLimits, Replica, ResumePoint, Revision, Snapshot, UpdateHeader, UpdateOutcome,
-    VISIBLE_URI, Visibility, VisibilityTarget, host_text, is_copy_request, read_copy, read_history_request,
-    read_report, write_copy, write_copy_request, write_delta, write_history, write_history_request, write_leave,
-    write_list, write_list_request, write_ping, write_pong, write_refusal, write_registration, write_report,
-    write_snapshot, write_visibility,
+    RegistrationError, RegistrationLimits, RegistryEntry, Replica, ResumePoint, Revision, Snapshot, UpdateHeader,
+    UpdateOutcome, VISIBLE_URI, Visibility, VisibilityTarget, host_text, is_copy_request, read_copy,
+    read_history_request, read_report, write_copy, write_copy_request, write_delta, write_history,
+    write_history_request, write_leave, write_list, write_list_request, write_ping, write_pong, write_refusal,
+    write_registration, write_report, write_snapshot, write_visibility,
 };
 pub use route::{Route, RouteError, Segment};
 pub use secret::Secret;

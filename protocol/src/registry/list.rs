@@ -7,7 +7,6 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use thiserror::Error;
 
-use crate::json::is_object;
 use crate::{Advert, Digest, Key, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal};
 
 /// The uri of everything between a node and the Distributor.
@@ -32,19 +31,9 @@ pub struct Node {
 
 impl Node {
     /// Reads an entry of a list; `None` when no node can be made of it.
-    pub fn from_entry(entry: &RawValue) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct RawNode {
-            host: String,
-        }
-        if !is_object(entry.get()) {
-            return None;
-        }
-        let RawNode { host } = serde_json::from_str(entry.get()).ok()?;
-        // What one Distributor took, every reader takes: its limits are not ours.
-        let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
-        let Registration { name, port, urls, advert, .. } = Registration::parse(Some(entry), &no_limits).ok()?;
-        let host = host.parse::<IpAddr>().ok()?.to_canonical();
+    pub fn from_entry(entry: &str) -> Option<Self> {
+        let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
+        let Registration { name, port, urls, advert, .. } = registration;
         let routes = urls.iter().filter_map(|url| Route::parse(url).ok()).collect();
         Some(Self { name, host, port, routes, advert, suspect: false })
     }
@@ -52,6 +41,30 @@ impl Node {
     /// The version this node speaks.
     pub fn version(&self) -> Version {
         if self.advert.is_some() { Version::V2 } else { Version::V1 }
+    }
+}
+
+/// An entry of a list: the registration of a node, and the host that the Distributor saw it come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryEntry {
+    /// What the node registered.
+    pub registration: Registration,
+    /// In its canonical form: an IPv4 address is never written as one of IPv6.
+    pub host: IpAddr,
+}
+
+impl RegistryEntry {
+    /// Reads the text of an entry; `None` when it has no host, or is no sound registration otherwise.
+    pub fn parse(entry: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct RawHost {
+            host: IpAddr,
+        }
+        // One Distributor has accepted the entry, so every reader does: its limits may be other than ours.
+        let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
+        let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
+        let RawHost { host } = serde_json::from_str(entry).ok()?;
+        Some(Self { registration, host: host.to_canonical() })
     }
 }
 
@@ -371,7 +384,7 @@ mod tests {
 
     #[track_caller]
     fn check(entry: &str, expected: Option<(&str, &str, u16, usize)>) {
-        let node = Node::from_entry(serde_json::from_str(entry).unwrap());
+        let node = Node::from_entry(entry);
         let seen = node.as_ref().map(|n| (n.name.as_str(), n.host.to_string(), n.port, n.routes.len()));
         assert_eq!(seen, expected.map(|(name, host, port, routes)| (name, host.to_owned(), port, routes)));
     }

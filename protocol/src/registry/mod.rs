@@ -17,8 +17,8 @@ pub use control::{
     write_leave, write_list_request, write_ping, write_pong, write_report, write_visibility,
 };
 pub use list::{
-    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, Snapshot, UpdateHeader, host_text,
-    write_delta, write_list, write_refusal, write_snapshot,
+    Delta, LeaveReason, ListUpdate, ListUpdateError, Node, REGISTRY_URI, RegistryEntry, Snapshot, UpdateHeader,
+    host_text, write_delta, write_list, write_refusal, write_snapshot,
 };
 pub use options::{RegisterOptions, ResumePoint, VisibilityTarget};
 pub use registration::{Registration, RegistrationError, RegistrationLimits, write_registration};

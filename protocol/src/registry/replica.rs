@@ -405,7 +405,7 @@ impl Replica {
 
 /// The node of an entry that a Distributor at `registry_host` has told.
 fn parse_node(text: &str, registry_host: Option<IpAddr>) -> Option<Arc<Node>> {
-    let mut node = serde_json::from_str(text).ok().and_then(Node::from_entry)?;
+    let mut node = Node::from_entry(text)?;
     if let Some(registry_host) = registry_host.filter(|_| is_this_machine(node.host)) {
         node.host = registry_host;
     }
