@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use daemon::{SHOWN_BYTES, shown};
 use futures::StreamExt;
 use http::StatusCode;
-use node_sdk::balance::{Choice, RetryBudget};
+use node_sdk::balance::{PickOptions, RetryBudget};
 use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
 use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant, timeout_at};
@@ -213,7 +213,7 @@ impl Proxy<'_> {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
                     Some(form) => {
                         match exchange.unless_gone(Box::pin(call.open(STREAM_WINDOW))).await?.map_err(of_call)? {
-                            RawReply::Answer(answer) => answer,
+                            RawReply::Response(answer) => answer,
                             RawReply::Stream(parts) => {
                                 drop(held);
                                 let hold = |bytes| self.account.hold(client, bytes);
@@ -479,7 +479,7 @@ fn pick(
     use node_sdk::Balance as By;
     let Inquiry { head, rules, settings, client, origin, .. } = *inquiry;
     let service = &target.service;
-    let by = |balance| service.pick(&Choice { balance, tried, ..Choice::default() }, now);
+    let by = |balance| service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
     match settings.balance.unwrap_or(Balance::RoundRobin) {
         Balance::Cookie => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
@@ -494,11 +494,11 @@ fn pick(
         }
         Balance::Client => {
             let key = client.to_string();
-            let choice = Choice { sticky: Some(&key), tried, ..Choice::default() };
+            let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
             service.pick(&choice, now).map(|picked| (picked, None))
         }
         Balance::LeastConnections => by(By::LeastInFlight).map(|picked| (picked, None)),
-        Balance::LeastCost => by(By::LeastCost).map(|picked| (picked, None)),
+        Balance::LeastCost => by(By::PeakEwma).map(|picked| (picked, None)),
         Balance::RoundRobin => {
             // Those that stay for long are spread by how many there are.
             let balance = if head.upgrades { By::LeastInFlight } else { By::RoundRobin };

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use node_sdk::RawAnswer;
+use node_sdk::RawResponse;
 use protocol::{Version, check_depth, success_parts};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -158,7 +158,7 @@ pub(crate) fn is_one_json(text: &[u8]) -> bool {
 /// A node's answer as a response: status and body, or the problem that it tells of.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
-pub(crate) fn response(answer: &RawAnswer) -> Result<(StatusCode, Bytes), Problem> {
+pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
     // The usual answer is cut out, and looked through once.
     if let Some((_, body)) = success_parts(packet)

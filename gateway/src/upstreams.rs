@@ -9,7 +9,7 @@ use std::time::Duration;
 use daemon::{SHOWN_BYTES, Throttles, shown};
 use foldhash::{HashMap, HashSet};
 use node_sdk::Peers;
-use node_sdk::balance::{Choice, Load, Member, Pool, Readiness};
+use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::{HttpAdvert, Node};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -434,11 +434,11 @@ impl fmt::Display for Described {
         let name = shown(self.name.as_deref().unwrap_or("fixed"), SHOWN_BYTES);
         let strip = if self.strip { ", without the prefix" } else { "" };
         let state = match self.readiness {
-            Readiness::Up => "up",
+            Readiness::Ready => "up",
             Readiness::Connecting => "full",
             Readiness::Ejected if self.suspect => "gives no sign of life",
             Readiness::Ejected => "lets requests fail",
-            Readiness::Due | Readiness::Resting => "cannot be reached",
+            Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
         };
         write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)
     }
@@ -446,7 +446,7 @@ impl fmt::Display for Described {
 
 impl Service {
     /// Whose turn it is; `None` when there is nobody but those that were tried.
-    pub(crate) fn pick(&self, choice: &Choice<'_>, now: Instant) -> Option<Picked> {
+    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<Picked> {
         self.pool.pick(choice, now, |_| {}).map(Server::picked)
     }
 
@@ -485,13 +485,13 @@ impl Member for Server {
 
     fn readiness(&self, now: Instant) -> Readiness {
         if self.upstream.rests(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
-            Readiness::Resting
+            Readiness::CoolingDown
         } else if self.is_suspect() || self.upstream.load.is_ejected(now.into_std()) {
             Readiness::Ejected
         } else if self.places.are_taken() {
             Readiness::Connecting
         } else {
-            Readiness::Up
+            Readiness::Ready
         }
     }
 
@@ -582,7 +582,7 @@ mod tests {
     }
 
     fn pick(service: &Service, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
-        let picked = service.pick(&Choice { balance, tried, ..Choice::default() }, Instant::now());
+        let picked = service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
         picked.map(|picked| picked.upstream.address.port())
     }
 
@@ -748,7 +748,7 @@ mod tests {
         let service = both.find("/").unwrap().service;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
-            let choice = Choice { balance: Balance::LeastInFlight, ..Choice::default() };
+            let choice = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
             let picked = service.pick(&choice, Instant::now()).unwrap();
             seen.push(picked.upstream.address.port());
             held.push(picked.admit(Use::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
@@ -762,7 +762,7 @@ mod tests {
         let mut full = Scene::new(vec![route]);
         full.follow(&[node(1, 100, &["/"])]);
         let service = full.find("/").unwrap().service;
-        let picked = || service.pick(&Choice::default(), Instant::now()).unwrap();
+        let picked = || service.pick(&PickOptions::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
         let first = picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
         assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");

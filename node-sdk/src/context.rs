@@ -48,15 +48,15 @@ impl Context {
             return act();
         }
         /// Restores what was before, even when what is done panics.
-        struct Leave(Option<Context>);
-        impl Drop for Leave {
+        struct RestoreOnDrop(Option<Context>);
+        impl Drop for RestoreOnDrop {
             fn drop(&mut self) {
                 if let Some(before) = self.0.take() {
                     CURRENT.set(before);
                 }
             }
         }
-        let _leave = Leave(Some(CURRENT.replace(self.clone())));
+        let _leave = RestoreOnDrop(Some(CURRENT.replace(self.clone())));
         act()
     }
 }
@@ -109,20 +109,20 @@ fn low(id: u128) -> u64 {
 pin_project! {
     /// A future in the context of a call.
     #[derive(Debug)]
-    pub(crate) struct Within<F> {
+    pub(crate) struct InContext<F> {
         context: Context,
         #[pin]
         future: F,
     }
 }
 
-impl<F> Within<F> {
+impl<F> InContext<F> {
     pub(crate) fn new(context: Context, future: F) -> Self {
         Self { context, future }
     }
 }
 
-impl<F: Future> Future for Within<F> {
+impl<F: Future> Future for InContext<F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<F::Output> {
@@ -148,7 +148,7 @@ pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    tokio::spawn(Within::new(Context::current(), future))
+    tokio::spawn(InContext::new(Context::current(), future))
 }
 
 #[cfg(test)]
@@ -183,7 +183,7 @@ mod tests {
         let context = Context { trace: Trace::parse(PARENT), ..Context::default() };
         let inside = || Context::current().trace.map(|trace| trace.traceparent().to_owned());
         assert_eq!(inside(), None);
-        let seen = Within::new(context.clone(), async {
+        let seen = InContext::new(context.clone(), async {
             tokio::task::yield_now().await;
             let spawned = spawn(async { Context::current().trace.is_some() }).await.unwrap();
             let plain = tokio::spawn(async { Context::current().trace.is_some() }).await.unwrap();

@@ -36,25 +36,25 @@ mod transport;
 
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
-pub use client::response::RawAnswer;
+pub use client::response::RawResponse;
 pub use client::stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
 pub use context::{Trace, spawn};
 pub use discovery::session::{Identity, RECONNECT_PERIOD};
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
-pub use handler::Work;
+pub use handler::HandlerWork;
 pub use handler::layer::{Next, Outcome};
 pub use handler::respond::{Accepted, Created, NoContent, Respond};
 #[doc(hidden)]
 pub use handler::stream::Parts;
 pub use handler::stream::{Items, Streaming};
-pub use handler::{Caller, Deadline, FromCall, Handler, Incoming, Params, Path, RawParams, State, StateTypes};
+pub use handler::{Caller, Deadline, FromCall, Handler, IncomingCall, Params, Path, RawParams, State, StateTypes};
 #[cfg(feature = "testing")]
 pub use node::testing;
 pub use node::{Node, NodeBuilder};
 pub use peers::{Changes, Peers};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
-pub use transport::budget::Buffers;
+pub use transport::budget::BufferUsage;
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

@@ -15,46 +15,46 @@ use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
 use crate::balance::RetryBudget;
-use crate::client::call::{Arguments, Call, RawCall};
-use crate::client::events::Groups;
+use crate::client::call::{Call, CallArguments, RawCall};
+use crate::client::events::SubscriberGroups;
 use crate::client::stream::StreamCall;
 use crate::discovery::cache;
-use crate::discovery::session::Wish;
+use crate::discovery::session::VisibilityRequest;
 use crate::error::CallError;
-use crate::routing::blocked::Barred;
-use crate::routing::table::{Change, Found, Home, Table};
-use crate::server::dispatch::Service;
-use crate::transport::budget::{Budget, Buffers};
-use crate::transport::connection::Link;
+use crate::routing::blocked::BlockedAddresses;
+use crate::routing::table::{LocalNode, Lookup, NodeChange, RoutingTable};
+use crate::server::dispatch::LocalService;
+use crate::transport::budget::{Budget, BufferUsage};
+use crate::transport::connection::Connection;
 
 /// The other nodes. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    inner: Arc<Inner>,
+    inner: Arc<Mesh>,
 }
 
 #[derive(Debug)]
-struct Inner {
-    state: Mutex<State>,
+struct Mesh {
+    state: Mutex<RegistryView>,
     /// What we say of ourselves; the link to the Distributor passes it on.
     advert: watch::Sender<Advert>,
-    wishes: mpsc::Sender<Wish>,
-    home: Arc<Home>,
+    wishes: mpsc::Sender<VisibilityRequest>,
+    home: Arc<LocalNode>,
     /// What calls are routed by. Changed under the lock of `state`, so that changes come in their order.
-    table: RwLock<Table>,
+    table: RwLock<RoutingTable>,
     /// Said after every change.
     changed: watch::Sender<()>,
     retries: RetryBudget,
     balance: Balance,
     /// What this node offers itself, if it is one that does.
-    own: OnceLock<Weak<Service>>,
+    own: OnceLock<Weak<LocalService>>,
     /// Who knows what we are to know, if not we.
     leader: Option<Peers>,
 }
 
 /// What changes come in through.
 #[derive(Debug, Default)]
-struct State {
+struct RegistryView {
     replica: Replica,
     /// Since when no Distributor is there to tell what changes.
     stale_since: Option<Instant>,
@@ -63,7 +63,7 @@ struct State {
     /// The cache file does not have what is known.
     unsaved: bool,
     /// Those who know what we know.
-    followers: Vec<Weak<Inner>>,
+    followers: Vec<Weak<Mesh>>,
 }
 
 /// Entries that are reported at a time; calls to others are reported when they fail again.
@@ -72,23 +72,23 @@ const MAX_FAILED: usize = 64;
 impl Peers {
     pub(crate) fn new(
         advert: watch::Sender<Advert>,
-        wishes: mpsc::Sender<Wish>,
+        wishes: mpsc::Sender<VisibilityRequest>,
         balance: Balance,
         network: Network,
-        barred: Barred,
+        barred: BlockedAddresses,
     ) -> Self {
         let Advert { id, zone, .. } = advert.borrow().clone();
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
         write_hello(&mut hello, &instance);
         let home =
-            Arc::new(Home { instance, hello: hello.freeze(), zone, network, barred, called: Budget::of_links() });
-        let inner = Inner {
-            state: Mutex::new(State { stale_since: Some(Instant::now()), ..State::default() }),
+            Arc::new(LocalNode { instance, hello: hello.freeze(), zone, network, barred, called: Budget::of_links() });
+        let inner = Mesh {
+            state: Mutex::new(RegistryView { stale_since: Some(Instant::now()), ..RegistryView::default() }),
             advert,
             wishes,
             home: Arc::clone(&home),
-            table: RwLock::new(Table::new(home)),
+            table: RwLock::new(RoutingTable::new(home)),
             changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance,
@@ -102,7 +102,7 @@ impl Peers {
     /// calls over it. It knows what this one knows, in the same moment, for as long as this one is there.
     pub fn follow(&self) -> Self {
         let mut state = self.lock();
-        let inner = Inner {
+        let inner = Mesh {
             state: Mutex::default(),
             advert: self.inner.advert.clone(),
             wishes: self.inner.wishes.clone(),
@@ -135,7 +135,7 @@ impl Peers {
     /// ```
     pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
         let (method, path) = split_url(url);
-        Call::new(RawCall::new(self, method, path, Arguments::Value(params)))
+        Call::new(RawCall::new(self, method, path, CallArguments::Value(params)))
     }
 
     /// Opens a stream with what offers `url`: what comes is read as `T`s, and more can be sent than `params`. Providers are picked,
@@ -154,14 +154,14 @@ impl Peers {
     /// ```
     pub fn stream<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> StreamCall<'a, T> {
         let (method, path) = split_url(url);
-        StreamCall::new(RawCall::new(self, method, path, Arguments::Value(params)))
+        StreamCall::new(RawCall::new(self, method, path, CallArguments::Value(params)))
     }
 
     /// Calls with JSON text in and a packet out, unread: for gateways. `params` must be a JSON object if any provider may
     /// be of version 1. Fails as [`call`](Self::call) does, but never with `Refused` or `Answer`: what the node answered is in
-    /// the [`RawAnswer`](crate::RawAnswer).
+    /// the [`RawResponse`](crate::RawResponse).
     pub fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a> {
-        RawCall::new(self, method, path, Arguments::Text(params))
+        RawCall::new(self, method, path, CallArguments::Text(params))
     }
 
     /// Calls every node that offers `url`, all at once, and gives what each of them answered.
@@ -180,7 +180,7 @@ impl Peers {
     ) -> Vec<(SocketAddr, Result<T, CallError>)> {
         let (method, path) = split_url(url);
         let calls = self.providers(url).into_iter().map(|address| async move {
-            let call = Call::new(RawCall::new(self, method, path, Arguments::Value(params)).at(address));
+            let call = Call::new(RawCall::new(self, method, path, CallArguments::Value(params)).at(address));
             (address, call.await)
         });
         futures::future::join_all(calls).await
@@ -192,7 +192,7 @@ impl Peers {
     /// [`CallError`] when nobody can be reached. That it arrives, nobody says.
     pub async fn send(&self, url: &str, params: &(impl Serialize + Sync)) -> Result<(), CallError> {
         let (method, path) = split_url(url);
-        RawCall::new(self, method, path, Arguments::Value(params)).one_way().await.map(drop)
+        RawCall::new(self, method, path, CallArguments::Value(params)).one_way().await.map(drop)
     }
 
     /// The nodes known now, ourselves included once the Distributor has listed us; by address.
@@ -213,21 +213,21 @@ impl Peers {
 
     /// Whether some node offers this, or has offered it once.
     pub fn knows(&self, method: &str, path: &str) -> bool {
-        !matches!(self.find(method, path), Found::Never)
+        !matches!(self.find(method, path), Lookup::Unknown)
     }
 
     /// Calls `url` of the node at `address` and of nobody else, to find out how it does; with JSON text in and a packet out, as
     /// [`call_raw`](Self::call_raw). What comes of it is for the caller to judge: no other call goes elsewhere for it.
     pub fn check<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
         let (method, path) = split_url(url);
-        RawCall::new(self, method, path, Arguments::Text("{}")).at(address).unjudged()
+        RawCall::new(self, method, path, CallArguments::Text("{}")).at(address).unjudged()
     }
 
     /// Which of the nodes that offer `url` calls of it go to: where they are, and which process of those that were there it is, if
     /// they say. Of very many they are some, others for each caller.
     pub fn called(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
         let (method, path) = split_url(url);
-        let Found::Now(providers, _) = self.find(method, path) else { return Vec::new() };
+        let Lookup::Available(providers, _) = self.find(method, path) else { return Vec::new() };
         providers.members().map(|provider| (provider.link.address, provider.link.instance.clone())).collect()
     }
 
@@ -254,11 +254,11 @@ impl Peers {
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
         match self.find(method, path) {
-            Found::Now(providers, _) => {
+            Lookup::Available(providers, _) => {
                 let addresses: BTreeSet<_> = providers.list().iter().map(|provider| provider.link.address).collect();
                 addresses.into_iter().collect()
             }
-            Found::Gone | Found::Never => Vec::new(),
+            Lookup::Unavailable | Lookup::Unknown => Vec::new(),
         }
     }
 
@@ -317,7 +317,7 @@ impl Peers {
 
     /// How many bytes are kept of the nodes that are called, by all who follow the same nodes: packets that have come in part, and parts
     /// of streams that nobody has taken. What was ended for want of room counts as refused.
-    pub fn buffers(&self) -> Buffers {
+    pub fn buffers(&self) -> BufferUsage {
         self.inner.home.called.buffers()
     }
 
@@ -337,7 +337,7 @@ impl Peers {
         let visible = VisibilityTarget { percent: percent.clamp(1, 100), within: milliseconds };
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.inner.wishes.send(Wish { visible, answer }).await.ok()?;
+            self.inner.wishes.send(VisibilityRequest { visible, answer }).await.ok()?;
             answered.await.ok()
         };
         // An old Distributor, or none, does not answer.
@@ -345,7 +345,7 @@ impl Peers {
         timeout(patience, asked).await.ok().flatten().unwrap_or_default()
     }
 
-    pub(crate) fn connect(&self, link: &Arc<Link>) {
+    pub(crate) fn connect(&self, link: &Arc<Connection>) {
         let inner = Arc::downgrade(&self.inner);
         link.connect(move |address| {
             if let Some(inner) = inner.upgrade() {
@@ -357,17 +357,17 @@ impl Peers {
         });
     }
 
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Found<'p> {
+    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
         self.table().find(method, path)
     }
 
     /// Who has subscribed to an event.
-    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<Groups>> {
+    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
         self.table().subscribers(path)
     }
 
     /// What calls are routed by; to be let go of before anything is done that could change it.
-    fn table(&self) -> RwLockReadGuard<'_, Table> {
+    fn table(&self) -> RwLockReadGuard<'_, RoutingTable> {
         self.inner.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -385,12 +385,12 @@ impl Peers {
     }
 
     /// The service of this very node, as long as it runs.
-    pub(crate) fn own_service(&self) -> Option<Arc<Service>> {
+    pub(crate) fn own_service(&self) -> Option<Arc<LocalService>> {
         self.inner.own.get()?.upgrade()
     }
 
     /// From now on calls to what this node offers itself are handled here.
-    pub(crate) fn serve_own(&self, service: &Arc<Service>) {
+    pub(crate) fn serve_own(&self, service: &Arc<LocalService>) {
         let _ = self.inner.own.set(Arc::downgrade(service));
     }
 
@@ -480,7 +480,7 @@ impl Peers {
     fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
         let mut state = self.lock();
         if change(&mut state.replica) {
-            let changes: Vec<Change> = state.replica.last_changes().collect();
+            let changes: Vec<NodeChange> = state.replica.last_changes().collect();
             self.apply(&changes);
             state.followers.retain(|follower| {
                 let follower = follower.upgrade().map(|inner| Self { inner });
@@ -489,7 +489,7 @@ impl Peers {
         }
     }
 
-    fn apply(&self, changes: &[Change]) {
+    fn apply(&self, changes: &[NodeChange]) {
         self.inner.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes, Instant::now());
         self.inner.changed.send_replace(());
     }
@@ -499,7 +499,7 @@ impl Peers {
         self.inner.leader.as_ref().unwrap_or(self)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, RegistryView> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -508,7 +508,7 @@ impl Peers {
 #[derive(Debug)]
 pub struct Changes {
     changed: watch::Receiver<()>,
-    peers: Weak<Inner>,
+    peers: Weak<Mesh>,
 }
 
 impl Changes {

@@ -159,7 +159,7 @@ async fn a_node_that_has_just_come_is_spared() {
     let offering =
         async |name: &str| mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap();
     let (_a, _b) = (offering("a").await, offering("b").await);
-    for balance in [Balance::RoundRobin, Balance::LeastCost, Balance::LeastInFlight] {
+    for balance in [Balance::RoundRobin, Balance::PeakEwma, Balance::LeastInFlight] {
         let caller = mesh.node(Node::builder("caller").balance(balance)).await.unwrap();
         // How many of a hundred calls go to the new one.
         let share = async || {
@@ -250,14 +250,14 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
     for name in ["a", "b", "c"] {
         nodes.push(mesh.node(Node::builder(name).route("GET/who", who).state(name.to_owned())).await.unwrap());
     }
-    let caller = mesh.node(Node::builder("caller").balance(Balance::By(&Highest))).await.unwrap();
+    let caller = mesh.node(Node::builder("caller").balance(Balance::Custom(&Highest))).await.unwrap();
     knows(&caller, 4).await;
     for expected in ["c", "b", "a"] {
         // All of them are connected first.
         while call(&caller, "GET/who").await.unwrap() != expected {}
         for _ in 0..20 {
             assert_eq!(call(&caller, "GET/who").await.unwrap(), expected);
-            caller.peers().call::<String>("GET/who", &()).balance(Balance::By(&Beyond)).await.unwrap();
+            caller.peers().call::<String>("GET/who", &()).balance(Balance::Custom(&Beyond)).await.unwrap();
         }
         nodes.pop().unwrap().kill();
         sleep(Duration::from_secs(1)).await;

@@ -55,7 +55,7 @@ pub trait Member {
         false
     }
 
-    /// The id that [`Choice::on`] may name.
+    /// The id that [`PickOptions::on`] may name.
     fn instance(&self) -> Option<&str> {
         None
     }
@@ -70,15 +70,15 @@ pub trait Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
     /// A live connection, or no doubt that there will be one.
-    Up,
+    Ready,
     /// Being connected.
     Connecting,
     /// It lets calls fail, or gives no sign of life.
     Ejected,
     /// Not connected, and worth a try.
-    Due,
+    Reconnect,
     /// Failed a moment ago.
-    Resting,
+    CoolingDown,
 }
 
 /// How one of several providers is picked.
@@ -87,16 +87,16 @@ pub enum Balance {
     /// Providers take turns by weight; whose turn it is gives way to another at random that costs less: its calls in flight times
     /// the square of the latency of its last answers.
     #[default]
-    LeastCost,
+    PeakEwma,
     /// Providers take turns by weight.
     RoundRobin,
     /// The fewest calls in flight for its weight, of those that we have made.
     LeastInFlight,
     /// In a way of one's own.
-    By(&'static dyn Balancer),
+    Custom(&'static dyn Balancer),
 }
 
-/// A way of one's own to pick a provider: see [`Balance::By`].
+/// A way of one's own to pick a provider: see [`Balance::Custom`].
 ///
 /// ```
 /// use node_sdk::{Balance, Balancer, Candidate, Node};
@@ -111,7 +111,7 @@ pub enum Balance {
 ///     }
 /// }
 ///
-/// let node = Node::builder("caller").balance(Balance::By(&Quickest));
+/// let node = Node::builder("caller").balance(Balance::Custom(&Quickest));
 /// ```
 pub trait Balancer: std::fmt::Debug + Send + Sync {
     /// Where in `candidates` the provider to call stands; beyond the last, the first is called. There is at least one, and all
@@ -140,7 +140,7 @@ pub struct Candidate<'a> {
 
 /// Who is to be picked.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Choice<'a> {
+pub struct PickOptions<'a> {
     /// How.
     pub balance: Balance,
     /// Calls with the same key go to the same provider, as long as it is there.
@@ -232,7 +232,7 @@ impl<M: Member> Pool<M> {
 
     /// The provider to call, with whether it has to be connected first. A provider without a live connection is picked only
     /// when there is none with one; those that are due are named to `connect`, to be there the next time.
-    pub fn pick(&self, choice: &Choice<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+    pub fn pick(&self, choice: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
         debug_assert!(self.is_planned, "who changes a pool plans it");
         if let Some(instance) = choice.on {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
@@ -240,7 +240,7 @@ impl<M: Member> Pool<M> {
             return (!choice.tried.contains(&provider.address())).then_some(provider);
         }
         if let [only] = &self.list[..] {
-            let is_down = matches!(only.readiness(now), Readiness::Due | Readiness::Resting);
+            let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
             let is_open = !choice.tried.contains(&only.address());
             return is_open
                 .then(|| {
@@ -253,7 +253,7 @@ impl<M: Member> Pool<M> {
         if let Some(key) = choice.sticky {
             return self.closest(key, choice, now, connect);
         }
-        if let Balance::By(balancer) = choice.balance
+        if let Balance::Custom(balancer) = choice.balance
             && let Some(provider) = self.pick_by(balancer, choice, now, &mut connect)
         {
             return Some(provider);
@@ -263,7 +263,7 @@ impl<M: Member> Pool<M> {
         let count = self.schedule.len();
         let first = self.list.get(*self.schedule.get(turn % count.max(1))?)?;
         let is_up =
-            |provider: &M| !choice.tried.contains(&provider.address()) && provider.readiness(now) == Readiness::Up;
+            |provider: &M| !choice.tried.contains(&provider.address()) && provider.readiness(now) == Readiness::Ready;
         if is_up(first) {
             if matches!(choice.balance, Balance::LeastInFlight) {
                 return self.least(turn, choice, now);
@@ -295,7 +295,7 @@ impl<M: Member> Pool<M> {
         let mut best: Option<(Readiness, &M)> = None;
         for provider in in_turn.filter(|provider| !choice.tried.contains(&provider.address())) {
             let rank = rank_of(provider);
-            if rank == Readiness::Due {
+            if rank == Readiness::Reconnect {
                 connect(provider);
             }
             let better = best.is_none_or(|(so_far, known)| {
@@ -306,7 +306,7 @@ impl<M: Member> Pool<M> {
             }
         }
         let (rank, provider) = best?;
-        if rank == Readiness::Resting {
+        if rank == Readiness::CoolingDown {
             // Nobody better is left: a refused connect costs less than a refused call.
             connect(provider);
         }
@@ -315,13 +315,13 @@ impl<M: Member> Pool<M> {
 
     /// Whoever has the fewest calls in flight for its weight, among those with a live connection; the near ones first, until they
     /// have much to do.
-    fn least(&self, turn: usize, choice: &Choice<'_>, now: Instant) -> Option<&M> {
+    fn least(&self, turn: usize, choice: &PickOptions<'_>, now: Instant) -> Option<&M> {
         let least = |positions: &[usize], not: Option<SocketAddr>| {
             // From whose turn it is: among equals, everybody has some.
             let (before, after) = positions.split_at(turn % positions.len().max(1));
             let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
                 let address = provider.address();
-                not != Some(address) && !choice.tried.contains(&address) && provider.readiness(now) == Readiness::Up
+                not != Some(address) && !choice.tried.contains(&address) && provider.readiness(now) == Readiness::Ready
             });
             up.min_by_key(|provider| provider.load().crowding(provider.weight()))
         };
@@ -344,7 +344,7 @@ impl<M: Member> Pool<M> {
         let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
         let panic = ejected * 2 > self.members.len();
         move |member| match member.readiness(now) {
-            Readiness::Ejected if panic => Readiness::Up,
+            Readiness::Ejected if panic => Readiness::Ready,
             rank => rank,
         }
     }
@@ -358,21 +358,21 @@ impl<M: Member> Pool<M> {
     fn pick_by(
         &self,
         balancer: &dyn Balancer,
-        choice: &Choice<'_>,
+        choice: &PickOptions<'_>,
         now: Instant,
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
         let rank_of = self.ranks(now);
-        self.members().filter(|provider| rank_of(provider) == Readiness::Due).for_each(connect);
+        self.members().filter(|provider| rank_of(provider) == Readiness::Reconnect).for_each(connect);
         let open = self.members().filter(|provider| !choice.tried.contains(&provider.address()));
-        let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Up).collect();
+        let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Ready).collect();
         let first = *up.first()?;
         let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
     }
 
     /// Rendezvous hashing with bounded load: the closest to the key, unless it has a quarter more to do than the mean.
-    fn closest(&self, key: &str, choice: &Choice<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+    fn closest(&self, key: &str, choice: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
         let open = || self.list.iter().filter(|provider| !choice.tried.contains(&provider.address()));
         let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
         let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
@@ -380,14 +380,14 @@ impl<M: Member> Pool<M> {
         let rank_of = self.ranks(now);
         let ranked = open().map(|provider| {
             let rank = rank_of(provider);
-            if rank == Readiness::Due {
+            if rank == Readiness::Reconnect {
                 connect(provider);
             }
             let is_full = provider.load().in_flight() >= most;
             ((rank, is_full, std::cmp::Reverse(affinity(key, provider.address()))), provider)
         });
         let (rank, provider) = ranked.min_by_key(|(rank, _)| *rank).map(|((rank, ..), provider)| (rank, provider))?;
-        if rank == Readiness::Resting {
+        if rank == Readiness::CoolingDown {
             connect(provider);
         }
         Some(provider)
@@ -403,9 +403,9 @@ fn is_better<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> b
         (true, true) | (false, false) => {}
     }
     match balance {
-        Balance::RoundRobin | Balance::By(_) => false,
+        Balance::RoundRobin | Balance::Custom(_) => false,
         Balance::LeastInFlight => ours < theirs,
-        Balance::LeastCost => {
+        Balance::PeakEwma => {
             if !one.load().is_known() || !other.load().is_known() {
                 return ours < theirs;
             }
@@ -453,13 +453,13 @@ fn gcd(a: u32, b: u32) -> u32 {
 mod tests {
     use super::*;
 
-    struct One {
+    struct TestMember {
         address: SocketAddr,
         load: Load,
         closeness: u64,
     }
 
-    impl Member for One {
+    impl Member for TestMember {
         fn address(&self) -> SocketAddr {
             self.address
         }
@@ -469,7 +469,7 @@ mod tests {
         }
 
         fn readiness(&self, _now: Instant) -> Readiness {
-            Readiness::Up
+            Readiness::Ready
         }
 
         fn weight(&self) -> u16 {
@@ -523,7 +523,7 @@ mod tests {
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
                 let (load, closeness) = (Load::new(Instant::now().into_std()), affinity(caller, address));
-                providers.push(One { address, load, closeness });
+                providers.push(TestMember { address, load, closeness });
             }
             providers.plan();
             assert_eq!(providers.schedule.len(), MAX_SUBSET);

@@ -15,11 +15,11 @@ const MOST: f64 = 100.0;
 #[derive(Debug)]
 pub struct RetryBudget {
     calls: AtomicU64,
-    account: Mutex<Account>,
+    account: Mutex<RetryTokens>,
 }
 
 #[derive(Debug)]
-struct Account {
+struct RetryTokens {
     left: f64,
     /// Calls, and time, that have been paid in for.
     calls: u64,
@@ -29,7 +29,7 @@ struct Account {
 impl RetryBudget {
     /// With the retries of one second.
     pub fn new(now: Instant) -> Self {
-        Self { calls: AtomicU64::new(0), account: Mutex::new(Account { left: PER_SECOND, calls: 0, at: now }) }
+        Self { calls: AtomicU64::new(0), account: Mutex::new(RetryTokens { left: PER_SECOND, calls: 0, at: now }) }
     }
 
     /// A call begins.

@@ -14,16 +14,16 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, Sleep, sleep, timeout_at};
 
-use crate::balance::{Balance, Choice, Readiness};
-use crate::client::response::{RawAnswer, is_declined, read_result};
+use crate::balance::{Balance, PickOptions, Readiness};
+use crate::client::response::{RawResponse, is_declined, read_result};
 use crate::context::Context;
 use crate::error::CallError;
 use crate::handler::params;
 use crate::peers::Peers;
-use crate::routing::table::{Found, Provider};
+use crate::routing::table::{Lookup, Provider};
 use crate::scratch::with_scratch;
-use crate::transport::connection::{OpenStream, Pending};
-use crate::transport::in_flight::{Deadlines, Failure, Refusal, StreamTerms};
+use crate::transport::connection::{OpenStream, PendingCall};
+use crate::transport::in_flight::{CallDeadlines, CallFailure, EnqueueError, StreamOptions};
 
 /// How long a call may take unless it says otherwise.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -131,7 +131,7 @@ pub struct RawCall<'a> {
     peers: &'a Peers,
     method: &'a str,
     path: &'a str,
-    arguments: Arguments<'a>,
+    arguments: CallArguments<'a>,
     within: Duration,
     /// Until the first attempt: when the call began, if the caller knows.
     begun: Option<Instant>,
@@ -144,13 +144,13 @@ pub struct RawCall<'a> {
     at: Option<SocketAddr>,
     /// Whoever makes it draws the conclusions.
     is_check: bool,
-    pub(crate) choice: Choice<'a>,
-    progress: Progress,
+    pub(crate) choice: PickOptions<'a>,
+    progress: CallProgress,
 }
 
 /// What a call is made with.
 #[derive(Clone, Copy)]
-pub(crate) enum Arguments<'a> {
+pub(crate) enum CallArguments<'a> {
     Value(&'a (dyn WriteJson + Sync)),
     /// JSON text.
     Text(&'a str),
@@ -158,10 +158,10 @@ pub(crate) enum Arguments<'a> {
 
 /// How far a call has come.
 #[derive(Debug, Default)]
-struct Progress {
+struct CallProgress {
     /// Set with the first attempt.
     deadline: Option<Instant>,
-    state: State,
+    state: CallState,
     /// Who was tried, without success.
     tried: Vec<SocketAddr>,
     /// Who may have carried it out, and was lost.
@@ -171,36 +171,36 @@ struct Progress {
     full: bool,
     too_large: bool,
     /// The call that has become a stream.
-    opened: Option<Pending>,
-    hedge: Hedge,
+    opened: Option<PendingCall>,
+    hedge: HedgeState,
 }
 
 /// Asking a second provider.
 #[derive(Debug, Default)]
-enum Hedge {
+enum HedgeState {
     /// Not begun to wait.
     #[default]
     Idle,
     /// On the heap: few calls are hedged.
     At(Pin<Box<Sleep>>),
     /// Another provider works on it too.
-    Asked(Pending),
+    Asked(PendingCall),
     /// Nobody else is asked.
     Done,
 }
 
 #[derive(Default)]
-enum State {
+enum CallState {
     /// The next attempt is to be made.
     #[default]
     Due,
-    Waiting(Pending),
+    Waiting(PendingCall),
     /// This node answers itself.
     Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
 }
 
 impl<'a> RawCall<'a> {
-    pub(crate) fn new(peers: &'a Peers, method: &'a str, path: &'a str, arguments: Arguments<'a>) -> Self {
+    pub(crate) fn new(peers: &'a Peers, method: &'a str, path: &'a str, arguments: CallArguments<'a>) -> Self {
         Self {
             peers,
             method,
@@ -214,8 +214,8 @@ impl<'a> RawCall<'a> {
             hedge: None,
             at: None,
             is_check: false,
-            choice: Choice { balance: peers.balance(), ..Choice::default() },
-            progress: Progress::default(),
+            choice: PickOptions { balance: peers.balance(), ..PickOptions::default() },
+            progress: CallProgress::default(),
         }
     }
 
@@ -256,7 +256,7 @@ impl<'a> RawCall<'a> {
 
     /// The stream that the call has become, if it has; once it is answered.
     pub(crate) fn take_stream(&mut self) -> Option<OpenStream> {
-        self.progress.opened.take().map(Pending::into_stream)
+        self.progress.opened.take().map(PendingCall::into_stream)
     }
 
     /// Calls whoever is at this address.
@@ -304,16 +304,16 @@ impl<'a> RawCall<'a> {
                 tokio::spawn(answer);
                 return Ok(Some(Bytes::new()));
             }
-            self.progress.state = State::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
+            self.progress.state = CallState::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
             return Ok(None);
         }
         let (providers, captured) = match self.peers.find(self.method, self.path) {
-            Found::Now(providers, captured) => (providers, captured),
-            Found::Gone => return self.nobody().map(Some),
-            Found::Never => return Err(CallError::NoRoute { url: self.url() }),
+            Lookup::Available(providers, captured) => (providers, captured),
+            Lookup::Unavailable => return self.nobody().map(Some),
+            Lookup::Unknown => return Err(CallError::NoRoute { url: self.url() }),
         };
         loop {
-            let choice = Choice { tried: &self.progress.tried, ..self.choice };
+            let choice = PickOptions { tried: &self.progress.tried, ..self.choice };
             let picked = match self.at {
                 Some(address) => {
                     let provider = providers.list().iter().find(|provider| provider.link.address == address);
@@ -333,14 +333,14 @@ impl<'a> RawCall<'a> {
                         }
                         continue;
                     }
-                    self.progress.state = State::Waiting(pending);
+                    self.progress.state = CallState::Waiting(pending);
                     return Ok(None);
                 }
-                Err(Refused::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
-                Err(Refused::Link(refusal)) => {
-                    self.progress.full |= refusal == Refusal::Full;
+                Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
+                Err(SubmitError::Connection(refusal)) => {
+                    self.progress.full |= refusal == EnqueueError::Full;
                     // A version 2 provider may take what one of version 1 cannot read.
-                    self.progress.too_large |= refusal == Refusal::TooLarge;
+                    self.progress.too_large |= refusal == EnqueueError::TooLarge;
                     self.progress.tried.push(provider.link.address);
                 }
             }
@@ -348,36 +348,38 @@ impl<'a> RawCall<'a> {
     }
 
     /// Asks a second provider when it is time to, and whether that has an outcome; it is the one that is waited for then.
-    fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, Failure>> {
-        if matches!(self.progress.hedge, Hedge::Idle) {
+    fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
+        if matches!(self.progress.hedge, HedgeState::Idle) {
             let may = self.idempotent && !self.one_way && self.at.is_none() && self.choice.on.is_none();
             let after = self.hedge.filter(|_| may);
-            self.progress.hedge = after.map_or(Hedge::Done, |after| Hedge::At(Box::pin(sleep(after))));
+            self.progress.hedge = after.map_or(HedgeState::Done, |after| HedgeState::At(Box::pin(sleep(after))));
         }
-        if let Hedge::At(at) = &mut self.progress.hedge {
+        if let HedgeState::At(at) = &mut self.progress.hedge {
             if at.as_mut().poll(task).is_pending() {
                 return Poll::Pending;
             }
-            self.progress.hedge = self.ask_another().map_or(Hedge::Done, Hedge::Asked);
+            self.progress.hedge = self.ask_another().map_or(HedgeState::Done, HedgeState::Asked);
         }
-        let Hedge::Asked(other) = &mut self.progress.hedge else { return Poll::Pending };
+        let HedgeState::Asked(other) = &mut self.progress.hedge else { return Poll::Pending };
         let Poll::Ready(outcome) = other.poll(task) else { return Poll::Pending };
-        if let (Hedge::Asked(other), State::Waiting(first)) = (&mut self.progress.hedge, &mut self.progress.state) {
+        if let (HedgeState::Asked(other), CallState::Waiting(first)) =
+            (&mut self.progress.hedge, &mut self.progress.state)
+        {
             std::mem::swap(other, first);
         }
         Poll::Ready(outcome)
     }
 
     /// Makes the call a second time, to a provider with a live connection, if there is another one.
-    fn ask_another(&self) -> Option<Pending> {
-        let State::Waiting(first) = &self.progress.state else { return None };
+    fn ask_another(&self) -> Option<PendingCall> {
+        let CallState::Waiting(first) = &self.progress.state else { return None };
         let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
-        let Found::Now(providers, captured) = self.peers.find(self.method, self.path) else { return None };
+        let Lookup::Available(providers, captured) = self.peers.find(self.method, self.path) else { return None };
         let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.link().address]).collect();
-        let choice = Choice { tried: &tried, ..self.choice };
+        let choice = PickOptions { tried: &tried, ..self.choice };
         let provider = providers.pick(&choice, now, |provider| self.peers.connect(&provider.link))?;
-        let is_up = provider.link.readiness(now) == Readiness::Up;
+        let is_up = provider.link.readiness(now) == Readiness::Ready;
         if !is_up || !self.peers.retries().take(now.into_std()) {
             return None;
         }
@@ -392,7 +394,7 @@ impl<'a> RawCall<'a> {
         now: Instant,
         deadline: Instant,
         context: &Context,
-    ) -> Result<Option<Pending>, Refused> {
+    ) -> Result<Option<PendingCall>, SubmitError> {
         let link = &provider.link;
         let version = link.version;
         // What the arguments are made of is the caller's code: not while the connection is locked.
@@ -414,29 +416,34 @@ impl<'a> RawCall<'a> {
             };
             let url = (self.method, self.path);
             if self.one_way {
-                link.send(|out| write_request(out, version, url, None, &merged, &meta(None))).map_err(Refused::Link)?;
+                link.send(|out| write_request(out, version, url, None, &merged, &meta(None)))
+                    .map_err(SubmitError::Connection)?;
                 return Ok(None);
             }
             let write =
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
             let deadline_of_stream = context.deadline.map(Instant::into_std);
-            let stream = self.window.map(|window| StreamTerms { deadline: deadline_of_stream, window });
-            let pending = link.call(now, Deadlines { answer: deadline.into_std(), stream }, write);
+            let stream = self.window.map(|window| StreamOptions { deadline: deadline_of_stream, window });
+            let pending = link.call(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
             let pending = pending.map(|pending| if self.is_check { pending.uncounted() } else { pending });
-            pending.map(Some).map_err(Refused::Link)
+            pending.map(Some).map_err(SubmitError::Connection)
         })
     }
 
     /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
-    fn settle(&mut self, pending: Pending, outcome: Result<Bytes, Failure>) -> Result<Option<Bytes>, CallError> {
+    fn settle(
+        &mut self,
+        pending: PendingCall,
+        outcome: Result<Bytes, CallFailure>,
+    ) -> Result<Option<Bytes>, CallError> {
         // Mostly nobody asks for it.
         let now = || Instant::now().into_std();
         let link = pending.link();
         if self.is_check {
             return match outcome {
                 Ok(frame) => Ok(Some(frame)),
-                Err(Failure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: link.address }),
-                Err(Failure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.within }),
+                Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: link.address }),
+                Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.within }),
             };
         }
         let retries = self.peers.retries();
@@ -454,11 +461,11 @@ impl<'a> RawCall<'a> {
                 }
                 Ok(Some(frame))
             }
-            Err(Failure::Lost { written: false }) => {
+            Err(CallFailure::Lost { written: false }) => {
                 self.progress.tried.push(link.address);
                 Ok(None)
             }
-            Err(Failure::Lost { written: true }) => {
+            Err(CallFailure::Lost { written: true }) => {
                 link.load.failed(now(), true);
                 self.peers.failed_to(link.address);
                 if self.idempotent && self.progress.lost.is_none() && retries.take(now()) {
@@ -468,7 +475,7 @@ impl<'a> RawCall<'a> {
                 }
                 Err(CallError::Lost { url: self.url(), node: link.address })
             }
-            Err(Failure::Deadline { .. }) => {
+            Err(CallFailure::Deadline { .. }) => {
                 link.load.failed(now(), false);
                 self.peers.failed_to(link.address);
                 Err(CallError::Deadline { url: self.url(), within: self.within })
@@ -479,7 +486,7 @@ impl<'a> RawCall<'a> {
     /// Nobody is left to try.
     fn nobody(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
-        let Progress { lost, declined, full, too_large, .. } = &mut self.progress;
+        let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;
         match (lost, declined.take()) {
             (_, Some(declined)) => Ok(declined),
             (Some(node), None) => Err(CallError::Lost { url, node: *node }),
@@ -491,33 +498,33 @@ impl<'a> RawCall<'a> {
 }
 
 impl Future for RawCall<'_> {
-    type Output = Result<RawAnswer, CallError>;
+    type Output = Result<RawResponse, CallError>;
 
     fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let this = &mut *self;
         loop {
             let frame = match &mut this.progress.state {
-                State::Due => this.attempt(task)?,
-                State::Own(answer) => match answer.as_mut().poll(task) {
+                CallState::Due => this.attempt(task)?,
+                CallState::Own(answer) => match answer.as_mut().poll(task) {
                     Poll::Ready(Some(frame)) => Some(frame),
                     Poll::Ready(None) => {
                         return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.within }));
                     }
                     Poll::Pending => return Poll::Pending,
                 },
-                State::Waiting(pending) => {
+                CallState::Waiting(pending) => {
                     let mut polled = pending.poll(task);
                     if polled.is_pending() && this.hedge.is_some() {
                         polled = this.poll_hedge(task);
                     }
                     let Poll::Ready(outcome) = polled else { return Poll::Pending };
-                    let State::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
+                    let CallState::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
                     let settled = this.settle(pending, outcome);
                     if !matches!(settled, Ok(Some(_)))
-                        && let Hedge::Asked(other) = std::mem::replace(&mut this.progress.hedge, Hedge::Done)
+                        && let HedgeState::Asked(other) = std::mem::replace(&mut this.progress.hedge, HedgeState::Done)
                     {
                         // The other one may still do it.
-                        this.progress.state = State::Waiting(other);
+                        this.progress.state = CallState::Waiting(other);
                         continue;
                     }
                     let frame = settled?;
@@ -528,11 +535,11 @@ impl Future for RawCall<'_> {
                 }
             };
             if let Some(frame) = frame {
-                this.progress.state = State::Due;
-                return Poll::Ready(Ok(RawAnswer { frame }));
+                this.progress.state = CallState::Due;
+                return Poll::Ready(Ok(RawResponse { frame }));
             }
-            let hedges = this.hedge.is_some() && matches!(this.progress.hedge, Hedge::Idle);
-            if matches!(this.progress.state, State::Waiting(_)) && !hedges {
+            let hedges = this.hedge.is_some() && matches!(this.progress.hedge, HedgeState::Idle);
+            if matches!(this.progress.state, CallState::Waiting(_)) && !hedges {
                 return Poll::Pending;
             }
         }
@@ -540,9 +547,9 @@ impl Future for RawCall<'_> {
 }
 
 /// Why a connection did not take a call.
-enum Refused {
+enum SubmitError {
     Params(serde_json::Error),
-    Link(Refusal),
+    Connection(EnqueueError),
 }
 
 /// What can be written as JSON, whatever its type.
@@ -556,29 +563,29 @@ impl<T: Serialize> WriteJson for T {
     }
 }
 
-impl Arguments<'_> {
-    fn with_text<R>(self, read: impl FnOnce(&str) -> Result<R, Refused>) -> Result<R, Refused> {
+impl CallArguments<'_> {
+    fn with_text<R>(self, read: impl FnOnce(&str) -> Result<R, SubmitError>) -> Result<R, SubmitError> {
         let value = match self {
             Self::Text(text) => return read(text),
             Self::Value(value) => value,
         };
         with_scratch(|scratch| {
-            value.write_json(scratch).map_err(Refused::Params)?;
+            value.write_json(scratch).map_err(SubmitError::Params)?;
             let text =
-                std::str::from_utf8(scratch).map_err(|error| Refused::Params(serde::ser::Error::custom(error)))?;
+                std::str::from_utf8(scratch).map_err(|error| SubmitError::Params(serde::ser::Error::custom(error)))?;
             read(text)
         })
     }
 
     fn text(self, url: &str) -> Result<String, CallError> {
         self.with_text(|text| Ok(text.to_owned())).map_err(|refused| match refused {
-            Refused::Params(source) => CallError::Params { url: url.to_owned(), source },
-            Refused::Link(_) => CallError::Overloaded { url: url.to_owned() },
+            SubmitError::Params(source) => CallError::Params { url: url.to_owned(), source },
+            SubmitError::Connection(_) => CallError::Overloaded { url: url.to_owned() },
         })
     }
 }
 
-impl std::fmt::Debug for Arguments<'_> {
+impl std::fmt::Debug for CallArguments<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Value(_) => "value",
@@ -587,7 +594,7 @@ impl std::fmt::Debug for Arguments<'_> {
     }
 }
 
-impl std::fmt::Debug for State {
+impl std::fmt::Debug for CallState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Due => "due",

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
 
-use crate::balance::Choice;
+use crate::balance::PickOptions;
 use crate::context::Context;
 use crate::error::CallError;
 use crate::peers::Peers;
@@ -26,7 +26,7 @@ pub(crate) const PREFIX: &str = "EVENT/";
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// Who has subscribed to one event, by the names of nodes: each name is a group.
-pub(crate) type Groups = BTreeMap<Box<str>, Arc<Providers>>;
+pub(crate) type SubscriberGroups = BTreeMap<Box<str>, Arc<Providers>>;
 
 /// The route of a subscription.
 pub(crate) fn route(event: &str) -> Result<Route, RouteError> {
@@ -59,7 +59,7 @@ impl Peers {
                 let mut tried = Vec::new();
                 let now = Instant::now();
                 loop {
-                    let choice = Choice { balance: self.balance(), tried: &tried, ..Choice::default() };
+                    let choice = PickOptions { balance: self.balance(), tried: &tried, ..PickOptions::default() };
                     let picked = group.pick(&choice, now, |provider| self.connect(&provider.link));
                     let Some(provider) = picked else { return 0 };
                     if tell(provider) {
@@ -91,7 +91,7 @@ impl Peers {
         &self,
         event: &str,
         payload: &impl Serialize,
-        choose: impl FnOnce(&Groups, &dyn Fn(&Provider) -> bool, Option<&str>) -> usize,
+        choose: impl FnOnce(&SubscriberGroups, &dyn Fn(&Provider) -> bool, Option<&str>) -> usize,
     ) -> Result<usize, CallError> {
         let path = format!("/{event}");
         let url = || format!("{PREFIX}{event}");

@@ -11,11 +11,11 @@ use crate::error::CallError;
 
 /// An answer as it came, with what it means.
 #[derive(Debug)]
-pub struct RawAnswer {
+pub struct RawResponse {
     pub(crate) frame: Bytes,
 }
 
-impl RawAnswer {
+impl RawResponse {
     /// The whole packet as it came, without its delimiter.
     pub fn packet(&self) -> &Bytes {
         &self.frame
@@ -31,12 +31,12 @@ impl RawAnswer {
 }
 
 /// What an answer holds instead of a result.
-pub(crate) enum NoResult {
+pub(crate) enum ResponseError {
     Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
     Answer(serde_json::Error),
 }
 
-impl NoResult {
+impl ResponseError {
     /// What the caller is told who called `url`.
     pub(crate) fn of(self, url: impl FnOnce() -> String) -> CallError {
         match self {
@@ -49,14 +49,14 @@ impl NoResult {
 }
 
 /// The result that an answer holds.
-pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoResult> {
+pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, ResponseError> {
     // The usual answer is read once. If it is not what was asked for, the whole of it says why.
     if let Some((_, body)) = success_parts(&raw.frame)
         && let Ok(result) = serde_json::from_slice(body)
     {
         return Ok(result);
     }
-    let answer = raw.read().map_err(|_no_packet| NoResult::Refused {
+    let answer = raw.read().map_err(|_no_packet| ResponseError::Refused {
         status: 501,
         reason: "old_error".to_owned(),
         message: "the node does not know the method".to_owned(),
@@ -65,7 +65,7 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoR
     if answer.status >= 400 {
         let reason = answer.reason.map_or_else(|| "old_error".to_owned(), Cow::into_owned);
         let message = answer.message.unwrap_or_default().into_owned();
-        return Err(NoResult::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
+        return Err(ResponseError::Refused { status: answer.status, reason, message, retry_after: answer.retry_after });
     }
     let read = match (answer.body, answer.version) {
         (Some(body), _) => serde_json::from_str(body.get()),
@@ -73,7 +73,7 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawAnswer) -> Result<T, NoR
         (None, Version::V1) => serde_json::from_slice(&raw.frame),
         (None, Version::V2) => serde_json::from_str("null"),
     };
-    read.map_err(NoResult::Answer)
+    read.map_err(ResponseError::Answer)
 }
 
 /// Whether an answer says that nothing was done because its node has too much to do.

@@ -17,12 +17,12 @@ use tokio::time::Instant;
 
 use crate::balance::Balance;
 use crate::client::call::RawCall;
-use crate::client::response::{RawAnswer, read_result};
+use crate::client::response::{RawResponse, read_result};
 use crate::error::CallError;
 use crate::scratch::with_scratch;
 use crate::transport::connection::OpenStream;
-use crate::transport::flow::Abuse;
-use crate::transport::in_flight::{Ending, Failure, Refusal};
+use crate::transport::flow::FlowViolation;
+use crate::transport::in_flight::{CallFailure, EnqueueError, StreamEnd};
 
 /// A stream that is about to be opened: set what differs from the defaults, then await it.
 #[must_use = "a stream is opened when it is awaited"]
@@ -103,7 +103,7 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
 #[derive(Debug)]
 pub enum RawReply {
     /// One piece.
-    Answer(RawAnswer),
+    Response(RawResponse),
     /// Parts as they come: JSON text.
     Stream(Duplex<Box<RawValue>>),
 }
@@ -118,7 +118,7 @@ impl RawCall<'_> {
         let mut raw = self.streaming(window);
         let answer = (&mut raw).await?;
         let stream = Duplex::of(&mut raw);
-        Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Answer(answer) })
+        Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Response(answer) })
     }
 }
 
@@ -184,22 +184,22 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
         let Poll::Ready(part) = open.poll_part(context) else { return Poll::Pending };
         let result = match part {
             Some(Ok(frame)) => read_part(&frame, Side::Callee).map_err(|source| self.unreadable(source)),
-            Some(Err(Ending::Answer(frame))) => {
-                let last = read_result(&RawAnswer { frame }).map_err(|error| error.of(|| self.url.clone()));
+            Some(Err(StreamEnd::Response(frame))) => {
+                let last = read_result(&RawResponse { frame }).map_err(|error| error.of(|| self.url.clone()));
                 self.open = None;
                 last
             }
-            Some(Err(Ending::Failed(failure))) => Err(match failure {
-                Failure::Lost { .. } => CallError::Lost { url: self.url.clone(), node: open.address() },
-                Failure::Deadline { .. } => {
+            Some(Err(StreamEnd::Failed(failure))) => Err(match failure {
+                CallFailure::Lost { .. } => CallError::Lost { url: self.url.clone(), node: open.address() },
+                CallFailure::Deadline { .. } => {
                     CallError::Deadline { url: self.url.clone(), within: self.opened.elapsed() }
                 }
             }),
-            Some(Err(Ending::Abuse(abuse))) => Err(self.unreadable(serde_json::Error::custom(match abuse {
-                Abuse::Gap => "a part is missing, or came twice",
-                Abuse::Overrun => "more came than was asked for",
+            Some(Err(StreamEnd::Violation(abuse))) => Err(self.unreadable(serde_json::Error::custom(match abuse {
+                FlowViolation::Gap => "a part is missing, or came twice",
+                FlowViolation::Overrun => "more came than was asked for",
             }))),
-            Some(Err(Ending::Crowded)) => {
+            Some(Err(StreamEnd::OutOfMemory)) => {
                 Err(self.unreadable(serde_json::Error::custom("there is no room to keep parts until they are taken")))
             }
             None => {
@@ -249,8 +249,8 @@ impl PartSender {
                 writer.end(out);
             });
             sent.map_err(|refusal| match refusal {
-                Refusal::Full => CallError::Overloaded { url: self.url.clone() },
-                Refusal::TooLarge => CallError::TooLarge { url: self.url.clone() },
+                EnqueueError::Full => CallError::Overloaded { url: self.url.clone() },
+                EnqueueError::TooLarge => CallError::TooLarge { url: self.url.clone() },
             })
         })
     }

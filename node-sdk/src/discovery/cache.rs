@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 /// The first line of the file; each further line is an id, a space and an entry as it went over the wire.
 #[derive(Debug, Serialize, Deserialize)]
-struct Head {
+struct CacheHeader {
     /// Of this format; a file of another is ignored.
     v: u32,
     #[serde(flatten)]
@@ -42,7 +42,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
         Err(error) => return Err(error),
     };
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
-    let Head { v, revision, digest, saved, far } = serde_json::from_str(head)?;
+    let CacheHeader { v, revision, digest, saved, far } = serde_json::from_str(head)?;
     if v != FORMAT {
         return Err(invalid("it is of another version"));
     }
@@ -64,7 +64,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
 /// The text of the file for what is known; `None` when that is of no Distributor that could go on from it.
 pub(crate) fn text(replica: &Replica) -> Option<String> {
     let revision = replica.revision()?;
-    let head = Head {
+    let head = CacheHeader {
         v: FORMAT,
         revision,
         digest: replica.digest(),
@@ -184,7 +184,7 @@ mod tests {
     fn rs15_an_old_file_tells_its_age() {
         let (_folder, path) = file();
         let month = 31 * 24 * 3600;
-        let head = Head {
+        let head = CacheHeader {
             v: FORMAT,
             revision: Revision::default(),
             digest: Digest(0),

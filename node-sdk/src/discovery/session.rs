@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::balance::Balance;
 use crate::discovery::cache;
 use crate::peers::Peers;
-use crate::routing::blocked::Barred;
+use crate::routing::blocked::BlockedAddresses;
 
 /// Period in which a node that is not connected tries to be, as old nodes do.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
@@ -100,7 +100,7 @@ impl Identity {
 
 /// A wish to know who has seen our registration.
 #[derive(Debug)]
-pub(crate) struct Wish {
+pub(crate) struct VisibilityRequest {
     pub(crate) visible: VisibilityTarget,
     pub(crate) answer: oneshot::Sender<Visibility>,
 }
@@ -118,8 +118,13 @@ impl Peers {
         identity.advert.id = Some(id.clone());
         let (wishes, wished) = mpsc::channel(MAX_WISHES);
         let (advert, adverts) = watch::channel(identity.advert.clone());
-        let peers =
-            Self::new(advert, wishes, identity.balance, identity.network.clone(), Barred::new(identity.own.clone()));
+        let peers = Self::new(
+            advert,
+            wishes,
+            identity.balance,
+            identity.network.clone(),
+            BlockedAddresses::new(identity.own.clone()),
+        );
         if let Some(path) = &identity.cache {
             match cache::load(path) {
                 Ok(Some((replica, age))) => {
@@ -131,7 +136,7 @@ impl Peers {
                 Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
             }
         }
-        let mut discovery = Discovery {
+        let mut discovery = RegistryClient {
             identity,
             address,
             id,
@@ -143,7 +148,7 @@ impl Peers {
             warned: None,
         };
         tokio::spawn(async move {
-            let mut restarts = Restarts { pause: FIRST_PAUSE };
+            let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
             loop {
                 let begun = Instant::now();
                 let run = AssertUnwindSafe(discovery.run(leave.clone())).catch_unwind().await;
@@ -166,11 +171,11 @@ impl Peers {
 
 /// How long to wait before what panicked runs again: twice as long from one panic to the next. There is no last time: a node that serves, and
 /// is not registered, is of no use to anybody.
-struct Restarts {
+struct RestartBackoff {
     pause: Duration,
 }
 
-impl Restarts {
+impl RestartBackoff {
     /// The pause after it has run for so long.
     fn pause_after(&mut self, ran: Duration) -> Duration {
         if ran >= LONGEST_PAUSE {
@@ -182,7 +187,7 @@ impl Restarts {
     }
 }
 
-struct Discovery {
+struct RegistryClient {
     identity: Identity,
     address: String,
     id: String,
@@ -190,15 +195,15 @@ struct Discovery {
     secret: Option<Secret>,
     peers: Peers,
     adverts: watch::Receiver<Advert>,
-    wished: mpsc::Receiver<Wish>,
+    wished: mpsc::Receiver<VisibilityRequest>,
     /// Wishes that the Distributor has been told of.
-    waiting: Vec<Wish>,
+    waiting: Vec<VisibilityRequest>,
     /// The Distributor of which the log says that its nodes cannot call us.
     warned: Option<IpAddr>,
 }
 
 /// One connection to the Distributor.
-struct Connection<'a> {
+struct RegistrySession<'a> {
     stream: &'a Socket,
     /// What the socket has not taken yet.
     unsent: BytesMut,
@@ -216,7 +221,7 @@ struct Connection<'a> {
     has_told: bool,
 }
 
-impl Discovery {
+impl RegistryClient {
     /// One attempt at a time, until `leave` is cancelled.
     async fn run(&mut self, leave: CancellationToken) {
         let mut failures = Throttle::new(LOG_PERIOD);
@@ -279,7 +284,7 @@ impl Discovery {
             self.warn_of_loopback(here, there);
         }
         let now = Instant::now();
-        let mut connection = Connection {
+        let mut connection = RegistrySession {
             stream,
             unsent: BytesMut::new(),
             is_v2: false,
@@ -297,7 +302,7 @@ impl Discovery {
         (reason, connection.has_told)
     }
 
-    async fn follow_on(&mut self, connection: &mut Connection<'_>, leave: &CancellationToken) -> &'static str {
+    async fn follow_on(&mut self, connection: &mut RegistrySession<'_>, leave: &CancellationToken) -> &'static str {
         let stream = connection.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         let mut stored_at = Instant::now();
@@ -380,7 +385,7 @@ impl Discovery {
         }
     }
 
-    fn register(&mut self, connection: &mut Connection<'_>) {
+    fn register(&mut self, connection: &mut RegistrySession<'_>) {
         let Identity { name, port, routes, needs, .. } = &self.identity;
         self.waiting.retain(|wish| !wish.answer.is_closed());
         // One answer for all who wish: the highest wish, and the longest.
@@ -401,7 +406,7 @@ impl Discovery {
         write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
     }
 
-    fn take(&mut self, connection: &mut Connection<'_>, frame: &[u8]) {
+    fn take(&mut self, connection: &mut RegistrySession<'_>, frame: &[u8]) {
         let packet = match Packet::parse(frame) {
             Ok(packet) => packet,
             Err(error) => return connection.complain(&error.to_string()),
@@ -482,7 +487,7 @@ impl Discovery {
         warn!(%name, distributor = %self.address, "nobody can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
     }
 
-    fn turned_away(&self, connection: &mut Connection<'_>, answer: &Response<'_>) {
+    fn turned_away(&self, connection: &mut RegistrySession<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
             // A moment at random, or all that were turned away come again together.
@@ -536,7 +541,7 @@ fn new_secret() -> Option<Secret> {
     Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
-impl Connection<'_> {
+impl RegistrySession<'_> {
     /// Writes as much as the socket takes.
     fn write(&mut self) -> Result<(), &'static str> {
         // Old Distributors die of a packet in two pieces; a fresh socket takes a registration at once.
@@ -592,7 +597,7 @@ mod tests {
 
     #[test]
     fn what_panics_is_run_again_after_longer_and_longer_pauses() {
-        let mut restarts = Restarts { pause: FIRST_PAUSE };
+        let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
         let ran = [0, 0, 5, 0, 0, 0, 29, 30, 0].map(Duration::from_secs);
         let pauses = ran.map(|ran| restarts.pause_after(ran).as_secs());
         assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 1, 2]);

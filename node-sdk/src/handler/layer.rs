@@ -11,8 +11,8 @@ use serde_json::value::RawValue;
 use crate::error::ServiceError;
 use crate::handler::respond::Respond;
 use crate::handler::stream::Parts;
-use crate::handler::{Answering, AnyHandler, FromCall, Incoming, Progress, Running, States};
-use crate::server::response_queue::Sink;
+use crate::handler::{AnyHandler, FromCall, IncomingCall, PollHandler, RunningHandler, StateMap, WriteProgress};
+use crate::server::response_queue::ResponseSink;
 
 /// Something around a handler, as the builder was given it.
 #[derive(Clone)]
@@ -35,15 +35,15 @@ impl Layer {
 
 /// What comes after a [layer](crate::NodeBuilder::layer): the layers inside it, and the handler. An argument of the layer's
 /// function; a layer without it answers in the handler's place. Dropped, the handler is not called.
-pub struct Next(Result<Running, ServiceError>);
+pub struct Next(Result<RunningHandler, ServiceError>);
 
 /// What a handler has answered, as the layers around it see it: what they return, or replace.
 pub struct Outcome {
     status: u16,
-    body: Body,
+    body: OutcomeBody,
 }
 
-enum Body {
+enum OutcomeBody {
     Json(Box<RawValue>),
     Parts(Parts),
 }
@@ -60,7 +60,7 @@ impl Next {
 }
 
 impl FromCall for Next {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let next = call.next.borrow_mut().take();
         next.ok_or_else(|| ServiceError::internal("only a layer has something after it, and only once"))
     }
@@ -74,12 +74,12 @@ impl Outcome {
     pub fn of(result: impl Respond) -> Result<Self, ServiceError> {
         let status = result.status();
         let body = match result.into_parts() {
-            Ok(parts) => Body::Parts(parts),
+            Ok(parts) => OutcomeBody::Parts(parts),
             Err(result) => {
                 let no_json = |error| ServiceError::internal(format!("the result has no JSON form: {error}"));
                 let mut text = Vec::new();
                 result.write(&mut text).map_err(no_json)?;
-                Body::Json(serde_json::from_slice(&text).map_err(no_json)?)
+                OutcomeBody::Json(serde_json::from_slice(&text).map_err(no_json)?)
             }
         };
         Ok(Self { status, body })
@@ -93,8 +93,8 @@ impl Outcome {
     /// The result as JSON; `None` when it comes in parts, which are yet to be made.
     pub fn body(&self) -> Option<&RawValue> {
         match &self.body {
-            Body::Json(body) => Some(body),
-            Body::Parts(_) => None,
+            OutcomeBody::Json(body) => Some(body),
+            OutcomeBody::Parts(_) => None,
         }
     }
 }
@@ -111,8 +111,8 @@ impl Respond for Outcome {
 
     fn into_parts(self) -> Result<Parts, Self> {
         match self.body {
-            Body::Parts(parts) => Ok(parts),
-            Body::Json(_) => Err(self),
+            OutcomeBody::Parts(parts) => Ok(parts),
+            OutcomeBody::Json(_) => Err(self),
         }
     }
 }
@@ -123,7 +123,7 @@ struct Layered {
 }
 
 impl AnyHandler for Layered {
-    fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError> {
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
         let next = Next(self.inner.begin(call));
         call.next.replace(Some(next));
         let begun = self.layer.begin(call);
@@ -132,7 +132,7 @@ impl AnyHandler for Layered {
         begun
     }
 
-    fn missing(&self, states: &States) -> Option<&'static str> {
+    fn missing(&self, states: &StateMap) -> Option<&'static str> {
         self.layer.missing(states).or_else(|| self.inner.missing(states))
     }
 }
@@ -143,27 +143,27 @@ struct Guarded {
 }
 
 /// A call that is being checked, or was.
-struct Checked {
+struct GuardedCall {
     /// Until it has let the call through.
-    guard: Option<Running>,
+    guard: Option<RunningHandler>,
     /// What the handler has made of its arguments: told only to those who are let through.
-    inner: Result<Running, ServiceError>,
+    inner: Result<RunningHandler, ServiceError>,
 }
 
 impl AnyHandler for Guarded {
-    fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError> {
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
         let guard = Some(self.guard.begin(call)?);
-        Ok(Box::pin(Checked { guard, inner: self.inner.begin(call) }))
+        Ok(Box::pin(GuardedCall { guard, inner: self.inner.begin(call) }))
     }
 
-    fn missing(&self, states: &States) -> Option<&'static str> {
+    fn missing(&self, states: &StateMap) -> Option<&'static str> {
         self.guard.missing(states).or_else(|| self.inner.missing(states))
     }
 }
 
-impl Checked {
+impl GuardedCall {
     /// The handler, once the call is let through.
-    fn poll_inner(&mut self, task: &mut Context<'_>) -> Poll<Result<&mut Running, ServiceError>> {
+    fn poll_inner(&mut self, task: &mut Context<'_>) -> Poll<Result<&mut RunningHandler, ServiceError>> {
         if let Some(guard) = &mut self.guard {
             ready!(guard.as_mut().poll_outcome(task))?;
             self.guard = None;
@@ -172,13 +172,17 @@ impl Checked {
     }
 }
 
-impl Answering for Checked {
-    fn poll_answer(mut self: Pin<&mut Self>, task: &mut Context<'_>, sink: &mut Sink<'_>) -> Poll<Progress> {
+impl PollHandler for GuardedCall {
+    fn poll_answer(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress> {
         match ready!(self.poll_inner(task)) {
             Ok(inner) => inner.as_mut().poll_answer(task, sink),
             Err(error) => {
                 sink.failure(&error);
-                Poll::Ready(Progress::Done)
+                Poll::Ready(WriteProgress::Done)
             }
         }
     }

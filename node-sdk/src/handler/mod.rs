@@ -25,19 +25,23 @@ use tokio::time::Instant;
 
 use self::layer::{Next, Outcome};
 use self::respond::Respond;
-use self::stream::{Flow, Parts};
+use self::stream::{CallStream, Parts};
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::peers::Peers;
-use crate::server::response_queue::Sink;
+use crate::server::response_queue::ResponseSink;
 
 /// A handler at work.
-pub(crate) type Running = Pin<Box<dyn Answering>>;
+pub(crate) type RunningHandler = Pin<Box<dyn PollHandler>>;
 
 /// Work that ends with an answer.
-pub(crate) trait Answering: Send {
+pub(crate) trait PollHandler: Send {
     /// Goes on with the work; when it is done its answer is in `sink`.
-    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress>;
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress>;
 
     /// The same for layers, which see the answer before its caller does.
     fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>>;
@@ -45,7 +49,7 @@ pub(crate) trait Answering: Send {
 
 /// How far the work on a call has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum WriteProgress {
     /// The whole answer is there.
     Done,
     /// Something of it is there, to be sent before the work goes on.
@@ -54,7 +58,7 @@ pub(crate) enum Progress {
 
 /// A call that came in, as extractors see it.
 #[derive(Debug)]
-pub struct Incoming<'a> {
+pub struct IncomingCall<'a> {
     pub(crate) version: Version,
     pub(crate) params: Option<&'a str>,
     /// The text of `params` has been read, so it is JSON.
@@ -64,33 +68,33 @@ pub struct Incoming<'a> {
     pub(crate) context: &'a Context,
     pub(crate) caller: &'a Caller,
     /// What makes it a stream, if its caller takes one.
-    pub(crate) flow: Option<&'a Arc<Flow>>,
+    pub(crate) flow: Option<&'a Arc<CallStream>>,
     /// For a layer: what it is around.
     pub(crate) next: RefCell<Option<Next>>,
-    pub(crate) surroundings: &'a Surroundings,
+    pub(crate) surroundings: &'a NodeContext,
 }
 
 /// What all calls of a node have in common.
 #[derive(Debug)]
-pub(crate) struct Surroundings {
-    pub(crate) states: States,
+pub(crate) struct NodeContext {
+    pub(crate) states: StateMap,
     pub(crate) peers: Peers,
 }
 
 /// One value per type, shared by all calls.
 #[derive(Debug, Default)]
-pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
 /// A type that a handler can have as an argument. One of your own is made of those that are there:
 ///
 /// ```no_run
-/// use node_sdk::{Caller, FromCall, Incoming, ServiceError};
+/// use node_sdk::{Caller, FromCall, IncomingCall, ServiceError};
 ///
 /// /// The name under which the caller is registered.
 /// struct Tenant(String);
 ///
 /// impl FromCall for Tenant {
-///     fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+///     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
 ///         let name = Caller::from_call(call)?.name();
 ///         name.map(Self).ok_or_else(|| ServiceError::new(401, "unknown_caller", "register first"))
 ///     }
@@ -110,7 +114,7 @@ pub trait FromCall: Sized {
     ///
     /// # Errors
     /// What the caller is told when the call does not have it.
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError>;
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError>;
 
     /// The type of state that this argument wants and `states` does not have, to be found at start.
     #[doc(hidden)]
@@ -121,7 +125,7 @@ pub trait FromCall: Sized {
 
 /// The types of state that a node has.
 #[derive(Debug)]
-pub struct StateTypes<'a>(pub(crate) &'a States);
+pub struct StateTypes<'a>(pub(crate) &'a StateMap);
 
 /// The call's arguments, read as a `T`: its `params`, and what the path says where they leave that out. Numbers and truth
 /// values may come as text, as they do from a query string.
@@ -201,7 +205,7 @@ pub struct Caller {
 pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
     /// Begins to answer a call, or says why not.
     #[doc(hidden)]
-    fn begin(&self, call: &Incoming<'_>) -> Result<Work, ServiceError>;
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError>;
 
     /// The type of state that an argument wants and is not there.
     #[doc(hidden)]
@@ -210,30 +214,30 @@ pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
 
 /// A handler at work.
 #[doc(hidden)]
-pub struct Work(pub(crate) Running);
+pub struct HandlerWork(pub(crate) RunningHandler);
 
 /// A handler whose types are no longer known.
 pub(crate) trait AnyHandler: Send + Sync {
-    fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError>;
-    fn missing(&self, states: &States) -> Option<&'static str>;
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError>;
+    fn missing(&self, states: &StateMap) -> Option<&'static str>;
 }
 
 /// Forgets the types of a handler.
 pub(crate) fn boxed<A: 'static, H: Handler<A>>(handler: H) -> Box<dyn AnyHandler> {
-    Box::new(Typed { handler, arguments: std::marker::PhantomData })
+    Box::new(TypedHandler { handler, arguments: std::marker::PhantomData })
 }
 
-struct Typed<A, H> {
+struct TypedHandler<A, H> {
     handler: H,
     arguments: std::marker::PhantomData<fn() -> A>,
 }
 
-impl<A, H: Handler<A>> AnyHandler for Typed<A, H> {
-    fn begin(&self, call: &Incoming<'_>) -> Result<Running, ServiceError> {
+impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
         self.handler.begin(call).map(|work| work.0)
     }
 
-    fn missing(&self, states: &States) -> Option<&'static str> {
+    fn missing(&self, states: &StateMap) -> Option<&'static str> {
         H::missing(&StateTypes(states))
     }
 }
@@ -248,13 +252,17 @@ pin_project! {
     }
 }
 
-impl<F, T, E> Answering for Invocation<F>
+impl<F, T, E> PollHandler for Invocation<F>
 where
     F: Future<Output = Result<T, E>> + Send,
     T: Respond,
     E: Into<ServiceError>,
 {
-    fn poll_answer(self: Pin<&mut Self>, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress> {
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress> {
         let this = self.project();
         if let Some(parts) = this.parts {
             return sink.poll_parts(parts, task);
@@ -265,7 +273,7 @@ where
             Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
             Err(error) => sink.failure(&error.into()),
         }
-        Poll::Ready(Progress::Done)
+        Poll::Ready(WriteProgress::Done)
     }
 
     fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>> {
@@ -284,9 +292,9 @@ macro_rules! handlers {
             $($argument: FromCall,)*
         {
             #[allow(unused_variables, reason = "a handler may have no arguments")]
-            fn begin(&self, call: &Incoming<'_>) -> Result<Work, ServiceError> {
+            fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError> {
                 let future = self($($argument::from_call(call)?),*);
-                Ok(Work(Box::pin(Invocation { future, parts: None })))
+                Ok(HandlerWork(Box::pin(Invocation { future, parts: None })))
             }
 
             #[allow(unused_variables, reason = "a handler may have no arguments")]
@@ -307,14 +315,14 @@ handlers!(A1 A2 A3 A4 A5 A6);
 handlers!(A1 A2 A3 A4 A5 A6 A7);
 handlers!(A1 A2 A3 A4 A5 A6 A7 A8);
 
-impl Incoming<'_> {
+impl IncomingCall<'_> {
     fn params(&self) -> Cow<'_, str> {
         params::of_call(self.version, self.params, self.route, self.captured)
     }
 }
 
 impl<T: DeserializeOwned> FromCall for Params<T> {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read(&call.params());
         // Whatever has been read without a complaint was JSON.
         call.verified.set(call.verified.get() || read.is_ok());
@@ -323,20 +331,20 @@ impl<T: DeserializeOwned> FromCall for Params<T> {
 }
 
 impl<T: DeserializeOwned> FromCall for Path<T> {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read_path(call.route, call.captured);
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_path", error.to_string()))
     }
 }
 
 impl FromCall for RawParams {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(Self(call.params().into_owned()))
     }
 }
 
 impl<T: Send + Sync + 'static> FromCall for State<T> {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let state = call.surroundings.states.find();
         state.map(Self).ok_or_else(|| ServiceError::internal(format!("no state of type {}", type_name::<T>())))
     }
@@ -347,13 +355,13 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
 }
 
 impl FromCall for Peers {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(call.surroundings.peers.clone())
     }
 }
 
 impl FromCall for Deadline {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(Self(call.context.deadline))
     }
 }
@@ -366,7 +374,7 @@ impl Deadline {
 }
 
 impl FromCall for Caller {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(Self { peers: Some(call.surroundings.peers.clone()), ..call.caller.clone() })
     }
 }
@@ -389,14 +397,14 @@ impl Caller {
 }
 
 impl FromCall for Trace {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(call.context.trace.clone().unwrap_or_else(Self::begin))
     }
 }
 
 /// The route that the call was found by, as it is registered: `GET/goods/{id}`.
 impl FromCall for Route {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(call.route.clone())
     }
 }
@@ -415,7 +423,7 @@ impl<T> std::ops::Deref for State<T> {
     }
 }
 
-impl States {
+impl StateMap {
     pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, state: Arc<T>) {
         self.0.insert(TypeId::of::<T>(), state);
     }

@@ -22,10 +22,10 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     if text.trim_ascii_start().starts_with('{') {
         // It must be JSON before anything is made of its members.
         serde_json::from_str::<&RawValue>(text)?;
-        return T::deserialize(Object(text));
+        return T::deserialize(ParamObject(text));
     }
     // Nothing given is what a type needs that can do without any member.
-    if text == "null" { T::deserialize(Object("{}")).map_err(|_| error) } else { Err(error) }
+    if text == "null" { T::deserialize(ParamObject("{}")).map_err(|_| error) } else { Err(error) }
 }
 
 /// Reads what the parameters of a route took from a path: into a value if there is one of them, into a tuple in their order,
@@ -44,8 +44,8 @@ struct PathValues<'a> {
 }
 
 impl<'a> PathValues<'a> {
-    fn members(self) -> impl Iterator<Item = (&'a str, Member<'a>)> {
-        let member = |(name, value): (&'a str, &'a RawValue)| (name, Member { name: name.to_owned(), value });
+    fn members(self) -> impl Iterator<Item = (&'a str, ParamValue<'a>)> {
+        let member = |(name, value): (&'a str, &'a RawValue)| (name, ParamValue { name: name.to_owned(), value });
         self.names.into_iter().zip(self.values).map(member)
     }
 }
@@ -117,21 +117,21 @@ impl<'de> Deserializer<'de> for PathValues<'de> {
 }
 
 /// Arguments that are a JSON object.
-struct Object<'a>(&'a str);
+struct ParamObject<'a>(&'a str);
 
-impl<'de> Object<'de> {
+impl<'de> ParamObject<'de> {
     fn json(&self) -> serde_json::Deserializer<serde_json::de::StrRead<'de>> {
         serde_json::Deserializer::from_str(self.0)
     }
 }
 
-impl<'de> Deserializer<'de> for Object<'de> {
+impl<'de> Deserializer<'de> for ParamObject<'de> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         let Members(members) = serde_json::from_str(self.0)?;
         let members = members.into_iter().map(|(name, value)| {
-            let value = Member { name: name.clone().into_owned(), value };
+            let value = ParamValue { name: name.clone().into_owned(), value };
             (name.into_owned(), value)
         });
         visitor.visit_map(MapDeserializer::new(members))
@@ -222,18 +222,18 @@ fn to_json(text: &str) -> String {
 }
 
 /// One member's value, which may be a number in quotes.
-struct Member<'a> {
+struct ParamValue<'a> {
     name: String,
     value: &'a RawValue,
 }
 
-impl Member<'_> {
+impl ParamValue<'_> {
     fn named(&self, error: &serde_json::Error) -> serde_json::Error {
         Error::custom(format_args!("member `{}`: {error}", self.name.escape_debug()))
     }
 }
 
-impl<'de> IntoDeserializer<'de, serde_json::Error> for Member<'de> {
+impl<'de> IntoDeserializer<'de, serde_json::Error> for ParamValue<'de> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {
@@ -261,7 +261,7 @@ macro_rules! read_text_as {
     };
 }
 
-impl<'de> Deserializer<'de> for Member<'de> {
+impl<'de> Deserializer<'de> for ParamValue<'de> {
     type Error = serde_json::Error;
 
     read_text_as! {
@@ -296,7 +296,7 @@ impl<'de> Deserializer<'de> for Member<'de> {
             Some(b'"') => vec![self.value],
             _ => serde_json::from_str(self.value.get()).map_err(|error| self.named(&error))?,
         };
-        let elements = elements.into_iter().map(|value| Member { name: self.name.clone(), value });
+        let elements = elements.into_iter().map(|value| ParamValue { name: self.name.clone(), value });
         visitor.visit_seq(SeqDeserializer::new(elements))
     }
 

@@ -74,15 +74,15 @@ macro_rules! service {
                 $(
                     let node = {
                         #[derive($crate::private::Deserialize)]
-                        #[serde(crate = "node_sdk::private::serde")]
-                        struct Arguments {
+                        #[serde(crate = "node_sdk::private::serde", expecting = "struct Arguments")]
+                        struct ServerArguments {
                             $($argument: $type,)*
                         }
                         let service = ::std::sync::Arc::clone(&service);
-                        node.route($route, move |arguments: $crate::Params<Arguments>| {
+                        node.route($route, move |arguments: $crate::Params<ServerArguments>| {
                             let service = ::std::sync::Arc::clone(&service);
                             async move {
-                                let $crate::Params(Arguments { $($argument,)* }) = arguments;
+                                let $crate::Params(ServerArguments { $($argument,)* }) = arguments;
                                 service.$method($($argument),*).await
                             }
                         })
@@ -109,10 +109,10 @@ macro_rules! service {
                 ) -> ::core::result::Result<$result, $crate::CallError> {
                     #[derive($crate::private::Serialize)]
                     #[serde(crate = "node_sdk::private::serde")]
-                    struct Arguments {
+                    struct ClientArguments {
                         $($argument: $type,)*
                     }
-                    let arguments = Arguments { $($argument,)* };
+                    let arguments = ClientArguments { $($argument,)* };
                     self.0.call(&$crate::private::fill($route, &arguments)?, &arguments).await
                 }
             )*

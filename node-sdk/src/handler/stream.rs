@@ -18,8 +18,8 @@ use serde::de::DeserializeOwned;
 use crate::client::stream::read_part;
 use crate::error::{ServiceError, no_room};
 use crate::handler::respond::{self, Respond};
-use crate::handler::{FromCall, Incoming};
-use crate::transport::flow::{Abuse, Inflow, Outflow};
+use crate::handler::{FromCall, IncomingCall};
+use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 
 /// When it is worth opening a stream again that ended because its node leaves: others offer it now.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
@@ -42,7 +42,7 @@ const REOPEN_AFTER: Duration = Duration::from_millis(100);
 /// ```
 #[derive(Debug)]
 pub struct Items<T> {
-    flow: Arc<Flow>,
+    flow: Arc<CallStream>,
     is_over: bool,
     item: PhantomData<fn() -> T>,
 }
@@ -64,8 +64,8 @@ pub struct Streaming<S>(pub S);
 
 /// A call at work that may be a stream.
 #[derive(Debug)]
-pub(crate) struct Flow {
-    shared: Mutex<Shared>,
+pub(crate) struct CallStream {
+    shared: Mutex<CallStreamState>,
     /// Whoever works on the call.
     task: AtomicWaker,
     /// Bytes that wait in all streams of its caller.
@@ -73,9 +73,9 @@ pub(crate) struct Flow {
 }
 
 #[derive(Debug)]
-struct Shared {
-    inflow: Inflow,
-    outflow: Outflow,
+struct CallStreamState {
+    inflow: ReceiveWindow,
+    outflow: SendWindow,
     /// The handler takes items.
     takes_items: bool,
     is_open: bool,
@@ -100,12 +100,12 @@ pub(crate) trait PartSource: Send {
     ) -> Poll<Option<Result<(), ServiceError>>>;
 }
 
-impl Flow {
+impl CallStream {
     /// The caller takes so many bytes before it grants more.
     pub(crate) fn new(credit: u32, held: Arc<AtomicUsize>) -> Arc<Self> {
-        let shared = Shared {
-            inflow: Inflow::new(STREAM_WINDOW),
-            outflow: Outflow::new(credit),
+        let shared = CallStreamState {
+            inflow: ReceiveWindow::new(STREAM_WINDOW),
+            outflow: SendWindow::new(credit),
             takes_items: false,
             is_open: false,
             leaving: false,
@@ -116,7 +116,7 @@ impl Flow {
     }
 
     /// A part has come from the caller.
-    pub(crate) fn put(&self, part: Part, frame: Bytes) -> Result<(), Abuse> {
+    pub(crate) fn put(&self, part: Part, frame: Bytes) -> Result<(), FlowViolation> {
         let mut shared = self.lock();
         if !shared.takes_items {
             return Ok(());
@@ -200,20 +200,20 @@ impl Flow {
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, CallStreamState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What nobody has taken is gone with it.
-impl Drop for Flow {
+impl Drop for CallStream {
     fn drop(&mut self) {
         self.held.fetch_sub(self.lock().inflow.waiting_bytes(), Ordering::Relaxed);
     }
 }
 
 impl<T> FromCall for Items<T> {
-    fn from_call(call: &Incoming<'_>) -> Result<Self, ServiceError> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let Some(flow) = call.flow else {
             return Err(ServiceError::bad_request("no_stream", "this route takes a stream; open one"));
         };
@@ -265,18 +265,18 @@ where
     }
 
     fn into_parts(self) -> Result<Parts, Self> {
-        Ok(Parts(Box::pin(Source { stream: self.0 })))
+        Ok(Parts(Box::pin(StreamSource { stream: self.0 })))
     }
 }
 
 pin_project! {
-    struct Source<S> {
+    struct StreamSource<S> {
         #[pin]
         stream: S,
     }
 }
 
-impl<S, T, E> PartSource for Source<S>
+impl<S, T, E> PartSource for StreamSource<S>
 where
     S: Stream<Item = Result<T, E>> + Send,
     T: Serialize,

@@ -21,12 +21,12 @@ use crate::client::events;
 use crate::discovery::session::Identity;
 use crate::error::StartError;
 use crate::handler::layer::Layer;
-use crate::handler::{AnyHandler, Handler, States, Surroundings, boxed};
+use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, boxed};
 use crate::peers::Peers;
 use crate::routing::router::Router;
 use crate::server;
-use crate::server::dispatch::{Offer, Service};
-use crate::transport::budget::{self, Budget, Buffers};
+use crate::server::dispatch::{LocalRoute, LocalService};
+use crate::transport::budget::{self, Budget, BufferUsage};
 
 /// How long a node that is told to stop by a signal may take: as long as its server, and some time to say so.
 const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));
@@ -54,16 +54,16 @@ pub struct NodeBuilder {
     balance: Balance,
     network: Network,
     buffers: usize,
-    routes: Vec<Given>,
+    routes: Vec<RouteDefinition>,
     /// Around the routes that come next, the outermost first.
     layers: Vec<Layer>,
-    states: States,
+    states: StateMap,
     /// Something was said of a route before there was one.
     misplaced: Option<&'static str>,
 }
 
 /// A route as it was given.
-struct Given {
+struct RouteDefinition {
     text: String,
     handler: Box<dyn AnyHandler>,
     at_most: Option<usize>,
@@ -85,7 +85,7 @@ impl Node {
             buffers: budget::DEFAULT_BYTES,
             routes: Vec::new(),
             layers: Vec::new(),
-            states: States::default(),
+            states: StateMap::default(),
             misplaced: None,
         }
     }
@@ -120,7 +120,7 @@ impl Node {
     }
 
     /// How many bytes are kept for callers now; [`Peers::buffers`] says it of the nodes that are called.
-    pub fn buffers(&self) -> Buffers {
+    pub fn buffers(&self) -> BufferUsage {
         self.budget.buffers()
     }
 
@@ -280,7 +280,7 @@ impl NodeBuilder {
 
     fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
         let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
-        self.routes.push(Given { text, handler, at_most: None, one_way });
+        self.routes.push(RouteDefinition { text, handler, at_most: None, one_way });
         self
     }
 
@@ -321,7 +321,7 @@ impl NodeBuilder {
         self
     }
 
-    /// How this node picks one of several providers; [`Balance::LeastCost`] unless set.
+    /// How this node picks one of several providers; [`Balance::PeakEwma`] unless set.
     pub fn balance(mut self, balance: Balance) -> Self {
         self.balance = balance;
         self
@@ -429,7 +429,7 @@ impl NodeBuilder {
         }
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();
-        for Given { text, handler, at_most, one_way } in given {
+        for RouteDefinition { text, handler, at_most, one_way } in given {
             let route = match text.strip_prefix(events::PREFIX) {
                 Some(event) => events::route(event)?,
                 None => Route::parse(&text)?,
@@ -438,7 +438,7 @@ impl NodeBuilder {
                 return Err(StartError::MissingState { route: text, state });
             }
             let at_most = at_most.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
-            let mut offer = Some(Offer { route: route.clone(), handler, at_most, one_way });
+            let mut offer = Some(LocalRoute { route: route.clone(), handler, at_most, one_way });
             let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
             entry.map_err(|refused| refused.of(&route))?;
             if offer.is_some() {
@@ -459,10 +459,10 @@ impl NodeBuilder {
         let identity =
             Identity { name: name.clone(), port, listen, own, routes, advert, needs, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
-        let surroundings = Surroundings { states, peers: peers.clone() };
+        let surroundings = NodeContext { states, peers: peers.clone() };
         let local_queues = LocalQueues::start();
         let budget = Budget::new(buffers);
-        let service = Service { name, router, surroundings, local_queues, busy: Busy::new(), budget };
+        let service = LocalService { name, router, surroundings, local_queues, busy: Busy::new(), budget };
         let service = Arc::new(service);
         peers.serve_own(&service);
         let budget = Arc::clone(&service.budget);

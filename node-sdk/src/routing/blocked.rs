@@ -7,12 +7,12 @@ const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Addresses that a process never calls for its peers.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Barred {
+pub(crate) struct BlockedAddresses {
     /// Where it listens itself, for others than nodes.
     own: Vec<SocketAddr>,
 }
 
-impl Barred {
+impl BlockedAddresses {
     pub(crate) fn new(own: Vec<SocketAddr>) -> Self {
         Self { own: own.into_iter().map(canonical).collect() }
     }
@@ -79,7 +79,7 @@ mod tests {
 
     #[track_caller]
     fn check(own: &[&str], address: &str, expected: bool) {
-        let barred = Barred::new(own.iter().map(|own| own.parse().unwrap()).collect());
+        let barred = BlockedAddresses::new(own.iter().map(|own| own.parse().unwrap()).collect());
         assert_eq!(barred.why(address.parse().unwrap()).is_some(), expected, "{own:?} {address}");
     }
 

@@ -12,10 +12,10 @@ use crate::routing::router::Router;
 /// Routes whose last provider has gone, each for some time. There is room for so many; when it is full, whoever left the most behind
 /// makes room, so that a node which invents routes takes it from itself.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Remembered {
+pub(crate) struct KnownRoutes {
     routes: Router<u64>,
     /// By number, the oldest first.
-    by_age: BTreeMap<u64, Gone>,
+    by_age: BTreeMap<u64, GoneRoute>,
     /// The numbers of what each node left behind.
     by_node: BTreeMap<SocketAddr, BTreeSet<u64>>,
     /// How many that are.
@@ -24,13 +24,13 @@ pub(crate) struct Remembered {
 }
 
 #[derive(Clone, Debug)]
-struct Gone {
+struct GoneRoute {
     since: Instant,
     node: SocketAddr,
     route: Route,
 }
 
-impl Remembered {
+impl KnownRoutes {
     /// Routes that are remembered.
     pub(crate) const MAX_ROUTES: usize = 10_000;
     /// For how long: whoever is deployed anew, or fails, is back by then.
@@ -47,7 +47,7 @@ impl Remembered {
             return;
         }
         self.next += 1;
-        self.by_age.insert(number, Gone { since: now, node, route: route.clone() });
+        self.by_age.insert(number, GoneRoute { since: now, node, route: route.clone() });
         self.count(node, |numbers| numbers.insert(number));
         if self.by_age.len() > Self::MAX_ROUTES
             && let Some((_, fullest)) = self.fullest.last()
@@ -73,7 +73,7 @@ impl Remembered {
     }
 
     fn remove(&mut self, number: u64) {
-        if let Some(Gone { node, route, .. }) = self.by_age.remove(&number) {
+        if let Some(GoneRoute { node, route, .. }) = self.by_age.remove(&number) {
             self.routes.remove(&route);
             self.count(node, |numbers| numbers.remove(&number));
         }
@@ -106,36 +106,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn routes_are_remembered_for_some_time() {
-        let (mut remembered, start) = (Remembered::default(), Instant::now());
+        let (mut remembered, start) = (KnownRoutes::default(), Instant::now());
         remembered.add(&route("GET/goods/{id}"), node(1), start);
         remembered.add(&route("GET/members"), node(1), start);
-        let later = start + Remembered::TIME / 2;
+        let later = start + KnownRoutes::TIME / 2;
         remembered.add(&route("GET/goods/{other}"), node(2), later);
         for (path, at, expected) in [
             ("/goods/7", later, true),
             ("/members", later, true),
             ("/other", later, false),
-            ("/members", start + Remembered::TIME, false),
-            ("/goods/7", start + Remembered::TIME, true),
-            ("/goods/7", later + Remembered::TIME, false),
+            ("/members", start + KnownRoutes::TIME, false),
+            ("/goods/7", start + KnownRoutes::TIME, true),
+            ("/goods/7", later + KnownRoutes::TIME, false),
         ] {
             assert_eq!(remembered.has("GET", path, at), expected, "{path}");
         }
-        remembered.tidy(start + Remembered::TIME);
+        remembered.tidy(start + KnownRoutes::TIME);
         assert_eq!((remembered.by_age.len(), remembered.by_node.len()), (1, 1));
-        remembered.tidy(later + Remembered::TIME);
+        remembered.tidy(later + KnownRoutes::TIME);
         assert!(remembered.by_age.is_empty() && remembered.by_node.is_empty() && remembered.fullest.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_leaves_many_behind_takes_the_room_from_itself() {
-        let (mut remembered, now) = (Remembered::default(), Instant::now());
+        let (mut remembered, now) = (KnownRoutes::default(), Instant::now());
         remembered.add(&route("GET/real"), node(1), now);
-        for number in 0..2 * Remembered::MAX_ROUTES {
+        for number in 0..2 * KnownRoutes::MAX_ROUTES {
             remembered.add(&route(&format!("GET/invented/{number}")), node(2 + u16::from(number % 2 == 0)), now);
         }
-        assert_eq!(remembered.by_age.len(), Remembered::MAX_ROUTES);
+        assert_eq!(remembered.by_age.len(), KnownRoutes::MAX_ROUTES);
         assert!(remembered.has("GET", "/real", now) && !remembered.has("GET", "/invented/0", now));
-        assert!(remembered.has("GET", &format!("/invented/{}", 2 * Remembered::MAX_ROUTES - 1), now));
+        assert!(remembered.has("GET", &format!("/invented/{}", 2 * KnownRoutes::MAX_ROUTES - 1), now));
     }
 }

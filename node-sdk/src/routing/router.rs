@@ -20,11 +20,11 @@ const MAX_SEGMENTS: usize = 64;
 /// have to try two ways at each segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Router<T> {
-    methods: HashMap<Box<str>, Tree<T>>,
+    methods: HashMap<Box<str>, MethodRoutes<T>>,
 }
 
 #[derive(Clone, Debug)]
-struct Tree<T> {
+struct MethodRoutes<T> {
     /// Routes without parameters, the usual case: one look-up. Among a hundred thousand of them each text that stands elsewhere costs
     /// as much as the rest.
     exact: HashMap<SmolStr, T>,
@@ -57,14 +57,14 @@ struct Pattern<T> {
 }
 
 /// By what has been hashed already.
-type Hashed<T> = std::collections::HashMap<u64, T, BuildHasherDefault<AsItIs>>;
+type Hashed<T> = std::collections::HashMap<u64, T, BuildHasherDefault<PassThroughHasher>>;
 
 #[derive(Clone, Copy, Debug, Default)]
-struct AsItIs(u64);
+struct PassThroughHasher(u64);
 
 /// Why a route is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
+pub(crate) enum RouterError {
     /// It has parameters, and more than 64 segments.
     TooLong,
     /// Too many shapes of routes like it are there already.
@@ -73,14 +73,14 @@ pub(crate) enum Refused {
 
 /// A route that was found.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Match<'r, 'p, T> {
+pub(crate) struct RouteMatch<'r, 'p, T> {
     /// What stands under the route.
     pub(crate) value: &'r T,
     /// The segments that parameters took, in order, as they stand in the path.
     pub(crate) captured: Vec<&'p str>,
 }
 
-impl Refused {
+impl RouterError {
     /// In words for the author of the service.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
@@ -103,11 +103,11 @@ impl<T> Router<T> {
     ///
     /// # Errors
     /// When it is new, and would make look-ups too slow for everybody.
-    pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, Refused> {
+    pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, RouterError> {
         if !route.is_pattern() {
             // There are few methods, and a text is made for each of them only once.
             if !self.methods.contains_key(route.method()) {
-                self.methods.insert(route.method().into(), Tree::default());
+                self.methods.insert(route.method().into(), MethodRoutes::default());
             }
             let tree = self.methods.get_mut(route.method()).expect("it was put there");
             return Ok(tree.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
@@ -117,7 +117,7 @@ impl<T> Router<T> {
             // Nothing is left behind by what is refused.
             None => {
                 Patterns::<T>::default().check(route)?;
-                self.methods.insert(route.method().into(), Tree::default());
+                self.methods.insert(route.method().into(), MethodRoutes::default());
             }
         }
         let tree = self.methods.get_mut(route.method()).expect("it is there");
@@ -137,7 +137,7 @@ impl<T> Router<T> {
     }
 
     /// Removes what is under a route, and leaves nothing behind: names come and go for years. Tells whether routes that were
-    /// [refused](Refused) may be taken now.
+    /// [refused](RouterError) may be taken now.
     pub(crate) fn remove(&mut self, route: &Route) -> bool {
         let Some(tree) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
@@ -153,10 +153,10 @@ impl<T> Router<T> {
     }
 
     /// The route that a method and path belong to.
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Option<Match<'_, 'p, T>> {
+    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Option<RouteMatch<'_, 'p, T>> {
         let tree = self.methods.get(method)?;
         if let Some(value) = tree.exact.get(path) {
-            return Some(Match { value, captured: Vec::new() });
+            return Some(RouteMatch { value, captured: Vec::new() });
         }
         if tree.patterns.routes.is_empty() {
             return None;
@@ -167,14 +167,14 @@ impl<T> Router<T> {
 
 impl<T> Patterns<T> {
     /// Whether a route may be put in, if it is not in already.
-    fn check(&self, route: &Route) -> Result<(), Refused> {
+    fn check(&self, route: &Route) -> Result<(), RouterError> {
         if segments(route.path()).nth(MAX_SEGMENTS).is_some() {
-            return Err(Refused::TooLong);
+            return Err(RouterError::TooLong);
         }
         let Some(shapes) = self.groups.get(&self.group(route)) else { return Ok(()) };
         let shape = shape(route);
         let is_known = shapes.iter().any(|known| known.parameters == shape);
-        if is_known || shapes.len() < MAX_SHAPES { Ok(()) } else { Err(Refused::TooManyShapes) }
+        if is_known || shapes.len() < MAX_SHAPES { Ok(()) } else { Err(RouterError::TooManyShapes) }
     }
 
     fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> &mut T {
@@ -230,7 +230,7 @@ impl<T> Patterns<T> {
     }
 
     /// Adds to `tried` how many places were looked at.
-    fn find<'p>(&self, path: &'p str, tried: &mut usize) -> Option<Match<'_, 'p, T>> {
+    fn find<'p>(&self, path: &'p str, tried: &mut usize) -> Option<RouteMatch<'_, 'p, T>> {
         let count = memchr::memchr_iter(b'/', path.as_bytes()).count();
         if count > MAX_SEGMENTS || !path.starts_with('/') {
             return None;
@@ -262,7 +262,7 @@ impl<T> Patterns<T> {
             let Some(same) = self.routes.get(&key) else { continue };
             for Pattern { route, value } in same {
                 if let Some(captured) = captured(route, path) {
-                    return Some(Match { value, captured });
+                    return Some(RouteMatch { value, captured });
                 }
             }
         }
@@ -350,7 +350,7 @@ fn captured<'p>(route: &Route, path: &'p str) -> Option<Vec<&'p str>> {
     path.next().is_none().then_some(captured)
 }
 
-impl Hasher for AsItIs {
+impl Hasher for PassThroughHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -370,7 +370,7 @@ impl<T> Default for Router<T> {
     }
 }
 
-impl<T> Default for Tree<T> {
+impl<T> Default for MethodRoutes<T> {
     fn default() -> Self {
         Self { exact: HashMap::new(), patterns: Patterns::default() }
     }
@@ -501,7 +501,7 @@ mod tests {
                     Ok(there) if *there == route && !routes.contains(&route) => routes.push(route),
                     Ok(_) => {}
                     Err(why) => {
-                        assert_eq!((why, most_segments > 5), (Refused::TooManyShapes, true), "{route}");
+                        assert_eq!((why, most_segments > 5), (RouterError::TooManyShapes, true), "{route}");
                         assert!(!router.has(&route));
                         refused += 1;
                     }
@@ -558,10 +558,10 @@ mod tests {
         assert_ne!(shape_of(like), shape_of(refused));
         assert!(router.remove(like), "there is room now");
         assert!(router.entry(refused, || ()).is_ok());
-        assert_eq!(router.entry(like, || ()), Err(Refused::TooManyShapes));
+        assert_eq!(router.entry(like, || ()), Err(RouterError::TooManyShapes));
         let long = |segments: usize| Route::parse(&format!("GET/{{x}}{}", "/x".repeat(segments - 1))).unwrap();
         assert!(router.entry(&long(MAX_SEGMENTS), || ()).is_ok());
-        assert_eq!(router.entry(&long(MAX_SEGMENTS + 1), || ()), Err(Refused::TooLong));
+        assert_eq!(router.entry(&long(MAX_SEGMENTS + 1), || ()), Err(RouterError::TooLong));
         assert!(router.find("GET", &format!("/1{}", "/x".repeat(MAX_SEGMENTS - 1))).is_some());
         assert!(router.find("GET", &format!("/1{}", "/x".repeat(MAX_SEGMENTS))).is_none());
     }

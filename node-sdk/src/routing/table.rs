@@ -10,26 +10,26 @@ use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
 use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, affinity};
-use crate::client::events::{self, Groups};
-use crate::routing::blocked::Barred;
-use crate::routing::known_routes::Remembered;
-use crate::routing::router::{Refused, Router};
+use crate::client::events::{self, SubscriberGroups};
+use crate::routing::blocked::BlockedAddresses;
+use crate::routing::known_routes::KnownRoutes;
+use crate::routing::router::{Router, RouterError};
 use crate::transport::budget::Budget;
-use crate::transport::connection::Link;
+use crate::transport::connection::Connection;
 
 /// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
 #[derive(Debug)]
-pub(crate) struct Table {
-    home: Arc<Home>,
+pub(crate) struct RoutingTable {
+    home: Arc<LocalNode>,
     nodes: BTreeMap<SocketAddr, KnownNode>,
-    links: HashMap<SocketAddr, Arc<Link>>,
+    links: HashMap<SocketAddr, Arc<Connection>>,
     router: Router<Arc<Providers>>,
     /// Who has subscribed to what.
-    events: Router<Arc<Groups>>,
+    events: Router<Arc<SubscriberGroups>>,
     /// What nodes offer that want no calls now, and how many do.
     resting: Router<usize>,
     /// Routes that had providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    remembered: Remembered,
+    remembered: KnownRoutes,
     /// The nodes that are never called, and why.
     barred: BTreeMap<SocketAddr, &'static str>,
     /// The nodes that routes were passed over of.
@@ -40,7 +40,7 @@ pub(crate) struct Table {
 
 /// The node that the table is of.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct LocalNode {
     /// The id of this very instance.
     pub(crate) instance: String,
     /// What a connection says first.
@@ -49,20 +49,20 @@ pub(crate) struct Home {
     pub(crate) zone: Option<String>,
     pub(crate) network: Network,
     /// Who is never called.
-    pub(crate) barred: Barred,
+    pub(crate) barred: BlockedAddresses,
     /// Bytes of those who are.
     pub(crate) called: Arc<Budget>,
 }
 
 /// Somebody who was at a place, and whoever is there now.
-pub(crate) type Change = (SocketAddr, Option<KnownNode>);
+pub(crate) type NodeChange = (SocketAddr, Option<KnownNode>);
 
 /// The nodes that offer one route and want calls. What a call picks from does not change under it.
 pub(crate) type Providers = Pool<Provider>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    pub(crate) link: Arc<Link>,
+    pub(crate) link: Arc<Connection>,
     pub(crate) route: Route,
     weight: u16,
     /// The Distributor has had no sign of life from it for a moment.
@@ -73,17 +73,17 @@ pub(crate) struct Provider {
 
 /// What is known of a route.
 #[derive(Debug)]
-pub(crate) enum Found<'p> {
+pub(crate) enum Lookup<'p> {
     /// There is somebody to call; with the segments of the path that parameters took.
-    Now(Arc<Providers>, Vec<&'p str>),
+    Available(Arc<Providers>, Vec<&'p str>),
     /// Nobody offers it any more.
-    Gone,
+    Unavailable,
     /// Nobody has ever offered it.
-    Never,
+    Unknown,
 }
 
-impl Table {
-    pub(crate) fn new(home: Arc<Home>) -> Self {
+impl RoutingTable {
+    pub(crate) fn new(home: Arc<LocalNode>) -> Self {
         Self {
             home,
             nodes: BTreeMap::new(),
@@ -91,7 +91,7 @@ impl Table {
             router: Router::default(),
             events: Router::default(),
             resting: Router::default(),
-            remembered: Remembered::default(),
+            remembered: KnownRoutes::default(),
             barred: BTreeMap::new(),
             refused: BTreeSet::new(),
             noise: Some(Throttle::default()),
@@ -102,7 +102,7 @@ impl Table {
     pub(crate) fn follower(&self, now: Instant) -> Self {
         let mut follower = Self::new(Arc::clone(&self.home));
         (follower.remembered, follower.noise) = (self.remembered.clone(), None);
-        let all: Vec<Change> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
+        let all: Vec<NodeChange> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
         follower.apply(&all, now);
         for (address, link) in &self.links {
             let same = follower.links.get(address);
@@ -112,7 +112,7 @@ impl Table {
     }
 
     /// The connection, made or not, to the node at this address.
-    pub(crate) fn link(&self, address: SocketAddr) -> Option<&Arc<Link>> {
+    pub(crate) fn link(&self, address: SocketAddr) -> Option<&Arc<Connection>> {
         self.links.get(&address)
     }
 
@@ -130,16 +130,16 @@ impl Table {
         self.nodes.get(&address).map_or(&[], |known| &known.ids)
     }
 
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Found<'p> {
+    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
         if let Some(found) = self.router.find(method, path) {
-            return Found::Now(Arc::clone(found.value), found.captured);
+            return Lookup::Available(Arc::clone(found.value), found.captured);
         }
         // What is not there is asked for rarely; only then is there a look at the clock.
         let is_known = self.resting.find(method, path).is_some() || self.remembered.has(method, path, Instant::now());
-        if is_known { Found::Gone } else { Found::Never }
+        if is_known { Lookup::Unavailable } else { Lookup::Unknown }
     }
 
-    /// Whether the node at this address offers a route and is not called for it: see [`Refused`].
+    /// Whether the node at this address offers a route and is not called for it: see [`RouterError`].
     pub(crate) fn is_passed_over(&self, address: SocketAddr, route: &Route) -> bool {
         self.refused.contains(&address) && !self.router.has(route)
     }
@@ -150,24 +150,24 @@ impl Table {
     }
 
     /// Who has subscribed to an event.
-    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<Groups>> {
+    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
         self.events.find(events::METHOD, path).map(|found| Arc::clone(found.value))
     }
 
     /// Links of those that stay are kept, links of those that went are retired.
-    pub(crate) fn apply(&mut self, changes: &[Change], now: Instant) {
+    pub(crate) fn apply(&mut self, changes: &[NodeChange], now: Instant) {
         let makes_room = self.change(changes, now);
         if makes_room && !self.refused.is_empty() {
             let again = std::mem::take(&mut self.refused).into_iter();
             let again = again.filter_map(|address| Some((address, Some(self.nodes.get(&address)?.clone()))));
-            let again: Vec<Change> = again.collect();
+            let again: Vec<NodeChange> = again.collect();
             self.change(&again, now);
         }
         self.remembered.tidy(now);
     }
 
     /// Tells whether routes that were refused may be taken now.
-    fn change(&mut self, changes: &[Change], now: Instant) -> bool {
+    fn change(&mut self, changes: &[NodeChange], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));
         // Who was never called was in no pool.
@@ -215,7 +215,7 @@ impl Table {
     }
 
     /// A node that is not in the table, and the link there was to its place.
-    fn add(&mut self, known: &KnownNode, link: Option<Arc<Link>>, now: Instant) {
+    fn add(&mut self, known: &KnownNode, link: Option<Arc<Connection>>, now: Instant) {
         let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
@@ -231,7 +231,7 @@ impl Table {
         }
         let is_called = barred.is_none() && called(known).is_some();
         let stays =
-            |link: &Arc<Link>| is_called && link.version == node.version() && link.instance.as_ref() == instance;
+            |link: &Arc<Connection>| is_called && link.version == node.version() && link.instance.as_ref() == instance;
         let link = match link {
             Some(link) if stays(&link) => link,
             other => {
@@ -242,7 +242,15 @@ impl Table {
                 }
                 let closeness = affinity(&self.home.instance, *address);
                 let (hello, network) = (self.home.hello.clone(), self.home.network.clone());
-                Link::new(*address, node.version(), instance.cloned(), closeness, hello, network, &self.home.called)
+                Connection::new(
+                    *address,
+                    node.version(),
+                    instance.cloned(),
+                    closeness,
+                    hello,
+                    network,
+                    &self.home.called,
+                )
             }
         };
         let weight = weight(node);
@@ -288,7 +296,7 @@ impl Table {
         self.router.get_mut(route)
     }
 
-    fn pool_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<Providers>, Refused> {
+    fn pool_or_new(&mut self, node: &Node, route: &Route) -> Result<&mut Arc<Providers>, RouterError> {
         let new = || Arc::new(Providers::new(MAX_SUBSET));
         if is_event(route) {
             let groups = Arc::make_mut(self.events.entry(route, Arc::default)?);
@@ -308,7 +316,7 @@ impl Table {
     }
 }
 
-impl Drop for Table {
+impl Drop for RoutingTable {
     fn drop(&mut self) {
         self.links.values().for_each(|link| link.retire());
     }
@@ -380,15 +388,15 @@ mod tests {
         ["GET/a", "POST/a", "GET/a/{x}", "GET/a/{y}", "GET/{x}/b", "EVENT/told", "EVENT/told.too"];
     const PATHS: [(&str, &str); 5] = [("GET", "/a"), ("POST", "/a"), ("GET", "/a/1"), ("GET", "/1/b"), ("GET", "/a/b")];
 
-    fn table() -> Table {
+    fn table() -> RoutingTable {
         let network = Network::default();
         let instance = "here".to_owned();
-        Table::new(Arc::new(Home {
+        RoutingTable::new(Arc::new(LocalNode {
             instance,
             hello: Bytes::new(),
             zone: Some("a".to_owned()),
             network,
-            barred: Barred::default(),
+            barred: BlockedAddresses::default(),
             called: Budget::of_links(),
         }))
     }
@@ -421,10 +429,10 @@ mod tests {
     }
 
     /// Who is called for what.
-    fn seen(table: &Table) -> Vec<(String, Members)> {
+    fn seen(table: &RoutingTable) -> Vec<(String, Members)> {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
-            if let Found::Now(providers, _) = table.find(method, path) {
+            if let Lookup::Available(providers, _) = table.find(method, path) {
                 seen.push((format!("{method}{path}"), members(&providers)));
             }
         }
@@ -443,7 +451,7 @@ mod tests {
             let mut table = table();
             for _ in 0..rng.u8(1..12) {
                 let places: BTreeSet<u16> = (0..rng.u8(1..5)).map(|_| rng.u16(1..6)).collect();
-                let changes: Vec<Change> = places
+                let changes: Vec<NodeChange> = places
                     .into_iter()
                     .map(|port| {
                         let known = known(rng, port);
@@ -455,14 +463,14 @@ mod tests {
             }
             let called = table.nodes.values().filter(|known| called(known).is_some()).count();
             assert_eq!(table.links.len(), called, "seed {seed}");
-            let nobody: Vec<Change> = table.nodes.keys().map(|address| (*address, None)).collect();
+            let nobody: Vec<NodeChange> = table.nodes.keys().map(|address| (*address, None)).collect();
             table.apply(&nobody, Instant::now());
             assert!(seen(&table).is_empty() && table.links.is_empty() && table.nodes().len() == 0);
         }
     }
 
     /// A node of these routes.
-    fn node_of(port: u16, weight: u16, routes: impl IntoIterator<Item = String>) -> Change {
+    fn node_of(port: u16, weight: u16, routes: impl IntoIterator<Item = String>) -> NodeChange {
         let address = SocketAddr::from(([10, 0, 0, 1], port));
         let routes = routes.into_iter().map(|route| Route::parse(&route).unwrap()).collect();
         let advert = Some(Advert { weight, ..Advert::default() });
@@ -474,18 +482,18 @@ mod tests {
     async fn what_is_not_there_now_is_told_from_what_never_was_for_some_time() {
         let mut table = table();
         let offer = |port, weight, path: &str| node_of(port, weight, [format!("GET{path}")]);
-        let is_gone = |table: &Table, path: &str| matches!(table.find("GET", path), Found::Gone);
-        let address = |change: &Change| (change.0, None);
+        let is_gone = |table: &RoutingTable, path: &str| matches!(table.find("GET", path), Lookup::Unavailable);
+        let address = |change: &NodeChange| (change.0, None);
         let (here, resting) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/resting"));
         table.apply(&[here.clone(), resting.clone()], Instant::now());
         assert!(!is_gone(&table, "/here/1") && is_gone(&table, "/resting") && !is_gone(&table, "/never"));
-        tokio::time::advance(2 * Remembered::TIME).await;
+        tokio::time::advance(2 * KnownRoutes::TIME).await;
         table.apply(&[address(&here)], Instant::now());
         assert!(is_gone(&table, "/here/1") && is_gone(&table, "/resting"), "who rests is there");
         table.apply(&[address(&resting)], Instant::now());
-        tokio::time::advance(Remembered::TIME / 2).await;
+        tokio::time::advance(KnownRoutes::TIME / 2).await;
         assert!(is_gone(&table, "/here/1") && is_gone(&table.follower(Instant::now()), "/resting"));
-        tokio::time::advance(Remembered::TIME / 2).await;
+        tokio::time::advance(KnownRoutes::TIME / 2).await;
         assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/resting"), "not for ever");
         table.apply(&[], Instant::now());
         assert!(table.resting.find("GET", "/resting").is_none());
@@ -503,10 +511,10 @@ mod tests {
         let late_route = Route::parse(&route(40)).unwrap();
         assert!(table.is_passed_over(late.0, &late_route) && table.is_passed_over(many.0, &late_route));
         assert!(!table.is_passed_over(late.0, &Route::parse("GET/b").unwrap()) && table.offers("GET", "/b"));
-        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Found::Never));
+        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Lookup::Unknown));
         table.apply(&[(many.0, None)], Instant::now());
         assert!(!table.is_passed_over(late.0, &late_route));
-        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Found::Now(..)));
+        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Lookup::Available(..)));
     }
 
     #[tokio::test]
@@ -520,8 +528,8 @@ mod tests {
             let address = SocketAddr::new(host, 1);
             (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1] }))
         };
-        let providers = |table: &Table| match table.find("GET", "/a") {
-            Found::Now(providers, _) => providers,
+        let providers = |table: &RoutingTable| match table.find("GET", "/a") {
+            Lookup::Available(providers, _) => providers,
             other => panic!("{other:?}"),
         };
         table.apply(&[node("x", false)], Instant::now());
@@ -533,6 +541,9 @@ mod tests {
         table.apply(&[node("y", false)], Instant::now());
         assert!(!Arc::ptr_eq(&first.list()[0].link, &providers(&table).list()[0].link), "another process");
         table.apply(&[(first.list()[0].link.address, None)], Instant::now());
-        assert!(matches!(table.find("GET", "/a"), Found::Gone) && matches!(table.find("GET", "/b"), Found::Never));
+        assert!(
+            matches!(table.find("GET", "/a"), Lookup::Unavailable)
+                && matches!(table.find("GET", "/b"), Lookup::Unknown)
+        );
     }
 }

@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::no_room;
-use crate::handler::stream::Flow;
-use crate::handler::{Caller, Progress};
-use crate::server::dispatch::{Begun, Service, Turn};
-use crate::server::queue_delay::Transit;
-use crate::server::response_queue::{Outgoing, ReplyTo, Step};
-use crate::transport::budget::{LEAST_BYTES, Share};
+use crate::handler::stream::CallStream;
+use crate::handler::{Caller, WriteProgress};
+use crate::server::dispatch::{LocalService, PolledResponse, StartedCall};
+use crate::server::queue_delay::QueueDelay;
+use crate::server::response_queue::{ResponseQueue, ResponseTarget, WriteStep};
+use crate::transport::budget::{LEAST_BYTES, PeerShare};
 use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
@@ -54,8 +54,8 @@ const LARGE_FRAME_BYTES: usize = 16 * 1024;
 const MANY: usize = 8;
 
 /// What one caller has us do.
-struct Connection<'a> {
-    service: &'a Service,
+struct CallerConnection<'a> {
+    service: &'a LocalService,
     caller: Caller,
     reader: FrameReader,
     /// A large packet that waits for its turn.
@@ -65,14 +65,14 @@ struct Connection<'a> {
     /// Packets that were begun since there were none left; and before that, since there were none.
     taken: usize,
     taken_before: usize,
-    transit: Transit,
-    at_work: FuturesUnordered<Abortable<Keyed>>,
+    transit: QueueDelay,
+    at_work: FuturesUnordered<Abortable<RunningCall>>,
     /// The calls at work that can be taken back.
-    handles: Handles,
-    outgoing: Outgoing,
+    handles: RunningCalls,
+    outgoing: ResponseQueue,
     strikes: u32,
     slice: TimeSlice,
-    share: Share,
+    share: PeerShare,
     /// Bytes that it may have now.
     may_have: usize,
     /// Bytes of calls at work, as they came.
@@ -85,44 +85,44 @@ struct Connection<'a> {
 }
 
 /// A call at work, with its key if that is a number.
-struct Keyed {
+struct RunningCall {
     key: Option<u64>,
     /// As the call came.
     bytes: usize,
-    begun: Option<Begun>,
+    begun: Option<StartedCall>,
 }
 
 /// The calls at work that a caller can do something about, by their keys.
 #[derive(Default)]
-struct Handles {
-    by_key: HashMap<u64, AtWork>,
+struct RunningCalls {
+    by_key: HashMap<u64, CallHandle>,
     /// How many of them are streams, or may become some.
     streams: usize,
 }
 
-impl Handles {
-    fn put(&mut self, key: u64, at_work: AtWork) {
+impl RunningCalls {
+    fn put(&mut self, key: u64, at_work: CallHandle) {
         self.streams += usize::from(at_work.flow.is_some());
         if let Some(replaced) = self.by_key.insert(key, at_work) {
             self.streams -= usize::from(replaced.flow.is_some());
         }
     }
 
-    fn take(&mut self, key: u64) -> Option<AtWork> {
+    fn take(&mut self, key: u64) -> Option<CallHandle> {
         let taken = self.by_key.remove(&key)?;
         self.streams -= usize::from(taken.flow.is_some());
         Some(taken)
     }
 
-    fn flow(&self, key: u64) -> Option<&Flow> {
+    fn flow(&self, key: u64) -> Option<&CallStream> {
         self.by_key.get(&key)?.flow.as_deref()
     }
 }
 
 /// What a caller can do about a call at work.
-struct AtWork {
+struct CallHandle {
     abort: AbortHandle,
-    flow: Option<Arc<Flow>>,
+    flow: Option<Arc<CallStream>>,
     /// As the call came.
     bytes: usize,
 }
@@ -131,11 +131,11 @@ struct AtWork {
 pub(crate) async fn run(
     stream: &Socket,
     peer: SocketAddr,
-    service: &Service,
+    service: &LocalService,
     finish: &CancellationToken,
 ) -> &'static str {
     let in_streams = Arc::<AtomicUsize>::default();
-    let mut connection = Connection {
+    let mut connection = CallerConnection {
         service,
         caller: Caller { instance: None, address: peer, peers: None, held_in_streams: Some(Arc::clone(&in_streams)) },
         reader: FrameReader::new(MAX_FRAME_BYTES),
@@ -143,13 +143,13 @@ pub(crate) async fn run(
         received: Instant::now(),
         taken: 0,
         taken_before: 0,
-        transit: Transit::default(),
+        transit: QueueDelay::default(),
         at_work: FuturesUnordered::new(),
-        handles: Handles::default(),
-        outgoing: Outgoing::new(LocalQueues::can_see(stream)),
+        handles: RunningCalls::default(),
+        outgoing: ResponseQueue::new(LocalQueues::can_see(stream)),
         strikes: 0,
         slice: TimeSlice::among(&service.busy),
-        share: Share::of(&service.budget),
+        share: PeerShare::of(&service.budget),
         may_have: LEAST_BYTES,
         at_work_bytes: 0,
         in_streams,
@@ -175,9 +175,9 @@ pub(crate) async fn run(
             }
         }
         let (blocked, paced) = match write(stream, &mut connection.outgoing) {
-            Ok(Step::WaitFor(unread)) => (false, Some(unread)),
-            Ok(Step::Write(_)) => (true, None),
-            Ok(Step::Done) => (false, None),
+            Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
+            Ok(WriteStep::Write(_)) => (true, None),
+            Ok(WriteStep::Done) => (false, None),
             Err(_broken) => return "broken",
         };
         stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
@@ -209,7 +209,7 @@ pub(crate) async fn run(
         // A call that has begun has to end, and waits only for what is at work.
         let is_timed = listening && (!is_full || connection.reader.pending().len() > held / 2);
         let leaving = connection.leaving;
-        let Connection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
+        let CallerConnection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
         tokio::select! {
             biased;
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
@@ -241,7 +241,7 @@ pub(crate) async fn run(
     }
 }
 
-impl Connection<'_> {
+impl CallerConnection<'_> {
     fn has_room(&self) -> bool {
         self.at_work.len().saturating_sub(self.handles.streams) < MAX_AT_WORK
             && self.reads()
@@ -267,7 +267,7 @@ impl Connection<'_> {
     /// most of what the caller may have.
     fn crowd_out(&mut self) {
         while self.in_streams.load(Ordering::Relaxed) > self.may_have / 2 {
-            let waiting = |at_work: &AtWork| at_work.flow.as_ref().map_or(0, |flow| flow.waiting_bytes());
+            let waiting = |at_work: &CallHandle| at_work.flow.as_ref().map_or(0, |flow| flow.waiting_bytes());
             let most = self.handles.by_key.values().max_by_key(|at_work| waiting(at_work));
             // What is left is of calls that are over.
             let Some(flow) = most.filter(|most| waiting(most) > 0).and_then(|most| most.flow.clone()) else { break };
@@ -286,7 +286,7 @@ impl Connection<'_> {
     }
 
     /// What was written since there were `before` bytes, unless there is no room for it: then an error is in its place.
-    fn keeps(&mut self, before: usize, to: &ReplyTo) -> bool {
+    fn keeps(&mut self, before: usize, to: &ResponseTarget) -> bool {
         let waiting = self.outgoing.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > LEAST_BYTES {
@@ -371,7 +371,7 @@ impl Connection<'_> {
         };
         let (to, before) = (begun.take_reply_to(), self.outgoing.len());
         let polled = self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink));
-        if !self.keeps(before, &to) || polled == Poll::Ready(Progress::Done) {
+        if !self.keeps(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
         begun.put_reply_to(to);
@@ -379,7 +379,7 @@ impl Connection<'_> {
         Ok(())
     }
 
-    fn put_to_work(&mut self, begun: Begun, bytes: usize) {
+    fn put_to_work(&mut self, begun: StartedCall, bytes: usize) {
         self.at_work_bytes += bytes;
         let (abort, registration) = AbortHandle::new_pair();
         let key = begun.to.key.as_ref().and_then(Key::number);
@@ -389,9 +389,9 @@ impl Connection<'_> {
             flow.leave();
         }
         if let Some(key) = key {
-            self.handles.put(key, AtWork { abort, flow: begun.to.flow.clone(), bytes });
+            self.handles.put(key, CallHandle { abort, flow: begun.to.flow.clone(), bytes });
         }
-        self.at_work.push(Abortable::new(Keyed { key, bytes, begun: Some(begun) }, registration));
+        self.at_work.push(Abortable::new(RunningCall { key, bytes, begun: Some(begun) }, registration));
     }
 
     /// A part of what the caller sends after its call; one of a call that is over is nobody's.
@@ -409,7 +409,7 @@ impl Connection<'_> {
             }
             "$cancel" => {
                 let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.take(key));
-                if let Some(AtWork { abort, bytes, .. }) = at_work {
+                if let Some(CallHandle { abort, bytes, .. }) = at_work {
                     // Its work is dropped at the next turn.
                     abort.abort();
                     self.at_work_bytes -= bytes;
@@ -424,22 +424,22 @@ impl Connection<'_> {
         }
     }
 
-    fn take_turn(&mut self, turn: <Abortable<Keyed> as Future>::Output) {
+    fn take_turn(&mut self, turn: <Abortable<RunningCall> as Future>::Output) {
         // Of what was taken back nothing counts any more.
-        let Ok((Keyed { key, bytes, begun }, turn)) = turn else { return };
+        let Ok((RunningCall { key, bytes, begun }, turn)) = turn else { return };
         self.at_work_bytes -= bytes;
         let before = self.outgoing.len();
         self.outgoing.push(turn.version, turn.packet);
         let kept = begun.as_ref().is_none_or(|begun| self.keeps(before, &begun.to));
-        match begun.filter(|_| kept && turn.progress == Progress::More) {
+        match begun.filter(|_| kept && turn.progress == WriteProgress::More) {
             Some(begun) => self.put_to_work(begun, bytes),
             None => drop(key.and_then(|key| self.handles.take(key))),
         }
     }
 }
 
-impl Future for Keyed {
-    type Output = (Self, Turn);
+impl Future for RunningCall {
+    type Output = (Self, PolledResponse);
 
     fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let Self { key, bytes, begun } = &mut *self;
@@ -451,7 +451,7 @@ impl Future for Keyed {
 /// Waits for what an old caller's window waits for, and gives what its end showed; for ever when it waits for nothing.
 async fn read_enough(
     stream: &Socket,
-    service: &Service,
+    service: &LocalService,
     unread: Option<WindowFull>,
     look: &mut Look,
     written: u64,
@@ -467,11 +467,11 @@ async fn read_enough(
 }
 
 /// Writes what the socket takes; the step says what is in the way of the rest.
-fn write(stream: &Socket, outgoing: &mut Outgoing) -> std::io::Result<Step> {
+fn write(stream: &Socket, outgoing: &mut ResponseQueue) -> std::io::Result<WriteStep> {
     loop {
         let now = Instant::now().into_std();
         let step = outgoing.next(now);
-        let Step::Write(bytes) = &step else { return Ok(step) };
+        let WriteStep::Write(bytes) = &step else { return Ok(step) };
         match stream.try_write(bytes) {
             Ok(taken) => outgoing.wrote(now, taken),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {

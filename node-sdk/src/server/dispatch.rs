@@ -18,10 +18,10 @@ use tokio::time::Instant;
 
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
-use crate::handler::stream::Flow;
-use crate::handler::{AnyHandler, Caller, Incoming, Progress, Running, Surroundings};
+use crate::handler::stream::CallStream;
+use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext, RunningHandler, WriteProgress};
 use crate::routing::router::Router;
-use crate::server::response_queue::{ReplyTo, Sink};
+use crate::server::response_queue::{ResponseSink, ResponseTarget};
 use crate::transport::budget::Budget;
 
 /// When it is worth trying again what a route has too much of to do.
@@ -32,11 +32,11 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const MAX_HOPS: u8 = 32;
 
 /// What a node offers.
-pub(crate) struct Service {
+pub(crate) struct LocalService {
     /// Of the node.
     pub(crate) name: String,
-    pub(crate) router: Router<Offer>,
-    pub(crate) surroundings: Surroundings,
+    pub(crate) router: Router<LocalRoute>,
+    pub(crate) surroundings: NodeContext,
     /// What old callers on this machine have read.
     pub(crate) local_queues: LocalQueues,
     /// The callers that send without a pause take turns.
@@ -46,7 +46,7 @@ pub(crate) struct Service {
 }
 
 /// One route of a node.
-pub(crate) struct Offer {
+pub(crate) struct LocalRoute {
     pub(crate) route: Route,
     pub(crate) handler: Box<dyn AnyHandler>,
     /// How many calls may be at work at a time.
@@ -56,15 +56,15 @@ pub(crate) struct Offer {
 }
 
 /// A call that has been begun.
-pub(crate) struct Begun {
-    pub(crate) to: ReplyTo,
+pub(crate) struct StartedCall {
+    pub(crate) to: ResponseTarget,
     context: Context,
-    running: Result<Running, ServiceError>,
+    running: Result<RunningHandler, ServiceError>,
     /// Its place among those that may be at work.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-impl Service {
+impl LocalService {
     /// Whether a call to this belongs here.
     pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
         self.router.find(method, path).is_some()
@@ -82,7 +82,7 @@ impl Service {
         may_stream: bool,
         made: Instant,
         now: Instant,
-    ) -> Result<Begun, PacketError> {
+    ) -> Result<StartedCall, PacketError> {
         let (verified, params) = (request.verified, request.params);
         let begun = self.begin_in(&mut request, made, caller, may_stream, now);
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
@@ -101,13 +101,16 @@ impl Service {
         caller: &Caller,
         may_stream: bool,
         now: Instant,
-    ) -> Begun {
+    ) -> StartedCall {
         let key = request.key.take();
         let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
         let held = caller.held_in_streams.as_ref();
-        let flow =
-            request.meta.credit.filter(|_| streams).map(|credit| Flow::new(credit, held.cloned().unwrap_or_default()));
-        let mut to = ReplyTo { version: request.version, key, flow };
+        let flow = request
+            .meta
+            .credit
+            .filter(|_| streams)
+            .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
+        let mut to = ResponseTarget { version: request.version, key, flow };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -115,7 +118,7 @@ impl Service {
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
             let message = format!("this node does not offer {}{}", request.method, request.uri);
-            return Begun::failed(to, context, ServiceError::not_found("no_route", message));
+            return StartedCall::failed(to, context, ServiceError::not_found("no_route", message));
         };
         let offer = found.value;
         if offer.one_way {
@@ -123,35 +126,35 @@ impl Service {
         }
         if context.hops > MAX_HOPS {
             let message = format!("calls that are made for calls have gone {MAX_HOPS} deep, as they do in a loop");
-            return Begun::failed(to, context, ServiceError::new(508, "loop", message));
+            return StartedCall::failed(to, context, ServiceError::new(508, "loop", message));
         }
         if let Some(left) = request.meta.time_left {
             let waited = now.saturating_duration_since(made);
             if waited >= left {
                 // Nobody waits for it any more.
                 let error = ServiceError::new(504, "deadline", "its time was over before it was begun");
-                return Begun::failed(to, context, error);
+                return StartedCall::failed(to, context, error);
             }
             if waited > left / 2 {
                 // Those who wait the longest would be answered last, and so too late: with too much to do, all of them would be.
                 let error =
                     ServiceError::new(503, "overloaded", "it has waited for half of its time, and was not begun");
-                return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
+                return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
         }
         if to.flow.is_some() && !may_stream {
             let error = ServiceError::new(503, "overloaded", "as many streams as one caller may have are open");
-            return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
+            return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
         }
         let permit = match offer.at_most.as_ref().map(|places| Arc::clone(places).try_acquire_owned()) {
             Some(Ok(permit)) => Some(permit),
             Some(Err(_full)) => {
                 let error = ServiceError::new(503, "overloaded", "as many calls as may be are at work");
-                return Begun::failed(to, context, error.retry_after(RETRY_AFTER));
+                return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
             None => None,
         };
-        let call = Incoming {
+        let call = IncomingCall {
             version: request.version,
             params: request.params,
             verified: Cell::new(request.verified),
@@ -167,7 +170,7 @@ impl Service {
         let begin = || offer.handler.begin(&call);
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
-        Begun { to, context, running, _permit: permit }
+        StartedCall { to, context, running, _permit: permit }
     }
 
     /// A call that this very node makes. Gives its answer as a frame.
@@ -201,45 +204,49 @@ impl Service {
                 held_in_streams: None,
             };
             let mut begun = self.begin_in(&mut request, now, &caller, true, now);
-            let Turn { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
+            let PolledResponse { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
             packet.freeze()
         }
     }
 }
 
-impl Begun {
-    fn failed(to: ReplyTo, context: Context, error: ServiceError) -> Self {
+impl StartedCall {
+    fn failed(to: ResponseTarget, context: Context, error: ServiceError) -> Self {
         Self { to, context, running: Err(error), _permit: None }
     }
 
     /// Where the answer goes, for as long as somebody else keeps it.
-    pub(crate) fn take_reply_to(&mut self) -> ReplyTo {
-        ReplyTo { version: self.to.version, key: self.to.key.take(), flow: self.to.flow.take() }
+    pub(crate) fn take_reply_to(&mut self) -> ResponseTarget {
+        ResponseTarget { version: self.to.version, key: self.to.key.take(), flow: self.to.flow.take() }
     }
 
-    pub(crate) fn put_reply_to(&mut self, to: ReplyTo) {
+    pub(crate) fn put_reply_to(&mut self, to: ResponseTarget) {
         self.to = to;
     }
 
     /// Goes on with the work; what there is of the answer is in `sink`. A panic costs this call only.
-    pub(crate) fn poll_answer(&mut self, task: &mut TaskContext<'_>, sink: &mut Sink<'_>) -> Poll<Progress> {
+    pub(crate) fn poll_answer(
+        &mut self,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress> {
         let running = match &mut self.running {
             Ok(running) => running.as_mut(),
             Err(error) => {
                 sink.failure(error);
-                return Poll::Ready(Progress::Done);
+                return Poll::Ready(WriteProgress::Done);
             }
         };
         sink.attend(task);
         let poll = || self.context.enter(|| running.poll_answer(task, sink));
         match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) if sink.has_written() => Poll::Ready(Progress::More),
+            Ok(Poll::Pending) if sink.has_written() => Poll::Ready(WriteProgress::More),
             Ok(polled) => polled,
             Err(panic) => {
                 sink.clear();
                 sink.failure(&panicked(&*panic));
-                Poll::Ready(Progress::Done)
+                Poll::Ready(WriteProgress::Done)
             }
         }
     }
@@ -247,21 +254,21 @@ impl Begun {
 
 /// What work that was not done at once has given.
 #[derive(Debug)]
-pub(crate) struct Turn {
+pub(crate) struct PolledResponse {
     pub(crate) version: Version,
     pub(crate) packet: BytesMut,
-    pub(crate) progress: Progress,
+    pub(crate) progress: WriteProgress,
 }
 
-impl Begun {
+impl StartedCall {
     /// As [`poll_answer`](Self::poll_answer), with a packet of its own.
-    pub(crate) fn poll_turn(&mut self, task: &mut TaskContext<'_>) -> Poll<Turn> {
+    pub(crate) fn poll_turn(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
         let to = self.take_reply_to();
         let mut packet = BytesMut::new();
-        let polled = self.poll_answer(task, &mut Sink::new(&mut packet, &to));
+        let polled = self.poll_answer(task, &mut ResponseSink::new(&mut packet, &to));
         let version = to.version;
         self.to = to;
-        polled.map(|progress| Turn { version, packet, progress })
+        polled.map(|progress| PolledResponse { version, packet, progress })
     }
 }
 

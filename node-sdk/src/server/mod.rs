@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::dispatch::Service;
+use self::dispatch::LocalService;
 
 /// Callers at a time: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
@@ -30,7 +30,7 @@ pub(crate) const LONGEST_SERVED: Duration = LEAVE_TIME.saturating_add(FINISH_TIM
 
 /// Serves callers until `leaving` is cancelled and they have gone, or have had their time. Returns how many connections
 /// were cut with calls in flight.
-pub(crate) async fn serve(listener: Listener, service: Arc<Service>, leaving: CancellationToken) -> usize {
+pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, leaving: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
     let mut full = Throttle::default();
@@ -71,7 +71,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<Service>, leaving: Ca
     }
 }
 
-async fn run(stream: Socket, peer: SocketAddr, service: Arc<Service>, finish: CancellationToken) {
+async fn run(stream: Socket, peer: SocketAddr, service: Arc<LocalService>, finish: CancellationToken) {
     let reason = connection::run(&stream, peer, &service, &finish).await;
     debug!(%peer, reason, "caller's connection ended");
 }

@@ -12,11 +12,11 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Knows when, by our clock, the caller's clock stood at zero, as seen through the fastest call so far.
 #[derive(Debug, Default)]
-pub(crate) struct Transit {
+pub(crate) struct QueueDelay {
     zero: Option<(Instant, Instant)>,
 }
 
-impl Transit {
+impl QueueDelay {
     /// How much longer than the fastest a call has waited that was made so long after the caller's zero, and read at
     /// `received`. What waits in the buffers of an overloaded node shows here.
     pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
@@ -38,7 +38,7 @@ mod tests {
     #[tokio::test]
     async fn what_waits_longer_than_the_fastest_is_seen() {
         let start = Instant::now() + Duration::from_secs(1000);
-        let mut transit = Transit::default();
+        let mut transit = QueueDelay::default();
         let mut delay = |received, sent| {
             let delay = transit.delay(start + Duration::from_millis(received), Duration::from_millis(sent));
             (delay.as_micros() + 500) / 1000

@@ -13,8 +13,8 @@ use protocol::{
 };
 
 use crate::error::ServiceError;
-use crate::handler::Progress;
-use crate::handler::stream::{Flow, Parts};
+use crate::handler::WriteProgress;
+use crate::handler::stream::{CallStream, Parts};
 use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
@@ -29,7 +29,7 @@ const PARTS_BYTES: usize = 64 * 1024;
 /// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
 /// can read at once.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
+pub(crate) struct ResponseQueue {
     batch: BytesMut,
     legacy: VecDeque<Bytes>,
     legacy_bytes: usize,
@@ -41,7 +41,7 @@ pub(crate) struct Outgoing {
 
 /// What the caller's socket should do now.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum WriteStep {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
     /// An old caller is still reading: wait for this.
@@ -52,15 +52,15 @@ pub(crate) enum Step {
 
 /// Where an answer goes; nowhere for a call without a key.
 #[derive(Debug)]
-pub(crate) struct ReplyTo {
+pub(crate) struct ResponseTarget {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
     /// What makes it a stream, if its caller takes one.
-    pub(crate) flow: Option<Arc<Flow>>,
+    pub(crate) flow: Option<Arc<CallStream>>,
 }
 
 /// Whoever still takes the items of a call that is over finds out.
-impl Drop for ReplyTo {
+impl Drop for ResponseTarget {
     fn drop(&mut self) {
         if let Some(flow) = &self.flow {
             flow.cut();
@@ -70,14 +70,14 @@ impl Drop for ReplyTo {
 
 /// Takes one answer. What does not become one leaves nothing behind.
 #[derive(Debug)]
-pub(crate) struct Sink<'a> {
+pub(crate) struct ResponseSink<'a> {
     out: &'a mut BytesMut,
     start: usize,
-    to: &'a ReplyTo,
+    to: &'a ResponseTarget,
 }
 
-impl<'a> Sink<'a> {
-    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ReplyTo) -> Self {
+impl<'a> ResponseSink<'a> {
+    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ResponseTarget) -> Self {
         Self { start: out.len(), out, to }
     }
 
@@ -121,11 +121,11 @@ impl<'a> Sink<'a> {
     }
 
     /// Writes parts of an answer, as many as its caller takes now.
-    pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<Progress> {
-        let Some((flow, key)) = self.stream() else { return Poll::Ready(Progress::Done) };
+    pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
+        let Some((flow, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
         loop {
             if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
-                return Poll::Ready(Progress::More);
+                return Poll::Ready(WriteProgress::More);
             }
             let number = ready!(flow.poll_ready(task));
             let before = self.out.len();
@@ -154,7 +154,7 @@ impl<'a> Sink<'a> {
                 Some(error) => self.failure(&error),
                 None => write_end(self.out, Side::Callee, key, number),
             }
-            return Poll::Ready(Progress::Done);
+            return Poll::Ready(WriteProgress::Done);
         }
     }
 
@@ -170,8 +170,8 @@ impl<'a> Sink<'a> {
         }
     }
 
-    fn stream(&self) -> Option<(&'a Flow, u64)> {
-        let ReplyTo { flow, key, .. } = self.to;
+    fn stream(&self) -> Option<(&'a CallStream, u64)> {
+        let ResponseTarget { flow, key, .. } = self.to;
         Some((flow.as_deref()?, key.as_ref()?.number()?))
     }
 
@@ -185,7 +185,7 @@ impl<'a> Sink<'a> {
     }
 }
 
-impl Outgoing {
+impl ResponseQueue {
     /// `can_see`: the caller's end can be looked at.
     pub(crate) fn new(can_see: bool) -> Self {
         let read_time = (!can_see).then_some(LEGACY_READ_TIME);
@@ -218,7 +218,7 @@ impl Outgoing {
     }
 
     /// Takes back what was written since there were `bytes`, and has an error in its place.
-    pub(crate) fn replace(&mut self, bytes: usize, to: &ReplyTo, error: &ServiceError) {
+    pub(crate) fn replace(&mut self, bytes: usize, to: &ResponseTarget, error: &ServiceError) {
         let added = self.len().saturating_sub(bytes);
         match to.version {
             Version::V2 => {
@@ -236,12 +236,12 @@ impl Outgoing {
     }
 
     /// Gives `answer` a place to write one answer to.
-    pub(crate) fn answer<R>(&mut self, to: &ReplyTo, answer: impl FnOnce(&mut Sink<'_>) -> R) -> R {
+    pub(crate) fn answer<R>(&mut self, to: &ResponseTarget, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
         match to.version {
-            Version::V2 => answer(&mut Sink::new(&mut self.batch, to)),
+            Version::V2 => answer(&mut ResponseSink::new(&mut self.batch, to)),
             Version::V1 => {
                 let mut packet = BytesMut::new();
-                let done = answer(&mut Sink::new(&mut packet, to));
+                let done = answer(&mut ResponseSink::new(&mut packet, to));
                 self.push_legacy(packet);
                 done
             }
@@ -263,7 +263,7 @@ impl Outgoing {
         }
     }
 
-    pub(crate) fn next(&mut self, now: Instant) -> Step {
+    pub(crate) fn next(&mut self, now: Instant) -> WriteStep {
         if self.rest.is_empty() {
             if !self.batch.is_empty() {
                 // What has become large is given back when it is written.
@@ -272,14 +272,14 @@ impl Outgoing {
                 self.rest = batch.freeze();
             } else if let Some(packet) = self.legacy.front() {
                 if let Err(unread) = self.window.admit(now, packet.len()) {
-                    return Step::WaitFor(unread);
+                    return WriteStep::WaitFor(unread);
                 }
                 self.legacy_bytes -= packet.len();
                 self.rest = self.legacy.pop_front().unwrap_or_default();
             }
         }
         self.rest_room = self.rest_room.max(self.rest.len());
-        if self.rest.is_empty() { Step::Done } else { Step::Write(self.rest.clone()) }
+        if self.rest.is_empty() { WriteStep::Done } else { WriteStep::Write(self.rest.clone()) }
     }
 
     /// Everything written so far. Ask before looking at the caller's end.
@@ -309,19 +309,19 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    struct Caller {
-        outgoing: Outgoing,
+    struct TestCaller {
+        outgoing: ResponseQueue,
         start: Instant,
     }
 
-    impl Caller {
+    impl TestCaller {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new() -> Self {
-            Self { outgoing: Outgoing::new(false), start: Instant::now() }
+            Self { outgoing: ResponseQueue::new(false), start: Instant::now() }
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let to = ReplyTo { version: to, key: Some(Key::Number(1)), flow: None };
+            let to = ResponseTarget { version: to, key: Some(Key::Number(1)), flow: None };
             self.outgoing.answer(&to, |sink| {
                 sink.success(200, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());
@@ -335,12 +335,12 @@ mod tests {
         fn check(&mut self, ms: u64, expected: Result<Option<usize>, u64>) {
             let at = |ms| self.start + Duration::from_millis(ms);
             let seen = match self.outgoing.next(at(ms)) {
-                Step::Write(bytes) => {
+                WriteStep::Write(bytes) => {
                     self.outgoing.wrote(at(ms), bytes.len());
                     Ok(Some(bytes.len()))
                 }
-                Step::WaitFor(unread) => Err(unread),
-                Step::Done => Ok(None),
+                WriteStep::WaitFor(unread) => Err(unread),
+                WriteStep::Done => Ok(None),
             };
             assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(at(ms))));
         }
@@ -348,7 +348,7 @@ mod tests {
 
     #[test]
     fn version_2_answers_leave_in_one_write() {
-        let mut caller = Caller::new();
+        let mut caller = TestCaller::new();
         caller.check(0, Ok(None));
         caller.push(Version::V2, 100_000);
         caller.push(Version::V2, 100_000);
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn version_1_answers_leave_one_by_one_as_they_are_read() {
-        let mut caller = Caller::new();
+        let mut caller = TestCaller::new();
         let around = r#"{"key":1,"errorcode":0,"errormessage":"success","results":""}¶"#.len();
         for bytes in [60_000, 5_000, 1_000] {
             caller.push(Version::V1, bytes);
@@ -372,10 +372,10 @@ mod tests {
 
     #[test]
     fn an_answer_that_would_cut_the_connection_becomes_an_error() {
-        let mut caller = Caller::new();
+        let mut caller = TestCaller::new();
         caller.push(Version::V2, 10);
         caller.push(Version::V2, MAX_FRAME_BYTES);
-        let Step::Write(packets) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+        let WriteStep::Write(packets) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
         assert!(packets.len() < 300 && packets.windows(16).any(|window| window == b"answer_too_large"));
     }
 
@@ -383,9 +383,9 @@ mod tests {
     fn an_answer_that_would_kill_its_caller_becomes_an_error() {
         let around = r#"{"key":1,"errorcode":0,"errormessage":"success","results":""}¶"#.len();
         for (bytes, whole) in [(LEGACY_READ_BYTES - around, true), (LEGACY_READ_BYTES - around + 1, false)] {
-            let mut caller = Caller::new();
+            let mut caller = TestCaller::new();
             caller.push(Version::V1, bytes);
-            let Step::Write(packet) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+            let WriteStep::Write(packet) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
             assert_eq!(packet.len() == LEGACY_READ_BYTES, whole);
             assert_eq!(packet.starts_with(br#"{"key":1,"errorcode":500,"#), !whole);
         }

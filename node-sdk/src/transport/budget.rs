@@ -31,7 +31,7 @@ pub(crate) struct Budget {
 
 /// What a node keeps for its callers now, and has refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Buffers {
+pub struct BufferUsage {
     /// Bytes of packets, parts and answers that wait. What each caller may always have, 16 KiB, is not counted.
     pub bytes: usize,
     /// How many there may be: see [`NodeBuilder::buffers`](crate::NodeBuilder::buffers).
@@ -55,9 +55,9 @@ impl Budget {
         Arc::new(Self { limit, most, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
-    pub(crate) fn buffers(&self) -> Buffers {
+    pub(crate) fn buffers(&self) -> BufferUsage {
         let (bytes, refused) = (self.used.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
-        Buffers { bytes, limit: self.limit, refused }
+        BufferUsage { bytes, limit: self.limit, refused }
     }
 
     fn free(&self) -> usize {
@@ -67,13 +67,13 @@ impl Budget {
 
 /// One peer's part of the budget. Dropping it gives everything back.
 #[derive(Debug)]
-pub(crate) struct Share {
+pub(crate) struct PeerShare {
     budget: Arc<Budget>,
     /// What it has of the budget: whole portions.
     charged: usize,
 }
 
-impl Share {
+impl PeerShare {
     pub(crate) fn of(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), charged: 0 }
     }
@@ -107,7 +107,7 @@ impl Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for PeerShare {
     fn drop(&mut self) {
         self.settle(0);
     }
@@ -122,7 +122,7 @@ mod tests {
         #[track_caller]
         fn check(callers: usize, least: usize) {
             let budget = Budget::new(DEFAULT_BYTES);
-            let mut shares: Vec<_> = (0..callers).map(|_| (Share::of(&budget), 0)).collect();
+            let mut shares: Vec<_> = (0..callers).map(|_| (PeerShare::of(&budget), 0)).collect();
             // Each takes what it may, a read at a time, until nobody may.
             while shares.iter_mut().fold(false, |takes, (share, held)| {
                 let more = share.settle(*held).saturating_sub(*held).min(PORTION);
@@ -136,7 +136,7 @@ mod tests {
             assert!(fewest >= least, "{callers}: {fewest} to {most}");
             let used = budget.buffers().bytes;
             assert!(used <= DEFAULT_BYTES + PORTION, "{callers}: {used}");
-            assert!(Share::of(&budget).settle(0) >= fewest.min(most) / 2, "the next one gets some");
+            assert!(PeerShare::of(&budget).settle(0) >= fewest.min(most) / 2, "the next one gets some");
             drop(shares);
             assert_eq!(budget.buffers().bytes, 0, "all is given back");
         }
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn what_is_small_always_fits() {
         let budget = Budget::new(1 << 20);
-        let (mut large, small) = (Share::of(&budget), Share::of(&budget));
+        let (mut large, small) = (PeerShare::of(&budget), PeerShare::of(&budget));
         assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));
         large.settle(1 << 20);
         assert!(small.fits(LEAST_BYTES) && !small.fits(LEAST_BYTES + PORTION + 1));

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Network, SHOWN_BYTES, Socket as Connection, Throttle, TimeSlice, debug, shown, tune, warn};
+use daemon::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, debug, shown, tune, warn};
 use futures::task::AtomicWaker;
 use protocol::{Packet, Part, Side, Version, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
@@ -18,14 +18,15 @@ use tokio::time::{Instant, Sleep, sleep_until};
 pub(crate) use self::open_stream::OpenStream;
 use crate::balance::{Load, Readiness};
 use crate::transport::backoff::Backoff;
-use crate::transport::budget::{Budget, LEAST_BYTES, Share};
-use crate::transport::in_flight::{Deadlines, InFlight, Limits, Outcome, Refusal};
-use crate::transport::unexpected::{Strays, cost_of};
+use crate::transport::budget::{Budget, LEAST_BYTES, PeerShare};
+use crate::transport::in_flight::{CallDeadlines, CallResult, EnqueueError, InFlight, InFlightLimits};
+use crate::transport::unexpected::{UnexpectedFrames, cost_of};
 
 /// Most bytes of one packet, either way.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Calls and bytes that may wait for one node: what it could answer within a deadline at the best of times.
-const LIMITS: Limits = Limits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
+const LIMITS: InFlightLimits =
+    InFlightLimits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
 /// A node in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take nothing of what is written to it.
@@ -39,7 +40,7 @@ const TURNS: u32 = 8;
 
 /// The one connection to another node, made when it is first needed.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
     /// Which process it is; nodes of version 1 do not say.
@@ -50,7 +51,7 @@ pub(crate) struct Link {
     pub(crate) load: Load,
     /// Somebody who looks after it says that it should be passed over.
     unhealthy: AtomicBool,
-    shared: Mutex<Shared>,
+    shared: Mutex<ConnectionState>,
     /// The task that owns the socket: there is something to write, or the link is retired.
     task: AtomicWaker,
     /// What a node of version 2 is told first: who we are.
@@ -59,13 +60,13 @@ pub(crate) struct Link {
 }
 
 #[derive(Debug)]
-struct Shared {
-    state: State,
+struct ConnectionState {
+    state: ConnectionPhase,
     calls: InFlight,
     backoff: Backoff,
     retired: bool,
     /// The live connection.
-    socket: Option<Arc<Connection>>,
+    socket: Option<Arc<Socket>>,
     /// Bytes that a caller began to write, and the system has not taken: they leave before all others.
     rest: BytesMut,
     /// The task holds bytes that the system has not taken.
@@ -73,18 +74,18 @@ struct Shared {
     /// When the connection that is there, or comes, was told who we are.
     hello_at: Instant,
     /// What the node sends that nobody waits for.
-    strays: Strays,
+    strays: UnexpectedFrames,
     strange: Throttle,
     /// Lines about what the node is cut for.
     cut: Throttle,
     /// Since it was too much, the node is not called before this.
     rests_until: Option<Instant>,
     /// Of what all nodes that are called may have here.
-    share: Share,
+    share: PeerShare,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum ConnectionPhase {
     /// Never connected.
     Idle,
     /// A task is connecting.
@@ -97,15 +98,15 @@ enum State {
 
 /// A call that was taken. Dropping it takes the call back: what is not written never will be, and of what is, the node is told.
 #[derive(Debug)]
-pub(crate) struct Pending {
-    link: Arc<Link>,
+pub(crate) struct PendingCall {
+    link: Arc<Connection>,
     key: u64,
     done: bool,
     /// It is a part of what the node has to do.
     counts: bool,
 }
 
-impl Link {
+impl Connection {
     pub(crate) fn new(
         address: SocketAddr,
         version: Version,
@@ -117,8 +118,8 @@ impl Link {
     ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
-        let shared = Shared {
-            state: State::Idle,
+        let shared = ConnectionState {
+            state: ConnectionPhase::Idle,
             calls,
             backoff,
             retired: false,
@@ -126,11 +127,11 @@ impl Link {
             rest: BytesMut::new(),
             is_writing: false,
             hello_at,
-            strays: Strays::new(hello_at.into_std()),
+            strays: UnexpectedFrames::new(hello_at.into_std()),
             strange: Throttle::default(),
             cut: Throttle::default(),
             rests_until: None,
-            share: Share::of(budget),
+            share: PeerShare::of(budget),
         };
         let load = Load::new(Instant::now().into_std());
         let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
@@ -140,13 +141,13 @@ impl Link {
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
         match self.lock().state {
-            State::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
-            State::Up => Readiness::Up,
-            State::Connecting if !self.is_healthy() => Readiness::Ejected,
-            State::Connecting => Readiness::Connecting,
-            State::Idle => Readiness::Due,
-            State::Down(until) if now >= until => Readiness::Due,
-            State::Down(_) => Readiness::Resting,
+            ConnectionPhase::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
+            ConnectionPhase::Up => Readiness::Ready,
+            ConnectionPhase::Connecting if !self.is_healthy() => Readiness::Ejected,
+            ConnectionPhase::Connecting => Readiness::Connecting,
+            ConnectionPhase::Idle => Readiness::Reconnect,
+            ConnectionPhase::Down(until) if now >= until => Readiness::Reconnect,
+            ConnectionPhase::Down(_) => Readiness::CoolingDown,
         }
     }
 
@@ -163,8 +164,8 @@ impl Link {
     pub(crate) fn connect(self: &Arc<Self>, unreachable: impl FnOnce(SocketAddr) + Send + 'static) {
         let mut shared = self.lock();
         match shared.state {
-            State::Connecting | State::Up => return,
-            State::Idle | State::Down(_) => shared.state = State::Connecting,
+            ConnectionPhase::Connecting | ConnectionPhase::Up => return,
+            ConnectionPhase::Idle | ConnectionPhase::Down(_) => shared.state = ConnectionPhase::Connecting,
         }
         if self.version == Version::V2 {
             // Nothing waits yet, so this is first, and never too much.
@@ -185,14 +186,14 @@ impl Link {
     pub(crate) fn call(
         self: &Arc<Self>,
         now: Instant,
-        deadlines: Deadlines,
+        deadlines: CallDeadlines,
         write: impl FnOnce(u64, Duration, &mut BytesMut),
-    ) -> Result<Pending, Refusal> {
+    ) -> Result<PendingCall, EnqueueError> {
         let mut shared = self.lock();
-        let Shared { calls, state, hello_at, .. } = &mut *shared;
+        let ConnectionState { calls, state, hello_at, .. } = &mut *shared;
         let sent = now.saturating_duration_since(*hello_at);
         let key = calls.admit(now.into_std(), deadlines, |key, out| write(key, sent, out))?;
-        let wakers = if let State::Idle | State::Down(_) = state {
+        let wakers = if let ConnectionPhase::Idle | ConnectionPhase::Down(_) = state {
             // It was lost between connecting and calling: nothing will come.
             calls.fail_all()
         } else {
@@ -203,11 +204,11 @@ impl Link {
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.load.begin(now.into_std());
         self.task.wake();
-        Ok(Pending { link: Arc::clone(self), key, done: false, counts: true })
+        Ok(PendingCall { link: Arc::clone(self), key, done: false, counts: true })
     }
 
     /// Takes a packet that nobody waits for an answer to.
-    pub(crate) fn send(&self, write: impl FnOnce(&mut BytesMut)) -> Result<(), Refusal> {
+    pub(crate) fn send(&self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
         self.lock().calls.send(write)?;
         self.task.wake();
         Ok(())
@@ -225,14 +226,14 @@ impl Link {
     }
 
     /// Nothing waits inside, and a panic elsewhere leaves the table whole.
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects and serves the connection until it ends. Returns whether there was one.
     async fn run(&self) -> bool {
         // Leaves the link in order even when this task is dropped with its runtime.
-        let down = GoDown(self);
+        let down = FailOnDrop(self);
         let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
         let connecting = pin!(self.network.connect_to(self.address));
         let stream = match self.connected(connecting, timer.as_mut()).await {
@@ -250,12 +251,12 @@ impl Link {
         let stream = Arc::new(stream);
         {
             let mut shared = self.lock();
-            shared.state = State::Up;
+            shared.state = ConnectionPhase::Up;
             shared.socket = Some(Arc::clone(&stream));
             shared.backoff.succeeded();
         }
         self.load.connected(Instant::now().into_std());
-        let mut socket = Socket {
+        let mut socket = Driver {
             stream,
             reader: FrameReader::new(MAX_FRAME_BYTES),
             unsent: BytesMut::new(),
@@ -265,8 +266,8 @@ impl Link {
         };
         let reason = loop {
             match poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await {
-                Turn::Pause => yield_now().await,
-                Turn::End(reason) => break reason,
+                DriverPause::Yield => yield_now().await,
+                DriverPause::End(reason) => break reason,
             }
         };
         debug!(node = %self.address, reason, "connection to node ended");
@@ -277,9 +278,9 @@ impl Link {
     /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
     async fn connected(
         &self,
-        mut connecting: Pin<&mut impl Future<Output = std::io::Result<Connection>>>,
+        mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
         mut timer: Pin<&mut Sleep>,
-    ) -> Option<std::io::Result<Connection>> {
+    ) -> Option<std::io::Result<Socket>> {
         let give_up = timer.deadline();
         poll_fn(|context| {
             self.task.register(context.waker());
@@ -301,10 +302,15 @@ impl Link {
     }
 
     /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
-    fn poll_serve(&self, context: &mut Context<'_>, socket: &mut Socket, mut timer: Pin<&mut Sleep>) -> Poll<Turn> {
+    fn poll_serve(
+        &self,
+        context: &mut Context<'_>,
+        socket: &mut Driver,
+        mut timer: Pin<&mut Sleep>,
+    ) -> Poll<DriverPause> {
         self.task.register(context.waker());
         if socket.unsent.is_empty() && self.lock().calls.waits_for_others() {
-            return Poll::Ready(Turn::Pause);
+            return Poll::Ready(DriverPause::Yield);
         }
         let mut begin = None;
         for _ in 0..TURNS {
@@ -314,11 +320,11 @@ impl Link {
             }
             let writing = match self.write(context, socket, now) {
                 Ok(writing) => writing,
-                Err(reason) => return Poll::Ready(Turn::End(reason)),
+                Err(reason) => return Poll::Ready(DriverPause::End(reason)),
             };
             let readable = socket.more || socket.stream.poll_read_ready(context).is_ready();
             if readable && let Err(reason) = self.read(socket) {
-                return Poll::Ready(Turn::End(reason));
+                return Poll::Ready(DriverPause::End(reason));
             }
             if socket.more {
                 // Those who have their answers may call again meanwhile, and the node begins with that.
@@ -330,7 +336,7 @@ impl Link {
             let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
             if stalls.is_some_and(|at| at <= now) {
                 warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
-                return Poll::Ready(Turn::End("stalled"));
+                return Poll::Ready(DriverPause::End("stalled"));
             }
             let (due, expired) = self.pass_time(now);
             if expired {
@@ -371,7 +377,7 @@ impl Link {
     }
 
     /// Writes what waits. Returns whether anything was taken.
-    fn write(&self, context: &mut Context<'_>, socket: &mut Socket, now: Instant) -> Result<bool, &'static str> {
+    fn write(&self, context: &mut Context<'_>, socket: &mut Driver, now: Instant) -> Result<bool, &'static str> {
         let mut progress = false;
         let mut shared = self.lock();
         loop {
@@ -407,7 +413,7 @@ impl Link {
     }
 
     /// Reads once, and gives each answer to whoever waits for it.
-    fn read(&self, socket: &mut Socket) -> Result<(), &'static str> {
+    fn read(&self, socket: &mut Driver) -> Result<(), &'static str> {
         if !socket.more {
             match socket.reader.fill(&socket.stream) {
                 Ok(true) => {}
@@ -437,7 +443,7 @@ impl Link {
         let (mut useful, mut strays) = (0, 0);
         for frame in socket.answers.drain(..) {
             let (key, meaning) = match success_parts(&frame) {
-                Some((key, _)) => (Some(key), Meaning::Answer),
+                Some((key, _)) => (Some(key), FrameKind::Response),
                 None if protocol::is_blank(&frame) => {
                     strays += cost_of(frame.len());
                     continue;
@@ -446,9 +452,9 @@ impl Link {
             };
             let bytes = frame.len();
             let answered = match (key, meaning) {
-                (Some(key), Meaning::Answer) => shared.calls.answer(now, key, frame),
-                (Some(key), Meaning::Part(part)) => shared.calls.part(now, key, part, frame),
-                (Some(key), Meaning::Credit(bytes)) => {
+                (Some(key), FrameKind::Response) => shared.calls.answer(now, key, frame),
+                (Some(key), FrameKind::Part(part)) => shared.calls.part(now, key, part, frame),
+                (Some(key), FrameKind::Credit(bytes)) => {
                     shared.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
                 }
                 (None, _) => Err(frame),
@@ -466,8 +472,8 @@ impl Link {
                 }
                 Err(frame) => {
                     let is_late = match (key, meaning) {
-                        (Some(key), Meaning::Part(part)) if !part.is_end => shared.calls.takes_late_part(key, bytes),
-                        (Some(key), Meaning::Credit(_)) => shared.calls.takes_late_part(key, bytes),
+                        (Some(key), FrameKind::Part(part)) if !part.is_end => shared.calls.takes_late_part(key, bytes),
+                        (Some(key), FrameKind::Credit(_)) => shared.calls.takes_late_part(key, bytes),
                         (Some(_), _) => shared.calls.takes_late_answer(key),
                         (None, _) => is_null(&frame) && shared.calls.takes_late_answer(None),
                     };
@@ -502,7 +508,7 @@ impl Link {
     }
 }
 
-impl Shared {
+impl ConnectionState {
     /// Parts have come or gone, and so much of a packet has come. Gives how much there may be of both, if there is much.
     fn settle(&mut self, begun: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + begun;
@@ -560,26 +566,26 @@ impl Shared {
 
 /// What a packet from another node is.
 #[derive(Clone, Copy)]
-enum Meaning {
-    Answer,
+enum FrameKind {
+    Response,
     Part(Part),
     Credit(u32),
 }
 
 /// The key and meaning of what is not a usual answer in our own spelling.
-fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, Meaning) {
+fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
     if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
-        return (Some(key), Meaning::Part(part));
+        return (Some(key), FrameKind::Part(part));
     }
     match Packet::parse(frame) {
         Ok(packet) => {
-            let part = Part::from_packet(&packet).map(Meaning::Part);
-            let meaning = part.or_else(|| read_credit(&packet).map(Meaning::Credit)).unwrap_or(Meaning::Answer);
+            let part = Part::from_packet(&packet).map(FrameKind::Part);
+            let meaning = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
             (packet.key.as_ref().and_then(protocol::Key::number), meaning)
         }
         // How an old service answers a method that it does not know.
-        Err(_) if is_null(frame) => (calls.only_unanswered(), Meaning::Answer),
-        Err(_) => (None, Meaning::Answer),
+        Err(_) if is_null(frame) => (calls.only_unanswered(), FrameKind::Response),
+        Err(_) => (None, FrameKind::Response),
     }
 }
 
@@ -588,8 +594,8 @@ fn is_null(frame: &[u8]) -> bool {
 }
 
 /// A live connection.
-struct Socket {
-    stream: Arc<Connection>,
+struct Driver {
+    stream: Arc<Socket>,
     reader: FrameReader,
     /// What the system has not taken yet.
     unsent: BytesMut,
@@ -601,21 +607,21 @@ struct Socket {
 }
 
 /// Why the connection is not served for a moment, or no longer.
-enum Turn {
+enum DriverPause {
     /// Others who are about to be woken may have calls for the next write.
-    Pause,
+    Yield,
     End(&'static str),
 }
 
 /// Fails all calls of a link when its connection ends, however it ends.
-struct GoDown<'a>(&'a Link);
+struct FailOnDrop<'a>(&'a Connection);
 
-impl Drop for GoDown<'_> {
+impl Drop for FailOnDrop<'_> {
     fn drop(&mut self) {
         let mut shared = self.0.lock();
         let wait = shared.backoff.failed(fastrand::f64());
         let until = Instant::now() + wait;
-        shared.state = State::Down(shared.rests_until.take().map_or(until, |rest| rest.max(until)));
+        shared.state = ConnectionPhase::Down(shared.rests_until.take().map_or(until, |rest| rest.max(until)));
         shared.socket = None;
         shared.rest.clear();
         shared.is_writing = false;
@@ -626,9 +632,9 @@ impl Drop for GoDown<'_> {
     }
 }
 
-impl Pending {
+impl PendingCall {
     /// The outcome of the call, once.
-    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<Outcome> {
+    pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<CallResult> {
         let outcome = self.link.lock().calls.poll(self.key, context);
         if outcome.is_ready() {
             self.done = true;
@@ -650,7 +656,7 @@ impl Pending {
     }
 
     /// Who was called.
-    pub(crate) fn link(&self) -> &Arc<Link> {
+    pub(crate) fn link(&self) -> &Arc<Connection> {
         &self.link
     }
 
@@ -660,7 +666,7 @@ impl Pending {
     }
 }
 
-impl Drop for Pending {
+impl Drop for PendingCall {
     fn drop(&mut self) {
         if !self.done {
             self.link.lock().calls.cancel(self.key);

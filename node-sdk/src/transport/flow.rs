@@ -8,7 +8,7 @@ use protocol::Part;
 
 /// Parts that have come, in order.
 #[derive(Debug)]
-pub(crate) struct Inflow {
+pub(crate) struct ReceiveWindow {
     /// Bytes that the other side may send ahead; the last part may go beyond it. They are given back as credit by halves: two of them
     /// keep it busy.
     window: u32,
@@ -26,7 +26,7 @@ pub(crate) struct Inflow {
 
 /// What the other side did that no sound one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Abuse {
+pub(crate) enum FlowViolation {
     /// A part is missing, or comes twice.
     Gap,
     /// It sends a part, and has no credit left.
@@ -35,30 +35,30 @@ pub(crate) enum Abuse {
 
 /// What may be sent.
 #[derive(Debug)]
-pub(crate) struct Outflow {
+pub(crate) struct SendWindow {
     credit: i64,
     sent: u64,
     is_over: bool,
     writer: Option<Waker>,
 }
 
-impl Inflow {
+impl ReceiveWindow {
     pub(crate) fn new(window: u32) -> Self {
         let (credit, waiting) = (window.into(), VecDeque::new());
         Self { window, credit, waiting, waiting_bytes: 0, last: 0, taken: 0, is_over: false, reader: None }
     }
 
     /// A part has come. Gives whom to wake.
-    pub(crate) fn put(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, Abuse> {
+    pub(crate) fn put(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, FlowViolation> {
         if self.is_over || part.number != self.last + 1 {
-            return Err(Abuse::Gap);
+            return Err(FlowViolation::Gap);
         }
         self.last = part.number;
         if part.is_end {
             return Ok(self.end());
         }
         if self.credit <= 0 {
-            return Err(Abuse::Overrun);
+            return Err(FlowViolation::Overrun);
         }
         self.credit -= i64::try_from(frame.len()).unwrap_or(i64::MAX);
         self.waiting_bytes += frame.len();
@@ -115,7 +115,7 @@ impl Inflow {
     }
 }
 
-impl Outflow {
+impl SendWindow {
     pub(crate) fn new(credit: u32) -> Self {
         Self { credit: credit.into(), sent: 0, is_over: false, writer: None }
     }
@@ -180,22 +180,22 @@ mod tests {
 
     #[test]
     fn parts_come_in_order_and_in_bounds() {
-        let mut inflow = Inflow::new(STREAM_WINDOW);
-        assert_eq!(inflow.put(part(0), frame(1)).err(), Some(Abuse::Gap));
-        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(Abuse::Gap));
+        let mut inflow = ReceiveWindow::new(STREAM_WINDOW);
+        assert_eq!(inflow.put(part(0), frame(1)).err(), Some(FlowViolation::Gap));
+        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(FlowViolation::Gap));
         assert!(inflow.put(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
         assert!(inflow.put(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
-        assert_eq!(inflow.put(part(3), frame(1)).err(), Some(Abuse::Overrun));
+        assert_eq!(inflow.put(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
         assert_eq!(inflow.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES);
-        let mut ended = Inflow::new(STREAM_WINDOW);
+        let mut ended = ReceiveWindow::new(STREAM_WINDOW);
         assert!(ended.put(Part { number: 1, is_end: true }, frame(0)).is_ok());
-        assert_eq!(ended.put(part(2), frame(1)).err(), Some(Abuse::Gap));
+        assert_eq!(ended.put(part(2), frame(1)).err(), Some(FlowViolation::Gap));
     }
 
     #[test]
     fn credit_comes_back_in_portions_of_what_is_taken() {
         let mut task = Context::from_waker(Waker::noop());
-        let (mut inflow, mut outflow) = (Inflow::new(STREAM_WINDOW), Outflow::new(STREAM_WINDOW));
+        let (mut inflow, mut outflow) = (ReceiveWindow::new(STREAM_WINDOW), SendWindow::new(STREAM_WINDOW));
         let (mut sent, mut granted) = (0, 0);
         for number in 1..=1000 {
             while outflow.poll_ready(&mut task).is_pending() {

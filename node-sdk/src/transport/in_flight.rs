@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
 
-use self::streams::Open;
-pub(crate) use self::streams::{Closed, Ending};
+use self::streams::StreamSlot;
+pub(crate) use self::streams::{StreamClosed, StreamEnd};
 
 /// Calls of one connection: those that wait to be written, and those that wait for an answer.
 ///
@@ -16,12 +16,12 @@ pub(crate) use self::streams::{Closed, Ending};
 /// generation, so that an answer that comes too late is nobody's.
 #[derive(Debug)]
 pub(crate) struct InFlight {
-    limits: Limits,
+    limits: InFlightLimits,
     slots: Vec<Slot>,
     free: Vec<usize>,
     /// Slots of calls that have no outcome yet.
     waiting: usize,
-    outgoing: Outgoing,
+    outgoing: WriteQueue,
     /// What is to be written has waited for more to come.
     has_waited: bool,
     /// The most calls in flight since one was alone last, and from the time before to then.
@@ -42,7 +42,7 @@ pub(crate) const MANY_IN_FLIGHT: usize = 8;
 
 /// How much may wait on one connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
+pub(crate) struct InFlightLimits {
     /// Calls that somebody waits for: less than 65,536.
     pub(crate) max_calls: usize,
     /// Bytes that are not written.
@@ -53,7 +53,7 @@ pub(crate) struct Limits {
 
 /// Why a call was not taken. Nothing of it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
+pub(crate) enum EnqueueError {
     /// As much waits as may.
     Full,
     /// A version 1 node could not read it in one piece, a version 2 node would cut the connection.
@@ -61,11 +61,11 @@ pub(crate) enum Refusal {
 }
 
 /// What became of a call: the frame of its answer, or nothing.
-pub(crate) type Outcome = Result<Bytes, Failure>;
+pub(crate) type CallResult = Result<Bytes, CallFailure>;
 
 /// Why there is no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Failure {
+pub(crate) enum CallFailure {
     /// The connection was lost, or never came to be. If the call was `written`, it may have been carried out.
     Lost { written: bool },
     /// Its time is over. If the call was `written`, it may have been carried out.
@@ -82,24 +82,24 @@ struct Slot {
 #[derive(Debug)]
 enum SlotState {
     Free,
-    Waiting(Waiting),
-    Done(Outcome),
+    Waiting(WaitingCall),
+    Done(CallResult),
     /// On the heap: few calls are streams, and each slot would have the room.
-    Open(Box<Open>),
+    Open(Box<StreamSlot>),
 }
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deadlines {
+pub(crate) struct CallDeadlines {
     /// Until it is answered; a stream, until it is open.
     pub(crate) answer: Instant,
     /// The call may become a stream.
-    pub(crate) stream: Option<StreamTerms>,
+    pub(crate) stream: Option<StreamOptions>,
 }
 
 /// What holds for a stream once it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct StreamTerms {
+pub(crate) struct StreamOptions {
     /// Until when it may last, if not for ever.
     pub(crate) deadline: Option<Instant>,
     /// Bytes that the node has been told it may send ahead.
@@ -107,33 +107,33 @@ pub(crate) struct StreamTerms {
 }
 
 #[derive(Debug)]
-struct Waiting {
+struct WaitingCall {
     waker: Option<Waker>,
     begun: Instant,
     deadline: Instant,
-    /// See [`Deadlines`].
-    stream: Option<StreamTerms>,
-    place: Place,
+    /// See [`CallDeadlines`].
+    stream: Option<StreamOptions>,
+    place: QueuedRange,
 }
 
 /// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
 /// of all packets, and how many bytes it has.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct QueuedRange {
     first: u64,
     bytes: usize,
 }
 
 /// Packets on their way to the socket.
 #[derive(Debug)]
-enum Outgoing {
-    Batch(Batch),
-    OneByOne(OneByOne),
+enum WriteQueue {
+    Batch(BatchQueue),
+    Legacy(LegacyQueue),
 }
 
 /// Towards version 2: all that waits leaves in one write.
 #[derive(Debug, Default)]
-struct Batch {
+struct BatchQueue {
     bytes: BytesMut,
     /// Where the first of these stands among all bytes ever queued.
     first: u64,
@@ -144,18 +144,18 @@ struct Batch {
 /// Towards version 1: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node has not surely read. What it
 /// has answered it has read, and all that was written before that.
 #[derive(Debug, Default)]
-struct OneByOne {
+struct LegacyQueue {
     /// Packets that are not written, with their numbers and keys, oldest first; what is one-way has no key.
     queue: VecDeque<(u64, Option<u64>, Bytes)>,
     queued_bytes: usize,
     next_number: u64,
     /// Packets that the node may not have read, oldest first.
-    unread: VecDeque<Unread>,
+    unread: VecDeque<UnreadPacket>,
     unread_bytes: usize,
 }
 
 #[derive(Debug)]
-struct Unread {
+struct UnreadPacket {
     key: Option<u64>,
     bytes: usize,
     written: Instant,
@@ -169,10 +169,10 @@ const SLOT_BITS: u32 = 16;
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 impl InFlight {
-    pub(crate) fn new(version: Version, limits: Limits) -> Self {
+    pub(crate) fn new(version: Version, limits: InFlightLimits) -> Self {
         let outgoing = match version {
-            Version::V1 => Outgoing::OneByOne(OneByOne::default()),
-            Version::V2 => Outgoing::Batch(Batch::default()),
+            Version::V1 => WriteQueue::Legacy(LegacyQueue::default()),
+            Version::V2 => WriteQueue::Batch(BatchQueue::default()),
         };
         Self {
             limits,
@@ -194,10 +194,10 @@ impl InFlight {
     pub(crate) fn admit(
         &mut self,
         now: Instant,
-        deadlines: Deadlines,
+        deadlines: CallDeadlines,
         write: impl FnOnce(u64, &mut BytesMut),
-    ) -> Result<u64, Refusal> {
-        let Deadlines { answer: deadline, stream } = deadlines;
+    ) -> Result<u64, EnqueueError> {
+        let CallDeadlines { answer: deadline, stream } = deadlines;
         let slot = match self.free.last() {
             Some(slot) => *slot,
             None if self.slots.len() < self.limits.max_calls => {
@@ -205,12 +205,12 @@ impl InFlight {
                 self.free.push(self.slots.len() - 1);
                 self.slots.len() - 1
             }
-            None => return Err(Refusal::Full),
+            None => return Err(EnqueueError::Full),
         };
         let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
         let place = self.outgoing.push(&self.limits, Some(key), |out| write(key, out))?;
         self.free.pop();
-        self.slots[slot].state = SlotState::Waiting(Waiting { waker: None, begun: now, deadline, stream, place });
+        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, begun: now, deadline, stream, place });
         self.waiting += 1;
         self.answers_due += 1;
         if let Some(terms) = stream {
@@ -225,25 +225,25 @@ impl InFlight {
     }
 
     /// Takes a packet that nobody waits for an answer to.
-    pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), Refusal> {
+    pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
         self.outgoing.push(&self.limits, None, write).map(drop)
     }
 
     /// The outcome of a call, once; its slot is free then, unless it is a stream that has been opened.
-    pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<Outcome> {
-        let Some(slot) = self.slot(key) else { return Poll::Ready(Err(Failure::Lost { written: true })) };
+    pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<CallResult> {
+        let Some(slot) = self.slot(key) else { return Poll::Ready(Err(CallFailure::Lost { written: true })) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(Waiting { waker, .. }) => {
+            SlotState::Waiting(WaitingCall { waker, .. }) => {
                 if !waker.as_ref().is_some_and(|known| known.will_wake(context.waker())) {
                     *waker = Some(context.waker().clone());
                 }
                 Poll::Pending
             }
-            SlotState::Open(open) => Poll::Ready(open.opening.take().ok_or(Failure::Lost { written: true })),
+            SlotState::Open(open) => Poll::Ready(open.opening.take().ok_or(CallFailure::Lost { written: true })),
             SlotState::Done(_) | SlotState::Free => match self.release(slot) {
                 SlotState::Done(outcome) => Poll::Ready(outcome),
                 SlotState::Free | SlotState::Waiting(_) | SlotState::Open(_) => {
-                    Poll::Ready(Err(Failure::Lost { written: true }))
+                    Poll::Ready(Err(CallFailure::Lost { written: true }))
                 }
             },
         }
@@ -253,7 +253,7 @@ impl InFlight {
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
         match self.release(slot) {
-            SlotState::Waiting(Waiting { place, .. }) => {
+            SlotState::Waiting(WaitingCall { place, .. }) => {
                 self.waiting -= 1;
                 self.outgoing.take_back(&self.limits, key, place);
             }
@@ -278,7 +278,7 @@ impl InFlight {
         key: u64,
         frame: Bytes,
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
-        if let Outgoing::OneByOne(outgoing) = &mut self.outgoing {
+        if let WriteQueue::Legacy(outgoing) = &mut self.outgoing {
             outgoing.has_read(key);
         }
         let Some(slot) = self.slot(key) else { return Err(frame) };
@@ -287,7 +287,7 @@ impl InFlight {
             SlotState::Open(open) if open.is_over() => return Err(frame),
             SlotState::Open(_) => {
                 self.answers_due = self.answers_due.saturating_sub(1);
-                return Ok((None, self.end(slot, Ending::Answer(frame))));
+                return Ok((None, self.end(slot, StreamEnd::Response(frame))));
             }
             SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
@@ -321,8 +321,8 @@ impl InFlight {
     /// even if nobody waits for it any more.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
         match &self.outgoing {
-            Outgoing::OneByOne(OneByOne { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
-            Outgoing::OneByOne(_) | Outgoing::Batch(_) => None,
+            WriteQueue::Legacy(LegacyQueue { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
+            WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
         }
     }
 
@@ -335,7 +335,7 @@ impl InFlight {
         self.next_deadline = None;
         for slot in 0..self.slots.len() {
             let (deadline, place) = match &self.slots[slot].state {
-                SlotState::Waiting(Waiting { deadline, place, .. }) => (*deadline, Some(*place)),
+                SlotState::Waiting(WaitingCall { deadline, place, .. }) => (*deadline, Some(*place)),
                 SlotState::Open(open) if !open.is_over() && open.deadline.is_some() => {
                     (open.deadline.unwrap_or(now), None)
                 }
@@ -346,13 +346,13 @@ impl InFlight {
                 continue;
             }
             let Some(place) = place else {
-                wakers.extend(self.end(slot, Ending::Failed(Failure::Deadline { written: true })));
+                wakers.extend(self.end(slot, StreamEnd::Failed(CallFailure::Deadline { written: true })));
                 continue;
             };
             let key = self.key(slot);
             let written = self.outgoing.has_written(place);
             self.outgoing.take_back(&self.limits, key, place);
-            wakers.extend(self.settle(slot, Err(Failure::Deadline { written })));
+            wakers.extend(self.settle(slot, Err(CallFailure::Deadline { written })));
         }
         wakers
     }
@@ -362,11 +362,13 @@ impl InFlight {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
             match &self.slots[slot].state {
-                SlotState::Waiting(Waiting { place, .. }) => {
+                SlotState::Waiting(WaitingCall { place, .. }) => {
                     let written = self.outgoing.has_written(*place);
-                    wakers.extend(self.settle(slot, Err(Failure::Lost { written })));
+                    wakers.extend(self.settle(slot, Err(CallFailure::Lost { written })));
                 }
-                SlotState::Open(_) => wakers.extend(self.end(slot, Ending::Failed(Failure::Lost { written: true }))),
+                SlotState::Open(_) => {
+                    wakers.extend(self.end(slot, StreamEnd::Failed(CallFailure::Lost { written: true })))
+                }
                 SlotState::Free | SlotState::Done(_) => {}
             }
         }
@@ -382,7 +384,7 @@ impl InFlight {
 
     /// The socket has taken so many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
-        if let Outgoing::Batch(batch) = &mut self.outgoing {
+        if let WriteQueue::Batch(batch) = &mut self.outgoing {
             batch.written += bytes as u64;
         }
     }
@@ -390,8 +392,8 @@ impl InFlight {
     /// Whether packets wait for a version 1 node to answer earlier ones.
     pub(crate) fn is_held_back(&self) -> bool {
         match &self.outgoing {
-            Outgoing::Batch(_) => false,
-            Outgoing::OneByOne(outgoing) => !outgoing.queue.is_empty() && outgoing.unread_bytes > 0,
+            WriteQueue::Batch(_) => false,
+            WriteQueue::Legacy(outgoing) => !outgoing.queue.is_empty() && outgoing.unread_bytes > 0,
         }
     }
 
@@ -399,10 +401,10 @@ impl InFlight {
     /// happens.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let guess = match &self.outgoing {
-            Outgoing::OneByOne(outgoing) if !outgoing.queue.is_empty() => {
+            WriteQueue::Legacy(outgoing) if !outgoing.queue.is_empty() => {
                 outgoing.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
             }
-            Outgoing::OneByOne(_) | Outgoing::Batch(_) => None,
+            WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
         };
         self.next_deadline.into_iter().chain(guess).min()
     }
@@ -415,7 +417,7 @@ impl InFlight {
     /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
     /// Only once for each write, and only while many are in flight, or open: of few nobody has a call to add, and each of them would wait in vain.
     pub(crate) fn waits_for_others(&mut self) -> bool {
-        let gathers = matches!(&self.outgoing, Outgoing::Batch(batch) if !batch.bytes.is_empty());
+        let gathers = matches!(&self.outgoing, WriteQueue::Batch(batch) if !batch.bytes.is_empty());
         self.has_waited = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_waited;
         self.has_waited
     }
@@ -423,8 +425,8 @@ impl InFlight {
     /// Whether something waits to be written.
     pub(crate) fn has_outgoing(&self) -> bool {
         match &self.outgoing {
-            Outgoing::Batch(batch) => !batch.bytes.is_empty(),
-            Outgoing::OneByOne(outgoing) => !outgoing.queue.is_empty(),
+            WriteQueue::Batch(batch) => !batch.bytes.is_empty(),
+            WriteQueue::Legacy(outgoing) => !outgoing.queue.is_empty(),
         }
     }
 
@@ -442,10 +444,10 @@ impl InFlight {
         (slot < self.slots.len() && self.key(slot) == key).then_some(slot)
     }
 
-    fn settle(&mut self, slot: usize, outcome: Outcome) -> Option<Waker> {
+    fn settle(&mut self, slot: usize, outcome: CallResult) -> Option<Waker> {
         self.waiting -= 1;
         match std::mem::replace(&mut self.slots[slot].state, SlotState::Done(outcome)) {
-            SlotState::Waiting(Waiting { waker, .. }) => waker,
+            SlotState::Waiting(WaitingCall { waker, .. }) => waker,
             SlotState::Free | SlotState::Done(_) | SlotState::Open(_) => None,
         }
     }
@@ -459,7 +461,7 @@ impl InFlight {
     }
 }
 
-impl Outgoing {
+impl WriteQueue {
     /// Takes a small packet that has to leave whatever else waits.
     fn push_always(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if let Self::Batch(batch) = self {
@@ -467,7 +469,12 @@ impl Outgoing {
         }
     }
 
-    fn push(&mut self, limits: &Limits, key: Option<u64>, write: impl FnOnce(&mut BytesMut)) -> Result<Place, Refusal> {
+    fn push(
+        &mut self,
+        limits: &InFlightLimits,
+        key: Option<u64>,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<QueuedRange, EnqueueError> {
         match self {
             Self::Batch(batch) => {
                 let start = batch.bytes.len();
@@ -475,48 +482,48 @@ impl Outgoing {
                 let bytes = batch.bytes.len() - start;
                 let waiting = batch.end() - batch.written;
                 let refusal = if bytes > limits.max_packet_bytes {
-                    Some(Refusal::TooLarge)
+                    Some(EnqueueError::TooLarge)
                 } else {
                     // Alone, any packet fits.
                     let is_alone = waiting == bytes as u64;
-                    (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(Refusal::Full)
+                    (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(EnqueueError::Full)
                 };
                 match refusal {
                     Some(refusal) => {
                         batch.bytes.truncate(start);
                         Err(refusal)
                     }
-                    None => Ok(Place { first: batch.first + start as u64, bytes }),
+                    None => Ok(QueuedRange { first: batch.first + start as u64, bytes }),
                 }
             }
-            Self::OneByOne(outgoing) => {
+            Self::Legacy(outgoing) => {
                 let mut packet = BytesMut::new();
                 write(&mut packet);
                 let bytes = packet.len();
                 if bytes > LEGACY_READ_BYTES {
-                    return Err(Refusal::TooLarge);
+                    return Err(EnqueueError::TooLarge);
                 }
                 if outgoing.queued_bytes + bytes > limits.max_queued_bytes && outgoing.queued_bytes > 0 {
-                    return Err(Refusal::Full);
+                    return Err(EnqueueError::Full);
                 }
                 let number = outgoing.next_number;
                 outgoing.next_number += 1;
                 outgoing.queued_bytes += bytes;
                 outgoing.queue.push_back((number, key, packet.freeze()));
-                Ok(Place { first: number, bytes })
+                Ok(QueuedRange { first: number, bytes })
             }
         }
     }
 
     /// Whether the whole packet has left: a part of one cannot be carried out.
-    fn has_written(&self, place: Place) -> bool {
+    fn has_written(&self, place: QueuedRange) -> bool {
         match self {
             Self::Batch(batch) => place.first + place.bytes as u64 <= batch.written,
-            Self::OneByOne(outgoing) => outgoing.queue.front().is_none_or(|(number, ..)| place.first < *number),
+            Self::Legacy(outgoing) => outgoing.queue.front().is_none_or(|(number, ..)| place.first < *number),
         }
     }
 
-    fn take_back(&mut self, limits: &Limits, key: u64, place: Place) {
+    fn take_back(&mut self, limits: &InFlightLimits, key: u64, place: QueuedRange) {
         match self {
             Self::Batch(batch) if place.first >= batch.first => {
                 // An empty frame, which everybody passes over, is all that is left of it.
@@ -529,7 +536,7 @@ impl Outgoing {
                     write_cancel(&mut batch.bytes, key);
                 }
             }
-            Self::OneByOne(outgoing) => {
+            Self::Legacy(outgoing) => {
                 if let Ok(position) = outgoing.queue.binary_search_by_key(&place.first, |(number, ..)| *number)
                     && let Some((.., packet)) = outgoing.queue.remove(position)
                 {
@@ -553,7 +560,7 @@ impl Outgoing {
                 std::mem::swap(into, &mut batch.bytes);
                 true
             }
-            Self::OneByOne(outgoing) => {
+            Self::Legacy(outgoing) => {
                 outgoing.guess(now);
                 let Some((.., next)) = outgoing.queue.front() else { return false };
                 if outgoing.unread_bytes + next.len() > LEGACY_READ_BYTES {
@@ -561,7 +568,7 @@ impl Outgoing {
                 }
                 let Some((_, key, packet)) = outgoing.queue.pop_front() else { return false };
                 outgoing.queued_bytes -= packet.len();
-                outgoing.unread.push_back(Unread { key, bytes: packet.len(), written: now });
+                outgoing.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
                 outgoing.unread_bytes += packet.len();
                 into.clear();
                 into.extend_from_slice(&packet);
@@ -577,18 +584,18 @@ impl Outgoing {
                 batch.written = batch.first;
                 batch.bytes = BytesMut::new();
             }
-            Self::OneByOne(outgoing) => *outgoing = OneByOne::default(),
+            Self::Legacy(outgoing) => *outgoing = LegacyQueue::default(),
         }
     }
 }
 
-impl Batch {
+impl BatchQueue {
     fn end(&self) -> u64 {
         self.first + self.bytes.len() as u64
     }
 }
 
-impl OneByOne {
+impl LegacyQueue {
     /// The node has answered this call, and so has read it and all before it.
     fn has_read(&mut self, key: u64) {
         if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
@@ -599,7 +606,7 @@ impl OneByOne {
 
     /// What is one-way, and has had its time, counts as read.
     fn guess(&mut self, now: Instant) {
-        while let Some(Unread { key: None, bytes, written }) = self.unread.front()
+        while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
             && *written + LEGACY_READ_TIME <= now
         {
             self.unread_bytes -= bytes;

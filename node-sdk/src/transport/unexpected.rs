@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 ///
 /// One link has this for as long as the node is known, however many connections come and go.
 #[derive(Clone, Debug)]
-pub(crate) struct Strays {
+pub(crate) struct UnexpectedFrames {
     /// What may come now.
     budget: u64,
     refilled: Instant,
@@ -35,7 +35,7 @@ pub(crate) fn cost_of(bytes: usize) -> u64 {
     PACKET + (bytes / BYTES_PER_POINT) as u64
 }
 
-impl Strays {
+impl UnexpectedFrames {
     pub(crate) fn new(now: Instant) -> Self {
         Self { budget: BURST, refilled: now, closed: None, rest: Duration::ZERO }
     }
@@ -76,7 +76,7 @@ mod tests {
     #[track_caller]
     fn check(points: u64, useful: u64, milliseconds: u64, lasts: u64) {
         let start = start();
-        let mut strays = Strays::new(start);
+        let mut strays = UnexpectedFrames::new(start);
         let lasted = (0..milliseconds)
             .take_while(|millisecond| strays.take(start + Duration::from_millis(*millisecond), points, useful))
             .count() as u64;
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn each_rest_is_twice_as_long_until_it_was_quiet_for_long() {
         let start = start();
-        let mut strays = Strays::new(start);
+        let mut strays = UnexpectedFrames::new(start);
         let rests: Vec<_> = (0..7).map(|_| strays.close(start).as_secs()).collect();
         assert_eq!(rests, [1, 2, 4, 8, 16, 30, 30]);
         assert_eq!(strays.close(start + FORGIVEN_AFTER), FIRST_REST);

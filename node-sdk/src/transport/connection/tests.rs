@@ -10,20 +10,20 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO: &[u8] = b"hello";
 
 /// A link, and the node's end of its connection, which knows who calls. The link's task runs only while something is awaited.
-async fn connected() -> (Arc<Link>, TcpStream) {
+async fn connected() -> (Arc<Connection>, TcpStream) {
     connected_within(&Budget::of_links()).await
 }
 
 /// The same, with so much for what comes.
-async fn connected_within(budget: &Arc<Budget>) -> (Arc<Link>, TcpStream) {
+async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let link = Link::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
+    let link = Connection::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
     link.connect(|address| panic!("{address} is there"));
     while link.readiness(Instant::now()) == Readiness::Connecting {
         yield_now().await;
     }
-    assert_eq!(link.readiness(Instant::now()), Readiness::Up);
+    assert_eq!(link.readiness(Instant::now()), Readiness::Ready);
     let (node, _) = listener.accept().unwrap();
     node.set_nonblocking(true).unwrap();
     reads(&node, HELLO).await;
@@ -58,9 +58,9 @@ async fn reads(node: &TcpStream, expected: &[u8]) {
     );
 }
 
-fn call(link: &Arc<Link>, packet: &[u8]) -> Pending {
+fn call(link: &Arc<Connection>, packet: &[u8]) -> PendingCall {
     let now = Instant::now();
-    let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: None };
+    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: None };
     link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(packet)).unwrap()
 }
 
@@ -119,12 +119,12 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
 }
 
 /// What becomes of a link whose node sends so many packets.
-async fn flooded(link: &Arc<Link>, mut node: &TcpStream, packets: impl Iterator<Item = String>) -> Readiness {
+async fn flooded(link: &Arc<Connection>, mut node: &TcpStream, packets: impl Iterator<Item = String>) -> Readiness {
     use std::io::Write;
     let bytes: Vec<u8> = packets.flat_map(String::into_bytes).collect();
     let (mut sent, give_up) = (0, Instant::now() + PATIENCE);
     let (mut discarded, mut quiet) = ([0; 4096], 0);
-    while link.readiness(Instant::now()) == Readiness::Up && quiet < 1000 {
+    while link.readiness(Instant::now()) == Readiness::Ready && quiet < 1000 {
         assert!(Instant::now() < give_up);
         match node.write(&bytes[sent..]) {
             Ok(written) => sent += written,
@@ -161,11 +161,11 @@ async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_w
         let count = if packet.len() > 1000 { 100 } else { MANY_PACKETS };
         let packets = (0..count).map(|_| packet.to_owned());
         let begin = Instant::now();
-        assert_eq!(flooded(&link, &node, packets).await, Readiness::Resting, "{}", &packet[..packet.len().min(80)]);
+        assert_eq!(flooded(&link, &node, packets).await, Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
         assert!(poll_fn(|context| waits.poll(context)).await.is_err());
         // Longer than after a connection that was just lost.
         let rests = begin + Duration::from_millis(900);
-        assert_eq!(link.readiness(rests), Readiness::Resting, "{}", &packet[..packet.len().min(80)]);
+        assert_eq!(link.readiness(rests), Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
     }
 }
 
@@ -176,25 +176,25 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     for _ in 0..4 {
         // All are given up, and then answered.
         let given_up: Vec<_> = (0..5000).map(|_| call(&link, b"call").key).collect();
-        assert_eq!(flooded(&link, &node, given_up.into_iter().map(answer)).await, Readiness::Up);
+        assert_eq!(flooded(&link, &node, given_up.into_iter().map(answer)).await, Readiness::Ready);
     }
     // Parts of streams that were given up are on their way for a while.
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
     let now = Instant::now();
-    let terms = crate::transport::in_flight::StreamTerms { deadline: None, window: protocol::STREAM_WINDOW };
-    let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
+    let terms = crate::transport::in_flight::StreamOptions { deadline: None, window: protocol::STREAM_WINDOW };
+    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
     for _ in 0..4 {
         let stream = link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
         let parts = protocol::STREAM_WINDOW as usize / part(stream, 1).len();
-        assert_eq!(flooded(&link, &node, (0..parts).map(|n| part(stream, n))).await, Readiness::Up);
+        assert_eq!(flooded(&link, &node, (0..parts).map(|n| part(stream, n))).await, Readiness::Ready);
     }
 }
 
 /// A stream whose node may send so much ahead.
-fn open(link: &Arc<Link>, window: u32) -> Pending {
+fn open(link: &Arc<Connection>, window: u32) -> PendingCall {
     let now = Instant::now();
-    let terms = crate::transport::in_flight::StreamTerms { deadline: None, window };
-    let deadlines = Deadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
+    let terms = crate::transport::in_flight::StreamOptions { deadline: None, window };
+    let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
     link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
 }
 
@@ -208,7 +208,7 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
     let large = "x".repeat(1 << 20);
     // Each sends one whole part, as it may.
     let packets = streams.iter().flat_map(|stream| [part(stream.key, 0, ""), part(stream.key, 1, &large)]);
-    assert_eq!(flooded(&link, &node, packets).await, Readiness::Up);
+    assert_eq!(flooded(&link, &node, packets).await, Readiness::Ready);
     let held = link.lock().calls.parts_bytes();
     assert!((1 << 20..=LIMIT).contains(&held), "{held}");
     assert!(budget.buffers().refused >= 16 && budget.buffers().bytes >= held - LEAST_BYTES);
@@ -220,7 +220,7 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
         match poll_fn(|context| stream.poll_part(context)).await {
             Some(Ok(_)) => whole += 1,
             Some(Err(ending)) => {
-                assert_eq!(ending, crate::transport::in_flight::Ending::Crowded);
+                assert_eq!(ending, crate::transport::in_flight::StreamEnd::OutOfMemory);
                 crowded += 1;
             }
             None => panic!("it says how it ended"),
@@ -232,7 +232,7 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
     // A packet that does not end is nobody's to give up: the link is closed.
     let half = format!("{{\"key\":7,\"$\":{{}},\"params\":\"{}", "x".repeat(3 << 20));
     let waits = call(&link, b"call");
-    assert_eq!(flooded(&link, &node, std::iter::once(half)).await, Readiness::Resting);
+    assert_eq!(flooded(&link, &node, std::iter::once(half)).await, Readiness::CoolingDown);
     drop(waits);
     assert_eq!(budget.buffers().bytes, 0);
 }
@@ -244,7 +244,7 @@ async fn a_part_without_credit_ends_its_stream() {
     let part =
         |n, bytes| format!("{{\"key\":{},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", stream.key, "x".repeat(bytes));
     let packets = [part(0, 0), part(1, 1), part(2, 1000), part(3, 1)];
-    assert_eq!(flooded(&link, &node, packets.into_iter()).await, Readiness::Up);
+    assert_eq!(flooded(&link, &node, packets.into_iter()).await, Readiness::Ready);
     assert!(poll_fn(|context| stream.poll(context)).await.is_ok());
     let stream = stream.into_stream();
     for _ in 0..2 {
@@ -254,7 +254,9 @@ async fn a_part_without_credit_ends_its_stream() {
     assert!(
         matches!(
             &ending,
-            Some(Err(crate::transport::in_flight::Ending::Abuse(crate::transport::flow::Abuse::Overrun)))
+            Some(Err(crate::transport::in_flight::StreamEnd::Violation(
+                crate::transport::flow::FlowViolation::Overrun
+            )))
         ),
         "{ending:?}"
     );

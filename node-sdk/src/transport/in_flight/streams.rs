@@ -6,37 +6,37 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
-use super::{Failure, InFlight, Place, Refusal, SlotState, StreamTerms, Waiting};
-use crate::transport::flow::{Abuse, Inflow, Outflow};
+use super::{CallFailure, EnqueueError, InFlight, QueuedRange, SlotState, StreamOptions, WaitingCall};
+use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 
 /// A stream.
 #[derive(Debug)]
-pub(super) struct Open {
+pub(super) struct StreamSlot {
     /// The packet that opened it, until whoever called has it.
     pub(super) opening: Option<Bytes>,
-    inflow: Inflow,
-    outflow: Outflow,
+    inflow: ReceiveWindow,
+    outflow: SendWindow,
     pub(super) deadline: Option<Instant>,
     /// How it ended, if not by a last part.
-    ending: Option<Ending>,
-    pub(super) place: Place,
+    ending: Option<StreamEnd>,
+    pub(super) place: QueuedRange,
 }
 
 /// How a stream ended, if not by a last part.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Ending {
+pub(crate) enum StreamEnd {
     /// An answer as calls have them: the only result, or an error.
-    Answer(Bytes),
-    Failed(Failure),
+    Response(Bytes),
+    Failed(CallFailure),
     /// The node did what no sound one does.
-    Abuse(Abuse),
+    Violation(FlowViolation),
     /// There was no room for its parts until they are taken.
-    Crowded,
+    OutOfMemory,
 }
 
 /// A stream takes no parts any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Closed;
+pub(crate) struct StreamClosed;
 
 impl InFlight {
     /// A part of a stream came. Gives how long it took if it is the first, and whom to wake.
@@ -52,9 +52,9 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(Waiting { waker, begun, stream: Some(terms), place, .. }) if part.number == 0 => {
+            SlotState::Waiting(WaitingCall { waker, begun, stream: Some(terms), place, .. }) if part.number == 0 => {
                 let (waker, took) = (waker.take(), now.saturating_duration_since(*begun));
-                let open = Open::new(frame, *terms, *place);
+                let open = StreamSlot::new(frame, *terms, *place);
                 self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
                 self.slots[slot].state = SlotState::Open(Box::new(open));
                 Ok((Some(took), waker))
@@ -68,7 +68,7 @@ impl InFlight {
                     }
                     Ok((None, waker))
                 }
-                Err(abuse) => Ok((None, self.end(slot, Ending::Abuse(abuse)))),
+                Err(abuse) => Ok((None, self.end(slot, StreamEnd::Violation(abuse)))),
             },
             SlotState::Waiting(_) | SlotState::Done(_) | SlotState::Free => Err(frame),
         }
@@ -86,7 +86,7 @@ impl InFlight {
     }
 
     /// The next part of a stream; an ending that is no part comes once, and `None` after it.
-    pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, Ending>>> {
+    pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let Some(open) = self.open(key) else { return Poll::Ready(None) };
         let Poll::Ready(frame) = open.inflow.poll_take(task) else { return Poll::Pending };
         let Some(frame) = frame else { return Poll::Ready(open.ending.take().map(Err)) };
@@ -100,10 +100,10 @@ impl InFlight {
     }
 
     /// Whether a part may be sent on a stream; an error when it is over.
-    pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), Closed>> {
+    pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), StreamClosed>> {
         match self.open(key) {
             Some(open) if !open.is_over() && !open.outflow.is_over() => open.outflow.poll_ready(task).map(Ok),
-            _over => Poll::Ready(Err(Closed)),
+            _over => Poll::Ready(Err(StreamClosed)),
         }
     }
 
@@ -124,17 +124,17 @@ impl InFlight {
         if bytes == 0 {
             return None;
         }
-        let reader = self.end(slot, Ending::Crowded);
+        let reader = self.end(slot, StreamEnd::OutOfMemory);
         if let SlotState::Open(open) = &mut self.slots[slot].state {
             open.inflow.clear();
-            open.ending = Some(Ending::Crowded);
+            open.ending = Some(StreamEnd::OutOfMemory);
         }
         self.parts_bytes -= bytes;
         Some(reader)
     }
 
     /// Sends a part, which `write` makes for a given number; `false` when it may not be sent after all, as another was first.
-    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, Refusal> {
+    pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
         let Some(open) = self.open(key) else { return Ok(true) };
         if open.outflow.credit() <= 0 {
             return Ok(false);
@@ -157,7 +157,7 @@ impl InFlight {
         self.outgoing.push_always(|out| write_end(out, Side::Caller, key, number));
     }
 
-    fn open(&mut self, key: u64) -> Option<&mut Open> {
+    fn open(&mut self, key: u64) -> Option<&mut StreamSlot> {
         let slot = self.slot(key)?;
         match &mut self.slots[slot].state {
             SlotState::Open(open) => Some(open),
@@ -166,14 +166,14 @@ impl InFlight {
     }
 
     /// Ends a stream before its last part; the node is told where it does not know. Gives whom to wake.
-    pub(super) fn end(&mut self, slot: usize, ending: Ending) -> Option<Waker> {
+    pub(super) fn end(&mut self, slot: usize, ending: StreamEnd) -> Option<Waker> {
         let key = self.key(slot);
         let SlotState::Open(open) = &mut self.slots[slot].state else { return None };
         if open.is_over() {
             return None;
         }
         let place = open.place;
-        let tell = !matches!(ending, Ending::Answer(_) | Ending::Failed(Failure::Lost { .. }));
+        let tell = !matches!(ending, StreamEnd::Response(_) | StreamEnd::Failed(CallFailure::Lost { .. }));
         open.ending = Some(ending);
         open.wake_writer();
         let reader = open.inflow.end();
@@ -185,22 +185,27 @@ impl InFlight {
 }
 
 /// A part is put where it waits, and counted.
-fn put(inflow: &mut Inflow, bytes: &mut usize, part: Part, frame: Bytes) -> Result<Option<Waker>, Abuse> {
+fn put(
+    inflow: &mut ReceiveWindow,
+    bytes: &mut usize,
+    part: Part,
+    frame: Bytes,
+) -> Result<Option<Waker>, FlowViolation> {
     let before = inflow.waiting_bytes();
     let put = inflow.put(part, frame);
     *bytes += inflow.waiting_bytes() - before;
     put
 }
 
-impl Open {
+impl StreamSlot {
     /// Bytes of parts that are not taken.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.inflow.waiting_bytes()
     }
 
-    fn new(opening: Bytes, terms: StreamTerms, place: Place) -> Self {
-        let StreamTerms { deadline, window } = terms;
-        let (inflow, outflow) = (Inflow::new(window), Outflow::new(STREAM_WINDOW));
+    fn new(opening: Bytes, terms: StreamOptions, place: QueuedRange) -> Self {
+        let StreamOptions { deadline, window } = terms;
+        let (inflow, outflow) = (ReceiveWindow::new(window), SendWindow::new(STREAM_WINDOW));
         Self { opening: Some(opening), inflow, outflow, deadline, ending: None, place }
     }
 

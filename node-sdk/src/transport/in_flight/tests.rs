@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const LIMITS: Limits = Limits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000 };
+const LIMITS: InFlightLimits = InFlightLimits { max_calls: 4, max_queued_bytes: 100, max_packet_bytes: 1000 };
 
 /// A table of calls with a clock.
 struct Scene {
@@ -21,7 +21,7 @@ impl Wake for Nobody {
 
 impl Scene {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn new(version: Version, limits: Limits) -> Self {
+    fn new(version: Version, limits: InFlightLimits) -> Self {
         Self { calls: InFlight::new(version, limits), start: Instant::now() }
     }
 
@@ -30,13 +30,13 @@ impl Scene {
     }
 
     /// A call of so many bytes, the delimiter included, that has a second.
-    fn admit(&mut self, bytes: usize) -> Result<u64, Refusal> {
+    fn admit(&mut self, bytes: usize) -> Result<u64, EnqueueError> {
         self.admit_until(bytes, 1000)
     }
 
-    fn admit_until(&mut self, bytes: usize, ms: u64) -> Result<u64, Refusal> {
+    fn admit_until(&mut self, bytes: usize, ms: u64) -> Result<u64, EnqueueError> {
         let (start, deadline) = (self.start, self.at(ms));
-        self.calls.admit(start, Deadlines { answer: deadline, stream: None }, |_, out| {
+        self.calls.admit(start, CallDeadlines { answer: deadline, stream: None }, |_, out| {
             out.resize(out.len() + bytes - 2, b'x');
             out.extend_from_slice("¶".as_bytes());
         })
@@ -58,7 +58,7 @@ impl Scene {
     }
 
     /// What became of a call.
-    fn outcome(&mut self, key: u64) -> Option<Outcome> {
+    fn outcome(&mut self, key: u64) -> Option<CallResult> {
         match self.calls.poll(key, &mut Context::from_waker(&Waker::from(Arc::new(Nobody)))) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
@@ -69,25 +69,25 @@ impl Scene {
 #[test]
 fn limits_are_exact() {
     let mut scene = Scene::new(Version::V2, LIMITS);
-    assert_eq!(scene.admit(1001), Err(Refusal::TooLarge));
+    assert_eq!(scene.admit(1001), Err(EnqueueError::TooLarge));
     assert!(scene.admit(1000).is_ok(), "alone, any size up to a packet's fits");
-    assert_eq!(scene.admit(2), Err(Refusal::Full));
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full));
     assert_eq!(scene.write().unwrap().len(), 1000);
     let second = scene.admit(60).unwrap();
     assert!(scene.admit(40).is_ok());
-    assert_eq!(scene.admit(2), Err(Refusal::Full));
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full));
     assert_eq!(scene.write().unwrap().len(), 100, "all in one write");
     assert!(scene.admit(2).is_ok());
-    assert_eq!(scene.admit(2), Err(Refusal::Full), "somebody waits for four calls");
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "somebody waits for four calls");
     assert!(scene.answer(second));
-    assert_eq!(scene.admit(2), Err(Refusal::Full), "and for the answer of one that is there");
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "and for the answer of one that is there");
     assert!(scene.outcome(second).unwrap().is_ok());
     assert!(scene.admit(2).is_ok());
 }
 
 #[test]
 fn a_write_waits_once_for_others_to_call_while_many_are_in_flight() {
-    let limits = Limits { max_calls: 2 * MANY_IN_FLIGHT, ..LIMITS };
+    let limits = InFlightLimits { max_calls: 2 * MANY_IN_FLIGHT, ..LIMITS };
     let mut scene = Scene::new(Version::V2, limits);
     for _ in 1..MANY_IN_FLIGHT {
         scene.admit(10).unwrap();
@@ -115,7 +115,7 @@ fn what_the_socket_has_not_taken_counts() {
     assert!(scene.calls.take_outgoing(scene.start, &mut bytes));
     scene.calls.wrote(40);
     assert!(scene.admit(50).is_ok());
-    assert_eq!(scene.admit(2), Err(Refusal::Full));
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full));
     scene.calls.wrote(2);
     assert!(scene.admit(2).is_ok());
 }
@@ -142,7 +142,7 @@ fn what_was_not_written_whole_is_told_apart() {
     scene.calls.wrote(19);
     let late = scene.admit(10).unwrap();
     scene.calls.fail_all();
-    let lost = |written| Some(Err(Failure::Lost { written }));
+    let lost = |written| Some(Err(CallFailure::Lost { written }));
     assert_eq!(keys.iter().map(|key| scene.outcome(*key)).collect::<Vec<_>>(), [lost(true), lost(false), lost(false)]);
     assert_eq!(scene.outcome(late), lost(false));
     assert_eq!((scene.calls.len(), scene.write()), (0, None));
@@ -150,7 +150,7 @@ fn what_was_not_written_whole_is_told_apart() {
 
 #[test]
 fn what_is_given_up_is_not_written_or_taken_back() {
-    let mut scene = Scene::new(Version::V2, Limits { max_queued_bytes: 1000, ..LIMITS });
+    let mut scene = Scene::new(Version::V2, InFlightLimits { max_queued_bytes: 1000, ..LIMITS });
     let (first, second) = (scene.admit(5).unwrap(), scene.admit(5).unwrap());
     scene.calls.cancel(first);
     assert_eq!(scene.write().unwrap(), "   ¶xxx¶");
@@ -162,7 +162,7 @@ fn what_is_given_up_is_not_written_or_taken_back() {
 
 #[test]
 fn gu3_calls_end_in_time() {
-    let mut scene = Scene::new(Version::V2, Limits { max_queued_bytes: 1000, ..LIMITS });
+    let mut scene = Scene::new(Version::V2, InFlightLimits { max_queued_bytes: 1000, ..LIMITS });
     let written = scene.admit_until(5, 300).unwrap();
     scene.write();
     let unwritten = scene.admit_until(5, 100).unwrap();
@@ -170,7 +170,7 @@ fn gu3_calls_end_in_time() {
     for (ms, ended, due) in [(99, None, 100), (100, Some(unwritten), 300), (300, Some(written), 500)] {
         scene.calls.expire(scene.at(ms));
         if let Some(ended) = ended {
-            let failure = Failure::Deadline { written: ended == written };
+            let failure = CallFailure::Deadline { written: ended == written };
             assert_eq!(scene.outcome(ended), Some(Err(failure)), "{ms}");
         }
         assert_eq!(scene.calls.next_due(), Some(scene.at(due)));
@@ -181,8 +181,8 @@ fn gu3_calls_end_in_time() {
 
 #[test]
 fn old_nodes_get_one_packet_per_write_within_the_window() {
-    let mut scene = Scene::new(Version::V1, Limits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
-    assert_eq!(scene.admit(LEGACY_READ_BYTES + 1), Err(Refusal::TooLarge));
+    let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
+    assert_eq!(scene.admit(LEGACY_READ_BYTES + 1), Err(EnqueueError::TooLarge));
     let keys: Vec<_> = (0..4).map(|_| scene.admit(LEGACY_READ_BYTES / 2).unwrap()).collect();
     assert!(scene.write().is_some() && scene.write().is_some());
     assert!(scene.write().is_none() && scene.calls.is_held_back());
@@ -196,7 +196,7 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
 
 #[test]
 fn what_old_nodes_do_not_answer_is_read_after_a_while() {
-    let mut scene = Scene::new(Version::V1, Limits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
+    let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
     for _ in 0..2 {
         scene.calls.send(|out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();
     }
@@ -211,7 +211,7 @@ proptest! {
     /// Whatever happens, an old node never has more than one read's worth before it.
     #[test]
     fn the_window_holds(steps in proptest::collection::vec((0_u8..4, 2_usize..40_000), 0..200)) {
-        let mut scene = Scene::new(Version::V1, Limits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
+        let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
         let mut waiting: VecDeque<(u64, usize)> = VecDeque::new();
         let mut written: VecDeque<(u64, usize)> = VecDeque::new();
         for (step, number) in steps {
@@ -247,7 +247,7 @@ proptest! {
     /// that somebody waits for, or waited for then, in order.
     #[test]
     fn calls_and_bytes_add_up(steps in proptest::collection::vec((0_u8..6, 0_usize..1000), 0..300)) {
-        let limits = Limits { max_calls: 8, max_queued_bytes: 4000, max_packet_bytes: 1000 };
+        let limits = InFlightLimits { max_calls: 8, max_queued_bytes: 4000, max_packet_bytes: 1000 };
         let mut scene = Scene::new(Version::V2, limits);
         let mut open: Vec<u64> = Vec::new();
         let mut writing = BytesMut::new();
@@ -257,7 +257,7 @@ proptest! {
             match (step, any) {
                 (0 | 1, _) => {
                     let (start, deadline) = (scene.start, scene.at(number as u64));
-                    let admitted = scene.calls.admit(start, Deadlines { answer: deadline, stream: None }, |key, out| {
+                    let admitted = scene.calls.admit(start, CallDeadlines { answer: deadline, stream: None }, |key, out| {
                         out.extend_from_slice(format!("{key}¶").as_bytes());
                     });
                     open.extend(admitted);
@@ -280,7 +280,7 @@ proptest! {
         }
         scene.calls.fail_all();
         for key in open {
-            let lost = matches!(scene.outcome(key), Some(Err(Failure::Lost { .. })));
+            let lost = matches!(scene.outcome(key), Some(Err(CallFailure::Lost { .. })));
             prop_assert!(lost);
         }
         prop_assert_eq!(scene.calls.free.len(), scene.calls.slots.len());
