@@ -7,7 +7,7 @@ use tests::{Cluster, Process, old_peers_can_run};
 
 use crate::js::goods;
 
-const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform");
+const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
 
 fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
     let address = address.to_string();

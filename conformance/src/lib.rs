@@ -41,8 +41,9 @@ struct Args {
     only: Vec<Check>,
 }
 
+/// Runs the checks that its arguments name, and prints a line for each.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+pub async fn main() -> ExitCode {
     let args = Args::parse();
     let Some(address) = find(&args.address).await else {
         eprintln!("nobody takes connections at {}", args.address);

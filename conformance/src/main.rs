@@ -1,0 +1,7 @@
+//! The `nodeconform` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    conformance::main()
+}
