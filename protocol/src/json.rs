@@ -99,6 +99,19 @@ pub(crate) fn number_prefix(text: &[u8]) -> Option<(u64, &[u8])> {
     Some((number, &text[end..]))
 }
 
+/// Text up to its closing quote, when it has no escapes.
+pub(crate) fn plain_text(rest: &str) -> Option<(&str, &str)> {
+    let end = rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
+    let (text, rest) = rest.split_at(end);
+    Some((text, rest.strip_prefix('"')?))
+}
+
+/// The same of text.
+pub(crate) fn digits(text: &str) -> Option<(u64, &str)> {
+    let (number, rest) = number_prefix(text.as_bytes())?;
+    Some((number, &text[text.len() - rest.len()..]))
+}
+
 /// Appends text as a JSON string.
 pub(crate) fn put_text(out: &mut BytesMut, text: &str) {
     if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {

@@ -3,11 +3,13 @@
 //! Nothing here knows which node is called or when it is tried again: that is the caller's. It does not import
 //! `registry`.
 
+mod meta;
 mod request;
 mod response;
 mod stream;
 
-pub use request::{CallMeta, Request, write_cancel, write_hello, write_request};
+pub use meta::CallMeta;
+pub use request::{Request, write_cancel, write_hello, write_request};
 pub use response::{Response, ResponsePayload, ResponseWriter, success_parts, write_response};
 pub use stream::{
     CREDIT_URI, PART_URI, Part, PartWriter, STREAM_WINDOW, Side, parse_part, read_credit, write_credit, write_end,

@@ -1,15 +1,14 @@
 //! Calls, as they go out and as they come in.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::json::{Members, is_object, put_number, put_text, read_member};
+use crate::json::{Members, digits, is_object, plain_text, put_number, put_text};
 use crate::packet::Text;
-use crate::{Key, Packet, Version, seal};
+use crate::{CallMeta, Key, Packet, Version, seal};
 
 /// A call that came in, whatever version its sender speaks.
 #[derive(Debug)]
@@ -29,29 +28,6 @@ pub struct Request<'a> {
     pub version: Version,
     /// What a caller of version 2 says of the call.
     pub meta: CallMeta<'a>,
-}
-
-/// What a caller of version 2 says of a call in `$`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct CallMeta<'a> {
-    /// `d`: how long the caller still waits. In milliseconds on the wire, rounded up.
-    pub time_left: Option<Duration>,
-    /// `t`: how long after its `$hello` the caller made the call. In milliseconds on the wire. Whoever reads calls later and later
-    /// after that knows how long they have waited on the way.
-    pub sent: Option<Duration>,
-    /// `tp`: W3C trace context, a `traceparent`.
-    pub trace: Option<Cow<'a, str>>,
-    /// `f`: the instance that calls, or on whose behalf a gateway does. It holds for later calls on the connection too.
-    pub from: Option<Cow<'a, str>>,
-    /// `i`: carrying it out twice does no harm.
-    pub idempotent: bool,
-    /// `at`: which attempt this is, from 1; 0 for the first.
-    pub attempt: u8,
-    /// `c`: the answer may come in parts, and the arguments may go on in parts; bytes of `params` that the caller takes before it
-    /// grants more.
-    pub credit: Option<u32>,
-    /// `h`: how many calls this one is made for, each while the next is handled; 0 for one that begins by itself.
-    pub hops: u8,
 }
 
 impl<'a> Request<'a> {
@@ -124,141 +100,6 @@ impl<'a> Request<'a> {
             meta: packet.meta.map(CallMeta::parse).unwrap_or_default(),
         }
     }
-}
-
-impl<'a> CallMeta<'a> {
-    /// Reads what is there; a member of a wrong type counts as absent and spoils no other.
-    fn parse(meta: &'a RawValue) -> Self {
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
-        struct RawCallMeta<'a> {
-            #[serde(borrow)]
-            d: Option<&'a RawValue>,
-            #[serde(borrow)]
-            t: Option<&'a RawValue>,
-            #[serde(borrow)]
-            tp: Option<&'a RawValue>,
-            #[serde(borrow)]
-            f: Option<&'a RawValue>,
-            #[serde(borrow)]
-            i: Option<&'a RawValue>,
-            #[serde(borrow)]
-            at: Option<&'a RawValue>,
-            #[serde(borrow)]
-            c: Option<&'a RawValue>,
-            #[serde(borrow)]
-            h: Option<&'a RawValue>,
-        }
-        let raw: RawCallMeta<'a> = serde_json::from_str(meta.get()).unwrap_or_default();
-        Self {
-            time_left: read_member(raw.d).map(Duration::from_millis),
-            sent: read_member(raw.t).map(Duration::from_millis),
-            trace: read_member(raw.tp).map(|Text(text)| text),
-            from: read_member(raw.f).map(|Text(text)| text),
-            idempotent: read_member(raw.i).unwrap_or(false),
-            attempt: read_member(raw.at).unwrap_or(0),
-            credit: read_member(raw.c),
-            hops: read_member::<u64>(raw.h).map_or(0, |hops| u8::try_from(hops).unwrap_or(u8::MAX)),
-        }
-    }
-
-    /// Reads what [`write`](Self::write) has written, up to and with the closing brace.
-    fn parse_fast(mut rest: &'a str) -> Option<(Self, &'a str)> {
-        let mut meta = Self::default();
-        let mut first = true;
-        // The value of a member if that is what comes next; what no member has taken in the end is a closing brace.
-        let mut member = |rest: &'a str, name: &str| {
-            let value = if first { rest.strip_prefix(name) } else { rest.strip_prefix(',')?.strip_prefix(name) };
-            first &= value.is_none();
-            value
-        };
-        if let Some(value) = member(rest, r#""d":"#) {
-            let (milliseconds, after) = digits(value)?;
-            (meta.time_left, rest) = (Some(Duration::from_millis(milliseconds)), after);
-        }
-        if let Some(value) = member(rest, r#""t":"#) {
-            let (milliseconds, after) = digits(value)?;
-            (meta.sent, rest) = (Some(Duration::from_millis(milliseconds)), after);
-        }
-        if let Some(value) = member(rest, r#""tp":""#) {
-            let (text, after) = plain_text(value)?;
-            (meta.trace, rest) = (Some(Cow::Borrowed(text)), after);
-        }
-        if let Some(value) = member(rest, r#""f":""#) {
-            let (text, after) = plain_text(value)?;
-            (meta.from, rest) = (Some(Cow::Borrowed(text)), after);
-        }
-        if let Some(after) = member(rest, r#""i":true"#) {
-            (meta.idempotent, rest) = (true, after);
-        }
-        if let Some(value) = member(rest, r#""at":"#) {
-            let (attempt, after) = digits(value)?;
-            (meta.attempt, rest) = (u8::try_from(attempt).ok()?, after);
-        }
-        if let Some(value) = member(rest, r#""c":"#) {
-            let (credit, after) = digits(value)?;
-            (meta.credit, rest) = (Some(u32::try_from(credit).ok()?), after);
-        }
-        if let Some(value) = member(rest, r#""h":"#) {
-            let (hops, after) = digits(value)?;
-            (meta.hops, rest) = (u8::try_from(hops).unwrap_or(u8::MAX), after);
-        }
-        Some((meta, rest.strip_prefix('}')?))
-    }
-
-    fn write(&self, out: &mut BytesMut) {
-        let Self { time_left, sent, trace, from, idempotent, attempt, credit, hops } = self;
-        let mut comma: &[u8] = b"";
-        let mut member = |out: &mut BytesMut, name: &[u8]| {
-            out.put_slice(std::mem::replace(&mut comma, b","));
-            out.put_slice(name);
-        };
-        if let Some(left) = time_left {
-            member(out, br#""d":"#);
-            // Rounded up: a call with time left must not look like one without.
-            put_number(out, u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
-        }
-        if let Some(sent) = sent {
-            member(out, br#""t":"#);
-            put_number(out, u64::try_from(sent.as_millis()).unwrap_or(u64::MAX));
-        }
-        for (name, text) in [(br#""tp":"#.as_slice(), trace), (br#""f":"#.as_slice(), from)] {
-            if let Some(text) = text {
-                member(out, name);
-                put_text(out, text);
-            }
-        }
-        if *idempotent {
-            member(out, br#""i":true"#);
-        }
-        if *attempt > 0 {
-            member(out, br#""at":"#);
-            put_number(out, (*attempt).into());
-        }
-        if let Some(credit) = credit {
-            member(out, br#""c":"#);
-            put_number(out, (*credit).into());
-        }
-        if *hops > 0 {
-            member(out, br#""h":"#);
-            put_number(out, (*hops).into());
-        }
-    }
-}
-
-/// Text up to its closing quote, when it has no escapes.
-fn plain_text(rest: &str) -> Option<(&str, &str)> {
-    let end = rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
-    let (text, rest) = rest.split_at(end);
-    Some((text, rest.strip_prefix('"')?))
-}
-
-/// A whole number as we write it.
-fn digits(rest: &str) -> Option<(u64, &str)> {
-    let end = rest.bytes().position(|byte| !byte.is_ascii_digit())?;
-    let (digits, rest) = rest.split_at(end);
-    let sound = !digits.is_empty() && (digits == "0" || !digits.starts_with('0'));
-    sound.then(|| digits.parse().ok()).flatten().map(|number| (number, rest))
 }
 
 /// Writes a call, ready to send; without a key it is one-way.
@@ -356,6 +197,8 @@ fn without_key(params: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[track_caller]
