@@ -9,7 +9,7 @@ use tests::{Cluster, Net, Peer, Process, eventually, old_peers_can_run, pick_por
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use crate::js::example;
+use crate::examples::js::example;
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const NODE: &str = env!("CARGO_BIN_EXE_node_process");

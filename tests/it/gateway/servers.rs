@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
-use crate::js::example;
+use crate::examples::js::example;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

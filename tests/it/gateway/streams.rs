@@ -14,8 +14,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::http2;
-use crate::streams::{Parts, offers};
+use crate::gateway::http2;
+use crate::sdk::streams::{Parts, offers};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const LINES: &str = "application/x-ndjson";

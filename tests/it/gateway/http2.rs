@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::upstreams::Server;
+use crate::gateway::servers::Server;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

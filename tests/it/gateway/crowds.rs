@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::upstreams::Stream;
+use crate::gateway::servers::Stream;
 
 /// Places of the server for requests, and as many for tunnels.
 const PLACES: usize = 40;
@@ -358,7 +358,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
     let running = AbortOnDropHandle::new(tokio::spawn(connection));
     let ask = async |_| {
         let mut send = send.clone().ready().await.unwrap();
-        let request = crate::http2::head("GET", "/large").body(()).unwrap();
+        let request = crate::gateway::http2::head("GET", "/large").body(()).unwrap();
         let (response, _) = send.send_request(request, true).unwrap();
         response.await.unwrap()
     };

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tests::{Cluster, Process, old_peers_can_run};
 
-use crate::js::goods;
+use crate::examples::js::goods;
 
 const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
 

@@ -12,7 +12,7 @@ use tests::{Client, Cluster, eventually, request};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout};
 
-use crate::upstreams::Stream;
+use crate::gateway::servers::Stream;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 

@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::upstreams::{Server, Stream};
+use crate::gateway::servers::{Server, Stream};
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const PATIENCE: Duration = Duration::from_secs(20);

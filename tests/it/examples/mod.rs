@@ -1,0 +1,6 @@
+//! What the repository shows to its readers works: the shop, the services in JavaScript, and the
+//! checks of `nodeconform`.
+
+mod conformance;
+pub(crate) mod js;
+mod shop;

@@ -1,0 +1,9 @@
+//! The gateway inside this process: what its clients see, in front of nodes and of HTTP servers.
+//! What needs a process of its own is in `process`.
+
+mod crowds;
+pub(crate) mod http2;
+mod nodes;
+mod routes;
+pub(crate) mod servers;
+mod streams;

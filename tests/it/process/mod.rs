@@ -1,0 +1,11 @@
+//! Programs as operators run them: files, signals, output, networks and resources that fail. No
+//! test here looks into a program; it asks from outside.
+
+mod endings;
+mod gateway;
+mod metrics;
+mod network;
+mod operators;
+mod resources;
+mod restart;
+mod upgrade;
