@@ -38,7 +38,7 @@ pub struct Purchase {
 /// The service, ready to be told where to listen.
 pub fn node(database: Database) -> NodeBuilder {
     Node::builder("purchases")
-        .needs(["members", "goods"])
+        .interests(["members", "goods"])
         .state(database)
         .route("POST/purchases", buy)
         .route("GET/purchases", list)

@@ -117,7 +117,7 @@ impl Admin {
         for node in self.peers.nodes() {
             let advert = node.advert.as_ref();
             let at = SocketAddr::new(node.host, node.port);
-            if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.why_barred(at).is_some() {
+            if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.blocked_reason(at).is_some() {
                 continue;
             }
             let state = match advert {
@@ -126,7 +126,7 @@ impl Admin {
                 _ => "",
             };
             for route in &node.routes {
-                let mark = match self.peers.is_passed_over(at, route) {
+                let mark = match self.peers.is_refused(at, route) {
                     true => ", passed over: too many routes like it have parameters in other places",
                     false => "",
                 };
@@ -161,7 +161,7 @@ impl Admin {
             .into_iter()
             .filter_map(|node| {
                 let at = SocketAddr::new(node.host, node.port);
-                Some((at, self.peers.why_barred(at)?, node))
+                Some((at, self.peers.blocked_reason(at)?, node))
             })
             .collect();
         if !barred.is_empty() {

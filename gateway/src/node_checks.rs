@@ -72,7 +72,7 @@ impl NodeChecks {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            let nodes: BTreeMap<_, _> = self.peers.called(&url).into_iter().collect();
+            let nodes: BTreeMap<_, _> = self.peers.balanced_providers(&url).into_iter().collect();
             self.forget(|node, failed| **failed != *url || nodes.contains_key(node));
             let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.ask(node, &url).await));
             let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
@@ -83,7 +83,7 @@ impl NodeChecks {
     }
 
     async fn ask(&self, node: SocketAddr, url: &str) -> Result<(), String> {
-        let answer = self.peers.check(url, node).within(PATIENCE).await.map_err(|error| match error {
+        let answer = self.peers.probe(url, node).timeout(PATIENCE).await.map_err(|error| match error {
             CallError::Deadline { .. } => "no answer in time".to_owned(),
             error => error.to_string(),
         })?;

@@ -207,7 +207,7 @@ impl Proxy<'_> {
                 let call = balanced(self.peers.call_raw(called, &path, &params), settings, key.as_deref());
                 // What has no body has taken no time.
                 let now = if has_body(method) { Instant::now() } else { begin };
-                let call = call.begun_at(now).within(deadline.saturating_duration_since(now));
+                let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
                 let form = Form::accepted(head.fields()).filter(|_| method != "HEAD");
                 let answer = match form {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
@@ -245,7 +245,7 @@ impl Proxy<'_> {
             return Route::Server(target);
         }
         let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
-        let is_known = paths.any(|path| methods.iter().any(|method| self.peers.knows(method, path)));
+        let is_known = paths.any(|path| methods.iter().any(|method| self.peers.has_known(method, path)));
         if is_known { Route::Gone } else { Route::Unknown }
     }
 
@@ -264,7 +264,7 @@ impl Proxy<'_> {
         let mut tried = Vec::new();
         let (mut again, mut full, mut has_gathered) = (false, false, false);
         let mut held = self.account.hold(client, 0)?;
-        self.retries.called();
+        self.retries.deposit();
         let mut now = begin;
         loop {
             let overloaded = || {
@@ -353,9 +353,9 @@ impl Proxy<'_> {
             let failed = match forwarded {
                 Ok(Forwarded::Done { keep_server, answered }) => {
                     if exchange.status().is_some_and(lets_fail) {
-                        upstream.load.failed(now.into_std(), true);
+                        upstream.load.record_failure(now.into_std(), true);
                     } else {
-                        upstream.load.answered(now.into_std(), answered);
+                        upstream.load.record_response(now.into_std(), answered);
                     }
                     if let Some(keep) = keep_server {
                         server.keep(keep, asked + answered, now);
@@ -363,7 +363,7 @@ impl Proxy<'_> {
                     return Ok(now);
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
-                    upstream.load.trust();
+                    upstream.load.reset();
                     let (server, idle) = (server.take(), settings.tunnel_idle_timeout);
                     return Err(BodyError::Ended(exchange.tunnel(server, to_client, admitted, idle).await));
                 }
@@ -372,7 +372,7 @@ impl Proxy<'_> {
             // A server closes what it has not used for a while, and may have done so while the request was on its way.
             let is_race = server.is_used && matches!(failed, Failed::Unanswered);
             if !is_race && !matches!(failed, Failed::Client(_) | Failed::Ended(_)) {
-                upstream.load.failed(now.into_std(), !matches!(failed, Failed::Deadline));
+                upstream.load.record_failure(now.into_std(), !matches!(failed, Failed::Deadline));
             }
             let in_vain = match failed {
                 Failed::Unanswered => {
@@ -389,7 +389,7 @@ impl Proxy<'_> {
                 Failed::Client(problem) => return Err(BodyError::Problem(problem)),
                 Failed::Ended(ended) => return Err(BodyError::Ended(ended)),
             };
-            if !may_repeat || again || now >= deadline || !self.retries.take(now.into_std()) {
+            if !may_repeat || again || now >= deadline || !self.retries.try_withdraw(now.into_std()) {
                 return Err(in_vain);
             }
             again = true;
@@ -462,7 +462,7 @@ fn client_key(settings: &Settings, client: IpAddr) -> Option<String> {
 fn balanced<'a>(call: RawCall<'a>, settings: &Settings, key: Option<&'a str>) -> RawCall<'a> {
     use node_sdk::Balance as By;
     match (settings.balance, key) {
-        (_, Some(key)) => call.key(key),
+        (_, Some(key)) => call.sticky_key(key),
         (Some(Balance::RoundRobin), _) => call.balance(By::RoundRobin),
         (Some(Balance::LeastConnections), _) => call.balance(By::LeastInFlight),
         (Some(Balance::LeastCost | Balance::Client | Balance::Cookie) | None, _) => call,

@@ -159,7 +159,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
         let shedding = Arc::default();
-        let door = Door { peers: door.peers.follow(), upstreams, metrics, retries, shedding, ..door.clone() };
+        let door = Door { peers: door.peers.for_thread(), upstreams, metrics, retries, shedding, ..door.clone() };
         let config = config.clone();
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;

@@ -162,7 +162,7 @@ impl Upstreams {
             tokio::select! {
                 changed = changes.next() => match changed {
                     Some(mut nodes) => {
-                        nodes.retain(|node| peers.why_barred(place(node)).is_none());
+                        nodes.retain(|node| peers.blocked_reason(place(node)).is_none());
                         self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now));
                     }
                     None => return,
@@ -235,7 +235,7 @@ impl Services {
                 }
             }
         }
-        self.prefixes.values_mut().for_each(|service| Arc::make_mut(service).pool.plan());
+        self.prefixes.values_mut().for_each(|service| Arc::make_mut(service).pool.rebuild_schedule());
         self.gone = 0;
         self.follow(&nodes, rules, shared, now);
         // What is written in no file any more is forgotten at once; what had registered may come back.
@@ -266,7 +266,7 @@ impl Services {
             let Some(service) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
             service.registered -= 1;
             // One look through a list takes out all that have moved.
-            if service.pool.is_planned() {
+            if service.pool.is_scheduled() {
                 let has_moved = |server: &Server| server.node.is_some() && moved.contains(&server.upstream.address);
                 let gone = service.pool.list().iter().filter(|server| has_moved(server));
                 checks.extend(gone.filter_map(|server| server.check.clone()));
@@ -330,11 +330,11 @@ impl Services {
     fn settle(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
         let Some(service) = self.prefixes.get_mut(prefix) else { return };
         let is_gone = service.registered == 0 && service.pool.list().is_empty();
-        if is_gone == service.gone.is_some() && service.pool.is_planned() {
+        if is_gone == service.gone.is_some() && service.pool.is_scheduled() {
             return;
         }
         let service = Arc::make_mut(service);
-        service.pool.plan();
+        service.pool.rebuild_schedule();
         self.gone -= usize::from(service.gone.is_some());
         self.gone += usize::from(is_gone);
         service.gone = is_gone.then(|| service.gone.unwrap_or(Gone { since: now, node }));

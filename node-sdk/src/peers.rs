@@ -38,8 +38,8 @@ struct Mesh {
     state: Mutex<RegistryView>,
     /// What we say of ourselves; the link to the Distributor passes it on.
     advert: watch::Sender<Advert>,
-    wishes: mpsc::Sender<VisibilityRequest>,
-    home: Arc<LocalNode>,
+    requests: mpsc::Sender<VisibilityRequest>,
+    local_node: Arc<LocalNode>,
     /// What calls are routed by. Changed under the lock of `state`, so that changes come in their order.
     table: RwLock<RoutingTable>,
     /// Said after every change.
@@ -47,7 +47,7 @@ struct Mesh {
     retries: RetryBudget,
     balance: Balance,
     /// What this node offers itself, if it is one that does.
-    own: OnceLock<Weak<LocalService>>,
+    local: OnceLock<Weak<LocalService>>,
     /// Who knows what we are to know, if not we.
     leader: Option<Peers>,
 }
@@ -72,27 +72,33 @@ const MAX_FAILED: usize = 64;
 impl Peers {
     pub(crate) fn new(
         advert: watch::Sender<Advert>,
-        wishes: mpsc::Sender<VisibilityRequest>,
+        requests: mpsc::Sender<VisibilityRequest>,
         balance: Balance,
         network: Network,
-        barred: BlockedAddresses,
+        blocked: BlockedAddresses,
     ) -> Self {
         let Advert { id, zone, .. } = advert.borrow().clone();
         let instance = id.unwrap_or_default();
         let mut hello = BytesMut::new();
         write_hello(&mut hello, &instance);
-        let home =
-            Arc::new(LocalNode { instance, hello: hello.freeze(), zone, network, barred, called: Budget::of_links() });
+        let local_node = Arc::new(LocalNode {
+            instance,
+            hello: hello.freeze(),
+            zone,
+            network,
+            blocked,
+            buffer_budget: Budget::for_connections(),
+        });
         let inner = Mesh {
             state: Mutex::new(RegistryView { stale_since: Some(Instant::now()), ..RegistryView::default() }),
             advert,
-            wishes,
-            home: Arc::clone(&home),
-            table: RwLock::new(RoutingTable::new(home)),
+            requests,
+            local_node: Arc::clone(&local_node),
+            table: RwLock::new(RoutingTable::new(local_node)),
             changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance,
-            own: OnceLock::new(),
+            local: OnceLock::new(),
             leader: None,
         };
         Self { inner: Arc::new(inner) }
@@ -100,18 +106,18 @@ impl Peers {
 
     /// The same nodes over connections of their own, for another runtime: a connection belongs to the runtime of the task that first
     /// calls over it. It knows what this one knows, in the same moment, for as long as this one is there.
-    pub fn follow(&self) -> Self {
+    pub fn for_thread(&self) -> Self {
         let mut state = self.lock();
         let inner = Mesh {
             state: Mutex::default(),
             advert: self.inner.advert.clone(),
-            wishes: self.inner.wishes.clone(),
-            home: Arc::clone(&self.inner.home),
-            table: RwLock::new(self.table().follower(Instant::now())),
+            requests: self.inner.requests.clone(),
+            local_node: Arc::clone(&self.inner.local_node),
+            table: RwLock::new(self.table().for_thread(Instant::now())),
             changed: watch::Sender::default(),
             retries: RetryBudget::new(Instant::now().into_std()),
             balance: self.inner.balance,
-            own: self.inner.own.clone(),
+            local: self.inner.local.clone(),
             leader: Some(self.clone()),
         };
         let follower = Self { inner: Arc::new(inner) };
@@ -130,7 +136,7 @@ impl Peers {
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
     /// use std::time::Duration;
     ///
-    /// let name: String = peers.call("GET/members/7/name", &()).within(Duration::from_secs(1)).await?;
+    /// let name: String = peers.call("GET/members/7/name", &()).timeout(Duration::from_secs(1)).await?;
     /// # Ok(()) }
     /// ```
     pub fn call<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> Call<'a, T> {
@@ -180,7 +186,7 @@ impl Peers {
     ) -> Vec<(SocketAddr, Result<T, CallError>)> {
         let (method, path) = split_url(url);
         let calls = self.providers(url).into_iter().map(|address| async move {
-            let call = Call::new(RawCall::new(self, method, path, CallArguments::Value(params)).at(address));
+            let call = Call::new(RawCall::new(self, method, path, CallArguments::Value(params)).to_address(address));
             (address, call.await)
         });
         futures::future::join_all(calls).await
@@ -212,33 +218,37 @@ impl Peers {
     }
 
     /// Whether some node offers this, or has offered it once.
-    pub fn knows(&self, method: &str, path: &str) -> bool {
-        !matches!(self.find(method, path), Lookup::Unknown)
+    pub fn has_known(&self, method: &str, path: &str) -> bool {
+        !matches!(self.lookup(method, path), Lookup::Unknown)
     }
 
     /// Calls `url` of the node at `address` and of nobody else, to find out how it does; with JSON text in and a packet out, as
     /// [`call_raw`](Self::call_raw). What comes of it is for the caller to judge: no other call goes elsewhere for it.
-    pub fn check<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
+    pub fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
         let (method, path) = split_url(url);
-        RawCall::new(self, method, path, CallArguments::Text("{}")).at(address).unjudged()
+        RawCall::new(self, method, path, CallArguments::Text("{}")).to_address(address).without_health_effect()
     }
 
     /// Which of the nodes that offer `url` calls of it go to: where they are, and which process of those that were there it is, if
     /// they say. Of very many they are some, others for each caller.
-    pub fn called(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
+    pub fn balanced_providers(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
         let (method, path) = split_url(url);
-        let Lookup::Available(providers, _) = self.find(method, path) else { return Vec::new() };
-        providers.members().map(|provider| (provider.link.address, provider.link.instance.clone())).collect()
+        let Lookup::Available(providers, _) = self.lookup(method, path) else { return Vec::new() };
+        providers
+            .members()
+            .map(|provider| (provider.connection.address, provider.connection.instance.clone()))
+            .collect()
     }
 
     /// Says how the node at this address does: one that is not healthy is called only if most others are no better, as it is with
-    /// nodes that calls are lost at. That holds for all who [follow](Self::follow) the same news, until the opposite is said or
+    /// nodes that calls are lost at. That holds for all who [follow](Self::for_thread) the same news, until the opposite is said or
     /// another process is there. Returns whether it is a change. For whoever looks after nodes beside calling them, as
     /// gateways do.
     pub fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
         let leader = self.leader();
         let state = leader.lock();
-        let set = |peers: &Self| peers.table().link(address).is_some_and(|link| link.set_health(healthy));
+        let set =
+            |peers: &Self| peers.table().connection(address).is_some_and(|connection| connection.set_health(healthy));
         for follower in state.followers.iter().filter_map(Weak::upgrade) {
             set(&Self { inner: follower });
         }
@@ -247,15 +257,16 @@ impl Peers {
 
     /// Whether nobody has [said](Self::set_health) otherwise.
     pub fn is_healthy(&self, address: SocketAddr) -> bool {
-        self.table().link(address).is_none_or(|link| link.is_healthy())
+        self.table().connection(address).is_none_or(|connection| connection.is_healthy())
     }
 
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now; in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
-        match self.find(method, path) {
+        match self.lookup(method, path) {
             Lookup::Available(providers, _) => {
-                let addresses: BTreeSet<_> = providers.list().iter().map(|provider| provider.link.address).collect();
+                let addresses: BTreeSet<_> =
+                    providers.list().iter().map(|provider| provider.connection.address).collect();
                 addresses.into_iter().collect()
             }
             Lookup::Unavailable | Lookup::Unknown => Vec::new(),
@@ -264,14 +275,14 @@ impl Peers {
 
     /// Why the node at this address is never called, whatever it registers, if it is not: what it listens on is ours, of no host,
     /// or of the link only. For whoever calls nodes by other means.
-    pub fn why_barred(&self, address: SocketAddr) -> Option<&'static str> {
-        self.table().why_barred(address)
+    pub fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
+        self.table().blocked_reason(address)
     }
 
     /// Whether the node at this address registers `route`, and is not called for it, because there are too many routes like it with
     /// parameters elsewhere: looking for one of them would take too long.
-    pub fn is_passed_over(&self, address: SocketAddr, route: &Route) -> bool {
-        self.table().is_passed_over(address, route)
+    pub fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
+        self.table().is_refused(address, route)
     }
 
     /// Completes when every url has a provider. Cancel safe.
@@ -317,8 +328,8 @@ impl Peers {
 
     /// How many bytes are kept of the nodes that are called, by all who follow the same nodes: packets that have come in part, and parts
     /// of streams that nobody has taken. What was ended for want of room counts as refused.
-    pub fn buffers(&self) -> BufferUsage {
-        self.inner.home.called.buffers()
+    pub fn buffer_usage(&self) -> BufferUsage {
+        self.inner.local_node.buffer_budget.usage()
     }
 
     /// Changes what we say of ourselves: everybody is told.
@@ -331,13 +342,13 @@ impl Peers {
     }
 
     /// Completes when so many percent of all version 2 nodes have acknowledged that they know our registration, or `within` is
-    /// over. Cancel safe. See [`Node::visible`](crate::Node::visible).
-    pub(crate) async fn visible(&self, percent: u8, within: Duration) -> Visibility {
+    /// over. Cancel safe. See [`Node::wait_visible`](crate::Node::wait_visible).
+    pub(crate) async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
         let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
-        let visible = VisibilityTarget { percent: percent.clamp(1, 100), within: milliseconds };
+        let target = VisibilityTarget { percent: percent.clamp(1, 100), within: milliseconds };
         let (answer, answered) = oneshot::channel();
         let asked = async {
-            self.inner.wishes.send(VisibilityRequest { visible, answer }).await.ok()?;
+            self.inner.requests.send(VisibilityRequest { target, answer }).await.ok()?;
             answered.await.ok()
         };
         // An old Distributor, or none, does not answer.
@@ -345,20 +356,20 @@ impl Peers {
         timeout(patience, asked).await.ok().flatten().unwrap_or_default()
     }
 
-    pub(crate) fn connect(&self, link: &Arc<Connection>) {
+    pub(crate) fn connect(&self, connection: &Arc<Connection>) {
         let inner = Arc::downgrade(&self.inner);
-        link.connect(move |address| {
+        connection.connect(move |address| {
             if let Some(inner) = inner.upgrade() {
                 let peers = Self { inner };
                 let peers = peers.leader();
                 peers.change(|replica| replica.mark_unreachable(address));
-                peers.failed_to(address);
+                peers.record_failed(address);
             }
         });
     }
 
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
-        self.table().find(method, path)
+    pub(crate) fn lookup<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
+        self.table().lookup(method, path)
     }
 
     /// Who has subscribed to an event.
@@ -377,7 +388,7 @@ impl Peers {
 
     /// The id of this very instance.
     pub(crate) fn instance(&self) -> &str {
-        &self.inner.home.instance
+        &self.inner.local_node.instance
     }
 
     pub(crate) fn balance(&self) -> Balance {
@@ -385,13 +396,13 @@ impl Peers {
     }
 
     /// The service of this very node, as long as it runs.
-    pub(crate) fn own_service(&self) -> Option<Arc<LocalService>> {
-        self.inner.own.get()?.upgrade()
+    pub(crate) fn local(&self) -> Option<Arc<LocalService>> {
+        self.inner.local.get()?.upgrade()
     }
 
     /// From now on calls to what this node offers itself are handled here.
-    pub(crate) fn serve_own(&self, service: &Arc<LocalService>) {
-        let _ = self.inner.own.set(Arc::downgrade(service));
+    pub(crate) fn set_local(&self, service: &Arc<LocalService>) {
+        let _ = self.inner.local.set(Arc::downgrade(service));
     }
 
     /// Starts with what an earlier process knew; nothing is known before.
@@ -403,11 +414,11 @@ impl Peers {
     }
 
     /// Takes in what the Distributor told.
-    pub(crate) fn take(&self, news: &ListUpdate<'_>) -> UpdateOutcome {
+    pub(crate) fn apply_update(&self, update: &ListUpdate<'_>) -> UpdateOutcome {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
         self.change(|replica| {
-            outcome = replica.apply(now, news);
+            outcome = replica.apply(now, update);
             outcome == UpdateOutcome::Changed
         });
         let mut state = self.lock();
@@ -452,7 +463,7 @@ impl Peers {
     }
 
     /// What the cache file should have; it counts as saved from now on.
-    pub(crate) fn text_to_save(&self) -> Option<String> {
+    pub(crate) fn cache_text(&self) -> Option<String> {
         let mut state = self.lock();
         std::mem::take(&mut state.unsaved).then(|| cache::text(&state.replica)).flatten()
     }
@@ -463,12 +474,12 @@ impl Peers {
     }
 
     /// Entries whose nodes calls failed to since the last time.
-    pub(crate) fn take_failures(&self) -> Vec<u64> {
+    pub(crate) fn drain_failed(&self) -> Vec<u64> {
         std::mem::take(&mut self.lock().failed).into_iter().collect()
     }
 
     /// Calls to the node at this address fail: the Distributor is told.
-    pub(crate) fn failed_to(&self, address: SocketAddr) {
+    pub(crate) fn record_failed(&self, address: SocketAddr) {
         let leader = self.leader();
         let mut state = leader.lock();
         if state.failed.len() < MAX_FAILED {
@@ -481,15 +492,15 @@ impl Peers {
         let mut state = self.lock();
         if change(&mut state.replica) {
             let changes: Vec<NodeChange> = state.replica.last_changes().collect();
-            self.apply(&changes);
+            self.apply_to_tables(&changes);
             state.followers.retain(|follower| {
                 let follower = follower.upgrade().map(|inner| Self { inner });
-                follower.inspect(|follower| follower.apply(&changes)).is_some()
+                follower.inspect(|follower| follower.apply_to_tables(&changes)).is_some()
             });
         }
     }
 
-    fn apply(&self, changes: &[NodeChange]) {
+    fn apply_to_tables(&self, changes: &[NodeChange]) {
         self.inner.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes, Instant::now());
         self.inner.changed.send_replace(());
     }

@@ -11,12 +11,12 @@ const LONGEST_EJECTION: Duration = Duration::from_secs(30);
 /// A latency that was not seen again counts half after this: a node that was slow once is tried again.
 const HALF_LIFE_MS: u64 = 1024;
 /// Part of a sample in the mean, when it is lower than that; a higher one counts at once.
-const SHARE: u64 = 8;
+const EWMA_SHARE: u64 = 8;
 
 /// For so long after it was connected a node gets fewer calls than its share, growing from a tenth: a process that has just
 /// started is slow.
 const SLOW_START: Duration = Duration::from_secs(10);
-const LEAST_SHARE: f64 = 0.1;
+const MIN_SLOW_START_SHARE: f64 = 0.1;
 
 /// How one node does. All times are in milliseconds or microseconds since it became known.
 #[derive(Debug)]
@@ -65,21 +65,21 @@ impl Load {
     }
 
     /// An answer came after so long.
-    pub fn answered(&self, now: Instant, took: Duration) {
+    pub fn record_response(&self, now: Instant, took: Duration) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let known = self.latency_at(now);
-        let mean = if sample >= known { sample } else { known - (known - sample) / SHARE };
+        let mean = if sample >= known { sample } else { known - (known - sample) / EWMA_SHARE };
         // Two at once: one of them counts.
         self.latency.store(mean, Ordering::Relaxed);
         self.measured.store(self.millis_at(now), Ordering::Relaxed);
         if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
-            self.trust();
+            self.reset();
         }
     }
 
     /// A call was lost, or its time was over before it was answered. One that was not answered `in_time` is enough to look
     /// elsewhere for a moment.
-    pub fn failed(&self, now: Instant, in_time: bool) {
+    pub fn record_failure(&self, now: Instant, in_time: bool) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= FAILURES {
             let longest = millis(LONGEST_EJECTION);
@@ -95,29 +95,29 @@ impl Load {
     /// There is a new connection.
     pub fn connected(&self, now: Instant) {
         self.connected.store(self.millis_at(now), Ordering::Relaxed);
-        self.trust();
+        self.reset();
     }
 
     /// Whether it was connected a moment ago, and gets fewer calls than others.
     pub fn is_starting(&self, now: Instant) -> bool {
-        self.share(now) < 1.0
+        self.slow_start_share(now) < 1.0
     }
 
-    /// Whether a turn of this node is its own, and not that of another one which has been there for longer. `luck` is from 0 to 1.
-    pub fn takes_turn(&self, other: &Self, now: Instant, luck: f64) -> bool {
+    /// Whether a turn of this node is its own, and not that of another one which has been there for longer. `sample` is from 0 to 1.
+    pub fn wins_slow_start(&self, other: &Self, now: Instant, sample: f64) -> bool {
         // Where all have just been connected, nobody is spared.
-        luck < self.share(now) / other.share(now)
+        sample < self.slow_start_share(now) / other.slow_start_share(now)
     }
 
     /// The part of its usual calls that it gets.
-    fn share(&self, now: Instant) -> f64 {
+    fn slow_start_share(&self, now: Instant) -> f64 {
         let age = self.millis_at(now).saturating_sub(self.connected.load(Ordering::Relaxed));
         let slow_start = millis(SLOW_START);
-        if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(LEAST_SHARE) }
+        if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(MIN_SLOW_START_SHARE) }
     }
 
     /// It gives a sign of life: what was held against it is forgotten.
-    pub fn trust(&self) {
+    pub fn reset(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
         self.ejection.store(millis(FIRST_EJECTION), Ordering::Relaxed);
@@ -138,12 +138,12 @@ impl Load {
     }
 
     /// How much it has to do for its weight, were it given one more.
-    pub fn crowding(&self, weight: u16) -> u64 {
+    pub fn load_per_weight(&self, weight: u16) -> u64 {
         (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
     }
 
     /// Whether there is a latency to go by.
-    pub fn is_known(&self) -> bool {
+    pub fn is_measured(&self) -> bool {
         self.latency.load(Ordering::Relaxed) > 0
     }
 
@@ -155,7 +155,7 @@ impl Load {
 
     /// What one more call has to expect: the lower the better. Latency counts twice, because a slow node is slow however little it
     /// has to do, while one that has much to do gets slow, and so is found out by its latency too.
-    pub fn cost(&self, now: Instant) -> u64 {
+    pub fn peak_ewma_cost(&self, now: Instant) -> u64 {
         let in_flight = u64::from(self.in_flight());
         // What is forgotten is forgotten for one call, which finds out.
         let latency = if in_flight == 0 { self.latency_at(now) } else { self.latency.load(Ordering::Relaxed) };
@@ -194,30 +194,30 @@ mod tests {
     #[test]
     fn a_slow_answer_counts_at_once_and_is_forgotten() {
         let (load, at) = load();
-        let answered = |ms, took| load.answered(at(ms), Duration::from_micros(took));
+        let answered = |ms, took| load.record_response(at(ms), Duration::from_micros(took));
         answered(0, 100);
-        assert_eq!(load.cost(at(0)), 101 * 101);
+        assert_eq!(load.peak_ewma_cost(at(0)), 101 * 101);
         answered(0, 1000);
-        assert_eq!(load.cost(at(0)), 1001 * 1001);
+        assert_eq!(load.peak_ewma_cost(at(0)), 1001 * 1001);
         answered(0, 200);
-        assert_eq!(load.cost(at(0)), 901 * 901);
+        assert_eq!(load.peak_ewma_cost(at(0)), 901 * 901);
         for (ms, latency) in [(1500, 451), (3000, 226), (1_000_000, 1)] {
-            assert_eq!(load.cost(at(ms)), latency * latency);
+            assert_eq!(load.peak_ewma_cost(at(ms)), latency * latency);
         }
         (0..3).for_each(|_| load.begin(at(0)));
         load.end();
-        assert_eq!(load.cost(at(0)), 901 * 901 * 3);
-        assert_eq!(load.cost(at(1_000_000)), 901 * 901 * 3, "one call finds out");
+        assert_eq!(load.peak_ewma_cost(at(0)), 901 * 901 * 3);
+        assert_eq!(load.peak_ewma_cost(at(1_000_000)), 901 * 901 * 3, "one call finds out");
     }
 
     #[test]
     fn a_node_that_lets_a_call_run_out_of_time_is_passed_over_for_a_second() {
         let (load, at) = load();
-        load.failed(at(1000), false);
+        load.record_failure(at(1000), false);
         assert!(load.is_ejected(at(1999)) && !load.is_ejected(at(2001)));
         load.begin(at(2001));
         assert!(load.is_ejected(at(2500)), "one call finds out");
-        load.answered(at(2600), Duration::from_millis(1));
+        load.record_response(at(2600), Duration::from_millis(1));
         assert!(!load.is_ejected(at(2600)));
     }
 
@@ -226,14 +226,14 @@ mod tests {
         let (load, at) = load();
         let mut now = 0;
         for seconds in [1, 2, 4, 8, 16, 30, 30] {
-            (0..4).for_each(|_| load.failed(at(now), true));
+            (0..4).for_each(|_| load.record_failure(at(now), true));
             assert!(!load.is_ejected(at(now)), "four are not enough");
-            load.failed(at(now), true);
+            load.record_failure(at(now), true);
             assert!(load.is_ejected(at(now + seconds * 1000 - 1)) && !load.is_ejected(at(now + seconds * 1000 + 1)));
             now += seconds * 1000 + 1;
         }
-        load.answered(at(now), Duration::from_millis(1));
-        (0..5).for_each(|_| load.failed(at(now), true));
+        load.record_response(at(now), Duration::from_millis(1));
+        (0..5).for_each(|_| load.record_failure(at(now), true));
         assert!(!load.is_ejected(at(now + 1001)), "an answer begins anew");
     }
 }

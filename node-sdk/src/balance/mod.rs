@@ -15,11 +15,11 @@ pub use self::retry_budget::RetryBudget;
 /// Most providers of a route that one node calls: each of many callers has its own, and fewer connections.
 pub(crate) const MAX_SUBSET: usize = 100;
 /// Calls in flight to a node of our own zone from which one of another, if that costs less than half, is taken.
-const SPILL: u32 = 32;
+const ZONE_OVERFLOW: u32 = 32;
 /// Differences in cost below that of half a millisecond say nothing, and must not spoil the turns.
-const NOISE: u64 = 500 * 500;
+const MIN_COST_GAP: u64 = 500 * 500;
 /// Most turns of a schedule for each provider; finer weights are rounded.
-const MAX_TURNS: u32 = 16;
+const MAX_SCHEDULE_SHARE: u32 = 16;
 
 /// Those that offer the same and want calls.
 #[derive(Debug)]
@@ -32,8 +32,8 @@ pub struct Pool<M> {
     /// Those of them that take turns, the near ones if there are any: each as often as its weight says, spread out.
     schedule: Vec<usize>,
     /// The two are of `list` as it is.
-    is_planned: bool,
-    turn: AtomicUsize,
+    is_scheduled: bool,
+    cursor: AtomicUsize,
 }
 
 /// Whoever can be picked.
@@ -51,17 +51,17 @@ pub trait Member {
     fn weight(&self) -> u16;
 
     /// It runs where we do.
-    fn is_near(&self) -> bool {
+    fn same_zone(&self) -> bool {
         false
     }
 
-    /// The id that [`PickOptions::on`] may name.
+    /// The id that [`PickOptions::instance`] may name.
     fn instance(&self) -> Option<&str> {
         None
     }
 
     /// Among too many, those with the highest are called.
-    fn closeness(&self) -> u64 {
+    fn rendezvous_score(&self) -> u64 {
         0
     }
 }
@@ -135,7 +135,7 @@ pub struct Candidate<'a> {
     /// How long it takes to answer us, with what was slow of late foremost; `None` before its first answer.
     pub latency: Option<Duration>,
     /// It runs in our zone.
-    pub is_near: bool,
+    pub same_zone: bool,
 }
 
 /// Who is to be picked.
@@ -146,13 +146,13 @@ pub struct PickOptions<'a> {
     /// Calls with the same key go to the same provider, as long as it is there.
     pub sticky: Option<&'a str>,
     /// Nobody but this instance.
-    pub on: Option<&'a str>,
+    pub instance: Option<&'a str>,
     /// Not those: a second attempt.
     pub tried: &'a [SocketAddr],
 }
 
 fn cost(member: &impl Member, now: Instant) -> u64 {
-    member.load().cost(now.into_std())
+    member.load().peak_ewma_cost(now.into_std())
 }
 
 fn candidate(member: &impl Member) -> Candidate<'_> {
@@ -163,7 +163,7 @@ fn candidate(member: &impl Member) -> Candidate<'_> {
         weight: member.weight(),
         in_flight: load.in_flight(),
         latency: load.latency(),
-        is_near: member.is_near(),
+        same_zone: member.same_zone(),
     }
 }
 
@@ -173,7 +173,7 @@ impl<M: Clone> Clone for Pool<M> {
             list: self.list.clone(),
             members: self.members.clone(),
             schedule: self.schedule.clone(),
-            turn: AtomicUsize::new(self.turn.load(Ordering::Relaxed)),
+            cursor: AtomicUsize::new(self.cursor.load(Ordering::Relaxed)),
             ..*self
         }
     }
@@ -182,8 +182,8 @@ impl<M: Clone> Clone for Pool<M> {
 impl<M: Member> Pool<M> {
     /// Nobody yet; of those that come, `most` are called. Turns begin anywhere: many processes start together.
     pub fn new(most: usize) -> Self {
-        let turn = AtomicUsize::new(fastrand::usize(..));
-        Self { list: Vec::new(), most, members: Vec::new(), schedule: Vec::new(), is_planned: true, turn }
+        let cursor = AtomicUsize::new(fastrand::usize(..));
+        Self { list: Vec::new(), most, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
     }
 
     /// All of them, called or not.
@@ -191,26 +191,26 @@ impl<M: Member> Pool<M> {
         &self.list
     }
 
-    /// Adds one. After the last change, [`plan`](Self::plan).
+    /// Adds one. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn push(&mut self, member: M) {
         self.list.push(member);
-        self.is_planned = false;
+        self.is_scheduled = false;
     }
 
-    /// Removes those that are not to be kept. After the last change, [`plan`](Self::plan).
+    /// Removes those that are not to be kept. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn retain(&mut self, keep: impl FnMut(&M) -> bool) {
         self.list.retain(keep);
-        self.is_planned = false;
+        self.is_scheduled = false;
     }
 
-    /// Whether nothing has changed since [`plan`](Self::plan).
-    pub fn is_planned(&self) -> bool {
-        self.is_planned
+    /// Whether nothing has changed since [`rebuild_schedule`](Self::rebuild_schedule).
+    pub fn is_scheduled(&self) -> bool {
+        self.is_scheduled
     }
 
     /// Spreads the turns by weight, as evenly as they go, over those that we call.
-    pub fn plan(&mut self) {
-        self.is_planned = true;
+    pub fn rebuild_schedule(&mut self) {
+        self.is_scheduled = true;
         (self.members, self.schedule) = (Vec::new(), Vec::new());
         if self.list.len() <= 1 {
             // The usual case, of many thousands of routes.
@@ -218,12 +218,12 @@ impl<M: Member> Pool<M> {
         }
         let mut members: Vec<usize> = (0..self.list.len()).collect();
         if members.len() > self.most {
-            let closeness = |at: &usize| std::cmp::Reverse(self.list[*at].closeness());
-            members.select_nth_unstable_by_key(self.most, closeness);
+            let rendezvous_score = |at: &usize| std::cmp::Reverse(self.list[*at].rendezvous_score());
+            members.select_nth_unstable_by_key(self.most, rendezvous_score);
             members.truncate(self.most);
             members.sort_unstable();
         }
-        let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].is_near()).collect();
+        let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].same_zone()).collect();
         let usual = if near.is_empty() { &members } else { &near };
         let weights: Vec<u32> = usual.iter().map(|at| self.list[*at].weight().into()).collect();
         self.schedule = schedule(&weights).into_iter().map(|position| usual[position]).collect();
@@ -232,16 +232,16 @@ impl<M: Member> Pool<M> {
 
     /// The provider to call, with whether it has to be connected first. A provider without a live connection is picked only
     /// when there is none with one; those that are due are named to `connect`, to be there the next time.
-    pub fn pick(&self, choice: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
-        debug_assert!(self.is_planned, "who changes a pool plans it");
-        if let Some(instance) = choice.on {
+    pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+        debug_assert!(self.is_scheduled, "who changes a pool plans it");
+        if let Some(instance) = options.instance {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
             connect(provider);
-            return (!choice.tried.contains(&provider.address())).then_some(provider);
+            return (!options.tried.contains(&provider.address())).then_some(provider);
         }
         if let [only] = &self.list[..] {
             let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
-            let is_open = !choice.tried.contains(&only.address());
+            let is_open = !options.tried.contains(&only.address());
             return is_open
                 .then(|| {
                     if is_down {
@@ -250,42 +250,43 @@ impl<M: Member> Pool<M> {
                 })
                 .map(|()| only);
         }
-        if let Some(key) = choice.sticky {
-            return self.closest(key, choice, now, connect);
+        if let Some(key) = options.sticky {
+            return self.pick_sticky(key, options, now, connect);
         }
-        if let Balance::Custom(balancer) = choice.balance
-            && let Some(provider) = self.pick_by(balancer, choice, now, &mut connect)
+        if let Balance::Custom(balancer) = options.balance
+            && let Some(provider) = self.pick_custom(balancer, options, now, &mut connect)
         {
             return Some(provider);
         }
         // A second attempt takes no turn: whoever lets calls fail would be called first every time.
-        let turn = self.turn.fetch_add(usize::from(choice.tried.is_empty()), Ordering::Relaxed);
+        let turn = self.cursor.fetch_add(usize::from(options.tried.is_empty()), Ordering::Relaxed);
         let count = self.schedule.len();
         let first = self.list.get(*self.schedule.get(turn % count.max(1))?)?;
         let is_up =
-            |provider: &M| !choice.tried.contains(&provider.address()) && provider.readiness(now) == Readiness::Ready;
+            |provider: &M| !options.tried.contains(&provider.address()) && provider.readiness(now) == Readiness::Ready;
         if is_up(first) {
-            if matches!(choice.balance, Balance::LeastInFlight) {
-                return self.least(turn, choice, now);
+            if matches!(options.balance, Balance::LeastInFlight) {
+                return self.pick_least_in_flight(turn, options, now);
             }
-            let spills = first.is_near() && first.load().in_flight() >= SPILL;
+            let overflows_zone = first.same_zone() && first.load().in_flight() >= ZONE_OVERFLOW;
             let starting = first.load().is_starting(now.into_std());
-            if !spills && (count == 1 || (matches!(choice.balance, Balance::RoundRobin) && !starting)) {
+            if !overflows_zone && (count == 1 || (matches!(options.balance, Balance::RoundRobin) && !starting)) {
                 return Some(first);
             }
-            let second = if spills {
+            let second = if overflows_zone {
                 self.members[fastrand::usize(..self.members.len())]
             } else {
                 // Another one: with few providers, one's own luck would come up often.
                 self.schedule[(turn % count + fastrand::usize(1..count)) % count]
             };
             let second = &self.list[second];
-            let takes_turn = |one: &M, other: &M| {
+            let wins_slow_start = |one: &M, other: &M| {
                 let (one, other, now) = (&one.load(), &other.load(), now.into_std());
-                !one.is_starting(now) || one.takes_turn(other, now, fastrand::f64())
+                !one.is_starting(now) || one.wins_slow_start(other, now, fastrand::f64())
             };
-            let gives_way = !spills && starting && !takes_turn(first, second);
-            let is_second = gives_way || (is_better(second, first, choice.balance, now) && takes_turn(second, first));
+            let yields_to_second = !overflows_zone && starting && !wins_slow_start(first, second);
+            let is_second =
+                yields_to_second || (is_cheaper(second, first, options.balance, now) && wins_slow_start(second, first));
             return Some(if is_second && is_up(second) { second } else { first });
         }
         // Somebody does not do as usual: look at all of them.
@@ -293,13 +294,13 @@ impl<M: Member> Pool<M> {
         let in_turn = (0..count).map(|step| &self.list[self.members[turn.wrapping_add(step) % count]]);
         let rank_of = self.ranks(now);
         let mut best: Option<(Readiness, &M)> = None;
-        for provider in in_turn.filter(|provider| !choice.tried.contains(&provider.address())) {
+        for provider in in_turn.filter(|provider| !options.tried.contains(&provider.address())) {
             let rank = rank_of(provider);
             if rank == Readiness::Reconnect {
                 connect(provider);
             }
             let better = best.is_none_or(|(so_far, known)| {
-                rank < so_far || (rank == so_far && is_better(provider, known, choice.balance, now))
+                rank < so_far || (rank == so_far && is_cheaper(provider, known, options.balance, now))
             });
             if better {
                 best = Some((rank, provider));
@@ -315,23 +316,23 @@ impl<M: Member> Pool<M> {
 
     /// Whoever has the fewest calls in flight for its weight, among those with a live connection; the near ones first, until they
     /// have much to do.
-    fn least(&self, turn: usize, choice: &PickOptions<'_>, now: Instant) -> Option<&M> {
+    fn pick_least_in_flight(&self, turn: usize, options: &PickOptions<'_>, now: Instant) -> Option<&M> {
         let least = |positions: &[usize], not: Option<SocketAddr>| {
             // From whose turn it is: among equals, everybody has some.
             let (before, after) = positions.split_at(turn % positions.len().max(1));
             let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
                 let address = provider.address();
-                not != Some(address) && !choice.tried.contains(&address) && provider.readiness(now) == Readiness::Ready
+                not != Some(address) && !options.tried.contains(&address) && provider.readiness(now) == Readiness::Ready
             });
-            up.min_by_key(|provider| provider.load().crowding(provider.weight()))
+            up.min_by_key(|provider| provider.load().load_per_weight(provider.weight()))
         };
         let near = least(&self.schedule, None)?;
-        if near.is_near() && near.load().in_flight() >= SPILL {
+        if near.same_zone() && near.load().in_flight() >= ZONE_OVERFLOW {
             return least(&self.members, None);
         }
         if near.load().is_starting(now.into_std())
             && let Some(other) = least(&self.schedule, Some(near.address()))
-            && !near.load().takes_turn(other.load(), now.into_std(), fastrand::f64())
+            && !near.load().wins_slow_start(other.load(), now.into_std(), fastrand::f64())
         {
             return Some(other);
         }
@@ -355,16 +356,16 @@ impl<M: Member> Pool<M> {
     }
 
     /// The provider that `balancer` wants, if there is one with a live connection.
-    fn pick_by(
+    fn pick_custom(
         &self,
         balancer: &dyn Balancer,
-        choice: &PickOptions<'_>,
+        options: &PickOptions<'_>,
         now: Instant,
         connect: &mut impl FnMut(&M),
     ) -> Option<&M> {
         let rank_of = self.ranks(now);
         self.members().filter(|provider| rank_of(provider) == Readiness::Reconnect).for_each(connect);
-        let open = self.members().filter(|provider| !choice.tried.contains(&provider.address()));
+        let open = self.members().filter(|provider| !options.tried.contains(&provider.address()));
         let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Ready).collect();
         let first = *up.first()?;
         let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
@@ -372,8 +373,14 @@ impl<M: Member> Pool<M> {
     }
 
     /// Rendezvous hashing with bounded load: the closest to the key, unless it has a quarter more to do than the mean.
-    fn closest(&self, key: &str, choice: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
-        let open = || self.list.iter().filter(|provider| !choice.tried.contains(&provider.address()));
+    fn pick_sticky(
+        &self,
+        key: &str,
+        options: &PickOptions<'_>,
+        now: Instant,
+        mut connect: impl FnMut(&M),
+    ) -> Option<&M> {
+        let open = || self.list.iter().filter(|provider| !options.tried.contains(&provider.address()));
         let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
         let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
         let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
@@ -395,22 +402,22 @@ impl<M: Member> Pool<M> {
 }
 
 /// Whether one provider is to be preferred to another whose turn it is.
-fn is_better<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> bool {
+fn is_cheaper<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> bool {
     let (ours, theirs) = (one.load().in_flight(), other.load().in_flight());
-    match (one.is_near(), other.is_near()) {
-        (true, false) => return ours < SPILL,
-        (false, true) => return theirs >= SPILL && ours < theirs / 2,
+    match (one.same_zone(), other.same_zone()) {
+        (true, false) => return ours < ZONE_OVERFLOW,
+        (false, true) => return theirs >= ZONE_OVERFLOW && ours < theirs / 2,
         (true, true) | (false, false) => {}
     }
     match balance {
         Balance::RoundRobin | Balance::Custom(_) => false,
         Balance::LeastInFlight => ours < theirs,
         Balance::PeakEwma => {
-            if !one.load().is_known() || !other.load().is_known() {
+            if !one.load().is_measured() || !other.load().is_measured() {
                 return ours < theirs;
             }
             let (ours, theirs) = (cost(one, now), cost(other, now));
-            ours < theirs / 2 && theirs - ours > NOISE
+            ours < theirs / 2 && theirs - ours > MIN_COST_GAP
         }
     }
 }
@@ -434,7 +441,11 @@ fn schedule(weights: &[u32]) -> Vec<usize> {
     // No more turns than it takes: weights of 100 and 200 are one turn and two.
     let divisor = weights.iter().copied().fold(0, gcd);
     let turns = |weight: u32| {
-        if most / divisor <= MAX_TURNS { weight / divisor } else { (weight * MAX_TURNS).div_ceil(most) }
+        if most / divisor <= MAX_SCHEDULE_SHARE {
+            weight / divisor
+        } else {
+            (weight * MAX_SCHEDULE_SHARE).div_ceil(most)
+        }
     };
     let mut places = Vec::new();
     for (position, weight) in weights.iter().enumerate() {
@@ -456,7 +467,7 @@ mod tests {
     struct TestMember {
         address: SocketAddr,
         load: Load,
-        closeness: u64,
+        rendezvous_score: u64,
     }
 
     impl Member for TestMember {
@@ -476,8 +487,8 @@ mod tests {
             100
         }
 
-        fn closeness(&self) -> u64 {
-            self.closeness
+        fn rendezvous_score(&self) -> u64 {
+            self.rendezvous_score
         }
     }
 
@@ -522,10 +533,10 @@ mod tests {
             let mut providers = Pool::new(MAX_SUBSET);
             for port in 1..=300 {
                 let address = SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-                let (load, closeness) = (Load::new(Instant::now().into_std()), affinity(caller, address));
-                providers.push(TestMember { address, load, closeness });
+                let (load, rendezvous_score) = (Load::new(Instant::now().into_std()), affinity(caller, address));
+                providers.push(TestMember { address, load, rendezvous_score });
             }
-            providers.plan();
+            providers.rebuild_schedule();
             assert_eq!(providers.schedule.len(), MAX_SUBSET);
             providers.members
         };

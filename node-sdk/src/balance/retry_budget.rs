@@ -33,12 +33,12 @@ impl RetryBudget {
     }
 
     /// A call begins.
-    pub fn called(&self) {
+    pub fn deposit(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Whether one call may be tried again; it counts then.
-    pub fn take(&self, now: Instant) -> bool {
+    pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = self.calls.load(Ordering::Relaxed);
         #[expect(clippy::cast_precision_loss, reason = "nobody makes 2^52 calls between two retries")]
@@ -65,12 +65,12 @@ mod tests {
     fn retries_keep_to_their_share() {
         let start = Instant::now();
         let budget = RetryBudget::new(start);
-        let taken = |at| (0..1000).filter(|_| budget.take(at)).count();
+        let taken = |at| (0..1000).filter(|_| budget.try_withdraw(at)).count();
         assert_eq!(taken(start), 10);
-        (0..50).for_each(|_| budget.called());
+        (0..50).for_each(|_| budget.deposit());
         assert_eq!(taken(start), 10);
         assert_eq!(taken(start + Duration::from_millis(500)), 5);
-        (0..10_000).for_each(|_| budget.called());
+        (0..10_000).for_each(|_| budget.deposit());
         assert_eq!(taken(start + Duration::from_secs(3600)), 100, "what is left over is not kept for ever");
     }
 }

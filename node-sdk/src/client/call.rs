@@ -46,8 +46,8 @@ impl<'a, T> Call<'a, T> {
 
     /// How long the whole call may take, further attempts included. 5 s unless set, and never longer than the call that is
     /// being handled may take.
-    pub fn within(mut self, deadline: Duration) -> Self {
-        self.raw = self.raw.within(deadline);
+    pub fn timeout(mut self, deadline: Duration) -> Self {
+        self.raw = self.raw.timeout(deadline);
         self
     }
 
@@ -77,17 +77,17 @@ impl<'a, T> Call<'a, T> {
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {
-    /// let cart: Vec<u64> = peers.call("GET/cart", &()).key(user).await?;
+    /// let cart: Vec<u64> = peers.call("GET/cart", &()).sticky_key(user).await?;
     /// # Ok(()) }
     /// ```
-    pub fn key(mut self, key: &'a str) -> Self {
-        self.raw = self.raw.key(key);
+    pub fn sticky_key(mut self, key: &'a str) -> Self {
+        self.raw = self.raw.sticky_key(key);
         self
     }
 
     /// Calls one instance, by its id, and no other.
-    pub fn on(mut self, instance: &'a str) -> Self {
-        self.raw.choice.on = Some(instance);
+    pub fn to_instance(mut self, instance: &'a str) -> Self {
+        self.raw.pick.instance = Some(instance);
         self
     }
 
@@ -120,7 +120,7 @@ impl<T: DeserializeOwned> Future for Calling<'_, T> {
     fn poll(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Self::Output> {
         Pin::new(&mut self.raw)
             .poll(context)
-            .map(|answer| read_result(&answer?).map_err(|error| error.of(|| self.raw.url())))
+            .map(|answer| read_result(&answer?).map_err(|error| error.into_call_error(|| self.raw.url())))
     }
 }
 
@@ -132,19 +132,19 @@ pub struct RawCall<'a> {
     method: &'a str,
     path: &'a str,
     arguments: CallArguments<'a>,
-    within: Duration,
+    timeout: Duration,
     /// Until the first attempt: when the call began, if the caller knows.
-    begun: Option<Instant>,
+    started: Option<Instant>,
     pub(crate) idempotent: bool,
     one_way: bool,
     /// Its answer may be a stream, of which so many bytes may be sent ahead.
     window: Option<u32>,
     /// When there is no answer after so long, another provider is asked too.
     hedge: Option<Duration>,
-    at: Option<SocketAddr>,
+    address: Option<SocketAddr>,
     /// Whoever makes it draws the conclusions.
-    is_check: bool,
-    pub(crate) choice: PickOptions<'a>,
+    is_probe: bool,
+    pub(crate) pick: PickOptions<'a>,
     progress: CallProgress,
 }
 
@@ -206,40 +206,40 @@ impl<'a> RawCall<'a> {
             method,
             path,
             arguments,
-            within: DEFAULT_DEADLINE,
-            begun: None,
+            timeout: DEFAULT_DEADLINE,
+            started: None,
             idempotent: is_idempotent(method),
             one_way: false,
             window: None,
             hedge: None,
-            at: None,
-            is_check: false,
-            choice: PickOptions { balance: peers.balance(), ..PickOptions::default() },
+            address: None,
+            is_probe: false,
+            pick: PickOptions { balance: peers.balance(), ..PickOptions::default() },
             progress: CallProgress::default(),
         }
     }
 
-    /// As [`Call::within`].
-    pub fn within(mut self, deadline: Duration) -> Self {
-        self.within = deadline;
+    /// As [`Call::timeout`].
+    pub fn timeout(mut self, deadline: Duration) -> Self {
+        self.timeout = deadline;
         self
     }
 
     /// The call begins at `now`, which whoever makes thousands a second has just looked at the clock for: its time counts from there.
-    pub fn begun_at(mut self, now: Instant) -> Self {
-        self.begun = Some(now);
+    pub fn started_at(mut self, now: Instant) -> Self {
+        self.started = Some(now);
         self
     }
 
-    /// As [`Call::key`].
-    pub fn key(mut self, key: &'a str) -> Self {
-        self.choice.sticky = Some(key);
+    /// As [`Call::sticky_key`].
+    pub fn sticky_key(mut self, key: &'a str) -> Self {
+        self.pick.sticky = Some(key);
         self
     }
 
     /// As [`Call::balance`].
     pub fn balance(mut self, balance: Balance) -> Self {
-        self.choice.balance = balance;
+        self.pick.balance = balance;
         self
     }
 
@@ -255,19 +255,19 @@ impl<'a> RawCall<'a> {
     }
 
     /// The stream that the call has become, if it has; once it is answered.
-    pub(crate) fn take_stream(&mut self) -> Option<OpenStream> {
+    pub(crate) fn opened_stream(&mut self) -> Option<OpenStream> {
         self.progress.opened.take().map(PendingCall::into_stream)
     }
 
     /// Calls whoever is at this address.
-    pub(crate) fn at(mut self, address: SocketAddr) -> Self {
-        self.at = Some(address);
+    pub(crate) fn to_address(mut self, address: SocketAddr) -> Self {
+        self.address = Some(address);
         self
     }
 
     /// It finds out how a node does: that it fails is nobody else's news.
-    pub(crate) fn unjudged(mut self) -> Self {
-        self.is_check = true;
+    pub(crate) fn without_health_effect(mut self) -> Self {
+        self.is_probe = true;
         self
     }
 
@@ -276,30 +276,29 @@ impl<'a> RawCall<'a> {
     }
 
     /// Makes an attempt. An answer is given at once to what is one-way.
-    fn attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
-        let now = self.begun.take().unwrap_or_else(Instant::now);
+    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
+        let now = self.started.take().unwrap_or_else(Instant::now);
         let context = Context::current();
         let deadline = *self.progress.deadline.get_or_insert_with(|| {
-            if !self.is_check {
-                self.peers.retries().called();
+            if !self.is_probe {
+                self.peers.retries().deposit();
             }
-            let own = now.checked_add(self.within).unwrap_or_else(|| now + FOR_EVER);
+            let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
             context.deadline.map_or(own, |inherited| own.min(inherited))
         });
         if deadline <= now {
-            return Err(CallError::Deadline { url: self.url(), within: self.within });
+            return Err(CallError::Deadline { url: self.url(), within: self.timeout });
         }
-        if let Some(service) = self.peers.own_service()
-            && self.at.is_none()
-            && self.choice.on.is_none()
+        if let Some(service) = self.peers.local()
+            && self.address.is_none()
+            && self.pick.instance.is_none()
             && self.progress.tried.is_empty()
             // A stream needs a connection: this node's own one, if it is listed.
             && self.window.is_none()
             && service.offers(self.method, self.path)
         {
             let text = self.arguments.text(&self.url())?;
-            let answer =
-                service.call_own((self.method, self.path), &text, Context { deadline: Some(deadline), ..context });
+            let answer = service.call((self.method, self.path), &text, Context { deadline: Some(deadline), ..context });
             if self.one_way {
                 tokio::spawn(answer);
                 return Ok(Some(Bytes::new()));
@@ -307,28 +306,28 @@ impl<'a> RawCall<'a> {
             self.progress.state = CallState::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
             return Ok(None);
         }
-        let (providers, captured) = match self.peers.find(self.method, self.path) {
+        let (providers, captured) = match self.peers.lookup(self.method, self.path) {
             Lookup::Available(providers, captured) => (providers, captured),
-            Lookup::Unavailable => return self.nobody().map(Some),
+            Lookup::Unavailable => return self.no_provider_error().map(Some),
             Lookup::Unknown => return Err(CallError::NoRoute { url: self.url() }),
         };
         loop {
-            let choice = PickOptions { tried: &self.progress.tried, ..self.choice };
-            let picked = match self.at {
+            let options = PickOptions { tried: &self.progress.tried, ..self.pick };
+            let picked = match self.address {
                 Some(address) => {
-                    let provider = providers.list().iter().find(|provider| provider.link.address == address);
+                    let provider = providers.list().iter().find(|provider| provider.connection.address == address);
                     let provider = provider.filter(|_| self.progress.tried.is_empty());
-                    provider.inspect(|provider| self.peers.connect(&provider.link))
+                    provider.inspect(|provider| self.peers.connect(&provider.connection))
                 }
-                None => providers.pick(&choice, now, |provider| self.peers.connect(&provider.link)),
+                None => providers.pick(&options, now, |provider| self.peers.connect(&provider.connection)),
             };
-            let Some(provider) = picked else { return self.nobody().map(Some) };
+            let Some(provider) = picked else { return self.no_provider_error().map(Some) };
             match self.submit(provider, &captured, now, deadline, &context) {
                 Ok(None) => return Ok(Some(Bytes::new())),
                 Ok(Some(mut pending)) => {
                     // It may be lost already; and whoever answers wakes this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
-                        if let Some(frame) = self.settle(pending, outcome)? {
+                        if let Some(frame) = self.resolve(pending, outcome)? {
                             return Ok(Some(frame));
                         }
                         continue;
@@ -341,7 +340,7 @@ impl<'a> RawCall<'a> {
                     self.progress.full |= refusal == EnqueueError::Full;
                     // A version 2 provider may take what one of version 1 cannot read.
                     self.progress.too_large |= refusal == EnqueueError::TooLarge;
-                    self.progress.tried.push(provider.link.address);
+                    self.progress.tried.push(provider.connection.address);
                 }
             }
         }
@@ -350,7 +349,7 @@ impl<'a> RawCall<'a> {
     /// Asks a second provider when it is time to, and whether that has an outcome; it is the one that is waited for then.
     fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
         if matches!(self.progress.hedge, HedgeState::Idle) {
-            let may = self.idempotent && !self.one_way && self.at.is_none() && self.choice.on.is_none();
+            let may = self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none();
             let after = self.hedge.filter(|_| may);
             self.progress.hedge = after.map_or(HedgeState::Done, |after| HedgeState::At(Box::pin(sleep(after))));
         }
@@ -358,7 +357,7 @@ impl<'a> RawCall<'a> {
             if at.as_mut().poll(task).is_pending() {
                 return Poll::Pending;
             }
-            self.progress.hedge = self.ask_another().map_or(HedgeState::Done, HedgeState::Asked);
+            self.progress.hedge = self.start_hedge().map_or(HedgeState::Done, HedgeState::Asked);
         }
         let HedgeState::Asked(other) = &mut self.progress.hedge else { return Poll::Pending };
         let Poll::Ready(outcome) = other.poll(task) else { return Poll::Pending };
@@ -371,16 +370,16 @@ impl<'a> RawCall<'a> {
     }
 
     /// Makes the call a second time, to a provider with a live connection, if there is another one.
-    fn ask_another(&self) -> Option<PendingCall> {
+    fn start_hedge(&self) -> Option<PendingCall> {
         let CallState::Waiting(first) = &self.progress.state else { return None };
         let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
-        let Lookup::Available(providers, captured) = self.peers.find(self.method, self.path) else { return None };
-        let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.link().address]).collect();
-        let choice = PickOptions { tried: &tried, ..self.choice };
-        let provider = providers.pick(&choice, now, |provider| self.peers.connect(&provider.link))?;
-        let is_up = provider.link.readiness(now) == Readiness::Ready;
-        if !is_up || !self.peers.retries().take(now.into_std()) {
+        let Lookup::Available(providers, captured) = self.peers.lookup(self.method, self.path) else { return None };
+        let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.connection().address]).collect();
+        let options = PickOptions { tried: &tried, ..self.pick };
+        let provider = providers.pick(&options, now, |provider| self.peers.connect(&provider.connection))?;
+        let is_up = provider.connection.readiness(now) == Readiness::Ready;
+        if !is_up || !self.peers.retries().try_withdraw(now.into_std()) {
             return None;
         }
         self.submit(provider, &captured, now, deadline, &Context::current()).ok().flatten()
@@ -395,8 +394,8 @@ impl<'a> RawCall<'a> {
         deadline: Instant,
         context: &Context,
     ) -> Result<Option<PendingCall>, SubmitError> {
-        let link = &provider.link;
-        let version = link.version;
+        let connection = &provider.connection;
+        let version = connection.version;
         // What the arguments are made of is the caller's code: not while the connection is locked.
         self.arguments.with_text(|text| {
             let merged = match version {
@@ -416,7 +415,8 @@ impl<'a> RawCall<'a> {
             };
             let url = (self.method, self.path);
             if self.one_way {
-                link.send(|out| write_request(out, version, url, None, &merged, &meta(None)))
+                connection
+                    .send(|out| write_request(out, version, url, None, &merged, &meta(None)))
                     .map_err(SubmitError::Connection)?;
                 return Ok(None);
             }
@@ -424,26 +424,26 @@ impl<'a> RawCall<'a> {
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
             let deadline_of_stream = context.deadline.map(Instant::into_std);
             let stream = self.window.map(|window| StreamOptions { deadline: deadline_of_stream, window });
-            let pending = link.call(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
-            let pending = pending.map(|pending| if self.is_check { pending.uncounted() } else { pending });
+            let pending = connection.submit(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
+            let pending = pending.map(|pending| if self.is_probe { pending.uncounted() } else { pending });
             pending.map(Some).map_err(SubmitError::Connection)
         })
     }
 
     /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
-    fn settle(
+    fn resolve(
         &mut self,
         pending: PendingCall,
         outcome: Result<Bytes, CallFailure>,
     ) -> Result<Option<Bytes>, CallError> {
         // Mostly nobody asks for it.
         let now = || Instant::now().into_std();
-        let link = pending.link();
-        if self.is_check {
+        let connection = pending.connection();
+        if self.is_probe {
             return match outcome {
                 Ok(frame) => Ok(Some(frame)),
-                Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: link.address }),
-                Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.within }),
+                Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
+                Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.timeout }),
             };
         }
         let retries = self.peers.retries();
@@ -451,9 +451,9 @@ impl<'a> RawCall<'a> {
             Ok(frame) => {
                 // Said before anything was done: somebody else may do it.
                 let declined = success_parts(&frame).is_none() && is_declined(&frame);
-                if declined && self.at.is_none() && self.choice.on.is_none() && retries.take(now()) {
+                if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
                     self.progress.declined = Some(frame);
-                    self.progress.tried.push(link.address);
+                    self.progress.tried.push(connection.address);
                     return Ok(None);
                 }
                 if self.window.is_some() && opens_stream(&frame) {
@@ -462,29 +462,29 @@ impl<'a> RawCall<'a> {
                 Ok(Some(frame))
             }
             Err(CallFailure::Lost { written: false }) => {
-                self.progress.tried.push(link.address);
+                self.progress.tried.push(connection.address);
                 Ok(None)
             }
             Err(CallFailure::Lost { written: true }) => {
-                link.load.failed(now(), true);
-                self.peers.failed_to(link.address);
-                if self.idempotent && self.progress.lost.is_none() && retries.take(now()) {
-                    self.progress.lost = Some(link.address);
-                    self.progress.tried.push(link.address);
+                connection.load.record_failure(now(), true);
+                self.peers.record_failed(connection.address);
+                if self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
+                    self.progress.lost = Some(connection.address);
+                    self.progress.tried.push(connection.address);
                     return Ok(None);
                 }
-                Err(CallError::Lost { url: self.url(), node: link.address })
+                Err(CallError::Lost { url: self.url(), node: connection.address })
             }
             Err(CallFailure::Deadline { .. }) => {
-                link.load.failed(now(), false);
-                self.peers.failed_to(link.address);
-                Err(CallError::Deadline { url: self.url(), within: self.within })
+                connection.load.record_failure(now(), false);
+                self.peers.record_failed(connection.address);
+                Err(CallError::Deadline { url: self.url(), within: self.timeout })
             }
         }
     }
 
     /// Nobody is left to try.
-    fn nobody(&mut self) -> Result<Bytes, CallError> {
+    fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
         let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;
         match (lost, declined.take()) {
@@ -504,11 +504,11 @@ impl Future for RawCall<'_> {
         let this = &mut *self;
         loop {
             let frame = match &mut this.progress.state {
-                CallState::Due => this.attempt(task)?,
+                CallState::Due => this.poll_attempt(task)?,
                 CallState::Own(answer) => match answer.as_mut().poll(task) {
                     Poll::Ready(Some(frame)) => Some(frame),
                     Poll::Ready(None) => {
-                        return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.within }));
+                        return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.timeout }));
                     }
                     Poll::Pending => return Poll::Pending,
                 },
@@ -519,7 +519,7 @@ impl Future for RawCall<'_> {
                     }
                     let Poll::Ready(outcome) = polled else { return Poll::Pending };
                     let CallState::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
-                    let settled = this.settle(pending, outcome);
+                    let settled = this.resolve(pending, outcome);
                     if !matches!(settled, Ok(Some(_)))
                         && let HedgeState::Asked(other) = std::mem::replace(&mut this.progress.hedge, HedgeState::Done)
                     {

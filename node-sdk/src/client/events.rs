@@ -54,18 +54,18 @@ impl Peers {
     /// # Errors
     /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it is larger than nodes take.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-        self.tell(event, payload, |groups, tell, own| {
+        self.publish(event, payload, |groups, send, own| {
             let one_of = |group: &Providers| {
                 let mut tried = Vec::new();
                 let now = Instant::now();
                 loop {
-                    let choice = PickOptions { balance: self.balance(), tried: &tried, ..PickOptions::default() };
-                    let picked = group.pick(&choice, now, |provider| self.connect(&provider.link));
+                    let options = PickOptions { balance: self.balance(), tried: &tried, ..PickOptions::default() };
+                    let picked = group.pick(&options, now, |provider| self.connect(&provider.connection));
                     let Some(provider) = picked else { return 0 };
-                    if tell(provider) {
+                    if send(provider) {
                         return 1;
                     }
-                    tried.push(provider.link.address);
+                    tried.push(provider.connection.address);
                 }
             };
             let others = groups.iter().filter(|(name, _)| own != Some(name));
@@ -79,15 +79,16 @@ impl Peers {
     /// As there.
     pub fn broadcast(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         let instance = self.instance();
-        self.tell(event, payload, |groups, tell, own| {
+        self.publish(event, payload, |groups, send, own| {
             let all = groups.values().flat_map(|group| group.list());
-            let others = all.filter(|provider| own.is_none() || provider.link.instance.as_deref() != Some(instance));
-            usize::from(own.is_some()) + others.filter(|provider| tell(provider)).count()
+            let others =
+                all.filter(|provider| own.is_none() || provider.connection.instance.as_deref() != Some(instance));
+            usize::from(own.is_some()) + others.filter(|provider| send(provider)).count()
         })
     }
 
     /// Has `choose` tell whom it wants; it is given the name of this node if that has subscribed, and is told already.
-    fn tell(
+    fn publish(
         &self,
         event: &str,
         payload: &impl Serialize,
@@ -106,21 +107,21 @@ impl Peers {
         if text.len() > MAX_PAYLOAD_BYTES {
             return Err(CallError::TooLarge { url: url() });
         }
-        let own = self.own_service().filter(|service| service.offers(METHOD, &path));
+        let own = self.local().filter(|service| service.offers(METHOD, &path));
         if let Some(service) = &own {
             // It is a message: the time of the call that is being handled is no matter of its own.
             let context = Context { deadline: None, ..context };
-            tokio::spawn(Arc::clone(service).call_own((METHOD, &path), &text, context));
+            tokio::spawn(Arc::clone(service).call((METHOD, &path), &text, context));
         }
         let own = own.as_ref().map(|service| &*service.name);
         let groups = self.subscribers(&path).unwrap_or_default();
-        let tell = |provider: &Provider| {
-            self.connect(&provider.link);
+        let send = |provider: &Provider| {
+            self.connect(&provider.connection);
             let write = |out: &mut BytesMut| {
-                write_request(out, provider.link.version, (METHOD, &path), None, &text, &meta);
+                write_request(out, provider.connection.version, (METHOD, &path), None, &text, &meta);
             };
-            provider.link.send(write).is_ok()
+            provider.connection.send(write).is_ok()
         };
-        Ok(choose(&groups, &tell, own))
+        Ok(choose(&groups, &send, own))
     }
 }

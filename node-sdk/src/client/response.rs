@@ -38,7 +38,7 @@ pub(crate) enum ResponseError {
 
 impl ResponseError {
     /// What the caller is told who called `url`.
-    pub(crate) fn of(self, url: impl FnOnce() -> String) -> CallError {
+    pub(crate) fn into_call_error(self, url: impl FnOnce() -> String) -> CallError {
         match self {
             Self::Refused { status, reason, message, retry_after } => {
                 CallError::Refused { status, reason, message, retry_after }

@@ -39,8 +39,8 @@ impl<'a, T> StreamCall<'a, T> {
 
     /// How long opening it may take, further attempts included. 5 s unless set. Once it is open it may last as long as both
     /// sides want; one that was opened while a call is handled ends when that call's time is over.
-    pub fn within(mut self, deadline: Duration) -> Self {
-        self.raw = self.raw.within(deadline);
+    pub fn timeout(mut self, deadline: Duration) -> Self {
+        self.raw = self.raw.timeout(deadline);
         self
     }
 
@@ -50,21 +50,21 @@ impl<'a, T> StreamCall<'a, T> {
         self
     }
 
-    /// As [`Call::key`](crate::Call::key).
-    pub fn key(mut self, key: &'a str) -> Self {
-        self.raw.choice.sticky = Some(key);
+    /// As [`Call::sticky_key`](crate::Call::sticky_key).
+    pub fn sticky_key(mut self, key: &'a str) -> Self {
+        self.raw.pick.sticky = Some(key);
         self
     }
 
-    /// As [`Call::on`](crate::Call::on).
-    pub fn on(mut self, instance: &'a str) -> Self {
-        self.raw.choice.on = Some(instance);
+    /// As [`Call::to_instance`](crate::Call::to_instance).
+    pub fn to_instance(mut self, instance: &'a str) -> Self {
+        self.raw.pick.instance = Some(instance);
         self
     }
 
     /// As [`Call::balance`](crate::Call::balance).
     pub fn balance(mut self, balance: Balance) -> Self {
-        self.raw.choice.balance = balance;
+        self.raw.pick.balance = balance;
         self
     }
 }
@@ -90,10 +90,10 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Poll::Ready(answer) = Pin::new(&mut self.raw).poll(context)? else { return Poll::Pending };
-        let mut stream = Duplex::of(&mut self.raw);
+        let mut stream = Duplex::from_call(&mut self.raw);
         if stream.open.is_none() {
             // Whoever answers in one piece gives a stream of that.
-            stream.whole.push_back(read_result(&answer).map_err(|error| error.of(|| stream.url.clone()))?);
+            stream.whole.push_back(read_result(&answer).map_err(|error| error.into_call_error(|| stream.url.clone()))?);
         }
         Poll::Ready(Ok(stream))
     }
@@ -117,7 +117,7 @@ impl RawCall<'_> {
     pub async fn open(self, window: u32) -> Result<RawReply, CallError> {
         let mut raw = self.streaming(window);
         let answer = (&mut raw).await?;
-        let stream = Duplex::of(&mut raw);
+        let stream = Duplex::from_call(&mut raw);
         Ok(if stream.open.is_some() { RawReply::Stream(stream) } else { RawReply::Response(answer) })
     }
 }
@@ -167,8 +167,8 @@ impl<T> Unpin for Duplex<T> {}
 
 impl<T> Duplex<T> {
     /// The stream that a call has become, if it has; once it is answered.
-    fn of(raw: &mut RawCall<'_>) -> Self {
-        let open = raw.take_stream().map(Arc::new);
+    fn from_call(raw: &mut RawCall<'_>) -> Self {
+        let open = raw.opened_stream().map(Arc::new);
         Self { open, whole: VecDeque::new(), url: raw.url(), opened: Instant::now() }
     }
 }
@@ -185,7 +185,8 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
         let result = match part {
             Some(Ok(frame)) => read_part(&frame, Side::Callee).map_err(|source| self.unreadable(source)),
             Some(Err(StreamEnd::Response(frame))) => {
-                let last = read_result(&RawResponse { frame }).map_err(|error| error.of(|| self.url.clone()));
+                let last =
+                    read_result(&RawResponse { frame }).map_err(|error| error.into_call_error(|| self.url.clone()));
                 self.open = None;
                 last
             }

@@ -49,11 +49,11 @@ const NOT_YOURS: &str = "not_yours";
 const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
 /// After the first panic in a row, how long until the connection is made again; and the longest such pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// Random bytes of a secret: more than anybody can try.
 const SECRET_BYTES: usize = 32;
 /// Wishes to know who has seen us that wait for a connection.
-pub(crate) const MAX_WISHES: usize = 16;
+pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 
 /// What a process tells the Distributor about itself.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ pub struct Identity {
     /// What else it says of itself. The instance id is set when it joins.
     pub advert: Advert,
     /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
-    pub needs: Option<Vec<String>>,
+    pub interests: Option<Vec<String>>,
     /// Where to keep what is known, for the next start.
     pub cache: Option<PathBuf>,
     /// How one of several providers is picked.
@@ -90,7 +90,7 @@ impl Identity {
             own: Vec::new(),
             routes,
             advert: Advert::default(),
-            needs: None,
+            interests: None,
             cache: None,
             balance: Balance::default(),
             network: Network::default(),
@@ -101,26 +101,26 @@ impl Identity {
 /// A wish to know who has seen our registration.
 #[derive(Debug)]
 pub(crate) struct VisibilityRequest {
-    pub(crate) visible: VisibilityTarget,
+    pub(crate) target: VisibilityTarget,
     pub(crate) answer: oneshot::Sender<Visibility>,
 }
 
 impl Peers {
     /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps registered and informed until
-    /// `leave` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
+    /// `stop` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
     ///
     /// While the Distributor cannot be reached, what is known stays, and an attempt to connect is made every
     /// [`RECONNECT_PERIOD`], a tenth more or less. The first after a loss comes at a moment of that period which is this
     /// node's own, so that all nodes together come back as an even stream.
-    pub fn join(mut identity: Identity, address: String, leave: CancellationToken) -> Self {
+    pub fn join(mut identity: Identity, address: String, stop: CancellationToken) -> Self {
         let secret = new_secret();
         let id = secret.as_ref().map_or_else(|| format!("{:032x}", daemon::unique_id()), Secret::instance);
         identity.advert.id = Some(id.clone());
-        let (wishes, wished) = mpsc::channel(MAX_WISHES);
+        let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
         let (advert, adverts) = watch::channel(identity.advert.clone());
         let peers = Self::new(
             advert,
-            wishes,
+            requests,
             identity.balance,
             identity.network.clone(),
             BlockedAddresses::new(identity.own.clone()),
@@ -143,7 +143,7 @@ impl Peers {
             secret,
             peers: peers.clone(),
             adverts,
-            wished,
+            requested,
             waiting: Vec::new(),
             warned: None,
         };
@@ -151,8 +151,8 @@ impl Peers {
             let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
             loop {
                 let begun = Instant::now();
-                let run = AssertUnwindSafe(discovery.run(leave.clone())).catch_unwind().await;
-                if run.is_ok() || leave.is_cancelled() {
+                let run = AssertUnwindSafe(discovery.run(stop.clone())).catch_unwind().await;
+                if run.is_ok() || stop.is_cancelled() {
                     return;
                 }
                 // Whatever it was about is read anew with the next connection.
@@ -160,7 +160,7 @@ impl Peers {
                 let pause = restarts.pause_after(begun.elapsed());
                 error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
                 tokio::select! {
-                    () = leave.cancelled() => return,
+                    () = stop.cancelled() => return,
                     () = sleep(pause) => {}
                 }
             }
@@ -178,11 +178,11 @@ struct RestartBackoff {
 impl RestartBackoff {
     /// The pause after it has run for so long.
     fn pause_after(&mut self, ran: Duration) -> Duration {
-        if ran >= LONGEST_PAUSE {
+        if ran >= MAX_PAUSE {
             self.pause = FIRST_PAUSE;
         }
         let pause = self.pause;
-        self.pause = (pause * 2).min(LONGEST_PAUSE);
+        self.pause = (pause * 2).min(MAX_PAUSE);
         pause
     }
 }
@@ -195,7 +195,7 @@ struct RegistryClient {
     secret: Option<Secret>,
     peers: Peers,
     adverts: watch::Receiver<Advert>,
-    wished: mpsc::Receiver<VisibilityRequest>,
+    requested: mpsc::Receiver<VisibilityRequest>,
     /// Wishes that the Distributor has been told of.
     waiting: Vec<VisibilityRequest>,
     /// The Distributor of which the log says that its nodes cannot call us.
@@ -212,7 +212,7 @@ struct RegistrySession<'a> {
     /// When it counts as gone unless something comes.
     silent_at: Option<Instant>,
     silence: Duration,
-    asked_at: Option<Instant>,
+    list_requested_at: Option<Instant>,
     /// When to register again, having been turned away.
     register_at: Option<Instant>,
     report_at: Instant,
@@ -222,15 +222,15 @@ struct RegistrySession<'a> {
 }
 
 impl RegistryClient {
-    /// One attempt at a time, until `leave` is cancelled.
-    async fn run(&mut self, leave: CancellationToken) {
+    /// One attempt at a time, until `stop` is cancelled.
+    async fn run(&mut self, stop: CancellationToken) {
         let mut failures = Throttle::new(LOG_PERIOD);
         let mut losses = Throttle::default();
         // The log's last word is that there is no connection.
         let mut told_lost = true;
-        while !leave.is_cancelled() {
+        while !stop.is_cancelled() {
             let connecting = tokio::select! {
-                () = leave.cancelled() => return,
+                () = stop.cancelled() => return,
                 connecting = timeout(CONNECT_TIMEOUT, self.identity.network.connect(&self.address)) => connecting,
             };
             let wait = match connecting {
@@ -240,9 +240,9 @@ impl RegistryClient {
                         info!(distributor = %self.address, name = %self.identity.name, "connected");
                     }
                     let begun = Instant::now();
-                    let (reason, has_told) = self.follow(&stream, &leave).await;
+                    let (reason, has_told) = self.run_session(&stream, &stop).await;
                     self.peers.disconnected();
-                    if leave.is_cancelled() {
+                    if stop.is_cancelled() {
                         return;
                     }
                     let shown = losses.pass(Instant::now().into_std());
@@ -269,41 +269,41 @@ impl RegistryClient {
                 }
             };
             tokio::select! {
-                () = leave.cancelled() => return,
+                () = stop.cancelled() => return,
                 () = sleep(wait) => {}
             }
         }
     }
 
     /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
-    async fn follow(&mut self, stream: &Socket, leave: &CancellationToken) -> (&'static str, bool) {
+    async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (&'static str, bool) {
         tune(stream);
         let ends = stream.ends();
-        self.peers.reconnected(ends.and_then(|(here, there)| far(here, there)));
+        self.peers.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
             self.warn_of_loopback(here, there);
         }
         let now = Instant::now();
-        let mut connection = RegistrySession {
+        let mut session = RegistrySession {
             stream,
             unsent: BytesMut::new(),
             is_v2: false,
             silent_at: None,
             silence: SILENCE,
-            asked_at: None,
+            list_requested_at: None,
             register_at: None,
             report_at: now,
             bad: Throttle::default(),
             has_told: false,
         };
         self.adverts.mark_unchanged();
-        self.register(&mut connection);
-        let reason = self.follow_on(&mut connection, leave).await;
-        (reason, connection.has_told)
+        self.register(&mut session);
+        let reason = self.run_registered(&mut session, stop).await;
+        (reason, session.has_told)
     }
 
-    async fn follow_on(&mut self, connection: &mut RegistrySession<'_>, leave: &CancellationToken) -> &'static str {
-        let stream = connection.stream;
+    async fn run_registered(&mut self, session: &mut RegistrySession<'_>, stop: &CancellationToken) -> &'static str {
+        let stream = session.stream;
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         let mut stored_at = Instant::now();
         let mut slice = TimeSlice::new();
@@ -314,7 +314,7 @@ impl RegistryClient {
                 match reader.next_frame() {
                     Ok(Some(frame)) => {
                         if !protocol::is_blank(&frame) {
-                            self.take(connection, &frame);
+                            self.handle_packet(session, &frame);
                         }
                         if slice.is_over_after(frame.len()) {
                             break;
@@ -324,7 +324,7 @@ impl RegistryClient {
                     Err(_too_large) => return "a list larger than 16 MiB",
                 }
             }
-            if let Err(reason) = connection.write() {
+            if let Err(reason) = session.write() {
                 return reason;
             }
             // A Distributor that never pauses keeps nobody from his turn, nor us from leaving.
@@ -333,8 +333,8 @@ impl RegistryClient {
                 slice.give_way().await;
             }
             let expiry = self.peers.expire();
-            let blocked = !connection.unsent.is_empty();
-            let report_at = (connection.is_v2 && self.peers.has_failures()).then_some(connection.report_at);
+            let blocked = !session.unsent.is_empty();
+            let report_at = (session.is_v2 && self.peers.has_failures()).then_some(session.report_at);
             let store_at = (self.identity.cache.is_some() && self.peers.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
                 // What came while we were stopped is read before anything is made of the time that has passed.
@@ -342,35 +342,35 @@ impl RegistryClient {
                 () = ready(()), if more && !is_over => {}
                 readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
                     Ok(true) => {
-                        connection.silent_at = connection.is_v2.then(|| Instant::now() + connection.silence);
+                        session.silent_at = session.is_v2.then(|| Instant::now() + session.silence);
                         more = true;
                     }
                     Ok(false) => return "closed by the Distributor",
                     Err(_broken) => return "broken",
                 },
-                () = leave.cancelled() => {
-                    if connection.is_v2 {
-                        write_leave(&mut connection.unsent);
+                () = stop.cancelled() => {
+                    if session.is_v2 {
+                        write_leave(&mut session.unsent);
                         // Whatever the socket does not take, the end of the connection says as well.
-                        let _ = connection.write();
+                        let _ = session.write();
                     }
                     self.store().await;
                     return "left";
                 }
                 _ = stream.writable(), if blocked => {}
-                Ok(()) = self.adverts.changed() => self.register(connection),
-                Some(wish) = self.wished.recv(), if self.waiting.len() < MAX_WISHES => {
-                    self.waiting.push(wish);
-                    self.register(connection);
+                Ok(()) = self.adverts.changed() => self.register(session),
+                Some(request) = self.requested.recv(), if self.waiting.len() < MAX_VISIBILITY_REQUESTS => {
+                    self.waiting.push(request);
+                    self.register(session);
                 }
                 () = at(expiry) => {}
-                () = at(connection.register_at) => {
-                    connection.register_at = None;
-                    self.register(connection);
+                () = at(session.register_at) => {
+                    session.register_at = None;
+                    self.register(session);
                 }
                 () = at(report_at) => {
-                    connection.report_at = Instant::now() + REPORT_PERIOD;
-                    write_report(&mut connection.unsent, &self.peers.take_failures());
+                    session.report_at = Instant::now() + REPORT_PERIOD;
+                    write_report(&mut session.unsent, &self.peers.drain_failed());
                 }
                 () = at(store_at) => {
                     self.store().await;
@@ -378,92 +378,92 @@ impl RegistryClient {
                 }
                 // Once in a slice the others have their turn, though there is something to read.
                 () = ready(()), if is_over => {}
-                () = at(connection.silent_at) => return "no sign of life",
+                () = at(session.silent_at) => return "no sign of life",
                 () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
             }
             slice.resume();
         }
     }
 
-    fn register(&mut self, connection: &mut RegistrySession<'_>) {
-        let Identity { name, port, routes, needs, .. } = &self.identity;
-        self.waiting.retain(|wish| !wish.answer.is_closed());
+    fn register(&mut self, session: &mut RegistrySession<'_>) {
+        let Identity { name, port, routes, interests, .. } = &self.identity;
+        self.waiting.retain(|request| !request.answer.is_closed());
         // One answer for all who wish: the highest wish, and the longest.
-        let percent = self.waiting.iter().map(|wish| wish.visible.percent).max();
-        let within = self.waiting.iter().map(|wish| wish.visible.within).max();
+        let percent = self.waiting.iter().map(|request| request.target.percent).max();
+        let within = self.waiting.iter().map(|request| request.target.within).max();
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
         let Pong { revision, digest } = self.pong();
         let have = revision.map(|revision| ResumePoint { revision, digest });
         let loopback = self.identity.listen.is_some_and(|listen| listen.is_loopback());
-        let terms = RegisterOptions {
+        let options = RegisterOptions {
             resume: have,
-            interests: needs.clone(),
+            interests: interests.clone(),
             visibility: visible,
             secret: self.secret.clone(),
             loopback,
         };
         let advert = self.adverts.borrow_and_update().clone();
-        write_registration(&mut connection.unsent, name, *port, routes, &advert, &terms);
+        write_registration(&mut session.unsent, name, *port, routes, &advert, &options);
     }
 
-    fn take(&mut self, connection: &mut RegistrySession<'_>, frame: &[u8]) {
+    fn handle_packet(&mut self, session: &mut RegistrySession<'_>, frame: &[u8]) {
         let packet = match Packet::parse(frame) {
             Ok(packet) => packet,
-            Err(error) => return connection.complain(&error.to_string()),
+            Err(error) => return session.complain(&error.to_string()),
         };
-        connection.is_v2 |= packet.version() == Version::V2;
-        connection.has_told = true;
+        session.is_v2 |= packet.version() == Version::V2;
+        session.has_told = true;
         let now = Instant::now();
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "GET" | "PATCH") if is_copy_request(&packet) => {
                 self.peers.with_replica(|replica| {
                     if let Some(revision) = replica.revision() {
-                        write_copy(&mut connection.unsent, revision, replica.digest(), replica.entries());
+                        write_copy(&mut session.unsent, revision, replica.digest(), replica.entries());
                     }
                 });
             }
             (REGISTRY_URI, "GET" | "PATCH") => {
                 let answer = Response::from_packet(&packet);
                 if packet.version() == Version::V2 && answer.reason.is_some() {
-                    return self.turned_away(connection, &answer);
+                    return self.handle_rejection(session, &answer);
                 }
-                let news = match ListUpdate::parse(&packet) {
-                    Ok(news) => news,
-                    Err(error) => return connection.complain(&error.to_string()),
+                let update = match ListUpdate::parse(&packet) {
+                    Ok(update) => update,
+                    Err(error) => return session.complain(&error.to_string()),
                 };
-                let stamp = match &news {
+                let stamp = match &update {
                     ListUpdate::Snapshot(snapshot) => snapshot.header,
                     ListUpdate::Delta(delta) => Some(delta.header),
                 };
-                let outcome = self.peers.take(&news);
+                let outcome = self.peers.apply_update(&update);
                 debug!(?outcome, ?stamp, "news");
                 match outcome {
-                    UpdateOutcome::Changed | UpdateOutcome::Same => connection.asked_at = None,
+                    UpdateOutcome::Changed | UpdateOutcome::Same => session.list_requested_at = None,
                     UpdateOutcome::Stale => {}
-                    UpdateOutcome::Gap => connection.ask(now),
+                    UpdateOutcome::Gap => session.request_list(now),
                 }
                 if stamp.is_some_and(|stamp| stamp.ack) {
-                    write_pong(&mut connection.unsent, self.pong());
+                    write_pong(&mut session.unsent, self.pong());
                 }
             }
             (PING_URI, _) => {
                 let ping = Ping::from_packet(&packet);
-                connection.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
-                connection.silent_at = Some(now + connection.silence);
-                write_pong(&mut connection.unsent, self.pong());
+                session.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
+                session.silent_at = Some(now + session.silence);
+                write_pong(&mut session.unsent, self.pong());
                 let drifted = self.peers.with_replica(|replica| {
                     ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
                 });
-                if drifted && self.identity.needs.is_none() {
-                    connection.ask(now);
+                if drifted && self.identity.interests.is_none() {
+                    session.request_list(now);
                 }
             }
             (VISIBLE_URI, _) => {
                 let params = packet.params.map_or("null", |params| params.get());
                 if let Ok(visibility) = serde_json::from_str::<Visibility>(params) {
-                    for wish in self.waiting.drain(..) {
+                    for request in self.waiting.drain(..) {
                         // Whoever wished may have gone.
-                        let _ = wish.answer.send(visibility.clone());
+                        let _ = request.answer.send(visibility.clone());
                     }
                 }
             }
@@ -472,7 +472,7 @@ impl RegistryClient {
     }
 
     fn pong(&self) -> Pong {
-        let all = self.identity.needs.is_none();
+        let all = self.identity.interests.is_none();
         self.peers.with_replica(|replica| replica.pong(all))
     }
 
@@ -487,17 +487,17 @@ impl RegistryClient {
         warn!(%name, distributor = %self.address, "nobody can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
     }
 
-    fn turned_away(&self, connection: &mut RegistrySession<'_>, answer: &Response<'_>) {
+    fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
             // A moment at random, or all that were turned away come again together.
             let after =
                 answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
-            connection.register_at = after.map(|after| Instant::now() + after);
+            session.register_at = after.map(|after| Instant::now() + after);
         }
         if reason == NOT_YOURS {
-            connection.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
-            if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
+            session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
+            if let Some(held_back) = session.bad.pass(Instant::now().into_std()) {
                 error!(
                     name = %self.identity.name, id = %self.id, held_back,
                     "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
@@ -506,7 +506,7 @@ impl RegistryClient {
             }
             return;
         }
-        if let Some(held_back) = connection.bad.pass(Instant::now().into_std()) {
+        if let Some(held_back) = session.bad.pass(Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
             let (reason, message) = (shown(reason, SHOWN_BYTES), shown(message, 2 * SHOWN_BYTES));
@@ -517,7 +517,7 @@ impl RegistryClient {
     /// Writes what is known to the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.identity.cache.clone() else { return };
-        let Some(text) = self.peers.text_to_save() else { return };
+        let Some(text) = self.peers.cache_text() else { return };
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
@@ -527,7 +527,7 @@ impl RegistryClient {
 }
 
 /// Where the Distributor is, if it is on another machine; its connection tells by its two ends.
-fn far(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
+fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
     (!there.is_loopback() && here != there).then_some(there)
 }
 
@@ -559,9 +559,9 @@ impl RegistrySession<'_> {
     }
 
     /// Asks for the list, unless that has just been done.
-    fn ask(&mut self, now: Instant) {
-        if self.asked_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
-            self.asked_at = Some(now);
+    fn request_list(&mut self, now: Instant) {
+        if self.list_requested_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
+            self.list_requested_at = Some(now);
             debug!("what came does not fit what is known; asking for the list");
             write_list_request(&mut self.unsent, 1);
         }
@@ -584,7 +584,7 @@ mod tests {
         #[track_caller]
         fn check(here: &str, there: &str, expected: Option<&str>) {
             let [here, there] = [here, there].map(|text| text.parse().unwrap());
-            assert_eq!(far(here, there), expected.map(|text| text.parse().unwrap()));
+            assert_eq!(registry_host(here, there), expected.map(|text| text.parse().unwrap()));
         }
         check("127.0.0.1", "127.0.0.1", None);
         check("::1", "::1", None);

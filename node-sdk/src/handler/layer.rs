@@ -71,7 +71,7 @@ impl Outcome {
     ///
     /// # Errors
     /// 500 when the result has no JSON form.
-    pub fn of(result: impl Respond) -> Result<Self, ServiceError> {
+    pub fn from_result(result: impl Respond) -> Result<Self, ServiceError> {
         let status = result.status();
         let body = match result.into_parts() {
             Ok(parts) => OutcomeBody::Parts(parts),

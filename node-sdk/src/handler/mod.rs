@@ -68,10 +68,10 @@ pub struct IncomingCall<'a> {
     pub(crate) context: &'a Context,
     pub(crate) caller: &'a Caller,
     /// What makes it a stream, if its caller takes one.
-    pub(crate) flow: Option<&'a Arc<CallStream>>,
+    pub(crate) call_stream: Option<&'a Arc<CallStream>>,
     /// For a layer: what it is around.
     pub(crate) next: RefCell<Option<Next>>,
-    pub(crate) surroundings: &'a NodeContext,
+    pub(crate) node: &'a NodeContext,
 }
 
 /// What all calls of a node have in common.
@@ -277,7 +277,7 @@ where
     }
 
     fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>> {
-        Poll::Ready(ready!(self.project().future.poll(task)).map_err(Into::into).and_then(Outcome::of))
+        Poll::Ready(ready!(self.project().future.poll(task)).map_err(Into::into).and_then(Outcome::from_result))
     }
 }
 
@@ -345,7 +345,7 @@ impl FromCall for RawParams {
 
 impl<T: Send + Sync + 'static> FromCall for State<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        let state = call.surroundings.states.find();
+        let state = call.node.states.find();
         state.map(Self).ok_or_else(|| ServiceError::internal(format!("no state of type {}", type_name::<T>())))
     }
 
@@ -356,7 +356,7 @@ impl<T: Send + Sync + 'static> FromCall for State<T> {
 
 impl FromCall for Peers {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        Ok(call.surroundings.peers.clone())
+        Ok(call.node.peers.clone())
     }
 }
 
@@ -368,14 +368,14 @@ impl FromCall for Deadline {
 
 impl Deadline {
     /// How long the caller still waits; `None` when it has not said.
-    pub fn left(self) -> Option<Duration> {
+    pub fn remaining(self) -> Option<Duration> {
         self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 }
 
 impl FromCall for Caller {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        Ok(Self { peers: Some(call.surroundings.peers.clone()), ..call.caller.clone() })
+        Ok(Self { peers: Some(call.node.peers.clone()), ..call.caller.clone() })
     }
 }
 

@@ -42,7 +42,7 @@ const REOPEN_AFTER: Duration = Duration::from_millis(100);
 /// ```
 #[derive(Debug)]
 pub struct Items<T> {
-    flow: Arc<CallStream>,
+    call_stream: Arc<CallStream>,
     is_over: bool,
     item: PhantomData<fn() -> T>,
 }
@@ -65,7 +65,7 @@ pub struct Streaming<S>(pub S);
 /// A call at work that may be a stream.
 #[derive(Debug)]
 pub(crate) struct CallStream {
-    shared: Mutex<CallStreamState>,
+    state: Mutex<CallStreamState>,
     /// Whoever works on the call.
     task: AtomicWaker,
     /// Bytes that wait in all streams of its caller.
@@ -74,8 +74,8 @@ pub(crate) struct CallStream {
 
 #[derive(Debug)]
 struct CallStreamState {
-    inflow: ReceiveWindow,
-    outflow: SendWindow,
+    receive: ReceiveWindow,
+    send: SendWindow,
     /// The handler takes items.
     takes_items: bool,
     is_open: bool,
@@ -84,7 +84,7 @@ struct CallStreamState {
     /// The call is over, or the caller is gone.
     cut: bool,
     /// There was no room for what came.
-    crowded: bool,
+    out_of_memory: bool,
 }
 
 /// Parts of an answer, whatever they are made of.
@@ -103,122 +103,122 @@ pub(crate) trait PartSource: Send {
 impl CallStream {
     /// The caller takes so many bytes before it grants more.
     pub(crate) fn new(credit: u32, held: Arc<AtomicUsize>) -> Arc<Self> {
-        let shared = CallStreamState {
-            inflow: ReceiveWindow::new(STREAM_WINDOW),
-            outflow: SendWindow::new(credit),
+        let state = CallStreamState {
+            receive: ReceiveWindow::new(STREAM_WINDOW),
+            send: SendWindow::new(credit),
             takes_items: false,
             is_open: false,
             leaving: false,
             cut: false,
-            crowded: false,
+            out_of_memory: false,
         };
-        Arc::new(Self { shared: Mutex::new(shared), task: AtomicWaker::new(), held })
+        Arc::new(Self { state: Mutex::new(state), task: AtomicWaker::new(), held })
     }
 
     /// A part has come from the caller.
-    pub(crate) fn put(&self, part: Part, frame: Bytes) -> Result<(), FlowViolation> {
-        let mut shared = self.lock();
-        if !shared.takes_items {
+    pub(crate) fn push_part(&self, part: Part, frame: Bytes) -> Result<(), FlowViolation> {
+        let mut state = self.lock();
+        if !state.takes_items {
             return Ok(());
         }
-        let before = shared.inflow.waiting_bytes();
-        let waker = shared.inflow.put(part, frame)?;
-        self.held.fetch_add(shared.inflow.waiting_bytes() - before, Ordering::Relaxed);
-        drop(shared);
+        let before = state.receive.waiting_bytes();
+        let waker = state.receive.push(part, frame)?;
+        self.held.fetch_add(state.receive.waiting_bytes() - before, Ordering::Relaxed);
+        drop(state);
         waker.into_iter().for_each(std::task::Waker::wake);
         Ok(())
     }
 
     /// The caller takes so many bytes more.
     pub(crate) fn grant(&self, bytes: u32) {
-        let waker = self.lock().outflow.grant(bytes);
+        let waker = self.lock().send.grant(bytes);
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
     /// The node leaves.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn stop(&self) {
         self.lock().leaving = true;
         self.task.wake();
     }
 
-    pub(crate) fn attend(&self, task: &Context<'_>) {
+    pub(crate) fn register_waker(&self, task: &Context<'_>) {
         self.task.register(task.waker());
     }
 
     /// Whether the packet that opens the answer is to be sent now: items are wanted, or there are `parts`.
-    pub(crate) fn opens(&self, parts: bool) -> bool {
-        let mut shared = self.lock();
-        (parts || shared.takes_items) && !std::mem::replace(&mut shared.is_open, true)
+    pub(crate) fn set_open(&self, parts: bool) -> bool {
+        let mut state = self.lock();
+        (parts || state.takes_items) && !std::mem::replace(&mut state.is_open, true)
     }
 
     /// Credit for the caller that is worth sending now.
-    pub(crate) fn take_credit(&self) -> Option<u32> {
-        self.lock().inflow.take_credit()
+    pub(crate) fn next_credit(&self) -> Option<u32> {
+        self.lock().receive.next_credit()
     }
 
     /// The number of the next part, as soon as it may be sent.
     pub(crate) fn poll_ready(&self, task: &mut Context<'_>) -> Poll<u64> {
-        let mut shared = self.lock();
-        ready!(shared.outflow.poll_ready(task));
-        Poll::Ready(shared.outflow.next_number())
+        let mut state = self.lock();
+        ready!(state.send.poll_ready(task));
+        Poll::Ready(state.send.next_number())
     }
 
     /// A part of so many bytes is sent.
     pub(crate) fn sent(&self, bytes: usize) {
-        self.lock().outflow.sent(bytes);
+        self.lock().send.sent(bytes);
     }
 
     /// Why a stream that has nothing to send ends now, if it does.
-    pub(crate) fn farewell(&self) -> Option<ServiceError> {
+    pub(crate) fn stop_error(&self) -> Option<ServiceError> {
         let leaves = self.lock().leaving;
         leaves.then(|| ServiceError::new(503, "leaving", "this node leaves").retry_after(REOPEN_AFTER))
     }
 
     /// Bytes that have come and are not taken.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.lock().inflow.waiting_bytes()
+        self.lock().receive.waiting_bytes()
     }
 
     /// There is no room for what has come: whoever takes it finds out.
     pub(crate) fn crowd_out(&self) {
-        let mut shared = self.lock();
-        self.held.fetch_sub(shared.inflow.waiting_bytes(), Ordering::Relaxed);
-        shared.inflow.clear();
-        shared.crowded = true;
-        shared.takes_items = false;
-        let waker = shared.inflow.end();
-        drop(shared);
+        let mut state = self.lock();
+        self.held.fetch_sub(state.receive.waiting_bytes(), Ordering::Relaxed);
+        state.receive.clear();
+        state.out_of_memory = true;
+        state.takes_items = false;
+        let waker = state.receive.end();
+        drop(state);
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
     /// The call is over.
-    pub(crate) fn cut(&self) {
-        let mut shared = self.lock();
-        shared.cut = !shared.inflow.is_over();
-        let waker = shared.inflow.end();
-        drop(shared);
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.cut = !state.receive.is_over();
+        let waker = state.receive.end();
+        drop(state);
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
     fn lock(&self) -> MutexGuard<'_, CallStreamState> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What nobody has taken is gone with it.
 impl Drop for CallStream {
     fn drop(&mut self) {
-        self.held.fetch_sub(self.lock().inflow.waiting_bytes(), Ordering::Relaxed);
+        self.held.fetch_sub(self.lock().receive.waiting_bytes(), Ordering::Relaxed);
     }
 }
 
 impl<T> FromCall for Items<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        let Some(flow) = call.flow else {
+        let Some(call_stream) = call.call_stream else {
             return Err(ServiceError::bad_request("no_stream", "this route takes a stream; open one"));
         };
-        flow.lock().takes_items = true;
-        Ok(Self { flow: Arc::clone(flow), is_over: false, item: PhantomData })
+        call_stream.lock().takes_items = true;
+        Ok(Self { call_stream: Arc::clone(call_stream), is_over: false, item: PhantomData })
     }
 }
 
@@ -231,18 +231,18 @@ impl<T: DeserializeOwned> Stream for Items<T> {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let mut shared = self.flow.lock();
-        let taken = ready!(shared.inflow.poll_take(task));
-        self.flow.held.fetch_sub(taken.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
-        let (owes_credit, cut, crowded) = (shared.inflow.owes_credit(), shared.cut, shared.crowded);
-        drop(shared);
-        if owes_credit {
-            self.flow.task.wake();
+        let mut state = self.call_stream.lock();
+        let taken = ready!(state.receive.poll_part(task));
+        self.call_stream.held.fetch_sub(taken.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        let (has_credit_due, cut, out_of_memory) = (state.receive.has_credit_due(), state.cut, state.out_of_memory);
+        drop(state);
+        if has_credit_due {
+            self.call_stream.task.wake();
         }
         let item = match taken {
             Some(frame) => read_part(&frame, Side::Caller)
                 .map_err(|error| ServiceError::bad_request("bad_part", error.to_string())),
-            None if crowded => Err(no_room("the parts of this stream, which are not taken")),
+            None if out_of_memory => Err(no_room("the parts of this stream, which are not taken")),
             None if cut => Err(ServiceError::new(499, "cut", "the caller went before the last part")),
             None => {
                 self.is_over = true;

@@ -36,7 +36,7 @@ const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::f
 pub struct Node {
     address: SocketAddr,
     peers: Peers,
-    needs: Vec<String>,
+    interests: Vec<String>,
     budget: Arc<Budget>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
@@ -49,11 +49,11 @@ pub struct NodeBuilder {
     listen: String,
     distributor: String,
     advert: Advert,
-    needs: Option<Vec<String>>,
+    interests: Option<Vec<String>>,
     cache: Option<PathBuf>,
     balance: Balance,
     network: Network,
-    buffers: usize,
+    max_buffer_bytes: usize,
     routes: Vec<RouteDefinition>,
     /// Around the routes that come next, the outermost first.
     layers: Vec<Layer>,
@@ -66,7 +66,7 @@ pub struct NodeBuilder {
 struct RouteDefinition {
     text: String,
     handler: Box<dyn AnyHandler>,
-    at_most: Option<usize>,
+    max_concurrency: Option<usize>,
     one_way: bool,
 }
 
@@ -78,11 +78,11 @@ impl Node {
             listen: "127.0.0.1:0".to_owned(),
             distributor: "127.0.0.1:9000".to_owned(),
             advert: Advert::default(),
-            needs: None,
+            interests: None,
             cache: None,
             balance: Balance::default(),
             network: Network::default(),
-            buffers: budget::DEFAULT_BYTES,
+            max_buffer_bytes: budget::DEFAULT_BYTES,
             routes: Vec::new(),
             layers: Vec::new(),
             states: StateMap::default(),
@@ -115,22 +115,22 @@ impl Node {
     /// Waits until `percent` of all version 2 nodes, ourselves included, have acknowledged that they know this node as it is now,
     /// or `within` is over; tells how many have, and names some that have not. A Distributor of version 1, or none, gives no
     /// answer: then nobody counts as having seen it, and that takes a second longer. Cancel safe.
-    pub async fn visible(&self, percent: u8, within: Duration) -> Visibility {
-        self.peers.visible(percent, within).await
+    pub async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
+        self.peers.wait_visible(percent, within).await
     }
 
-    /// How many bytes are kept for callers now; [`Peers::buffers`] says it of the nodes that are called.
-    pub fn buffers(&self) -> BufferUsage {
-        self.budget.buffers()
+    /// How many bytes are kept for callers now; [`Peers::buffer_usage`] says it of the nodes that are called.
+    pub fn buffer_usage(&self) -> BufferUsage {
+        self.budget.usage()
     }
 
-    /// Completes when there is a provider of everything that the builder's [`needs`](NodeBuilder::needs) name, at once if they
+    /// Completes when there is a provider of everything that the builder's [`interests`](NodeBuilder::interests) name, at once if they
     /// name nothing. Cancel safe.
     pub async fn ready(&self) {
         let is_there = |need: &String, nodes: &[Arc<protocol::Node>]| {
             nodes.iter().any(|node| node.name == *need || node.routes.iter().any(|route| route.as_str() == need))
         };
-        self.peers.wait_until(|nodes| self.needs.iter().all(|need| is_there(need, nodes))).await;
+        self.peers.wait_until(|nodes| self.interests.iter().all(|need| is_there(need, nodes))).await;
     }
 
     /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight finish for up to 10 s more, and
@@ -206,8 +206,8 @@ impl NodeBuilder {
 
     /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that this node calls. It is
     /// told of them only, which saves traffic in a large mesh; unless set, of everybody. [`Node::ready`] waits for them.
-    pub fn needs<T: Into<String>>(mut self, needs: impl IntoIterator<Item = T>) -> Self {
-        self.needs = Some(needs.into_iter().map(Into::into).collect());
+    pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
+        self.interests = Some(interests.into_iter().map(Into::into).collect());
         self
     }
 
@@ -280,7 +280,7 @@ impl NodeBuilder {
 
     fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
         let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
-        self.routes.push(RouteDefinition { text, handler, at_most: None, one_way });
+        self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way });
         self
     }
 
@@ -303,10 +303,10 @@ impl NodeBuilder {
 
     /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
     /// with 503 `overloaded`, and callers try somebody else.
-    pub fn at_most(mut self, calls: usize) -> Self {
+    pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
-            Some(route) => route.at_most = Some(calls),
-            None => self.misplaced = Some("at_most"),
+            Some(route) => route.max_concurrency = Some(calls),
+            None => self.misplaced = Some("max_concurrency"),
         }
         self
     }
@@ -331,8 +331,8 @@ impl NodeBuilder {
     /// and answers that are not taken. 384 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
     /// half of what is free: one that would have more is not read from until it has less. An answer that there is no room for
     /// becomes 503 `no_room`, and of a caller's streams that are not taken the one with the most ends so.
-    pub fn buffers(mut self, bytes: usize) -> Self {
-        self.buffers = bytes;
+    pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.max_buffer_bytes = bytes;
         self
     }
 
@@ -345,11 +345,11 @@ impl NodeBuilder {
 
     /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second of a type replaces the first.
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
-        self.state_of(Arc::new(state))
+        self.shared_state(Arc::new(state))
     }
 
     /// As [`state`](Self::state), for a value that others have too.
-    pub fn state_of<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
+    pub fn shared_state<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
         self.states.insert(state);
         self
     }
@@ -384,7 +384,7 @@ impl NodeBuilder {
         let node = self.start().await?;
         tokio::select! {
             () = stop.cancelled() => {}
-            visibility = node.visible(percent, within) => {
+            visibility = node.wait_visible(percent, within) => {
                 let Visibility { seen, of, enough, missing } = &visibility;
                 if *enough {
                     info!(seen, of, "visible");
@@ -410,11 +410,11 @@ impl NodeBuilder {
             listen,
             distributor,
             advert,
-            needs,
+            interests,
             cache,
             balance,
             network,
-            buffers,
+            max_buffer_bytes,
             routes: given,
             layers: _,
             states,
@@ -429,7 +429,7 @@ impl NodeBuilder {
         }
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();
-        for RouteDefinition { text, handler, at_most, one_way } in given {
+        for RouteDefinition { text, handler, max_concurrency, one_way } in given {
             let route = match text.strip_prefix(events::PREFIX) {
                 Some(event) => events::route(event)?,
                 None => Route::parse(&text)?,
@@ -437,10 +437,11 @@ impl NodeBuilder {
             if let Some(state) = handler.missing(&states) {
                 return Err(StartError::MissingState { route: text, state });
             }
-            let at_most = at_most.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
-            let mut offer = Some(LocalRoute { route: route.clone(), handler, at_most, one_way });
+            let max_concurrency =
+                max_concurrency.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
+            let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
             let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
-            entry.map_err(|refused| refused.of(&route))?;
+            entry.map_err(|refused| refused.into_error(&route))?;
             if offer.is_some() {
                 return Err(StartError::DoubledRoute(text));
             }
@@ -451,23 +452,23 @@ impl NodeBuilder {
         let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
-        let needed = needs.clone().unwrap_or_default();
+        let needed = interests.clone().unwrap_or_default();
         // Where they are inside this process, addresses are the mesh's.
         let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
         let port = address.port();
         let own = Vec::new();
         let identity =
-            Identity { name: name.clone(), port, listen, own, routes, advert, needs, cache, balance, network };
+            Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
-        let surroundings = NodeContext { states, peers: peers.clone() };
+        let context = NodeContext { states, peers: peers.clone() };
         let local_queues = LocalQueues::start();
-        let budget = Budget::new(buffers);
-        let service = LocalService { name, router, surroundings, local_queues, busy: Busy::new(), budget };
+        let budget = Budget::new(max_buffer_bytes);
+        let service = LocalService { name, router, node: context, local_queues, busy: Busy::new(), budget };
         let service = Arc::new(service);
-        peers.serve_own(&service);
+        peers.set_local(&service);
         let budget = Arc::clone(&service.budget);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, needs: needed, budget, leaving, server })
+        Ok(Node { address, peers, interests: needed, budget, leaving, server })
     }
 }
 

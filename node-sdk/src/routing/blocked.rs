@@ -18,7 +18,7 @@ impl BlockedAddresses {
     }
 
     /// Why an address is never called, if it is not.
-    pub(crate) fn why(&self, address: SocketAddr) -> Option<&'static str> {
+    pub(crate) fn reason(&self, address: SocketAddr) -> Option<&'static str> {
         let address = canonical(address);
         let host = embedded(address.ip());
         if is_no_host(host) {
@@ -79,8 +79,8 @@ mod tests {
 
     #[track_caller]
     fn check(own: &[&str], address: &str, expected: bool) {
-        let barred = BlockedAddresses::new(own.iter().map(|own| own.parse().unwrap()).collect());
-        assert_eq!(barred.why(address.parse().unwrap()).is_some(), expected, "{own:?} {address}");
+        let blocked = BlockedAddresses::new(own.iter().map(|own| own.parse().unwrap()).collect());
+        assert_eq!(blocked.reason(address.parse().unwrap()).is_some(), expected, "{own:?} {address}");
     }
 
     #[test]

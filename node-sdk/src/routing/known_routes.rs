@@ -58,13 +58,13 @@ impl KnownRoutes {
     }
 
     /// Whether a path belongs to a route that is remembered.
-    pub(crate) fn has(&self, method: &str, path: &str, now: Instant) -> bool {
+    pub(crate) fn contains(&self, method: &str, path: &str, now: Instant) -> bool {
         let number = self.routes.find(method, path).map(|found| *found.value);
         number.and_then(|number| self.by_age.get(&number)).is_some_and(|gone| now < gone.since + Self::TIME)
     }
 
     /// Forgets what has been gone for long.
-    pub(crate) fn tidy(&mut self, now: Instant) {
+    pub(crate) fn sweep(&mut self, now: Instant) {
         while let Some((number, gone)) = self.by_age.first_key_value()
             && now >= gone.since + Self::TIME
         {
@@ -106,11 +106,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn routes_are_remembered_for_some_time() {
-        let (mut remembered, start) = (KnownRoutes::default(), Instant::now());
-        remembered.add(&route("GET/goods/{id}"), node(1), start);
-        remembered.add(&route("GET/members"), node(1), start);
+        let (mut known, start) = (KnownRoutes::default(), Instant::now());
+        known.add(&route("GET/goods/{id}"), node(1), start);
+        known.add(&route("GET/members"), node(1), start);
         let later = start + KnownRoutes::TIME / 2;
-        remembered.add(&route("GET/goods/{other}"), node(2), later);
+        known.add(&route("GET/goods/{other}"), node(2), later);
         for (path, at, expected) in [
             ("/goods/7", later, true),
             ("/members", later, true),
@@ -119,23 +119,23 @@ mod tests {
             ("/goods/7", start + KnownRoutes::TIME, true),
             ("/goods/7", later + KnownRoutes::TIME, false),
         ] {
-            assert_eq!(remembered.has("GET", path, at), expected, "{path}");
+            assert_eq!(known.contains("GET", path, at), expected, "{path}");
         }
-        remembered.tidy(start + KnownRoutes::TIME);
-        assert_eq!((remembered.by_age.len(), remembered.by_node.len()), (1, 1));
-        remembered.tidy(later + KnownRoutes::TIME);
-        assert!(remembered.by_age.is_empty() && remembered.by_node.is_empty() && remembered.fullest.is_empty());
+        known.sweep(start + KnownRoutes::TIME);
+        assert_eq!((known.by_age.len(), known.by_node.len()), (1, 1));
+        known.sweep(later + KnownRoutes::TIME);
+        assert!(known.by_age.is_empty() && known.by_node.is_empty() && known.fullest.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_leaves_many_behind_takes_the_room_from_itself() {
-        let (mut remembered, now) = (KnownRoutes::default(), Instant::now());
-        remembered.add(&route("GET/real"), node(1), now);
+        let (mut known, now) = (KnownRoutes::default(), Instant::now());
+        known.add(&route("GET/real"), node(1), now);
         for number in 0..2 * KnownRoutes::MAX_ROUTES {
-            remembered.add(&route(&format!("GET/invented/{number}")), node(2 + u16::from(number % 2 == 0)), now);
+            known.add(&route(&format!("GET/invented/{number}")), node(2 + u16::from(number % 2 == 0)), now);
         }
-        assert_eq!(remembered.by_age.len(), KnownRoutes::MAX_ROUTES);
-        assert!(remembered.has("GET", "/real", now) && !remembered.has("GET", "/invented/0", now));
-        assert!(remembered.has("GET", &format!("/invented/{}", 2 * KnownRoutes::MAX_ROUTES - 1), now));
+        assert_eq!(known.by_age.len(), KnownRoutes::MAX_ROUTES);
+        assert!(known.contains("GET", "/real", now) && !known.contains("GET", "/invented/0", now));
+        assert!(known.contains("GET", &format!("/invented/{}", 2 * KnownRoutes::MAX_ROUTES - 1), now));
     }
 }

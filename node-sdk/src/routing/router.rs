@@ -92,7 +92,7 @@ impl RouterError {
     }
 
     /// As an error about a route.
-    pub(crate) fn of(self, route: &Route) -> RouteError {
+    pub(crate) fn into_error(self, route: &Route) -> RouteError {
         RouteError { text: route.as_str().chars().take(60).collect(), reason: self.reason() }
     }
 }
@@ -109,44 +109,44 @@ impl<T> Router<T> {
             if !self.methods.contains_key(route.method()) {
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
-            let tree = self.methods.get_mut(route.method()).expect("it was put there");
-            return Ok(tree.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
+            let method = self.methods.get_mut(route.method()).expect("it was put there");
+            return Ok(method.exact.entry(SmolStr::new(route.path())).or_insert_with(new));
         }
         match self.methods.get_mut(route.method()) {
-            Some(tree) => tree.patterns.check(route)?,
+            Some(method) => method.patterns.check(route)?,
             // Nothing is left behind by what is refused.
             None => {
                 Patterns::<T>::default().check(route)?;
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
         }
-        let tree = self.methods.get_mut(route.method()).expect("it is there");
-        Ok(tree.patterns.entry(route, new))
+        let method = self.methods.get_mut(route.method()).expect("it is there");
+        Ok(method.patterns.entry(route, new))
     }
 
     /// The value under a route.
     pub(crate) fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
-        let tree = self.methods.get_mut(route.method())?;
-        if route.is_pattern() { tree.patterns.get_mut(route) } else { tree.exact.get_mut(route.path()) }
+        let method = self.methods.get_mut(route.method())?;
+        if route.is_pattern() { method.patterns.get_mut(route) } else { method.exact.get_mut(route.path()) }
     }
 
     /// Whether there is a value under a route.
     pub(crate) fn has(&self, route: &Route) -> bool {
-        let Some(tree) = self.methods.get(route.method()) else { return false };
-        if route.is_pattern() { tree.patterns.has(route) } else { tree.exact.contains_key(route.path()) }
+        let Some(method) = self.methods.get(route.method()) else { return false };
+        if route.is_pattern() { method.patterns.has(route) } else { method.exact.contains_key(route.path()) }
     }
 
     /// Removes what is under a route, and leaves nothing behind: names come and go for years. Tells whether routes that were
     /// [refused](RouterError) may be taken now.
     pub(crate) fn remove(&mut self, route: &Route) -> bool {
-        let Some(tree) = self.methods.get_mut(route.method()) else { return false };
+        let Some(method) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
-            tree.patterns.remove(route)
+            method.patterns.remove(route)
         } else {
-            tree.exact.remove(route.path());
+            method.exact.remove(route.path());
             false
         };
-        if tree.exact.is_empty() && tree.patterns.routes.is_empty() {
+        if method.exact.is_empty() && method.patterns.routes.is_empty() {
             self.methods.remove(route.method());
         }
         makes_room
@@ -154,14 +154,14 @@ impl<T> Router<T> {
 
     /// The route that a method and path belong to.
     pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Option<RouteMatch<'_, 'p, T>> {
-        let tree = self.methods.get(method)?;
-        if let Some(value) = tree.exact.get(path) {
+        let method = self.methods.get(method)?;
+        if let Some(value) = method.exact.get(path) {
             return Some(RouteMatch { value, captured: Vec::new() });
         }
-        if tree.patterns.routes.is_empty() {
+        if method.patterns.routes.is_empty() {
             return None;
         }
-        tree.patterns.find(path, &mut 0)
+        method.patterns.find(path, &mut 0)
     }
 }
 
@@ -537,12 +537,12 @@ mod tests {
             assert!(taken > patterns(MAX_SHAPES), "{segments}");
             for path in ["/x".repeat(segments), "/y".repeat(segments), format!("{}/y", "/x".repeat(segments - 1))] {
                 let mut tried = 0;
-                let tree = &router.methods["GET"];
-                let found = tree.patterns.find(&path, &mut tried);
-                assert!(segments > 5 || tree.exact.contains_key(&*path) || found.is_some(), "{path}");
+                let method = &router.methods["GET"];
+                let found = method.patterns.find(&path, &mut tried);
+                assert!(segments > 5 || method.exact.contains_key(&*path) || found.is_some(), "{path}");
                 assert!(tried <= 2 * MAX_SHAPES, "{path}: {tried}");
                 let mut tried = 0;
-                assert!(tree.patterns.find(&format!("{path}/miss"), &mut tried).is_none());
+                assert!(method.patterns.find(&format!("{path}/miss"), &mut tried).is_none());
                 assert_eq!(tried, 0, "no pattern has as many segments");
             }
         }

@@ -20,22 +20,22 @@ use crate::transport::connection::Connection;
 /// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
 #[derive(Debug)]
 pub(crate) struct RoutingTable {
-    home: Arc<LocalNode>,
+    local_node: Arc<LocalNode>,
     nodes: BTreeMap<SocketAddr, KnownNode>,
-    links: HashMap<SocketAddr, Arc<Connection>>,
+    connections: HashMap<SocketAddr, Arc<Connection>>,
     router: Router<Arc<Providers>>,
     /// Who has subscribed to what.
     events: Router<Arc<SubscriberGroups>>,
     /// What nodes offer that want no calls now, and how many do.
-    resting: Router<usize>,
+    inactive: Router<usize>,
     /// Routes that had providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
-    remembered: KnownRoutes,
+    known_routes: KnownRoutes,
     /// The nodes that are never called, and why.
-    barred: BTreeMap<SocketAddr, &'static str>,
+    blocked: BTreeMap<SocketAddr, &'static str>,
     /// The nodes that routes were passed over of.
     refused: BTreeSet<SocketAddr>,
     /// Of the log; `None` for one of several that all know the same.
-    noise: Option<Throttle>,
+    log_throttle: Option<Throttle>,
 }
 
 /// The node that the table is of.
@@ -49,9 +49,9 @@ pub(crate) struct LocalNode {
     pub(crate) zone: Option<String>,
     pub(crate) network: Network,
     /// Who is never called.
-    pub(crate) barred: BlockedAddresses,
+    pub(crate) blocked: BlockedAddresses,
     /// Bytes of those who are.
-    pub(crate) called: Arc<Budget>,
+    pub(crate) buffer_budget: Arc<Budget>,
 }
 
 /// Somebody who was at a place, and whoever is there now.
@@ -62,13 +62,13 @@ pub(crate) type Providers = Pool<Provider>;
 
 #[derive(Clone, Debug)]
 pub(crate) struct Provider {
-    pub(crate) link: Arc<Connection>,
+    pub(crate) connection: Arc<Connection>,
     pub(crate) route: Route,
     weight: u16,
     /// The Distributor has had no sign of life from it for a moment.
     suspect: bool,
     /// It runs where we do.
-    is_near: bool,
+    same_zone: bool,
 }
 
 /// What is known of a route.
@@ -83,42 +83,42 @@ pub(crate) enum Lookup<'p> {
 }
 
 impl RoutingTable {
-    pub(crate) fn new(home: Arc<LocalNode>) -> Self {
+    pub(crate) fn new(local_node: Arc<LocalNode>) -> Self {
         Self {
-            home,
+            local_node,
             nodes: BTreeMap::new(),
-            links: HashMap::new(),
+            connections: HashMap::new(),
             router: Router::default(),
             events: Router::default(),
-            resting: Router::default(),
-            remembered: KnownRoutes::default(),
-            barred: BTreeMap::new(),
+            inactive: Router::default(),
+            known_routes: KnownRoutes::default(),
+            blocked: BTreeMap::new(),
             refused: BTreeSet::new(),
-            noise: Some(Throttle::default()),
+            log_throttle: Some(Throttle::default()),
         }
     }
 
     /// One of the same node and nodes, with connections of its own.
-    pub(crate) fn follower(&self, now: Instant) -> Self {
-        let mut follower = Self::new(Arc::clone(&self.home));
-        (follower.remembered, follower.noise) = (self.remembered.clone(), None);
+    pub(crate) fn for_thread(&self, now: Instant) -> Self {
+        let mut follower = Self::new(Arc::clone(&self.local_node));
+        (follower.known_routes, follower.log_throttle) = (self.known_routes.clone(), None);
         let all: Vec<NodeChange> = self.nodes.iter().map(|(address, known)| (*address, Some(known.clone()))).collect();
         follower.apply(&all, now);
-        for (address, link) in &self.links {
-            let same = follower.links.get(address);
-            same.map(|same| same.set_health(link.is_healthy()));
+        for (address, connection) in &self.connections {
+            let same = follower.connections.get(address);
+            same.map(|same| same.set_health(connection.is_healthy()));
         }
         follower
     }
 
     /// The connection, made or not, to the node at this address.
-    pub(crate) fn link(&self, address: SocketAddr) -> Option<&Arc<Connection>> {
-        self.links.get(&address)
+    pub(crate) fn connection(&self, address: SocketAddr) -> Option<&Arc<Connection>> {
+        self.connections.get(&address)
     }
 
     /// Why the node at this address is never called, if it is not.
-    pub(crate) fn why_barred(&self, address: SocketAddr) -> Option<&'static str> {
-        self.barred.get(&address).copied()
+    pub(crate) fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
+        self.blocked.get(&address).copied()
     }
 
     pub(crate) fn nodes(&self) -> impl ExactSizeIterator<Item = &Arc<Node>> {
@@ -130,17 +130,18 @@ impl RoutingTable {
         self.nodes.get(&address).map_or(&[], |known| &known.ids)
     }
 
-    pub(crate) fn find<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
+    pub(crate) fn lookup<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
         if let Some(found) = self.router.find(method, path) {
             return Lookup::Available(Arc::clone(found.value), found.captured);
         }
         // What is not there is asked for rarely; only then is there a look at the clock.
-        let is_known = self.resting.find(method, path).is_some() || self.remembered.has(method, path, Instant::now());
+        let is_known =
+            self.inactive.find(method, path).is_some() || self.known_routes.contains(method, path, Instant::now());
         if is_known { Lookup::Unavailable } else { Lookup::Unknown }
     }
 
     /// Whether the node at this address offers a route and is not called for it: see [`RouterError`].
-    pub(crate) fn is_passed_over(&self, address: SocketAddr, route: &Route) -> bool {
+    pub(crate) fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
         self.refused.contains(&address) && !self.router.has(route)
     }
 
@@ -163,7 +164,7 @@ impl RoutingTable {
             let again: Vec<NodeChange> = again.collect();
             self.change(&again, now);
         }
-        self.remembered.tidy(now);
+        self.known_routes.sweep(now);
     }
 
     /// Tells whether routes that were refused may be taken now.
@@ -171,43 +172,43 @@ impl RoutingTable {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));
         // Who was never called was in no pool.
-        let old: Vec<KnownNode> = old.filter(|known| self.barred.remove(&known.address).is_none()).collect();
-        for (node, route) in old.iter().filter_map(called).flat_map(routes) {
+        let old: Vec<KnownNode> = old.filter(|known| self.blocked.remove(&known.address).is_none()).collect();
+        for (node, route) in old.iter().filter_map(callable).flat_map(routes) {
             // One look through a list takes out all that have moved.
-            if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_planned()) {
-                Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.link.address));
+            if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_scheduled()) {
+                Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.connection.address));
             }
         }
-        for (_, route) in old.iter().filter_map(resting).flat_map(routes) {
-            if let Some(count) = self.resting.get_mut(route) {
+        for (_, route) in old.iter().filter_map(inactive).flat_map(routes) {
+            if let Some(count) = self.inactive.get_mut(route) {
                 *count -= 1;
                 if *count == 0 {
-                    self.resting.remove(route);
+                    self.inactive.remove(route);
                 }
             }
         }
         for (address, known) in changes {
             self.refused.remove(address);
-            let link = self.links.remove(address);
+            let connection = self.connections.remove(address);
             if let Some(known) = known {
-                self.add(known, link, now);
-            } else if let Some(link) = link {
-                link.retire();
+                self.add(known, connection, now);
+            } else if let Some(connection) = connection {
+                connection.retire();
             }
         }
         let new = changes.iter().filter_map(|(_, known)| known.as_ref());
         let mut makes_room = false;
-        for (node, route) in old.iter().chain(new).filter_map(called).flat_map(routes) {
+        for (node, route) in old.iter().chain(new).filter_map(callable).flat_map(routes) {
             match self.pool(node, route) {
                 Some(pool) if pool.list().is_empty() => makes_room |= self.remove(node, route),
-                Some(pool) if !pool.is_planned() => Arc::make_mut(pool).plan(),
+                Some(pool) if !pool.is_scheduled() => Arc::make_mut(pool).rebuild_schedule(),
                 Some(_) | None => {}
             }
         }
         for known in &old {
-            for (_, route) in called(known).into_iter().flat_map(routes) {
-                if !is_event(route) && !self.router.has(route) && !self.resting.has(route) {
-                    self.remembered.add(route, known.address, now);
+            for (_, route) in callable(known).into_iter().flat_map(routes) {
+                if !is_event(route) && !self.router.has(route) && !self.inactive.has(route) {
+                    self.known_routes.add(route, known.address, now);
                 }
             }
         }
@@ -215,52 +216,55 @@ impl RoutingTable {
     }
 
     /// A node that is not in the table, and the link there was to its place.
-    fn add(&mut self, known: &KnownNode, link: Option<Arc<Connection>>, now: Instant) {
+    fn add(&mut self, known: &KnownNode, connection: Option<Arc<Connection>>, now: Instant) {
         let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
         let instance = advert.and_then(|advert| advert.id.as_ref());
         // We are in the list ourselves, and offer nothing there.
         let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
-        let barred = offers.then(|| self.home.barred.why(*address)).flatten();
-        if let Some(why) = barred {
-            self.barred.insert(*address, why);
-            if let Some(held_back) = self.noise.as_mut().and_then(|noise| noise.pass(now.into_std())) {
+        let blocked = offers.then(|| self.local_node.blocked.reason(*address)).flatten();
+        if let Some(why) = blocked {
+            self.blocked.insert(*address, why);
+            if let Some(held_back) =
+                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.pass(now.into_std()))
+            {
                 warn!(node = %address, name = ?shown(&node.name, SHOWN_BYTES), held_back, "a node is passed over: {why}");
             }
         }
-        let is_called = barred.is_none() && called(known).is_some();
-        let stays =
-            |link: &Arc<Connection>| is_called && link.version == node.version() && link.instance.as_ref() == instance;
-        let link = match link {
-            Some(link) if stays(&link) => link,
+        let is_callable = blocked.is_none() && callable(known).is_some();
+        let stays = |connection: &Arc<Connection>| {
+            is_callable && connection.version == node.version() && connection.instance.as_ref() == instance
+        };
+        let connection = match connection {
+            Some(connection) if stays(&connection) => connection,
             other => {
                 // Another process listens there now.
-                other.inspect(|link| link.retire());
-                if !is_called {
+                other.inspect(|connection| connection.retire());
+                if !is_callable {
                     return;
                 }
-                let closeness = affinity(&self.home.instance, *address);
-                let (hello, network) = (self.home.hello.clone(), self.home.network.clone());
+                let rendezvous_score = affinity(&self.local_node.instance, *address);
+                let (hello, network) = (self.local_node.hello.clone(), self.local_node.network.clone());
                 Connection::new(
                     *address,
                     node.version(),
                     instance.cloned(),
-                    closeness,
+                    rendezvous_score,
                     hello,
                     network,
-                    &self.home.called,
+                    &self.local_node.buffer_budget,
                 )
             }
         };
         let weight = weight(node);
         let zone = advert.and_then(|advert| advert.zone.as_ref());
-        let is_near = self.home.zone.is_some() && self.home.zone.as_ref() == zone;
+        let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
         for route in &node.routes {
             if weight == 0 {
                 // One that is refused is not remembered either.
                 if !is_event(route)
-                    && let Ok(count) = self.resting.entry(route, || 0)
+                    && let Ok(count) = self.inactive.entry(route, || 0)
                 {
                     *count += 1;
                 }
@@ -269,16 +273,16 @@ impl RoutingTable {
             match self.pool_or_new(node, route) {
                 Ok(pool) => {
                     // Two of its routes may differ in the names of parameters only.
-                    if pool.list().last().is_none_or(|last| last.link.address != *address) {
-                        let (link, route) = (Arc::clone(&link), route.clone());
-                        let provider = Provider { link, route, weight, suspect: node.suspect, is_near };
+                    if pool.list().last().is_none_or(|last| last.connection.address != *address) {
+                        let (connection, route) = (Arc::clone(&connection), route.clone());
+                        let provider = Provider { connection, route, weight, suspect: node.suspect, same_zone };
                         Arc::make_mut(pool).push(provider);
                     }
                 }
                 Err(refused) => {
                     self.refused.insert(*address);
-                    let noise = self.noise.as_mut();
-                    if let Some(held_back) = noise.and_then(|noise| noise.pass(now.into_std())) {
+                    let log_throttle = self.log_throttle.as_mut();
+                    if let Some(held_back) = log_throttle.and_then(|log_throttle| log_throttle.pass(now.into_std())) {
                         let (name, route) = (shown(&node.name, SHOWN_BYTES), shown(route, SHOWN_BYTES));
                         let reason = refused.reason();
                         warn!(node = %address, ?name, ?route, held_back, "a route is passed over: {reason}");
@@ -286,7 +290,7 @@ impl RoutingTable {
                 }
             }
         }
-        self.links.insert(*address, link);
+        self.connections.insert(*address, connection);
     }
 
     fn pool(&mut self, node: &Node, route: &Route) -> Option<&mut Arc<Providers>> {
@@ -318,19 +322,19 @@ impl RoutingTable {
 
 impl Drop for RoutingTable {
     fn drop(&mut self) {
-        self.links.values().for_each(|link| link.retire());
+        self.connections.values().for_each(|connection| connection.retire());
     }
 }
 
 /// The node, if calls go to it at all.
-fn called(known: &KnownNode) -> Option<&Node> {
+fn callable(known: &KnownNode) -> Option<&Node> {
     let is_http = known.node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
     (!is_http && !known.node.routes.is_empty()).then_some(&known.node)
 }
 
 /// The node, if it would be called and wants no calls now.
-fn resting(known: &KnownNode) -> Option<&Node> {
-    called(known).filter(|node| weight(node) == 0)
+fn inactive(known: &KnownNode) -> Option<&Node> {
+    callable(known).filter(|node| weight(node) == 0)
 }
 
 fn weight(node: &Node) -> u16 {
@@ -348,15 +352,15 @@ fn is_event(route: &Route) -> bool {
 
 impl Member for Provider {
     fn address(&self) -> SocketAddr {
-        self.link.address
+        self.connection.address
     }
 
     fn load(&self) -> &Load {
-        &self.link.load
+        &self.connection.load
     }
 
     fn readiness(&self, now: Instant) -> Readiness {
-        let readiness = self.link.readiness(now);
+        let readiness = self.connection.readiness(now);
         if self.suspect { readiness.max(Readiness::Ejected) } else { readiness }
     }
 
@@ -364,16 +368,16 @@ impl Member for Provider {
         self.weight
     }
 
-    fn is_near(&self) -> bool {
-        self.is_near
+    fn same_zone(&self) -> bool {
+        self.same_zone
     }
 
     fn instance(&self) -> Option<&str> {
-        self.link.instance.as_deref()
+        self.connection.instance.as_deref()
     }
 
-    fn closeness(&self) -> u64 {
-        self.link.closeness
+    fn rendezvous_score(&self) -> u64 {
+        self.connection.rendezvous_score
     }
 }
 
@@ -396,8 +400,8 @@ mod tests {
             hello: Bytes::new(),
             zone: Some("a".to_owned()),
             network,
-            barred: BlockedAddresses::default(),
-            called: Budget::of_links(),
+            blocked: BlockedAddresses::default(),
+            buffer_budget: Budget::for_connections(),
         }))
     }
 
@@ -421,8 +425,8 @@ mod tests {
     type Members = BTreeSet<(SocketAddr, u16, bool, bool)>;
 
     fn members(pool: &Providers) -> Members {
-        assert!(pool.is_planned() && !pool.list().is_empty());
-        let members = pool.list().iter().map(|one| (one.link.address, one.weight, one.suspect, one.is_near));
+        assert!(pool.is_scheduled() && !pool.list().is_empty());
+        let members = pool.list().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
         let set: Members = members.collect();
         assert_eq!(set.len(), pool.list().len(), "nobody twice");
         set
@@ -432,7 +436,7 @@ mod tests {
     fn seen(table: &RoutingTable) -> Vec<(String, Members)> {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
-            if let Lookup::Available(providers, _) = table.find(method, path) {
+            if let Lookup::Available(providers, _) = table.lookup(method, path) {
                 seen.push((format!("{method}{path}"), members(&providers)));
             }
         }
@@ -459,13 +463,13 @@ mod tests {
                     })
                     .collect();
                 table.apply(&changes, Instant::now());
-                assert_eq!(seen(&table), seen(&table.follower(Instant::now())), "seed {seed}");
+                assert_eq!(seen(&table), seen(&table.for_thread(Instant::now())), "seed {seed}");
             }
-            let called = table.nodes.values().filter(|known| called(known).is_some()).count();
-            assert_eq!(table.links.len(), called, "seed {seed}");
+            let callable = table.nodes.values().filter(|known| callable(known).is_some()).count();
+            assert_eq!(table.connections.len(), callable, "seed {seed}");
             let nobody: Vec<NodeChange> = table.nodes.keys().map(|address| (*address, None)).collect();
             table.apply(&nobody, Instant::now());
-            assert!(seen(&table).is_empty() && table.links.is_empty() && table.nodes().len() == 0);
+            assert!(seen(&table).is_empty() && table.connections.is_empty() && table.nodes().len() == 0);
         }
     }
 
@@ -482,7 +486,7 @@ mod tests {
     async fn what_is_not_there_now_is_told_from_what_never_was_for_some_time() {
         let mut table = table();
         let offer = |port, weight, path: &str| node_of(port, weight, [format!("GET{path}")]);
-        let is_gone = |table: &RoutingTable, path: &str| matches!(table.find("GET", path), Lookup::Unavailable);
+        let is_gone = |table: &RoutingTable, path: &str| matches!(table.lookup("GET", path), Lookup::Unavailable);
         let address = |change: &NodeChange| (change.0, None);
         let (here, resting) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/resting"));
         table.apply(&[here.clone(), resting.clone()], Instant::now());
@@ -492,11 +496,11 @@ mod tests {
         assert!(is_gone(&table, "/here/1") && is_gone(&table, "/resting"), "who rests is there");
         table.apply(&[address(&resting)], Instant::now());
         tokio::time::advance(KnownRoutes::TIME / 2).await;
-        assert!(is_gone(&table, "/here/1") && is_gone(&table.follower(Instant::now()), "/resting"));
+        assert!(is_gone(&table, "/here/1") && is_gone(&table.for_thread(Instant::now()), "/resting"));
         tokio::time::advance(KnownRoutes::TIME / 2).await;
         assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/resting"), "not for ever");
         table.apply(&[], Instant::now());
-        assert!(table.resting.find("GET", "/resting").is_none());
+        assert!(table.inactive.find("GET", "/resting").is_none());
     }
 
     #[tokio::test]
@@ -509,12 +513,12 @@ mod tests {
         let (many, late) = (node_of(1, 100, (1..20).map(route)), node_of(2, 100, [route(40), "GET/b".to_owned()]));
         table.apply(&[many.clone(), late.clone()], Instant::now());
         let late_route = Route::parse(&route(40)).unwrap();
-        assert!(table.is_passed_over(late.0, &late_route) && table.is_passed_over(many.0, &late_route));
-        assert!(!table.is_passed_over(late.0, &Route::parse("GET/b").unwrap()) && table.offers("GET", "/b"));
-        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Lookup::Unknown));
+        assert!(table.is_refused(late.0, &late_route) && table.is_refused(many.0, &late_route));
+        assert!(!table.is_refused(late.0, &Route::parse("GET/b").unwrap()) && table.offers("GET", "/b"));
+        assert!(matches!(table.lookup("GET", "/a/x/x/x/1/x/2"), Lookup::Unknown));
         table.apply(&[(many.0, None)], Instant::now());
-        assert!(!table.is_passed_over(late.0, &late_route));
-        assert!(matches!(table.find("GET", "/a/x/x/x/1/x/2"), Lookup::Available(..)));
+        assert!(!table.is_refused(late.0, &late_route));
+        assert!(matches!(table.lookup("GET", "/a/x/x/x/1/x/2"), Lookup::Available(..)));
     }
 
     #[tokio::test]
@@ -528,7 +532,7 @@ mod tests {
             let address = SocketAddr::new(host, 1);
             (address, Some(KnownNode { address, node: Arc::new(node), ids: vec![1] }))
         };
-        let providers = |table: &RoutingTable| match table.find("GET", "/a") {
+        let providers = |table: &RoutingTable| match table.lookup("GET", "/a") {
             Lookup::Available(providers, _) => providers,
             other => panic!("{other:?}"),
         };
@@ -536,14 +540,14 @@ mod tests {
         let first = providers(&table);
         table.apply(&[node("x", true)], Instant::now());
         let second = providers(&table);
-        assert!(Arc::ptr_eq(&first.list()[0].link, &second.list()[0].link), "the same process");
+        assert!(Arc::ptr_eq(&first.list()[0].connection, &second.list()[0].connection), "the same process");
         assert!(!first.list()[0].suspect && second.list()[0].suspect, "who was picked from stays as it was");
         table.apply(&[node("y", false)], Instant::now());
-        assert!(!Arc::ptr_eq(&first.list()[0].link, &providers(&table).list()[0].link), "another process");
-        table.apply(&[(first.list()[0].link.address, None)], Instant::now());
+        assert!(!Arc::ptr_eq(&first.list()[0].connection, &providers(&table).list()[0].connection), "another process");
+        table.apply(&[(first.list()[0].connection.address, None)], Instant::now());
         assert!(
-            matches!(table.find("GET", "/a"), Lookup::Unavailable)
-                && matches!(table.find("GET", "/b"), Lookup::Unknown)
+            matches!(table.lookup("GET", "/a"), Lookup::Unavailable)
+                && matches!(table.lookup("GET", "/b"), Lookup::Unknown)
         );
     }
 }

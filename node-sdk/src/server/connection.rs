@@ -27,7 +27,7 @@ use crate::transport::budget::{LEAST_BYTES, PeerShare};
 use crate::transport::connection::MAX_FRAME_BYTES;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
-const MAX_AT_WORK: usize = 1024;
+const MAX_RUNNING: usize = 1024;
 /// Calls that are streams, or may become some, do not count there: they may last, and are ended and paced by what is read. Of these a
 /// caller has so many; more are refused.
 const MAX_STREAMS: usize = 4096;
@@ -45,7 +45,7 @@ const MAX_STRIKES: u32 = 3;
 /// Bytes of a caller's instance id that are kept; ours have 32.
 const MAX_INSTANCE_BYTES: usize = 128;
 /// Packets that are begun before other connections have their turn; fewer if they take longer than a [`TimeSlice`].
-const FRAMES_PER_TURN: usize = 32;
+const FRAMES_PER_YIELD: usize = 32;
 
 /// Larger packets are begun only with a turn among the callers that keep this node busy.
 const LARGE_FRAME_BYTES: usize = 16 * 1024;
@@ -63,20 +63,20 @@ struct CallerConnection<'a> {
     /// When the bytes came that are in the reader.
     received: Instant,
     /// Packets that were begun since there were none left; and before that, since there were none.
-    taken: usize,
-    taken_before: usize,
-    transit: QueueDelay,
-    at_work: FuturesUnordered<Abortable<RunningCall>>,
+    frames_begun: usize,
+    frames_begun_before: usize,
+    queue_delay: QueueDelay,
+    running: FuturesUnordered<Abortable<RunningCall>>,
     /// The calls at work that can be taken back.
     handles: RunningCalls,
-    outgoing: ResponseQueue,
+    responses: ResponseQueue,
     strikes: u32,
     slice: TimeSlice,
     share: PeerShare,
     /// Bytes that it may have now.
-    may_have: usize,
+    allowed_bytes: usize,
     /// Bytes of calls at work, as they came.
-    at_work_bytes: usize,
+    running_bytes: usize,
     /// Bytes that wait in its streams.
     in_streams: Arc<AtomicUsize>,
     full: Throttle,
@@ -101,28 +101,28 @@ struct RunningCalls {
 }
 
 impl RunningCalls {
-    fn put(&mut self, key: u64, at_work: CallHandle) {
-        self.streams += usize::from(at_work.flow.is_some());
-        if let Some(replaced) = self.by_key.insert(key, at_work) {
-            self.streams -= usize::from(replaced.flow.is_some());
+    fn put(&mut self, key: u64, call: CallHandle) {
+        self.streams += usize::from(call.call_stream.is_some());
+        if let Some(replaced) = self.by_key.insert(key, call) {
+            self.streams -= usize::from(replaced.call_stream.is_some());
         }
     }
 
-    fn take(&mut self, key: u64) -> Option<CallHandle> {
+    fn remove(&mut self, key: u64) -> Option<CallHandle> {
         let taken = self.by_key.remove(&key)?;
-        self.streams -= usize::from(taken.flow.is_some());
+        self.streams -= usize::from(taken.call_stream.is_some());
         Some(taken)
     }
 
-    fn flow(&self, key: u64) -> Option<&CallStream> {
-        self.by_key.get(&key)?.flow.as_deref()
+    fn call_stream(&self, key: u64) -> Option<&CallStream> {
+        self.by_key.get(&key)?.call_stream.as_deref()
     }
 }
 
 /// What a caller can do about a call at work.
 struct CallHandle {
     abort: AbortHandle,
-    flow: Option<Arc<CallStream>>,
+    call_stream: Option<Arc<CallStream>>,
     /// As the call came.
     bytes: usize,
 }
@@ -141,17 +141,17 @@ pub(crate) async fn run(
         reader: FrameReader::new(MAX_FRAME_BYTES),
         large: None,
         received: Instant::now(),
-        taken: 0,
-        taken_before: 0,
-        transit: QueueDelay::default(),
-        at_work: FuturesUnordered::new(),
+        frames_begun: 0,
+        frames_begun_before: 0,
+        queue_delay: QueueDelay::default(),
+        running: FuturesUnordered::new(),
         handles: RunningCalls::default(),
-        outgoing: ResponseQueue::new(LocalQueues::can_see(stream)),
+        responses: ResponseQueue::new(LocalQueues::can_see(stream)),
         strikes: 0,
         slice: TimeSlice::among(&service.busy),
-        share: PeerShare::of(&service.budget),
-        may_have: LEAST_BYTES,
-        at_work_bytes: 0,
+        share: PeerShare::new(&service.budget),
+        allowed_bytes: LEAST_BYTES,
+        running_bytes: 0,
         in_streams,
         full: Throttle::default(),
         leaving: false,
@@ -160,21 +160,21 @@ pub(crate) async fn run(
     let mut closed = false;
     let mut at_caller = Look::default();
     loop {
-        connection.settle();
+        connection.charge();
         let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
             Ok(more) => more,
             Err(reason) => return reason,
         };
-        while connection.reads()
-            && let Some(Some(turn)) = connection.at_work.next().now_or_never()
+        while connection.is_reading()
+            && let Some(Some(polled)) = connection.running.next().now_or_never()
         {
-            let bytes = turn.as_ref().map_or(0, |(_, turn)| turn.packet.len());
-            connection.take_turn(turn);
+            let bytes = polled.as_ref().map_or(0, |(_, polled)| polled.packet.len());
+            connection.handle_polled(polled);
             if connection.slice.is_over_after(bytes) {
                 break;
             }
         }
-        let (blocked, paced) = match write(stream, &mut connection.outgoing) {
+        let (blocked, paced) = match write(stream, &mut connection.responses) {
             Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
             Ok(WriteStep::Write(_)) => (true, None),
             Ok(WriteStep::Done) => (false, None),
@@ -184,51 +184,51 @@ pub(crate) async fn run(
         if paced.is_none() {
             at_caller.done();
         }
-        connection.settle();
+        connection.charge();
         // A caller that never pauses leaves the thread to others all the same, however much its packets cost.
         if connection.slice.is_over() {
             connection.slice.give_way().await;
         } else if connection.large.is_some() {
             connection.slice.take_turn().await;
-        } else if more && !blocked && paced.is_none() && connection.are_few() {
+        } else if more && !blocked && paced.is_none() && connection.has_few() {
             continue;
         } else if more {
             tokio::task::yield_now().await;
         }
-        let idle = connection.at_work.is_empty() && connection.outgoing.len() == 0 && !more;
+        let idle = connection.running.is_empty() && connection.responses.len() == 0 && !more;
         if idle && closed {
             return "closed by the caller";
         }
         if idle && finish.is_cancelled() {
             return "leaving";
         }
-        let written = connection.outgoing.written();
-        let (held, may_have) = (connection.held(), connection.may_have);
-        let is_full = held >= may_have;
-        let (listening, reads) = (!closed && connection.has_room(), connection.reads());
+        let written = connection.responses.written();
+        let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
+        let is_full = held >= allowed_bytes;
+        let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
         // A call that has begun has to end, and waits only for what is at work.
         let is_timed = listening && (!is_full || connection.reader.pending().len() > held / 2);
         let leaving = connection.leaving;
-        let CallerConnection { reader, at_work, outgoing, received, slice, .. } = &mut connection;
+        let CallerConnection { reader, running, responses, received, slice, .. } = &mut connection;
         tokio::select! {
             biased;
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
             () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !leaving => {
                 connection.leaving = true;
-                connection.handles.by_key.values().filter_map(|at_work| at_work.flow.as_ref()).for_each(|flow| flow.leave());
+                connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
             }
-            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => outgoing.seen(written, seen),
+            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.seen(written, seen),
             () = std::future::ready(()), if more => {}
             readable = stream.readable(), if listening && !more && !is_full => {
-                match readable.and_then(|()| reader.fill_at_most(stream, may_have - held)) {
+                match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
                     Ok(true) => *received = Instant::now(),
                     // A caller that closes its side may still read its answers.
                     Ok(false) => closed = true,
                     Err(_broken) => return "broken",
                 }
             }
-            Some(turn) = at_work.next(), if reads && !at_work.is_empty() => connection.take_turn(turn),
+            Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
             () = at((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
             () = at(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
             () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
@@ -243,22 +243,22 @@ pub(crate) async fn run(
 
 impl CallerConnection<'_> {
     fn has_room(&self) -> bool {
-        self.at_work.len().saturating_sub(self.handles.streams) < MAX_AT_WORK
-            && self.reads()
-            && self.at_work_bytes + self.in_streams.load(Ordering::Relaxed) < self.may_have
+        self.running.len().saturating_sub(self.handles.streams) < MAX_RUNNING
+            && self.is_reading()
+            && self.running_bytes + self.in_streams.load(Ordering::Relaxed) < self.allowed_bytes
     }
 
     /// Bytes that are kept for it.
-    fn held(&self) -> usize {
+    fn held_bytes(&self) -> usize {
         let (come, large) = (self.reader.pending().len(), self.large.as_ref().map_or(0, Bytes::len));
-        come + large + self.at_work_bytes + self.in_streams.load(Ordering::Relaxed) + self.outgoing.kept()
+        come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
     }
 
     /// Takes what it has from the budget, and says what it may have.
-    fn settle(&mut self) {
-        let held = self.held();
-        self.may_have = self.share.settle(held);
-        if held >= self.may_have {
+    fn charge(&mut self) {
+        let held = self.held_bytes();
+        self.allowed_bytes = self.share.charge(held);
+        if held >= self.allowed_bytes {
             self.crowd_out();
         }
     }
@@ -266,55 +266,59 @@ impl CallerConnection<'_> {
     /// Parts that nobody takes do not keep a caller from being read for long: the stream with the most of them ends, while all of them are
     /// most of what the caller may have.
     fn crowd_out(&mut self) {
-        while self.in_streams.load(Ordering::Relaxed) > self.may_have / 2 {
-            let waiting = |at_work: &CallHandle| at_work.flow.as_ref().map_or(0, |flow| flow.waiting_bytes());
-            let most = self.handles.by_key.values().max_by_key(|at_work| waiting(at_work));
+        while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
+            let waiting =
+                |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
+            let most = self.handles.by_key.values().max_by_key(|call| waiting(call));
             // What is left is of calls that are over.
-            let Some(flow) = most.filter(|most| waiting(most) > 0).and_then(|most| most.flow.clone()) else { break };
-            flow.crowd_out();
+            let Some(call_stream) = most.filter(|most| waiting(most) > 0).and_then(|most| most.call_stream.clone())
+            else {
+                break;
+            };
+            call_stream.crowd_out();
             self.note_full("the parts of a stream");
         }
     }
 
     /// Something of it is refused for want of room.
     fn note_full(&mut self, what: &str) {
-        self.share.refuse();
+        self.share.count_refusal();
         if let Some(held_back) = self.full.pass(Instant::now().into_std()) {
-            let (held, may_have) = (self.held(), self.may_have);
-            warn!(peer = %self.caller.address, held, may_have, held_back, "no room for {what}");
+            let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
+            warn!(peer = %self.caller.address, held, allowed_bytes, held_back, "no room for {what}");
         }
     }
 
     /// What was written since there were `before` bytes, unless there is no room for it: then an error is in its place.
-    fn keeps(&mut self, before: usize, to: &ResponseTarget) -> bool {
-        let waiting = self.outgoing.len();
+    fn has_kept(&mut self, before: usize, to: &ResponseTarget) -> bool {
+        let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > LEAST_BYTES {
                 // At once: others may be answered before this one is looked at again.
-                self.settle();
+                self.charge();
             }
             return true;
         }
-        self.outgoing.replace(before, to, &no_room("this answer"));
+        self.responses.replace(before, to, &no_room("this answer"));
         self.note_full("an answer");
         false
     }
 
     /// The caller reads its answers; for one that does not, nothing is worked on.
-    fn reads(&self) -> bool {
-        self.outgoing.len() < MAX_WAITING_BYTES.min(self.may_have)
+    fn is_reading(&self) -> bool {
+        self.responses.len() < MAX_WAITING_BYTES.min(self.allowed_bytes)
     }
 
     /// Each of few is answered by itself: the caller goes on with the first answer while the next call is handled.
-    fn are_few(&self) -> bool {
-        self.taken_before < MANY && self.taken < MANY
+    fn has_few(&self) -> bool {
+        self.frames_begun_before < MANY && self.frames_begun < MANY
     }
 
     /// Begins what has come; most handlers are done at once and never need a place of their own. Returns whether there may be
     /// more.
     fn begin(&mut self, task: &mut TaskContext<'_>) -> Result<bool, &'static str> {
         let now = Instant::now();
-        for _ in 0..if self.are_few() { 1 } else { FRAMES_PER_TURN } {
+        for _ in 0..if self.has_few() { 1 } else { FRAMES_PER_YIELD } {
             if !self.has_room() {
                 return Ok(false);
             }
@@ -323,8 +327,8 @@ impl CallerConnection<'_> {
                 None => self.reader.next_frame().map_err(|_too_large| "a call larger than 8 MiB")?,
             };
             let Some(frame) = next else {
-                if self.taken > 0 {
-                    self.taken_before = std::mem::take(&mut self.taken);
+                if self.frames_begun > 0 {
+                    self.frames_begun_before = std::mem::take(&mut self.frames_begun);
                 }
                 return Ok(false);
             };
@@ -332,9 +336,9 @@ impl CallerConnection<'_> {
                 self.large = Some(frame);
                 return Ok(true);
             }
-            self.taken += 1;
+            self.frames_begun += 1;
             if !is_blank(&frame) {
-                self.take(&frame, now, task)?;
+                self.handle_frame(&frame, now, task)?;
             }
             if self.slice.is_over_after(frame.len()) {
                 break;
@@ -343,22 +347,23 @@ impl CallerConnection<'_> {
         Ok(true)
     }
 
-    fn take(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
+    fn handle_frame(&mut self, frame: &Bytes, now: Instant, task: &mut TaskContext<'_>) -> Result<(), &'static str> {
         if let Some((key, part, _)) = parse_part(frame, Side::Caller) {
-            return self.take_part(key, part, frame);
+            return self.handle_part(key, part, frame);
         }
         let begun = match Request::parse(frame) {
             Ok(request) if request.uri == PART_URI => {
                 let part = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
                 let Some((key, part)) = request.key.as_ref().and_then(Key::number).zip(part) else { return Ok(()) };
-                return self.take_part(key, part, frame);
+                return self.handle_part(key, part, frame);
             }
             Ok(request) if request.uri.starts_with('$') => {
-                self.control(&request);
+                self.handle_control(&request);
                 return Ok(());
             }
             Ok(request) => {
-                let delay = request.meta.sent.map_or(Duration::ZERO, |sent| self.transit.delay(self.received, sent));
+                let delay =
+                    request.meta.sent.map_or(Duration::ZERO, |sent| self.queue_delay.delay(self.received, sent));
                 let made = self.received.checked_sub(delay).unwrap_or(self.received);
                 let may_stream = self.handles.streams < MAX_STREAMS;
                 self.service.begin(frame, request, &self.caller, may_stream, made, now)
@@ -369,71 +374,73 @@ impl CallerConnection<'_> {
             self.strikes += 1;
             return if self.strikes == MAX_STRIKES { Err("too many broken packets") } else { Ok(()) };
         };
-        let (to, before) = (begun.take_reply_to(), self.outgoing.len());
-        let polled = self.outgoing.answer(&to, |sink| begun.poll_answer(task, sink));
-        if !self.keeps(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
+        let (to, before) = (begun.detach_target(), self.responses.len());
+        let polled = self.responses.answer(&to, |sink| begun.poll_answer(task, sink));
+        if !self.has_kept(before, &to) || polled == Poll::Ready(WriteProgress::Done) {
             return Ok(());
         }
-        begun.put_reply_to(to);
-        self.put_to_work(begun, frame.len());
+        begun.attach_target(to);
+        self.run_call(begun, frame.len());
         Ok(())
     }
 
-    fn put_to_work(&mut self, begun: StartedCall, bytes: usize) {
-        self.at_work_bytes += bytes;
+    fn run_call(&mut self, begun: StartedCall, bytes: usize) {
+        self.running_bytes += bytes;
         let (abort, registration) = AbortHandle::new_pair();
         let key = begun.to.key.as_ref().and_then(Key::number);
         if self.leaving
-            && let Some(flow) = &begun.to.flow
+            && let Some(call_stream) = &begun.to.call_stream
         {
-            flow.leave();
+            call_stream.stop();
         }
         if let Some(key) = key {
-            self.handles.put(key, CallHandle { abort, flow: begun.to.flow.clone(), bytes });
+            self.handles.put(key, CallHandle { abort, call_stream: begun.to.call_stream.clone(), bytes });
         }
-        self.at_work.push(Abortable::new(RunningCall { key, bytes, begun: Some(begun) }, registration));
+        self.running.push(Abortable::new(RunningCall { key, bytes, begun: Some(begun) }, registration));
     }
 
     /// A part of what the caller sends after its call; one of a call that is over is nobody's.
-    fn take_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
-        let Some(flow) = self.handles.flow(key) else { return Ok(()) };
-        flow.put(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
+    fn handle_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
+        let Some(call_stream) = self.handles.call_stream(key) else { return Ok(()) };
+        call_stream.push_part(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
     }
 
     /// A packet that is no call: what nobody knows is passed over.
-    fn control(&mut self, request: &Request<'_>) {
+    fn handle_control(&mut self, request: &Request<'_>) {
         match &*request.uri {
             "$hello" => {
                 let instance = request.meta.from.as_deref().filter(|from| from.len() <= MAX_INSTANCE_BYTES);
                 self.caller.instance = instance.map(Arc::from);
             }
             "$cancel" => {
-                let at_work = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.take(key));
-                if let Some(CallHandle { abort, bytes, .. }) = at_work {
+                let call = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(key));
+                if let Some(CallHandle { abort, bytes, .. }) = call {
                     // Its work is dropped at the next turn.
                     abort.abort();
-                    self.at_work_bytes -= bytes;
+                    self.running_bytes -= bytes;
                 }
             }
             CREDIT_URI => {
-                if let Some(flow) = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.flow(key)) {
-                    flow.grant(request.meta.credit.unwrap_or(0));
+                if let Some(call_stream) =
+                    request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.call_stream(key))
+                {
+                    call_stream.grant(request.meta.credit.unwrap_or(0));
                 }
             }
             _unknown => {}
         }
     }
 
-    fn take_turn(&mut self, turn: <Abortable<RunningCall> as Future>::Output) {
+    fn handle_polled(&mut self, polled: <Abortable<RunningCall> as Future>::Output) {
         // Of what was taken back nothing counts any more.
-        let Ok((RunningCall { key, bytes, begun }, turn)) = turn else { return };
-        self.at_work_bytes -= bytes;
-        let before = self.outgoing.len();
-        self.outgoing.push(turn.version, turn.packet);
-        let kept = begun.as_ref().is_none_or(|begun| self.keeps(before, &begun.to));
-        match begun.filter(|_| kept && turn.progress == WriteProgress::More) {
-            Some(begun) => self.put_to_work(begun, bytes),
-            None => drop(key.and_then(|key| self.handles.take(key))),
+        let Ok((RunningCall { key, bytes, begun }, polled)) = polled else { return };
+        self.running_bytes -= bytes;
+        let before = self.responses.len();
+        self.responses.push(polled.version, polled.packet);
+        let kept = begun.as_ref().is_none_or(|begun| self.has_kept(before, &begun.to));
+        match begun.filter(|_| kept && polled.progress == WriteProgress::More) {
+            Some(begun) => self.run_call(begun, bytes),
+            None => drop(key.and_then(|key| self.handles.remove(key))),
         }
     }
 }
@@ -443,8 +450,10 @@ impl Future for RunningCall {
 
     fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
         let Self { key, bytes, begun } = &mut *self;
-        let Some(Poll::Ready(turn)) = begun.as_mut().map(|begun| begun.poll_turn(task)) else { return Poll::Pending };
-        Poll::Ready((Self { key: *key, bytes: *bytes, begun: begun.take() }, turn))
+        let Some(Poll::Ready(polled)) = begun.as_mut().map(|begun| begun.poll_response(task)) else {
+            return Poll::Pending;
+        };
+        Poll::Ready((Self { key: *key, bytes: *bytes, begun: begun.take() }, polled))
     }
 }
 
@@ -453,7 +462,7 @@ async fn read_enough(
     stream: &Socket,
     service: &LocalService,
     unread: Option<WindowFull>,
-    look: &mut Look,
+    poller: &mut Look,
     written: u64,
 ) -> (u64, Option<usize>) {
     match unread {
@@ -462,22 +471,22 @@ async fn read_enough(
             sleep_until(Instant::from_std(time)).await;
             (written, None)
         }
-        Some(WindowFull::PollPeer) => look.unread(&service.local_queues, stream, written).await,
+        Some(WindowFull::PollPeer) => poller.unread(&service.local_queues, stream, written).await,
     }
 }
 
 /// Writes what the socket takes; the step says what is in the way of the rest.
-fn write(stream: &Socket, outgoing: &mut ResponseQueue) -> std::io::Result<WriteStep> {
+fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
     loop {
         let now = Instant::now().into_std();
-        let step = outgoing.next(now);
+        let step = responses.next_step(now);
         let WriteStep::Write(bytes) = &step else { return Ok(step) };
         match stream.try_write(bytes) {
-            Ok(taken) => outgoing.wrote(now, taken),
+            Ok(taken) => responses.wrote(now, taken),
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                 drop(step);
-                outgoing.shrink();
-                return Ok(outgoing.next(now));
+                responses.shrink();
+                return Ok(responses.next_step(now));
             }
             Err(error) => return Err(error),
         }

@@ -36,7 +36,7 @@ pub(crate) struct LocalService {
     /// Of the node.
     pub(crate) name: String,
     pub(crate) router: Router<LocalRoute>,
-    pub(crate) surroundings: NodeContext,
+    pub(crate) node: NodeContext,
     /// What old callers on this machine have read.
     pub(crate) local_queues: LocalQueues,
     /// The callers that send without a pause take turns.
@@ -50,7 +50,7 @@ pub(crate) struct LocalRoute {
     pub(crate) route: Route,
     pub(crate) handler: Box<dyn AnyHandler>,
     /// How many calls may be at work at a time.
-    pub(crate) at_most: Option<Arc<Semaphore>>,
+    pub(crate) max_concurrency: Option<Arc<Semaphore>>,
     /// Its calls are not answered, even by those who asked for an answer.
     pub(crate) one_way: bool,
 }
@@ -105,12 +105,12 @@ impl LocalService {
         let key = request.key.take();
         let streams = request.version == Version::V2 && key.as_ref().is_some_and(|key| key.number().is_some());
         let held = caller.held_in_streams.as_ref();
-        let flow = request
+        let call_stream = request
             .meta
             .credit
             .filter(|_| streams)
             .map(|credit| CallStream::new(credit, held.cloned().unwrap_or_default()));
-        let mut to = ResponseTarget { version: request.version, key, flow };
+        let mut to = ResponseTarget { version: request.version, key, call_stream };
         let context = Context {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
@@ -142,11 +142,11 @@ impl LocalService {
                 return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
         }
-        if to.flow.is_some() && !may_stream {
+        if to.call_stream.is_some() && !may_stream {
             let error = ServiceError::new(503, "overloaded", "as many streams as one caller may have are open");
             return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
         }
-        let permit = match offer.at_most.as_ref().map(|places| Arc::clone(places).try_acquire_owned()) {
+        let permit = match offer.max_concurrency.as_ref().map(|permits| Arc::clone(permits).try_acquire_owned()) {
             Some(Ok(permit)) => Some(permit),
             Some(Err(_full)) => {
                 let error = ServiceError::new(503, "overloaded", "as many calls as may be are at work");
@@ -162,9 +162,9 @@ impl LocalService {
             captured: &found.captured,
             context: &context,
             caller,
-            flow: to.flow.as_ref(),
+            call_stream: to.call_stream.as_ref(),
             next: RefCell::new(None),
-            surroundings: &self.surroundings,
+            node: &self.node,
         };
         // A panic while arguments are taken must cost this call only, like one in the handler.
         let begin = || offer.handler.begin(&call);
@@ -174,7 +174,7 @@ impl LocalService {
     }
 
     /// A call that this very node makes. Gives its answer as a frame.
-    pub(crate) fn call_own(
+    pub(crate) fn call(
         self: Arc<Self>,
         (method, path): (&str, &str),
         params: &str,
@@ -204,7 +204,7 @@ impl LocalService {
                 held_in_streams: None,
             };
             let mut begun = self.begin_in(&mut request, now, &caller, true, now);
-            let PolledResponse { mut packet, .. } = poll_fn(|task| begun.poll_turn(task)).await;
+            let PolledResponse { mut packet, .. } = poll_fn(|task| begun.poll_response(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
             packet.freeze()
         }
@@ -217,11 +217,11 @@ impl StartedCall {
     }
 
     /// Where the answer goes, for as long as somebody else keeps it.
-    pub(crate) fn take_reply_to(&mut self) -> ResponseTarget {
-        ResponseTarget { version: self.to.version, key: self.to.key.take(), flow: self.to.flow.take() }
+    pub(crate) fn detach_target(&mut self) -> ResponseTarget {
+        ResponseTarget { version: self.to.version, key: self.to.key.take(), call_stream: self.to.call_stream.take() }
     }
 
-    pub(crate) fn put_reply_to(&mut self, to: ResponseTarget) {
+    pub(crate) fn attach_target(&mut self, to: ResponseTarget) {
         self.to = to;
     }
 
@@ -262,8 +262,8 @@ pub(crate) struct PolledResponse {
 
 impl StartedCall {
     /// As [`poll_answer`](Self::poll_answer), with a packet of its own.
-    pub(crate) fn poll_turn(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
-        let to = self.take_reply_to();
+    pub(crate) fn poll_response(&mut self, task: &mut TaskContext<'_>) -> Poll<PolledResponse> {
+        let to = self.detach_target();
         let mut packet = BytesMut::new();
         let polled = self.poll_answer(task, &mut ResponseSink::new(&mut packet, &to));
         let version = to.version;

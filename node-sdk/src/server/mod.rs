@@ -19,18 +19,18 @@ use self::dispatch::LocalService;
 /// Callers at a time: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
 /// After leaving the registry, how long callers have to learn of it and close their connections themselves.
-const LEAVE_TIME: Duration = Duration::from_secs(2);
+const STOP_TIME: Duration = Duration::from_secs(2);
 /// After that a node ends when it had no caller for so long. Those whose connection the system has taken, and we not yet, may have
 /// sent calls already.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
 /// How long [`serve`] may take to end.
-pub(crate) const LONGEST_SERVED: Duration = LEAVE_TIME.saturating_add(FINISH_TIME);
+pub(crate) const LONGEST_SERVED: Duration = STOP_TIME.saturating_add(FINISH_TIME);
 
-/// Serves callers until `leaving` is cancelled and they have gone, or have had their time. Returns how many connections
+/// Serves callers until `stop` is cancelled and they have gone, or have had their time. Returns how many connections
 /// were cut with calls in flight.
-pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, leaving: CancellationToken) -> usize {
+pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
     let mut full = Throttle::default();
@@ -39,14 +39,14 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, leavin
     let mut cut_at = None;
     let mut quiet_at = None;
     loop {
-        if leaving.is_cancelled() {
+        if stop.is_cancelled() {
             let now = Instant::now();
             quiet_at = connections.is_empty().then(|| quiet_at.unwrap_or(now + QUIET_TIME));
-            finish_at.get_or_insert(now + LEAVE_TIME);
-            cut_at.get_or_insert(now + LEAVE_TIME + FINISH_TIME);
+            finish_at.get_or_insert(now + STOP_TIME);
+            cut_at.get_or_insert(now + STOP_TIME + FINISH_TIME);
         }
         tokio::select! {
-            () = leaving.cancelled(), if finish_at.is_none() => {}
+            () = stop.cancelled(), if finish_at.is_none() => {}
             () = at(finish_at), if !finish.is_cancelled() => finish.cancel(),
             () = at(quiet_at) => return 0,
             () = at(cut_at) => {

@@ -13,7 +13,7 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 /// Knows when, by our clock, the caller's clock stood at zero, as seen through the fastest call so far.
 #[derive(Debug, Default)]
 pub(crate) struct QueueDelay {
-    zero: Option<(Instant, Instant)>,
+    baseline: Option<(Instant, Instant)>,
 }
 
 impl QueueDelay {
@@ -21,12 +21,12 @@ impl QueueDelay {
     /// `received`. What waits in the buffers of an overloaded node shows here.
     pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
         let Some(zero) = received.checked_sub(sent).filter(|_| sent < LONGEST) else { return Duration::ZERO };
-        let known = match self.zero {
+        let known = match self.baseline {
             None => zero,
             // The fastest may have been so long ago that clocks have run apart since.
             Some((known, at)) => (known + received.saturating_duration_since(at) * DRIFT_PPM / 1_000_000).min(zero),
         };
-        self.zero = Some((known, received));
+        self.baseline = Some((known, received));
         zero.saturating_duration_since(known)
     }
 }
@@ -38,9 +38,9 @@ mod tests {
     #[tokio::test]
     async fn what_waits_longer_than_the_fastest_is_seen() {
         let start = Instant::now() + Duration::from_secs(1000);
-        let mut transit = QueueDelay::default();
+        let mut queue_delay = QueueDelay::default();
         let mut delay = |received, sent| {
-            let delay = transit.delay(start + Duration::from_millis(received), Duration::from_millis(sent));
+            let delay = queue_delay.delay(start + Duration::from_millis(received), Duration::from_millis(sent));
             (delay.as_micros() + 500) / 1000
         };
         assert_eq!(delay(100, 0), 0, "the first is the fastest");

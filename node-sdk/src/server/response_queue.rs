@@ -34,9 +34,9 @@ pub(crate) struct ResponseQueue {
     legacy: VecDeque<Bytes>,
     legacy_bytes: usize,
     window: ReadWindow,
-    rest: Bytes,
+    remainder: Bytes,
     /// Bytes that `rest` had at first, all of which it keeps.
-    rest_room: usize,
+    remainder_capacity: usize,
 }
 
 /// What the caller's socket should do now.
@@ -56,14 +56,14 @@ pub(crate) struct ResponseTarget {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
     /// What makes it a stream, if its caller takes one.
-    pub(crate) flow: Option<Arc<CallStream>>,
+    pub(crate) call_stream: Option<Arc<CallStream>>,
 }
 
 /// Whoever still takes the items of a call that is over finds out.
 impl Drop for ResponseTarget {
     fn drop(&mut self) {
-        if let Some(flow) = &self.flow {
-            flow.cut();
+        if let Some(call_stream) = &self.call_stream {
+            call_stream.close();
         }
     }
 }
@@ -113,8 +113,8 @@ impl<'a> ResponseSink<'a> {
 
     /// Says that the answer comes in parts. Whether its caller takes that.
     pub(crate) fn open(&mut self) -> bool {
-        let Some((flow, key)) = self.stream() else { return false };
-        if flow.opens(true) {
+        let Some((call_stream, key)) = self.stream() else { return false };
+        if call_stream.set_open(true) {
             write_open(self.out, key);
         }
         true
@@ -122,26 +122,26 @@ impl<'a> ResponseSink<'a> {
 
     /// Writes parts of an answer, as many as its caller takes now.
     pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
-        let Some((flow, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
+        let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
         loop {
             if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
                 return Poll::Ready(WriteProgress::More);
             }
-            let number = ready!(flow.poll_ready(task));
+            let number = ready!(call_stream.poll_ready(task));
             let before = self.out.len();
             let writer = PartWriter::begin(self.out, Side::Callee, key, number);
             let error = match parts.0.as_mut().poll_part(task, self.out) {
                 Poll::Ready(Some(Ok(()))) => {
                     let bytes = writer.end(self.out);
                     if bytes <= MAX_FRAME_BYTES {
-                        flow.sent(bytes);
+                        call_stream.sent(bytes);
                         continue;
                     }
                     Some(ServiceError::new(500, "answer_too_large", format!("a part has {bytes} bytes")))
                 }
                 Poll::Ready(Some(Err(error))) => Some(error),
                 Poll::Ready(None) => None,
-                Poll::Pending => match flow.farewell() {
+                Poll::Pending => match call_stream.stop_error() {
                     Some(error) => Some(error),
                     None => {
                         self.out.truncate(before);
@@ -160,19 +160,19 @@ impl<'a> ResponseSink<'a> {
 
     /// Before a handler goes on: what a stream owes its caller by itself.
     pub(crate) fn attend(&mut self, task: &Context<'_>) {
-        let Some((flow, key)) = self.stream() else { return };
-        flow.attend(task);
-        if flow.opens(false) {
+        let Some((call_stream, key)) = self.stream() else { return };
+        call_stream.register_waker(task);
+        if call_stream.set_open(false) {
             write_open(self.out, key);
         }
-        if let Some(credit) = flow.take_credit() {
+        if let Some(credit) = call_stream.next_credit() {
             write_credit(self.out, key, credit);
         }
     }
 
     fn stream(&self) -> Option<(&'a CallStream, u64)> {
-        let ResponseTarget { flow, key, .. } = self.to;
-        Some((flow.as_deref()?, key.as_ref()?.number()?))
+        let ResponseTarget { call_stream, key, .. } = self.to;
+        Some((call_stream.as_deref()?, key.as_ref()?.number()?))
     }
 
     pub(crate) fn has_written(&self) -> bool {
@@ -194,26 +194,26 @@ impl ResponseQueue {
             legacy: VecDeque::new(),
             legacy_bytes: 0,
             window: ReadWindow::new(LEGACY_READ_BYTES, read_time),
-            rest: Bytes::new(),
-            rest_room: 0,
+            remainder: Bytes::new(),
+            remainder_capacity: 0,
         }
     }
 
     /// Bytes that wait.
     pub(crate) fn len(&self) -> usize {
-        self.batch.len() + self.legacy_bytes + self.rest.len()
+        self.batch.len() + self.legacy_bytes + self.remainder.len()
     }
 
     /// Bytes that are kept for what waits.
-    pub(crate) fn kept(&self) -> usize {
-        self.batch.len() + self.legacy_bytes + self.rest_room.max(self.rest.len())
+    pub(crate) fn kept_bytes(&self) -> usize {
+        self.batch.len() + self.legacy_bytes + self.remainder_capacity.max(self.remainder.len())
     }
 
     /// The caller takes nothing now: what is left of much is kept without what it has taken.
     pub(crate) fn shrink(&mut self) {
-        if self.rest_room > USUAL_BATCH_BYTES && self.rest.len() <= self.rest_room / 2 {
-            self.rest = Bytes::copy_from_slice(&self.rest);
-            self.rest_room = self.rest.len();
+        if self.remainder_capacity > USUAL_BATCH_BYTES && self.remainder.len() <= self.remainder_capacity / 2 {
+            self.remainder = Bytes::copy_from_slice(&self.remainder);
+            self.remainder_capacity = self.remainder.len();
         }
     }
 
@@ -263,23 +263,23 @@ impl ResponseQueue {
         }
     }
 
-    pub(crate) fn next(&mut self, now: Instant) -> WriteStep {
-        if self.rest.is_empty() {
+    pub(crate) fn next_step(&mut self, now: Instant) -> WriteStep {
+        if self.remainder.is_empty() {
             if !self.batch.is_empty() {
                 // What has become large is given back when it is written.
                 let is_large = self.batch.len() > USUAL_BATCH_BYTES;
                 let batch = if is_large { std::mem::take(&mut self.batch) } else { self.batch.split() };
-                self.rest = batch.freeze();
+                self.remainder = batch.freeze();
             } else if let Some(packet) = self.legacy.front() {
                 if let Err(unread) = self.window.admit(now, packet.len()) {
                     return WriteStep::WaitFor(unread);
                 }
                 self.legacy_bytes -= packet.len();
-                self.rest = self.legacy.pop_front().unwrap_or_default();
+                self.remainder = self.legacy.pop_front().unwrap_or_default();
             }
         }
-        self.rest_room = self.rest_room.max(self.rest.len());
-        if self.rest.is_empty() { WriteStep::Done } else { WriteStep::Write(self.rest.clone()) }
+        self.remainder_capacity = self.remainder_capacity.max(self.remainder.len());
+        if self.remainder.is_empty() { WriteStep::Done } else { WriteStep::Write(self.remainder.clone()) }
     }
 
     /// Everything written so far. Ask before looking at the caller's end.
@@ -296,10 +296,10 @@ impl ResponseQueue {
     }
 
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
-        self.rest.advance(bytes);
-        if self.rest.is_empty() {
-            self.rest = Bytes::new();
-            self.rest_room = 0;
+        self.remainder.advance(bytes);
+        if self.remainder.is_empty() {
+            self.remainder = Bytes::new();
+            self.remainder_capacity = 0;
         }
         self.window.record_write(now, bytes);
     }
@@ -310,19 +310,19 @@ mod tests {
     use super::*;
 
     struct TestCaller {
-        outgoing: ResponseQueue,
+        queue: ResponseQueue,
         start: Instant,
     }
 
     impl TestCaller {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new() -> Self {
-            Self { outgoing: ResponseQueue::new(false), start: Instant::now() }
+            Self { queue: ResponseQueue::new(false), start: Instant::now() }
         }
 
         fn push(&mut self, to: Version, bytes: usize) {
-            let to = ResponseTarget { version: to, key: Some(Key::Number(1)), flow: None };
-            self.outgoing.answer(&to, |sink| {
+            let to = ResponseTarget { version: to, key: Some(Key::Number(1)), call_stream: None };
+            self.queue.answer(&to, |sink| {
                 sink.success(200, |out| {
                     out.extend_from_slice(format!("\"{}\"", "x".repeat(bytes)).as_bytes());
                     Ok(())
@@ -334,9 +334,9 @@ mod tests {
         #[track_caller]
         fn check(&mut self, ms: u64, expected: Result<Option<usize>, u64>) {
             let at = |ms| self.start + Duration::from_millis(ms);
-            let seen = match self.outgoing.next(at(ms)) {
+            let seen = match self.queue.next_step(at(ms)) {
                 WriteStep::Write(bytes) => {
-                    self.outgoing.wrote(at(ms), bytes.len());
+                    self.queue.wrote(at(ms), bytes.len());
                     Ok(Some(bytes.len()))
                 }
                 WriteStep::WaitFor(unread) => Err(unread),
@@ -367,7 +367,7 @@ mod tests {
         caller.check(1, Ok(Some(5_000 + around)));
         caller.check(2, Err(51));
         caller.check(51, Ok(Some(1_000 + around)));
-        assert_eq!(caller.outgoing.len(), 0);
+        assert_eq!(caller.queue.len(), 0);
     }
 
     #[test]
@@ -375,7 +375,7 @@ mod tests {
         let mut caller = TestCaller::new();
         caller.push(Version::V2, 10);
         caller.push(Version::V2, MAX_FRAME_BYTES);
-        let WriteStep::Write(packets) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+        let WriteStep::Write(packets) = caller.queue.next_step(caller.start) else { panic!("nothing to write") };
         assert!(packets.len() < 300 && packets.windows(16).any(|window| window == b"answer_too_large"));
     }
 
@@ -385,7 +385,7 @@ mod tests {
         for (bytes, whole) in [(LEGACY_READ_BYTES - around, true), (LEGACY_READ_BYTES - around + 1, false)] {
             let mut caller = TestCaller::new();
             caller.push(Version::V1, bytes);
-            let WriteStep::Write(packet) = caller.outgoing.next(caller.start) else { panic!("nothing to write") };
+            let WriteStep::Write(packet) = caller.queue.next_step(caller.start) else { panic!("nothing to write") };
             assert_eq!(packet.len() == LEGACY_READ_BYTES, whole);
             assert_eq!(packet.starts_with(br#"{"key":1,"errorcode":500,"#), !whole);
         }

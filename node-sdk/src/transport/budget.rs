@@ -24,7 +24,7 @@ const PORTION: usize = 16 * 1024;
 pub(crate) struct Budget {
     limit: usize,
     /// What one peer may have at the most.
-    most: usize,
+    max_share: usize,
     used: AtomicUsize,
     refused: AtomicU64,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Budget {
 pub struct BufferUsage {
     /// Bytes of packets, parts and answers that wait. What each caller may always have, 16 KiB, is not counted.
     pub bytes: usize,
-    /// How many there may be: see [`NodeBuilder::buffers`](crate::NodeBuilder::buffers).
+    /// How many there may be: see [`NodeBuilder::max_buffer_bytes`](crate::NodeBuilder::max_buffer_bytes).
     pub limit: usize,
     /// Answers and streams that there was no room for since the node started.
     pub refused: u64,
@@ -43,19 +43,19 @@ pub struct BufferUsage {
 impl Budget {
     /// For callers.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Self::with_share(limit, MAX_CALLER_BYTES)
+        Self::with_max_share(limit, MAX_CALLER_BYTES)
     }
 
     /// For nodes that are called: a link may carry all that a gateway has asked for.
-    pub(crate) fn of_links() -> Arc<Self> {
-        Self::with_share(CALLED_BYTES, CALLED_BYTES)
+    pub(crate) fn for_connections() -> Arc<Self> {
+        Self::with_max_share(CALLED_BYTES, CALLED_BYTES)
     }
 
-    pub(crate) fn with_share(limit: usize, most: usize) -> Arc<Self> {
-        Arc::new(Self { limit, most, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
+    pub(crate) fn with_max_share(limit: usize, max_share: usize) -> Arc<Self> {
+        Arc::new(Self { limit, max_share, used: AtomicUsize::new(0), refused: AtomicU64::new(0) })
     }
 
-    pub(crate) fn buffers(&self) -> BufferUsage {
+    pub(crate) fn usage(&self) -> BufferUsage {
         let (bytes, refused) = (self.used.load(Ordering::Relaxed), self.refused.load(Ordering::Relaxed));
         BufferUsage { bytes, limit: self.limit, refused }
     }
@@ -74,12 +74,12 @@ pub(crate) struct PeerShare {
 }
 
 impl PeerShare {
-    pub(crate) fn of(budget: &Arc<Budget>) -> Self {
+    pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), charged: 0 }
     }
 
     /// The caller has so many bytes now. Gives how many it may have.
-    pub(crate) fn settle(&mut self, held: usize) -> usize {
+    pub(crate) fn charge(&mut self, held: usize) -> usize {
         let charged = held.saturating_sub(LEAST_BYTES).next_multiple_of(PORTION);
         // Two at once may go beyond the limit by a portion each; nobody is read from then.
         if charged > self.charged {
@@ -88,7 +88,7 @@ impl PeerShare {
             self.budget.used.fetch_sub(self.charged - charged, Ordering::Relaxed);
         }
         self.charged = charged;
-        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, self.budget.most)
+        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, self.budget.max_share)
     }
 
     /// Whether it has anything of the budget.
@@ -102,14 +102,14 @@ impl PeerShare {
     }
 
     /// Something was refused.
-    pub(crate) fn refuse(&self) {
+    pub(crate) fn count_refusal(&self) {
         self.budget.refused.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 impl Drop for PeerShare {
     fn drop(&mut self) {
-        self.settle(0);
+        self.charge(0);
     }
 }
 
@@ -122,23 +122,23 @@ mod tests {
         #[track_caller]
         fn check(callers: usize, least: usize) {
             let budget = Budget::new(DEFAULT_BYTES);
-            let mut shares: Vec<_> = (0..callers).map(|_| (PeerShare::of(&budget), 0)).collect();
+            let mut shares: Vec<_> = (0..callers).map(|_| (PeerShare::new(&budget), 0)).collect();
             // Each takes what it may, a read at a time, until nobody may.
             while shares.iter_mut().fold(false, |takes, (share, held)| {
-                let more = share.settle(*held).saturating_sub(*held).min(PORTION);
+                let more = share.charge(*held).saturating_sub(*held).min(PORTION);
                 *held += more;
-                share.settle(*held);
+                share.charge(*held);
                 takes | (more > 0)
             }) {}
             let most = shares.iter().map(|(_, held)| *held).max().unwrap();
             let fewest = shares.iter().map(|(_, held)| *held).min().unwrap();
             assert!(most - fewest <= 2 * PORTION, "{fewest} to {most}");
             assert!(fewest >= least, "{callers}: {fewest} to {most}");
-            let used = budget.buffers().bytes;
+            let used = budget.usage().bytes;
             assert!(used <= DEFAULT_BYTES + PORTION, "{callers}: {used}");
-            assert!(PeerShare::of(&budget).settle(0) >= fewest.min(most) / 2, "the next one gets some");
+            assert!(PeerShare::new(&budget).charge(0) >= fewest.min(most) / 2, "the next one gets some");
             drop(shares);
-            assert_eq!(budget.buffers().bytes, 0, "all is given back");
+            assert_eq!(budget.usage().bytes, 0, "all is given back");
         }
         check(1, MAX_CALLER_BYTES);
         check(10, 20 << 20);
@@ -149,9 +149,9 @@ mod tests {
     #[test]
     fn what_is_small_always_fits() {
         let budget = Budget::new(1 << 20);
-        let (mut large, small) = (PeerShare::of(&budget), PeerShare::of(&budget));
+        let (mut large, small) = (PeerShare::new(&budget), PeerShare::new(&budget));
         assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));
-        large.settle(1 << 20);
+        large.charge(1 << 20);
         assert!(small.fits(LEAST_BYTES) && !small.fits(LEAST_BYTES + PORTION + 1));
         assert!(large.fits(1 << 20), "what it has");
     }

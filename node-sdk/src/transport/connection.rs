@@ -32,11 +32,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a node may take nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Answers given to those who wait before these have their turn: client and server then work at the same time.
-const ANSWERS_PER_TURN: usize = 32;
+const RESPONSES_PER_YIELD: usize = 32;
 /// Bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 /// Reads and writes of one connection before other tasks have their turn; fewer if they take longer than a [`TimeSlice`].
-const TURNS: u32 = 8;
+const ROUNDS_PER_YIELD: u32 = 8;
 
 /// The one connection to another node, made when it is first needed.
 #[derive(Debug)]
@@ -46,12 +46,12 @@ pub(crate) struct Connection {
     /// Which process it is; nodes of version 1 do not say.
     pub(crate) instance: Option<String>,
     /// How close it is to this node, for whoever has to choose some of many.
-    pub(crate) closeness: u64,
+    pub(crate) rendezvous_score: u64,
     /// How much it has to do, and how it does.
     pub(crate) load: Load,
     /// Somebody who looks after it says that it should be passed over.
     unhealthy: AtomicBool,
-    shared: Mutex<ConnectionState>,
+    state: Mutex<ConnectionState>,
     /// The task that owns the socket: there is something to write, or the link is retired.
     task: AtomicWaker,
     /// What a node of version 2 is told first: who we are.
@@ -61,25 +61,25 @@ pub(crate) struct Connection {
 
 #[derive(Debug)]
 struct ConnectionState {
-    state: ConnectionPhase,
+    phase: ConnectionPhase,
     calls: InFlight,
     backoff: Backoff,
     retired: bool,
     /// The live connection.
     socket: Option<Arc<Socket>>,
     /// Bytes that a caller began to write, and the system has not taken: they leave before all others.
-    rest: BytesMut,
+    remainder: BytesMut,
     /// The task holds bytes that the system has not taken.
     is_writing: bool,
     /// When the connection that is there, or comes, was told who we are.
     hello_at: Instant,
     /// What the node sends that nobody waits for.
-    strays: UnexpectedFrames,
-    strange: Throttle,
+    unexpected: UnexpectedFrames,
+    bad_frames: Throttle,
     /// Lines about what the node is cut for.
     cut: Throttle,
     /// Since it was too much, the node is not called before this.
-    rests_until: Option<Instant>,
+    cooling_down_until: Option<Instant>,
     /// Of what all nodes that are called may have here.
     share: PeerShare,
 }
@@ -99,11 +99,11 @@ enum ConnectionPhase {
 /// A call that was taken. Dropping it takes the call back: what is not written never will be, and of what is, the node is told.
 #[derive(Debug)]
 pub(crate) struct PendingCall {
-    link: Arc<Connection>,
+    connection: Arc<Connection>,
     key: u64,
     done: bool,
     /// It is a part of what the node has to do.
-    counts: bool,
+    is_counted: bool,
 }
 
 impl Connection {
@@ -111,36 +111,36 @@ impl Connection {
         address: SocketAddr,
         version: Version,
         instance: Option<String>,
-        closeness: u64,
+        rendezvous_score: u64,
         hello: Bytes,
         network: Network,
         budget: &Arc<Budget>,
     ) -> Arc<Self> {
         let calls = InFlight::new(version, LIMITS);
         let (backoff, hello_at) = (Backoff::new(), Instant::now());
-        let shared = ConnectionState {
-            state: ConnectionPhase::Idle,
+        let state = ConnectionState {
+            phase: ConnectionPhase::Idle,
             calls,
             backoff,
             retired: false,
             socket: None,
-            rest: BytesMut::new(),
+            remainder: BytesMut::new(),
             is_writing: false,
             hello_at,
-            strays: UnexpectedFrames::new(hello_at.into_std()),
-            strange: Throttle::default(),
+            unexpected: UnexpectedFrames::new(hello_at.into_std()),
+            bad_frames: Throttle::default(),
             cut: Throttle::default(),
-            rests_until: None,
-            share: PeerShare::of(budget),
+            cooling_down_until: None,
+            share: PeerShare::new(budget),
         };
         let load = Load::new(Instant::now().into_std());
-        let (shared, task) = (Mutex::new(shared), AtomicWaker::new());
+        let (state, task) = (Mutex::new(state), AtomicWaker::new());
         let unhealthy = AtomicBool::new(false);
-        Arc::new(Self { address, version, instance, closeness, load, unhealthy, shared, task, hello, network })
+        Arc::new(Self { address, version, instance, rendezvous_score, load, unhealthy, state, task, hello, network })
     }
 
     pub(crate) fn readiness(&self, now: Instant) -> Readiness {
-        match self.lock().state {
+        match self.lock().phase {
             ConnectionPhase::Up if !self.is_healthy() || self.load.is_ejected(now.into_std()) => Readiness::Ejected,
             ConnectionPhase::Up => Readiness::Ready,
             ConnectionPhase::Connecting if !self.is_healthy() => Readiness::Ejected,
@@ -162,49 +162,49 @@ impl Connection {
 
     /// Begins to connect unless that is under way or done. `unreachable` is told when it fails.
     pub(crate) fn connect(self: &Arc<Self>, unreachable: impl FnOnce(SocketAddr) + Send + 'static) {
-        let mut shared = self.lock();
-        match shared.state {
+        let mut state = self.lock();
+        match state.phase {
             ConnectionPhase::Connecting | ConnectionPhase::Up => return,
-            ConnectionPhase::Idle | ConnectionPhase::Down(_) => shared.state = ConnectionPhase::Connecting,
+            ConnectionPhase::Idle | ConnectionPhase::Down(_) => state.phase = ConnectionPhase::Connecting,
         }
         if self.version == Version::V2 {
             // Nothing waits yet, so this is first, and never too much.
-            let _ = shared.calls.send(|out| out.extend_from_slice(&self.hello));
-            shared.hello_at = Instant::now();
+            let _ = state.calls.send(|out| out.extend_from_slice(&self.hello));
+            state.hello_at = Instant::now();
         }
-        drop(shared);
-        let link = Arc::clone(self);
+        drop(state);
+        let connection = Arc::clone(self);
         tokio::spawn(async move {
-            let reached = link.run().await;
+            let reached = connection.run().await;
             if !reached {
-                unreachable(link.address);
+                unreachable(connection.address);
             }
         });
     }
 
     /// Takes a call whose packet `write` makes for a given key; it is told how long ago the node was told who we are. Connect first: it is written as soon as there is a connection.
-    pub(crate) fn call(
+    pub(crate) fn submit(
         self: &Arc<Self>,
         now: Instant,
         deadlines: CallDeadlines,
         write: impl FnOnce(u64, Duration, &mut BytesMut),
     ) -> Result<PendingCall, EnqueueError> {
-        let mut shared = self.lock();
-        let ConnectionState { calls, state, hello_at, .. } = &mut *shared;
+        let mut state = self.lock();
+        let ConnectionState { calls, phase, hello_at, .. } = &mut *state;
         let sent = now.saturating_duration_since(*hello_at);
         let key = calls.admit(now.into_std(), deadlines, |key, out| write(key, sent, out))?;
-        let wakers = if let ConnectionPhase::Idle | ConnectionPhase::Down(_) = state {
+        let wakers = if let ConnectionPhase::Idle | ConnectionPhase::Down(_) = phase {
             // It was lost between connecting and calling: nothing will come.
             calls.fail_all()
         } else {
             Vec::new()
         };
-        shared.write_at_once(now);
-        drop(shared);
+        state.write_at_once(now);
+        drop(state);
         wakers.into_iter().for_each(std::task::Waker::wake);
         self.load.begin(now.into_std());
         self.task.wake();
-        Ok(PendingCall { link: Arc::clone(self), key, done: false, counts: true })
+        Ok(PendingCall { connection: Arc::clone(self), key, done: false, is_counted: true })
     }
 
     /// Takes a packet that nobody waits for an answer to.
@@ -227,7 +227,7 @@ impl Connection {
 
     /// Nothing waits inside, and a panic elsewhere leaves the table whole.
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Connects and serves the connection until it ends. Returns whether there was one.
@@ -236,7 +236,7 @@ impl Connection {
         let down = FailOnDrop(self);
         let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
         let connecting = pin!(self.network.connect_to(self.address));
-        let stream = match self.connected(connecting, timer.as_mut()).await {
+        let stream = match self.run_connected(connecting, timer.as_mut()).await {
             Some(Ok(stream)) => stream,
             Some(Err(error)) => {
                 debug!(node = %self.address, %error, "cannot connect");
@@ -250,10 +250,10 @@ impl Connection {
         tune(&stream);
         let stream = Arc::new(stream);
         {
-            let mut shared = self.lock();
-            shared.state = ConnectionPhase::Up;
-            shared.socket = Some(Arc::clone(&stream));
-            shared.backoff.succeeded();
+            let mut state = self.lock();
+            state.phase = ConnectionPhase::Up;
+            state.socket = Some(Arc::clone(&stream));
+            state.backoff.succeeded();
         }
         self.load.connected(Instant::now().into_std());
         let mut socket = Driver {
@@ -261,7 +261,7 @@ impl Connection {
             reader: FrameReader::new(MAX_FRAME_BYTES),
             unsent: BytesMut::new(),
             stalled_since: None,
-            answers: Vec::new(),
+            responses: Vec::new(),
             more: false,
         };
         let reason = loop {
@@ -276,7 +276,7 @@ impl Connection {
     }
 
     /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
-    async fn connected(
+    async fn run_connected(
         &self,
         mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
         mut timer: Pin<&mut Sleep>,
@@ -309,11 +309,11 @@ impl Connection {
         mut timer: Pin<&mut Sleep>,
     ) -> Poll<DriverPause> {
         self.task.register(context.waker());
-        if socket.unsent.is_empty() && self.lock().calls.waits_for_others() {
+        if socket.unsent.is_empty() && self.lock().calls.yields_for_others() {
             return Poll::Ready(DriverPause::Yield);
         }
         let mut begin = None;
-        for _ in 0..TURNS {
+        for _ in 0..ROUNDS_PER_YIELD {
             let now = Instant::now();
             if now - *begin.get_or_insert(now) >= TimeSlice::LENGTH {
                 break;
@@ -354,14 +354,14 @@ impl Connection {
 
     /// Ends calls whose time is over. Tells when there is more to do, and whether there were any.
     fn pass_time(&self, now: Instant) -> (Option<Instant>, bool) {
-        let mut shared = self.lock();
-        let due = shared.calls.next_due().map(Instant::from_std);
+        let mut state = self.lock();
+        let due = state.calls.next_due().map(Instant::from_std);
         if due.is_none_or(|due| due > now) {
             return (due, false);
         }
-        let wakers = shared.calls.expire(now.into_std());
-        let due = shared.calls.next_due().map(Instant::from_std);
-        drop(shared);
+        let wakers = state.calls.expire(now.into_std());
+        let due = state.calls.next_due().map(Instant::from_std);
+        drop(state);
         let expired = !wakers.is_empty();
         wakers.into_iter().for_each(std::task::Waker::wake);
         (due, expired)
@@ -379,33 +379,33 @@ impl Connection {
     /// Writes what waits. Returns whether anything was taken.
     fn write(&self, context: &mut Context<'_>, socket: &mut Driver, now: Instant) -> Result<bool, &'static str> {
         let mut progress = false;
-        let mut shared = self.lock();
+        let mut state = self.lock();
         loop {
-            if socket.unsent.is_empty() && !shared.take_outgoing(now, &mut socket.unsent) {
-                if shared.retired && shared.calls.len() == 0 {
+            if socket.unsent.is_empty() && !state.fill_write_buffer(now, &mut socket.unsent) {
+                if state.retired && state.calls.len() == 0 {
                     // Who calls from now on is told that it was not written.
-                    shared.socket = None;
+                    state.socket = None;
                     return Err("retired");
                 }
-                let stands = shared.calls.is_held_back();
+                let stands = state.calls.is_held_back();
                 socket.stalled_since = stands.then(|| socket.stalled_since.unwrap_or(now));
                 return Ok(progress);
             }
-            drop(shared);
+            drop(state);
             match socket.stream.try_write(&socket.unsent) {
                 Ok(bytes) => {
                     socket.unsent.advance(bytes);
                     socket.stalled_since = None;
                     progress = true;
-                    shared = self.lock();
-                    shared.calls.wrote(bytes);
+                    state = self.lock();
+                    state.calls.wrote(bytes);
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     if socket.stream.poll_write_ready(context).is_pending() {
                         socket.stalled_since.get_or_insert(now);
                         return Ok(progress);
                     }
-                    shared = self.lock();
+                    state = self.lock();
                 }
                 Err(_broken) => return Err("broken"),
             }
@@ -424,12 +424,12 @@ impl Connection {
         socket.more = false;
         loop {
             match socket.reader.next_frame() {
-                Ok(Some(frame)) if socket.answers.len() + 1 == ANSWERS_PER_TURN => {
-                    socket.answers.push(frame);
+                Ok(Some(frame)) if socket.responses.len() + 1 == RESPONSES_PER_YIELD => {
+                    socket.responses.push(frame);
                     socket.more = true;
                     break;
                 }
-                Ok(Some(frame)) => socket.answers.push(frame),
+                Ok(Some(frame)) => socket.responses.push(frame),
                 Ok(None) => break,
                 Err(too_large) => {
                     warn!(node = %self.address, "connection closed: an answer: {too_large}");
@@ -438,24 +438,24 @@ impl Connection {
             }
         }
         let now = Instant::now().into_std();
-        let mut shared = self.lock();
+        let mut state = self.lock();
         // Answers that nobody waits for (too late, doubled, invented) change nothing.
-        let (mut useful, mut strays) = (0, 0);
-        for frame in socket.answers.drain(..) {
-            let (key, meaning) = match success_parts(&frame) {
+        let (mut useful, mut unexpected) = (0, 0);
+        for frame in socket.responses.drain(..) {
+            let (key, kind) = match success_parts(&frame) {
                 Some((key, _)) => (Some(key), FrameKind::Response),
                 None if protocol::is_blank(&frame) => {
-                    strays += cost_of(frame.len());
+                    unexpected += cost_of(frame.len());
                     continue;
                 }
-                None => read_head(&frame, &shared.calls),
+                None => read_head(&frame, &state.calls),
             };
             let bytes = frame.len();
-            let answered = match (key, meaning) {
-                (Some(key), FrameKind::Response) => shared.calls.answer(now, key, frame),
-                (Some(key), FrameKind::Part(part)) => shared.calls.part(now, key, part, frame),
+            let answered = match (key, kind) {
+                (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
+                (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame),
                 (Some(key), FrameKind::Credit(bytes)) => {
-                    shared.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
+                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
                 }
                 (None, _) => Err(frame),
             };
@@ -463,7 +463,7 @@ impl Connection {
                 Ok((took, waker)) => {
                     useful += 1;
                     if let Some(took) = took {
-                        self.load.answered(now, took);
+                        self.load.record_response(now, took);
                     }
                     if let Some(waker) = waker {
                         waker.wake();
@@ -471,34 +471,34 @@ impl Connection {
                     socket.stalled_since = None;
                 }
                 Err(frame) => {
-                    let is_late = match (key, meaning) {
-                        (Some(key), FrameKind::Part(part)) if !part.is_end => shared.calls.takes_late_part(key, bytes),
-                        (Some(key), FrameKind::Credit(_)) => shared.calls.takes_late_part(key, bytes),
-                        (Some(_), _) => shared.calls.takes_late_answer(key),
-                        (None, _) => is_null(&frame) && shared.calls.takes_late_answer(None),
+                    let is_late = match (key, kind) {
+                        (Some(key), FrameKind::Part(part)) if !part.is_end => state.calls.accept_late_part(key, bytes),
+                        (Some(key), FrameKind::Credit(_)) => state.calls.accept_late_part(key, bytes),
+                        (Some(_), _) => state.calls.accept_late_response(key),
+                        (None, _) => is_null(&frame) && state.calls.accept_late_response(None),
                     };
                     if is_late {
                         // Late, but it answers.
-                        self.load.trust();
+                        self.load.reset();
                     } else {
-                        strays += cost_of(bytes);
+                        unexpected += cost_of(bytes);
                     }
-                    if let Some(held_back) = shared.strange.pass(now) {
+                    if let Some(held_back) = state.bad_frames.pass(now) {
                         debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
                     }
                 }
             }
         }
         let begun = socket.reader.pending().len();
-        shared.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
-        if strays > 0 && !shared.strays.take(now, strays, useful) {
-            let rest = shared.strays.close(now);
-            shared.rests_until = Some(Instant::from_std(now + rest));
-            let shows = shared.cut.pass(now);
-            drop(shared);
+        state.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
+        if unexpected > 0 && !state.unexpected.try_spend(now, unexpected, useful) {
+            let cool_down = state.unexpected.close(now);
+            state.cooling_down_until = Some(Instant::from_std(now + cool_down));
+            let shows = state.cut.pass(now);
+            drop(state);
             if let Some(held_back) = shows {
                 warn!(
-                    node = %self.address, instance = ?self.shown_instance(), rest_s = rest.as_secs(), held_back,
+                    node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), held_back,
                     "connection closed: the node goes on sending what nobody waits for"
                 );
             }
@@ -510,10 +510,10 @@ impl Connection {
 
 impl ConnectionState {
     /// Parts have come or gone, and so much of a packet has come. Gives how much there may be of both, if there is much.
-    fn settle(&mut self, begun: usize) -> Option<usize> {
+    fn charge(&mut self, begun: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + begun;
         // What is little is nobody else's business.
-        (held > LEAST_BYTES || self.share.is_charged()).then(|| self.share.settle(held))
+        (held > LEAST_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
     }
 
     /// Ends the streams that have the most parts while there is too much. Gives whom to wake.
@@ -527,8 +527,8 @@ impl ConnectionState {
         now: std::time::Instant,
     ) -> Result<Vec<std::task::Waker>, &'static str> {
         let mut wakers = Vec::new();
-        while let Some(may_have) = self.settle(begun).filter(|may_have| self.calls.parts_bytes() + begun > *may_have) {
-            self.share.refuse();
+        while let Some(may_have) = self.charge(begun).filter(|may_have| self.calls.parts_bytes() + begun > *may_have) {
+            self.share.count_refusal();
             let crowded = self.calls.crowd_out();
             let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
             if let Some(held_back) = self.cut.pass(now) {
@@ -543,23 +543,23 @@ impl ConnectionState {
     }
 
     /// The bytes of the task's next write; `false` when there are none.
-    fn take_outgoing(&mut self, now: Instant, into: &mut BytesMut) -> bool {
-        std::mem::swap(&mut self.rest, into);
-        self.is_writing = !into.is_empty() || self.calls.take_outgoing(now.into_std(), into);
+    fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        std::mem::swap(&mut self.remainder, into);
+        self.is_writing = !into.is_empty() || self.calls.fill_write_buffer(now.into_std(), into);
         self.is_writing
     }
 
     /// A call that is alone does not wait for the task's turn: the node begins with it while others are made. Hardly anybody else wants
     /// the lock meanwhile, and of what is large most is left to the task.
     fn write_at_once(&mut self, now: Instant) {
-        let is_alone = self.calls.is_calm() && self.rest.is_empty() && !self.is_writing;
+        let is_alone = self.calls.is_quiet() && self.remainder.is_empty() && !self.is_writing;
         let Some(socket) = self.socket.as_ref().filter(|_| is_alone) else { return };
-        if self.calls.take_outgoing(now.into_std(), &mut self.rest) {
+        if self.calls.fill_write_buffer(now.into_std(), &mut self.remainder) {
             // That it is broken, the task finds out.
-            let small = &self.rest[..self.rest.len().min(MAX_BYTES_AT_ONCE)];
+            let small = &self.remainder[..self.remainder.len().min(MAX_BYTES_AT_ONCE)];
             let taken = socket.try_write(small).unwrap_or(0);
             self.calls.wrote(taken);
-            self.rest.advance(taken);
+            self.remainder.advance(taken);
         }
     }
 }
@@ -580,8 +580,8 @@ fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
     match Packet::parse(frame) {
         Ok(packet) => {
             let part = Part::from_packet(&packet).map(FrameKind::Part);
-            let meaning = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
-            (packet.key.as_ref().and_then(protocol::Key::number), meaning)
+            let kind = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
+            (packet.key.as_ref().and_then(protocol::Key::number), kind)
         }
         // How an old service answers a method that it does not know.
         Err(_) if is_null(frame) => (calls.only_unanswered(), FrameKind::Response),
@@ -601,7 +601,7 @@ struct Driver {
     unsent: BytesMut,
     stalled_since: Option<Instant>,
     /// Of one turn; kept for its room.
-    answers: Vec<Bytes>,
+    responses: Vec<Bytes>,
     /// What was read may hold more.
     more: bool,
 }
@@ -618,16 +618,16 @@ struct FailOnDrop<'a>(&'a Connection);
 
 impl Drop for FailOnDrop<'_> {
     fn drop(&mut self) {
-        let mut shared = self.0.lock();
-        let wait = shared.backoff.failed(fastrand::f64());
+        let mut state = self.0.lock();
+        let wait = state.backoff.failed(fastrand::f64());
         let until = Instant::now() + wait;
-        shared.state = ConnectionPhase::Down(shared.rests_until.take().map_or(until, |rest| rest.max(until)));
-        shared.socket = None;
-        shared.rest.clear();
-        shared.is_writing = false;
-        let wakers = shared.calls.fail_all();
-        shared.settle(0);
-        drop(shared);
+        state.phase = ConnectionPhase::Down(state.cooling_down_until.take().map_or(until, |rest| rest.max(until)));
+        state.socket = None;
+        state.remainder.clear();
+        state.is_writing = false;
+        let wakers = state.calls.fail_all();
+        state.charge(0);
+        drop(state);
         wakers.into_iter().for_each(std::task::Waker::wake);
     }
 }
@@ -635,7 +635,7 @@ impl Drop for FailOnDrop<'_> {
 impl PendingCall {
     /// The outcome of the call, once.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<CallResult> {
-        let outcome = self.link.lock().calls.poll(self.key, context);
+        let outcome = self.connection.lock().calls.poll(self.key, context);
         if outcome.is_ready() {
             self.done = true;
             self.stop_counting();
@@ -650,29 +650,29 @@ impl PendingCall {
     }
 
     fn stop_counting(&mut self) {
-        if std::mem::take(&mut self.counts) {
-            self.link.load.end();
+        if std::mem::take(&mut self.is_counted) {
+            self.connection.load.end();
         }
     }
 
     /// Who was called.
-    pub(crate) fn link(&self) -> &Arc<Connection> {
-        &self.link
+    pub(crate) fn connection(&self) -> &Arc<Connection> {
+        &self.connection
     }
 
     /// The stream that the call has become, once its outcome says so.
     pub(crate) fn into_stream(self) -> OpenStream {
-        OpenStream::new(&self.link, self.key)
+        OpenStream::new(&self.connection, self.key)
     }
 }
 
 impl Drop for PendingCall {
     fn drop(&mut self) {
         if !self.done {
-            self.link.lock().calls.cancel(self.key);
+            self.connection.lock().calls.cancel(self.key);
             self.stop_counting();
             // There may be something to tell; and a retired link closes with its last call.
-            self.link.task.wake();
+            self.connection.task.wake();
         }
     }
 }

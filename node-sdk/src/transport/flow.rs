@@ -19,7 +19,7 @@ pub(crate) struct ReceiveWindow {
     /// The number of the last part.
     last: u64,
     /// Bytes that were taken and are not given back as credit yet.
-    taken: u32,
+    consumed: u32,
     is_over: bool,
     reader: Option<Waker>,
 }
@@ -45,11 +45,11 @@ pub(crate) struct SendWindow {
 impl ReceiveWindow {
     pub(crate) fn new(window: u32) -> Self {
         let (credit, waiting) = (window.into(), VecDeque::new());
-        Self { window, credit, waiting, waiting_bytes: 0, last: 0, taken: 0, is_over: false, reader: None }
+        Self { window, credit, waiting, waiting_bytes: 0, last: 0, consumed: 0, is_over: false, reader: None }
     }
 
     /// A part has come. Gives whom to wake.
-    pub(crate) fn put(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, FlowViolation> {
+    pub(crate) fn push(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, FlowViolation> {
         if self.is_over || part.number != self.last + 1 {
             return Err(FlowViolation::Gap);
         }
@@ -73,10 +73,10 @@ impl ReceiveWindow {
     }
 
     /// The next part; `None` after the last.
-    pub(crate) fn poll_take(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
+    pub(crate) fn poll_part(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(frame) = self.waiting.pop_front() {
             self.waiting_bytes -= frame.len();
-            self.taken = self.taken.saturating_add(u32::try_from(frame.len()).unwrap_or(u32::MAX));
+            self.consumed = self.consumed.saturating_add(u32::try_from(frame.len()).unwrap_or(u32::MAX));
             return Poll::Ready(Some(frame));
         }
         if self.is_over {
@@ -103,13 +103,13 @@ impl ReceiveWindow {
     }
 
     /// Whether there is credit that is worth giving back now.
-    pub(crate) fn owes_credit(&self) -> bool {
-        self.taken >= self.window / 2 && !self.is_over
+    pub(crate) fn has_credit_due(&self) -> bool {
+        self.consumed >= self.window / 2 && !self.is_over
     }
 
     /// That credit.
-    pub(crate) fn take_credit(&mut self) -> Option<u32> {
-        let given = self.owes_credit().then(|| std::mem::take(&mut self.taken));
+    pub(crate) fn next_credit(&mut self) -> Option<u32> {
+        let given = self.has_credit_due().then(|| std::mem::take(&mut self.consumed));
         self.credit += i64::from(given.unwrap_or(0));
         given
     }
@@ -180,38 +180,38 @@ mod tests {
 
     #[test]
     fn parts_come_in_order_and_in_bounds() {
-        let mut inflow = ReceiveWindow::new(STREAM_WINDOW);
-        assert_eq!(inflow.put(part(0), frame(1)).err(), Some(FlowViolation::Gap));
-        assert_eq!(inflow.put(part(2), frame(1)).err(), Some(FlowViolation::Gap));
-        assert!(inflow.put(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
-        assert!(inflow.put(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
-        assert_eq!(inflow.put(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
-        assert_eq!(inflow.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES);
+        let mut receive = ReceiveWindow::new(STREAM_WINDOW);
+        assert_eq!(receive.push(part(0), frame(1)).err(), Some(FlowViolation::Gap));
+        assert_eq!(receive.push(part(2), frame(1)).err(), Some(FlowViolation::Gap));
+        assert!(receive.push(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
+        assert!(receive.push(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
+        assert_eq!(receive.push(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
+        assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES);
         let mut ended = ReceiveWindow::new(STREAM_WINDOW);
-        assert!(ended.put(Part { number: 1, is_end: true }, frame(0)).is_ok());
-        assert_eq!(ended.put(part(2), frame(1)).err(), Some(FlowViolation::Gap));
+        assert!(ended.push(Part { number: 1, is_end: true }, frame(0)).is_ok());
+        assert_eq!(ended.push(part(2), frame(1)).err(), Some(FlowViolation::Gap));
     }
 
     #[test]
     fn credit_comes_back_in_portions_of_what_is_taken() {
         let mut task = Context::from_waker(Waker::noop());
-        let (mut inflow, mut outflow) = (ReceiveWindow::new(STREAM_WINDOW), SendWindow::new(STREAM_WINDOW));
+        let (mut receive, mut send) = (ReceiveWindow::new(STREAM_WINDOW), SendWindow::new(STREAM_WINDOW));
         let (mut sent, mut granted) = (0, 0);
         for number in 1..=1000 {
-            while outflow.poll_ready(&mut task).is_pending() {
-                let Poll::Ready(Some(taken)) = inflow.poll_take(&mut task) else { panic!("it is there") };
+            while send.poll_ready(&mut task).is_pending() {
+                let Poll::Ready(Some(taken)) = receive.poll_part(&mut task) else { panic!("it is there") };
                 assert_eq!(taken.len(), 1000);
-                if let Some(credit) = inflow.take_credit() {
+                if let Some(credit) = receive.next_credit() {
                     assert!((STREAM_WINDOW / 2..STREAM_WINDOW / 2 + 1000).contains(&credit));
                     granted += u64::from(credit);
-                    outflow.grant(credit);
+                    send.grant(credit);
                 }
             }
-            inflow.put(part(number), frame(1000)).unwrap();
-            assert_eq!(outflow.next_number(), number);
-            outflow.sent(1000);
+            receive.push(part(number), frame(1000)).unwrap();
+            assert_eq!(send.next_number(), number);
+            send.sent(1000);
             sent += 1000;
-            assert!(inflow.waiting_bytes <= STREAM_WINDOW as usize + 1000);
+            assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000);
         }
         assert!(granted <= sent && sent <= granted + u64::from(STREAM_WINDOW) + 1000);
     }

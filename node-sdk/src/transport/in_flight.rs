@@ -21,9 +21,9 @@ pub(crate) struct InFlight {
     free: Vec<usize>,
     /// Slots of calls that have no outcome yet.
     waiting: usize,
-    outgoing: WriteQueue,
+    write_queue: WriteQueue,
     /// What is to be written has waited for more to come.
-    has_waited: bool,
+    has_yielded: bool,
     /// The most calls in flight since one was alone last, and from the time before to then.
     peak: usize,
     last_peak: usize,
@@ -113,7 +113,7 @@ struct WaitingCall {
     deadline: Instant,
     /// See [`CallDeadlines`].
     stream: Option<StreamOptions>,
-    place: QueuedRange,
+    range: QueuedRange,
 }
 
 /// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
@@ -170,7 +170,7 @@ const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 impl InFlight {
     pub(crate) fn new(version: Version, limits: InFlightLimits) -> Self {
-        let outgoing = match version {
+        let write_queue = match version {
             Version::V1 => WriteQueue::Legacy(LegacyQueue::default()),
             Version::V2 => WriteQueue::Batch(BatchQueue::default()),
         };
@@ -179,8 +179,8 @@ impl InFlight {
             slots: Vec::new(),
             free: Vec::new(),
             waiting: 0,
-            outgoing,
-            has_waited: false,
+            write_queue,
+            has_yielded: false,
             peak: 0,
             last_peak: 0,
             next_deadline: None,
@@ -208,13 +208,13 @@ impl InFlight {
             None => return Err(EnqueueError::Full),
         };
         let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
-        let place = self.outgoing.push(&self.limits, Some(key), |out| write(key, out))?;
+        let range = self.write_queue.push(&self.limits, Some(key), |out| write(key, out))?;
         self.free.pop();
-        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, begun: now, deadline, stream, place });
+        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, begun: now, deadline, stream, range });
         self.waiting += 1;
         self.answers_due += 1;
-        if let Some(terms) = stream {
-            self.parts_due += u64::from(terms.window);
+        if let Some(options) = stream {
+            self.parts_due += u64::from(options.window);
         }
         if self.waiting == 1 {
             self.last_peak = std::mem::take(&mut self.peak);
@@ -226,7 +226,7 @@ impl InFlight {
 
     /// Takes a packet that nobody waits for an answer to.
     pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
-        self.outgoing.push(&self.limits, None, write).map(drop)
+        self.write_queue.push(&self.limits, None, write).map(drop)
     }
 
     /// The outcome of a call, once; its slot is free then, unless it is a stream that has been opened.
@@ -253,15 +253,15 @@ impl InFlight {
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
         match self.release(slot) {
-            SlotState::Waiting(WaitingCall { place, .. }) => {
+            SlotState::Waiting(WaitingCall { range, .. }) => {
                 self.waiting -= 1;
-                self.outgoing.take_back(&self.limits, key, place);
+                self.write_queue.withdraw(&self.limits, key, range);
             }
             SlotState::Open(open) => {
                 self.waiting -= 1;
                 self.parts_bytes -= open.waiting_bytes();
                 if !open.is_over() {
-                    self.outgoing.take_back(&self.limits, key, open.place);
+                    self.write_queue.withdraw(&self.limits, key, open.range);
                 }
             }
             SlotState::Done(_) | SlotState::Free => {}
@@ -272,14 +272,14 @@ impl InFlight {
     ///
     /// # Errors
     /// Nobody waits for it.
-    pub(crate) fn answer(
+    pub(crate) fn handle_response(
         &mut self,
         now: Instant,
         key: u64,
         frame: Bytes,
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
-        if let WriteQueue::Legacy(outgoing) = &mut self.outgoing {
-            outgoing.has_read(key);
+        if let WriteQueue::Legacy(legacy) = &mut self.write_queue {
+            legacy.has_read(key);
         }
         let Some(slot) = self.slot(key) else { return Err(frame) };
         let begun = match &self.slots[slot].state {
@@ -292,18 +292,18 @@ impl InFlight {
             SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
         self.answers_due = self.answers_due.saturating_sub(1);
-        Ok((Some(now.saturating_duration_since(begun)), self.settle(slot, Ok(frame))))
+        Ok((Some(now.saturating_duration_since(begun)), self.complete(slot, Ok(frame))))
     }
 
     /// Whether an answer that nobody waits for may come: each call may be answered once, however late. An old node's `null` has no key.
-    pub(crate) fn takes_late_answer(&mut self, key: Option<u64>) -> bool {
+    pub(crate) fn accept_late_response(&mut self, key: Option<u64>) -> bool {
         let is_due = self.answers_due > 0 && key.is_none_or(|key| self.was_used(key));
         self.answers_due -= u64::from(is_due);
         is_due
     }
 
     /// Whether a part that nobody takes may come: as much as the node could send before it heard that the stream was given up.
-    pub(crate) fn takes_late_part(&mut self, key: u64, bytes: usize) -> bool {
+    pub(crate) fn accept_late_part(&mut self, key: u64, bytes: usize) -> bool {
         let is_due = self.parts_due > 0 && self.was_used(key);
         if is_due {
             self.parts_due = self.parts_due.saturating_sub(bytes as u64);
@@ -320,7 +320,7 @@ impl InFlight {
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
     /// even if nobody waits for it any more.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
-        match &self.outgoing {
+        match &self.write_queue {
             WriteQueue::Legacy(LegacyQueue { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
             WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
         }
@@ -334,8 +334,8 @@ impl InFlight {
         }
         self.next_deadline = None;
         for slot in 0..self.slots.len() {
-            let (deadline, place) = match &self.slots[slot].state {
-                SlotState::Waiting(WaitingCall { deadline, place, .. }) => (*deadline, Some(*place)),
+            let (deadline, range) = match &self.slots[slot].state {
+                SlotState::Waiting(WaitingCall { deadline, range, .. }) => (*deadline, Some(*range)),
                 SlotState::Open(open) if !open.is_over() && open.deadline.is_some() => {
                     (open.deadline.unwrap_or(now), None)
                 }
@@ -345,14 +345,14 @@ impl InFlight {
                 self.next_deadline = Some(self.next_deadline.map_or(deadline, |next| next.min(deadline)));
                 continue;
             }
-            let Some(place) = place else {
+            let Some(range) = range else {
                 wakers.extend(self.end(slot, StreamEnd::Failed(CallFailure::Deadline { written: true })));
                 continue;
             };
             let key = self.key(slot);
-            let written = self.outgoing.has_written(place);
-            self.outgoing.take_back(&self.limits, key, place);
-            wakers.extend(self.settle(slot, Err(CallFailure::Deadline { written })));
+            let written = self.write_queue.has_written(range);
+            self.write_queue.withdraw(&self.limits, key, range);
+            wakers.extend(self.complete(slot, Err(CallFailure::Deadline { written })));
         }
         wakers
     }
@@ -362,9 +362,9 @@ impl InFlight {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
             match &self.slots[slot].state {
-                SlotState::Waiting(WaitingCall { place, .. }) => {
-                    let written = self.outgoing.has_written(*place);
-                    wakers.extend(self.settle(slot, Err(CallFailure::Lost { written })));
+                SlotState::Waiting(WaitingCall { range, .. }) => {
+                    let written = self.write_queue.has_written(*range);
+                    wakers.extend(self.complete(slot, Err(CallFailure::Lost { written })));
                 }
                 SlotState::Open(_) => {
                     wakers.extend(self.end(slot, StreamEnd::Failed(CallFailure::Lost { written: true })))
@@ -372,37 +372,37 @@ impl InFlight {
                 SlotState::Free | SlotState::Done(_) => {}
             }
         }
-        self.outgoing.clear();
+        self.write_queue.clear();
         self.next_deadline = None;
         wakers
     }
 
     /// The bytes of the next write, in exchange for an empty buffer; `false` when there are none, or none may leave now.
-    pub(crate) fn take_outgoing(&mut self, now: Instant, into: &mut BytesMut) -> bool {
-        self.outgoing.take(now, into)
+    pub(crate) fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        self.write_queue.fill(now, into)
     }
 
     /// The socket has taken so many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
-        if let WriteQueue::Batch(batch) = &mut self.outgoing {
+        if let WriteQueue::Batch(batch) = &mut self.write_queue {
             batch.written += bytes as u64;
         }
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
     pub(crate) fn is_held_back(&self) -> bool {
-        match &self.outgoing {
+        match &self.write_queue {
             WriteQueue::Batch(_) => false,
-            WriteQueue::Legacy(outgoing) => !outgoing.queue.is_empty() && outgoing.unread_bytes > 0,
+            WriteQueue::Legacy(legacy) => !legacy.queue.is_empty() && legacy.unread_bytes > 0,
         }
     }
 
-    /// When [`expire`](Self::expire) or [`take_outgoing`](Self::take_outgoing) may have something to do, though nothing
+    /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have something to do, though nothing
     /// happens.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let guess = match &self.outgoing {
-            WriteQueue::Legacy(outgoing) if !outgoing.queue.is_empty() => {
-                outgoing.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
+        let guess = match &self.write_queue {
+            WriteQueue::Legacy(legacy) if !legacy.queue.is_empty() => {
+                legacy.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
             }
             WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
         };
@@ -410,23 +410,23 @@ impl InFlight {
     }
 
     /// Whether the call that was admitted last is to be written without waiting for anything: it is alone, and there were few before.
-    pub(crate) fn is_calm(&self) -> bool {
+    pub(crate) fn is_quiet(&self) -> bool {
         self.waiting == 1 && self.last_peak < MANY_IN_FLIGHT
     }
 
     /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
     /// Only once for each write, and only while many are in flight, or open: of few nobody has a call to add, and each of them would wait in vain.
-    pub(crate) fn waits_for_others(&mut self) -> bool {
-        let gathers = matches!(&self.outgoing, WriteQueue::Batch(batch) if !batch.bytes.is_empty());
-        self.has_waited = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_waited;
-        self.has_waited
+    pub(crate) fn yields_for_others(&mut self) -> bool {
+        let gathers = matches!(&self.write_queue, WriteQueue::Batch(batch) if !batch.bytes.is_empty());
+        self.has_yielded = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_yielded;
+        self.has_yielded
     }
 
     /// Whether something waits to be written.
     pub(crate) fn has_outgoing(&self) -> bool {
-        match &self.outgoing {
+        match &self.write_queue {
             WriteQueue::Batch(batch) => !batch.bytes.is_empty(),
-            WriteQueue::Legacy(outgoing) => !outgoing.queue.is_empty(),
+            WriteQueue::Legacy(legacy) => !legacy.queue.is_empty(),
         }
     }
 
@@ -444,7 +444,7 @@ impl InFlight {
         (slot < self.slots.len() && self.key(slot) == key).then_some(slot)
     }
 
-    fn settle(&mut self, slot: usize, outcome: CallResult) -> Option<Waker> {
+    fn complete(&mut self, slot: usize, outcome: CallResult) -> Option<Waker> {
         self.waiting -= 1;
         match std::mem::replace(&mut self.slots[slot].state, SlotState::Done(outcome)) {
             SlotState::Waiting(WaitingCall { waker, .. }) => waker,
@@ -463,7 +463,7 @@ impl InFlight {
 
 impl WriteQueue {
     /// Takes a small packet that has to leave whatever else waits.
-    fn push_always(&mut self, write: impl FnOnce(&mut BytesMut)) {
+    fn push_unbounded(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if let Self::Batch(batch) = self {
             write(&mut batch.bytes);
         }
@@ -496,39 +496,39 @@ impl WriteQueue {
                     None => Ok(QueuedRange { first: batch.first + start as u64, bytes }),
                 }
             }
-            Self::Legacy(outgoing) => {
+            Self::Legacy(legacy) => {
                 let mut packet = BytesMut::new();
                 write(&mut packet);
                 let bytes = packet.len();
                 if bytes > LEGACY_READ_BYTES {
                     return Err(EnqueueError::TooLarge);
                 }
-                if outgoing.queued_bytes + bytes > limits.max_queued_bytes && outgoing.queued_bytes > 0 {
+                if legacy.queued_bytes + bytes > limits.max_queued_bytes && legacy.queued_bytes > 0 {
                     return Err(EnqueueError::Full);
                 }
-                let number = outgoing.next_number;
-                outgoing.next_number += 1;
-                outgoing.queued_bytes += bytes;
-                outgoing.queue.push_back((number, key, packet.freeze()));
+                let number = legacy.next_number;
+                legacy.next_number += 1;
+                legacy.queued_bytes += bytes;
+                legacy.queue.push_back((number, key, packet.freeze()));
                 Ok(QueuedRange { first: number, bytes })
             }
         }
     }
 
     /// Whether the whole packet has left: a part of one cannot be carried out.
-    fn has_written(&self, place: QueuedRange) -> bool {
+    fn has_written(&self, range: QueuedRange) -> bool {
         match self {
-            Self::Batch(batch) => place.first + place.bytes as u64 <= batch.written,
-            Self::Legacy(outgoing) => outgoing.queue.front().is_none_or(|(number, ..)| place.first < *number),
+            Self::Batch(batch) => range.first + range.bytes as u64 <= batch.written,
+            Self::Legacy(legacy) => legacy.queue.front().is_none_or(|(number, ..)| range.first < *number),
         }
     }
 
-    fn take_back(&mut self, limits: &InFlightLimits, key: u64, place: QueuedRange) {
+    fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
         match self {
-            Self::Batch(batch) if place.first >= batch.first => {
+            Self::Batch(batch) if range.first >= batch.first => {
                 // An empty frame, which everybody passes over, is all that is left of it.
-                let start = usize::try_from(place.first - batch.first).unwrap_or(usize::MAX);
-                let end = start + place.bytes - protocol::DELIMITER.len();
+                let start = usize::try_from(range.first - batch.first).unwrap_or(usize::MAX);
+                let end = start + range.bytes - protocol::DELIMITER.len();
                 batch.bytes[start..end].fill(b' ');
             }
             Self::Batch(batch) => {
@@ -536,17 +536,17 @@ impl WriteQueue {
                     write_cancel(&mut batch.bytes, key);
                 }
             }
-            Self::Legacy(outgoing) => {
-                if let Ok(position) = outgoing.queue.binary_search_by_key(&place.first, |(number, ..)| *number)
-                    && let Some((.., packet)) = outgoing.queue.remove(position)
+            Self::Legacy(legacy) => {
+                if let Ok(position) = legacy.queue.binary_search_by_key(&range.first, |(number, ..)| *number)
+                    && let Some((.., packet)) = legacy.queue.remove(position)
                 {
-                    outgoing.queued_bytes -= packet.len();
+                    legacy.queued_bytes -= packet.len();
                 }
             }
         }
     }
 
-    fn take(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+    fn fill(&mut self, now: Instant, into: &mut BytesMut) -> bool {
         match self {
             Self::Batch(batch) => {
                 if batch.bytes.is_empty() {
@@ -560,16 +560,16 @@ impl WriteQueue {
                 std::mem::swap(into, &mut batch.bytes);
                 true
             }
-            Self::Legacy(outgoing) => {
-                outgoing.guess(now);
-                let Some((.., next)) = outgoing.queue.front() else { return false };
-                if outgoing.unread_bytes + next.len() > LEGACY_READ_BYTES {
+            Self::Legacy(legacy) => {
+                legacy.assume_read(now);
+                let Some((.., next)) = legacy.queue.front() else { return false };
+                if legacy.unread_bytes + next.len() > LEGACY_READ_BYTES {
                     return false;
                 }
-                let Some((_, key, packet)) = outgoing.queue.pop_front() else { return false };
-                outgoing.queued_bytes -= packet.len();
-                outgoing.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
-                outgoing.unread_bytes += packet.len();
+                let Some((_, key, packet)) = legacy.queue.pop_front() else { return false };
+                legacy.queued_bytes -= packet.len();
+                legacy.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
+                legacy.unread_bytes += packet.len();
                 into.clear();
                 into.extend_from_slice(&packet);
                 true
@@ -584,7 +584,7 @@ impl WriteQueue {
                 batch.written = batch.first;
                 batch.bytes = BytesMut::new();
             }
-            Self::Legacy(outgoing) => *outgoing = LegacyQueue::default(),
+            Self::Legacy(legacy) => *legacy = LegacyQueue::default(),
         }
     }
 }
@@ -605,7 +605,7 @@ impl LegacyQueue {
     }
 
     /// What is one-way, and has had its time, counts as read.
-    fn guess(&mut self, now: Instant) {
+    fn assume_read(&mut self, now: Instant) {
         while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
             && *written + LEGACY_READ_TIME <= now
         {

@@ -14,7 +14,7 @@ pub(crate) struct UnexpectedFrames {
     refilled: Instant,
     /// When it was used up last, and how long the link rested then.
     closed: Option<Instant>,
-    rest: Duration,
+    cool_down: Duration,
 }
 
 /// What a packet costs beside its bytes, and how many of them cost as much.
@@ -25,8 +25,8 @@ const PER_SECOND: u64 = 200;
 /// Points at once: a moment's doubled answers of a busy node, or one packet of the largest.
 const BURST: u64 = 2000;
 /// The first rest, and the longest: rows of lost connections end here too.
-const FIRST_REST: Duration = Duration::from_secs(1);
-const LONGEST_REST: Duration = Duration::from_secs(30);
+const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
+const MAX_COOL_DOWN: Duration = Duration::from_secs(30);
 /// After so long without another, the next rest is the first again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
 
@@ -37,12 +37,12 @@ pub(crate) fn cost_of(bytes: usize) -> u64 {
 
 impl UnexpectedFrames {
     pub(crate) fn new(now: Instant) -> Self {
-        Self { budget: BURST, refilled: now, closed: None, rest: Duration::ZERO }
+        Self { budget: BURST, refilled: now, closed: None, cool_down: Duration::ZERO }
     }
 
     /// So many points came, and beside them so many packets that were of use, each of which may have one stray packet along. Whether that
     /// is within the budget.
-    pub(crate) fn take(&mut self, now: Instant, points: u64, useful: u64) -> bool {
+    pub(crate) fn try_spend(&mut self, now: Instant, points: u64, useful: u64) -> bool {
         let refill =
             (now.saturating_duration_since(self.refilled).as_millis() as u64).saturating_mul(PER_SECOND) / 1000;
         if refill > 0 {
@@ -57,9 +57,9 @@ impl UnexpectedFrames {
     /// The link is closed for what came. Gives how long it has to rest.
     pub(crate) fn close(&mut self, now: Instant) -> Duration {
         let is_forgiven = self.closed.is_none_or(|closed| now.saturating_duration_since(closed) >= FORGIVEN_AFTER);
-        self.rest = if is_forgiven { FIRST_REST } else { (self.rest * 2).min(LONGEST_REST) };
+        self.cool_down = if is_forgiven { FIRST_COOL_DOWN } else { (self.cool_down * 2).min(MAX_COOL_DOWN) };
         self.closed = Some(now);
-        self.rest
+        self.cool_down
     }
 }
 
@@ -76,9 +76,9 @@ mod tests {
     #[track_caller]
     fn check(points: u64, useful: u64, milliseconds: u64, lasts: u64) {
         let start = start();
-        let mut strays = UnexpectedFrames::new(start);
+        let mut unexpected = UnexpectedFrames::new(start);
         let lasted = (0..milliseconds)
-            .take_while(|millisecond| strays.take(start + Duration::from_millis(*millisecond), points, useful))
+            .take_while(|millisecond| unexpected.try_spend(start + Duration::from_millis(*millisecond), points, useful))
             .count() as u64;
         assert_eq!(lasted, lasts);
     }
@@ -104,9 +104,9 @@ mod tests {
     #[test]
     fn each_rest_is_twice_as_long_until_it_was_quiet_for_long() {
         let start = start();
-        let mut strays = UnexpectedFrames::new(start);
-        let rests: Vec<_> = (0..7).map(|_| strays.close(start).as_secs()).collect();
-        assert_eq!(rests, [1, 2, 4, 8, 16, 30, 30]);
-        assert_eq!(strays.close(start + FORGIVEN_AFTER), FIRST_REST);
+        let mut unexpected = UnexpectedFrames::new(start);
+        let cool_downs: Vec<_> = (0..7).map(|_| unexpected.close(start).as_secs()).collect();
+        assert_eq!(cool_downs, [1, 2, 4, 8, 16, 30, 30]);
+        assert_eq!(unexpected.close(start + FORGIVEN_AFTER), FIRST_COOL_DOWN);
     }
 }

@@ -3,7 +3,7 @@
 use node_sdk::{CallError, Peers};
 
 async fn ask(peers: Peers) -> Result<u64, CallError> {
-    peers.call::<u64>("GET/n", &()).within(5).await
+    peers.call::<u64>("GET/n", &()).timeout(5).await
 }
 
 fn main() {

@@ -25,7 +25,7 @@ const EVENTS: &str = "text/event-stream";
 async fn served() -> (Cluster, Node, SocketAddr, Arc<AtomicUsize>) {
     let cluster = Cluster::start();
     let working = Arc::new(AtomicUsize::new(0));
-    let node = cluster.node(offers("callee").state_of(Arc::clone(&working))).await;
+    let node = cluster.node(offers("callee").shared_state(Arc::clone(&working))).await;
     let gateway = cluster.gateway_with(Config { h2c: true, ..Config::default() }).await;
     Cluster::routed(gateway, "/plain").await;
     (cluster, node, gateway, working)
@@ -154,7 +154,7 @@ async fn gh8_who_does_not_read_is_not_read_for() {
     let cluster = Cluster::start();
     let made = Arc::new(AtomicUsize::new(0));
     let node = Node::builder("callee").route("GET/large", large).route("GET/plain", async || Ok::<_, ServiceError>(7));
-    let _node = cluster.node(node.state_of(Arc::clone(&made))).await;
+    let _node = cluster.node(node.shared_state(Arc::clone(&made))).await;
     let config = Config { write_timeout: Duration::from_secs(1), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
     assert_eq!(Cluster::routed(gateway, "/plain").await.json(), json!(7));

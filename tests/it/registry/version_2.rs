@@ -78,7 +78,7 @@ async fn bc12_nothing_changed_nothing_told() {
 async fn who_needs_little_is_told_of_nobody_else() {
     let cluster = Cluster::start();
     let goods = cluster.node(Node::builder("goods").route("GET/goods", who)).await;
-    let picky = cluster.node(Node::builder("picky").needs(["GET/goods"])).await;
+    let picky = cluster.node(Node::builder("picky").interests(["GET/goods"])).await;
     picky.peers().wait_for(&["GET/goods"]).await;
     let _members = cluster.node(Node::builder("members").route("GET/members", who)).await;
     goods.peers().wait_for(&["GET/members"]).await;
@@ -120,16 +120,16 @@ async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
     let others = [cluster.node(Node::builder("one")).await, cluster.node(Node::builder("two")).await];
     others[0].peers().wait_until(|nodes| nodes.len() == 2).await;
     let node = cluster.node(Node::builder("new")).await;
-    let visibility = node.visible(100, Duration::from_secs(20)).await;
+    let visibility = node.wait_visible(100, Duration::from_secs(20)).await;
     assert_eq!(visibility, Visibility { seen: 3, of: 3, enough: true, missing: vec![] });
     // It reads, and never says so.
     let _laggard = joined(&cluster, "laggard").await;
     node.peers().wait_until(|nodes| nodes.len() == 4).await;
     node.set_weight(70);
-    let visibility = node.visible(100, Duration::from_millis(300)).await;
+    let visibility = node.wait_visible(100, Duration::from_millis(300)).await;
     assert_eq!((visibility.seen, visibility.of, visibility.enough), (3, 4, false));
     assert_eq!(visibility.missing, ["laggard 127.0.0.1:1"]);
-    assert!(node.visible(75, Duration::from_secs(20)).await.enough);
+    assert!(node.wait_visible(75, Duration::from_secs(20)).await.enough);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
         node.peers().wait_until(|nodes| nodes.len() == 3).await;
     }
     // Everybody has to be in the same state when it dies.
-    let _ = nodes[0].visible(100, Duration::from_secs(20)).await;
+    let _ = nodes[0].wait_visible(100, Duration::from_secs(20)).await;
     distributor.kill().await;
     eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
     let distributor = distributor_on(port).await;
@@ -491,7 +491,7 @@ async fn calls_that_fail_make_a_silent_old_node_suspect() {
     });
     for caller in &callers {
         caller.peers().wait_for(&["GET/old"]).await;
-        let call = caller.peers().call::<Value>("GET/old", &()).within(Duration::from_millis(50));
+        let call = caller.peers().call::<Value>("GET/old", &()).timeout(Duration::from_millis(50));
         assert!(call.await.is_err());
     }
     callers[0].peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "old" && node.suspect)).await;

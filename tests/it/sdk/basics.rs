@@ -112,7 +112,7 @@ async fn errors_say_what_a_caller_can_do() {
     node.peers().wait_for(&["GET/hello"]).await;
     let peers = node.peers();
     let call =
-        async |url: &str| peers.call::<u64>(url, &json!({ "name": "a" })).within(Duration::from_millis(200)).await;
+        async |url: &str| peers.call::<u64>(url, &json!({ "name": "a" })).timeout(Duration::from_millis(200)).await;
     assert!(matches!(call("GET/none").await, Err(CallError::NoRoute { .. })));
     assert!(matches!(call("nonsense").await, Err(CallError::NoRoute { .. })));
     assert!(matches!(call("GET/hello").await, Err(CallError::Answer { .. })));
@@ -260,7 +260,7 @@ async fn a_node_that_answers_nothing_is_passed_over_until_it_does() {
     let call = async || {
         let params = json!({ "name": "a" });
         let call = caller.peers().call::<String>("GET/hello", &params);
-        call.within(Duration::from_millis(300)).await
+        call.timeout(Duration::from_millis(300)).await
     };
     eventually("a call runs out of time", async || call().await.is_err()).await;
     for _ in 0..20 {
@@ -304,7 +304,8 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
         .await;
         node.peers().wait_for(&["GET/n"]).await;
         let peers = node.peers().clone();
-        let call = tokio::spawn(async move { peers.call::<u8>("GET/n", &()).within(Duration::from_millis(100)).await });
+        let call =
+            tokio::spawn(async move { peers.call::<u8>("GET/n", &()).timeout(Duration::from_millis(100)).await });
         if secrets.is_empty() {
             let mut called = callee.accept().await;
             for _ in 0..2 {

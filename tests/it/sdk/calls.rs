@@ -43,7 +43,7 @@ async fn a_handler_asks_for_what_it_needs() {
         Ok(text)
     }
     async fn left(deadline: Deadline) -> Answer<bool> {
-        Ok(deadline.left().is_some_and(|left| left <= Duration::from_secs(1) && left > Duration::from_millis(500)))
+        Ok(deadline.remaining().is_some_and(|left| left <= Duration::from_secs(1) && left > Duration::from_millis(500)))
     }
     async fn caller(caller: Caller) -> Answer<(Option<String>, bool)> {
         Ok((caller.name(), caller.address().ip().is_loopback() && caller.instance().is_some()))
@@ -62,7 +62,7 @@ async fn a_handler_asks_for_what_it_needs() {
     let refused = peers.call::<String>("GET/order/seven/x", &()).await.unwrap_err().to_string();
     assert!(refused.contains("400 bad_path: member `id`"), "{refused}");
     assert_eq!(peers.call::<String>("GET/raw", &json!({ "a": [1] })).await.unwrap(), r#"{"a":[1]}"#);
-    assert!(peers.call::<bool>("GET/left", &()).within(Duration::from_secs(1)).await.unwrap());
+    assert!(peers.call::<bool>("GET/left", &()).timeout(Duration::from_secs(1)).await.unwrap());
     let who: (Option<String>, bool) = peers.call("GET/caller", &()).await.unwrap();
     assert_eq!(who, (Some("caller".to_owned()), true));
 }
@@ -107,12 +107,12 @@ async fn a_result_has_a_status() {
 #[tokio::test]
 async fn calls_made_for_a_call_have_its_deadline_and_trace() {
     async fn deep(deadline: Deadline, trace: Trace) -> Answer<(u128, String)> {
-        Ok((deadline.left().unwrap_or_default().as_millis(), trace.id().to_owned()))
+        Ok((deadline.remaining().unwrap_or_default().as_millis(), trace.id().to_owned()))
     }
     // It would give it a minute; and the spawned task goes on for the same call.
     async fn middle(peers: Peers) -> Answer<(u128, String)> {
         let spawned = node_sdk::spawn(async move {
-            peers.call::<(u128, String)>("GET/deep", &()).within(Duration::from_secs(60)).await
+            peers.call::<(u128, String)>("GET/deep", &()).timeout(Duration::from_secs(60)).await
         });
         Ok(spawned.await.map_err(|_| ServiceError::internal("lost"))??)
     }
@@ -220,7 +220,7 @@ async fn wait(gate: State<Gate>) -> Answer<&'static str> {
 }
 
 fn gated(gate: &Arc<Gate>) -> NodeBuilder {
-    Node::builder("callee").state_of(Arc::clone(gate)).route("GET/wait", wait)
+    Node::builder("callee").shared_state(Arc::clone(gate)).route("GET/wait", wait)
 }
 
 #[tokio::test]
@@ -229,7 +229,7 @@ async fn a_call_that_is_given_up_is_taken_back() {
     let (_cluster, _callee, caller) = pair(gated(&gate)).await;
     let dropped = || gate.dropped.load(Ordering::SeqCst);
     // Its time is over.
-    let failed = caller.peers().call::<String>("GET/wait", &()).within(Duration::from_millis(100)).await;
+    let failed = caller.peers().call::<String>("GET/wait", &()).timeout(Duration::from_millis(100)).await;
     assert!(matches!(failed, Err(CallError::Deadline { .. })));
     eventually("the work is dropped", async || dropped() == 1).await;
     // Its caller has gone.
@@ -243,7 +243,7 @@ async fn a_call_that_is_given_up_is_taken_back() {
 #[tokio::test]
 async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
     let gate = Arc::new(Gate::default());
-    let (cluster, _callee, caller) = pair(gated(&gate).at_most(2)).await;
+    let (cluster, _callee, caller) = pair(gated(&gate).max_concurrency(2)).await;
     let calls: Vec<_> = (0..2)
         .map(|_| {
             let peers = caller.peers().clone();
@@ -277,7 +277,7 @@ async fn what_is_one_way_is_carried_out_and_never_answered() {
         Ok(())
     }
     let lines = Arc::new(Mutex::new(Vec::<String>::new()));
-    let logs = Node::builder("logs").state_of(Arc::clone(&lines)).route("POST/logs", log).one_way();
+    let logs = Node::builder("logs").shared_state(Arc::clone(&lines)).route("POST/logs", log).one_way();
     let (_cluster, node, caller) = pair(logs).await;
     caller.peers().send("POST/logs", &"from a node").await.unwrap();
     let mut old = Peer::connect(node.address()).await;
@@ -333,16 +333,16 @@ async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
     };
     for (at, node) in nodes.iter().enumerate() {
         let call = callers[0].peers().call::<usize>("GET/n", &());
-        assert_eq!(call.on(&id_of(node)).await.unwrap(), at);
+        assert_eq!(call.to_instance(&id_of(node)).await.unwrap(), at);
     }
-    assert!(callers[0].peers().call::<usize>("GET/n", &()).on("nobody").await.is_err());
+    assert!(callers[0].peers().call::<usize>("GET/n", &()).to_instance("nobody").await.is_err());
     // By a key: everybody agrees where it belongs, and keys belong to all of them.
     let mut owners = [0; 3];
     for key in 0..60 {
         let key = format!("member {key}");
         let mut seen = Vec::new();
         for caller in &callers {
-            seen.push(caller.peers().call::<usize>("GET/n", &()).key(&key).await.unwrap());
+            seen.push(caller.peers().call::<usize>("GET/n", &()).sticky_key(&key).await.unwrap());
         }
         assert_eq!(seen[0], seen[1], "{key}");
         owners[seen[0]] += 1;
@@ -381,7 +381,7 @@ async fn gu17_a_slow_provider_gets_few_calls() {
     let mut nodes = Vec::new();
     for number in 0..4_usize {
         let mut node = Node::builder("n").state(number);
-        node = if number == 0 { node.state_of(Arc::clone(&calls)) } else { node.state(AtomicUsize::new(0)) };
+        node = if number == 0 { node.shared_state(Arc::clone(&calls)) } else { node.state(AtomicUsize::new(0)) };
         nodes.push(cluster.node(node.route("GET/n", maybe_slow)).await);
     }
     for (balance, share) in [(Balance::RoundRobin, 90..=110), (Balance::PeakEwma, 0..=12)] {
@@ -435,7 +435,7 @@ async fn a_node_calls_itself_without_a_socket() {
 #[tokio::test]
 async fn settings_of_a_route_need_one() {
     for (node, text) in [
-        (Node::builder("n").at_most(3), "at_most is said of the route before it, and there is none"),
+        (Node::builder("n").max_concurrency(3), "max_concurrency is said of the route before it, and there is none"),
         (Node::builder("n").one_way(), "write .route(…).one_way(…)"),
     ] {
         let error = node.start().await.map(drop).unwrap_err().to_string();
@@ -497,7 +497,7 @@ async fn the_exit_code_says_whether_anything_was_cut() {
         let peers = caller.peers().clone();
         let call = tokio::spawn(async move {
             let params = json!({ "ms": ms });
-            peers.call::<u32>("GET/slow", &params).within(Duration::from_secs(30)).await
+            peers.call::<u32>("GET/slow", &params).timeout(Duration::from_secs(30)).await
         });
         // A call is answered after those before it are begun.
         caller.peers().call::<u32>("GET/who", &()).await.unwrap();
@@ -510,7 +510,7 @@ async fn the_exit_code_says_whether_anything_was_cut() {
 #[tokio::test]
 async fn a_node_is_ready_when_what_it_needs_is_there() {
     let cluster = Cluster::start();
-    let node = cluster.node(Node::builder("needy").needs(["n", "GET/other"])).await;
+    let node = cluster.node(Node::builder("needy").interests(["n", "GET/other"])).await;
     let mut ready = Box::pin(node.ready());
     let _n = providers(&cluster, 1, |_, node| node).await;
     node.peers().wait_for(&["GET/n"]).await;
@@ -591,7 +591,7 @@ async fn gu15_when_most_are_ejected_nobody_is() {
     let _nodes = providers(&cluster, 1, |_, node| node).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_until(|nodes| nodes.len() == 5).await;
-    let call = async || caller.peers().call::<Value>("GET/n", &()).within(Duration::from_millis(100)).await;
+    let call = async || caller.peers().call::<Value>("GET/n", &()).timeout(Duration::from_millis(100)).await;
     let mut failed = 0;
     eventually("each has let a call run out of time", async || {
         failed += usize::from(call().await.is_err());
@@ -626,7 +626,7 @@ async fn no_time_is_too_long() {
     let node = cluster.node(Node::builder("n").state(7_usize).route("GET/n", number)).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/n"]).await;
-    assert_eq!(caller.peers().call::<usize>("GET/n", &()).within(Duration::MAX).await.unwrap(), 7);
+    assert_eq!(caller.peers().call::<usize>("GET/n", &()).timeout(Duration::MAX).await.unwrap(), 7);
     let mut raw = Peer::connect(node.address()).await;
     for meta in [json!({ "d": u64::MAX }), json!({ "d": 1, "t": u64::MAX }), json!({ "t": 0, "d": u64::MAX })] {
         raw.send_packet(&json!({ "uri": "/n", "method": "GET", "key": 1, "params": {}, "$": meta })).await;

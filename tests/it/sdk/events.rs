@@ -17,7 +17,7 @@ fn counting(name: &str) -> (NodeBuilder, Arc<AtomicUsize>) {
         Ok(())
     }
     let sum = Arc::new(AtomicUsize::new(0));
-    (Node::builder(name).subscribe("orders.created", add).state_of(Arc::clone(&sum)), sum)
+    (Node::builder(name).subscribe("orders.created", add).shared_state(Arc::clone(&sum)), sum)
 }
 
 /// Two nodes called `mail`, one called `stock`, and how much each was told.

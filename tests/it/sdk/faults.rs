@@ -54,7 +54,7 @@ async fn gu14_services_that_call_each_other_in_a_circle_are_stopped() {
     }
     let mesh = TestMesh::start();
     let count = Arc::new(Count::default());
-    let ping = Node::builder("ping").state_of(Arc::clone(&count)).route("POST/ping", ping).route("POST/own", own);
+    let ping = Node::builder("ping").shared_state(Arc::clone(&count)).route("POST/ping", ping).route("POST/own", own);
     let ping = mesh.node(ping.subscribe("again", again)).await.unwrap();
     let _pong = mesh.node(Node::builder("pong").route("POST/pong", pong)).await.unwrap();
     ping.peers().wait_until(|nodes| nodes.len() == 2).await;
@@ -113,7 +113,7 @@ async fn gu18_answers_that_make_no_sense_cost_at_most_their_own_call() {
     });
     let check = async |answer: &str, expected: &str| {
         let within = Duration::from_millis(300);
-        let seen = caller.peers().call::<Value>("GET/n", &answer).within(within).await;
+        let seen = caller.peers().call::<Value>("GET/n", &answer).timeout(within).await;
         let seen = seen.map_or_else(|error| error.to_string(), |value| value.to_string());
         assert!(seen.starts_with(expected), "{answer}: {seen}");
     };
@@ -164,7 +164,7 @@ async fn rs9_a_panic_outside_of_the_handler_costs_that_connection() {
     }
     let peers = other.peers().clone();
     let call = tokio::spawn(async move { peers.call::<String>("GET/slow", &2000).await });
-    let given_up = one.peers().call::<u8>("GET/sore", &()).within(Duration::from_millis(100)).await;
+    let given_up = one.peers().call::<u8>("GET/sore", &()).timeout(Duration::from_millis(100)).await;
     assert!(matches!(given_up, Err(CallError::Deadline { .. })), "{given_up:?}");
     assert_eq!(call.await.unwrap().unwrap(), "done", "another caller's");
     assert_eq!(one.peers().call::<String>("GET/hello", &()).await.unwrap(), "hello", "on a new connection");
@@ -186,7 +186,7 @@ async fn ov4_a_node_under_load_keeps_its_place() {
             let peers = caller.peers().clone();
             tokio::spawn(async move {
                 loop {
-                    let answer = peers.call::<String>("GET/hello", &()).within(Duration::from_secs(60)).await;
+                    let answer = peers.call::<String>("GET/hello", &()).timeout(Duration::from_secs(60)).await;
                     assert_eq!(answer.unwrap(), "hello");
                 }
             })
@@ -295,7 +295,7 @@ async fn ov4_callers_without_a_pause_get_nobody_suspected() {
         let begin = tokio::time::Instant::now();
         // Longer than it takes to be suspected, twice.
         while begin.elapsed() < Duration::from_secs(2) {
-            let call = caller.peers().call::<u32>("GET/who", &()).within(Duration::from_secs(1));
+            let call = caller.peers().call::<u32>("GET/who", &()).timeout(Duration::from_secs(1));
             let shown: String = packet.chars().take(80).collect();
             call.await.unwrap_or_else(|error| panic!("{connections} × {shown}: {error}"));
             let news = tokio::time::timeout(Duration::from_millis(10), watch.next()).await.ok().flatten();
@@ -356,7 +356,7 @@ async fn with_little_room(attack: &str, connections: usize, first: &str, then: &
     let begin = tokio::time::Instant::now();
     let mut most = 0;
     while begin.elapsed() < Duration::from_secs(4) {
-        let call = caller.peers().call::<u32>("GET/who", &()).within(Duration::from_secs(20));
+        let call = caller.peers().call::<u32>("GET/who", &()).timeout(Duration::from_secs(20));
         let pid = call.await.unwrap_or_else(|error| panic!("{attack}: {error}"));
         most = most.max(resident(i32::try_from(pid).unwrap()));
         tokio::time::sleep(Duration::from_millis(20)).await;

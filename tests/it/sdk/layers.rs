@@ -90,7 +90,7 @@ async fn layers_are_around_handlers() {
     }
     async fn shorter(next: Next) -> Result<Outcome, ServiceError> {
         let outcome = next.run().await?;
-        Outcome::of(outcome.body().map_or(0, |body| body.get().len()))
+        Outcome::from_result(outcome.body().map_or(0, |body| body.get().len()))
     }
     /// It is no layer, so nothing comes after it.
     async fn astray(next: Next) -> Result<Outcome, ServiceError> {
@@ -102,7 +102,7 @@ async fn layers_are_around_handlers() {
     let seen = Arc::new(Seen::default());
     let mesh = TestMesh::start();
     let node = Node::builder("callee")
-        .state_of(Arc::clone(&seen))
+        .shared_state(Arc::clone(&seen))
         .route("GET/bare", double)
         .layer(outer)
         .route("GET/double", double)

@@ -68,7 +68,7 @@ fn idle(working: Arc<AtomicUsize>) -> impl Stream<Item = Answer<u64>> + Send {
 async fn pair() -> (Cluster, Node, Node, Arc<AtomicUsize>) {
     let cluster = Cluster::start();
     let working = Arc::new(AtomicUsize::new(0));
-    let callee = cluster.node(offers("callee").state_of(Arc::clone(&working))).await;
+    let callee = cluster.node(offers("callee").shared_state(Arc::clone(&working))).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/count"]).await;
     (cluster, callee, caller, working)
@@ -184,7 +184,7 @@ async fn whoever_does_not_take_is_not_sent_more() {
     let cluster = Cluster::start();
     let go_on = Arc::new(Notify::new());
     let node = Node::builder("callee").route("GET/large", large).route("POST/patient", patient);
-    let node = node.state_of(Arc::clone(&made)).state_of(Arc::clone(&go_on));
+    let node = node.shared_state(Arc::clone(&made)).shared_state(Arc::clone(&go_on));
     let callee = cluster.node(node).await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/large"]).await;
@@ -360,7 +360,7 @@ async fn a_stream_opened_for_a_call_ends_with_it() {
     let (cluster, _callee, caller, working) = pair().await;
     let _outer = cluster.node(Node::builder("outer").route("GET/outer", outer)).await;
     caller.peers().wait_for(&["GET/outer"]).await;
-    let end = caller.peers().call::<String>("GET/outer", &()).within(Duration::from_millis(300)).await;
+    let end = caller.peers().call::<String>("GET/outer", &()).timeout(Duration::from_millis(300)).await;
     assert!(matches!(end, Err(CallError::Deadline { .. })));
     eventually("its work is dropped", async || working.load(Ordering::Relaxed) == 0).await;
 }

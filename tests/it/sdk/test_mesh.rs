@@ -123,7 +123,7 @@ async fn a_slow_machine_takes_its_time() {
     let begun = Instant::now();
     assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
     assert!((Duration::from_millis(400)..Duration::from_millis(450)).contains(&begun.elapsed()), "there and back");
-    let short = a.peers().call::<String>("GET/b", &()).within(Duration::from_millis(300)).await;
+    let short = a.peers().call::<String>("GET/b", &()).timeout(Duration::from_millis(300)).await;
     assert!(matches!(short, Err(CallError::Deadline { .. })));
 }
 
@@ -194,7 +194,8 @@ async fn a_hedged_call_does_not_wait_for_the_slow() {
     }
     let mesh = TestMesh::start();
     let calls = Arc::new(AtomicUsize::new(0));
-    let offers = |name| Node::builder(name).route("GET/n", count).route("POST/n", count).state_of(Arc::clone(&calls));
+    let offers =
+        |name| Node::builder(name).route("GET/n", count).route("POST/n", count).shared_state(Arc::clone(&calls));
     let (slow, _quick) = (mesh.node(offers("slow")).await.unwrap(), mesh.node(offers("quick")).await.unwrap());
     let caller = mesh.node(Node::builder("caller").balance(Balance::RoundRobin)).await.unwrap();
     knows(&caller, 3).await;
@@ -268,11 +269,11 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
 #[tokio::test(start_paused = true)]
 async fn followers_know_what_their_leader_knows() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
-    let follower = a.peers().follow();
+    let follower = a.peers().for_thread();
     assert_eq!(follower.call::<String>("GET/b", &()).await.unwrap(), "hello");
     let [of_b] = follower.providers("GET/b")[..] else { panic!("one") };
     assert!(follower.set_health(of_b, false) && !follower.set_health(of_b, false), "that is a change once");
-    let later = a.peers().follow();
+    let later = a.peers().for_thread();
     assert!([a.peers(), &follower, &later].iter().all(|peers| !peers.is_healthy(of_b)));
     assert!(a.peers().set_health(of_b, true));
     assert!([a.peers(), &follower, &later].iter().all(|peers| peers.is_healthy(of_b)));

@@ -80,7 +80,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("GET/keep", keep)
         .route("POST/swallow", swallow);
     let node = match std::env::var("BUFFERS") {
-        Ok(bytes) => node.buffers(bytes.parse()?),
+        Ok(bytes) => node.max_buffer_bytes(bytes.parse()?),
         Err(_) => node,
     };
     let Some(percent) = std::env::args().nth(2) else { return Ok(node.serve().await?) };

@@ -11,23 +11,23 @@ const HELLO: &[u8] = b"hello";
 
 /// A link, and the node's end of its connection, which knows who calls. The link's task runs only while something is awaited.
 async fn connected() -> (Arc<Connection>, TcpStream) {
-    connected_within(&Budget::of_links()).await
+    connected_within(&Budget::for_connections()).await
 }
 
 /// The same, with so much for what comes.
 async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let link = Connection::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
-    link.connect(|address| panic!("{address} is there"));
-    while link.readiness(Instant::now()) == Readiness::Connecting {
+    let connection = Connection::new(address, Version::V2, None, 0, Bytes::from_static(HELLO), Network::System, budget);
+    connection.connect(|address| panic!("{address} is there"));
+    while connection.readiness(Instant::now()) == Readiness::Connecting {
         yield_now().await;
     }
-    assert_eq!(link.readiness(Instant::now()), Readiness::Ready);
+    assert_eq!(connection.readiness(Instant::now()), Readiness::Ready);
     let (node, _) = listener.accept().unwrap();
     node.set_nonblocking(true).unwrap();
     reads(&node, HELLO).await;
-    (link, node)
+    (connection, node)
 }
 
 /// What has come; nothing if nothing has.
@@ -58,16 +58,16 @@ async fn reads(node: &TcpStream, expected: &[u8]) {
     );
 }
 
-fn call(link: &Arc<Connection>, packet: &[u8]) -> PendingCall {
+fn call(connection: &Arc<Connection>, packet: &[u8]) -> PendingCall {
     let now = Instant::now();
     let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: None };
-    link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(packet)).unwrap()
+    connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(packet)).unwrap()
 }
 
 #[tokio::test]
 async fn a_call_that_is_alone_leaves_at_once_and_others_with_the_next_write() {
-    let (link, node) = connected().await;
-    let _first = call(&link, b"first");
+    let (connection, node) = connected().await;
+    let _first = call(&connection, b"first");
     // No task has had a turn: the caller has written it.
     let (mut bytes, give_up) = (Vec::new(), Instant::now() + PATIENCE);
     while bytes.is_empty() && Instant::now() < give_up {
@@ -75,35 +75,36 @@ async fn a_call_that_is_alone_leaves_at_once_and_others_with_the_next_write() {
         std::thread::yield_now();
     }
     assert_eq!(bytes, b"first");
-    let _others = [call(&link, b"second"), call(&link, b"third")];
-    assert!(link.lock().calls.has_outgoing());
+    let _others = [call(&connection, b"second"), call(&connection, b"third")];
+    assert!(connection.lock().calls.has_outgoing());
     reads(&node, b"secondthird").await;
 }
 
 #[tokio::test]
 async fn after_many_calls_one_that_is_alone_waits_for_others() {
-    let (link, node) = connected().await;
-    let mut many: Vec<_> = (0..MANY_IN_FLIGHT).map(|_| call(&link, b"x")).collect();
+    let (connection, node) = connected().await;
+    let mut many: Vec<_> = (0..MANY_IN_FLIGHT).map(|_| call(&connection, b"x")).collect();
     reads(&node, &[b'x'; MANY_IN_FLIGHT]).await;
     for pending in &mut many {
-        let answered = link.lock().calls.answer(Instant::now().into_std(), pending.key, Bytes::new()).is_ok();
+        let answered =
+            connection.lock().calls.handle_response(Instant::now().into_std(), pending.key, Bytes::new()).is_ok();
         assert!(answered && poll_fn(|context| pending.poll(context)).await.is_ok());
     }
-    let _alone = call(&link, b"alone");
-    assert!(link.lock().calls.has_outgoing());
+    let _alone = call(&connection, b"alone");
+    assert!(connection.lock().calls.has_outgoing());
     reads(&node, b"alone").await;
 }
 
 #[tokio::test]
 async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
-    let (link, node) = connected().await;
+    let (connection, node) = connected().await;
     let large = vec![b'a'; MAX_FRAME_BYTES];
     // The rest waits for the task, which has had no turn, and then for the system, which does not take all at once.
     for has_turn in [false, true] {
-        let first = call(&link, &large);
-        assert_eq!(link.lock().rest.len(), MAX_FRAME_BYTES - MAX_BYTES_AT_ONCE);
+        let first = call(&connection, &large);
+        assert_eq!(connection.lock().remainder.len(), MAX_FRAME_BYTES - MAX_BYTES_AT_ONCE);
         if has_turn {
-            while !link.lock().is_writing {
+            while !connection.lock().is_writing {
                 yield_now().await;
             }
         }
@@ -111,20 +112,24 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
         write_cancel(&mut bytes, first.key);
         drop(first);
         // It is alone, and not first.
-        let second = call(&link, b"second");
+        let second = call(&connection, b"second");
         bytes.extend_from_slice(b"second");
         reads(&node, &bytes).await;
-        assert!(link.lock().calls.answer(Instant::now().into_std(), second.key, Bytes::new()).is_ok());
+        assert!(connection.lock().calls.handle_response(Instant::now().into_std(), second.key, Bytes::new()).is_ok());
     }
 }
 
 /// What becomes of a link whose node sends so many packets.
-async fn flooded(link: &Arc<Connection>, mut node: &TcpStream, packets: impl Iterator<Item = String>) -> Readiness {
+async fn flooded(
+    connection: &Arc<Connection>,
+    mut node: &TcpStream,
+    packets: impl Iterator<Item = String>,
+) -> Readiness {
     use std::io::Write;
     let bytes: Vec<u8> = packets.flat_map(String::into_bytes).collect();
     let (mut sent, give_up) = (0, Instant::now() + PATIENCE);
     let (mut discarded, mut quiet) = ([0; 4096], 0);
-    while link.readiness(Instant::now()) == Readiness::Ready && quiet < 1000 {
+    while connection.readiness(Instant::now()) == Readiness::Ready && quiet < 1000 {
         assert!(Instant::now() < give_up);
         match node.write(&bytes[sent..]) {
             Ok(written) => sent += written,
@@ -135,7 +140,7 @@ async fn flooded(link: &Arc<Connection>, mut node: &TcpStream, packets: impl Ite
         quiet += usize::from(sent == bytes.len());
         yield_now().await;
     }
-    link.readiness(Instant::now())
+    connection.readiness(Instant::now())
 }
 
 #[tokio::test]
@@ -155,28 +160,33 @@ async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_w
         "{\"uri\":\"/goods\",\"method\":\"GET\"}¶",
         &large,
     ] {
-        let (link, node) = connected().await;
+        let (connection, node) = connected().await;
         // One that waits gives nobody a right to more than one answer.
-        let mut waits = call(&link, b"call");
+        let mut waits = call(&connection, b"call");
         let count = if packet.len() > 1000 { 100 } else { MANY_PACKETS };
         let packets = (0..count).map(|_| packet.to_owned());
         let begin = Instant::now();
-        assert_eq!(flooded(&link, &node, packets).await, Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
+        assert_eq!(
+            flooded(&connection, &node, packets).await,
+            Readiness::CoolingDown,
+            "{}",
+            &packet[..packet.len().min(80)]
+        );
         assert!(poll_fn(|context| waits.poll(context)).await.is_err());
         // Longer than after a connection that was just lost.
         let rests = begin + Duration::from_millis(900);
-        assert_eq!(link.readiness(rests), Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
+        assert_eq!(connection.readiness(rests), Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
     }
 }
 
 #[tokio::test]
 async fn a_node_that_is_merely_slow_is_not_cut() {
-    let (link, node) = connected().await;
+    let (connection, node) = connected().await;
     let answer = |key: u64| format!("{{\"key\":{key},\"$\":{{}},\"params\":1}}¶");
     for _ in 0..4 {
         // All are given up, and then answered.
-        let given_up: Vec<_> = (0..5000).map(|_| call(&link, b"call").key).collect();
-        assert_eq!(flooded(&link, &node, given_up.into_iter().map(answer)).await, Readiness::Ready);
+        let given_up: Vec<_> = (0..5000).map(|_| call(&connection, b"call").key).collect();
+        assert_eq!(flooded(&connection, &node, given_up.into_iter().map(answer)).await, Readiness::Ready);
     }
     // Parts of streams that were given up are on their way for a while.
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
@@ -184,34 +194,34 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     let terms = crate::transport::in_flight::StreamOptions { deadline: None, window: protocol::STREAM_WINDOW };
     let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
     for _ in 0..4 {
-        let stream = link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
+        let stream = connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap().key;
         let parts = protocol::STREAM_WINDOW as usize / part(stream, 1).len();
-        assert_eq!(flooded(&link, &node, (0..parts).map(|n| part(stream, n))).await, Readiness::Ready);
+        assert_eq!(flooded(&connection, &node, (0..parts).map(|n| part(stream, n))).await, Readiness::Ready);
     }
 }
 
 /// A stream whose node may send so much ahead.
-fn open(link: &Arc<Connection>, window: u32) -> PendingCall {
+fn open(connection: &Arc<Connection>, window: u32) -> PendingCall {
     let now = Instant::now();
     let terms = crate::transport::in_flight::StreamOptions { deadline: None, window };
     let deadlines = CallDeadlines { answer: (now + PATIENCE).into_std(), stream: Some(terms) };
-    link.call(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
+    connection.submit(now, deadlines, |_key, _sent, out| out.extend_from_slice(b"call")).unwrap()
 }
 
 #[tokio::test]
 async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
     const LIMIT: usize = 4 << 20;
-    let budget = Budget::with_share(LIMIT, LIMIT);
-    let (link, node) = connected_within(&budget).await;
-    let streams: Vec<_> = (0..20).map(|_| open(&link, 1)).collect();
+    let budget = Budget::with_max_share(LIMIT, LIMIT);
+    let (connection, node) = connected_within(&budget).await;
+    let streams: Vec<_> = (0..20).map(|_| open(&connection, 1)).collect();
     let part = |key: u64, n, body: &str| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{body}\"}}¶");
     let large = "x".repeat(1 << 20);
     // Each sends one whole part, as it may.
     let packets = streams.iter().flat_map(|stream| [part(stream.key, 0, ""), part(stream.key, 1, &large)]);
-    assert_eq!(flooded(&link, &node, packets).await, Readiness::Ready);
-    let held = link.lock().calls.parts_bytes();
+    assert_eq!(flooded(&connection, &node, packets).await, Readiness::Ready);
+    let held = connection.lock().calls.parts_bytes();
     assert!((1 << 20..=LIMIT).contains(&held), "{held}");
-    assert!(budget.buffers().refused >= 16 && budget.buffers().bytes >= held - LEAST_BYTES);
+    assert!(budget.usage().refused >= 16 && budget.usage().bytes >= held - LEAST_BYTES);
     // Who was not crowded out has its part, the others are told.
     let (mut whole, mut crowded) = (0, 0);
     for mut stream in streams {
@@ -227,24 +237,24 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
         }
     }
     assert!(whole >= 1 && whole + crowded == 20, "{whole} {crowded}");
-    assert_eq!((link.lock().calls.parts_bytes(), budget.buffers().bytes), (0, 0));
+    assert_eq!((connection.lock().calls.parts_bytes(), budget.usage().bytes), (0, 0));
 
     // A packet that does not end is nobody's to give up: the link is closed.
     let half = format!("{{\"key\":7,\"$\":{{}},\"params\":\"{}", "x".repeat(3 << 20));
-    let waits = call(&link, b"call");
-    assert_eq!(flooded(&link, &node, std::iter::once(half)).await, Readiness::CoolingDown);
+    let waits = call(&connection, b"call");
+    assert_eq!(flooded(&connection, &node, std::iter::once(half)).await, Readiness::CoolingDown);
     drop(waits);
-    assert_eq!(budget.buffers().bytes, 0);
+    assert_eq!(budget.usage().bytes, 0);
 }
 
 #[tokio::test]
 async fn a_part_without_credit_ends_its_stream() {
-    let (link, node) = connected().await;
-    let mut stream = open(&link, 100);
+    let (connection, node) = connected().await;
+    let mut stream = open(&connection, 100);
     let part =
         |n, bytes| format!("{{\"key\":{},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", stream.key, "x".repeat(bytes));
     let packets = [part(0, 0), part(1, 1), part(2, 1000), part(3, 1)];
-    assert_eq!(flooded(&link, &node, packets.into_iter()).await, Readiness::Ready);
+    assert_eq!(flooded(&connection, &node, packets.into_iter()).await, Readiness::Ready);
     assert!(poll_fn(|context| stream.poll(context)).await.is_ok());
     let stream = stream.into_stream();
     for _ in 0..2 {

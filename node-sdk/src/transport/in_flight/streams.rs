@@ -14,12 +14,12 @@ use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 pub(super) struct StreamSlot {
     /// The packet that opened it, until whoever called has it.
     pub(super) opening: Option<Bytes>,
-    inflow: ReceiveWindow,
-    outflow: SendWindow,
+    receive: ReceiveWindow,
+    send: SendWindow,
     pub(super) deadline: Option<Instant>,
     /// How it ended, if not by a last part.
-    ending: Option<StreamEnd>,
-    pub(super) place: QueuedRange,
+    end: Option<StreamEnd>,
+    pub(super) range: QueuedRange,
 }
 
 /// How a stream ended, if not by a last part.
@@ -43,7 +43,7 @@ impl InFlight {
     ///
     /// # Errors
     /// Nobody waits for it.
-    pub(crate) fn part(
+    pub(crate) fn handle_part(
         &mut self,
         now: Instant,
         key: u64,
@@ -52,16 +52,16 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(WaitingCall { waker, begun, stream: Some(terms), place, .. }) if part.number == 0 => {
+            SlotState::Waiting(WaitingCall { waker, begun, stream: Some(options), range, .. }) if part.number == 0 => {
                 let (waker, took) = (waker.take(), now.saturating_duration_since(*begun));
-                let open = StreamSlot::new(frame, *terms, *place);
+                let open = StreamSlot::new(frame, *options, *range);
                 self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
                 self.slots[slot].state = SlotState::Open(Box::new(open));
                 Ok((Some(took), waker))
             }
             // What follows the end, whoever has ended it.
             SlotState::Open(open) if open.is_over() => Err(frame),
-            SlotState::Open(open) => match put(&mut open.inflow, &mut self.parts_bytes, part, frame) {
+            SlotState::Open(open) => match push_counted(&mut open.receive, &mut self.parts_bytes, part, frame) {
                 Ok(waker) => {
                     if open.is_over() {
                         open.wake_writer();
@@ -80,21 +80,21 @@ impl InFlight {
     /// It says nothing: nobody sends there, nothing is granted, or as much as could be sent without it.
     pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, ()> {
         let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(())?;
-        let is_needed = open.outflow.credit() < i64::from(STREAM_WINDOW);
-        let waker = open.outflow.grant(bytes);
+        let is_needed = open.send.credit() < i64::from(STREAM_WINDOW);
+        let waker = open.send.grant(bytes);
         if is_needed { Ok(waker) } else { Err(()) }
     }
 
     /// The next part of a stream; an ending that is no part comes once, and `None` after it.
     pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let Some(open) = self.open(key) else { return Poll::Ready(None) };
-        let Poll::Ready(frame) = open.inflow.poll_take(task) else { return Poll::Pending };
-        let Some(frame) = frame else { return Poll::Ready(open.ending.take().map(Err)) };
-        let credit = open.inflow.take_credit();
+        let Poll::Ready(frame) = open.receive.poll_part(task) else { return Poll::Pending };
+        let Some(frame) = frame else { return Poll::Ready(open.end.take().map(Err)) };
+        let credit = open.receive.next_credit();
         self.parts_bytes -= frame.len();
         if let Some(credit) = credit {
             // Few and small, and without it the node stops.
-            self.outgoing.push_always(|out| write_credit(out, key, credit));
+            self.write_queue.push_unbounded(|out| write_credit(out, key, credit));
         }
         Poll::Ready(Some(Ok(frame)))
     }
@@ -102,7 +102,7 @@ impl InFlight {
     /// Whether a part may be sent on a stream; an error when it is over.
     pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), StreamClosed>> {
         match self.open(key) {
-            Some(open) if !open.is_over() && !open.outflow.is_over() => open.outflow.poll_ready(task).map(Ok),
+            Some(open) if !open.is_over() && !open.send.is_over() => open.send.poll_ready(task).map(Ok),
             _over => Poll::Ready(Err(StreamClosed)),
         }
     }
@@ -116,7 +116,7 @@ impl InFlight {
     /// stream has any.
     pub(crate) fn crowd_out(&mut self) -> Option<Option<Waker>> {
         let waiting = |state: &SlotState| match state {
-            SlotState::Open(open) => open.inflow.waiting_bytes(),
+            SlotState::Open(open) => open.receive.waiting_bytes(),
             SlotState::Free | SlotState::Waiting(_) | SlotState::Done(_) => 0,
         };
         let (slot, bytes) =
@@ -126,8 +126,8 @@ impl InFlight {
         }
         let reader = self.end(slot, StreamEnd::OutOfMemory);
         if let SlotState::Open(open) = &mut self.slots[slot].state {
-            open.inflow.clear();
-            open.ending = Some(StreamEnd::OutOfMemory);
+            open.receive.clear();
+            open.end = Some(StreamEnd::OutOfMemory);
         }
         self.parts_bytes -= bytes;
         Some(reader)
@@ -136,13 +136,13 @@ impl InFlight {
     /// Sends a part, which `write` makes for a given number; `false` when it may not be sent after all, as another was first.
     pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
         let Some(open) = self.open(key) else { return Ok(true) };
-        if open.outflow.credit() <= 0 {
+        if open.send.credit() <= 0 {
             return Ok(false);
         }
-        let number = open.outflow.next_number();
-        let place = self.outgoing.push(&self.limits, None, |out| write(number, out))?;
+        let number = open.send.next_number();
+        let range = self.write_queue.push(&self.limits, None, |out| write(number, out))?;
         if let Some(open) = self.open(key) {
-            open.outflow.sent(place.bytes - DELIMITER.len());
+            open.send.sent(range.bytes - DELIMITER.len());
         }
         Ok(true)
     }
@@ -150,11 +150,11 @@ impl InFlight {
     /// Sends that nothing follows; again, it does nothing.
     pub(crate) fn finish(&mut self, key: u64) {
         let Some(open) = self.open(key) else { return };
-        if open.is_over() || !open.outflow.end() {
+        if open.is_over() || !open.send.end() {
             return;
         }
-        let number = open.outflow.next_number();
-        self.outgoing.push_always(|out| write_end(out, Side::Caller, key, number));
+        let number = open.send.next_number();
+        self.write_queue.push_unbounded(|out| write_end(out, Side::Caller, key, number));
     }
 
     fn open(&mut self, key: u64) -> Option<&mut StreamSlot> {
@@ -166,57 +166,57 @@ impl InFlight {
     }
 
     /// Ends a stream before its last part; the node is told where it does not know. Gives whom to wake.
-    pub(super) fn end(&mut self, slot: usize, ending: StreamEnd) -> Option<Waker> {
+    pub(super) fn end(&mut self, slot: usize, end: StreamEnd) -> Option<Waker> {
         let key = self.key(slot);
         let SlotState::Open(open) = &mut self.slots[slot].state else { return None };
         if open.is_over() {
             return None;
         }
-        let place = open.place;
-        let tell = !matches!(ending, StreamEnd::Response(_) | StreamEnd::Failed(CallFailure::Lost { .. }));
-        open.ending = Some(ending);
+        let range = open.range;
+        let tells_node = !matches!(end, StreamEnd::Response(_) | StreamEnd::Failed(CallFailure::Lost { .. }));
+        open.end = Some(end);
         open.wake_writer();
-        let reader = open.inflow.end();
-        if tell {
-            self.outgoing.take_back(&self.limits, key, place);
+        let reader = open.receive.end();
+        if tells_node {
+            self.write_queue.withdraw(&self.limits, key, range);
         }
         reader
     }
 }
 
 /// A part is put where it waits, and counted.
-fn put(
-    inflow: &mut ReceiveWindow,
+fn push_counted(
+    receive: &mut ReceiveWindow,
     bytes: &mut usize,
     part: Part,
     frame: Bytes,
 ) -> Result<Option<Waker>, FlowViolation> {
-    let before = inflow.waiting_bytes();
-    let put = inflow.put(part, frame);
-    *bytes += inflow.waiting_bytes() - before;
+    let before = receive.waiting_bytes();
+    let put = receive.push(part, frame);
+    *bytes += receive.waiting_bytes() - before;
     put
 }
 
 impl StreamSlot {
     /// Bytes of parts that are not taken.
     pub(super) fn waiting_bytes(&self) -> usize {
-        self.inflow.waiting_bytes()
+        self.receive.waiting_bytes()
     }
 
-    fn new(opening: Bytes, terms: StreamOptions, place: QueuedRange) -> Self {
-        let StreamOptions { deadline, window } = terms;
-        let (inflow, outflow) = (ReceiveWindow::new(window), SendWindow::new(STREAM_WINDOW));
-        Self { opening: Some(opening), inflow, outflow, deadline, ending: None, place }
+    fn new(opening: Bytes, options: StreamOptions, range: QueuedRange) -> Self {
+        let StreamOptions { deadline, window } = options;
+        let (receive, send) = (ReceiveWindow::new(window), SendWindow::new(STREAM_WINDOW));
+        Self { opening: Some(opening), receive, send, deadline, end: None, range }
     }
 
     /// Nothing more comes.
     pub(super) fn is_over(&self) -> bool {
-        self.ending.is_some() || self.inflow.is_over()
+        self.end.is_some() || self.receive.is_over()
     }
 
     /// Whoever waits to send finds out that it is over.
     fn wake_writer(&mut self) {
-        if let Some(writer) = self.outflow.grant(0) {
+        if let Some(writer) = self.send.grant(0) {
             writer.wake();
         }
     }

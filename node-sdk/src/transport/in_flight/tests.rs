@@ -46,7 +46,7 @@ impl Scene {
     fn write(&mut self) -> Option<String> {
         let mut bytes = BytesMut::new();
         let start = self.start;
-        self.calls.take_outgoing(start, &mut bytes).then(|| {
+        self.calls.fill_write_buffer(start, &mut bytes).then(|| {
             self.calls.wrote(bytes.len());
             String::from_utf8(bytes.to_vec()).unwrap()
         })
@@ -54,7 +54,7 @@ impl Scene {
 
     fn answer(&mut self, key: u64) -> bool {
         let now = self.at(7);
-        self.calls.answer(now, key, Bytes::from_static(b"{}")).is_ok()
+        self.calls.handle_response(now, key, Bytes::from_static(b"{}")).is_ok()
     }
 
     /// What became of a call.
@@ -91,20 +91,20 @@ fn a_write_waits_once_for_others_to_call_while_many_are_in_flight() {
     let mut scene = Scene::new(Version::V2, limits);
     for _ in 1..MANY_IN_FLIGHT {
         scene.admit(10).unwrap();
-        assert!(!scene.calls.waits_for_others(), "there are few");
+        assert!(!scene.calls.yields_for_others(), "there are few");
     }
     scene.write();
     let last = scene.admit(10).unwrap();
-    assert!(scene.calls.waits_for_others() && !scene.calls.waits_for_others());
+    assert!(scene.calls.yields_for_others() && !scene.calls.yields_for_others());
     assert_eq!(scene.write().map(|bytes| bytes.len()), Some(10));
-    assert!(!scene.calls.waits_for_others(), "all is written");
+    assert!(!scene.calls.yields_for_others(), "all is written");
     scene.admit(10).unwrap();
-    assert!(scene.calls.waits_for_others(), "this is another write");
+    assert!(scene.calls.yields_for_others(), "this is another write");
     scene.write();
     assert!(scene.answer(last) && scene.outcome(last).is_some());
     let mut old = Scene::new(Version::V1, limits);
     assert!((0..MANY_IN_FLIGHT).all(|_| old.admit(10).is_ok()));
-    assert!(!old.calls.waits_for_others(), "each packet has a write of its own");
+    assert!(!old.calls.yields_for_others(), "each packet has a write of its own");
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn what_the_socket_has_not_taken_counts() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     scene.admit(90).unwrap();
     let mut bytes = BytesMut::new();
-    assert!(scene.calls.take_outgoing(scene.start, &mut bytes));
+    assert!(scene.calls.fill_write_buffer(scene.start, &mut bytes));
     scene.calls.wrote(40);
     assert!(scene.admit(50).is_ok());
     assert_eq!(scene.admit(2), Err(EnqueueError::Full));
@@ -138,7 +138,7 @@ fn what_was_not_written_whole_is_told_apart() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     let keys: Vec<_> = (0..3).map(|_| scene.admit(10).unwrap()).collect();
     let mut bytes = BytesMut::new();
-    assert!(scene.calls.take_outgoing(scene.start, &mut bytes));
+    assert!(scene.calls.fill_write_buffer(scene.start, &mut bytes));
     scene.calls.wrote(19);
     let late = scene.admit(10).unwrap();
     scene.calls.fail_all();
@@ -203,8 +203,8 @@ fn what_old_nodes_do_not_answer_is_read_after_a_while() {
     assert!(scene.write().is_some() && scene.write().is_none());
     assert_eq!(scene.calls.next_due(), Some(scene.at(500)));
     let mut bytes = BytesMut::new();
-    assert!(!scene.calls.take_outgoing(scene.at(499), &mut bytes));
-    assert!(scene.calls.take_outgoing(scene.at(500), &mut bytes));
+    assert!(!scene.calls.fill_write_buffer(scene.at(499), &mut bytes));
+    assert!(scene.calls.fill_write_buffer(scene.at(500), &mut bytes));
 }
 
 proptest! {
@@ -263,7 +263,7 @@ proptest! {
                     open.extend(admitted);
                 }
                 (2, _) => {
-                    if !writing.is_empty() || scene.calls.take_outgoing(scene.start, &mut writing) {
+                    if !writing.is_empty() || scene.calls.fill_write_buffer(scene.start, &mut writing) {
                         let bytes = writing.split_to(number.min(writing.len()));
                         scene.calls.wrote(bytes.len());
                         stream.extend_from_slice(&bytes);

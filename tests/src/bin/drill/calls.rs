@@ -253,7 +253,7 @@ async fn load_at(
             let peers = peers.clone();
             calls.spawn(async move {
                 let (begin, good) = (Instant::now(), good());
-                let answer = peers.call::<Good>(url, &good).within(within).await;
+                let answer = peers.call::<Good>(url, &good).timeout(within).await;
                 (begin.elapsed(), answer)
             });
         }
@@ -362,7 +362,7 @@ pub(crate) async fn overload() {
     let caller = Node::builder("caller").distributor(&*address).start().await.unwrap();
     let peers = caller.peers();
     peers.wait_for(&["GET/burn"]).await;
-    let burnt = async || peers.call::<u64>("GET/burnt", &()).within(Duration::from_secs(30)).await.unwrap();
+    let burnt = async || peers.call::<u64>("GET/burnt", &()).timeout(Duration::from_secs(30)).await.unwrap();
     let second = Duration::from_secs(1);
     let mut peak = 0.0;
     for (what, times) in [("as many as it can", 1.0), ("three times as many", 3.0), ("as many as it can, again", 0.9)] {
