@@ -1,4 +1,4 @@
-//! Speed of the wire, in MB/s and ns for each packet: `cargo bench --profile dist -p protocol`.
+//! Speed of the protocol, in MB/s and ns for each packet: `cargo bench --profile dist -p protocol`.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
@@ -11,7 +11,7 @@ use protocol::{
     ResponsePayload, Version, check_depth, seal, write_list, write_request, write_response,
 };
 
-/// Rounds of which the median is printed.
+/// Rounds, whose median is printed.
 const ROUNDS: usize = 9;
 
 fn main() {

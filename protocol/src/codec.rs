@@ -10,18 +10,19 @@ pub const DELIMITER: [u8; 2] = [0xC2, 0xB6];
 /// How `¶` is written inside a JSON string, the only place of valid JSON where it can stand.
 const ESCAPED_DELIMITER: &[u8] = b"\\u00b6";
 
-/// More bytes came than one frame may have. The stream cannot be read any further.
+/// A frame is longer than the limit. The rest of the stream cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("a frame is larger than {max_frame_bytes} bytes")]
 pub struct FrameTooLarge {
-    /// The limit that was passed.
+    /// The limit.
     pub max_frame_bytes: usize,
 }
 
-/// Cuts a byte stream into frames, whatever the pieces it arrives in.
+/// Cuts a byte stream into frames, in whatever pieces the bytes arrive.
 ///
-/// Holds at most one limit of unfinished bytes beyond what one read added. The limit holds before the delimiter has
-/// arrived, and each byte is searched once: the position reached is remembered between reads.
+/// It holds at most `max_frame_bytes` of an unfinished frame, and what the last read added. The
+/// limit applies before the delimiter has arrived. Each byte is searched once, because the decoder
+/// remembers how far it has searched.
 #[derive(Debug)]
 pub struct FrameDecoder {
     buffer: BytesMut,
@@ -36,15 +37,16 @@ impl FrameDecoder {
         Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes }
     }
 
-    /// Where the next bytes from the peer go: append only.
+    /// The buffer for the next bytes of the peer. Only append to it.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// The next whole frame without its delimiter, blank ones included, or `None` when more bytes are needed.
+    /// The next whole frame without its delimiter, blank ones included, or `None` when more bytes
+    /// are needed.
     ///
     /// # Errors
-    /// [`FrameTooLarge`] as soon as it is certain; the decoder then says the same for ever.
+    /// [`FrameTooLarge`] as soon as it is certain. Every later call returns it too.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
         let too_large = FrameTooLarge { max_frame_bytes: self.max_frame_bytes };
         // The last byte searched may have been the first half of a delimiter.
@@ -68,12 +70,13 @@ impl FrameDecoder {
 
     /// Whether a frame has begun and not ended. Line ends between packets do not begin a frame.
     pub fn is_mid_frame(&self) -> bool {
-        // Looking at a few bytes keeps this constant: a peer that sends more white space than this is slow at a frame.
+        // This many bytes are looked at, so that the cost is constant. A peer that sends more white
+        // space counts as one that is slow to send a frame.
         const LINE_END_BYTES: usize = 16;
         self.buffer.len() > LINE_END_BYTES || !is_blank(&self.buffer)
     }
 
-    /// The first bytes of an unfinished frame, to guess from what the peer speaks.
+    /// The first bytes of an unfinished frame, from which a caller can guess the peer's protocol.
     pub fn unfinished(&self) -> &[u8] {
         &self.buffer
     }
@@ -84,9 +87,11 @@ pub fn is_blank(frame: &[u8]) -> bool {
     frame.trim_ascii_start().is_empty()
 }
 
-/// Ends the packet that begins at `start` of `out`: escapes each `¶` in it and appends the delimiter.
+/// Ends the packet that begins at `start` of `out`: escapes each `¶` in it and appends the
+/// delimiter.
 ///
-/// The packet must be one JSON value; then a raw `¶` stands inside a string and the escape means the same.
+/// The packet must be one JSON value. A raw `¶` then stands inside a string, where its escape means
+/// the same.
 pub fn seal(out: &mut BytesMut, start: usize) {
     if find_delimiter(&out[start..]).is_some() {
         let packet = out.split_off(start);
@@ -101,7 +106,8 @@ pub fn seal(out: &mut BytesMut, start: usize) {
     out.extend_from_slice(&DELIMITER);
 }
 
-/// `C2` is rare even in Korean text (it is no continuation byte), while `B6` is common there: so look for `C2`.
+/// Searches for `C2`, which is rare even in Korean text, as it is no continuation byte. `B6` is
+/// common there.
 fn find_delimiter(bytes: &[u8]) -> Option<usize> {
     memchr_iter(DELIMITER[0], bytes).find(|&at| bytes.get(at + 1) == Some(&DELIMITER[1]))
 }

@@ -1,4 +1,5 @@
-//! What we need of JSON text beyond serde: its depth before it is parsed, and its shortest spelling.
+//! Helpers for JSON text that serde does not have: its depth before it is parsed, its compact form,
+//! and fast readers and writers of single values.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,15 +16,16 @@ use crate::Text;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error("JSON is nested deeper than {max_depth} at byte {at}")]
 pub struct TooDeep {
-    /// The limit that was passed.
+    /// The limit.
     pub max_depth: usize,
     /// Offset of the bracket that passed it.
     pub at: usize,
 }
 
-/// Checks that no array or object of `text` lies deeper than `max_depth`, in one pass and constant stack.
+/// Checks that no array or object of `text` lies deeper than `max_depth`, in one pass and constant
+/// stack.
 ///
-/// Need not be valid JSON: what is not is left to the parser.
+/// The text need not be valid JSON. The parser finds what is not.
 ///
 /// # Errors
 /// [`TooDeep`] names the first bracket beyond the limit.
@@ -48,8 +50,8 @@ pub fn check_depth(text: &[u8], max_depth: usize) -> Result<(), TooDeep> {
     Ok(())
 }
 
-/// Whether `text` is one value, if it stands in JSON where a value does: nothing follows that is not part of it. In one pass and constant
-/// stack; what is inside the value is not looked at.
+/// Whether `text`, found in JSON where a value stands, is one value and nothing after it. Takes one
+/// pass and constant stack. The inside of the value is not checked.
 pub fn is_one_value(text: &[u8]) -> bool {
     let mut depth = 0_usize;
     let mut bytes = text.iter();
@@ -78,7 +80,7 @@ pub(crate) fn to_json<T: Serialize + ?Sized>(value: &T) -> String {
     serde_json::to_string(value).expect("strings and lists of strings always have a JSON form")
 }
 
-/// A member of a wrong type counts as absent and spoils no other.
+/// Parses one member by itself. A member of a wrong type counts as absent, and the others remain.
 pub(crate) fn read_member<'a, T: Deserialize<'a>>(member: Option<&'a RawValue>) -> Option<T> {
     serde_json::from_str(member?.get()).ok()
 }
@@ -88,10 +90,10 @@ pub(crate) fn put_number(out: &mut BytesMut, number: u64) {
     out.put_slice(itoa::Buffer::new().format(number).as_bytes());
 }
 
-/// A whole number as we write it, and what comes after it.
+/// Reads a whole number in the form that [`put_number`] writes, and returns what follows it.
 pub(crate) fn number_prefix(text: &[u8]) -> Option<(u64, &[u8])> {
     let end = text.iter().position(|byte| !byte.is_ascii_digit())?;
-    // Beyond that it might not fit; and none of ours has a leading zero.
+    // A number of more digits might not fit, and `put_number` writes no leading zero.
     if end == 0 || end > 18 || (end > 1 && text[0] == b'0') {
         return None;
     }
@@ -99,14 +101,14 @@ pub(crate) fn number_prefix(text: &[u8]) -> Option<(u64, &[u8])> {
     Some((number, &text[end..]))
 }
 
-/// Text up to its closing quote, when it has no escapes.
+/// Reads text up to its closing quote, if it has no escapes.
 pub(crate) fn plain_text(rest: &str) -> Option<(&str, &str)> {
     let end = rest.bytes().position(|byte| byte == b'"' || byte == b'\\' || byte < b' ')?;
     let (text, rest) = rest.split_at(end);
     Some((text, rest.strip_prefix('"')?))
 }
 
-/// The same of text.
+/// Reads a whole number as [`number_prefix`] does, from text.
 pub(crate) fn digits(text: &str) -> Option<(u64, &str)> {
     let (number, rest) = number_prefix(text.as_bytes())?;
     Some((number, &text[text.len() - rest.len()..]))
@@ -138,7 +140,7 @@ pub(crate) fn write_compact(out: &mut String, text: &str) {
     }));
 }
 
-/// The members of an object in order, doubled ones included, their values unread.
+/// The members of an object in order, duplicates included. Their values are not parsed.
 #[derive(Debug)]
 pub struct Members<'a>(pub Vec<(Cow<'a, str>, &'a RawValue)>);
 
@@ -164,7 +166,7 @@ impl<'de> Deserialize<'de> for Members<'de> {
     }
 }
 
-/// Whether JSON text is an object. Derived readers of structs would take an array as well.
+/// Whether JSON text is an object. A derived `Deserialize` of a struct would accept an array too.
 pub(crate) fn is_object(text: &str) -> bool {
     text.trim_ascii_start().starts_with('{')
 }

@@ -1,11 +1,12 @@
-//! The key that a call and its answer share.
+//! The key that a request and its response share.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, Error};
 use serde_json::value::RawValue;
 
-/// The key of a packet, kept exactly as its sender wrote it: a number is never rounded, a string stays a string.
+/// The key of a packet, kept exactly as its sender wrote it. A number is not rounded, and a string
+/// stays a string.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Key {
     /// A whole number in its usual spelling, the common case.
@@ -15,9 +16,9 @@ pub enum Key {
 }
 
 impl Key {
-    /// The whole number this key stands for, written either as a number or as a string of digits.
+    /// The whole number that this key stands for, written as a number or as a string of digits.
     ///
-    /// Old peers answer a call of key `7` with `7` or with `"7"`.
+    /// Old peers answer a request of key `7` with `7` or with `"7"`.
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Number(number) => Some(*number),
@@ -34,7 +35,7 @@ impl Key {
     }
 }
 
-/// Only the spelling that we would write ourselves, so that an echo has the same bytes.
+/// Only the spelling that `Display` writes, so that a key is sent back with the same bytes.
 fn plain_number(digits: &str) -> Option<u64> {
     let plain = !digits.is_empty()
         && digits.bytes().all(|byte| byte.is_ascii_digit())

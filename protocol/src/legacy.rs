@@ -1,20 +1,22 @@
-//! What keeps old peers alive that cannot bear a packet split over two reads.
+//! The read window of version 1 peers: they fail when a packet is split over two reads, so no more
+//! is written to them than one read takes.
 
 use std::time::{Duration, Instant};
 
-/// Most bytes that one read of an old peer takes: 65,536 arrive whole, 65,600 kill it.
+/// Most bytes that one read of an old peer takes. 65,536 arrive whole; 65,600 end the peer.
 pub const LEGACY_READ_BYTES: usize = 65_536;
 
-/// Counts what was written to an old peer and may not be read yet, and says when more may follow.
+/// Counts the bytes that an old peer may not have read yet, and says when more may be written.
 ///
-/// Nothing that an old peer sends tells what it has read, and neither does TCP, whose acknowledgements come from the
-/// kernel. Whoever can see the peer's end says so by [`settle`](Self::settle), and the count is exact. For other peers there
-/// is only a guess: that everything is read once some time has passed without a write. One that stands still for longer
-/// while packets flow can find more than one read's worth when it goes on.
+/// An old peer does not say what it has read, and neither does TCP, whose acknowledgements come
+/// from the kernel. If the peer's socket can be observed, [`confirm_read`](Self::confirm_read)
+/// keeps the count exact. For other peers the window assumes that everything is read once some time
+/// has passed without a write. A peer that stands still for longer can then find more than one read
+/// takes.
 #[derive(Clone, Debug)]
 pub struct ReadWindow {
     max_unread_bytes: usize,
-    /// `None`: the peer's end is looked at.
+    /// `None` when the peer's socket is observed.
     read_time: Option<Duration>,
     unread: usize,
     written: u64,
@@ -23,15 +25,16 @@ pub struct ReadWindow {
 }
 
 impl ReadWindow {
-    /// A window of `max_unread_bytes` towards a peer that, as a guess, reads within `read_time`; `None` when its end can be
-    /// looked at.
+    /// A window of `max_unread_bytes` for a peer that is assumed to read within `read_time`. `None`
+    /// when the peer's socket can be observed.
     pub fn new(max_unread_bytes: usize, read_time: Option<Duration>) -> Self {
         Self { max_unread_bytes, read_time, unread: 0, written: 0, read: 0, last_write: None }
     }
 
     /// Whether `bytes` more may be written now.
     ///
-    /// More bytes than the whole window never fit beside others: they go alone, and it is for the caller to avoid that.
+    /// More bytes than the whole window are admitted when nothing else is unread. The caller should
+    /// avoid such writes.
     ///
     /// # Errors
     /// [`WindowFull`] says what to wait for.
@@ -53,13 +56,13 @@ impl ReadWindow {
         self.last_write = Some(now);
     }
 
-    /// Everything written so far. Ask before looking at the peer's end.
+    /// All bytes written so far. Call it before observing the peer's socket.
     pub fn written(&self) -> u64 {
         self.written
     }
 
-    /// The peer's end was seen, after `written` bytes: it had at most `unread` of them before it. Returns whether it has read
-    /// anything since the last time.
+    /// Records that the peer had at most `unread` bytes unread when `written` had been written.
+    /// Returns whether the peer has read anything since the last call.
     pub fn confirm_read(&mut self, written: u64, unread: usize) -> bool {
         let since = usize::try_from(self.written.saturating_sub(written)).unwrap_or(usize::MAX);
         self.unread = unread.saturating_add(since);
@@ -69,18 +72,18 @@ impl ReadWindow {
         goes_on
     }
 
-    /// The peer's end cannot be seen after all.
+    /// Uses `read_time` from now on, because the peer's socket cannot be observed after all.
     pub fn fall_back_to_time(&mut self, read_time: Duration) {
         self.read_time = Some(read_time);
     }
 }
 
-/// An old peer may not have read enough yet.
+/// What to wait for before the next write to an old peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowFull {
-    /// At this time everything counts as read.
+    /// Until this time, when everything counts as read.
     Until(Instant),
-    /// Look at the peer's end and settle.
+    /// Until the peer's socket shows less, which [`ReadWindow::confirm_read`] records.
     PollPeer,
 }
 
@@ -94,7 +97,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut window = ReadWindow::new(100, Some(Duration::from_millis(50)));
-        // (at ms, bytes, expected: None = written, Some(ms) = try again then)
+        // (at ms, bytes, expected: None = written, Some(ms) = try again at ms)
         for (ms, bytes, expected) in [
             (0, 60, None),
             (1, 40, None),
@@ -121,14 +124,14 @@ mod tests {
         let mut window = ReadWindow::new(100, None);
         window.record_write(start, 100);
         let later = start + Duration::from_secs(60);
-        assert_eq!(window.admit(later, 1), Err(WindowFull::PollPeer), "a minute means nothing");
+        assert_eq!(window.admit(later, 1), Err(WindowFull::PollPeer), "time does not matter");
         assert!(window.confirm_read(100, 40) && !window.confirm_read(100, 40), "it has read 60, and then nothing");
         assert_eq!(window.admit(later, 60), Ok(()));
         assert!(window.admit(later, 61).is_err());
         let mark = window.written();
         window.record_write(later, 30);
         window.confirm_read(mark, 0);
-        assert!(window.admit(later, 71).is_err(), "what was written while somebody looked is not read");
+        assert!(window.admit(later, 71).is_err(), "what was written after the observation is not read");
         assert_eq!(window.admit(later, 70), Ok(()));
     }
 }

@@ -1,7 +1,30 @@
-//! The wire of the mesh, without I/O: frames, packets, registrations, lists and calls.
+//! The protocol of the mesh, without I/O: frames, packets, registrations, lists and calls.
 //!
-//! Everything here is pure: no sockets, no clock, no tasks, no logging. Bytes that came from a peer never
-//! panic; they give a value or an error. `docs/PROTOCOL.md` is the law that this crate implements.
+//! Everything here is pure: no sockets, no clock, no random numbers, no tasks, no logs. Code that
+//! needs the time takes it as an argument. Bytes of a peer never cause a panic; readers return a
+//! value or an error. `docs/PROTOCOL.md` describes what this crate implements.
+//!
+//! Bytes from a connection go through a [`FrameDecoder`], and each frame through the reader of what
+//! it may be: [`Packet`] for any packet, [`Request`] for calls, [`ListUpdate`] for lists and deltas.
+//! Functions called `write_…` append one packet to a buffer, ready to send.
+//!
+//! ```
+//! use bytes::BytesMut;
+//! use protocol::{CallMeta, FrameDecoder, Key, Request, Version, write_request};
+//!
+//! let mut sent = BytesMut::new();
+//! let meta = CallMeta { idempotent: true, ..CallMeta::default() };
+//! write_request(&mut sent, Version::V2, ("GET", "/goods/7"), Some(1), "{}", &meta);
+//!
+//! let mut decoder = FrameDecoder::new(64 * 1024);
+//! decoder.buffer().extend_from_slice(&sent);
+//! let frame = decoder.next_frame()?.expect("a whole frame has arrived");
+//! let request = Request::parse(&frame)?;
+//! assert_eq!((&*request.method, &*request.uri), ("GET", "/goods/7"));
+//! assert_eq!(request.key, Some(Key::Number(1)));
+//! assert!(request.meta.idempotent);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod call;
 mod codec;

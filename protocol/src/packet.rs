@@ -10,57 +10,58 @@ use thiserror::Error;
 use crate::Key;
 use crate::json::is_object;
 
-/// Which version of the protocol a peer has shown to speak.
+/// The version of the protocol that a peer speaks, as far as its packets have shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Version {
-    /// The peer has never shown `$`: it gets nothing that the old code did not send.
+    /// The peer has not sent `$`. It is sent nothing that the old code did not send.
     V1,
-    /// The peer has shown `$`.
+    /// The peer has sent `$`.
     V2,
 }
 
-/// One packet, borrowed from its frame. Members that no version knows are ignored, doubled ones are an error.
+/// One packet, borrowed from its frame. Unknown members are ignored. A duplicate member is an
+/// error.
 ///
-/// `params`, `results` and `$` stay raw JSON: whoever knows their type parses them, once.
+/// `params`, `results` and `$` stay raw JSON. They are parsed once, where their type is known.
 #[derive(Debug, Deserialize)]
 pub struct Packet<'a> {
-    /// Path of the resource, such as `/goods`. Answers have none.
+    /// Path of the resource, such as `/goods`. Responses have none.
     #[serde(borrow, default)]
     pub uri: Option<Text<'a>>,
-    /// Method in HTTP's words. Answers have none.
+    /// Method in HTTP's words. Responses have none.
     #[serde(borrow, default)]
     pub method: Option<Text<'a>>,
-    /// What call and answer share.
+    /// The key that a request and its response share.
     #[serde(default)]
     pub key: Option<Key>,
-    /// Arguments of a call, or the result in a version 2 answer.
+    /// Arguments of a call, or the result in a version 2 response.
     #[serde(borrow, default)]
     pub params: Option<&'a RawValue>,
     /// The reserved member of version 2.
     #[serde(borrow, default, rename = "$")]
     pub meta: Option<&'a RawValue>,
-    /// Version 1 answers: 0 means success.
+    /// Version 1 responses: 0 means success.
     #[serde(borrow, default)]
     pub errorcode: Option<&'a RawValue>,
-    /// Version 1 answers: text for a person.
+    /// Version 1 responses: text for people.
     #[serde(borrow, default)]
     pub errormessage: Option<&'a RawValue>,
-    /// Version 1 answers: the data, where there is some.
+    /// Version 1 responses: the data, if there is any.
     #[serde(borrow, default)]
     pub results: Option<&'a RawValue>,
 }
 
-/// A JSON string that is borrowed where it has no escapes.
+/// A JSON string, borrowed if it has no escapes.
 #[derive(Debug, Deserialize)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
 
-/// Why a frame is not a packet. The frame is lost, the stream is still in step.
+/// Why a frame is not a packet. The frame is lost; the next one can be read.
 #[derive(Debug, Error)]
 pub enum PacketError {
     /// Not UTF-8.
     #[error("not UTF-8 from byte {at}")]
     Encoding {
-        /// Offset in the frame of the first byte that is not.
+        /// Offset in the frame of the first byte that is not UTF-8.
         at: usize,
     },
     /// Not JSON, not an object, or a member of the wrong type.
@@ -68,17 +69,17 @@ pub enum PacketError {
     Json {
         /// Offset in the frame where the parser stopped.
         at: usize,
-        /// What the parser says.
+        /// The error of the parser.
         #[source]
         source: serde_json::Error,
     },
 }
 
 impl<'a> Packet<'a> {
-    /// Reads one frame. White space around the packet is fine, anything else around it is not.
+    /// Reads one frame. White space may surround the packet, and nothing else may.
     ///
     /// # Errors
-    /// [`PacketError`] with the offset of what is wrong.
+    /// [`PacketError`] has the offset of the fault.
     pub fn parse(frame: &'a [u8]) -> Result<Self, PacketError> {
         let text = std::str::from_utf8(frame).map_err(|error| PacketError::Encoding { at: error.valid_up_to() })?;
         serde_json::from_str(text)
@@ -88,12 +89,12 @@ impl<'a> Packet<'a> {
             .map_err(|source| PacketError::Json { at: offset(text, &source), source })
     }
 
-    /// Path of the resource, empty in an answer.
+    /// Path of the resource, empty in a response.
     pub fn uri(&self) -> &str {
         self.uri.as_ref().map_or("", |text| &text.0)
     }
 
-    /// Method, empty in an answer.
+    /// Method, empty in a response.
     pub fn method(&self) -> &str {
         self.method.as_ref().map_or("", |text| &text.0)
     }
@@ -104,7 +105,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// serde_json counts lines from 1 and bytes of a line from 1, or 0 at the line's very start.
+/// Converts the position of an error into an offset. serde_json counts lines from 1, and bytes of a
+/// line from 1, or 0 at the start of the line.
 fn offset(text: &str, error: &serde_json::Error) -> usize {
     let lines_before = error.line().saturating_sub(1);
     let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();

@@ -1,19 +1,19 @@
-//! A url as nodes register it: method and path in one word, such as `GET/goods/{id}`.
+//! A url as nodes register it, method and path together: `GET/goods/{id}`.
 
 use std::fmt;
 use std::sync::Arc;
 
 use thiserror::Error;
 
-/// What a node offers: a method and a path, of which whole segments may be `{name}`.
+/// A method and a path that a node offers. Whole segments of the path may be `{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Route {
-    /// Shared: the tables of all threads have it, many thousands of them.
+    /// Shared, because the routing tables of all threads hold it, in many thousands of entries.
     text: Arc<str>,
     method_bytes: usize,
 }
 
-/// A part of a path between two slashes.
+/// A part of a path, between two slashes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Segment<'a> {
     /// Matches itself only.
@@ -22,11 +22,11 @@ pub enum Segment<'a> {
     Parameter(&'a str),
 }
 
-/// Why a text is no route.
+/// Why a text is not a route.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("'{text}' is no route: {reason}; write it like GET/goods or GET/goods/{{id}}")]
+#[error("'{text}' is not a route: {reason}. Write it like GET/goods or GET/goods/{{id}}")]
 pub struct RouteError {
-    /// The text as it came, cut to a readable length.
+    /// The text, cut to a readable length.
     pub text: String,
     /// What is wrong with it.
     pub reason: &'static str,
@@ -41,7 +41,7 @@ impl Route {
     /// Reads `METHOD/path`.
     ///
     /// # Errors
-    /// [`RouteError`] says which rule is broken, in words for the author of the service.
+    /// [`RouteError`] says which rule the text breaks, for the author of the service.
     pub fn parse(text: &str) -> Result<Self, RouteError> {
         let broken = |reason| RouteError { text: text.chars().take(60).collect(), reason };
         let method_bytes = text.bytes().take_while(u8::is_ascii_uppercase).count();
@@ -56,7 +56,7 @@ impl Route {
             return Err(broken("it is longer than 512 bytes"));
         }
         if path.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '\\')) {
-            return Err(broken("the path has a character that no path can have"));
+            return Err(broken("the path has a character that is not allowed in paths"));
         }
         let mut names = Vec::new();
         for segment in segments(path) {
@@ -98,7 +98,7 @@ impl Route {
         self.path().contains('{')
     }
 
-    /// Method and path in one word, as registered.
+    /// Method and path together, as registered.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -139,8 +139,8 @@ mod tests {
         check("*", Err("it does not begin with a method in capital letters"));
         check("get/goods", Err("it does not begin with a method in capital letters"));
         check("GET", Err("no path follows the method"));
-        check("GET/a b", Err("the path has a character that no path can have"));
-        check("GET/a\u{1b}[31m", Err("the path has a character that no path can have"));
+        check("GET/a b", Err("the path has a character that is not allowed in paths"));
+        check("GET/a\u{1b}[31m", Err("the path has a character that is not allowed in paths"));
         check("GET/../etc", Err("the path has a dot segment"));
         check("GET/a{id}", Err("a parameter is a whole segment"));
         check("GET/{}", Err("a parameter has no name"));

@@ -1,37 +1,40 @@
-//! What proves that a registration is its instance's own: a secret that only the Distributor is told.
+//! The secret that proves that a registration belongs to its instance. Only the Distributor is told
+//! it.
 
 use std::fmt;
 
 use serde::{Deserialize, Deserializer};
 use sha2::{Digest, Sha256};
 
-/// A node's secret. Its instance id is made of it, so anybody can check that the two belong together, and nobody can make the
-/// secret of the id: no table of who owns which id is needed, and none is lost when a Distributor restarts.
+/// A node's secret. The instance id is a hash of it, so a Distributor can check that the two belong
+/// together, and the id does not reveal the secret. No table of owners is needed, and none is lost
+/// when a Distributor restarts.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Box<str>);
 
-/// What ids begin with that are made of a secret.
+/// The first character of ids that are made of a secret.
 const SIGN: char = '~';
-/// Bytes of the hash that an id shows. Finding another secret for an id takes 2^128 tries.
+/// Bytes of the hash in an id. Finding another secret for an id takes 2^128 tries.
 const ID_BYTES: usize = 16;
 
 impl Secret {
     /// Longest secret in bytes. 32 random bytes in hexadecimal have 64.
     pub const MAX_BYTES: usize = 128;
 
-    /// A secret of this text; `None` when it is empty or longer than [`MAX_BYTES`](Self::MAX_BYTES).
+    /// Makes a secret of this text; `None` when it is empty or longer than
+    /// [`MAX_BYTES`](Self::MAX_BYTES).
     pub fn new(text: impl Into<Box<str>>) -> Option<Self> {
         let text = text.into();
         (1..=Self::MAX_BYTES).contains(&text.len()).then_some(Self(text))
     }
 
-    /// The text, for the packet that registers. Nothing else should be given it.
+    /// The text, for the packet that registers. Do not use it for anything else.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The instance id of the node that has this secret: `~` and the first 16 bytes of the secret's SHA-256 (FIPS 180-4) in
-    /// lower-case hexadecimal.
+    /// The instance id of the node that has this secret: `~` and the first 16 bytes of the secret's
+    /// SHA-256 (FIPS 180-4) in lower-case hexadecimal.
     pub fn instance(&self) -> String {
         let hash = Sha256::digest(self.0.as_bytes());
         let mut id = String::with_capacity(1 + 2 * ID_BYTES);
@@ -43,7 +46,7 @@ impl Secret {
         id
     }
 
-    /// Whether an instance id is made of a secret, so that only who shows the secret may register it.
+    /// Whether an instance id is made of a secret. Such an id is registered only with that secret.
     pub fn guards(instance: &str) -> bool {
         let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         instance.strip_prefix(SIGN).is_some_and(|hex| hex.len() == 2 * ID_BYTES && hex.bytes().all(is_digit))
@@ -69,7 +72,7 @@ mod tests {
 
     #[test]
     fn an_id_is_made_of_its_secret() {
-        // As `printf abc | sha256sum` gives it.
+        // The output of `printf abc | sha256sum`.
         let secret = Secret::new("abc").unwrap();
         assert_eq!(secret.instance(), "~ba7816bf8f01cfea414140de5dae2223");
         assert_eq!(format!("{secret:?}"), "Secret(..)");

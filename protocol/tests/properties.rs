@@ -1,4 +1,4 @@
-//! What must hold for any bytes and any pieces they arrive in.
+//! Properties that hold for any bytes, in whatever pieces they arrive.
 
 use bytes::{Bytes, BytesMut};
 use proptest::collection::vec;
@@ -11,7 +11,7 @@ use protocol::{
 
 const LIMIT: usize = 200;
 
-/// All frames of a stream that arrives in the given pieces, up to the point where it breaks.
+/// All frames of a stream that arrives in the given pieces, up to its first error.
 fn decode<'a>(chunks: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<FrameTooLarge>) {
     let mut decoder = FrameDecoder::new(LIMIT);
     let mut frames = Vec::new();
@@ -101,7 +101,7 @@ proptest! {
         prop_assert_eq!(read, values);
     }
 
-    /// Rows FR18 and JS6: whatever comes, readers answer with a value or an error.
+    /// Rows FR18 and JS6: for any bytes, readers return a value or an error.
     #[test]
     fn no_input_panics(bytes in stream(), text in ".*", value in json()) {
         let _ = (check_depth(&bytes, 3), Route::parse(&text));
@@ -120,7 +120,7 @@ proptest! {
         }
     }
 
-    /// Row JS4: a key comes back as it was sent, digit by digit.
+    /// Row JS4: a key is sent back as it came, digit by digit.
     #[test]
     fn js4_keys_are_never_rounded(digits in "(-?(0|[1-9][0-9]{0,25})(\\.[0-9]{1,9})?(e-?[0-9]{1,4})?)|\"[a-z0-9]{0,30}\"") {
         let frame = format!(r#"{{"key":{digits}}}"#);
@@ -131,7 +131,8 @@ proptest! {
         prop_assert_eq!(out, answer.as_bytes());
     }
 
-    /// Whatever a caller passes, an old service gets an object whose last `key` is ours, and all else untouched.
+    /// Whatever a caller passes, an old service receives an object whose last `key` is ours, and
+    /// whose other members are unchanged.
     #[test]
     fn old_services_always_get_our_key(params in json(), key in any::<u64>()) {
         let mut out = BytesMut::new();
@@ -156,7 +157,8 @@ proptest! {
         prop_assert_eq!(&entry["host"], "::1");
     }
 
-    /// Cutting a call apart and parsing it come to the same, for whatever is valid; and what is not valid is never taken.
+    /// Splitting a call and parsing it give the same result for all valid text, and both refuse
+    /// what is not valid.
     #[test]
     fn cutting_is_parsing(
         uri in "[a-z/\"¶\\\\]{0,6}", key in proptest::option::of(0_u64..1 << 53), params in json(), extra in "(,\"x\":1)?",
@@ -173,7 +175,7 @@ proptest! {
         let whole = Packet::parse(text.as_bytes()).map(Request::from_packet);
         match (Request::parse(text.as_bytes()), whole) {
             (Ok(mut quick), Ok(whole)) => {
-                // Whoever finds that the arguments are none has to parse it all.
+                // If the arguments are not JSON, the whole packet is parsed.
                 if quick.verify().is_ok() {
                     prop_assert_eq!(format!("{:?}", (quick.uri, quick.method, quick.key, quick.params, quick.meta)),
                         format!("{:?}", (whole.uri, whole.method, whole.key, whole.params, whole.meta)));

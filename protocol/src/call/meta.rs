@@ -1,4 +1,4 @@
-//! What a caller of version 2 says of a call in `$`, as one table.
+//! The `$` of a version 2 request, as one table of its members.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -10,22 +10,23 @@ use serde_json::value::RawValue;
 use crate::json::{digits, plain_text, put_number, put_text, read_member};
 use crate::packet::Text;
 
-/// Makes the struct and its readers and writer of one row for each member:
+/// Makes the struct, its readers and its writer from one row for each member:
 ///
-/// `field: type = "name on the wire": form, from the form, to the form;`
+/// `field: type = "name on the wire": form, read, write;`
 ///
-/// The form is what stands in JSON. A value that the type cannot hold, and one of another form, count as absent. `None`
-/// as the form leaves a member out.
+/// The form is the type of the value in JSON. `read` converts it to the field's type; `None` counts
+/// as absent. `write` converts the field to a value of the form; `None` leaves the member out.
 macro_rules! call_meta {
     ($($(#[$doc:meta])* $field:ident: $type:ty = $name:tt: $form:ty, $read:expr, $write:expr;)*) => {
-        /// What a caller of version 2 says of a call in `$`.
+        /// What a version 2 caller says of a call, in `$`.
         #[derive(Clone, Debug, Default, PartialEq, Eq)]
         pub struct CallMeta<'a> {
             $($(#[$doc])* pub $field: $type,)*
         }
 
         impl<'a> CallMeta<'a> {
-            /// Reads the members that are there; one of a wrong type counts as absent and spoils no other.
+            /// Parses all members. A member of a wrong type counts as absent, and the others
+            /// remain.
             pub(super) fn parse(meta: &'a RawValue) -> Self {
                 #[derive(Default, Deserialize)]
                 #[serde(default)]
@@ -38,22 +39,22 @@ macro_rules! call_meta {
                 }
             }
 
-            /// Reads what [`write`](Self::write) has written, up to and with the closing brace, without a JSON parser.
-            /// `None`: it may be spelled in another way, so parse it.
+            /// Reads the usual form, which [`write`](Self::write) writes, without a JSON parser,
+            /// and the closing brace after it. `None`: parse it.
             pub(super) fn parse_fast(mut rest: &'a str) -> Option<(Self, &'a str)> {
                 let mut meta = Self::default();
-                let mut members = Members::default();
+                let mut members = Separator::default();
                 $(if let Some(value) = members.strip_name(rest, concat!("\"", $name, "\":")) {
                     let (value, after) = <$form>::parse_prefix(value)?;
                     (meta.$field, rest) = (<$type>::from($read(value)?), after);
                 })*
-                // What no member has taken in the end is a closing brace.
+                // A member in another form or order is still there instead of the brace.
                 Some((meta, rest.strip_prefix('}')?))
             }
 
             /// Appends the members, without the braces around them.
             pub(super) fn write(&self, out: &mut BytesMut) {
-                let mut members = Members::default();
+                let mut members = Separator::default();
                 $(if let Some(value) = $write(&self.$field) {
                     members.put_name(out, concat!("\"", $name, "\":"));
                     value.put(out);
@@ -64,23 +65,25 @@ macro_rules! call_meta {
 }
 
 call_meta! {
-    /// `d`: how long the caller still waits. In milliseconds on the wire, rounded up.
+    /// `d`: how long the caller still waits, in milliseconds, rounded up.
     time_left: Option<Duration> = "d": u64, from_milliseconds, |left: &Option<Duration>| left.map(milliseconds_up);
-    /// `t`: how long after its `$hello` the caller made the call. In milliseconds on the wire. A callee that reads calls
-    /// later and later after that knows how long they have waited on the way.
+    /// `t`: how long after its `$hello` the caller made the call, in milliseconds. From this the
+    /// callee estimates how long the call has waited on its way.
     sent: Option<Duration> = "t": u64, from_milliseconds, |sent: &Option<Duration>| sent.map(milliseconds_down);
     /// `tp`: W3C trace context, a `traceparent`.
     trace: Option<Cow<'a, str>> = "tp": Cow<'a, str>, Some, Option::as_deref;
-    /// `f`: the instance that calls, or on whose behalf a gateway does. It holds for later calls on the connection too.
+    /// `f`: the instance that calls, or for which a gateway calls. It applies to later calls on the
+    /// connection too.
     from: Option<Cow<'a, str>> = "f": Cow<'a, str>, Some, Option::as_deref;
-    /// `i`: carrying it out twice does no harm.
+    /// `i`: the call is idempotent.
     idempotent: bool = "i": bool, Some, |is: &bool| is.then_some(true);
-    /// `at`: which attempt this is, from 1; 0 for the first.
+    /// `at`: the number of this attempt; 0 for the first.
     attempt: u8 = "at": u64, |attempt| u8::try_from(attempt).ok(), non_zero;
-    /// `c`: the answer may come in parts, and the arguments may go on in parts; bytes of `params` that the caller takes
-    /// before it grants more.
+    /// `c`: the response may come in parts, and the arguments may continue in parts. The bytes of
+    /// `params` that the caller accepts before it grants more.
     credit: Option<u32> = "c": u64, |credit| u32::try_from(credit).ok(), |credit: &Option<u32>| credit.map(u64::from);
-    /// `h`: how many calls this one is made for, each while the next is handled; 0 for one that begins by itself.
+    /// `h`: how many calls led to this one, each made by the handler of the one before; 0 for the
+    /// first.
     hops: u8 = "h": u64, |hops| Some(u8::try_from(hops).unwrap_or(u8::MAX)), non_zero;
 }
 
@@ -88,7 +91,7 @@ fn from_milliseconds(milliseconds: u64) -> Option<Duration> {
     Some(Duration::from_millis(milliseconds))
 }
 
-/// Rounded up: a call with time left must not look like one without.
+/// Rounds up, so that a call with time left does not look like one without.
 fn milliseconds_up(left: Duration) -> u64 {
     u64::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
@@ -101,11 +104,11 @@ fn non_zero(number: &u8) -> Option<u64> {
     (*number > 0).then(|| u64::from(*number))
 }
 
-/// How a member is read from JSON.
+/// A type of value in JSON.
 trait Form<'a>: Sized {
-    /// Reads a member with the JSON parser; `None` when it is absent, or something else.
+    /// Parses a member; `None` when it is absent or of another type.
     fn parse(member: Option<&'a RawValue>) -> Option<Self>;
-    /// Reads it as [`Put`] writes it, and gives what comes after it.
+    /// Reads the form that [`Put`] writes, and returns what follows it.
     fn parse_prefix(text: &'a str) -> Option<(Self, &'a str)>;
 }
 
@@ -140,7 +143,7 @@ impl<'a> Form<'a> for bool {
     }
 }
 
-/// How a member is written.
+/// Appends a value as JSON.
 trait Put {
     fn put(self, out: &mut BytesMut);
 }
@@ -163,14 +166,14 @@ impl Put for bool {
     }
 }
 
-/// Where the commas between members are.
+/// Puts commas between members, and expects them there.
 #[derive(Default)]
-struct Members {
+struct Separator {
     comma: &'static str,
 }
 
-impl Members {
-    /// The text of a member's value if that member comes next.
+impl Separator {
+    /// The text after a member's name, if that member is next.
     fn strip_name<'a>(&mut self, rest: &'a str, name: &str) -> Option<&'a str> {
         let value = rest.strip_prefix(self.comma)?.strip_prefix(name)?;
         self.comma = ",";

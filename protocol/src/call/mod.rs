@@ -1,7 +1,7 @@
-//! What callers and callees say to each other: requests, responses, and the parts of streams.
+//! The packets between caller and callee: requests, responses, and the parts of streams.
 //!
-//! Nothing here knows which node is called or when it is tried again: that is the caller's. It does not import
-//! `registry`.
+//! It must not decide which node is called, or when a call is retried: the node SDK does. It must
+//! not import `registry`.
 
 mod meta;
 mod request;

@@ -1,4 +1,4 @@
-//! Calls, as they go out and as they come in.
+//! Requests: calls as they are sent and received.
 
 use std::borrow::Cow;
 
@@ -10,32 +10,35 @@ use crate::json::{Members, digits, is_object, plain_text, put_number, put_text};
 use crate::packet::Text;
 use crate::{CallMeta, Key, Packet, Version, seal};
 
-/// A call that came in, whatever version its sender speaks.
+/// A received call, of either version.
 #[derive(Debug)]
 pub struct Request<'a> {
-    /// Path of what is called.
+    /// Path of the resource.
     pub uri: Cow<'a, str>,
     /// Method in HTTP's words.
     pub method: Cow<'a, str>,
-    /// What the answer must carry; `None` makes it one-way, as does text for `params` in version 1.
+    /// The key of the response. `None` makes the call one-way, as text for `params` does in version
+    /// 1.
     pub key: Option<Key>,
-    /// The arguments, JSON text; old services die without them, ours read a missing one as `null`.
+    /// The arguments, as JSON text. Old services fail without them; for ours, no `params` means
+    /// `null`.
     pub params: Option<&'a str>,
-    /// The text of `params` is known to be one JSON value. It is not where reading it will tell: see
+    /// Whether `params` is known to be one JSON value. If not, parsing it will tell: see
     /// [`Request::parse`].
     pub verified: bool,
-    /// The form of answer the caller understands.
+    /// The form of response that the caller understands.
     pub version: Version,
-    /// What a caller of version 2 says of the call.
+    /// What a version 2 caller says of the call.
     pub meta: CallMeta<'a>,
 }
 
 impl<'a> Request<'a> {
     /// Reads a call from a frame.
     ///
-    /// A call in the very spelling of [`write_request`] is not parsed but cut apart, and its `params` are not looked at:
-    /// whoever reads them finds out whether they are JSON, and [`verify`](Self::verify) does for whoever does not. If they
-    /// are, the frame is one JSON object with exactly these members.
+    /// A call in the form that [`write_request`] writes is split without a JSON parser, and its
+    /// `params` are not checked. The code that parses `params` finds out whether they are JSON;
+    /// code that does not parse them calls [`verify`](Self::verify). If they are, the frame is one
+    /// JSON object with exactly these members.
     ///
     /// # Errors
     /// [`PacketError`](crate::PacketError) as for [`Packet::parse`].
@@ -48,10 +51,10 @@ impl<'a> Request<'a> {
         Packet::parse(frame).map(Self::from_packet)
     }
 
-    /// Whether `params` are JSON.
+    /// Checks that `params` are JSON.
     ///
     /// # Errors
-    /// What the parser says.
+    /// The error of the parser.
     pub fn verify(&mut self) -> Result<(), serde_json::Error> {
         if !self.verified {
             serde_json::from_str::<&RawValue>(self.params.unwrap_or("null"))?;
@@ -70,7 +73,7 @@ impl<'a> Request<'a> {
         };
         let (meta, rest) = CallMeta::parse_fast(rest.strip_prefix(r#","$":{"#)?)?;
         let params = rest.strip_prefix(r#","params":"#)?.strip_suffix('}')?;
-        // As the parser has it: without white space around it, and nothing for `null`.
+        // As the parser gives it: without surrounding white space, and `None` for `null`.
         let params = Some(params.trim_matches([' ', '\t', '\r', '\n'])).filter(|params| *params != "null");
         let (uri, method) = (Cow::Borrowed(uri), Cow::Borrowed(method));
         Some(Self { uri, method, key, params, verified: false, version: Version::V2, meta })
@@ -84,7 +87,8 @@ impl<'a> Request<'a> {
             key: Option<Key>,
         }
         let version = packet.version();
-        // Old peers log by sending text, under a key of 0, to a service that stays silent; an answer would kill them.
+        // Old peers log by sending text with a key of 0 to a service that does not answer. An
+        // answer would end them.
         let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
         let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
             let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;
@@ -104,9 +108,10 @@ impl<'a> Request<'a> {
 
 /// Writes a call, ready to send; without a key it is one-way.
 ///
-/// Towards version 1 the key stands at top level and, as the last member, inside `params`, where it replaces a member
-/// of that name; `params` must be a JSON object then, and `meta` is not told. Towards version 2 `params` goes out as it is,
-/// behind everything else, so that a reader can cut the packet apart.
+/// For version 1 the key stands at the top level and as the last member of `params`, where it
+/// replaces a member of that name. `params` must be a JSON object then, and `meta` is not sent. For
+/// version 2 `params` is sent as it is, as the last member, so that a receiver can split the packet
+/// without a parser.
 pub fn write_request(
     out: &mut BytesMut,
     to: Version,
@@ -117,13 +122,13 @@ pub fn write_request(
 ) {
     let start = out.len();
     out.reserve(96 + uri.len() + params.len());
-    // Paths come from the outside and may need escapes; methods are letters.
+    // Paths come from clients and may need escapes; methods are letters.
     out.put_slice(br#"{"uri":"#);
     put_text(out, uri);
     out.put_slice(br#","method":""#);
     out.put_slice(method.as_bytes());
     out.put_u8(b'"');
-    // Old services answer everything that has a key, and log what has text for `params`.
+    // Old services answer every packet that has a key, and log those with text for `params`.
     if let Some(key) = key {
         out.put_slice(br#","key":"#);
         put_number(out, key);
@@ -148,7 +153,7 @@ pub fn write_request(
     seal(out, start);
 }
 
-/// Writes who calls on this connection, by instance; ready to send, before all calls.
+/// Writes which instance calls on this connection, ready to send before all calls.
 pub fn write_hello(out: &mut BytesMut, instance: &str) {
     let start = out.len();
     out.put_slice(br#"{"uri":"$hello","$":{"f":"#);
@@ -157,7 +162,7 @@ pub fn write_hello(out: &mut BytesMut, instance: &str) {
     seal(out, start);
 }
 
-/// Writes that nobody waits for the answer to `key` any more.
+/// Writes that the caller does not wait for the response to `key` any more.
 pub fn write_cancel(out: &mut BytesMut, key: u64) {
     out.put_slice(br#"{"uri":"$cancel","key":"#);
     put_number(out, key);
@@ -168,7 +173,7 @@ pub fn write_cancel(out: &mut BytesMut, key: u64) {
 
 fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
     let kept;
-    // A member called `key` shows as that text unless it is spelled with escapes.
+    // The name of a member `key` has this text, or is written with escapes.
     let params = if params.contains("key\"") || params.contains("\\u") {
         kept = without_key(params);
         kept.as_str()
@@ -186,11 +191,11 @@ fn write_keyed_params(out: &mut BytesMut, params: &str, key: u64) {
     out.put_u8(b'}');
 }
 
-/// An object's text without its member `key`.
+/// The text of an object without its member `key`.
 fn without_key(params: &str) -> String {
     let Members(members) = serde_json::from_str(params).unwrap_or(Members(Vec::new()));
     let kept = members.iter().filter(|(name, _)| name != "key");
-    // Names are written as text, values as they came.
+    // Names are written anew, values as they came.
     let kept = kept.map(|(name, value)| format!("{}:{}", serde_json::Value::from(name.as_ref()), value.get()));
     format!("{{{}}}", kept.collect::<Vec<_>>().join(","))
 }

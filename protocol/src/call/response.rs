@@ -1,4 +1,4 @@
-//! Answers to calls, in the form of either version.
+//! Responses to calls, in the form of either version.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -11,28 +11,28 @@ use crate::json::{number_prefix, put_number, put_text};
 use crate::packet::Text;
 use crate::{Key, Packet, Version, seal};
 
-/// An answer that came in.
+/// A received response.
 #[derive(Debug)]
 pub struct Response<'a> {
-    /// The version its sender showed.
+    /// The version that its form shows.
     pub version: Version,
-    /// In HTTP's numbers; 200 when the sender did not say.
+    /// A status of HTTP; 200 when the sender does not state one.
     pub status: u16,
-    /// A stable word for what went wrong, in version 2.
+    /// A stable word for the failure, in version 2.
     pub reason: Option<Cow<'a, str>>,
-    /// A text for a person.
+    /// A text for people.
     pub message: Option<Cow<'a, str>>,
-    /// The data, where there is some.
+    /// The data, if there is any.
     pub body: Option<&'a RawValue>,
-    /// When it is worth trying again, if the sender says so.
+    /// When to try again, if the sender says so.
     pub retry_after: Option<Duration>,
 }
 
 impl<'a> Response<'a> {
-    /// The status that stands for the error of a version 1 service: its codes have no common meaning.
+    /// The status of a failed version 1 response: its codes have no common meaning.
     const OLD_ERROR: u16 = 500;
 
-    /// Reads an answer from its packet.
+    /// Reads a response from its packet.
     pub fn from_packet(packet: &Packet<'a>) -> Self {
         #[derive(Deserialize)]
         struct RawResponseMeta<'a> {
@@ -45,7 +45,7 @@ impl<'a> Response<'a> {
             #[serde(borrow, default)]
             ra: Option<&'a RawValue>,
         }
-        /// A member of a wrong type counts as absent and spoils no other.
+        /// A member of a wrong type counts as absent, and the others remain.
         fn text(member: Option<&RawValue>) -> Option<Cow<'_, str>> {
             serde_json::from_str(member?.get()).ok().map(|Text(text)| text)
         }
@@ -55,7 +55,7 @@ impl<'a> Response<'a> {
                 let (s, r, m, ra) = meta.map_or((None, None, None, None), |meta| (meta.s, meta.r, meta.m, meta.ra));
                 Self {
                     version: Version::V2,
-                    // A status that nobody can read is no success.
+                    // A status that cannot be read does not count as success.
                     status: s.map_or(200, |s| serde_json::from_str(s.get()).unwrap_or(502)),
                     reason: text(r),
                     message: text(m),
@@ -80,44 +80,46 @@ impl<'a> Response<'a> {
     }
 }
 
-/// The key and the data of an answer in the very spelling of [`ResponseWriter`], cut out and not parsed: if the data is one
-/// JSON value, the frame is a successful version 2 answer with it. `None` for all other frames: they are to be parsed.
+/// Splits a successful response in the form that [`ResponseWriter`] writes into its key and its
+/// data, without a JSON parser. If the data is one JSON value, the frame is a successful version 2
+/// response. `None` for all other frames: parse them.
 pub fn success_parts(frame: &[u8]) -> Option<(u64, &[u8])> {
     let (key, rest) = number_prefix(frame.strip_prefix(br#"{"key":"#)?)?;
     let body = rest.strip_prefix(SUCCESS.as_bytes())?.strip_suffix(b"}")?;
     Some((key, body))
 }
 
-/// Between the key and the data of a successful version 2 answer.
+/// The text between the key and the data of a successful version 2 response.
 const SUCCESS: &str = r#","$":{},"params":"#;
 
-/// What a handler gave.
+/// The result of a handler.
 #[derive(Clone, Copy, Debug)]
 pub enum ResponsePayload<'a> {
-    /// Status in HTTP's numbers, 200 for the usual success, and JSON text of the result.
+    /// The HTTP status, usually 200, and the JSON text of the result.
     Success(u16, &'a str),
-    /// Why there is none.
+    /// Why there is no result.
     Failure {
-        /// In HTTP's numbers, 400 and up.
+        /// The HTTP status, 400 or higher.
         status: u16,
         /// A stable word in snake_case.
         reason: &'a str,
-        /// For a person.
+        /// A text for people.
         message: &'a str,
-        /// When it is worth trying again.
+        /// When to try again.
         retry_after: Option<Duration>,
     },
 }
 
-/// Writes one answer whose result is made in place: begin, append JSON text to the buffer, and end. Whoever cannot make
-/// the result truncates the buffer to what it was, and writes a failure instead.
+/// Writes one response whose result is made in place: begin, append JSON text to the buffer, and
+/// end. If the result cannot be made, truncate the buffer to its earlier length and write a failure
+/// instead.
 #[derive(Debug)]
 pub struct ResponseWriter {
     start: usize,
 }
 
 impl ResponseWriter {
-    /// Writes what stands before the result. Old callers know no status but failure.
+    /// Writes the part before the result. Version 1 has no status of success.
     pub fn begin(out: &mut BytesMut, to: Version, key: &Key, status: u16) -> Self {
         let start = out.len();
         put_key(out, key);
@@ -133,7 +135,7 @@ impl ResponseWriter {
         Self { start }
     }
 
-    /// Ends the packet, ready to send. Gives its length.
+    /// Ends the packet, ready to send. Returns its length.
     pub fn end(self, out: &mut BytesMut) -> usize {
         out.put_u8(b'}');
         seal(out, self.start);
@@ -141,7 +143,7 @@ impl ResponseWriter {
     }
 }
 
-/// Writes the answer to a call, ready to send, in the form that the caller's version knows.
+/// Writes the response to a call, ready to send, in the form of the caller's version.
 pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: ResponsePayload<'_>) {
     match (to, reply) {
         (_, ResponsePayload::Success(status, result)) => {
@@ -240,7 +242,7 @@ mod tests {
         ] {
             assert_eq!(success_parts(frame.as_bytes()), None, "{frame}");
         }
-        // Only whoever reads the data can tell.
+        // Only parsing the data can tell.
         let (_, body) = success_parts(br#"{"key":7,"$":{},"params":1,"$":{"s":500}}"#).unwrap();
         assert!(serde_json::from_slice::<&RawValue>(body).is_err());
     }

@@ -1,4 +1,4 @@
-//! Streams: calls whose answer, or arguments, come in parts. Version 2 only.
+//! Streams: calls whose response or arguments come in parts. Version 2 only.
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
@@ -6,26 +6,26 @@ use serde::Deserialize;
 use crate::json::{number_prefix, put_number};
 use crate::{Packet, seal};
 
-/// The uri of a part that a caller sends; what comes the other way has a key only, as answers do.
+/// The uri of a part that a caller sends. A part from the callee has only a key, as responses do.
 pub const PART_URI: &str = "$part";
 /// The uri of [`write_credit`].
 pub const CREDIT_URI: &str = "$credit";
 
-/// Bytes of parts, their delimiters not counted, that either side of a stream may have sent beyond what the other has taken. A
-/// side that has any credit left may send one whole part, however large.
+/// Bytes of parts, without delimiters, that a side of a stream may send beyond what the other side
+/// has consumed. A side with any credit left may send one whole part of any size.
 pub const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// What a packet of a stream is.
+/// A packet of a stream: its number, and whether it is the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// `n`: 0 for the packet that opens the answer and has no data, then one more with each.
+    /// `n`: 0 for the packet that opens the response and has no data, then one more for each part.
     pub number: u64,
-    /// `end`: nothing follows.
+    /// `end`: no part follows.
     pub is_end: bool,
 }
 
 impl Part {
-    /// Reads it from its packet; `None` for one that is no part of a stream.
+    /// Reads it from its packet; `None` when the packet is not part of a stream.
     pub fn from_packet(packet: &Packet<'_>) -> Option<Self> {
         #[derive(Deserialize)]
         struct RawPart {
@@ -38,24 +38,24 @@ impl Part {
     }
 }
 
-/// Who sends a part.
+/// The side that sends a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
-    /// Whoever called.
+    /// The side that called.
     Caller,
-    /// Whoever was called.
+    /// The side that was called.
     Callee,
 }
 
-/// Writes one part whose data is made in place: begin, append JSON text to the buffer, and end. Whoever cannot make the data
-/// truncates the buffer to what it was.
+/// Writes one part whose data is made in place: begin, append JSON text to the buffer, and end. If
+/// the data cannot be made, truncate the buffer to its earlier length.
 #[derive(Debug)]
 pub struct PartWriter {
     start: usize,
 }
 
 impl PartWriter {
-    /// Writes what stands before the data.
+    /// Writes the part before the data.
     pub fn begin(out: &mut BytesMut, from: Side, key: u64, number: u64) -> Self {
         let start = out.len();
         put_head(out, from, key, number);
@@ -63,7 +63,8 @@ impl PartWriter {
         Self { start }
     }
 
-    /// Ends the packet, ready to send. Gives what it costs: its bytes without the delimiter.
+    /// Ends the packet, ready to send. Returns the credit that it uses: its bytes without the
+    /// delimiter.
     pub fn end(self, out: &mut BytesMut) -> usize {
         out.put_u8(b'}');
         seal(out, self.start);
@@ -71,8 +72,9 @@ impl PartWriter {
     }
 }
 
-/// The key, the number and the data of a part in the very spelling of [`PartWriter`], cut out and not parsed, as
-/// [`success_parts`](crate::success_parts) does. `None` for all other frames: they are to be parsed.
+/// Splits a part in the form that [`PartWriter`] writes into key, number and data, without a JSON
+/// parser, as [`success_parts`](crate::success_parts) does. `None` for all other frames: parse
+/// them.
 pub fn parse_part(frame: &[u8], from: Side) -> Option<(u64, Part, &[u8])> {
     let (key, rest) = number_prefix(frame.strip_prefix(head(from))?)?;
     let (number, rest) = number_prefix(rest.strip_prefix(br#","$":{"n":"#)?)?;
@@ -80,7 +82,7 @@ pub fn parse_part(frame: &[u8], from: Side) -> Option<(u64, Part, &[u8])> {
     Some((key, Part { number, is_end: false }, body))
 }
 
-/// Writes the packet that opens the answer of a stream: parts follow.
+/// Writes the packet that opens the response of a stream. Parts follow.
 pub fn write_open(out: &mut BytesMut, key: u64) {
     let start = out.len();
     put_head(out, Side::Callee, key, 0);
@@ -96,7 +98,7 @@ pub fn write_end(out: &mut BytesMut, from: Side, key: u64, number: u64) {
     seal(out, start);
 }
 
-/// Writes that the other side may send so many bytes more.
+/// Writes that the other side may send `bytes` more.
 pub fn write_credit(out: &mut BytesMut, key: u64, bytes: u32) {
     let start = out.len();
     out.put_slice(br#"{"uri":"$credit","key":"#);
@@ -107,7 +109,7 @@ pub fn write_credit(out: &mut BytesMut, key: u64, bytes: u32) {
     seal(out, start);
 }
 
-/// Reads a credit; `None` for a packet that is none.
+/// Reads a credit; `None` for any other packet.
 pub fn read_credit(packet: &Packet<'_>) -> Option<u32> {
     #[derive(Deserialize)]
     struct RawCredit {

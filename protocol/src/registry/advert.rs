@@ -1,40 +1,41 @@
-//! What a version 2 node says of itself, for everybody to see: the member `$` of its registration.
+//! What a version 2 node tells all nodes of itself: the member `$` of its registration.
 
 use serde_json::value::RawValue;
 
 use crate::RegistrationLimits;
 use crate::json::{is_object, read_member, to_json};
 
-/// What a version 2 node says of itself inside `params.$`.
+/// What a version 2 node tells all nodes of itself, in `params.$`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advert {
-    /// Instance id, unique per process start.
+    /// Instance id, other at each start of the process.
     pub id: Option<String>,
     /// The port speaks HTTP instead of packets.
     pub http: Option<HttpAdvert>,
-    /// Its share of the calls among the providers of a route, in hundredths of the usual one; 0 gets none.
+    /// The node's share of the calls among the providers of a route. The default is 100; 0 gets
+    /// none.
     pub weight: u16,
-    /// It finishes what it has and wants no more calls.
+    /// The node finishes the calls that it has and wants no more.
     pub draining: bool,
-    /// Where it runs, such as a data centre.
+    /// Where the node runs, such as a data centre.
     pub zone: Option<String>,
     /// The version of the service.
     pub version: Option<String>,
-    /// JSON text of anything else its operators want to be seen.
+    /// JSON text of anything else that its operators want to show.
     pub meta: Option<String>,
 }
 
-/// What a node says that speaks HTTP: `{"prefixes":["/api"],"strip":true}`.
+/// The advert of a node that speaks HTTP: `{"prefixes":["/api"],"strip":true}`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpAdvert {
-    /// Paths that it answers, with all that is below them.
+    /// Paths that the node answers, and all paths below them.
     pub prefixes: Vec<String>,
-    /// It wants to be asked without the prefix: for `/x` instead of `/api/x`.
+    /// Whether requests are sent without the prefix: `/x` instead of `/api/x`.
     pub strip: bool,
 }
 
 impl HttpAdvert {
-    /// Reads the member `http`: whatever it is, the port does not speak packets.
+    /// Reads the member `http`. Whatever its value, the port does not speak packets.
     fn parse(text: &RawValue) -> Self {
         #[derive(Default, serde::Deserialize)]
         #[serde(default)]
@@ -48,7 +49,7 @@ impl HttpAdvert {
         Self { prefixes: read_member(raw.prefixes).unwrap_or_default(), strip: read_member(raw.strip).unwrap_or(false) }
     }
 
-    /// Whether there are no more prefixes than a registration may have urls, and no longer ones.
+    /// Whether the prefixes are within the limits for urls of a registration.
     pub(crate) fn is_within(&self, limits: &RegistrationLimits) -> bool {
         let is_short = |prefix: &String| prefix.len() <= limits.max_url_bytes;
         self.prefixes.len() <= limits.max_urls && self.prefixes.iter().all(is_short)
@@ -62,12 +63,14 @@ impl HttpAdvert {
 }
 
 impl Advert {
-    /// The weight of a node that does not say.
+    /// The weight of a node that does not state one.
     pub const DEFAULT_WEIGHT: u16 = 100;
-    /// The largest weight; more counts as this much, so that one node's slip does not starve all others.
+    /// The largest weight. A larger one counts as this, so that a mistake of one node does not
+    /// starve all others.
     pub const MAX_WEIGHT: u16 = 1000;
 
-    /// Reads a `$` member; `None` when it is no object. A member of a wrong type counts as absent.
+    /// Reads a `$` member; `None` when it is not an object. A member of a wrong type counts as
+    /// absent.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         #[derive(serde::Deserialize)]
         struct RawAdvert<'a> {
@@ -99,7 +102,7 @@ impl Advert {
         })
     }
 
-    /// The JSON text of it, without what is as usual.
+    /// Its JSON text, without the members that have their default.
     pub(crate) fn to_json(&self) -> String {
         let Self { id, http, weight, draining, zone, version, meta } = self;
         let mut members = vec![r#""v":2"#.to_owned()];

@@ -1,4 +1,5 @@
-//! The small packets between a version 2 node and the Distributor.
+//! The small packets between a version 2 node and the Distributor: pings, reports, copies,
+//! visibility and history.
 
 use bytes::{BufMut, BytesMut};
 use serde::Deserialize;
@@ -13,27 +14,28 @@ pub const PING_URI: &str = "$ping";
 pub const PONG_URI: &str = "$pong";
 /// The uri of [`write_visibility`].
 pub const VISIBLE_URI: &str = "$visible";
-/// The uri under which the history is asked for.
+/// The uri of [`write_history_request`].
 pub const HISTORY_URI: &str = "/distributes/history";
 
-/// Most bytes of entries in one part of a copy, so that it passes the Distributor's limit for packets.
+/// Most bytes of entries in one part of a copy, so that the part is within the Distributor's limit
+/// for packets.
 const COPY_PART_BYTES: usize = 32 * 1024;
 
-/// A sign of life, and the state that its sender knows.
+/// Asks for a sign of life, and says which state is the newest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Ping {
-    /// Milliseconds to the next.
+    /// Milliseconds until the next ping.
     pub every: u64,
-    /// The newest state there is; the receiver may be about to be told of it.
+    /// The newest state. The receiver may be told of it only later.
     #[serde(flatten)]
     pub revision: Option<Revision>,
-    /// Of that state.
+    /// The digest of that state.
     pub digest: Option<Digest>,
 }
 
 impl Ping {
-    /// Reads it from its packet; what is missing or strange counts as not said.
+    /// Reads it from its packet. A member that is missing or of a wrong type counts as absent.
     pub fn from_packet(packet: &Packet<'_>) -> Self {
         packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default()
     }
@@ -48,19 +50,19 @@ pub fn write_ping(out: &mut BytesMut, every: std::time::Duration, revision: Revi
     );
 }
 
-/// The answer to a ping, or to a list or change that asked for it: what its sender knows.
+/// Answers a ping, or a list or delta that asked for it, and says what its sender knows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Pong {
-    /// The state that it knows; `None` before it has been told any.
+    /// The state that the sender knows; `None` before it has been told any.
     #[serde(flatten)]
     pub revision: Option<Revision>,
-    /// Of all that it knows; `None` when it was told a part only.
+    /// The digest of all that the sender knows; `None` when it was told only a part.
     pub digest: Option<Digest>,
 }
 
 impl Pong {
-    /// Reads it from its packet; what is missing or strange counts as not said.
+    /// Reads it from its packet. A member that is missing or of a wrong type counts as absent.
     pub fn from_packet(packet: &Packet<'_>) -> Self {
         packet.meta.and_then(|meta| serde_json::from_str(meta.get()).ok()).unwrap_or_default()
     }
@@ -75,17 +77,17 @@ pub fn write_pong(out: &mut BytesMut, pong: Pong) {
     write(out, &format!(r#"{{"uri":"{PONG_URI}","$":{{{known}{digest}}}}}"#));
 }
 
-/// Writes a question for the list, by a node that has found a gap.
+/// Writes a request for the list, from a node that has found a gap.
 pub fn write_list_request(out: &mut BytesMut, key: u64) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"$":{{}}}}"#));
 }
 
-/// Writes the notice that a node leaves.
+/// Writes that a node leaves the registry.
 pub fn write_leave(out: &mut BytesMut) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"DELETE","key":0,"params":{{}},"$":{{}}}}"#));
 }
 
-/// Writes a report of nodes that calls to have failed.
+/// Writes a report of nodes to which calls have failed.
 pub fn write_report(out: &mut BytesMut, failed: &[u64]) {
     let failed = to_json(failed);
     write(
@@ -104,7 +106,7 @@ pub fn read_report(params: Option<&RawValue>) -> Option<Vec<u64>> {
     Some(failed)
 }
 
-/// Writes a question for all that a node knows, by a Distributor that has just started.
+/// Writes a request for all that a node knows, from a Distributor that has just started.
 pub fn write_copy_request(out: &mut BytesMut) {
     write(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":0,"$":{{"copy":true}}}}"#));
 }
@@ -120,14 +122,14 @@ pub fn is_copy_request(packet: &Packet<'_>) -> bool {
     (packet.uri(), packet.method()) == (REGISTRY_URI, "GET") && raw.unwrap_or_default().copy
 }
 
-/// A part of all that a node knows.
+/// One part of all that a node knows.
 #[derive(Debug)]
 pub struct CopyPart<'a> {
-    /// The state it is a part of.
+    /// The state of the whole.
     pub revision: Revision,
-    /// Of the whole.
+    /// The digest of the whole.
     pub digest: Digest,
-    /// Whether more follows.
+    /// Whether more parts follow.
     pub more: bool,
     /// Entries with their ids, ascending over all parts.
     pub entries: Vec<(u64, &'a RawValue)>,
@@ -181,21 +183,21 @@ pub fn read_copy<'a>(packet: &Packet<'a>) -> Option<CopyPart<'a>> {
     sound.then(|| CopyPart { revision, digest, more, entries: ids.into_iter().zip(entries).collect() })
 }
 
-/// How far a registration has been seen.
+/// How many nodes know of a registration.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Visibility {
     /// Version 2 nodes that have acknowledged it.
     pub seen: usize,
-    /// Version 2 nodes there are.
+    /// All version 2 nodes.
     pub of: usize,
-    /// As many as were asked for.
+    /// Whether these are as many as the node asked for.
     pub enough: bool,
     /// Names and addresses of some that have not acknowledged it.
     pub missing: Vec<String>,
 }
 
-/// Writes the answer to a registration that asked to be told when it is seen.
+/// Writes the answer to a registration that asked for its visibility.
 pub fn write_visibility(out: &mut BytesMut, visibility: &Visibility) {
     let Visibility { seen, of, enough, missing } = visibility;
     let missing = to_json(missing);
@@ -207,30 +209,30 @@ pub fn write_visibility(out: &mut BytesMut, visibility: &Visibility) {
     );
 }
 
-/// One thing that happened to a node.
+/// An event in the history of a node.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, Deserialize)]
 pub struct HistoryEvent {
-    /// Milliseconds since it happened.
+    /// Milliseconds since the event.
     pub ago: u64,
-    /// The revision it led to.
+    /// The revision that it led to.
     pub rev: u64,
     /// The node's name.
     pub name: String,
     /// Where it can be called.
     pub address: String,
-    /// `joined`, `updated`, `left`, `suspect`, `trusted`, `held back`, ….
+    /// The kind of event: `joined`, `updated`, `left`, `suspect`, `trusted`, `held back`, ….
     pub event: String,
-    /// Why, for a person.
+    /// Why it happened, for people.
     pub why: String,
 }
 
-/// Writes a question for what happened to nodes whose name, address or instance is `node`.
+/// Writes a request for the history of nodes whose name, address or instance is `node`.
 pub fn write_history_request(out: &mut BytesMut, key: u64, node: &str) {
     let node = to_json(node);
     write(out, &format!(r#"{{"uri":"{HISTORY_URI}","method":"GET","key":{key},"params":{{"node":{node}}},"$":{{}}}}"#));
 }
 
-/// Reads whose history is asked for.
+/// Reads which node's history is asked for.
 pub fn read_history_request(params: Option<&RawValue>) -> Option<String> {
     #[derive(Deserialize)]
     struct RawHistoryRequest {

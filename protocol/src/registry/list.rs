@@ -1,4 +1,4 @@
-//! What the Distributor tells: whole lists, changes, and what is wrong.
+//! What the Distributor sends to nodes: whole lists, deltas and refusals.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,23 +9,23 @@ use thiserror::Error;
 
 use crate::{Advert, Digest, Key, Packet, Registration, RegistrationLimits, Revision, Route, Version, seal};
 
-/// The uri of everything between a node and the Distributor.
+/// The uri of most packets between a node and the Distributor.
 pub const REGISTRY_URI: &str = "/distributes";
 
 /// A node as a list shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// Its name: for people, and to tell gateways (`gate`) from services.
+    /// Its name, for people and to tell gateways (`gate`) from services.
     pub name: String,
     /// Where it can be called.
     pub host: IpAddr,
     /// Where it can be called.
     pub port: u16,
-    /// What it offers. Registered urls that are no routes are left out.
+    /// The routes that it offers. Registered urls that are not routes are left out.
     pub routes: Vec<Route>,
-    /// What it shows when it speaks version 2.
+    /// Its advert, when it speaks version 2.
     pub advert: Option<Advert>,
-    /// The Distributor has had no sign of life from it for a moment.
+    /// The Distributor has had no sign of life from it for some time.
     pub suspect: bool,
 }
 
@@ -38,29 +38,31 @@ impl Node {
         Some(Self { name, host, port, routes, advert, suspect: false })
     }
 
-    /// The version this node speaks.
+    /// The version of the protocol that this node speaks.
     pub fn version(&self) -> Version {
         if self.advert.is_some() { Version::V2 } else { Version::V1 }
     }
 }
 
-/// An entry of a list: the registration of a node, and the host that the Distributor saw it come from.
+/// An entry of a list: the registration of a node, and the host that the Distributor saw it come
+/// from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryEntry {
     /// What the node registered.
     pub registration: Registration,
-    /// In its canonical form: an IPv4 address is never written as one of IPv6.
+    /// In canonical form: an IPv4 address is not mapped to IPv6.
     pub host: IpAddr,
 }
 
 impl RegistryEntry {
-    /// Reads the text of an entry; `None` when it has no host, or is no sound registration otherwise.
+    /// Reads the text of an entry; `None` when it has no host, or is not a sound registration.
     pub fn parse(entry: &str) -> Option<Self> {
         #[derive(Deserialize)]
         struct RawHost {
             host: IpAddr,
         }
-        // One Distributor has accepted the entry, so every reader does: its limits may be other than ours.
+        // A Distributor has accepted the entry within its limits, which may differ from those of
+        // this process.
         let no_limits = RegistrationLimits { max_urls: usize::MAX, max_url_bytes: usize::MAX };
         let registration = Registration::parse(Some(serde_json::from_str(entry).ok()?), &no_limits).ok()?;
         let RawHost { host } = serde_json::from_str(entry).ok()?;
@@ -71,28 +73,28 @@ impl RegistryEntry {
 /// Why a node is not listed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveReason {
-    /// It said so.
+    /// The node said that it leaves.
     Leave,
     /// Its connection was closed in order, as the system does for a process that ends.
     Closed,
     /// Its connection was reset.
     Reset,
-    /// Its machine answers, the process does not.
+    /// Its machine answers, and its process does not.
     Hung,
-    /// Its machine gives no sign of life, or it has not come back.
+    /// Its machine does not answer, or the node has not come back.
     Unreachable,
     /// Its instance has registered on a newer connection.
     Superseded,
-    /// It took nothing of what it was sent.
+    /// It did not read what it was sent.
     Stalled,
-    /// It was cut for what it sent.
+    /// Its connection was closed because of what it sent.
     Refused,
-    /// It is there, and no longer what the receiver asked to be told of.
+    /// It is still registered, and no longer matches the interests of the receiver.
     Changed,
 }
 
 impl LeaveReason {
-    /// The word for it.
+    /// The word on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Leave => "leave",
@@ -108,16 +110,16 @@ impl LeaveReason {
     }
 }
 
-/// What stands in `$` of lists and changes for version 2.
+/// The `$` of lists and deltas for version 2.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct UpdateHeader {
-    /// The state that the receiver knows afterwards.
+    /// The state to which the update leads.
     pub revision: Revision,
-    /// Of that state; `None` where the receiver knows a part only.
+    /// The digest of that state; `None` where the receiver is told only a part.
     pub digest: Option<Digest>,
-    /// Nodes may be missing that are there: the receiver drops nobody for that.
+    /// The Distributor may not know all nodes yet, so the receiver keeps those that are missing.
     pub warming: bool,
-    /// The receiver should say that it knows: see [`write_pong`](crate::write_pong).
+    /// The receiver should answer with a pong: see [`write_pong`](crate::write_pong).
     pub ack: bool,
 }
 
@@ -126,45 +128,45 @@ pub struct UpdateHeader {
 pub struct Snapshot<'a> {
     /// `None` from a Distributor of version 1.
     pub header: Option<UpdateHeader>,
-    /// In order of registration.
+    /// The entries, in order of registration.
     pub entries: Vec<&'a RawValue>,
-    /// One for each entry, ascending; empty without a header.
+    /// The id of each entry, ascending; empty without a header.
     pub ids: Vec<u64>,
-    /// Ids of those that have given no sign of life for a moment.
+    /// Ids of nodes that have given no sign of life for some time.
     pub suspect: Vec<u64>,
 }
 
-/// What has changed since a state that the receiver may have.
+/// The changes since a state that the receiver may know.
 #[derive(Debug)]
 pub struct Delta<'a> {
-    /// What it leads to.
+    /// The state that the delta leads to.
     pub header: UpdateHeader,
-    /// What it starts from.
+    /// The state that it starts from.
     pub base: Revision,
-    /// New entries, and entries that replace those of the same id.
+    /// Ids and entries that are new, or replace the entry of the same id.
     pub joined: Vec<(u64, &'a RawValue)>,
-    /// Ids of those that are gone, with the word for why.
+    /// Ids of nodes that have left, each with the word of a [`LeaveReason`].
     pub left: Vec<(u64, String)>,
-    /// Ids of those that have given no sign of life for a moment.
+    /// Ids of nodes that have given no sign of life for some time.
     pub suspect: Vec<u64>,
-    /// Ids of those that have, after all.
+    /// Ids of nodes that are not suspect any more.
     pub trusted: Vec<u64>,
 }
 
-/// Either.
+/// A list or a delta.
 #[derive(Debug)]
 pub enum ListUpdate<'a> {
     /// A whole list.
     Snapshot(Snapshot<'a>),
-    /// What has changed.
+    /// The changes since an earlier state.
     Delta(Delta<'a>),
 }
 
-/// A list or change that is none: the receiver keeps what it has.
+/// A packet that is not a list or delta. The receiver keeps what it knows.
 #[derive(Debug, Error)]
 pub enum ListUpdateError {
-    /// `params` is not what it must be.
-    #[error("params is no list of nodes")]
+    /// `params` is of a wrong type.
+    #[error("params is not a list of nodes")]
     Params(#[source] Option<serde_json::Error>),
     /// `$` does not fit `params`.
     #[error("$ does not fit the list")]
@@ -172,10 +174,10 @@ pub enum ListUpdateError {
 }
 
 impl<'a> ListUpdate<'a> {
-    /// Reads a packet of the Distributor's. One strange entry does not spoil the others.
+    /// Reads a packet of the Distributor. An entry that is not a node does not affect the others.
     ///
     /// # Errors
-    /// [`ListUpdateError`] when the packet is neither a list nor a change.
+    /// [`ListUpdateError`] when the packet is neither a list nor a delta.
     pub fn parse(packet: &Packet<'a>) -> Result<Self, ListUpdateError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
@@ -228,7 +230,8 @@ impl<'a> ListUpdate<'a> {
     }
 }
 
-/// Writes a list for version 1, ready to send. `key` is 0 unless the receiver asked under a key of its own.
+/// Writes a list for version 1, ready to send. `key` is 0 unless the receiver has asked with
+/// another.
 pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item = &'a str>) {
     let start = out.len();
     write_entries(out, &format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":{key},"params":["#), entries);
@@ -236,7 +239,7 @@ pub fn write_list<'a>(out: &mut BytesMut, key: &Key, entries: impl Iterator<Item
     seal(out, start);
 }
 
-/// Writes a list for version 2, ready to send. Entries come with their ids, which ascend.
+/// Writes a list for version 2, ready to send. The ids of the entries ascend.
 pub fn write_snapshot<'a>(
     out: &mut BytesMut,
     key: &Key,
@@ -255,7 +258,7 @@ pub fn write_snapshot<'a>(
     seal(out, start);
 }
 
-/// Writes a change, ready to send. It starts from `base`, which may be of an earlier epoch that this one succeeds.
+/// Writes a delta, ready to send. It starts from `base`, which may be of the epoch before.
 pub fn write_delta<'a>(
     out: &mut BytesMut,
     header: &UpdateHeader,
@@ -285,10 +288,10 @@ pub fn write_delta<'a>(
     seal(out, start);
 }
 
-/// Writes what is wrong with a packet, for a peer that has shown `$` or is about to be cut. `retry_after` is when the
-/// peer may try again.
+/// Writes why a packet is refused, for a peer that has sent `$` or whose connection is about to be
+/// closed. `retry_after` says when the peer may try again.
 ///
-/// `params` is an empty array, the one form that old readers survive.
+/// `params` is an empty array, the only form that old readers survive.
 pub fn write_refusal(
     out: &mut BytesMut,
     key: Option<&Key>,
@@ -308,7 +311,8 @@ pub fn write_refusal(
     seal(out, start);
 }
 
-/// How lists spell an address: old gateways compare the text, and their Distributor listened on a dual-stack socket.
+/// The text of an address in lists. Old gateways compare the text, and their Distributor listened
+/// on a dual-stack socket.
 pub fn host_text(address: IpAddr) -> String {
     match address {
         IpAddr::V4(v4) => format!("::ffff:{v4}"),
@@ -340,10 +344,10 @@ fn write_header(out: &mut BytesMut, header: &UpdateHeader) {
     }
 }
 
-/// Writes an array of ids; an empty one only when it must be there.
-fn write_ids(out: &mut BytesMut, member: &str, ids: impl Iterator<Item = u64>, must: bool) {
+/// Writes an array of ids. An empty one is written only if `required`.
+fn write_ids(out: &mut BytesMut, member: &str, ids: impl Iterator<Item = u64>, required: bool) {
     let ids: Vec<String> = ids.map(|id| id.to_string()).collect();
-    if must || !ids.is_empty() {
+    if required || !ids.is_empty() {
         out.put_slice(format!(r#","{member}":[{}]"#, ids.join(",")).as_bytes());
     }
 }

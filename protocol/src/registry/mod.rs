@@ -1,6 +1,8 @@
-//! What nodes and the Distributor say to each other: registrations, lists, changes and control packets.
+//! The packets between nodes and the Distributor: registrations, lists, deltas and control packets;
+//! and the replica that a node makes of them.
 //!
-//! Nothing here decides who is registered or who is told: that is the Distributor's. It does not import `call`.
+//! It must not decide which nodes are registered or told of changes: the Distributor does. It must
+//! not import `call`.
 
 mod advert;
 mod control;

@@ -1,4 +1,4 @@
-//! What a registration asks of the Distributor, and nobody else sees: the member `$` of its packet.
+//! What a registration says to the Distributor only: the member `$` of its packet.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -6,45 +6,47 @@ use serde_json::value::RawValue;
 use crate::json::{read_member, to_json};
 use crate::{Digest, RegistrationError, RegistrationLimits, Revision, Secret};
 
-/// What a version 2 node asks for when it registers.
+/// What a version 2 node asks of the Distributor when it registers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisterOptions {
-    /// The list it holds: changes since then are enough.
+    /// The list that the node knows. The changes since then are enough.
     pub resume: Option<ResumePoint>,
-    /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
+    /// Service names and registered urls that the node wants to be told of; `None` means all.
     pub interests: Option<Vec<String>>,
-    /// It wants to know when so many percent of the version 2 nodes have acknowledged its registration.
+    /// Asks to be told when enough nodes know of the registration.
     pub visibility: Option<VisibilityTarget>,
-    /// Proves that the instance is its own, when the instance id is made of a secret.
+    /// Proves that the instance id belongs to this node, when the id is made of a secret.
     pub secret: Option<Secret>,
-    /// It listens on its own machine's loopback only: nodes on other machines cannot call it.
+    /// The node listens only on the loopback of its machine. Nodes on other machines cannot call
+    /// it.
     pub loopback: bool,
 }
 
-/// The list that a node holds when it registers.
+/// The list that a node knows when it registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
 pub struct ResumePoint {
-    /// The state that it shows.
+    /// The state of that list.
     #[serde(flatten)]
     pub revision: Revision,
-    /// Of all its entries; `None` from a node that does not say.
+    /// The digest of all its entries; `None` from a node that does not state one.
     #[serde(default)]
     pub digest: Option<Digest>,
 }
 
 impl From<Revision> for ResumePoint {
-    /// This state, with whatever digest.
+    /// This state, without a digest.
     fn from(revision: Revision) -> Self {
         Self { revision, digest: None }
     }
 }
 
-/// A wish to be told when a registration has been seen.
+/// How many nodes must know of a registration, and within which time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub struct VisibilityTarget {
-    /// Of all version 2 nodes, 1 to 100.
+    /// Percent of all version 2 nodes, 1 to 100.
     pub percent: u8,
-    /// After so many milliseconds the answer comes as it is, with the names of those that have not.
+    /// Milliseconds after which the answer is sent in any case, with the names of nodes that have
+    /// not acknowledged it.
     pub within: u32,
 }
 
@@ -52,7 +54,7 @@ impl RegisterOptions {
     /// Reads the `$` of a registration's packet. A member of a wrong type counts as absent.
     ///
     /// # Errors
-    /// [`RegistrationError::TooManyInterests`] beyond the limits for urls.
+    /// [`RegistrationError::TooManyInterests`] when the interests exceed the limits for urls.
     pub fn parse(meta: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         #[derive(Default, Deserialize)]
         struct RawOptions<'a> {

@@ -1,4 +1,4 @@
-//! What a node tells the Distributor about itself.
+//! What a node tells the Distributor of itself.
 
 use std::borrow::Cow;
 
@@ -10,25 +10,26 @@ use thiserror::Error;
 use crate::json::{Members, is_object, to_json, write_compact};
 use crate::{Advert, REGISTRY_URI, RegisterOptions, Route, Version, seal};
 
-/// A registration as the Distributor keeps it: read leniently, rebroadcast exactly.
+/// A registration as the Distributor keeps it: parsed leniently, and sent to others exactly as it
+/// came.
 ///
-/// Members keep the order they came in, unknown ones are kept too, and the place of `host` is remembered, because the
-/// receiver of the connection knows the host and the sender does not.
+/// Members keep their order, unknown ones included. The position of `host` is remembered too: its
+/// value is not the sender's, but the address that the Distributor sees the connection come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
-    /// The node's name as text; a name that is no string is shown as its JSON text.
+    /// The node's name. A name that is not a string stands as its JSON text.
     pub name: String,
-    /// Where the node listens.
+    /// The port that the node listens on.
     pub port: u16,
-    /// What it offers, as it wrote it.
+    /// The urls that it offers, as it wrote them.
     pub urls: Vec<String>,
-    /// The `$` member: present when the node speaks version 2.
+    /// The `$` member, which version 2 nodes send.
     pub advert: Option<Advert>,
     before_host: String,
     after_host: String,
 }
 
-/// What one registration may hold.
+/// Limits of one registration.
 #[derive(Clone, Copy, Debug)]
 pub struct RegistrationLimits {
     /// Most urls of a node.
@@ -43,30 +44,31 @@ impl Default for RegistrationLimits {
     }
 }
 
-/// Members beyond the known ones that a registration may have: enough for any real node, few enough to compare.
+/// Unknown members that a registration may have: more than any real node sends, and few enough to
+/// compare.
 const MAX_EXTRA_MEMBERS: usize = 64;
 
 /// Longest name of a version 2 node.
 const MAX_NAME_BYTES: usize = 128;
 
-/// Why a registration is refused. The sender's earlier registration, if any, stands.
+/// Why a registration is refused. An earlier registration of the sender stays as it is.
 #[derive(Debug, Error)]
 pub enum RegistrationError {
-    /// `params` is missing, of the wrong type, or a member is.
-    #[error("params is no registration")]
+    /// `params` is missing or of a wrong type, or a member is of a wrong type.
+    #[error("params is not a registration")]
     Shape(#[source] serde_json::Error),
-    /// No port, or one that nothing can listen on.
+    /// The port is missing, or nothing can listen on it.
     #[error("port is {0}; it must be a number from 1 to 65535")]
     Port(String),
-    /// More urls than allowed.
+    /// There are more urls than the limit.
     #[error("{count} urls; at most {max} are allowed")]
     TooManyUrls {
-        /// How many came.
+        /// The number of urls.
         count: usize,
         /// The limit.
         max: usize,
     },
-    /// A url longer than allowed.
+    /// A url is longer than the limit.
     #[error("a url has {bytes} bytes; at most {max} are allowed")]
     UrlTooLong {
         /// Its length.
@@ -74,19 +76,19 @@ pub enum RegistrationError {
         /// The limit.
         max: usize,
     },
-    /// A node names more services and urls that it needs than a registration may offer, or a longer one.
-    #[error("the node needs more services and urls, or longer ones, than a registration may have urls")]
+    /// There are more interests than a registration may have urls, or one is longer.
+    #[error("there are more interests, or longer ones, than a registration may have urls")]
     TooManyInterests,
-    /// More `http.prefixes` than a registration may have urls, or a longer one.
-    #[error("the node has more http.prefixes, or longer ones, than a registration may have urls")]
+    /// There are more `http.prefixes` than a registration may have urls, or one is longer.
+    #[error("there are more http.prefixes, or longer ones, than a registration may have urls")]
     TooManyPrefixes,
-    /// A version 2 node has a name that is not made of `A-Z a-z 0-9 . _ -`, or is too long.
+    /// The name of a version 2 node has other characters than `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name,
 }
 
 impl RegistrationError {
-    /// The stable word for it in a refusal.
+    /// The stable word that a refusal has for it.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Shape(_) => "bad_registration",
@@ -103,10 +105,11 @@ impl RegistrationError {
 impl Registration {
     /// Reads the `params` of `POST /distributes`.
     ///
-    /// Lenient towards old nodes: the port may be a string, urls and name may be missing, any name goes.
+    /// It is lenient towards old nodes. Their port may be a string, urls and name may be missing,
+    /// and the name may be any text.
     ///
     /// # Errors
-    /// [`RegistrationError`] names the member at fault.
+    /// [`RegistrationError`] names the faulty member.
     pub fn parse(params: Option<&RawValue>, limits: &RegistrationLimits) -> Result<Self, RegistrationError> {
         let text = params.map_or("null", RawValue::get);
         let Members(list) = serde_json::from_str(text).map_err(RegistrationError::Shape)?;
@@ -163,7 +166,7 @@ impl Registration {
         if !seen.port {
             return Err(RegistrationError::Port("missing".to_owned()));
         }
-        // Old gateways walk over `urls` without looking whether it is there.
+        // Old gateways read `urls` without checking that it is there.
         for (missing, member) in [(!seen.name, r#""name":"""#), (!seen.urls, r#""urls":[]"#)] {
             if missing {
                 let out = if seen.host { &mut registration.after_host } else { &mut registration.before_host };
@@ -179,7 +182,7 @@ impl Registration {
         Ok(registration)
     }
 
-    /// The version that `params` show, whether or not they are a sound registration.
+    /// The version that `params` show, even if they are not a sound registration.
     pub fn version(params: Option<&RawValue>) -> Version {
         #[derive(serde::Deserialize)]
         struct RawVersion<'a> {
@@ -194,7 +197,7 @@ impl Registration {
         }
     }
 
-    /// The entry that stands for this node in lists, with the `host` that its connection shows.
+    /// The entry of this node in lists, with the `host` of its connection.
     pub fn entry(&self, host: &str) -> String {
         let mut entry = String::with_capacity(self.before_host.len() + self.after_host.len() + host.len() + 16);
         entry.push('{');
@@ -243,12 +246,13 @@ struct MembersSeen {
     host: bool,
 }
 
-/// Few enough members, and each name once: two readers must not disagree.
+/// Checks that there are not too many members, and each name once, so that all readers understand
+/// the same.
 fn check_members(list: &[(Cow<'_, str>, &RawValue)]) -> Result<(), RegistrationError> {
     const KNOWN: [&str; 5] = ["port", "name", "urls", "host", "$"];
     let wrong = |text| Err(RegistrationError::Shape(serde_json::Error::custom(text)));
     if list.iter().filter(|(name, _)| !KNOWN.contains(&name.as_ref())).count() > MAX_EXTRA_MEMBERS {
-        return wrong(format!("more than {MAX_EXTRA_MEMBERS} extra members"));
+        return wrong(format!("more than {MAX_EXTRA_MEMBERS} unknown members"));
     }
     let mut names: Vec<_> = list.iter().map(|(name, _)| name).collect();
     names.sort_unstable();

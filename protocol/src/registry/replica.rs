@@ -1,4 +1,5 @@
-//! What one node knows of the registry: in order, without gaps, and never less because the Distributor knows less.
+//! What one node knows of the registry. Updates are applied in order and without gaps, and a node
+//! that is missing only because the Distributor has restarted stays known.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -8,42 +9,43 @@ use std::time::{Duration, Instant};
 
 use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, Snapshot, UpdateHeader};
 
-/// How long a node that a new Distributor of version 1 does not list yet is kept: two periods in which nodes reconnect,
-/// and 5 s. One of version 2 says itself while it is warming.
+/// How long a node is retained that a new Distributor of version 1 does not list yet: two periods
+/// in which nodes reconnect, and 5 s. A Distributor of version 2 says itself how long it is
+/// warming.
 pub const RETENTION: Duration = Duration::from_secs(11);
 
 /// What one node knows of the registry.
 #[derive(Debug, Default)]
 pub struct Replica {
-    /// The state that `entries` are; `None` from a Distributor of version 1, or from none.
+    /// The state of `entries`; `None` from a Distributor of version 1, or before the first list.
     revision: Option<Revision>,
     entries: BTreeMap<u64, Listed>,
-    /// The entries of each place, in their order.
+    /// The ids of the entries at each address.
     by_address: BTreeMap<SocketAddr, BTreeSet<u64>>,
     digest: Digest,
-    /// Nodes that no list shows any more although nobody can have told that they are gone.
+    /// Nodes that are missing in the list although the Distributor cannot know that they have left.
     retained: BTreeMap<SocketAddr, Retained>,
-    /// Where the last change has made a difference.
+    /// Addresses at which the last change made a difference.
     changed: BTreeSet<SocketAddr>,
-    /// The connection to the Distributor is new, and has brought nothing yet.
+    /// The connection to the Distributor is new, and has brought no list yet.
     awaits_list: bool,
     warming: bool,
-    /// Where the Distributor is, if it is on another machine.
+    /// The address of the Distributor, if it is on another machine.
     registry_host: Option<IpAddr>,
 }
 
 #[derive(Debug)]
 struct Listed {
-    /// As it went over the wire.
+    /// The entry as it went over the wire.
     text: Box<str>,
     /// `None` when no node can be made of it.
     node: Option<Arc<Node>>,
-    /// Where the Distributor was when its loopback was read as that.
+    /// The address that a loopback address was replaced with, if the entry has one.
     registry_host: Option<IpAddr>,
 }
 
 impl Listed {
-    /// Whether a Distributor that is there would mean the same by it.
+    /// Whether the entry of a Distributor at `registry_host` would give the same node.
     fn is_parsed_for(&self, registry_host: Option<IpAddr>) -> bool {
         let is_this_machine = self.node.as_ref().is_some_and(|node| is_this_machine(node.host));
         if is_this_machine || self.registry_host.is_some() { self.registry_host == registry_host } else { true }
@@ -56,27 +58,28 @@ struct Retained {
     until: RetainedUntil,
 }
 
-/// When a node goes that no list shows.
+/// How long a node is retained that is not listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RetainedUntil {
-    /// When the Distributor says that it knows everybody.
+    /// Until the Distributor says that it has warmed up.
     Warm,
-    /// At this time.
+    /// Until this time.
     At(Instant),
-    /// There is no Distributor that could say.
+    /// Until there is a Distributor again.
     Open,
 }
 
-/// What became of an update.
+/// The result of applying an update.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpdateOutcome {
-    /// Somebody came, went, or is not what it was, or not listed any more.
+    /// It was applied, and a node came, left, changed, or is not listed any more.
     Changed,
-    /// Taken in, and nobody did.
+    /// It was applied, and no node changed.
     Same,
-    /// Older than what is known; ignored.
+    /// It is older than what is known, and was ignored.
     Stale,
-    /// It does not follow what is known, or its digest is not what it leads to; ignored. The receiver asks for the list.
+    /// It does not follow what is known, or does not lead to its digest, and was ignored. The
+    /// receiver should request the list.
     Gap,
 }
 
@@ -85,19 +88,21 @@ pub enum UpdateOutcome {
 pub struct KnownNode {
     /// Where it can be called.
     pub address: SocketAddr,
-    /// What it offers. Connections that registered the same place are one node, which offers what any of them says.
+    /// What it offers. Entries of the same address are one node, which offers the routes of all of
+    /// them.
     pub node: Arc<Node>,
-    /// The ids of its entries; none when no list shows it.
+    /// The ids of its entries; empty when it is not listed.
     pub ids: Vec<u64>,
 }
 
 impl Replica {
-    /// A replica that begins with what an earlier process of this node has known.
+    /// A replica that begins with what an earlier process of this node knew.
     pub fn seeded<'a>(revision: Revision, entries: impl Iterator<Item = (u64, &'a str)>) -> Self {
         Self::seeded_from(None, revision, entries)
     }
 
-    /// The same, of what a Distributor has told that was there: see [`set_registry_host`](Self::set_registry_host).
+    /// The same, with entries from a Distributor at `registry_host`: see
+    /// [`set_registry_host`](Self::set_registry_host).
     pub fn seeded_from<'a>(
         registry_host: Option<IpAddr>,
         revision: Revision,
@@ -111,25 +116,27 @@ impl Replica {
         replica
     }
 
-    /// The connection to the Distributor is new. Until it brings a list nobody goes: whoever accepts connections need not
-    /// be a Distributor that works.
+    /// Records that the connection to the Distributor is new. No node is removed until it brings a
+    /// list: what accepts a connection need not be a Distributor that works.
     pub fn connected(&mut self) {
         self.awaits_list = true;
     }
 
-    /// The Distributor that tells from now on is on another machine, at this address; `None`: on this one. What it shows on its
-    /// loopback is on that machine, and on ours is something else, which must not be called for it. What is told stays as it is
-    /// for copies and digests.
+    /// Says where the Distributor is: at this address on another machine, or, with `None`, on this
+    /// one. A loopback address in its lists means its own machine, and is replaced by this address,
+    /// so that no process of our machine is called instead. Copies and digests keep the entries as
+    /// they came.
     pub fn set_registry_host(&mut self, registry_host: Option<IpAddr>) {
         self.registry_host = registry_host;
     }
 
-    /// See [`set_registry_host`](Self::set_registry_host).
+    /// The address of the Distributor, if it is on another machine.
     pub fn registry_host(&self) -> Option<IpAddr> {
         self.registry_host
     }
 
-    /// The connection to the Distributor is lost: nobody can tell who left, so nobody goes.
+    /// Records that the connection to the Distributor is lost. Until there is another, no node is
+    /// removed.
     pub fn disconnected(&mut self) {
         self.awaits_list = false;
         for kept in self.retained.values_mut() {
@@ -137,42 +144,42 @@ impl Replica {
         }
     }
 
-    /// The state that is known, for the Distributor to go on from.
+    /// The known state, from which the Distributor can go on.
     pub fn revision(&self) -> Option<Revision> {
         self.revision
     }
 
-    /// The digest of what is known.
+    /// The digest of the known entries.
     pub fn digest(&self) -> Digest {
         self.digest
     }
 
-    /// What to say to a ping, by a node that is told of `all` or of a part only.
+    /// The answer to a ping. `all` says whether this node is told of all others, or only of a part.
     pub fn pong(&self, all: bool) -> Pong {
         Pong { revision: self.revision, digest: all.then_some(self.digest) }
     }
 
-    /// The entries of that state with their ids, as they went over the wire.
+    /// The ids and entries of the known state, as they went over the wire.
     pub fn entries(&self) -> impl Iterator<Item = (u64, &str)> {
         self.entries.iter().map(|(id, listed)| (*id, &*listed.text))
     }
 
-    /// How many entries there are.
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// Whether what is known may lack nodes that are there, because the Distributor has just started.
+    /// Whether the Distributor has just started and may not know all nodes yet.
     pub fn is_warming(&self) -> bool {
         self.warming
     }
 
-    /// Takes in what the Distributor told.
+    /// Applies an update of the Distributor.
     pub fn apply(&mut self, now: Instant, update: &ListUpdate<'_>) -> UpdateOutcome {
         self.changed.clear();
         match update {
@@ -183,7 +190,7 @@ impl Replica {
 
     fn apply_snapshot(&mut self, now: Instant, snapshot: &Snapshot<'_>) -> UpdateOutcome {
         if let (Some(header), Some(known)) = (&snapshot.header, self.revision) {
-            // A new connection may be to another Distributor; one connection is to one.
+            // Only a new connection can be to another Distributor.
             let same_epoch = known.epoch == header.revision.epoch;
             if header.revision < known && (same_epoch || !self.awaits_list) {
                 return UpdateOutcome::Stale;
@@ -192,9 +199,9 @@ impl Replica {
         let registry_host = self.registry_host;
         let mut next =
             Self { revision: snapshot.header.map(|header| header.revision), registry_host, ..Self::default() };
-        // Entries of version 1 have no ids, and nobody asks for them.
+        // Entries of version 1 have no ids, and none are needed: they are never copied.
         let ids = snapshot.ids.iter().copied().chain(0..);
-        // An old Distributor sends the whole list at every change: most of it has been read before.
+        // An old Distributor sends the whole list at every change, and most of it is known.
         let known = self.entries.values().filter(|listed| listed.is_parsed_for(registry_host));
         let known = known.filter_map(|listed| Some((&*listed.text, listed.node.as_ref()?)));
         let known: HashMap<_, _> = known.filter(|(_, node)| !node.suspect).collect();
@@ -220,7 +227,8 @@ impl Replica {
         if self.changed.is_empty() { UpdateOutcome::Same } else { UpdateOutcome::Changed }
     }
 
-    /// Hands over to `next` those who are known and not in it although nobody said that they left.
+    /// Moves to `next` the known nodes that it lacks, if the Distributor may only not know them
+    /// yet.
     fn retain_missing(&mut self, now: Instant, header: Option<&UpdateHeader>, next: &mut Self) {
         next.warming = header.is_some_and(|header| header.warming);
         let until = match header {
@@ -231,7 +239,8 @@ impl Replica {
         };
         let kept = std::mem::take(&mut self.retained);
         let kept = kept.into_iter().map(|(address, kept)| match (kept.until, until) {
-            // An old Distributor does not say when it knows everybody, and later lists do not put it off.
+            // An old Distributor does not say when it knows all nodes, and later lists do not
+            // extend the time.
             (RetainedUntil::At(time), _) if header.is_none() => (address, kept.node, Some(RetainedUntil::At(time))),
             _ => (address, kept.node, until),
         });
@@ -335,14 +344,15 @@ impl Replica {
         changed
     }
 
-    /// A connection to this node failed. If no list shows it either, it is gone. Returns whether that is so.
+    /// Records that a connection to this node failed. Removes the node if it is not listed, and
+    /// returns whether it did.
     pub fn mark_unreachable(&mut self, address: SocketAddr) -> bool {
         let gone = self.retained.remove(&address);
         self.changed = gone.iter().map(|_| address).collect();
         gone.is_some()
     }
 
-    /// Removes nodes whose time has come. Returns whether there were any.
+    /// Removes retained nodes whose time is over. Returns whether there were any.
     pub fn expire(&mut self, now: Instant) -> bool {
         let is_over = |kept: &Retained| matches!(kept.until, RetainedUntil::At(time) if time <= now);
         self.changed = self.retained.iter().filter(|(_, kept)| is_over(kept)).map(|(address, _)| *address).collect();
@@ -350,7 +360,7 @@ impl Replica {
         !self.changed.is_empty()
     }
 
-    /// When the next node goes unless a list shows it.
+    /// When the next retained node is to be removed.
     pub fn next_expiry(&self) -> Option<Instant> {
         let times = self.retained.values().filter_map(|kept| match kept.until {
             RetainedUntil::At(time) => Some(time),
@@ -359,8 +369,9 @@ impl Replica {
         times.min()
     }
 
-    /// Where the last of [`apply`](Self::apply), [`mark_unreachable`](Self::mark_unreachable), [`expire`](Self::expire), or the seed, has made a
-    /// difference, with who is there now.
+    /// The addresses at which the last [`apply`](Self::apply),
+    /// [`mark_unreachable`](Self::mark_unreachable) or [`expire`](Self::expire), or the seed, made
+    /// a difference, each with the node that is there now.
     pub fn last_changes(&self) -> impl Iterator<Item = (SocketAddr, Option<KnownNode>)> {
         self.changed.iter().map(|address| (*address, self.node_at(*address)))
     }
@@ -371,7 +382,7 @@ impl Replica {
         addresses.into_iter().filter_map(|address| self.node_at(*address)).collect()
     }
 
-    /// Who is at this address.
+    /// The node at this address.
     fn node_at(&self, address: SocketAddr) -> Option<KnownNode> {
         let Some(ids) = self.by_address.get(&address) else {
             return self.retained.get(&address).map(|kept| KnownNode {
@@ -391,7 +402,8 @@ impl Replica {
         Some(KnownNode { address, node, ids: ids.iter().copied().collect() })
     }
 
-    /// Where an instance stands among all entries, from 0 up to 1, both in order of registration; `None` when it is not listed.
+    /// The position of an instance among all entries, in order of registration, from 0 to 1; `None`
+    /// when it is not listed.
     pub fn rank(&self, instance: &str) -> Option<f64> {
         let is_it = |listed: &Listed| {
             let id = listed.node.as_ref().and_then(|node| node.advert.as_ref()?.id.as_deref());
@@ -403,7 +415,7 @@ impl Replica {
     }
 }
 
-/// The node of an entry that a Distributor at `registry_host` has told.
+/// Makes the node of an entry from a Distributor at `registry_host`.
 fn parse_node(text: &str, registry_host: Option<IpAddr>) -> Option<Arc<Node>> {
     let mut node = Node::from_entry(text)?;
     if let Some(registry_host) = registry_host.filter(|_| is_this_machine(node.host)) {
@@ -412,7 +424,7 @@ fn parse_node(text: &str, registry_host: Option<IpAddr>) -> Option<Arc<Node>> {
     Some(Arc::new(node))
 }
 
-/// Whether an address means the machine itself, whichever it is; systems take the unspecified one for that too.
+/// Whether an address means the machine that uses it. The unspecified address does too.
 fn is_this_machine(host: IpAddr) -> bool {
     host.is_loopback() || host.is_unspecified()
 }

@@ -1,23 +1,24 @@
-//! Which state of the registry a list shows, and how two of them are told apart.
+//! States of the registry: their revision, and the digest of their entries.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A state of one Distributor's registry.
+/// A state of the registry of one Distributor.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Revision {
-    /// One per start of a Distributor, later ones higher: milliseconds since 1970, or one more than an epoch it succeeds.
+    /// One for each start of a Distributor, and higher at each: milliseconds since 1970, or one
+    /// more than the epoch that it continues.
     pub epoch: u64,
-    /// Counts the changes of that epoch.
+    /// Counts the changes in that epoch.
     pub rev: u64,
 }
 
 impl Revision {
-    /// Epochs and revisions beyond this are not taken: not every reader of JSON has larger whole numbers.
+    /// The largest epoch or revision. Not every reader of JSON has larger whole numbers.
     pub const MAX: u64 = (1 << 53) - 1;
 
-    /// Whether every reader of JSON can tell this from its neighbours.
+    /// Whether every reader of JSON reads this exactly.
     pub fn is_sound(self) -> bool {
         self.epoch <= Self::MAX && self.rev <= Self::MAX
     }
@@ -29,7 +30,8 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A sum over the entries of a list, in any order: equal for equal lists, and for others once in four billion.
+/// A checksum over the entries of a list, in any order. Equal lists have equal digests, and two
+/// others do once in four billion.
 ///
 /// CRC-32 (ISO-HDLC, as in zlib) of `<id>:<entry as it goes over the wire>`, added up modulo 2³².
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -41,7 +43,7 @@ impl Digest {
         self.0 = self.0.wrapping_add(checksum(id, entry));
     }
 
-    /// Takes an entry away that was added.
+    /// Removes an entry that was added.
     pub fn remove(&mut self, id: u64, entry: &str) {
         self.0 = self.0.wrapping_sub(checksum(id, entry));
     }
@@ -73,7 +75,7 @@ mod tests {
             entries.iter().for_each(|(id, entry)| digest.add(*id, entry));
             digest
         };
-        // As zlib.crc32 of Node.js and Python gives it.
+        // The value of zlib.crc32 in Node.js and Python.
         assert_eq!(sum(&[(1, "{}")]), Digest(crc32fast::hash(b"1:{}")));
         assert_eq!(sum(&[(1, "{}")]), Digest(0xa250_8d22));
         assert_eq!(sum(&[(1, "{}"), (2, "{}")]), sum(&[(2, "{}"), (1, "{}")]));

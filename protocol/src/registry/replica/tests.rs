@@ -3,10 +3,10 @@ use bytes::BytesMut;
 use super::*;
 use crate::{Key, LeaveReason, Packet, write_delta, write_list, write_snapshot};
 
-/// A node with the Distributor's end of its connection, where every node is known by its port.
+/// A replica and the Distributor's side of its connection. Every node is known by its port.
 struct Observer {
     replica: Replica,
-    /// What the changes that the replica names have made of nothing.
+    /// The nodes that the changes of the replica have led to.
     mirror: BTreeMap<SocketAddr, KnownNode>,
     start: Instant,
 }
@@ -60,7 +60,7 @@ impl Observer {
         assert!(self.mirror.values().eq(&self.replica.nodes()), "changes lead to what there is");
     }
 
-    /// A list of version 1.
+    /// Applies a list of version 1.
     #[track_caller]
     fn old(&mut self, second: u64, ports: &[u16], outcome: UpdateOutcome, expected: &[u16]) {
         let entries: Vec<_> = ports.iter().map(|port| entry(*port)).collect();
@@ -113,7 +113,7 @@ fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
     let mut observer = Observer::new();
     observer.old(0, &[1, 2, 3], Changed, &[1, 2, 3]);
     observer.replica.connected();
-    assert!(!observer.replica.expire(observer.at(99)), "nobody goes before the first list");
+    assert!(!observer.replica.expire(observer.at(99)), "no node is removed before the first list");
     observer.old(100, &[], Changed, &[1, 2, 3]);
     observer.old(101, &[4], Changed, &[1, 2, 3, 4]);
     observer.old(102, &[1, 4], Changed, &[1, 2, 3, 4]);
@@ -277,7 +277,7 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
         write_list(&mut old, &Key::Number(0), entries().map(|(_, text)| text));
         for (packet, is_told_again) in [(list, true), (change, false), (old, true)] {
             let mut replica = Replica::seeded_from(None, Revision { epoch: 1, rev: 1 }, std::iter::empty());
-            // What was told on this machine before is not taken for the same.
+            // What a Distributor of this machine said before does not count as the same.
             for far in [None, far].into_iter().skip(usize::from(!is_told_again)) {
                 replica.connected();
                 replica.set_registry_host(far);
