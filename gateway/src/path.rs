@@ -6,11 +6,6 @@ use std::borrow::Cow;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadPath(pub(crate) &'static str);
 
-impl BadPath {
-    /// What follows a `#` is for the client alone (RFC 9110, 4.2.5); a backslash is a slash to some.
-    pub(crate) const HASH: Self = Self("a path has no backslash and no #");
-}
-
 /// The normal form of a path: no dot segments, no empty ones but the last, and only those characters escaped that have to be, in
 /// capital letters (RFC 3986, 6.2.2).
 ///
@@ -81,7 +76,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
         };
         match byte {
             b'/' | b'\\' if escaped => return Err(BadPath("an escaped slash or backslash has no place in a path")),
-            b'\\' | b'#' => return Err(BadPath::HASH),
+            // What follows a `#` is for the client alone (RFC 9110, 4.2.5); a backslash is a slash to some.
+            b'\\' | b'#' => return Err(BadPath("a path has no backslash and no #")),
             0..b' ' | 0x7f => return Err(BadPath("a path has no control characters")),
             _ => raw.push((byte, escaped)),
         }

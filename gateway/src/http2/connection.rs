@@ -4,8 +4,8 @@ use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -17,9 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
 
 use super::exchange::Stream as Exchange;
-use super::frames::{Frames, Part};
+use super::frames::Frames;
 use super::meter::Meter;
-use super::path_watch::PathWatch;
 use crate::config::Config;
 use crate::exchange::{Answer, Full};
 use crate::seats::Seat;
@@ -84,8 +83,7 @@ async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answ
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
                     seat.works();
-                    let has_fragment = activity.paths().has_fragment(respond.stream_id().as_u32());
-                    let (mut exchange, head) = Exchange::open(request, has_fragment, respond, config.write_timeout);
+                    let (mut exchange, head) = Exchange::open(request, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
                             Ok(head) => service.answer(head, &mut exchange).await.map(drop),
@@ -151,23 +149,17 @@ struct Activity {
     since: Instant,
     /// In milliseconds after `since`.
     wrote: AtomicU64,
-    /// Used by one task: it is never waited for.
-    paths: Mutex<PathWatch>,
 }
 
 impl Default for Activity {
     fn default() -> Self {
-        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0), paths: Mutex::default() }
+        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
     }
 }
 
 impl Activity {
     fn last_write(&self) -> Instant {
         self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
-    }
-
-    fn paths(&self) -> MutexGuard<'_, PathWatch> {
-        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -186,14 +178,9 @@ impl AsyncRead for Metered<'_> {
         }
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         let mut bytes = &buffer.filled()[before..];
-        let mut paths = this.activity.paths();
-        while let Some(part) = this.frames.next(&mut bytes) {
-            if let Part::Head(head) = part {
-                this.meter.take(head);
-            }
-            paths.take(part);
+        while let Some(head) = this.frames.next(&mut bytes) {
+            this.meter.take(head);
         }
-        drop(paths);
         if !this.meter.has_points(now) {
             this.activity.flood.store(true, Ordering::Relaxed);
             task.waker().wake_by_ref();

@@ -22,7 +22,6 @@ use crate::http1::head::{Framing, Head};
 use crate::http1::headers::{Connection, late_trailer};
 use crate::http1::response::ResponseHead;
 use crate::http1::write::date;
-use crate::path::BadPath;
 use crate::places::Admitted;
 use crate::problem::Problem;
 use crate::timer::Timer;
@@ -67,15 +66,14 @@ struct Outgoing {
 }
 
 impl Stream {
-    /// Takes a request over; with its head, or what is wrong with it. `has_fragment`: of its path, which has been cut off.
+    /// Takes a request over; with its head, or what is wrong with it.
     pub(super) fn open(
         request: http::Request<RecvStream>,
-        has_fragment: bool,
         respond: SendResponse<Bytes>,
         limit: Duration,
     ) -> (Self, Result<Head, Problem>) {
         let (parts, body) = request.into_parts();
-        let head = if has_fragment { Err(BadPath::HASH.into()) } else { head(&parts, body.is_end_stream()) };
+        let head = head(&parts, body.is_end_stream());
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let owes_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, length: u32) -> FrameHead {
-        FrameHead { length, kind, flags, stream: 1 }
+        FrameHead { length, kind, flags }
     }
 
     fn takes(meter: &mut Meter, frame: FrameHead, now: Instant) -> bool {

@@ -3,6 +3,4 @@
 pub(crate) mod connection;
 mod exchange;
 mod frames;
-mod huffman;
 mod meter;
-mod path_watch;
