@@ -8,48 +8,19 @@
 //! seam: `proxy` answers requests through it, whichever version of HTTP the client speaks. `program`, `server` and `client` are the
 //! shell around them. Calling nodes, and whose turn it is, are the work of [`node_sdk`].
 
-mod access_log;
-mod admin;
-mod budget;
-mod buffers;
-mod checks;
-mod cli;
-mod client;
 mod config;
-mod cookie;
-mod exchange;
-mod file;
-mod forward;
-mod holders;
+mod downstream;
 mod http1;
-mod http2;
-mod limits;
-mod metrics;
-mod node_checks;
-mod parts;
-mod path;
-mod places;
-mod problem;
-mod program;
+mod io;
+mod message;
+mod observe;
+mod process;
 mod proxy;
-mod proxy_protocol;
-mod rules;
-mod seats;
-mod server;
-mod shares;
-mod shedding;
-mod stream;
-mod takeover;
-mod timer;
-mod tls;
-mod translate;
-mod tunnel;
-mod turn;
+mod route;
 mod upstream;
-mod upstreams;
 
-pub use access_log::AccessLogFormat;
-pub use cli::main;
 pub use config::{Balance, CertificateFiles, Check, Config, FixedServer, Route};
-pub use limits::{Rate, RateBy, RouteLimits};
-pub use server::{Listeners, Stop, serve, serve_all};
+pub use downstream::worker::{Listeners, Stop, serve, serve_all};
+pub use observe::access_log::AccessLogFormat;
+pub use process::cli::main;
+pub use route::limits::{Rate, RateBy, RouteLimits};

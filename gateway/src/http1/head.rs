@@ -6,7 +6,7 @@ use bytes::{Buf, BytesMut};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use memchr::memchr_iter;
 
-use crate::problem::Problem;
+use crate::message::problem::Problem;
 
 /// Bytes of a head. Larger ones are attacks, or cookies that no service will want.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;

@@ -276,7 +276,7 @@ fn plain_id(value: &[u8]) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use crate::http1::head::HeadReader;
-    use crate::http1::response::ResponseReader;
+    use crate::http1::response_reader::ResponseReader;
 
     const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
 

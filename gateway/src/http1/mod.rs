@@ -1,10 +1,8 @@
-//! HTTP/1.1 as clients and servers write it: what is understood in one way only, and nothing else.
+//! The codec of HTTP/1.1: what can be understood in one way only, and nothing else. Pure: no socket, no clock, and nothing of the other
+//! folders but `message`.
 
 pub(crate) mod body;
-pub(crate) mod connection;
-#[cfg(test)]
-mod connection_tests;
 pub(crate) mod head;
 pub(crate) mod headers;
-pub(crate) mod response;
-pub(crate) mod write;
+pub(crate) mod response_reader;
+pub(crate) mod response_writer;

@@ -1,0 +1,203 @@
+//! Every limit of the gateway, with its reason.
+
+pub(crate) mod file;
+pub(crate) mod snapshot;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::observe::access_log::AccessLogFormat;
+use crate::route::limits::RouteLimits;
+
+/// Where the Distributor is, limits and time-outs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the Distributor is, `host:port`.
+    pub distributor: String,
+    /// Where to keep what is known of the services, for the next start.
+    pub cache: Option<PathBuf>,
+    /// How long a request may take from its last header byte to its answer.
+    pub request_timeout: Duration,
+    /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
+    pub max_body_bytes: usize,
+    /// Bytes of bodies for nodes, and of their answers, that are held for all clients together, beyond 16 KiB for each connection.
+    pub max_held_bytes: usize,
+    /// Clients at a time; further ones are closed at once.
+    pub max_connections: usize,
+    /// How long the head of a request may take from its first byte to its last.
+    pub header_timeout: Duration,
+    /// How long a server that speaks HTTP may send nothing of a response that it has begun.
+    pub response_idle_timeout: Duration,
+    /// How long a client may be idle between requests.
+    pub idle_timeout: Duration,
+    /// How long a client may take nothing of its response.
+    pub write_timeout: Duration,
+    /// How long requests in flight may take to finish when we stop.
+    pub drain_timeout: Duration,
+    /// Unknown routes are answered as the old gateway did, by 404 with an empty body.
+    pub empty_404: bool,
+    /// How each request is logged on standard output.
+    pub access_log: AccessLogFormat,
+    /// How long TLS may take to agree.
+    pub handshake_timeout: Duration,
+    /// Certificates for clients that speak TLS; the first is for those that name no host.
+    pub certificates: Vec<CertificateFiles>,
+    /// Who comes without TLS is sent to this port, where it is spoken.
+    pub redirect: Option<u16>,
+    /// HTTP/2 is spoken without TLS too, to those who begin with it.
+    pub h2c: bool,
+    /// Balancers whose connections begin with the PROXY protocol: they have to, and nobody else's may.
+    pub proxy_protocol: Vec<IpNet>,
+    /// Proxies that are believed where a request comes from: their X-Forwarded and Forwarded are added to, not replaced.
+    pub trusted: Vec<IpNet>,
+    /// Signs cookies that keep a client with a server; without it, cookies of a former process are not known again.
+    pub cookie_secret: Option<String>,
+    /// What holds below certain paths.
+    pub routes: Vec<Route>,
+}
+
+/// A certificate and its key, in PEM form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateFiles {
+    /// The certificate, followed by those that vouch for it.
+    pub chain: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+/// What holds for requests below some paths, of nodes that register them and of servers that do not register.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// Paths, with all that is below them; the longest that fits a request counts.
+    pub prefixes: Vec<String>,
+    /// Servers that speak HTTP and do not register: they are there for good.
+    pub servers: Vec<FixedServer>,
+    /// They want to be asked without the prefix.
+    pub strip: bool,
+    /// Whose turn it is; unless given, [`Balance::RoundRobin`] of servers, and [`Balance::LeastCost`] of nodes.
+    pub balance: Option<Balance>,
+    /// How long a request may take; as `request_timeout` unless given.
+    pub timeout: Option<Duration>,
+    /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
+    pub try_timeout: Option<Duration>,
+    /// Requests that one server is given at a time; others wait.
+    pub max_connections: usize,
+    /// Connections that are upgraded to another protocol, such as WebSockets, that one server has at a time.
+    pub max_tunnels: usize,
+    /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With more clients each may have so
+    /// many times as many as are free, as one alone: there is always something left for the next.
+    pub client_share: u8,
+    /// How long a tunnel may stay in which neither side says anything.
+    pub tunnel_idle_timeout: Duration,
+    /// How long they wait; who would wait for longer is declined at once.
+    pub queue_timeout: Duration,
+    /// How it is found out whether servers are alive, between requests.
+    pub check: Option<Check>,
+    /// What nodes that offer it are called at, to find out whether they are alive: a url such as `GET/health`.
+    pub node_check: Option<String>,
+    /// How often either is done; every 10 ms at most.
+    pub check_every: Duration,
+    /// How many requests there may be.
+    pub limits: RouteLimits,
+}
+
+/// A server that does not register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FixedServer {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Its share, in hundredths of the usual one.
+    pub weight: u16,
+}
+
+/// How one of several servers is picked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// In turn, by weight; connections that are upgraded to another protocol go to who has the fewest.
+    RoundRobin,
+    /// Whoever has the fewest requests under way.
+    LeastConnections,
+    /// The better of two, by requests under way and the latency of late answers.
+    LeastCost,
+    /// The same for all requests from one address, as long as it is there and has no more to do than others.
+    Client,
+    /// The same for whoever brings back the cookie that the first response gave. Of servers only: nodes are called as if nothing was
+    /// said.
+    Cookie,
+}
+
+/// How a server is found to be alive.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Check {
+    /// It takes a connection.
+    Tcp,
+    /// It answers `GET` of a path with a status below 400.
+    Http(String),
+}
+
+impl Route {
+    /// Requests that a server is given at a time, unless somebody says otherwise.
+    pub const MAX_CONNECTIONS: usize = 1024;
+
+    /// Percent of a server's places that one client alone may have. The rest is more than those need who ask for what is soon
+    /// done, and a load test from one address does not notice it.
+    pub const CLIENT_SHARE: u8 = 90;
+
+    /// Everything as usual.
+    pub fn new(prefixes: Vec<String>) -> Self {
+        Self {
+            prefixes,
+            servers: Vec::new(),
+            strip: false,
+            balance: None,
+            timeout: None,
+            try_timeout: None,
+            max_connections: Self::MAX_CONNECTIONS,
+            max_tunnels: Self::MAX_CONNECTIONS,
+            client_share: Self::CLIENT_SHARE,
+            tunnel_idle_timeout: Duration::from_secs(600),
+            queue_timeout: Duration::from_secs(1),
+            check: None,
+            node_check: None,
+            check_every: Duration::from_secs(2),
+            limits: RouteLimits::default(),
+        }
+    }
+}
+
+impl Config {
+    /// What is held for all clients together unless somebody says otherwise: with what ten thousand connections have of their own
+    /// the process stays below a gigabyte.
+    pub const MAX_HELD_BYTES: usize = 256 << 20;
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            distributor: "127.0.0.1:9000".to_owned(),
+            cache: None,
+            request_timeout: Duration::from_secs(10),
+            max_body_bytes: 1 << 20,
+            max_held_bytes: Self::MAX_HELD_BYTES,
+            max_connections: 10_000,
+            header_timeout: Duration::from_secs(10),
+            response_idle_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(60),
+            write_timeout: Duration::from_secs(30),
+            drain_timeout: Duration::from_secs(30),
+            empty_404: false,
+            access_log: AccessLogFormat::Off,
+            handshake_timeout: Duration::from_secs(5),
+            certificates: Vec::new(),
+            redirect: None,
+            h2c: false,
+            proxy_protocol: Vec::new(),
+            trusted: Vec::new(),
+            cookie_secret: None,
+            routes: Vec::new(),
+        }
+    }
+}

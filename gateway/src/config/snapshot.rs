@@ -1,0 +1,42 @@
+//! What the configuration says of requests.
+
+use std::sync::Arc;
+
+use foldhash::HashMap;
+
+use crate::config::{Config, Route};
+use crate::route::cookie::Cookies;
+use crate::route::path::{longest, normal_prefix};
+
+/// A configuration, ready to be asked. Requests keep to the one they began with.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    pub(crate) config: Arc<Config>,
+    pub(crate) cookies: Cookies,
+    /// Where in the configuration the route of a prefix stands.
+    routes: HashMap<String, usize>,
+    /// What holds where the configuration says nothing.
+    usual: Route,
+}
+
+impl Rules {
+    /// Cookies are signed with `secret` unless the configuration has another.
+    pub(crate) fn new(config: Arc<Config>, secret: &str) -> Self {
+        let cookies = Cookies::new(config.cookie_secret.as_deref().unwrap_or(secret));
+        let routes =
+            config.routes.iter().enumerate().flat_map(|(at, route)| {
+                route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
+            });
+        let routes = routes.collect();
+        Self { config, cookies, routes, usual: Route::new(Vec::new()) }
+    }
+
+    /// What holds for a path in normal form.
+    pub(crate) fn route(&self, path: &str) -> &Route {
+        if self.routes.is_empty() {
+            return &self.usual;
+        }
+        let found = longest(path, |prefix| self.routes.get(prefix));
+        found.map_or(&self.usual, |(_, at)| &self.config.routes[*at])
+    }
+}

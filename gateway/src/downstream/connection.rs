@@ -1,0 +1,241 @@
+//! One client from its first byte: where it really is, whether it speaks TLS, and which version of HTTP.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
+
+use crate::config::Config;
+use crate::downstream::clients::Seated;
+use crate::downstream::http1;
+use crate::downstream::http2;
+use crate::downstream::proxy_protocol::{self, Announced};
+use crate::downstream::tls::Tls;
+use crate::downstream::worker::Door;
+use crate::http1::head::Head;
+use crate::http1::headers::Origin;
+use crate::io::budget::Account;
+use crate::io::stream::Stream;
+use crate::message::problem::Problem;
+use crate::proxy::Proxy;
+use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
+use crate::route::path;
+
+/// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// While the first bytes are not all there, they are looked at again after this, then twice as long, up to the longest.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// What has to be reachable without TLS, for those who issue certificates: RFC 8555, 8.3.
+const CHALLENGES: &str = "/.well-known/acme-challenge/";
+
+/// A client that has just connected.
+pub(crate) struct Client<'a> {
+    pub(crate) door: &'a Door,
+    pub(crate) address: SocketAddr,
+    pub(crate) seat: &'a Seated,
+    /// It has to speak TLS.
+    pub(crate) tls: Option<&'a Tls>,
+}
+
+/// What is to be known before the first request.
+enum Look<T> {
+    Known(T),
+    /// More bytes are needed.
+    More,
+}
+
+impl Client<'_> {
+    /// Serves it until it goes. Says why it ended.
+    pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
+        let config = Arc::clone(&self.door.upstreams.rules().config);
+        let begun = Instant::now();
+        let deadline = begun + config.header_timeout;
+        let mut address = self.address;
+        let peer = address.ip().to_canonical();
+        if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
+            match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
+                Ok(Ok(Announced::Client(announced))) => {
+                    address = announced;
+                    self.seat.is_of(announced.ip());
+                }
+                // It speaks for itself, such as to find out whether we are alive.
+                Ok(Ok(Announced::Nobody)) => {}
+                Ok(Err(_)) => return "no PROXY header",
+                Err(_elapsed) => return "no PROXY header in time",
+            }
+        }
+        let Some(tls) = self.tls else {
+            let redirects = config.redirect.is_some();
+            if config.h2c && !redirects {
+                let look = |bytes: &[u8]| match bytes {
+                    bytes if bytes.starts_with(&PREFACE[..4]) => Look::Known(true),
+                    bytes if PREFACE.starts_with(bytes) => Look::More,
+                    // What is neither is an invalid preface: RFC 9113, 3.4.
+                    bytes => Look::Known(!begins_http1(bytes)),
+                };
+                match timeout_at(deadline, peek(&stream, look)).await {
+                    Ok(Some(true)) => {
+                        return Box::pin(self.http2(Stream::Plain(stream), &config, address, false)).await;
+                    }
+                    Ok(Some(false)) => {}
+                    Ok(None) => return "closed by the client",
+                    Err(_elapsed) => return "idle",
+                }
+            }
+            return self.http1(Stream::Plain(stream), &config, address, false).await;
+        };
+        // Apart, so that those who need none of this hold no memory for it.
+        Box::pin(self.tls(stream, tls, &config, address, deadline)).await
+    }
+
+    async fn tls(
+        &self,
+        stream: TcpStream,
+        tls: &Tls,
+        config: &Arc<Config>,
+        address: SocketAddr,
+        deadline: Instant,
+    ) -> &'static str {
+        // Said in words to whoever has forgotten the s in https.
+        let look = |bytes: &[u8]| match bytes.first() {
+            Some(first) => Look::Known(first.is_ascii_alphabetic()),
+            None => Look::More,
+        };
+        match timeout_at(deadline, peek(&stream, look)).await {
+            Ok(Some(false)) => {}
+            Ok(Some(true)) => {
+                let service = Plain;
+                return http1::run(Stream::Plain(stream), config, self.seat, &service).await;
+            }
+            Ok(None) => return "closed by the client",
+            Err(_elapsed) => return "idle",
+        }
+        match timeout(config.handshake_timeout, tls.acceptor().accept(stream)).await {
+            Ok(Ok(stream)) => {
+                let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = Stream::from(stream);
+                if is_2 {
+                    self.http2(stream, config, address, true).await
+                } else {
+                    self.http1(stream, config, address, true).await
+                }
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(client = %address, %error, "no TLS");
+                "no TLS"
+            }
+            Err(_elapsed) => "no TLS in time",
+        }
+    }
+
+    async fn http1(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
+        let (proxy, seat) = (self.proxy(address, is_tls), self.seat);
+        match config.redirect {
+            Some(port) if !is_tls => http1::run(stream, config, seat, &Redirect { port, proxy: &proxy }).await,
+            _ => http1::run(stream, config, seat, &proxy).await,
+        }
+    }
+
+    async fn http2(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
+        let proxy = self.proxy(address, is_tls);
+        http2::run(stream, config, self.seat, &proxy).await
+    }
+
+    fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
+        let Door { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.door;
+        let client = address.ip().to_canonical();
+        let origin = Origin::new(client, is_tls);
+        let account = Account::new(&shared.budget);
+        let access_log = access_log.as_deref();
+        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, account }
+    }
+}
+
+/// Whether this may become a request line, or was meant to be one and deserves an answer in words. No target begins like a second
+/// word in capital letters, but for a whole url and who is to be connected to.
+fn begins_http1(bytes: &[u8]) -> bool {
+    let mut words = bytes.splitn(2, |byte| *byte == b' ');
+    let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    matches!(method, b"CONNECT" | b"PROXY")
+        || target.first().is_none_or(|first| *first == b'H' || !first.is_ascii_uppercase())
+}
+
+/// Looks at what a client says first, without taking it. `None` when it goes before enough is there.
+async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Look<T>) -> Option<T> {
+    let mut first = [0; PREFACE.len()];
+    let (mut before, mut pause) = (0, LOOK_AGAIN);
+    loop {
+        let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
+        match look(&first[..there]) {
+            Look::Known(known) => return Some(known),
+            // The system does not tell when more comes to what it has told of: it is looked for.
+            // It may have gone, which is not told either.
+            Look::More if pause > LONGEST_PAUSE => return None,
+            Look::More if there == before => {
+                sleep(pause).await;
+                pause *= 2;
+            }
+            Look::More => (before, pause) = (there, LOOK_AGAIN),
+        }
+    }
+}
+
+/// Answers those who came without TLS where there is the same with it.
+struct Redirect<'a, 'b> {
+    /// Where it is.
+    port: u16,
+    proxy: &'a Proxy<'b>,
+}
+
+impl Answer for Redirect<'_, '_> {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+        let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
+        // What is asked of no path is asked of us; and a path is looked at in the form in which it is answered.
+        let path = match path::normal(path) {
+            _ if path == "*" => return self.proxy.answer(head, exchange).await,
+            Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.answer(head, exchange).await,
+            Ok(path) => path,
+            Err(bad) => {
+                let problem = Problem::from(bad);
+                self.proxy.note(&head, problem.status);
+                return Ok(exchange.respond(Full::from(&problem)));
+            }
+        };
+        let host = head.host().unwrap_or_default();
+        // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
+        let name = match host.rsplit_once(':') {
+            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+            _ => host,
+        };
+        if name.is_empty() {
+            let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "say which host the request is for");
+            return Ok(exchange.respond(Full::from(&problem)));
+        }
+        let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
+        let location = Some(format!("https://{name}{port}{path}{query}"));
+        // 308 keeps method and body (RFC 9110, 15.4.9).
+        let answered =
+            exchange.respond(Full { location, ..Full::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
+        self.proxy.note(&head, StatusCode::PERMANENT_REDIRECT);
+        Ok(answered)
+    }
+
+    fn refused(&self, status: StatusCode) {
+        self.proxy.refused(status);
+    }
+}
+
+/// Answers those who speak HTTP where TLS is spoken.
+struct Plain;
+
+impl Answer for Plain {
+    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "speak TLS here: ask for https:// instead");
+        Ok(exchange.respond(Full::from(&problem)))
+    }
+
+    fn refused(&self, _status: StatusCode) {}
+}

@@ -1,0 +1,742 @@
+//! One client's connection: requests in, responses out, each phase with its own time-out.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
+use std::task::Poll;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::config::Config;
+use crate::downstream::clients::Seat;
+use crate::http1::body::{BodyReader, Broken, Piece};
+use crate::http1::head::{Framing, Head, HeadReader};
+use crate::http1::headers;
+use crate::http1::response_reader::ResponseHead;
+use crate::http1::response_writer::{KeepAlive, put_date, put_full, status_line};
+use crate::io::budget::Holding;
+use crate::io::buffers;
+use crate::io::poll_slice::{Polls, Turn};
+use crate::io::stream::{ReadHalf, Readable, Stream, WriteHalf, Written, shrink, write_all};
+use crate::io::timer::Timer;
+use crate::message::problem::Problem;
+use crate::proxy::exchange::{Answer, BodyError, Ended, Exchange, Full};
+use crate::proxy::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
+use crate::proxy::tunnel;
+use crate::upstream::concurrency::Admitted;
+
+/// Room for one read: most requests, and a part of the others.
+const READ_BYTES: usize = 4 * 1024;
+/// With less than this there is more made.
+const LEAST_READ_BYTES: usize = 1024;
+/// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
+const MAX_AHEAD_BYTES: usize = 32 * 1024;
+/// Bytes of responses that wait for one write.
+const MAX_BATCH_BYTES: usize = 64 * 1024;
+/// Bytes of a body that nobody wants which are read, so that the connection can be used again.
+const MAX_DISCARDED_BYTES: usize = 64 * 1024;
+/// When we stop, how long a client that is kept alive may take for its next request, which is answered still.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// After the last response, how long a client may go on sending before the connection is reset.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// A client, as whoever answers its requests sees it.
+#[derive(Debug)]
+struct Connection<'a> {
+    stream: Held,
+    reading: Reading,
+    output: BytesMut,
+    /// On account of what it holds, if that is large.
+    held: Vec<Holding>,
+    keep_alive: KeepAlive,
+    is_head: bool,
+    /// What the request at hand is answered with, if it is.
+    status: Option<StatusCode>,
+    timer: Timer,
+    /// When it began to wait for a head, or for the rest of one.
+    since: Instant,
+    /// When the last request was answered, if nothing has been waited for since: so nobody has to look at the clock again.
+    answered: Option<Instant>,
+    limits: Limits,
+    seat: &'a Seat,
+    turn: Turn<'a>,
+    /// Completes when the client is to go: waited for again and again.
+    leave: Pin<&'a mut WaitForCancellationFutureOwned>,
+}
+
+/// The client's stream, until a tunnel takes it.
+#[derive(Debug)]
+struct Held(Option<Stream>);
+
+/// What the client sends.
+#[derive(Debug)]
+struct Reading {
+    input: BytesMut,
+    heads: HeadReader,
+    /// The rest of a head is waited for.
+    has_begun: bool,
+    /// Of the request at hand.
+    body: BodyReader,
+    /// Pieces of it that have been read, and that nobody has taken yet.
+    ahead: VecDeque<Piece>,
+    /// The client waits for leave to send the body.
+    owes_continue: bool,
+}
+
+/// How long each phase may take.
+#[derive(Clone, Copy, Debug)]
+struct Limits {
+    header: Duration,
+    idle: Duration,
+    write: Duration,
+}
+
+/// Serves one client until it goes, does nothing for too long, or has to leave and its requests are answered.
+pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
+    let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
+    let (now, polls) = (Instant::now(), Polls::default());
+    let mut connection = Connection {
+        stream: Held(Some(stream)),
+        reading: Reading {
+            input: BytesMut::new(),
+            heads: HeadReader::default(),
+            has_begun: false,
+            body: BodyReader::Done,
+            ahead: VecDeque::new(),
+            owes_continue: false,
+        },
+        output: BytesMut::new(),
+        held: Vec::new(),
+        keep_alive: KeepAlive::Stays,
+        is_head: false,
+        status: None,
+        timer: Timer::at(now + limits.header),
+        since: now,
+        answered: None,
+        limits,
+        seat,
+        turn: Turn::new(&polls),
+        leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
+    };
+    let Ended(reason) = match polls.of(connection.serve(service)).await {
+        Ok(never) => match never {},
+        Err(ended) => ended,
+    };
+    reason
+}
+
+impl Connection<'_> {
+    async fn serve(&mut self, service: &impl Answer) -> Result<std::convert::Infallible, Ended> {
+        let mut is_first = true;
+        loop {
+            let head = self.next_head(is_first, service).await?;
+            self.status = None;
+            is_first = false;
+            let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
+            self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };
+            self.is_head = head.method() == "HEAD";
+            self.reading.body = BodyReader::new(head.framing);
+            self.reading.owes_continue = head.expects_continue;
+            let answered = service.answer(head, self).await?;
+            self.answered = Some(answered);
+            self.finish().await?;
+            // A client that asks again and again without a pause is not the only one.
+            if self.turn.is_over(answered) {
+                self.flush().await?;
+                self.turn.give_way(answered).await;
+                self.answered = None;
+            }
+        }
+    }
+
+    /// The next request. Answers that wait leave before it is waited for.
+    async fn next_head(&mut self, is_first: bool, service: &impl Answer) -> Result<Head, Ended> {
+        loop {
+            let problem = match self.reading.next_head() {
+                Ok(Some(head)) => {
+                    self.reading.has_begun = false;
+                    self.seat.works();
+                    return Ok(head);
+                }
+                Ok(None) => {
+                    self.flush().await?;
+                    match self.wait_for_head(is_first).await? {
+                        None => continue,
+                        Some(problem) => problem,
+                    }
+                }
+                Err(problem) => problem,
+            };
+            self.keep_alive = KeepAlive::Closes;
+            self.is_head = false;
+            service.refused(problem.status);
+            self.respond(Full::from(&problem));
+            self.flush().await?;
+            return Err(self.close("a head that makes no sense").await);
+        }
+    }
+
+    /// Reads more, or tells what to say instead.
+    async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
+        let (has_begun, now) = (self.reading.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
+        // The time for a head begins with its first byte, for the first one with the connection.
+        let newly_begun = !std::mem::replace(&mut self.reading.has_begun, has_begun);
+        if newly_begun && !is_first {
+            self.since = now;
+        }
+        let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
+        // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
+        let stops = !has_begun && self.seat.leave.is_cancelled();
+        let due = self.since + limit;
+        self.timer.set(if stops { due.min(now + LAST_CALL) } else { due });
+        if self.reading.input.is_empty() {
+            // Who has never asked for anything has not finished what it came for.
+            if !is_first {
+                self.seat.idles(now);
+            }
+            // An idle client holds no memory.
+            buffers::give(std::mem::take(&mut self.reading.input));
+            buffers::give(std::mem::take(&mut self.output));
+        } else {
+            if !is_first && newly_begun {
+                self.seat.begins(now);
+            }
+            shrink(&mut self.reading.input);
+        }
+        tokio::select! {
+            biased;
+            ready = self.stream.readable() => ready?,
+            () = self.timer.expired() => {
+                if has_begun {
+                    let detail = "the head of a request takes too long";
+                    return Ok(Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_head", detail)));
+                }
+                return Err(if stops { self.close("stopped").await } else { Ended("idle") });
+            }
+            () = self.leave.as_mut(), if !has_begun && !stops => return Ok(None),
+        }
+        match self.reading.read(&mut *self.stream)? {
+            Some(0) => Err(Ended("closed by the client")),
+            _ => Ok(None),
+        }
+    }
+
+    /// The next piece of the body; `None` after the last.
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Option<Bytes>, BodyError> {
+        match self.piece(deadline).await? {
+            Piece::Data(data) => Ok(Some(data)),
+            Piece::End(_) | Piece::More => Ok(None),
+        }
+    }
+
+    /// The next piece of the body: never [`Piece::More`].
+    async fn piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        let ahead = self.reading.ahead.pop_front();
+        match ahead.map_or_else(|| self.reading.body.next(&mut self.reading.input), Ok) {
+            Ok(Piece::More) => self.give_leave().await?,
+            Ok(piece) => return Ok(piece),
+            // It is said below, again.
+            Err(Broken(_)) => {}
+        }
+        // As long as it does not go on, nothing can be done for it.
+        self.seat.begins(Instant::now());
+        let piece = self.reading.next_piece(&mut *self.stream, deadline).await;
+        self.seat.works();
+        if matches!(piece, Err(BodyError::Problem(_))) {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        piece
+    }
+
+    /// Tells a client that waits for it to send the body; what else waits leaves too.
+    async fn give_leave(&mut self) -> Result<(), Ended> {
+        if std::mem::take(&mut self.reading.owes_continue) && self.reading.input.is_empty() {
+            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+        }
+        self.flush().await
+    }
+
+    /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
+    fn keep_alive_after(&mut self) -> KeepAlive {
+        let unread = match self.reading.body {
+            BodyReader::Done | BodyReader::Length(0) => false,
+            _ if self.reading.owes_continue => true,
+            BodyReader::Length(bytes) => bytes > MAX_DISCARDED_BYTES as u64,
+            BodyReader::Chunked(_) | BodyReader::Close => false,
+        };
+        if unread || self.seat.leave.is_cancelled() {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        self.keep_alive
+    }
+
+    /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
+    fn keep_alive_while(&self) -> KeepAlive {
+        if self.seat.leave.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
+    }
+
+    /// After a response: the rest of the request is passed over, or the connection ends.
+    async fn finish(&mut self) -> Result<(), Ended> {
+        self.reading.ahead.clear();
+        let mut discarded = 0;
+        let mut deadline = None;
+        while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
+            self.flush().await?;
+            let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER);
+            self.answered = None;
+            match self.next_piece(deadline).await {
+                Ok(Some(data)) if discarded + data.len() <= MAX_DISCARDED_BYTES => discarded += data.len(),
+                Ok(None) => {}
+                Ok(Some(_)) | Err(BodyError::Problem(_)) => self.keep_alive = KeepAlive::Closes,
+                Err(BodyError::Ended(ended)) => return Err(ended),
+            }
+        }
+        if self.keep_alive == KeepAlive::Closes {
+            self.flush().await?;
+            return Err(self.close("the last request was answered").await);
+        }
+        if self.output.len() >= MAX_BATCH_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Writes all that waits.
+    async fn flush(&mut self) -> Result<(), Ended> {
+        if write_all(&mut *self.stream, &mut self.output, self.limits.write).await? == Written::Late {
+            self.answered = None;
+        }
+        self.held.clear();
+        Ok(())
+    }
+
+    /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
+    async fn enter_tunnel(
+        &mut self,
+        mut server: TcpStream,
+        to_client: Bytes,
+        place: Admitted,
+        idle: Duration,
+    ) -> Result<(), Ended> {
+        self.output.extend_from_slice(&to_client);
+        self.flush().await?;
+        let ahead = self.reading.input.split();
+        server.write_all(&ahead).await?;
+        drop(ahead);
+        self.reading.input = BytesMut::new();
+        self.output = BytesMut::new();
+        let client = self.stream.0.take().expect("a connection ends with its tunnel");
+        // A task of its own: each of its bytes would wake all that this one is made of.
+        let carries = async move { tunnel::run(client, server, place.watched(), idle).await };
+        match AbortOnDropHandle::new(tokio::spawn(carries)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("nothing was said in the tunnel")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => Err(Ended("silent while others wait")),
+            Ok(carried) => Ok(carried?),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                Err(_aborted) => Err(Ended("the tunnel was lost")),
+            },
+        }
+    }
+
+    /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
+    /// has not read (RFC 9112, 9.6).
+    async fn close(&mut self, why: &'static str) -> Ended {
+        let _ = timeout(LINGER, self.stream.shutdown()).await;
+        self.timer.set(Instant::now() + LINGER);
+        // For as long as that: what is on its way may be much.
+        loop {
+            tokio::select! {
+                ready = self.stream.readable() => if ready.is_err() { break },
+                () = self.timer.expired() => break,
+            }
+            self.reading.input.clear();
+            match self.reading.read(&mut *self.stream) {
+                Ok(Some(0)) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        Ended(why)
+    }
+}
+
+impl Exchange for Connection<'_> {
+    async fn whole_body(&mut self, limit: usize, deadline: Instant, held: &mut Holding) -> Result<Bytes, BodyError> {
+        let too_large = || {
+            let detail = format!("a body may have {limit} bytes");
+            BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
+        };
+        // Said before the client is asked to go on with what cannot be taken.
+        if let BodyReader::Length(bytes) = self.reading.body
+            && bytes > limit as u64
+        {
+            return Err(too_large());
+        }
+        let Some(first) = self.next_piece(deadline).await? else { return Ok(Bytes::new()) };
+        let mut whole = BytesMut::new();
+        let mut piece = Some(first);
+        while let Some(data) = piece {
+            if whole.len() + data.len() > limit {
+                return Err(too_large());
+            }
+            if let Err(over) = held.grow_to(whole.len() + data.len()) {
+                self.keep_alive = KeepAlive::Closes;
+                return Err(over.into());
+            }
+            if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
+                return Ok(data);
+            }
+            whole.extend_from_slice(&data);
+            piece = self.next_piece(deadline).await?;
+        }
+        Ok(whole.freeze())
+    }
+
+    async fn gather(&mut self, bytes: usize, held: &mut Holding) -> Result<(), BodyError> {
+        let (begin, mut received) = (Instant::now(), 0);
+        let mut ahead = VecDeque::new();
+        while received < bytes {
+            let deadline = forward::body_deadline(begin, received as u64, Instant::now());
+            let piece = self.piece(deadline).await?;
+            let is_last = matches!(piece, Piece::End(_) | Piece::More);
+            if let Piece::Data(data) = &piece {
+                received += data.len();
+                if let Err(over) = held.grow_to(received) {
+                    self.keep_alive = KeepAlive::Closes;
+                    return Err(over.into());
+                }
+            }
+            ahead.push_back(piece);
+            if is_last {
+                break;
+            }
+        }
+        self.reading.ahead = ahead;
+        Ok(())
+    }
+
+    async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
+    where
+        F: Future + Send,
+        F::Output: Send,
+    {
+        // Answers that wait leave first.
+        let mut work = std::pin::pin!(work);
+        if let Poll::Ready(done) = std::future::poll_fn(|task| Poll::Ready(work.as_mut().poll(task))).await {
+            return Ok(done);
+        }
+        self.flush().await?;
+        // There may be thousands who wait for what is slow.
+        buffers::give(std::mem::take(&mut self.output));
+        if self.reading.input.is_empty() {
+            buffers::give(std::mem::take(&mut self.reading.input));
+        }
+        loop {
+            let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Ok(done),
+                ready = self.stream.readable(), if listens => ready?,
+            }
+            if self.reading.read(&mut *self.stream)? == Some(0) {
+                return Err(Ended("closed by the client before it was answered"));
+            }
+        }
+    }
+
+    async fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
+        self.flush().await?;
+        // A client that sends is not made to wait with that, nor one that asks for more.
+        if !self.reading.body.is_done() || !self.reading.input.is_empty() || self.seat.leave.is_cancelled() {
+            return Ok(());
+        }
+        // It gives way to others like one that does nothing, and holds as little.
+        self.seat.idles(Instant::now());
+        buffers::give(std::mem::take(&mut self.reading.input));
+        buffers::give(std::mem::take(&mut self.output));
+        tokio::select! {
+            () = pause => {}
+            ready = self.stream.readable() => ready?,
+            () = self.leave.as_mut() => {}
+        }
+        self.seat.works();
+        Ok(())
+    }
+
+    fn respond(&mut self, mut response: Full) -> Instant {
+        let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
+        self.status = Some(response.status);
+        buffers::make_ready(&mut self.output);
+        put_full(&mut self.output, &response, keep_alive, self.is_head, now);
+        self.held.extend(response.held.take().filter(Holding::is_large));
+        now
+    }
+
+    fn status(&self) -> Option<StatusCode> {
+        self.status
+    }
+
+    async fn forward(&mut self, request: Request<'_>, server: &mut TcpStream) -> Result<Forwarded, Failed> {
+        self.give_leave().await?;
+        let keep_alive = self.keep_alive_while();
+        let (from_client, to_client) = self.stream.split();
+        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: true };
+        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
+        let head = request.head;
+        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let outcome = forward::forward(request, &mut upload, &mut download, server, &mut self.timer).await;
+        self.keep_alive = download.keep_alive;
+        let chunks = download.chunks;
+        // A server that was not given all of a request would take the next one for the rest of it.
+        let whole = self.reading.body.is_done() && self.reading.ahead.is_empty() && outcome.sent;
+        if !whole {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        if outcome.result.is_err() && outcome.begun && !chunks {
+            // A client that reads to the end of the connection must not take this end for the response's.
+            self.stream.reset_on_drop();
+        }
+        outcome.result.map(|forwarded| match forwarded {
+            Forwarded::Done { keep_server, answered } => {
+                Forwarded::Done { keep_server: keep_server.filter(|_| whole), answered }
+            }
+            tunnel @ Forwarded::Tunnel { .. } => tunnel,
+        })
+    }
+
+    async fn stream(
+        &mut self,
+        head: &Head,
+        response: &ResponseHead,
+        parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
+    ) -> Result<(), Ended> {
+        let keep_alive = self.keep_alive_after();
+        let (from_client, to_client) = self.stream.split();
+        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: false };
+        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
+        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let ended = forward::relay(response, parts, &mut upload, &mut download).await;
+        self.keep_alive = download.keep_alive;
+        if ended.is_err() && !download.chunks {
+            // As with a server's response: this end is not the response's.
+            self.stream.reset_on_drop();
+        }
+        ended
+    }
+
+    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, place: Admitted, idle: Duration) -> Ended {
+        match self.enter_tunnel(server, to_client, place, idle).await {
+            Ok(()) => Ended("the tunnel was closed"),
+            Err(ended) => ended,
+        }
+    }
+}
+
+impl Deref for Held {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        self.0.as_ref().expect("nobody asks for it after that")
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut Stream {
+        self.0.as_mut().expect("nobody asks for it after that")
+    }
+}
+
+/// The request's body, and what follows it.
+struct Upload<'a> {
+    reading: &'a mut Reading,
+    from_client: ReadHalf<'a>,
+    /// The response ends some time, whether the client is seen to go or not.
+    has_deadline: bool,
+}
+
+impl Source for Upload<'_> {
+    fn has_more(&mut self) -> bool {
+        !self.reading.input.is_empty() || !self.reading.ahead.is_empty()
+    }
+
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        self.reading.next_piece(&mut self.from_client, deadline).await
+    }
+
+    async fn gone(&mut self) -> Ended {
+        match self.reading.gone(&mut self.from_client).await {
+            Some(ended) => ended,
+            None if self.has_deadline => std::future::pending().await,
+            None => Ended("asks for more while a stream lasts than is read ahead"),
+        }
+    }
+
+    fn is_gone(ended: Ended) -> bool {
+        ended == Ended::BROKEN
+    }
+}
+
+/// A response on its way.
+struct Download<'a> {
+    head: &'a Head,
+    to_client: WriteHalf<'a>,
+    output: &'a mut BytesMut,
+    keep_alive: KeepAlive,
+    limit: Duration,
+    status: &'a mut Option<StatusCode>,
+    /// The body goes in chunks, so that its end is told from the connection's.
+    chunks: bool,
+}
+
+impl Sink for Download<'_> {
+    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
+        *self.status = Some(response.status);
+        let out = &mut *self.output;
+        buffers::make_ready(out);
+        status_line(out, response.status);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            headers::put_response_fields(out, &response.fields, false);
+            out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            return;
+        }
+        // Who answers before it has heard all of it may never take the rest.
+        if early {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        headers::put_response_fields(out, &response.fields, response.tells_length());
+        match response.framing {
+            Framing::Empty => {}
+            Framing::Length(bytes) => {
+                out.put_slice(b"content-length: ");
+                out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
+                out.put_slice(b"\r\n");
+            }
+            Framing::Chunked | Framing::Close if self.head.is_1_1 => {
+                out.put_slice(b"transfer-encoding: chunked\r\n");
+                self.chunks = true;
+            }
+            // HTTP/1.0 has no other way to say where it ends.
+            Framing::Chunked | Framing::Close => self.keep_alive = KeepAlive::Closes,
+        }
+        if let Some(cookie) = set_cookie {
+            out.put_slice(b"set-cookie: ");
+            out.put_slice(cookie.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        self.keep_alive.write(out);
+        if response.fields.get("date").is_none() {
+            put_date(out, Instant::now());
+        }
+        out.put_slice(b"\r\n");
+    }
+
+    fn data(&mut self, data: Bytes) {
+        buffers::make_ready(self.output);
+        put_piece(self.output, self.chunks, &data);
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        if self.chunks {
+            put_end(self.output, trailers);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        write_all(&mut self.to_client, self.output, self.limit).await?;
+        Ok(())
+    }
+
+    fn rest(&mut self) {
+        if self.output.is_empty() {
+            buffers::give(std::mem::take(self.output));
+        }
+    }
+
+    async fn writable(&mut self) -> Result<(), Ended> {
+        self.rest();
+        Ok(self.to_client.writable(self.limit).await?)
+    }
+}
+
+impl Reading {
+    /// Room for a read: a client that sends little by little is not given more each time.
+    fn make_room(&mut self) {
+        if self.input.capacity() - self.input.len() < LEAST_READ_BYTES {
+            self.input.reserve(READ_BYTES);
+        }
+    }
+
+    fn next_head(&mut self) -> Result<Option<Head>, Problem> {
+        self.heads.next(&mut self.input)
+    }
+
+    /// What the system has; `None` for nothing yet, 0 at the end.
+    fn read(&mut self, stream: &mut impl Readable) -> Result<Option<usize>, Ended> {
+        if self.input.capacity() == 0 {
+            self.input = buffers::take();
+        }
+        self.make_room();
+        Ok(stream.recv(&mut self.input)?)
+    }
+
+    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.
+    async fn read_on(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
+        loop {
+            if self.input.is_empty() {
+                buffers::give(std::mem::take(&mut self.input));
+            }
+            stream.readable().await?;
+            if let Some(read) = self.read(stream)? {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// The next piece of the body: never [`Piece::More`].
+    async fn next_piece(&mut self, stream: &mut (impl Readable + Send), deadline: Instant) -> Result<Piece, BodyError> {
+        if let Some(piece) = self.ahead.pop_front() {
+            return Ok(piece);
+        }
+        loop {
+            match self.body.next(&mut self.input) {
+                Ok(Piece::More) => match timeout_at(deadline, self.read_on(stream)).await {
+                    Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
+                    Ok(read) => drop(read?),
+                    Err(_elapsed) => {
+                        let detail = "the body of the request takes too long";
+                        let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
+                        return Err(BodyError::Problem(slow));
+                    }
+                },
+                Ok(piece) => return Ok(piece),
+                Err(Broken(why)) => {
+                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
+                }
+            }
+        }
+    }
+
+    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that nothing more is read, and so
+    /// nobody would see it go.
+    async fn gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
+        while self.input.len() < MAX_AHEAD_BYTES {
+            match self.read_on(stream).await {
+                Ok(0) => return Some(Ended("closed by the client before it was answered")),
+                Ok(_) => {}
+                Err(ended) => return Some(ended),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,127 @@
+//! What a connection does for whoever answers its requests.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures::FutureExt;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::downstream::clients::Seat;
+use crate::downstream::http1;
+use crate::http1::head::Head;
+use crate::io::stream::Stream;
+use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Holds everybody back for ever, if they can be.
+#[derive(Default)]
+struct HoldsBack {
+    begun: Notify,
+}
+
+impl Answer for HoldsBack {
+    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+        self.begun.notify_one();
+        exchange.hold_back(pending()).await?;
+        Ok(exchange.respond(Full::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
+    }
+
+    fn refused(&self, _status: StatusCode) {}
+}
+
+#[tokio::test]
+async fn ov1_who_is_held_back_is_answered_when_it_says_anything_or_has_to_leave() {
+    let get = "GET / HTTP/1.1\r\nHost: g\r\n\r\n";
+    check(get, async |client, _| client.write_all(get.as_bytes()).await.unwrap()).await;
+    check(get, async |client, _| client.shutdown().await.unwrap()).await;
+    check(get, async |_, leave| leave.cancel()).await;
+    // These are not held back at all.
+    check(&get.repeat(2), async |_, _| {}).await;
+    check("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\n\r\n", async |_, _| {}).await;
+}
+
+async fn check(request: &str, then: impl AsyncFnOnce(&mut TcpStream, &CancellationToken)) {
+    let (mut client, stream) = pair().await;
+    let leave = CancellationToken::new();
+    let (config, holds) = (Config::default(), HoldsBack::default());
+    let seat = Seat::apart(leave.clone());
+    let asks = async {
+        client.write_all(request.as_bytes()).await.unwrap();
+        holds.begun.notified().await;
+        then(&mut client, &leave).await;
+        let mut answer = [0; 12];
+        client.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 503");
+    };
+    let serves = async {
+        http1::run(stream, &config, &seat, &holds).await;
+        pending().await
+    };
+    tokio::select! {
+        asked = timeout(PATIENCE, asks) => asked.expect("it is answered"),
+        () = serves => unreachable!("what was answered may still have to be read"),
+    }
+}
+
+/// Works on each request for a while, and answers at once.
+struct Works {
+    answered: AtomicUsize,
+}
+
+impl Answer for Works {
+    #[expect(clippy::disallowed_methods, reason = "it is to keep its thread busy")]
+    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+        std::thread::sleep(Duration::from_micros(50));
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        Ok(exchange.respond(Full::new(StatusCode::OK, "text/plain", "")))
+    }
+
+    fn refused(&self, _status: StatusCode) {}
+}
+
+#[tokio::test]
+async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
+    const REQUESTS: usize = 1000;
+    let (client, stream) = pair().await;
+    let (mut from, mut to) = client.into_split();
+    let (config, works) = (Config::default(), Works { answered: AtomicUsize::new(0) });
+    let seat = Seat::apart(CancellationToken::new());
+    // What comes is there before it is asked for.
+    to.write_all("GET / HTTP/1.1\r\nHost: g\r\n\r\n".repeat(REQUESTS).as_bytes()).await.unwrap();
+    let reads = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&turns);
+    let others = tokio::spawn(async move {
+        loop {
+            tokio::task::yield_now().await;
+            counts.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let done = async {
+        while works.answered.load(Ordering::Relaxed) < REQUESTS {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = timeout(PATIENCE, done).map(|done| done.expect("all are answered")) => {}
+        _ = http1::run(stream, &config, &seat, &works) => unreachable!("the client is there"),
+    }
+    assert!(turns.load(Ordering::Relaxed) >= REQUESTS / 10, "{turns:?} turns");
+    others.abort();
+    reads.abort();
+}
+
+async fn pair() -> (TcpStream, Stream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    (client, Stream::Plain(listener.accept().await.unwrap().0))
+}

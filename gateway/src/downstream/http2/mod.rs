@@ -1,0 +1,231 @@
+//! One client's connection: streams in, each answered on its own, all in one task.
+
+mod exchange;
+mod frames;
+mod meter;
+
+use std::future::poll_fn;
+use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use h2::Reason;
+use h2::server::Builder;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::time::{Duration, Instant, timeout};
+
+use self::exchange::Stream as Exchange;
+use self::frames::Frames;
+use self::meter::Meter;
+use crate::config::Config;
+use crate::downstream::clients::Seat;
+use crate::io::poll_slice::{Polls, Turn, again_later};
+use crate::io::stream::Stream;
+use crate::io::timer::Timer;
+use crate::proxy::exchange::{Answer, Full};
+
+/// Requests of one client at a time.
+const MAX_STREAMS: u32 = 100;
+/// Bytes of a request's header fields, counted as they are after decompression.
+const MAX_HEADERS_BYTES: u32 = 16 * 1024;
+/// Bytes of one response that wait to be written.
+const MAX_SEND_BYTES: usize = 32 * 1024;
+/// Bytes of a request's body that a client may send ahead, and of all of a connection's: ten thousand clients may do that.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 64 * 1024;
+/// Streams that a client has reset and we have not seen yet.
+const MAX_RESET: usize = 50;
+/// Streams that we have had to reset because of what the client did.
+const MAX_LOCAL_RESETS: usize = 100;
+/// A client that is to leave, and does not say that it has heard so, has so long.
+const LAST_CALL: Duration = Duration::from_secs(1);
+/// After the last frame, how long the client may take to read it.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
+pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
+    let polls = Polls::default();
+    polls.of(serve(stream, config, seat, service, &polls)).await
+}
+
+async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer, polls: &Polls) -> &'static str {
+    let now = Instant::now();
+    let activity = Arc::new(Activity { since: now, ..Activity::default() });
+    let (frames, meter, mut turn) = (Frames::new(), Meter::new(now), Turn::new(polls));
+    let activity_of = Arc::clone(&activity);
+    let mut metered = Metered { stream, frames, meter, activity: activity_of, turn: Turn::new(polls), lingers: None };
+    let handshake = Builder::new()
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS_BYTES)
+        .max_send_buffer_size(MAX_SEND_BYTES)
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_pending_accept_reset_streams(MAX_RESET)
+        .max_concurrent_reset_streams(MAX_RESET)
+        .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
+        .handshake::<_, Bytes>(&mut metered);
+    let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
+        // In order: what it has sent beyond that is read.
+        let _ = timeout(LINGER, metered.shutdown()).await;
+        return "no HTTP/2";
+    };
+    let mut streams = FuturesUnordered::new();
+    let mut timer = Timer::at(now + config.header_timeout);
+    let mut stopping = false;
+    let (why, reason) = loop {
+        tokio::select! {
+            biased;
+            () = poll_fn(|_| if activity.flood.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }) => {
+                break ("costs too much", Reason::ENHANCE_YOUR_CALM);
+            }
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    seat.works();
+                    let (mut exchange, head) = Exchange::open(request, respond, config.write_timeout);
+                    streams.push(async move {
+                        let ended = match head {
+                            Ok(head) => service.answer(head, &mut exchange).await.map(drop),
+                            Err(problem) => {
+                                service.refused(problem.status);
+                                crate::proxy::exchange::Exchange::respond(&mut exchange, Full::from(&problem));
+                                Ok(())
+                            }
+                        };
+                        exchange.finish(ended).await;
+                    });
+                }
+                Some(Err(_)) => return "broken",
+                None => return "closed",
+            },
+            Some(()) = streams.next() => {
+                let now = Instant::now();
+                timer.set(now + if stopping { LAST_CALL } else { config.idle_timeout });
+                if streams.is_empty() {
+                    seat.idles(now);
+                }
+                // A client that asks again and again without a pause is not the only one.
+                turn.give_way(now).await;
+            }
+            () = timer.expired(), if streams.is_empty() => {
+                // Responses may be on their way still, though they have been given away.
+                let busy_until = activity.last_write() + config.idle_timeout;
+                if stopping || busy_until <= Instant::now() {
+                    break ("idle", Reason::NO_ERROR);
+                }
+                timer.set(busy_until);
+            }
+            () = seat.leave.cancelled(), if !stopping => {
+                stopping = true;
+                // Streams that are on their way are taken still; the client is told to ask elsewhere from then on.
+                connection.graceful_shutdown();
+                timer.set(Instant::now() + LAST_CALL);
+            }
+        }
+    };
+    drop(streams);
+    connection.abrupt_shutdown(reason);
+    let closed = async { while let Some(Ok(_)) = connection.accept().await {} };
+    let _ = timeout(LINGER, closed).await;
+    why
+}
+
+/// A client's bytes on their way to `h2`, with an eye on what they cost.
+struct Metered<'a> {
+    stream: Stream,
+    frames: Frames,
+    meter: Meter,
+    activity: Arc<Activity>,
+    turn: Turn<'a>,
+    /// All has been written: until when the client may read it.
+    lingers: Option<Timer>,
+}
+
+/// What a connection's task wants to know of its bytes.
+struct Activity {
+    /// The client has used up what it may cost: nothing of it is read any more.
+    flood: AtomicBool,
+    since: Instant,
+    /// In milliseconds after `since`.
+    wrote: AtomicU64,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
+    }
+}
+
+impl Activity {
+    fn last_write(&self) -> Instant {
+        self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
+    }
+}
+
+impl AsyncRead for Metered<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.activity.flood.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let before = buffer.filled().len();
+        let this = &mut *self;
+        let now = Instant::now();
+        if this.turn.is_over(now) {
+            // Frames without end make no more work in this turn.
+            again_later(task);
+            return Poll::Pending;
+        }
+        let read = Pin::new(&mut this.stream).poll_read(task, buffer);
+        let mut bytes = &buffer.filled()[before..];
+        while let Some(head) = this.frames.next(&mut bytes) {
+            this.meter.take(head);
+        }
+        if !this.meter.has_points(now) {
+            this.activity.flood.store(true, Ordering::Relaxed);
+            task.waker().wake_by_ref();
+        }
+        read
+    }
+}
+
+impl AsyncWrite for Metered<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(task, bytes);
+        if let Poll::Ready(Ok(bytes)) = written {
+            self.meter.sent(bytes);
+            let wrote = u64::try_from(self.activity.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            self.activity.wrote.store(wrote, Ordering::Relaxed);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(task)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.lingers.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(task))?;
+        }
+        // A system that is told things nobody reads resets, and the client loses what it has not read: what it says is listened to
+        // until it goes, or has had time enough.
+        let this = &mut *self;
+        let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER));
+        loop {
+            if timer.poll_expired(task).is_ready() {
+                return Poll::Ready(Ok(()));
+            }
+            let mut scrap = [MaybeUninit::uninit(); 1024];
+            let mut scrap = ReadBuf::uninit(&mut scrap);
+            match ready!(Pin::new(&mut this.stream).poll_read(task, &mut scrap)) {
+                Ok(()) if !scrap.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}

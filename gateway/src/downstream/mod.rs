@@ -1,0 +1,12 @@
+//! The side of clients: accepting them, TLS, the PROXY protocol, and their connections in either version of HTTP.
+//!
+//! It does not know where a request goes: that is for the `Answer` that it is given.
+
+pub(crate) mod clients;
+pub(crate) mod connection;
+pub(crate) mod http1;
+pub(crate) mod http2;
+pub(crate) mod proxy_protocol;
+pub(crate) mod shedding;
+pub(crate) mod tls;
+pub(crate) mod worker;

@@ -1,0 +1,131 @@
+//! Responses as they are written. Pure, but for the date.
+
+use std::cell::RefCell;
+
+use bytes::{BufMut, BytesMut};
+use daemon::time_of_day;
+use http::StatusCode;
+use tokio::time::{Duration, Instant};
+
+use crate::proxy::exchange::Full;
+
+/// Appends a response; `without_body`: as the answer to HEAD.
+pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool, now: Instant) {
+    let Full { status, content_type, retry_after, location, body, held: _ } = response;
+    out.reserve(256 + body.len());
+    status_line(out, *status);
+    let location = location.as_deref().map(|location| ("location", location));
+    for (name, value) in [("content-type", *content_type)]
+        .into_iter()
+        .chain(retry_after.map(|after| ("retry-after", after)))
+        .chain(location)
+    {
+        out.put_slice(name.as_bytes());
+        out.put_slice(b": ");
+        out.put_slice(value.as_bytes());
+        out.put_slice(b"\r\n");
+    }
+    // These have no body by themselves (RFC 9110, 8.6).
+    let has_none = *status == StatusCode::NO_CONTENT || *status == StatusCode::NOT_MODIFIED;
+    if !has_none {
+        out.put_slice(b"content-length: ");
+        out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
+        out.put_slice(b"\r\n");
+    }
+    keep_alive.write(out);
+    put_date(out, now);
+    out.put_slice(b"\r\n");
+    if !has_none && !without_body {
+        out.put_slice(body);
+    }
+}
+
+/// What becomes of the connection after a response.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum KeepAlive {
+    /// It stays, as it does in HTTP/1.1 by itself.
+    Stays,
+    /// It stays, and HTTP/1.0 wants to hear that.
+    StaysAsAsked,
+    Closes,
+}
+
+impl KeepAlive {
+    pub(crate) fn write(self, out: &mut BytesMut) {
+        match self {
+            Self::Stays => {}
+            Self::StaysAsAsked => out.put_slice(b"connection: keep-alive\r\n"),
+            Self::Closes => out.put_slice(b"connection: close\r\n"),
+        }
+    }
+}
+
+pub(crate) fn status_line(out: &mut BytesMut, status: StatusCode) {
+    out.put_slice(b"HTTP/1.1 ");
+    out.put_slice(status.as_str().as_bytes());
+    out.put_u8(b' ');
+    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+    out.put_slice(b"\r\n");
+}
+
+/// Appends the time of day (RFC 9110, 6.6.1).
+pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
+    date(now, |date| {
+        out.put_slice(b"date: ");
+        out.put_slice(date.as_bytes());
+        out.put_slice(b"\r\n");
+    });
+}
+
+/// The time of day as HTTP has it, made once a second.
+pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
+    thread_local! {
+        static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
+    }
+    DATE.with_borrow_mut(|date| {
+        if date.as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) >= Duration::from_millis(500)) {
+            *date = Some((now, httpdate::fmt_http_date(time_of_day())));
+        }
+        with(date.as_ref().map_or("", |(_, date)| date))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(status: u16, keep_alive: KeepAlive, without_body: bool, expected: &str) {
+        let mut out = BytesMut::new();
+        let status = StatusCode::from_u16(status).unwrap();
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some("3");
+        let response = Full { retry_after, ..Full::new(status, "text/plain", "abc") };
+        put_full(&mut out, &response, keep_alive, without_body, Instant::now());
+        let text = String::from_utf8(out.to_vec()).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));
+        assert!(dates.len() == 1 && dates[0].ends_with(" GMT"), "{text}");
+        assert_eq!(format!("{}|{body}", lines.join("|")), expected);
+    }
+
+    #[test]
+    fn responses() {
+        let stays = KeepAlive::Stays;
+        check(200, stays, false, "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|abc");
+        check(200, stays, true, "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|");
+        check(204, stays, false, "HTTP/1.1 204 No Content|content-type: text/plain|");
+        check(
+            503,
+            KeepAlive::Closes,
+            false,
+            "HTTP/1.1 503 Service Unavailable|content-type: text/plain|retry-after: 3|content-length: 3|connection: close|abc",
+        );
+        check(
+            200,
+            KeepAlive::StaysAsAsked,
+            true,
+            "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|connection: keep-alive|",
+        );
+        check(299, stays, false, "HTTP/1.1 299 |content-type: text/plain|content-length: 3|abc");
+    }
+}

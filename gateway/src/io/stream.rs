@@ -1,0 +1,401 @@
+//! A client's bytes: over TCP as they are, or inside TLS.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BytesMut};
+use daemon::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
+use futures::FutureExt;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::retry_on_intr;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
+use tokio::net::{TcpStream, tcp};
+use tokio::time::{Duration, timeout};
+use tokio_rustls::server::TlsStream;
+use tracing::debug;
+
+use crate::io::buffers;
+
+/// A connection to a client.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Plain(TcpStream),
+    /// The lock is for its halves, which one task holds: it is never waited for.
+    Tls(Box<Mutex<TlsStream<TcpStream>>>),
+}
+
+/// Bytes that a connection's system has taken and not sent yet, above which it takes no more: enough to send on while we are asleep.
+const MAX_UNSENT_BYTES: u32 = 64 * 1024;
+
+/// Room in a buffer that is worth making a smaller one.
+const LARGE_ROOM_BYTES: usize = 1024;
+
+/// What is read from, while something else writes.
+#[derive(Debug)]
+pub(crate) enum ReadHalf<'a> {
+    Plain(tcp::ReadHalf<'a>),
+    Tls(&'a Mutex<TlsStream<TcpStream>>),
+}
+
+/// What is written to, while something else reads.
+#[derive(Debug)]
+pub(crate) enum WriteHalf<'a> {
+    Plain(tcp::WriteHalf<'a>),
+    Tls(&'a Mutex<TlsStream<TcpStream>>),
+}
+
+/// Why bytes cannot be written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// The client takes nothing.
+    Stalled,
+    Broken,
+}
+
+impl From<TlsStream<TcpStream>> for Stream {
+    fn from(stream: TlsStream<TcpStream>) -> Self {
+        Self::Tls(Box::new(Mutex::new(stream)))
+    }
+}
+
+impl Stream {
+    /// Both directions, to be used at the same time by one task.
+    pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        match self {
+            Self::Plain(stream) => {
+                let (read, write) = stream.split();
+                (ReadHalf::Plain(read), WriteHalf::Plain(write))
+            }
+            Self::Tls(stream) => (ReadHalf::Tls(stream), WriteHalf::Tls(stream)),
+        }
+    }
+
+    /// Reads what is there; 0 is the end.
+    pub(crate) fn poll_recv(&mut self, task: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Self::Plain(stream) = self else {
+            let mut read = ReadBuf::new(room);
+            ready!(Pin::new(self).poll_read(task, &mut read))?;
+            return Poll::Ready(Ok(read.filled().len()));
+        };
+        loop {
+            ready!(stream.poll_read_ready(task))?;
+            match recv_now(stream, room) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                read => return Poll::Ready(read),
+            }
+        }
+    }
+
+    /// When it is dropped, the client sees that it was cut, and not that it has ended.
+    pub(crate) fn reset_on_drop(&mut self) {
+        let socket = match self {
+            Self::Plain(stream) => &*stream,
+            Self::Tls(stream) => own(stream).get_ref().0,
+        };
+        let _ = socket2::SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Has the system take no more than so much ahead of what it sends, or thousands who do not read would have its memory, 4 MB each. What
+/// is on its way is not limited by this.
+pub(crate) fn limit_unsent(stream: &TcpStream) {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
+        debug!(%error, "cannot limit what the system takes ahead");
+    }
+}
+
+/// What tells when it can be read, so that nobody who waits for that needs a buffer; and is read without waiting then.
+pub(crate) trait Readable: AsyncRead + Unpin {
+    /// Whether a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// The socket whose bytes are read as they are.
+    fn plain(&self) -> Option<&TcpStream>;
+
+    /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
+    ///
+    /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
+    fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
+        debug_assert!(buffer.capacity() > buffer.len(), "without room nothing can be told from the end");
+        match self.plain() {
+            Some(socket) if buffer.capacity() - buffer.len() <= MAX_RECV_BYTES => match recv_into(socket, buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+                read => read.map(Some),
+            },
+            _ => self.read_buf(buffer).now_or_never().transpose(),
+        }
+    }
+
+    /// Completes when [`poll_readable`](Self::poll_readable) is ready.
+    fn readable(&mut self) -> impl Future<Output = io::Result<()>> + Send
+    where
+        Self: Send,
+    {
+        poll_fn(|task| self.poll_readable(task))
+    }
+}
+
+impl Readable for Stream {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            // Cheaper than tokio's `readable`, which any number of tasks may wait for.
+            Self::Plain(stream) => stream.poll_read_ready(task),
+            Self::Tls(stream) => poll_readable_tls(own(stream), task),
+        }
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+impl Readable for ReadHalf<'_> {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.as_ref().poll_read_ready(task),
+            Self::Tls(stream) => poll_readable_tls(&lock(stream), task),
+        }
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(stream) => Some(stream.as_ref()),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+impl Readable for tcp::ReadHalf<'_> {
+    fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.as_ref().poll_read_ready(task)
+    }
+
+    fn plain(&self) -> Option<&TcpStream> {
+        Some(self.as_ref())
+    }
+}
+
+fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let (socket, session) = stream.get_ref();
+    // What has been read from the system, but not from the session, no socket will tell of.
+    if session.wants_read() { socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
+}
+
+/// Whether it was taken at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    AtOnce,
+    /// The client was waited for.
+    Late,
+}
+
+/// Writes all of it, unless nothing is taken for as long as `limit`.
+pub(crate) async fn write_all(
+    to: &mut (impl AsyncWrite + Unpin),
+    output: &mut BytesMut,
+    limit: Duration,
+) -> Result<Written, WriteError> {
+    let mut outcome = Written::AtOnce;
+    if output.is_empty() {
+        return Ok(outcome);
+    }
+    while !output.is_empty() {
+        // Mostly it is taken at once, and no time has to be looked at.
+        let written = match to.write(output).now_or_never() {
+            Some(written) => written,
+            None => {
+                outcome = Written::Late;
+                shrink(output);
+                timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
+            }
+        };
+        match written {
+            Ok(0) | Err(_) => return Err(WriteError::Broken),
+            Ok(bytes) => output.advance(bytes),
+        }
+    }
+    // A TLS session may hold some of it back.
+    let flushed = match to.flush().now_or_never() {
+        Some(flushed) => flushed,
+        None => {
+            outcome = Written::Late;
+            timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
+        }
+    };
+    flushed.map_err(|_broken| WriteError::Broken)?;
+    Ok(outcome)
+}
+
+/// What waits for a client that is slow should take no more room than it needs: there may be thousands of them.
+pub(crate) fn shrink(buffer: &mut BytesMut) {
+    if buffer.capacity() - buffer.len() >= LARGE_ROOM_BYTES {
+        let whole = std::mem::replace(buffer, BytesMut::from(&buffer[..]));
+        buffers::give(whole);
+    }
+}
+
+fn own<T>(mutex: &mut Mutex<T>) -> &mut T {
+    mutex.get_mut().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => poll_read_tls(own(stream), task, buffer),
+        }
+    }
+}
+
+impl AsyncRead for ReadHalf<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
+            Self::Tls(stream) => poll_read_tls(&mut lock(stream), task, buffer),
+        }
+    }
+}
+
+/// A client that goes without TLS's farewell, as most do, has gone all the same: where a message ends, HTTP says.
+fn poll_read_tls(
+    stream: &mut TlsStream<TcpStream>,
+    task: &mut Context<'_>,
+    buffer: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    match Pin::new(stream).poll_read(task, buffer) {
+        Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+        read => read,
+    }
+}
+
+impl WriteHalf<'_> {
+    /// Completes when the system would take more: until then what is to be written is better not fetched.
+    ///
+    /// # Errors
+    /// [`WriteError::Stalled`] when that takes as long as `limit`.
+    pub(crate) async fn writable(&mut self, limit: Duration) -> Result<(), WriteError> {
+        let mut writable = poll_fn(|task| match self {
+            Self::Plain(stream) => poll_writable(stream.as_ref(), task),
+            Self::Tls(stream) => poll_writable(lock(stream).get_ref().0, task),
+        });
+        let asked = match (&mut writable).now_or_never() {
+            Some(asked) => asked,
+            None => timeout(limit, writable).await.map_err(|_elapsed| WriteError::Stalled)?,
+        };
+        asked.map_err(|_broken| WriteError::Broken)
+    }
+}
+
+/// The runtime believes that a socket takes more until it has not taken something, which somebody has to hold then: so the system is
+/// asked.
+fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+    let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())))? {
+        0 => Err(io::ErrorKind::WouldBlock.into()),
+        _ => Ok(()),
+    };
+    loop {
+        ready!(socket.poll_write_ready(task))?;
+        match socket.try_io(Interest::WRITABLE, ask) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            asked => return Poll::Ready(asked),
+        }
+    }
+}
+
+fn poll_send(stream: &TcpStream, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(stream.poll_write_ready(task))?;
+        match send_now(stream, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return Poll::Ready(sent),
+        }
+    }
+}
+
+macro_rules! forward_writes {
+    ($of:ty, $session:ident => $get:expr) => {
+        impl AsyncWrite for $of {
+            fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+                match &mut *self {
+                    Self::Plain(stream) => poll_send(stream.as_ref(), task, bytes),
+                    Self::Tls($session) => Pin::new(&mut *$get).poll_write(task, bytes),
+                }
+            }
+
+            fn poll_flush(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match &mut *self {
+                    Self::Plain(stream) => Pin::new(stream).poll_flush(task),
+                    Self::Tls($session) => Pin::new(&mut *$get).poll_flush(task),
+                }
+            }
+
+            fn poll_shutdown(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
+                match &mut *self {
+                    Self::Plain(stream) => Pin::new(stream).poll_shutdown(task),
+                    Self::Tls($session) => Pin::new(&mut *$get).poll_shutdown(task),
+                }
+            }
+        }
+    };
+}
+
+forward_writes!(Stream, session => own(session));
+forward_writes!(WriteHalf<'_>, session => lock(session));
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::net::{TcpListener, TcpSocket};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn little_is_taken_for_a_client_that_does_not_read() {
+        const PATIENCE: Duration = Duration::from_secs(30);
+        const PIECE: [u8; 8192] = [b'x'; 8192];
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut stream = Stream::Plain(listener.accept().await.unwrap().0);
+        let Stream::Plain(socket) = &stream else { unreachable!() };
+        limit_unsent(socket);
+        let (_, mut to_client) = stream.split();
+        let mut taken = 0;
+        loop {
+            match to_client.writable(Duration::from_millis(100)).await {
+                Ok(()) => taken += to_client.write(&PIECE).await.unwrap(),
+                Err(error) => break assert!(matches!(error, WriteError::Stalled), "{error:?}"),
+            }
+        }
+        assert!(taken > 0 && taken < 1 << 20, "{taken} bytes");
+        // It goes on as soon as the client does.
+        let read = async {
+            let mut part = [0; 8192];
+            while client.read(&mut part).await.unwrap() > 0 {}
+        };
+        tokio::select! {
+            writable = to_client.writable(PATIENCE) => writable.unwrap(),
+            () = read => unreachable!("nobody closes"),
+        }
+    }
+
+    #[test]
+    fn a_buffer_shrinks_to_what_is_in_it() {
+        let mut buffer = BytesMut::with_capacity(8192);
+        buffer.extend_from_slice(b"abc");
+        shrink(&mut buffer);
+        assert!(buffer == "abc" && buffer.capacity() < LARGE_ROOM_BYTES, "{}", buffer.capacity());
+    }
+}

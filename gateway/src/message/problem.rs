@@ -1,0 +1,87 @@
+//! Errors that the gateway answers itself, as `application/problem+json` (RFC 9457).
+
+use http::StatusCode;
+use node_sdk::CallError;
+
+use crate::route::path::BadPath;
+
+/// One thing that is wrong with a request, or with what it needed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    pub(crate) status: StatusCode,
+    /// A stable word; the problem's `type` is `/problems/` and this.
+    pub(crate) kind: String,
+    /// For a person.
+    pub(crate) detail: String,
+}
+
+impl Problem {
+    /// After so many seconds a node that restarts has registered again.
+    pub(crate) const RETRY_AFTER_SECONDS: &'static str = "3";
+
+    pub(crate) fn new(status: StatusCode, kind: impl Into<String>, detail: impl Into<String>) -> Self {
+        Self { status, kind: kind.into(), detail: detail.into() }
+    }
+
+    /// What a call that brought no answer means to the client.
+    pub(crate) fn of_call(error: &CallError) -> Self {
+        let (status, kind) = match error {
+            CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, "no_route"),
+            CallError::NoProvider { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_provider"),
+            CallError::Overloaded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+            CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large_for_node"),
+            CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
+            CallError::Lost { .. } => (StatusCode::BAD_GATEWAY, "node_lost"),
+            CallError::Refused { .. } | CallError::Answer { .. } | CallError::Ended { .. } => {
+                (StatusCode::BAD_GATEWAY, "bad_answer")
+            }
+            CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        // Who exactly was lost is for the log: clients outside need not know our addresses.
+        let detail = match error {
+            CallError::Lost { url, .. } => format!("the node that worked on {url} was lost before it answered"),
+            other => other.to_string(),
+        };
+        Self::new(status, kind, detail)
+    }
+
+    /// The body of the response.
+    pub(crate) fn body(&self) -> String {
+        let text = |text: &str| serde_json::Value::from(text).to_string();
+        let title = self.status.canonical_reason().unwrap_or("Error");
+        // In the order in which a person reads it.
+        format!(
+            r#"{{"type":{},"title":{},"status":{},"detail":{}}}"#,
+            text(&format!("/problems/{}", self.kind)),
+            text(title),
+            self.status.as_u16(),
+            text(&self.detail),
+        )
+    }
+}
+
+impl From<BadPath> for Problem {
+    fn from(BadPath(why): BadPath) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_path", why)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn problems_have_the_members_of_rfc_9457() {
+        let problem = Problem::of_call(&CallError::NoRoute { url: "GET/\"x\"".to_owned() });
+        let body: serde_json::Value = serde_json::from_str(&problem.body()).unwrap();
+        assert_eq!(
+            body,
+            serde_json::json!({
+                "type": "/problems/no_route",
+                "title": "Not Found",
+                "status": 404,
+                "detail": "no node offers GET/\"x\"",
+            })
+        );
+    }
+}

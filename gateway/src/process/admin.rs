@@ -1,0 +1,195 @@
+//! What operators and their machines ask: is it alive, is it ready, what has it done. On an address of its own.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use daemon::{Acceptor, SHOWN_BYTES, shown, tune};
+use http::StatusCode;
+use node_sdk::Peers;
+use protocol::Route;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::downstream::clients::Seat;
+use crate::downstream::http1;
+use crate::http1::head::Head;
+use crate::io::stream::Stream;
+use crate::message::problem::Problem;
+use crate::observe::access_log::AccessLog;
+use crate::observe::metrics::{self, Metrics};
+use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
+use crate::upstream::table::{Shared, Upstreams};
+
+/// Operators at a time; when one more comes, the one who came first goes.
+const MAX_CLIENTS: usize = 64;
+
+/// What there is to tell.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) peers: Peers,
+    pub(crate) workers: Arc<[Arc<Metrics>]>,
+    /// Cancelled when the gateway begins to stop.
+    pub(crate) stop: CancellationToken,
+    pub(crate) config: watch::Receiver<Arc<Config>>,
+    /// Of each worker.
+    pub(crate) upstreams: Arc<[Arc<Upstreams>]>,
+    pub(crate) access_log: Option<Arc<AccessLog>>,
+    pub(crate) shared: Arc<Shared>,
+}
+
+impl Admin {
+    /// Answers until it is dropped: also while the gateway stops.
+    pub(crate) async fn serve(self, listener: TcpListener) {
+        let mut acceptor = Acceptor::new(listener);
+        let mut clients = JoinSet::new();
+        // In the order in which they came.
+        let mut order: VecDeque<AbortHandle> = VecDeque::new();
+        loop {
+            tokio::select! {
+                (socket, _) = acceptor.accept() => {
+                    tune(&socket);
+                    let Some(stream) = socket.into_tcp() else { continue };
+                    let admin = self.clone();
+                    order.retain(|client| !client.is_finished());
+                    // What is asked here is answered at once: who came first is idle, or does not read.
+                    if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {
+                        first.abort();
+                    }
+                    order.push_back(clients.spawn(async move {
+                        let config = Arc::clone(&admin.config.borrow());
+                        let seat = Seat::apart(CancellationToken::new());
+                        http1::run(Stream::Plain(stream), &config, &seat, &admin).await
+                    }));
+                }
+                Some(_) = clients.join_next() => {}
+            }
+        }
+    }
+
+    fn text(&self, path: &str) -> Option<(StatusCode, String)> {
+        let unavailable = |why: &str| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
+        match path {
+            "/health" => Some((StatusCode::OK, "alive\n".to_owned())),
+            "/ready" if self.stop.is_cancelled() => Some(unavailable("stopping")),
+            // With fixed servers there is something to serve even if nobody tells of others.
+            "/ready"
+                if self.peers.nodes().is_empty()
+                    && self.config.borrow().routes.iter().all(|route| route.servers.is_empty()) =>
+            {
+                Some(unavailable("no node is known yet"))
+            }
+            "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
+            "/metrics" => {
+                let of_all = metrics::OfAll {
+                    nodes: self.peers.nodes().len(),
+                    stale: self.peers.stale_for(),
+                    lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
+                    gave_way: self.shared.gave_way(),
+                    held: self.shared.budget.seen(),
+                };
+                let mut text = metrics::text(&self.workers, &of_all);
+                let _ = writeln!(
+                    text,
+                    "# HELP gateway_log_lines_lost_total Lines of the log that could not be written as fast as they came.\n\
+                     # TYPE gateway_log_lines_lost_total counter\n\
+                     gateway_log_lines_lost_total {}",
+                    daemon::log_lines_lost()
+                );
+                Some((StatusCode::OK, text))
+            }
+            "/routes" => Some((StatusCode::OK, self.routes())),
+            _ => None,
+        }
+    }
+}
+
+impl Admin {
+    /// What goes where, and why.
+    fn routes(&self) -> String {
+        let mut out = String::new();
+        let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for node in self.peers.nodes() {
+            let advert = node.advert.as_ref();
+            let at = SocketAddr::new(node.host, node.port);
+            if advert.is_some_and(|advert| advert.http.is_some()) || self.peers.blocked_reason(at).is_some() {
+                continue;
+            }
+            let state = match advert {
+                Some(advert) if advert.draining => ", draining",
+                _ if node.suspect || !self.peers.is_healthy(at) => ", gives no sign of life",
+                _ => "",
+            };
+            for route in &node.routes {
+                let mark = match self.peers.is_refused(at, route) {
+                    true => ", passed over: too many routes like it have parameters in other places",
+                    false => "",
+                };
+                let who = format!("{at} {}{state}{mark}", shown(&node.name, SHOWN_BYTES));
+                // A route has no control characters, and may have others.
+                nodes.entry(shown(route, Route::MAX_BYTES).to_string()).or_default().push(who);
+            }
+        }
+        let _ = writeln!(out, "A request goes to the nodes that register its very route, called with packets:");
+        for (route, nodes) in &nodes {
+            let _ = writeln!(out, "  {route}");
+            for node in nodes {
+                let _ = writeln!(out, "      {node}");
+            }
+        }
+        let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
+        let mut prefixes = BTreeMap::new();
+        self.upstreams.iter().for_each(|upstreams| upstreams.describe(&mut prefixes, Instant::now()));
+        for (prefix, servers) in &prefixes {
+            let _ = writeln!(out, "  {prefix}");
+            if servers.is_empty() {
+                let _ = writeln!(out, "      nobody now: 503 at once");
+            }
+            for (address, server) in servers {
+                let _ = writeln!(out, "      {address} {server}");
+            }
+        }
+        let _ = writeln!(out, "else, if a node has offered it once, it is answered by 503, and by 404 otherwise.");
+        let barred: Vec<_> = self
+            .peers
+            .nodes()
+            .into_iter()
+            .filter_map(|node| {
+                let at = SocketAddr::new(node.host, node.port);
+                Some((at, self.peers.blocked_reason(at)?, node))
+            })
+            .collect();
+        if !barred.is_empty() {
+            let _ = writeln!(out, "These are never called:");
+        }
+        for (at, why, node) in barred {
+            let _ = writeln!(out, "      {at} {}: {why}", shown(&node.name, SHOWN_BYTES));
+        }
+        out
+    }
+}
+
+impl Answer for Admin {
+    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+        let path = head.target().split('?').next().unwrap_or_default();
+        if !matches!(head.method(), "GET" | "HEAD") {
+            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
+            return Ok(exchange.respond(Full::from(&problem)));
+        }
+        let response = match self.text(path) {
+            Some((status, text)) => Full::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
+            None => {
+                let detail = "there are /health, /ready, /metrics and /routes";
+                Full::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
+            }
+        };
+        Ok(exchange.respond(response))
+    }
+
+    fn refused(&self, _status: StatusCode) {}
+}

@@ -1,0 +1,220 @@
+//! The life of the `gateway` process: listeners opened or inherited, a new configuration on SIGHUP, a successor on SIGUSR2.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{BindError, bind, bind_shared, exit_code, raise_open_files};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{error, info, warn};
+
+use crate::config::Config;
+use crate::downstream::tls::Tls;
+use crate::downstream::worker::{Listeners, Stop, serve_all};
+use crate::process::cli::{AdminAddress, CommandLine, Settings, USUAL_ADMIN};
+use crate::process::upgrade::{self, Inherited, Predecessor, Purpose, Successor};
+
+/// Descriptors that are not clients' and not their servers'.
+const OTHER_DESCRIPTORS: u64 = 100;
+/// How long stopping may take when there is nothing to drain any more, or the time for that is over.
+const LONGEST_END: Duration = Duration::from_secs(5);
+/// The system's word for a file that has got too large. Unless it is heard, it ends the process.
+const SIGXFSZ: i32 = 25;
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves until a signal.
+pub(crate) async fn run(command_line: CommandLine, settings: Settings) -> ExitCode {
+    match run_it(command_line, settings).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => exit_code(&*failure),
+    }
+}
+
+async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(), Failure> {
+    fit_descriptors(&mut settings.config);
+    let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
+    let listeners = open(&settings, inherited)?;
+    let handed = duplicate(&listeners)?;
+    let (mut reload, mut replace) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
+    // A log that may not grow any more is a log that is lost, not the end.
+    let _ignored = signal(SignalKind::from_raw(SIGXFSZ))?;
+    let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
+    let bounds = config.clone();
+    let longest = move || bounds.borrow().drain_timeout + LONGEST_END;
+    let stop = Stop { drain: daemon::stop_on_signals(longest)?, ..Stop::default() };
+    let reloads = AbortOnDropHandle::new(tokio::spawn({
+        let sender = sender.clone();
+        async move {
+            while reload.recv().await.is_some() {
+                reread(&command_line, &settings, &sender);
+            }
+        }
+    }));
+    let replaces = AbortOnDropHandle::new(tokio::spawn({
+        let stop = stop.clone();
+        async move { succeed(&mut replace, handed, &stop).await }
+    }));
+    let ready = predecessor.map(|predecessor| {
+        let (ready, is_ready) = oneshot::channel();
+        tokio::spawn(async move {
+            if is_ready.await.is_ok() {
+                Predecessor::ready(predecessor);
+            }
+        });
+        ready
+    });
+    // Its listeners are there: nobody is refused from now on. A successor is announced by the process that it takes over.
+    if ready.is_none() {
+        upgrade::notify("READY=1");
+    }
+    serve_all(Listeners { ready, ..listeners }, config, stop).await?;
+    drop((reloads, replaces, sender));
+    Ok(())
+}
+
+/// Two descriptors for each client; where the system gives fewer, there may be fewer clients.
+fn fit_descriptors(config: &mut Config) {
+    let descriptors = raise_open_files();
+    let clients = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
+    if clients < config.max_connections {
+        let wanted = config.max_connections;
+        warn!(
+            descriptors,
+            wanted, clients, "the system gives too few descriptors for so many clients: there may be fewer (ulimit -n)"
+        );
+        config.max_connections = clients;
+    }
+}
+
+/// Listens where the settings say, with what was inherited where that is the same place.
+fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, Failure> {
+    let mut inherited = inherited;
+    let mut take = |purpose: Purpose, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
+        let is_it = |(other, listener): &mut (Purpose, std::net::TcpListener)| {
+            *other == purpose && listener.local_addr().is_ok_and(|local| address.port() == 0 || local == address)
+        };
+        inherited.extract_if(.., is_it).map(|(_, listener)| TcpListener::from_std(listener)).collect()
+    };
+    let mut shared = |purpose, address| match take(purpose, address)? {
+        none if none.is_empty() => bind_shared(address, settings.workers).map_err(Failure::from),
+        some => Ok(some),
+    };
+    let http = shared(Purpose::Http, settings.listen)?;
+    let https = settings.tls.map_or_else(|| Ok(Vec::new()), |address| shared(Purpose::Https, address))?;
+    let address = match settings.admin {
+        Some(AdminAddress::Off) => None,
+        Some(AdminAddress::At(address)) => Some(address),
+        None => Some(USUAL_ADMIN),
+    };
+    let admin = match address {
+        None => None,
+        Some(address) => match take(Purpose::Admin, address)?.pop() {
+            Some(listener) => Some(listener),
+            None => bind_admin(address, settings.admin.is_some())?,
+        },
+    };
+    Ok(Listeners { http, https, admin, ready: None })
+}
+
+fn bind_admin(address: SocketAddr, wanted: bool) -> Result<Option<TcpListener>, BindError> {
+    match bind(address) {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if wanted => Err(error),
+        Err(error) => {
+            warn!("nobody can ask for /health and /metrics: {error}; choose an address with --admin");
+            Ok(None)
+        }
+    }
+}
+
+/// The listeners once more, for a successor.
+fn duplicate(listeners: &Listeners) -> io::Result<Vec<(Purpose, OwnedFd)>> {
+    let Listeners { http, https, admin, .. } = listeners;
+    let all = http.iter().map(|one| (Purpose::Http, one)).chain(https.iter().map(|one| (Purpose::Https, one)));
+    let all = all.chain(admin.iter().map(|one| (Purpose::Admin, one)));
+    all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
+}
+
+/// SIGHUP: what the file says now holds, unless it makes no sense.
+///
+/// A file that has lost all of its routes is taken for one that was cut while it was written: whoever means it starts anew.
+fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
+    let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
+    let new = match command_line.settings() {
+        Ok(new) => new,
+        Err(wrong) => return unusable(&wrong),
+    };
+    if !new.config.certificates.is_empty()
+        && let Err(wrong) = Tls::new(&new.config.certificates)
+    {
+        return unusable(&wrong);
+    }
+    let before = sender.borrow().routes.len();
+    if before > 0 && new.config.routes.is_empty() {
+        let lost = format!(
+            "the file has no [[route]] any more, and had {before}; if that is meant, start a new process (SIGUSR2)"
+        );
+        return unusable(&lost);
+    }
+    let config = &running.config;
+    let fixed = [
+        ("listen", running.listen == new.listen),
+        ("tls.listen", running.tls == new.tls),
+        ("admin", running.admin == new.admin),
+        ("workers", running.workers == new.workers),
+        ("distributor", config.distributor == new.config.distributor),
+        ("cache", config.cache == new.config.cache),
+        ("access_log", config.access_log == new.config.access_log),
+    ];
+    for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
+        warn!("{name} has changed: that takes a new process (SIGUSR2)");
+    }
+    // Nobody is sent to where nobody listens yet.
+    let redirect = if running.tls == new.tls { new.config.redirect } else { config.redirect };
+    let max_connections = config.max_connections;
+    sender.send_replace(Arc::new(Config { max_connections, redirect, ..new.config }));
+    info!("the configuration was read anew");
+}
+
+/// SIGUSR2: a new process serves, and this one drains.
+async fn succeed(signals: &mut Signal, listeners: Vec<(Purpose, OwnedFd)>, stop: &Stop) {
+    loop {
+        tokio::select! {
+            biased;
+            // Kept any longer, the system would let clients in that nobody takes.
+            () = stop.drain.cancelled() => return,
+            heard = signals.recv() => if heard.is_none() { return },
+        }
+        info!("starting the program anew");
+        let handed = async {
+            let successor = Successor::start()?;
+            successor.is_ready(&listeners).await?;
+            successor.let_go()
+        };
+        let handed = tokio::select! {
+            biased;
+            // Whoever stops this process means the service: dropped, the new one is killed.
+            () = stop.drain.cancelled() => {
+                info!("the new process is ended too: it was not ready yet");
+                return;
+            }
+            handed = handed => handed,
+        };
+        match handed {
+            Ok(pid) => {
+                info!(pid, "the new process is ready; this one finishes what it has");
+                stop.admin.cancel();
+                stop.drain.cancel();
+                return;
+            }
+            Err(error) => error!("{error}; this process goes on"),
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! One request and its response, whichever version of HTTP the client speaks.
+
+use std::future::Future;
+use std::io;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::StatusCode;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
+
+use crate::http1::head::Head;
+use crate::http1::response_reader::ResponseHead;
+use crate::io::budget::{Holding, OverBudget};
+use crate::io::stream::WriteError;
+use crate::message::problem::Problem;
+use crate::proxy::forward::{Failed, Forwarded, Request};
+use crate::upstream::concurrency::Admitted;
+
+/// Why a client's connection, or one request of it, ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) &'static str);
+
+impl Ended {
+    /// The client is gone, in both directions.
+    pub(crate) const BROKEN: Self = Self("broken");
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::BROKEN
+    }
+}
+
+impl From<WriteError> for Ended {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stalled => Self("takes no response"),
+            WriteError::Broken => Self::BROKEN,
+        }
+    }
+}
+
+/// Why a body cannot be had.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// To be told to the client.
+    Problem(Problem),
+    Ended(Ended),
+}
+
+impl From<OverBudget> for BodyError {
+    fn from(_: OverBudget) -> Self {
+        let detail = "as much is held for clients as may be: take what was asked for, or come back later";
+        Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
+    }
+}
+
+impl From<Ended> for BodyError {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+/// A response whose body is all there.
+#[derive(Debug)]
+pub(crate) struct Full {
+    pub(crate) status: StatusCode,
+    pub(crate) content_type: &'static str,
+    pub(crate) retry_after: Option<&'static str>,
+    /// Where to ask instead.
+    pub(crate) location: Option<String>,
+    pub(crate) body: Bytes,
+    /// What it is held on account of.
+    pub(crate) held: Option<Holding>,
+}
+
+impl Full {
+    pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
+    }
+}
+
+impl From<&Problem> for Full {
+    fn from(problem: &Problem) -> Self {
+        let retry_after = match problem.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some(Problem::RETRY_AFTER_SECONDS),
+            StatusCode::TOO_MANY_REQUESTS => Some("1"),
+            _ => None,
+        };
+        Self { retry_after, ..Self::new(problem.status, "application/problem+json", problem.body()) }
+    }
+}
+
+/// Whoever answers requests.
+pub(crate) trait Answer: Sync {
+    /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
+    fn answer(&self, head: Head, exchange: &mut impl Exchange) -> impl Future<Output = Result<Instant, Ended>> + Send;
+
+    /// A request made no sense, or took too long to come, and was answered with this.
+    fn refused(&self, status: StatusCode);
+}
+
+/// A request whose head has been read, and what it can be answered through.
+pub(crate) trait Exchange: Send {
+    /// The whole body, of `limit` bytes at most, held on account of `held`.
+    fn whole_body(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        held: &mut Holding,
+    ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
+
+    /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
+    /// waits for that.
+    fn gather(&mut self, bytes: usize, held: &mut Holding) -> impl Future<Output = Result<(), BodyError>> + Send;
+
+    /// Completes with what `work` gives, unless the client goes before that.
+    fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
+    where
+        F: Future + Send,
+        F::Output: Send;
+
+    /// Waits before a request is declined, for as long as `pause` at most, and only while that harms nobody else: not once the client
+    /// says anything, or has to leave.
+    fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// Answers. Gives when: nobody else has to look at the clock.
+    fn respond(&mut self, response: Full) -> Instant;
+
+    /// What the request was answered with, if it was.
+    fn status(&self) -> Option<StatusCode>;
+
+    /// Sends a request to a server, and passes the response on.
+    fn forward(
+        &mut self,
+        request: Request<'_>,
+        server: &mut TcpStream,
+    ) -> impl Future<Output = Result<Forwarded, Failed>> + Send;
+
+    /// Answers with a body that comes in parts, each of which leaves when it is there, and not before the client takes it. A part that
+    /// is an error ends the response so that nobody takes it for whole.
+    fn stream(
+        &mut self,
+        head: &Head,
+        response: &ResponseHead,
+        parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
+    ) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// Carries bytes both ways until both sides have said that no more come, one is gone, or nothing was said for as long as `idle`:
+    /// after a response of 101, and before nothing else. It has its place until then, unless it has to give way.
+    fn tunnel(
+        &mut self,
+        server: TcpStream,
+        to_client: Bytes,
+        place: Admitted,
+        idle: Duration,
+    ) -> impl Future<Output = Ended> + Send;
+}

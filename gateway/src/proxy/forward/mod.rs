@@ -1,0 +1,590 @@
+//! One request on its way to a server, and the response on its way back, both as they come.
+
+use std::fmt::Write;
+use std::future::{Future, poll_fn};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use daemon::send_now;
+use futures::{FutureExt, Stream, StreamExt};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
+use tokio::time::{Duration, Instant};
+
+use crate::http1::body::{BodyReader, Piece};
+use crate::http1::head::{Framing, Head};
+use crate::http1::headers;
+use crate::http1::response_reader::{ResponseHead, ResponseReader};
+use crate::io::buffers;
+use crate::io::poll_slice::{Polls, Turn};
+use crate::io::stream::Readable;
+use crate::io::timer::Timer;
+use crate::message::problem::Problem;
+use crate::proxy::exchange::{BodyError, Ended};
+use crate::upstream::concurrency::Admitted;
+use crate::upstream::endpoint::Keep;
+
+/// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
+/// who reads. What has been read when a client stops is held for as long as it does.
+const FIRST_READ_BYTES: usize = 4 * 1024;
+const READ_BYTES: usize = 8 * 1024;
+const LARGE_READ_BYTES: usize = 32 * 1024;
+const LARGE_FROM_BYTES: u64 = 1 << 20;
+/// The system takes so much for a client that takes nothing. From there on it is asked whether it would take more before more is read.
+const ASK_FROM_BYTES: u64 = 8 * 1024;
+/// Bytes of parts that leave together.
+const MAX_BATCH_BYTES: usize = 16 * 1024;
+/// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
+const MIN_BODY_RATE: u64 = 1024;
+const BODY_GRACE: Duration = Duration::from_secs(5);
+/// However much has come before, a client may pause for so long.
+const BODY_PAUSE: Duration = Duration::from_secs(10);
+/// Heads before the response itself that a server may send, such as 103.
+const MAX_INTERIM: u32 = 16;
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Forwarded {
+    /// The response has been passed on. For how long the server's connection can be used again, if it can, and when the response began.
+    Done { keep_server: Option<Keep>, answered: Duration },
+    /// The server has gone over to another protocol, and so has the client.
+    Tunnel { to_client: Bytes },
+}
+
+/// Why there is no response to pass on.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The server's connection ended without a byte of a response.
+    Unanswered,
+    /// What came is no response.
+    Nonsense(String),
+    /// No response in time.
+    Deadline,
+    /// The client is told, and its connection closed.
+    Client(Problem),
+    /// The connection cannot go on.
+    Ended(Ended),
+}
+
+impl From<Ended> for Failed {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+impl From<BodyError> for Failed {
+    fn from(error: BodyError) -> Self {
+        match error {
+            BodyError::Problem(problem) => Self::Client(problem),
+            BodyError::Ended(ended) => Self::Ended(ended),
+        }
+    }
+}
+
+/// Where a request's body comes from.
+pub(crate) trait Source: Send {
+    /// Something is there that can leave together with what came before it.
+    fn has_more(&mut self) -> bool;
+
+    /// The next piece: never [`Piece::More`].
+    fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, BodyError>> + Send;
+
+    /// Completes when the client goes.
+    fn gone(&mut self) -> impl Future<Output = Ended> + Send;
+
+    /// Whether nobody is left to read the response; otherwise the client has only said that it sends no more.
+    fn is_gone(ended: Ended) -> bool;
+}
+
+/// Where a response goes.
+pub(crate) trait Sink: Send {
+    /// Its head. `early`: the server has not been given the whole request, and may never take the rest.
+    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>);
+
+    fn data(&mut self, data: Bytes);
+
+    /// The end, with the lines that follow it.
+    fn end(&mut self, trailers: &[u8]);
+
+    /// Waits until all that was given is on its way.
+    fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
+
+    /// When all is on its way, and nothing follows for a while: there may be thousands who wait, and none of them holds a buffer.
+    fn rest(&mut self);
+
+    /// Waits until the client would take more, when all is on its way.
+    fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
+}
+
+/// A request to be passed on.
+pub(crate) struct Request<'a> {
+    pub(crate) head: &'a Head,
+    /// The head as the server is to see it.
+    pub(crate) bytes: BytesMut,
+    pub(crate) now: Instant,
+    /// How long the server may take to take it, and to answer once it has all of it.
+    pub(crate) within: Duration,
+    /// How long the server may send nothing of a response that it has begun.
+    pub(crate) idle: Duration,
+    /// A cookie that the client is given with the response.
+    pub(crate) set_cookie: Option<String>,
+    /// Its place at the server, which it may have to give up for others while its client is waited for.
+    pub(crate) place: &'a Admitted,
+}
+
+/// How it went.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) result: Result<Forwarded, Failed>,
+    /// The client is being given the response.
+    pub(crate) begun: bool,
+    /// The server has been given the whole request.
+    pub(crate) sent: bool,
+}
+
+/// Until when something has to happen: moved while it is waited for.
+struct Due {
+    base: Instant,
+    after_ms: AtomicU64,
+}
+
+impl Due {
+    fn after(within: Duration, now: Instant) -> Self {
+        let due = Self { base: now, after_ms: AtomicU64::new(0) };
+        due.set(now + within);
+        due
+    }
+
+    fn set(&self, due: Instant) {
+        let after = due.saturating_duration_since(self.base).as_millis();
+        self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// While somebody else's time counts.
+    fn rest(&self) {
+        self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// To be polled by the task that moves it, so that it is looked at again.
+    fn poll_over(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
+        timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
+        timer.poll_expired(task)
+    }
+}
+
+/// Sends a request and passes the response on.
+pub(crate) async fn forward(
+    request: Request<'_>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    server: &mut TcpStream,
+    timer: &mut Timer,
+) -> Outcome {
+    let Request { head, bytes, now: asked, within, idle, set_cookie, place } = request;
+    let set_cookie = set_cookie.as_deref();
+    let (due, begun, sent) = (Due::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
+    let (from_server, mut to_server) = server.split();
+    let (due_of, begun_of, sent_of, polls) = (&due, &begun, &sent, Polls::default());
+    let mut download = Download {
+        head,
+        from_server,
+        sink,
+        due: due_of,
+        idle,
+        begun: begun_of,
+        sent: sent_of,
+        asked,
+        set_cookie,
+        passed: 0,
+        place,
+        turn: Turn::new(&polls),
+    };
+    let result = {
+        let pace = Pace { due: &due, within, sent: &sent, begun: &begun, place, polls: &polls };
+        let upload = upload(source, &mut to_server, bytes, head.framing, pace);
+        let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
+        let mut download = std::pin::pin!(download.run());
+        loop {
+            let has_begun = || begun.load(Ordering::Relaxed);
+            tokio::select! {
+                biased;
+                outcome = poll_fn(|task| {
+                    polls.count();
+                    download.as_mut().poll(task)
+                }) => break outcome,
+                ended = upload.as_mut(), if uploads => match ended {
+                    Upload::Failed(failed) if !has_begun() => break Err(failed),
+                    Upload::Gone(ended) => break Err(ended.into()),
+                    // The server may have said why it takes no more.
+                    Upload::Refused | Upload::Failed(_) => uploads = false,
+                },
+                () = poll_fn(|task| due.poll_over(timer, task)) => {
+                    break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
+                }
+                () = poll_fn(|task| place.poll_gives_way(task)) => {
+                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { Failed::Client(too_slow()) });
+                }
+            }
+        }
+    };
+    let [begun, sent] = [begun, sent].map(AtomicBool::into_inner);
+    Outcome { result, begun, sent }
+}
+
+fn too_slow() -> Problem {
+    let detail = "the body of the request comes too slowly while others wait for the server";
+    Problem::new(http::StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
+}
+
+/// Waits for something that depends on the client.
+async fn of_client<F: Future>(place: &Admitted, future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    // Mostly it need not be waited for, and nobody has to know.
+    if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
+        return done;
+    }
+    place.waits_for_client(true);
+    let done = future.await;
+    place.waits_for_client(false);
+    done
+}
+
+/// How sending a request ended, if it did before the response was there.
+enum Upload {
+    /// The server takes no more.
+    Refused,
+    Failed(Failed),
+    /// Nobody is left to read the response.
+    Gone(Ended),
+}
+
+/// While a body comes its client's time counts, and the server's when there is something for it.
+struct Pace<'a> {
+    due: &'a Due,
+    within: Duration,
+    /// The server has been given the whole request.
+    sent: &'a AtomicBool,
+    /// The response has: what is left of the request changes nothing.
+    begun: &'a AtomicBool,
+    place: &'a Admitted,
+    polls: &'a Polls,
+}
+
+impl Pace<'_> {
+    fn set(&self, due: Instant) {
+        if !self.begun.load(Ordering::Relaxed) {
+            self.due.set(due);
+        }
+    }
+}
+
+/// Sends head and body, then watches for the client's going.
+async fn upload<S: Source>(
+    source: &mut S,
+    to_server: &mut WriteHalf<'_>,
+    mut request: BytesMut,
+    framing: Framing,
+    pace: Pace<'_>,
+) -> Upload {
+    if framing != Framing::Empty
+        && let Err(failed) = send_body(source, to_server, &mut request, framing, &pace).await
+    {
+        return failed;
+    }
+    // Mostly it is taken at once.
+    let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
+    if to_server.write_all(&request[taken..]).await.is_err() {
+        return Upload::Refused;
+    }
+    pace.sent.store(true, Ordering::Relaxed);
+    buffers::give(request);
+    ended::<S>(source.gone().await)
+}
+
+fn ended<S: Source>(ended: Ended) -> Upload {
+    if S::is_gone(ended) { Upload::Gone(ended) } else { Upload::Failed(ended.into()) }
+}
+
+/// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
+pub(crate) fn body_deadline(begin: Instant, received: u64, now: Instant) -> Instant {
+    let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+    slowest.min(now + BODY_PAUSE)
+}
+
+/// Sends what is in `out`, and the body; what ends it is left in `out`.
+async fn send_body<S: Source>(
+    source: &mut S,
+    to_server: &mut WriteHalf<'_>,
+    out: &mut BytesMut,
+    framing: Framing,
+    pace: &Pace<'_>,
+) -> Result<(), Upload> {
+    let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
+    let mut received = 0;
+    let mut turn = Turn::new(pace.polls);
+    loop {
+        // What is there already leaves with the head.
+        if !source.has_more() {
+            to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
+            out.clear();
+        }
+        let deadline = body_deadline(begin, received, Instant::now());
+        pace.set(deadline + pace.within);
+        let piece = of_client(pace.place, source.next_piece(deadline)).await;
+        let now = Instant::now();
+        pace.set(now + pace.within);
+        let piece = piece.map_err(|error| match error {
+            BodyError::Problem(problem) => Upload::Failed(Failed::Client(problem)),
+            BodyError::Ended(why) => ended::<S>(why),
+        });
+        match piece? {
+            Piece::Data(data) => {
+                received += data.len() as u64;
+                pace.place.moved(data.len());
+                put_piece(out, as_chunks, &data);
+            }
+            Piece::End(trailers) if as_chunks => {
+                put_end(out, &trailers);
+                return Ok(());
+            }
+            Piece::End(_) => return Ok(()),
+            Piece::More => {}
+        }
+        to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
+        out.clear();
+        turn.give_way(now).await;
+    }
+}
+
+/// A response on its way.
+struct Download<'a, S> {
+    head: &'a Head,
+    from_server: ReadHalf<'a>,
+    sink: &'a mut S,
+    due: &'a Due,
+    idle: Duration,
+    /// The client is being given the response.
+    begun: &'a AtomicBool,
+    /// The server has been given the whole request.
+    sent: &'a AtomicBool,
+    asked: Instant,
+    set_cookie: Option<&'a str>,
+    /// Bytes of the body that have been passed on.
+    passed: u64,
+    place: &'a Admitted,
+    turn: Turn<'a>,
+}
+
+impl<S: Sink> Download<'_, S> {
+    async fn run(&mut self) -> Result<Forwarded, Failed> {
+        let mut input = BytesMut::new();
+        let forwarded = self.run_with(&mut input).await;
+        buffers::give(input);
+        forwarded
+    }
+
+    async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, Failed> {
+        let response = self.response(input).await?;
+        let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        if switches && !self.head.upgrades {
+            return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
+        }
+        let answered = self.asked.elapsed();
+        self.sink.head(&response, !self.sent.load(Ordering::Relaxed), self.set_cookie);
+        if switches {
+            return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
+        }
+        let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
+        // Nobody needs them for as long as the response takes.
+        drop(fields);
+        self.begun.store(true, Ordering::Relaxed);
+        let mut body = BodyReader::new(framing);
+        loop {
+            match body.next(input) {
+                Ok(Piece::Data(data)) => {
+                    self.passed += data.len() as u64;
+                    self.place.moved(data.len());
+                    self.sink.data(data);
+                }
+                Ok(Piece::End(trailers)) => {
+                    self.sink.end(&trailers);
+                    break;
+                }
+                Ok(Piece::More) => {
+                    // Nothing is held back, and nothing is read that the client does not take.
+                    // The client's time is not the server's.
+                    self.due.rest();
+                    if input.is_empty() {
+                        buffers::give(std::mem::take(input));
+                    }
+                    of_client(self.place, self.sink.flush()).await?;
+                    if self.passed >= ASK_FROM_BYTES {
+                        of_client(self.place, self.sink.writable()).await?;
+                    }
+                    let now = Instant::now();
+                    let now = if self.turn.give_way(now).await { Instant::now() } else { now };
+                    self.due.set(now + self.idle);
+                    if self.read(input).await? == 0 {
+                        if framing == Framing::Close {
+                            self.sink.end(b"");
+                            break;
+                        }
+                        return Err(Failed::Ended(Ended("the server went in mid response")));
+                    }
+                }
+                Err(_broken) => {
+                    self.due.rest();
+                    self.sink.flush().await?;
+                    return Err(Failed::Ended(Ended("the server's response makes no sense")));
+                }
+            }
+        }
+        self.due.rest();
+        of_client(self.place, self.sink.flush()).await?;
+        let keep_server = (keep_alive && input.is_empty()).then(|| Keep::of(keep_for));
+        Ok(Forwarded::Done { keep_server, answered })
+    }
+
+    /// The head of the response; those before it are passed over.
+    async fn response(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Failed> {
+        let mut reader = ResponseReader::default();
+        let mut interim = 0;
+        let without_body = self.head.method() == "HEAD";
+        loop {
+            match reader.next(input, without_body) {
+                Ok(Some(head)) if head.status.is_informational() && head.status.as_u16() != 101 => {
+                    interim += 1;
+                    if interim > MAX_INTERIM {
+                        return Err(Failed::Nonsense("there is no end of its heads".to_owned()));
+                    }
+                }
+                Ok(Some(head)) => return Ok(head),
+                Ok(None) => {
+                    if self.read(input).await? == 0 {
+                        let cut = || Failed::Nonsense("it ended in mid head".to_owned());
+                        return Err(if input.is_empty() && interim == 0 { Failed::Unanswered } else { cut() });
+                    }
+                }
+                Err(why) => return Err(Failed::Nonsense(why)),
+            }
+        }
+    }
+
+    /// Reads on. A buffer that is empty is taken only when there is something to read: thousands may wait for a slow server.
+    async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
+        let begun = self.begun.load(Ordering::Relaxed);
+        let read = loop {
+            let readable = match Readable::readable(&mut self.from_server).now_or_never() {
+                Some(readable) => readable,
+                None => {
+                    self.sink.rest();
+                    Readable::readable(&mut self.from_server).await
+                }
+            };
+            if let Err(error) = readable {
+                break Err(error);
+            }
+            if input.capacity() == 0 {
+                *input = buffers::take();
+            }
+            input.reserve(match self.passed {
+                LARGE_FROM_BYTES.. => LARGE_READ_BYTES,
+                _ if begun => READ_BYTES,
+                _ => FIRST_READ_BYTES,
+            });
+            match self.from_server.recv(input) {
+                Ok(Some(bytes)) => break Ok(bytes),
+                Ok(None) if input.is_empty() => buffers::give(std::mem::take(input)),
+                Ok(None) => {}
+                Err(error) => break Err(error),
+            }
+        };
+        match read {
+            Ok(bytes) => Ok(bytes),
+            Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),
+            Err(_reset) => Ok(0),
+        }
+    }
+}
+
+/// Gives a client parts as they come, until the last, or until the client goes: of a stream nobody wants the rest.
+pub(crate) async fn relay(
+    response: &ResponseHead,
+    parts: impl Stream<Item = Result<Bytes, Ended>>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+) -> Result<(), Ended> {
+    sink.head(response, false, None);
+    let polls = Polls::default();
+    polls.of(relay_parts(parts, source, sink, Turn::new(&polls))).await
+}
+
+async fn relay_parts(
+    parts: impl Stream<Item = Result<Bytes, Ended>>,
+    source: &mut impl Source,
+    sink: &mut impl Sink,
+    mut turn: Turn<'_>,
+) -> Result<(), Ended> {
+    let mut parts = std::pin::pin!(parts);
+    let (mut batch, mut passed) = (BytesMut::new(), 0);
+    loop {
+        // What is there leaves together: a frame of HTTP/2 for each of many small parts would look like an attack.
+        let ready = if batch.len() < MAX_BATCH_BYTES { parts.next().now_or_never() } else { None };
+        let part = match ready {
+            Some(part) => part,
+            None => {
+                passed += batch.len() as u64;
+                sink.data(batch.split().freeze());
+                sink.flush().await?;
+                // Nobody who waits holds a buffer.
+                batch = BytesMut::new();
+                sink.rest();
+                if passed >= ASK_FROM_BYTES {
+                    sink.writable().await?;
+                }
+                turn.give_way(Instant::now()).await;
+                tokio::select! {
+                    biased;
+                    part = parts.next() => part,
+                    ended = source.gone() => return Err(ended),
+                }
+            }
+        };
+        match part {
+            Some(Ok(part)) => batch.extend_from_slice(&part),
+            last => {
+                sink.data(batch.freeze());
+                if last.is_none() {
+                    sink.end(b"");
+                }
+                sink.flush().await?;
+                return last.map_or(Ok(()), |broken| broken.map(drop));
+            }
+        }
+    }
+}
+
+pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
+    // A chunk of nothing is the last one.
+    if data.is_empty() {
+        return;
+    }
+    if as_chunk {
+        // With room for the size and the line ends: a large piece is copied once.
+        out.reserve(data.len() + 24);
+        let _ = write!(out, "{:x}\r\n", data.len());
+        out.put_slice(data);
+        out.put_slice(b"\r\n");
+    } else {
+        out.put_slice(data);
+    }
+}
+
+/// The last chunk, and what follows it.
+pub(crate) fn put_end(out: &mut BytesMut, trailers: &[u8]) {
+    out.put_slice(b"0\r\n");
+    headers::put_trailers(out, trailers);
+    out.put_slice(b"\r\n");
+}

@@ -1,0 +1,307 @@
+//! HTTP requests into arguments of a call, and answers of nodes into responses. Pure.
+
+use bytes::Bytes;
+use http::StatusCode;
+use node_sdk::RawResponse;
+use protocol::{Version, check_depth, success_parts};
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use crate::message::problem::Problem;
+use crate::proxy::stream_body::Form;
+
+/// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at about 10,000).
+const MAX_JSON_DEPTH: usize = 64;
+
+/// The media type of answers.
+pub(crate) const JSON: &str = "application/json";
+
+/// Whether arguments come in the body; otherwise they come in the query string.
+pub(crate) fn has_body(method: &str) -> bool {
+    matches!(method, "POST" | "PUT" | "PATCH")
+}
+
+/// A path with the escapes of letters beyond ASCII undone, as services write their routes: `/%EC%83%81%ED%92%88` is `/상품`.
+/// Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would change the path's meaning. `None` when there is nothing to undo.
+pub(crate) fn readable_path(path: &str) -> Option<String> {
+    if !path.contains('%') {
+        return None;
+    }
+    let hex = |digit: u8| char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let mut bytes = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    let mut undone = false;
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = match (first, after) {
+            (b'%', [high, low, ..]) => hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low),
+            _ => None,
+        };
+        match escaped.filter(|byte| !byte.is_ascii()) {
+            Some(byte) => {
+                undone = true;
+                bytes.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                bytes.push(first);
+                rest = after;
+            }
+        }
+    }
+    if undone { String::from_utf8(bytes).ok() } else { None }
+}
+
+/// The arguments in a query string or form: an object of strings, an array where a name stands several times.
+pub(crate) fn form_params(form: &[u8]) -> String {
+    plain_params(form).unwrap_or_else(|| any_params(form))
+}
+
+/// Those of most requests: few, each once, and nothing in them that has to be undone or escaped.
+fn plain_params(form: &[u8]) -> Option<String> {
+    const MAX_NAMES: usize = 8;
+    // As a form has them and as JSON has them.
+    let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'%' | b'+' | b'"' | b'\\');
+    let text = std::str::from_utf8(form).ok().filter(|text| text.as_bytes().iter().all(is_plain))?;
+    let mut out = String::with_capacity(2 * form.len() + 16);
+    let (mut names, mut count) = ([""; MAX_NAMES], 0);
+    for pair in text.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        if names[..count].contains(&name) {
+            return None;
+        }
+        *names.get_mut(count)? = name;
+        count += 1;
+        for part in [if count == 1 { "{\"" } else { ",\"" }, name, "\":\"", value, "\""] {
+            out.push_str(part);
+        }
+    }
+    out.push_str(if count == 0 { "{}" } else { "}" });
+    Some(out)
+}
+
+fn any_params(form: &[u8]) -> String {
+    let mut pairs: Vec<_> = form_urlencoded::parse(form).collect();
+    // Stable: the values of a name stay in their order.
+    pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
+    let mut out = Vec::with_capacity(2 * form.len() + 16);
+    for values in pairs.chunk_by(|(one, _), (other, _)| one == other) {
+        out.push(if out.is_empty() { b'{' } else { b',' });
+        put_text(&mut out, &values[0].0);
+        out.push(b':');
+        for (at, (_, value)) in values.iter().enumerate() {
+            match (values.len(), at) {
+                (1, _) => {}
+                (_, 0) => out.push(b'['),
+                (_, _) => out.push(b','),
+            }
+            put_text(&mut out, value);
+        }
+        if values.len() > 1 {
+            out.push(b']');
+        }
+    }
+    if out.is_empty() {
+        out.push(b'{');
+    }
+    out.push(b'}');
+    String::from_utf8(out).expect("what was put there is text")
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a text is written to memory");
+}
+
+/// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
+///
+/// # Errors
+/// 400 for what is no JSON object, 415 for a media type that is neither.
+pub(crate) fn body_params(content_type: Option<&str>, body: &[u8]) -> Result<String, Problem> {
+    if body.is_empty() {
+        return Ok("{}".to_owned());
+    }
+    let media_type = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
+        return Ok(form_params(body));
+    }
+    if !is_json(media_type) {
+        let detail = format!("send {JSON} or application/x-www-form-urlencoded instead of '{media_type}'");
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_media_type", detail));
+    }
+    let bad = |detail: String| Problem::new(StatusCode::BAD_REQUEST, "bad_json", detail);
+    let text = std::str::from_utf8(body)
+        .map_err(|error| bad(format!("the body is not UTF-8 from byte {}", error.valid_up_to())))?;
+    if let Err(too_deep) = check_depth(body, MAX_JSON_DEPTH) {
+        return Err(bad(format!("the body: {too_deep}")));
+    }
+    let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
+    if value.get().starts_with('{') {
+        Ok(value.get().to_owned())
+    } else {
+        Err(bad("the body must be a JSON object".to_owned()))
+    }
+}
+
+/// `application/json` and its relatives such as `application/problem+json` (RFC 6839).
+fn is_json(media_type: &str) -> bool {
+    let subtype =
+        media_type.get(..12).filter(|start| start.eq_ignore_ascii_case("application/")).map(|_| &media_type[12..]);
+    subtype
+        .is_some_and(|subtype| subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
+}
+
+/// Whether `text` is one JSON value, and text in UTF-8: what a client is told to be JSON has to be. In one pass, without keeping
+/// anything of it.
+pub(crate) fn is_one_json(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
+}
+
+/// A node's answer as a response: status and body, or the problem that it tells of.
+///
+/// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
+pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
+    let packet = answer.packet();
+    // The usual answer is cut out, and looked through once.
+    if let Some((_, body)) = success_parts(packet)
+        && is_one_json(body)
+    {
+        return Ok((StatusCode::OK, packet.slice_ref(body)));
+    }
+    let Ok(read) = answer.read() else {
+        if packet.trim_ascii() != b"null" {
+            let detail = "the service answered with something that is no JSON";
+            return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+        }
+        let detail = "the service does not know the method, although it registered it";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "method_not_known", detail));
+    };
+    match read.version {
+        Version::V1 => Ok((StatusCode::OK, packet.clone())),
+        Version::V2 => {
+            let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
+            let Some(status) = status else {
+                let detail = format!("the service answered with the status {}, which HTTP does not have", read.status);
+                return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
+            };
+            match (read.body, read.reason) {
+                (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
+                (None, None) => Ok((status, Bytes::from_static(b"null"))),
+                (None, Some(reason)) if reason == "stream" && status == StatusCode::NOT_ACCEPTABLE => {
+                    let [lines, events] = [Form::Lines, Form::Events].map(Form::media_type);
+                    let detail = format!("the answer is a stream: ask for it with 'Accept: {lines}' or '{events}'");
+                    Err(Problem::new(status, reason, detail))
+                }
+                (None, Some(reason)) => Err(Problem::new(status, reason, read.message.unwrap_or_default())),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn paths_are_read_as_services_write_them() {
+        for (path, readable) in [
+            ("/goods/7", None),
+            ("/a%2Fb%25%3f", None),
+            ("/%EC%83%81%ED%92%88/a%2Fb%25", Some("/상품/a%2Fb%25")),
+            ("/%ec%83%81", Some("/상")),
+            ("/%EC%83", None),
+            ("/%EC%83%81%", Some("/상%")),
+            ("/%E%", None),
+            ("/%FF", None),
+        ] {
+            assert_eq!(readable_path(path).as_deref(), readable, "{path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_not_given_out_as_such() {
+        for (text, expected) in [
+            (&b"{\"a\":[1,-2.5e3,\"\\u00e9\\n\",null]}"[..], true),
+            (b" 1 ", true),
+            ("\"상품\"".as_bytes(), true),
+            (b"<script>alert(1)</script>", false),
+            (b"{a:1}", false),
+            (b"\"\xff\"", false),
+            (b"{}{}", false),
+            (b"1,\"x\":2", false),
+            (b"[1", false),
+            (b"\"\\x\"", false),
+            (b"\"\n\"", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_one_json(text), expected, "{}", String::from_utf8_lossy(text));
+        }
+        // However deep it is.
+        let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(100_000));
+        assert!(!is_one_json(open.as_bytes()) && is_one_json(format!("{open}{close}").as_bytes()));
+    }
+
+    #[test]
+    fn query_strings_become_objects_of_strings() {
+        for (query, expected) in [
+            ("", "{}"),
+            ("a=1&b=", r#"{"a":"1","b":""}"#),
+            ("a=1&a=2&a=3&b=x", r#"{"a":["1","2","3"],"b":"x"}"#),
+            ("name=%ED%99%8D%EA%B8%B8%EB%8F%99+%C2%B6", r#"{"name":"홍길동 ¶"}"#),
+            ("%ff=%ff&x", "{\"x\":\"\",\"\u{FFFD}\":\"\u{FFFD}\"}"),
+            ("__proto__=1", r#"{"__proto__":"1"}"#),
+            ("b=1&a=%22%0a&b=2", r#"{"b":["1","2"],"a":"\"\n"}"#),
+        ] {
+            let seen: Value = serde_json::from_str(&form_params(query.as_bytes())).unwrap();
+            assert_eq!(seen, serde_json::from_str::<Value>(expected).unwrap(), "{query}");
+        }
+    }
+
+    #[track_caller]
+    fn check(content_type: Option<&str>, body: &str, expected: Result<&str, (u16, &str)>) {
+        let seen = body_params(content_type, body.as_bytes());
+        let seen = seen.as_deref().map_err(|problem| (problem.status.as_u16(), problem.detail.as_str()));
+        match (seen, expected) {
+            (Err((status, detail)), Err((expected, part))) => {
+                assert!(status == expected && detail.contains(part), "{status} {detail}");
+            }
+            (seen, expected) => assert_eq!(seen, expected),
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn plain_arguments_are_what_any_are(form in "([a-c]{0,2}=?[ -~]{0,3}&?){0,10}") {
+            if let Some(plain) = plain_params(form.as_bytes()) {
+                let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+                proptest::prop_assert_eq!(value(&plain), value(&any_params(form.as_bytes())));
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_become_objects() {
+        check(None, "", Ok("{}"));
+        check(Some(JSON), " {\"a\": [1]}\n", Ok("{\"a\": [1]}"));
+        check(Some("Application/JSON; charset=euc-kr"), "{}", Ok("{}"));
+        check(Some("application/vnd.api+json"), "{}", Ok("{}"));
+        check(Some("application/x-www-form-urlencoded;charset=utf-8"), "a=1&b=2", Ok(r#"{"a":"1","b":"2"}"#));
+    }
+
+    #[test]
+    fn gh28_other_bodies_are_refused_with_the_place() {
+        check(Some(JSON), "{\"a\":}", Err((400, "line 1 column 6")));
+        check(Some(JSON), "[]", Err((400, "must be a JSON object")));
+        check(Some(JSON), "{} {}", Err((400, "trailing characters")));
+        check(Some("text/plain"), "a", Err((415, "send application/json")));
+        check(Some("application/"), "a", Err((415, "send application/json")));
+        let nested = |depth: usize| format!("{{\"a\":{}{}}}", "[".repeat(depth - 1), "]".repeat(depth - 1));
+        check(Some(JSON), &nested(64), Ok(&nested(64)));
+        check(Some(JSON), &nested(65), Err((400, "nested deeper than 64")));
+        check(None, "a", Err((415, "send application/json")));
+        assert_eq!(
+            body_params(Some(JSON), b"{\"a\":\"\xff\"}").unwrap_err().detail,
+            "the body is not UTF-8 from byte 6"
+        );
+    }
+}

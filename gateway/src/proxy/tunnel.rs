@@ -1,0 +1,367 @@
+//! Bytes both ways between a client and a server, after both have agreed to speak something else than HTTP.
+
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant};
+
+use crate::io::poll_slice::again_later;
+use crate::io::stream::Stream;
+use crate::io::timer::Timer;
+use crate::upstream::holders::Holder;
+
+/// Bytes that are read at a time, and so wait in one direction at most.
+const MAX_WAITING_BYTES: usize = 16 * 1024;
+
+/// Reads of one direction in one turn: others of the same thread have theirs then.
+const MAX_READS: u32 = 8;
+
+/// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay for longer by this part of it.
+const LOOKS: u32 = 8;
+
+thread_local! {
+    /// What is read goes on at once, mostly: all tunnels of a thread read into the same place.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_WAITING_BYTES].into());
+}
+
+/// Carries bytes both ways until both sides have said that no more come, neither has said anything for as long as `idle`, or the
+/// tunnel has to give way to another one. A side that does not take what has come for it is not read for, and a tunnel in which
+/// nothing waits holds no buffer.
+///
+/// # Errors
+/// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and [`io::ErrorKind::QuotaExceeded`] for one that
+/// gives way: what was on its way is lost.
+pub(crate) async fn run(mut client: Stream, server: TcpStream, holder: &Holder, idle: Duration) -> io::Result<()> {
+    let mut server = Stream::Plain(server);
+    let (mut up, mut down) = (Way::default(), Way::default());
+    let mut down_first = false;
+    let look = (idle / LOOKS).max(Duration::from_millis(1));
+    let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
+    poll_fn(|task| {
+        // Each may use up what a task may do in one turn: they take turns.
+        down_first = !down_first;
+        let (mut up, mut down) = (up.in_turn(holder), down.in_turn(holder));
+        let (up, down) = if down_first {
+            let down = down.poll(task, &mut server, &mut client)?;
+            (up.poll(task, &mut client, &mut server)?, down)
+        } else {
+            (up.poll(task, &mut client, &mut server)?, down.poll(task, &mut server, &mut client)?)
+        };
+        if up.is_ready() && down.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        if holder.poll_gives_way(task).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
+        }
+        // No clock is looked at for each message: how much has moved says whether anything was said.
+        while timer.poll_expired(task).is_ready() {
+            let before = std::mem::replace(&mut moved, holder.so_far());
+            silent = if before == moved { silent + 1 } else { 0 };
+            if silent >= LOOKS {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            timer.set(Instant::now() + look);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// One direction.
+#[derive(Debug, Default)]
+struct Way {
+    /// Read, and not taken when it was.
+    waiting: Vec<u8>,
+    /// Bytes of that which have been written since.
+    written: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+enum State {
+    #[default]
+    Reads,
+    /// What was written last may still be in a TLS session.
+    Unflushed,
+    /// No more comes; the other side has not been told.
+    Ends,
+    Done,
+}
+
+/// One direction in one turn.
+struct InTurn<'a> {
+    way: &'a mut Way,
+    reads: u32,
+    holder: &'a Holder,
+}
+
+impl Way {
+    fn in_turn<'a>(&'a mut self, holder: &'a Holder) -> InTurn<'a> {
+        InTurn { way: self, reads: 0, holder }
+    }
+}
+
+impl InTurn<'_> {
+    /// Passes on all that can be. Ready when no more comes, and the other side knows.
+    fn poll(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
+        loop {
+            while self.way.written < self.way.waiting.len() {
+                self.way.written += ready!(poll_write(task, to, &self.way.waiting[self.way.written..]))?;
+            }
+            if self.way.written > 0 {
+                (self.way.waiting, self.way.written) = (Vec::new(), 0);
+            }
+            self.way.state = match self.way.state {
+                State::Reads => ready!(self.poll_pass_on(task, from, to))?,
+                State::Unflushed => {
+                    ready!(Pin::new(&mut *to).poll_flush(task))?;
+                    State::Reads
+                }
+                State::Ends => {
+                    ready!(Pin::new(&mut *to).poll_shutdown(task))?;
+                    State::Done
+                }
+                State::Done => return Poll::Ready(Ok(())),
+            };
+        }
+    }
+
+    /// Reads once, and writes what is taken of it.
+    fn poll_pass_on(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<State>> {
+        if self.reads == MAX_READS {
+            again_later(task);
+            return Poll::Pending;
+        }
+        self.reads += 1;
+        SCRATCH.with_borrow_mut(|scratch| {
+            let read = ready!(from.poll_recv(task, scratch))?;
+            self.holder.moved(read as u64);
+            if read == 0 {
+                return Poll::Ready(Ok(State::Ends));
+            }
+            let written = match poll_write(task, to, &scratch[..read]) {
+                Poll::Ready(written) => written?,
+                Poll::Pending => 0,
+            };
+            self.way.waiting.extend_from_slice(&scratch[written..read]);
+            Poll::Ready(Ok(State::Unflushed))
+        })
+    }
+}
+
+/// At least one byte.
+fn poll_write(task: &mut Context<'_>, to: &mut Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    match ready!(Pin::new(to).poll_write(task, bytes))? {
+        0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+        written => Poll::Ready(Ok(written)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, ServerConfig};
+    use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::time::timeout;
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::upstream::holders::{Holders, Use};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    trait Side: AsyncRead + AsyncWrite + Unpin + Send {}
+    impl<T: AsyncRead + AsyncWrite + Unpin + Send> Side for T {}
+
+    /// Two who speak through a tunnel, the client in clear or with TLS.
+    async fn tunnel(is_tls: bool) -> (Box<dyn Side>, TcpStream, AbortOnDropHandle<io::Result<()>>) {
+        let (client, inner) = pair().await;
+        let (outer, server) = pair().await;
+        let (client, inner): (Box<dyn Side>, _) = if is_tls {
+            let (client, inner) = secure(client, inner).await;
+            (client, inner)
+        } else {
+            (Box::new(client), Stream::Plain(inner))
+        };
+        let task = async move {
+            let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+            run(inner, outer, &holder, PATIENCE).await
+        };
+        (client, server, AbortOnDropHandle::new(tokio::spawn(task)))
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        // Little is under way in the system, so that what is in between shows.
+        socket.set_recv_buffer_size(4096).unwrap();
+        socket.set_send_buffer_size(4096).unwrap();
+        let stream = socket.connect(listener.local_addr().unwrap()).await.unwrap();
+        (stream, listener.accept().await.unwrap().0)
+    }
+
+    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, Stream) {
+        let rcgen::CertifiedKey { cert, signing_key } =
+            rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(cert.der().clone()).unwrap();
+        let knows = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions();
+        let knows = knows.unwrap().with_root_certificates(roots).with_no_client_auth();
+        let shows = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+        let shows = shows.unwrap().with_no_client_auth().with_single_cert(vec![cert.der().clone()], key).unwrap();
+        let name = ServerName::try_from("localhost").unwrap();
+        let (connector, acceptor) = (TlsConnector::from(Arc::new(knows)), TlsAcceptor::from(Arc::new(shows)));
+        let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
+        (Box::new(client.unwrap()), Stream::from(server.unwrap()))
+    }
+
+    async fn say(side: &mut (impl AsyncWrite + Unpin), what: &str) {
+        side.write_all(what.as_bytes()).await.unwrap();
+        side.flush().await.unwrap();
+    }
+
+    async fn reads(side: &mut (impl AsyncRead + Unpin), what: &str) {
+        let mut read = vec![0; what.len()];
+        side.read_exact(&mut read).await.unwrap();
+        assert_eq!(read, what.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn each_side_hears_the_other_and_when_it_has_no_more_to_say() {
+        for is_tls in [false, true] {
+            let (mut client, mut server, tunnel) = tunnel(is_tls).await;
+            for word in ["ask", "상품", "x"] {
+                say(&mut client, word).await;
+                reads(&mut server, word).await;
+                say(&mut server, word).await;
+                reads(&mut client, word).await;
+            }
+            say(&mut client, "last").await;
+            client.shutdown().await.unwrap();
+            reads(&mut server, "last").await;
+            assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the client says no more");
+            assert!(!tunnel.is_finished());
+            say(&mut server, "answer").await;
+            reads(&mut client, "answer").await;
+            server.shutdown().await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+            tunnel.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn much_goes_both_ways_at_once() {
+        // No two parts of it are alike where one could be taken for the other.
+        let much = |seed: u32| -> Vec<u8> { (0..750_000).flat_map(|at: u32| (at ^ seed).to_le_bytes()).collect() };
+        for is_tls in [false, true] {
+            let (client, server, tunnel) = tunnel(is_tls).await;
+            let side = async |stream: Box<dyn Side>, says: Vec<u8>, hears: Vec<u8>| {
+                let (mut from, mut to) = tokio::io::split(stream);
+                let writes = async {
+                    to.write_all(&says).await.unwrap();
+                    to.shutdown().await.unwrap();
+                };
+                let mut read = Vec::new();
+                let (_, bytes) = tokio::join!(writes, from.read_to_end(&mut read));
+                assert!(bytes.unwrap() == hears.len() && read == hears);
+            };
+            tokio::join!(side(client, much(1), much(0)), side(Box::new(server), much(0), much(1)));
+            tunnel.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_does_not_read_is_not_read_for() {
+        let (client, mut server, tunnel) = tunnel(false).await;
+        let mut written = 0;
+        // It stops taking: that is what is waited for, and not for long.
+        while let Ok(bytes) = timeout(Duration::from_millis(300), server.write(&[b'x'; 8192])).await {
+            written += bytes.unwrap();
+            assert!(written < 32 << 20, "it is held somewhere");
+        }
+        assert!(written > 0 && !tunnel.is_finished());
+        drop(client);
+        assert!(tunnel.await.unwrap().is_err(), "what was on its way is lost, and the server hears of it");
+        assert!(server.read(&mut [0]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_in_which_nothing_is_said_is_closed_and_one_that_is_used_is_not() {
+        let idle = Duration::from_millis(400);
+        let (mut client, inner) = pair().await;
+        let (outer, mut server) = pair().await;
+        let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+        let begun = Instant::now();
+        let task = run(Stream::Plain(inner), outer, &holder, idle);
+        let says = async {
+            // For longer than it may be silent, in either direction.
+            while begun.elapsed() < 2 * idle {
+                say(&mut client, "x").await;
+                reads(&mut server, "x").await;
+                tokio::time::sleep(idle / 20).await;
+            }
+            Instant::now()
+        };
+        let (ended, silent_since) = tokio::join!(task, says);
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(silent_since.elapsed() >= idle * 3 / 4, "{:?}", silent_since.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_gives_way_when_it_is_told_to() {
+        let (_client, inner) = pair().await;
+        let (outer, _server) = pair().await;
+        let (mut holders, now) = (Holders::default(), Instant::now());
+        let holder = holders.add([127, 0, 0, 1].into(), now);
+        let task = run(Stream::Plain(inner), outer, &holder, PATIENCE);
+        let tells = async { holders.sweep(Use::Tunnels, now + PATIENCE, 1, 0) };
+        let (ended, told) = tokio::join!(task, tells);
+        assert_eq!((ended.unwrap_err().kind(), told), (io::ErrorKind::QuotaExceeded, 1));
+    }
+
+    #[tokio::test]
+    async fn others_have_their_turn_while_a_tunnel_is_pumped() {
+        let (client, inner) = pair().await;
+        let (outer, server) = pair().await;
+        let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
+        let polls = crate::io::poll_slice::Polls::default();
+        let much = 64 << 20;
+        // A thread of their own makes sure that there is always something to read, and room to write.
+        let pumps = tokio::task::spawn_blocking(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let streams = (client.into_std().unwrap(), server.into_std().unwrap());
+            runtime.block_on(async {
+                let mut client = TcpStream::from_std(streams.0).unwrap();
+                let mut server = TcpStream::from_std(streams.1).unwrap();
+                let (_, mut to) = client.split();
+                let writes = async {
+                    for _ in 0..much >> 16 {
+                        to.write_all(&[b'x'; 1 << 16]).await.unwrap();
+                    }
+                    to.shutdown().await.unwrap();
+                };
+                let reads = async {
+                    let mut part = vec![0; 1 << 16];
+                    while server.read(&mut part).await.unwrap() > 0 {}
+                    server.shutdown().await.unwrap();
+                };
+                tokio::join!(writes, reads);
+            });
+        });
+        polls.of(run(Stream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
+        pumps.await.unwrap();
+        let most = MAX_WAITING_BYTES * usize::try_from(MAX_READS).unwrap();
+        assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());
+    }
+}

@@ -1,0 +1,248 @@
+//! How many requests there may be below a path: at a time, and in a while for each client. Bounded, whoever asks.
+
+use std::convert::Infallible;
+use std::hash::BuildHasher;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use daemon::network_of;
+use tokio::time::Instant;
+
+use crate::upstream::fair_queue::Shares;
+
+/// Sets of places, each for clients whose hash is alike.
+const SETS: usize = 16 * 1024;
+/// Places of a set: the table knows 65,536 clients at a time, in a megabyte and a half.
+const WAYS: usize = 4;
+
+/// Limits of one route. A copy begins anew.
+#[derive(Debug)]
+pub struct RouteLimits {
+    /// Requests at a time, of all workers.
+    pub(crate) at_most: Option<usize>,
+    /// Percent of these that one client alone may have.
+    client_share: u8,
+    /// Requests in a while.
+    pub(crate) rate: Option<Rate>,
+    in_flight: Option<Arc<InFlight>>,
+    clients: Mutex<Option<Clients>>,
+}
+
+/// So many requests in a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests.
+    pub requests: u32,
+    /// In so long.
+    pub every: Duration,
+    /// Requests that may come at once.
+    pub burst: u32,
+    /// Of whom.
+    pub by: RateBy,
+}
+
+/// Whose requests count together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RateBy {
+    /// All.
+    Route,
+    /// Those from one address; of IPv6, from one /64, which is one customer's.
+    Address,
+    /// Those with the same value of this header field; those without it count as one.
+    Header(String),
+}
+
+/// Requests of each client at a time. None waits.
+type InFlight = Mutex<Shares<Infallible>>;
+
+/// Why a request is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// There are as many as may be at a time, or as many of this client.
+    AtMost,
+    Rate,
+}
+
+/// A request that counts until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Counted(Option<(Arc<InFlight>, IpAddr)>);
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        Self::new(None, None, 100)
+    }
+}
+
+impl Clone for RouteLimits {
+    fn clone(&self) -> Self {
+        Self::new(self.at_most, self.rate.clone(), self.client_share)
+    }
+}
+
+impl RouteLimits {
+    /// So many requests at a time, of which one client alone may have `client_share` percent, and so many in a while.
+    pub fn new(at_most: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
+        let in_flight = at_most.map(|limit| Arc::new(Mutex::new(Shares::new(limit, client_share, 0))));
+        Self { at_most, client_share, rate, in_flight, clients: Mutex::default() }
+    }
+
+    /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`] names.
+    pub(crate) fn take(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<Counted, Limited> {
+        if let Some(rate) = &self.rate {
+            let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+            let clients = clients.get_or_insert_with(|| Clients::new(now));
+            let is_free = match &rate.by {
+                RateBy::Route => clients.take(rate, &(), now),
+                RateBy::Address => clients.take(rate, &network_of(client), now),
+                RateBy::Header(_) => clients.take(rate, &header, now),
+            };
+            if !is_free {
+                return Err(Limited::Rate);
+            }
+        }
+        let Some(in_flight) = &self.in_flight else { return Ok(Counted(None)) };
+        let client = network_of(client);
+        if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).take(client) {
+            return Err(Limited::AtMost);
+        }
+        Ok(Counted(Some((Arc::clone(in_flight), client))))
+    }
+
+    /// The field whose value is wanted.
+    pub(crate) fn header(&self) -> Option<&str> {
+        match &self.rate.as_ref()?.by {
+            RateBy::Header(name) => Some(name),
+            RateBy::Route | RateBy::Address => None,
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((in_flight, client)) = &self.0 {
+            in_flight.lock().unwrap_or_else(PoisonError::into_inner).give_back(*client);
+        }
+    }
+}
+
+/// When each client will have paid for what it has had: the generic cell rate algorithm, one number for each.
+#[derive(Debug)]
+struct Clients {
+    places: Vec<[Place; WAYS]>,
+    /// With a seed of its own, so that nobody can choose whose place to take.
+    hasher: std::collections::hash_map::RandomState,
+    since: Instant,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    tag: u64,
+    /// In nanoseconds.
+    paid_at: u64,
+}
+
+impl Clients {
+    fn new(now: Instant) -> Self {
+        Self { places: vec![Default::default(); SETS], hasher: Default::default(), since: now }
+    }
+
+    fn take(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
+        let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let hash = self.hasher.hash_one(client);
+        // From 1: 0 is a place that nobody has.
+        let now = nanos(now.saturating_duration_since(self.since)) + 1;
+        let each = nanos(rate.every / rate.requests.max(1));
+        let ahead = each.saturating_mul(rate.burst.max(1).into());
+        let set = &mut self.places[usize::try_from(hash).unwrap_or_default() % SETS];
+        // Its own place, or else that of whoever has been gone for longest: what is forgotten has mostly been paid for.
+        let own = set.iter().position(|place| place.tag == hash);
+        let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
+        let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
+        let is_free = paid_at + each <= now + ahead;
+        if is_free {
+            set[at] = Place { tag: hash, paid_at: paid_at + each };
+        }
+        is_free
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits(at_most: Option<usize>, requests: u32, burst: u32, by: RateBy) -> RouteLimits {
+        let rate = (requests > 0).then(|| Rate { requests, every: Duration::from_secs(1), burst, by });
+        RouteLimits::new(at_most, rate, 90)
+    }
+
+    fn taken(limits: &RouteLimits, client: &str, header: Option<&[u8]>, now: Instant, tries: usize) -> usize {
+        (0..tries).filter(|_| limits.take(client.parse().unwrap(), header, now).is_ok()).count()
+    }
+
+    #[tokio::test]
+    async fn ov8_a_client_gets_its_rate_and_others_theirs() {
+        let limits = limits(None, 10, 20, RateBy::Address);
+        let start = Instant::now();
+        assert_eq!(taken(&limits, "10.0.0.1", None, start, 100), 20);
+        assert_eq!(taken(&limits, "::ffff:10.0.0.1", None, start, 100), 0, "the same");
+        assert_eq!(taken(&limits, "10.0.0.2", None, start, 100), 20, "another");
+        assert_eq!(taken(&limits, "10.0.0.1", None, start + Duration::from_millis(500), 100), 5);
+        assert_eq!(taken(&limits, "10.0.0.1", None, start + Duration::from_secs(60), 100), 20, "no more is saved up");
+        assert_eq!(taken(&limits, "2001:db8::1", None, start, 100), 20);
+        assert_eq!(taken(&limits, "2001:db8::2:3", None, start, 100), 0, "one /64 is one client");
+        assert_eq!(taken(&limits, "2001:db8:0:1::1", None, start, 100), 20);
+    }
+
+    #[tokio::test]
+    async fn rates_count_by_header_and_by_route() {
+        let by_header = limits(None, 1, 1, RateBy::Header("x-key".to_owned()));
+        let now = Instant::now();
+        for key in [Some(&b"a"[..]), Some(b"b"), None] {
+            assert_eq!(taken(&by_header, "10.0.0.1", key, now, 3), 1);
+        }
+        let by_route = limits(None, 5, 1, RateBy::Route);
+        assert_eq!(taken(&by_route, "10.0.0.1", None, now, 3) + taken(&by_route, "10.0.0.2", None, now, 3), 1);
+    }
+
+    #[tokio::test]
+    async fn the_table_stays_as_large_as_it_is_and_forgets_the_oldest() {
+        let limits = limits(None, 1, 1, RateBy::Address);
+        let now = Instant::now();
+        let clients = u32::try_from(SETS * WAYS * 4).unwrap();
+        for client in 0..clients {
+            let client = IpAddr::from(client.to_be_bytes());
+            assert!(limits.take(client, None, now + Duration::from_micros(1)).is_ok());
+        }
+        assert_eq!(limits.clients.lock().unwrap().as_ref().unwrap().places.len(), SETS);
+        let last = IpAddr::from((clients - 1).to_be_bytes());
+        assert!(limits.take(last, None, now + Duration::from_micros(2)).is_err(), "it has just been here");
+    }
+
+    #[tokio::test]
+    async fn ov7_no_more_than_so_many_at_a_time() {
+        let limits = limits(Some(2), 0, 0, RateBy::Route);
+        let take = || limits.take([10, 0, 0, 1].into(), None, Instant::now());
+        let (first, second) = (take().unwrap(), take().unwrap());
+        assert_eq!(take().unwrap_err(), Limited::AtMost);
+        drop(first);
+        let third = take().unwrap();
+        assert_eq!(take().unwrap_err(), Limited::AtMost);
+        drop((second, third));
+        assert_eq!(limits.in_flight.as_ref().unwrap().lock().unwrap().free(), 2);
+    }
+
+    #[tokio::test]
+    async fn ov9_one_client_does_not_take_all_requests_of_a_route() {
+        let limits = limits(Some(100), 0, 0, RateBy::Route);
+        let take = |last, tries| {
+            let client = [10, 0, 0, last].into();
+            (0..tries).map_while(|_| limits.take(client, None, Instant::now()).ok()).collect::<Vec<_>>()
+        };
+        let first = take(1, 200);
+        assert_eq!(first.len(), 90);
+        assert_eq!(take(2, 200).len(), 9, "there is room for others");
+        drop(first);
+        assert_eq!(take(2, 200).len(), 90);
+    }
+}

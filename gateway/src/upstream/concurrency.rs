@@ -1,0 +1,404 @@
+//! What one server may be given at a time, and who waits for it.
+//!
+//! No client has all places of a server ([`Shares`]), and while places are short whoever makes a server wait gives way
+//! ([`Holders`]). Tunnels have places of their own.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::task::{Context, Poll};
+
+use daemon::{Throttle, network_of};
+use tokio::sync::oneshot;
+use tokio::time::{Duration, Instant, timeout_at};
+use tracing::warn;
+
+use crate::upstream::endpoint::Upstream;
+use crate::upstream::fair_queue::Shares;
+use crate::upstream::holders::{Holder, Holders, Use};
+
+/// Requests that wait for one server.
+pub(crate) const MAX_WAITING: usize = 1024;
+/// After somebody had to wait, places count as short for so long: then some are kept free by those who are slow.
+const SHORT: Duration = Duration::from_secs(10);
+/// How often those who are slow are looked for, however many ask.
+const SWEEP: Duration = Duration::from_millis(10);
+/// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones within seconds and not at once.
+/// Each costs its worker a connection to the server, and other requests wait meanwhile.
+const TUNNELS_FOR_ONE: usize = 512;
+/// Somebody who waits has them looked for each time that this many times as long has passed.
+const LOOK_AGAIN: u32 = 4;
+
+/// What one server may be given at a time, of all workers.
+#[derive(Debug)]
+pub(crate) struct Places {
+    limit: usize,
+    of: Use,
+    /// As in `state`, for those who only want to know.
+    free: AtomicUsize,
+    /// Requests and tunnels that had to give way, at all servers.
+    gave_way: Arc<AtomicU64>,
+    /// Held for moments only; nobody waits inside.
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    shares: Shares<oneshot::Sender<Place>>,
+    holders: Holders,
+    pace: Pace,
+    /// Until when places count as short.
+    short_until: Option<Instant>,
+    next_sweep: Option<Instant>,
+    throttle: Throttle,
+}
+
+/// How fast places become free while somebody waits for one: who would wait for too long is told at once.
+#[derive(Debug, Default)]
+struct Pace {
+    /// When the last one did, or somebody began to wait for the next.
+    last: Option<Instant>,
+    /// The mean of the times between them.
+    interval: Duration,
+}
+
+/// What tells the places of servers apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Which {
+    server: SocketAddr,
+    limit: usize,
+    client_share: u8,
+    is_for_tunnels: bool,
+}
+
+/// The places of all servers: two routes may have different limits for one server.
+#[derive(Debug, Default)]
+pub(crate) struct PlacesOfAll {
+    known: Mutex<HashMap<Which, Weak<Places>>>,
+    gave_way: Arc<AtomicU64>,
+}
+
+/// One place, until it is dropped.
+#[derive(Debug)]
+struct Place {
+    places: Arc<Places>,
+    client: IpAddr,
+    /// Those whose client had to be waited for are watched.
+    holder: OnceLock<Arc<Holder>>,
+}
+
+/// A request that a server may be given. It counts until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Admitted {
+    upstream: Arc<Upstream>,
+    /// When it was.
+    pub(crate) at: Instant,
+    place: Place,
+}
+
+/// A server has as much to do as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Busy {
+    /// Who waited for it would do so for too long, or as many wait as may.
+    AtOnce,
+    /// Who waited for it has done so for too long.
+    AfterWaiting,
+}
+
+impl PlacesOfAll {
+    /// The places of a server, of which there are `limit`; those of another limit or share are others.
+    pub(crate) fn of(&self, server: SocketAddr, of: Use, limit: usize, client_share: u8) -> Arc<Places> {
+        let which = Which { server, limit, client_share, is_for_tunnels: of == Use::Tunnels };
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(places) = known.get(&which).and_then(Weak::upgrade) {
+            return places;
+        }
+        if known.len() == known.capacity() {
+            // It would grow: a good time to see what nobody needs.
+            known.retain(|_, places| places.strong_count() > 0);
+        }
+        let places = Arc::new(Places::new(limit, of, client_share, Arc::clone(&self.gave_way)));
+        known.insert(which, Arc::downgrade(&places));
+        places
+    }
+
+    /// Requests and tunnels that had to give way to others.
+    pub(crate) fn gave_way(&self) -> u64 {
+        self.gave_way.load(Ordering::Relaxed)
+    }
+}
+
+impl Places {
+    fn new(limit: usize, of: Use, client_share: u8, gave_way: Arc<AtomicU64>) -> Self {
+        let state = State {
+            shares: Shares::new(limit, client_share, MAX_WAITING),
+            holders: Holders::default(),
+            pace: Pace::default(),
+            short_until: None,
+            next_sweep: None,
+            throttle: Throttle::default(),
+        };
+        Self { limit, of, free: AtomicUsize::new(limit), gave_way, state: Mutex::new(state) }
+    }
+
+    pub(crate) fn are_taken(&self) -> bool {
+        self.free.load(Ordering::Relaxed) == 0
+    }
+
+    /// More than half are taken: who has nothing to give to the server yet is not given one.
+    pub(crate) fn are_half_taken(&self) -> bool {
+        self.free.load(Ordering::Relaxed) < self.limit / 2
+    }
+
+    /// A place for a request of `client`, if it may have one now.
+    pub(crate) fn try_admit(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: IpAddr,
+        now: Instant,
+    ) -> Option<Admitted> {
+        let client = network_of(client);
+        let mut state = self.lock();
+        if !state.shares.take(client) {
+            return None;
+        }
+        let free = state.shares.free();
+        self.free.store(free, Ordering::Relaxed);
+        if state.short_until.is_some() && free < self.limit / 8 {
+            self.keep_some_free(&mut state, now);
+        }
+        drop(state);
+        Some(self.taken_by(upstream, Place::new(self, client), now))
+    }
+
+    /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there may be one by then.
+    pub(crate) async fn admit(
+        self: &Arc<Self>,
+        upstream: &Arc<Upstream>,
+        client: IpAddr,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Admitted, Busy> {
+        if let Some(admitted) = self.try_admit(upstream, client, now) {
+            return Ok(admitted);
+        }
+        let (place, mut granted) = oneshot::channel();
+        let _waiting = Waiting::among(self, network_of(client), place, now, deadline).ok_or(Busy::AtOnce)?;
+        let mut pause = SWEEP;
+        loop {
+            let now = Instant::now();
+            self.make_room(now);
+            let look_again = now + pause;
+            pause *= LOOK_AGAIN;
+            match timeout_at(deadline.min(look_again), &mut granted).await {
+                Ok(Ok(place)) => return Ok(self.taken_by(upstream, place, Instant::now())),
+                // Somebody who waits with fewer requests came in its stead.
+                Ok(Err(_displaced)) => return Err(Busy::AtOnce),
+                Err(_elapsed) if look_again >= deadline => return Err(Busy::AfterWaiting),
+                Err(_elapsed) => {}
+            }
+        }
+    }
+
+    /// Somebody waits: who is slow gives way.
+    fn make_room(&self, now: Instant) {
+        let mut state = self.lock();
+        if state.shares.waiting() > 0 {
+            state.short_until = Some(now + SHORT);
+            self.sweep(&mut state, now);
+        }
+    }
+
+    /// Somebody had to wait not long ago: a few places are kept free, so that nobody else has to.
+    fn keep_some_free(&self, state: &mut State, now: Instant) {
+        if state.short_until.is_some_and(|until| now >= until) {
+            state.short_until = None;
+        } else if self.of == Use::Requests {
+            self.sweep(state, now);
+        }
+    }
+
+    fn sweep(&self, state: &mut State, now: Instant) {
+        if state.next_sweep.is_some_and(|next| now < next) {
+            return;
+        }
+        state.next_sweep = Some(now + SWEEP);
+        let wanted = match self.of {
+            // More than are needed at this moment, so that others need not wait.
+            Use::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
+            Use::Tunnels => state.shares.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
+        };
+        let wanted = wanted.saturating_sub(state.holders.leaving());
+        let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);
+        self.gave_way.fetch_add(told as u64, Ordering::Relaxed);
+        if told > 0
+            && let Some(held_back) = state.throttle.pass(now.into_std())
+        {
+            let what = match self.of {
+                Use::Requests => "slow clients lose their requests",
+                Use::Tunnels => "tunnels that have been silent for longest are closed",
+            };
+            warn!(limit = self.limit, told, held_back, "{what}: others wait for a place at their server");
+        }
+    }
+
+    fn taken_by(self: &Arc<Self>, upstream: &Arc<Upstream>, place: Place, now: Instant) -> Admitted {
+        upstream.load.begin(now.into_std());
+        Admitted { upstream: Arc::clone(upstream), at: now, place }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    fn new(places: &Arc<Places>, client: IpAddr) -> Self {
+        Self { places: Arc::clone(places), client, holder: OnceLock::new() }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        // Dropped last, when the lock is free.
+        let mut unwanted = Vec::new();
+        let mut state = self.places.lock();
+        if let Some(holder) = self.holder.get() {
+            state.holders.remove(holder);
+        }
+        state.shares.give_back(self.client);
+        if state.shares.waiting() > 0 {
+            // Nobody has to know how fast it goes until somebody waits.
+            state.pace.freed(Instant::now());
+            // As many as may now: who was kept waiting by its share may have room for more than one.
+            while let Some((client, waiter)) = state.shares.next() {
+                // Who waits no more has said so before it stops listening. If one had not, its place would be given back in turn.
+                unwanted.extend(waiter.send(Self::new(&self.places, client)).err());
+            }
+        }
+        self.places.free.store(state.shares.free(), Ordering::Relaxed);
+        drop(state);
+    }
+}
+
+impl Admitted {
+    /// The client is waited for, or not any more. From the first time on the request may have to give way to others.
+    pub(crate) fn waits_for_client(&self, waits: bool) {
+        match self.place.holder.get() {
+            Some(holder) => holder.waits(waits),
+            None if waits => drop(self.watched()),
+            None => {}
+        }
+    }
+
+    /// So many bytes have come from the client, or were taken by it.
+    pub(crate) fn moved(&self, bytes: usize) {
+        if let Some(holder) = self.place.holder.get() {
+            holder.moved(bytes as u64);
+        }
+    }
+
+    /// Ready when it has to give way to others. Polled by the task that calls [`waits_for_client`](Self::waits_for_client), after
+    /// that.
+    pub(crate) fn poll_gives_way(&self, task: &Context<'_>) -> Poll<()> {
+        self.place.holder.get().map_or(Poll::Pending, |holder| holder.poll_gives_way(task))
+    }
+
+    /// From now on the request may have to give way to others.
+    pub(crate) fn watched(&self) -> &Holder {
+        let Place { places, client, holder } = &self.place;
+        holder.get_or_init(|| places.lock().holders.add(*client, Instant::now()))
+    }
+}
+
+impl Pace {
+    /// Part of a sample in the mean. Places become free by the dozen.
+    const SHARE: u32 = 32;
+
+    /// A place becomes free, and somebody waits.
+    fn freed(&mut self, now: Instant) {
+        if let Some(last) = self.last.replace(now) {
+            self.interval = (self.interval * (Self::SHARE - 1) + now.saturating_duration_since(last)) / Self::SHARE;
+        }
+    }
+
+    /// How long it takes until so many have had their turn, for somebody who begins to wait at `now`. Whoever is next waits in any
+    /// case, and finds out whether it has become better.
+    fn wait(&mut self, now: Instant, ahead: usize) -> Duration {
+        if ahead == 0 {
+            // What became free before that was not waited for.
+            self.last = Some(now);
+        }
+        self.interval.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX))
+    }
+}
+
+/// Somebody who waits, until it is dropped.
+struct Waiting<'a> {
+    places: &'a Places,
+    client: IpAddr,
+    ticket: u64,
+}
+
+impl<'a> Waiting<'a> {
+    /// `None` for who would wait in vain, and when as many wait as may.
+    fn among(
+        places: &'a Places,
+        client: IpAddr,
+        place: oneshot::Sender<Place>,
+        now: Instant,
+        deadline: Instant,
+    ) -> Option<Self> {
+        let mut state = places.lock();
+        let ahead = state.shares.ahead(client);
+        if now + state.pace.wait(now, ahead) > deadline {
+            return None;
+        }
+        let ticket = state.shares.wait(client, place)?;
+        Some(Self { places, client, ticket })
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.places.lock().shares.forget(self.client, self.ticket);
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.upstream.load.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
+        let mut now = Instant::now();
+        let mut pace = Pace::default();
+        assert_eq!(pace.wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
+        // In queues of this length, so many places become free, one after so many milliseconds.
+        let mut check = |pace: &mut Pace, length: usize, times: usize, each: u64, expected: u64| {
+            for at in 0..times {
+                if at % length == 0 {
+                    // A long time in which nobody waits counts for nothing.
+                    now += Duration::from_secs(1000);
+                    assert_eq!(pace.wait(now, 0), Duration::ZERO, "whoever is next waits in any case");
+                }
+                now += Duration::from_millis(each);
+                pace.freed(now);
+            }
+            let (seen, expected) = (pace.wait(now, 100), Duration::from_millis(expected * 100));
+            assert!(seen.abs_diff(expected) < expected / 10, "{seen:?} is not {expected:?}");
+        };
+        check(&mut pace, 100, 200, 5, 5);
+        check(&mut pace, 100, 200, 1, 1);
+        check(&mut pace, 1, 200, 7, 7);
+        // Who waits alone sees that it has become better.
+        check(&mut pace, 1, 200, 2, 2);
+    }
+}

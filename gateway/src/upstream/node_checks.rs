@@ -1,0 +1,146 @@
+//! Finds out whether nodes answer calls while nobody calls them.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use daemon::{SHOWN_BYTES, Throttle, shown};
+use futures::StreamExt;
+use futures::future::join_all;
+use futures::stream::iter;
+use node_sdk::{CallError, Peers};
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::upstream::server_checks::{FALLS, LEAST_PERIOD, PATIENCE};
+
+/// Nodes that are asked at a time, by one check.
+const MAX_AT_ONCE: usize = 256;
+
+/// The checks of all nodes, for all workers.
+struct NodeChecks {
+    peers: Peers,
+    /// Those that failed.
+    failed: Mutex<BTreeMap<SocketAddr, Failed>>,
+    noise: Mutex<Throttle>,
+}
+
+/// How often a node failed.
+#[derive(Default)]
+struct Failed {
+    /// Which of the processes that were there, if they say.
+    instance: Option<String>,
+    /// In a row, by what was called.
+    times: BTreeMap<Arc<str>, u32>,
+}
+
+/// Calls nodes as `config` says, for good, and passes over those that do not answer well.
+pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Config>>) {
+    let checks = NodeChecks { peers, failed: Mutex::default(), noise: Mutex::default() };
+    loop {
+        let urls = wanted(&config.borrow_and_update());
+        checks.forget(|_, url| urls.contains_key(url));
+        let is_any = !urls.is_empty();
+        let repeated = join_all(urls.into_iter().map(|(url, every)| checks.repeat(url, every)));
+        tokio::select! {
+            _ = repeated, if is_any => {}
+            changed = config.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// What nodes are to be called at, and how often; as often as the most impatient route wants it.
+fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
+    let mut urls = BTreeMap::new();
+    for route in &config.routes {
+        if let Some(url) = &route.node_check {
+            let every = urls.entry(Arc::from(url.as_str())).or_insert(route.check_every);
+            *every = route.check_every.min(*every).max(LEAST_PERIOD);
+        }
+    }
+    urls
+}
+
+impl NodeChecks {
+    /// One check, for ever.
+    async fn repeat(&self, url: Arc<str>, every: Duration) {
+        let mut ticks = interval(every);
+        // Nodes that take their time are not called any faster for it.
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let nodes: BTreeMap<_, _> = self.peers.balanced_providers(&url).into_iter().collect();
+            self.forget(|node, failed| **failed != *url || nodes.contains_key(node));
+            let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.ask(node, &url).await));
+            let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
+            while let Some((node, instance, sign)) = signs.next().await {
+                self.take(node, instance, &url, sign.err());
+            }
+        }
+    }
+
+    async fn ask(&self, node: SocketAddr, url: &str) -> Result<(), String> {
+        let answer = self.peers.probe(url, node).timeout(PATIENCE).await.map_err(|error| match error {
+            CallError::Deadline { .. } => "no answer in time".to_owned(),
+            error => error.to_string(),
+        })?;
+        match answer.read() {
+            Ok(answer) if answer.status < 400 => Ok(()),
+            Ok(answer) => Err(format!("it answers with status {}", answer.status)),
+            Err(_) => Err("it answers with no packet".to_owned()),
+        }
+    }
+
+    /// What one node had to say for itself.
+    fn take(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
+        let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = all.entry(node).or_default();
+        if failed.instance != instance {
+            // What another process did is not its fault.
+            *failed = Failed { instance, ..Failed::default() };
+        }
+        match &wrong {
+            Some(_) => *failed.times.entry(Arc::clone(url)).or_default() += 1,
+            None => drop(failed.times.remove(url)),
+        }
+        let is_healthy = failed.is_healthy();
+        if failed.times.is_empty() {
+            all.remove(&node);
+        }
+        drop(all);
+        if self.peers.set_health(node, is_healthy) {
+            let now = Instant::now().into_std();
+            let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            match passed {
+                Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
+                Some(held_back) => {
+                    let why = wrong.unwrap_or_default();
+                    let why = shown(why, SHOWN_BYTES);
+                    warn!(%node, %url, ?why, held_back, "it gives no sign of life and is passed over");
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets failures; who has no more of them is healthy again.
+    fn forget(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
+        let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|node, failed| {
+            failed.times.retain(|url, _| is_kept(node, url));
+            if failed.is_healthy() {
+                self.peers.set_health(*node, true);
+            }
+            !failed.times.is_empty()
+        });
+    }
+}
+
+impl Failed {
+    fn is_healthy(&self) -> bool {
+        self.times.values().all(|times| *times < FALLS)
+    }
+}

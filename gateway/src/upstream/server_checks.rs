@@ -1,0 +1,124 @@
+//! Finds out whether servers are alive while nobody asks them for anything.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::BytesMut;
+use daemon::Throttle;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Duration, Instant, sleep, timeout};
+use tracing::{info, warn};
+
+use crate::config;
+use crate::http1::response_reader::ResponseReader;
+
+/// How long a server may take for its sign of life.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+/// More often than that nobody is asked.
+pub(crate) const LEAST_PERIOD: Duration = Duration::from_millis(10);
+/// Signs that have to fail in a row: one may be lost in a busy moment.
+pub(crate) const FALLS: u32 = 2;
+
+/// The checks of all workers: each server is asked once, however many of them use it.
+#[derive(Debug)]
+pub(crate) struct Checks {
+    known: Mutex<HashMap<Key, Weak<Check>>>,
+    /// Of the log.
+    noise: Arc<Mutex<Throttle>>,
+}
+
+/// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
+const MAX_LINES: u32 = 20;
+
+impl Default for Checks {
+    fn default() -> Self {
+        let noise = Throttle::several(MAX_LINES, Throttle::LOG_PERIOD);
+        Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
+    }
+}
+
+/// Two routes may have the same server looked at in different ways.
+type Key = (SocketAddr, config::Check, Duration);
+
+/// One server, asked for as long as somebody holds this.
+#[derive(Debug)]
+pub(crate) struct Check {
+    address: SocketAddr,
+    how: config::Check,
+    every: Duration,
+    alive: AtomicBool,
+}
+
+impl Checks {
+    /// The check of a server. A new one begins at once, in the runtime of whoever asks first, and takes the server for alive until it
+    /// has seen otherwise.
+    pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<Check> {
+        let every = every.max(LEAST_PERIOD);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (address, how.clone(), every);
+        if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
+            return check;
+        }
+        if known.len() == known.capacity() {
+            // It would grow: a good time to see what nobody needs.
+            known.retain(|_, check| check.strong_count() > 0);
+        }
+        let check = Arc::new(Check { address, how: how.clone(), every, alive: AtomicBool::new(true) });
+        known.insert(key, Arc::downgrade(&check));
+        tokio::spawn(watch(Arc::downgrade(&check), Arc::clone(&self.noise)));
+        check
+    }
+}
+
+impl Check {
+    pub(crate) fn is_alive(&self) -> bool {
+        self.alive.load(Ordering::Relaxed)
+    }
+}
+
+async fn watch(check: Weak<Check>, noise: Arc<Mutex<Throttle>>) {
+    let mut failed = 0;
+    while let Some(held) = check.upgrade() {
+        let Check { address, how, every, alive } = &*held;
+        let sign = timeout(PATIENCE, probe(*address, how)).await.unwrap_or(Err("no answer in time"));
+        failed = if sign.is_ok() { 0 } else { failed + 1 };
+        let is_alive = failed < FALLS;
+        if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
+            let now = Instant::now().into_std();
+            let passed = noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            match (sign, passed) {
+                (Ok(()), Some(held_back)) => info!(server = %address, held_back, "it is alive again"),
+                (Err(why), Some(held_back)) => {
+                    warn!(server = %address, why, held_back, "it gives no sign of life and is passed over");
+                }
+                (_, None) => {}
+            }
+        }
+        let every = *every;
+        drop(held);
+        sleep(every).await;
+    }
+}
+
+async fn probe(address: SocketAddr, how: &config::Check) -> Result<(), &'static str> {
+    let mut stream = TcpStream::connect(address).await.map_err(|_| "it cannot be reached")?;
+    let config::Check::Http(path) = how else { return Ok(()) };
+    let request =
+        format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.map_err(|_| "it takes no request")?;
+    let (mut input, mut reader) = (BytesMut::new(), ResponseReader::default());
+    loop {
+        match reader.next(&mut input, false) {
+            Ok(Some(head)) if head.status.as_u16() < 400 => return Ok(()),
+            Ok(Some(_)) => return Err("it answers with an error"),
+            Ok(None) => {}
+            Err(_) => return Err("it answers with no HTTP"),
+        }
+        if stream.read_buf(&mut input).await.map_err(|_| "it was lost")? == 0 {
+            return Err("it does not answer");
+        }
+    }
+}

@@ -1,0 +1,783 @@
+//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use daemon::{SHOWN_BYTES, Throttles, shown};
+use foldhash::{HashMap, HashSet};
+use node_sdk::Peers;
+use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
+use protocol::{HttpAdvert, Node};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tracing::warn;
+
+use crate::config::snapshot::Rules;
+use crate::config::{Config, Route};
+use crate::io::budget::Budget;
+use crate::route::cookie::Cookies;
+use crate::route::path::{longest, normal_prefix};
+use crate::upstream::concurrency::{Admitted, Busy, Places, PlacesOfAll};
+use crate::upstream::endpoint::Upstream;
+use crate::upstream::holders::Use;
+use crate::upstream::server_checks::{Check, Checks};
+
+/// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
+/// fails, is back by then.
+const MAX_REMEMBERED: usize = 10_000;
+/// Prefixes of one node, as many as it may have urls, and bytes of one.
+const MAX_PREFIXES: usize = 256;
+const MAX_PREFIX_BYTES: usize = 512;
+/// What is left of a table of this many times as many entries as it has is given back.
+const MOST_EMPTY: usize = 4;
+const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
+/// How often what is not needed any more is looked for.
+const TIDY: Duration = Duration::from_secs(1);
+
+/// The servers of one worker.
+#[derive(Debug)]
+pub(crate) struct Upstreams {
+    /// Replaced as a whole when the configuration changes.
+    rules: RwLock<Arc<Rules>>,
+    /// Changed in place, as much as has changed.
+    services: RwLock<Services>,
+}
+
+/// Who answers what.
+#[derive(Debug, Default)]
+struct Services {
+    /// By prefix, in normal form and without a slash at its end: `` is everything. What a request has found does not change under it.
+    prefixes: HashMap<Box<str>, Arc<Service>>,
+    /// How many of them nobody registers any more.
+    gone: usize,
+    /// The nodes that are such servers.
+    nodes: HashMap<SocketAddr, Arc<Node>>,
+    /// Those that are there whether they register or not.
+    fixed: HashSet<SocketAddr>,
+    servers: HashMap<SocketAddr, Arc<Upstream>>,
+}
+
+/// All that answer one prefix; none when they are gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pool: Pool<Server>,
+    /// How many register it, also those that want no requests now.
+    registered: usize,
+    /// That the last one went, if they had registered.
+    gone: Option<Gone>,
+}
+
+/// When the last server of a prefix went, and where it was.
+#[derive(Clone, Copy, Debug)]
+struct Gone {
+    since: Instant,
+    node: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+struct Server {
+    upstream: Arc<Upstream>,
+    weight: u16,
+    strip: bool,
+    /// `None` for one that is fixed.
+    node: Option<Arc<Node>>,
+    places: Arc<Places>,
+    tunnels: Arc<Places>,
+    check: Option<Arc<Check>>,
+}
+
+/// Who is to answer a request.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) service: Arc<Service>,
+    /// Bytes of the path that are the prefix.
+    pub(crate) prefix_bytes: usize,
+}
+
+/// A server that was picked.
+#[derive(Debug)]
+pub(crate) struct Picked {
+    pub(crate) upstream: Arc<Upstream>,
+    /// It wants to be asked without the prefix.
+    pub(crate) strip: bool,
+    places: Arc<Places>,
+    tunnels: Arc<Places>,
+}
+
+impl Shared {
+    /// Requests and tunnels that had to give way to others.
+    pub(crate) fn gave_way(&self) -> u64 {
+        self.places.gave_way()
+    }
+}
+
+/// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    places: PlacesOfAll,
+    checks: Checks,
+    secret: String,
+    /// Of the log: all workers see the same.
+    noise: Throttles,
+    pub(crate) budget: Arc<Budget>,
+}
+
+impl Shared {
+    /// With so many bytes to hold for clients.
+    pub(crate) fn new(max_held_bytes: usize) -> Self {
+        let secret = format!("{:032x}", daemon::unique_id());
+        let budget = Arc::new(Budget::new(max_held_bytes));
+        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret, noise: Throttles::default(), budget }
+    }
+}
+
+#[cfg(test)]
+impl Default for Shared {
+    fn default() -> Self {
+        Self::new(Config::MAX_HELD_BYTES)
+    }
+}
+
+impl Upstreams {
+    pub(crate) fn new(config: Arc<Config>, shared: &Shared) -> Self {
+        let rules = Rules::new(config, &shared.secret);
+        let mut services = Services::default();
+        services.obey(&rules, shared, Instant::now());
+        Self { rules: RwLock::new(Arc::new(rules)), services: RwLock::new(services) }
+    }
+
+    /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections that are not in use any more.
+    pub(crate) async fn follow(
+        self: Arc<Self>,
+        peers: Peers,
+        mut config: watch::Receiver<Arc<Config>>,
+        shared: Arc<Shared>,
+    ) {
+        let mut changes = peers.changes();
+        let mut tidy = tokio::time::interval(TIDY);
+        loop {
+            tokio::select! {
+                changed = changes.next() => match changed {
+                    Some(mut nodes) => {
+                        nodes.retain(|node| peers.blocked_reason(place(node)).is_none());
+                        self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now));
+                    }
+                    None => return,
+                },
+                Ok(()) = config.changed() => {
+                    let rules = Rules::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
+                    *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
+                    self.change(|services, rules, now| services.obey(rules, &shared, now));
+                }
+                _ = tidy.tick() => self.change(|services, _, now| services.tidy(now)),
+            }
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Services, &Rules, Instant)) {
+        let (rules, now) = (self.rules(), Instant::now());
+        change(&mut self.services.write().unwrap_or_else(PoisonError::into_inner), &rules, now);
+    }
+
+    /// What the configuration says.
+    pub(crate) fn rules(&self) -> Arc<Rules> {
+        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Who answers a path in normal form: the longest prefix of whole segments wins.
+    pub(crate) fn find(&self, path: &str) -> Option<Target> {
+        self.services.read().unwrap_or_else(PoisonError::into_inner).find(path)
+    }
+
+    /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
+    pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, Described>>, now: Instant) {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        for (prefix, service) in &services.prefixes {
+            let prefix = if prefix.is_empty() { "/" } else { prefix };
+            let servers = all.entry(prefix.to_owned()).or_default();
+            for server in service.pool.list() {
+                let (readiness, in_flight) = (server.readiness(now), server.upstream.load.in_flight());
+                let described = servers.entry(server.upstream.address).or_insert_with(|| Described {
+                    name: server.node.as_ref().map(|node| node.name.clone()),
+                    weight: server.weight,
+                    strip: server.strip,
+                    suspect: server.is_suspect(),
+                    readiness,
+                    in_flight: 0,
+                });
+                described.readiness = described.readiness.max(readiness);
+                described.in_flight += in_flight;
+            }
+        }
+    }
+}
+
+impl Services {
+    fn find(&self, path: &str) -> Option<Target> {
+        let (prefix_bytes, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
+        Some(Target { service: Arc::clone(service), prefix_bytes })
+    }
+
+    /// Begins anew with other rules and the same nodes.
+    fn obey(&mut self, rules: &Rules, shared: &Shared, now: Instant) {
+        let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
+        let old = std::mem::take(&mut self.prefixes);
+        self.fixed.clear();
+        for route in &rules.config.routes {
+            for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
+                for fixed in &route.servers {
+                    let server = self.server(fixed.address, fixed.weight, route, shared, now);
+                    self.fixed.insert(fixed.address);
+                    self.service_or_new(&prefix).pool.push(Server { strip: route.strip, ..server });
+                }
+            }
+        }
+        self.prefixes.values_mut().for_each(|service| Arc::make_mut(service).pool.rebuild_schedule());
+        self.gone = 0;
+        self.follow(&nodes, rules, shared, now);
+        // What is written in no file any more is forgotten at once; what had registered may come back.
+        for (prefix, service) in old.into_iter().filter(|(_, service)| service.gone.is_some()) {
+            self.gone += usize::from(!self.prefixes.contains_key(&prefix));
+            self.prefixes.entry(prefix).or_insert(service);
+        }
+    }
+
+    /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have lost their last one remembered.
+    fn follow(&mut self, nodes: &[Arc<Node>], rules: &Rules, shared: &Shared, now: Instant) {
+        let servers = nodes.iter().filter(|node| http(node).is_some());
+        let new: HashMap<_, _> = servers.map(|node| (place(node), Arc::clone(node))).collect();
+        let differs = |(address, node): &(&SocketAddr, &Arc<Node>), other: &HashMap<SocketAddr, Arc<Node>>| {
+            other.get(*address).is_none_or(|known| !Arc::ptr_eq(known, node))
+        };
+        let old = std::mem::take(&mut self.nodes);
+        let left: Vec<_> = old.iter().filter(|known| differs(known, &new)).map(|(_, node)| node).collect();
+        let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
+        let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| place(node)).collect();
+        let mut left_prefixes: Vec<(SocketAddr, String)> = Vec::new();
+        for node in &left {
+            left_prefixes.extend(prefixes(node).map(|prefix| (place(node), prefix)));
+        }
+        // Whoever comes again below is as alive as it was.
+        let mut checks = Vec::new();
+        for (_, prefix) in &left_prefixes {
+            let Some(service) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
+            service.registered -= 1;
+            // One look through a list takes out all that have moved.
+            if service.pool.is_scheduled() {
+                let has_moved = |server: &Server| server.node.is_some() && moved.contains(&server.upstream.address);
+                let gone = service.pool.list().iter().filter(|server| has_moved(server));
+                checks.extend(gone.filter_map(|server| server.check.clone()));
+                service.pool.retain(|server| !has_moved(server));
+            }
+        }
+        let mut came_prefixes = Vec::new();
+        for node in &came {
+            let at = place(node);
+            came_prefixes.extend(self.add(node, rules, shared, now).into_iter().map(|prefix| (at, prefix)));
+        }
+        for (node, prefix) in left_prefixes.iter().chain(&came_prefixes) {
+            self.settle(prefix, *node, now);
+        }
+        self.limit_gone();
+        for address in left.iter().map(|node| place(node)) {
+            let Some(upstream) = self.servers.get(&address) else { continue };
+            // It may drain, or be another process.
+            upstream.close_idle();
+            if !new.contains_key(&address) && !self.fixed.contains(&address) {
+                upstream.is_remembered(now);
+            }
+        }
+        drop(checks);
+        self.nodes = new;
+    }
+
+    /// Adds a node to the pools of its prefixes, which are given back.
+    fn add(&mut self, node: &Arc<Node>, rules: &Rules, shared: &Shared, now: Instant) -> Vec<String> {
+        let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?))) else {
+            return Vec::new();
+        };
+        let address = place(node);
+        let prefixes: Vec<String> = prefixes(node).collect();
+        if let Some(bad) =
+            http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable(one).is_none()))
+            && let Some(held_back) = shared.noise.pass("prefixes", now.into_std())
+        {
+            let (name, prefix) = (shown(&node.name, SHOWN_BYTES), shown(bad, SHOWN_BYTES));
+            let passed_over = http.prefixes.len() - prefixes.len();
+            let why = "they are no paths, longer than 512 bytes, or more than 256";
+            warn!(node = %address, ?name, ?prefix, passed_over, held_back, "prefixes are passed over: {why}");
+        }
+        let wants_requests = advert.weight > 0 && !advert.draining;
+        for prefix in &prefixes {
+            self.service_or_new(prefix).registered += 1;
+            if wants_requests {
+                let server = self.server(address, advert.weight, rules.route(prefix), shared, now);
+                let pool = &mut self.service_or_new(prefix).pool;
+                // Two of its prefixes may be one in normal form.
+                let is_there = |last: &Server| last.node.is_some() && last.upstream.address == address;
+                if !pool.list().last().is_some_and(is_there) {
+                    pool.push(Server { strip: http.strip, node: Some(Arc::clone(node)), ..server });
+                }
+            }
+        }
+        prefixes
+    }
+
+    /// Makes a prefix fit to be picked from again, after it has changed.
+    fn settle(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
+        let Some(service) = self.prefixes.get_mut(prefix) else { return };
+        let is_gone = service.registered == 0 && service.pool.list().is_empty();
+        if is_gone == service.gone.is_some() && service.pool.is_scheduled() {
+            return;
+        }
+        let service = Arc::make_mut(service);
+        service.pool.rebuild_schedule();
+        self.gone -= usize::from(service.gone.is_some());
+        self.gone += usize::from(is_gone);
+        service.gone = is_gone.then(|| service.gone.unwrap_or(Gone { since: now, node }));
+    }
+
+    /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so that who invents prefixes takes
+    /// the room from itself.
+    fn limit_gone(&mut self) {
+        if self.gone <= MAX_REMEMBERED {
+            return;
+        }
+        let mut by_node: HashMap<SocketAddr, Vec<(Instant, Box<str>)>> = HashMap::default();
+        for (prefix, service) in &self.prefixes {
+            if let Some(Gone { since, node }) = service.gone {
+                by_node.entry(node).or_default().push((since, prefix.clone()));
+            }
+        }
+        let kept = |most: usize| by_node.values().map(|list| list.len().min(most)).sum::<usize>();
+        let share = (0..=MAX_REMEMBERED).collect::<Vec<_>>().partition_point(|most| kept(*most) <= MAX_REMEMBERED) - 1;
+        for mut list in by_node.into_values().filter(|list| list.len() > share) {
+            list.sort_unstable();
+            for (_, prefix) in &list[..list.len() - share] {
+                self.prefixes.remove(prefix);
+                self.gone -= 1;
+            }
+        }
+    }
+
+    /// Forgets what has been gone for long.
+    fn tidy(&mut self, now: Instant) {
+        let Self { prefixes, gone, nodes, fixed, servers } = self;
+        servers.values().for_each(|upstream| upstream.tidy(now));
+        servers.retain(|address, upstream| {
+            nodes.contains_key(address) || fixed.contains(address) || upstream.is_remembered(now)
+        });
+        if *gone > 0 {
+            prefixes.retain(|_, service| service.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
+            *gone = prefixes.values().filter(|service| service.gone.is_some()).count();
+        }
+        if prefixes.capacity() > MOST_EMPTY * prefixes.len().max(MAX_PREFIXES) {
+            prefixes.shrink_to_fit();
+        }
+        if servers.capacity() > MOST_EMPTY * servers.len().max(MAX_PREFIXES) {
+            servers.shrink_to_fit();
+        }
+    }
+
+    fn service_or_new(&mut self, prefix: &str) -> &mut Service {
+        // Each worker has connections of its own, and few: all servers are used.
+        let new = || Arc::new(Service { pool: Pool::new(usize::MAX), registered: 0, gone: None });
+        Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
+    }
+
+    /// A server as `route` has it: the one that is known, or a new one.
+    fn server(&mut self, address: SocketAddr, weight: u16, route: &Route, shared: &Shared, now: Instant) -> Server {
+        let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Upstream::new(address, now)));
+        upstream.is_there();
+        let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
+        let places = |of, limit| shared.places.of(address, of, limit, route.client_share);
+        let tunnels = places(Use::Tunnels, route.max_tunnels);
+        let places = places(Use::Requests, route.max_connections);
+        Server { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, tunnels, check }
+    }
+}
+
+fn place(node: &Node) -> SocketAddr {
+    SocketAddr::new(node.host, node.port)
+}
+
+fn http(node: &Node) -> Option<&HttpAdvert> {
+    node.advert.as_ref()?.http.as_ref()
+}
+
+/// The prefixes of a node in normal form, those that count.
+fn prefixes(node: &Node) -> impl Iterator<Item = String> {
+    http(node).into_iter().flat_map(|http| &http.prefixes).take(MAX_PREFIXES).filter_map(|prefix| usable(prefix))
+}
+
+/// A prefix in normal form, if it is one.
+fn usable(prefix: &str) -> Option<String> {
+    (prefix.len() <= MAX_PREFIX_BYTES).then(|| normal_prefix(prefix)).flatten()
+}
+
+/// A server as all workers see it: as the one does that thinks worst of it.
+#[derive(Debug)]
+pub(crate) struct Described {
+    name: Option<String>,
+    weight: u16,
+    strip: bool,
+    suspect: bool,
+    readiness: Readiness,
+    in_flight: u32,
+}
+
+impl fmt::Display for Described {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = shown(self.name.as_deref().unwrap_or("fixed"), SHOWN_BYTES);
+        let strip = if self.strip { ", without the prefix" } else { "" };
+        let state = match self.readiness {
+            Readiness::Ready => "up",
+            Readiness::Connecting => "full",
+            Readiness::Ejected if self.suspect => "gives no sign of life",
+            Readiness::Ejected => "lets requests fail",
+            Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
+        };
+        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)
+    }
+}
+
+impl Service {
+    /// Whose turn it is; `None` when there is nobody but those that were tried.
+    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<Picked> {
+        self.pool.pick(choice, now, |_| {}).map(Server::picked)
+    }
+
+    /// The server of this id, if it does well.
+    pub(crate) fn with_id(&self, cookies: &Cookies, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
+        let is_it = |server: &&Server| {
+            let address = server.upstream.address;
+            cookies.id(address) == id && !tried.contains(&address)
+        };
+        let server = self.pool.list().iter().find(is_it)?;
+        // One that has much to do is waited for: it has what the client left there.
+        (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())
+    }
+}
+
+impl Server {
+    fn is_suspect(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.suspect)
+    }
+
+    fn picked(&self) -> Picked {
+        let Self { upstream, strip, places, tunnels, .. } = self;
+        let [places, tunnels] = [places, tunnels].map(Arc::clone);
+        Picked { upstream: Arc::clone(upstream), strip: *strip, places, tunnels }
+    }
+}
+
+impl Member for Server {
+    fn address(&self) -> SocketAddr {
+        self.upstream.address
+    }
+
+    fn load(&self) -> &Load {
+        &self.upstream.load
+    }
+
+    fn readiness(&self, now: Instant) -> Readiness {
+        if self.upstream.rests(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
+            Readiness::CoolingDown
+        } else if self.is_suspect() || self.upstream.load.is_ejected(now.into_std()) {
+            Readiness::Ejected
+        } else if self.places.are_taken() {
+            Readiness::Connecting
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    fn weight(&self) -> u16 {
+        self.weight
+    }
+}
+
+impl Picked {
+    /// A place for a request of `client` among those of the server, if it may have one now.
+    pub(crate) fn try_admit(&self, of: Use, client: IpAddr, now: Instant) -> Option<Admitted> {
+        self.places(of).try_admit(&self.upstream, client, now)
+    }
+
+    /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
+    pub(crate) async fn admit(
+        &self,
+        of: Use,
+        client: IpAddr,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Admitted, Busy> {
+        self.places(of).admit(&self.upstream, client, now, deadline).await
+    }
+
+    /// More than half of the server's places are taken.
+    pub(crate) fn is_half_taken(&self) -> bool {
+        self.places.are_half_taken()
+    }
+
+    fn places(&self, of: Use) -> &Arc<Places> {
+        match of {
+            Use::Requests => &self.places,
+            Use::Tunnels => &self.tunnels,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use node_sdk::Balance;
+
+    use super::*;
+    use crate::config::{self, FixedServer};
+    use crate::upstream::concurrency::MAX_WAITING;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    fn node(port: u16, weight: u16, prefixes: &[&str]) -> Arc<Node> {
+        let advert = protocol::Advert {
+            weight,
+            http: Some(HttpAdvert {
+                prefixes: prefixes.iter().map(|prefix| (*prefix).to_owned()).collect(),
+                strip: false,
+            }),
+            ..protocol::Advert::default()
+        };
+        let (name, host) = ("n".to_owned(), [127, 0, 0, 1].into());
+        Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false })
+    }
+
+    /// Services with the rules they keep to.
+    struct Scene(Services, Rules, Shared);
+
+    impl Scene {
+        fn new(routes: Vec<Route>) -> Self {
+            let rules = Rules::new(Arc::new(Config { routes, ..Config::default() }), "");
+            let (mut services, shared) = (Services::default(), Shared::default());
+            services.obey(&rules, &shared, Instant::now());
+            Self(services, rules, shared)
+        }
+
+        fn with(nodes: &[Arc<Node>]) -> Self {
+            let mut scene = Self::new(Vec::new());
+            scene.follow(nodes);
+            scene
+        }
+
+        fn follow(&mut self, nodes: &[Arc<Node>]) {
+            self.0.follow(nodes, &self.1, &self.2, Instant::now());
+        }
+
+        fn find(&self, path: &str) -> Option<Target> {
+            self.0.find(path)
+        }
+    }
+
+    fn pick(service: &Service, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
+        let picked = service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
+        picked.map(|picked| picked.upstream.address.port())
+    }
+
+    #[tokio::test]
+    async fn the_longest_prefix_of_whole_segments_wins() {
+        let nodes =
+            [node(1, 100, &["/"]), node(2, 100, &["/api", "/%61pi/v2/"]), node(3, 100, &["bad", "/..", "/a%2Fb"])];
+        let both = Scene::with(&nodes);
+        for (path, port, prefix_bytes) in [
+            ("/", 1, 0),
+            ("/x/y", 1, 0),
+            ("/apix", 1, 0),
+            ("/api", 2, 4),
+            ("/api/", 2, 4),
+            ("/api/v1", 2, 4),
+            ("/api/v2", 2, 7),
+            ("/api/v2/x/", 2, 7),
+        ] {
+            let target = both.find(path).unwrap();
+            let picked = pick(&target.service, Balance::RoundRobin, &[]);
+            assert_eq!((picked, target.prefix_bytes), (Some(port), prefix_bytes), "{path}");
+        }
+        assert!(Scene::with(&nodes[1..]).find("/x").is_none());
+    }
+
+    #[tokio::test]
+    async fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
+        let (one, two) = (node(1, 100, &["/api"]), node(2, 100, &["/api"]));
+        let mut scene = Scene::with(&[Arc::clone(&one)]);
+        let who = |scene: &Scene| {
+            let service = scene.find("/api/x").unwrap().service;
+            let mut who: Vec<_> = (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect();
+            who.sort_unstable();
+            who
+        };
+        let upstream = Arc::clone(&scene.0.servers[&place(&one)]);
+        scene.follow(&[]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
+        scene.follow(&[node(1, 0, &["/api"])]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
+        scene.follow(&[Arc::clone(&one), Arc::clone(&two)]);
+        assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
+        assert!(Arc::ptr_eq(&scene.0.servers[&place(&one)], &upstream), "how it does is known still");
+        scene.follow(&[node(1, 100, &["/other"]), two]);
+        assert_eq!(who(&scene), [2; 4], "the other answers something else now");
+        tokio::time::pause();
+        scene.follow(&[]);
+        tokio::time::advance(crate::upstream::endpoint::REMEMBERED).await;
+        scene.0.tidy(Instant::now());
+        assert!(scene.0.servers.is_empty() && who(&scene).is_empty(), "not for ever");
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone == 0);
+    }
+
+    #[tokio::test]
+    async fn other_rules_begin_anew_with_the_same_nodes() {
+        let fixed = |port| Route {
+            servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)), weight: 100 }],
+            ..Route::new(vec!["/fixed".to_owned()])
+        };
+        let mut scene = Scene::new(vec![fixed(1)]);
+        scene.follow(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
+        scene.follow(&[node(2, 100, &["/fixed", "/a"])]);
+        let who = |scene: &Scene, path| {
+            let service = scene.find(path)?.service;
+            Some((0..2).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect::<BTreeSet<_>>())
+        };
+        assert_eq!(who(&scene, "/fixed"), Some([1, 2].into()));
+        let rules = Rules::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
+        scene.0.obey(&rules, &scene.2, Instant::now());
+        assert_eq!(who(&scene, "/fixed"), Some([2, 9].into()));
+        assert_eq!((who(&scene, "/a"), who(&scene, "/b")), (Some([2].into()), Some([].into())));
+        scene.0.obey(&scene.1, &scene.2, Instant::now());
+        scene.follow(&[]);
+        assert_eq!(who(&scene, "/fixed"), Some([1].into()), "what is fixed stays");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_drains_for_long_is_not_forgotten() {
+        let mut scene = Scene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
+        tokio::time::advance(REMEMBERED_PREFIX * 2).await;
+        scene.0.tidy(Instant::now());
+        let api = scene.find("/api/x").unwrap();
+        assert_eq!((api.prefix_bytes, pick(&api.service, Balance::RoundRobin, &[])), (4, None), "it is nobody else's");
+        scene.follow(&[node(2, 100, &["/"])]);
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert_eq!(scene.find("/api/x").unwrap().prefix_bytes, 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_check_has_found_outlives_a_change_of_its_server() {
+        let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
+        let mut scene = Scene::new(vec![route]);
+        let check = |scene: &Scene| {
+            let service = scene.find("/api").unwrap().service;
+            Arc::downgrade(service.pool.list()[0].check.as_ref().unwrap())
+        };
+        scene.follow(&[node(1, 100, &["/api"])]);
+        let first = check(&scene);
+        scene.follow(&[node(1, 50, &["/api"])]);
+        assert!(std::sync::Weak::ptr_eq(&first, &check(&scene)), "the very same");
+        scene.follow(&[]);
+        assert_eq!(first.strong_count(), 0, "nobody asks for it any more");
+    }
+
+    #[tokio::test]
+    async fn so_many_prefixes_without_a_server_are_remembered() {
+        let many: Vec<_> = (1..=60)
+            .map(|port| {
+                let names: Vec<String> = (0..MAX_PREFIXES).map(|number| format!("/{port}/{number}")).collect();
+                node(port, 100, &names.iter().map(String::as_str).collect::<Vec<_>>())
+            })
+            .collect();
+        let mut all = many.clone();
+        all.push(node(99, 100, &["/real"]));
+        let mut scene = Scene::with(&all);
+        scene.follow(&many);
+        scene.follow(&[]);
+        assert!(scene.find("/real/x").is_some(), "who leaves many behind takes the room from itself");
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
+        assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
+        tokio::time::pause();
+        tokio::time::advance(REMEMBERED_PREFIX).await;
+        scene.0.tidy(Instant::now());
+        assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
+        assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "it is given back");
+    }
+
+    #[tokio::test]
+    async fn a_node_has_so_many_prefixes_of_so_many_bytes() {
+        let names: Vec<String> = (0..=MAX_PREFIXES).map(|number| format!("/{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let (fits, long) = (format!("/{}", "x".repeat(511)), format!("/{}", "y".repeat(512)));
+        let scene = Scene::with(&[node(1, 100, &names), node(2, 100, &[&fits, &long])]);
+        for (path, expected) in [("/255", true), ("/256", false), (&fits, true), (&long, false)] {
+            assert_eq!(scene.find(path).is_some(), expected, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_rests_or_was_tried_is_passed_over() {
+        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
+        let service = both.find("/").unwrap().service;
+        let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect() };
+        assert_eq!(pick(&service, Balance::RoundRobin, &[one]), Some(2));
+        assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
+        let rest = |address| {
+            let upstream: &Upstream = &both.0.servers[&address];
+            upstream.rest_until(Instant::now() + Duration::from_secs(1));
+        };
+        rest(two);
+        assert_eq!(turns(), [1; 4]);
+        rest(one);
+        assert_eq!(turns().len(), 4, "better than nobody");
+    }
+
+    #[tokio::test]
+    async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
+        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
+        let service = both.find("/").unwrap().service;
+        let (mut seen, mut held) = (Vec::new(), Vec::new());
+        for _ in 0..6 {
+            let choice = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
+            let picked = service.pick(&choice, Instant::now()).unwrap();
+            seen.push(picked.upstream.address.port());
+            held.push(picked.admit(Use::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
+        }
+        assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
+        let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
+        let mut full = Scene::new(vec![route]);
+        full.follow(&[node(1, 100, &["/"])]);
+        let service = full.find("/").unwrap().service;
+        let picked = || service.pick(&PickOptions::default(), Instant::now()).unwrap();
+        let soon = || Instant::now() + Duration::from_secs(1);
+        let first = picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
+        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
+        let second = picked();
+        let (second, ()) =
+            tokio::join!(second.admit(Use::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
+        let _second = second.unwrap();
+        let mut waiting: Vec<_> = (0..MAX_WAITING)
+            .map(|_| Box::pin(async { picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_ok() }))
+            .collect();
+        for one in &mut waiting {
+            assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
+        }
+        let begun = Instant::now();
+        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err());
+        assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
+    }
+}
