@@ -23,14 +23,12 @@ pub struct FrameReader {
     /// Room to read into: twice as much when it was filled, half as much when it was hardly used.
     room: usize,
     unfinished_since: Option<Instant>,
-    /// The buffer has held a large frame.
-    is_large: bool,
 }
 
 impl FrameReader {
     /// A reader that takes frames of up to `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None, is_large: false }
+        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None }
     }
 
     /// Takes what the socket has, without waiting; `false` when the peer has closed its side.
@@ -80,17 +78,13 @@ impl FrameReader {
         } else {
             self.unfinished_since.get_or_insert_with(Instant::now);
         }
-        self.is_large |= frame.as_ref().is_some_and(|frame| frame.len() > USUAL_FRAME_BYTES);
-        let rest = self.decoder.unfinished().len();
-        if frame.is_none() && rest == 0 && (self.room == LEAST_ROOM || self.is_large) {
-            // Thousands of connections are idle most of the time, and an idle one needs no buffer.
-            *self.decoder.buffer() = BytesMut::new();
-            self.is_large = false;
-        } else if frame.is_none() && self.is_large && rest <= USUAL_FRAME_BYTES {
-            // The beginning of the next frame would keep all of the room of the one before.
+        if frame.as_ref().is_some_and(|frame| frame.len() > USUAL_FRAME_BYTES) {
+            // At once: what has come behind it would keep all of its room, for as long as that waits to be taken.
             let rest = BytesMut::from(self.decoder.unfinished());
             *self.decoder.buffer() = rest;
-            self.is_large = false;
+        } else if frame.is_none() && self.decoder.unfinished().is_empty() && self.room == LEAST_ROOM {
+            // Thousands of connections are idle most of the time, and an idle one needs no buffer.
+            *self.decoder.buffer() = BytesMut::new();
         }
         Ok(frame)
     }
@@ -138,6 +132,9 @@ mod tests {
                 assert!(reader.fill_at_most(&socket, 16 * 1024).unwrap());
                 while reader.next_frame().unwrap().is_some() {
                     frames += 1;
+                    // At once, as whoever has to wait may not ask for the next frame for long.
+                    let room = reader.decoder.buffer().capacity();
+                    assert!(room <= USUAL_FRAME_BYTES, "{rest}: {room}");
                 }
             }
             assert_eq!(frames, 1);
