@@ -232,8 +232,9 @@ impl<T: DeserializeOwned> Stream for Items<T> {
             return Poll::Ready(None);
         }
         let mut state = self.call_stream.lock();
+        let before = state.receive.waiting_bytes();
         let taken = ready!(state.receive.poll_part(task));
-        self.call_stream.held.fetch_sub(taken.as_ref().map_or(0, Bytes::len), Ordering::Relaxed);
+        self.call_stream.held.fetch_sub(before - state.receive.waiting_bytes(), Ordering::Relaxed);
         let (has_credit_due, cut, out_of_memory) = (state.receive.has_credit_due(), state.cut, state.out_of_memory);
         drop(state);
         if has_credit_due {

@@ -6,6 +6,12 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use protocol::Part;
 
+/// A smaller part is kept by itself: it would keep all that was read with it, 64 KiB or more, which counts for nobody. A larger one is most
+/// of that.
+const SMALL_BYTES: usize = 64 * 1024;
+/// What a part costs that waits, beside its own bytes.
+const PLACE_BYTES: usize = 64;
+
 /// Parts that have come, in order.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
@@ -61,8 +67,8 @@ impl ReceiveWindow {
             return Err(FlowViolation::Overrun);
         }
         self.credit -= i64::try_from(frame.len()).unwrap_or(i64::MAX);
-        self.waiting_bytes += frame.len();
-        self.waiting.push_back(frame);
+        self.waiting_bytes += PLACE_BYTES + frame.len();
+        self.waiting.push_back(if frame.len() > SMALL_BYTES { frame } else { Bytes::copy_from_slice(&frame) });
         Ok(self.reader.take())
     }
 
@@ -75,7 +81,7 @@ impl ReceiveWindow {
     /// The next part; `None` after the last.
     pub(crate) fn poll_part(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(frame) = self.waiting.pop_front() {
-            self.waiting_bytes -= frame.len();
+            self.waiting_bytes -= PLACE_BYTES + frame.len();
             self.consumed = self.consumed.saturating_add(u32::try_from(frame.len()).unwrap_or(u32::MAX));
             return Poll::Ready(Some(frame));
         }
@@ -186,7 +192,7 @@ mod tests {
         assert!(receive.push(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
         assert!(receive.push(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
         assert_eq!(receive.push(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
-        assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES);
+        assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES + 2 * PLACE_BYTES);
         let mut ended = ReceiveWindow::new(STREAM_WINDOW);
         assert!(ended.push(Part { number: 1, is_end: true }, frame(0)).is_ok());
         assert_eq!(ended.push(part(2), frame(1)).err(), Some(FlowViolation::Gap));
@@ -211,8 +217,25 @@ mod tests {
             assert_eq!(send.next_number(), number);
             send.sent(1000);
             sent += 1000;
-            assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000);
+            let places = receive.waiting.len() * PLACE_BYTES;
+            assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000 + places);
         }
         assert!(granted <= sent && sent <= granted + u64::from(STREAM_WINDOW) + 1000);
+        while let Poll::Ready(Some(_)) = receive.poll_part(&mut task) {}
+        assert_eq!(receive.waiting_bytes(), 0);
+    }
+
+    #[test]
+    fn a_part_that_waits_keeps_nothing_but_itself() {
+        #[track_caller]
+        fn check(bytes: usize, alone: bool) {
+            let read = frame(1 << 20);
+            let mut receive = ReceiveWindow::new(STREAM_WINDOW);
+            receive.push(part(1), read.slice(..bytes)).unwrap();
+            assert_eq!(read.is_unique(), alone, "{bytes}");
+        }
+        check(40, true);
+        check(SMALL_BYTES, true);
+        check(SMALL_BYTES + 1, false);
     }
 }

@@ -88,10 +88,11 @@ impl InFlight {
     /// The next part of a stream; an ending that is no part comes once, and `None` after it.
     pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let Some(open) = self.open(key) else { return Poll::Ready(None) };
+        let before = open.receive.waiting_bytes();
         let Poll::Ready(frame) = open.receive.poll_part(task) else { return Poll::Pending };
         let Some(frame) = frame else { return Poll::Ready(open.end.take().map(Err)) };
-        let credit = open.receive.next_credit();
-        self.parts_bytes -= frame.len();
+        let (credit, after) = (open.receive.next_credit(), open.receive.waiting_bytes());
+        self.parts_bytes -= before - after;
         if let Some(credit) = credit {
             // Few and small, and without it the node stops.
             self.write_queue.push_unbounded(|out| write_credit(out, key, credit));
