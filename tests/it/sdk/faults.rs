@@ -387,6 +387,8 @@ async fn gu4_answers_that_are_not_read_have_a_budget() {
 async fn gu4_calls_at_work_have_a_budget() {
     let call = format!(r#"{{"uri":"/keep","method":"GET","key":7,"$":{{}},"params":"{}"}}¶"#, "x".repeat(4_000_000));
     with_little_room("calls at work", 20, &call.repeat(4), "", None).await;
+    let small = r#"{"uri":"/keep","method":"GET","key":7,"$":{},"params":""}¶"#;
+    with_little_room("small calls at work", 800, &small.repeat(1024), "", None).await;
 }
 
 #[tokio::test]
