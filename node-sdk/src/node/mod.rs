@@ -328,7 +328,7 @@ impl NodeBuilder {
     }
 
     /// How many bytes this node keeps for its callers at a time: packets that have come in part, arguments of calls at work, parts
-    /// and answers that are not taken. 384 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
+    /// and answers that are not taken. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
     /// half of what is free: one that would have more is not read from until it has less. An answer that there is no room for
     /// becomes 503 `no_room`, and of a caller's streams that are not taken the one with the most ends so.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Bytes for all callers together, unless set: half packets, calls at work, parts and answers that are not taken. With what
-/// connections cost beside it, a node that ten thousand hostile callers fill stays below 1 GB.
-pub(crate) const DEFAULT_BYTES: usize = 384 << 20;
-/// Bytes for all nodes that are called together: packets that have come in part, and parts of streams that nobody has taken. Beside
-/// what callers may have, a process that hostile nodes fill too stays below 1 GB.
+/// Bytes for all callers together, unless set: half packets, calls at work, parts and answers that are not taken. Ten thousand callers
+/// have 160 MiB of [`LEAST_BYTES`] beside it, and an allocator that thousands of buffers grow in keeps half as much again: so a
+/// node that hostile callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just that.
+pub(crate) const DEFAULT_BYTES: usize = 256 << 20;
+/// Bytes for all nodes that are called together: packets that have come in part, and parts of streams that nobody has taken.
 pub(crate) const CALLED_BYTES: usize = 256 << 20;
 /// What one caller may have at the most: several of the largest packets, either way.
 const MAX_CALLER_BYTES: usize = 64 << 20;
@@ -142,8 +142,8 @@ mod tests {
         }
         check(1, MAX_CALLER_BYTES);
         check(10, 20 << 20);
-        check(1000, 400 << 10);
-        check(10_000, 48 << 10);
+        check(1000, 250 << 10);
+        check(10_000, 32 << 10);
     }
 
     #[test]
