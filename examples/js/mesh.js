@@ -7,7 +7,7 @@
 
 const { AsyncLocalStorage } = require('node:async_hooks');
 const net = require('node:net');
-const { Budget, CALL_WEIGHT } = require('./budget');
+const { Budget, CALL_BYTES, CALL_WEIGHT, LEAST_BYTES } = require('./budget');
 const packets = require('./packets');
 const { FRAME_LIMIT, PacketReader, cut, explain, isObject, join, keyOf, parts, seal, shown, shownKey } = packets;
 const { Registry, Replica, newIdentity } = require('./registry');
@@ -86,6 +86,12 @@ class Server {
     const identity = { ...this.#identity, version: this.#version, listens: () => this.server.address()?.address };
     this.#registry = new Registry(this, identity, new Client(host, Number(port)), onNoti);
     if (this.server.listening) this.#registry.connect();
+  }
+
+  // What is kept for all callers now, in bytes, how much may be, and how many answers there was no room for.
+  get buffers() {
+    const { used, limit, refused } = this.#budget;
+    return { bytes: used, limit, refused };
   }
 
   // Leaves the list; calls are still served.
@@ -268,7 +274,7 @@ class Caller {
       // Some families of services look here.
       if (isObject(packet.params)) packet.params.key = packet.key;
     }
-    const bytes = text.length * CALL_WEIGHT;
+    const bytes = CALL_BYTES + text.length * CALL_WEIGHT;
     const call = { caller: this, key, name: String(packet.key), version, at: performance.now(), bytes };
     if (key !== undefined) {
       this.calls.add(call);
@@ -373,11 +379,14 @@ class Caller {
     }
   }
 
+  // Bytes that have come and are not at work yet.
+  come() {
+    return this.reader.buffer.length + this.socket.readableLength;
+  }
+
   // Bytes that are kept for it.
   held() {
-    const { socket, reader } = this;
-    const unread = socket.writableLength + this.waitingBytes;
-    return reader.buffer.length + socket.readableLength + this.atWork + unread;
+    return this.come() + this.atWork + this.socket.writableLength + this.waitingBytes;
   }
 
   settle() {
@@ -393,6 +402,10 @@ class Caller {
   // As much is kept for it as may be: it is not read from. Others decide when it may have more.
   isFull() {
     this.settle();
+    if (this.budget.isOverdrawn && this.come() > LEAST_BYTES) {
+      this.complain(`${this.socket.remoteAddress}: dropped: there is no room for what it sends`);
+      this.socket.destroy();
+    }
     const full = this.held() >= this.budget.mayHave();
     if (full && this.again === null) {
       this.again = setTimeout(() => {
@@ -438,8 +451,7 @@ class Caller {
     const { reader } = this;
     const isMidway = reader.length > LINE_END_BYTES && !reader.hasMore && this.frames === this.framesBefore;
     // A caller that is not read from has its whole time again, unless this packet is what it is not read from for.
-    const come = reader.buffer.length + this.socket.readableLength;
-    const waits = this.socket.isPaused() && come <= this.held() / 2;
+    const waits = this.socket.isPaused() && this.come() <= this.held() / 2;
     if (!isMidway || waits) this.begunAt = now;
     this.framesBefore = this.frames;
     if (now - this.begunAt > FRAME_MS) this.socket.destroy();

@@ -773,6 +773,23 @@ test('callers together have no more than a budget of bytes', async (t) => {
   }
 });
 
+test('many who send more than there is room for are cut, and others are served', async (t) => {
+  const buffers = 1024 * 1024;
+  const service = await serve(t, echo, { buffers });
+  const good = await service.peer();
+  const others = await Promise.all(Array.from({ length: 200 }, () => service.peer()));
+  for (const peer of others) peer.send(`{"uri":"${'x'.repeat(256 * 1024)}`);
+  const cut = () => others.filter((peer) => peer.ended).length;
+  let most = 0;
+  await eventually('there is no room for most of them', () => {
+    most = Math.max(most, service.buffers.bytes);
+    return cut() > others.length / 2;
+  });
+  good.send('{"uri":"/goods","method":"GET","key":1,"$":{},"params":{"x":1}}¶');
+  assert.deepEqual((await good.next()).params, { x: 1 });
+  assert.ok(most <= 1.25 * buffers + 2 * 128 * 1024, `${most} bytes were kept`);
+});
+
 test('a copy is cut into packets that pass', async (t) => {
   const { port, next } = await distributor(t);
   const service = await serve(t, echo);

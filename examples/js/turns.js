@@ -29,7 +29,8 @@ class Reading {
     const { socket } = this;
     if (socket.destroyed) return;
     if (!this.#waits && !this.isBusy() && this.reader.hasMore) this.#wait();
-    const stops = this.#waits || this.isBusy() || this.isFull();
+    const isFull = this.isFull(); // whoever waits may have too much all the same
+    const stops = isFull || this.#waits || this.isBusy();
     if (stops && !socket.isPaused()) socket.pause();
     if (!stops && socket.isPaused()) socket.resume();
   }
