@@ -1,5 +1,6 @@
 //! The measured process.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
@@ -52,15 +53,15 @@ impl Daemon {
 
     /// One of this program's own servers.
     pub(crate) async fn server(arguments: &[&str]) -> Self {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap();
+        Self::telling(std::env::current_exe().unwrap(), arguments).await.unwrap()
+    }
+
+    /// A program that prints where it listens. `None` where it is not installed.
+    pub(crate) async fn telling(program: impl AsRef<OsStr>, arguments: &[&str]) -> Option<Self> {
+        let mut child = Command::new(program).args(arguments).stdout(Stdio::piped()).kill_on_drop(true).spawn().ok()?;
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let address = lines.next_line().await.unwrap().expect("it listens").parse().unwrap();
-        Self { child, address }
+        Some(Self { child, address })
     }
 
     /// Any other server, which listens on `port` after a moment.
@@ -119,6 +120,11 @@ impl Daemon {
     /// Memory that it has in use.
     pub(crate) fn rss_bytes(&self) -> u64 {
         self.process().stat().unwrap().rss * procfs::page_size()
+    }
+
+    /// The most memory that it has had in use.
+    pub(crate) fn peak_bytes(&self) -> u64 {
+        self.process().status().unwrap().vmhwm.unwrap_or(0) * 1024
     }
 
     /// SIGTERM, and its end.

@@ -15,6 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::calls;
 use crate::daemon_process::Daemon;
 use crate::scenes::{ms, percentiles, row, title};
+use crate::totals;
 use crate::witness::{self, Doubts, Witnesses};
 
 const WITNESSES: usize = 10;
@@ -153,6 +154,12 @@ pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
         for attack in on_node().into_iter().filter(is_meant) {
             node(&attack).await;
         }
+    }
+    if wanted("node-memory") {
+        totals::nodes(attack).await;
+    }
+    if wanted("gateway-memory") {
+        totals::gateway(attack).await;
     }
 }
 

@@ -23,6 +23,7 @@ mod proxies;
 mod relay;
 mod scenes;
 mod swarm;
+mod totals;
 mod witness;
 
 use clap::{Parser, Subcommand};
@@ -146,13 +147,16 @@ enum Scene {
     },
     /// Peers that attack a Distributor, and callers that attack a node.
     Hostile {
-        /// Leaves out all but this: distributor or node.
+        /// Leaves out all but this: distributor, node, node-memory or gateway-memory.
         #[arg(long)]
         only: Option<String>,
         /// Of the attacks, leaves out all but those whose name begins so.
         #[arg(long)]
         attack: Option<String>,
     },
+    /// The node whose memory `hostile` looks at.
+    #[command(hide = true)]
+    LargeServer { distributor: String },
     /// The back end of `door`.
     #[command(hide = true)]
     HttpServer,
@@ -187,6 +191,7 @@ fn main() {
             Scene::Floor
             | Scene::FanOutFloor
             | Scene::CallServer { .. }
+            | Scene::LargeServer { .. }
             | Scene::EchoServer
             | Scene::JsonServer
             | Scene::Relay { .. } => 0,
@@ -225,6 +230,7 @@ async fn play(scene: Scene) {
         Scene::Door { only } => door::door(only.as_deref()).await,
         Scene::Edge { only, attack, seconds } => edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Hostile { only, attack } => hostile::hostile(only.as_deref(), attack.as_deref()).await,
+        Scene::LargeServer { distributor } => totals::serve(distributor).await,
         Scene::HttpServer => door::serve_http().await,
         Scene::Relay { back_end } => relay::serve(back_end),
         Scene::Overload => calls::overload().await,

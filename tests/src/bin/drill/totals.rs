@@ -1,0 +1,366 @@
+//! What ten thousand hostile peers make a node and a gateway keep, with default settings: memory, beside what the process itself
+//! counts, and whether others are still answered.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::{Duration, Instant};
+
+use futures::{Stream, TryStreamExt, stream};
+use node_sdk::{Items, Node, Params, Peers, ServiceError, State, Streaming};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tests::Client;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::daemon_process::Daemon;
+use crate::scenes::{row, title};
+
+const PEERS: usize = 10_000;
+/// How far apart they come.
+const APART: Duration = Duration::from_micros(400);
+/// How long they are watched when all have come: longer than what does not end, or is not read, is kept for.
+const TIME: Duration = Duration::from_secs(16);
+/// How long it takes until what they had is given back.
+const AFTER: Duration = Duration::from_secs(5);
+/// How often each says something more.
+const EVERY: Duration = Duration::from_secs(2);
+/// How often the good caller asks, and how long it waits.
+const ASKS: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Nearly as much as a packet may have; a large answer or part; how many of these each asks for.
+const HALF_BYTES: usize = 8_000_000;
+const LARGE_BYTES: usize = 1_000_000;
+const EACH: usize = 100;
+/// A node and its gateway have as many threads as they would on a machine of two cores.
+const THREADS: usize = 2;
+
+/// What one kind of hostile peers says when it comes, and then again and again. It reads nothing.
+#[derive(Clone)]
+struct Kind {
+    first: Arc<[u8]>,
+    again: Arc<[u8]>,
+}
+
+impl Kind {
+    fn new(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Self {
+        Self { first: first.into().into(), again: again.into().into() }
+    }
+
+    /// Comes again whenever it is cut or refused.
+    async fn attack(&self, at: SocketAddr, number: usize) {
+        let last = 2 + u8::try_from(number % 253).unwrap();
+        let mut scrap = [0; 12];
+        loop {
+            let socket = TcpSocket::new_v4().unwrap();
+            // All of their systems' memory would be ours here.
+            socket.set_recv_buffer_size(4096).unwrap();
+            socket.set_send_buffer_size(4096).unwrap();
+            socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+            if let Ok(mut stream) = socket.connect(at).await {
+                let mut open = stream.write_all(&self.first).await.is_ok();
+                while open {
+                    sleep(EVERY).await;
+                    let refused = match timeout(Duration::ZERO, stream.peek(&mut scrap)).await {
+                        Ok(seen) => seen.map_or(true, |seen| seen == 0 || scrap[..seen].starts_with(b"HTTP/1.1 5")),
+                        Err(_nothing_yet) => false,
+                    };
+                    open = !refused && stream.write_all(&self.again).await.is_ok();
+                }
+            }
+            sleep(EVERY).await;
+        }
+    }
+}
+
+/// They come until this is dropped, in a thread of their own.
+fn begin(kinds: Vec<Kind>, at: SocketAddr) -> DropGuard {
+    let stop = CancellationToken::new();
+    let stopped = stop.clone();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let come = async |number: usize| {
+            sleep(APART * u32::try_from(number).unwrap()).await;
+            kinds[number % kinds.len()].attack(at, number).await;
+        };
+        runtime.block_on(stopped.run_until_cancelled(futures::future::join_all((0..PEERS).map(come))));
+    });
+    stop.drop_guard()
+}
+
+/// Prints what they cost `victim`. `good` asks it for something, and gives what it says that it keeps, when there is an answer.
+async fn watch(
+    name: &str,
+    kinds: Vec<Kind>,
+    victim: &Daemon,
+    at: SocketAddr,
+    mut good: impl AsyncFnMut() -> Option<usize>,
+) {
+    let attackers = begin(kinds, at);
+    let end = Instant::now() + APART * u32::try_from(PEERS).unwrap() + TIME;
+    let (mut asked, mut answered, mut slowest, mut counted) = (0, 0, Duration::ZERO, 0);
+    while Instant::now() < end {
+        let begun = Instant::now();
+        asked += 1;
+        if let Ok(Some(held)) = timeout(PATIENCE, good()).await {
+            answered += 1;
+            counted = counted.max(held);
+            slowest = slowest.max(begun.elapsed());
+        }
+        sleep(ASKS).await;
+    }
+    drop(attackers);
+    sleep(AFTER).await;
+    let mb = |bytes: u64| bytes as f64 / 1e6;
+    row(
+        name,
+        &format!(
+            "memory at most {:.0} MB, then {:.0}; it counts {:.0} MB at most; {answered} of {asked} good requests answered, after {:.0} ms at most",
+            mb(victim.peak_bytes()),
+            mb(victim.rss_bytes()),
+            counted as f64 / 1e6,
+            slowest.as_secs_f64() * 1e3
+        ),
+    );
+}
+
+/// A packet that opens a call, with a key of its own.
+fn call(method: &str, uri: &str, key: usize, terms: &str, params: &str) -> String {
+    format!(r#"{{"uri":"{uri}","method":"{method}","key":{key},"$":{{{terms}}},"params":{params}}}¶"#)
+}
+
+fn text(bytes: usize) -> String {
+    format!("\"{}\"", "x".repeat(bytes))
+}
+
+fn calls(one: impl Fn(usize) -> String) -> String {
+    (1..=EACH).map(one).collect()
+}
+
+/// Packets that do not end.
+fn half_packets() -> Kind {
+    Kind::new(call("GET", "/large", 1, "", &text(HALF_BYTES)).trim_end_matches("\"}¶"), "x")
+}
+
+fn unread_answers() -> Kind {
+    Kind::new(calls(|key| call("GET", "/large", key, "", "null")), call("GET", "/large", 1, "", "null"))
+}
+
+fn unread_parts() -> Kind {
+    Kind::new(
+        calls(|key| call("GET", "/parts", key, r#""c":1"#, "null")),
+        call("GET", "/parts", 1000, r#""c":1"#, "null"),
+    )
+}
+
+fn parts_not_taken() -> Kind {
+    let opens = calls(|key| call("POST", "/swallow", key, r#""c":1000"#, "null"));
+    let part = |key| format!(r#"{{"uri":"$part","key":{key},"$":{{"n":1}},"params":{}}}¶"#, text(LARGE_BYTES));
+    Kind::new(opens + &(1..=EACH / 10).map(part).collect::<String>(), part(20))
+}
+
+fn calls_at_work() -> Kind {
+    let keep = |key| call("POST", "/keep", key, "", &text(LARGE_BYTES));
+    Kind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+}
+
+/// As many as a caller may have.
+fn small_calls_at_work() -> Kind {
+    let keep = |key| call("POST", "/keep", key, "", "null");
+    Kind::new((1..=1024).map(keep).collect::<String>(), keep(2000))
+}
+
+/// Calls that are as expensive as they can be once they are parsed.
+fn nested_calls_at_work() -> Kind {
+    let keep = |key| call("POST", "/keep", key, "", &format!("[{}0]", "{},".repeat(LARGE_BYTES / 3)));
+    Kind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+}
+
+/// What the hostile peers of a scene say: its name, and their kinds, each as often as the others.
+type Scene = (&'static str, fn() -> Vec<Kind>);
+
+/// A node in Rust, and one on mesh.js.
+pub(crate) async fn nodes(attack: Option<&str>) {
+    let wanted = |name: &str| attack.is_none_or(|attack| name.starts_with(attack));
+    title("10,000 hostile callers of a node with default settings, on two threads");
+    let scenes: [Scene; 7] = [
+        ("half packets of 8 MB", || vec![half_packets()]),
+        ("answers of 1 MB that are not read", || vec![unread_answers()]),
+        ("streams of credit 1 that are not read", || vec![unread_parts()]),
+        ("parts that nobody takes", || vec![parts_not_taken()]),
+        ("calls of 1 MB at work", || vec![calls_at_work()]),
+        ("small calls at work", || vec![small_calls_at_work()]),
+        ("all of these", || vec![half_packets(), unread_answers(), unread_parts(), parts_not_taken(), calls_at_work()]),
+    ];
+    for (name, kinds) in scenes.into_iter().filter(|(name, _)| wanted(name)) {
+        node(name, kinds(), async |distributor| Daemon::server(&["large-server", distributor]).await).await;
+    }
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/crowded.js");
+    if Daemon::telling("node", &["-p", "'127.0.0.1:1'"]).await.is_none() {
+        return row("a node on mesh.js", "Node.js is not installed");
+    }
+    title("the same of a node on mesh.js");
+    let scenes: [Scene; 6] = [
+        ("half packets of 8 MB", || vec![half_packets()]),
+        ("answers of 1 MB that are not read", || vec![unread_answers()]),
+        ("calls of 1 MB at work", || vec![calls_at_work()]),
+        ("small calls at work", || vec![small_calls_at_work()]),
+        ("calls of 333,000 objects at work", || vec![nested_calls_at_work()]),
+        ("all of these", || vec![half_packets(), unread_answers(), calls_at_work(), nested_calls_at_work()]),
+    ];
+    for (name, kinds) in scenes.into_iter().filter(|(name, _)| wanted(name)) {
+        node(name, kinds(), async |distributor| Daemon::telling("node", &[script, distributor]).await.unwrap()).await;
+    }
+}
+
+async fn node(name: &str, kinds: Vec<Kind>, start: impl AsyncFn(&str) -> Daemon) {
+    let distributor = Daemon::distributor_as_it_is().await;
+    distributor.move_to(1);
+    let at = distributor.address.to_string();
+    let victim = start(&at).await;
+    victim.move_to(0);
+    let caller = Node::builder("caller").distributor(at).start().await.unwrap();
+    let peers = caller.peers();
+    peers.wait_for(&["GET/held"]).await;
+    // Its connection is there before theirs.
+    held_by(peers).await.unwrap();
+    watch(name, kinds, &victim, victim.address, async || held_by(peers).await).await;
+    caller.stop().await;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Held {
+    bytes: usize,
+}
+
+async fn held_by(peers: &Peers) -> Option<usize> {
+    Some(peers.call::<Held>("GET/held", &()).await.ok()?.bytes)
+}
+
+/// A megabyte that costs nothing to make.
+static LARGE: LazyLock<&RawValue> =
+    LazyLock::new(|| Box::leak(RawValue::from_string(text(LARGE_BYTES)).expect("a text")));
+
+/// The node that is attacked, with threads of its own.
+pub(crate) async fn serve(distributor: String) {
+    async fn large() -> Result<&'static RawValue, ServiceError> {
+        Ok(*LARGE)
+    }
+    async fn parts() -> Result<Streaming<impl Stream<Item = Result<&'static RawValue, ServiceError>>>, ServiceError> {
+        Ok(Streaming(stream::repeat_with(|| Ok(*LARGE))))
+    }
+    async fn keep(Params(text): Params<Box<RawValue>>) -> Result<usize, ServiceError> {
+        sleep(Duration::from_secs(600)).await;
+        Ok(text.get().len())
+    }
+    async fn swallow(mut items: Items<String>) -> Result<usize, ServiceError> {
+        sleep(Duration::from_secs(600)).await;
+        Ok(items.try_next().await?.map_or(0, |text| text.len()))
+    }
+    async fn small(_: Params<Box<RawValue>>) -> Result<&'static str, ServiceError> {
+        Ok("ok")
+    }
+    async fn held(node: State<Arc<OnceLock<Node>>>) -> Result<Held, ServiceError> {
+        let node = node.get().ok_or_else(|| ServiceError::new(503, "starting", "it starts"))?;
+        Ok(Held { bytes: node.buffer_usage().bytes })
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().unwrap();
+    let started = Arc::new(OnceLock::new());
+    let node = Node::builder("crowded").distributor(distributor).state(Arc::clone(&started));
+    let node = node.route("GET/large", large).route("GET/parts", parts).route("POST/keep", keep);
+    let node = node.route("POST/swallow", swallow).route("POST/small", small).route("GET/held", held);
+    let node = runtime.spawn(node.start()).await.unwrap().unwrap();
+    println!("{}", node.address());
+    started.set(node).unwrap();
+    std::future::pending::<()>().await;
+}
+
+/// The head of a request with a body of so many bytes.
+fn post(path: &str, bytes: usize) -> String {
+    format!("POST {path} HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n")
+}
+
+fn get(path: &str) -> String {
+    format!("GET {path} HTTP/1.1\r\nHost: g\r\n\r\n")
+}
+
+/// HTTP/2 without a window, and as many streams as there may be, with so many bytes of fields each.
+fn no_window(path: &str, bytes: usize) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+    };
+    let mut head = [&[0x82, 0x86, 0x41, 1, b'g', 0x04, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
+    // Of 100 bytes each.
+    (0..bytes / 100).for_each(|_| head.extend([&[0, 1, b'x', 100][..], &[b'y'; 100]].concat()));
+    let mut out = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    // SETTINGS_INITIAL_WINDOW_SIZE of 0.
+    out.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    (0..u32::try_from(EACH).unwrap()).for_each(|number| out.extend(frame(1, 5, number * 2 + 1, &head)));
+    out
+}
+
+/// The gateway, in front of a node and of a server that speaks HTTP.
+pub(crate) async fn gateway(attack: Option<&str>) {
+    title("10,000 hostile clients of a gateway with default settings and two workers");
+    let body = |path: &str, bytes: usize| Kind::new(post(path, bytes + 1000) + &"1".repeat(bytes), "1");
+    let fields = format!("X: {}\r\n", "y".repeat(1000)).repeat(60);
+    let large_head = get("/large").replace("\r\n\r\n", &format!("\r\n{fields}\r\n"));
+    let streams = |path: &str, bytes: usize| Kind::new(no_window(path, bytes), "");
+    let kinds = [
+        ("answers of a node that are not read", Kind::new(get("/large"), "")),
+        ("the same, with heads of 60 kB", Kind::new(large_head, "")),
+        ("answers of a server that are not read", Kind::new(get("/big"), "")),
+        ("HTTP/2 without a window, of a node", streams("/large", 0)),
+        ("the same, with heads of 9 kB", streams("/large", 9000)),
+        ("the same, of a server", streams("/big", 0)),
+        ("the same, streams of a node", streams("/parts", 0)),
+        ("bodies for a node that do not end", body("/small", (1 << 20) - 1000)),
+        ("bodies for a server that do not end", body("/up", 60_000)),
+        ("heads of 60 kB that do not end", Kind::new(format!("GET / HTTP/1.1\r\nHost: g\r\n{fields}"), "")),
+    ];
+    let all = kinds.iter().map(|(_, kind)| kind.clone()).collect();
+    let each = kinds.into_iter().map(|(name, kind)| (name, vec![kind]));
+    for (name, kinds) in each.chain([("all of these", all)]) {
+        if attack.is_none_or(|attack| name.starts_with(attack)) {
+            at_the_door(name, kinds).await;
+        }
+    }
+}
+
+async fn at_the_door(name: &str, kinds: Vec<Kind>) {
+    const PORT: u16 = 19_160;
+    const ADMIN: u16 = 19_161;
+    let distributor = Daemon::distributor_as_it_is().await;
+    let node = Daemon::server(&["large-server", &distributor.address.to_string()]).await;
+    let server = Daemon::server(&["http-server"]).await;
+    [&distributor, &node, &server].iter().for_each(|daemon| daemon.move_to(1));
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("gateway.toml");
+    let config = format!(
+        "listen = \"127.0.0.1:{PORT}\"\nadmin = \"127.0.0.1:{ADMIN}\"\nworkers = {THREADS}\nh2c = true\ndistributor = \"{}\"\n\
+         [[route]]\nprefix = \"/big\"\nservers = [\"{back_end}\"]\n[[route]]\nprefix = \"/up\"\nservers = [\"{back_end}\"]\n",
+        distributor.address,
+        back_end = server.address
+    );
+    std::fs::write(&file, config).unwrap();
+    let program = std::env::current_exe().unwrap().with_file_name("gateway");
+    let (program, file) = (program.to_str().unwrap(), file.to_str().unwrap());
+    let gateway = Daemon::other(program, &["--config", file, "--log-level", "error"], PORT).await.unwrap();
+    let at = gateway.address;
+    let good = async || {
+        let answer = Client::over(TcpStream::connect(at).await.ok()?).request("GET", "/held", "").await?;
+        let metrics = TcpStream::connect(("127.0.0.1", ADMIN)).await.ok()?;
+        let metrics = Client::over(metrics).request("GET", "/metrics", "").await?.body;
+        let held = metrics.lines().find_map(|line| line.strip_prefix("gateway_held_bytes "));
+        (answer.status == 200).then(|| held?.parse().ok()).flatten()
+    };
+    while good().await.is_none() {
+        sleep(ASKS).await;
+    }
+    watch(name, kinds, &gateway, at, good).await;
+    // The next one has its port.
+    gateway.kill().await;
+}
