@@ -130,6 +130,18 @@ impl Holding {
             self.own += more;
             return Ok(());
         }
+        self.grant(more)
+    }
+
+    /// As [`grow_to`](Self::grow_to), and leaves what is the connection's own to others of it. Either of them is used for one holding.
+    pub(crate) fn grow_shared_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
+        match bytes.saturating_sub(self.granted) {
+            0 => Ok(()),
+            more => self.grant(more),
+        }
+    }
+
+    fn grant(&mut self, more: usize) -> Result<(), OverBudget> {
         let client = network_of(self.client);
         let grant = more.next_multiple_of(GRANT_BYTES);
         if !self.account.budget.take(client, grant) {

@@ -99,6 +99,11 @@ pub(crate) trait Answer: Sync {
 
     /// A request made no sense, or took too long to come, and was answered with this.
     fn refused(&self, status: StatusCode);
+
+    /// On account of which many requests at a time are held; `None` where nobody counts.
+    fn holding(&self) -> Option<Holding> {
+        None
+    }
 }
 
 /// A request whose head has been read, and what it can be answered through.

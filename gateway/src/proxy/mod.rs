@@ -117,6 +117,10 @@ impl Answer for Proxy<'_> {
     fn refused(&self, status: StatusCode) {
         self.log(self.client, None, Some(status), Duration::ZERO);
     }
+
+    fn holding(&self) -> Option<Holding> {
+        self.account.hold(self.client, 0).ok()
+    }
 }
 
 /// A request that is dropped in the middle is told of too: it may have been carried out.
