@@ -382,7 +382,8 @@ async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
     let running = AbortOnDropHandle::new(tokio::spawn(connection));
     let ask = async |_| {
         let mut send = send.clone().ready().await.unwrap();
-        let (response, _) = send.send_request(crate::gateway::http2::head("GET", "/slow").body(()).unwrap(), true).unwrap();
+        let (response, _) =
+            send.send_request(crate::gateway::http2::head("GET", "/slow").body(()).unwrap(), true).unwrap();
         let answer = timeout(Duration::from_secs(1), response).await;
         answer.is_ok_and(|answer| answer.unwrap_err().reason() == Some(h2::Reason::REFUSED_STREAM))
     };
