@@ -123,3 +123,8 @@ pub fn pick_port() -> u16 {
         }
     }
 }
+
+/// A loopback address whose port is free, as [`pick_port`] picks it.
+pub fn pick_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], pick_port()))
+}

@@ -5,16 +5,24 @@
 mod cluster;
 mod flood;
 mod http;
-mod net;
+pub mod http2;
+mod js;
+mod namespace;
 mod peer;
 mod process;
+mod servers;
+pub mod streams;
+mod tls;
 
-pub use cluster::{Cluster, eventually, pick_port};
+pub use cluster::{Cluster, eventually, pick_address, pick_port};
 pub use flood::Flood;
 pub use http::{Client, Response, request};
-pub use net::Net;
+pub use js::{example, goods};
+pub use namespace::Namespace;
 pub use peer::{Listener, Peer};
 pub use process::{Process, old_peers_can_run, tool_is_there};
+pub use servers::{CountingServer, RawStream, Server, echo_server};
+pub use tls::{GatewayFiles, ask_tls, connect_tls};
 
 use std::time::Duration;
 

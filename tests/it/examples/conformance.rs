@@ -3,9 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tests::{Cluster, Process, old_peers_can_run};
-
-use crate::examples::js::goods;
+use tests::{Cluster, Process, goods, old_peers_can_run};
 
 const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
 

@@ -1,26 +1,10 @@
 //! Plain JavaScript: what old services gain by one changed line.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 
 use node_sdk::{CallError, Node};
 use serde_json::{Value, json};
-use tests::{Cluster, PATIENCE, Peer, Process, eventually, old_peers_can_run, pick_port, request};
-
-/// A file of `examples/js`.
-pub(crate) fn example(file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/js").join(file)
-}
-
-/// Starts the old-style goods service, and waits until it is registered. Returns its port too.
-pub(crate) async fn goods(distributor: SocketAddr) -> (Process, u16) {
-    let (file, port) = (example("goods.js"), pick_port());
-    let (distributor, number) = (distributor.to_string(), port.to_string());
-    let arguments = [file.to_str().unwrap(), "--port", &number, "--distributor", &distributor];
-    let service = Process::start("node", &arguments);
-    service.line("registered as goods").await;
-    (service, port)
-}
+use tests::{Cluster, PATIENCE, Peer, Process, eventually, example, goods, old_peers_can_run, pick_port, request};
 
 #[tokio::test]
 async fn the_javascript_files_pass_their_own_tests() {

@@ -2,5 +2,5 @@
 //! checks of `nodeconform`.
 
 mod conformance;
-pub(crate) mod js;
+mod js;
 mod shop;

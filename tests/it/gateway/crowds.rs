@@ -7,13 +7,11 @@ use std::time::Duration;
 use futures::future::join_all;
 use gateway::{Config, FixedServer, Route};
 use node_sdk::{Node, Params, ServiceError};
-use tests::{Client, Cluster, PATIENCE, eventually};
+use tests::{Client, Cluster, PATIENCE, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
-
-use crate::gateway::servers::Stream;
 
 /// Places of the server for requests, and as many for tunnels.
 const PLACES: usize = 40;
@@ -27,7 +25,7 @@ async fn server() -> SocketAddr {
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(async move {
-                let mut stream = Stream(stream);
+                let mut stream = RawStream(stream);
                 loop {
                     let head = stream.head().await;
                     let Some(path) = head.split(' ').nth(1) else { return };
@@ -131,7 +129,7 @@ async fn check(attack: Attack) {
     }
     // Whoever is slow may be waited for once, and never so long that anybody is declined.
     assert!(worst < Duration::from_secs(3), "{}: {worst:?}", attack.name);
-    let mut tunnel = Stream(connect(1, at).await);
+    let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
     assert!(tunnel.head().await.starts_with("HTTP/1.1 101 "), "{}", attack.name);
     tunnel.send("hello").await;
@@ -179,10 +177,10 @@ async fn ov9_requests_that_take_long_do_not_take_a_server_from_others() {
 async fn slow_clients_are_left_alone_while_nobody_waits() {
     let cluster = Cluster::start();
     let at = gateway(&cluster, route()).await;
-    let mut slow = Stream(connect(2, at).await);
+    let mut slow = RawStream(connect(2, at).await);
     slow.send(BIG).await;
     slow.head().await;
-    let mut posts = Stream(connect(2, at).await);
+    let mut posts = RawStream(connect(2, at).await);
     posts.send("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 40\r\n\r\n").await;
     for _ in 0..40 {
         sleep(Duration::from_millis(100)).await;
@@ -205,7 +203,7 @@ async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
 async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
     let cluster = Cluster::start();
     let at = gateway(&cluster, Route { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
-    let mut tunnel = Stream(connect(1, at).await);
+    let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
     tunnel.head().await;
     let begun = Instant::now();
@@ -224,7 +222,7 @@ async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
     let at = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
-        let mut slow = Stream(connect(2, at).await);
+        let mut slow = RawStream(connect(2, at).await);
         slow.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
         held.push(slow);
     }
@@ -241,7 +239,7 @@ async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
             vec!["x".to_owned()],
         ),
     ] {
-        let mut client = Stream(connect(1, at).await);
+        let mut client = RawStream(connect(1, at).await);
         client.send(&request).await;
         for piece in pieces {
             sleep(Duration::from_millis(20)).await;
@@ -249,7 +247,7 @@ async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
         }
         assert!(client.read_to("ok").await.contains("HTTP/1.1 200 "), "{request}");
     }
-    let mut client = Stream(connect(1, at).await);
+    let mut client = RawStream(connect(1, at).await);
     client.send("POST /nothing HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     client.send(&chunk("abc")).await;
     sleep(Duration::from_millis(20)).await;
@@ -330,7 +328,7 @@ async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold()
     let cluster = Cluster::start();
     let (at, _node) = holding(&cluster, 8).await;
     let ask = async |_| {
-        let mut client = Stream(connect(2, at).await);
+        let mut client = RawStream(connect(2, at).await);
         client.send("GET /large HTTP/1.1\r\nHost: g\r\n\r\n").await;
         // It reads no further.
         let line = client.read_to("\r\n").await;
@@ -358,7 +356,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
     let running = AbortOnDropHandle::new(tokio::spawn(connection));
     let ask = async |_| {
         let mut send = send.clone().ready().await.unwrap();
-        let request = crate::gateway::http2::head("GET", "/large").body(()).unwrap();
+        let request = tests::http2::head("GET", "/large").body(()).unwrap();
         let (response, _) = send.send_request(request, true).unwrap();
         response.await.unwrap()
     };
@@ -382,8 +380,7 @@ async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
     let running = AbortOnDropHandle::new(tokio::spawn(connection));
     let ask = async |_| {
         let mut send = send.clone().ready().await.unwrap();
-        let (response, _) =
-            send.send_request(crate::gateway::http2::head("GET", "/slow").body(()).unwrap(), true).unwrap();
+        let (response, _) = send.send_request(tests::http2::head("GET", "/slow").body(()).unwrap(), true).unwrap();
         let answer = timeout(Duration::from_secs(1), response).await;
         answer.is_ok_and(|answer| answer.unwrap_err().reason() == Some(h2::Reason::REFUSED_STREAM))
     };
@@ -403,7 +400,7 @@ async fn gh30_bodies_for_nodes_are_no_more_than_may_be_held() {
         "POST /small HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
     let begin = async |_| {
-        let mut client = Stream(connect(2, at).await);
+        let mut client = RawStream(connect(2, at).await);
         client.send(&post).await;
         let _ = client.0.write_all(&vec![b' '; LARGE - 1000]).await;
         client

@@ -6,17 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use gateway::Config;
 use h2::client::SendRequest;
-use http::{HeaderMap, Method, Request};
+use http::HeaderMap;
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
-use tests::{Cluster, request};
+use tests::http2::{ask, connect, head};
+use tests::{Cluster, PATIENCE, Server, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-
-use crate::gateway::servers::Server;
-
-const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn double(Params(params): Params<Value>) -> Result<Value, ServiceError> {
     let n = &params["n"];
@@ -37,38 +34,6 @@ async fn served() -> (Cluster, SocketAddr, Server, Node) {
     let gateway = cluster.gateway_with(config).await;
     Cluster::routed(gateway, "/double").await;
     (cluster, gateway, server, node)
-}
-
-pub(crate) async fn connect(gateway: SocketAddr) -> SendRequest<Bytes> {
-    let stream = TcpStream::connect(gateway).await.unwrap();
-    let (client, connection) = h2::client::handshake(stream).await.unwrap();
-    tokio::spawn(async move { drop(connection.await) });
-    client.ready().await.unwrap()
-}
-
-pub(crate) fn head(method: &str, path: &str) -> http::request::Builder {
-    Request::builder().method(Method::from_bytes(method.as_bytes()).unwrap()).uri(format!("http://g.test{path}"))
-}
-
-/// One request, and its whole answer: status, fields, body and trailers.
-pub(crate) async fn ask(
-    client: &mut SendRequest<Bytes>,
-    request: Request<()>,
-    body: &[&'static str],
-) -> Result<(u16, HeaderMap, Vec<u8>, Option<HeaderMap>), h2::Error> {
-    let (response, mut send) = client.send_request(request, body.is_empty())?;
-    for (at, part) in body.iter().enumerate() {
-        send.send_data(Bytes::from_static(part.as_bytes()), at + 1 == body.len())?;
-    }
-    let response = timeout(PATIENCE, response).await.expect("an answer")?;
-    let (parts, mut incoming) = response.into_parts();
-    let mut whole = Vec::new();
-    while let Some(data) = timeout(PATIENCE, incoming.data()).await.expect("more, or the end") {
-        let data = data?;
-        incoming.flow_control().release_capacity(data.len())?;
-        whole.extend_from_slice(&data);
-    }
-    Ok((parts.status.as_u16(), parts.headers, whole, incoming.trailers().await?))
 }
 
 #[tokio::test]

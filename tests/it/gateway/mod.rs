@@ -2,8 +2,8 @@
 //! What needs a process of its own is in `process`.
 
 mod crowds;
-pub(crate) mod http2;
+mod http2;
 mod nodes;
 mod routes;
-pub(crate) mod servers;
+mod servers;
 mod streams;

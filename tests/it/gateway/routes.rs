@@ -8,76 +8,10 @@ use std::time::Duration;
 
 use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits};
 use node_sdk::{Node, ServiceError};
-use tests::{Client, Cluster, eventually, request};
-use tokio::net::TcpListener;
+use tests::{Client, Cluster, CountingServer, PATIENCE, eventually, request};
 use tokio::time::{Instant, timeout};
 
-use crate::gateway::servers::Stream;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A server that says what it was asked after its own port, with a status that can be changed.
-struct Server {
-    address: SocketAddr,
-    asked: Arc<AtomicUsize>,
-    status: Arc<AtomicUsize>,
-    accepting: tokio::task::JoinHandle<()>,
-}
-
-impl Server {
-    async fn start() -> Self {
-        Self::start_at("127.0.0.1:0".parse().unwrap()).await
-    }
-
-    async fn start_at(address: SocketAddr) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (asked, status) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(200)));
-        let (count, code) = (Arc::clone(&asked), Arc::clone(&status));
-        let accepting = tokio::spawn(async move {
-            // Its connections end with it.
-            let mut connections = tokio::task::JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                let (count, code) = (Arc::clone(&count), Arc::clone(&code));
-                connections.spawn(async move {
-                    let mut stream = Stream(stream);
-                    loop {
-                        let head = stream.head().await;
-                        if head.is_empty() {
-                            return;
-                        }
-                        count.fetch_add(1, Ordering::Relaxed);
-                        let status = code.load(Ordering::Relaxed);
-                        if status == 0 {
-                            // It works on it for good.
-                            std::future::pending::<()>().await;
-                        }
-                        let body = format!("{}\n{head}", address.port());
-                        stream
-                            .send(&format!("HTTP/1.1 {status} X\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
-                            .await;
-                    }
-                });
-            }
-        });
-        Self { address, asked, status, accepting }
-    }
-
-    fn answers(&self, status: usize) {
-        self.status.store(status, Ordering::Relaxed);
-    }
-
-    fn asked(&self) -> usize {
-        self.asked.load(Ordering::Relaxed)
-    }
-
-    async fn stop(self) {
-        self.accepting.abort();
-        let _ = self.accepting.await;
-    }
-}
-
-fn route(servers: &[&Server]) -> Route {
+fn route(servers: &[&CountingServer]) -> Route {
     let servers = servers.iter().map(|server| FixedServer { address: server.address, weight: 100 }).collect();
     Route { servers, ..Route::new(vec!["/".to_owned()]) }
 }
@@ -106,7 +40,7 @@ async fn turns(gateway: SocketAddr, count: usize) -> HashMap<u16, usize> {
 #[tokio::test]
 async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
     let cluster = Cluster::start();
-    let (one, two) = (Server::start().await, Server::start().await);
+    let (one, two) = (CountingServer::start().await, CountingServer::start().await);
     let secret = Some("shared".to_owned());
     let config = || {
         let route = Route { balance: Some(Balance::Cookie), ..route(&[&one, &two]) };
@@ -139,7 +73,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
 #[tokio::test]
 async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
     let cluster = Cluster::start();
-    let (one, two) = (Server::start().await, Server::start().await);
+    let (one, two) = (CountingServer::start().await, CountingServer::start().await);
     let by_client = gateway(&cluster, Route { balance: Some(Balance::Client), ..route(&[&one, &two]) }).await;
     assert_eq!(turns(by_client, 20).await.len(), 1);
     let mut weighted = route(&[&one, &two]);
@@ -179,7 +113,7 @@ async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so
 async fn least_connections_and_least_cost_pass_over_who_is_busy() {
     let cluster = Cluster::start();
     for balance in [Balance::LeastConnections, Balance::LeastCost] {
-        let (slow, quick) = (Server::start().await, Server::start().await);
+        let (slow, quick) = (CountingServer::start().await, CountingServer::start().await);
         let gateway = gateway(&cluster, Route { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
         slow.answers(0);
         let mut held = Vec::new();
@@ -197,7 +131,7 @@ async fn least_connections_and_least_cost_pass_over_who_is_busy() {
 #[tokio::test]
 async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
     let cluster = Cluster::start();
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 3, by: RateBy::Header("x-key".to_owned()) };
     let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
@@ -236,7 +170,7 @@ async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
     /// With stalls of this length the gateway, which runs in the same thread, is later than it may be.
     const STALL: Duration = Duration::from_secs(1);
     let cluster = Cluster::start();
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(3600), burst: 1, by: RateBy::Route };
     let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
@@ -265,7 +199,7 @@ async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
 #[tokio::test]
 async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
     let cluster = Cluster::start();
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     server.answers(0);
     let queue_timeout = Duration::from_millis(300);
     let at = gateway(&cluster, Route { max_connections: 2, queue_timeout, ..route(&[&server]) }).await;
@@ -284,7 +218,7 @@ async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
 #[tokio::test]
 async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
     let cluster = Cluster::start();
-    let (well, ill) = (Server::start().await, Server::start().await);
+    let (well, ill) = (CountingServer::start().await, CountingServer::start().await);
     let check = Some(Check::Http("/health".to_owned()));
     let every = Duration::from_millis(20);
     let at = gateway(&cluster, Route { check, check_every: every, ..route(&[&well, &ill]) }).await;
@@ -358,7 +292,7 @@ async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
 #[tokio::test]
 async fn gu15_who_lets_requests_fail_is_passed_over_but_never_most_of_them() {
     let cluster = Cluster::start();
-    let (a, b, c) = (Server::start().await, Server::start().await, Server::start().await);
+    let (a, b, c) = (CountingServer::start().await, CountingServer::start().await, CountingServer::start().await);
     let at = gateway(&cluster, route(&[&a, &b, &c])).await;
     a.answers(503);
     for _ in 0..30 {
@@ -376,7 +310,7 @@ async fn gu15_who_lets_requests_fail_is_passed_over_but_never_most_of_them() {
 #[tokio::test]
 async fn gu12_what_may_be_asked_twice_is_asked_elsewhere_within_a_budget() {
     let cluster = Cluster::start();
-    let (dead, well) = (Server::start().await, Server::start().await);
+    let (dead, well) = (CountingServer::start().await, CountingServer::start().await);
     dead.answers(0);
     let try_timeout = Some(Duration::from_millis(50));
     let timeout = Some(Duration::from_secs(1));
@@ -415,7 +349,7 @@ async fn gu14_a_request_that_goes_round_is_stopped() {
 #[tokio::test]
 async fn a_balancer_before_us_says_who_the_client_is() {
     let cluster = Cluster::start();
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     let here = || vec!["127.0.0.0/8".parse().unwrap()];
     let config = Config { routes: vec![route(&[&server])], proxy_protocol: here(), ..Config::default() };
     let at = cluster.gateway_with(config).await;
@@ -454,7 +388,7 @@ async fn a_balancer_before_us_says_who_the_client_is() {
 #[tokio::test]
 async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
     let cluster = Cluster::start();
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     server.answers(0);
     let timeout = Some(Duration::from_millis(250));
     let at = gateway(&cluster, Route { timeout, ..route(&[&server]) }).await;
@@ -470,7 +404,7 @@ async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
 async fn gh3_whoever_sends_too_much_hears_of_it() {
     let cluster = Cluster::start();
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 1, by: RateBy::Route };
-    let server = Server::start().await;
+    let server = CountingServer::start().await;
     let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);

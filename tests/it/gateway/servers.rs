@@ -5,111 +5,22 @@ use std::time::Duration;
 
 use gateway::Config;
 use serde_json::json;
-use tests::{Client, Cluster, Peer, Process, eventually, old_peers_can_run, request};
-
+use tests::{Client, Cluster, PATIENCE, Process, RawStream, Server, eventually, example, old_peers_can_run, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::timeout;
-
-use crate::examples::js::example;
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A server that is registered under some prefixes.
-pub(crate) struct Server {
-    pub(crate) listener: TcpListener,
-    registered: Option<Peer>,
-}
-
-impl Server {
-    pub(crate) async fn join(cluster: &Cluster, prefixes: &[&str]) -> Self {
-        Self::join_with(cluster, json!({ "prefixes": prefixes })).await
-    }
-
-    async fn join_with(cluster: &Cluster, http: serde_json::Value) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let registered = Some(Self::register(cluster, port, http).await);
-        Self { listener, registered }
-    }
-
-    async fn register(cluster: &Cluster, port: u16, http: serde_json::Value) -> Peer {
-        let mut registered = cluster.peer().await;
-        let advert = json!({ "v": 2, "id": format!("server-{port}"), "http": http });
-        registered.register_with(json!({ "port": port, "name": "server", "urls": [], "$": advert })).await;
-        registered
-    }
-
-    pub(crate) async fn accept(&self) -> Stream {
-        Stream(timeout(PATIENCE, self.listener.accept()).await.expect("a connection").unwrap().0)
-    }
-
-    /// Answers every request with its own port, on as many connections as come.
-    pub(crate) fn tell_port(self) -> Option<Peer> {
-        let port = self.listener.local_addr().unwrap().port();
-        let listener = self.listener;
-        tokio::spawn(async move {
-            while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let mut stream = Stream(stream);
-                    while !stream.head().await.is_empty() {
-                        stream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n{port:5}")).await;
-                    }
-                });
-            }
-        });
-        self.registered
-    }
-}
-
-/// One side of a connection, byte by byte.
-pub(crate) struct Stream(pub(crate) TcpStream);
-
-impl Stream {
-    pub(crate) async fn to(gateway: SocketAddr) -> Self {
-        Self(TcpStream::connect(gateway).await.unwrap())
-    }
-
-    pub(crate) async fn send(&mut self, text: &str) {
-        self.0.write_all(text.as_bytes()).await.unwrap();
-    }
-
-    /// What comes up to and with `end`; less when the connection ends.
-    pub(crate) async fn read_to(&mut self, end: &str) -> String {
-        let mut bytes = Vec::new();
-        while !bytes.ends_with(end.as_bytes()) {
-            match timeout(PATIENCE, self.0.read_u8()).await.unwrap_or_else(|_| panic!("{end:?} in vain: {bytes:?}")) {
-                Ok(byte) => bytes.push(byte),
-                Err(_end) => break,
-            }
-        }
-        String::from_utf8(bytes).unwrap()
-    }
-
-    /// A head; nothing at the end of the connection.
-    pub(crate) async fn head(&mut self) -> String {
-        self.read_to("\r\n\r\n").await
-    }
-
-    /// What comes until the connection ends.
-    pub(crate) async fn rest(&mut self) -> String {
-        let mut text = String::new();
-        timeout(PATIENCE, self.0.read_to_string(&mut text)).await.expect("the end").unwrap_or_default();
-        text
-    }
-}
 
 /// A gateway that knows the server.
 async fn gateway(cluster: &Cluster, server: Server) -> (SocketAddr, Server) {
     let gateway = cluster.gateway_with(Config { request_timeout: Duration::from_secs(2), ..Config::default() }).await;
     // Whatever the server says: it is not asked in vain.
-    while request_quietly(gateway).await.starts_with("HTTP/1.1 404") {}
+    while try_request(gateway).await.starts_with("HTTP/1.1 404") {}
     (gateway, server)
 }
 
 /// A request that no server is asked: it makes no sense once the route is known.
-async fn request_quietly(gateway: SocketAddr) -> String {
-    let mut client = Stream::to(gateway).await;
+async fn try_request(gateway: SocketAddr) -> String {
+    let mut client = RawStream::to(gateway).await;
     client
         .send("POST /api/probe HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nxx\r\n")
         .await;
@@ -128,7 +39,7 @@ async fn served(prefixes: &[&str]) -> (Cluster, SocketAddr, Server) {
 #[tokio::test]
 async fn a_request_and_its_response_pass_through() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     let fields =
         "Host: shop.example:8000\r\nX-CamelCase: 한\r\nCookie: a=b\r\nX-Request-Id: i-7\r\nX-Forwarded-For: 6.6.6.6";
     client
@@ -158,7 +69,7 @@ async fn a_request_and_its_response_pass_through() {
 #[tokio::test]
 async fn bodies_pass_as_they_come_with_trailers() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n").await;
     let mut upstream = server.accept().await;
     assert!(upstream.head().await.contains("\r\ntransfer-encoding: chunked\r\n"));
@@ -186,7 +97,7 @@ async fn bodies_pass_as_they_come_with_trailers() {
         client.read_to("0\r\n\r\n").await,
         "HTTP/1.1 200 OK\r\nDate: then\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     );
-    let mut old = Stream::to(gateway).await;
+    let mut old = RawStream::to(gateway).await;
     old.send("GET /api HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
@@ -198,7 +109,7 @@ async fn bodies_pass_as_they_come_with_trailers() {
 async fn ten_megabytes_go_out_and_come_back_at_the_same_time() {
     const BYTES: usize = 10 << 20;
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let client = Stream::to(gateway).await;
+    let client = RawStream::to(gateway).await;
     let (mut read, mut write) = client.0.into_split();
     let upload = tokio::spawn(async move {
         let head = format!("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: {BYTES}\r\n\r\n");
@@ -350,7 +261,7 @@ async fn gu3_gu8_gu18_what_servers_get_wrong_is_told() {
         ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense\r\n", "3\r\nabc\r\n"),
         ("HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 7\r\n\r\nabc", "abc"),
     ] {
-        let mut client = Stream::to(gateway).await;
+        let mut client = RawStream::to(gateway).await;
         client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
         let mut upstream = server.accept().await;
         upstream.head().await;
@@ -365,7 +276,7 @@ async fn gu3_gu8_gu18_what_servers_get_wrong_is_told() {
 #[tokio::test]
 async fn gu19_a_server_learns_that_the_client_has_gone() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
@@ -376,11 +287,11 @@ async fn gu19_a_server_learns_that_the_client_has_gone() {
 #[tokio::test]
 async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("POST /nowhere HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
     let refused = client.rest().await;
     assert!(refused.starts_with("HTTP/1.1 404 ") && refused.contains("connection: close\r\n"), "{refused}");
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
     assert_eq!(client.head().await, "HTTP/1.1 100 Continue\r\n\r\n");
     client.send("abc").await;
@@ -394,7 +305,7 @@ async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
 #[tokio::test]
 async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
     let (_cluster, gateway, mut server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k";
     client.send(&format!("GET /api/chat HTTP/1.1\r\nHost: g\r\n{upgrade}\r\n\r\nearly")).await;
     let mut upstream = server.accept().await;
@@ -420,7 +331,7 @@ async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
 #[tokio::test]
 async fn gh4_what_is_no_websocket_is_no_tunnel() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     let second = "GET /api/2 HTTP/1.1\r\nHost: g\r\n\r\n";
     client
         .send(&format!("GET /api/1 HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n{second}"))
@@ -525,7 +436,7 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
 #[tokio::test]
 async fn gh7_a_body_that_comes_too_slowly_is_given_up() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 100\r\n\r\nx").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
@@ -541,9 +452,9 @@ async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
     let server = Server::join(&cluster, &["/api"]).await;
     let config = Config { write_timeout: Duration::from_millis(500), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
-    while request_quietly(gateway).await.starts_with("HTTP/1.1 404") {}
+    while try_request(gateway).await.starts_with("HTTP/1.1 404") {}
     while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
     let mut upstream = server.accept().await;
     upstream.head().await;
@@ -561,7 +472,7 @@ async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
 async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
     // A large body that has gone through leaves both connections as they were.
-    let mut client = Stream::to(gateway).await;
+    let mut client = RawStream::to(gateway).await;
     let post = "POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 200000\r\n\r\n";
     client.send(&format!("{post}{}", "x".repeat(200_000))).await;
     let mut upstream = server.accept().await;
@@ -583,7 +494,7 @@ async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
 async fn gu8_a_body_that_ends_with_a_reset_is_not_whole() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
-        let mut client = Stream::to(gateway).await;
+        let mut client = RawStream::to(gateway).await;
         client.send(&format!("GET /api {version}\r\nHost: g\r\n\r\n")).await;
         let mut upstream = server.accept().await;
         upstream.head().await;

@@ -9,15 +9,13 @@ use futures::stream::{self, StreamExt};
 use gateway::Config;
 use node_sdk::{Node, ServiceError, State, Streaming};
 use serde_json::json;
-use tests::{Client, Cluster, eventually};
+use tests::http2;
+use tests::streams::{Parts, offers};
+use tests::{Client, Cluster, PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::gateway::http2;
-use crate::sdk::streams::{Parts, offers};
-
-const PATIENCE: Duration = Duration::from_secs(20);
 const LINES: &str = "application/x-ndjson";
 const EVENTS: &str = "text/event-stream";
 

@@ -1,133 +1,32 @@
 //! The front door as a process: TLS, its configuration file, and what signals do to it.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ProtocolVersion, RootCertStore};
-use tests::{Client, Cluster, Process, eventually, pick_port, request};
+use rustls::ProtocolVersion;
+use tests::{
+    Client, Cluster, GatewayFiles, PATIENCE, Process, RawStream, Server, ask_tls, connect_tls, echo_server, eventually,
+    pick_address, request,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
-
-use crate::gateway::servers::{Server, Stream};
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A folder with a configuration file and certificates.
-struct Files {
-    folder: tempfile::TempDir,
-    authority: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
-}
-
-impl Files {
-    fn new() -> Self {
-        let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let authority = rcgen::CertifiedIssuer::self_signed(parameters, key).unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), authority }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    /// Writes a certificate for these names; as the file says it.
-    fn certificate(&self, name: &str, for_names: &[&str]) -> String {
-        let names: Vec<String> = for_names.iter().map(|name| (*name).to_owned()).collect();
-        let key = rcgen::KeyPair::generate().unwrap();
-        let certificate = rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &self.authority).unwrap();
-        let (chain, private) = (self.path(&format!("{name}.pem")), self.path(&format!("{name}.key")));
-        std::fs::write(&chain, certificate.pem()).unwrap();
-        std::fs::write(&private, key.serialize_pem()).unwrap();
-        format!("{{ chain = {chain:?}, key = {private:?} }}")
-    }
-
-    fn write(&self, text: &str) -> PathBuf {
-        let file = self.path("gateway.toml");
-        std::fs::write(&file, text).unwrap();
-        file
-    }
-
-    /// Trusts the authority and nobody else.
-    fn client(&self, protocols: &[&str]) -> Arc<ClientConfig> {
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from(self.authority.der().to_vec())).unwrap();
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let mut config = config.with_root_certificates(roots).with_no_client_auth();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
-}
-
-fn free() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], pick_port()))
-}
-
 async fn start(file: &Path) -> Process {
     let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--admin", "off"]);
     gateway.line("listening").await;
     gateway
 }
 
-async fn tls(client: &Arc<ClientConfig>, at: SocketAddr, name: &str) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(at).await?;
-    TlsConnector::from(Arc::clone(client)).connect(ServerName::try_from(name.to_owned()).unwrap(), stream).await
-}
-
-/// Asks over a connection that may be used again.
-async fn ask(stream: &mut TlsStream<TcpStream>, path: &str, host: &str) -> String {
-    let text = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n");
-    stream.write_all(text.as_bytes()).await.unwrap();
-    let mut bytes = Vec::new();
-    loop {
-        let seen = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = seen.split_once("\r\n\r\n") {
-            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap_or("0");
-            if body.len() >= length.parse::<usize>().unwrap() {
-                return seen;
-            }
-        }
-        let read = timeout(PATIENCE, stream.read_buf(&mut bytes)).await.expect("an answer").unwrap();
-        assert!(read > 0, "the end instead of an answer: {seen}");
-    }
-}
-
-/// A server that answers with what it was asked.
-async fn echo() -> SocketAddr {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut stream = Stream(stream);
-                loop {
-                    let head = stream.head().await;
-                    if head.is_empty() {
-                        return;
-                    }
-                    let length = head.len();
-                    stream.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{head}")).await;
-                }
-            });
-        }
-    });
-    address
-}
-
 #[tokio::test]
 async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_lost() {
-    let (files, server) = (Files::new(), echo().await);
-    let (plain, secure) = (free(), free());
+    let (files, server) = (GatewayFiles::new(), echo_server().await);
+    let (plain, secure) = (pick_address(), pick_address());
     let a = files.certificate("a", &["a.test", "*.wild.test"]);
     let b = files.certificate("b", &["b.test"]);
     let text = format!(
@@ -138,17 +37,17 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     let gateway = start(&file).await;
     let client = files.client(&["http/1.1"]);
     for name in ["a.test", "b.test", "x.wild.test"] {
-        let mut stream = tls(&client, secure, name).await.unwrap();
-        let seen = ask(&mut stream, "/x", name).await;
+        let mut stream = connect_tls(&client, secure, name).await.unwrap();
+        let seen = ask_tls(&mut stream, "/x", name).await;
         assert!(seen.contains("x-forwarded-proto: https\r\n") && seen.contains("proto=https\r\n"), "{seen}");
         assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     }
     // Nobody has a certificate for that name: the first is shown, and the client refuses it.
-    let error = tls(&client, secure, "c.test").await.unwrap_err();
+    let error = connect_tls(&client, secure, "c.test").await.unwrap_err();
     assert!(error.to_string().contains("not valid for name"), "{error}");
     // What was agreed once need not be agreed again.
-    let mut again = tls(&client, secure, "a.test").await.unwrap();
-    ask(&mut again, "/", "a.test").await;
+    let mut again = connect_tls(&client, secure, "a.test").await.unwrap();
+    ask_tls(&mut again, "/", "a.test").await;
     assert_eq!(again.get_ref().1.handshake_kind(), Some(rustls::HandshakeKind::Resumed));
 
     // A new certificate for another name; who is connected stays.
@@ -156,17 +55,17 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     files.write(&text.replace(&b, &c));
     gateway.signal(Signal::HUP);
     gateway.line("the configuration was read anew").await;
-    eventually("the new certificate is shown", async || tls(&client, secure, "c.test").await.is_ok()).await;
+    eventually("the new certificate is shown", async || connect_tls(&client, secure, "c.test").await.is_ok()).await;
     // One that has agreed before may come back without being shown anything.
-    assert!(tls(&files.client(&[]), secure, "b.test").await.is_err());
-    assert!(ask(&mut again, "/still", "a.test").await.contains("GET /still HTTP/1.1"));
+    assert!(connect_tls(&files.client(&[]), secure, "b.test").await.is_err());
+    assert!(ask_tls(&mut again, "/still", "a.test").await.contains("GET /still HTTP/1.1"));
 
     // What is wrong is told, and changes nothing.
     std::fs::write(files.path("c.key"), "no key").unwrap();
     gateway.signal(Signal::HUP);
     let line = gateway.line("the configuration stays as it was").await;
     assert!(line.contains("c.key: it has no PRIVATE KEY in PEM form"), "{line}");
-    assert!(tls(&client, secure, "c.test").await.is_ok());
+    assert!(connect_tls(&client, secure, "c.test").await.is_ok());
 
     let moved = request(plain, "GET", "/a?b", "").await;
     let port = secure.port();
@@ -184,16 +83,16 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
 
 #[tokio::test]
 async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
-    let files = Files::new();
+    let files = GatewayFiles::new();
     let (a, b) = (files.certificate("a", &["a.test"]), files.certificate("b", &["b.test"]));
     let check = async |certificate: &str, why: &str| {
-        let text = format!("[tls]\nlisten = \"{}\"\ncertificates = [{certificate}]\n", free());
+        let text = format!("[tls]\nlisten = \"{}\"\ncertificates = [{certificate}]\n", pick_address());
         let file = files.write(&text);
         let mut check = Process::start(GATEWAY, &["check", file.to_str().unwrap()]);
         assert_eq!(check.ended().await.code(), Some(2));
         check.line(why).await;
         let mut started =
-            Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--listen", &free().to_string()]);
+            Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--listen", &pick_address().to_string()]);
         assert_ne!(started.ended().await.code(), Some(0));
         started.line(why).await;
     };
@@ -211,11 +110,11 @@ async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
 
 #[tokio::test]
 async fn ta4_a_handshake_that_stands_still_is_ended() {
-    let (files, secure) = (Files::new(), free());
+    let (files, secure) = (GatewayFiles::new(), pick_address());
     let a = files.certificate("a", &["a.test"]);
     let file = files.write(&format!(
         "listen = \"{}\"\nhandshake_timeout = \"200ms\"\nheader_timeout = \"300ms\"\n[tls]\nlisten = \"{secure}\"\ncertificates = [{a}]\n",
-        free()
+        pick_address()
     ));
     let gateway = start(&file).await;
     for said in [&b""[..], b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\xff\xff"] {
@@ -229,9 +128,9 @@ async fn ta4_a_handshake_that_stands_still_is_ended() {
 
 #[tokio::test]
 async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() {
-    let files = Files::new();
-    let (one, two) = (echo().await, echo().await);
-    let at = free();
+    let files = GatewayFiles::new();
+    let (one, two) = (echo_server().await, echo_server().await);
+    let at = pick_address();
     let text = |prefix: &str, server: SocketAddr, more: &str| {
         format!("listen = \"{at}\"\n{more}\n[[route]]\nprefix = \"{prefix}\"\nservers = [\"{server}\"]\n")
     };
@@ -287,9 +186,9 @@ async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: 
 #[tokio::test]
 async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
     let cluster = Cluster::start();
-    let files = Files::new();
+    let files = GatewayFiles::new();
     let server = Server::join(&cluster, &["/ws"]).await;
-    let (at, http) = (free(), echo().await);
+    let (at, http) = (pick_address(), echo_server().await);
     let file = files.write(&format!(
         "listen = \"{at}\"\ndistributor = \"{}\"\nworkers = 2\ndrain_timeout = \"2s\"\n[[route]]\nprefix = \"/http\"\nservers = [\"{http}\"]\n",
         cluster.address
@@ -297,7 +196,7 @@ async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
     let gateway = start(&file).await;
     Cluster::routed(at, "/http").await;
     // A WebSocket, which belongs to the old process.
-    let mut client = Stream::to(at).await;
+    let mut client = RawStream::to(at).await;
     client.send("GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
     let mut behind = server.accept().await;
     behind.head().await;
@@ -333,7 +232,7 @@ async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
 
 #[tokio::test]
 async fn a_successor_that_cannot_start_changes_nothing() {
-    let (files, server, at) = (Files::new(), echo().await, free());
+    let (files, server, at) = (GatewayFiles::new(), echo_server().await, pick_address());
     let file = files.write(&format!("listen = \"{at}\"\n[[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"));
     let gateway = start(&file).await;
     files.write("lissen = 1");
@@ -348,15 +247,15 @@ async fn a_successor_that_cannot_start_changes_nothing() {
 async fn rs3_a_second_signal_ends_it_at_once() {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/slow"]).await;
-    let at = free();
+    let at = pick_address();
     let mut gateway = Process::start(
         GATEWAY,
         &["--listen", &at.to_string(), "--distributor", &cluster.address.to_string(), "--admin", "off"],
     );
     gateway.line("listening").await;
-    let mut client = Stream::to(at).await;
+    let mut client = RawStream::to(at).await;
     eventually("the route", async || {
-        client = Stream::to(at).await;
+        client = RawStream::to(at).await;
         client.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
         timeout(Duration::from_millis(100), server.listener.accept()).await.is_ok()
     })
@@ -373,17 +272,17 @@ async fn rs3_a_second_signal_ends_it_at_once() {
 async fn rs17_whoever_is_behind_a_gateway_that_dies_hears_of_it() {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/ws"]).await;
-    let at = free();
+    let at = pick_address();
     let gateway = Process::start(
         GATEWAY,
         &["--listen", &at.to_string(), "--distributor", &cluster.address.to_string(), "--admin", "off"],
     );
     gateway.line("listening").await;
     let upgrade = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
-    let mut client = Stream::to(at).await;
+    let mut client = RawStream::to(at).await;
     client.send(upgrade).await;
     while client.head().await.starts_with("HTTP/1.1 404") {
-        client = Stream::to(at).await;
+        client = RawStream::to(at).await;
         client.send(upgrade).await;
     }
     let mut behind = server.accept().await;
@@ -396,7 +295,7 @@ async fn rs17_whoever_is_behind_a_gateway_that_dies_hears_of_it() {
 
 #[tokio::test]
 async fn oe9_oe12_what_the_system_does_not_give_is_told() {
-    let at = free().to_string();
+    let at = pick_address().to_string();
     let limited = format!("ulimit -n 400; exec {GATEWAY} --listen {at} --admin off");
     let gateway = Process::start("bash", &["-c", &limited]);
     let line = gateway.line("too few descriptors").await;
@@ -414,7 +313,7 @@ async fn oe9_oe12_what_the_system_does_not_give_is_told() {
 
 #[tokio::test]
 async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
-    let (server, folder) = (echo().await, tempfile::tempdir().unwrap());
+    let (server, folder) = (echo_server().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("gateway.toml");
     std::fs::write(&file, format!("access_log = \"text\"\n[[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"))
         .unwrap();
@@ -425,7 +324,7 @@ async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
         "exec \"$@\" > >(exec true) 2>&1".to_owned(),
         format!("ulimit -f 1; exec \"$@\" > {} 2>&1", log.display()),
     ] {
-        let at = free();
+        let at = pick_address();
         let (listen, config) = (at.to_string(), file.to_str().unwrap());
         let arguments = [
             "-c",
@@ -460,7 +359,7 @@ async fn operators_see_what_goes_where() {
         Ok("hi")
     }
     let _node = cluster.node(node_sdk::Node::builder("hello").route("GET/hello", hello)).await;
-    let (at, admin) = (free().to_string(), free().to_string());
+    let (at, admin) = (pick_address().to_string(), pick_address().to_string());
     let gateway =
         Process::start(GATEWAY, &["--listen", &at, "--distributor", &cluster.address.to_string(), "--admin", &admin]);
     gateway.line("listening").await;

@@ -5,17 +5,15 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Cluster, Net, Peer, Process, eventually, old_peers_can_run, pick_port, request};
+use tests::{Cluster, Namespace, Peer, Process, eventually, example, old_peers_can_run, pick_port, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
-
-use crate::examples::js::example;
 
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const NODE: &str = env!("CARGO_BIN_EXE_node_process");
 
 /// A Distributor that listens here, a node of ours over there that has joined, and somebody who watches.
-async fn scene(net: &Net, config: distributor::Config) -> (Cluster, Process, Peer) {
+async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Process, Peer) {
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), config);
     let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
     watcher.register_v2("watcher", 1, "watcher", None).await;
@@ -37,7 +35,7 @@ async fn nobody_leaves(watcher: &mut Peer, time: Duration) {
 
 #[tokio::test]
 async fn cr7_rs8_a_pulled_cable_is_noticed_and_the_node_comes_back() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     let begin = Instant::now();
     net.plug(false);
@@ -49,7 +47,7 @@ async fn cr7_rs8_a_pulled_cable_is_noticed_and_the_node_comes_back() {
 
 #[tokio::test]
 async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
     let registration = json!({ "port": 9, "name": "old", "urls": [] });
     let packet = json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": registration });
@@ -69,7 +67,7 @@ async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
 #[tokio::test]
 async fn pt3_one_way_is_not_enough() {
     for chain in ["OUTPUT", "INPUT"] {
-        let Some(net) = Net::new() else { return };
+        let Some(net) = Namespace::new() else { return };
         let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
         net.drop_packets(chain);
         watcher.list_without("who").await;
@@ -80,7 +78,7 @@ async fn pt3_one_way_is_not_enough() {
 
 #[tokio::test]
 async fn pt6_a_lossy_network_evicts_nobody() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.lose("0.05");
     nobody_leaves(&mut watcher, Duration::from_secs(12)).await;
@@ -88,7 +86,7 @@ async fn pt6_a_lossy_network_evicts_nobody() {
 
 #[tokio::test]
 async fn pt9_a_link_that_flaps_evicts_nobody() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     for _ in 0..3 {
         for up in [false, true] {
@@ -100,7 +98,7 @@ async fn pt9_a_link_that_flaps_evicts_nobody() {
 
 #[tokio::test]
 async fn pt10_a_node_whose_connection_is_reset_comes_back() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (_cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.reset();
     node.line("connection to the Distributor lost").await;
@@ -115,7 +113,7 @@ async fn pt10_a_node_whose_connection_is_reset_comes_back() {
 
 #[tokio::test]
 async fn pt8_a_slow_link_with_a_long_list_is_no_death() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.throttle(256);
     // 400 kB at 32 kB/s take longer than a silent node would be given.
@@ -142,7 +140,7 @@ async fn pt8_a_slow_link_with_a_long_list_is_no_death() {
 
 #[tokio::test]
 async fn cr5_one_address_may_not_have_all_connections() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let config = distributor::Config { max_connections_per_address: 2, ..distributor::Config::default() };
     let (cluster, node, mut watcher) = scene(&net, config).await;
     let address = format!("{}:{}", net.here, cluster.address.port());
@@ -164,7 +162,7 @@ async fn cr5_one_address_may_not_have_all_connections() {
 
 #[tokio::test]
 async fn rg11_two_nodes_behind_one_address_are_two() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let (cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     let _second = net.start(NODE, &[&format!("{}:{}", net.here, cluster.address.port())]);
     while watcher.next_list().await.iter().filter(|name| *name == "who").count() < 2 {}
@@ -175,7 +173,7 @@ async fn rg11_two_nodes_behind_one_address_are_two() {
 
 #[tokio::test]
 async fn cr9_a_gateway_without_a_port_left_says_so_and_blames_no_server() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     // A server that works on everything for good.
     let server = tokio::net::TcpListener::bind("0.0.0.0:0").await.unwrap();
     let port = server.local_addr().unwrap().port();
@@ -217,7 +215,7 @@ async fn cr9_a_gateway_without_a_port_left_says_so_and_blames_no_server() {
 
 #[tokio::test]
 async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     net.drop_packets("INPUT");
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let well = listener.local_addr().unwrap();
@@ -246,7 +244,7 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
 /// What listens on this machine's loopback is no business of a node on another one.
 #[tokio::test]
 async fn the_loopback_of_another_machine_is_not_called() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
     // Registers through the loopback of the Distributor's machine, and can be called from everywhere.
     let port = pick_port();
@@ -291,7 +289,7 @@ async fn the_loopback_of_another_machine_is_not_called() {
 
 #[tokio::test]
 async fn a_node_that_nobody_can_call_says_so() {
-    let Some(net) = Net::new() else { return };
+    let Some(net) = Namespace::new() else { return };
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
     let distributor = format!("{}:{}", net.here, cluster.address.port());
     let node = net.start(NODE, &[&distributor]);

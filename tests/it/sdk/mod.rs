@@ -6,5 +6,5 @@ mod events;
 mod faults;
 mod layers;
 mod service_macro;
-pub(crate) mod streams;
+mod streams;
 mod test_mesh;

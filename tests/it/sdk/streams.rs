@@ -5,64 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::FutureExt;
-use futures::stream::{self, Stream, StreamExt, TryStreamExt};
-use node_sdk::{CallError, Items, Node, NodeBuilder, Params, Peers, ServiceError, State, Streaming};
-use serde::Deserialize;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use node_sdk::{CallError, Items, Node, Params, Peers, State, Streaming};
 use serde_json::json;
+use tests::streams::{HandlerResult, Parts, offers};
 use tests::{Cluster, Listener, Peer, eventually};
 use tokio::sync::Notify;
-
-pub(crate) type Answer<T> = Result<T, ServiceError>;
-pub(crate) type Parts<T> = Answer<Streaming<stream::BoxStream<'static, Answer<T>>>>;
-
-#[derive(Deserialize)]
-struct Range {
-    upto: u64,
-    #[serde(default)]
-    fails_at: Option<u64>,
-}
-
-async fn count(Params(Range { upto, fails_at }): Params<Range>) -> Parts<u64> {
-    if upto == 0 {
-        return Err(ServiceError::bad_request("nothing", "there is nothing to count"));
-    }
-    Ok(Streaming(
-        stream::iter(1..=upto)
-            .map(move |n| match fails_at {
-                Some(at) if at == n => Err(ServiceError::new(507, "full", "no more fingers")),
-                _ => Ok(n),
-            })
-            .boxed(),
-    ))
-}
-
-async fn sum(items: Items<u64>) -> Answer<u64> {
-    items.try_fold(0, async |sum, item| Ok(sum + item)).await
-}
-
-async fn double(items: Items<u64>) -> Answer<Streaming<impl Stream<Item = Answer<u64>>>> {
-    Ok(Streaming(items.map_ok(|item| item * 2)))
-}
-
-async fn forever(State(working): State<AtomicUsize>) -> Parts<u64> {
-    Ok(Streaming(idle(working).boxed()))
-}
-
-/// One part, and never another; it is counted for as long as it is there.
-fn idle(working: Arc<AtomicUsize>) -> impl Stream<Item = Answer<u64>> + Send {
-    struct Working(Arc<AtomicUsize>);
-    impl Drop for Working {
-        fn drop(&mut self) {
-            self.0.fetch_sub(1, Ordering::Relaxed);
-        }
-    }
-    working.fetch_add(1, Ordering::Relaxed);
-    let working = Working(working);
-    stream::iter([Ok(1)]).chain(stream::pending().map(move |()| {
-        let _ = &working;
-        Ok(2)
-    }))
-}
 
 /// A node with streams, one that calls it, and how many idle streams are open.
 async fn pair() -> (Cluster, Node, Node, Arc<AtomicUsize>) {
@@ -72,16 +20,6 @@ async fn pair() -> (Cluster, Node, Node, Arc<AtomicUsize>) {
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/count"]).await;
     (cluster, callee, caller, working)
-}
-
-/// A node with streams of all kinds; the idle ones count themselves in its state.
-pub(crate) fn offers(name: &str) -> NodeBuilder {
-    Node::builder(name)
-        .route("GET/count", count)
-        .route("POST/sum", sum)
-        .route("POST/double", double)
-        .route("GET/forever", forever)
-        .route("GET/plain", async || Answer::Ok(7_u64))
 }
 
 #[tokio::test]
@@ -177,7 +115,11 @@ async fn whoever_does_not_take_is_not_sent_more() {
         };
         Ok(Streaming(stream::iter(0..1000).map(next).boxed()))
     }
-    async fn patient(Params(()): Params<()>, items: Items<String>, State(go_on): State<Notify>) -> Answer<usize> {
+    async fn patient(
+        Params(()): Params<()>,
+        items: Items<String>,
+        State(go_on): State<Notify>,
+    ) -> HandlerResult<usize> {
         go_on.notified().await;
         Ok(items.count().await)
     }
@@ -352,7 +294,7 @@ async fn who_sends_what_it_must_not_is_cut() {
 
 #[tokio::test]
 async fn a_stream_opened_for_a_call_ends_with_it() {
-    async fn outer(peers: Peers) -> Answer<String> {
+    async fn outer(peers: Peers) -> HandlerResult<String> {
         let mut stream = peers.stream::<u64>("GET/forever", &()).await?;
         stream.next().await;
         Ok(stream.next().await.map_or_else(String::new, |end| end.unwrap_err().to_string()))

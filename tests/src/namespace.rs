@@ -9,7 +9,7 @@ use crate::Process;
 
 /// A network namespace with a cable to this one. It goes when dropped, with its rules.
 #[derive(Debug)]
-pub struct Net {
+pub struct Namespace {
     name: String,
     cable: String,
     /// This end of the cable.
@@ -18,7 +18,7 @@ pub struct Net {
     pub there: IpAddr,
 }
 
-impl Net {
+impl Namespace {
     /// A new one; `None`, with a line that says so, where that needs rights or tools that are not there. In CI it must work.
     #[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was not run")]
     pub fn new() -> Option<Self> {
@@ -106,7 +106,7 @@ impl Net {
     }
 }
 
-impl Drop for Net {
+impl Drop for Namespace {
     fn drop(&mut self) {
         // The cable goes with its end.
         run("ip", &["link", "del", &self.cable]);

@@ -1,0 +1,21 @@
+//! The services in JavaScript that the repository shows.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use crate::{Process, pick_port};
+
+/// A file of `examples/js`.
+pub fn example(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/js").join(file)
+}
+
+/// Starts the old-style goods service, and waits until it is registered. Returns its port too.
+pub async fn goods(distributor: SocketAddr) -> (Process, u16) {
+    let (file, port) = (example("goods.js"), pick_port());
+    let (distributor, number) = (distributor.to_string(), port.to_string());
+    let arguments = [file.to_str().unwrap(), "--port", &number, "--distributor", &distributor];
+    let service = Process::start("node", &arguments);
+    service.line("registered as goods").await;
+    (service, port)
+}
