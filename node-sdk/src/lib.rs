@@ -35,7 +35,7 @@ mod server;
 mod transport;
 
 pub use balance::{Balance, Balancer, Candidate};
-pub use client::call::{Call, Calling, DEFAULT_DEADLINE, RawCall};
+pub use client::call::{Call, Calling, RawCall};
 pub use client::response::RawResponse;
 pub use client::stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
 pub use context::{Trace, spawn};
@@ -55,6 +55,7 @@ pub use node::{Node, NodeBuilder};
 pub use peers::{Changes, Peers};
 pub use protocol::{Advert, HttpAdvert, Route, Visibility};
 pub use transport::budget::BufferUsage;
+pub use transport::limits::DEFAULT_DEADLINE;
 
 /// What [`service!`] expands to.
 #[doc(hidden)]

@@ -23,10 +23,9 @@ use crate::peers::Peers;
 use crate::routing::table::{Lookup, Provider};
 use crate::scratch::with_scratch;
 use crate::transport::connection::{OpenStream, PendingCall};
-use crate::transport::in_flight::{CallDeadlines, CallFailure, EnqueueError, StreamOptions};
-
-/// How long a call may take unless it says otherwise.
-pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
+use crate::transport::limits::DEFAULT_DEADLINE;
+use crate::transport::write_queue::EnqueueError;
 
 /// Whoever waits for longer than any clock can tell waits for so long.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);

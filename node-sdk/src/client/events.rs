@@ -15,7 +15,7 @@ use crate::error::CallError;
 use crate::peers::Peers;
 use crate::routing::table::{Provider, Providers};
 use crate::scratch::with_scratch;
-use crate::transport::connection::MAX_FRAME_BYTES;
+use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// The method under which subscriptions stand in the registry. No call has it, and gateways route none of it.
 pub(crate) const METHOD: &str = "EVENT";

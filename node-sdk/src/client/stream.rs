@@ -22,7 +22,8 @@ use crate::error::CallError;
 use crate::scratch::with_scratch;
 use crate::transport::connection::OpenStream;
 use crate::transport::flow::FlowViolation;
-use crate::transport::in_flight::{CallFailure, EnqueueError, StreamEnd};
+use crate::transport::in_flight::{CallFailure, StreamEnd};
+use crate::transport::write_queue::EnqueueError;
 
 /// A stream that is about to be opened: set what differs from the defaults, then await it.
 #[must_use = "a stream is opened when it is awaited"]

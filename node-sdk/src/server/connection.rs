@@ -24,7 +24,7 @@ use crate::server::dispatch::{LocalService, PolledResponse, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, ResponseTarget, WriteStep};
 use crate::transport::budget::{LEAST_BYTES, PeerShare};
-use crate::transport::connection::MAX_FRAME_BYTES;
+use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Calls of one caller at work at a time; with more, it is not read from until one is done.
 const MAX_RUNNING: usize = 1024;

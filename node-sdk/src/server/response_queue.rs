@@ -15,7 +15,7 @@ use protocol::{
 use crate::error::ServiceError;
 use crate::handler::WriteProgress;
 use crate::handler::stream::{CallStream, Parts};
-use crate::transport::connection::MAX_FRAME_BYTES;
+use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);

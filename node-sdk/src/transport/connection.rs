@@ -1,42 +1,34 @@
 //! A connection to another node: callers write packets into one buffer, one task owns the socket.
 
-use std::future::poll_fn;
+mod driver;
+mod open_stream;
+
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, debug, shown, tune, warn};
+use daemon::{Network, SHOWN_BYTES, Socket, Throttle, shown, warn};
 use futures::task::AtomicWaker;
-use protocol::{Packet, Part, Side, Version, parse_part, read_credit, success_parts};
-use tokio::task::yield_now;
-use tokio::time::{Instant, Sleep, sleep_until};
+use protocol::Version;
+use tokio::time::Instant;
 
 pub(crate) use self::open_stream::OpenStream;
 use crate::balance::{Load, Readiness};
 use crate::transport::backoff::Backoff;
 use crate::transport::budget::{Budget, LEAST_BYTES, PeerShare};
-use crate::transport::in_flight::{CallDeadlines, CallResult, EnqueueError, InFlight, InFlightLimits};
-use crate::transport::unexpected::{UnexpectedFrames, cost_of};
+use crate::transport::in_flight::{CallDeadlines, CallResult, InFlight};
+use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
+use crate::transport::unexpected::UnexpectedFrames;
+use crate::transport::write_queue::EnqueueError;
 
-/// Most bytes of one packet, either way.
-pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 /// Calls and bytes that may wait for one node: what it could answer within a deadline at the best of times.
 const LIMITS: InFlightLimits =
     InFlightLimits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
-/// A node in the same network answers a connect in well under this, unless it is not there.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a node may take nothing of what is written to it.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Answers given to those who wait before these have their turn: client and server then work at the same time.
-const RESPONSES_PER_YIELD: usize = 32;
 /// Bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
-/// Reads and writes of one connection before other tasks have their turn; fewer if they take longer than a [`TimeSlice`].
-const ROUNDS_PER_YIELD: u32 = 8;
 
 /// The one connection to another node, made when it is first needed.
 #[derive(Debug)]
@@ -229,283 +221,6 @@ impl Connection {
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Connects and serves the connection until it ends. Returns whether there was one.
-    async fn run(&self) -> bool {
-        // Leaves the link in order even when this task is dropped with its runtime.
-        let down = FailOnDrop(self);
-        let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
-        let connecting = pin!(self.network.connect_to(self.address));
-        let stream = match self.run_connected(connecting, timer.as_mut()).await {
-            Some(Ok(stream)) => stream,
-            Some(Err(error)) => {
-                debug!(node = %self.address, %error, "cannot connect");
-                return false;
-            }
-            None => {
-                debug!(node = %self.address, "no answer to a connect within {CONNECT_TIMEOUT:?}");
-                return false;
-            }
-        };
-        tune(&stream);
-        let stream = Arc::new(stream);
-        {
-            let mut state = self.lock();
-            state.phase = ConnectionPhase::Up;
-            state.socket = Some(Arc::clone(&stream));
-            state.backoff.succeeded();
-        }
-        self.load.connected(Instant::now().into_std());
-        let mut socket = Driver {
-            stream,
-            reader: FrameReader::new(MAX_FRAME_BYTES),
-            unsent: BytesMut::new(),
-            stalled_since: None,
-            responses: Vec::new(),
-            more: false,
-        };
-        let reason = loop {
-            match poll_fn(|context| self.poll_serve(context, &mut socket, timer.as_mut())).await {
-                DriverPause::Yield => yield_now().await,
-                DriverPause::End(reason) => break reason,
-            }
-        };
-        debug!(node = %self.address, reason, "connection to node ended");
-        drop(down);
-        true
-    }
-
-    /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
-    async fn run_connected(
-        &self,
-        mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Option<std::io::Result<Socket>> {
-        let give_up = timer.deadline();
-        poll_fn(|context| {
-            self.task.register(context.waker());
-            if let Poll::Ready(connected) = connecting.as_mut().poll(context) {
-                return Poll::Ready(Some(connected));
-            }
-            loop {
-                let now = Instant::now();
-                if now >= give_up {
-                    return Poll::Ready(None);
-                }
-                let due = self.pass_time(now).0.map_or(give_up, |due| due.min(give_up));
-                if self.sleep_until(context, timer.as_mut(), due).is_pending() {
-                    return Poll::Pending;
-                }
-            }
-        })
-        .await
-    }
-
-    /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
-    fn poll_serve(
-        &self,
-        context: &mut Context<'_>,
-        socket: &mut Driver,
-        mut timer: Pin<&mut Sleep>,
-    ) -> Poll<DriverPause> {
-        self.task.register(context.waker());
-        if socket.unsent.is_empty() && self.lock().calls.yields_for_others() {
-            return Poll::Ready(DriverPause::Yield);
-        }
-        let mut begin = None;
-        for _ in 0..ROUNDS_PER_YIELD {
-            let now = Instant::now();
-            if now - *begin.get_or_insert(now) >= TimeSlice::LENGTH {
-                break;
-            }
-            let writing = match self.write(context, socket, now) {
-                Ok(writing) => writing,
-                Err(reason) => return Poll::Ready(DriverPause::End(reason)),
-            };
-            let readable = socket.more || socket.stream.poll_read_ready(context).is_ready();
-            if readable && let Err(reason) = self.read(socket) {
-                return Poll::Ready(DriverPause::End(reason));
-            }
-            if socket.more {
-                // Those who have their answers may call again meanwhile, and the node begins with that.
-                break;
-            }
-            if writing || readable {
-                continue;
-            }
-            let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
-            if stalls.is_some_and(|at| at <= now) {
-                warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
-                return Poll::Ready(DriverPause::End("stalled"));
-            }
-            let (due, expired) = self.pass_time(now);
-            if expired {
-                // The node is to be told.
-                continue;
-            }
-            match due.into_iter().chain(stalls).min() {
-                Some(due) if self.sleep_until(context, timer.as_mut(), due).is_ready() => {}
-                _ => return Poll::Pending,
-            }
-        }
-        context.waker().wake_by_ref();
-        Poll::Pending
-    }
-
-    /// Ends calls whose time is over. Tells when there is more to do, and whether there were any.
-    fn pass_time(&self, now: Instant) -> (Option<Instant>, bool) {
-        let mut state = self.lock();
-        let due = state.calls.next_due().map(Instant::from_std);
-        if due.is_none_or(|due| due > now) {
-            return (due, false);
-        }
-        let wakers = state.calls.expire(now.into_std());
-        let due = state.calls.next_due().map(Instant::from_std);
-        drop(state);
-        let expired = !wakers.is_empty();
-        wakers.into_iter().for_each(std::task::Waker::wake);
-        (due, expired)
-    }
-
-    /// Calls come and end all the time, and the earliest deadline hardly ever changes: the timer is only moved forward when it
-    /// has to be.
-    fn sleep_until(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<()> {
-        if timer.is_elapsed() || timer.deadline() > due {
-            timer.as_mut().reset(due);
-        }
-        timer.poll(context)
-    }
-
-    /// Writes what waits. Returns whether anything was taken.
-    fn write(&self, context: &mut Context<'_>, socket: &mut Driver, now: Instant) -> Result<bool, &'static str> {
-        let mut progress = false;
-        let mut state = self.lock();
-        loop {
-            if socket.unsent.is_empty() && !state.fill_write_buffer(now, &mut socket.unsent) {
-                if state.retired && state.calls.len() == 0 {
-                    // Who calls from now on is told that it was not written.
-                    state.socket = None;
-                    return Err("retired");
-                }
-                let stands = state.calls.is_held_back();
-                socket.stalled_since = stands.then(|| socket.stalled_since.unwrap_or(now));
-                return Ok(progress);
-            }
-            drop(state);
-            match socket.stream.try_write(&socket.unsent) {
-                Ok(bytes) => {
-                    socket.unsent.advance(bytes);
-                    socket.stalled_since = None;
-                    progress = true;
-                    state = self.lock();
-                    state.calls.wrote(bytes);
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                    if socket.stream.poll_write_ready(context).is_pending() {
-                        socket.stalled_since.get_or_insert(now);
-                        return Ok(progress);
-                    }
-                    state = self.lock();
-                }
-                Err(_broken) => return Err("broken"),
-            }
-        }
-    }
-
-    /// Reads once, and gives each answer to whoever waits for it.
-    fn read(&self, socket: &mut Driver) -> Result<(), &'static str> {
-        if !socket.more {
-            match socket.reader.fill(&socket.stream) {
-                Ok(true) => {}
-                Ok(false) => return Err("closed by the node"),
-                Err(_broken) => return Err("broken"),
-            }
-        }
-        socket.more = false;
-        loop {
-            match socket.reader.next_frame() {
-                Ok(Some(frame)) if socket.responses.len() + 1 == RESPONSES_PER_YIELD => {
-                    socket.responses.push(frame);
-                    socket.more = true;
-                    break;
-                }
-                Ok(Some(frame)) => socket.responses.push(frame),
-                Ok(None) => break,
-                Err(too_large) => {
-                    warn!(node = %self.address, "connection closed: an answer: {too_large}");
-                    return Err("answer too large");
-                }
-            }
-        }
-        let now = Instant::now().into_std();
-        let mut state = self.lock();
-        // Answers that nobody waits for (too late, doubled, invented) change nothing.
-        let (mut useful, mut unexpected) = (0, 0);
-        for frame in socket.responses.drain(..) {
-            let (key, kind) = match success_parts(&frame) {
-                Some((key, _)) => (Some(key), FrameKind::Response),
-                None if protocol::is_blank(&frame) => {
-                    unexpected += cost_of(frame.len());
-                    continue;
-                }
-                None => read_head(&frame, &state.calls),
-            };
-            let bytes = frame.len();
-            let answered = match (key, kind) {
-                (Some(key), FrameKind::Response) => state.calls.handle_response(now, key, frame),
-                (Some(key), FrameKind::Part(part)) => state.calls.handle_part(now, key, part, frame),
-                (Some(key), FrameKind::Credit(bytes)) => {
-                    state.calls.grant(key, bytes).map(|waker| (None, waker)).map_err(|()| frame)
-                }
-                (None, _) => Err(frame),
-            };
-            match answered {
-                Ok((took, waker)) => {
-                    useful += 1;
-                    if let Some(took) = took {
-                        self.load.record_response(now, took);
-                    }
-                    if let Some(waker) = waker {
-                        waker.wake();
-                    }
-                    socket.stalled_since = None;
-                }
-                Err(frame) => {
-                    let is_late = match (key, kind) {
-                        (Some(key), FrameKind::Part(part)) if !part.is_end => state.calls.accept_late_part(key, bytes),
-                        (Some(key), FrameKind::Credit(_)) => state.calls.accept_late_part(key, bytes),
-                        (Some(_), _) => state.calls.accept_late_response(key),
-                        (None, _) => is_null(&frame) && state.calls.accept_late_response(None),
-                    };
-                    if is_late {
-                        // Late, but it answers.
-                        self.load.reset();
-                    } else {
-                        unexpected += cost_of(bytes);
-                    }
-                    if let Some(held_back) = state.bad_frames.pass(now) {
-                        debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
-                    }
-                }
-            }
-        }
-        let begun = socket.reader.pending().len();
-        state.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
-        if unexpected > 0 && !state.unexpected.try_spend(now, unexpected, useful) {
-            let cool_down = state.unexpected.close(now);
-            state.cooling_down_until = Some(Instant::from_std(now + cool_down));
-            let shows = state.cut.pass(now);
-            drop(state);
-            if let Some(held_back) = shows {
-                warn!(
-                    node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), held_back,
-                    "connection closed: the node goes on sending what nobody waits for"
-                );
-            }
-            return Err("it sends what nobody waits for");
-        }
-        Ok(())
-    }
 }
 
 impl ConnectionState {
@@ -564,74 +279,6 @@ impl ConnectionState {
     }
 }
 
-/// What a packet from another node is.
-#[derive(Clone, Copy)]
-enum FrameKind {
-    Response,
-    Part(Part),
-    Credit(u32),
-}
-
-/// The key and meaning of what is not a usual answer in our own spelling.
-fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
-    if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
-        return (Some(key), FrameKind::Part(part));
-    }
-    match Packet::parse(frame) {
-        Ok(packet) => {
-            let part = Part::from_packet(&packet).map(FrameKind::Part);
-            let kind = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
-            (packet.key.as_ref().and_then(protocol::Key::number), kind)
-        }
-        // How an old service answers a method that it does not know.
-        Err(_) if is_null(frame) => (calls.only_unanswered(), FrameKind::Response),
-        Err(_) => (None, FrameKind::Response),
-    }
-}
-
-fn is_null(frame: &[u8]) -> bool {
-    frame.trim_ascii() == b"null"
-}
-
-/// A live connection.
-struct Driver {
-    stream: Arc<Socket>,
-    reader: FrameReader,
-    /// What the system has not taken yet.
-    unsent: BytesMut,
-    stalled_since: Option<Instant>,
-    /// Of one turn; kept for its room.
-    responses: Vec<Bytes>,
-    /// What was read may hold more.
-    more: bool,
-}
-
-/// Why the connection is not served for a moment, or no longer.
-enum DriverPause {
-    /// Others who are about to be woken may have calls for the next write.
-    Yield,
-    End(&'static str),
-}
-
-/// Fails all calls of a link when its connection ends, however it ends.
-struct FailOnDrop<'a>(&'a Connection);
-
-impl Drop for FailOnDrop<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        let wait = state.backoff.failed(fastrand::f64());
-        let until = Instant::now() + wait;
-        state.phase = ConnectionPhase::Down(state.cooling_down_until.take().map_or(until, |rest| rest.max(until)));
-        state.socket = None;
-        state.remainder.clear();
-        state.is_writing = false;
-        let wakers = state.calls.fail_all();
-        state.charge(0);
-        drop(state);
-        wakers.into_iter().for_each(std::task::Waker::wake);
-    }
-}
-
 impl PendingCall {
     /// The outcome of the call, once.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<CallResult> {
@@ -677,6 +324,5 @@ impl Drop for PendingCall {
     }
 }
 
-mod open_stream;
 #[cfg(test)]
 mod tests;

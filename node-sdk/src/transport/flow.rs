@@ -174,7 +174,7 @@ mod tests {
     use protocol::STREAM_WINDOW;
 
     use super::*;
-    use crate::transport::connection::MAX_FRAME_BYTES;
+    use crate::transport::limits::MAX_FRAME_BYTES;
 
     fn part(number: u64) -> Part {
         Part { number, is_end: false }

@@ -1,14 +1,17 @@
 //! The calls on one connection to another node, without I/O.
 
-use std::collections::VecDeque;
+mod streams;
+
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
+use protocol::Version;
 
 use self::streams::StreamSlot;
 pub(crate) use self::streams::{StreamClosed, StreamEnd};
+use crate::transport::limits::InFlightLimits;
+use crate::transport::write_queue::{EnqueueError, QueuedRange, WriteQueue};
 
 /// Calls of one connection: those that wait to be written, and those that wait for an answer.
 ///
@@ -39,26 +42,6 @@ pub(crate) struct InFlight {
 
 /// From so many calls in flight on, a write that waits for a moment nearly always finds more to take along.
 pub(crate) const MANY_IN_FLIGHT: usize = 8;
-
-/// How much may wait on one connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct InFlightLimits {
-    /// Calls that somebody waits for: less than 65,536.
-    pub(crate) max_calls: usize,
-    /// Bytes that are not written.
-    pub(crate) max_queued_bytes: usize,
-    /// Bytes of one packet that a version 2 node takes.
-    pub(crate) max_packet_bytes: usize,
-}
-
-/// Why a call was not taken. Nothing of it was written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum EnqueueError {
-    /// As much waits as may.
-    Full,
-    /// A version 1 node could not read it in one piece, a version 2 node would cut the connection.
-    TooLarge,
-}
 
 /// What became of a call: the frame of its answer, or nothing.
 pub(crate) type CallResult = Result<Bytes, CallFailure>;
@@ -116,70 +99,16 @@ struct WaitingCall {
     range: QueuedRange,
 }
 
-/// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
-/// of all packets, and how many bytes it has.
-#[derive(Clone, Copy, Debug)]
-struct QueuedRange {
-    first: u64,
-    bytes: usize,
-}
-
-/// Packets on their way to the socket.
-#[derive(Debug)]
-enum WriteQueue {
-    Batch(BatchQueue),
-    Legacy(LegacyQueue),
-}
-
-/// Towards version 2: all that waits leaves in one write.
-#[derive(Debug, Default)]
-struct BatchQueue {
-    bytes: BytesMut,
-    /// Where the first of these stands among all bytes ever queued.
-    first: u64,
-    /// How many of all the socket has taken.
-    written: u64,
-}
-
-/// Towards version 1: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node has not surely read. What it
-/// has answered it has read, and all that was written before that.
-#[derive(Debug, Default)]
-struct LegacyQueue {
-    /// Packets that are not written, with their numbers and keys, oldest first; what is one-way has no key.
-    queue: VecDeque<(u64, Option<u64>, Bytes)>,
-    queued_bytes: usize,
-    next_number: u64,
-    /// Packets that the node may not have read, oldest first.
-    unread: VecDeque<UnreadPacket>,
-    unread_bytes: usize,
-}
-
-#[derive(Debug)]
-struct UnreadPacket {
-    key: Option<u64>,
-    bytes: usize,
-    written: Instant,
-}
-
-/// What is one-way is not answered, so when an old node has read it is a guess: one that works turns its loop in this time.
-const LEGACY_READ_TIME: Duration = Duration::from_millis(500);
-
 const SLOT_BITS: u32 = 16;
-/// A buffer that has become larger is given back when it is empty.
-const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 impl InFlight {
     pub(crate) fn new(version: Version, limits: InFlightLimits) -> Self {
-        let write_queue = match version {
-            Version::V1 => WriteQueue::Legacy(LegacyQueue::default()),
-            Version::V2 => WriteQueue::Batch(BatchQueue::default()),
-        };
         Self {
             limits,
             slots: Vec::new(),
             free: Vec::new(),
             waiting: 0,
-            write_queue,
+            write_queue: WriteQueue::new(version),
             has_yielded: false,
             peak: 0,
             last_peak: 0,
@@ -278,9 +207,7 @@ impl InFlight {
         key: u64,
         frame: Bytes,
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
-        if let WriteQueue::Legacy(legacy) = &mut self.write_queue {
-            legacy.has_read(key);
-        }
+        self.write_queue.has_read(key);
         let Some(slot) = self.slot(key) else { return Err(frame) };
         let begun = match &self.slots[slot].state {
             SlotState::Waiting(waiting) => waiting.begun,
@@ -320,10 +247,7 @@ impl InFlight {
     /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
     /// even if nobody waits for it any more.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
-        match &self.write_queue {
-            WriteQueue::Legacy(LegacyQueue { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
-            WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
-        }
+        self.write_queue.only_unread()
     }
 
     /// Ends the calls whose time is over. Gives whom to wake.
@@ -384,29 +308,18 @@ impl InFlight {
 
     /// The socket has taken so many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
-        if let WriteQueue::Batch(batch) = &mut self.write_queue {
-            batch.written += bytes as u64;
-        }
+        self.write_queue.wrote(bytes);
     }
 
     /// Whether packets wait for a version 1 node to answer earlier ones.
     pub(crate) fn is_held_back(&self) -> bool {
-        match &self.write_queue {
-            WriteQueue::Batch(_) => false,
-            WriteQueue::Legacy(legacy) => !legacy.queue.is_empty() && legacy.unread_bytes > 0,
-        }
+        self.write_queue.is_held_back()
     }
 
     /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have something to do, though nothing
     /// happens.
     pub(crate) fn next_due(&self) -> Option<Instant> {
-        let guess = match &self.write_queue {
-            WriteQueue::Legacy(legacy) if !legacy.queue.is_empty() => {
-                legacy.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
-            }
-            WriteQueue::Legacy(_) | WriteQueue::Batch(_) => None,
-        };
-        self.next_deadline.into_iter().chain(guess).min()
+        self.next_deadline.into_iter().chain(self.write_queue.next_due()).min()
     }
 
     /// Whether the call that was admitted last is to be written without waiting for anything: it is alone, and there were few before.
@@ -417,17 +330,14 @@ impl InFlight {
     /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
     /// Only once for each write, and only while many are in flight, or open: of few nobody has a call to add, and each of them would wait in vain.
     pub(crate) fn yields_for_others(&mut self) -> bool {
-        let gathers = matches!(&self.write_queue, WriteQueue::Batch(batch) if !batch.bytes.is_empty());
+        let gathers = self.write_queue.can_gather();
         self.has_yielded = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_yielded;
         self.has_yielded
     }
 
     /// Whether something waits to be written.
     pub(crate) fn has_outgoing(&self) -> bool {
-        match &self.write_queue {
-            WriteQueue::Batch(batch) => !batch.bytes.is_empty(),
-            WriteQueue::Legacy(legacy) => !legacy.queue.is_empty(),
-        }
+        self.write_queue.has_waiting()
     }
 
     /// How many calls wait for an answer, and streams are open.
@@ -461,160 +371,5 @@ impl InFlight {
     }
 }
 
-impl WriteQueue {
-    /// Takes a small packet that has to leave whatever else waits.
-    fn push_unbounded(&mut self, write: impl FnOnce(&mut BytesMut)) {
-        if let Self::Batch(batch) = self {
-            write(&mut batch.bytes);
-        }
-    }
-
-    fn push(
-        &mut self,
-        limits: &InFlightLimits,
-        key: Option<u64>,
-        write: impl FnOnce(&mut BytesMut),
-    ) -> Result<QueuedRange, EnqueueError> {
-        match self {
-            Self::Batch(batch) => {
-                let start = batch.bytes.len();
-                write(&mut batch.bytes);
-                let bytes = batch.bytes.len() - start;
-                let waiting = batch.end() - batch.written;
-                let refusal = if bytes > limits.max_packet_bytes {
-                    Some(EnqueueError::TooLarge)
-                } else {
-                    // Alone, any packet fits.
-                    let is_alone = waiting == bytes as u64;
-                    (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(EnqueueError::Full)
-                };
-                match refusal {
-                    Some(refusal) => {
-                        batch.bytes.truncate(start);
-                        Err(refusal)
-                    }
-                    None => Ok(QueuedRange { first: batch.first + start as u64, bytes }),
-                }
-            }
-            Self::Legacy(legacy) => {
-                let mut packet = BytesMut::new();
-                write(&mut packet);
-                let bytes = packet.len();
-                if bytes > LEGACY_READ_BYTES {
-                    return Err(EnqueueError::TooLarge);
-                }
-                if legacy.queued_bytes + bytes > limits.max_queued_bytes && legacy.queued_bytes > 0 {
-                    return Err(EnqueueError::Full);
-                }
-                let number = legacy.next_number;
-                legacy.next_number += 1;
-                legacy.queued_bytes += bytes;
-                legacy.queue.push_back((number, key, packet.freeze()));
-                Ok(QueuedRange { first: number, bytes })
-            }
-        }
-    }
-
-    /// Whether the whole packet has left: a part of one cannot be carried out.
-    fn has_written(&self, range: QueuedRange) -> bool {
-        match self {
-            Self::Batch(batch) => range.first + range.bytes as u64 <= batch.written,
-            Self::Legacy(legacy) => legacy.queue.front().is_none_or(|(number, ..)| range.first < *number),
-        }
-    }
-
-    fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
-        match self {
-            Self::Batch(batch) if range.first >= batch.first => {
-                // An empty frame, which everybody passes over, is all that is left of it.
-                let start = usize::try_from(range.first - batch.first).unwrap_or(usize::MAX);
-                let end = start + range.bytes - protocol::DELIMITER.len();
-                batch.bytes[start..end].fill(b' ');
-            }
-            Self::Batch(batch) => {
-                if batch.bytes.len() < limits.max_queued_bytes {
-                    write_cancel(&mut batch.bytes, key);
-                }
-            }
-            Self::Legacy(legacy) => {
-                if let Ok(position) = legacy.queue.binary_search_by_key(&range.first, |(number, ..)| *number)
-                    && let Some((.., packet)) = legacy.queue.remove(position)
-                {
-                    legacy.queued_bytes -= packet.len();
-                }
-            }
-        }
-    }
-
-    fn fill(&mut self, now: Instant, into: &mut BytesMut) -> bool {
-        match self {
-            Self::Batch(batch) => {
-                if batch.bytes.is_empty() {
-                    return false;
-                }
-                batch.first = batch.end();
-                into.clear();
-                if into.capacity() > USUAL_BATCH_BYTES {
-                    *into = BytesMut::new();
-                }
-                std::mem::swap(into, &mut batch.bytes);
-                true
-            }
-            Self::Legacy(legacy) => {
-                legacy.assume_read(now);
-                let Some((.., next)) = legacy.queue.front() else { return false };
-                if legacy.unread_bytes + next.len() > LEGACY_READ_BYTES {
-                    return false;
-                }
-                let Some((_, key, packet)) = legacy.queue.pop_front() else { return false };
-                legacy.queued_bytes -= packet.len();
-                legacy.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
-                legacy.unread_bytes += packet.len();
-                into.clear();
-                into.extend_from_slice(&packet);
-                true
-            }
-        }
-    }
-
-    fn clear(&mut self) {
-        match self {
-            Self::Batch(batch) => {
-                batch.first = batch.end();
-                batch.written = batch.first;
-                batch.bytes = BytesMut::new();
-            }
-            Self::Legacy(legacy) => *legacy = LegacyQueue::default(),
-        }
-    }
-}
-
-impl BatchQueue {
-    fn end(&self) -> u64 {
-        self.first + self.bytes.len() as u64
-    }
-}
-
-impl LegacyQueue {
-    /// The node has answered this call, and so has read it and all before it.
-    fn has_read(&mut self, key: u64) {
-        if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
-            let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();
-            self.unread_bytes -= read;
-        }
-    }
-
-    /// What is one-way, and has had its time, counts as read.
-    fn assume_read(&mut self, now: Instant) {
-        while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
-            && *written + LEGACY_READ_TIME <= now
-        {
-            self.unread_bytes -= bytes;
-            self.unread.pop_front();
-        }
-    }
-}
-
-mod streams;
 #[cfg(test)]
 mod tests;

@@ -5,4 +5,6 @@ pub(crate) mod budget;
 pub(crate) mod connection;
 pub(crate) mod flow;
 pub(crate) mod in_flight;
+pub(crate) mod limits;
 pub(crate) mod unexpected;
+pub(crate) mod write_queue;

@@ -8,7 +8,8 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::Connection;
-use crate::transport::in_flight::{EnqueueError, StreamClosed, StreamEnd};
+use crate::transport::in_flight::{StreamClosed, StreamEnd};
+use crate::transport::write_queue::EnqueueError;
 
 /// A stream that is open. Dropping it ends it, and tells the node.
 #[derive(Debug)]

@@ -1,7 +1,9 @@
+use std::future::poll_fn;
 use std::io::{ErrorKind, Read};
 use std::net::{TcpListener, TcpStream};
 
 use protocol::write_cancel;
+use tokio::task::yield_now;
 
 use super::*;
 use crate::transport::in_flight::MANY_IN_FLIGHT;

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use protocol::{DELIMITER, Part, STREAM_WINDOW, Side, write_credit, write_end};
 
-use super::{CallFailure, EnqueueError, InFlight, QueuedRange, SlotState, StreamOptions, WaitingCall};
+use super::{CallFailure, InFlight, SlotState, StreamOptions, WaitingCall};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
+use crate::transport::write_queue::{EnqueueError, QueuedRange};
 
 /// A stream.
 #[derive(Debug)]

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::task::Wake;
 
 use proptest::prelude::*;
+use protocol::LEGACY_READ_BYTES;
 
 use super::*;
 

@@ -1,0 +1,283 @@
+//! Packets of one connection on their way to the socket, without I/O.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use protocol::{LEGACY_READ_BYTES, Version, write_cancel};
+
+use crate::transport::limits::InFlightLimits;
+
+/// Packets on their way to the socket.
+#[derive(Debug)]
+pub(crate) enum WriteQueue {
+    Batch(BatchQueue),
+    Legacy(LegacyQueue),
+}
+
+/// Towards version 2: all that waits leaves in one write.
+#[derive(Debug, Default)]
+pub(crate) struct BatchQueue {
+    bytes: BytesMut,
+    /// Where the first of these stands among all bytes ever queued.
+    first: u64,
+    /// How many of all the socket has taken.
+    written: u64,
+}
+
+/// Towards version 1: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node has not surely read. What it
+/// has answered it has read, and all that was written before that.
+#[derive(Debug, Default)]
+pub(crate) struct LegacyQueue {
+    /// Packets that are not written, with their numbers and keys, oldest first; what is one-way has no key.
+    queue: VecDeque<(u64, Option<u64>, Bytes)>,
+    queued_bytes: usize,
+    next_number: u64,
+    /// Packets that the node may not have read, oldest first.
+    unread: VecDeque<UnreadPacket>,
+    unread_bytes: usize,
+}
+
+/// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
+/// of all packets, and how many bytes it has.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct QueuedRange {
+    first: u64,
+    pub(crate) bytes: usize,
+}
+
+#[derive(Debug)]
+struct UnreadPacket {
+    key: Option<u64>,
+    bytes: usize,
+    written: Instant,
+}
+
+/// Why a call was not taken. Nothing of it was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum EnqueueError {
+    /// As much waits as may.
+    Full,
+    /// A version 1 node could not read it in one piece, a version 2 node would cut the connection.
+    TooLarge,
+}
+
+/// What is one-way is not answered, so when an old node has read it is a guess: one that works turns its loop in this time.
+const LEGACY_READ_TIME: Duration = Duration::from_millis(500);
+
+/// A buffer that has become larger is given back when it is empty.
+const USUAL_BATCH_BYTES: usize = 64 * 1024;
+
+impl WriteQueue {
+    pub(crate) fn new(version: Version) -> Self {
+        match version {
+            Version::V1 => Self::Legacy(LegacyQueue::default()),
+            Version::V2 => Self::Batch(BatchQueue::default()),
+        }
+    }
+
+    /// Whether something waits to be written.
+    pub(crate) fn has_waiting(&self) -> bool {
+        match self {
+            Self::Batch(batch) => !batch.bytes.is_empty(),
+            Self::Legacy(legacy) => !legacy.queue.is_empty(),
+        }
+    }
+
+    /// Whether more packets can join the next write.
+    pub(crate) fn can_gather(&self) -> bool {
+        matches!(self, Self::Batch(batch) if !batch.bytes.is_empty())
+    }
+
+    /// Whether packets wait for a version 1 node to answer earlier ones.
+    pub(crate) fn is_held_back(&self) -> bool {
+        match self {
+            Self::Batch(_) => false,
+            Self::Legacy(legacy) => !legacy.queue.is_empty() && legacy.unread_bytes > 0,
+        }
+    }
+
+    /// When [`fill`](Self::fill) may have something to do, though nothing happens.
+    pub(crate) fn next_due(&self) -> Option<Instant> {
+        match self {
+            Self::Legacy(legacy) if !legacy.queue.is_empty() => {
+                legacy.unread.front().filter(|it| it.key.is_none()).map(|it| it.written + LEGACY_READ_TIME)
+            }
+            Self::Legacy(_) | Self::Batch(_) => None,
+        }
+    }
+
+    /// The socket has taken so many bytes.
+    pub(crate) fn wrote(&mut self, bytes: usize) {
+        if let Self::Batch(batch) = self {
+            batch.written += bytes as u64;
+        }
+    }
+
+    /// The node has answered this call: it has read that call and all before it.
+    pub(crate) fn has_read(&mut self, key: u64) {
+        if let Self::Legacy(legacy) = self {
+            legacy.has_read(key);
+        }
+    }
+
+    /// The only packet that a version 1 node has before it, if there is just one and it is a call.
+    pub(crate) fn only_unread(&self) -> Option<u64> {
+        match self {
+            Self::Legacy(LegacyQueue { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
+            Self::Legacy(_) | Self::Batch(_) => None,
+        }
+    }
+
+    /// Takes a small packet that has to leave whatever else waits.
+    pub(crate) fn push_unbounded(&mut self, write: impl FnOnce(&mut BytesMut)) {
+        if let Self::Batch(batch) = self {
+            write(&mut batch.bytes);
+        }
+    }
+
+    pub(crate) fn push(
+        &mut self,
+        limits: &InFlightLimits,
+        key: Option<u64>,
+        write: impl FnOnce(&mut BytesMut),
+    ) -> Result<QueuedRange, EnqueueError> {
+        match self {
+            Self::Batch(batch) => {
+                let start = batch.bytes.len();
+                write(&mut batch.bytes);
+                let bytes = batch.bytes.len() - start;
+                let waiting = batch.end() - batch.written;
+                let refusal = if bytes > limits.max_packet_bytes {
+                    Some(EnqueueError::TooLarge)
+                } else {
+                    // Alone, any packet fits.
+                    let is_alone = waiting == bytes as u64;
+                    (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(EnqueueError::Full)
+                };
+                match refusal {
+                    Some(refusal) => {
+                        batch.bytes.truncate(start);
+                        Err(refusal)
+                    }
+                    None => Ok(QueuedRange { first: batch.first + start as u64, bytes }),
+                }
+            }
+            Self::Legacy(legacy) => {
+                let mut packet = BytesMut::new();
+                write(&mut packet);
+                let bytes = packet.len();
+                if bytes > LEGACY_READ_BYTES {
+                    return Err(EnqueueError::TooLarge);
+                }
+                if legacy.queued_bytes + bytes > limits.max_queued_bytes && legacy.queued_bytes > 0 {
+                    return Err(EnqueueError::Full);
+                }
+                let number = legacy.next_number;
+                legacy.next_number += 1;
+                legacy.queued_bytes += bytes;
+                legacy.queue.push_back((number, key, packet.freeze()));
+                Ok(QueuedRange { first: number, bytes })
+            }
+        }
+    }
+
+    /// Whether the whole packet has left: a part of one cannot be carried out.
+    pub(crate) fn has_written(&self, range: QueuedRange) -> bool {
+        match self {
+            Self::Batch(batch) => range.first + range.bytes as u64 <= batch.written,
+            Self::Legacy(legacy) => legacy.queue.front().is_none_or(|(number, ..)| range.first < *number),
+        }
+    }
+
+    pub(crate) fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
+        match self {
+            Self::Batch(batch) if range.first >= batch.first => {
+                // An empty frame, which everybody passes over, is all that is left of it.
+                let start = usize::try_from(range.first - batch.first).unwrap_or(usize::MAX);
+                let end = start + range.bytes - protocol::DELIMITER.len();
+                batch.bytes[start..end].fill(b' ');
+            }
+            Self::Batch(batch) => {
+                if batch.bytes.len() < limits.max_queued_bytes {
+                    write_cancel(&mut batch.bytes, key);
+                }
+            }
+            Self::Legacy(legacy) => {
+                if let Ok(position) = legacy.queue.binary_search_by_key(&range.first, |(number, ..)| *number)
+                    && let Some((.., packet)) = legacy.queue.remove(position)
+                {
+                    legacy.queued_bytes -= packet.len();
+                }
+            }
+        }
+    }
+
+    pub(crate) fn fill(&mut self, now: Instant, into: &mut BytesMut) -> bool {
+        match self {
+            Self::Batch(batch) => {
+                if batch.bytes.is_empty() {
+                    return false;
+                }
+                batch.first = batch.end();
+                into.clear();
+                if into.capacity() > USUAL_BATCH_BYTES {
+                    *into = BytesMut::new();
+                }
+                std::mem::swap(into, &mut batch.bytes);
+                true
+            }
+            Self::Legacy(legacy) => {
+                legacy.assume_read(now);
+                let Some((.., next)) = legacy.queue.front() else { return false };
+                if legacy.unread_bytes + next.len() > LEGACY_READ_BYTES {
+                    return false;
+                }
+                let Some((_, key, packet)) = legacy.queue.pop_front() else { return false };
+                legacy.queued_bytes -= packet.len();
+                legacy.unread.push_back(UnreadPacket { key, bytes: packet.len(), written: now });
+                legacy.unread_bytes += packet.len();
+                into.clear();
+                into.extend_from_slice(&packet);
+                true
+            }
+        }
+    }
+
+    pub(crate) fn clear(&mut self) {
+        match self {
+            Self::Batch(batch) => {
+                batch.first = batch.end();
+                batch.written = batch.first;
+                batch.bytes = BytesMut::new();
+            }
+            Self::Legacy(legacy) => *legacy = LegacyQueue::default(),
+        }
+    }
+}
+
+impl BatchQueue {
+    fn end(&self) -> u64 {
+        self.first + self.bytes.len() as u64
+    }
+}
+
+impl LegacyQueue {
+    /// The node has answered this call, and so has read it and all before it.
+    fn has_read(&mut self, key: u64) {
+        if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
+            let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();
+            self.unread_bytes -= read;
+        }
+    }
+
+    /// What is one-way, and has had its time, counts as read.
+    fn assume_read(&mut self, now: Instant) {
+        while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
+            && *written + LEGACY_READ_TIME <= now
+        {
+            self.unread_bytes -= bytes;
+            self.unread.pop_front();
+        }
+    }
+}
