@@ -3,16 +3,13 @@
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::peak_ewma::PeakEwma;
+
 /// Calls that failed one after the other before a node is passed over for a while.
 const FAILURES: u32 = 5;
 /// The first time; then twice as long from time to time, up to the longest. After it one call finds out.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 const LONGEST_EJECTION: Duration = Duration::from_secs(30);
-/// A latency that was not seen again counts half after this: a node that was slow once is tried again.
-const HALF_LIFE_MS: u64 = 1024;
-/// Part of a sample in the mean, when it is lower than that; a higher one counts at once.
-const EWMA_SHARE: u64 = 8;
-
 /// For so long after it was connected a node gets fewer calls than its share, growing from a tenth: a process that has just
 /// started is slow.
 const SLOW_START: Duration = Duration::from_secs(10);
@@ -23,10 +20,7 @@ const MIN_SLOW_START_SHARE: f64 = 0.1;
 pub struct Load {
     since: Instant,
     in_flight: AtomicU32,
-    /// Peak-sensitive mean of what answers took, in microseconds.
-    latency: AtomicU64,
-    /// When that was changed last.
-    measured: AtomicU64,
+    ewma: PeakEwma,
     /// Calls that failed one after the other.
     failures: AtomicU32,
     ejected_until: AtomicU64,
@@ -42,8 +36,7 @@ impl Load {
         Self {
             since: now,
             in_flight: AtomicU32::new(0),
-            latency: AtomicU64::new(0),
-            measured: AtomicU64::new(0),
+            ewma: PeakEwma::default(),
             failures: AtomicU32::new(0),
             ejected_until: AtomicU64::new(0),
             connected: AtomicU64::new(0),
@@ -66,12 +59,7 @@ impl Load {
 
     /// An answer came after so long.
     pub fn record_response(&self, now: Instant, took: Duration) {
-        let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        let known = self.latency_at(now);
-        let mean = if sample >= known { sample } else { known - (known - sample) / EWMA_SHARE };
-        // Two at once: one of them counts.
-        self.latency.store(mean, Ordering::Relaxed);
-        self.measured.store(self.millis_at(now), Ordering::Relaxed);
+        self.ewma.record(self.millis_at(now), took);
         if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
             self.reset();
         }
@@ -144,31 +132,18 @@ impl Load {
 
     /// Whether there is a latency to go by.
     pub fn is_measured(&self) -> bool {
-        self.latency.load(Ordering::Relaxed) > 0
+        self.ewma.latency() > 0
     }
 
     /// How long answers take, with what was slow of late foremost.
     pub fn latency(&self) -> Option<Duration> {
-        let latency = self.latency.load(Ordering::Relaxed);
+        let latency = self.ewma.latency();
         (latency > 0).then(|| Duration::from_micros(latency))
     }
 
-    /// What one more call has to expect: the lower the better. Latency counts twice, because a slow node is slow however little it
-    /// has to do, while one that has much to do gets slow, and so is found out by its latency too.
+    /// What one more call has to expect: the lower the better.
     pub fn peak_ewma_cost(&self, now: Instant) -> u64 {
-        let in_flight = u64::from(self.in_flight());
-        // What is forgotten is forgotten for one call, which finds out.
-        let latency = if in_flight == 0 { self.latency_at(now) } else { self.latency.load(Ordering::Relaxed) };
-        // A node that has not answered yet costs little, and not nothing when much waits for it.
-        (latency + 1).saturating_pow(2).saturating_mul(in_flight + 1)
-    }
-
-    fn latency_at(&self, now: Instant) -> u64 {
-        let age = self.millis_at(now).saturating_sub(self.measured.load(Ordering::Relaxed));
-        self.latency
-            .load(Ordering::Relaxed)
-            .checked_shr(u32::try_from(age / HALF_LIFE_MS).unwrap_or(u32::MAX))
-            .unwrap_or(0)
+        self.ewma.cost(self.millis_at(now), self.in_flight())
     }
 
     /// From 1: 0 stands for never.

@@ -244,7 +244,7 @@ impl RoutingTable {
                 if !is_callable {
                     return;
                 }
-                let rendezvous_score = affinity(&self.local_node.instance, *address);
+                let rendezvous_score = affinity::score(&self.local_node.instance, *address);
                 let (hello, network) = (self.local_node.hello.clone(), self.local_node.network.clone());
                 Connection::new(
                     *address,

@@ -1,0 +1,309 @@
+//! How one of several members is picked: power of two choices over a weighted schedule, by Peak EWMA
+//! unless another balance is asked for.
+
+use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{Member, Pool, Readiness, affinity};
+
+/// Calls in flight to a node of our own zone from which one of another, if that costs less than half, is taken.
+const ZONE_OVERFLOW: u32 = 32;
+
+/// Differences in cost below that of half a millisecond say nothing, and must not spoil the turns.
+const MIN_COST_GAP: u64 = 500 * 500;
+
+/// How one of several providers is picked.
+#[derive(Clone, Copy, Debug, Default)]
+pub enum Balance {
+    /// Providers take turns by weight; whose turn it is gives way to another at random that costs less: its calls in flight times
+    /// the square of the latency of its last answers.
+    #[default]
+    PeakEwma,
+    /// Providers take turns by weight.
+    RoundRobin,
+    /// The fewest calls in flight for its weight, of those that we have made.
+    LeastInFlight,
+    /// In a way of one's own.
+    Custom(&'static dyn Balancer),
+}
+
+/// A way of one's own to pick a provider: see [`Balance::Custom`].
+///
+/// ```
+/// use node_sdk::{Balance, Balancer, Candidate, Node};
+///
+/// /// Whoever was the quickest of late.
+/// #[derive(Debug)]
+/// struct Quickest;
+///
+/// impl Balancer for Quickest {
+///     fn pick(&self, candidates: &[Candidate<'_>]) -> usize {
+///         (0..candidates.len()).min_by_key(|at| candidates[*at].latency).unwrap_or(0)
+///     }
+/// }
+///
+/// let node = Node::builder("caller").balance(Balance::Custom(&Quickest));
+/// ```
+pub trait Balancer: std::fmt::Debug + Send + Sync {
+    /// Where in `candidates` the provider to call stands; beyond the last, the first is called. There is at least one, and all
+    /// of them have a live connection, do not let calls fail, and were not tried for this call before. Asked for every call that more
+    /// than one provider could take, in the task that makes it: it should be quick.
+    fn pick(&self, candidates: &[Candidate<'_>]) -> usize;
+}
+
+/// A provider that could be picked.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Candidate<'a> {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The id of its instance; nodes of version 1 have none.
+    pub instance: Option<&'a str>,
+    /// Its share of the calls, in hundredths of the usual one.
+    pub weight: u16,
+    /// Our calls that it has not answered.
+    pub in_flight: u32,
+    /// How long it takes to answer us, with what was slow of late foremost; `None` before its first answer.
+    pub latency: Option<Duration>,
+    /// It runs in our zone.
+    pub same_zone: bool,
+}
+
+/// Who is to be picked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PickOptions<'a> {
+    /// How.
+    pub balance: Balance,
+    /// Calls with the same key go to the same provider, as long as it is there.
+    pub sticky: Option<&'a str>,
+    /// Nobody but this instance.
+    pub instance: Option<&'a str>,
+    /// Not those: a second attempt.
+    pub tried: &'a [SocketAddr],
+}
+
+impl<M: Member> Pool<M> {
+    /// The provider to call, with whether it has to be connected first. A provider without a live connection is picked only
+    /// when there is none with one; those that are due are named to `connect`, to be there the next time.
+    pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
+        debug_assert!(self.is_scheduled, "who changes a pool plans it");
+        if let Some(instance) = options.instance {
+            let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
+            connect(provider);
+            return (!options.tried.contains(&provider.address())).then_some(provider);
+        }
+        if let [only] = &self.list[..] {
+            let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
+            let is_open = !options.tried.contains(&only.address());
+            return is_open
+                .then(|| {
+                    if is_down {
+                        connect(only)
+                    }
+                })
+                .map(|()| only);
+        }
+        if let Some(key) = options.sticky {
+            return self.pick_sticky(key, options, now, connect);
+        }
+        if let Balance::Custom(balancer) = options.balance
+            && let Some(provider) = self.pick_custom(balancer, options, now, &mut connect)
+        {
+            return Some(provider);
+        }
+        // A second attempt does not move the cursor, or a member whose calls fail would always be the first.
+        let cursor = self.cursor.fetch_add(usize::from(options.tried.is_empty()), Ordering::Relaxed);
+        let next = self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)?;
+        if !is_ready(next, options, now) {
+            return self.pick_best(cursor, options, now, connect);
+        }
+        if matches!(options.balance, Balance::LeastInFlight) {
+            return self.pick_least_in_flight(cursor, options, now);
+        }
+        Some(self.pick_of_two(cursor, next, options, now))
+    }
+
+    /// Power of two choices: the next of the schedule, which is ready, unless a random other one is clearly cheaper.
+    fn pick_of_two<'a>(&'a self, cursor: usize, next: &'a M, options: &PickOptions<'_>, now: Instant) -> &'a M {
+        let count = self.schedule.len();
+        let overflows_zone = next.same_zone() && next.load().in_flight() >= ZONE_OVERFLOW;
+        let starting = next.load().is_starting(now.into_std());
+        if !overflows_zone && (count == 1 || (matches!(options.balance, Balance::RoundRobin) && !starting)) {
+            return next;
+        }
+        let other = if overflows_zone {
+            self.members[fastrand::usize(..self.members.len())]
+        } else {
+            // Never the same one: among few members it would often be drawn.
+            self.schedule[(cursor % count + fastrand::usize(1..count)) % count]
+        };
+        let other = &self.list[other];
+        let wins_slow_start = |one: &M, other: &M| {
+            let (one, other, now) = (&one.load(), &other.load(), now.into_std());
+            !one.is_starting(now) || one.wins_slow_start(other, now, fastrand::f64())
+        };
+        let yields_to_other = !overflows_zone && starting && !wins_slow_start(next, other);
+        let picks_other =
+            yields_to_other || (is_cheaper(other, next, options.balance, now) && wins_slow_start(other, next));
+        if picks_other && is_ready(other, options, now) { other } else { next }
+    }
+
+    /// The best of all members, for when the next of the schedule is not ready. Members that should be connected again are
+    /// named to `connect`.
+    fn pick_best(
+        &self,
+        cursor: usize,
+        options: &PickOptions<'_>,
+        now: Instant,
+        mut connect: impl FnMut(&M),
+    ) -> Option<&M> {
+        let count = self.members.len();
+        let in_turn = (0..count).map(|step| &self.list[self.members[cursor.wrapping_add(step) % count]]);
+        let rank_of = self.ranks(now);
+        let mut best: Option<(Readiness, &M)> = None;
+        for provider in in_turn.filter(|provider| !options.tried.contains(&provider.address())) {
+            let rank = rank_of(provider);
+            if rank == Readiness::Reconnect {
+                connect(provider);
+            }
+            let better = best.is_none_or(|(so_far, known)| {
+                rank < so_far || (rank == so_far && is_cheaper(provider, known, options.balance, now))
+            });
+            if better {
+                best = Some((rank, provider));
+            }
+        }
+        let (rank, provider) = best?;
+        if rank == Readiness::CoolingDown {
+            // No better member is left: a refused connect costs less than a refused call.
+            connect(provider);
+        }
+        Some(provider)
+    }
+
+    /// Whoever has the fewest calls in flight for its weight, among those with a live connection; the near ones first, until they
+    /// have much to do.
+    fn pick_least_in_flight(&self, cursor: usize, options: &PickOptions<'_>, now: Instant) -> Option<&M> {
+        let least = |positions: &[usize], not: Option<SocketAddr>| {
+            // From whose turn it is: among equals, everybody has some.
+            let (before, after) = positions.split_at(cursor % positions.len().max(1));
+            let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
+                let address = provider.address();
+                not != Some(address) && !options.tried.contains(&address) && provider.readiness(now) == Readiness::Ready
+            });
+            up.min_by_key(|provider| provider.load().load_per_weight(provider.weight()))
+        };
+        let near = least(&self.schedule, None)?;
+        if near.same_zone() && near.load().in_flight() >= ZONE_OVERFLOW {
+            return least(&self.members, None);
+        }
+        if near.load().is_starting(now.into_std())
+            && let Some(other) = least(&self.schedule, Some(near.address()))
+            && !near.load().wins_slow_start(other.load(), now.into_std(), fastrand::f64())
+        {
+            return Some(other);
+        }
+        Some(near)
+    }
+
+    /// Rendezvous hashing with bounded load: the closest to the key, unless it has a quarter more to do than the mean.
+    fn pick_sticky(
+        &self,
+        key: &str,
+        options: &PickOptions<'_>,
+        now: Instant,
+        mut connect: impl FnMut(&M),
+    ) -> Option<&M> {
+        let open = || self.list.iter().filter(|provider| !options.tried.contains(&provider.address()));
+        let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
+        let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
+        let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
+        let rank_of = self.ranks(now);
+        let ranked = open().map(|provider| {
+            let rank = rank_of(provider);
+            if rank == Readiness::Reconnect {
+                connect(provider);
+            }
+            let is_full = provider.load().in_flight() >= most;
+            ((rank, is_full, std::cmp::Reverse(affinity::score(key, provider.address()))), provider)
+        });
+        let (rank, provider) = ranked.min_by_key(|(rank, _)| *rank).map(|((rank, ..), provider)| (rank, provider))?;
+        if rank == Readiness::CoolingDown {
+            connect(provider);
+        }
+        Some(provider)
+    }
+
+    /// The provider that `balancer` wants, if there is one with a live connection.
+    fn pick_custom(
+        &self,
+        balancer: &dyn Balancer,
+        options: &PickOptions<'_>,
+        now: Instant,
+        connect: &mut impl FnMut(&M),
+    ) -> Option<&M> {
+        let rank_of = self.ranks(now);
+        self.members().filter(|provider| rank_of(provider) == Readiness::Reconnect).for_each(connect);
+        let open = self.members().filter(|provider| !options.tried.contains(&provider.address()));
+        let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Ready).collect();
+        let first = *up.first()?;
+        let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
+        Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
+    }
+
+    /// How ready each is, for who looks at all of them. When most are ejected it is not they who are at fault, and the rest could not
+    /// bear it all: then nobody is.
+    fn ranks(&self, now: Instant) -> impl Fn(&M) -> Readiness + use<M> {
+        let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
+        let panic = ejected * 2 > self.members.len();
+        move |member| match member.readiness(now) {
+            Readiness::Ejected if panic => Readiness::Ready,
+            rank => rank,
+        }
+    }
+}
+
+/// Whether a member has a live connection, and was not tried before.
+fn is_ready<M: Member>(member: &M, options: &PickOptions<'_>, now: Instant) -> bool {
+    !options.tried.contains(&member.address()) && member.readiness(now) == Readiness::Ready
+}
+
+/// Whether one provider is to be preferred to another whose turn it is.
+fn is_cheaper<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> bool {
+    let (ours, theirs) = (one.load().in_flight(), other.load().in_flight());
+    match (one.same_zone(), other.same_zone()) {
+        (true, false) => return ours < ZONE_OVERFLOW,
+        (false, true) => return theirs >= ZONE_OVERFLOW && ours < theirs / 2,
+        (true, true) | (false, false) => {}
+    }
+    match balance {
+        Balance::RoundRobin | Balance::Custom(_) => false,
+        Balance::LeastInFlight => ours < theirs,
+        Balance::PeakEwma => {
+            if !one.load().is_measured() || !other.load().is_measured() {
+                return ours < theirs;
+            }
+            let (ours, theirs) = (cost(one, now), cost(other, now));
+            ours < theirs / 2 && theirs - ours > MIN_COST_GAP
+        }
+    }
+}
+
+fn cost(member: &impl Member, now: Instant) -> u64 {
+    member.load().peak_ewma_cost(now.into_std())
+}
+
+fn candidate(member: &impl Member) -> Candidate<'_> {
+    let load = member.load();
+    Candidate {
+        address: member.address(),
+        instance: member.instance(),
+        weight: member.weight(),
+        in_flight: load.in_flight(),
+        latency: load.latency(),
+        same_zone: member.same_zone(),
+    }
+}

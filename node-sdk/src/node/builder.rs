@@ -1,0 +1,395 @@
+//! How a node is described: where it listens, what it offers, what it needs.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::{Busy, LocalQueues, Network, SHOWN_BYTES, info, shown, warn};
+use protocol::{Advert, Route, Visibility};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::balance::Balance;
+use crate::client::events;
+use crate::discovery::session::Identity;
+use crate::error::StartError;
+use crate::handler::layer::Layer;
+use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, boxed};
+use crate::node::Node;
+use crate::peers::Peers;
+use crate::routing::router::Router;
+use crate::server;
+use crate::server::dispatch::{LocalRoute, LocalService};
+use crate::transport::budget::{self, Budget};
+
+/// How long a node that is told to stop by a signal may take: as long as its server, and some time to say so.
+const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));
+
+/// A node that is being described.
+#[must_use = "a node runs when it is served"]
+pub struct NodeBuilder {
+    name: String,
+    listen: String,
+    distributor: String,
+    advert: Advert,
+    interests: Option<Vec<String>>,
+    cache: Option<PathBuf>,
+    balance: Balance,
+    network: Network,
+    max_buffer_bytes: usize,
+    routes: Vec<RouteDefinition>,
+    /// Around the routes that come next, the outermost first.
+    layers: Vec<Layer>,
+    states: StateMap,
+    /// Something was said of a route before there was one.
+    misplaced: Option<&'static str>,
+}
+
+/// A route as it was given.
+struct RouteDefinition {
+    text: String,
+    handler: Box<dyn AnyHandler>,
+    max_concurrency: Option<usize>,
+    one_way: bool,
+}
+
+impl NodeBuilder {
+    /// A node called `name` with the defaults, and no routes.
+    pub(super) fn new(name: String) -> Self {
+        Self {
+            name,
+            listen: "127.0.0.1:0".to_owned(),
+            distributor: "127.0.0.1:9000".to_owned(),
+            advert: Advert::default(),
+            interests: None,
+            cache: None,
+            balance: Balance::default(),
+            network: Network::default(),
+            max_buffer_bytes: budget::DEFAULT_BYTES,
+            routes: Vec::new(),
+            layers: Vec::new(),
+            states: StateMap::default(),
+            misplaced: None,
+        }
+    }
+
+    /// Where to listen, `127.0.0.1:0` unless set. Other nodes call the port at the address that the Distributor sees.
+    pub fn listen(mut self, address: impl Into<String>) -> Self {
+        self.listen = address.into();
+        self
+    }
+
+    /// Where the Distributor is, `127.0.0.1:9000` unless set. A name is looked up at every attempt to connect.
+    pub fn distributor(mut self, address: impl Into<String>) -> Self {
+        self.distributor = address.into();
+        self
+    }
+
+    /// This node's share of the calls among the providers of its routes, in hundredths of the usual one; 100 unless set.
+    pub fn weight(mut self, weight: u16) -> Self {
+        self.advert.weight = weight.min(Advert::MAX_WEIGHT);
+        self
+    }
+
+    /// Where this node runs, such as a data centre; for everybody to see.
+    pub fn zone(mut self, zone: impl Into<String>) -> Self {
+        self.advert.zone = Some(zone.into());
+        self
+    }
+
+    /// The version of the service; for everybody to see.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.advert.version = Some(version.into());
+        self
+    }
+
+    /// Anything else its operators want to be seen; for everybody to see, so no secrets. A value that has no JSON form is left
+    /// out.
+    pub fn meta(mut self, meta: &impl serde::Serialize) -> Self {
+        self.advert.meta = serde_json::to_string(meta).ok();
+        self
+    }
+
+    /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that this node calls. It is
+    /// told of them only, which saves traffic in a large mesh; unless set, of everybody. [`Node::ready`] waits for them.
+    pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
+        self.interests = Some(interests.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Keeps what is known of other nodes in this file, so that the next start can call them before the Distributor is there.
+    /// The file is replaced in one step; one that is damaged is not used. Each process needs its own.
+    pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
+        self.cache = Some(path.into());
+        self
+    }
+
+    /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of one caller share a
+    /// task: work that blocks belongs into `tokio::task::spawn_blocking`.
+    pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
+        self.offer(route.to_owned(), boxed(handler), false)
+    }
+
+    /// Has `guard` look at each call of every route that is given after this, or until the [`group`](Self::group) ends, before
+    /// its handler begins. It is written like a handler, with the arguments that it needs; an error is the answer, and any
+    /// result lets the call through, to the guard or [`layer`](Self::layer) given after it. Routes without them pay nothing.
+    ///
+    /// ```no_run
+    /// # use node_sdk::{Caller, Node, ServiceError};
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// # async fn delete() -> Result<(), ServiceError> { Ok(()) }
+    /// async fn admins(caller: Caller) -> Result<(), ServiceError> {
+    ///     match caller.name().as_deref() {
+    ///         Some("admin") => Ok(()),
+    ///         _ => Err(ServiceError::new(403, "admins_only", "this is for admins")),
+    ///     }
+    /// }
+    ///
+    /// let node = Node::builder("goods")
+    ///     .route("GET/goods", list)
+    ///     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
+    /// ```
+    pub fn guard<A: 'static>(mut self, guard: impl Handler<A>) -> Self {
+        self.layers.push(Layer::Guard(Arc::from(boxed(guard))));
+        self
+    }
+
+    /// Has `layer` answer the calls of every route that is given after this, or until the [`group`](Self::group) ends. It is
+    /// written like a handler, and has whatever it is around as [`Next`](crate::Next): it may act before it, after it, instead
+    /// of it, and change what it says. The one given first is the outermost. Each costs an allocation or two per call and a
+    /// copy of the answer; routes without layers pay nothing.
+    ///
+    /// ```no_run
+    /// # use node_sdk::{Next, Node, Outcome, Route, ServiceError};
+    /// # async fn list() -> Result<(), ServiceError> { Ok(()) }
+    /// async fn timed(route: Route, next: Next) -> Result<Outcome, ServiceError> {
+    ///     let start = std::time::Instant::now();
+    ///     let outcome = next.run().await;
+    ///     println!("{route}: {} in {:?}", outcome.as_ref().map_or_else(|error| error.status, Outcome::status), start.elapsed());
+    ///     outcome
+    /// }
+    ///
+    /// let node = Node::builder("goods").layer(timed).route("GET/goods", list);
+    /// ```
+    pub fn layer<A: 'static>(mut self, layer: impl Handler<A>) -> Self {
+        self.layers.push(Layer::Around(Arc::from(boxed(layer))));
+        self
+    }
+
+    /// Routes with guards and layers of their own: what `group` adds is as it would be without, but these end with it.
+    pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
+        let outer = self.layers.len();
+        self = group(self);
+        self.layers.truncate(outer);
+        self
+    }
+
+    fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
+        let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
+        self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way });
+        self
+    }
+
+    /// Has `handler` told of an event, such as `orders.created`, whenever another node [emits](crate::Peers::emit) it; of all
+    /// nodes of this one's name, one is told. What the handler returns is told nobody; an error is a debug line in the log.
+    ///
+    /// ```
+    /// use node_sdk::{Node, Params, ServiceError};
+    ///
+    /// async fn welcome(Params(member): Params<u64>) -> Result<(), ServiceError> {
+    ///     println!("welcome, {member}");
+    ///     Ok(())
+    /// }
+    ///
+    /// let node = Node::builder("mails").subscribe("members.joined", welcome);
+    /// ```
+    pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
+        self.offer(format!("{}{event}", events::PREFIX), boxed(handler), true)
+    }
+
+    /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
+    /// with 503 `overloaded`, and callers try somebody else.
+    pub fn max_concurrency(mut self, calls: usize) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.max_concurrency = Some(calls),
+            None => self.misplaced = Some("max_concurrency"),
+        }
+        self
+    }
+
+    /// Calls of the route given last are never answered, whether they ask for it or not: for what must stay silent, such as
+    /// a log that old nodes write to.
+    pub fn one_way(mut self) -> Self {
+        match self.routes.last_mut() {
+            Some(route) => route.one_way = true,
+            None => self.misplaced = Some("one_way"),
+        }
+        self
+    }
+
+    /// How this node picks one of several providers; [`Balance::PeakEwma`] unless set.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
+    }
+
+    /// How many bytes this node keeps for its callers at a time: packets that have come in part, arguments of calls at work, parts
+    /// and answers that are not taken. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
+    /// half of what is free: one that would have more is not read from until it has less. An answer that there is no room for
+    /// becomes 503 `no_room`, and of a caller's streams that are not taken the one with the most ends so.
+    pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
+        self.max_buffer_bytes = bytes;
+        self
+    }
+
+    /// Where its connections come from and go to: see [`TestMesh`](crate::testing::TestMesh).
+    #[cfg(feature = "testing")]
+    pub(crate) fn network(mut self, network: Network) -> Self {
+        self.network = network;
+        self
+    }
+
+    /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second of a type replaces the first.
+    pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
+        self.shared_state(Arc::new(state))
+    }
+
+    /// As [`state`](Self::state), for a value that others have too.
+    pub fn shared_state<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Listens, registers, and serves until SIGTERM or SIGINT; then leaves in order: nobody picks it any more, and calls in
+    /// flight finish. A second signal ends the process at once, with status 130. If it is still there after 15 s, because all
+    /// threads are busy or wait for a log that nobody reads, it is ended with status 1.
+    ///
+    /// # Errors
+    /// [`StartError`] when the node cannot start; and [`StartError::Cut`] when calls did not finish in time, so that the exit
+    /// code of `main` tells. Once it has started, nothing but a signal ends it.
+    pub async fn serve(self) -> Result<(), StartError> {
+        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let node = self.start().await?;
+        stop.cancelled().await;
+        node.end().await
+    }
+
+    /// As [`serve`](Self::serve), and says in the log when `percent` of all version 2 nodes know that this one is there; when
+    /// that takes longer than `within`, it names some that do not. The future gives `ready` the news in either case, for
+    /// whoever starts processes one after the other.
+    ///
+    /// # Errors
+    /// [`StartError`] when the node cannot start.
+    pub async fn serve_when_visible(
+        self,
+        percent: u8,
+        within: Duration,
+        ready: impl FnOnce(&Node, &Visibility),
+    ) -> Result<(), StartError> {
+        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let node = self.start().await?;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            visibility = node.wait_visible(percent, within) => {
+                let Visibility { seen, of, enough, missing } = &visibility;
+                if *enough {
+                    info!(seen, of, "visible");
+                } else {
+                    warn!(seen, of, missing = ?shown(missing.join(", "), SHOWN_BYTES), "not everybody knows that this node is there");
+                }
+                ready(&node, &visibility);
+                stop.cancelled().await;
+            }
+        }
+        node.end().await
+    }
+
+    /// Listens and begins to register; the node runs until it is stopped or dropped. A Distributor that is not there yet
+    /// is no error.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running then.
+    #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
+    pub async fn start(self) -> Result<Node, StartError> {
+        let Self {
+            name,
+            listen,
+            distributor,
+            advert,
+            interests,
+            cache,
+            balance,
+            network,
+            max_buffer_bytes,
+            routes: given,
+            layers: _,
+            states,
+            misplaced,
+        } = self;
+        if let Some(setting) = misplaced {
+            return Err(StartError::Misplaced(setting));
+        }
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if !(1..=128).contains(&name.len()) || !name.bytes().all(plain) {
+            return Err(StartError::Name(name));
+        }
+        let mut routes = Vec::with_capacity(given.len());
+        let mut router = Router::default();
+        for RouteDefinition { text, handler, max_concurrency, one_way } in given {
+            let route = match text.strip_prefix(events::PREFIX) {
+                Some(event) => events::route(event)?,
+                None => Route::parse(&text)?,
+            };
+            if let Some(state) = handler.missing(&states) {
+                return Err(StartError::MissingState { route: text, state });
+            }
+            let max_concurrency =
+                max_concurrency.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
+            let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
+            let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
+            entry.map_err(|refused| refused.into_error(&route))?;
+            if offer.is_some() {
+                return Err(StartError::DoubledRoute(text));
+            }
+            routes.push(route);
+        }
+        let address = resolve(&listen)?;
+        let listener = network.bind(address)?;
+        let address = listener.local_addr().map_err(|source| StartError::Address { address: listen, source })?;
+        let leaving = CancellationToken::new();
+        info!(%address, %name, routes = routes.len(), "listening");
+        let needed = interests.clone().unwrap_or_default();
+        // Where they are inside this process, addresses are the mesh's.
+        let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
+        let port = address.port();
+        let own = Vec::new();
+        let identity =
+            Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
+        let peers = Peers::join(identity, distributor, leaving.clone());
+        let context = NodeContext { states, peers: peers.clone() };
+        let local_queues = LocalQueues::start();
+        let budget = Budget::new(max_buffer_bytes);
+        let service = LocalService { name, router, node: context, local_queues, busy: Busy::new(), budget };
+        let service = Arc::new(service);
+        peers.set_local(&service);
+        let budget = Arc::clone(&service.budget);
+        let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
+        Ok(Node { address, peers, interests: needed, budget, leaving, server })
+    }
+}
+
+impl fmt::Debug for NodeBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let routes: Vec<_> = self.routes.iter().map(|route| &route.text).collect();
+        f.debug_struct("NodeBuilder").field("name", &self.name).field("routes", &routes).finish_non_exhaustive()
+    }
+}
+
+fn resolve(text: &str) -> Result<SocketAddr, StartError> {
+    let wrong = |source| StartError::Address { address: text.to_owned(), source };
+    let mut addresses = text.to_socket_addrs().map_err(wrong)?;
+    addresses.next().ok_or_else(|| wrong(io::ErrorKind::NotFound.into()))
+}
