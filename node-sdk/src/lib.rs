@@ -35,7 +35,8 @@ mod server;
 mod transport;
 
 pub use balance::{Balance, Balancer, Candidate};
-pub use client::call::{Call, Calling, RawCall};
+pub use client::call::{Call, Calling};
+pub use client::raw_call::RawCall;
 pub use client::response::RawResponse;
 pub use client::stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
 pub use context::{Trace, spawn};

@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout};
 
 use crate::balance::Balance;
 use crate::balance::RetryBudget;
-use crate::client::call::{Call, CallArguments, RawCall};
+use crate::client::CallArguments;
+use crate::client::call::Call;
 use crate::client::events::SubscriberGroups;
+use crate::client::raw_call::RawCall;
 use crate::client::stream::StreamCall;
 use crate::discovery::cache;
 use crate::discovery::session::VisibilityRequest;

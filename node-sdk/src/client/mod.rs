@@ -1,6 +1,12 @@
 //! Calls, streams and events to other nodes, from arguments to results.
 
+mod arguments;
+mod attempt;
 pub(crate) mod call;
 pub(crate) mod events;
+mod hedge;
+pub(crate) mod raw_call;
 pub(crate) mod response;
 pub(crate) mod stream;
+
+pub(crate) use self::arguments::CallArguments;

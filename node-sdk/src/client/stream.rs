@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 
 use crate::balance::Balance;
-use crate::client::call::RawCall;
+use crate::client::raw_call::RawCall;
 use crate::client::response::{RawResponse, read_result};
 use crate::error::CallError;
 use crate::scratch::with_scratch;

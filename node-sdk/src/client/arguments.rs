@@ -1,0 +1,57 @@
+//! What a call is made with, as JSON text.
+
+use serde::Serialize;
+
+use crate::client::attempt::SubmitError;
+use crate::error::CallError;
+use crate::scratch::with_scratch;
+
+/// What a call is made with.
+#[derive(Clone, Copy)]
+pub(crate) enum CallArguments<'a> {
+    Value(&'a (dyn WriteJson + Sync)),
+    /// JSON text.
+    Text(&'a str),
+}
+
+/// What can be written as JSON, whatever its type.
+pub(crate) trait WriteJson {
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
+}
+
+impl<T: Serialize> WriteJson for T {
+    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        serde_json::to_writer(out, self)
+    }
+}
+
+impl CallArguments<'_> {
+    pub(super) fn with_text<R>(self, read: impl FnOnce(&str) -> Result<R, SubmitError>) -> Result<R, SubmitError> {
+        let value = match self {
+            Self::Text(text) => return read(text),
+            Self::Value(value) => value,
+        };
+        with_scratch(|scratch| {
+            value.write_json(scratch).map_err(SubmitError::Params)?;
+            let text =
+                std::str::from_utf8(scratch).map_err(|error| SubmitError::Params(serde::ser::Error::custom(error)))?;
+            read(text)
+        })
+    }
+
+    pub(super) fn text(self, url: &str) -> Result<String, CallError> {
+        self.with_text(|text| Ok(text.to_owned())).map_err(|refused| match refused {
+            SubmitError::Params(source) => CallError::Params { url: url.to_owned(), source },
+            SubmitError::Connection(_) => CallError::Overloaded { url: url.to_owned() },
+        })
+    }
+}
+
+impl std::fmt::Debug for CallArguments<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Value(_) => "value",
+            Self::Text(text) => text,
+        })
+    }
+}

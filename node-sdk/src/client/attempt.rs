@@ -1,0 +1,311 @@
+//! The attempts of a call: where each goes, what a failed one is tried again for, and what the
+//! caller is told in the end.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use protocol::{CallMeta, Packet, Part, Version, success_parts, write_request};
+use tokio::time::{Instant, timeout_at};
+
+use crate::balance::PickOptions;
+use crate::client::hedge::HedgeState;
+use crate::client::raw_call::{RawCall, is_idempotent};
+use crate::client::response::{RawResponse, is_declined};
+use crate::context::Context;
+use crate::error::CallError;
+use crate::handler::params;
+use crate::routing::table::{Lookup, Provider};
+use crate::transport::connection::PendingCall;
+use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
+use crate::transport::write_queue::EnqueueError;
+
+/// Whoever waits for longer than any clock can tell waits for so long.
+const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// How far a call has come.
+#[derive(Debug, Default)]
+pub(super) struct CallProgress {
+    /// Set with the first attempt.
+    pub(super) deadline: Option<Instant>,
+    pub(super) state: CallState,
+    /// Who was tried, without success.
+    pub(super) tried: Vec<SocketAddr>,
+    /// Who may have carried it out, and was lost.
+    pub(super) lost: Option<SocketAddr>,
+    /// An answer that says that it was not carried out; given if nobody does better.
+    pub(super) declined: Option<Bytes>,
+    pub(super) full: bool,
+    pub(super) too_large: bool,
+    /// The call that has become a stream.
+    pub(super) opened: Option<PendingCall>,
+    pub(super) hedge: HedgeState,
+}
+
+#[derive(Default)]
+pub(super) enum CallState {
+    /// The next attempt is to be made.
+    #[default]
+    Due,
+    Waiting(PendingCall),
+    /// This node answers itself.
+    Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
+}
+
+/// Why a connection did not take a call.
+pub(super) enum SubmitError {
+    Params(serde_json::Error),
+    Connection(EnqueueError),
+}
+
+impl std::fmt::Debug for CallState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Due => "due",
+            Self::Waiting(_) => "waiting",
+            Self::Own(_) => "at work here",
+        })
+    }
+}
+
+impl RawCall<'_> {
+    /// Makes an attempt. An answer is given at once to what is one-way.
+    fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
+        let now = self.started.take().unwrap_or_else(Instant::now);
+        let context = Context::current();
+        let deadline = *self.progress.deadline.get_or_insert_with(|| {
+            if !self.is_probe {
+                self.peers.retries().deposit();
+            }
+            let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
+            context.deadline.map_or(own, |inherited| own.min(inherited))
+        });
+        if deadline <= now {
+            return Err(CallError::Deadline { url: self.url(), within: self.timeout });
+        }
+        if let Some(service) = self.peers.local()
+            && self.address.is_none()
+            && self.pick.instance.is_none()
+            && self.progress.tried.is_empty()
+            // A stream needs a connection: this node's own one, if it is listed.
+            && self.window.is_none()
+            && service.offers(self.method, self.path)
+        {
+            let text = self.arguments.text(&self.url())?;
+            let answer = service.call((self.method, self.path), &text, Context { deadline: Some(deadline), ..context });
+            if self.one_way {
+                tokio::spawn(answer);
+                return Ok(Some(Bytes::new()));
+            }
+            self.progress.state = CallState::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
+            return Ok(None);
+        }
+        let (providers, captured) = match self.peers.lookup(self.method, self.path) {
+            Lookup::Available(providers, captured) => (providers, captured),
+            Lookup::Unavailable => return self.no_provider_error().map(Some),
+            Lookup::Unknown => return Err(CallError::NoRoute { url: self.url() }),
+        };
+        loop {
+            let options = PickOptions { tried: &self.progress.tried, ..self.pick };
+            let picked = match self.address {
+                Some(address) => {
+                    let provider = providers.list().iter().find(|provider| provider.connection.address == address);
+                    let provider = provider.filter(|_| self.progress.tried.is_empty());
+                    provider.inspect(|provider| self.peers.connect(&provider.connection))
+                }
+                None => providers.pick(&options, now, |provider| self.peers.connect(&provider.connection)),
+            };
+            let Some(provider) = picked else { return self.no_provider_error().map(Some) };
+            match self.submit(provider, &captured, now, deadline, &context) {
+                Ok(None) => return Ok(Some(Bytes::new())),
+                Ok(Some(mut pending)) => {
+                    // It may be lost already; and whoever answers wakes this task.
+                    if let Poll::Ready(outcome) = pending.poll(task) {
+                        if let Some(frame) = self.resolve(pending, outcome)? {
+                            return Ok(Some(frame));
+                        }
+                        continue;
+                    }
+                    self.progress.state = CallState::Waiting(pending);
+                    return Ok(None);
+                }
+                Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
+                Err(SubmitError::Connection(refusal)) => {
+                    self.progress.full |= refusal == EnqueueError::Full;
+                    // A version 2 provider may take what one of version 1 cannot read.
+                    self.progress.too_large |= refusal == EnqueueError::TooLarge;
+                    self.progress.tried.push(provider.connection.address);
+                }
+            }
+        }
+    }
+
+    /// Hands the call to a provider's connection.
+    pub(super) fn submit(
+        &self,
+        provider: &Provider,
+        captured: &[&str],
+        now: Instant,
+        deadline: Instant,
+        context: &Context,
+    ) -> Result<Option<PendingCall>, SubmitError> {
+        let connection = &provider.connection;
+        let version = connection.version;
+        // What the arguments are made of is the caller's code: not while the connection is locked.
+        self.arguments.with_text(|text| {
+            let merged = match version {
+                Version::V1 => params::merge(text, params::names(&provider.route).zip(captured.iter().copied())),
+                // It reads the path itself.
+                Version::V2 => Cow::Borrowed(text),
+            };
+            let meta = |sent| CallMeta {
+                time_left: Some(deadline.saturating_duration_since(now)),
+                sent,
+                trace: context.trace.as_ref().map(|trace| Cow::Owned(trace.child())),
+                from: None,
+                idempotent: self.idempotent && !is_idempotent(self.method),
+                attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
+                credit: self.window,
+                hops: context.hops,
+            };
+            let url = (self.method, self.path);
+            if self.one_way {
+                connection
+                    .send(|out| write_request(out, version, url, None, &merged, &meta(None)))
+                    .map_err(SubmitError::Connection)?;
+                return Ok(None);
+            }
+            let write =
+                |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
+            let deadline_of_stream = context.deadline.map(Instant::into_std);
+            let stream = self.window.map(|window| StreamOptions { deadline: deadline_of_stream, window });
+            let pending = connection.submit(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
+            let pending = pending.map(|pending| if self.is_probe { pending.uncounted() } else { pending });
+            pending.map(Some).map_err(SubmitError::Connection)
+        })
+    }
+
+    /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
+    fn resolve(
+        &mut self,
+        pending: PendingCall,
+        outcome: Result<Bytes, CallFailure>,
+    ) -> Result<Option<Bytes>, CallError> {
+        // Mostly nobody asks for it.
+        let now = || Instant::now().into_std();
+        let connection = pending.connection();
+        if self.is_probe {
+            return match outcome {
+                Ok(frame) => Ok(Some(frame)),
+                Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
+                Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.timeout }),
+            };
+        }
+        let retries = self.peers.retries();
+        match outcome {
+            Ok(frame) => {
+                // Said before anything was done: somebody else may do it.
+                let declined = success_parts(&frame).is_none() && is_declined(&frame);
+                if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
+                    self.progress.declined = Some(frame);
+                    self.progress.tried.push(connection.address);
+                    return Ok(None);
+                }
+                if self.window.is_some() && opens_stream(&frame) {
+                    self.progress.opened = Some(pending);
+                }
+                Ok(Some(frame))
+            }
+            Err(CallFailure::Lost { written: false }) => {
+                self.progress.tried.push(connection.address);
+                Ok(None)
+            }
+            Err(CallFailure::Lost { written: true }) => {
+                connection.load.record_failure(now(), true);
+                self.peers.record_failed(connection.address);
+                if self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
+                    self.progress.lost = Some(connection.address);
+                    self.progress.tried.push(connection.address);
+                    return Ok(None);
+                }
+                Err(CallError::Lost { url: self.url(), node: connection.address })
+            }
+            Err(CallFailure::Deadline { .. }) => {
+                connection.load.record_failure(now(), false);
+                self.peers.record_failed(connection.address);
+                Err(CallError::Deadline { url: self.url(), within: self.timeout })
+            }
+        }
+    }
+
+    /// Nobody is left to try.
+    fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
+        let url = self.url();
+        let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;
+        match (lost, declined.take()) {
+            (_, Some(declined)) => Ok(declined),
+            (Some(node), None) => Err(CallError::Lost { url, node: *node }),
+            (None, None) if *full => Err(CallError::Overloaded { url }),
+            (None, None) if *too_large => Err(CallError::TooLarge { url }),
+            (None, None) => Err(CallError::NoProvider { url }),
+        }
+    }
+}
+
+impl Future for RawCall<'_> {
+    type Output = Result<RawResponse, CallError>;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
+        let this = &mut *self;
+        loop {
+            let frame = match &mut this.progress.state {
+                CallState::Due => this.poll_attempt(task)?,
+                CallState::Own(answer) => match answer.as_mut().poll(task) {
+                    Poll::Ready(Some(frame)) => Some(frame),
+                    Poll::Ready(None) => {
+                        return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.timeout }));
+                    }
+                    Poll::Pending => return Poll::Pending,
+                },
+                CallState::Waiting(pending) => {
+                    let mut polled = pending.poll(task);
+                    if polled.is_pending() && this.hedge.is_some() {
+                        polled = this.poll_hedge(task);
+                    }
+                    let Poll::Ready(outcome) = polled else { return Poll::Pending };
+                    let CallState::Waiting(pending) = std::mem::take(&mut this.progress.state) else { continue };
+                    let settled = this.resolve(pending, outcome);
+                    if !matches!(settled, Ok(Some(_)))
+                        && let HedgeState::Asked(other) = std::mem::replace(&mut this.progress.hedge, HedgeState::Done)
+                    {
+                        // The other one may still do it.
+                        this.progress.state = CallState::Waiting(other);
+                        continue;
+                    }
+                    let frame = settled?;
+                    if frame.is_none() {
+                        continue;
+                    }
+                    frame
+                }
+            };
+            if let Some(frame) = frame {
+                this.progress.state = CallState::Due;
+                return Poll::Ready(Ok(RawResponse { frame }));
+            }
+            let hedges = this.hedge.is_some() && matches!(this.progress.hedge, HedgeState::Idle);
+            if matches!(this.progress.state, CallState::Waiting(_)) && !hedges {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+fn opens_stream(frame: &[u8]) -> bool {
+    let opening = Packet::parse(frame).ok().as_ref().and_then(Part::from_packet);
+    opening.is_some_and(|part| part.number == 0)
+}

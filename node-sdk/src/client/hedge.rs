@@ -1,0 +1,71 @@
+//! A second attempt while the first is still under way.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::balance::{PickOptions, Readiness};
+use crate::client::attempt::CallState;
+use crate::client::raw_call::RawCall;
+use crate::context::Context;
+use crate::routing::table::Lookup;
+use crate::transport::connection::PendingCall;
+use crate::transport::in_flight::CallFailure;
+
+/// Asking a second provider.
+#[derive(Debug, Default)]
+pub(super) enum HedgeState {
+    /// Not begun to wait.
+    #[default]
+    Idle,
+    /// On the heap: few calls are hedged.
+    At(Pin<Box<Sleep>>),
+    /// Another provider works on it too.
+    Asked(PendingCall),
+    /// Nobody else is asked.
+    Done,
+}
+
+impl RawCall<'_> {
+    /// Asks a second provider when it is time to, and whether that has an outcome; it is the one that is waited for then.
+    pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
+        if matches!(self.progress.hedge, HedgeState::Idle) {
+            let may = self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none();
+            let after = self.hedge.filter(|_| may);
+            self.progress.hedge = after.map_or(HedgeState::Done, |after| HedgeState::At(Box::pin(sleep(after))));
+        }
+        if let HedgeState::At(at) = &mut self.progress.hedge {
+            if at.as_mut().poll(task).is_pending() {
+                return Poll::Pending;
+            }
+            self.progress.hedge = self.start_hedge().map_or(HedgeState::Done, HedgeState::Asked);
+        }
+        let HedgeState::Asked(other) = &mut self.progress.hedge else { return Poll::Pending };
+        let Poll::Ready(outcome) = other.poll(task) else { return Poll::Pending };
+        if let (HedgeState::Asked(other), CallState::Waiting(first)) =
+            (&mut self.progress.hedge, &mut self.progress.state)
+        {
+            std::mem::swap(other, first);
+        }
+        Poll::Ready(outcome)
+    }
+
+    /// Makes the call a second time, to a provider with a live connection, if there is another one.
+    fn start_hedge(&self) -> Option<PendingCall> {
+        let CallState::Waiting(first) = &self.progress.state else { return None };
+        let now = Instant::now();
+        let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
+        let Lookup::Available(providers, captured) = self.peers.lookup(self.method, self.path) else { return None };
+        let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.connection().address]).collect();
+        let options = PickOptions { tried: &tried, ..self.pick };
+        let provider = providers.pick(&options, now, |provider| self.peers.connect(&provider.connection))?;
+        let is_up = provider.connection.readiness(now) == Readiness::Ready;
+        if !is_up || !self.peers.retries().try_withdraw(now.into_std()) {
+            return None;
+        }
+        self.submit(provider, &captured, now, deadline, &Context::current()).ok().flatten()
+    }
+}
