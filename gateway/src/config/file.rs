@@ -26,7 +26,7 @@ const ALIKE: f64 = 0.8;
 /// What a file says; the rest is as the command line, or nobody, says.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(crate) struct File {
+pub(crate) struct ConfigFile {
     pub(crate) listen: Option<Parsed<SocketAddr>>,
     pub(crate) admin: Option<Parsed<AdminAddress>>,
     #[serde(deserialize_with = "distributor")]
@@ -67,7 +67,7 @@ pub(crate) struct TlsTable {
 
 /// Who is asked by a check, and what.
 #[derive(Debug)]
-enum CheckOf {
+enum CheckTarget {
     Servers(Check),
     Nodes(String),
 }
@@ -85,7 +85,7 @@ pub(crate) struct FileError {
     message: String,
 }
 
-impl File {
+impl ConfigFile {
     /// Reads a file.
     ///
     /// # Errors
@@ -143,22 +143,22 @@ fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, 
 fn certificates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CertificateFiles>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Table {
+    struct CertificateEntry {
         chain: PathBuf,
         key: PathBuf,
     }
-    let tables: Vec<Table> = Deserialize::deserialize(deserializer)?;
+    let tables: Vec<CertificateEntry> = Deserialize::deserialize(deserializer)?;
     if tables.is_empty() {
         return Err(D::Error::custom("TLS needs a certificate: { chain = \"cert.pem\", key = \"key.pem\" }"));
     }
-    Ok(tables.into_iter().map(|Table { chain, key }| CertificateFiles { chain, key }).collect())
+    Ok(tables.into_iter().map(|CertificateEntry { chain, key }| CertificateFiles { chain, key }).collect())
 }
 
 /// `[[route]]`, each with one prefix or several.
 fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
-    struct Table {
+    struct RouteEntry {
         prefix: OneOrMore,
         #[serde(default)]
         servers: Vec<ServerEntry>,
@@ -172,7 +172,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         client_share: Option<u8>,
         tunnel_idle_timeout: Option<Parsed<Duration>>,
         queue_timeout: Option<Parsed<Duration>>,
-        check: Option<Parsed<CheckOf>>,
+        check: Option<Parsed<CheckTarget>>,
         check_every: Option<Parsed<Duration>>,
         at_most: Option<usize>,
         rate: Option<RateTable>,
@@ -210,7 +210,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         #[serde(default)]
         by: Option<Parsed<RateBy>>,
     }
-    let tables: Vec<Table> = Deserialize::deserialize(deserializer)?;
+    let tables: Vec<RouteEntry> = Deserialize::deserialize(deserializer)?;
     let mut seen: Vec<String> = Vec::new();
     let routes = tables.into_iter().map(|table| {
         let prefixes = match table.prefix {
@@ -264,13 +264,13 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         });
         let (check, node_check) = match table.check {
             None => (None, None),
-            Some(Parsed(CheckOf::Servers(check))) => (Some(check), None),
-            Some(Parsed(CheckOf::Nodes(_))) if !servers.is_empty() => {
+            Some(Parsed(CheckTarget::Servers(check))) => (Some(check), None),
+            Some(Parsed(CheckTarget::Nodes(_))) if !servers.is_empty() => {
                 return Err(D::Error::custom(
                     "servers speak HTTP: check them by \"tcp\" or a path such as \"/health\"",
                 ));
             }
-            Some(Parsed(CheckOf::Nodes(url))) => (None, Some(url)),
+            Some(Parsed(CheckTarget::Nodes(url))) => (None, Some(url)),
         };
         let usual = Route::new(prefixes);
         let time = |time: Option<Parsed<Duration>>, usual| time.map_or(usual, |Parsed(time)| time);
@@ -305,15 +305,15 @@ impl<'de> Deserialize<'de> for Parsed<IpNet> {
     }
 }
 
-impl<'de> Deserialize<'de> for Parsed<CheckOf> {
+impl<'de> Deserialize<'de> for Parsed<CheckTarget> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let (method, path) = text.split_at(text.find('/').unwrap_or(text.len()));
         let is_path = normal(path).is_ok_and(|normal| normal == path) && !path.contains(['{', '}', '?', '#']);
         match method {
-            "tcp" if path.is_empty() => Ok(Self(CheckOf::Servers(Check::Tcp))),
-            "" if is_path => Ok(Self(CheckOf::Servers(Check::Http(text)))),
-            "GET" | "POST" | "PUT" | "PATCH" | "DELETE" if is_path => Ok(Self(CheckOf::Nodes(text))),
+            "tcp" if path.is_empty() => Ok(Self(CheckTarget::Servers(Check::Tcp))),
+            "" if is_path => Ok(Self(CheckTarget::Servers(Check::Http(text)))),
+            "GET" | "POST" | "PUT" | "PATCH" | "DELETE" if is_path => Ok(Self(CheckTarget::Nodes(text))),
             _ => Err(D::Error::custom(
                 "write \"tcp\", the path that a server answers when it is well, such as \"/health\", or what a node does, such as \"GET/health\"",
             )),
@@ -377,7 +377,7 @@ mod tests {
 
     #[test]
     fn a_file_says_what_it_wants_to() {
-        let file = File::parse(
+        let file = ConfigFile::parse(
             r#"
             listen = "0.0.0.0:80"
             request_timeout = "250ms"
@@ -415,7 +415,7 @@ mod tests {
         let rate = old.limits.rate.clone().unwrap();
         assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));
         assert_eq!(both.prefixes, ["/a", "/b"]);
-        assert_eq!((both.timeout, both.limits.at_most), (Some(Duration::from_secs(60)), Some(7)));
+        assert_eq!((both.timeout, both.limits.max_concurrency), (Some(Duration::from_secs(60)), Some(7)));
         assert_eq!((&both.check, both.node_check.as_deref()), (&None, Some("GET/health")));
     }
 
@@ -429,7 +429,7 @@ mod tests {
             ("workers = 1", true),
             ("# a\n[[route]]\nprefix = \"/\"", true),
         ] {
-            assert_eq!(File::parse(text).is_ok(), expected, "{text:?}");
+            assert_eq!(ConfigFile::parse(text).is_ok(), expected, "{text:?}");
         }
     }
 
@@ -472,7 +472,7 @@ mod tests {
             ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
             ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),
         ] {
-            let (seen_place, seen) = File::parse(text).unwrap_err();
+            let (seen_place, seen) = ConfigFile::parse(text).unwrap_err();
             assert!(seen.contains(message), "{text}: {seen}");
             assert_eq!(seen_place, Some(place), "{text}: {seen}");
         }

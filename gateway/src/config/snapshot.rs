@@ -5,24 +5,24 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::config::{Config, Route};
-use crate::route::cookie::Cookies;
+use crate::route::cookie::CookieSigner;
 use crate::route::path::{longest, normal_prefix};
 
 /// A configuration, ready to be asked. Requests keep to the one they began with.
 #[derive(Debug)]
-pub(crate) struct Rules {
+pub(crate) struct ConfigSnapshot {
     pub(crate) config: Arc<Config>,
-    pub(crate) cookies: Cookies,
+    pub(crate) cookies: CookieSigner,
     /// Where in the configuration the route of a prefix stands.
     routes: HashMap<String, usize>,
     /// What holds where the configuration says nothing.
     usual: Route,
 }
 
-impl Rules {
+impl ConfigSnapshot {
     /// Cookies are signed with `secret` unless the configuration has another.
     pub(crate) fn new(config: Arc<Config>, secret: &str) -> Self {
-        let cookies = Cookies::new(config.cookie_secret.as_deref().unwrap_or(secret));
+        let cookies = CookieSigner::new(config.cookie_secret.as_deref().unwrap_or(secret));
         let routes =
             config.routes.iter().enumerate().flat_map(|(at, route)| {
                 route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))

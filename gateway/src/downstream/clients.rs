@@ -27,17 +27,17 @@ const A_FEW: usize = 500;
 
 /// The clients of all workers.
 #[derive(Debug)]
-pub(crate) struct Seats {
+pub(crate) struct ClientTracker {
     since: Instant,
     limit: usize,
-    taken: Mutex<Taken>,
+    taken: Mutex<TrackedClients>,
     /// Those who wait until others have gone.
     waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
-struct Taken {
-    list: Vec<(Arc<Seat>, IpAddr)>,
+struct TrackedClients {
+    list: Vec<(Arc<TrackedClient>, IpAddr)>,
     /// How many each client has.
     each: HashMap<IpAddr, usize>,
     /// Those who were told to go and are still there.
@@ -47,7 +47,7 @@ struct Taken {
 
 /// One client.
 #[derive(Debug)]
-pub(crate) struct Seat {
+pub(crate) struct TrackedClient {
     /// Cancelled when the client is to go after what it has asked for.
     pub(crate) leave: CancellationToken,
     since: Instant,
@@ -65,30 +65,30 @@ pub(crate) struct Seat {
 
 /// A client's seat, until it goes.
 #[derive(Debug)]
-pub(crate) struct Seated {
-    seats: Arc<Seats>,
-    seat: Arc<Seat>,
+pub(crate) struct ClientGuard {
+    seats: Arc<ClientTracker>,
+    seat: Arc<TrackedClient>,
 }
 
 /// Somebody who waits for a seat, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Waits<'a>(&'a Seats);
+pub(crate) struct AcceptWait<'a>(&'a ClientTracker);
 
-impl Seats {
+impl ClientTracker {
     /// For so many clients.
     pub(crate) fn new(limit: usize) -> Self {
         Self { since: Instant::now(), limit, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn take(self: &Arc<Self>, client: IpAddr, leave: CancellationToken) -> Seated {
-        let (seat, client) = (Seat::new(leave, self.since), network_of(client));
+    pub(crate) fn take(self: &Arc<Self>, client: IpAddr, leave: CancellationToken) -> ClientGuard {
+        let (seat, client) = (TrackedClient::new(leave, self.since), network_of(client));
         seat.begins(Instant::now());
         let mut taken = self.lock();
         seat.place.store(taken.list.len(), Ordering::Relaxed);
         let seat = Arc::new(seat);
         taken.list.push((Arc::clone(&seat), client));
         *taken.each.entry(client).or_default() += 1;
-        Seated { seats: Arc::clone(self), seat }
+        ClientGuard { seats: Arc::clone(self), seat }
     }
 
     /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
@@ -119,12 +119,12 @@ impl Seats {
     }
 
     /// Somebody waits until others have gone.
-    pub(crate) fn waits(&self) -> Waits<'_> {
+    pub(crate) fn waits(&self) -> AcceptWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
-        Waits(self)
+        AcceptWait(self)
     }
 
-    fn tell(&self, taken: &mut Taken, of: Option<IpAddr>, wanted: usize, now: Instant) {
+    fn tell(&self, taken: &mut TrackedClients, of: Option<IpAddr>, wanted: usize, now: Instant) {
         let now = self.millis_at(now);
         let long = u64::try_from(UNFINISHED.as_millis()).unwrap_or(u64::MAX);
         let surplus = self.limit / SURPLUS;
@@ -159,12 +159,12 @@ impl Seats {
         u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
     }
 
-    fn lock(&self) -> MutexGuard<'_, Taken> {
+    fn lock(&self) -> MutexGuard<'_, TrackedClients> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Seat {
+impl TrackedClient {
     fn new(leave: CancellationToken, since: Instant) -> Self {
         Self {
             leave,
@@ -219,7 +219,7 @@ impl Seat {
     }
 }
 
-impl Seated {
+impl ClientGuard {
     /// It is somebody else's, as a balancer before us has said.
     pub(crate) fn is_of(&self, client: IpAddr) {
         let (mut taken, client) = (self.seats.lock(), network_of(client));
@@ -230,7 +230,7 @@ impl Seated {
     }
 }
 
-impl Taken {
+impl TrackedClients {
     fn leaves(&mut self, client: IpAddr) {
         if let Some(has) = self.each.get_mut(&client) {
             *has -= 1;
@@ -241,15 +241,15 @@ impl Taken {
     }
 }
 
-impl std::ops::Deref for Seated {
-    type Target = Seat;
+impl std::ops::Deref for ClientGuard {
+    type Target = TrackedClient;
 
-    fn deref(&self) -> &Seat {
+    fn deref(&self) -> &TrackedClient {
         &self.seat
     }
 }
 
-impl Drop for Seated {
+impl Drop for ClientGuard {
     fn drop(&mut self) {
         let mut taken = self.seats.lock();
         let place = self.seat.place.load(Ordering::Relaxed);
@@ -263,7 +263,7 @@ impl Drop for Seated {
     }
 }
 
-impl Drop for Waits<'_> {
+impl Drop for AcceptWait<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
@@ -274,14 +274,14 @@ mod tests {
     use super::*;
 
     /// A house of so many seats, and who of its guests is told to go.
-    struct House {
-        seats: Arc<Seats>,
-        guests: Vec<Seated>,
+    struct TrackerScene {
+        seats: Arc<ClientTracker>,
+        guests: Vec<ClientGuard>,
     }
 
-    impl House {
+    impl TrackerScene {
         fn new(limit: usize) -> Self {
-            Self { seats: Arc::new(Seats::new(limit)), guests: Vec::new() }
+            Self { seats: Arc::new(ClientTracker::new(limit)), guests: Vec::new() }
         }
 
         async fn come(&mut self, client: u8) {
@@ -291,7 +291,7 @@ mod tests {
 
         /// How many free seats there are, and who goes.
         fn make_room(&self, free: usize) -> Vec<usize> {
-            let told = |seat: &Seated| seat.is_told.load(Ordering::Relaxed);
+            let told = |seat: &ClientGuard| seat.is_told.load(Ordering::Relaxed);
             let before: Vec<_> = self.guests.iter().map(told).collect();
             self.seats.make_room(None, free, Instant::now());
             (0..before.len()).filter(|at| told(&self.guests[*at]) && !before[*at]).collect()
@@ -300,7 +300,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gh9_whoever_has_done_nothing_for_longest_goes_first() {
-        let mut house = House::new(3);
+        let mut house = TrackerScene::new(3);
         for client in 0..3 {
             house.come(client).await;
         }
@@ -327,7 +327,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gh9_who_does_not_finish_a_head_goes_before_all_others() {
-        let mut house = House::new(40);
+        let mut house = TrackerScene::new(40);
         for client in [1, 2, 3] {
             house.come(client).await;
         }
@@ -344,7 +344,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gh9_what_one_client_has_beyond_its_share_goes_before_others() {
-        let mut house = House::new(20);
+        let mut house = TrackerScene::new(20);
         for client in [1, 2, 2, 3] {
             house.come(client).await;
             house.guests.last().unwrap().idles(Instant::now());
@@ -360,7 +360,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gh9_one_client_does_not_have_the_last_seats() {
-        let mut house = House::new(100);
+        let mut house = TrackerScene::new(100);
         for _ in 0..90 {
             house.come(1).await;
         }
@@ -370,7 +370,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn gh9_some_make_room_before_anybody_waits_and_few_looks_are_enough() {
-        let mut house = House::new(1000);
+        let mut house = TrackerScene::new(1000);
         for client in 0..=255 {
             for _ in 0..4 {
                 house.come(client).await;

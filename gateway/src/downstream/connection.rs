@@ -8,19 +8,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout, timeout_at};
 
 use crate::config::Config;
-use crate::downstream::clients::Seated;
+use crate::downstream::clients::ClientGuard;
 use crate::downstream::http1;
 use crate::downstream::http2;
 use crate::downstream::proxy_protocol::{self, Announced};
 use crate::downstream::tls::Tls;
-use crate::downstream::worker::Door;
-use crate::http1::head::Head;
-use crate::http1::headers::Origin;
-use crate::io::budget::Account;
-use crate::io::stream::Stream;
+use crate::downstream::worker::Worker;
+use crate::http1::head::RequestHead;
+use crate::http1::headers::ForwardedInfo;
+use crate::io::budget::ConnectionBudget;
+use crate::io::stream::ClientStream;
 use crate::message::problem::Problem;
 use crate::proxy::Proxy;
-use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
+use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
 use crate::route::path;
 
 /// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.
@@ -32,22 +32,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// A client that has just connected.
-pub(crate) struct Client<'a> {
-    pub(crate) door: &'a Door,
+pub(crate) struct DownstreamConnection<'a> {
+    pub(crate) door: &'a Worker,
     pub(crate) address: SocketAddr,
-    pub(crate) seat: &'a Seated,
+    pub(crate) seat: &'a ClientGuard,
     /// It has to speak TLS.
     pub(crate) tls: Option<&'a Tls>,
 }
 
 /// What is to be known before the first request.
-enum Look<T> {
+enum Peeked<T> {
     Known(T),
     /// More bytes are needed.
     More,
 }
 
-impl Client<'_> {
+impl DownstreamConnection<'_> {
     /// Serves it until it goes. Says why it ended.
     pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
         let config = Arc::clone(&self.door.upstreams.rules().config);
@@ -71,21 +71,21 @@ impl Client<'_> {
             let redirects = config.redirect.is_some();
             if config.h2c && !redirects {
                 let look = |bytes: &[u8]| match bytes {
-                    bytes if bytes.starts_with(&PREFACE[..4]) => Look::Known(true),
-                    bytes if PREFACE.starts_with(bytes) => Look::More,
+                    bytes if bytes.starts_with(&PREFACE[..4]) => Peeked::Known(true),
+                    bytes if PREFACE.starts_with(bytes) => Peeked::More,
                     // What is neither is an invalid preface: RFC 9113, 3.4.
-                    bytes => Look::Known(!begins_http1(bytes)),
+                    bytes => Peeked::Known(!begins_http1(bytes)),
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
-                        return Box::pin(self.http2(Stream::Plain(stream), &config, address, false)).await;
+                        return Box::pin(self.http2(ClientStream::Plain(stream), &config, address, false)).await;
                     }
                     Ok(Some(false)) => {}
                     Ok(None) => return "closed by the client",
                     Err(_elapsed) => return "idle",
                 }
             }
-            return self.http1(Stream::Plain(stream), &config, address, false).await;
+            return self.http1(ClientStream::Plain(stream), &config, address, false).await;
         };
         // Apart, so that those who need none of this hold no memory for it.
         Box::pin(self.tls(stream, tls, &config, address, deadline)).await
@@ -101,14 +101,14 @@ impl Client<'_> {
     ) -> &'static str {
         // Said in words to whoever has forgotten the s in https.
         let look = |bytes: &[u8]| match bytes.first() {
-            Some(first) => Look::Known(first.is_ascii_alphabetic()),
-            None => Look::More,
+            Some(first) => Peeked::Known(first.is_ascii_alphabetic()),
+            None => Peeked::More,
         };
         match timeout_at(deadline, peek(&stream, look)).await {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
-                let service = Plain;
-                return http1::run(Stream::Plain(stream), config, self.seat, &service).await;
+                let service = PlainOnTlsHandler;
+                return http1::run(ClientStream::Plain(stream), config, self.seat, &service).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
@@ -116,7 +116,7 @@ impl Client<'_> {
         match timeout(config.handshake_timeout, tls.acceptor().accept(stream)).await {
             Ok(Ok(stream)) => {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-                let stream = Stream::from(stream);
+                let stream = ClientStream::from(stream);
                 if is_2 {
                     self.http2(stream, config, address, true).await
                 } else {
@@ -131,24 +131,36 @@ impl Client<'_> {
         }
     }
 
-    async fn http1(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
+    async fn http1(
+        &self,
+        stream: ClientStream,
+        config: &Arc<Config>,
+        address: SocketAddr,
+        is_tls: bool,
+    ) -> &'static str {
         let (proxy, seat) = (self.proxy(address, is_tls), self.seat);
         match config.redirect {
-            Some(port) if !is_tls => http1::run(stream, config, seat, &Redirect { port, proxy: &proxy }).await,
+            Some(port) if !is_tls => http1::run(stream, config, seat, &RedirectHandler { port, proxy: &proxy }).await,
             _ => http1::run(stream, config, seat, &proxy).await,
         }
     }
 
-    async fn http2(&self, stream: Stream, config: &Arc<Config>, address: SocketAddr, is_tls: bool) -> &'static str {
+    async fn http2(
+        &self,
+        stream: ClientStream,
+        config: &Arc<Config>,
+        address: SocketAddr,
+        is_tls: bool,
+    ) -> &'static str {
         let proxy = self.proxy(address, is_tls);
         http2::run(stream, config, self.seat, &proxy).await
     }
 
     fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
-        let Door { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.door;
+        let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.door;
         let client = address.ip().to_canonical();
-        let origin = Origin::new(client, is_tls);
-        let account = Account::new(&shared.budget);
+        let origin = ForwardedInfo::new(client, is_tls);
+        let account = ConnectionBudget::new(&shared.budget);
         let access_log = access_log.as_deref();
         Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, account }
     }
@@ -164,34 +176,34 @@ fn begins_http1(bytes: &[u8]) -> bool {
 }
 
 /// Looks at what a client says first, without taking it. `None` when it goes before enough is there.
-async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Look<T>) -> Option<T> {
+async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
     loop {
         let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
         match look(&first[..there]) {
-            Look::Known(known) => return Some(known),
+            Peeked::Known(known) => return Some(known),
             // The system does not tell when more comes to what it has told of: it is looked for.
             // It may have gone, which is not told either.
-            Look::More if pause > LONGEST_PAUSE => return None,
-            Look::More if there == before => {
+            Peeked::More if pause > LONGEST_PAUSE => return None,
+            Peeked::More if there == before => {
                 sleep(pause).await;
                 pause *= 2;
             }
-            Look::More => (before, pause) = (there, LOOK_AGAIN),
+            Peeked::More => (before, pause) = (there, LOOK_AGAIN),
         }
     }
 }
 
 /// Answers those who came without TLS where there is the same with it.
-struct Redirect<'a, 'b> {
+struct RedirectHandler<'a, 'b> {
     /// Where it is.
     port: u16,
     proxy: &'a Proxy<'b>,
 }
 
-impl Answer for Redirect<'_, '_> {
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+impl Handler for RedirectHandler<'_, '_> {
+    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
         // What is asked of no path is asked of us; and a path is looked at in the form in which it is answered.
         let path = match path::normal(path) {
@@ -201,7 +213,7 @@ impl Answer for Redirect<'_, '_> {
             Err(bad) => {
                 let problem = Problem::from(bad);
                 self.proxy.note(&head, problem.status);
-                return Ok(exchange.respond(Full::from(&problem)));
+                return Ok(exchange.respond(FullResponse::from(&problem)));
             }
         };
         let host = head.host().unwrap_or_default();
@@ -212,13 +224,13 @@ impl Answer for Redirect<'_, '_> {
         };
         if name.is_empty() {
             let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "say which host the request is for");
-            return Ok(exchange.respond(Full::from(&problem)));
+            return Ok(exchange.respond(FullResponse::from(&problem)));
         }
         let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
         let location = Some(format!("https://{name}{port}{path}{query}"));
         // 308 keeps method and body (RFC 9110, 15.4.9).
-        let answered =
-            exchange.respond(Full { location, ..Full::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
+        let answered = exchange
+            .respond(FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
         self.proxy.note(&head, StatusCode::PERMANENT_REDIRECT);
         Ok(answered)
     }
@@ -229,12 +241,12 @@ impl Answer for Redirect<'_, '_> {
 }
 
 /// Answers those who speak HTTP where TLS is spoken.
-struct Plain;
+struct PlainOnTlsHandler;
 
-impl Answer for Plain {
-    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+impl Handler for PlainOnTlsHandler {
+    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "speak TLS here: ask for https:// instead");
-        Ok(exchange.respond(Full::from(&problem)))
+        Ok(exchange.respond(FullResponse::from(&problem)))
     }
 
     fn refused(&self, _status: StatusCode) {}

@@ -32,11 +32,11 @@ impl fmt::Debug for Tls {
 /// What a client is shown. Replaced as a whole.
 #[derive(Debug)]
 struct Certificates {
-    current: RwLock<Arc<Table>>,
+    current: RwLock<Arc<CertificateTable>>,
 }
 
 #[derive(Debug)]
-struct Table {
+struct CertificateTable {
     /// For clients that name no host, or one that no certificate is for: the first.
     usual: Arc<CertifiedKey>,
     /// By name, in small letters; `*.` stands for one label.
@@ -56,7 +56,7 @@ impl Tls {
     /// # Errors
     /// [`CertificateError`] names the file, and what to do.
     pub(crate) fn new(files: &[CertificateFiles]) -> Result<Self, CertificateError> {
-        let certificates = Arc::new(Certificates { current: RwLock::new(Arc::new(Table::read(files)?)) });
+        let certificates = Arc::new(Certificates { current: RwLock::new(Arc::new(CertificateTable::read(files)?)) });
         let versions = [&version::TLS13, &version::TLS12];
         let provider = Arc::new(ring::default_provider());
         let unusable = |error: rustls::Error| CertificateError { file: PathBuf::new(), why: error.to_string() };
@@ -77,7 +77,7 @@ impl Tls {
     /// # Errors
     /// As [`new`](Self::new).
     pub(crate) fn reload(&self, files: &[CertificateFiles]) -> Result<(), CertificateError> {
-        let table = Arc::new(Table::read(files)?);
+        let table = Arc::new(CertificateTable::read(files)?);
         *self.certificates.current.write().unwrap_or_else(PoisonError::into_inner) = table;
         Ok(())
     }
@@ -94,7 +94,7 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-impl Table {
+impl CertificateTable {
     fn read(files: &[CertificateFiles]) -> Result<Self, CertificateError> {
         let mut names = HashMap::new();
         let mut usual = None;

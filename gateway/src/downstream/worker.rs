@@ -20,8 +20,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, info, warn};
 
 use crate::config::Config;
-use crate::downstream::clients::Seats;
-use crate::downstream::connection::Client;
+use crate::downstream::clients::ClientTracker;
+use crate::downstream::connection::DownstreamConnection;
 use crate::downstream::shedding::Shedding;
 use crate::downstream::tls::Tls;
 use crate::io::stream::limit_unsent;
@@ -29,7 +29,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::process::admin::Admin;
 use crate::upstream::node_checks::check_nodes;
-use crate::upstream::table::{Shared, Upstreams};
+use crate::upstream::table::{UpstreamTable, WorkerShared};
 
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";
@@ -72,18 +72,18 @@ pub struct Stop {
 
 /// What all connections of a worker share.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct Worker {
     pub(crate) peers: Peers,
-    pub(crate) upstreams: Arc<Upstreams>,
+    pub(crate) upstreams: Arc<UpstreamTable>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) retries: Arc<RetryBudget>,
     pub(crate) shedding: Arc<Shedding>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<WorkerShared>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
     /// One for each client, of all workers.
     places: Arc<Semaphore>,
-    seats: Arc<Seats>,
+    seats: Arc<ClientTracker>,
     /// Goes on for as long as there is somebody to serve.
     _checks: Arc<AbortOnDropHandle<()>>,
     pub(crate) stop: CancellationToken,
@@ -97,7 +97,7 @@ pub(crate) struct Door {
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let (_sender, config) = watch::channel(Arc::new(config));
     let address = listener.local_addr()?;
-    let door = Door::open(address, vec![address], &config, None, stop);
+    let door = Worker::open(address, vec![address], &config, None, stop);
     door.serve(vec![(listener, false)], config).await;
     if let Some(log) = &door.access_log {
         log.flush();
@@ -118,9 +118,9 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
     // Nobody is to be answered by what is behind these because a node has registered them.
     let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-    let door = Door::open(address, own, &config, tls.clone(), stop.drain.clone());
+    let door = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
     let count = http.len().max(https.len());
-    let upstreams = || Arc::new(Upstreams::new(Arc::clone(&config.borrow()), &door.shared));
+    let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &door.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
     let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
     let asked = admin.map(|listener| {
@@ -159,7 +159,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
         let shedding = Arc::default();
-        let door = Door { peers: door.peers.for_thread(), upstreams, metrics, retries, shedding, ..door.clone() };
+        let door = Worker { peers: door.peers.for_thread(), upstreams, metrics, retries, shedding, ..door.clone() };
         let config = config.clone();
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
@@ -198,7 +198,7 @@ async fn renew(tls: Arc<Tls>, mut config: watch::Receiver<Arc<Config>>) {
     }
 }
 
-impl Door {
+impl Worker {
     /// Registers, and goes on doing so.
     fn open(
         address: SocketAddr,
@@ -215,10 +215,10 @@ impl Door {
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
         let places = Arc::new(Semaphore::new(max_connections));
         let access_log = AccessLog::start(config.access_log).map(Arc::new);
-        let shared = Arc::new(Shared::new(config.max_held_bytes));
-        let upstreams = Arc::new(Upstreams::new(config, &shared));
+        let shared = Arc::new(WorkerShared::new(config.max_held_bytes));
+        let upstreams = Arc::new(UpstreamTable::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
-        let seats = Arc::new(Seats::new(max_connections));
+        let seats = Arc::new(ClientTracker::new(max_connections));
         let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
         Self {
             peers,
@@ -328,7 +328,7 @@ impl Door {
         let tls = self.tls.as_deref().filter(|_| is_tls);
         let reason = tokio::select! {
             biased;
-            reason = Client { door: &self, address, seat: &seat, tls }.serve(stream) => reason,
+            reason = DownstreamConnection { door: &self, address, seat: &seat, tls }.serve(stream) => reason,
             () = poll_fn(|task| seat.poll_goes(task)) => "made room for others",
         };
         debug!(client = %address, reason, "client's connection ended");

@@ -16,7 +16,7 @@ const MAX_TRAILER_BYTES: usize = 16 * 1024;
 pub(crate) enum BodyReader {
     /// So many bytes are still to come.
     Length(u64),
-    Chunked(Chunk),
+    Chunked(ChunkState),
     /// Everything up to the end of the connection.
     Close,
     /// The end has been read.
@@ -25,7 +25,7 @@ pub(crate) enum BodyReader {
 
 /// Where in a chunked body the next byte stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Chunk {
+pub(crate) enum ChunkState {
     /// In the line with the size.
     Size,
     /// In the data, of which so many bytes are still to come.
@@ -48,14 +48,14 @@ pub(crate) enum Piece {
 
 /// A body that cannot be understood, in words for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Broken(pub(crate) &'static str);
+pub(crate) struct MalformedBody(pub(crate) &'static str);
 
 impl BodyReader {
     pub(crate) fn new(framing: Framing) -> Self {
         match framing {
             Framing::Empty => Self::Length(0),
             Framing::Length(bytes) => Self::Length(bytes),
-            Framing::Chunked => Self::Chunked(Chunk::Size),
+            Framing::Chunked => Self::Chunked(ChunkState::Size),
             Framing::Close => Self::Close,
         }
     }
@@ -67,8 +67,8 @@ impl BodyReader {
     /// Takes the next piece off `buffer`.
     ///
     /// # Errors
-    /// [`Broken`] when nothing that follows can be understood.
-    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, Broken> {
+    /// [`MalformedBody`] when nothing that follows can be understood.
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, MalformedBody> {
         loop {
             let at = match self {
                 Self::Done | Self::Length(0) => {
@@ -81,26 +81,26 @@ impl BodyReader {
                 Self::Chunked(at) => at,
             };
             match at {
-                Chunk::Size => {
+                ChunkState::Size => {
                     let Some(line) = line(buffer, MAX_SIZE_LINE_BYTES)? else { return Ok(Piece::More) };
                     *at = match chunk_size(&buffer[..line])? {
-                        0 => Chunk::Trailers,
-                        size => Chunk::Data(size),
+                        0 => ChunkState::Trailers,
+                        size => ChunkState::Data(size),
                     };
                     // The empty line after the last chunk, or its trailers, are read together with the line before.
                     buffer.advance(line + 2);
                 }
-                Chunk::Data(0) => *at = Chunk::DataEnd,
-                Chunk::Data(left) => return Ok(take(buffer, left)),
-                Chunk::DataEnd => match &**buffer {
+                ChunkState::Data(0) => *at = ChunkState::DataEnd,
+                ChunkState::Data(left) => return Ok(take(buffer, left)),
+                ChunkState::DataEnd => match &**buffer {
                     [b'\r', b'\n', ..] => {
                         buffer.advance(2);
-                        *at = Chunk::Size;
+                        *at = ChunkState::Size;
                     }
                     [] | [b'\r'] => return Ok(Piece::More),
-                    _ => return Err(Broken("a chunk does not end after as many bytes as it says")),
+                    _ => return Err(MalformedBody("a chunk does not end after as many bytes as it says")),
                 },
-                Chunk::Trailers => {
+                ChunkState::Trailers => {
                     let Some(trailers) = trailers(buffer)? else { return Ok(Piece::More) };
                     *self = Self::Done;
                     return Ok(Piece::End(trailers));
@@ -121,41 +121,43 @@ fn take(buffer: &mut BytesMut, left: &mut u64) -> Piece {
 }
 
 /// How long the first line is, without its end.
-fn line(buffer: &[u8], limit: usize) -> Result<Option<usize>, Broken> {
+fn line(buffer: &[u8], limit: usize) -> Result<Option<usize>, MalformedBody> {
     match memchr::memchr(b'\n', buffer) {
-        Some(at) if at == 0 || buffer[at - 1] != b'\r' => Err(Broken("lines end with CR and LF, not with LF alone")),
-        Some(at) if at - 1 > limit => Err(Broken("a chunk's size, or a trailer, is too long")),
+        Some(at) if at == 0 || buffer[at - 1] != b'\r' => {
+            Err(MalformedBody("lines end with CR and LF, not with LF alone"))
+        }
+        Some(at) if at - 1 > limit => Err(MalformedBody("a chunk's size, or a trailer, is too long")),
         Some(at) => Ok(Some(at - 1)),
-        None if buffer.len() > limit + 1 => Err(Broken("a chunk's size, or a trailer, is too long")),
+        None if buffer.len() > limit + 1 => Err(MalformedBody("a chunk's size, or a trailer, is too long")),
         None => Ok(None),
     }
 }
 
 /// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to be plain text.
-fn chunk_size(line: &[u8]) -> Result<u64, Broken> {
+fn chunk_size(line: &[u8]) -> Result<u64, MalformedBody> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     // Shorter than any number that would overflow.
     if !(1..=15).contains(&digits) {
-        return Err(Broken("a chunk's size is 1 to 15 hexadecimal digits"));
+        return Err(MalformedBody("a chunk's size is 1 to 15 hexadecimal digits"));
     }
     let (size, extension) = line.split_at(digits);
     let plain = |byte: &u8| (b' '..=b'~').contains(byte) || *byte == b'\t' || *byte >= 0x80;
     if !(extension.is_empty() || extension[0] == b';') || !extension.iter().all(plain) {
-        return Err(Broken("a chunk's size is followed by something else"));
+        return Err(MalformedBody("a chunk's size is followed by something else"));
     }
     let size = std::str::from_utf8(size).ok().and_then(|size| u64::from_str_radix(size, 16).ok());
-    size.ok_or(Broken("a chunk's size is no number"))
+    size.ok_or(MalformedBody("a chunk's size is no number"))
 }
 
 /// The lines up to the empty one that ends the message, with their ends and without that one.
-fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
+fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, MalformedBody> {
     let mut end = 0;
     while let Some(length) = line(&buffer[end..], MAX_TRAILER_BYTES)? {
         if length == 0 {
             let mut fields = [httparse::EMPTY_HEADER; 32];
             // With the empty line, as the parser wants it. What is broken stays where it is: it is looked at again.
             let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + 2], &mut fields) else {
-                return Err(Broken("a trailer is no header field"));
+                return Err(MalformedBody("a trailer is no header field"));
             };
             let lines = buffer.split_to(end).freeze();
             buffer.advance(2);
@@ -163,13 +165,13 @@ fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, Broken> {
         }
         end += length + 2;
         if end > MAX_TRAILER_BYTES {
-            return Err(Broken("there are too many trailers"));
+            return Err(MalformedBody("there are too many trailers"));
         }
     }
     Ok(None)
 }
 
-impl fmt::Display for Broken {
+impl fmt::Display for MalformedBody {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0)
     }
@@ -194,7 +196,7 @@ mod tests {
                         Some(chunk) => buffer.extend_from_slice(chunk),
                         None => break Err("more is needed"),
                     },
-                    Err(Broken(why)) => break Err(why),
+                    Err(MalformedBody(why)) => break Err(why),
                 }
             };
             let rest = [&*buffer, &chunks.collect::<Vec<_>>().concat()].concat();

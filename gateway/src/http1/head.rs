@@ -17,7 +17,7 @@ pub(crate) const MAX_FIELDS: usize = 100;
 
 /// A request's head. Everything in it is a part of one piece of memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct RequestHead {
     fields: Fields,
     method: Span,
     target: Span,
@@ -78,8 +78,8 @@ impl HeadReader {
     ///
     /// # Errors
     /// The problem to answer with; nothing that follows on the connection can be understood.
-    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Head>, Problem> {
-        self.whole(buffer)?.map(Head::parse).transpose()
+    pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RequestHead>, Problem> {
+        self.whole(buffer)?.map(RequestHead::parse).transpose()
     }
 
     /// As [`next`](Self::next), for whatever kind of head it is.
@@ -135,7 +135,7 @@ impl HeadReader {
     }
 }
 
-impl Head {
+impl RequestHead {
     fn parse(bytes: Box<[u8]>) -> Result<Self, Problem> {
         let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
         let mut request = httparse::Request::new(&mut []);
@@ -152,7 +152,7 @@ impl Head {
         }
         check_method(method)?;
         let is_1_1 = request.version == Some(1);
-        let mut meaning = Meaning { keep_alive: is_1_1, ..Meaning::default() };
+        let mut meaning = FieldSummary { keep_alive: is_1_1, ..FieldSummary::default() };
         for header in &*request.headers {
             meaning.take(header.name, header.value, is_1_1)?;
         }
@@ -172,7 +172,7 @@ impl Head {
         };
         let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
         let spans = Fields::spans(&bytes, request.headers);
-        let Meaning { keep_alive, close, expects_continue, upgrade, websocket, .. } = meaning;
+        let FieldSummary { keep_alive, close, expects_continue, upgrade, websocket, .. } = meaning;
         let mut head = Self {
             fields: Fields::new(bytes, spans),
             method,
@@ -359,7 +359,7 @@ impl Fields {
 
 /// What the fields say of the message itself.
 #[derive(Default)]
-struct Meaning<'a> {
+struct FieldSummary<'a> {
     hosts: usize,
     host: Option<&'a [u8]>,
     length: Option<u64>,
@@ -371,7 +371,7 @@ struct Meaning<'a> {
     expects_continue: bool,
 }
 
-impl<'a> Meaning<'a> {
+impl<'a> FieldSummary<'a> {
     fn take(&mut self, name: &str, value: &'a [u8], is_1_1: bool) -> Result<(), Problem> {
         // Most names differ in their length.
         match name.len() {
@@ -509,7 +509,7 @@ impl Span {
 mod tests {
     use super::*;
 
-    fn read(bytes: &[u8]) -> Result<Option<Head>, Problem> {
+    fn read(bytes: &[u8]) -> Result<Option<RequestHead>, Problem> {
         HeadReader::default().next(&mut BytesMut::from(bytes))
     }
 

@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use daemon::unique_id;
 use ipnet::IpNet;
 
-use super::head::{Fields, Framing, Head, is_host, tokens};
+use super::head::{Fields, Framing, RequestHead, is_host, tokens};
 
 /// Longest id of a request that is taken over from the client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -17,7 +17,7 @@ pub(crate) const HOPS: &str = "x-gateway-hops";
 
 /// What a request says about where it comes from, as the server is told.
 #[derive(Clone, Debug)]
-pub(crate) struct Origin {
+pub(crate) struct ForwardedInfo {
     /// `X-Forwarded-For` and `-Proto`.
     fields: String,
     /// What a proxy before us has said in `Forwarded`, if it is believed.
@@ -29,7 +29,7 @@ pub(crate) struct Origin {
     is_tls: bool,
 }
 
-impl Origin {
+impl ForwardedInfo {
     /// Of whoever is connected.
     pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
         let client = client.to_canonical();
@@ -98,24 +98,24 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
 
 /// Where a request goes, and where it comes from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Passage<'a> {
+pub(crate) struct UpstreamRequest<'a> {
     /// Path and query, in parts.
     pub(crate) target: [&'a str; 4],
     pub(crate) server: SocketAddr,
-    pub(crate) origin: &'a Origin,
+    pub(crate) origin: &'a ForwardedInfo,
     /// How often it has been passed on already.
     pub(crate) hops: u8,
 }
 
 /// The head of a request as a server is to see it. Names keep their case; whatever a client says of where it comes from is
 /// replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
-pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>) {
-    let Passage { target, server, origin, hops } = passage;
+pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, passage: UpstreamRequest<'_>) {
+    let UpstreamRequest { target, server, origin, hops } = passage;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
     out.put_slice(b" HTTP/1.1\r\n");
-    let connection = Connection::of(head.fields());
+    let connection = HopByHop::of(head.fields());
     let mut request_id = None;
     for (name, value) in head.fields().iter() {
         if name.eq_ignore_ascii_case(b"x-request-id") {
@@ -155,8 +155,8 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &Head, passage: Passage<'_>)
 }
 
 /// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
-fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
-    let Origin { fields, before, forwarded: [node, proto], .. } = origin;
+fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
+    let ForwardedInfo { fields, before, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
     let host = origin.host.as_deref().or(host).unwrap_or_default();
     put(out, b"x-forwarded-host", host.as_bytes());
@@ -170,7 +170,7 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &Origin) {
 
 /// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
 pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
-    let connection = Connection::of(fields);
+    let connection = HopByHop::of(fields);
     for (name, value) in fields.iter() {
         if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case(b"content-length")) {
             put(out, name, value);
@@ -211,12 +211,12 @@ fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
 }
 
 /// What a message says of its own connection.
-pub(crate) struct Connection<'a> {
+pub(crate) struct HopByHop<'a> {
     /// The values of `Connection`: more fields that belong to it.
     named: Vec<&'a [u8]>,
 }
 
-impl<'a> Connection<'a> {
+impl<'a> HopByHop<'a> {
     pub(crate) fn of(fields: &'a Fields) -> Self {
         let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
@@ -294,8 +294,12 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
-        let origin = Origin::new([10, 0, 0, 1].into(), false);
-        put_request(&mut out, &head, Passage { target: ["/", "t", "", ""], server: SERVER, origin: &origin, hops: 0 });
+        let origin = ForwardedInfo::new([10, 0, 0, 1].into(), false);
+        put_request(
+            &mut out,
+            &head,
+            UpstreamRequest { target: ["/", "t", "", ""], server: SERVER, origin: &origin, hops: 0 },
+        );
         let lines = lines(&out);
         let usual = [
             "Host: a:80",
@@ -317,7 +321,7 @@ mod tests {
         check_request("GET /x", "X-A: b\r\nx-a:  c \r\n", &["GET /t HTTP/1.1", "X-A: b", "x-a: c"]);
         check_request(
             "GET /x",
-            "Connection: close, X-Secret\r\nX-Secret: s\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-Connection: x\r\nUpgrade: h2c\r\nTrailer: X\r\n",
+            "HopByHop: close, X-Secret\r\nX-Secret: s\r\nKeep-Alive: 5\r\nTE: trailers\r\nProxy-HopByHop: x\r\nUpgrade: h2c\r\nTrailer: X\r\n",
             &["GET /t HTTP/1.1", "Trailer: X"],
         );
         check_request(
@@ -329,7 +333,7 @@ mod tests {
         check_request("POST /x", "", &["POST /t HTTP/1.1", "content-length: 0"]);
         check_request(
             "GET /x",
-            "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n",
+            "HopByHop: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k\r\n",
             &["GET /t HTTP/1.1", "Sec-WebSocket-Key: k", "connection: Upgrade", "upgrade: websocket"],
         );
     }
@@ -338,7 +342,7 @@ mod tests {
     fn gh20_nobody_says_for_himself_where_he_comes_from() {
         let spoofed = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-user: root\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\nX-Gateway-Hops: 0\r\n";
         check_request("GET /x", spoofed, &["GET /t HTTP/1.1"]);
-        check_request("GET /x", "Connection: X-Forwarded-For, Host\r\n", &["GET /t HTTP/1.1"]);
+        check_request("GET /x", "HopByHop: X-Forwarded-For, Host\r\n", &["GET /t HTTP/1.1"]);
     }
 
     #[test]
@@ -350,10 +354,14 @@ mod tests {
             let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
             let head = HeadReader::default().next(&mut BytesMut::from(&bytes[..])).unwrap().unwrap();
             let peer = IpAddr::from([10, 0, 0, 1]);
-            let (seen, origin) = Origin::new(peer, false).through(peer, head.fields(), &trusted);
+            let (seen, origin) = ForwardedInfo::new(peer, false).through(peer, head.fields(), &trusted);
             assert_eq!(seen, client.parse::<IpAddr>().unwrap(), "{fields}");
             let mut out = BytesMut::new();
-            put_request(&mut out, &head, Passage { target: ["/"; 4], server: SERVER, origin: &origin, hops: 0 });
+            put_request(
+                &mut out,
+                &head,
+                UpstreamRequest { target: ["/"; 4], server: SERVER, origin: &origin, hops: 0 },
+            );
             assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
         };
         check(
@@ -383,11 +391,11 @@ mod tests {
         let check = |text: &str, expected: &[&str]| {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            let origin = Origin::new([10, 0, 0, 1].into(), false);
+            let origin = ForwardedInfo::new([10, 0, 0, 1].into(), false);
             put_request(
                 &mut out,
                 &head,
-                Passage { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
+                UpstreamRequest { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
             );
             assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
         };
@@ -402,11 +410,11 @@ mod tests {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            let origin = Origin::new([0; 16].into(), true);
+            let origin = ForwardedInfo::new([0; 16].into(), true);
             put_request(
                 &mut out,
                 &head,
-                Passage { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
+                UpstreamRequest { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
             );
             let ids: Vec<_> = lines(&out)
                 .into_iter()

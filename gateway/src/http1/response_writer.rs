@@ -7,11 +7,17 @@ use daemon::time_of_day;
 use http::StatusCode;
 use tokio::time::{Duration, Instant};
 
-use crate::proxy::exchange::Full;
+use crate::proxy::exchange::FullResponse;
 
 /// Appends a response; `without_body`: as the answer to HEAD.
-pub(crate) fn put_full(out: &mut BytesMut, response: &Full, keep_alive: KeepAlive, without_body: bool, now: Instant) {
-    let Full { status, content_type, retry_after, location, body, held: _ } = response;
+pub(crate) fn put_full(
+    out: &mut BytesMut,
+    response: &FullResponse,
+    keep_alive: KeepAlive,
+    without_body: bool,
+    now: Instant,
+) {
+    let FullResponse { status, content_type, retry_after, location, body, held: _ } = response;
     out.reserve(256 + body.len());
     status_line(out, *status);
     let location = location.as_deref().map(|location| ("location", location));
@@ -99,7 +105,7 @@ mod tests {
         let mut out = BytesMut::new();
         let status = StatusCode::from_u16(status).unwrap();
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some("3");
-        let response = Full { retry_after, ..Full::new(status, "text/plain", "abc") };
+        let response = FullResponse { retry_after, ..FullResponse::new(status, "text/plain", "abc") };
         put_full(&mut out, &response, keep_alive, without_body, Instant::now());
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();

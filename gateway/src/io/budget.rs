@@ -18,20 +18,20 @@ const GRANT_BYTES: usize = 64 * 1024;
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    /// Holding for moments only; nobody waits inside.
-    state: Mutex<State>,
+    /// Held for moments only; nobody waits inside.
+    state: Mutex<BudgetState>,
     refused: AtomicU64,
 }
 
 #[derive(Debug)]
-struct State {
+struct BudgetState {
     free: usize,
     held: HashMap<IpAddr, usize>,
 }
 
 /// What one connection holds.
 #[derive(Clone, Debug)]
-pub(crate) struct Account {
+pub(crate) struct ConnectionBudget {
     budget: Arc<Budget>,
     /// Bytes of its own that are in use.
     own: Arc<AtomicUsize>,
@@ -39,8 +39,8 @@ pub(crate) struct Account {
 
 /// Bytes that are held until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Holding {
-    account: Account,
+pub(crate) struct Reservation {
+    account: ConnectionBudget,
     client: IpAddr,
     own: usize,
     granted: usize,
@@ -52,7 +52,7 @@ pub(crate) struct OverBudget;
 
 impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
-        let state = State { free: limit, held: HashMap::default() };
+        let state = BudgetState { free: limit, held: HashMap::default() };
         Self { limit, state: Mutex::new(state), refused: AtomicU64::new(0) }
     }
 
@@ -63,7 +63,7 @@ impl Budget {
 
     fn take(&self, client: IpAddr, bytes: usize) -> bool {
         let mut state = self.lock();
-        let State { free, held } = &mut *state;
+        let BudgetState { free, held } = &mut *state;
         let has = held.get(&client).copied().unwrap_or(0);
         let may = free.checked_sub(bytes).is_some_and(|left| has + bytes <= left);
         if may {
@@ -86,12 +86,12 @@ impl Budget {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BudgetState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Account {
+impl ConnectionBudget {
     /// Of a connection that holds nothing yet.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
@@ -101,14 +101,14 @@ impl Account {
     ///
     /// # Errors
     /// [`OverBudget`] when the client, or all of them together, hold as much as they may.
-    pub(crate) fn hold(&self, client: IpAddr, bytes: usize) -> Result<Holding, OverBudget> {
-        let mut held = Holding { account: self.clone(), client, own: 0, granted: 0 };
+    pub(crate) fn hold(&self, client: IpAddr, bytes: usize) -> Result<Reservation, OverBudget> {
+        let mut held = Reservation { account: self.clone(), client, own: 0, granted: 0 };
         held.grow_to(bytes)?;
         Ok(held)
     }
 }
 
-impl Holding {
+impl Reservation {
     /// It takes part of what all may hold together.
     pub(crate) fn is_large(&self) -> bool {
         self.granted > 0
@@ -117,7 +117,7 @@ impl Holding {
     /// Holds so many bytes from now on, if those are more.
     ///
     /// # Errors
-    /// As [`Account::hold`]; what was held still is.
+    /// As [`ConnectionBudget::hold`]; what was held still is.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let more = bytes.saturating_sub(self.own + self.granted);
         if more == 0 {
@@ -152,7 +152,7 @@ impl Holding {
     }
 }
 
-impl Drop for Holding {
+impl Drop for Reservation {
     fn drop(&mut self) {
         if self.own > 0 {
             self.account.own.fetch_sub(self.own, Ordering::Relaxed);
@@ -174,7 +174,7 @@ mod tests {
     #[test]
     fn small_answers_take_nothing_from_others_and_large_ones_whole_pieces() {
         let budget = Arc::new(Budget::new(1 << 20));
-        let account = Account::new(&budget);
+        let account = ConnectionBudget::new(&budget);
         let small = account.hold(client(1), OWN_BYTES - 1).unwrap();
         assert_eq!(budget.seen(), (0, 0));
         let large = account.hold(client(1), 2).unwrap();
@@ -197,7 +197,7 @@ mod tests {
         let mut take = |number: u8| {
             let before = held.len();
             // Each over a connection of its own.
-            while let Ok(one) = Account::new(&budget).hold(client(number), OWN_BYTES + 1) {
+            while let Ok(one) = ConnectionBudget::new(&budget).hold(client(number), OWN_BYTES + 1) {
                 held.push(one);
             }
             held.len() - before
@@ -206,7 +206,7 @@ mod tests {
         assert_eq!(budget.seen(), (56 * GRANT_BYTES, 4));
         drop(held);
         assert_eq!(budget.seen().0, 0);
-        let account = Account::new(&budget);
+        let account = ConnectionBudget::new(&budget);
         assert!(account.hold(client(1), 33 * GRANT_BYTES).is_err());
         assert!(account.hold(client(1), usize::MAX / 2).is_err(), "more than there will ever be");
     }

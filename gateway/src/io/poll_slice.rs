@@ -15,17 +15,17 @@ pub(crate) const LENGTH: Duration = Duration::from_micros(250);
 
 /// How often a task has been polled: a task that has been polled again has waited.
 #[derive(Debug, Default)]
-pub(crate) struct Polls(AtomicU64);
+pub(crate) struct PollCounter(AtomicU64);
 
 /// What a task has worked since it last waited.
 #[derive(Debug)]
-pub(crate) struct Turn<'a> {
-    polls: &'a Polls,
+pub(crate) struct PollSlice<'a> {
+    polls: &'a PollCounter,
     seen: u64,
     begin: Option<Instant>,
 }
 
-impl Polls {
+impl PollCounter {
     /// Counts how often `future` is polled. As cancel safe as it is.
     pub(crate) async fn of<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
@@ -48,8 +48,8 @@ impl Polls {
     }
 }
 
-impl<'a> Turn<'a> {
-    pub(crate) fn new(polls: &'a Polls) -> Self {
+impl<'a> PollSlice<'a> {
+    pub(crate) fn new(polls: &'a PollCounter) -> Self {
         Self { polls, seen: 0, begin: None }
     }
 
@@ -87,9 +87,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_turn_counts_from_the_last_wait() {
-        let polls = Polls::default();
+        let polls = PollCounter::default();
         let work = async {
-            let mut turn = Turn::new(&polls);
+            let mut turn = PollSlice::new(&polls);
             let begin = Instant::now();
             assert!(!turn.is_over(begin));
             assert!(!turn.is_over(begin + LENGTH / 2));

@@ -21,7 +21,7 @@ use crate::io::buffers;
 
 /// A connection to a client.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum ClientStream {
     Plain(TcpStream),
     /// The lock is for its halves, which one task holds: it is never waited for.
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
@@ -55,13 +55,13 @@ pub(crate) enum WriteError {
     Broken,
 }
 
-impl From<TlsStream<TcpStream>> for Stream {
+impl From<TlsStream<TcpStream>> for ClientStream {
     fn from(stream: TlsStream<TcpStream>) -> Self {
         Self::Tls(Box::new(Mutex::new(stream)))
     }
 }
 
-impl Stream {
+impl ClientStream {
     /// Both directions, to be used at the same time by one task.
     pub(crate) fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         match self {
@@ -139,7 +139,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     }
 }
 
-impl Readable for Stream {
+impl Readable for ClientStream {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             // Cheaper than tokio's `readable`, which any number of tasks may wait for.
@@ -191,7 +191,7 @@ fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> P
 /// Whether it was taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
-    AtOnce,
+    Full,
     /// The client was waited for.
     Late,
 }
@@ -202,7 +202,7 @@ pub(crate) async fn write_all(
     output: &mut BytesMut,
     limit: Duration,
 ) -> Result<Written, WriteError> {
-    let mut outcome = Written::AtOnce;
+    let mut outcome = Written::Full;
     if output.is_empty() {
         return Ok(outcome);
     }
@@ -249,7 +249,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for ClientStream {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut *self {
             Self::Plain(stream) => Pin::new(stream).poll_read(task, buffer),
@@ -350,7 +350,7 @@ macro_rules! forward_writes {
     };
 }
 
-forward_writes!(Stream, session => own(session));
+forward_writes!(ClientStream, session => own(session));
 forward_writes!(WriteHalf<'_>, session => lock(session));
 
 #[cfg(test)]
@@ -368,8 +368,8 @@ mod tests {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4096).unwrap();
         let mut client = socket.connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut stream = Stream::Plain(listener.accept().await.unwrap().0);
-        let Stream::Plain(socket) = &stream else { unreachable!() };
+        let mut stream = ClientStream::Plain(listener.accept().await.unwrap().0);
+        let ClientStream::Plain(socket) = &stream else { unreachable!() };
         limit_unsent(socket);
         let (_, mut to_client) = stream.split();
         let mut taken = 0;

@@ -36,7 +36,7 @@ pub(crate) struct AccessLog {
 
 /// A request that is over.
 #[derive(Debug)]
-pub(crate) struct Entry<'a> {
+pub(crate) struct AccessLogEntry<'a> {
     pub(crate) client: IpAddr,
     pub(crate) method: &'a str,
     pub(crate) target: &'a str,
@@ -56,7 +56,7 @@ impl AccessLog {
         Some(Self { format, lines })
     }
 
-    pub(crate) fn take(&self, entry: &Entry<'_>) {
+    pub(crate) fn take(&self, entry: &AccessLogEntry<'_>) {
         self.lines.take(entry.line(self.format, time_of_day()));
     }
 
@@ -71,7 +71,7 @@ impl AccessLog {
     }
 }
 
-impl Entry<'_> {
+impl AccessLogEntry<'_> {
     fn line(&self, format: AccessLogFormat, time: SystemTime) -> String {
         let Self { client, method, target, status, took } = self;
         let time = humantime::format_rfc3339_millis(time);
@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn lines_are_one_line() {
         let check = |target: &str, status, format, expected: &str| {
-            let entry = Entry {
+            let entry = AccessLogEntry {
                 client: [10, 0, 0, 1].into(),
                 method: "GET",
                 target,

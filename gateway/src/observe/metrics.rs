@@ -46,17 +46,17 @@ impl Metrics {
     }
 
     /// A client is connected until what this gives is dropped.
-    pub(crate) fn connection(self: &Arc<Self>) -> Connected {
+    pub(crate) fn connection(self: &Arc<Self>) -> ConnectionCount {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Connected(Arc::clone(self))
+        ConnectionCount(Arc::clone(self))
     }
 }
 
 /// A client that is connected.
 #[derive(Debug)]
-pub(crate) struct Connected(Arc<Metrics>);
+pub(crate) struct ConnectionCount(Arc<Metrics>);
 
-impl Drop for Connected {
+impl Drop for ConnectionCount {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -64,7 +64,7 @@ impl Drop for Connected {
 
 /// What is known of all workers together.
 #[derive(Debug, Default)]
-pub(crate) struct OfAll {
+pub(crate) struct ProcessTotals {
     /// Nodes that are known.
     pub(crate) nodes: usize,
     /// For how long there has been no Distributor.
@@ -78,8 +78,8 @@ pub(crate) struct OfAll {
 }
 
 /// What all workers have done, in Prometheus' text format 0.0.4.
-pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &OfAll) -> String {
-    let OfAll { nodes, stale, lost, gave_way, held: (held, refused) } = of_all;
+pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &ProcessTotals) -> String {
+    let ProcessTotals { nodes, stale, lost, gave_way, held: (held, refused) } = of_all;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -154,7 +154,13 @@ mod tests {
         drop(workers[1].connection());
         let text = text(
             &workers,
-            &OfAll { nodes: 7, stale: Some(Duration::from_millis(1500)), lost: 3, gave_way: 5, held: (65_536, 2) },
+            &ProcessTotals {
+                nodes: 7,
+                stale: Some(Duration::from_millis(1500)),
+                lost: 3,
+                gave_way: 5,
+                held: (65_536, 2),
+            },
         );
         for line in [
             "gateway_responses_total{status=\"200\"} 2",

@@ -16,15 +16,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::downstream::clients::Seat;
+use crate::downstream::clients::TrackedClient;
 use crate::downstream::http1;
-use crate::http1::head::Head;
-use crate::io::stream::Stream;
+use crate::http1::head::RequestHead;
+use crate::io::stream::ClientStream;
 use crate::message::problem::Problem;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
-use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
-use crate::upstream::table::{Shared, Upstreams};
+use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
+use crate::upstream::table::{UpstreamTable, WorkerShared};
 
 /// Operators at a time; when one more comes, the one who came first goes.
 const MAX_CLIENTS: usize = 64;
@@ -38,9 +38,9 @@ pub(crate) struct Admin {
     pub(crate) stop: CancellationToken,
     pub(crate) config: watch::Receiver<Arc<Config>>,
     /// Of each worker.
-    pub(crate) upstreams: Arc<[Arc<Upstreams>]>,
+    pub(crate) upstreams: Arc<[Arc<UpstreamTable>]>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
-    pub(crate) shared: Arc<Shared>,
+    pub(crate) shared: Arc<WorkerShared>,
 }
 
 impl Admin {
@@ -63,8 +63,8 @@ impl Admin {
                     }
                     order.push_back(clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
-                        let seat = Seat::apart(CancellationToken::new());
-                        http1::run(Stream::Plain(stream), &config, &seat, &admin).await
+                        let seat = TrackedClient::apart(CancellationToken::new());
+                        http1::run(ClientStream::Plain(stream), &config, &seat, &admin).await
                     }));
                 }
                 Some(_) = clients.join_next() => {}
@@ -86,7 +86,7 @@ impl Admin {
             }
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
-                let of_all = metrics::OfAll {
+                let of_all = metrics::ProcessTotals {
                     nodes: self.peers.nodes().len(),
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
@@ -174,18 +174,18 @@ impl Admin {
     }
 }
 
-impl Answer for Admin {
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+impl Handler for Admin {
+    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
-            return Ok(exchange.respond(Full::from(&problem)));
+            return Ok(exchange.respond(FullResponse::from(&problem)));
         }
         let response = match self.text(path) {
-            Some((status, text)) => Full::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
+            Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
             None => {
                 let detail = "there are /health, /ready, /metrics and /routes";
-                Full::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
+                FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
             }
         };
         Ok(exchange.respond(response))

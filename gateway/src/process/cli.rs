@@ -14,7 +14,7 @@ use tokio::runtime;
 use tracing::error;
 
 use crate::config::Config;
-use crate::config::file::{File, FileError, Parsed};
+use crate::config::file::{ConfigFile, FileError, Parsed};
 use crate::downstream::tls::Tls;
 use crate::observe::access_log::AccessLogFormat;
 use crate::process::lifecycle;
@@ -28,7 +28,7 @@ use crate::process::lifecycle;
 )]
 struct Args {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     /// TOML file with settings under the names that they have here (request_timeout = "10s"), [tls], and [[route]] tables for what
     /// holds below a path. What the command line or the environment says wins. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
@@ -100,7 +100,7 @@ struct Args {
 }
 
 #[derive(Clone, Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Reads a configuration file, with the certificates that it names, and says what is wrong, if anything is.
     Check {
         /// The file.
@@ -116,7 +116,7 @@ enum Command {
 
 /// What only a file can say.
 #[derive(Debug, Default)]
-struct OnlyInFile {
+struct FileOnlySettings {
     tls: Option<SocketAddr>,
     config: Config,
 }
@@ -145,7 +145,7 @@ impl CommandLine {
     /// What is wrong with the file.
     pub(crate) fn settings(&self) -> Result<Settings, FileError> {
         let mut args = Args::from_arg_matches(&self.matches).unwrap_or_else(|error| error.exit());
-        let file = args.config.as_deref().map(File::read).transpose()?.unwrap_or_default();
+        let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
         let given = |name: &str| !matches!(self.matches.value_source(name), None | Some(ValueSource::DefaultValue));
         let only_in_file = args.take(file, given);
@@ -155,7 +155,7 @@ impl CommandLine {
 
 impl Args {
     /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file can say.
-    fn take(&mut self, file: File, given: impl Fn(&str) -> bool) -> OnlyInFile {
+    fn take(&mut self, file: ConfigFile, given: impl Fn(&str) -> bool) -> FileOnlySettings {
         fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
             if let Some(said) = said.filter(|_| !given) {
                 *setting = said;
@@ -191,10 +191,10 @@ impl Args {
             routes: file.route,
             ..Config::default()
         };
-        OnlyInFile { tls, config }
+        FileOnlySettings { tls, config }
     }
 
-    fn settings(self, file: OnlyInFile) -> Settings {
+    fn settings(self, file: FileOnlySettings) -> Settings {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let config = Config {
             distributor: self.distributor,
@@ -228,8 +228,8 @@ pub fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match &args.command {
-        Some(Command::Check { file }) => return check(file),
-        Some(Command::Routes { admin }) => return routes(*admin),
+        Some(CliCommand::Check { file }) => return check(file),
+        Some(CliCommand::Routes { admin }) => return routes(*admin),
         None => {}
     }
     let _log = init_log(args.log_format, &args.log_level);
@@ -294,8 +294,9 @@ fn defaults() -> String {
 /// `gateway check FILE`.
 #[expect(clippy::print_stderr, reason = "this is what the command is for")]
 fn check(file: &Path) -> ExitCode {
-    let certificates = |read: &File| read.tls.as_ref().map(|tls| Tls::new(&tls.certificates)).transpose().map(drop);
-    match File::read(file) {
+    let certificates =
+        |read: &ConfigFile| read.tls.as_ref().map(|tls| Tls::new(&tls.certificates)).transpose().map(drop);
+    match ConfigFile::read(file) {
         Ok(read) => {
             if let Err(wrong) = certificates(&read) {
                 eprintln!("{wrong}");
@@ -362,14 +363,14 @@ mod tests {
     fn defaults_of_the_command_line_are_those_of_the_library() {
         Args::command().debug_assert();
         let args = Args::parse_from(["gateway"]);
-        let settings = args.settings(OnlyInFile::default());
+        let settings = args.settings(FileOnlySettings::default());
         assert_eq!(format!("{:?}", settings.config), format!("{:?}", Config::default()));
     }
 
     #[test]
     fn oe14_the_defaults_that_are_printed_are_a_file_that_changes_nothing() {
         let text = defaults();
-        let file = File::parse(&text).unwrap();
+        let file = ConfigFile::parse(&text).unwrap();
         assert!(file.request_timeout.is_some() && file.listen.is_some() && file.h2c == Some(false), "{text}");
         for name in ["admin", "workers", "cache"] {
             assert!(text.contains(&format!("\n# {name} =\n")), "{name} in {text}");
@@ -377,19 +378,19 @@ mod tests {
         let (mut args, as_ever) = (Args::parse_from(["gateway"]), Args::parse_from(["gateway"]));
         let only_in_file = args.take(file, |_| false);
         let seen = format!("{:?}", args.settings(only_in_file));
-        assert_eq!(seen, format!("{:?}", as_ever.settings(OnlyInFile::default())));
+        assert_eq!(seen, format!("{:?}", as_ever.settings(FileOnlySettings::default())));
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
         let matches = Args::command().get_matches_from(["gateway", "--idle-timeout", "1m", "--workers", "3"]);
         let mut args = Args::from_arg_matches(&matches).unwrap();
-        let file = File {
+        let file = ConfigFile {
             idle_timeout: Some(Parsed(Duration::from_secs(5))),
             workers: Some(7),
             write_timeout: Some(Parsed(Duration::from_secs(6))),
             empty_404: Some(true),
-            ..File::default()
+            ..ConfigFile::default()
         };
         let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
         args.take(file, given);

@@ -18,7 +18,7 @@ use crate::config::Config;
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::{Listeners, Stop, serve_all};
 use crate::process::cli::{AdminAddress, CommandLine, Settings, USUAL_ADMIN};
-use crate::process::upgrade::{self, Inherited, Predecessor, Purpose, Successor};
+use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProcess};
 
 /// Descriptors that are not clients' and not their servers'.
 const OTHER_DESCRIPTORS: u64 = 100;
@@ -27,7 +27,7 @@ const LONGEST_END: Duration = Duration::from_secs(5);
 /// The system's word for a file that has got too large. Unless it is heard, it ends the process.
 const SIGXFSZ: i32 = 25;
 
-type Failure = Box<dyn std::error::Error + Send + Sync>;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until a signal.
 pub(crate) async fn run(command_line: CommandLine, settings: Settings) -> ExitCode {
@@ -37,7 +37,7 @@ pub(crate) async fn run(command_line: CommandLine, settings: Settings) -> ExitCo
     }
 }
 
-async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(), Failure> {
+async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(), BoxError> {
     fit_descriptors(&mut settings.config);
     let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
     let listeners = open(&settings, inherited)?;
@@ -65,7 +65,7 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
         let (ready, is_ready) = oneshot::channel();
         tokio::spawn(async move {
             if is_ready.await.is_ok() {
-                Predecessor::ready(predecessor);
+                OldProcess::ready(predecessor);
             }
         });
         ready
@@ -94,20 +94,20 @@ fn fit_descriptors(config: &mut Config) {
 }
 
 /// Listens where the settings say, with what was inherited where that is the same place.
-fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, Failure> {
+fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError> {
     let mut inherited = inherited;
-    let mut take = |purpose: Purpose, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
-        let is_it = |(other, listener): &mut (Purpose, std::net::TcpListener)| {
+    let mut take = |purpose: ListenerKind, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
+        let is_it = |(other, listener): &mut (ListenerKind, std::net::TcpListener)| {
             *other == purpose && listener.local_addr().is_ok_and(|local| address.port() == 0 || local == address)
         };
         inherited.extract_if(.., is_it).map(|(_, listener)| TcpListener::from_std(listener)).collect()
     };
     let mut shared = |purpose, address| match take(purpose, address)? {
-        none if none.is_empty() => bind_shared(address, settings.workers).map_err(Failure::from),
+        none if none.is_empty() => bind_shared(address, settings.workers).map_err(BoxError::from),
         some => Ok(some),
     };
-    let http = shared(Purpose::Http, settings.listen)?;
-    let https = settings.tls.map_or_else(|| Ok(Vec::new()), |address| shared(Purpose::Https, address))?;
+    let http = shared(ListenerKind::Http, settings.listen)?;
+    let https = settings.tls.map_or_else(|| Ok(Vec::new()), |address| shared(ListenerKind::Https, address))?;
     let address = match settings.admin {
         Some(AdminAddress::Off) => None,
         Some(AdminAddress::At(address)) => Some(address),
@@ -115,7 +115,7 @@ fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, Failure>
     };
     let admin = match address {
         None => None,
-        Some(address) => match take(Purpose::Admin, address)?.pop() {
+        Some(address) => match take(ListenerKind::Admin, address)?.pop() {
             Some(listener) => Some(listener),
             None => bind_admin(address, settings.admin.is_some())?,
         },
@@ -135,10 +135,11 @@ fn bind_admin(address: SocketAddr, wanted: bool) -> Result<Option<TcpListener>, 
 }
 
 /// The listeners once more, for a successor.
-fn duplicate(listeners: &Listeners) -> io::Result<Vec<(Purpose, OwnedFd)>> {
+fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> {
     let Listeners { http, https, admin, .. } = listeners;
-    let all = http.iter().map(|one| (Purpose::Http, one)).chain(https.iter().map(|one| (Purpose::Https, one)));
-    let all = all.chain(admin.iter().map(|one| (Purpose::Admin, one)));
+    let all =
+        http.iter().map(|one| (ListenerKind::Http, one)).chain(https.iter().map(|one| (ListenerKind::Https, one)));
+    let all = all.chain(admin.iter().map(|one| (ListenerKind::Admin, one)));
     all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
 }
 
@@ -184,7 +185,7 @@ fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender
 }
 
 /// SIGUSR2: a new process serves, and this one drains.
-async fn succeed(signals: &mut Signal, listeners: Vec<(Purpose, OwnedFd)>, stop: &Stop) {
+async fn succeed(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedFd)>, stop: &Stop) {
     loop {
         tokio::select! {
             biased;
@@ -194,7 +195,7 @@ async fn succeed(signals: &mut Signal, listeners: Vec<(Purpose, OwnedFd)>, stop:
         }
         info!("starting the program anew");
         let handed = async {
-            let successor = Successor::start()?;
+            let successor = NewProcess::start()?;
             successor.is_ready(&listeners).await?;
             successor.let_go()
         };

@@ -39,29 +39,29 @@ const MAX_LISTENERS: usize = 4096;
 
 /// What a listener is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub(crate) enum ListenerKind {
     Http,
     Https,
     Admin,
 }
 
 /// The listeners of a process that is taken over.
-pub(crate) type Inherited = Vec<(Purpose, TcpListener)>;
+pub(crate) type Inherited = Vec<(ListenerKind, TcpListener)>;
 
 /// The way back to the process that is taken over.
 #[derive(Debug)]
-pub(crate) struct Predecessor {
+pub(crate) struct OldProcess {
     socket: UnixStream,
 }
 
 /// A process that has been started to take over. It is killed, and gone, when this is dropped before it may go on alone.
 #[derive(Debug)]
-pub(crate) struct Successor {
+pub(crate) struct NewProcess {
     child: Option<Child>,
     socket: tokio::net::UnixStream,
 }
 
-impl Purpose {
+impl ListenerKind {
     const ALL: [(Self, u8); 3] = [(Self::Http, b'h'), (Self::Https, b's'), (Self::Admin, b'a')];
 
     fn byte(self) -> u8 {
@@ -74,7 +74,7 @@ impl Purpose {
 ///
 /// # Errors
 /// When what it says makes no sense.
-pub(crate) fn inherit() -> io::Result<Option<(Predecessor, Inherited)>> {
+pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
     let Some(says_so) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -91,7 +91,7 @@ pub(crate) fn inherit() -> io::Result<Option<(Predecessor, Inherited)>> {
         };
         std::thread::Builder::new().name("predecessor".to_owned()).spawn(watch)?;
     }
-    Ok(Some((Predecessor { socket }, listeners)))
+    Ok(Some((OldProcess { socket }, listeners)))
 }
 
 fn receive(socket: &UnixStream) -> io::Result<Inherited> {
@@ -105,7 +105,7 @@ fn receive(socket: &UnixStream) -> io::Result<Inherited> {
             RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
             _ => None,
         });
-        let purpose = Purpose::ALL.iter().find(|(_, other)| *other == byte[0]).map(|(purpose, _)| *purpose);
+        let purpose = ListenerKind::ALL.iter().find(|(_, other)| *other == byte[0]).map(|(purpose, _)| *purpose);
         match (received.bytes, purpose, descriptor) {
             (1, Some(purpose), Some(descriptor)) => listeners.push((purpose, TcpListener::from(descriptor))),
             (1, None, None) if byte[0] == END => return Ok(listeners),
@@ -115,7 +115,7 @@ fn receive(socket: &UnixStream) -> io::Result<Inherited> {
     Err(io::Error::other("the process to be taken over has too many listeners"))
 }
 
-impl Predecessor {
+impl OldProcess {
     /// Tells it to stop accepting.
     pub(crate) fn ready(mut self) {
         // If it has gone in the meantime, nobody has to be told.
@@ -123,7 +123,7 @@ impl Predecessor {
     }
 }
 
-impl Successor {
+impl NewProcess {
     /// In an old process: starts the program again, with the same arguments.
     ///
     /// # Errors
@@ -147,13 +147,13 @@ impl Successor {
     ///
     /// # Errors
     /// When it ends, or is not ready in time.
-    pub(crate) async fn is_ready(&self, listeners: &[(Purpose, OwnedFd)]) -> io::Result<()> {
+    pub(crate) async fn is_ready(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
         timeout(PATIENCE, self.hand_over(listeners))
             .await
             .map_err(|_elapsed| io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))?
     }
 
-    async fn hand_over(&self, listeners: &[(Purpose, OwnedFd)]) -> io::Result<()> {
+    async fn hand_over(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
         let all = listeners.iter().map(|(purpose, one)| (purpose.byte(), Some(one.as_fd())));
         for (byte, descriptor) in all.chain([(END, None)]) {
             let sent = self.socket.async_io(Interest::WRITABLE, || send(&self.socket, byte, descriptor)).await;
@@ -188,7 +188,7 @@ impl Successor {
     }
 }
 
-impl Drop for Successor {
+impl Drop for NewProcess {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
@@ -263,7 +263,7 @@ mod tests {
     fn listeners_arrive_as_what_they_are() {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let listeners: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let purposes = [Purpose::Http, Purpose::Https, Purpose::Admin];
+        let purposes = [ListenerKind::Http, ListenerKind::Https, ListenerKind::Admin];
         for (purpose, listener) in purposes.into_iter().zip(&listeners) {
             send(&ours, purpose.byte(), Some(listener.as_fd())).unwrap();
         }

@@ -9,13 +9,13 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
-use crate::http1::head::Head;
+use crate::http1::head::RequestHead;
 use crate::http1::response_reader::ResponseHead;
-use crate::io::budget::{Holding, OverBudget};
+use crate::io::budget::{OverBudget, Reservation};
 use crate::io::stream::WriteError;
 use crate::message::problem::Problem;
-use crate::proxy::forward::{Failed, Forwarded, Request};
-use crate::upstream::concurrency::Admitted;
+use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::upstream::concurrency::Permit;
 
 /// Why a client's connection, or one request of it, ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl From<Ended> for BodyError {
 
 /// A response whose body is all there.
 #[derive(Debug)]
-pub(crate) struct Full {
+pub(crate) struct FullResponse {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
     pub(crate) retry_after: Option<&'static str>,
@@ -72,16 +72,16 @@ pub(crate) struct Full {
     pub(crate) location: Option<String>,
     pub(crate) body: Bytes,
     /// What it is held on account of.
-    pub(crate) held: Option<Holding>,
+    pub(crate) held: Option<Reservation>,
 }
 
-impl Full {
+impl FullResponse {
     pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
     }
 }
 
-impl From<&Problem> for Full {
+impl From<&Problem> for FullResponse {
     fn from(problem: &Problem) -> Self {
         let retry_after = match problem.status {
             StatusCode::SERVICE_UNAVAILABLE => Some(Problem::RETRY_AFTER_SECONDS),
@@ -93,15 +93,19 @@ impl From<&Problem> for Full {
 }
 
 /// Whoever answers requests.
-pub(crate) trait Answer: Sync {
+pub(crate) trait Handler: Sync {
     /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
-    fn answer(&self, head: Head, exchange: &mut impl Exchange) -> impl Future<Output = Result<Instant, Ended>> + Send;
+    fn answer(
+        &self,
+        head: RequestHead,
+        exchange: &mut impl Exchange,
+    ) -> impl Future<Output = Result<Instant, Ended>> + Send;
 
     /// A request made no sense, or took too long to come, and was answered with this.
     fn refused(&self, status: StatusCode);
 
     /// On account of which many requests at a time are held; `None` where nobody counts.
-    fn holding(&self) -> Option<Holding> {
+    fn holding(&self) -> Option<Reservation> {
         None
     }
 }
@@ -113,12 +117,12 @@ pub(crate) trait Exchange: Send {
         &mut self,
         limit: usize,
         deadline: Instant,
-        held: &mut Holding,
+        held: &mut Reservation,
     ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
 
     /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
     /// waits for that.
-    fn gather(&mut self, bytes: usize, held: &mut Holding) -> impl Future<Output = Result<(), BodyError>> + Send;
+    fn gather(&mut self, bytes: usize, held: &mut Reservation) -> impl Future<Output = Result<(), BodyError>> + Send;
 
     /// Completes with what `work` gives, unless the client goes before that.
     fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
@@ -131,7 +135,7 @@ pub(crate) trait Exchange: Send {
     fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Answers. Gives when: nobody else has to look at the clock.
-    fn respond(&mut self, response: Full) -> Instant;
+    fn respond(&mut self, response: FullResponse) -> Instant;
 
     /// What the request was answered with, if it was.
     fn status(&self) -> Option<StatusCode>;
@@ -139,15 +143,15 @@ pub(crate) trait Exchange: Send {
     /// Sends a request to a server, and passes the response on.
     fn forward(
         &mut self,
-        request: Request<'_>,
+        request: ForwardRequest<'_>,
         server: &mut TcpStream,
-    ) -> impl Future<Output = Result<Forwarded, Failed>> + Send;
+    ) -> impl Future<Output = Result<Forwarded, ForwardError>> + Send;
 
     /// Answers with a body that comes in parts, each of which leaves when it is there, and not before the client takes it. A part that
     /// is an error ends the response so that nobody takes it for whole.
     fn stream(
         &mut self,
-        head: &Head,
+        head: &RequestHead,
         response: &ResponseHead,
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
@@ -158,7 +162,7 @@ pub(crate) trait Exchange: Send {
         &mut self,
         server: TcpStream,
         to_client: Bytes,
-        place: Admitted,
+        place: Permit,
         idle: Duration,
     ) -> impl Future<Output = Ended> + Send;
 }

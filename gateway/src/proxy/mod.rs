@@ -18,26 +18,26 @@ use serde_json::value::RawValue;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::debug;
 
-use crate::config::snapshot::Rules;
-use crate::config::{Balance, Route as Settings};
+use crate::config::snapshot::ConfigSnapshot;
+use crate::config::{Balance, Route};
 use crate::downstream::shedding::Shedding;
-use crate::http1::head::{Framing, Head};
-use crate::http1::headers::{HOPS, Origin, Passage, put_request};
-use crate::io::budget::{Account, Holding, OverBudget};
+use crate::http1::head::{Framing, RequestHead};
+use crate::http1::headers::{ForwardedInfo, HOPS, UpstreamRequest, put_request};
+use crate::io::budget::{ConnectionBudget, OverBudget, Reservation};
 use crate::io::buffers;
 use crate::message::problem::Problem;
-use crate::observe::access_log::{AccessLog, Entry};
+use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
-use crate::proxy::exchange::{Answer, BodyError, Ended, Exchange, Full};
-use crate::proxy::forward::{Failed, Forwarded, Request};
-use crate::proxy::stream_body::Form;
+use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
+use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, body_params, form_params, has_body, is_one_json, readable_path, response};
 use crate::route::limits::Limited;
 use crate::route::path;
-use crate::upstream::concurrency::Busy;
+use crate::upstream::concurrency::QueueError;
 use crate::upstream::endpoint::{ConnectError, Reuse};
-use crate::upstream::holders::Use;
-use crate::upstream::table::{Picked, Target, Upstreams};
+use crate::upstream::holders::PermitKind;
+use crate::upstream::table::{PickedEndpoint, UpstreamMatch, UpstreamTable};
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;
@@ -55,8 +55,8 @@ const MAX_HOPS: u8 = 5;
 #[derive(Debug)]
 pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
-    pub(crate) upstreams: &'a Upstreams,
-    pub(crate) origin: Origin,
+    pub(crate) upstreams: &'a UpstreamTable,
+    pub(crate) origin: ForwardedInfo,
     /// Who is connected.
     pub(crate) client: IpAddr,
     pub(crate) metrics: &'a Metrics,
@@ -64,21 +64,21 @@ pub(crate) struct Proxy<'a> {
     pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
     /// Of what it holds.
-    pub(crate) account: Account,
+    pub(crate) account: ConnectionBudget,
 }
 
 /// What is known of a request before it is answered.
-struct Inquiry<'a> {
-    head: &'a Head,
-    rules: &'a Rules,
+struct RequestContext<'a> {
+    head: &'a RequestHead,
+    rules: &'a ConfigSnapshot,
     /// What holds for its path.
-    settings: &'a Settings,
+    settings: &'a Route,
     /// In normal form.
     path: &'a str,
     query: &'a str,
     /// Who asks.
     client: IpAddr,
-    origin: &'a Origin,
+    origin: &'a ForwardedInfo,
     hops: u8,
     begin: Instant,
     deadline: Instant,
@@ -86,19 +86,19 @@ struct Inquiry<'a> {
 
 /// Whose a request is.
 #[derive(Debug)]
-enum Route<'a> {
+enum Destination<'a> {
     /// A node's that is called with packets, under this method and path.
     Node(&'a str, Cow<'a, str>),
     /// A server's that speaks HTTP.
-    Server(Target),
+    Upstream(UpstreamMatch),
     /// A node's that is not there now.
-    Gone,
+    Unavailable,
     Unknown,
 }
 
-impl Answer for Proxy<'_> {
+impl Handler for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
-    async fn answer(&self, head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let begin = Instant::now();
         let rules = self.upstreams.rules();
         let trusted = &rules.config.trusted;
@@ -106,7 +106,7 @@ impl Answer for Proxy<'_> {
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
-        let mut unanswered = Unanswered(Some((self, client, &head, begin)));
+        let mut unanswered = LogOnDrop(Some((self, client, &head, begin)));
         let ended = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
@@ -118,15 +118,15 @@ impl Answer for Proxy<'_> {
         self.log(self.client, None, Some(status), Duration::ZERO);
     }
 
-    fn holding(&self) -> Option<Holding> {
+    fn holding(&self) -> Option<Reservation> {
         self.account.hold(self.client, 0).ok()
     }
 }
 
 /// A request that is dropped in the middle is told of too: it may have been carried out.
-struct Unanswered<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a Head, Instant)>);
+struct LogOnDrop<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a RequestHead, Instant)>);
 
-impl Drop for Unanswered<'_> {
+impl Drop for LogOnDrop<'_> {
     fn drop(&mut self) {
         if let Some((proxy, client, head, begin)) = self.0 {
             proxy.log(client, Some(head), None, begin.elapsed());
@@ -136,27 +136,27 @@ impl Drop for Unanswered<'_> {
 
 impl Proxy<'_> {
     /// A request was answered by somebody else.
-    pub(crate) fn note(&self, head: &Head, status: StatusCode) {
+    pub(crate) fn note(&self, head: &RequestHead, status: StatusCode) {
         self.log(self.client, Some(head), Some(status), Duration::ZERO);
     }
 
     /// `head`: of a request that made sense.
-    fn log(&self, client: IpAddr, head: Option<&Head>, status: Option<StatusCode>, took: Duration) {
+    fn log(&self, client: IpAddr, head: Option<&RequestHead>, status: Option<StatusCode>, took: Duration) {
         let status = status.map(|status| status.as_u16());
         self.metrics.request(status, took);
         if let Some(log) = self.access_log {
             let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
-            log.take(&Entry { client, method, target, status, took });
+            log.take(&AccessLogEntry { client, method, target, status, took });
         }
     }
 
     /// Gives when that was done.
     async fn answer_to(
         &self,
-        head: &Head,
+        head: &RequestHead,
         exchange: &mut impl Exchange,
-        rules: &Rules,
-        (client, origin): (IpAddr, &Origin),
+        rules: &ConfigSnapshot,
+        (client, origin): (IpAddr, &ForwardedInfo),
         begin: Instant,
     ) -> Result<Instant, Ended> {
         let problem = match self.respond(head, exchange, rules, (client, origin), begin).await {
@@ -170,15 +170,15 @@ impl Proxy<'_> {
             exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
         }
         let is_empty = rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
-        Ok(exchange.respond(if is_empty { Full::new(*status, JSON, "") } else { Full::from(&problem) }))
+        Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(&problem) }))
     }
 
     async fn respond(
         &self,
-        head: &Head,
+        head: &RequestHead,
         exchange: &mut impl Exchange,
-        rules: &Rules,
-        (client, origin): (IpAddr, &Origin),
+        rules: &ConfigSnapshot,
+        (client, origin): (IpAddr, &ForwardedInfo),
         begin: Instant,
     ) -> Result<Instant, BodyError> {
         if self.shedding.declines(fastrand::f64) {
@@ -188,7 +188,7 @@ impl Proxy<'_> {
         let (method, target) = (head.method(), head.target());
         if target == "*" {
             // Asked of the gateway itself, mostly to see whether it is there: RFC 9110, 9.3.7.
-            return Ok(exchange.respond(Full::new(StatusCode::NO_CONTENT, "text/plain", "")));
+            return Ok(exchange.respond(FullResponse::new(StatusCode::NO_CONTENT, "text/plain", "")));
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = path::normal(path).map_err(|bad| BodyError::Problem(bad.into()))?;
@@ -202,15 +202,25 @@ impl Proxy<'_> {
         let counted = settings.limits.take(client, header, begin);
         let _counted = counted.map_err(|limited| limited_problem(limited, settings))?;
         let deadline = begin + settings.timeout.unwrap_or(rules.config.request_timeout);
-        let (path, inquired) =
-            (&*path, |path| Inquiry { head, rules, settings, path, query, client, origin, hops, begin, deadline });
+        let (path, inquired) = (&*path, |path| RequestContext {
+            head,
+            rules,
+            settings,
+            path,
+            query,
+            client,
+            origin,
+            hops,
+            begin,
+            deadline,
+        });
         let url = || format!("{method}{path}");
         match self.route(method, path) {
             // Said before the client sends a body that nobody would take.
-            Route::Gone => Err(of_call(CallError::NoProvider { url: url() })),
-            Route::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
-            Route::Server(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
-            Route::Node(called, path) => {
+            Destination::Unavailable => Err(of_call(CallError::NoProvider { url: url() })),
+            Destination::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
+            Destination::Upstream(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
+            Destination::Node(called, path) => {
                 let mut held = self.account.hold(client, 0)?;
                 let params = params(head, query, exchange, rules.config.max_body_bytes, deadline, &mut held).await?;
                 let key = client_key(settings, client);
@@ -218,7 +228,7 @@ impl Proxy<'_> {
                 // What has no body has taken no time.
                 let now = if has_body(method) { Instant::now() } else { begin };
                 let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
-                let form = Form::accepted(head.fields()).filter(|_| method != "HEAD");
+                let form = StreamFormat::accepted(head.fields()).filter(|_| method != "HEAD");
                 let answer = match form {
                     None => exchange.unless_gone(call).await?.map_err(of_call)?,
                     Some(form) => {
@@ -236,39 +246,39 @@ impl Proxy<'_> {
                 drop(held);
                 // A client that does not read its answers does not get more and more of them.
                 let held = Some(self.account.hold(client, body.len())?);
-                Ok(exchange.respond(Full { held, ..Full::new(status, JSON, body) }))
+                Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
             }
         }
     }
 
     /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
-    fn route<'a>(&self, method: &'a str, path: &'a str) -> Route<'a> {
+    fn route<'a>(&self, method: &'a str, path: &'a str) -> Destination<'a> {
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
         for path in [Some(Cow::Borrowed(path)), readable.clone().map(Cow::Owned)].into_iter().flatten() {
             if let Some(method) = methods.iter().find(|method| self.peers.offers(method, &path)) {
-                return Route::Node(method, path);
+                return Destination::Node(method, path);
             }
         }
         if let Some(target) = self.upstreams.find(path) {
-            return Route::Server(target);
+            return Destination::Upstream(target);
         }
         let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
         let is_known = paths.any(|path| methods.iter().any(|method| self.peers.has_known(method, path)));
-        if is_known { Route::Gone } else { Route::Unknown }
+        if is_known { Destination::Unavailable } else { Destination::Unknown }
     }
 
     /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
     /// out twice.
     async fn forward(
         &self,
-        inquiry: &Inquiry<'_>,
-        target: &Target,
+        inquiry: &RequestContext<'_>,
+        target: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
-        let Inquiry { head, rules, settings, path, query, client, origin, hops, begin, mut deadline } = *inquiry;
-        let of = if head.upgrades { Use::Tunnels } else { Use::Requests };
+        let RequestContext { head, rules, settings, path, query, client, origin, hops, begin, mut deadline } = *inquiry;
+        let of = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &rules.config;
         let mut tried = Vec::new();
@@ -308,12 +318,12 @@ impl Proxy<'_> {
             let admitted = match admitted {
                 Ok(admitted) => admitted,
                 // Somebody else may have a place sooner.
-                Err(Busy::AtOnce) => {
+                Err(QueueError::Full) => {
                     full = true;
                     tried.push(upstream.address);
                     continue;
                 }
-                Err(Busy::AfterWaiting) => return Err(overloaded()),
+                Err(QueueError::TimedOut) => return Err(overloaded()),
             };
             let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
             let reuse = match (again, may_repeat) {
@@ -353,10 +363,10 @@ impl Proxy<'_> {
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
             let target = [slash, seen, mark, query];
-            put_request(&mut bytes, head, Passage { target, server: upstream.address, origin, hops });
+            put_request(&mut bytes, head, UpstreamRequest { target, server: upstream.address, origin, hops });
             let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
             let (idle, place) = (config.response_idle_timeout, &admitted);
-            let request = Request { head, bytes, now, within, idle, set_cookie, place };
+            let request = ForwardRequest { head, bytes, now, within, idle, set_cookie, place };
             let asked = now;
             let forwarded = exchange.forward(request, server.stream()).await;
             now = Instant::now();
@@ -380,24 +390,24 @@ impl Proxy<'_> {
                 Err(failed) => failed,
             };
             // A server closes what it has not used for a while, and may have done so while the request was on its way.
-            let is_race = server.is_used && matches!(failed, Failed::Unanswered);
-            if !is_race && !matches!(failed, Failed::Client(_) | Failed::Ended(_)) {
-                upstream.load.record_failure(now.into_std(), !matches!(failed, Failed::Deadline));
+            let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
+            if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
+                upstream.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
             }
             let in_vain = match failed {
-                Failed::Unanswered => {
+                ForwardError::Unanswered => {
                     let detail = "the server that worked on the request was lost before it answered";
                     problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
-                Failed::Nonsense(why) => {
+                ForwardError::Malformed(why) => {
                     debug!(server = %upstream.address, why, "a response makes no sense");
                     return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response makes no sense"));
                 }
-                Failed::Deadline => {
+                ForwardError::Deadline => {
                     problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")
                 }
-                Failed::Client(problem) => return Err(BodyError::Problem(problem)),
-                Failed::Ended(ended) => return Err(BodyError::Ended(ended)),
+                ForwardError::Client(problem) => return Err(BodyError::Problem(problem)),
+                ForwardError::Ended(ended) => return Err(BodyError::Ended(ended)),
             };
             if !may_repeat || again || now >= deadline || !self.retries.try_withdraw(now.into_std()) {
                 return Err(in_vain);
@@ -416,10 +426,10 @@ impl Proxy<'_> {
 /// Gives a client what a node tells little by little, for as long as both are there.
 async fn stream(
     parts: Duplex<Box<RawValue>>,
-    form: Form,
-    head: &Head,
+    form: StreamFormat,
+    head: &RequestHead,
     exchange: &mut impl Exchange,
-    hold: impl Fn(usize) -> Result<Holding, OverBudget> + Send + Sync,
+    hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
 ) -> Result<Instant, BodyError> {
     // Its arguments have been sent: whoever takes more of them is told that there are none.
     parts.sender().finish();
@@ -448,12 +458,12 @@ fn of_call(error: CallError) -> BodyError {
 
 /// The arguments of a call: in the body, or else in the query.
 async fn params(
-    head: &Head,
+    head: &RequestHead,
     query: &str,
     exchange: &mut impl Exchange,
     max_body_bytes: usize,
     deadline: Instant,
-    held: &mut Holding,
+    held: &mut Reservation,
 ) -> Result<String, BodyError> {
     if !has_body(head.method()) {
         return Ok(form_params(query.as_bytes()));
@@ -464,12 +474,12 @@ async fn params(
 }
 
 /// What a client's calls have in common, if they are to be answered by the same node.
-fn client_key(settings: &Settings, client: IpAddr) -> Option<String> {
+fn client_key(settings: &Route, client: IpAddr) -> Option<String> {
     (settings.balance == Some(Balance::Client)).then(|| client.to_string())
 }
 
 /// A call to the node whose turn it is.
-fn balanced<'a>(call: RawCall<'a>, settings: &Settings, key: Option<&'a str>) -> RawCall<'a> {
+fn balanced<'a>(call: RawCall<'a>, settings: &Route, key: Option<&'a str>) -> RawCall<'a> {
     use node_sdk::Balance as By;
     match (settings.balance, key) {
         (_, Some(key)) => call.sticky_key(key),
@@ -481,13 +491,13 @@ fn balanced<'a>(call: RawCall<'a>, settings: &Settings, key: Option<&'a str>) ->
 
 /// Who is to be asked, with the cookie that the client is to keep for the next time.
 fn pick(
-    inquiry: &Inquiry<'_>,
-    target: &Target,
+    inquiry: &RequestContext<'_>,
+    target: &UpstreamMatch,
     tried: &[SocketAddr],
     now: Instant,
-) -> Option<(Picked, Option<String>)> {
+) -> Option<(PickedEndpoint, Option<String>)> {
     use node_sdk::Balance as By;
-    let Inquiry { head, rules, settings, client, origin, .. } = *inquiry;
+    let RequestContext { head, rules, settings, client, origin, .. } = *inquiry;
     let service = &target.service;
     let by = |balance| service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
     match settings.balance.unwrap_or(Balance::RoundRobin) {
@@ -522,14 +532,14 @@ fn lets_fail(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-fn limited_problem(limited: Limited, settings: &Settings) -> BodyError {
+fn limited_problem(limited: Limited, settings: &Route) -> BodyError {
     match limited {
         Limited::Rate => {
             let rate = settings.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
             problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("there may be {rate}; ask more slowly"))
         }
-        Limited::AtMost => {
+        Limited::Concurrency => {
             let detail = "there are as many requests at a time as may be";
             problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
         }

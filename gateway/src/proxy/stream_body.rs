@@ -7,14 +7,14 @@ use crate::http1::response_reader::ResponseHead;
 
 /// How parts are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum StreamFormat {
     /// A line of JSON for each.
     Lines,
     /// Server-sent events (HTML, 9.2), as browsers read them with `EventSource`.
     Events,
 }
 
-impl Form {
+impl StreamFormat {
     /// What a client that says so in `Accept` wants a stream as, if it does; the first that it names counts.
     pub(crate) fn accepted(fields: &Fields) -> Option<Self> {
         let accepts = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"accept"));
@@ -67,23 +67,23 @@ mod tests {
 
     #[test]
     fn streams_are_given_to_who_asks_for_them() {
-        let check = |accept: &str, expected: Option<Form>| {
-            assert_eq!(Form::accepted(&Fields::of(&[("Accept", accept)])), expected, "{accept}");
+        let check = |accept: &str, expected: Option<StreamFormat>| {
+            assert_eq!(StreamFormat::accepted(&Fields::of(&[("Accept", accept)])), expected, "{accept}");
         };
-        check("text/event-stream", Some(Form::Events));
-        check("application/x-ndjson", Some(Form::Lines));
-        check("application/json, Text/Event-Stream;q=0.5, */*", Some(Form::Events));
-        check("application/x-ndjson; q=0, text/event-stream", Some(Form::Events));
+        check("text/event-stream", Some(StreamFormat::Events));
+        check("application/x-ndjson", Some(StreamFormat::Lines));
+        check("application/json, Text/Event-Stream;q=0.5, */*", Some(StreamFormat::Events));
+        check("application/x-ndjson; q=0, text/event-stream", Some(StreamFormat::Events));
         check("application/json", None);
         check("*/*", None);
-        assert_eq!(Form::accepted(&Fields::of(&[])), None);
+        assert_eq!(StreamFormat::accepted(&Fields::of(&[])), None);
     }
 
     #[test]
     fn a_part_is_one_line() {
-        let check = |form: Form, part: &str, expected: &str| assert_eq!(form.write(part), expected);
-        check(Form::Lines, r#"{"a":"\n"}"#, "{\"a\":\"\\n\"}\n");
-        check(Form::Lines, "{\r\n \"a\": 1\n}", "{ \"a\": 1}\n");
-        check(Form::Events, "[1,\n2]", "data: [1,2]\n\n");
+        let check = |form: StreamFormat, part: &str, expected: &str| assert_eq!(form.write(part), expected);
+        check(StreamFormat::Lines, r#"{"a":"\n"}"#, "{\"a\":\"\\n\"}\n");
+        check(StreamFormat::Lines, "{\r\n \"a\": 1\n}", "{ \"a\": 1}\n");
+        check(StreamFormat::Events, "[1,\n2]", "data: [1,2]\n\n");
     }
 }

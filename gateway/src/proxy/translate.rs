@@ -8,7 +8,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use crate::message::problem::Problem;
-use crate::proxy::stream_body::Form;
+use crate::proxy::stream_body::StreamFormat;
 
 /// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
@@ -186,7 +186,7 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
                 (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
                 (None, None) => Ok((status, Bytes::from_static(b"null"))),
                 (None, Some(reason)) if reason == "stream" && status == StatusCode::NOT_ACCEPTABLE => {
-                    let [lines, events] = [Form::Lines, Form::Events].map(Form::media_type);
+                    let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
                     let detail = format!("the answer is a stream: ask for it with 'Accept: {lines}' or '{events}'");
                     Err(Problem::new(status, reason, detail))
                 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use crate::io::poll_slice::again_later;
-use crate::io::stream::Stream;
+use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::upstream::holders::Holder;
 
@@ -36,9 +36,14 @@ thread_local! {
 /// # Errors
 /// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and [`io::ErrorKind::QuotaExceeded`] for one that
 /// gives way: what was on its way is lost.
-pub(crate) async fn run(mut client: Stream, server: TcpStream, holder: &Holder, idle: Duration) -> io::Result<()> {
-    let mut server = Stream::Plain(server);
-    let (mut up, mut down) = (Way::default(), Way::default());
+pub(crate) async fn run(
+    mut client: ClientStream,
+    server: TcpStream,
+    holder: &Holder,
+    idle: Duration,
+) -> io::Result<()> {
+    let mut server = ClientStream::Plain(server);
+    let (mut up, mut down) = (TunnelDirection::default(), TunnelDirection::default());
     let mut down_first = false;
     let look = (idle / LOOKS).max(Duration::from_millis(1));
     let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
@@ -74,16 +79,16 @@ pub(crate) async fn run(mut client: Stream, server: TcpStream, holder: &Holder, 
 
 /// One direction.
 #[derive(Debug, Default)]
-struct Way {
+struct TunnelDirection {
     /// Read, and not taken when it was.
     waiting: Vec<u8>,
     /// Bytes of that which have been written since.
     written: usize,
-    state: State,
+    state: DirectionState,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum State {
+enum DirectionState {
     #[default]
     Reads,
     /// What was written last may still be in a TLS session.
@@ -94,21 +99,21 @@ enum State {
 }
 
 /// One direction in one turn.
-struct InTurn<'a> {
-    way: &'a mut Way,
+struct DirectionPoll<'a> {
+    way: &'a mut TunnelDirection,
     reads: u32,
     holder: &'a Holder,
 }
 
-impl Way {
-    fn in_turn<'a>(&'a mut self, holder: &'a Holder) -> InTurn<'a> {
-        InTurn { way: self, reads: 0, holder }
+impl TunnelDirection {
+    fn in_turn<'a>(&'a mut self, holder: &'a Holder) -> DirectionPoll<'a> {
+        DirectionPoll { way: self, reads: 0, holder }
     }
 }
 
-impl InTurn<'_> {
+impl DirectionPoll<'_> {
     /// Passes on all that can be. Ready when no more comes, and the other side knows.
-    fn poll(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<()>> {
+    fn poll(&mut self, task: &mut Context<'_>, from: &mut ClientStream, to: &mut ClientStream) -> Poll<io::Result<()>> {
         loop {
             while self.way.written < self.way.waiting.len() {
                 self.way.written += ready!(poll_write(task, to, &self.way.waiting[self.way.written..]))?;
@@ -117,22 +122,27 @@ impl InTurn<'_> {
                 (self.way.waiting, self.way.written) = (Vec::new(), 0);
             }
             self.way.state = match self.way.state {
-                State::Reads => ready!(self.poll_pass_on(task, from, to))?,
-                State::Unflushed => {
+                DirectionState::Reads => ready!(self.poll_pass_on(task, from, to))?,
+                DirectionState::Unflushed => {
                     ready!(Pin::new(&mut *to).poll_flush(task))?;
-                    State::Reads
+                    DirectionState::Reads
                 }
-                State::Ends => {
+                DirectionState::Ends => {
                     ready!(Pin::new(&mut *to).poll_shutdown(task))?;
-                    State::Done
+                    DirectionState::Done
                 }
-                State::Done => return Poll::Ready(Ok(())),
+                DirectionState::Done => return Poll::Ready(Ok(())),
             };
         }
     }
 
     /// Reads once, and writes what is taken of it.
-    fn poll_pass_on(&mut self, task: &mut Context<'_>, from: &mut Stream, to: &mut Stream) -> Poll<io::Result<State>> {
+    fn poll_pass_on(
+        &mut self,
+        task: &mut Context<'_>,
+        from: &mut ClientStream,
+        to: &mut ClientStream,
+    ) -> Poll<io::Result<DirectionState>> {
         if self.reads == MAX_READS {
             again_later(task);
             return Poll::Pending;
@@ -142,20 +152,20 @@ impl InTurn<'_> {
             let read = ready!(from.poll_recv(task, scratch))?;
             self.holder.moved(read as u64);
             if read == 0 {
-                return Poll::Ready(Ok(State::Ends));
+                return Poll::Ready(Ok(DirectionState::Ends));
             }
             let written = match poll_write(task, to, &scratch[..read]) {
                 Poll::Ready(written) => written?,
                 Poll::Pending => 0,
             };
             self.way.waiting.extend_from_slice(&scratch[written..read]);
-            Poll::Ready(Ok(State::Unflushed))
+            Poll::Ready(Ok(DirectionState::Unflushed))
         })
     }
 }
 
 /// At least one byte.
-fn poll_write(task: &mut Context<'_>, to: &mut Stream, bytes: &[u8]) -> Poll<io::Result<usize>> {
+fn poll_write(task: &mut Context<'_>, to: &mut ClientStream, bytes: &[u8]) -> Poll<io::Result<usize>> {
     match ready!(Pin::new(to).poll_write(task, bytes))? {
         0 => Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
         written => Poll::Ready(Ok(written)),
@@ -175,7 +185,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::upstream::holders::{Holders, Use};
+    use crate::upstream::holders::{Holders, PermitKind};
 
     const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -190,7 +200,7 @@ mod tests {
             let (client, inner) = secure(client, inner).await;
             (client, inner)
         } else {
-            (Box::new(client), Stream::Plain(inner))
+            (Box::new(client), ClientStream::Plain(inner))
         };
         let task = async move {
             let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
@@ -209,7 +219,7 @@ mod tests {
         (stream, listener.accept().await.unwrap().0)
     }
 
-    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, Stream) {
+    async fn secure(client: TcpStream, server: TcpStream) -> (Box<dyn Side>, ClientStream) {
         let rcgen::CertifiedKey { cert, signing_key } =
             rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -223,7 +233,7 @@ mod tests {
         let name = ServerName::try_from("localhost").unwrap();
         let (connector, acceptor) = (TlsConnector::from(Arc::new(knows)), TlsAcceptor::from(Arc::new(shows)));
         let (client, server) = tokio::join!(connector.connect(name, client), acceptor.accept(server));
-        (Box::new(client.unwrap()), Stream::from(server.unwrap()))
+        (Box::new(client.unwrap()), ClientStream::from(server.unwrap()))
     }
 
     async fn say(side: &mut (impl AsyncWrite + Unpin), what: &str) {
@@ -303,7 +313,7 @@ mod tests {
         let (outer, mut server) = pair().await;
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
         let begun = Instant::now();
-        let task = run(Stream::Plain(inner), outer, &holder, idle);
+        let task = run(ClientStream::Plain(inner), outer, &holder, idle);
         let says = async {
             // For longer than it may be silent, in either direction.
             while begun.elapsed() < 2 * idle {
@@ -324,8 +334,8 @@ mod tests {
         let (outer, _server) = pair().await;
         let (mut holders, now) = (Holders::default(), Instant::now());
         let holder = holders.add([127, 0, 0, 1].into(), now);
-        let task = run(Stream::Plain(inner), outer, &holder, PATIENCE);
-        let tells = async { holders.sweep(Use::Tunnels, now + PATIENCE, 1, 0) };
+        let task = run(ClientStream::Plain(inner), outer, &holder, PATIENCE);
+        let tells = async { holders.sweep(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
         let (ended, told) = tokio::join!(task, tells);
         assert_eq!((ended.unwrap_err().kind(), told), (io::ErrorKind::QuotaExceeded, 1));
     }
@@ -335,7 +345,7 @@ mod tests {
         let (client, inner) = pair().await;
         let (outer, server) = pair().await;
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
-        let polls = crate::io::poll_slice::Polls::default();
+        let polls = crate::io::poll_slice::PollCounter::default();
         let much = 64 << 20;
         // A thread of their own makes sure that there is always something to read, and room to write.
         let pumps = tokio::task::spawn_blocking(move || {
@@ -359,7 +369,7 @@ mod tests {
                 tokio::join!(writes, reads);
             });
         });
-        polls.of(run(Stream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
+        polls.of(run(ClientStream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
         pumps.await.unwrap();
         let most = MAX_WAITING_BYTES * usize::try_from(MAX_READS).unwrap();
         assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());

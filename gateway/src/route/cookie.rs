@@ -19,13 +19,13 @@ const MAX_REMEMBERED: usize = 10_000;
 
 /// Signs cookies.
 #[derive(Debug)]
-pub(crate) struct Cookies {
+pub(crate) struct CookieSigner {
     key: hmac::Key,
     /// What servers are called. Of one worker: it is never waited for.
     ids: Mutex<HashMap<SocketAddr, u64>>,
 }
 
-impl Cookies {
+impl CookieSigner {
     /// Gateways with the same secret know each other's cookies.
     pub(crate) fn new(secret: &str) -> Self {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), ids: Mutex::default() }
@@ -82,19 +82,19 @@ mod tests {
 
     #[test]
     fn only_our_own_cookies_are_believed() {
-        let cookies = Cookies::new("secret");
+        let cookies = CookieSigner::new("secret");
         let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
         let id = cookies.id(server);
         let set = cookies.set(server, true);
         let (pair, attributes) = set.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
-        let check = |cookies: &Cookies, field: &str, expected: &[u64]| {
+        let check = |cookies: &CookieSigner, field: &str, expected: &[u64]| {
             assert_eq!(cookies.read(field.as_bytes()).collect::<Vec<_>>(), expected, "{field}");
         };
         check(&cookies, pair, &[id]);
         check(&cookies, &format!("a=b; {pair};c"), &[id]);
-        check(&Cookies::new("secret"), pair, &[id]);
-        check(&Cookies::new("other"), pair, &[]);
+        check(&CookieSigner::new("secret"), pair, &[id]);
+        check(&CookieSigner::new("other"), pair, &[]);
         for broken in [
             pair.replace('=', "=0"),
             pair[..pair.len() - 1].to_owned(),
@@ -111,7 +111,7 @@ mod tests {
         check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);
         assert!(!cookies.set(server, false).contains("Secure"));
         // Where a server is tells nobody what it is called.
-        assert_ne!(Cookies::new("other").id(server), id);
+        assert_ne!(CookieSigner::new("other").id(server), id);
         assert_ne!(id, node_sdk::balance::affinity::score("cookie", server));
     }
 }

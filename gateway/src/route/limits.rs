@@ -9,7 +9,7 @@ use std::time::Duration;
 use daemon::network_of;
 use tokio::time::Instant;
 
-use crate::upstream::fair_queue::Shares;
+use crate::upstream::fair_queue::FairQueue;
 
 /// Sets of places, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;
@@ -20,13 +20,13 @@ const WAYS: usize = 4;
 #[derive(Debug)]
 pub struct RouteLimits {
     /// Requests at a time, of all workers.
-    pub(crate) at_most: Option<usize>,
+    pub(crate) max_concurrency: Option<usize>,
     /// Percent of these that one client alone may have.
     client_share: u8,
     /// Requests in a while.
     pub(crate) rate: Option<Rate>,
     in_flight: Option<Arc<InFlight>>,
-    clients: Mutex<Option<Clients>>,
+    clients: Mutex<Option<ClientRates>>,
 }
 
 /// So many requests in a while.
@@ -54,19 +54,19 @@ pub enum RateBy {
 }
 
 /// Requests of each client at a time. None waits.
-type InFlight = Mutex<Shares<Infallible>>;
+type InFlight = Mutex<FairQueue<Infallible>>;
 
 /// Why a request is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limited {
     /// There are as many as may be at a time, or as many of this client.
-    AtMost,
+    Concurrency,
     Rate,
 }
 
 /// A request that counts until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Counted(Option<(Arc<InFlight>, IpAddr)>);
+pub(crate) struct RouteGuard(Option<(Arc<InFlight>, IpAddr)>);
 
 impl Default for RouteLimits {
     fn default() -> Self {
@@ -76,22 +76,22 @@ impl Default for RouteLimits {
 
 impl Clone for RouteLimits {
     fn clone(&self) -> Self {
-        Self::new(self.at_most, self.rate.clone(), self.client_share)
+        Self::new(self.max_concurrency, self.rate.clone(), self.client_share)
     }
 }
 
 impl RouteLimits {
     /// So many requests at a time, of which one client alone may have `client_share` percent, and so many in a while.
-    pub fn new(at_most: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
-        let in_flight = at_most.map(|limit| Arc::new(Mutex::new(Shares::new(limit, client_share, 0))));
-        Self { at_most, client_share, rate, in_flight, clients: Mutex::default() }
+    pub fn new(max_concurrency: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
+        let in_flight = max_concurrency.map(|limit| Arc::new(Mutex::new(FairQueue::new(limit, client_share, 0))));
+        Self { max_concurrency, client_share, rate, in_flight, clients: Mutex::default() }
     }
 
     /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`] names.
-    pub(crate) fn take(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<Counted, Limited> {
+    pub(crate) fn take(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
         if let Some(rate) = &self.rate {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            let clients = clients.get_or_insert_with(|| Clients::new(now));
+            let clients = clients.get_or_insert_with(|| ClientRates::new(now));
             let is_free = match &rate.by {
                 RateBy::Route => clients.take(rate, &(), now),
                 RateBy::Address => clients.take(rate, &network_of(client), now),
@@ -101,12 +101,12 @@ impl RouteLimits {
                 return Err(Limited::Rate);
             }
         }
-        let Some(in_flight) = &self.in_flight else { return Ok(Counted(None)) };
+        let Some(in_flight) = &self.in_flight else { return Ok(RouteGuard(None)) };
         let client = network_of(client);
         if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).take(client) {
-            return Err(Limited::AtMost);
+            return Err(Limited::Concurrency);
         }
-        Ok(Counted(Some((Arc::clone(in_flight), client))))
+        Ok(RouteGuard(Some((Arc::clone(in_flight), client))))
     }
 
     /// The field whose value is wanted.
@@ -118,7 +118,7 @@ impl RouteLimits {
     }
 }
 
-impl Drop for Counted {
+impl Drop for RouteGuard {
     fn drop(&mut self) {
         if let Some((in_flight, client)) = &self.0 {
             in_flight.lock().unwrap_or_else(PoisonError::into_inner).give_back(*client);
@@ -128,21 +128,21 @@ impl Drop for Counted {
 
 /// When each client will have paid for what it has had: the generic cell rate algorithm, one number for each.
 #[derive(Debug)]
-struct Clients {
-    places: Vec<[Place; WAYS]>,
+struct ClientRates {
+    places: Vec<[RateCell; WAYS]>,
     /// With a seed of its own, so that nobody can choose whose place to take.
     hasher: std::collections::hash_map::RandomState,
     since: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct RateCell {
     tag: u64,
     /// In nanoseconds.
     paid_at: u64,
 }
 
-impl Clients {
+impl ClientRates {
     fn new(now: Instant) -> Self {
         Self { places: vec![Default::default(); SETS], hasher: Default::default(), since: now }
     }
@@ -161,7 +161,7 @@ impl Clients {
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
         let is_free = paid_at + each <= now + ahead;
         if is_free {
-            set[at] = Place { tag: hash, paid_at: paid_at + each };
+            set[at] = RateCell { tag: hash, paid_at: paid_at + each };
         }
         is_free
     }
@@ -171,9 +171,9 @@ impl Clients {
 mod tests {
     use super::*;
 
-    fn limits(at_most: Option<usize>, requests: u32, burst: u32, by: RateBy) -> RouteLimits {
+    fn limits(max_concurrency: Option<usize>, requests: u32, burst: u32, by: RateBy) -> RouteLimits {
         let rate = (requests > 0).then(|| Rate { requests, every: Duration::from_secs(1), burst, by });
-        RouteLimits::new(at_most, rate, 90)
+        RouteLimits::new(max_concurrency, rate, 90)
     }
 
     fn taken(limits: &RouteLimits, client: &str, header: Option<&[u8]>, now: Instant, tries: usize) -> usize {
@@ -224,10 +224,10 @@ mod tests {
         let limits = limits(Some(2), 0, 0, RateBy::Route);
         let take = || limits.take([10, 0, 0, 1].into(), None, Instant::now());
         let (first, second) = (take().unwrap(), take().unwrap());
-        assert_eq!(take().unwrap_err(), Limited::AtMost);
+        assert_eq!(take().unwrap_err(), Limited::Concurrency);
         drop(first);
         let third = take().unwrap();
-        assert_eq!(take().unwrap_err(), Limited::AtMost);
+        assert_eq!(take().unwrap_err(), Limited::Concurrency);
         drop((second, third));
         assert_eq!(limits.in_flight.as_ref().unwrap().lock().unwrap().free(), 2);
     }

@@ -1,6 +1,6 @@
 //! What one server may be given at a time, and who waits for it.
 //!
-//! No client has all places of a server ([`Shares`]), and while places are short whoever makes a server wait gives way
+//! No client has all places of a server ([`FairQueue`]), and while places are short whoever makes a server wait gives way
 //! ([`Holders`]). Tunnels have places of their own.
 
 use std::collections::HashMap;
@@ -14,9 +14,9 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
 
-use crate::upstream::endpoint::Upstream;
-use crate::upstream::fair_queue::Shares;
-use crate::upstream::holders::{Holder, Holders, Use};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::fair_queue::FairQueue;
+use crate::upstream::holders::{Holder, Holders, PermitKind};
 
 /// Requests that wait for one server.
 pub(crate) const MAX_WAITING: usize = 1024;
@@ -32,22 +32,22 @@ const LOOK_AGAIN: u32 = 4;
 
 /// What one server may be given at a time, of all workers.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct ConcurrencyLimit {
     limit: usize,
-    of: Use,
+    of: PermitKind,
     /// As in `state`, for those who only want to know.
     free: AtomicUsize,
     /// Requests and tunnels that had to give way, at all servers.
     gave_way: Arc<AtomicU64>,
     /// Held for moments only; nobody waits inside.
-    state: Mutex<State>,
+    state: Mutex<LimitState>,
 }
 
 #[derive(Debug)]
-struct State {
-    shares: Shares<oneshot::Sender<Place>>,
+struct LimitState {
+    shares: FairQueue<oneshot::Sender<InnerPermit>>,
     holders: Holders,
-    pace: Pace,
+    pace: DrainRate,
     /// Until when places count as short.
     short_until: Option<Instant>,
     next_sweep: Option<Instant>,
@@ -56,7 +56,7 @@ struct State {
 
 /// How fast places become free while somebody waits for one: who would wait for too long is told at once.
 #[derive(Debug, Default)]
-struct Pace {
+struct DrainRate {
     /// When the last one did, or somebody began to wait for the next.
     last: Option<Instant>,
     /// The mean of the times between them.
@@ -65,7 +65,7 @@ struct Pace {
 
 /// What tells the places of servers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Which {
+struct LimitKey {
     server: SocketAddr,
     limit: usize,
     client_share: u8,
@@ -74,15 +74,15 @@ struct Which {
 
 /// The places of all servers: two routes may have different limits for one server.
 #[derive(Debug, Default)]
-pub(crate) struct PlacesOfAll {
-    known: Mutex<HashMap<Which, Weak<Places>>>,
+pub(crate) struct ConcurrencyLimits {
+    known: Mutex<HashMap<LimitKey, Weak<ConcurrencyLimit>>>,
     gave_way: Arc<AtomicU64>,
 }
 
 /// One place, until it is dropped.
 #[derive(Debug)]
-struct Place {
-    places: Arc<Places>,
+struct InnerPermit {
+    places: Arc<ConcurrencyLimit>,
     client: IpAddr,
     /// Those whose client had to be waited for are watched.
     holder: OnceLock<Arc<Holder>>,
@@ -90,26 +90,32 @@ struct Place {
 
 /// A request that a server may be given. It counts until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Admitted {
-    upstream: Arc<Upstream>,
+pub(crate) struct Permit {
+    upstream: Arc<Endpoint>,
     /// When it was.
     pub(crate) at: Instant,
-    place: Place,
+    place: InnerPermit,
 }
 
 /// A server has as much to do as it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Busy {
+pub(crate) enum QueueError {
     /// Who waited for it would do so for too long, or as many wait as may.
-    AtOnce,
+    Full,
     /// Who waited for it has done so for too long.
-    AfterWaiting,
+    TimedOut,
 }
 
-impl PlacesOfAll {
+impl ConcurrencyLimits {
     /// The places of a server, of which there are `limit`; those of another limit or share are others.
-    pub(crate) fn of(&self, server: SocketAddr, of: Use, limit: usize, client_share: u8) -> Arc<Places> {
-        let which = Which { server, limit, client_share, is_for_tunnels: of == Use::Tunnels };
+    pub(crate) fn of(
+        &self,
+        server: SocketAddr,
+        of: PermitKind,
+        limit: usize,
+        client_share: u8,
+    ) -> Arc<ConcurrencyLimit> {
+        let which = LimitKey { server, limit, client_share, is_for_tunnels: of == PermitKind::Tunnels };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(places) = known.get(&which).and_then(Weak::upgrade) {
             return places;
@@ -118,7 +124,7 @@ impl PlacesOfAll {
             // It would grow: a good time to see what nobody needs.
             known.retain(|_, places| places.strong_count() > 0);
         }
-        let places = Arc::new(Places::new(limit, of, client_share, Arc::clone(&self.gave_way)));
+        let places = Arc::new(ConcurrencyLimit::new(limit, of, client_share, Arc::clone(&self.gave_way)));
         known.insert(which, Arc::downgrade(&places));
         places
     }
@@ -129,12 +135,12 @@ impl PlacesOfAll {
     }
 }
 
-impl Places {
-    fn new(limit: usize, of: Use, client_share: u8, gave_way: Arc<AtomicU64>) -> Self {
-        let state = State {
-            shares: Shares::new(limit, client_share, MAX_WAITING),
+impl ConcurrencyLimit {
+    fn new(limit: usize, of: PermitKind, client_share: u8, gave_way: Arc<AtomicU64>) -> Self {
+        let state = LimitState {
+            shares: FairQueue::new(limit, client_share, MAX_WAITING),
             holders: Holders::default(),
-            pace: Pace::default(),
+            pace: DrainRate::default(),
             short_until: None,
             next_sweep: None,
             throttle: Throttle::default(),
@@ -154,10 +160,10 @@ impl Places {
     /// A place for a request of `client`, if it may have one now.
     pub(crate) fn try_admit(
         self: &Arc<Self>,
-        upstream: &Arc<Upstream>,
+        upstream: &Arc<Endpoint>,
         client: IpAddr,
         now: Instant,
-    ) -> Option<Admitted> {
+    ) -> Option<Permit> {
         let client = network_of(client);
         let mut state = self.lock();
         if !state.shares.take(client) {
@@ -169,22 +175,22 @@ impl Places {
             self.keep_some_free(&mut state, now);
         }
         drop(state);
-        Some(self.taken_by(upstream, Place::new(self, client), now))
+        Some(self.taken_by(upstream, InnerPermit::new(self, client), now))
     }
 
     /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there may be one by then.
     pub(crate) async fn admit(
         self: &Arc<Self>,
-        upstream: &Arc<Upstream>,
+        upstream: &Arc<Endpoint>,
         client: IpAddr,
         now: Instant,
         deadline: Instant,
-    ) -> Result<Admitted, Busy> {
+    ) -> Result<Permit, QueueError> {
         if let Some(admitted) = self.try_admit(upstream, client, now) {
             return Ok(admitted);
         }
         let (place, mut granted) = oneshot::channel();
-        let _waiting = Waiting::among(self, network_of(client), place, now, deadline).ok_or(Busy::AtOnce)?;
+        let _waiting = QueuedRequest::among(self, network_of(client), place, now, deadline).ok_or(QueueError::Full)?;
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();
@@ -194,8 +200,8 @@ impl Places {
             match timeout_at(deadline.min(look_again), &mut granted).await {
                 Ok(Ok(place)) => return Ok(self.taken_by(upstream, place, Instant::now())),
                 // Somebody who waits with fewer requests came in its stead.
-                Ok(Err(_displaced)) => return Err(Busy::AtOnce),
-                Err(_elapsed) if look_again >= deadline => return Err(Busy::AfterWaiting),
+                Ok(Err(_displaced)) => return Err(QueueError::Full),
+                Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
                 Err(_elapsed) => {}
             }
         }
@@ -211,23 +217,23 @@ impl Places {
     }
 
     /// Somebody had to wait not long ago: a few places are kept free, so that nobody else has to.
-    fn keep_some_free(&self, state: &mut State, now: Instant) {
+    fn keep_some_free(&self, state: &mut LimitState, now: Instant) {
         if state.short_until.is_some_and(|until| now >= until) {
             state.short_until = None;
-        } else if self.of == Use::Requests {
+        } else if self.of == PermitKind::Requests {
             self.sweep(state, now);
         }
     }
 
-    fn sweep(&self, state: &mut State, now: Instant) {
+    fn sweep(&self, state: &mut LimitState, now: Instant) {
         if state.next_sweep.is_some_and(|next| now < next) {
             return;
         }
         state.next_sweep = Some(now + SWEEP);
         let wanted = match self.of {
             // More than are needed at this moment, so that others need not wait.
-            Use::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
-            Use::Tunnels => state.shares.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
+            PermitKind::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
+            PermitKind::Tunnels => state.shares.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };
         let wanted = wanted.saturating_sub(state.holders.leaving());
         let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);
@@ -236,30 +242,30 @@ impl Places {
             && let Some(held_back) = state.throttle.pass(now.into_std())
         {
             let what = match self.of {
-                Use::Requests => "slow clients lose their requests",
-                Use::Tunnels => "tunnels that have been silent for longest are closed",
+                PermitKind::Requests => "slow clients lose their requests",
+                PermitKind::Tunnels => "tunnels that have been silent for longest are closed",
             };
             warn!(limit = self.limit, told, held_back, "{what}: others wait for a place at their server");
         }
     }
 
-    fn taken_by(self: &Arc<Self>, upstream: &Arc<Upstream>, place: Place, now: Instant) -> Admitted {
+    fn taken_by(self: &Arc<Self>, upstream: &Arc<Endpoint>, place: InnerPermit, now: Instant) -> Permit {
         upstream.load.begin(now.into_std());
-        Admitted { upstream: Arc::clone(upstream), at: now, place }
+        Permit { upstream: Arc::clone(upstream), at: now, place }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, LimitState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Place {
-    fn new(places: &Arc<Places>, client: IpAddr) -> Self {
+impl InnerPermit {
+    fn new(places: &Arc<ConcurrencyLimit>, client: IpAddr) -> Self {
         Self { places: Arc::clone(places), client, holder: OnceLock::new() }
     }
 }
 
-impl Drop for Place {
+impl Drop for InnerPermit {
     fn drop(&mut self) {
         // Dropped last, when the lock is free.
         let mut unwanted = Vec::new();
@@ -282,7 +288,7 @@ impl Drop for Place {
     }
 }
 
-impl Admitted {
+impl Permit {
     /// The client is waited for, or not any more. From the first time on the request may have to give way to others.
     pub(crate) fn waits_for_client(&self, waits: bool) {
         match self.place.holder.get() {
@@ -307,12 +313,12 @@ impl Admitted {
 
     /// From now on the request may have to give way to others.
     pub(crate) fn watched(&self) -> &Holder {
-        let Place { places, client, holder } = &self.place;
+        let InnerPermit { places, client, holder } = &self.place;
         holder.get_or_init(|| places.lock().holders.add(*client, Instant::now()))
     }
 }
 
-impl Pace {
+impl DrainRate {
     /// Part of a sample in the mean. Places become free by the dozen.
     const SHARE: u32 = 32;
 
@@ -335,18 +341,18 @@ impl Pace {
 }
 
 /// Somebody who waits, until it is dropped.
-struct Waiting<'a> {
-    places: &'a Places,
+struct QueuedRequest<'a> {
+    places: &'a ConcurrencyLimit,
     client: IpAddr,
     ticket: u64,
 }
 
-impl<'a> Waiting<'a> {
+impl<'a> QueuedRequest<'a> {
     /// `None` for who would wait in vain, and when as many wait as may.
     fn among(
-        places: &'a Places,
+        places: &'a ConcurrencyLimit,
         client: IpAddr,
-        place: oneshot::Sender<Place>,
+        place: oneshot::Sender<InnerPermit>,
         now: Instant,
         deadline: Instant,
     ) -> Option<Self> {
@@ -360,13 +366,13 @@ impl<'a> Waiting<'a> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
         self.places.lock().shares.forget(self.client, self.ticket);
     }
 }
 
-impl Drop for Admitted {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.upstream.load.end();
     }
@@ -379,10 +385,10 @@ mod tests {
     #[test]
     fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
         let mut now = Instant::now();
-        let mut pace = Pace::default();
+        let mut pace = DrainRate::default();
         assert_eq!(pace.wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
         // In queues of this length, so many places become free, one after so many milliseconds.
-        let mut check = |pace: &mut Pace, length: usize, times: usize, each: u64, expected: u64| {
+        let mut check = |pace: &mut DrainRate, length: usize, times: usize, each: u64, expected: u64| {
             for at in 0..times {
                 if at % length == 0 {
                     // A long time in which nobody waits counts for nothing.

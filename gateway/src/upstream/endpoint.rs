@@ -32,7 +32,7 @@ pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// One server, whatever it answers. It outlives changes of the list.
 #[derive(Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) load: Load,
     since: Instant,
@@ -40,19 +40,19 @@ pub(crate) struct Upstream {
     rests_until: AtomicU64,
     /// In milliseconds after `since`, when it was missed first; 0 while it is there.
     absent: AtomicU64,
-    state: Mutex<State>,
+    state: Mutex<EndpointState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct EndpointState {
     /// The last is the one that was used last.
-    idle: VecDeque<Idle>,
+    idle: VecDeque<IdleConnection>,
     rest: Duration,
 }
 
 /// A connection that is not in use.
 #[derive(Debug)]
-struct Idle {
+struct IdleConnection {
     stream: TcpStream,
     /// Until then the server does not close it.
     sure: Instant,
@@ -61,7 +61,7 @@ struct Idle {
 
 /// For how long a connection may be kept that is not in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Keep {
+pub(crate) struct IdleLimits {
     /// For any request.
     sure: Duration,
     /// For one that may be sent again if the server has closed it meanwhile.
@@ -81,10 +81,10 @@ pub(crate) enum Reuse {
 
 /// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Connected {
+pub(crate) struct ServerConnection {
     /// `None` only when it has been kept or taken.
     stream: Option<TcpStream>,
-    upstream: Arc<Upstream>,
+    upstream: Arc<Endpoint>,
     /// It has been used before, so the server may be closing it.
     pub(crate) is_used: bool,
 }
@@ -98,7 +98,7 @@ pub(crate) enum ConnectError {
     Exhausted,
 }
 
-impl Upstream {
+impl Endpoint {
     pub(crate) fn new(address: SocketAddr, now: Instant) -> Self {
         Self {
             address,
@@ -114,7 +114,11 @@ impl Upstream {
     ///
     /// # Errors
     /// When there is none to be had; the server is passed over for a while if it is its fault.
-    pub(crate) async fn connect(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Result<Connected, ConnectError> {
+    pub(crate) async fn connect(
+        self: &Arc<Self>,
+        reuse: Reuse,
+        now: Instant,
+    ) -> Result<ServerConnection, ConnectError> {
         if let Some(connected) = self.reuse(reuse, now) {
             return Ok(connected);
         }
@@ -127,7 +131,7 @@ impl Upstream {
                     self.lock().rest = Duration::ZERO;
                     self.load.connected(Instant::now().into_std());
                 }
-                return Ok(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: false });
+                return Ok(ServerConnection { stream: Some(stream), upstream: Arc::clone(self), is_used: false });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
@@ -142,11 +146,11 @@ impl Upstream {
     }
 
     /// A connection that is there and not in use.
-    pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<Connected> {
+    pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<ServerConnection> {
         loop {
             let stream = self.idle(reuse, now)?;
             if is_silent(&stream) {
-                return Some(Connected { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
+                return Some(ServerConnection { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
             }
         }
     }
@@ -173,7 +177,7 @@ impl Upstream {
         self.lock().tidy(now);
     }
 
-    fn keep(&self, stream: TcpStream, keep: Keep, begun: Instant, now: Instant) {
+    fn keep(&self, stream: TcpStream, keep: IdleLimits, begun: Instant, now: Instant) {
         if keep.most.is_zero() {
             return;
         }
@@ -182,7 +186,7 @@ impl Upstream {
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }
-        state.idle.push_back(Idle { stream, sure: begun + keep.sure, until: now + keep.most });
+        state.idle.push_back(IdleConnection { stream, sure: begun + keep.sure, until: now + keep.most });
     }
 
     pub(crate) fn rests(&self, now: Instant) -> bool {
@@ -215,12 +219,12 @@ impl Upstream {
         u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, EndpointState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl EndpointState {
     fn tidy(&mut self, now: Instant) {
         self.idle.retain(|idle| idle.until > now && is_silent(&idle.stream));
     }
@@ -239,7 +243,7 @@ fn is_exhausted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || matches!(error.raw_os_error(), Some(EMFILE | ENFILE | ENOBUFS))
 }
 
-impl Connected {
+impl ServerConnection {
     pub(crate) fn stream(&mut self) -> &mut TcpStream {
         self.stream.as_mut().expect("it is there until it is kept or taken")
     }
@@ -250,14 +254,14 @@ impl Connected {
     }
 
     /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.
-    pub(crate) fn keep(mut self, keep: Keep, begun: Instant, now: Instant) {
+    pub(crate) fn keep(mut self, keep: IdleLimits, begun: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
             self.upstream.keep(stream, keep, begun, now);
         }
     }
 }
 
-impl Keep {
+impl IdleLimits {
     /// To a server that has said that it keeps connections so long, or nothing.
     pub(crate) fn of(said: Option<Duration>) -> Self {
         let said = said.map(|said| said.saturating_sub(ON_THE_WAY).min(LONGEST_KEEP));
@@ -272,11 +276,11 @@ mod tests {
     #[tokio::test]
     async fn connections_are_used_again_and_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
+        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
         let idle = || upstream.lock().idle.len();
         let connect = async |reuse, at| upstream.connect(reuse, at).await.unwrap();
         let now = Instant::now();
-        let unsaid = Keep::of(None);
+        let unsaid = IdleLimits::of(None);
         let (one, two) = (connect(Reuse::Any, now).await, connect(Reuse::Any, now).await);
         one.keep(unsaid, now, now);
         assert_eq!(idle(), 1);
@@ -302,15 +306,15 @@ mod tests {
         assert_eq!(idle(), 1);
         upstream.close_idle();
         assert_eq!(idle(), 0);
-        connect(Reuse::Any, now).await.keep(Keep::of(Some(ON_THE_WAY)), now, now);
+        connect(Reuse::Any, now).await.keep(IdleLimits::of(Some(ON_THE_WAY)), now, now);
         assert_eq!(idle(), 0, "it is closed at once");
     }
 
     #[tokio::test]
     async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
-        let (unsaid, now) = (Keep::of(None), Instant::now());
+        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let (unsaid, now) = (IdleLimits::of(None), Instant::now());
         for _ in 0..=MAX_IDLE {
             upstream.connect(Reuse::Never, now).await.unwrap().keep(unsaid, now, now);
             // The server takes it, or there would soon be too many that wait for that.
@@ -332,11 +336,11 @@ mod tests {
     #[tokio::test]
     async fn connections_that_the_server_has_closed_are_not_kept() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Upstream::new(listener.local_addr().unwrap(), Instant::now()));
+        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
         let now = Instant::now();
         let connected = upstream.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());
-        connected.keep(Keep::of(None), now, now);
+        connected.keep(IdleLimits::of(None), now, now);
         let state = || upstream.lock();
         timeout(Duration::from_secs(30), async {
             while !state().idle.is_empty() {
@@ -351,7 +355,7 @@ mod tests {
     #[test]
     fn a_connection_is_kept_for_less_than_the_server_keeps_it() {
         let check = |said: Option<u64>, sure: u64, most: u64| {
-            let Keep { sure: seen, most: longest } = Keep::of(said.map(Duration::from_secs));
+            let IdleLimits { sure: seen, most: longest } = IdleLimits::of(said.map(Duration::from_secs));
             assert_eq!((seen.as_secs(), longest.as_secs()), (sure, most), "{said:?}");
         };
         check(None, 4, 60);

@@ -12,7 +12,7 @@ use foldhash::HashMap;
 /// that become free go to the clients that wait in turn, however many requests of one wait; every other one goes to a client that
 /// has none, if one waits, so that many addresses with some places each do not keep a new client waiting.
 #[derive(Debug)]
-pub(crate) struct Shares<W> {
+pub(crate) struct FairQueue<W> {
     free: usize,
     /// Percent of the places that one client alone may have.
     most_percent: usize,
@@ -37,7 +37,7 @@ struct Queue<W> {
 const HAVE_SOME: usize = 0;
 const HAVE_NONE: usize = 1;
 
-impl<W> Shares<W> {
+impl<W> FairQueue<W> {
     pub(crate) fn new(limit: usize, most_percent: u8, max_waiting: usize) -> Self {
         Self {
             free: limit,
@@ -179,7 +179,7 @@ mod tests {
 
     /// How many places each of so many clients gets, when each takes what it can, one after the other.
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
-        let mut shares = Shares::<()>::new(limit, percent, 0);
+        let mut shares = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)
             .map(|number| std::iter::repeat_with(|| shares.take(client(number))).take_while(|may| *may).count())
             .collect()
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn clients_that_take_turns_have_as_much_each() {
-        let mut shares = Shares::<()>::new(1100, 90, 0);
+        let mut shares = FairQueue::<()>::new(1100, 90, 0);
         let mut held = [0; 10];
         for _ in 0..1000 {
             for number in 0..10 {
@@ -210,7 +210,7 @@ mod tests {
 
     #[test]
     fn places_go_to_clients_in_turn_and_back() {
-        let mut shares = Shares::new(1, 90, 100);
+        let mut shares = FairQueue::new(1, 90, 100);
         assert!(shares.take(client(0)) && !shares.take(client(1)));
         for (number, name) in [(1, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")] {
             shares.wait(client(number), name).unwrap();
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_client_that_has_no_place_does_not_wait_for_many_that_have_some() {
-        let mut shares = Shares::new(200, 100, 1000);
+        let mut shares = FairQueue::new(200, 100, 1000);
         for number in 0..200 {
             assert!(shares.take(client(number)));
             shares.wait(client(number), number).unwrap();
@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn who_is_forgotten_or_displaced_waits_no_more() {
-        let mut shares = Shares::new(1, 90, 3);
+        let mut shares = FairQueue::new(1, 90, 3);
         assert!(shares.take(client(0)));
         let first = shares.wait(client(1), 'a').unwrap();
         shares.wait(client(1), 'b').unwrap();

@@ -20,7 +20,7 @@ const LEAST_SILENCE: Duration = Duration::from_secs(1);
 
 /// What is done with places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Use {
+pub(crate) enum PermitKind {
     /// Who is slow gives way.
     Requests,
     /// Whoever has been silent for longest gives way.
@@ -45,12 +45,12 @@ pub(crate) struct Holder {
 /// All of them of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
-    watched: Vec<Watched>,
+    watched: Vec<WatchedHolder>,
     leaving: usize,
 }
 
 #[derive(Debug)]
-struct Watched {
+struct WatchedHolder {
     holder: Arc<Holder>,
     since: Instant,
     /// What had moved, and when that was looked at.
@@ -93,7 +93,7 @@ impl Holders {
             slot: AtomicUsize::new(self.watched.len()),
         });
         let holds = Arc::clone(&holder);
-        self.watched.push(Watched { holder: holds, since: now, seen: 0, seen_at: now, is_proven: false });
+        self.watched.push(WatchedHolder { holder: holds, since: now, seen: 0, seen_at: now, is_proven: false });
         holder
     }
 
@@ -113,12 +113,12 @@ impl Holders {
 
     /// Tells so many to give way, or as many as should. `usual`: as many who wait for their clients leave enough for others, so that
     /// of these only the slow ones go. Gives how many were told.
-    pub(crate) fn sweep(&mut self, of: Use, now: Instant, wanted: usize, usual: usize) -> usize {
+    pub(crate) fn sweep(&mut self, of: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.leaves()) {
             *each.entry(watched.holder.client).or_default() += 1;
         }
-        let count = |watched: &Watched| each.get(&watched.holder.client).copied().unwrap_or(0);
+        let count = |watched: &WatchedHolder| each.get(&watched.holder.client).copied().unwrap_or(0);
         // The clients that have most come first, and of each whoever is slowest, or has been silent for longest.
         let (mut slow, mut unproven) = (Vec::new(), Vec::new());
         for (at, watched) in self.watched.iter_mut().enumerate() {
@@ -126,12 +126,12 @@ impl Holders {
             let (bytes, elapsed) = (moved - watched.seen, now.saturating_duration_since(watched.seen_at));
             let waits = watched.holder.waits.load(Ordering::Relaxed) && !watched.leaves();
             match of {
-                Use::Tunnels if bytes > 0 => (watched.seen, watched.seen_at) = (moved, now),
-                Use::Tunnels if elapsed >= LEAST_SILENCE && !watched.leaves() => {
+                PermitKind::Tunnels if bytes > 0 => (watched.seen, watched.seen_at) = (moved, now),
+                PermitKind::Tunnels if elapsed >= LEAST_SILENCE && !watched.leaves() => {
                     slow.push((count(watched), elapsed, at))
                 }
-                Use::Tunnels => {}
-                Use::Requests => {
+                PermitKind::Tunnels => {}
+                PermitKind::Requests => {
                     let rate = bytes as f64 / elapsed.as_secs_f64().max(WINDOW.as_secs_f64());
                     let is_quick = rate >= LEAST_RATE as f64;
                     watched.is_proven |= is_quick;
@@ -168,7 +168,7 @@ impl Holders {
     }
 }
 
-impl Watched {
+impl WatchedHolder {
     fn leaves(&self) -> bool {
         self.holder.gives_way.load(Ordering::Relaxed)
     }
@@ -180,16 +180,16 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    struct Scene {
+    struct HoldersScene {
         holders: Holders,
         all: Vec<Arc<Holder>>,
-        of: Use,
+        of: PermitKind,
         now: Instant,
     }
 
-    impl Scene {
+    impl HoldersScene {
         /// With one holder of each of these clients.
-        fn new(of: Use, clients: &[u8]) -> Self {
+        fn new(of: PermitKind, clients: &[u8]) -> Self {
             let mut scene = Self { holders: Holders::default(), all: Vec::new(), of, now: Instant::now() };
             clients.iter().for_each(|client| scene.come(*client));
             scene
@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn who_is_slower_than_the_least_rate_gives_way_and_nobody_else() {
-        let mut scene = Scene::new(Use::Requests, &[0, 1, 2, 3]);
+        let mut scene = HoldersScene::new(PermitKind::Requests, &[0, 1, 2, 3]);
         for (at, bytes) in [(0, 3_000), (1, LEAST_RATE * 2), (2, 0), (3, 0)] {
             scene.all[at].moved(bytes);
         }
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn when_nearly_all_wait_for_their_clients_those_who_have_just_come_give_way() {
-        let mut scene = Scene::new(Use::Requests, &[1, 2, 2, 2, 3]);
+        let mut scene = HoldersScene::new(PermitKind::Requests, &[1, 2, 2, 2, 3]);
         scene.all[4].moved(LEAST_RATE * 2);
         assert_eq!(scene.sweep(SECOND / 10, 9, 5), [0; 0], "so many are usual");
         scene.come(2);
@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_tunnel_that_was_silent_for_longest_gives_way() {
-        let mut scene = Scene::new(Use::Tunnels, &[1, 2, 3]);
+        let mut scene = HoldersScene::new(PermitKind::Tunnels, &[1, 2, 3]);
         assert_eq!(scene.sweep(SECOND / 2, 9, 0), [0; 0]);
         scene.all[0].moved(1);
         assert_eq!(scene.sweep(SECOND, 0, 0), [0; 0]);

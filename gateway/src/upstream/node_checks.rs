@@ -24,13 +24,13 @@ const MAX_AT_ONCE: usize = 256;
 struct NodeChecks {
     peers: Peers,
     /// Those that failed.
-    failed: Mutex<BTreeMap<SocketAddr, Failed>>,
+    failed: Mutex<BTreeMap<SocketAddr, FailedNode>>,
     noise: Mutex<Throttle>,
 }
 
 /// How often a node failed.
 #[derive(Default)]
-struct Failed {
+struct FailedNode {
     /// Which of the processes that were there, if they say.
     instance: Option<String>,
     /// In a row, by what was called.
@@ -100,7 +100,7 @@ impl NodeChecks {
         let failed = all.entry(node).or_default();
         if failed.instance != instance {
             // What another process did is not its fault.
-            *failed = Failed { instance, ..Failed::default() };
+            *failed = FailedNode { instance, ..FailedNode::default() };
         }
         match &wrong {
             Some(_) => *failed.times.entry(Arc::clone(url)).or_default() += 1,
@@ -139,7 +139,7 @@ impl NodeChecks {
     }
 }
 
-impl Failed {
+impl FailedNode {
     fn is_healthy(&self) -> bool {
         self.times.values().all(|times| *times < FALLS)
     }

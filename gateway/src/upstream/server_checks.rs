@@ -24,8 +24,8 @@ pub(crate) const FALLS: u32 = 2;
 
 /// The checks of all workers: each server is asked once, however many of them use it.
 #[derive(Debug)]
-pub(crate) struct Checks {
-    known: Mutex<HashMap<Key, Weak<Check>>>,
+pub(crate) struct ServerChecks {
+    known: Mutex<HashMap<CheckKey, Weak<ServerCheck>>>,
     /// Of the log.
     noise: Arc<Mutex<Throttle>>,
 }
@@ -33,7 +33,7 @@ pub(crate) struct Checks {
 /// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
 const MAX_LINES: u32 = 20;
 
-impl Default for Checks {
+impl Default for ServerChecks {
     fn default() -> Self {
         let noise = Throttle::several(MAX_LINES, Throttle::LOG_PERIOD);
         Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
@@ -41,21 +41,21 @@ impl Default for Checks {
 }
 
 /// Two routes may have the same server looked at in different ways.
-type Key = (SocketAddr, config::Check, Duration);
+type CheckKey = (SocketAddr, config::Check, Duration);
 
 /// One server, asked for as long as somebody holds this.
 #[derive(Debug)]
-pub(crate) struct Check {
+pub(crate) struct ServerCheck {
     address: SocketAddr,
     how: config::Check,
     every: Duration,
     alive: AtomicBool,
 }
 
-impl Checks {
+impl ServerChecks {
     /// The check of a server. A new one begins at once, in the runtime of whoever asks first, and takes the server for alive until it
     /// has seen otherwise.
-    pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<Check> {
+    pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
         let every = every.max(LEAST_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, how.clone(), every);
@@ -66,23 +66,23 @@ impl Checks {
             // It would grow: a good time to see what nobody needs.
             known.retain(|_, check| check.strong_count() > 0);
         }
-        let check = Arc::new(Check { address, how: how.clone(), every, alive: AtomicBool::new(true) });
+        let check = Arc::new(ServerCheck { address, how: how.clone(), every, alive: AtomicBool::new(true) });
         known.insert(key, Arc::downgrade(&check));
         tokio::spawn(watch(Arc::downgrade(&check), Arc::clone(&self.noise)));
         check
     }
 }
 
-impl Check {
+impl ServerCheck {
     pub(crate) fn is_alive(&self) -> bool {
         self.alive.load(Ordering::Relaxed)
     }
 }
 
-async fn watch(check: Weak<Check>, noise: Arc<Mutex<Throttle>>) {
+async fn watch(check: Weak<ServerCheck>, noise: Arc<Mutex<Throttle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
-        let Check { address, how, every, alive } = &*held;
+        let ServerCheck { address, how, every, alive } = &*held;
         let sign = timeout(PATIENCE, probe(*address, how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
         let is_alive = failed < FALLS;

@@ -15,15 +15,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
-use crate::config::snapshot::Rules;
+use crate::config::snapshot::ConfigSnapshot;
 use crate::config::{Config, Route};
 use crate::io::budget::Budget;
-use crate::route::cookie::Cookies;
+use crate::route::cookie::CookieSigner;
 use crate::route::path::{longest, normal_prefix};
-use crate::upstream::concurrency::{Admitted, Busy, Places, PlacesOfAll};
-use crate::upstream::endpoint::Upstream;
-use crate::upstream::holders::Use;
-use crate::upstream::server_checks::{Check, Checks};
+use crate::upstream::concurrency::{ConcurrencyLimit, ConcurrencyLimits, Permit, QueueError};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::holders::PermitKind;
+use crate::upstream::server_checks::{ServerCheck, ServerChecks};
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
@@ -39,75 +39,75 @@ const TIDY: Duration = Duration::from_secs(1);
 
 /// The servers of one worker.
 #[derive(Debug)]
-pub(crate) struct Upstreams {
+pub(crate) struct UpstreamTable {
     /// Replaced as a whole when the configuration changes.
-    rules: RwLock<Arc<Rules>>,
+    rules: RwLock<Arc<ConfigSnapshot>>,
     /// Changed in place, as much as has changed.
-    services: RwLock<Services>,
+    services: RwLock<TableState>,
 }
 
 /// Who answers what.
 #[derive(Debug, Default)]
-struct Services {
+struct TableState {
     /// By prefix, in normal form and without a slash at its end: `` is everything. What a request has found does not change under it.
-    prefixes: HashMap<Box<str>, Arc<Service>>,
+    prefixes: HashMap<Box<str>, Arc<UpstreamGroup>>,
     /// How many of them nobody registers any more.
     gone: usize,
     /// The nodes that are such servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
     /// Those that are there whether they register or not.
     fixed: HashSet<SocketAddr>,
-    servers: HashMap<SocketAddr, Arc<Upstream>>,
+    servers: HashMap<SocketAddr, Arc<Endpoint>>,
 }
 
 /// All that answer one prefix; none when they are gone.
 #[derive(Clone, Debug)]
-pub(crate) struct Service {
-    pool: Pool<Server>,
+pub(crate) struct UpstreamGroup {
+    pool: Pool<GroupMember>,
     /// How many register it, also those that want no requests now.
     registered: usize,
     /// That the last one went, if they had registered.
-    gone: Option<Gone>,
+    gone: Option<GroupGone>,
 }
 
 /// When the last server of a prefix went, and where it was.
 #[derive(Clone, Copy, Debug)]
-struct Gone {
+struct GroupGone {
     since: Instant,
     node: SocketAddr,
 }
 
 #[derive(Clone, Debug)]
-struct Server {
-    upstream: Arc<Upstream>,
+struct GroupMember {
+    upstream: Arc<Endpoint>,
     weight: u16,
     strip: bool,
     /// `None` for one that is fixed.
     node: Option<Arc<Node>>,
-    places: Arc<Places>,
-    tunnels: Arc<Places>,
-    check: Option<Arc<Check>>,
+    places: Arc<ConcurrencyLimit>,
+    tunnels: Arc<ConcurrencyLimit>,
+    check: Option<Arc<ServerCheck>>,
 }
 
 /// Who is to answer a request.
 #[derive(Debug)]
-pub(crate) struct Target {
-    pub(crate) service: Arc<Service>,
+pub(crate) struct UpstreamMatch {
+    pub(crate) service: Arc<UpstreamGroup>,
     /// Bytes of the path that are the prefix.
     pub(crate) prefix_bytes: usize,
 }
 
 /// A server that was picked.
 #[derive(Debug)]
-pub(crate) struct Picked {
-    pub(crate) upstream: Arc<Upstream>,
+pub(crate) struct PickedEndpoint {
+    pub(crate) upstream: Arc<Endpoint>,
     /// It wants to be asked without the prefix.
     pub(crate) strip: bool,
-    places: Arc<Places>,
-    tunnels: Arc<Places>,
+    places: Arc<ConcurrencyLimit>,
+    tunnels: Arc<ConcurrencyLimit>,
 }
 
-impl Shared {
+impl WorkerShared {
     /// Requests and tunnels that had to give way to others.
     pub(crate) fn gave_way(&self) -> u64 {
         self.places.gave_way()
@@ -116,35 +116,41 @@ impl Shared {
 
 /// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
 #[derive(Debug)]
-pub(crate) struct Shared {
-    places: PlacesOfAll,
-    checks: Checks,
+pub(crate) struct WorkerShared {
+    places: ConcurrencyLimits,
+    checks: ServerChecks,
     secret: String,
     /// Of the log: all workers see the same.
     noise: Throttles,
     pub(crate) budget: Arc<Budget>,
 }
 
-impl Shared {
+impl WorkerShared {
     /// With so many bytes to hold for clients.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
         let secret = format!("{:032x}", daemon::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
-        Self { places: PlacesOfAll::default(), checks: Checks::default(), secret, noise: Throttles::default(), budget }
+        Self {
+            places: ConcurrencyLimits::default(),
+            checks: ServerChecks::default(),
+            secret,
+            noise: Throttles::default(),
+            budget,
+        }
     }
 }
 
 #[cfg(test)]
-impl Default for Shared {
+impl Default for WorkerShared {
     fn default() -> Self {
         Self::new(Config::MAX_HELD_BYTES)
     }
 }
 
-impl Upstreams {
-    pub(crate) fn new(config: Arc<Config>, shared: &Shared) -> Self {
-        let rules = Rules::new(config, &shared.secret);
-        let mut services = Services::default();
+impl UpstreamTable {
+    pub(crate) fn new(config: Arc<Config>, shared: &WorkerShared) -> Self {
+        let rules = ConfigSnapshot::new(config, &shared.secret);
+        let mut services = TableState::default();
         services.obey(&rules, shared, Instant::now());
         Self { rules: RwLock::new(Arc::new(rules)), services: RwLock::new(services) }
     }
@@ -154,7 +160,7 @@ impl Upstreams {
         self: Arc<Self>,
         peers: Peers,
         mut config: watch::Receiver<Arc<Config>>,
-        shared: Arc<Shared>,
+        shared: Arc<WorkerShared>,
     ) {
         let mut changes = peers.changes();
         let mut tidy = tokio::time::interval(TIDY);
@@ -168,7 +174,7 @@ impl Upstreams {
                     None => return,
                 },
                 Ok(()) = config.changed() => {
-                    let rules = Rules::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
+                    let rules = ConfigSnapshot::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
                     *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
                     self.change(|services, rules, now| services.obey(rules, &shared, now));
                 }
@@ -177,30 +183,30 @@ impl Upstreams {
         }
     }
 
-    fn change(&self, change: impl FnOnce(&mut Services, &Rules, Instant)) {
+    fn change(&self, change: impl FnOnce(&mut TableState, &ConfigSnapshot, Instant)) {
         let (rules, now) = (self.rules(), Instant::now());
         change(&mut self.services.write().unwrap_or_else(PoisonError::into_inner), &rules, now);
     }
 
     /// What the configuration says.
-    pub(crate) fn rules(&self) -> Arc<Rules> {
+    pub(crate) fn rules(&self) -> Arc<ConfigSnapshot> {
         Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who answers a path in normal form: the longest prefix of whole segments wins.
-    pub(crate) fn find(&self, path: &str) -> Option<Target> {
+    pub(crate) fn find(&self, path: &str) -> Option<UpstreamMatch> {
         self.services.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
 
     /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
-    pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, Described>>, now: Instant) {
+    pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
         for (prefix, service) in &services.prefixes {
             let prefix = if prefix.is_empty() { "/" } else { prefix };
             let servers = all.entry(prefix.to_owned()).or_default();
             for server in service.pool.list() {
                 let (readiness, in_flight) = (server.readiness(now), server.upstream.load.in_flight());
-                let described = servers.entry(server.upstream.address).or_insert_with(|| Described {
+                let described = servers.entry(server.upstream.address).or_insert_with(|| EndpointStatus {
                     name: server.node.as_ref().map(|node| node.name.clone()),
                     weight: server.weight,
                     strip: server.strip,
@@ -215,14 +221,14 @@ impl Upstreams {
     }
 }
 
-impl Services {
-    fn find(&self, path: &str) -> Option<Target> {
+impl TableState {
+    fn find(&self, path: &str) -> Option<UpstreamMatch> {
         let (prefix_bytes, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
-        Some(Target { service: Arc::clone(service), prefix_bytes })
+        Some(UpstreamMatch { service: Arc::clone(service), prefix_bytes })
     }
 
     /// Begins anew with other rules and the same nodes.
-    fn obey(&mut self, rules: &Rules, shared: &Shared, now: Instant) {
+    fn obey(&mut self, rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
         let old = std::mem::take(&mut self.prefixes);
         self.fixed.clear();
@@ -231,7 +237,7 @@ impl Services {
                 for fixed in &route.servers {
                     let server = self.server(fixed.address, fixed.weight, route, shared, now);
                     self.fixed.insert(fixed.address);
-                    self.service_or_new(&prefix).pool.push(Server { strip: route.strip, ..server });
+                    self.service_or_new(&prefix).pool.push(GroupMember { strip: route.strip, ..server });
                 }
             }
         }
@@ -246,7 +252,7 @@ impl Services {
     }
 
     /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have lost their last one remembered.
-    fn follow(&mut self, nodes: &[Arc<Node>], rules: &Rules, shared: &Shared, now: Instant) {
+    fn follow(&mut self, nodes: &[Arc<Node>], rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let servers = nodes.iter().filter(|node| http(node).is_some());
         let new: HashMap<_, _> = servers.map(|node| (place(node), Arc::clone(node))).collect();
         let differs = |(address, node): &(&SocketAddr, &Arc<Node>), other: &HashMap<SocketAddr, Arc<Node>>| {
@@ -267,7 +273,8 @@ impl Services {
             service.registered -= 1;
             // One look through a list takes out all that have moved.
             if service.pool.is_scheduled() {
-                let has_moved = |server: &Server| server.node.is_some() && moved.contains(&server.upstream.address);
+                let has_moved =
+                    |server: &GroupMember| server.node.is_some() && moved.contains(&server.upstream.address);
                 let gone = service.pool.list().iter().filter(|server| has_moved(server));
                 checks.extend(gone.filter_map(|server| server.check.clone()));
                 service.pool.retain(|server| !has_moved(server));
@@ -295,7 +302,7 @@ impl Services {
     }
 
     /// Adds a node to the pools of its prefixes, which are given back.
-    fn add(&mut self, node: &Arc<Node>, rules: &Rules, shared: &Shared, now: Instant) -> Vec<String> {
+    fn add(&mut self, node: &Arc<Node>, rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) -> Vec<String> {
         let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?))) else {
             return Vec::new();
         };
@@ -317,9 +324,9 @@ impl Services {
                 let server = self.server(address, advert.weight, rules.route(prefix), shared, now);
                 let pool = &mut self.service_or_new(prefix).pool;
                 // Two of its prefixes may be one in normal form.
-                let is_there = |last: &Server| last.node.is_some() && last.upstream.address == address;
+                let is_there = |last: &GroupMember| last.node.is_some() && last.upstream.address == address;
                 if !pool.list().last().is_some_and(is_there) {
-                    pool.push(Server { strip: http.strip, node: Some(Arc::clone(node)), ..server });
+                    pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..server });
                 }
             }
         }
@@ -337,7 +344,7 @@ impl Services {
         service.pool.rebuild_schedule();
         self.gone -= usize::from(service.gone.is_some());
         self.gone += usize::from(is_gone);
-        service.gone = is_gone.then(|| service.gone.unwrap_or(Gone { since: now, node }));
+        service.gone = is_gone.then(|| service.gone.unwrap_or(GroupGone { since: now, node }));
     }
 
     /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so that who invents prefixes takes
@@ -348,7 +355,7 @@ impl Services {
         }
         let mut by_node: HashMap<SocketAddr, Vec<(Instant, Box<str>)>> = HashMap::default();
         for (prefix, service) in &self.prefixes {
-            if let Some(Gone { since, node }) = service.gone {
+            if let Some(GroupGone { since, node }) = service.gone {
                 by_node.entry(node).or_default().push((since, prefix.clone()));
             }
         }
@@ -382,21 +389,28 @@ impl Services {
         }
     }
 
-    fn service_or_new(&mut self, prefix: &str) -> &mut Service {
+    fn service_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
         // Each worker has connections of its own, and few: all servers are used.
-        let new = || Arc::new(Service { pool: Pool::new(usize::MAX), registered: 0, gone: None });
+        let new = || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, gone: None });
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 
     /// A server as `route` has it: the one that is known, or a new one.
-    fn server(&mut self, address: SocketAddr, weight: u16, route: &Route, shared: &Shared, now: Instant) -> Server {
-        let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Upstream::new(address, now)));
+    fn server(
+        &mut self,
+        address: SocketAddr,
+        weight: u16,
+        route: &Route,
+        shared: &WorkerShared,
+        now: Instant,
+    ) -> GroupMember {
+        let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Endpoint::new(address, now)));
         upstream.is_there();
         let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
         let places = |of, limit| shared.places.of(address, of, limit, route.client_share);
-        let tunnels = places(Use::Tunnels, route.max_tunnels);
-        let places = places(Use::Requests, route.max_connections);
-        Server { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, tunnels, check }
+        let tunnels = places(PermitKind::Tunnels, route.max_tunnels);
+        let places = places(PermitKind::Requests, route.max_connections);
+        GroupMember { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, tunnels, check }
     }
 }
 
@@ -420,7 +434,7 @@ fn usable(prefix: &str) -> Option<String> {
 
 /// A server as all workers see it: as the one does that thinks worst of it.
 #[derive(Debug)]
-pub(crate) struct Described {
+pub(crate) struct EndpointStatus {
     name: Option<String>,
     weight: u16,
     strip: bool,
@@ -429,7 +443,7 @@ pub(crate) struct Described {
     in_flight: u32,
 }
 
-impl fmt::Display for Described {
+impl fmt::Display for EndpointStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = shown(self.name.as_deref().unwrap_or("fixed"), SHOWN_BYTES);
         let strip = if self.strip { ", without the prefix" } else { "" };
@@ -444,15 +458,21 @@ impl fmt::Display for Described {
     }
 }
 
-impl Service {
+impl UpstreamGroup {
     /// Whose turn it is; `None` when there is nobody but those that were tried.
-    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<Picked> {
-        self.pool.pick(choice, now, |_| {}).map(Server::picked)
+    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
+        self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
     }
 
     /// The server of this id, if it does well.
-    pub(crate) fn with_id(&self, cookies: &Cookies, id: u64, tried: &[SocketAddr], now: Instant) -> Option<Picked> {
-        let is_it = |server: &&Server| {
+    pub(crate) fn with_id(
+        &self,
+        cookies: &CookieSigner,
+        id: u64,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Option<PickedEndpoint> {
+        let is_it = |server: &&GroupMember| {
             let address = server.upstream.address;
             cookies.id(address) == id && !tried.contains(&address)
         };
@@ -462,19 +482,19 @@ impl Service {
     }
 }
 
-impl Server {
+impl GroupMember {
     fn is_suspect(&self) -> bool {
         self.node.as_ref().is_some_and(|node| node.suspect)
     }
 
-    fn picked(&self) -> Picked {
+    fn picked(&self) -> PickedEndpoint {
         let Self { upstream, strip, places, tunnels, .. } = self;
         let [places, tunnels] = [places, tunnels].map(Arc::clone);
-        Picked { upstream: Arc::clone(upstream), strip: *strip, places, tunnels }
+        PickedEndpoint { upstream: Arc::clone(upstream), strip: *strip, places, tunnels }
     }
 }
 
-impl Member for Server {
+impl Member for GroupMember {
     fn address(&self) -> SocketAddr {
         self.upstream.address
     }
@@ -500,20 +520,20 @@ impl Member for Server {
     }
 }
 
-impl Picked {
+impl PickedEndpoint {
     /// A place for a request of `client` among those of the server, if it may have one now.
-    pub(crate) fn try_admit(&self, of: Use, client: IpAddr, now: Instant) -> Option<Admitted> {
+    pub(crate) fn try_admit(&self, of: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
         self.places(of).try_admit(&self.upstream, client, now)
     }
 
     /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
     pub(crate) async fn admit(
         &self,
-        of: Use,
+        of: PermitKind,
         client: IpAddr,
         now: Instant,
         deadline: Instant,
-    ) -> Result<Admitted, Busy> {
+    ) -> Result<Permit, QueueError> {
         self.places(of).admit(&self.upstream, client, now, deadline).await
     }
 
@@ -522,10 +542,10 @@ impl Picked {
         self.places.are_half_taken()
     }
 
-    fn places(&self, of: Use) -> &Arc<Places> {
+    fn places(&self, of: PermitKind) -> &Arc<ConcurrencyLimit> {
         match of {
-            Use::Requests => &self.places,
-            Use::Tunnels => &self.tunnels,
+            PermitKind::Requests => &self.places,
+            PermitKind::Tunnels => &self.tunnels,
         }
     }
 }
@@ -555,13 +575,13 @@ mod tests {
         Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false })
     }
 
-    /// Services with the rules they keep to.
-    struct Scene(Services, Rules, Shared);
+    /// A table with the configuration they keep to.
+    struct TableScene(TableState, ConfigSnapshot, WorkerShared);
 
-    impl Scene {
+    impl TableScene {
         fn new(routes: Vec<Route>) -> Self {
-            let rules = Rules::new(Arc::new(Config { routes, ..Config::default() }), "");
-            let (mut services, shared) = (Services::default(), Shared::default());
+            let rules = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
+            let (mut services, shared) = (TableState::default(), WorkerShared::default());
             services.obey(&rules, &shared, Instant::now());
             Self(services, rules, shared)
         }
@@ -576,12 +596,12 @@ mod tests {
             self.0.follow(nodes, &self.1, &self.2, Instant::now());
         }
 
-        fn find(&self, path: &str) -> Option<Target> {
+        fn find(&self, path: &str) -> Option<UpstreamMatch> {
             self.0.find(path)
         }
     }
 
-    fn pick(service: &Service, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
+    fn pick(service: &UpstreamGroup, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
         let picked = service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
         picked.map(|picked| picked.upstream.address.port())
     }
@@ -590,7 +610,7 @@ mod tests {
     async fn the_longest_prefix_of_whole_segments_wins() {
         let nodes =
             [node(1, 100, &["/"]), node(2, 100, &["/api", "/%61pi/v2/"]), node(3, 100, &["bad", "/..", "/a%2Fb"])];
-        let both = Scene::with(&nodes);
+        let both = TableScene::with(&nodes);
         for (path, port, prefix_bytes) in [
             ("/", 1, 0),
             ("/x/y", 1, 0),
@@ -605,14 +625,14 @@ mod tests {
             let picked = pick(&target.service, Balance::RoundRobin, &[]);
             assert_eq!((picked, target.prefix_bytes), (Some(port), prefix_bytes), "{path}");
         }
-        assert!(Scene::with(&nodes[1..]).find("/x").is_none());
+        assert!(TableScene::with(&nodes[1..]).find("/x").is_none());
     }
 
     #[tokio::test]
     async fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
         let (one, two) = (node(1, 100, &["/api"]), node(2, 100, &["/api"]));
-        let mut scene = Scene::with(&[Arc::clone(&one)]);
-        let who = |scene: &Scene| {
+        let mut scene = TableScene::with(&[Arc::clone(&one)]);
+        let who = |scene: &TableScene| {
             let service = scene.find("/api/x").unwrap().service;
             let mut who: Vec<_> = (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect();
             who.sort_unstable();
@@ -644,15 +664,15 @@ mod tests {
             servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)), weight: 100 }],
             ..Route::new(vec!["/fixed".to_owned()])
         };
-        let mut scene = Scene::new(vec![fixed(1)]);
+        let mut scene = TableScene::new(vec![fixed(1)]);
         scene.follow(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
         scene.follow(&[node(2, 100, &["/fixed", "/a"])]);
-        let who = |scene: &Scene, path| {
+        let who = |scene: &TableScene, path| {
             let service = scene.find(path)?.service;
             Some((0..2).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect::<BTreeSet<_>>())
         };
         assert_eq!(who(&scene, "/fixed"), Some([1, 2].into()));
-        let rules = Rules::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
+        let rules = ConfigSnapshot::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
         scene.0.obey(&rules, &scene.2, Instant::now());
         assert_eq!(who(&scene, "/fixed"), Some([2, 9].into()));
         assert_eq!((who(&scene, "/a"), who(&scene, "/b")), (Some([2].into()), Some([].into())));
@@ -663,7 +683,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_drains_for_long_is_not_forgotten() {
-        let mut scene = Scene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
+        let mut scene = TableScene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
         tokio::time::advance(REMEMBERED_PREFIX * 2).await;
         scene.0.tidy(Instant::now());
         let api = scene.find("/api/x").unwrap();
@@ -677,8 +697,8 @@ mod tests {
     #[tokio::test]
     async fn what_a_check_has_found_outlives_a_change_of_its_server() {
         let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
-        let mut scene = Scene::new(vec![route]);
-        let check = |scene: &Scene| {
+        let mut scene = TableScene::new(vec![route]);
+        let check = |scene: &TableScene| {
             let service = scene.find("/api").unwrap().service;
             Arc::downgrade(service.pool.list()[0].check.as_ref().unwrap())
         };
@@ -700,7 +720,7 @@ mod tests {
             .collect();
         let mut all = many.clone();
         all.push(node(99, 100, &["/real"]));
-        let mut scene = Scene::with(&all);
+        let mut scene = TableScene::with(&all);
         scene.follow(&many);
         scene.follow(&[]);
         assert!(scene.find("/real/x").is_some(), "who leaves many behind takes the room from itself");
@@ -718,7 +738,7 @@ mod tests {
         let names: Vec<String> = (0..=MAX_PREFIXES).map(|number| format!("/{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (fits, long) = (format!("/{}", "x".repeat(511)), format!("/{}", "y".repeat(512)));
-        let scene = Scene::with(&[node(1, 100, &names), node(2, 100, &[&fits, &long])]);
+        let scene = TableScene::with(&[node(1, 100, &names), node(2, 100, &[&fits, &long])]);
         for (path, expected) in [("/255", true), ("/256", false), (&fits, true), (&long, false)] {
             assert_eq!(scene.find(path).is_some(), expected, "{path}");
         }
@@ -726,14 +746,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_rests_or_was_tried_is_passed_over() {
-        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
+        let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
         let service = both.find("/").unwrap().service;
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect() };
         assert_eq!(pick(&service, Balance::RoundRobin, &[one]), Some(2));
         assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
-            let upstream: &Upstream = &both.0.servers[&address];
+            let upstream: &Endpoint = &both.0.servers[&address];
             upstream.rest_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);
@@ -744,14 +764,14 @@ mod tests {
 
     #[tokio::test]
     async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
-        let both = Scene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
+        let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
         let service = both.find("/").unwrap().service;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
             let choice = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
             let picked = service.pick(&choice, Instant::now()).unwrap();
             seen.push(picked.upstream.address.port());
-            held.push(picked.admit(Use::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
+            held.push(picked.admit(PermitKind::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
     }
@@ -759,25 +779,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
         let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
-        let mut full = Scene::new(vec![route]);
+        let mut full = TableScene::new(vec![route]);
         full.follow(&[node(1, 100, &["/"])]);
         let service = full.find("/").unwrap().service;
         let picked = || service.pick(&PickOptions::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
-        let first = picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
-        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
+        let first = picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
+        assert!(picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
         let second = picked();
         let (second, ()) =
-            tokio::join!(second.admit(Use::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
+            tokio::join!(second.admit(PermitKind::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
         let _second = second.unwrap();
         let mut waiting: Vec<_> = (0..MAX_WAITING)
-            .map(|_| Box::pin(async { picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_ok() }))
+            .map(|_| {
+                Box::pin(async { picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_ok() })
+            })
             .collect();
         for one in &mut waiting {
             assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
         }
         let begun = Instant::now();
-        assert!(picked().admit(Use::Requests, CLIENT, Instant::now(), soon()).await.is_err());
+        assert!(picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err());
         assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
     }
 }

@@ -19,22 +19,22 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
-use crate::downstream::clients::Seat;
-use crate::http1::body::{BodyReader, Broken, Piece};
-use crate::http1::head::{Framing, Head, HeadReader};
+use crate::downstream::clients::TrackedClient;
+use crate::http1::body::{BodyReader, MalformedBody, Piece};
+use crate::http1::head::{Framing, HeadReader, RequestHead};
 use crate::http1::headers;
 use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::{KeepAlive, put_date, put_full, status_line};
-use crate::io::budget::Holding;
+use crate::io::budget::Reservation;
 use crate::io::buffers;
-use crate::io::poll_slice::{Polls, Turn};
-use crate::io::stream::{ReadHalf, Readable, Stream, WriteHalf, Written, shrink, write_all};
+use crate::io::poll_slice::{PollCounter, PollSlice};
+use crate::io::stream::{ClientStream, ReadHalf, Readable, WriteHalf, Written, shrink, write_all};
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{Answer, BodyError, Ended, Exchange, Full};
-use crate::proxy::forward::{self, Failed, Forwarded, Request, Sink, Source, put_end, put_piece};
+use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
+use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded, Sink, Source, put_end, put_piece};
 use crate::proxy::tunnel;
-use crate::upstream::concurrency::Admitted;
+use crate::upstream::concurrency::Permit;
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
@@ -53,12 +53,12 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// A client, as whoever answers its requests sees it.
 #[derive(Debug)]
-struct Connection<'a> {
+struct Http1Connection<'a> {
     stream: Held,
-    reading: Reading,
+    reading: Http1Input,
     output: BytesMut,
     /// On account of what it holds, if that is large.
-    held: Vec<Holding>,
+    held: Vec<Reservation>,
     keep_alive: KeepAlive,
     is_head: bool,
     /// What the request at hand is answered with, if it is.
@@ -68,20 +68,20 @@ struct Connection<'a> {
     since: Instant,
     /// When the last request was answered, if nothing has been waited for since: so nobody has to look at the clock again.
     answered: Option<Instant>,
-    limits: Limits,
-    seat: &'a Seat,
-    turn: Turn<'a>,
+    limits: Http1Timeouts,
+    seat: &'a TrackedClient,
+    turn: PollSlice<'a>,
     /// Completes when the client is to go: waited for again and again.
     leave: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
 
 /// The client's stream, until a tunnel takes it.
 #[derive(Debug)]
-struct Held(Option<Stream>);
+struct Held(Option<ClientStream>);
 
 /// What the client sends.
 #[derive(Debug)]
-struct Reading {
+struct Http1Input {
     input: BytesMut,
     heads: HeadReader,
     /// The rest of a head is waited for.
@@ -96,19 +96,25 @@ struct Reading {
 
 /// How long each phase may take.
 #[derive(Clone, Copy, Debug)]
-struct Limits {
+struct Http1Timeouts {
     header: Duration,
     idle: Duration,
     write: Duration,
 }
 
 /// Serves one client until it goes, does nothing for too long, or has to leave and its requests are answered.
-pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
-    let limits = Limits { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
-    let (now, polls) = (Instant::now(), Polls::default());
-    let mut connection = Connection {
+pub(crate) async fn run(
+    stream: ClientStream,
+    config: &Config,
+    seat: &TrackedClient,
+    service: &impl Handler,
+) -> &'static str {
+    let limits =
+        Http1Timeouts { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
+    let (now, polls) = (Instant::now(), PollCounter::default());
+    let mut connection = Http1Connection {
         stream: Held(Some(stream)),
-        reading: Reading {
+        reading: Http1Input {
             input: BytesMut::new(),
             heads: HeadReader::default(),
             has_begun: false,
@@ -126,7 +132,7 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
         answered: None,
         limits,
         seat,
-        turn: Turn::new(&polls),
+        turn: PollSlice::new(&polls),
         leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
     };
     let Ended(reason) = match polls.of(connection.serve(service)).await {
@@ -136,8 +142,8 @@ pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &
     reason
 }
 
-impl Connection<'_> {
-    async fn serve(&mut self, service: &impl Answer) -> Result<std::convert::Infallible, Ended> {
+impl Http1Connection<'_> {
+    async fn serve(&mut self, service: &impl Handler) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
             let head = self.next_head(is_first, service).await?;
@@ -161,7 +167,7 @@ impl Connection<'_> {
     }
 
     /// The next request. Answers that wait leave before it is waited for.
-    async fn next_head(&mut self, is_first: bool, service: &impl Answer) -> Result<Head, Ended> {
+    async fn next_head(&mut self, is_first: bool, service: &impl Handler) -> Result<RequestHead, Ended> {
         loop {
             let problem = match self.reading.next_head() {
                 Ok(Some(head)) => {
@@ -181,7 +187,7 @@ impl Connection<'_> {
             self.keep_alive = KeepAlive::Closes;
             self.is_head = false;
             service.refused(problem.status);
-            self.respond(Full::from(&problem));
+            self.respond(FullResponse::from(&problem));
             self.flush().await?;
             return Err(self.close("a head that makes no sense").await);
         }
@@ -247,7 +253,7 @@ impl Connection<'_> {
             Ok(Piece::More) => self.give_leave().await?,
             Ok(piece) => return Ok(piece),
             // It is said below, again.
-            Err(Broken(_)) => {}
+            Err(MalformedBody(_)) => {}
         }
         // As long as it does not go on, nothing can be done for it.
         self.seat.begins(Instant::now());
@@ -326,7 +332,7 @@ impl Connection<'_> {
         &mut self,
         mut server: TcpStream,
         to_client: Bytes,
-        place: Admitted,
+        place: Permit,
         idle: Duration,
     ) -> Result<(), Ended> {
         self.output.extend_from_slice(&to_client);
@@ -371,8 +377,13 @@ impl Connection<'_> {
     }
 }
 
-impl Exchange for Connection<'_> {
-    async fn whole_body(&mut self, limit: usize, deadline: Instant, held: &mut Holding) -> Result<Bytes, BodyError> {
+impl Exchange for Http1Connection<'_> {
+    async fn whole_body(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        held: &mut Reservation,
+    ) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("a body may have {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
@@ -403,7 +414,7 @@ impl Exchange for Connection<'_> {
         Ok(whole.freeze())
     }
 
-    async fn gather(&mut self, bytes: usize, held: &mut Holding) -> Result<(), BodyError> {
+    async fn gather(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
         let (begin, mut received) = (Instant::now(), 0);
         let mut ahead = VecDeque::new();
         while received < bytes {
@@ -474,12 +485,12 @@ impl Exchange for Connection<'_> {
         Ok(())
     }
 
-    fn respond(&mut self, mut response: Full) -> Instant {
+    fn respond(&mut self, mut response: FullResponse) -> Instant {
         let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
         put_full(&mut self.output, &response, keep_alive, self.is_head, now);
-        self.held.extend(response.held.take().filter(Holding::is_large));
+        self.held.extend(response.held.take().filter(Reservation::is_large));
         now
     }
 
@@ -487,14 +498,18 @@ impl Exchange for Connection<'_> {
         self.status
     }
 
-    async fn forward(&mut self, request: Request<'_>, server: &mut TcpStream) -> Result<Forwarded, Failed> {
+    async fn forward(
+        &mut self,
+        request: ForwardRequest<'_>,
+        server: &mut TcpStream,
+    ) -> Result<Forwarded, ForwardError> {
         self.give_leave().await?;
         let keep_alive = self.keep_alive_while();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: true };
+        let mut upload = Http1Source { reading: &mut self.reading, from_client, has_deadline: true };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let head = request.head;
-        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut self.timer).await;
         self.keep_alive = download.keep_alive;
         let chunks = download.chunks;
@@ -517,15 +532,15 @@ impl Exchange for Connection<'_> {
 
     async fn stream(
         &mut self,
-        head: &Head,
+        head: &RequestHead,
         response: &ResponseHead,
         parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> Result<(), Ended> {
         let keep_alive = self.keep_alive_after();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Upload { reading: &mut self.reading, from_client, has_deadline: false };
+        let mut upload = Http1Source { reading: &mut self.reading, from_client, has_deadline: false };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
-        let mut download = Download { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
         let ended = forward::relay(response, parts, &mut upload, &mut download).await;
         self.keep_alive = download.keep_alive;
         if ended.is_err() && !download.chunks {
@@ -535,7 +550,7 @@ impl Exchange for Connection<'_> {
         ended
     }
 
-    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, place: Admitted, idle: Duration) -> Ended {
+    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, place: Permit, idle: Duration) -> Ended {
         match self.enter_tunnel(server, to_client, place, idle).await {
             Ok(()) => Ended("the tunnel was closed"),
             Err(ended) => ended,
@@ -544,28 +559,28 @@ impl Exchange for Connection<'_> {
 }
 
 impl Deref for Held {
-    type Target = Stream;
+    type Target = ClientStream;
 
-    fn deref(&self) -> &Stream {
+    fn deref(&self) -> &ClientStream {
         self.0.as_ref().expect("nobody asks for it after that")
     }
 }
 
 impl DerefMut for Held {
-    fn deref_mut(&mut self) -> &mut Stream {
+    fn deref_mut(&mut self) -> &mut ClientStream {
         self.0.as_mut().expect("nobody asks for it after that")
     }
 }
 
 /// The request's body, and what follows it.
-struct Upload<'a> {
-    reading: &'a mut Reading,
+struct Http1Source<'a> {
+    reading: &'a mut Http1Input,
     from_client: ReadHalf<'a>,
     /// The response ends some time, whether the client is seen to go or not.
     has_deadline: bool,
 }
 
-impl Source for Upload<'_> {
+impl Source for Http1Source<'_> {
     fn has_more(&mut self) -> bool {
         !self.reading.input.is_empty() || !self.reading.ahead.is_empty()
     }
@@ -588,8 +603,8 @@ impl Source for Upload<'_> {
 }
 
 /// A response on its way.
-struct Download<'a> {
-    head: &'a Head,
+struct Http1Sink<'a> {
+    head: &'a RequestHead,
     to_client: WriteHalf<'a>,
     output: &'a mut BytesMut,
     keep_alive: KeepAlive,
@@ -599,7 +614,7 @@ struct Download<'a> {
     chunks: bool,
 }
 
-impl Sink for Download<'_> {
+impl Sink for Http1Sink<'_> {
     fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
         *self.status = Some(response.status);
         let out = &mut *self.output;
@@ -669,7 +684,7 @@ impl Sink for Download<'_> {
     }
 }
 
-impl Reading {
+impl Http1Input {
     /// Room for a read: a client that sends little by little is not given more each time.
     fn make_room(&mut self) {
         if self.input.capacity() - self.input.len() < LEAST_READ_BYTES {
@@ -677,7 +692,7 @@ impl Reading {
         }
     }
 
-    fn next_head(&mut self) -> Result<Option<Head>, Problem> {
+    fn next_head(&mut self) -> Result<Option<RequestHead>, Problem> {
         self.heads.next(&mut self.input)
     }
 
@@ -720,7 +735,7 @@ impl Reading {
                     }
                 },
                 Ok(piece) => return Ok(piece),
-                Err(Broken(why)) => {
+                Err(MalformedBody(why)) => {
                     return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
                 }
             }

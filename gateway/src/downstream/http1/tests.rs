@@ -14,11 +14,11 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::downstream::clients::Seat;
+use crate::downstream::clients::TrackedClient;
 use crate::downstream::http1;
-use crate::http1::head::Head;
-use crate::io::stream::Stream;
-use crate::proxy::exchange::{Answer, Ended, Exchange, Full};
+use crate::http1::head::RequestHead;
+use crate::io::stream::ClientStream;
+use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -28,11 +28,11 @@ struct HoldsBack {
     begun: Notify,
 }
 
-impl Answer for HoldsBack {
-    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+impl Handler for HoldsBack {
+    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         self.begun.notify_one();
         exchange.hold_back(pending()).await?;
-        Ok(exchange.respond(Full::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
+        Ok(exchange.respond(FullResponse::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
     }
 
     fn refused(&self, _status: StatusCode) {}
@@ -53,7 +53,7 @@ async fn check(request: &str, then: impl AsyncFnOnce(&mut TcpStream, &Cancellati
     let (mut client, stream) = pair().await;
     let leave = CancellationToken::new();
     let (config, holds) = (Config::default(), HoldsBack::default());
-    let seat = Seat::apart(leave.clone());
+    let seat = TrackedClient::apart(leave.clone());
     let asks = async {
         client.write_all(request.as_bytes()).await.unwrap();
         holds.begun.notified().await;
@@ -77,12 +77,12 @@ struct Works {
     answered: AtomicUsize,
 }
 
-impl Answer for Works {
+impl Handler for Works {
     #[expect(clippy::disallowed_methods, reason = "it is to keep its thread busy")]
-    async fn answer(&self, _head: Head, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         std::thread::sleep(Duration::from_micros(50));
         self.answered.fetch_add(1, Ordering::Relaxed);
-        Ok(exchange.respond(Full::new(StatusCode::OK, "text/plain", "")))
+        Ok(exchange.respond(FullResponse::new(StatusCode::OK, "text/plain", "")))
     }
 
     fn refused(&self, _status: StatusCode) {}
@@ -94,7 +94,7 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     let (client, stream) = pair().await;
     let (mut from, mut to) = client.into_split();
     let (config, works) = (Config::default(), Works { answered: AtomicUsize::new(0) });
-    let seat = Seat::apart(CancellationToken::new());
+    let seat = TrackedClient::apart(CancellationToken::new());
     // What comes is there before it is asked for.
     to.write_all("GET / HTTP/1.1\r\nHost: g\r\n\r\n".repeat(REQUESTS).as_bytes()).await.unwrap();
     let reads = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
@@ -120,8 +120,8 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     reads.abort();
 }
 
-async fn pair() -> (TcpStream, Stream) {
+async fn pair() -> (TcpStream, ClientStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-    (client, Stream::Plain(listener.accept().await.unwrap().0))
+    (client, ClientStream::Plain(listener.accept().await.unwrap().0))
 }

@@ -15,16 +15,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use crate::http1::body::Piece;
-use crate::http1::head::{Framing, Head};
-use crate::http1::headers::{Connection, late_trailer};
+use crate::http1::head::{Framing, RequestHead};
+use crate::http1::headers::{HopByHop, late_trailer};
 use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::date;
-use crate::io::budget::Holding;
+use crate::io::budget::Reservation;
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended, Exchange, Full};
-use crate::proxy::forward::{self, Failed, Forwarded, Request, Sink, Source};
-use crate::upstream::concurrency::Admitted;
+use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
+use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded, Sink, Source};
+use crate::upstream::concurrency::Permit;
 
 /// Bytes of a body that nobody wants which are read, and for how long: some clients take a reset for the end of everything, though it
 /// says NO_ERROR and follows the whole answer (RFC 9113, 8.1).
@@ -36,11 +36,11 @@ const SMALL_BYTES: usize = 8 * 1024;
 
 /// A request, and what it can be answered through.
 #[derive(Debug)]
-pub(super) struct Stream {
-    incoming: Incoming,
-    outgoing: Outgoing,
+pub(super) struct Http2Exchange {
+    incoming: Http2Body,
+    outgoing: Http2Sender,
     /// A response whose body is all there.
-    full: Option<Full>,
+    full: Option<FullResponse>,
     status: Option<StatusCode>,
     /// The client waits for leave to send the body.
     owes_continue: bool,
@@ -52,7 +52,7 @@ pub(super) struct Stream {
 
 /// The request's body.
 #[derive(Debug)]
-struct Incoming {
+struct Http2Body {
     body: RecvStream,
     /// Read already, and not wanted until now.
     ahead: VecDeque<Piece>,
@@ -60,25 +60,25 @@ struct Incoming {
 
 /// The response, before its head and after.
 #[derive(Debug)]
-struct Outgoing {
+struct Http2Sender {
     respond: SendResponse<Bytes>,
     send: Option<SendStream<Bytes>>,
 }
 
-impl Stream {
+impl Http2Exchange {
     /// Takes a request over; with its head, or what is wrong with it.
     pub(super) fn open(
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
         limit: Duration,
-    ) -> (Self, Result<Head, Problem>) {
+    ) -> (Self, Result<RequestHead, Problem>) {
         let (parts, body) = request.into_parts();
         let head = head(&parts, body.is_end_stream());
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let owes_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
-            incoming: Incoming { body, ahead: VecDeque::new() },
-            outgoing: Outgoing { respond, send: None },
+            incoming: Http2Body { body, ahead: VecDeque::new() },
+            outgoing: Http2Sender { respond, send: None },
             full: None,
             status: None,
             owes_continue,
@@ -116,8 +116,8 @@ impl Stream {
         }
     }
 
-    async fn send_full(&mut self, full: Full) -> Result<(), Ended> {
-        let Full { status, content_type, retry_after, location, body, held: _held } = full;
+    async fn send_full(&mut self, full: FullResponse) -> Result<(), Ended> {
+        let FullResponse { status, content_type, retry_after, location, body, held: _held } = full;
         let mut response = Response::new(());
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -148,8 +148,13 @@ impl Stream {
     }
 }
 
-impl Exchange for Stream {
-    async fn whole_body(&mut self, limit: usize, deadline: Instant, held: &mut Holding) -> Result<Bytes, BodyError> {
+impl Exchange for Http2Exchange {
+    async fn whole_body(
+        &mut self,
+        limit: usize,
+        deadline: Instant,
+        held: &mut Reservation,
+    ) -> Result<Bytes, BodyError> {
         let too_large = || {
             let detail = format!("a body may have {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
@@ -172,7 +177,7 @@ impl Exchange for Stream {
         }
     }
 
-    async fn gather(&mut self, bytes: usize, held: &mut Holding) -> Result<(), BodyError> {
+    async fn gather(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
         self.give_leave();
         let (begin, mut received) = (Instant::now(), 0);
         while received < bytes {
@@ -203,7 +208,7 @@ impl Exchange for Stream {
         }
     }
 
-    fn respond(&mut self, response: Full) -> Instant {
+    fn respond(&mut self, response: FullResponse) -> Instant {
         self.status = Some(response.status);
         self.full = Some(response);
         Instant::now()
@@ -213,11 +218,15 @@ impl Exchange for Stream {
         self.status
     }
 
-    async fn forward(&mut self, request: Request<'_>, server: &mut TcpStream) -> Result<Forwarded, Failed> {
+    async fn forward(
+        &mut self,
+        request: ForwardRequest<'_>,
+        server: &mut TcpStream,
+    ) -> Result<Forwarded, ForwardError> {
         self.give_leave();
         let outgoing = Mutex::new(&mut self.outgoing);
-        let mut upload = Upload { incoming: &mut self.incoming, outgoing: &outgoing };
-        let mut download = Download::new(&outgoing, self.limit, &mut self.status);
+        let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
+        let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
         let mut timer = Timer::at(Instant::now() + request.within);
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut timer).await;
         outcome.result.map(|forwarded| match forwarded {
@@ -231,13 +240,13 @@ impl Exchange for Stream {
 
     async fn stream(
         &mut self,
-        _head: &Head,
+        _head: &RequestHead,
         response: &ResponseHead,
         parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> Result<(), Ended> {
         let outgoing = Mutex::new(&mut self.outgoing);
-        let mut upload = Upload { incoming: &mut self.incoming, outgoing: &outgoing };
-        let mut download = Download::new(&outgoing, self.limit, &mut self.status);
+        let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
+        let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
         forward::relay(response, parts, &mut upload, &mut download).await
     }
 
@@ -246,13 +255,13 @@ impl Exchange for Stream {
         Ok(())
     }
 
-    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _place: Admitted, _idle: Duration) -> Ended {
+    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _place: Permit, _idle: Duration) -> Ended {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
         Ended("HTTP/2 has no upgrades")
     }
 }
 
-impl Incoming {
+impl Http2Body {
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
         if let Some(piece) = self.ahead.pop_front() {
             return Ok(piece);
@@ -293,7 +302,7 @@ impl Incoming {
     }
 }
 
-impl Outgoing {
+impl Http2Sender {
     fn begin(&mut self, response: Response<()>, ends: bool) -> Result<(), Ended> {
         let send = self.respond.send_response(response, ends).map_err(|_gone| Ended("reset by the client"))?;
         self.send = Some(send);
@@ -315,7 +324,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Sends as the client takes it.
-async fn send_data(out: &Mutex<&mut Outgoing>, mut data: Bytes, ends: bool, limit: Duration) -> Result<(), Ended> {
+async fn send_data(out: &Mutex<&mut Http2Sender>, mut data: Bytes, ends: bool, limit: Duration) -> Result<(), Ended> {
     let gone = || Ended("reset by the client in mid response");
     loop {
         let room = {
@@ -349,12 +358,12 @@ async fn send_data(out: &Mutex<&mut Outgoing>, mut data: Bytes, ends: bool, limi
 }
 
 /// The request's body, on its way to a server.
-struct Upload<'a, 'b> {
-    incoming: &'a mut Incoming,
-    outgoing: &'a Mutex<&'b mut Outgoing>,
+struct Http2Source<'a, 'b> {
+    incoming: &'a mut Http2Body,
+    outgoing: &'a Mutex<&'b mut Http2Sender>,
 }
 
-impl Source for Upload<'_, '_> {
+impl Source for Http2Source<'_, '_> {
     fn has_more(&mut self) -> bool {
         if self.incoming.ahead.is_empty() {
             let read = self.incoming.read().now_or_never().and_then(Result::ok);
@@ -378,8 +387,8 @@ impl Source for Upload<'_, '_> {
 }
 
 /// A response on its way from a server.
-struct Download<'a, 'b> {
-    outgoing: &'a Mutex<&'b mut Outgoing>,
+struct Http2Sink<'a, 'b> {
+    outgoing: &'a Mutex<&'b mut Http2Sender>,
     waiting: VecDeque<Bytes>,
     /// Nothing more will be given, but these trailers.
     end: Option<HeaderMap>,
@@ -390,19 +399,19 @@ struct Download<'a, 'b> {
     status: &'a mut Option<StatusCode>,
 }
 
-impl<'a, 'b> Download<'a, 'b> {
-    fn new(outgoing: &'a Mutex<&'b mut Outgoing>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
+impl<'a, 'b> Http2Sink<'a, 'b> {
+    fn new(outgoing: &'a Mutex<&'b mut Http2Sender>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
         Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
     }
 }
 
-impl Sink for Download<'_, '_> {
+impl Sink for Http2Sink<'_, '_> {
     fn head(&mut self, response: &ResponseHead, _early: bool, set_cookie: Option<&str>) {
         *self.status = Some(response.status);
         let mut head = Response::new(());
         *head.status_mut() = response.status;
         let fields = head.headers_mut();
-        let connection = Connection::of(&response.fields);
+        let connection = HopByHop::of(&response.fields);
         let with_length = response.tells_length();
         for (name, value) in response.fields.iter() {
             if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
@@ -478,11 +487,11 @@ impl Sink for Download<'_, '_> {
 }
 
 /// A request's head, in the form that servers are told it in.
-fn head(parts: &http::request::Parts, ends: bool) -> Result<Head, Problem> {
+fn head(parts: &http::request::Parts, ends: bool) -> Result<RequestHead, Problem> {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let fields = &parts.headers;
-    Head::of_http2(parts.method.as_str(), target, authority, fields, ends)
+    RequestHead::of_http2(parts.method.as_str(), target, authority, fields, ends)
 }
 
 fn put_date(fields: &mut HeaderMap) {

@@ -7,12 +7,12 @@ const HEAD_BYTES: usize = 9;
 /// Finds frames in bytes that come in any pieces.
 #[derive(Debug)]
 pub(crate) struct Frames {
-    at: At,
+    at: FramePosition,
 }
 
 /// What the next byte is.
 #[derive(Debug)]
-enum At {
+enum FramePosition {
     /// Of a frame's payload, of which this many bytes are left. The preface counts as a payload.
     Payload(u32),
     /// Of a frame's head, of which this many bytes are there.
@@ -29,15 +29,15 @@ pub(crate) struct FrameHead {
 
 impl Frames {
     pub(crate) fn new() -> Self {
-        Self { at: At::Payload(PREFACE_BYTES) }
+        Self { at: FramePosition::Payload(PREFACE_BYTES) }
     }
 
     /// Takes bytes off `bytes` up to the end of the next frame's head; all of them, and gives `None`, when that is not there.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         loop {
             match &mut self.at {
-                At::Payload(0) => self.at = At::Head([0; HEAD_BYTES], 0),
-                At::Payload(left) => {
+                FramePosition::Payload(0) => self.at = FramePosition::Head([0; HEAD_BYTES], 0),
+                FramePosition::Payload(left) => {
                     let taken = bytes.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
                     if taken == 0 {
                         return None;
@@ -45,7 +45,7 @@ impl Frames {
                     *bytes = &bytes[taken..];
                     *left -= u32::try_from(taken).unwrap_or(*left);
                 }
-                At::Head(head, have) => {
+                FramePosition::Head(head, have) => {
                     let taken = bytes.len().min(HEAD_BYTES - *have);
                     head[*have..*have + taken].copy_from_slice(&bytes[..taken]);
                     *bytes = &bytes[taken..];
@@ -55,7 +55,7 @@ impl Frames {
                     }
                     let [a, b, c, kind, flags, ..] = *head;
                     let head = FrameHead { length: u32::from_be_bytes([0, a, b, c]), kind, flags };
-                    self.at = At::Payload(head.length);
+                    self.at = FramePosition::Payload(head.length);
                     return Some(head);
                 }
             }

@@ -20,15 +20,15 @@ use h2::server::Builder;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Duration, Instant, timeout};
 
-use self::exchange::Stream as Exchange;
+use self::exchange::Http2Exchange;
 use self::frames::Frames;
 use self::meter::Meter;
 use crate::config::Config;
-use crate::downstream::clients::Seat;
-use crate::io::poll_slice::{Polls, Turn, again_later};
-use crate::io::stream::Stream;
+use crate::downstream::clients::TrackedClient;
+use crate::io::poll_slice::{PollCounter, PollSlice, again_later};
+use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
-use crate::proxy::exchange::{Answer, Full};
+use crate::proxy::exchange::{FullResponse, Handler};
 
 /// Requests of one client at a time.
 const MAX_STREAMS: u32 = 100;
@@ -53,17 +53,29 @@ const LAST_CALL: Duration = Duration::from_secs(1);
 const LINGER: Duration = Duration::from_secs(1);
 
 /// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
-pub(crate) async fn run(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer) -> &'static str {
-    let polls = Polls::default();
+pub(crate) async fn run(
+    stream: ClientStream,
+    config: &Config,
+    seat: &TrackedClient,
+    service: &impl Handler,
+) -> &'static str {
+    let polls = PollCounter::default();
     polls.of(serve(stream, config, seat, service, &polls)).await
 }
 
-async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answer, polls: &Polls) -> &'static str {
+async fn serve(
+    stream: ClientStream,
+    config: &Config,
+    seat: &TrackedClient,
+    service: &impl Handler,
+    polls: &PollCounter,
+) -> &'static str {
     let now = Instant::now();
-    let activity = Arc::new(Activity { since: now, ..Activity::default() });
-    let (frames, meter, mut turn) = (Frames::new(), Meter::new(now), Turn::new(polls));
+    let activity = Arc::new(ConnectionActivity { since: now, ..ConnectionActivity::default() });
+    let (frames, meter, mut turn) = (Frames::new(), Meter::new(now), PollSlice::new(polls));
     let activity_of = Arc::clone(&activity);
-    let mut metered = Metered { stream, frames, meter, activity: activity_of, turn: Turn::new(polls), lingers: None };
+    let mut metered =
+        MeteredStream { stream, frames, meter, activity: activity_of, turn: PollSlice::new(polls), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -103,13 +115,13 @@ async fn serve(stream: Stream, config: &Config, seat: &Seat, service: &impl Answ
                         }
                     }
                     held_bytes += costs;
-                    let (mut exchange, head) = Exchange::open(request, respond, config.write_timeout);
+                    let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
                             Ok(head) => service.answer(head, &mut exchange).await.map(drop),
                             Err(problem) => {
                                 service.refused(problem.status);
-                                crate::proxy::exchange::Exchange::respond(&mut exchange, Full::from(&problem));
+                                crate::proxy::exchange::Exchange::respond(&mut exchange, FullResponse::from(&problem));
                                 Ok(())
                             }
                         };
@@ -160,18 +172,18 @@ fn field_bytes<B>(request: &http::Request<B>) -> usize {
 }
 
 /// A client's bytes on their way to `h2`, with an eye on what they cost.
-struct Metered<'a> {
-    stream: Stream,
+struct MeteredStream<'a> {
+    stream: ClientStream,
     frames: Frames,
     meter: Meter,
-    activity: Arc<Activity>,
-    turn: Turn<'a>,
+    activity: Arc<ConnectionActivity>,
+    turn: PollSlice<'a>,
     /// All has been written: until when the client may read it.
     lingers: Option<Timer>,
 }
 
 /// What a connection's task wants to know of its bytes.
-struct Activity {
+struct ConnectionActivity {
     /// The client has used up what it may cost: nothing of it is read any more.
     flood: AtomicBool,
     since: Instant,
@@ -179,19 +191,19 @@ struct Activity {
     wrote: AtomicU64,
 }
 
-impl Default for Activity {
+impl Default for ConnectionActivity {
     fn default() -> Self {
         Self { flood: AtomicBool::new(false), since: Instant::now(), wrote: AtomicU64::new(0) }
     }
 }
 
-impl Activity {
+impl ConnectionActivity {
     fn last_write(&self) -> Instant {
         self.since + Duration::from_millis(self.wrote.load(Ordering::Relaxed))
     }
 }
 
-impl AsyncRead for Metered<'_> {
+impl AsyncRead for MeteredStream<'_> {
     fn poll_read(mut self: Pin<&mut Self>, task: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.activity.flood.load(Ordering::Relaxed) {
             return Poll::Pending;
@@ -217,7 +229,7 @@ impl AsyncRead for Metered<'_> {
     }
 }
 
-impl AsyncWrite for Metered<'_> {
+impl AsyncWrite for MeteredStream<'_> {
     fn poll_write(mut self: Pin<&mut Self>, task: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(task, bytes);
         if let Poll::Ready(Ok(bytes)) = written {

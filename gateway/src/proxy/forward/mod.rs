@@ -14,17 +14,17 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::time::{Duration, Instant};
 
 use crate::http1::body::{BodyReader, Piece};
-use crate::http1::head::{Framing, Head};
+use crate::http1::head::{Framing, RequestHead};
 use crate::http1::headers;
 use crate::http1::response_reader::{ResponseHead, ResponseReader};
 use crate::io::buffers;
-use crate::io::poll_slice::{Polls, Turn};
+use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::Readable;
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended};
-use crate::upstream::concurrency::Admitted;
-use crate::upstream::endpoint::Keep;
+use crate::upstream::concurrency::Permit;
+use crate::upstream::endpoint::IdleLimits;
 
 /// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
 /// who reads. What has been read when a client stops is held for as long as it does.
@@ -48,18 +48,18 @@ const MAX_INTERIM: u32 = 16;
 #[derive(Debug)]
 pub(crate) enum Forwarded {
     /// The response has been passed on. For how long the server's connection can be used again, if it can, and when the response began.
-    Done { keep_server: Option<Keep>, answered: Duration },
+    Done { keep_server: Option<IdleLimits>, answered: Duration },
     /// The server has gone over to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
 
 /// Why there is no response to pass on.
 #[derive(Debug)]
-pub(crate) enum Failed {
+pub(crate) enum ForwardError {
     /// The server's connection ended without a byte of a response.
     Unanswered,
     /// What came is no response.
-    Nonsense(String),
+    Malformed(String),
     /// No response in time.
     Deadline,
     /// The client is told, and its connection closed.
@@ -68,13 +68,13 @@ pub(crate) enum Failed {
     Ended(Ended),
 }
 
-impl From<Ended> for Failed {
+impl From<Ended> for ForwardError {
     fn from(ended: Ended) -> Self {
         Self::Ended(ended)
     }
 }
 
-impl From<BodyError> for Failed {
+impl From<BodyError> for ForwardError {
     fn from(error: BodyError) -> Self {
         match error {
             BodyError::Problem(problem) => Self::Client(problem),
@@ -119,8 +119,8 @@ pub(crate) trait Sink: Send {
 }
 
 /// A request to be passed on.
-pub(crate) struct Request<'a> {
-    pub(crate) head: &'a Head,
+pub(crate) struct ForwardRequest<'a> {
+    pub(crate) head: &'a RequestHead,
     /// The head as the server is to see it.
     pub(crate) bytes: BytesMut,
     pub(crate) now: Instant,
@@ -131,13 +131,13 @@ pub(crate) struct Request<'a> {
     /// A cookie that the client is given with the response.
     pub(crate) set_cookie: Option<String>,
     /// Its place at the server, which it may have to give up for others while its client is waited for.
-    pub(crate) place: &'a Admitted,
+    pub(crate) place: &'a Permit,
 }
 
 /// How it went.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) result: Result<Forwarded, Failed>,
+pub(crate) struct ForwardOutcome {
+    pub(crate) result: Result<Forwarded, ForwardError>,
     /// The client is being given the response.
     pub(crate) begun: bool,
     /// The server has been given the whole request.
@@ -145,12 +145,12 @@ pub(crate) struct Outcome {
 }
 
 /// Until when something has to happen: moved while it is waited for.
-struct Due {
+struct MovingDeadline {
     base: Instant,
     after_ms: AtomicU64,
 }
 
-impl Due {
+impl MovingDeadline {
     fn after(within: Duration, now: Instant) -> Self {
         let due = Self { base: now, after_ms: AtomicU64::new(0) };
         due.set(now + within);
@@ -176,18 +176,18 @@ impl Due {
 
 /// Sends a request and passes the response on.
 pub(crate) async fn forward(
-    request: Request<'_>,
+    request: ForwardRequest<'_>,
     source: &mut impl Source,
     sink: &mut impl Sink,
     server: &mut TcpStream,
     timer: &mut Timer,
-) -> Outcome {
-    let Request { head, bytes, now: asked, within, idle, set_cookie, place } = request;
+) -> ForwardOutcome {
+    let ForwardRequest { head, bytes, now: asked, within, idle, set_cookie, place } = request;
     let set_cookie = set_cookie.as_deref();
-    let (due, begun, sent) = (Due::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
+    let (due, begun, sent) = (MovingDeadline::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
-    let (due_of, begun_of, sent_of, polls) = (&due, &begun, &sent, Polls::default());
-    let mut download = Download {
+    let (due_of, begun_of, sent_of, polls) = (&due, &begun, &sent, PollCounter::default());
+    let mut download = ResponsePump {
         head,
         from_server,
         sink,
@@ -199,10 +199,10 @@ pub(crate) async fn forward(
         set_cookie,
         passed: 0,
         place,
-        turn: Turn::new(&polls),
+        turn: PollSlice::new(&polls),
     };
     let result = {
-        let pace = Pace { due: &due, within, sent: &sent, begun: &begun, place, polls: &polls };
+        let pace = UploadClock { due: &due, within, sent: &sent, begun: &begun, place, polls: &polls };
         let upload = upload(source, &mut to_server, bytes, head.framing, pace);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
@@ -215,22 +215,22 @@ pub(crate) async fn forward(
                     download.as_mut().poll(task)
                 }) => break outcome,
                 ended = upload.as_mut(), if uploads => match ended {
-                    Upload::Failed(failed) if !has_begun() => break Err(failed),
-                    Upload::Gone(ended) => break Err(ended.into()),
+                    UploadEnd::Failed(failed) if !has_begun() => break Err(failed),
+                    UploadEnd::Gone(ended) => break Err(ended.into()),
                     // The server may have said why it takes no more.
-                    Upload::Refused | Upload::Failed(_) => uploads = false,
+                    UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
                 () = poll_fn(|task| due.poll_over(timer, task)) => {
-                    break Err(if has_begun() { Ended("a response stood still").into() } else { Failed::Deadline });
+                    break Err(if has_begun() { Ended("a response stood still").into() } else { ForwardError::Deadline });
                 }
                 () = poll_fn(|task| place.poll_gives_way(task)) => {
-                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { Failed::Client(too_slow()) });
+                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { ForwardError::Client(too_slow()) });
                 }
             }
         }
     };
     let [begun, sent] = [begun, sent].map(AtomicBool::into_inner);
-    Outcome { result, begun, sent }
+    ForwardOutcome { result, begun, sent }
 }
 
 fn too_slow() -> Problem {
@@ -239,7 +239,7 @@ fn too_slow() -> Problem {
 }
 
 /// Waits for something that depends on the client.
-async fn of_client<F: Future>(place: &Admitted, future: F) -> F::Output {
+async fn of_client<F: Future>(place: &Permit, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     // Mostly it need not be waited for, and nobody has to know.
     if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
@@ -252,27 +252,27 @@ async fn of_client<F: Future>(place: &Admitted, future: F) -> F::Output {
 }
 
 /// How sending a request ended, if it did before the response was there.
-enum Upload {
+enum UploadEnd {
     /// The server takes no more.
     Refused,
-    Failed(Failed),
+    Failed(ForwardError),
     /// Nobody is left to read the response.
     Gone(Ended),
 }
 
 /// While a body comes its client's time counts, and the server's when there is something for it.
-struct Pace<'a> {
-    due: &'a Due,
+struct UploadClock<'a> {
+    due: &'a MovingDeadline,
     within: Duration,
     /// The server has been given the whole request.
     sent: &'a AtomicBool,
     /// The response has: what is left of the request changes nothing.
     begun: &'a AtomicBool,
-    place: &'a Admitted,
-    polls: &'a Polls,
+    place: &'a Permit,
+    polls: &'a PollCounter,
 }
 
-impl Pace<'_> {
+impl UploadClock<'_> {
     fn set(&self, due: Instant) {
         if !self.begun.load(Ordering::Relaxed) {
             self.due.set(due);
@@ -286,8 +286,8 @@ async fn upload<S: Source>(
     to_server: &mut WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
-    pace: Pace<'_>,
-) -> Upload {
+    pace: UploadClock<'_>,
+) -> UploadEnd {
     if framing != Framing::Empty
         && let Err(failed) = send_body(source, to_server, &mut request, framing, &pace).await
     {
@@ -296,15 +296,15 @@ async fn upload<S: Source>(
     // Mostly it is taken at once.
     let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
     if to_server.write_all(&request[taken..]).await.is_err() {
-        return Upload::Refused;
+        return UploadEnd::Refused;
     }
     pace.sent.store(true, Ordering::Relaxed);
     buffers::give(request);
     ended::<S>(source.gone().await)
 }
 
-fn ended<S: Source>(ended: Ended) -> Upload {
-    if S::is_gone(ended) { Upload::Gone(ended) } else { Upload::Failed(ended.into()) }
+fn ended<S: Source>(ended: Ended) -> UploadEnd {
+    if S::is_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
 }
 
 /// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
@@ -319,15 +319,15 @@ async fn send_body<S: Source>(
     to_server: &mut WriteHalf<'_>,
     out: &mut BytesMut,
     framing: Framing,
-    pace: &Pace<'_>,
-) -> Result<(), Upload> {
+    pace: &UploadClock<'_>,
+) -> Result<(), UploadEnd> {
     let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
     let mut received = 0;
-    let mut turn = Turn::new(pace.polls);
+    let mut turn = PollSlice::new(pace.polls);
     loop {
         // What is there already leaves with the head.
         if !source.has_more() {
-            to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
+            to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
             out.clear();
         }
         let deadline = body_deadline(begin, received, Instant::now());
@@ -336,7 +336,7 @@ async fn send_body<S: Source>(
         let now = Instant::now();
         pace.set(now + pace.within);
         let piece = piece.map_err(|error| match error {
-            BodyError::Problem(problem) => Upload::Failed(Failed::Client(problem)),
+            BodyError::Problem(problem) => UploadEnd::Failed(ForwardError::Client(problem)),
             BodyError::Ended(why) => ended::<S>(why),
         });
         match piece? {
@@ -352,18 +352,18 @@ async fn send_body<S: Source>(
             Piece::End(_) => return Ok(()),
             Piece::More => {}
         }
-        to_server.write_all(out).await.map_err(|_broken| Upload::Refused)?;
+        to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
         out.clear();
         turn.give_way(now).await;
     }
 }
 
 /// A response on its way.
-struct Download<'a, S> {
-    head: &'a Head,
+struct ResponsePump<'a, S> {
+    head: &'a RequestHead,
     from_server: ReadHalf<'a>,
     sink: &'a mut S,
-    due: &'a Due,
+    due: &'a MovingDeadline,
     idle: Duration,
     /// The client is being given the response.
     begun: &'a AtomicBool,
@@ -373,23 +373,23 @@ struct Download<'a, S> {
     set_cookie: Option<&'a str>,
     /// Bytes of the body that have been passed on.
     passed: u64,
-    place: &'a Admitted,
-    turn: Turn<'a>,
+    place: &'a Permit,
+    turn: PollSlice<'a>,
 }
 
-impl<S: Sink> Download<'_, S> {
-    async fn run(&mut self) -> Result<Forwarded, Failed> {
+impl<S: Sink> ResponsePump<'_, S> {
+    async fn run(&mut self) -> Result<Forwarded, ForwardError> {
         let mut input = BytesMut::new();
         let forwarded = self.run_with(&mut input).await;
         buffers::give(input);
         forwarded
     }
 
-    async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, Failed> {
+    async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, ForwardError> {
         let response = self.response(input).await?;
         let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if switches && !self.head.upgrades {
-            return Err(Failed::Nonsense("it changes to a protocol that nobody has asked for".to_owned()));
+            return Err(ForwardError::Malformed("it changes to a protocol that nobody has asked for".to_owned()));
         }
         let answered = self.asked.elapsed();
         self.sink.head(&response, !self.sent.load(Ordering::Relaxed), self.set_cookie);
@@ -431,24 +431,24 @@ impl<S: Sink> Download<'_, S> {
                             self.sink.end(b"");
                             break;
                         }
-                        return Err(Failed::Ended(Ended("the server went in mid response")));
+                        return Err(ForwardError::Ended(Ended("the server went in mid response")));
                     }
                 }
                 Err(_broken) => {
                     self.due.rest();
                     self.sink.flush().await?;
-                    return Err(Failed::Ended(Ended("the server's response makes no sense")));
+                    return Err(ForwardError::Ended(Ended("the server's response makes no sense")));
                 }
             }
         }
         self.due.rest();
         of_client(self.place, self.sink.flush()).await?;
-        let keep_server = (keep_alive && input.is_empty()).then(|| Keep::of(keep_for));
+        let keep_server = (keep_alive && input.is_empty()).then(|| IdleLimits::of(keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
 
     /// The head of the response; those before it are passed over.
-    async fn response(&mut self, input: &mut BytesMut) -> Result<ResponseHead, Failed> {
+    async fn response(&mut self, input: &mut BytesMut) -> Result<ResponseHead, ForwardError> {
         let mut reader = ResponseReader::default();
         let mut interim = 0;
         let without_body = self.head.method() == "HEAD";
@@ -457,23 +457,23 @@ impl<S: Sink> Download<'_, S> {
                 Ok(Some(head)) if head.status.is_informational() && head.status.as_u16() != 101 => {
                     interim += 1;
                     if interim > MAX_INTERIM {
-                        return Err(Failed::Nonsense("there is no end of its heads".to_owned()));
+                        return Err(ForwardError::Malformed("there is no end of its heads".to_owned()));
                     }
                 }
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => {
                     if self.read(input).await? == 0 {
-                        let cut = || Failed::Nonsense("it ended in mid head".to_owned());
-                        return Err(if input.is_empty() && interim == 0 { Failed::Unanswered } else { cut() });
+                        let cut = || ForwardError::Malformed("it ended in mid head".to_owned());
+                        return Err(if input.is_empty() && interim == 0 { ForwardError::Unanswered } else { cut() });
                     }
                 }
-                Err(why) => return Err(Failed::Nonsense(why)),
+                Err(why) => return Err(ForwardError::Malformed(why)),
             }
         }
     }
 
     /// Reads on. A buffer that is empty is taken only when there is something to read: thousands may wait for a slow server.
-    async fn read(&mut self, input: &mut BytesMut) -> Result<usize, Failed> {
+    async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ForwardError> {
         let begun = self.begun.load(Ordering::Relaxed);
         let read = loop {
             let readable = match Readable::readable(&mut self.from_server).now_or_never() {
@@ -517,15 +517,15 @@ pub(crate) async fn relay(
     sink: &mut impl Sink,
 ) -> Result<(), Ended> {
     sink.head(response, false, None);
-    let polls = Polls::default();
-    polls.of(relay_parts(parts, source, sink, Turn::new(&polls))).await
+    let polls = PollCounter::default();
+    polls.of(relay_parts(parts, source, sink, PollSlice::new(&polls))).await
 }
 
 async fn relay_parts(
     parts: impl Stream<Item = Result<Bytes, Ended>>,
     source: &mut impl Source,
     sink: &mut impl Sink,
-    mut turn: Turn<'_>,
+    mut turn: PollSlice<'_>,
 ) -> Result<(), Ended> {
     let mut parts = std::pin::pin!(parts);
     let (mut batch, mut passed) = (BytesMut::new(), 0);
