@@ -42,7 +42,7 @@ deny:
 
 # Runs drill, optimised as a whole: `just drill fan-out --nodes 1000`
 drill *ARGS:
-    cargo build --profile dist -p distributor -p gateway -p tests
+    cargo build --profile dist -p distributor -p gateway -p bench
     target/dist/drill {{ARGS}}
 
 # Searches for histories that break the registry, a hundred times as many as the tests do

@@ -1,5 +1,7 @@
 //! Calls between two nodes over one connection, a small message each way.
 
+mod nats;
+
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,8 +15,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::daemon_process::{Daemon, cpu_of_this_process};
-use crate::nats;
-use crate::scenes::{percentiles, row, title};
+use crate::registry::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);
@@ -390,13 +391,13 @@ pub(crate) async fn overload() {
     }
 }
 
-/// tarpc and tonic, if `peers` is built: see `tests/peers/README.md`.
+/// tarpc and tonic, if `peers` is built: see `bench/competitors/README.md`.
 async fn others() {
     let program = std::env::current_exe().unwrap().with_file_name("peers");
     if !program.exists() {
         row(
             "tarpc, tonic",
-            "not built: cargo build --profile dist --manifest-path tests/peers/Cargo.toml --target-dir target",
+            "not built: cargo build --profile dist --manifest-path bench/competitors/Cargo.toml --target-dir target",
         );
         return;
     }

@@ -18,12 +18,11 @@ use tokio::time::sleep;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::attacks;
 use crate::daemon_process::Daemon;
-use crate::door::{ask, median};
-use crate::overload;
-use crate::scenes::{row, title};
-use crate::swarm::join;
-use crate::{attackers, changes};
+use crate::gateway::{ask, changes, median, overload};
+use crate::registry::swarm::join;
+use crate::registry::{row, title};
 
 const CLIENTS: usize = 64;
 const ROUND: Duration = Duration::from_secs(1);
@@ -99,7 +98,7 @@ pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64)
     if wanted("attack") {
         let mut fronts = fronts(&trust, back_end.address).await;
         fronts.push(relay(back_end.address).await);
-        attackers::attackers(&fronts, attack).await;
+        attacks::attackers(&fronts, attack).await;
     }
     if wanted("overload") {
         overload::overload(&program(), back_end.address).await;

@@ -1,5 +1,12 @@
 //! Requests through the gateway, and through others, to back ends that answer at once.
 
+pub(crate) mod changes;
+pub(crate) mod edge;
+pub(crate) mod open_loop;
+pub(crate) mod overload;
+mod proxies;
+pub(crate) mod relay;
+
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -12,9 +19,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
-use crate::pace::Pace;
-use crate::proxies;
-use crate::scenes::{percentiles, row, title};
+use crate::gateway::open_loop::Pace;
+use crate::registry::{percentiles, row, title};
 
 const ROUNDS: usize = 11;
 const BIG_BYTES: usize = 16 << 20;

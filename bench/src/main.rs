@@ -6,25 +6,11 @@
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
 
-mod attack;
-mod attackers;
+mod attacks;
 mod calls;
-mod changes;
 mod daemon_process;
-mod door;
-mod edge;
-mod floor;
-mod hostile;
-mod nats;
-mod others;
-mod overload;
-mod pace;
-mod proxies;
-mod relay;
-mod scenes;
-mod swarm;
-mod totals;
-mod witness;
+mod gateway;
+mod registry;
 
 use clap::{Parser, Subcommand};
 
@@ -216,48 +202,48 @@ fn main() {
 
 async fn play(scene: Scene) {
     match scene {
-        Scene::FanOut { nodes, rounds, alone } => scenes::fan_out(nodes, rounds, alone).await,
-        Scene::Storm { nodes, seconds } => scenes::storm(nodes, seconds).await,
-        Scene::ColdStart { nodes, old } => scenes::cold_start(nodes, old).await,
-        Scene::Restart { nodes } => scenes::restart(nodes).await,
-        Scene::Frozen { nodes, seconds } => scenes::frozen(nodes, seconds).await,
-        Scene::Idle { nodes, seconds } => scenes::idle(nodes, seconds).await,
-        Scene::Flap { nodes, seconds } => scenes::flap(nodes, seconds).await,
-        Scene::Hung { nodes, seconds } => scenes::hung(nodes, seconds).await,
+        Scene::FanOut { nodes, rounds, alone } => registry::fan_out(nodes, rounds, alone).await,
+        Scene::Storm { nodes, seconds } => registry::storm(nodes, seconds).await,
+        Scene::ColdStart { nodes, old } => registry::cold_start(nodes, old).await,
+        Scene::Restart { nodes } => registry::restart(nodes).await,
+        Scene::Frozen { nodes, seconds } => registry::frozen(nodes, seconds).await,
+        Scene::Idle { nodes, seconds } => registry::idle(nodes, seconds).await,
+        Scene::Flap { nodes, seconds } => registry::flap(nodes, seconds).await,
+        Scene::Hung { nodes, seconds } => registry::hung(nodes, seconds).await,
         Scene::Calls => calls::calls().await,
         Scene::CallServer { distributor, work_us } => calls::serve(distributor, work_us).await,
         Scene::Survive { restarts } => calls::survive(restarts).await,
-        Scene::Door { only } => door::door(only.as_deref()).await,
-        Scene::Edge { only, attack, seconds } => edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
-        Scene::Hostile { only, attack } => hostile::hostile(only.as_deref(), attack.as_deref()).await,
-        Scene::LargeServer { distributor } => totals::serve(distributor).await,
-        Scene::HttpServer => door::serve_http().await,
-        Scene::Relay { back_end } => relay::serve(back_end),
+        Scene::Door { only } => gateway::door(only.as_deref()).await,
+        Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
+        Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
+        Scene::LargeServer { distributor } => attacks::totals::serve(distributor).await,
+        Scene::HttpServer => gateway::serve_http().await,
+        Scene::Relay { back_end } => gateway::relay::serve(back_end),
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,
         Scene::NatsService { broker } => calls::serve_nats(broker).await,
         Scene::JsonServer => calls::serve_bytes(true).await,
-        Scene::FanOutFloor => floor::serve_fan_out().await,
-        Scene::Floor => floor::serve().await,
+        Scene::FanOutFloor => registry::baseline::serve_fan_out().await,
+        Scene::Floor => registry::baseline::serve().await,
         Scene::All => {
             calls::calls().await;
             calls::survive(10).await;
             calls::overload().await;
-            door::door(None).await;
-            edge::edge(None, None, 60).await;
-            hostile::hostile(None, None).await;
-            scenes::fan_out(1000, 100, false).await;
-            scenes::fan_out(10_000, 20, true).await;
-            scenes::storm(1000, 10).await;
-            scenes::cold_start(1000, false).await;
-            scenes::cold_start(1000, true).await;
-            scenes::cold_start(10_000, false).await;
-            scenes::restart(1000).await;
-            scenes::restart(10_000).await;
-            scenes::frozen(1000, 60).await;
-            scenes::idle(10_000, 20).await;
-            scenes::flap(100, 60).await;
-            scenes::hung(1000, 60).await;
+            gateway::door(None).await;
+            gateway::edge::edge(None, None, 60).await;
+            attacks::peers::hostile(None, None).await;
+            registry::fan_out(1000, 100, false).await;
+            registry::fan_out(10_000, 20, true).await;
+            registry::storm(1000, 10).await;
+            registry::cold_start(1000, false).await;
+            registry::cold_start(1000, true).await;
+            registry::cold_start(10_000, false).await;
+            registry::restart(1000).await;
+            registry::restart(10_000).await;
+            registry::frozen(1000, 60).await;
+            registry::idle(10_000, 20).await;
+            registry::flap(100, 60).await;
+            registry::hung(1000, 60).await;
         }
     }
 }

@@ -13,8 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
 
-use crate::door::{is_answer, is_whole};
-use crate::scenes::percentiles;
+use crate::gateway::{is_answer, is_whole};
+use crate::registry::percentiles;
 
 const MAX_EVENTS: usize = 64;
 /// Every request is, of those that can be.

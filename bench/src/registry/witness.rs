@@ -15,7 +15,7 @@ use tokio::task::spawn_local;
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::swarm::join;
+use crate::registry::swarm::join;
 
 /// How far apart changes are.
 const GAP: Duration = Duration::from_millis(50);

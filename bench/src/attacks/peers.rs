@@ -12,11 +12,11 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::attacks::totals;
 use crate::calls;
 use crate::daemon_process::Daemon;
-use crate::scenes::{ms, percentiles, row, title};
-use crate::totals;
-use crate::witness::{self, Doubts, Witnesses};
+use crate::registry::witness::{self, Doubts, Witnesses};
+use crate::registry::{ms, percentiles, row, title};
 
 const WITNESSES: usize = 10;
 /// How long each attack is watched, after it has begun.

@@ -1,5 +1,9 @@
 //! Thousands that are slow, or few that flood: what good clients notice of them, and what memory they take.
 
+mod clients;
+pub(crate) mod peers;
+pub(crate) mod totals;
+
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -7,11 +11,11 @@ use tests::Client;
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
-use crate::attack::{From, attacks};
-use crate::door::median;
-use crate::edge::Front;
-use crate::pace::{Answered, Pace};
-use crate::scenes::{ms, percentiles, row, title};
+use crate::attacks::clients::{From, attacks};
+use crate::gateway::edge::Front;
+use crate::gateway::median;
+use crate::gateway::open_loop::{Answered, Pace};
+use crate::registry::{ms, percentiles, row, title};
 
 /// Good clients that stay, half of them at each of two addresses.
 const CLIENTS: usize = 64;

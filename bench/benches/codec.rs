@@ -1,4 +1,5 @@
-//! Speed of the protocol, in MB/s and ns for each packet: `cargo bench --profile dist -p protocol`.
+//! Speed of the protocol, in MB/s and ns for each packet:
+//! `cargo bench --profile dist -p bench --bench codec`.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
 

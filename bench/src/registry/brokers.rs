@@ -13,8 +13,8 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
-use crate::scenes::{ms, percentiles, row};
-use crate::swarm::write;
+use crate::registry::swarm::write;
+use crate::registry::{ms, percentiles, row};
 
 /// A server that tells subscribers, and how to speak to it.
 struct Other {

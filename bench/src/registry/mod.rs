@@ -1,13 +1,17 @@
 //! What is measured.
 
+pub(crate) mod baseline;
+mod brokers;
+pub(crate) mod swarm;
+pub(crate) mod witness;
+
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
-use crate::others;
-use crate::swarm::{Swarm, join};
+use crate::registry::swarm::{Swarm, join};
 
 /// A port for what must come back where it was.
 const PORT: u16 = 19_000;
@@ -79,14 +83,14 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize, alone: bool) {
     drop((daemon, swarm));
     let bare = Daemon::server(&["fan-out-floor"]).await;
     let before = bare.cpu();
-    let (p50, p99) = percentiles(&mut crate::floor::fan_out(bare.address, nodes, 2 * rounds, gap).await);
+    let (p50, p99) = percentiles(&mut baseline::fan_out(bare.address, nodes, 2 * rounds, gap).await);
     let each = (bare.cpu() - before).as_secs_f64() * 1e6 / (2 * rounds * nodes) as f64;
     row(
         "a server that only sends the same bytes",
         &format!("p50 {:7.1} ms   p99 {:7.1} ms   {each:5.2} µs CPU each", ms(p50), ms(p99)),
     );
     if !alone {
-        others::fan_out(nodes, rounds).await;
+        brokers::fan_out(nodes, rounds).await;
     }
 }
 
@@ -250,7 +254,7 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "nobody was lost, and nothing was told");
     drop((daemon, swarm));
     let bare = Daemon::server(&["floor"]).await;
-    let clients = crate::floor::clients(bare.address, nodes).await;
+    let clients = baseline::clients(bare.address, nodes).await;
     sleep(Duration::from_secs(2)).await;
     let before = bare.cpu();
     sleep(Duration::from_secs(seconds)).await;

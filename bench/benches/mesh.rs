@@ -1,5 +1,6 @@
-//! Old nodes, calls and `TestMesh` in figures: `cargo bench --profile dist -p tests`. One machine,
-//! loopback, the Distributor in a process of its own. `drill` measures the registry of version 2.
+//! Old nodes, calls and `TestMesh` in figures: `cargo bench --profile dist -p bench --bench mesh`.
+//! One machine, loopback, the Distributor in a process of its own. `drill` measures the registry of
+//! version 2.
 #![expect(clippy::print_stdout, reason = "a bench prints")]
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a bench reads the clock")]
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 use tests::{Peer, Process};
 use tokio::task::JoinSet;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_measured_distributor");
 /// Rounds of which the median is printed.
 const ROUNDS: usize = 5;
 
