@@ -119,7 +119,7 @@ impl<W: Write> Writing<W> {
                 std::thread::sleep(gather);
             }
             let mut asked = Vec::new();
-            for message in std::iter::once(first).chain(messages.try_iter().take(LineWriter::MAX_LINES)) {
+            for message in std::iter::once(first).chain(messages.try_iter().take(LineWriter::MAX_LINES - 1)) {
                 match message {
                     Message::Line(line) => self.take(&line),
                     Message::Flush(written) => asked.push(written),
