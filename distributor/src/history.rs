@@ -14,11 +14,15 @@ pub(crate) const MAX_ANSWER: usize = 200;
 /// Bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes have no more; names of version 1 nodes may have
 /// as many as a packet.
 const MAX_TEXT_BYTES: usize = 128;
+/// Bytes of all of them; more than as many events as there may be take, unless nodes have the longest names and instances.
+pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
 
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     events: VecDeque<Entry>,
+    /// That they take.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -35,18 +39,27 @@ struct Entry {
 impl History {
     /// Something happened to a node.
     pub(crate) fn note(&mut self, at: Instant, rev: u64, record: &Record, event: &'static str, why: impl Into<String>) {
-        if self.events.len() == MAX_EVENTS {
-            self.events.pop_front();
-        }
         let name = shortened(&record.name).into();
         let instance = record.instance.as_deref().map(|instance| shortened(instance).into());
         let (address, why) = (record.address().into(), why.into());
-        self.events.push_back(Entry { at, rev, name, instance, address, event, why });
+        let entry = Entry { at, rev, name, instance, address, event, why };
+        self.bytes += entry.bytes();
+        self.events.push_back(entry);
+        while (self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES)
+            && let Some(oldest) = self.events.pop_front()
+        {
+            self.bytes -= oldest.bytes();
+        }
     }
 
     /// How many events are remembered.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
+    }
+
+    /// Bytes that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
@@ -71,6 +84,13 @@ impl History {
             .collect();
         events.reverse();
         events
+    }
+}
+
+impl Entry {
+    fn bytes(&self) -> usize {
+        let instance = self.instance.as_ref().map_or(0, |instance| instance.len());
+        size_of::<Self>() + self.name.len() + instance + self.address.len() + self.why.len()
     }
 }
 

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
+use crate::history;
 use crate::intake::Complaint;
 use crate::liveness::Verdict;
 use crate::memory::{Grant, Memory, Rooms};
@@ -244,6 +245,7 @@ impl Membership {
         let state = self.lock();
         let roster = &state.roster;
         let (list, changes) = roster.bytes();
+        let (history_events, history) = roster.history_size();
         Figures {
             connections: state.open_sessions,
             unregistered: state.unregistered.len(),
@@ -251,7 +253,7 @@ impl Membership {
             suspects: roster.suspects(),
             held_back: roster.held_back(),
             revision: roster.revision(),
-            history_events: roster.history_events(),
+            history_events,
             told: self.counters.all_told(),
             cut,
             refused: self.counters.all_refused(),
@@ -264,6 +266,7 @@ impl Membership {
                 ("list", list, self.config.max_list_bytes),
                 ("needs", self.needs.used(), self.needs.limit()),
                 ("changes", changes, MAX_CHANGE_BYTES),
+                ("history", history, history::MAX_BYTES),
             ],
         }
     }

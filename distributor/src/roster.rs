@@ -197,9 +197,9 @@ impl Roster {
         self.held.len()
     }
 
-    /// How many events are remembered.
-    pub(crate) fn history_events(&self) -> usize {
-        self.history.len()
+    /// How many events are remembered, and the bytes that they take.
+    pub(crate) fn history_size(&self) -> (usize, usize) {
+        (self.history.len(), self.history.bytes())
     }
 
     /// Bytes of the list, with those of registrations that wait; and of changes that are remembered.
