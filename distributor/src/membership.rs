@@ -288,6 +288,10 @@ impl Membership {
                     // Those who wait for it are told when it is over.
                     continue;
                 }
+                if version == Version::V1 && state.followers[index(version)].all.is_empty() {
+                    // The list of thousands of nodes is not made for nobody, a thousand times a second.
+                    continue;
+                }
                 let newest = state.roster.publish(version);
                 let followers = &mut state.followers[index(version)];
                 let new = std::mem::take(&mut followers.new);
