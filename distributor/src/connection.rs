@@ -18,10 +18,11 @@ use tracing::{debug, info, warn};
 
 use crate::bucket::Bucket;
 use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
-use crate::membership::{Attendance, Flow, Writer};
+use crate::membership::{Attendance, Flow, Session, Writer};
 use crate::memory::{AwaitedRoom, Outgoing, Room, Rooms};
 use crate::outbox::Reply;
 use crate::roster::{Admission, Turned};
+use crate::turns::{AwaitedPlaces, Places, Turns};
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_TURN: u32 = 64;
@@ -155,6 +156,13 @@ enum Place {
     Roomy { _room: Room, since: Instant },
 }
 
+/// Where a peer stands in the queue of those for which a packet of their own has to be made.
+enum Turn {
+    NotNeeded,
+    Awaited(AwaitedPlaces),
+    Now { _places: Places },
+}
+
 /// What a connection's task has waited for.
 enum Woken {
     Stopping,
@@ -166,6 +174,8 @@ enum Woken {
     Looked(bool),
     /// There is room for the rest of a packet.
     Room(Room),
+    /// The next list that is made for one peer may be this one's.
+    Turn(Places),
     /// A deadline may be over.
     Due,
 }
@@ -178,6 +188,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     let mut slice = TimeSlice::among(&attendance.membership().busy);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
+    let mut turn = Turn::NotNeeded;
     loop {
         slice.give_way_if_over().await;
         if let Some(reason) = session.out.get() {
@@ -188,16 +199,16 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         }
         let (flow, _) = session.flush(attendance.membership(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
-        let mut turn = 0;
+        let mut handled = 0;
         while !session.outbox().owes_reply() {
             match reader.next(attendance) {
-                Ok(true) => turn += 1,
+                Ok(true) => handled += 1,
                 Ok(false) => break,
                 Err(end) => return end,
             }
-            if turn == FRAMES_PER_TURN || slice.is_over() {
+            if handled == FRAMES_PER_TURN || slice.is_over() {
                 slice.give_way().await;
-                turn = 0;
+                handled = 0;
             }
         }
         let owes_reply = session.outbox().owes_reply();
@@ -228,8 +239,11 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         };
         let now = Instant::now();
         let later = match flow {
-            Flow::Later(at) => Some(Instant::from_std(at)),
-            _ => None,
+            Flow::Later(at) => turn.wait_for(&attendance.membership().turns, session).then(|| Instant::from_std(at)),
+            Flow::Done | Flow::Stalled(_) | Flow::Paced(_) | Flow::Broken => {
+                turn = Turn::NotNeeded;
+                None
+            }
         };
         // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
         let keeps_since = session.outbox().keeps_since().map(Instant::from_std);
@@ -264,6 +278,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 () = session.unfinished.notified() => Woken::Unfinished,
                 reads = if_any(&mut reading) => Woken::Looked(reads),
                 room = room.awaited() => Woken::Room(room),
+                places = turn.awaited() => Woken::Turn(places),
                 () = at(next) => Woken::Due,
             }
         });
@@ -287,6 +302,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             }
             Woken::Unfinished => {}
             Woken::Room(room) => reader.room = Place::roomy(room),
+            Woken::Turn(places) => turn = Turn::Now { _places: places },
             Woken::Looked(reads) => {
                 if reads {
                     unread_since = None;
@@ -377,6 +393,24 @@ impl Place {
         match self {
             Self::Awaited(room) => room.await,
             Self::Little | Self::Roomy { .. } => std::future::pending().await,
+        }
+    }
+}
+
+impl Turn {
+    /// Enters the queue if it has not. Returns whether it is the peer's turn.
+    fn wait_for(&mut self, turns: &Turns, session: &Session) -> bool {
+        if matches!(self, Self::NotNeeded) {
+            *self = Self::Awaited(turns.wait(&session.turn_of_network));
+        }
+        matches!(self, Self::Now { .. })
+    }
+
+    /// Waits for the turn, for ever when none is awaited. Cancel safe.
+    async fn awaited(&mut self) -> Places {
+        match self {
+            Self::Awaited(places) => places.await,
+            Self::NotNeeded | Self::Now { .. } => std::future::pending().await,
         }
     }
 }

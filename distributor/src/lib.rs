@@ -29,6 +29,7 @@ mod roster;
 mod server;
 #[cfg(test)]
 mod simulation;
+mod turns;
 mod view;
 mod warmup;
 mod why;

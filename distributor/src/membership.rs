@@ -27,6 +27,7 @@ use crate::needs::Needs;
 use crate::outbox::{Outbox, Step};
 use crate::registry::{Entrance, MAX_CHANGE_BYTES, Registered, SessionId};
 use crate::roster::{Admission, Departure, Roster, Turn, Turned};
+use crate::turns::{TurnOfNetwork, Turns};
 
 /// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
 const WRITES_PER_TURN: usize = 64;
@@ -66,6 +67,8 @@ pub(crate) struct Membership {
     pub(crate) local_queues: LocalQueues,
     /// Connections whose peers always have something to say have one turn at a time between them.
     pub(crate) busy: Busy,
+    /// Peers for which a packet of their own has to be made.
+    pub(crate) turns: Turns,
     /// What packets take that are on their way to peers.
     pub(crate) memory: Memory,
     /// What packets of peers take that have begun to come.
@@ -92,11 +95,12 @@ struct State {
 }
 
 /// The connections of one network.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 struct Crowd {
     open: usize,
     /// Those that have registered nothing.
     unregistered: usize,
+    turn: TurnOfNetwork,
 }
 
 #[derive(Debug, Default)]
@@ -125,6 +129,8 @@ pub(crate) struct Session {
     /// What it says it needs is kept as long as it is registered.
     memory_of_needs: Mutex<Option<Grant>>,
     opened_at: Instant,
+    /// The connections of a network have one turn between them.
+    pub(crate) turn_of_network: TurnOfNetwork,
     /// How long we had been awake when it last gave a sign of life.
     heard: AtomicU64,
 }
@@ -184,6 +190,7 @@ impl Membership {
             comings: Throttles::new(Throttle::several(MOST_COMINGS, Throttle::LOG_PERIOD)),
             local_queues: LocalQueues::start(),
             busy: Busy::new(),
+            turns: Turns::default(),
             memory,
             incoming: Rooms::new(config.max_incoming_bytes, config.max_frame_bytes),
             needs: Memory::new(config.max_list_bytes),
@@ -227,6 +234,7 @@ impl Membership {
             gives_way: AtomicBool::new(false),
             memory_of_needs: Mutex::default(),
             opened_at: now,
+            turn_of_network: state.networks.entry(network).or_default().turn.clone(),
             heard: AtomicU64::new(self.awake.load(Ordering::Relaxed)),
         });
         state.open_sessions += 1;
