@@ -39,6 +39,7 @@ struct Seen {
     made: RefCell<Vec<Instant>>,
     told: RefCell<Vec<Duration>>,
     longest_silence: Cell<Duration>,
+    announced: Cell<Duration>,
     lost: Cell<usize>,
 }
 
@@ -50,6 +51,8 @@ pub(crate) struct Report {
     pub(crate) expected: usize,
     /// Between two pings, of the one that waited longest.
     pub(crate) longest_silence: Duration,
+    /// The longest time between two pings that a ping has announced.
+    pub(crate) announced: Duration,
     /// Connections that ended.
     pub(crate) lost: usize,
 }
@@ -101,6 +104,7 @@ impl Witnesses {
             told,
             expected: changes * self.tasks.len(),
             longest_silence: self.seen.longest_silence.get(),
+            announced: self.seen.announced.get(),
             lost: self.seen.lost.get(),
         }
     }
@@ -116,6 +120,7 @@ impl Seen {
                 if frame.starts_with(br#"{"uri":"$ping""#) {
                     self.longest_silence.set(self.longest_silence.get().max(pinged.elapsed()));
                     pinged = Instant::now();
+                    self.announced.set(self.announced.get().max(announced(&frame)));
                     if stream.write_all(&pong).await.is_err() {
                         return;
                     }
@@ -138,6 +143,13 @@ impl Seen {
             told.extend(made.map(Instant::elapsed));
         }
     }
+}
+
+/// After how long the next ping comes, as this one says.
+fn announced(ping: &[u8]) -> Duration {
+    let every = memmem::find(ping, br#""every":"#).map(|at| &ping[at + 8..]).unwrap_or_default();
+    let digits = every.iter().take_while(|byte| byte.is_ascii_digit());
+    Duration::from_millis(digits.fold(0, |millis, digit| 10 * millis + u64::from(digit - b'0')))
 }
 
 /// How often nodes of this name were suspected, found by asking for their history again and again.
