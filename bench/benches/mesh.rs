@@ -20,7 +20,7 @@ const ROUNDS: usize = 5;
 
 #[tokio::main]
 async fn main() {
-    daemon::raise_open_files();
+    net::raise_open_files();
     println!("{:52} {:>12} {:>16} {:>14}", "", "all done", "Distributor CPU", "sent");
     for nodes in [500, 1000] {
         cold_start(nodes).await;

@@ -169,7 +169,7 @@ enum Scene {
 }
 
 fn main() {
-    daemon::raise_open_files();
+    net::raise_open_files();
     let scene = Args::parse().scene;
     daemon_process::pin_to(
         None,
@@ -191,7 +191,7 @@ fn main() {
             // It ends in order by itself.
             return play(scene).await;
         }
-        let stop = daemon::stop_on_signals(|| std::time::Duration::from_secs(20)).unwrap();
+        let stop = net::stop_on_signals(|| std::time::Duration::from_secs(20)).unwrap();
         tokio::select! {
             () = play(scene) => {}
             // Returning ends what was started.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use daemon::{LogFormat, LogLevel, bind, bind_all, duration, exit_code, init_log, listen_address, raise_open_files};
+use net::{LogFormat, LogLevel, bind, bind_all, duration, exit_code, init_log, listen_address, raise_open_files};
 use protocol::RegistrationLimits;
 use tokio::runtime;
 use tracing::warn;
@@ -189,7 +189,7 @@ pub fn main() -> ExitCode {
             Ok(admin) => admin,
             Err(error) => return exit_code(&error),
         };
-        match daemon::stop_on_signals(|| LONGEST_STOP) {
+        match net::stop_on_signals(|| LONGEST_STOP) {
             Ok(stop) => serve_with_admin(listeners, admin, args.config(), stop).await,
             Err(error) => return exit_code(&error),
         }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{FrameReader, Look, SHOWN_BYTES, Socket, TimeSlice, at, shown};
+use net::{FrameReader, Look, SHOWN_BYTES, Socket, TimeSlice, at, shown};
 use protocol::{
     Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, WindowFull, read_copy, write_history,
     write_refusal,

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
+use net::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
 use protocol::{
     CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull, host_text,
     write_copy_request, write_visibility,
@@ -266,7 +266,7 @@ impl Membership {
             cut,
             refused: self.counters.all_refused(),
             log_lines_held_back: said.iter().flat_map(BTreeMap::values).map(|tally| tally.held_back).sum(),
-            log_lines_lost: daemon::log_lines_lost(),
+            log_lines_lost: net::log_lines_lost(),
             waiting: self.incoming.waiting(),
             memory: vec![
                 ("unread", self.memory.used(), self.memory.limit()),
@@ -346,7 +346,7 @@ impl Membership {
                 tick.into_iter().chain(state.roster.next_due().map(Instant::from_std)).min()
             };
             tokio::select! {
-                () = daemon::at(next) => {}
+                () = net::at(next) => {}
                 () = self.rescheduled.notified() => {}
             }
             let now = Instant::now().into_std();

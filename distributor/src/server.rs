@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Listener, Throttle, tune};
+use net::{Acceptor, Listener, Throttle, tune};
 use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::{SHOWN_BYTES, shown, shown_json};
+use net::{SHOWN_BYTES, shown, shown_json};
 use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, write_history_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

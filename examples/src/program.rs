@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use daemon::{LogFormat, LogLevel, exit_code, init_log};
+use net::{LogFormat, LogLevel, exit_code, init_log};
 use node_sdk::NodeBuilder;
 
 use crate::database::Database;

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
-use daemon::{LogFormat, LogLevel, bind, exit_code, init_log, listen_address, raise_open_files, stop_on_signals};
 use futures::future::join_all;
+use net::{LogFormat, LogLevel, bind, exit_code, init_log, listen_address, raise_open_files, stop_on_signals};
 use node_sdk::{Node, NodeBuilder};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

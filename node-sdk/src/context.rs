@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll};
 
-use daemon::unique_id;
+use net::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 

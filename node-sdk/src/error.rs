@@ -31,7 +31,7 @@ pub enum StartError {
     },
     /// The address cannot be listened on.
     #[error("the node cannot start")]
-    Bind(#[from] daemon::BindError),
+    Bind(#[from] net::BindError),
     /// A handler asks for a state that the builder was not given.
     #[error("the handler of {route} wants a state of type {state}; give it with .state(…)")]
     MissingState {

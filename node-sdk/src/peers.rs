@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockRea
 use std::time::Duration;
 
 use bytes::BytesMut;
-use daemon::Network;
+use net::Network;
 use protocol::{Advert, ListUpdate, Node, Replica, Route, UpdateOutcome, Visibility, VisibilityTarget, write_hello};
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -35,7 +35,7 @@ impl Cluster {
 
     /// A cluster whose Distributor listens on a given address.
     pub fn on(address: SocketAddr, config: distributor::Config) -> Self {
-        let listener = daemon::bind(address).unwrap();
+        let listener = net::bind(address).unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let distributor = tokio::spawn(distributor::serve(vec![listener], config, stop.clone()));
@@ -73,7 +73,7 @@ impl Cluster {
 
     /// Starts a gateway with other limits.
     pub async fn gateway_with(&self, config: gateway::Config) -> SocketAddr {
-        let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
         let config = gateway::Config { distributor: self.address.to_string(), ..config };
         tokio::spawn(gateway::serve(listener, config, self.stop.clone()));

@@ -52,7 +52,7 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn burnt(burnt: State<AtomicU64>) -> Result<u64, ServiceError> {
         Ok(burnt.load(Ordering::Relaxed))
     }
-    let stop = daemon::stop_on_signals(|| Duration::from_secs(20)).unwrap();
+    let stop = net::stop_on_signals(|| Duration::from_secs(20)).unwrap();
     let node = Node::builder("echo").distributor(distributor).state(Duration::from_micros(work_us));
     let node = node.state(AtomicU64::new(0)).route("GET/burn", burn).route("GET/burnt", burnt);
     let node = node.route("GET/echo", echo).route("GET/work", work).start().await.unwrap();

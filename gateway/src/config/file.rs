@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use daemon::{duration, listen_address};
 use ipnet::IpNet;
+use net::{duration, listen_address};
 use protocol::Advert;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use daemon::network_of;
 use foldhash::HashMap;
 use futures::task::AtomicWaker;
+use net::network_of;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Socket, Throttle, at, tune_patiently};
 use futures::future::{pending, select_all};
+use net::{Acceptor, Socket, Throttle, at, tune_patiently};
 use node_sdk::balance::RetryBudget;
 use node_sdk::{Identity, Peers};
 use tokio::net::TcpListener;

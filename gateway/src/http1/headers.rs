@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::{BufMut, BytesMut};
-use daemon::unique_id;
 use ipnet::IpNet;
+use net::unique_id;
 
 use super::head::{Fields, Framing, RequestHead, is_host, tokens};
 

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 
 use bytes::{BufMut, BytesMut};
-use daemon::time_of_day;
 use http::StatusCode;
+use net::time_of_day;
 use tokio::time::{Duration, Instant};
 
 use crate::proxy::exchange::FullResponse;

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use daemon::network_of;
 use foldhash::HashMap;
+use net::network_of;
 
 /// What each connection may hold without a word: nearly all answers are smaller. Ten thousand connections have 160 MiB of these.
 const OWN_BYTES: usize = 16 * 1024;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use daemon::{LineWriter, shown, shown_json, time_of_day};
+use net::{LineWriter, shown, shown_json, time_of_day};
 
 /// Lines are written so long after the first of them, all at once: a thread that is woken for each costs more than the rest.
 const GATHER: Duration = Duration::from_millis(50);

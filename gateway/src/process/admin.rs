@@ -5,8 +5,8 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use daemon::{Acceptor, SHOWN_BYTES, shown, tune};
 use http::StatusCode;
+use net::{Acceptor, SHOWN_BYTES, shown, tune};
 use node_sdk::Peers;
 use protocol::Route;
 use tokio::net::TcpListener;
@@ -99,7 +99,7 @@ impl Admin {
                     "# HELP gateway_log_lines_lost_total Lines of the log that could not be written as fast as they came.\n\
                      # TYPE gateway_log_lines_lost_total counter\n\
                      gateway_log_lines_lost_total {}",
-                    daemon::log_lines_lost()
+                    net::log_lines_lost()
                 );
                 Some((StatusCode::OK, text))
             }

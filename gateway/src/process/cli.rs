@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
-use daemon::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address};
+use net::{LogFormat, LogLevel, duration, exit_code, init_log, listen_address};
 use tokio::runtime;
 use tracing::error;
 

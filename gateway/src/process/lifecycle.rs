@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{BindError, bind, bind_shared, exit_code, raise_open_files};
+use net::{BindError, bind, bind_shared, exit_code, raise_open_files};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -48,7 +48,7 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
     let bounds = config.clone();
     let longest = move || bounds.borrow().drain_timeout + LONGEST_END;
-    let stop = Stop { drain: daemon::stop_on_signals(longest)?, ..Stop::default() };
+    let stop = Stop { drain: net::stop_on_signals(longest)?, ..Stop::default() };
     let reloads = AbortOnDropHandle::new(tokio::spawn({
         let sender = sender.clone();
         async move {

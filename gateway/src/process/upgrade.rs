@@ -86,7 +86,7 @@ pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
             let mut said = [0];
             if watched.read_exact(&mut said).is_err() || said[0] != GO_ON {
                 error!("the process to be taken over has ended before that was done; this one ends too");
-                daemon::end_at_once(1);
+                net::end_at_once(1);
             }
         };
         std::thread::Builder::new().name("predecessor".to_owned()).spawn(watch)?;
@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn systemd_is_told_wherever_it_listens() {
-        let folder = std::env::temp_dir().join(format!("notify-{:x}", daemon::unique_id()));
+        let folder = std::env::temp_dir().join(format!("notify-{:x}", net::unique_id()));
         let there = UnixDatagram::bind(&folder).unwrap();
         send_state(folder.as_os_str(), "READY=1").unwrap();
         let mut buffer = [0; 64];

@@ -9,9 +9,9 @@ pub(crate) mod tunnel;
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use daemon::{SHOWN_BYTES, shown};
 use futures::StreamExt;
 use http::StatusCode;
+use net::{SHOWN_BYTES, shown};
 use node_sdk::balance::{PickOptions, RetryBudget};
 use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
 use serde_json::value::RawValue;

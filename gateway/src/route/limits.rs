@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::network_of;
+use net::network_of;
 use tokio::time::Instant;
 
 use crate::upstream::fair_queue::FairQueue;

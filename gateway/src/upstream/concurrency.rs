@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use daemon::{Throttle, network_of};
+use net::{Throttle, network_of};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use daemon::{SHOWN_BYTES, Throttle, shown};
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
+use net::{SHOWN_BYTES, Throttle, shown};
 use node_sdk::{CallError, Peers};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use daemon::{SHOWN_BYTES, Throttles, shown};
 use foldhash::{HashMap, HashSet};
+use net::{SHOWN_BYTES, Throttles, shown};
 use node_sdk::Peers;
 use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::{HttpAdvert, Node};
@@ -128,7 +128,7 @@ pub(crate) struct WorkerShared {
 impl WorkerShared {
     /// With so many bytes to hold for clients.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
-        let secret = format!("{:032x}", daemon::unique_id());
+        let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
         Self {
             places: ConcurrencyLimits::default(),

@@ -98,7 +98,7 @@ fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
     for _ in 0..MAX_NAMES {
         let mut name = path.as_os_str().to_owned();
-        name.push(format!(".{:032x}.tmp", daemon::unique_id()));
+        name.push(format!(".{:032x}.tmp", net::unique_id()));
         let name = PathBuf::from(name);
         let mut options = File::options();
         // `create_new` follows no link.

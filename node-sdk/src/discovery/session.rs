@@ -8,10 +8,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use daemon::{
-    FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, debug, error, info, shown, tune, warn,
-};
 use futures::FutureExt;
+use net::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, debug, error, info, shown, tune, warn};
 use protocol::{
     Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
     Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
@@ -114,7 +112,7 @@ impl Peers {
     /// node's own, so that all nodes together come back as an even stream.
     pub fn join(mut identity: Identity, address: String, stop: CancellationToken) -> Self {
         let secret = new_secret();
-        let id = secret.as_ref().map_or_else(|| format!("{:032x}", daemon::unique_id()), Secret::instance);
+        let id = secret.as_ref().map_or_else(|| format!("{:032x}", net::unique_id()), Secret::instance);
         identity.advert.id = Some(id.clone());
         let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
         let (advert, adverts) = watch::channel(identity.advert.clone());

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Busy, LocalQueues, Network, SHOWN_BYTES, info, shown, warn};
+use net::{Busy, LocalQueues, Network, SHOWN_BYTES, info, shown, warn};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -271,7 +271,7 @@ impl NodeBuilder {
     /// [`StartError`] when the node cannot start; and [`StartError::Cut`] when calls did not finish in time, so that the exit
     /// code of `main` tells. Once it has started, nothing but a signal ends it.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let stop = net::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
         let node = self.start().await?;
         stop.cancelled().await;
         node.end().await
@@ -289,7 +289,7 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = daemon::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let stop = net::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
         let node = self.start().await?;
         tokio::select! {
             () = stop.cancelled() => {}

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{info, warn};
+use net::{info, warn};
 use protocol::{Advert, Visibility};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -84,11 +84,11 @@ impl Node {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         if cut > 0 {
-            daemon::log_at_the_end(move || {
+            net::log_at_the_end(move || {
                 warn!(connections = cut, "stopped; connections were cut while calls were in flight")
             });
         } else {
-            daemon::log_at_the_end(|| info!("stopped"));
+            net::log_at_the_end(|| info!("stopped"));
         }
         cut
     }

@@ -29,7 +29,7 @@
 use std::ops::Deref;
 use std::time::Duration;
 
-use daemon::{Host, Network, VirtualNet};
+use net::{Host, Network, VirtualNet};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::error::StartError;

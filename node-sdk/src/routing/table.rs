@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use daemon::{Network, SHOWN_BYTES, Throttle, shown, warn};
+use net::{Network, SHOWN_BYTES, Throttle, shown, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 

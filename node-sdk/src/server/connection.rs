@@ -9,10 +9,10 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use daemon::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, warn};
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
+use net::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, warn};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, parse_part};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;

@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use daemon::{Busy, LocalQueues, SHOWN_BYTES, debug, error, shown};
+use net::{Busy, LocalQueues, SHOWN_BYTES, debug, error, shown};
 use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};

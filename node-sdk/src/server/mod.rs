@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use daemon::{Acceptor, Listener, Socket, Throttle, at, debug, tune, warn};
+use net::{Acceptor, Listener, Socket, Throttle, at, debug, tune, warn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{SHOWN_BYTES, debug, shown};
+use net::{SHOWN_BYTES, debug, shown};
 use protocol::{
     Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, ResponsePayload, ResponseWriter, Side, Version, WindowFull,
     write_credit, write_end, write_open, write_response,

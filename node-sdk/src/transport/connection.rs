@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{Network, SHOWN_BYTES, Socket, Throttle, shown, warn};
+use net::{Network, SHOWN_BYTES, Socket, Throttle, shown, warn};
 use futures::task::AtomicWaker;
 use protocol::Version;
 use tokio::time::Instant;

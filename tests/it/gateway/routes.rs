@@ -336,7 +336,7 @@ async fn gu14_a_request_that_goes_round_is_stopped() {
     let cluster = Cluster::start();
     let port = tests::pick_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
-    let listener = daemon::bind(at).unwrap();
+    let listener = net::bind(at).unwrap();
     let itself = Route { servers: vec![FixedServer { address: at, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
     let config = Config { distributor: cluster.address.to_string(), routes: vec![itself], ..Config::default() };
     let stop = tokio_util::sync::CancellationToken::new();

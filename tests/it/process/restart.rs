@@ -124,7 +124,7 @@ async fn rs4_nobody_notices_that_the_distributor_is_killed_and_comes_back() {
         Node::builder(name).distributor(&address).route(route, hello).start().await.unwrap()
     };
     let (a, b) = (start("a", "GET/a").await, start("b", "GET/b").await);
-    let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let gateway = listener.local_addr().unwrap();
     let config = gateway::Config { distributor: address.clone(), ..gateway::Config::default() };
     tokio::spawn(gateway::serve(listener, config, tokio_util::sync::CancellationToken::new()));

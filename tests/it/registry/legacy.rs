@@ -63,7 +63,7 @@ impl Mix {
                 SocketAddr::new("127.0.0.1".parse().unwrap(), old[0].port().await)
             }
             Age::Ours => {
-                let listener = daemon::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+                let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
                 let address = listener.local_addr().unwrap();
                 let distributor = format!("127.0.0.1:{port}");
                 let config = gateway::Config { distributor, ..gateway::Config::default() };

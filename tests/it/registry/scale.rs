@@ -72,7 +72,7 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
         eprintln!("skipped: {SESSIONS} sessions need more than the {descriptors} open files that this system allows");
         return;
     }
-    daemon::raise_open_files();
+    net::raise_open_files();
     let program = env!("CARGO_BIN_EXE_distributor_process");
     let mut flags =
         vec!["--listen", "127.0.0.1:0", "--max-connections", "12000", "--registrations-per-second", "100000"];

@@ -75,7 +75,7 @@ impl io::Write for Dead {
 
 #[tokio::test]
 async fn cr13_a_log_that_panics_takes_no_node_with_it() {
-    let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,daemon=debug").with_writer(|| Dead);
+    let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,net=debug").with_writer(|| Dead);
     let _log = log.finish().set_default();
     let address = ([127, 0, 0, 1], pick_port()).into();
     let cluster = Cluster::on(address, distributor::Config::default());

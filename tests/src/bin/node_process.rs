@@ -4,8 +4,8 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use daemon::{LogFormat, LogLevel, init_log};
 use futures::{Stream, TryStreamExt, stream};
+use net::{LogFormat, LogLevel, init_log};
 use node_sdk::{Items, Node, Params, ServiceError, Streaming, Visibility};
 use serde_json::value::RawValue;
 

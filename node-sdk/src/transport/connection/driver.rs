@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use daemon::{FrameReader, Socket, TimeSlice, debug, tune, warn};
+use net::{FrameReader, Socket, TimeSlice, debug, tune, warn};
 use protocol::{Packet, Part, Side, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};

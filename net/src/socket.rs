@@ -8,8 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::direct::send_now;
-use crate::listen::{BindError, bind};
+use crate::tcp::{BindError, bind, send_now, tune_tcp};
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
 /// Where connections come from and go to.
@@ -192,5 +191,12 @@ impl Socket {
             Self::Tcp(stream) => stream.poll_write_ready(context),
             Self::Pipe(pipe) => pipe.poll_ready(Interest::WRITABLE, context).map(|_| Ok(())),
         }
+    }
+}
+
+/// Sets the options of a connection of the system: see [`tune_tcp`].
+pub fn tune(socket: &Socket) {
+    if let Some(stream) = socket.tcp() {
+        tune_tcp(stream);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
-use crate::{Socket, debug};
+use crate::debug;
 
 /// How long a peer's machine may give no sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
@@ -18,18 +18,11 @@ const FIRST_PROBES: u16 = 5;
 /// Sends small packets at once, and lets the kernel find out within about 16 s that a peer's machine is gone, whether the
 /// connection is idle (keep-alive) or has something under way (Linux: user timeout, tcp(7); otherwise that takes about
 /// 15 minutes). Old peers send nothing that would show it.
-pub fn tune(socket: &Socket) {
-    if let Some(stream) = socket.tcp() {
-        tune_tcp(stream);
-    }
-}
-
-/// As [`tune`].
 pub fn tune_tcp(stream: &TcpStream) {
     tune_patiently(stream, DEAD_AFTER);
 }
 
-/// As [`tune`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
+/// As [`tune_tcp`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
 pub fn tune_patiently(stream: &TcpStream, patience: Duration) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());

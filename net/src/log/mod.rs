@@ -1,9 +1,18 @@
-//! Lines of log that may fail, and take nothing with them.
+//! Lines of log that may fail, and take nothing with them; how often they are written, by whom, and foreign text in them.
+//!
+//! It must not wait for the disk, the terminal or the pipe that a log goes to, and imports nothing of this crate.
+
+mod escape;
+mod throttle;
+mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+pub use escape::{SHOWN_BYTES, Shown, shown, shown_json};
+pub use throttle::{Tally, Throttle, Throttles};
 #[doc(hidden)]
 pub use tracing;
+pub use writer::LineWriter;
 
 /// Has a line written by whatever subscriber there is. One that panics, as those of many programs do when nobody reads their standard output
 /// and error any more, loses the line: the task that had something to say goes on. Without that, a node that goes on serving would not
