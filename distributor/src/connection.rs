@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use net::{FrameReader, Look, SHOWN_BYTES, Socket, TimeSlice, at, shown};
+use net::{BacklogPoller, FrameReader, SHOWN_BYTES, Socket, TimeSlice, at, shown};
 use protocol::{
     Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, WindowFull, read_copy, write_history,
     write_refusal,
@@ -183,7 +183,7 @@ enum Woken {
 async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
     let session = &attendance.session;
     let config = &attendance.membership().config;
-    let mut look = Look::default();
+    let mut look = BacklogPoller::default();
     // A peer that always has something to say never makes this task wait; what it says may cost a microsecond or a millisecond.
     let mut slice = TimeSlice::among(&attendance.membership().busy);
     // Since when an old peer has read nothing of what is before it.
@@ -363,7 +363,7 @@ async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits for what an old peer's window waits for. Returns whether the peer reads.
-async fn read_enough(attendance: &Attendance, unread: WindowFull, look: &mut Look) -> bool {
+async fn read_enough(attendance: &Attendance, unread: WindowFull, look: &mut BacklogPoller) -> bool {
     let (session, membership) = (&attendance.session, attendance.membership());
     match unread {
         WindowFull::Until(time) => {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use net::{Busy, LocalQueues, SHOWN_BYTES, Shown, Socket, Throttle, Throttles, TimeSlice, network_of, shown};
+use net::{SliceQueue, PeerBacklog, SHOWN_BYTES, Escaped, Socket, LogThrottle, LogThrottles, TimeSlice, network_of, shown};
 use protocol::{
     CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull, host_text,
     write_copy_request, write_visibility,
@@ -41,7 +41,7 @@ const REST: u32 = 2;
 /// However much there is to tell, a change does not wait longer than this for the round before.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
-/// Log lines of one kind about nodes that come and go, in [`Throttle::LOG_PERIOD`]; the next says how many were left out. `distributor why`
+/// Log lines of one kind about nodes that come and go, in [`LogThrottle::LOG_PERIOD`]; the next says how many were left out. `distributor why`
 /// knows all.
 const MOST_COMINGS: u32 = 100;
 
@@ -57,16 +57,16 @@ pub(crate) struct Membership {
     /// Something may be due earlier than the time keeper thinks.
     rescheduled: Notify,
     /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
-    refusals: Throttles,
-    pub(crate) cuts: Throttles,
+    refusals: LogThrottles,
+    pub(crate) cuts: LogThrottles,
     /// What is said of nodes that are listed, and have something wrong.
-    warnings: Throttles,
+    warnings: LogThrottles,
     /// What is said of nodes that come and go: there are as many as nodes, and one that flaps must not fill the log either.
-    comings: Throttles,
+    comings: LogThrottles,
     /// What old peers on this machine have read.
-    pub(crate) local_queues: LocalQueues,
+    pub(crate) local_queues: PeerBacklog,
     /// Connections whose peers always have something to say have one turn at a time between them.
-    pub(crate) busy: Busy,
+    pub(crate) busy: SliceQueue,
     /// Peers for which a packet of their own has to be made.
     pub(crate) turns: Turns,
     /// What packets take that are on their way to peers.
@@ -184,12 +184,12 @@ impl Membership {
             state: Mutex::new(state),
             changed: Default::default(),
             rescheduled: Notify::new(),
-            refusals: Throttles::default(),
-            cuts: Throttles::default(),
-            warnings: Throttles::default(),
-            comings: Throttles::new(Throttle::several(MOST_COMINGS, Throttle::LOG_PERIOD)),
-            local_queues: LocalQueues::start(),
-            busy: Busy::new(),
+            refusals: LogThrottles::default(),
+            cuts: LogThrottles::default(),
+            warnings: LogThrottles::default(),
+            comings: LogThrottles::new(LogThrottle::several(MOST_COMINGS, LogThrottle::LOG_PERIOD)),
+            local_queues: PeerBacklog::start(),
+            busy: SliceQueue::new(),
             turns: Turns::default(),
             memory,
             incoming: Rooms::new(config.max_incoming_bytes, config.max_frame_bytes),
@@ -221,7 +221,7 @@ impl Membership {
         }
         let id = SessionId(state.next_session);
         state.next_session += 1;
-        let read_time = (!LocalQueues::can_see(&stream)).then_some(self.config.legacy_read_time);
+        let read_time = (!PeerBacklog::can_see(&stream)).then_some(self.config.legacy_read_time);
         let greet_at = (now + self.config.greet_after).into_std();
         let outbox = Outbox::new(greet_at, self.config.legacy_list_bytes, read_time);
         let session = Arc::new(Session {
@@ -248,7 +248,7 @@ impl Membership {
 
     /// How it is now.
     pub(crate) fn figures(&self) -> Figures {
-        let said = [&self.refusals, &self.cuts, &self.warnings, &self.comings].map(Throttles::tallies);
+        let said = [&self.refusals, &self.cuts, &self.warnings, &self.comings].map(LogThrottles::tallies);
         let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
         let state = self.lock();
         let roster = &state.roster;
@@ -572,7 +572,7 @@ impl Membership {
     }
 
     /// Says once, and by name, that version 1 peers can no longer read the whole list.
-    fn warn_of_size(&self, name: Shown<&str>) {
+    fn warn_of_size(&self, name: Escaped<&str>) {
         let mut state = self.lock();
         let outgrows = state.roster.legacy_bytes() > self.config.legacy_list_bytes;
         if outgrows == state.warned_of_size {
@@ -792,7 +792,7 @@ impl Session {
 }
 
 /// A node's name, for the log: names of version 1 nodes may be any text.
-fn shown_name(name: &str) -> Shown<&str> {
+fn shown_name(name: &str) -> Escaped<&str> {
     shown(name, SHOWN_BYTES)
 }
 

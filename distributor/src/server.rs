@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, Throttle, tune};
+use net::{Acceptor, Listener, LogThrottle, tune};
 use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -72,7 +72,7 @@ pub async fn serve_with_admin(
 
 async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
-    let (mut full, mut crowded) = (Throttle::default(), Throttle::default());
+    let (mut full, mut crowded) = (LogThrottle::default(), LogThrottle::default());
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
-use crate::{Listener, Socket, Throttle, warn};
+use crate::{Listener, LogThrottle, Socket, warn};
 
 /// First pause after the system could give no socket.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
@@ -23,14 +23,14 @@ pub struct Acceptor {
     pause: Duration,
     paused_until: Option<Instant>,
     dead_in_a_row: u32,
-    log: Throttle,
+    log: LogThrottle,
 }
 
 impl Acceptor {
     /// Takes over a listening socket.
     pub fn new(listener: impl Into<Listener>) -> Self {
         let listener = listener.into();
-        Self { listener, pause: FIRST_PAUSE, paused_until: None, dead_in_a_row: 0, log: Throttle::default() }
+        Self { listener, pause: FIRST_PAUSE, paused_until: None, dead_in_a_row: 0, log: LogThrottle::default() }
     }
 
     /// The next connection. Cancel safe: no connection and no pause is lost.

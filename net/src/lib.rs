@@ -13,13 +13,15 @@ mod virtual_net;
 pub use accept::Acceptor;
 pub use address_group::network_of;
 pub use frames::FrameReader;
-pub use log::{LineWriter, SHOWN_BYTES, Shown, Tally, Throttle, Throttles, say, shown, shown_json, tracing};
-pub use peer_backlog::{LocalQueues, Look};
-pub use process::{Busy, TimeSlice, at, log_at_the_end, raise_open_files, stop_on_signals, time_of_day, unique_id};
+pub use log::{Escaped, LineWriter, LogThrottle, LogThrottles, SHOWN_BYTES, Tally, say, shown, shown_json, tracing};
+pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]
 pub use process::{
     LogFormat, LogGuard, LogLevel, duration, end_at_once, exit_code, init_log, listen_address, log_lines_lost,
     port_owner,
+};
+pub use process::{
+    SliceQueue, TimeSlice, at, log_at_the_end, raise_open_files, stop_on_signals, time_of_day, unique_id,
 };
 pub use socket::{Listener, Network, Socket, tune};
 pub use tcp::{

@@ -18,22 +18,22 @@ const COST_SHARE: u32 = 10;
 
 /// The system's view of both ends of connections on this machine. One task takes snapshots while somebody waits for one.
 #[derive(Debug)]
-pub struct LocalQueues {
-    newest: watch::Receiver<Option<Snapshot>>,
+pub struct PeerBacklog {
+    newest: watch::Receiver<Option<BacklogSnapshot>>,
     wanted: Arc<Notify>,
     scanner: JoinHandle<()>,
 }
 
 #[derive(Debug)]
-struct Snapshot {
+struct BacklogSnapshot {
     taken: Instant,
     /// Own and other end of a socket; bytes it has not given to its program, and bytes it has not got rid of.
-    queues: Queues,
+    queues: QueueBytes,
 }
 
-type Queues = HashMap<(SocketAddr, SocketAddr), (usize, usize)>;
+type QueueBytes = HashMap<(SocketAddr, SocketAddr), (usize, usize)>;
 
-impl LocalQueues {
+impl PeerBacklog {
     /// Starts the task; it ends when this value is dropped.
     pub fn start() -> Self {
         let (sender, newest) = watch::channel(None);
@@ -42,7 +42,7 @@ impl LocalQueues {
         Self { newest, wanted, scanner }
     }
 
-    /// Whether a [`Look`] is likely to tell something about this connection's peer.
+    /// Whether a [`BacklogPoller`] is likely to tell something about this connection's peer.
     pub fn can_see(stream: &Socket) -> bool {
         cfg!(target_os = "linux") && Self::ends(stream).is_some()
     }
@@ -55,7 +55,7 @@ impl LocalQueues {
         let ends = Self::ends(stream)?;
         self.wanted.notify_one();
         let mut newest = self.newest.clone();
-        let taken_since = |snapshot: &Option<Snapshot>| snapshot.as_ref().is_some_and(|it| it.taken >= asked);
+        let taken_since = |snapshot: &Option<BacklogSnapshot>| snapshot.as_ref().is_some_and(|it| it.taken >= asked);
         newest.wait_for(taken_since).await.ok()?.as_ref()?.between(ends)
     }
 
@@ -70,19 +70,19 @@ impl LocalQueues {
 /// Looking at one peer's end, again and again until it has read enough: the less often the more often that was in vain, so
 /// that a peer that is frozen costs four looks a second.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct BacklogPoller {
     in_vain: u32,
     /// When the look that is under way begins, and how much had been written before.
     begun: Option<(Instant, u64)>,
 }
 
-impl Look {
+impl BacklogPoller {
     /// Longest time between two looks.
     const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
     /// How much had been `written` when the look began, and how much of that the peer has not read; `None` when that cannot
     /// be seen. A cancelled look goes on where it was.
-    pub async fn unread(&mut self, queues: &LocalQueues, stream: &Socket, written: u64) -> (u64, Option<usize>) {
+    pub async fn unread(&mut self, queues: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
         let wait = match self.in_vain {
             0 => Duration::ZERO,
             times => (LEAST_AGE * 2_u32.saturating_pow(times - 1)).min(Self::LONGEST_WAIT),
@@ -101,24 +101,24 @@ impl Look {
     }
 }
 
-impl Drop for LocalQueues {
+impl Drop for PeerBacklog {
     fn drop(&mut self) {
         self.scanner.abort();
     }
 }
 
-async fn scan(newest: watch::Sender<Option<Snapshot>>, wanted: Arc<Notify>) {
+async fn scan(newest: watch::Sender<Option<BacklogSnapshot>>, wanted: Arc<Notify>) {
     loop {
         wanted.notified().await;
         let taken = Instant::now();
         let Ok((queues, cost)) = tokio::task::spawn_blocking(read_queues).await else { return };
-        newest.send_replace(Some(Snapshot { taken, queues }));
+        newest.send_replace(Some(BacklogSnapshot { taken, queues }));
         // Whoever asks meanwhile is served by the next one.
         sleep_until(taken + LEAST_AGE.max(cost * COST_SHARE)).await;
     }
 }
 
-impl Snapshot {
+impl BacklogSnapshot {
     fn between(&self, (ours, theirs): (SocketAddr, SocketAddr)) -> Option<usize> {
         let (unread, _) = self.queues.get(&(theirs, ours))?;
         let (_, unsent) = self.queues.get(&(ours, theirs))?;
@@ -132,7 +132,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// The system's table, and how long reading it took.
 #[cfg(target_os = "linux")]
-fn read_queues() -> (Queues, Duration) {
+fn read_queues() -> (QueueBytes, Duration) {
     let begin = Instant::now();
     let sockets = procfs::net::tcp().into_iter().chain(procfs::net::tcp6()).flatten();
     let queues = |socket: procfs::net::TcpNetEntry| {
@@ -144,8 +144,8 @@ fn read_queues() -> (Queues, Duration) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_queues() -> (Queues, Duration) {
-    (Queues::new(), Duration::ZERO)
+fn read_queues() -> (QueueBytes, Duration) {
+    (QueueBytes::new(), Duration::ZERO)
 }
 
 #[cfg(test)]
@@ -163,7 +163,7 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let stream = Socket::Tcp(listener.accept().await.unwrap().0);
-            let queues = LocalQueues::start();
+            let queues = PeerBacklog::start();
             // The peer's kernel acknowledges in its own time.
             while queues.unread(&stream, Instant::now()).await != Some(0) {}
             stream.writable().await.unwrap();

@@ -20,27 +20,27 @@ const FIRST_PORT: u16 = 32_768;
 /// A network. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct VirtualNet {
-    inner: Arc<Inner>,
+    inner: Arc<NetShared>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    state: Mutex<State>,
+struct NetShared {
+    state: Mutex<NetState>,
     /// Hosts, or what is between them, are not as they were.
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct NetState {
     hosts: u32,
     ports: u16,
     frozen: HashSet<IpAddr>,
     delays: HashMap<IpAddr, Duration>,
     /// Pairs that cannot reach one another, the lower first.
     cuts: HashSet<(IpAddr, IpAddr)>,
-    listeners: HashMap<SocketAddr, Arc<Backlog>>,
+    listeners: HashMap<SocketAddr, Arc<AcceptQueue>>,
     next_connection: u64,
-    connections: HashMap<u64, Connection>,
+    connections: HashMap<u64, VirtualConnection>,
 }
 
 /// One machine of a network. Cheap to clone; all clones are one.
@@ -51,20 +51,20 @@ pub struct Host {
 }
 
 #[derive(Debug, Default)]
-struct Backlog {
+struct AcceptQueue {
     waiting: Mutex<VecDeque<(Pipe, SocketAddr)>>,
     arrived: Notify,
 }
 
 #[derive(Debug)]
-struct Connection {
+struct VirtualConnection {
     ends: [SocketAddr; 2],
     /// What each end has written.
-    flows: [Flow; 2],
+    flows: [Direction; 2],
 }
 
 #[derive(Debug, Default)]
-struct Flow {
+struct Direction {
     /// With the time at which each chunk arrives.
     chunks: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
@@ -91,11 +91,11 @@ pub struct Pipe {
 pub struct PipeListener {
     net: VirtualNet,
     address: SocketAddr,
-    backlog: Arc<Backlog>,
+    backlog: Arc<AcceptQueue>,
 }
 
 /// Why an end cannot be read now.
-enum NotNow {
+enum NotReadable {
     /// Nothing is there, or nothing passes.
     Nothing,
     /// Something comes.
@@ -125,7 +125,7 @@ impl VirtualNet {
     }
 
     /// Everybody looks again.
-    fn change(&self, mut state: MutexGuard<'_, State>) {
+    fn change(&self, mut state: MutexGuard<'_, NetState>) {
         let flows = state.connections.values_mut().flat_map(|connection| &mut connection.flows);
         let wakers: Vec<Waker> = flows.flat_map(|flow| flow.wakers.iter_mut().filter_map(Option::take)).collect();
         drop(state);
@@ -133,7 +133,7 @@ impl VirtualNet {
         self.inner.changed.notify_waiters();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, NetState> {
         self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -175,7 +175,7 @@ impl Host {
     pub(crate) fn listen(&self, port: u16) -> PipeListener {
         let mut state = self.net.lock();
         let port = if port == 0 { state.port() } else { port };
-        let (address, backlog) = (SocketAddr::new(self.address, port), Arc::new(Backlog::default()));
+        let (address, backlog) = (SocketAddr::new(self.address, port), Arc::new(AcceptQueue::default()));
         state.listeners.insert(address, Arc::clone(&backlog));
         drop(state);
         PipeListener { net: self.net.clone(), address, backlog }
@@ -202,7 +202,7 @@ impl Host {
             let from = SocketAddr::new(self.address, state.port());
             let id = state.next_connection;
             state.next_connection += 1;
-            state.connections.insert(id, Connection { ends: [from, to], flows: Default::default() });
+            state.connections.insert(id, VirtualConnection { ends: [from, to], flows: Default::default() });
             drop(state);
             let [ours, theirs] = [0, 1].map(|side| Pipe { net: self.net.clone(), id, side });
             backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((theirs, from));
@@ -212,7 +212,7 @@ impl Host {
     }
 }
 
-impl State {
+impl NetState {
     fn port(&mut self) -> u16 {
         self.ports = self.ports.checked_add(1).unwrap_or_default();
         FIRST_PORT.checked_add(self.ports).unwrap_or(FIRST_PORT)
@@ -227,22 +227,22 @@ impl State {
     }
 
     /// Whether an end can be read now: there are bytes, the end, or an error.
-    fn readable(&self, id: u64, side: usize) -> Result<(), NotNow> {
-        let Some(Connection { ends, flows }) = self.connections.get(&id) else { return Ok(()) };
+    fn readable(&self, id: u64, side: usize) -> Result<(), NotReadable> {
+        let Some(VirtualConnection { ends, flows }) = self.connections.get(&id) else { return Ok(()) };
         if self.frozen.contains(&ends[side].ip()) || self.is_cut(ends[0].ip(), ends[1].ip()) {
-            return Err(NotNow::Nothing);
+            return Err(NotReadable::Nothing);
         }
         let flow = &flows[1 - side];
         match flow.chunks.front() {
-            Some((due, _)) if *due > Instant::now() && !flow.reset => Err(NotNow::At(*due)),
-            None if !flow.closed && !flow.reset => Err(NotNow::Nothing),
+            Some((due, _)) if *due > Instant::now() && !flow.reset => Err(NotReadable::At(*due)),
+            None if !flow.closed && !flow.reset => Err(NotReadable::Nothing),
             Some(_) | None => Ok(()),
         }
     }
 
     /// Whether an end can be written now: there is room, or an error.
     fn writable(&self, id: u64, side: usize) -> bool {
-        let Some(Connection { ends, flows }) = self.connections.get(&id) else { return true };
+        let Some(VirtualConnection { ends, flows }) = self.connections.get(&id) else { return true };
         let flow = &flows[side];
         !self.frozen.contains(&ends[side].ip()) && (flow.bytes < MAX_BYTES || flow.unheard || flow.reset)
     }
@@ -314,7 +314,7 @@ impl Pipe {
             }
         }
         drop(state);
-        if let Some(Err(NotNow::At(due))) = readable {
+        if let Some(Err(NotReadable::At(due))) = readable {
             let waker = context.waker().clone();
             tokio::spawn(async move {
                 tokio::time::sleep_until(due).await;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{pending, select_all};
-use net::{Acceptor, Socket, Throttle, at, tune_patiently};
+use net::{Acceptor, LogThrottle, Socket, at, tune_patiently};
 use node_sdk::balance::RetryBudget;
 use node_sdk::{Identity, Peers};
 use tokio::net::TcpListener;
@@ -247,7 +247,7 @@ impl Worker {
         let shedding = Arc::clone(&self.shedding);
         let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.watch().await }));
         let mut connections = JoinSet::new();
-        let mut full = Throttle::default();
+        let mut full = LogThrottle::default();
         let mut last_call = None;
         // Those who wait for a place count among the connections.
         let most = config.borrow().max_connections.saturating_add(MAX_WAITING);

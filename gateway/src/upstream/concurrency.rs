@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use net::{Throttle, network_of};
+use net::{LogThrottle, network_of};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
@@ -51,7 +51,7 @@ struct LimitState {
     /// Until when places count as short.
     short_until: Option<Instant>,
     next_sweep: Option<Instant>,
-    throttle: Throttle,
+    throttle: LogThrottle,
 }
 
 /// How fast places become free while somebody waits for one: who would wait for too long is told at once.
@@ -143,7 +143,7 @@ impl ConcurrencyLimit {
             pace: DrainRate::default(),
             short_until: None,
             next_sweep: None,
-            throttle: Throttle::default(),
+            throttle: LogThrottle::default(),
         };
         Self { limit, of, free: AtomicUsize::new(limit), gave_way, state: Mutex::new(state) }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
-use net::{SHOWN_BYTES, Throttle, shown};
+use net::{SHOWN_BYTES, LogThrottle, shown};
 use node_sdk::{CallError, Peers};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -25,7 +25,7 @@ struct NodeChecks {
     peers: Peers,
     /// Those that failed.
     failed: Mutex<BTreeMap<SocketAddr, FailedNode>>,
-    noise: Mutex<Throttle>,
+    noise: Mutex<LogThrottle>,
 }
 
 /// How often a node failed.

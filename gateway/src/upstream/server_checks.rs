@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::BytesMut;
-use net::Throttle;
+use net::LogThrottle;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant, sleep, timeout};
@@ -27,7 +27,7 @@ pub(crate) const FALLS: u32 = 2;
 pub(crate) struct ServerChecks {
     known: Mutex<HashMap<CheckKey, Weak<ServerCheck>>>,
     /// Of the log.
-    noise: Arc<Mutex<Throttle>>,
+    noise: Arc<Mutex<LogThrottle>>,
 }
 
 /// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
@@ -35,7 +35,7 @@ const MAX_LINES: u32 = 20;
 
 impl Default for ServerChecks {
     fn default() -> Self {
-        let noise = Throttle::several(MAX_LINES, Throttle::LOG_PERIOD);
+        let noise = LogThrottle::several(MAX_LINES, LogThrottle::LOG_PERIOD);
         Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
     }
 }
@@ -79,7 +79,7 @@ impl ServerCheck {
     }
 }
 
-async fn watch(check: Weak<ServerCheck>, noise: Arc<Mutex<Throttle>>) {
+async fn watch(check: Weak<ServerCheck>, noise: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
         let ServerCheck { address, how, every, alive } = &*held;

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
-use net::{SHOWN_BYTES, Throttles, shown};
+use net::{SHOWN_BYTES, LogThrottles, shown};
 use node_sdk::Peers;
 use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::{HttpAdvert, Node};
@@ -121,7 +121,7 @@ pub(crate) struct WorkerShared {
     checks: ServerChecks,
     secret: String,
     /// Of the log: all workers see the same.
-    noise: Throttles,
+    noise: LogThrottles,
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -134,7 +134,7 @@ impl WorkerShared {
             places: ConcurrencyLimits::default(),
             checks: ServerChecks::default(),
             secret,
-            noise: Throttles::default(),
+            noise: LogThrottles::default(),
             budget,
         }
     }

@@ -8,7 +8,7 @@ pub const SHOWN_BYTES: usize = 128;
 
 /// Text that a peer or a client chose, made fit for a log or a terminal: see [`shown`].
 #[derive(Clone, Copy)]
-pub struct Shown<T> {
+pub struct Escaped<T> {
     text: T,
     max_bytes: usize,
 }
@@ -21,26 +21,26 @@ pub struct Shown<T> {
 ///
 /// [`Display`] shows the text as it is, [`Debug`](fmt::Debug) in quotes, which makes clear where it ends. Nothing is allocated,
 /// and nothing is done before it is written: in a log that is off it costs nothing.
-pub fn shown<T: Display>(text: T, max_bytes: usize) -> Shown<T> {
-    Shown { text, max_bytes }
+pub fn shown<T: Display>(text: T, max_bytes: usize) -> Escaped<T> {
+    Escaped { text, max_bytes }
 }
 
-impl<T: Display> Shown<T> {
+impl<T: Display> Escaped<T> {
     fn write(&self, f: &mut fmt::Formatter<'_>, is_quoted: bool) -> fmt::Result {
-        let mut cut = Cut { out: f, room: Some(self.max_bytes), bytes: 0, is_quoted };
+        let mut cut = EscapeWriter { out: f, room: Some(self.max_bytes), bytes: 0, is_quoted };
         write!(cut, "{}", self.text)?;
-        let Cut { room, bytes, .. } = cut;
+        let EscapeWriter { room, bytes, .. } = cut;
         if room.is_none() { write!(f, "… ({bytes} bytes)") } else { Ok(()) }
     }
 }
 
-impl<T: Display> Display for Shown<T> {
+impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.write(f, false)
     }
 }
 
-impl<T: Display> fmt::Debug for Shown<T> {
+impl<T: Display> fmt::Debug for Escaped<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_char('"')?;
         self.write(f, true)?;
@@ -64,7 +64,7 @@ pub fn shown_json(text: &str) -> impl Display {
 }
 
 /// Escapes what is written to it, until there is no room.
-struct Cut<'a, 'f> {
+struct EscapeWriter<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     /// Bytes that may still be written; `None` once something did not fit.
     room: Option<usize>,
@@ -73,7 +73,7 @@ struct Cut<'a, 'f> {
     is_quoted: bool,
 }
 
-impl Write for Cut<'_, '_> {
+impl Write for EscapeWriter<'_, '_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         self.bytes += text.len();
         let Some(mut room) = self.room else { return Ok(()) };

@@ -8,8 +8,8 @@ mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use escape::{SHOWN_BYTES, Shown, shown, shown_json};
-pub use throttle::{Tally, Throttle, Throttles};
+pub use escape::{Escaped, SHOWN_BYTES, shown, shown_json};
+pub use throttle::{LogThrottle, LogThrottles, Tally};
 #[doc(hidden)]
 pub use tracing;
 pub use writer::LineWriter;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 /// Lets one event per period through, or several, and counts the others.
 #[derive(Clone, Debug)]
-pub struct Throttle {
+pub struct LogThrottle {
     period: Duration,
     /// How many may pass in each period.
     most: u32,
@@ -16,7 +16,7 @@ pub struct Throttle {
     held_back: u64,
 }
 
-impl Throttle {
+impl LogThrottle {
     /// How often one cause may show in the log.
     pub const LOG_PERIOD: Duration = Duration::from_secs(10);
 
@@ -45,17 +45,17 @@ impl Throttle {
     }
 }
 
-impl Default for Throttle {
+impl Default for LogThrottle {
     fn default() -> Self {
         Self::new(Self::LOG_PERIOD)
     }
 }
 
-/// A [`Throttle`] for each of some causes, shared by all whom they happen to.
+/// A [`LogThrottle`] for each of some causes, shared by all whom they happen to.
 #[derive(Debug, Default)]
-pub struct Throttles {
-    each: Throttle,
-    by_cause: Mutex<BTreeMap<&'static str, (Throttle, Tally)>>,
+pub struct LogThrottles {
+    each: LogThrottle,
+    by_cause: Mutex<BTreeMap<&'static str, (LogThrottle, Tally)>>,
 }
 
 /// How often something has happened, and how often that was not shown.
@@ -67,13 +67,13 @@ pub struct Tally {
     pub held_back: u64,
 }
 
-impl Throttles {
+impl LogThrottles {
     /// Each cause has a throttle like this one.
-    pub fn new(each: Throttle) -> Self {
+    pub fn new(each: LogThrottle) -> Self {
         Self { each, by_cause: Mutex::default() }
     }
 
-    /// As [`Throttle::pass`], for one cause.
+    /// As [`LogThrottle::pass`], for one cause.
     pub fn pass(&self, cause: &'static str, now: Instant) -> Option<u64> {
         let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
         let (throttle, tally) = by_cause.entry(cause).or_insert_with(|| (self.each.clone(), Tally::default()));
@@ -98,7 +98,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn one_event_per_period_passes() {
         let start = Instant::now();
-        let mut throttle = Throttle::new(Duration::from_secs(10));
+        let mut throttle = LogThrottle::new(Duration::from_secs(10));
         for (second, passed) in [(0, Some(0)), (1, None), (9, None), (10, Some(2)), (25, Some(0)), (26, None)] {
             assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
         }
@@ -108,7 +108,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn so_many_events_per_period_pass() {
         let start = Instant::now();
-        let mut throttle = Throttle::several(2, Duration::from_secs(10));
+        let mut throttle = LogThrottle::several(2, Duration::from_secs(10));
         for (second, passed) in
             [(0, Some(0)), (1, Some(0)), (2, None), (9, None), (10, Some(2)), (19, Some(0)), (19, None)]
         {
@@ -119,10 +119,10 @@ mod tests {
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn causes_do_not_hide_one_another() {
-        let (throttles, start) = (Throttles::default(), Instant::now());
+        let (throttles, start) = (LogThrottles::default(), Instant::now());
         let seen = ["a", "a", "b", "a"].map(|cause| throttles.pass(cause, start));
         assert_eq!(seen, [Some(0), None, Some(0), None]);
-        assert_eq!(throttles.pass("a", start + Throttle::LOG_PERIOD), Some(2));
+        assert_eq!(throttles.pass("a", start + LogThrottle::LOG_PERIOD), Some(2));
         let tallies = [("a", Tally { seen: 4, held_back: 2 }), ("b", Tally { seen: 1, held_back: 0 })];
         assert_eq!(throttles.tallies(), tallies.into());
     }

@@ -15,12 +15,12 @@ const RETRY: Duration = Duration::from_millis(5);
 /// counted. Dropping it ends the thread once everything is written.
 #[derive(Debug)]
 pub struct LineWriter {
-    messages: SyncSender<Message>,
-    counts: Arc<Counts>,
+    messages: SyncSender<WriterMessage>,
+    counts: Arc<LineCounts>,
 }
 
 #[derive(Debug, Default)]
-struct Counts {
+struct LineCounts {
     /// Lines that were lost.
     lost: AtomicU64,
     /// Bytes that wait.
@@ -29,7 +29,7 @@ struct Counts {
 
 /// What the writing thread is sent.
 #[derive(Debug)]
-enum Message {
+enum WriterMessage {
     Line(String),
     /// To be answered, by being dropped, when everything before it is written.
     Flush(SyncSender<()>),
@@ -53,8 +53,9 @@ impl LineWriter {
         told: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
         let (messages, waiting) = sync_channel(Self::MAX_LINES);
-        let counts = Arc::<Counts>::default();
-        let mut writing = Writing { out, counts: Arc::clone(&counts), batch: Vec::new(), lines: 0, is_torn: false };
+        let counts = Arc::<LineCounts>::default();
+        let mut writing =
+            WriterThread { out, counts: Arc::clone(&counts), batch: Vec::new(), lines: 0, is_torn: false };
         let run = move || writing.run(&waiting, gather, told);
         std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(Self { messages, counts })
@@ -65,7 +66,7 @@ impl LineWriter {
         let bytes = line.len();
         let waiting = &self.counts.waiting;
         let has_room = waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= Self::MAX_BYTES;
-        if !has_room || self.messages.try_send(Message::Line(line)).is_err() {
+        if !has_room || self.messages.try_send(WriterMessage::Line(line)).is_err() {
             waiting.fetch_sub(bytes, Ordering::Relaxed);
             self.counts.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -76,7 +77,7 @@ impl LineWriter {
     pub fn flush(&self, within: Duration) {
         let until = std::time::Instant::now() + within;
         let (written, is_written) = sync_channel::<()>(0);
-        let mut flush = Message::Flush(written);
+        let mut flush = WriterMessage::Flush(written);
         loop {
             match self.messages.try_send(flush) {
                 Ok(()) => break,
@@ -99,9 +100,9 @@ impl LineWriter {
 }
 
 /// The thread's own.
-struct Writing<W> {
+struct WriterThread<W> {
     out: W,
-    counts: Arc<Counts>,
+    counts: Arc<LineCounts>,
     batch: Vec<u8>,
     /// In `batch`.
     lines: u64,
@@ -109,20 +110,20 @@ struct Writing<W> {
     is_torn: bool,
 }
 
-impl<W: Write> Writing<W> {
+impl<W: Write> WriterThread<W> {
     /// Writes as long as somebody sends.
-    fn run(&mut self, messages: &Receiver<Message>, gather: Duration, told: impl Fn(u64)) {
+    fn run(&mut self, messages: &Receiver<WriterMessage>, gather: Duration, told: impl Fn(u64)) {
         let mut known_as_lost = 0;
         while let Ok(first) = messages.recv() {
-            if matches!(first, Message::Line(_)) && !gather.is_zero() {
+            if matches!(first, WriterMessage::Line(_)) && !gather.is_zero() {
                 #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
                 std::thread::sleep(gather);
             }
             let mut asked = Vec::new();
             for message in std::iter::once(first).chain(messages.try_iter().take(LineWriter::MAX_LINES - 1)) {
                 match message {
-                    Message::Line(line) => self.take(&line),
-                    Message::Flush(written) => asked.push(written),
+                    WriterMessage::Line(line) => self.take(&line),
+                    WriterMessage::Flush(written) => asked.push(written),
                 }
             }
             let is_written = self.write();
@@ -191,18 +192,18 @@ mod tests {
 
     /// An output that takes so many bytes, then fails so many times, and may be stopped for a while.
     #[derive(Clone, Default)]
-    struct Output(Arc<(Mutex<State>, Condvar)>);
+    struct TestOutput(Arc<(Mutex<OutputState>, Condvar)>);
 
     #[derive(Default)]
-    struct State {
+    struct OutputState {
         written: Vec<u8>,
         is_stopped: bool,
         fails_after: Option<usize>,
         fails: u32,
     }
 
-    impl Output {
-        fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+    impl TestOutput {
+        fn change<T>(&self, change: impl FnOnce(&mut OutputState) -> T) -> T {
             let changed = change(&mut self.0.0.lock().unwrap());
             self.0.1.notify_all();
             changed
@@ -213,7 +214,7 @@ mod tests {
         }
     }
 
-    impl Write for Output {
+    impl Write for TestOutput {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
             let mut state = self.0.1.wait_while(self.0.0.lock().unwrap(), |state| state.is_stopped).unwrap();
             let room = state.fails_after.map_or(usize::MAX, |after| after.saturating_sub(state.written.len()));
@@ -234,7 +235,7 @@ mod tests {
         }
     }
 
-    fn start(output: &Output) -> (LineWriter, Arc<AtomicU64>) {
+    fn start(output: &TestOutput) -> (LineWriter, Arc<AtomicU64>) {
         let told = Arc::new(AtomicU64::new(0));
         let also = Arc::clone(&told);
         let told_of = move |lost| {
@@ -245,7 +246,7 @@ mod tests {
 
     #[test]
     fn lines_are_written_in_order() {
-        let output = Output::default();
+        let output = TestOutput::default();
         let (lines, told) = start(&output);
         let all: Vec<String> = (0..1000).map(|number| format!("{number}\n")).collect();
         all.iter().for_each(|line| lines.take(line.clone()));
@@ -255,7 +256,7 @@ mod tests {
 
     #[test]
     fn cr13_what_cannot_be_written_is_lost_and_counted_and_nobody_gets_half_a_line() {
-        let output = Output::default();
+        let output = TestOutput::default();
         let (lines, told) = start(&output);
         output.change(|state| (state.fails_after, state.fails) = (Some(6), 2));
         for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
@@ -270,7 +271,7 @@ mod tests {
     fn so_much_waits_and_nobody_waits_for_an_output_that_takes_nothing() {
         for (line, most) in [("\n".to_owned(), LineWriter::MAX_LINES), (format!("{}\n", "x".repeat((1 << 20) - 1)), 4)]
         {
-            let output = Output::default();
+            let output = TestOutput::default();
             output.change(|state| state.is_stopped = true);
             let (lines, told) = start(&output);
             let taken = 2 * most + 10;

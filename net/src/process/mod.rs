@@ -19,4 +19,4 @@ pub use ids::unique_id;
 pub use open_files::raise_open_files;
 pub use signal::{log_at_the_end, stop_on_signals};
 pub use time::{at, time_of_day};
-pub use time_slice::{Busy, TimeSlice};
+pub use time_slice::{SliceQueue, TimeSlice};

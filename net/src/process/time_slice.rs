@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 #[derive(Debug)]
 pub struct TimeSlice {
     begin: Instant,
-    steps: Steps,
-    busy: Option<Busy>,
+    steps: ClockSteps,
+    busy: Option<SliceQueue>,
     turn: Option<OwnedSemaphorePermit>,
     rests: bool,
 }
@@ -24,9 +24,9 @@ pub struct TimeSlice {
 /// the others wait for theirs in a queue, and go on without for a short time only. So a task that has just been woken, and has little to
 /// do, waits for a few slices, and not for one of each task that is busy.
 #[derive(Clone, Debug)]
-pub struct Busy(Arc<Semaphore>);
+pub struct SliceQueue(Arc<Semaphore>);
 
-impl Busy {
+impl SliceQueue {
     /// After so long a task goes on without a turn: one that has a turn may block its thread, which the runtime can replace.
     const LONGEST_WAIT: Duration = Duration::from_millis(250);
 
@@ -40,7 +40,7 @@ impl Busy {
     }
 }
 
-impl Default for Busy {
+impl Default for SliceQueue {
     fn default() -> Self {
         Self::new()
     }
@@ -48,16 +48,16 @@ impl Default for Busy {
 
 /// When the clock is worth a look, in a loop of steps that cost next to nothing or a lot.
 #[derive(Debug)]
-struct Steps {
-    /// Steps, and bytes, since the last look.
+struct ClockSteps {
+    /// ClockSteps, and bytes, since the last look.
     steps: u32,
     bytes: usize,
-    /// Steps until the next.
+    /// ClockSteps until the next.
     until_look: u32,
 }
 
-impl Steps {
-    /// Steps between two looks are twice as many each time, up to this: what the steps before have cost says how many more there may be.
+impl ClockSteps {
+    /// ClockSteps between two looks are twice as many each time, up to this: what the steps before have cost says how many more there may be.
     const MOST: u32 = 16;
     /// So many bytes are worth a look: handling them costs far more than that.
     const BYTES: usize = 4 * 1024;
@@ -84,11 +84,11 @@ impl TimeSlice {
     /// A time slice that begins now.
     #[expect(clippy::new_without_default, reason = "it begins at a moment")]
     pub fn new() -> Self {
-        Self { begin: Instant::now(), steps: Steps::FIRST, busy: None, turn: None, rests: false }
+        Self { begin: Instant::now(), steps: ClockSteps::FIRST, busy: None, turn: None, rests: false }
     }
 
     /// The same for one of the tasks that share `busy`.
-    pub fn among(busy: &Busy) -> Self {
+    pub fn among(busy: &SliceQueue) -> Self {
         Self { busy: Some(busy.clone()), ..Self::new() }
     }
 
@@ -106,14 +106,14 @@ impl TimeSlice {
         self.begin.elapsed()
     }
 
-    /// Whether the task has a turn among those that are [`Busy`]. It ends when the task waits.
+    /// Whether the task has a turn among those that are [`SliceQueue`]. It ends when the task waits.
     pub fn has_turn(&self) -> bool {
         self.turn.is_some()
     }
 
     /// Waits for a turn, without a pause if there is one free: before work that takes long, such as a large packet.
     pub async fn take_turn(&mut self) {
-        let Some(Busy(turns)) = &self.busy else { return };
+        let Some(SliceQueue(turns)) = &self.busy else { return };
         if self.turn.is_none() {
             self.turn = Arc::clone(turns).try_acquire_owned().ok();
         }
@@ -139,9 +139,9 @@ impl TimeSlice {
     pub async fn give_way(&mut self) {
         // To the end of the queue.
         self.turn = None;
-        if let Some(Busy(turns)) = &self.busy {
+        if let Some(SliceQueue(turns)) = &self.busy {
             // It is never closed.
-            let turn = timeout(Busy::LONGEST_WAIT, Arc::clone(turns).acquire_owned()).await;
+            let turn = timeout(SliceQueue::LONGEST_WAIT, Arc::clone(turns).acquire_owned()).await;
             self.turn = turn.ok().and_then(Result::ok);
         }
         tokio::task::yield_now().await;
@@ -164,7 +164,7 @@ impl TimeSlice {
 
     fn restart(&mut self) {
         self.begin = Instant::now();
-        self.steps = Steps::FIRST;
+        self.steps = ClockSteps::FIRST;
     }
 
     /// Waits for a future. If it was not ready at once, the task has waited, and the next slice begins when it is. As cancel
@@ -221,14 +221,14 @@ mod tests {
         advance(TimeSlice::LENGTH).await;
         let looks: Vec<_> = (1..=64).filter(|_| slice.is_over_after(10)).collect();
         assert_eq!(looks.len(), 7, "after 1, 2, 4, 8, and then each 16 more");
-        assert!(slice.is_over_after(Steps::BYTES), "and after much");
+        assert!(slice.is_over_after(ClockSteps::BYTES), "and after much");
         slice.give_way().await;
-        assert!(!slice.is_over_after(Steps::BYTES));
+        assert!(!slice.is_over_after(ClockSteps::BYTES));
     }
 
     #[tokio::test(start_paused = true)]
     async fn as_many_as_there_are_threads_are_busy_and_others_wait_in_a_queue() {
-        let busy = Busy::new();
+        let busy = SliceQueue::new();
         let (mut first, mut second) = (TimeSlice::among(&busy), TimeSlice::among(&busy));
         first.take_turn().await;
         advance(TimeSlice::LENGTH_WITHOUT_TURN).await;
@@ -244,7 +244,7 @@ mod tests {
         {
             let mut waits = pin!(first.give_way());
             assert!(is_pending(waits.as_mut()).await);
-            advance(Busy::LONGEST_WAIT).await;
+            advance(SliceQueue::LONGEST_WAIT).await;
             waits.await;
         }
         assert!(!first.has_turn(), "it goes on all the same");

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
-use net::{FrameReader, Network, SHOWN_BYTES, Socket, Throttle, TimeSlice, at, debug, error, info, shown, tune, warn};
+use net::{
+    FrameReader, LogThrottle, Network, SHOWN_BYTES, Socket, TimeSlice, at, debug, error, info, shown, tune, warn,
+};
 use protocol::{
     Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
     Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
@@ -214,7 +216,7 @@ struct RegistrySession<'a> {
     /// When to register again, having been turned away.
     register_at: Option<Instant>,
     report_at: Instant,
-    bad: Throttle,
+    bad: LogThrottle,
     /// It has told something: whoever accepts connections need not be a Distributor that works.
     has_told: bool,
 }
@@ -222,8 +224,8 @@ struct RegistrySession<'a> {
 impl RegistryClient {
     /// One attempt at a time, until `stop` is cancelled.
     async fn run(&mut self, stop: CancellationToken) {
-        let mut failures = Throttle::new(LOG_PERIOD);
-        let mut losses = Throttle::default();
+        let mut failures = LogThrottle::new(LOG_PERIOD);
+        let mut losses = LogThrottle::default();
         // The log's last word is that there is no connection.
         let mut told_lost = true;
         while !stop.is_cancelled() {
@@ -233,7 +235,7 @@ impl RegistryClient {
             };
             let wait = match connecting {
                 Ok(Ok(stream)) => {
-                    failures = Throttle::new(LOG_PERIOD);
+                    failures = LogThrottle::new(LOG_PERIOD);
                     if told_lost {
                         info!(distributor = %self.address, name = %self.identity.name, "connected");
                     }
@@ -291,7 +293,7 @@ impl RegistryClient {
             list_requested_at: None,
             register_at: None,
             report_at: now,
-            bad: Throttle::default(),
+            bad: LogThrottle::default(),
             has_told: false,
         };
         self.adverts.mark_unchanged();

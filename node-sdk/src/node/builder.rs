@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Busy, LocalQueues, Network, SHOWN_BYTES, info, shown, warn};
+use net::{SliceQueue, PeerBacklog, Network, SHOWN_BYTES, info, shown, warn};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -370,9 +370,9 @@ impl NodeBuilder {
             Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
         let peers = Peers::join(identity, distributor, leaving.clone());
         let context = NodeContext { states, peers: peers.clone() };
-        let local_queues = LocalQueues::start();
+        let local_queues = PeerBacklog::start();
         let budget = Budget::new(max_buffer_bytes);
-        let service = LocalService { name, router, node: context, local_queues, busy: Busy::new(), budget };
+        let service = LocalService { name, router, node: context, local_queues, busy: SliceQueue::new(), budget };
         let service = Arc::new(service);
         peers.set_local(&service);
         let budget = Arc::clone(&service.budget);

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use net::{Network, SHOWN_BYTES, Throttle, shown, warn};
+use net::{LogThrottle, Network, SHOWN_BYTES, shown, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
@@ -35,7 +35,7 @@ pub(crate) struct RoutingTable {
     /// The nodes that routes were passed over of.
     refused: BTreeSet<SocketAddr>,
     /// Of the log; `None` for one of several that all know the same.
-    log_throttle: Option<Throttle>,
+    log_throttle: Option<LogThrottle>,
 }
 
 /// The node that the table is of.
@@ -94,7 +94,7 @@ impl RoutingTable {
             known_routes: KnownRoutes::default(),
             blocked: BTreeMap::new(),
             refused: BTreeSet::new(),
-            log_throttle: Some(Throttle::default()),
+            log_throttle: Some(LogThrottle::default()),
         }
     }
 

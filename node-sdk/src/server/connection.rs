@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use net::{FrameReader, LocalQueues, Look, Socket, Throttle, TimeSlice, at, warn};
+use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, at, warn};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, parse_part};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -82,7 +82,7 @@ struct CallerConnection<'a> {
     running_bytes: usize,
     /// Bytes that wait in its streams.
     in_streams: Arc<AtomicUsize>,
-    full: Throttle,
+    full: LogThrottle,
     /// The node finishes: streams that have nothing to send end.
     leaving: bool,
 }
@@ -149,19 +149,19 @@ pub(crate) async fn run(
         queue_delay: QueueDelay::default(),
         running: FuturesUnordered::new(),
         handles: RunningCalls::default(),
-        responses: ResponseQueue::new(LocalQueues::can_see(stream)),
+        responses: ResponseQueue::new(PeerBacklog::can_see(stream)),
         strikes: 0,
         slice: TimeSlice::among(&service.busy),
         share: PeerShare::new(&service.budget),
         allowed_bytes: LEAST_BYTES,
         running_bytes: 0,
         in_streams,
-        full: Throttle::default(),
+        full: LogThrottle::default(),
         leaving: false,
     };
     let mut stalled_since = None;
     let mut closed = false;
-    let mut at_caller = Look::default();
+    let mut at_caller = BacklogPoller::default();
     loop {
         connection.charge();
         let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
@@ -465,7 +465,7 @@ async fn read_enough(
     stream: &Socket,
     service: &LocalService,
     unread: Option<WindowFull>,
-    poller: &mut Look,
+    poller: &mut BacklogPoller,
     written: u64,
 ) -> (u64, Option<usize>) {
     match unread {

@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use net::{Busy, LocalQueues, SHOWN_BYTES, debug, error, shown};
+use net::{PeerBacklog, SHOWN_BYTES, SliceQueue, debug, error, shown};
 use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,9 +38,9 @@ pub(crate) struct LocalService {
     pub(crate) router: Router<LocalRoute>,
     pub(crate) node: NodeContext,
     /// What old callers on this machine have read.
-    pub(crate) local_queues: LocalQueues,
+    pub(crate) local_queues: PeerBacklog,
     /// The callers that send without a pause take turns.
-    pub(crate) busy: Busy,
+    pub(crate) busy: SliceQueue,
     /// What is kept for callers.
     pub(crate) budget: Arc<Budget>,
 }

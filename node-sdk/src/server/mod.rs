@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, Socket, Throttle, at, debug, tune, warn};
+use net::{Acceptor, Listener, LogThrottle, Socket, at, debug, tune, warn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ pub(crate) const LONGEST_SERVED: Duration = STOP_TIME.saturating_add(FINISH_TIME
 pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
-    let mut full = Throttle::default();
+    let mut full = LogThrottle::default();
     let finish = CancellationToken::new();
     let mut finish_at = None;
     let mut cut_at = None;

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{Network, SHOWN_BYTES, Socket, Throttle, shown, warn};
+use net::{Network, SHOWN_BYTES, Socket, LogThrottle, shown, warn};
 use futures::task::AtomicWaker;
 use protocol::Version;
 use tokio::time::Instant;
@@ -67,9 +67,9 @@ struct ConnectionState {
     hello_at: Instant,
     /// What the node sends that nobody waits for.
     unexpected: UnexpectedFrames,
-    bad_frames: Throttle,
+    bad_frames: LogThrottle,
     /// Lines about what the node is cut for.
-    cut: Throttle,
+    cut: LogThrottle,
     /// Since it was too much, the node is not called before this.
     cooling_down_until: Option<Instant>,
     /// Of what all nodes that are called may have here.
@@ -120,8 +120,8 @@ impl Connection {
             is_writing: false,
             hello_at,
             unexpected: UnexpectedFrames::new(hello_at.into_std()),
-            bad_frames: Throttle::default(),
-            cut: Throttle::default(),
+            bad_frames: LogThrottle::default(),
+            cut: LogThrottle::default(),
             cooling_down_until: None,
             share: PeerShare::new(budget),
         };
