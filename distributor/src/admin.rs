@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, tune};
+use net::{Acceptor, set_options};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
@@ -31,7 +31,7 @@ pub(crate) async fn serve(listener: TcpListener, membership: Arc<Membership>) {
     loop {
         tokio::select! {
             (socket, _) = acceptor.accept() => {
-                tune(&socket);
+                set_options(&socket);
                 let Some(stream) = socket.into_tcp() else { continue };
                 order.retain(|client| !client.is_finished());
                 if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use net::{BacklogPoller, FrameReader, SHOWN_BYTES, Socket, TimeSlice, at, shown};
+use net::{BacklogPoller, FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, escaped, sleep_until_opt};
 use protocol::{
     Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, WindowFull, read_copy, write_history,
     write_refusal,
@@ -102,13 +102,13 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         }
         End::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            if let Some(held_back) = attendance.membership().cuts.pass(reason.as_str(), Instant::now().into_std()) {
+            if let Some(held_back) = attendance.membership().cuts.allow(reason.as_str(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         End::Slow => {
-            if let Some(held_back) = attendance.membership().cuts.pass("slow", Instant::now().into_std()) {
+            if let Some(held_back) = attendance.membership().cuts.allow("slow", Instant::now().into_std()) {
                 let used = attendance.membership().memory.used();
                 warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
             }
@@ -121,8 +121,8 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
         End::Cut(complaint) => complaint,
     };
     let Complaint { status, reason, message } = complaint;
-    if let Some(held_back) = attendance.membership().cuts.pass(reason, Instant::now().into_std()) {
-        let shown = shown(&message, SHOWN_BYTES);
+    if let Some(held_back) = attendance.membership().cuts.allow(reason, Instant::now().into_std()) {
+        let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
     }
     // A packet behind an unfinished one would be part of it.
@@ -185,12 +185,12 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     let config = &attendance.membership().config;
     let mut look = BacklogPoller::default();
     // A peer that always has something to say never makes this task wait; what it says may cost a microsecond or a millisecond.
-    let mut slice = TimeSlice::among(&attendance.membership().busy);
+    let mut slice = TimeSlice::with_queue(&attendance.membership().busy);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     let mut turn = Turn::NotNeeded;
     loop {
-        slice.give_way_if_over().await;
+        slice.yield_if_over().await;
         if let Some(reason) = session.out.get() {
             return End::Out(*reason);
         }
@@ -207,7 +207,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 Err(end) => return end,
             }
             if handled == FRAMES_PER_TURN || slice.is_over() {
-                slice.give_way().await;
+                slice.yield_now().await;
                 handled = 0;
             }
         }
@@ -219,7 +219,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let listening = !owes_reply && reader.waiting.is_none() && has_room;
         let (writable, paced) = match flow {
             Flow::Done => {
-                look.done();
+                look.reset();
                 unread_since = None;
                 (false, None)
             }
@@ -271,7 +271,7 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         // On the heap: most connections never wait for an old peer to read, and each would keep the room.
         let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
         let room = &mut reader.room;
-        let woken = slice.wait(async {
+        let woken = slice.idle_while(async {
             tokio::select! {
                 () = stop.cancelled() => Woken::Stopping,
                 ready = ready(&session.stream, listening, writable) => Woken::Ready(ready),
@@ -279,12 +279,12 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
                 reads = if_any(&mut reading) => Woken::Looked(reads),
                 room = room.awaited() => Woken::Room(room),
                 places = turn.awaited() => Woken::Turn(places),
-                () = at(next) => Woken::Due,
+                () = sleep_until_opt(next) => Woken::Due,
             }
         });
         let woken = woken.await;
         if !listening {
-            reader.frames.put_off();
+            reader.frames.defer_deadline();
         }
         match woken {
             Woken::Stopping => return End::Stopping,
@@ -418,7 +418,7 @@ impl Turn {
 impl Reader {
     /// Whether there is room for what has come, and more. A few bytes need none.
     fn has_room(&mut self, rooms: &Rooms) -> bool {
-        if self.frames.pending().len() <= UNCOUNTED_BYTES {
+        if self.frames.buffered().len() <= UNCOUNTED_BYTES {
             self.room = Place::Little;
         } else if matches!(self.room, Place::Little) {
             self.room = match rooms.take() {
@@ -432,20 +432,20 @@ impl Reader {
     /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
     fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
         let room = if matches!(self.room, Place::Roomy { .. }) { max_frame_bytes } else { UNCOUNTED_BYTES };
-        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.pending().len()))
+        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
     fn next(&mut self, attendance: &Attendance) -> Result<bool, End> {
         let config = &attendance.membership().config;
         let session = &attendance.session;
-        if !self.read_before && !self.frames.pending().is_empty() {
-            if let Some(other) = guess_protocol(self.frames.pending()) {
+        if !self.read_before && !self.frames.buffered().is_empty() {
+            if let Some(other) = guess_protocol(self.frames.buffered()) {
                 let message = format!("this is the registry port for packets; the peer looks like {other}");
                 return Err(End::Cut(Complaint::new(400, "wrong_protocol", message)));
             }
             // The longest sign: by then the guess is as good as it gets.
-            self.read_before = self.frames.pending().len() >= 12;
+            self.read_before = self.frames.buffered().len() >= 12;
         }
         let frame = match self.waiting.take() {
             Some((frame, at)) if at <= Instant::now() => frame,
@@ -555,7 +555,7 @@ impl Reader {
     fn refuse(&self, attendance: &Attendance, key: Option<&Key>, complaint: &Complaint, after: Option<Duration>) {
         let session = &attendance.session;
         let Complaint { status, reason, message } = complaint;
-        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", shown(message, SHOWN_BYTES));
+        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
         attendance.membership().counters.refused(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
@@ -594,8 +594,8 @@ async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &
     let mut left = LINGER_BYTES;
     let mut slice = TimeSlice::new();
     let closed = timeout(LINGER, async {
-        while left > 0 && slice.wait(stream.readable()).await.is_ok() {
-            slice.give_way_if_over().await;
+        while left > 0 && slice.idle_while(stream.readable()).await.is_ok() {
+            slice.yield_if_over().await;
             match pass_over(stream) {
                 Ok(0) => return true,
                 Ok(bytes) => left = left.saturating_sub(bytes),

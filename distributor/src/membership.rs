@@ -8,7 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use net::{SliceQueue, PeerBacklog, SHOWN_BYTES, Escaped, Socket, LogThrottle, LogThrottles, TimeSlice, network_of, shown};
+use net::{
+    Escaped, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, Socket, TimeSlice, address_group,
+    escaped,
+};
 use protocol::{
     CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, Visibility, WindowFull, host_text,
     write_copy_request, write_visibility,
@@ -85,7 +88,7 @@ struct State {
     roster: Roster,
     /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
     followers: [Followers; 2],
-    /// The connections of each [network](network_of).
+    /// The connections of each [network](address_group).
     networks: HashMap<IpAddr, Crowd>,
     /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
     unregistered: BTreeMap<SessionId, Arc<Session>>,
@@ -187,7 +190,7 @@ impl Membership {
             refusals: LogThrottles::default(),
             cuts: LogThrottles::default(),
             warnings: LogThrottles::default(),
-            comings: LogThrottles::new(LogThrottle::several(MOST_COMINGS, LogThrottle::LOG_PERIOD)),
+            comings: LogThrottles::new(LogThrottle::with_burst(MOST_COMINGS, LogThrottle::LOG_PERIOD)),
             local_queues: PeerBacklog::start(),
             busy: SliceQueue::new(),
             turns: Turns::default(),
@@ -204,7 +207,7 @@ impl Membership {
     pub(crate) fn open(self: &Arc<Self>, stream: Socket, peer: SocketAddr) -> Result<Attendance, (Crowded, Socket)> {
         let now = Instant::now();
         let mut state = self.lock();
-        let network = network_of(peer.ip());
+        let network = address_group(peer.ip());
         let from_there = state.networks.get(&network).map_or(0, |crowd| crowd.open);
         if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
             self.counters.refused(503, "many_of_its_address");
@@ -215,7 +218,7 @@ impl Membership {
                 self.counters.refused(503, "many_connections");
                 return Err((Crowded::All, stream));
             };
-            if let Some(held_back) = self.cuts.pass("gave_way", now.into_std()) {
+            if let Some(held_back) = self.cuts.allow("gave_way", now.into_std()) {
                 warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
             }
         }
@@ -321,7 +324,7 @@ impl Membership {
                 }
                 if turn.0 == WRITES_PER_TURN || turn.1 >= BYTES_PER_TURN || slice.is_over() {
                     worked += slice.worked();
-                    slice.give_way().await;
+                    slice.yield_now().await;
                     turn = (0, 0);
                 }
             }
@@ -346,7 +349,7 @@ impl Membership {
                 tick.into_iter().chain(state.roster.next_due().map(Instant::from_std)).min()
             };
             tokio::select! {
-                () = net::at(next) => {}
+                () = net::sleep_until_opt(next) => {}
                 () = self.rescheduled.notified() => {}
             }
             let now = Instant::now().into_std();
@@ -382,7 +385,7 @@ impl Membership {
             debug!(nodes = self.lock().roster.nodes(), "warm: whoever is not listed is not there");
         }
         for record in gone {
-            if let Some(held_back) = self.comings.pass("gone", Instant::now().into_std()) {
+            if let Some(held_back) = self.comings.allow("gone", Instant::now().into_std()) {
                 let (name, address) = (shown_name(&record.name), record.address());
                 info!(%name, address, held_back, "left: it did not come back");
             }
@@ -517,7 +520,7 @@ impl Membership {
             Admission::Listed(Registered { entrance: Entrance::Same, .. }) => None,
             Admission::Held(_) => Some("held back"),
         };
-        match (event.and_then(|event| self.comings.pass(event, now)), &admission) {
+        match (event.and_then(|event| self.comings.allow(event, now)), &admission) {
             (Some(held_back), Admission::Listed(_)) => {
                 let event = event.unwrap_or_default();
                 info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
@@ -528,7 +531,7 @@ impl Membership {
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
-        if warns_of_loopback && let Some(held_back) = self.warnings.pass("loopback", now) {
+        if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
             warn!(%name, %host, port, held_back, "this node listens on its own machine's loopback only, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
         }
         self.warn_of_size(name);
@@ -538,8 +541,8 @@ impl Membership {
     /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
         let Complaint { reason, message, .. } = complaint;
-        if let Some(held_back) = self.refusals.pass(reason, Instant::now().into_std()) {
-            let message = shown(message, SHOWN_BYTES);
+        if let Some(held_back) = self.refusals.allow(reason, Instant::now().into_std()) {
+            let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, held_back, "a registration is not taken: {message}");
         }
     }
@@ -566,7 +569,7 @@ impl Membership {
             true => ("kept", "gone, as many others at once: it stays listed for a while"),
             false => ("left", "left"),
         };
-        if let Some(held_back) = self.comings.pass(event, Instant::now().into_std()) {
+        if let Some(held_back) = self.comings.allow(event, Instant::now().into_std()) {
             info!(nodes, %name, peer = %session.peer, reason, held_back, "{message}");
         }
     }
@@ -691,14 +694,14 @@ impl State {
             return;
         }
         if self.unregistered.insert(session.id, Arc::clone(session)).is_none() {
-            self.networks.entry(network_of(session.peer.ip())).or_default().unregistered += 1;
+            self.networks.entry(address_group(session.peer.ip())).or_default().unregistered += 1;
         }
     }
 
     /// It has, or is closed.
     fn has_registered(&mut self, session: SessionId) {
         if let Some(session) = self.unregistered.remove(&session)
-            && let Some(crowd) = self.networks.get_mut(&network_of(session.peer.ip()))
+            && let Some(crowd) = self.networks.get_mut(&address_group(session.peer.ip()))
         {
             crowd.unregistered -= 1;
         }
@@ -707,7 +710,7 @@ impl State {
     /// A connection is closed, or is about to be.
     fn close(&mut self, session: &Session) {
         self.open_sessions -= 1;
-        if let Entry::Occupied(mut crowd) = self.networks.entry(network_of(session.peer.ip())) {
+        if let Entry::Occupied(mut crowd) = self.networks.entry(address_group(session.peer.ip())) {
             crowd.get_mut().open -= 1;
             if crowd.get().open == 0 {
                 crowd.remove();
@@ -719,7 +722,7 @@ impl State {
     /// has been there for longest gives way, if it has had the time to register.
     fn make_room(&mut self, now: Instant) -> Option<Arc<Session>> {
         let (network, _) = self.networks.iter().max_by_key(|(_, crowd)| crowd.unregistered)?;
-        let oldest = self.unregistered.values().find(|session| network_of(session.peer.ip()) == *network)?;
+        let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *network)?;
         if now < oldest.opened_at + TIME_TO_REGISTER {
             return None;
         }
@@ -793,7 +796,7 @@ impl Session {
 
 /// A node's name, for the log: names of version 1 nodes may be any text.
 fn shown_name(name: &str) -> Escaped<&str> {
-    shown(name, SHOWN_BYTES)
+    escaped(name, MAX_ESCAPED_BYTES)
 }
 
 fn index(version: Version) -> usize {

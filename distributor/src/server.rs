@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, LogThrottle, tune};
+use net::{Acceptor, Listener, LogThrottle, set_options};
 use protocol::Version;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -76,7 +76,7 @@ async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: Cance
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {
-                tune(&stream);
+                set_options(&stream);
                 let (reason, refused) = match membership.open(stream, peer) {
                     Ok(attendance) => {
                         connections.spawn(connection::run(attendance, stop.clone()));
@@ -92,7 +92,7 @@ async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: Cance
                         (&mut crowded, limit, "as many from its address as allowed (--max-connections-per-address)")
                     }
                 };
-                if let Some(held_back) = throttle.pass(Instant::now().into_std()) {
+                if let Some(held_back) = throttle.allow(Instant::now().into_std()) {
                     warn!(%peer, limit, held_back, "connection closed: there are {what}");
                 }
             }

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use net::{SHOWN_BYTES, shown, shown_json};
+use net::{MAX_ESCAPED_BYTES, escaped, escaped_json};
 use protocol::{FrameDecoder, HISTORY_URI, HistoryEvent, Packet, write_history_request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -27,7 +27,7 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
         let text = format!("the Distributor at {distributor} does not answer; one older than version 2 cannot");
         io::Error::new(io::ErrorKind::TimedOut, text)
     })??;
-    let text = if json { format!("{}\n", shown_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
+    let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
     match io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever has read enough of it is free to go.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -42,8 +42,8 @@ fn table(node: &str, events: Vec<HistoryEvent>) -> String {
     }
     let line = |HistoryEvent { ago, rev, name, address, event, why }| {
         let ago = Duration::from_millis(ago).as_secs_f64();
-        let name = shown(name, NAME_BYTES).to_string();
-        let [address, event, why] = [address, event, why].map(|text| shown(text, SHOWN_BYTES).to_string());
+        let name = escaped(name, NAME_BYTES).to_string();
+        let [address, event, why] = [address, event, why].map(|text| escaped(text, MAX_ESCAPED_BYTES).to_string());
         format!("{ago:>9.1} s ago  {name:<16} {address:<22} {event:<10} {why}  (revision {rev})\n")
     };
     events.into_iter().map(line).collect()

@@ -11,9 +11,9 @@ use crate::{Listener, LogThrottle, Socket, warn};
 /// First pause after the system could give no socket.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause: descriptors that become free are used again within this time.
-const LONGEST_PAUSE: Duration = Duration::from_millis(500);
+const MAX_PAUSE: Duration = Duration::from_millis(500);
 /// Connections in a row that may die before they are accepted until we pause, should the error be no such thing.
-const DEAD_IN_A_ROW: u32 = 100;
+const MAX_DEAD_IN_A_ROW: u32 = 100;
 
 /// A listening socket whose errors are handled: it pauses while the system is out of descriptors or memory, and passes
 /// over connections that died in the backlog.
@@ -53,21 +53,21 @@ impl Acceptor {
 
     fn note(&mut self, error: &io::Error) {
         let now = Instant::now();
-        if concerns_one_connection(error) && self.dead_in_a_row < DEAD_IN_A_ROW {
+        if is_one_connections_fault(error) && self.dead_in_a_row < MAX_DEAD_IN_A_ROW {
             self.dead_in_a_row += 1;
             return;
         }
         self.paused_until = Some(now + self.pause);
-        if let Some(held_back) = self.log.pass(now.into_std()) {
+        if let Some(held_back) = self.log.allow(now.into_std()) {
             let pause_ms = self.pause.as_millis();
             warn!(%error, pause_ms, held_back, "cannot accept connections now; those there are stay served");
         }
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
     }
 }
 
 /// Errors of a connection that died in the backlog, not of the listener: accept(2) of Linux tells to go on.
-fn concerns_one_connection(error: &io::Error) -> bool {
+fn is_one_connections_fault(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     const EPROTO: i32 = 71;
     matches!(
@@ -98,7 +98,7 @@ mod tests {
             (105, false), // ENOBUFS
             (12, false),  // ENOMEM
         ] {
-            assert_eq!(concerns_one_connection(&io::Error::from_raw_os_error(errno)), one_connection, "{errno}");
+            assert_eq!(is_one_connections_fault(&io::Error::from_raw_os_error(errno)), one_connection, "{errno}");
         }
     }
 }

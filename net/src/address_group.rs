@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 /// The part of an address that is one peer's, for limits by address: an IPv4 address, or the first 64 bits of an IPv6 address, which
 /// every network has to itself (RFC 4291, 2.5.4). IPv4 in IPv6 is IPv4, and loopback is itself.
-pub fn network_of(address: IpAddr) -> IpAddr {
+pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
             IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
@@ -28,7 +28,7 @@ mod tests {
             ("::1", "::1"),
         ] {
             let parse = |text: &str| text.parse::<IpAddr>().unwrap();
-            assert_eq!(network_of(parse(address)), parse(network), "{address}");
+            assert_eq!(address_group(parse(address)), parse(network), "{address}");
         }
     }
 }

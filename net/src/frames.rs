@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use crate::{Socket, recv_now};
 
 /// Most bytes taken from a socket at a time: others get their turn.
-const MOST_ROOM: usize = 64 * 1024;
+const MAX_READ_BYTES: usize = 64 * 1024;
 /// What there is room for at the beginning, and again when little comes: most connections carry small packets.
-const LEAST_ROOM: usize = 2 * 1024;
+const MIN_READ_BYTES: usize = 2 * 1024;
 /// A buffer that has held a larger frame is given back with it: what follows is hardly ever as large.
 const USUAL_FRAME_BYTES: usize = 64 * 1024;
 
@@ -21,14 +21,14 @@ const USUAL_FRAME_BYTES: usize = 64 * 1024;
 pub struct FrameReader {
     decoder: FrameDecoder,
     /// Room to read into: twice as much when it was filled, half as much when it was hardly used.
-    room: usize,
+    read_bytes: usize,
     unfinished_since: Option<Instant>,
 }
 
 impl FrameReader {
     /// A reader that takes frames of up to `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
-        Self { decoder: FrameDecoder::new(max_frame_bytes), room: LEAST_ROOM, unfinished_since: None }
+        Self { decoder: FrameDecoder::new(max_frame_bytes), read_bytes: MIN_READ_BYTES, unfinished_since: None }
     }
 
     /// Takes what the socket has, without waiting; `false` when the peer has closed its side.
@@ -36,7 +36,7 @@ impl FrameReader {
     /// # Errors
     /// Those of the socket, except that having nothing is none.
     pub fn fill(&mut self, socket: &Socket) -> io::Result<bool> {
-        self.fill_at_most(socket, MOST_ROOM)
+        self.fill_at_most(socket, MAX_READ_BYTES)
     }
 
     /// The same, of so many bytes at most, or a few.
@@ -44,10 +44,10 @@ impl FrameReader {
     /// # Errors
     /// As there.
     pub fn fill_at_most(&mut self, socket: &Socket, most: usize) -> io::Result<bool> {
-        self.room = self.room.min(most.max(LEAST_ROOM));
+        self.read_bytes = self.read_bytes.min(most.max(MIN_READ_BYTES));
         let buffer = self.decoder.buffer();
         let begin = buffer.len();
-        buffer.resize(begin + self.room, 0);
+        buffer.resize(begin + self.read_bytes, 0);
         let taken = match socket {
             Socket::Tcp(stream) => recv_now(stream, &mut buffer[begin..]),
             Socket::Pipe(_) => socket.try_read(&mut buffer[begin..]),
@@ -55,10 +55,10 @@ impl FrameReader {
         buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
         match taken {
             Ok(bytes) => {
-                if bytes == self.room {
-                    self.room = (self.room * 2).min(MOST_ROOM);
-                } else if bytes < self.room / 4 {
-                    self.room = (self.room / 2).max(LEAST_ROOM);
+                if bytes == self.read_bytes {
+                    self.read_bytes = (self.read_bytes * 2).min(MAX_READ_BYTES);
+                } else if bytes < self.read_bytes / 4 {
+                    self.read_bytes = (self.read_bytes / 2).max(MIN_READ_BYTES);
                 }
                 Ok(bytes > 0)
             }
@@ -82,7 +82,7 @@ impl FrameReader {
             // At once: what has come behind it would keep all of its room, for as long as that waits to be taken.
             let rest = BytesMut::from(self.decoder.unfinished());
             *self.decoder.buffer() = rest;
-        } else if frame.is_none() && self.decoder.unfinished().is_empty() && self.room == LEAST_ROOM {
+        } else if frame.is_none() && self.decoder.unfinished().is_empty() && self.read_bytes == MIN_READ_BYTES {
             // Thousands of connections are idle most of the time, and an idle one needs no buffer.
             *self.decoder.buffer() = BytesMut::new();
         }
@@ -95,14 +95,14 @@ impl FrameReader {
     }
 
     /// Nobody has read until now, for no fault of the peer: a frame that has begun has its whole time again.
-    pub fn put_off(&mut self) {
+    pub fn defer_deadline(&mut self) {
         if self.unfinished_since.is_some() {
             self.unfinished_since = Some(Instant::now());
         }
     }
 
     /// The bytes of frames that have not been taken.
-    pub fn pending(&self) -> &[u8] {
+    pub fn buffered(&self) -> &[u8] {
         self.decoder.unfinished()
     }
 }
@@ -123,7 +123,7 @@ mod tests {
             let mut bytes = format!("{frame}¶{rest}").into_bytes();
             let mut reader = FrameReader::new(2 << 20);
             let mut frames = 0;
-            while !bytes.is_empty() || reader.pending() != rest.as_bytes() {
+            while !bytes.is_empty() || reader.buffered() != rest.as_bytes() {
                 match peer.try_write(&bytes) {
                     Ok(written) => drop(bytes.drain(..written)),
                     Err(_full) => {}

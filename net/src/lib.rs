@@ -11,20 +11,23 @@ mod tcp;
 mod virtual_net;
 
 pub use accept::Acceptor;
-pub use address_group::network_of;
+pub use address_group::address_group;
 pub use frames::FrameReader;
-pub use log::{Escaped, LineWriter, LogThrottle, LogThrottles, SHOWN_BYTES, Tally, say, shown, shown_json, tracing};
+pub use log::{
+    Escaped, LineWriter, LogThrottle, LogThrottles, MAX_ESCAPED_BYTES, Tally, escaped, escaped_json, log_safely,
+    tracing,
+};
 pub use peer_backlog::{BacklogPoller, PeerBacklog};
 #[cfg(feature = "cli")]
 pub use process::{
-    LogFormat, LogGuard, LogLevel, duration, end_at_once, exit_code, init_log, listen_address, log_lines_lost,
-    port_owner,
+    LogFormat, LogGuard, LogLevel, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, port_owner,
 };
 pub use process::{
-    SliceQueue, TimeSlice, at, log_at_the_end, raise_open_files, stop_on_signals, time_of_day, unique_id,
+    SliceQueue, TimeSlice, log_last_line, raise_open_files, sleep_until_opt, stop_on_signals, time_of_day, unique_id,
 };
-pub use socket::{Listener, Network, Socket, tune};
+pub use socket::{Listener, Network, Socket, set_options};
 pub use tcp::{
-    BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, recv_into, recv_now, send_now, tune_patiently, tune_tcp,
+    BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, recv_into, recv_now, send_now, set_tcp_options,
+    set_tcp_options_with_timeout,
 };
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::Socket;
 
 /// Least time between two snapshots.
-const LEAST_AGE: Duration = Duration::from_millis(10);
+const MIN_AGE: Duration = Duration::from_millis(10);
 /// Taking snapshots may cost one part in so many of the time: the system's table lists every socket of the machine.
 const COST_SHARE: u32 = 10;
 
@@ -51,7 +51,7 @@ impl PeerBacklog {
     /// peer is not on this machine or the system does not tell. Cancel safe.
     ///
     /// Takes as long as the next snapshot does.
-    async fn unread(&self, stream: &Socket, asked: Instant) -> Option<usize> {
+    async fn unread_bytes(&self, stream: &Socket, asked: Instant) -> Option<usize> {
         let ends = Self::ends(stream)?;
         self.wanted.notify_one();
         let mut newest = self.newest.clone();
@@ -78,25 +78,25 @@ pub struct BacklogPoller {
 
 impl BacklogPoller {
     /// Longest time between two looks.
-    const LONGEST_WAIT: Duration = Duration::from_millis(250);
+    const MAX_WAIT: Duration = Duration::from_millis(250);
 
     /// How much had been `written` when the look began, and how much of that the peer has not read; `None` when that cannot
     /// be seen. A cancelled look goes on where it was.
-    pub async fn unread(&mut self, queues: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
+    pub async fn unread(&mut self, backlog: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
         let wait = match self.in_vain {
             0 => Duration::ZERO,
-            times => (LEAST_AGE * 2_u32.saturating_pow(times - 1)).min(Self::LONGEST_WAIT),
+            times => (MIN_AGE * 2_u32.saturating_pow(times - 1)).min(Self::MAX_WAIT),
         };
         let (begins, written) = *self.begun.get_or_insert_with(|| (Instant::now() + wait, written));
         sleep_until(begins).await;
-        let unread = queues.unread(stream, begins).await;
+        let unread = backlog.unread_bytes(stream, begins).await;
         self.begun = None;
         self.in_vain += 1;
         (written, unread)
     }
 
     /// It has read enough.
-    pub fn done(&mut self) {
+    pub fn reset(&mut self) {
         *self = Self::default();
     }
 }
@@ -111,10 +111,10 @@ async fn scan(newest: watch::Sender<Option<BacklogSnapshot>>, wanted: Arc<Notify
     loop {
         wanted.notified().await;
         let taken = Instant::now();
-        let Ok((queues, cost)) = tokio::task::spawn_blocking(read_queues).await else { return };
+        let Ok((queues, cost)) = tokio::task::spawn_blocking(read_backlogs).await else { return };
         newest.send_replace(Some(BacklogSnapshot { taken, queues }));
         // Whoever asks meanwhile is served by the next one.
-        sleep_until(taken + LEAST_AGE.max(cost * COST_SHARE)).await;
+        sleep_until(taken + MIN_AGE.max(cost * COST_SHARE)).await;
     }
 }
 
@@ -132,7 +132,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
 
 /// The system's table, and how long reading it took.
 #[cfg(target_os = "linux")]
-fn read_queues() -> (QueueBytes, Duration) {
+fn read_backlogs() -> (QueueBytes, Duration) {
     let begin = Instant::now();
     let sockets = procfs::net::tcp().into_iter().chain(procfs::net::tcp6()).flatten();
     let queues = |socket: procfs::net::TcpNetEntry| {
@@ -144,7 +144,7 @@ fn read_queues() -> (QueueBytes, Duration) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn read_queues() -> (QueueBytes, Duration) {
+fn read_backlogs() -> (QueueBytes, Duration) {
     (QueueBytes::new(), Duration::ZERO)
 }
 
@@ -163,14 +163,14 @@ mod tests {
             let port = listener.local_addr().unwrap().port();
             let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let stream = Socket::Tcp(listener.accept().await.unwrap().0);
-            let queues = PeerBacklog::start();
+            let backlog = PeerBacklog::start();
             // The peer's kernel acknowledges in its own time.
-            while queues.unread(&stream, Instant::now()).await != Some(0) {}
+            while backlog.unread_bytes(&stream, Instant::now()).await != Some(0) {}
             stream.writable().await.unwrap();
             assert_eq!(stream.try_write(&[0; 1000]).unwrap(), 1000);
-            while queues.unread(&stream, Instant::now()).await != Some(1000) {}
+            while backlog.unread_bytes(&stream, Instant::now()).await != Some(1000) {}
             peer.read_exact(&mut [0; 400]).await.unwrap();
-            while queues.unread(&stream, Instant::now()).await != Some(600) {}
+            while backlog.unread_bytes(&stream, Instant::now()).await != Some(600) {}
         }
     }
 }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tcp::{BindError, bind, send_now, tune_tcp};
+use crate::tcp::{BindError, bind, send_now, set_tcp_options};
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
 /// Where connections come from and go to.
@@ -194,9 +194,9 @@ impl Socket {
     }
 }
 
-/// Sets the options of a connection of the system: see [`tune_tcp`].
-pub fn tune(socket: &Socket) {
+/// Sets the options of a connection of the system: see [`set_tcp_options`].
+pub fn set_options(socket: &Socket) {
     if let Some(stream) = socket.tcp() {
-        tune_tcp(stream);
+        set_tcp_options(stream);
     }
 }

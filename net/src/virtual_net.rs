@@ -20,7 +20,7 @@ const FIRST_PORT: u16 = 32_768;
 /// A network. Cheap to clone; all clones are one.
 #[derive(Clone, Debug, Default)]
 pub struct VirtualNet {
-    inner: Arc<NetShared>,
+    shared: Arc<NetShared>,
 }
 
 #[derive(Debug, Default)]
@@ -60,7 +60,7 @@ struct AcceptQueue {
 struct VirtualConnection {
     ends: [SocketAddr; 2],
     /// What each end has written.
-    flows: [Direction; 2],
+    directions: [Direction; 2],
 }
 
 #[derive(Debug, Default)]
@@ -71,7 +71,7 @@ struct Direction {
     /// The writing end is closed.
     closed: bool,
     /// The reading end is closed.
-    unheard: bool,
+    reader_gone: bool,
     /// Its host was killed.
     reset: bool,
     /// Who waits to read, and to write.
@@ -91,7 +91,7 @@ pub struct Pipe {
 pub struct PipeListener {
     net: VirtualNet,
     address: SocketAddr,
-    backlog: Arc<AcceptQueue>,
+    queue: Arc<AcceptQueue>,
 }
 
 /// Why an end cannot be read now.
@@ -126,15 +126,16 @@ impl VirtualNet {
 
     /// Everybody looks again.
     fn change(&self, mut state: MutexGuard<'_, NetState>) {
-        let flows = state.connections.values_mut().flat_map(|connection| &mut connection.flows);
-        let wakers: Vec<Waker> = flows.flat_map(|flow| flow.wakers.iter_mut().filter_map(Option::take)).collect();
+        let directions = state.connections.values_mut().flat_map(|connection| &mut connection.directions);
+        let wakers: Vec<Waker> =
+            directions.flat_map(|direction| direction.wakers.iter_mut().filter_map(Option::take)).collect();
         drop(state);
         wakers.into_iter().for_each(Waker::wake);
-        self.inner.changed.notify_waiters();
+        self.shared.changed.notify_waiters();
     }
 
     fn lock(&self) -> MutexGuard<'_, NetState> {
-        self.inner.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,7 +157,7 @@ impl Host {
     }
 
     /// What it sends, and is sent from now on, arrives so much later.
-    pub fn slow(&self, delay: Duration) {
+    pub fn set_delay(&self, delay: Duration) {
         self.net.lock().delays.insert(self.address, delay);
     }
 
@@ -166,7 +167,7 @@ impl Host {
         state.listeners.retain(|address, _| address.ip() != self.address);
         for connection in state.connections.values_mut() {
             if connection.ends.iter().any(|end| end.ip() == self.address) {
-                connection.flows.iter_mut().for_each(|flow| flow.reset = true);
+                connection.directions.iter_mut().for_each(|direction| direction.reset = true);
             }
         }
         self.net.change(state);
@@ -175,16 +176,16 @@ impl Host {
     pub(crate) fn listen(&self, port: u16) -> PipeListener {
         let mut state = self.net.lock();
         let port = if port == 0 { state.port() } else { port };
-        let (address, backlog) = (SocketAddr::new(self.address, port), Arc::new(AcceptQueue::default()));
-        state.listeners.insert(address, Arc::clone(&backlog));
+        let (address, queue) = (SocketAddr::new(self.address, port), Arc::new(AcceptQueue::default()));
+        state.listeners.insert(address, Arc::clone(&queue));
         drop(state);
-        PipeListener { net: self.net.clone(), address, backlog }
+        PipeListener { net: self.net.clone(), address, queue }
     }
 
     /// Connects: refused where nobody listens; while the two are cut off from one another it waits.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<Pipe> {
         loop {
-            let changed = self.net.inner.changed.notified();
+            let changed = self.net.shared.changed.notified();
             let (is_cut, delay) = {
                 let state = self.net.lock();
                 (state.is_cut(self.address, to.ip()), state.delay([self.address, to.ip()]))
@@ -196,17 +197,17 @@ impl Host {
             // There and back.
             sleep(2 * delay).await;
             let mut state = self.net.lock();
-            let Some(backlog) = state.listeners.get(&to).cloned() else {
+            let Some(queue) = state.listeners.get(&to).cloned() else {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             };
             let from = SocketAddr::new(self.address, state.port());
             let id = state.next_connection;
             state.next_connection += 1;
-            state.connections.insert(id, VirtualConnection { ends: [from, to], flows: Default::default() });
+            state.connections.insert(id, VirtualConnection { ends: [from, to], directions: Default::default() });
             drop(state);
             let [ours, theirs] = [0, 1].map(|side| Pipe { net: self.net.clone(), id, side });
-            backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((theirs, from));
-            backlog.arrived.notify_one();
+            queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).push_back((theirs, from));
+            queue.arrived.notify_one();
             return Ok(ours);
         }
     }
@@ -228,23 +229,24 @@ impl NetState {
 
     /// Whether an end can be read now: there are bytes, the end, or an error.
     fn readable(&self, id: u64, side: usize) -> Result<(), NotReadable> {
-        let Some(VirtualConnection { ends, flows }) = self.connections.get(&id) else { return Ok(()) };
+        let Some(VirtualConnection { ends, directions }) = self.connections.get(&id) else { return Ok(()) };
         if self.frozen.contains(&ends[side].ip()) || self.is_cut(ends[0].ip(), ends[1].ip()) {
             return Err(NotReadable::Nothing);
         }
-        let flow = &flows[1 - side];
-        match flow.chunks.front() {
-            Some((due, _)) if *due > Instant::now() && !flow.reset => Err(NotReadable::At(*due)),
-            None if !flow.closed && !flow.reset => Err(NotReadable::Nothing),
+        let direction = &directions[1 - side];
+        match direction.chunks.front() {
+            Some((due, _)) if *due > Instant::now() && !direction.reset => Err(NotReadable::At(*due)),
+            None if !direction.closed && !direction.reset => Err(NotReadable::Nothing),
             Some(_) | None => Ok(()),
         }
     }
 
     /// Whether an end can be written now: there is room, or an error.
     fn writable(&self, id: u64, side: usize) -> bool {
-        let Some(VirtualConnection { ends, flows }) = self.connections.get(&id) else { return true };
-        let flow = &flows[side];
-        !self.frozen.contains(&ends[side].ip()) && (flow.bytes < MAX_BYTES || flow.unheard || flow.reset)
+        let Some(VirtualConnection { ends, directions }) = self.connections.get(&id) else { return true };
+        let direction = &directions[side];
+        !self.frozen.contains(&ends[side].ip())
+            && (direction.bytes < MAX_BYTES || direction.reader_gone || direction.reset)
     }
 }
 
@@ -255,19 +257,19 @@ impl Pipe {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let Some(connection) = state.connections.get_mut(&self.id) else { return Ok(0) };
-        let flow = &mut connection.flows[1 - self.side];
-        if flow.reset {
+        let direction = &mut connection.directions[1 - self.side];
+        if direction.reset {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
-        let Some((_, chunk)) = flow.chunks.front_mut() else { return Ok(0) };
+        let Some((_, chunk)) = direction.chunks.front_mut() else { return Ok(0) };
         let count = chunk.len().min(buffer.len());
         buffer[..count].copy_from_slice(&chunk[..count]);
         chunk.drain(..count);
         if chunk.is_empty() {
-            flow.chunks.pop_front();
+            direction.chunks.pop_front();
         }
-        flow.bytes -= count;
-        let writer = flow.wakers[1].take();
+        direction.bytes -= count;
+        let writer = direction.wakers[1].take();
         drop(state);
         writer.into_iter().for_each(Waker::wake);
         Ok(count)
@@ -281,16 +283,16 @@ impl Pipe {
         let ends = state.connections.get(&self.id).map(|connection| connection.ends.map(|end| end.ip()));
         let Some(due) = ends.map(|ends| Instant::now() + state.delay(ends)) else { return Ok(0) };
         let Some(connection) = state.connections.get_mut(&self.id) else { return Ok(0) };
-        let flow = &mut connection.flows[self.side];
-        if flow.unheard || flow.reset {
+        let direction = &mut connection.directions[self.side];
+        if direction.reader_gone || direction.reset {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
-        let count = bytes.len().min(MAX_BYTES - flow.bytes);
+        let count = bytes.len().min(MAX_BYTES - direction.bytes);
         if count > 0 {
-            flow.chunks.push_back((due, bytes[..count].to_vec()));
+            direction.chunks.push_back((due, bytes[..count].to_vec()));
         }
-        flow.bytes += count;
-        let reader = flow.wakers[0].take();
+        direction.bytes += count;
+        let reader = direction.wakers[0].take();
         drop(state);
         reader.into_iter().for_each(Waker::wake);
         Ok(count)
@@ -307,10 +309,10 @@ impl Pipe {
         }
         if let Some(connection) = state.connections.get_mut(&self.id) {
             if interest.is_readable() {
-                connection.flows[1 - self.side].wakers[0] = Some(context.waker().clone());
+                connection.directions[1 - self.side].wakers[0] = Some(context.waker().clone());
             }
             if interest.is_writable() {
-                connection.flows[self.side].wakers[1] = Some(context.waker().clone());
+                connection.directions[self.side].wakers[1] = Some(context.waker().clone());
             }
         }
         drop(state);
@@ -329,11 +331,11 @@ impl Drop for Pipe {
     fn drop(&mut self) {
         let mut state = self.net.lock();
         let Some(connection) = state.connections.get_mut(&self.id) else { return };
-        connection.flows[self.side].closed = true;
-        connection.flows[1 - self.side].unheard = true;
-        let reader = connection.flows[self.side].wakers[0].take();
-        let writer = connection.flows[1 - self.side].wakers[1].take();
-        if connection.flows.iter().all(|flow| flow.closed) {
+        connection.directions[self.side].closed = true;
+        connection.directions[1 - self.side].reader_gone = true;
+        let reader = connection.directions[self.side].wakers[0].take();
+        let writer = connection.directions[1 - self.side].wakers[1].take();
+        if connection.directions.iter().all(|direction| direction.closed) {
             state.connections.remove(&self.id);
         }
         drop(state);
@@ -348,8 +350,8 @@ impl PipeListener {
 
     pub(crate) async fn accept(&self) -> (Pipe, SocketAddr) {
         loop {
-            let arrived = self.backlog.arrived.notified();
-            let next = self.backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let arrived = self.queue.arrived.notified();
+            let next = self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
             match next {
                 Some(next) => return next,
                 None => arrived.await,
@@ -361,12 +363,12 @@ impl PipeListener {
 impl Drop for PipeListener {
     fn drop(&mut self) {
         let mut state = self.net.lock();
-        if state.listeners.get(&self.address).is_some_and(|backlog| Arc::ptr_eq(backlog, &self.backlog)) {
+        if state.listeners.get(&self.address).is_some_and(|queue| Arc::ptr_eq(queue, &self.queue)) {
             state.listeners.remove(&self.address);
         }
         drop(state);
         // Whoever waits to be accepted finds out.
-        let waiting = std::mem::take(&mut *self.backlog.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = std::mem::take(&mut *self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         drop(waiting);
     }
 }

@@ -196,7 +196,7 @@ impl Node {
     }
 
     async fn follow(&self, stream: &TcpStream, seen: &Seen) -> std::io::Result<()> {
-        net::tune_tcp(stream);
+        net::set_tcp_options(stream);
         write(stream, self.registration().as_bytes()).await?;
         if let Some(replica) = &mut *self.replica.borrow_mut() {
             replica.connected();

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use foldhash::HashMap;
 use futures::task::AtomicWaker;
-use net::network_of;
+use net::address_group;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -81,7 +81,7 @@ impl ClientTracker {
     }
 
     pub(crate) fn take(self: &Arc<Self>, client: IpAddr, leave: CancellationToken) -> ClientGuard {
-        let (seat, client) = (TrackedClient::new(leave, self.since), network_of(client));
+        let (seat, client) = (TrackedClient::new(leave, self.since), address_group(client));
         seat.begins(Instant::now());
         let mut taken = self.lock();
         seat.place.store(taken.list.len(), Ordering::Relaxed);
@@ -94,7 +94,7 @@ impl ClientTracker {
     /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
     /// Its own clients have to make room, or none.
     pub(crate) fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
-        let has = self.lock().each.get(&network_of(client)).copied().unwrap_or(0);
+        let has = self.lock().each.get(&address_group(client)).copied().unwrap_or(0);
         has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
     }
 
@@ -106,7 +106,7 @@ impl ClientTracker {
     /// Tells some clients to go, so that there are seats for those who wait and for some more; with `of` only clients from there. Whether
     /// somebody goes for one more who waits.
     pub(crate) fn make_room(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
-        let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(network_of));
+        let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
         let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
         let wanted = wanted.saturating_sub(taken.going);
@@ -222,7 +222,7 @@ impl TrackedClient {
 impl ClientGuard {
     /// It is somebody else's, as a balancer before us has said.
     pub(crate) fn is_of(&self, client: IpAddr) {
-        let (mut taken, client) = (self.seats.lock(), network_of(client));
+        let (mut taken, client) = (self.seats.lock(), address_group(client));
         let place = self.seat.place.load(Ordering::Relaxed);
         let before = std::mem::replace(&mut taken.list[place].1, client);
         taken.leaves(before);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::{pending, select_all};
-use net::{Acceptor, LogThrottle, Socket, at, tune_patiently};
+use net::{Acceptor, LogThrottle, Socket, set_tcp_options_with_timeout, sleep_until_opt};
 use node_sdk::balance::RetryBudget;
 use node_sdk::{Identity, Peers};
 use tokio::net::TcpListener;
@@ -264,7 +264,7 @@ impl Worker {
                     let of = (!has_share).then(|| client.ip());
                     let somebody_goes = is_short && self.seats.make_room(of, free, Instant::now());
                     let makes_room = place.is_none() && connections.len() < most && somebody_goes;
-                    if place.is_none() && let Some(held_back) = full.pass(Instant::now().into_std()) {
+                    if place.is_none() && let Some(held_back) = full.allow(Instant::now().into_std()) {
                         let limit = config.borrow().max_connections;
                         let what = if makes_room { "a client that does nothing goes" } else { "connection closed" };
                         warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
@@ -280,7 +280,7 @@ impl Worker {
                         warn!(%error, "a client's connection panicked");
                     }
                 }
-                () = at(last_call) => break,
+                () = sleep_until_opt(last_call) => break,
                 () = self.stop.cancelled(), if last_call.is_none() => last_call = Some(Instant::now() + LAST_CALL),
             }
         }
@@ -290,7 +290,7 @@ impl Worker {
         while !connections.is_empty() {
             tokio::select! {
                 _ = connections.join_next() => {}
-                () = at(cut_at) => {
+                () = sleep_until_opt(cut_at) => {
                     warn!(connections = connections.len(), "stopped; requests were cut (--drain-timeout)");
                     return;
                 }
@@ -321,7 +321,7 @@ impl Worker {
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
         let Some(stream) = socket.into_tcp() else { return };
         // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
-        tune_patiently(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
+        set_tcp_options_with_timeout(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
         limit_unsent(&stream);
         let _connected = self.metrics.connection();
         let seat = self.seats.take(address.ip(), self.stop.child_token());

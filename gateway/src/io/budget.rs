@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use foldhash::HashMap;
-use net::network_of;
+use net::address_group;
 
 /// What each connection may hold without a word: nearly all answers are smaller. Ten thousand connections have 160 MiB of these.
 const OWN_BYTES: usize = 16 * 1024;
@@ -142,7 +142,7 @@ impl Reservation {
     }
 
     fn grant(&mut self, more: usize) -> Result<(), OverBudget> {
-        let client = network_of(self.client);
+        let client = address_group(self.client);
         let grant = more.next_multiple_of(GRANT_BYTES);
         if !self.account.budget.take(client, grant) {
             return Err(OverBudget);

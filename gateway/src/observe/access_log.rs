@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::{Duration, SystemTime};
 
 use clap::ValueEnum;
-use net::{LineWriter, shown, shown_json, time_of_day};
+use net::{LineWriter, escaped, escaped_json, time_of_day};
 
 /// Lines are written so long after the first of them, all at once: a thread that is woken for each costs more than the rest.
 const GATHER: Duration = Duration::from_millis(50);
@@ -57,7 +57,7 @@ impl AccessLog {
     }
 
     pub(crate) fn take(&self, entry: &AccessLogEntry<'_>) {
-        self.lines.take(entry.line(self.format, time_of_day()));
+        self.lines.push(entry.line(self.format, time_of_day()));
     }
 
     /// Waits until everything is written, or a second is over.
@@ -78,7 +78,7 @@ impl AccessLogEntry<'_> {
         let us = took.as_micros();
         let (ms, us) = (us / 1000, us % 1000);
         if format == AccessLogFormat::Json {
-            let text = |text: &str| shown_json(&serde_json::Value::from(text).to_string()).to_string();
+            let text = |text: &str| escaped_json(&serde_json::Value::from(text).to_string()).to_string();
             // At a character's border.
             let mut ends = (0..=target.len().min(MAX_TARGET_BYTES)).rev();
             let target = &target[..ends.find(|at| target.is_char_boundary(*at)).unwrap_or(0)];
@@ -90,7 +90,7 @@ impl AccessLogEntry<'_> {
             );
         }
         let mut line = String::with_capacity(96 + target.len().min(MAX_TARGET_BYTES));
-        let _ = write!(line, "{time} {client} {:?}", shown(format_args!("{method} {target}"), MAX_TARGET_BYTES));
+        let _ = write!(line, "{time} {client} {:?}", escaped(format_args!("{method} {target}"), MAX_TARGET_BYTES));
         let _ = match status {
             Some(status) => writeln!(line, " {status} {ms}.{us:03}"),
             None => writeln!(line, " - {ms}.{us:03}"),

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::StatusCode;
-use net::{Acceptor, SHOWN_BYTES, shown, tune};
+use net::{Acceptor, MAX_ESCAPED_BYTES, escaped, set_options};
 use node_sdk::Peers;
 use protocol::Route;
 use tokio::net::TcpListener;
@@ -53,7 +53,7 @@ impl Admin {
         loop {
             tokio::select! {
                 (socket, _) = acceptor.accept() => {
-                    tune(&socket);
+                    set_options(&socket);
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
                     order.retain(|client| !client.is_finished());
@@ -130,9 +130,9 @@ impl Admin {
                     true => ", passed over: too many routes like it have parameters in other places",
                     false => "",
                 };
-                let who = format!("{at} {}{state}{mark}", shown(&node.name, SHOWN_BYTES));
+                let who = format!("{at} {}{state}{mark}", escaped(&node.name, MAX_ESCAPED_BYTES));
                 // A route has no control characters, and may have others.
-                nodes.entry(shown(route, Route::MAX_BYTES).to_string()).or_default().push(who);
+                nodes.entry(escaped(route, Route::MAX_BYTES).to_string()).or_default().push(who);
             }
         }
         let _ = writeln!(out, "A request goes to the nodes that register its very route, called with packets:");
@@ -168,7 +168,7 @@ impl Admin {
             let _ = writeln!(out, "These are never called:");
         }
         for (at, why, node) in barred {
-            let _ = writeln!(out, "      {at} {}: {why}", shown(&node.name, SHOWN_BYTES));
+            let _ = writeln!(out, "      {at} {}: {why}", escaped(&node.name, MAX_ESCAPED_BYTES));
         }
         out
     }

@@ -86,7 +86,7 @@ pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
             let mut said = [0];
             if watched.read_exact(&mut said).is_err() || said[0] != GO_ON {
                 error!("the process to be taken over has ended before that was done; this one ends too");
-                net::end_at_once(1);
+                net::exit_now(1);
             }
         };
         std::thread::Builder::new().name("predecessor".to_owned()).spawn(watch)?;

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use futures::StreamExt;
 use http::StatusCode;
-use net::{SHOWN_BYTES, shown};
+use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::balance::{PickOptions, RetryBudget};
 use node_sdk::{CallError, Duplex, Peers, RawCall, RawReply};
 use serde_json::value::RawValue;
@@ -165,7 +165,7 @@ impl Proxy<'_> {
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
         let Problem { status, kind, detail } = &problem;
-        debug!(status = status.as_u16(), kind = ?shown(kind, SHOWN_BYTES), detail = ?shown(detail, SHOWN_BYTES), "problem");
+        debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
         if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.holds_back() {
             exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
         }

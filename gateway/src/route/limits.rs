@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use net::network_of;
+use net::address_group;
 use tokio::time::Instant;
 
 use crate::upstream::fair_queue::FairQueue;
@@ -94,7 +94,7 @@ impl RouteLimits {
             let clients = clients.get_or_insert_with(|| ClientRates::new(now));
             let is_free = match &rate.by {
                 RateBy::Route => clients.take(rate, &(), now),
-                RateBy::Address => clients.take(rate, &network_of(client), now),
+                RateBy::Address => clients.take(rate, &address_group(client), now),
                 RateBy::Header(_) => clients.take(rate, &header, now),
             };
             if !is_free {
@@ -102,7 +102,7 @@ impl RouteLimits {
             }
         }
         let Some(in_flight) = &self.in_flight else { return Ok(RouteGuard(None)) };
-        let client = network_of(client);
+        let client = address_group(client);
         if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).take(client) {
             return Err(Limited::Concurrency);
         }

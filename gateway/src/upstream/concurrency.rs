@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::task::{Context, Poll};
 
-use net::{LogThrottle, network_of};
+use net::{LogThrottle, address_group};
 use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
@@ -164,7 +164,7 @@ impl ConcurrencyLimit {
         client: IpAddr,
         now: Instant,
     ) -> Option<Permit> {
-        let client = network_of(client);
+        let client = address_group(client);
         let mut state = self.lock();
         if !state.shares.take(client) {
             return None;
@@ -190,7 +190,8 @@ impl ConcurrencyLimit {
             return Ok(admitted);
         }
         let (place, mut granted) = oneshot::channel();
-        let _waiting = QueuedRequest::among(self, network_of(client), place, now, deadline).ok_or(QueueError::Full)?;
+        let _waiting =
+            QueuedRequest::among(self, address_group(client), place, now, deadline).ok_or(QueueError::Full)?;
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();
@@ -239,7 +240,7 @@ impl ConcurrencyLimit {
         let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);
         self.gave_way.fetch_add(told as u64, Ordering::Relaxed);
         if told > 0
-            && let Some(held_back) = state.throttle.pass(now.into_std())
+            && let Some(held_back) = state.throttle.allow(now.into_std())
         {
             let what = match self.of {
                 PermitKind::Requests => "slow clients lose their requests",

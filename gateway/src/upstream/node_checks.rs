@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
-use net::{SHOWN_BYTES, LogThrottle, shown};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped};
 use node_sdk::{CallError, Peers};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -113,12 +113,12 @@ impl NodeChecks {
         drop(all);
         if self.peers.set_health(node, is_healthy) {
             let now = Instant::now().into_std();
-            let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match passed {
                 Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
                 Some(held_back) => {
                     let why = wrong.unwrap_or_default();
-                    let why = shown(why, SHOWN_BYTES);
+                    let why = escaped(why, MAX_ESCAPED_BYTES);
                     warn!(%node, %url, ?why, held_back, "it gives no sign of life and is passed over");
                 }
                 None => {}

@@ -35,7 +35,7 @@ const MAX_LINES: u32 = 20;
 
 impl Default for ServerChecks {
     fn default() -> Self {
-        let noise = LogThrottle::several(MAX_LINES, LogThrottle::LOG_PERIOD);
+        let noise = LogThrottle::with_burst(MAX_LINES, LogThrottle::LOG_PERIOD);
         Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
     }
 }
@@ -88,7 +88,7 @@ async fn watch(check: Weak<ServerCheck>, noise: Arc<Mutex<LogThrottle>>) {
         let is_alive = failed < FALLS;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
             let now = Instant::now().into_std();
-            let passed = noise.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+            let passed = noise.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, passed) {
                 (Ok(()), Some(held_back)) => info!(server = %address, held_back, "it is alive again"),
                 (Err(why), Some(held_back)) => {

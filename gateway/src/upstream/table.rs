@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
-use net::{SHOWN_BYTES, LogThrottles, shown};
+use net::{LogThrottles, MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
 use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::{HttpAdvert, Node};
@@ -310,9 +310,9 @@ impl TableState {
         let prefixes: Vec<String> = prefixes(node).collect();
         if let Some(bad) =
             http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable(one).is_none()))
-            && let Some(held_back) = shared.noise.pass("prefixes", now.into_std())
+            && let Some(held_back) = shared.noise.allow("prefixes", now.into_std())
         {
-            let (name, prefix) = (shown(&node.name, SHOWN_BYTES), shown(bad, SHOWN_BYTES));
+            let (name, prefix) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(bad, MAX_ESCAPED_BYTES));
             let passed_over = http.prefixes.len() - prefixes.len();
             let why = "they are no paths, longer than 512 bytes, or more than 256";
             warn!(node = %address, ?name, ?prefix, passed_over, held_back, "prefixes are passed over: {why}");
@@ -445,7 +445,7 @@ pub(crate) struct EndpointStatus {
 
 impl fmt::Display for EndpointStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = shown(self.name.as_deref().unwrap_or("fixed"), SHOWN_BYTES);
+        let name = escaped(self.name.as_deref().unwrap_or("fixed"), MAX_ESCAPED_BYTES);
         let strip = if self.strip { ", without the prefix" } else { "" };
         let state = match self.readiness {
             Readiness::Ready => "up",

@@ -4,7 +4,7 @@ use std::fmt::{self, Display, Write};
 
 /// How much of a foreign text a log line or a table shows, unless there is a reason for another limit: any sensible name, address
 /// or reason whole, and not so much that a screen is full of it.
-pub const SHOWN_BYTES: usize = 128;
+pub const MAX_ESCAPED_BYTES: usize = 128;
 
 /// Text that a peer or a client chose, made fit for a log or a terminal: see [`shown`].
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct Escaped<T> {
 ///
 /// [`Display`] shows the text as it is, [`Debug`](fmt::Debug) in quotes, which makes clear where it ends. Nothing is allocated,
 /// and nothing is done before it is written: in a log that is off it costs nothing.
-pub fn shown<T: Display>(text: T, max_bytes: usize) -> Escaped<T> {
+pub fn escaped<T: Display>(text: T, max_bytes: usize) -> Escaped<T> {
     Escaped { text, max_bytes }
 }
 
@@ -49,7 +49,7 @@ impl<T: Display> fmt::Debug for Escaped<T> {
 }
 
 /// JSON text with what a terminal or a reader of lines might act on escaped as JSON does (`\u202e`): it means the same.
-pub fn shown_json(text: &str) -> impl Display {
+pub fn escaped_json(text: &str) -> impl Display {
     fmt::from_fn(move |f| {
         let mut begin = 0;
         for (at, c) in text.char_indices().filter(|(_, c)| *c != '\\' && !is_plain(*c)) {
@@ -127,7 +127,7 @@ mod tests {
 
     #[track_caller]
     fn check(text: &str, expected: &str) {
-        assert_eq!(shown(text, 1000).to_string(), expected);
+        assert_eq!(escaped(text, 1000).to_string(), expected);
     }
 
     #[test]
@@ -158,7 +158,7 @@ mod tests {
                 || matches!(u32::from(*c), 0x3164 | 0xe000..=0xf8ff | 0xfdd0..=0xfdef | 0xfe00..=0xfe0f | 0xfeff | 0xffa0)
                 || matches!(u32::from(*c), 0xfff0..=0xfffb | 0xfffe..=0xffff | 0x1d173..=0x1d17a | 0xe0000..)
         }) {
-            let text = shown(c, 100).to_string();
+            let text = escaped(c, 100).to_string();
             assert!(text.starts_with('\\') && text.is_ascii(), "{text}");
         }
     }
@@ -174,28 +174,28 @@ mod tests {
             ("ab", 0, "… (2 bytes)"),
             ("", 0, ""),
         ] {
-            assert_eq!(shown(text, max_bytes).to_string(), expected);
+            assert_eq!(escaped(text, max_bytes).to_string(), expected);
         }
         let long = "\u{200b}".repeat(21_000);
-        assert!(shown(&long, SHOWN_BYTES).to_string().len() < SHOWN_BYTES + 20);
-        assert_eq!(shown(format_args!("{}{}", "ab", "cd"), 3).to_string(), "abc… (4 bytes)", "in pieces");
+        assert!(escaped(&long, MAX_ESCAPED_BYTES).to_string().len() < MAX_ESCAPED_BYTES + 20);
+        assert_eq!(escaped(format_args!("{}{}", "ab", "cd"), 3).to_string(), "abc… (4 bytes)", "in pieces");
     }
 
     #[test]
     fn json_means_the_same() {
         for text in ["plain", "한국", "\u{9b}31m\u{85}\u{202e}\u{7f}\u{e0001}", "a\\\"b\n"] {
             let json = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"));
-            let shown = shown_json(&json).to_string();
+            let shown = escaped_json(&json).to_string();
             assert!(shown.chars().all(|c| c == '\\' || is_plain(c)), "{shown}");
             if text.chars().all(is_plain) {
                 assert_eq!(shown, json);
             }
         }
-        assert_eq!(shown_json("[\"\u{9b}\u{e0001}\"]").to_string(), r#"["\u009b\udb40\udc01"]"#);
+        assert_eq!(escaped_json("[\"\u{9b}\u{e0001}\"]").to_string(), r#"["\u009b\udb40\udc01"]"#);
     }
 
     #[test]
     fn quotes_tell_where_it_ends() {
-        assert_eq!(format!("{:?}", shown("x\" level=\"ERROR", 100)), r#""x\" level=\"ERROR""#);
+        assert_eq!(format!("{:?}", escaped("x\" level=\"ERROR", 100)), r#""x\" level=\"ERROR""#);
     }
 }

@@ -8,7 +8,7 @@ mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-pub use escape::{Escaped, SHOWN_BYTES, shown, shown_json};
+pub use escape::{Escaped, MAX_ESCAPED_BYTES, escaped, escaped_json};
 pub use throttle::{LogThrottle, LogThrottles, Tally};
 #[doc(hidden)]
 pub use tracing;
@@ -19,31 +19,31 @@ pub use writer::LineWriter;
 /// be registered any more, or not be told of changes, because the connection to the Distributor has a log. What `line` computes is
 /// only read, so nothing is left half done.
 #[inline]
-pub fn say(line: impl FnOnce()) {
+pub fn log_safely(line: impl FnOnce()) {
     // The panic hook has said what there was to say.
     let _lost = catch_unwind(AssertUnwindSafe(line));
 }
 
-/// As `tracing::error!`, for tasks that have to live on: see [`say`](crate::say).
+/// As `tracing::error!`, for tasks that have to live on: see [`say`](crate::log_safely).
 #[macro_export]
 macro_rules! error {
-    ($($line:tt)*) => { $crate::say(|| $crate::tracing::error!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::error!($($line)*)) };
 }
 
-/// As `tracing::warn!`, for tasks that have to live on: see [`say`](crate::say).
+/// As `tracing::warn!`, for tasks that have to live on: see [`say`](crate::log_safely).
 #[macro_export]
 macro_rules! warn {
-    ($($line:tt)*) => { $crate::say(|| $crate::tracing::warn!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::warn!($($line)*)) };
 }
 
-/// As `tracing::info!`, for tasks that have to live on: see [`say`](crate::say).
+/// As `tracing::info!`, for tasks that have to live on: see [`say`](crate::log_safely).
 #[macro_export]
 macro_rules! info {
-    ($($line:tt)*) => { $crate::say(|| $crate::tracing::info!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::info!($($line)*)) };
 }
 
-/// As `tracing::debug!`, for tasks that have to live on: see [`say`](crate::say).
+/// As `tracing::debug!`, for tasks that have to live on: see [`say`](crate::log_safely).
 #[macro_export]
 macro_rules! debug {
-    ($($line:tt)*) => { $crate::say(|| $crate::tracing::debug!($($line)*)) };
+    ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::debug!($($line)*)) };
 }

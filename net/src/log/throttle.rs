@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub struct LogThrottle {
     period: Duration,
     /// How many may pass in each period.
-    most: u32,
+    burst: u32,
     /// When the period began, and how many have passed since.
     begin: Option<Instant>,
     passed: u32,
@@ -22,21 +22,21 @@ impl LogThrottle {
 
     /// A throttle that lets the first event through at once.
     pub fn new(period: Duration) -> Self {
-        Self::several(1, period)
+        Self::with_burst(1, period)
     }
 
     /// A throttle that lets so many events through in each period: for what is of interest one by one, such as who comes and goes,
     /// until it is too much. A period begins with the first event after the last one.
-    pub fn several(most: u32, period: Duration) -> Self {
-        Self { period, most, begin: None, passed: 0, held_back: 0 }
+    pub fn with_burst(burst: u32, period: Duration) -> Self {
+        Self { period, burst, begin: None, passed: 0, held_back: 0 }
     }
 
     /// `Some(n)` when this event may show, n being how many were held back since the last that did.
-    pub fn pass(&mut self, now: Instant) -> Option<u64> {
+    pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.begin.is_none_or(|begin| now >= begin + self.period) {
             (self.begin, self.passed) = (Some(now), 0);
         }
-        if self.passed >= self.most {
+        if self.passed >= self.burst {
             self.held_back += 1;
             return None;
         }
@@ -73,11 +73,11 @@ impl LogThrottles {
         Self { each, by_cause: Mutex::default() }
     }
 
-    /// As [`LogThrottle::pass`], for one cause.
-    pub fn pass(&self, cause: &'static str, now: Instant) -> Option<u64> {
+    /// As [`LogThrottle::allow`], for one cause.
+    pub fn allow(&self, cause: &'static str, now: Instant) -> Option<u64> {
         let mut by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
         let (throttle, tally) = by_cause.entry(cause).or_insert_with(|| (self.each.clone(), Tally::default()));
-        let passed = throttle.pass(now);
+        let passed = throttle.allow(now);
         tally.seen += 1;
         tally.held_back += u64::from(passed.is_none());
         passed
@@ -100,7 +100,7 @@ mod tests {
         let start = Instant::now();
         let mut throttle = LogThrottle::new(Duration::from_secs(10));
         for (second, passed) in [(0, Some(0)), (1, None), (9, None), (10, Some(2)), (25, Some(0)), (26, None)] {
-            assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
+            assert_eq!(throttle.allow(start + Duration::from_secs(second)), passed, "{second}");
         }
     }
 
@@ -108,11 +108,11 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn so_many_events_per_period_pass() {
         let start = Instant::now();
-        let mut throttle = LogThrottle::several(2, Duration::from_secs(10));
+        let mut throttle = LogThrottle::with_burst(2, Duration::from_secs(10));
         for (second, passed) in
             [(0, Some(0)), (1, Some(0)), (2, None), (9, None), (10, Some(2)), (19, Some(0)), (19, None)]
         {
-            assert_eq!(throttle.pass(start + Duration::from_secs(second)), passed, "{second}");
+            assert_eq!(throttle.allow(start + Duration::from_secs(second)), passed, "{second}");
         }
     }
 
@@ -120,9 +120,9 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn causes_do_not_hide_one_another() {
         let (throttles, start) = (LogThrottles::default(), Instant::now());
-        let seen = ["a", "a", "b", "a"].map(|cause| throttles.pass(cause, start));
+        let seen = ["a", "a", "b", "a"].map(|cause| throttles.allow(cause, start));
         assert_eq!(seen, [Some(0), None, Some(0), None]);
-        assert_eq!(throttles.pass("a", start + LogThrottle::LOG_PERIOD), Some(2));
+        assert_eq!(throttles.allow("a", start + LogThrottle::LOG_PERIOD), Some(2));
         let tallies = [("a", Tally { seen: 4, held_back: 2 }), ("b", Tally { seen: 1, held_back: 0 })];
         assert_eq!(throttles.tallies(), tallies.into());
     }

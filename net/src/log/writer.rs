@@ -42,27 +42,27 @@ impl LineWriter {
     pub const MAX_BYTES: usize = 4 << 20;
 
     /// Begins to write to `out`. Lines are written so long after the first of them, all at once: a thread that is woken for each
-    /// costs more than the rest. After lines were lost, and others written, `told` hears how many, in the writing thread.
+    /// costs more than the rest. After lines were lost, and others written, `on_lost` hears how many, in the writing thread.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn start(
         name: &str,
         out: impl Write + Send + 'static,
-        gather: Duration,
-        told: impl Fn(u64) + Send + 'static,
+        batch_delay: Duration,
+        on_lost: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
         let (messages, waiting) = sync_channel(Self::MAX_LINES);
         let counts = Arc::<LineCounts>::default();
         let mut writing =
             WriterThread { out, counts: Arc::clone(&counts), batch: Vec::new(), lines: 0, is_torn: false };
-        let run = move || writing.run(&waiting, gather, told);
+        let run = move || writing.run(&waiting, batch_delay, on_lost);
         std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(Self { messages, counts })
     }
 
     /// Takes a line, with its end. Returns at once.
-    pub fn take(&self, line: String) {
+    pub fn push(&self, line: String) {
         let bytes = line.len();
         let waiting = &self.counts.waiting;
         let has_room = waiting.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) <= Self::MAX_BYTES;
@@ -112,17 +112,17 @@ struct WriterThread<W> {
 
 impl<W: Write> WriterThread<W> {
     /// Writes as long as somebody sends.
-    fn run(&mut self, messages: &Receiver<WriterMessage>, gather: Duration, told: impl Fn(u64)) {
+    fn run(&mut self, messages: &Receiver<WriterMessage>, batch_delay: Duration, on_lost: impl Fn(u64)) {
         let mut known_as_lost = 0;
         while let Ok(first) = messages.recv() {
-            if matches!(first, WriterMessage::Line(_)) && !gather.is_zero() {
+            if matches!(first, WriterMessage::Line(_)) && !batch_delay.is_zero() {
                 #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
-                std::thread::sleep(gather);
+                std::thread::sleep(batch_delay);
             }
             let mut asked = Vec::new();
             for message in std::iter::once(first).chain(messages.try_iter().take(LineWriter::MAX_LINES - 1)) {
                 match message {
-                    WriterMessage::Line(line) => self.take(&line),
+                    WriterMessage::Line(line) => self.append(&line),
                     WriterMessage::Flush(written) => asked.push(written),
                 }
             }
@@ -130,13 +130,13 @@ impl<W: Write> WriterThread<W> {
             drop(asked);
             let lost = self.counts.lost.load(Ordering::Relaxed);
             if is_written && lost > known_as_lost {
-                told(lost - known_as_lost);
+                on_lost(lost - known_as_lost);
                 known_as_lost = lost;
             }
         }
     }
 
-    fn take(&mut self, line: &str) {
+    fn append(&mut self, line: &str) {
         self.batch.extend_from_slice(line.as_bytes());
         self.lines += 1;
         if self.batch.len() >= BATCH_BYTES {
@@ -236,35 +236,35 @@ mod tests {
     }
 
     fn start(output: &TestOutput) -> (LineWriter, Arc<AtomicU64>) {
-        let told = Arc::new(AtomicU64::new(0));
-        let also = Arc::clone(&told);
-        let told_of = move |lost| {
+        let on_lost = Arc::new(AtomicU64::new(0));
+        let also = Arc::clone(&on_lost);
+        let record_lost = move |lost| {
             also.fetch_add(lost, Ordering::SeqCst);
         };
-        (LineWriter::start("test", output.clone(), Duration::ZERO, told_of).unwrap(), told)
+        (LineWriter::start("test", output.clone(), Duration::ZERO, record_lost).unwrap(), on_lost)
     }
 
     #[test]
     fn lines_are_written_in_order() {
         let output = TestOutput::default();
-        let (lines, told) = start(&output);
+        let (lines, on_lost) = start(&output);
         let all: Vec<String> = (0..1000).map(|number| format!("{number}\n")).collect();
-        all.iter().for_each(|line| lines.take(line.clone()));
+        all.iter().for_each(|line| lines.push(line.clone()));
         lines.flush(LONG);
-        assert_eq!((output.text(), lines.lost(), told.load(Ordering::SeqCst)), (all.concat(), 0, 0));
+        assert_eq!((output.text(), lines.lost(), on_lost.load(Ordering::SeqCst)), (all.concat(), 0, 0));
     }
 
     #[test]
     fn cr13_what_cannot_be_written_is_lost_and_counted_and_nobody_gets_half_a_line() {
         let output = TestOutput::default();
-        let (lines, told) = start(&output);
+        let (lines, on_lost) = start(&output);
         output.change(|state| (state.fails_after, state.fails) = (Some(6), 2));
         for line in ["one\n", "two\n", "three\n", "four\n", "five\n"] {
-            lines.take(line.to_owned());
+            lines.push(line.to_owned());
             lines.flush(LONG);
         }
         assert_eq!(output.text(), "one\ntw\nfour\nfive\n");
-        assert_eq!((lines.lost(), told.load(Ordering::SeqCst)), (2, 2));
+        assert_eq!((lines.lost(), on_lost.load(Ordering::SeqCst)), (2, 2));
     }
 
     #[test]
@@ -273,19 +273,19 @@ mod tests {
         {
             let output = TestOutput::default();
             output.change(|state| state.is_stopped = true);
-            let (lines, told) = start(&output);
+            let (lines, on_lost) = start(&output);
             let taken = 2 * most + 10;
-            (0..taken).for_each(|_| lines.take(line.clone()));
+            (0..taken).for_each(|_| lines.push(line.clone()));
             lines.flush(Duration::from_millis(10));
             let lost = usize::try_from(lines.lost()).unwrap();
             // Some may be with the thread already.
             assert!((taken - 2 * most..=taken - most).contains(&lost), "{lost} of {taken}");
             output.change(|state| state.is_stopped = false);
             lines.flush(LONG);
-            lines.take("\n".to_owned());
+            lines.push("\n".to_owned());
             lines.flush(LONG);
             assert_eq!(lines.counts.waiting.load(Ordering::Relaxed), 0);
-            assert_eq!(usize::try_from(told.load(Ordering::SeqCst)).unwrap(), lost);
+            assert_eq!(usize::try_from(on_lost.load(Ordering::SeqCst)).unwrap(), lost);
             assert_eq!(output.text().len(), (taken - lost) * line.len() + 1);
         }
     }

@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
 
-use crate::{BindError, LineWriter, shown};
+use crate::{BindError, LineWriter, escaped};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -48,7 +48,7 @@ impl std::str::FromStr for LogLevel {
 /// The log of this process.
 static LOG: OnceLock<LineWriter> = OnceLock::new();
 /// How long a process waits at its end for a log that is slow.
-const LONGEST_FLUSH: Duration = Duration::from_secs(1);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How much of what a panic says is shown.
 const PANIC_BYTES: usize = 1024;
 
@@ -80,7 +80,7 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
             let backtrace = Backtrace::capture();
             let thread = std::thread::current();
             let thread = thread.name().unwrap_or_default();
-            let what = shown(what, PANIC_BYTES);
+            let what = escaped(what, PANIC_BYTES);
             match backtrace.status() {
                 BacktraceStatus::Captured => error!(%at, thread, %backtrace, "panicked: {what}"),
                 _ => error!(%at, thread, "panicked: {what}"),
@@ -96,7 +96,7 @@ pub fn log_lines_lost() -> u64 {
 }
 
 /// Ends the process, once the last lines of the log are written, or a second is over; waits for nothing else.
-pub fn end_at_once(status: i32) -> ! {
+pub fn exit_now(status: i32) -> ! {
     drop(LogGuard(()));
     signal_hook::low_level::exit(status)
 }
@@ -109,7 +109,7 @@ pub struct LogGuard(());
 impl Drop for LogGuard {
     fn drop(&mut self) {
         if let Some(log) = LOG.get() {
-            log.flush(LONGEST_FLUSH);
+            log.flush(FLUSH_TIMEOUT);
         }
     }
 }
@@ -120,7 +120,7 @@ struct LogLine;
 impl io::Write for LogLine {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if let Some(log) = LOG.get() {
-            log.take(String::from_utf8_lossy(line).into_owned());
+            log.push(String::from_utf8_lossy(line).into_owned());
         }
         Ok(line.len())
     }
@@ -143,7 +143,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 /// Longest time-out that makes sense, and that clocks can add to the present.
-const LONGEST_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.
 ///
@@ -152,7 +152,7 @@ const LONGEST_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 pub fn duration(text: &str) -> Result<Duration, String> {
     let how = "write it like 10s or 250ms";
     match humantime::parse_duration(text) {
-        Ok(duration) if duration > LONGEST_DURATION => Err(format!("more than a day; {how}")),
+        Ok(duration) if duration > MAX_DURATION => Err(format!("more than a day; {how}")),
         Ok(duration) => Ok(duration),
         Err(error) => Err(format!("{error}; {how}")),
     }

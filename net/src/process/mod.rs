@@ -12,11 +12,10 @@ mod time_slice;
 
 #[cfg(feature = "cli")]
 pub use cli::{
-    LogFormat, LogGuard, LogLevel, duration, end_at_once, exit_code, init_log, listen_address, log_lines_lost,
-    port_owner,
+    LogFormat, LogGuard, LogLevel, duration, exit_code, exit_now, init_log, listen_address, log_lines_lost, port_owner,
 };
 pub use ids::unique_id;
 pub use open_files::raise_open_files;
-pub use signal::{log_at_the_end, stop_on_signals};
-pub use time::{at, time_of_day};
+pub use signal::{log_last_line, stop_on_signals};
+pub use time::{sleep_until_opt, time_of_day};
 pub use time_slice::{SliceQueue, TimeSlice};

@@ -14,11 +14,11 @@ use tracing::dispatcher::{get_default, with_default};
 use tracing::info;
 
 /// What a shell shows for a program that Ctrl-C ended: 128 + SIGINT.
-const ENDED_AT_ONCE: i32 = 130;
+const FORCED_EXIT_CODE: i32 = 130;
 /// What a program ends with that has not stopped in time, as one whose requests were cut.
-const NOT_IN_TIME: i32 = 1;
+const LATE_EXIT_CODE: i32 = 1;
 /// How long a last line may keep a program from ending.
-const LAST_LINE: Duration = Duration::from_millis(500);
+const LAST_LINE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A token that SIGTERM or SIGINT (Ctrl-C) cancels. A second signal ends the process at once, with status 130. A process that is
 /// still there `longest()` after the first is ended with status 1: whatever it waits for has had the time that was announced.
@@ -32,7 +32,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
     let token = CancellationToken::new();
     let was_told = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        register_conditional_shutdown(signal, ENDED_AT_ONCE, Arc::clone(&was_told))?;
+        register_conditional_shutdown(signal, FORCED_EXIT_CODE, Arc::clone(&was_told))?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // Whoever waits for signals may have a log of its own.
@@ -48,7 +48,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
         let _ = std::thread::Builder::new().name("last-words".to_owned()).spawn(say);
         #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
         std::thread::sleep(longest());
-        low_level::exit(NOT_IN_TIME);
+        low_level::exit(LATE_EXIT_CODE);
     };
     std::thread::Builder::new().name("signals".to_owned()).spawn(listen)?;
     Ok(token)
@@ -56,7 +56,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
 
 /// Writes a line to the log on the way to the end, from a thread of its own: a log that blocks is waited for for half a second,
 /// and one that panics ends nobody.
-pub fn log_at_the_end(line: impl FnOnce() + Send + 'static) {
+pub fn log_last_line(line: impl FnOnce() + Send + 'static) {
     let log = get_default(Clone::clone);
     let (done, is_done) = std::sync::mpsc::sync_channel::<()>(0);
     let say = move || {
@@ -64,6 +64,6 @@ pub fn log_at_the_end(line: impl FnOnce() + Send + 'static) {
         with_default(&log, line);
     };
     if std::thread::Builder::new().name("last-words".to_owned()).spawn(say).is_ok() {
-        let _ = is_done.recv_timeout(LAST_LINE);
+        let _ = is_done.recv_timeout(LAST_LINE_TIMEOUT);
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::time::{Instant, sleep_until};
 
 /// Completes at `time`, or never. Cancel safe.
-pub async fn at(time: Option<Instant>) {
+pub async fn sleep_until_opt(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
@@ -16,11 +16,11 @@ pub async fn at(time: Option<Instant>) {
 /// decided by it.
 #[expect(clippy::disallowed_methods, reason = "people and clients are told the time of day")]
 pub fn time_of_day() -> SystemTime {
-    writable(SystemTime::now())
+    clamp_to_printable(SystemTime::now())
 }
 
 /// The nearest time that has four digits for its year.
-fn writable(time: SystemTime) -> SystemTime {
+fn clamp_to_printable(time: SystemTime) -> SystemTime {
     // 9999-12-31T23:59:59Z.
     const LAST: Duration = Duration::from_secs(253_402_300_799);
     time.clamp(UNIX_EPOCH, UNIX_EPOCH + LAST)
@@ -34,7 +34,10 @@ mod tests {
     fn cr17_a_clock_that_is_far_off_can_be_written() {
         let day = Duration::from_secs(86_400);
         let check = |time: SystemTime, days_after_1970: u64| {
-            assert_eq!(writable(time).duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400, days_after_1970);
+            assert_eq!(
+                clamp_to_printable(time).duration_since(UNIX_EPOCH).unwrap().as_secs() / 86_400,
+                days_after_1970
+            );
         };
         check(UNIX_EPOCH - day * 20_000, 0);
         check(UNIX_EPOCH, 0);

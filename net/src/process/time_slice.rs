@@ -15,20 +15,20 @@ use tokio::time::{Instant, timeout};
 pub struct TimeSlice {
     begin: Instant,
     steps: ClockSteps,
-    busy: Option<SliceQueue>,
-    turn: Option<OwnedSemaphorePermit>,
-    rests: bool,
+    queue: Option<SliceQueue>,
+    permit: Option<OwnedSemaphorePermit>,
+    is_paused: bool,
 }
 
-/// Shared by the tasks of one runtime that may be kept busy without a pause: as many of them as there are threads have a turn at a time,
+/// Shared by the tasks of one runtime that may be kept queue without a pause: as many of them as there are threads have a turn at a time,
 /// the others wait for theirs in a queue, and go on without for a short time only. So a task that has just been woken, and has little to
-/// do, waits for a few slices, and not for one of each task that is busy.
+/// do, waits for a few slices, and not for one of each task that is queue.
 #[derive(Clone, Debug)]
 pub struct SliceQueue(Arc<Semaphore>);
 
 impl SliceQueue {
     /// After so long a task goes on without a turn: one that has a turn may block its thread, which the runtime can replace.
-    const LONGEST_WAIT: Duration = Duration::from_millis(250);
+    const MAX_WAIT: Duration = Duration::from_millis(250);
 
     /// For tasks of the current runtime.
     ///
@@ -58,7 +58,7 @@ struct ClockSteps {
 
 impl ClockSteps {
     /// ClockSteps between two looks are twice as many each time, up to this: what the steps before have cost says how many more there may be.
-    const MOST: u32 = 16;
+    const MAX: u32 = 16;
     /// So many bytes are worth a look: handling them costs far more than that.
     const BYTES: usize = 4 * 1024;
 
@@ -70,7 +70,7 @@ impl ClockSteps {
         self.bytes = self.bytes.saturating_add(bytes);
         let looks = self.steps >= self.until_look || self.bytes >= Self::BYTES;
         if looks {
-            *self = Self { steps: 0, bytes: 0, until_look: (self.until_look * 2).min(Self::MOST) };
+            *self = Self { steps: 0, bytes: 0, until_look: (self.until_look * 2).min(Self::MAX) };
         }
         looks
     }
@@ -84,21 +84,21 @@ impl TimeSlice {
     /// A time slice that begins now.
     #[expect(clippy::new_without_default, reason = "it begins at a moment")]
     pub fn new() -> Self {
-        Self { begin: Instant::now(), steps: ClockSteps::FIRST, busy: None, turn: None, rests: false }
+        Self { begin: Instant::now(), steps: ClockSteps::FIRST, queue: None, permit: None, is_paused: false }
     }
 
-    /// The same for one of the tasks that share `busy`.
-    pub fn among(busy: &SliceQueue) -> Self {
-        Self { busy: Some(busy.clone()), ..Self::new() }
+    /// The same for one of the tasks that share `queue`.
+    pub fn with_queue(queue: &SliceQueue) -> Self {
+        Self { queue: Some(queue.clone()), ..Self::new() }
     }
 
     /// How long a task may work without a turn, where tasks take turns: enough for what most have to do, such as a few dozen calls.
-    pub const LENGTH_WITHOUT_TURN: Duration = Duration::from_micros(200);
+    pub const UNSCHEDULED_LENGTH: Duration = Duration::from_micros(200);
 
     /// Whether the task has worked for [`LENGTH`](Self::LENGTH) since it last waited.
     pub fn is_over(&self) -> bool {
-        let has_all = self.busy.is_none() || self.has_turn();
-        self.begin.elapsed() >= if has_all { Self::LENGTH } else { Self::LENGTH_WITHOUT_TURN }
+        let has_all = self.queue.is_none() || self.is_scheduled();
+        self.begin.elapsed() >= if has_all { Self::LENGTH } else { Self::UNSCHEDULED_LENGTH }
     }
 
     /// How long the task has worked since it last waited.
@@ -107,18 +107,18 @@ impl TimeSlice {
     }
 
     /// Whether the task has a turn among those that are [`SliceQueue`]. It ends when the task waits.
-    pub fn has_turn(&self) -> bool {
-        self.turn.is_some()
+    pub fn is_scheduled(&self) -> bool {
+        self.permit.is_some()
     }
 
     /// Waits for a turn, without a pause if there is one free: before work that takes long, such as a large packet.
-    pub async fn take_turn(&mut self) {
-        let Some(SliceQueue(turns)) = &self.busy else { return };
-        if self.turn.is_none() {
-            self.turn = Arc::clone(turns).try_acquire_owned().ok();
+    pub async fn acquire(&mut self) {
+        let Some(SliceQueue(turns)) = &self.queue else { return };
+        if self.permit.is_none() {
+            self.permit = Arc::clone(turns).try_acquire_owned().ok();
         }
-        if self.turn.is_none() {
-            self.give_way().await;
+        if self.permit.is_none() {
+            self.yield_now().await;
         }
     }
 
@@ -129,35 +129,35 @@ impl TimeSlice {
     }
 
     /// Lets other tasks run if the slice is over, and begins the next one. Cancel safe.
-    pub async fn give_way_if_over(&mut self) {
+    pub async fn yield_if_over(&mut self) {
         if self.is_over() {
-            self.give_way().await;
+            self.yield_now().await;
         }
     }
 
     /// Lets other tasks run, and begins the next slice. Cancel safe.
-    pub async fn give_way(&mut self) {
+    pub async fn yield_now(&mut self) {
         // To the end of the queue.
-        self.turn = None;
-        if let Some(SliceQueue(turns)) = &self.busy {
+        self.permit = None;
+        if let Some(SliceQueue(turns)) = &self.queue {
             // It is never closed.
-            let turn = timeout(SliceQueue::LONGEST_WAIT, Arc::clone(turns).acquire_owned()).await;
-            self.turn = turn.ok().and_then(Result::ok);
+            let permit = timeout(SliceQueue::MAX_WAIT, Arc::clone(turns).acquire_owned()).await;
+            self.permit = permit.ok().and_then(Result::ok);
         }
         tokio::task::yield_now().await;
         self.restart();
     }
 
-    /// The task has nothing to do now, and waits: for whoever waits by other means than [`wait`](Self::wait), such as a last branch of a
+    /// The task has nothing to do now, and waits: for whoever waits by other means than [`idle_while`](Self::idle_while), such as a last branch of a
     /// biased `select!`. [`resume`](Self::resume) follows.
-    pub fn rest(&mut self) {
-        self.turn = None;
-        self.rests = true;
+    pub fn pause(&mut self) {
+        self.permit = None;
+        self.is_paused = true;
     }
 
-    /// The next slice begins if the task was at [rest](Self::rest).
+    /// The next slice begins if the task was at [rest](Self::pause).
     pub fn resume(&mut self) {
-        if std::mem::take(&mut self.rests) {
+        if std::mem::take(&mut self.is_paused) {
             self.restart();
         }
     }
@@ -169,12 +169,12 @@ impl TimeSlice {
 
     /// Waits for a future. If it was not ready at once, the task has waited, and the next slice begins when it is. As cancel
     /// safe as the future.
-    pub async fn wait<F: Future>(&mut self, future: F) -> F::Output {
+    pub async fn idle_while<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|task| {
             let polled = future.as_mut().poll(task);
             match polled {
-                Poll::Pending => self.rest(),
+                Poll::Pending => self.pause(),
                 Poll::Ready(_) => self.resume(),
             }
             polled
@@ -196,10 +196,10 @@ mod tests {
         let mut slice = TimeSlice::new();
         advance(SHORT).await;
         assert!(!slice.is_over());
-        slice.wait(std::future::ready(())).await;
+        slice.idle_while(std::future::ready(())).await;
         advance(2 * SHORT).await;
         assert!(slice.is_over(), "what was ready at once was no wait");
-        slice.wait(sleep(SHORT)).await;
+        slice.idle_while(sleep(SHORT)).await;
         assert!(!slice.is_over(), "it has waited");
     }
 
@@ -207,11 +207,11 @@ mod tests {
     async fn others_run_when_a_slice_is_over() {
         let mut slice = TimeSlice::new();
         let early = tokio::spawn(async {});
-        slice.give_way_if_over().await;
+        slice.yield_if_over().await;
         assert!(!early.is_finished(), "the slice is not over yet");
         advance(TimeSlice::LENGTH).await;
         let others = tokio::spawn(async {});
-        slice.give_way_if_over().await;
+        slice.yield_if_over().await;
         assert!(others.is_finished() && !slice.is_over());
     }
 
@@ -222,35 +222,35 @@ mod tests {
         let looks: Vec<_> = (1..=64).filter(|_| slice.is_over_after(10)).collect();
         assert_eq!(looks.len(), 7, "after 1, 2, 4, 8, and then each 16 more");
         assert!(slice.is_over_after(ClockSteps::BYTES), "and after much");
-        slice.give_way().await;
+        slice.yield_now().await;
         assert!(!slice.is_over_after(ClockSteps::BYTES));
     }
 
     #[tokio::test(start_paused = true)]
     async fn as_many_as_there_are_threads_are_busy_and_others_wait_in_a_queue() {
-        let busy = SliceQueue::new();
-        let (mut first, mut second) = (TimeSlice::among(&busy), TimeSlice::among(&busy));
-        first.take_turn().await;
-        advance(TimeSlice::LENGTH_WITHOUT_TURN).await;
+        let queue = SliceQueue::new();
+        let (mut first, mut second) = (TimeSlice::with_queue(&queue), TimeSlice::with_queue(&queue));
+        first.acquire().await;
+        advance(TimeSlice::UNSCHEDULED_LENGTH).await;
         assert!(!first.is_over() && second.is_over());
         {
-            let mut waits = pin!(second.take_turn());
+            let mut waits = pin!(second.acquire());
             assert!(is_pending(waits.as_mut()).await, "one thread, one turn");
             // A task that waits for something leaves its turn to others.
-            first.wait(sleep(SHORT)).await;
+            first.idle_while(sleep(SHORT)).await;
             waits.await;
         }
-        assert!(second.has_turn() && !first.has_turn());
+        assert!(second.is_scheduled() && !first.is_scheduled());
         {
-            let mut waits = pin!(first.give_way());
+            let mut waits = pin!(first.yield_now());
             assert!(is_pending(waits.as_mut()).await);
-            advance(SliceQueue::LONGEST_WAIT).await;
+            advance(SliceQueue::MAX_WAIT).await;
             waits.await;
         }
-        assert!(!first.has_turn(), "it goes on all the same");
+        assert!(!first.is_scheduled(), "it goes on all the same");
         drop(second);
-        first.take_turn().await;
-        assert!(first.has_turn());
+        first.acquire().await;
+        assert!(first.is_scheduled());
     }
 
     /// Whether it is not done after many turns of the runtime.

@@ -7,5 +7,5 @@ mod options;
 mod syscalls;
 
 pub use listen::{BindError, bind, bind_all, bind_shared};
-pub use options::{tune_patiently, tune_tcp};
+pub use options::{set_tcp_options, set_tcp_options_with_timeout};
 pub use syscalls::{MAX_RECV_BYTES, recv_into, recv_now, send_now};

@@ -18,12 +18,12 @@ const FIRST_PROBES: u16 = 5;
 /// Sends small packets at once, and lets the kernel find out within about 16 s that a peer's machine is gone, whether the
 /// connection is idle (keep-alive) or has something under way (Linux: user timeout, tcp(7); otherwise that takes about
 /// 15 minutes). Old peers send nothing that would show it.
-pub fn tune_tcp(stream: &TcpStream) {
-    tune_patiently(stream, DEAD_AFTER);
+pub fn set_tcp_options(stream: &TcpStream) {
+    set_tcp_options_with_timeout(stream, DEAD_AFTER);
 }
 
-/// As [`tune_tcp`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
-pub fn tune_patiently(stream: &TcpStream, patience: Duration) {
+/// As [`set_tcp_options`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
+pub fn set_tcp_options_with_timeout(stream: &TcpStream, patience: Duration) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());
     let keepalive = TcpKeepalive::new().with_time(first).with_interval(PROBE_INTERVAL).with_retries(3);

@@ -10,7 +10,8 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
 use net::{
-    FrameReader, LogThrottle, Network, SHOWN_BYTES, Socket, TimeSlice, at, debug, error, info, shown, tune, warn,
+    FrameReader, LogThrottle, MAX_ESCAPED_BYTES, Network, Socket, TimeSlice, debug, error, escaped, info, set_options,
+    sleep_until_opt, warn,
 };
 use protocol::{
     Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
@@ -245,7 +246,7 @@ impl RegistryClient {
                     if stop.is_cancelled() {
                         return;
                     }
-                    let shown = losses.pass(Instant::now().into_std());
+                    let shown = losses.allow(Instant::now().into_std());
                     told_lost = shown.is_some();
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
@@ -261,7 +262,7 @@ impl RegistryClient {
                         Ok(Err(error)) => error.to_string(),
                         _ => format!("no answer within {CONNECT_TIMEOUT:?}"),
                     };
-                    if let Some(held_back) = failures.pass(Instant::now().into_std()) {
+                    if let Some(held_back) = failures.allow(Instant::now().into_std()) {
                         told_lost = true;
                         warn!(distributor = %self.address, error, held_back, "cannot reach the Distributor; trying every 3 s");
                     }
@@ -277,7 +278,7 @@ impl RegistryClient {
 
     /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
     async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (&'static str, bool) {
-        tune(stream);
+        set_options(stream);
         let ends = stream.ends();
         self.peers.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
@@ -330,7 +331,7 @@ impl RegistryClient {
             // A Distributor that never pauses keeps nobody from his turn, nor us from leaving.
             let is_over = slice.is_over();
             if is_over {
-                slice.give_way().await;
+                slice.yield_now().await;
             }
             let expiry = self.peers.expire();
             let blocked = !session.unsent.is_empty();
@@ -363,23 +364,23 @@ impl RegistryClient {
                     self.waiting.push(request);
                     self.register(session);
                 }
-                () = at(expiry) => {}
-                () = at(session.register_at) => {
+                () = sleep_until_opt(expiry) => {}
+                () = sleep_until_opt(session.register_at) => {
                     session.register_at = None;
                     self.register(session);
                 }
-                () = at(report_at) => {
+                () = sleep_until_opt(report_at) => {
                     session.report_at = Instant::now() + REPORT_PERIOD;
                     write_report(&mut session.unsent, &self.peers.drain_failed());
                 }
-                () = at(store_at) => {
+                () = sleep_until_opt(store_at) => {
                     self.store().await;
                     stored_at = Instant::now();
                 }
                 // Once in a slice the others have their turn, though there is something to read.
                 () = ready(()), if is_over => {}
-                () = at(session.silent_at) => return "no sign of life",
-                () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
+                () = sleep_until_opt(session.silent_at) => return "no sign of life",
+                () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
             }
             slice.resume();
         }
@@ -497,7 +498,7 @@ impl RegistryClient {
         }
         if reason == NOT_YOURS {
             session.register_at = Some(Instant::now() + NOT_YOURS_AGAIN);
-            if let Some(held_back) = session.bad.pass(Instant::now().into_std()) {
+            if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
                 error!(
                     name = %self.identity.name, id = %self.id, held_back,
                     "the Distributor does not list this node: it says that the instance id belongs to another process. Start this one anew, \
@@ -506,10 +507,10 @@ impl RegistryClient {
             }
             return;
         }
-        if let Some(held_back) = session.bad.pass(Instant::now().into_std()) {
+        if let Some(held_back) = session.bad.allow(Instant::now().into_std()) {
             let (name, message) = (&self.identity.name, message.unwrap_or_default());
             let retry_after_s = answer.retry_after.map(|after| after.as_secs_f32());
-            let (reason, message) = (shown(reason, SHOWN_BYTES), shown(message, 2 * SHOWN_BYTES));
+            let (reason, message) = (escaped(reason, MAX_ESCAPED_BYTES), escaped(message, 2 * MAX_ESCAPED_BYTES));
             warn!(%name, ?reason, retry_after_s, held_back, "the Distributor says: {message}");
         }
     }
@@ -568,8 +569,8 @@ impl RegistrySession<'_> {
     }
 
     fn complain(&mut self, error: &str) {
-        if let Some(held_back) = self.bad.pass(Instant::now().into_std()) {
-            let error = shown(error, SHOWN_BYTES);
+        if let Some(held_back) = self.bad.allow(Instant::now().into_std()) {
+            let error = escaped(error, MAX_ESCAPED_BYTES);
             warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays");
         }
     }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{SliceQueue, PeerBacklog, Network, SHOWN_BYTES, info, shown, warn};
+use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
 use protocol::{Advert, Route, Visibility};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -298,7 +298,7 @@ impl NodeBuilder {
                 if *enough {
                     info!(seen, of, "visible");
                 } else {
-                    warn!(seen, of, missing = ?shown(missing.join(", "), SHOWN_BYTES), "not everybody knows that this node is there");
+                    warn!(seen, of, missing = ?escaped(missing.join(", "), MAX_ESCAPED_BYTES), "not everybody knows that this node is there");
                 }
                 ready(&node, &visibility);
                 stop.cancelled().await;

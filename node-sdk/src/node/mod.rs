@@ -84,11 +84,11 @@ impl Node {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         if cut > 0 {
-            net::log_at_the_end(move || {
+            net::log_last_line(move || {
                 warn!(connections = cut, "stopped; connections were cut while calls were in flight")
             });
         } else {
-            net::log_at_the_end(|| info!("stopped"));
+            net::log_last_line(|| info!("stopped"));
         }
         cut
     }

@@ -132,7 +132,7 @@ impl TestNode {
 
     /// What it sends, and is sent from now on, arrives so much later.
     pub fn slow(&self, delay: Duration) {
-        self.host.slow(delay);
+        self.host.set_delay(delay);
     }
 
     /// Nothing passes between it and another node any more, and neither is told; or it does again.

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use net::{LogThrottle, Network, SHOWN_BYTES, shown, warn};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, Network, escaped, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
@@ -227,9 +227,9 @@ impl RoutingTable {
         if let Some(why) = blocked {
             self.blocked.insert(*address, why);
             if let Some(held_back) =
-                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.pass(now.into_std()))
+                self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(now.into_std()))
             {
-                warn!(node = %address, name = ?shown(&node.name, SHOWN_BYTES), held_back, "a node is passed over: {why}");
+                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), held_back, "a node is passed over: {why}");
             }
         }
         let is_callable = blocked.is_none() && callable(known).is_some();
@@ -282,8 +282,8 @@ impl RoutingTable {
                 Err(refused) => {
                     self.refused.insert(*address);
                     let log_throttle = self.log_throttle.as_mut();
-                    if let Some(held_back) = log_throttle.and_then(|log_throttle| log_throttle.pass(now.into_std())) {
-                        let (name, route) = (shown(&node.name, SHOWN_BYTES), shown(route, SHOWN_BYTES));
+                    if let Some(held_back) = log_throttle.and_then(|log_throttle| log_throttle.allow(now.into_std())) {
+                        let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
                         let reason = refused.reason();
                         warn!(node = %address, ?name, ?route, held_back, "a route is passed over: {reason}");
                     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
-use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, at, warn};
+use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt, warn};
 use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, parse_part};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +151,7 @@ pub(crate) async fn run(
         handles: RunningCalls::default(),
         responses: ResponseQueue::new(PeerBacklog::can_see(stream)),
         strikes: 0,
-        slice: TimeSlice::among(&service.busy),
+        slice: TimeSlice::with_queue(&service.busy),
         share: PeerShare::new(&service.budget),
         allowed_bytes: LEAST_BYTES,
         running_bytes: 0,
@@ -185,14 +185,14 @@ pub(crate) async fn run(
         };
         stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
         if paced.is_none() {
-            at_caller.done();
+            at_caller.reset();
         }
         connection.charge();
         // A caller that never pauses leaves the thread to others all the same, however much its packets cost.
         if connection.slice.is_over() {
-            connection.slice.give_way().await;
+            connection.slice.yield_now().await;
         } else if connection.large.is_some() {
-            connection.slice.take_turn().await;
+            connection.slice.acquire().await;
         } else if more && !blocked && paced.is_none() && connection.has_few() {
             continue;
         } else if more {
@@ -210,13 +210,13 @@ pub(crate) async fn run(
         let is_full = held >= allowed_bytes;
         let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
         // A call that has begun has to end, and waits only for what is at work.
-        let is_timed = listening && (!is_full || connection.reader.pending().len() > held / 2);
+        let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
         let leaving = connection.leaving;
         let CallerConnection { reader, running, responses, received, slice, .. } = &mut connection;
         tokio::select! {
             biased;
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            () = at(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
+            () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
             () = finish.cancelled(), if !leaving => {
                 connection.leaving = true;
                 connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
@@ -232,14 +232,14 @@ pub(crate) async fn run(
                 }
             }
             Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
-            () = at((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
-            () = at(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
-            () = poll_fn(|_| { slice.rest(); Poll::Pending }) => {}
+            () = sleep_until_opt((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
+            () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
+            () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
         }
         connection.slice.resume();
         if !is_timed {
             // Before, its time would begin when it was last looked at, and might be over by now.
-            connection.reader.put_off();
+            connection.reader.defer_deadline();
         }
     }
 }
@@ -253,7 +253,7 @@ impl CallerConnection<'_> {
 
     /// Bytes that are kept for it.
     fn held_bytes(&self) -> usize {
-        let (come, large) = (self.reader.pending().len(), self.large.as_ref().map_or(0, Bytes::len));
+        let (come, large) = (self.reader.buffered().len(), self.large.as_ref().map_or(0, Bytes::len));
         come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
     }
 
@@ -286,7 +286,7 @@ impl CallerConnection<'_> {
     /// Something of it is refused for want of room.
     fn note_full(&mut self, what: &str) {
         self.share.count_refusal();
-        if let Some(held_back) = self.full.pass(Instant::now().into_std()) {
+        if let Some(held_back) = self.full.allow(Instant::now().into_std()) {
             let (held, allowed_bytes) = (self.held_bytes(), self.allowed_bytes);
             warn!(peer = %self.caller.address, held, allowed_bytes, held_back, "no room for {what}");
         }
@@ -335,7 +335,7 @@ impl CallerConnection<'_> {
                 }
                 return Ok(false);
             };
-            if frame.len() > LARGE_FRAME_BYTES && !self.slice.has_turn() {
+            if frame.len() > LARGE_FRAME_BYTES && !self.slice.is_scheduled() {
                 self.large = Some(frame);
                 return Ok(true);
             }

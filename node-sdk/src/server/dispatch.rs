@@ -10,7 +10,7 @@ use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use net::{PeerBacklog, SHOWN_BYTES, SliceQueue, debug, error, shown};
+use net::{MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
 use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
 use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -275,7 +275,7 @@ impl StartedCall {
 /// The details are for the log; the caller only learns that it was not its fault.
 fn panicked(panic: &(dyn Any + Send)) -> ServiceError {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    error!(panic = ?shown(text.unwrap_or("no text"), 4 * SHOWN_BYTES), "a handler panicked; its call was answered with an error");
+    error!(panic = ?escaped(text.unwrap_or("no text"), 4 * MAX_ESCAPED_BYTES), "a handler panicked; its call was answered with an error");
     debug!("set RUST_BACKTRACE=1 to see where");
     ServiceError::internal("the handler failed")
 }

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use net::{Acceptor, Listener, LogThrottle, Socket, at, debug, tune, warn};
+use net::{Acceptor, Listener, LogThrottle, Socket, debug, set_options, sleep_until_opt, warn};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -47,18 +47,18 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
         }
         tokio::select! {
             () = stop.cancelled(), if finish_at.is_none() => {}
-            () = at(finish_at), if !finish.is_cancelled() => finish.cancel(),
-            () = at(quiet_at) => return 0,
-            () = at(cut_at) => {
+            () = sleep_until_opt(finish_at), if !finish.is_cancelled() => finish.cancel(),
+            () = sleep_until_opt(quiet_at) => return 0,
+            () = sleep_until_opt(cut_at) => {
                 connections.abort_all();
                 return connections.len();
             }
             // Callers that have not heard yet that we leave are served too.
             (stream, peer) = acceptor.accept() => {
                 if connections.len() < MAX_CALLERS {
-                    tune(&stream);
+                    set_options(&stream);
                     connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
-                } else if let Some(held_back) = full.pass(Instant::now().into_std()) {
+                } else if let Some(held_back) = full.allow(Instant::now().into_std()) {
                     warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: there are as many callers as allowed");
                 }
             }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{SHOWN_BYTES, debug, shown};
+use net::{MAX_ESCAPED_BYTES, debug, escaped};
 use protocol::{
     Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, ResponsePayload, ResponseWriter, Side, Version, WindowFull,
     write_credit, write_end, write_open, write_response,
@@ -104,7 +104,7 @@ impl<'a> ResponseSink<'a> {
     /// Why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
         let Some(key) = &self.to.key else {
-            return debug!(error = ?shown(error, SHOWN_BYTES), "a call that is not answered has failed");
+            return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call that is not answered has failed");
         };
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };

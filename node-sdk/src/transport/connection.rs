@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{Network, SHOWN_BYTES, Socket, LogThrottle, shown, warn};
 use futures::task::AtomicWaker;
+use net::{LogThrottle, MAX_ESCAPED_BYTES, Network, Socket, escaped, warn};
 use protocol::Version;
 use tokio::time::Instant;
 
@@ -214,7 +214,7 @@ impl Connection {
 
     /// For the log; it is foreign text.
     fn shown_instance(&self) -> Option<String> {
-        self.instance.as_deref().map(|instance| shown(instance, SHOWN_BYTES).to_string())
+        self.instance.as_deref().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
     }
 
     /// Nothing waits inside, and a panic elsewhere leaves the table whole.
@@ -246,7 +246,7 @@ impl ConnectionState {
             self.share.count_refusal();
             let crowded = self.calls.crowd_out();
             let what = if crowded.is_some() { "the parts of a stream" } else { "an answer" };
-            if let Some(held_back) = self.cut.pass(now) {
+            if let Some(held_back) = self.cut.allow(now) {
                 warn!(node = %address, may_have, held_back, "no room for {what}");
             }
             match crowded {

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{FrameReader, Socket, TimeSlice, debug, tune, warn};
+use net::{FrameReader, Socket, TimeSlice, debug, set_options, warn};
 use protocol::{Packet, Part, Side, parse_part, read_credit, success_parts};
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -68,7 +68,7 @@ impl Connection {
                 return false;
             }
         };
-        tune(&stream);
+        set_options(&stream);
         let stream = Arc::new(stream);
         {
             let mut state = self.lock();
@@ -304,18 +304,18 @@ impl Connection {
                     } else {
                         unexpected += cost_of(bytes);
                     }
-                    if let Some(held_back) = state.bad_frames.pass(now) {
+                    if let Some(held_back) = state.bad_frames.allow(now) {
                         debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
                     }
                 }
             }
         }
-        let begun = socket.reader.pending().len();
+        let begun = socket.reader.buffered().len();
         state.make_room(begun, self.address, now)?.into_iter().for_each(std::task::Waker::wake);
         if unexpected > 0 && !state.unexpected.try_spend(now, unexpected, useful) {
             let cool_down = state.unexpected.close(now);
             state.cooling_down_until = Some(Instant::from_std(now + cool_down));
-            let shows = state.cut.pass(now);
+            let shows = state.cut.allow(now);
             drop(state);
             if let Some(held_back) = shows {
                 warn!(
