@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use protocol::{FrameDecoder, FrameTooLarge};
 use tokio::time::Instant;
 
-use crate::{Socket, recv_now};
+use crate::Socket;
 
 /// Most bytes taken from a socket at a time: others get their turn.
 const MAX_READ_BYTES: usize = 64 * 1024;
@@ -48,10 +48,7 @@ impl FrameReader {
         let buffer = self.decoder.buffer();
         let begin = buffer.len();
         buffer.resize(begin + self.read_bytes, 0);
-        let taken = match socket {
-            Socket::Tcp(stream) => recv_now(stream, &mut buffer[begin..]),
-            Socket::Pipe(_) => socket.try_read(&mut buffer[begin..]),
-        };
+        let taken = socket.recv_now(&mut buffer[begin..]);
         buffer.truncate(begin + taken.as_ref().map_or(0, |bytes| *bytes));
         match taken {
             Ok(bytes) => {

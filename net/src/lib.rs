@@ -8,6 +8,7 @@ mod peer_backlog;
 mod process;
 mod socket;
 mod tcp;
+#[cfg(feature = "virtual-net")]
 mod virtual_net;
 
 pub use accept::Acceptor;
@@ -30,4 +31,5 @@ pub use tcp::{
     BindError, MAX_RECV_BYTES, bind, bind_all, bind_shared, recv_into, recv_now, send_now, set_tcp_options,
     set_tcp_options_with_timeout,
 };
+#[cfg(feature = "virtual-net")]
 pub use virtual_net::{Host, Pipe, PipeListener, VirtualNet};

@@ -1,6 +1,5 @@
 //! A connection and what makes one: of the system, or of a network inside this process for tests.
 
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Poll};
@@ -8,34 +7,41 @@ use std::task::{Context, Poll};
 use tokio::io::{Interest, Ready};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::tcp::{BindError, bind, send_now, set_tcp_options};
+use crate::tcp::{BindError, bind, recv_now, send_now, set_tcp_options};
+#[cfg(feature = "virtual-net")]
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
 /// Where connections come from and go to.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub enum Network {
     /// The system's.
     #[default]
     System,
     /// A host of a network inside this process.
+    #[cfg(feature = "virtual-net")]
     Virtual(Host),
 }
 
 /// A connection.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Socket {
     /// Of the system.
     Tcp(TcpStream),
     /// Inside this process.
+    #[cfg(feature = "virtual-net")]
     Pipe(Pipe),
 }
 
 /// What accepts connections.
 #[derive(Debug)]
+#[non_exhaustive]
 pub enum Listener {
     /// Of the system.
     Tcp(TcpListener),
     /// Inside this process.
+    #[cfg(feature = "virtual-net")]
     Pipe(PipeListener),
 }
 
@@ -47,6 +53,7 @@ impl Network {
     pub async fn connect(&self, address: &str) -> io::Result<Socket> {
         match self {
             Self::System => TcpStream::connect(address).await.map(Socket::Tcp),
+            #[cfg(feature = "virtual-net")]
             Self::Virtual(host) => {
                 let address = address.parse().map_err(io::Error::other)?;
                 host.connect(address).await.map(Socket::Pipe)
@@ -61,6 +68,7 @@ impl Network {
     pub async fn connect_to(&self, address: SocketAddr) -> io::Result<Socket> {
         match self {
             Self::System => TcpStream::connect(address).await.map(Socket::Tcp),
+            #[cfg(feature = "virtual-net")]
             Self::Virtual(host) => host.connect(address).await.map(Socket::Pipe),
         }
     }
@@ -72,6 +80,7 @@ impl Network {
     pub fn bind(&self, address: SocketAddr) -> Result<Listener, BindError> {
         match self {
             Self::System => bind(address).map(Listener::Tcp),
+            #[cfg(feature = "virtual-net")]
             Self::Virtual(host) => Ok(Listener::Pipe(host.listen(address.port()))),
         }
     }
@@ -85,6 +94,7 @@ impl Listener {
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(listener) => Ok(listener.address()),
         }
     }
@@ -93,6 +103,7 @@ impl Listener {
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (Socket::Tcp(stream), peer)),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(listener) => Ok(listener.accept().await).map(|(pipe, peer)| (Socket::Pipe(pipe), peer)),
         }
     }
@@ -109,6 +120,7 @@ impl Socket {
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(_) => None,
         }
     }
@@ -117,6 +129,7 @@ impl Socket {
     pub fn into_tcp(self) -> Option<TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(_) => None,
         }
     }
@@ -135,6 +148,19 @@ impl Socket {
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(pipe) => pipe.try_read(buffer),
+        }
+    }
+
+    /// Reads what is there, without waiting, and never asks the system twice: see [`recv_now`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Tcp(stream) => recv_now(stream, buffer),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_read(buffer),
         }
     }
@@ -146,6 +172,7 @@ impl Socket {
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => send_now(stream, bytes),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.try_write(bytes),
         }
     }
@@ -157,7 +184,8 @@ impl Socket {
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Self::Tcp(stream) => stream.ready(interest).await,
-            Self::Pipe(pipe) => Ok(poll_fn(|context| pipe.poll_ready(interest, context)).await),
+            #[cfg(feature = "virtual-net")]
+            Self::Pipe(pipe) => Ok(std::future::poll_fn(|context| pipe.poll_ready(interest, context)).await),
         }
     }
 
@@ -181,6 +209,7 @@ impl Socket {
     pub fn poll_read_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_read_ready(context),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.poll_ready(Interest::READABLE, context).map(|_| Ok(())),
         }
     }
@@ -189,6 +218,7 @@ impl Socket {
     pub fn poll_write_ready(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
             Self::Tcp(stream) => stream.poll_write_ready(context),
+            #[cfg(feature = "virtual-net")]
             Self::Pipe(pipe) => pipe.poll_ready(Interest::WRITABLE, context).map(|_| Ok(())),
         }
     }
