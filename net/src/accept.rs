@@ -1,4 +1,4 @@
-//! An accept loop that nothing ends but its owner.
+//! An accept loop that only its owner ends.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,15 +8,16 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::{Listener, LogThrottle, Socket, warn};
 
-/// First pause after the system could give no socket.
+/// First pause after the system had no descriptor or memory for a connection.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
-/// Longest pause: descriptors that become free are used again within this time.
+/// Longest pause. Descriptors that become free are used again within this time.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
-/// Connections in a row that may die before they are accepted until we pause, should the error be no such thing.
+/// After this many connections in a row that died before they were accepted, the loop pauses: their
+/// errors may be the listener's after all.
 const MAX_DEAD_IN_A_ROW: u32 = 100;
 
-/// A listening socket whose errors are handled: it pauses while the system is out of descriptors or memory, and passes
-/// over connections that died in the backlog.
+/// A listening socket whose errors are handled. It pauses while the system is out of descriptors or
+/// memory, and skips connections that died in the backlog.
 #[derive(Debug)]
 pub struct Acceptor {
     listener: Listener,
@@ -27,13 +28,13 @@ pub struct Acceptor {
 }
 
 impl Acceptor {
-    /// Takes over a listening socket.
+    /// Takes a listening socket.
     pub fn new(listener: impl Into<Listener>) -> Self {
         let listener = listener.into();
         Self { listener, pause: FIRST_PAUSE, paused_until: None, dead_in_a_row: 0, log: LogThrottle::default() }
     }
 
-    /// The next connection. Cancel safe: no connection and no pause is lost.
+    /// Accepts the next connection. Cancel safe: no connection and no pause is lost.
     pub async fn accept(&mut self) -> (Socket, SocketAddr) {
         loop {
             if let Some(until) = self.paused_until {
@@ -66,7 +67,8 @@ impl Acceptor {
     }
 }
 
-/// Errors of a connection that died in the backlog, not of the listener: accept(2) of Linux tells to go on.
+/// Whether an error is of one connection that died in the backlog, and not of the listener.
+/// accept(2) of Linux says to retry after these.
 fn is_one_connections_fault(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     const EPROTO: i32 = 71;

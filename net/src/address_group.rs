@@ -1,9 +1,10 @@
-//! What counts as one peer's address.
+//! What counts as one address where peers are limited by address.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The part of an address that is one peer's, for limits by address: an IPv4 address, or the first 64 bits of an IPv6 address, which
-/// every network has to itself (RFC 4291, 2.5.4). IPv4 in IPv6 is IPv4, and loopback is itself.
+/// The part of an address that counts as one peer: a whole IPv4 address, or the first 64 bits of an
+/// IPv6 address, because one network has all addresses of these (RFC 4291, 2.5.4). An IPv4 address
+/// mapped to IPv6 counts as IPv4, and loopback as itself.
 pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

@@ -1,4 +1,4 @@
-//! Frames of one connection as they come from its socket.
+//! Frames of one connection, read from its socket.
 
 use std::io;
 use std::time::Duration;
@@ -9,40 +9,44 @@ use tokio::time::Instant;
 
 use crate::Socket;
 
-/// Most bytes taken from a socket at a time: others get their turn.
+/// Most bytes of one read, so that other connections are served between two reads.
 const MAX_READ_BYTES: usize = 64 * 1024;
-/// What there is room for at the beginning, and again when little comes: most connections carry small packets.
+/// Size of the first read, and of later ones when little comes. Most connections carry small
+/// packets.
 const MIN_READ_BYTES: usize = 2 * 1024;
-/// A buffer that has held a larger frame is given back with it: what follows is hardly ever as large.
+/// A buffer that has held a larger frame is freed after it, because the next frame is rarely as
+/// large.
 const USUAL_FRAME_BYTES: usize = 64 * 1024;
 
-/// Reads a socket into a decoder and knows since when a frame is unfinished.
+/// Reads a socket into a decoder, and records since when a frame is unfinished.
 #[derive(Debug)]
 pub struct FrameReader {
     decoder: FrameDecoder,
-    /// Room to read into: twice as much when it was filled, half as much when it was hardly used.
+    /// Bytes of the next read: doubled after a read that filled them, halved after one that used
+    /// less than a quarter.
     read_bytes: usize,
     unfinished_since: Option<Instant>,
 }
 
 impl FrameReader {
-    /// A reader that takes frames of up to `max_frame_bytes`.
+    /// A reader of frames of up to `max_frame_bytes`.
     pub fn new(max_frame_bytes: usize) -> Self {
         Self { decoder: FrameDecoder::new(max_frame_bytes), read_bytes: MIN_READ_BYTES, unfinished_since: None }
     }
 
-    /// Takes what the socket has, without waiting; `false` when the peer has closed its side.
+    /// Reads what the socket has, without waiting. Returns `false` when the peer has closed its
+    /// side.
     ///
     /// # Errors
-    /// Those of the socket, except that having nothing is none.
+    /// Those of the socket, except `WouldBlock`, which counts as nothing read.
     pub fn fill(&mut self, socket: &Socket) -> io::Result<bool> {
         self.fill_at_most(socket, MAX_READ_BYTES)
     }
 
-    /// The same, of so many bytes at most, or a few.
+    /// As [`fill`](Self::fill), of at most `most` bytes, or 2 kB if that is more.
     ///
     /// # Errors
-    /// As there.
+    /// As for [`fill`](Self::fill).
     pub fn fill_at_most(&mut self, socket: &Socket, most: usize) -> io::Result<bool> {
         self.read_bytes = self.read_bytes.min(most.max(MIN_READ_BYTES));
         let buffer = self.decoder.buffer();
@@ -67,7 +71,7 @@ impl FrameReader {
     /// The next whole frame, or `None` when the socket has to be read first.
     ///
     /// # Errors
-    /// [`FrameTooLarge`]: the stream cannot be read any further.
+    /// [`FrameTooLarge`]: the rest of the stream cannot be read.
     pub fn next_frame(&mut self) -> Result<Option<Bytes>, FrameTooLarge> {
         let frame = self.decoder.next_frame()?;
         if frame.is_some() || !self.decoder.is_mid_frame() {
@@ -76,29 +80,31 @@ impl FrameReader {
             self.unfinished_since.get_or_insert_with(Instant::now);
         }
         if frame.as_ref().is_some_and(|frame| frame.len() > USUAL_FRAME_BYTES) {
-            // At once: what has come behind it would keep all of its room, for as long as that waits to be taken.
+            // Done at once, because the bytes after it would keep all of its memory until they are
+            // a whole frame.
             let rest = BytesMut::from(self.decoder.unfinished());
             *self.decoder.buffer() = rest;
         } else if frame.is_none() && self.decoder.unfinished().is_empty() && self.read_bytes == MIN_READ_BYTES {
-            // Thousands of connections are idle most of the time, and an idle one needs no buffer.
+            // Thousands of connections are idle most of the time, and an idle one keeps no buffer.
             *self.decoder.buffer() = BytesMut::new();
         }
         Ok(frame)
     }
 
-    /// When a frame that has begun must have ended, whatever progress it makes.
+    /// When the frame that has begun must be complete, however steadily its bytes come.
     pub fn deadline(&self, frame_timeout: Duration) -> Option<Instant> {
         self.unfinished_since.map(|since| since + frame_timeout)
     }
 
-    /// Nobody has read until now, for no fault of the peer: a frame that has begun has its whole time again.
+    /// Gives a frame that has begun its whole time again, because this process has not read until
+    /// now.
     pub fn defer_deadline(&mut self) {
         if self.unfinished_since.is_some() {
             self.unfinished_since = Some(Instant::now());
         }
     }
 
-    /// The bytes of frames that have not been taken.
+    /// The bytes that have been read and are not a whole frame yet.
     pub fn buffered(&self) -> &[u8] {
         self.decoder.unfinished()
     }
@@ -129,7 +135,8 @@ mod tests {
                 assert!(reader.fill_at_most(&socket, 16 * 1024).unwrap());
                 while reader.next_frame().unwrap().is_some() {
                     frames += 1;
-                    // At once, as whoever has to wait may not ask for the next frame for long.
+                    // At once, because a task that has to wait may not ask for the next frame for a
+                    // long time.
                     let room = reader.decoder.buffer().capacity();
                     assert!(room <= USUAL_FRAME_BYTES, "{rest}: {room}");
                 }

@@ -1,4 +1,35 @@
-//! What every process of the mesh needs from the operating system: to listen, to accept for ever, to log, to stop.
+//! What every process of the mesh needs from the operating system: sockets, logs, signals, limits.
+//!
+//! The two daemons and the node SDK share it. It decides nothing: it does not know what a packet
+//! means, which node is called, or when a program stops.
+//!
+//! ```
+//! use std::time::Duration;
+//!
+//! use net::{Acceptor, FrameReader, Network, bind};
+//! use protocol::Packet;
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = bind("127.0.0.1:0".parse()?)?;
+//! let address = listener.local_addr()?;
+//! let caller = Network::default().connect_to(address).await?;
+//! let (socket, _peer) = Acceptor::new(listener).accept().await;
+//!
+//! caller.try_write("{\"uri\":\"/hello\"}¶".as_bytes())?;
+//! let mut reader = FrameReader::new(64 * 1024);
+//! let frame = loop {
+//!     socket.readable().await?;
+//!     assert!(reader.fill(&socket)?, "the caller has not closed its side");
+//!     if let Some(frame) = reader.next_frame()? {
+//!         break frame;
+//!     }
+//! };
+//! assert_eq!(Packet::parse(&frame)?.uri(), "/hello");
+//! assert!(reader.deadline(Duration::from_secs(10)).is_none(), "no frame is unfinished");
+//! # Ok(())
+//! # }
+//! ```
 
 mod accept;
 mod address_group;

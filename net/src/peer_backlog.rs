@@ -1,4 +1,5 @@
-//! How much a peer on this machine has not read yet, which no peer of version 1 tells and TCP does not show.
+//! How many bytes a peer on this machine has not read yet. Peers of version 1 do not say it, and
+//! TCP does not show it.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -11,12 +12,14 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::Socket;
 
-/// Least time between two snapshots.
+/// Shortest time between two snapshots.
 const MIN_AGE: Duration = Duration::from_millis(10);
-/// Taking snapshots may cost one part in so many of the time: the system's table lists every socket of the machine.
+/// Snapshots may take one part in this many of the time, because the system's table lists every
+/// socket of the machine.
 const COST_SHARE: u32 = 10;
 
-/// The system's view of both ends of connections on this machine. One task takes snapshots while somebody waits for one.
+/// Snapshots of the queues of both ends of connections on this machine. One task takes them while
+/// any caller waits for one.
 #[derive(Debug)]
 pub struct PeerBacklog {
     newest: watch::Receiver<Option<BacklogSnapshot>>,
@@ -27,7 +30,8 @@ pub struct PeerBacklog {
 #[derive(Debug)]
 struct BacklogSnapshot {
     taken: Instant,
-    /// Own and other end of a socket; bytes it has not given to its program, and bytes it has not got rid of.
+    /// By own and other end of a socket: bytes that its program has not read, and bytes that it has
+    /// not delivered.
     queues: QueueBytes,
 }
 
@@ -42,15 +46,16 @@ impl PeerBacklog {
         Self { newest, wanted, scanner }
     }
 
-    /// Whether a [`BacklogPoller`] is likely to tell something about this connection's peer.
+    /// Whether a [`BacklogPoller`] can probably observe the peer of this connection.
     pub fn can_see(stream: &Socket) -> bool {
         cfg!(target_os = "linux") && Self::ends(stream).is_some()
     }
 
-    /// Bytes that were written to `stream` before `asked` and that its peer has not read, or a little more; `None` when the
-    /// peer is not on this machine or the system does not tell. Cancel safe.
+    /// The bytes that were written to `stream` before `asked` and that its peer has not read, or a
+    /// little more. `None` when the peer is not on this machine, or the system does not say. Cancel
+    /// safe.
     ///
-    /// Takes as long as the next snapshot does.
+    /// Waits for the next snapshot.
     async fn unread_bytes(&self, stream: &Socket, asked: Instant) -> Option<usize> {
         let ends = Self::ends(stream)?;
         self.wanted.notify_one();
@@ -59,7 +64,7 @@ impl PeerBacklog {
         newest.wait_for(taken_since).await.ok()?.as_ref()?.between(ends)
     }
 
-    /// Our end and the peer's, if that is on this machine.
+    /// Our end and the peer's, if the peer is on this machine.
     fn ends(stream: &Socket) -> Option<(SocketAddr, SocketAddr)> {
         let stream = stream.tcp()?;
         let (ours, theirs) = (canonical(stream.local_addr().ok()?), canonical(stream.peer_addr().ok()?));
@@ -67,21 +72,21 @@ impl PeerBacklog {
     }
 }
 
-/// Looking at one peer's end, again and again until it has read enough: the less often the more often that was in vain, so
-/// that a peer that is frozen costs four looks a second.
+/// Polls how much one peer has not read, until it has read enough. The pause between two polls
+/// doubles, so that a frozen peer costs four polls a second.
 #[derive(Debug, Default)]
 pub struct BacklogPoller {
     in_vain: u32,
-    /// When the look that is under way begins, and how much had been written before.
+    /// When the current poll begins, and how much had been written before.
     begun: Option<(Instant, u64)>,
 }
 
 impl BacklogPoller {
-    /// Longest time between two looks.
+    /// Longest pause between two polls.
     const MAX_WAIT: Duration = Duration::from_millis(250);
 
-    /// How much had been `written` when the look began, and how much of that the peer has not read; `None` when that cannot
-    /// be seen. A cancelled look goes on where it was.
+    /// Returns how much had been `written` when the poll began, and how much of that the peer has
+    /// not read; `None` when that cannot be observed. A cancelled poll continues where it was.
     pub async fn unread(&mut self, backlog: &PeerBacklog, stream: &Socket, written: u64) -> (u64, Option<usize>) {
         let wait = match self.in_vain {
             0 => Duration::ZERO,
@@ -95,7 +100,7 @@ impl BacklogPoller {
         (written, unread)
     }
 
-    /// It has read enough.
+    /// Starts again with short pauses, after the peer has read enough.
     pub fn reset(&mut self) {
         *self = Self::default();
     }
@@ -113,7 +118,7 @@ async fn scan(newest: watch::Sender<Option<BacklogSnapshot>>, wanted: Arc<Notify
         let taken = Instant::now();
         let Ok((queues, cost)) = tokio::task::spawn_blocking(read_backlogs).await else { return };
         newest.send_replace(Some(BacklogSnapshot { taken, queues }));
-        // Whoever asks meanwhile is served by the next one.
+        // Callers that ask meanwhile get the next snapshot.
         sleep_until(taken + MIN_AGE.max(cost * COST_SHARE)).await;
     }
 }
@@ -130,7 +135,7 @@ fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The system's table, and how long reading it took.
+/// Reads the system's table, and returns how long that took.
 #[cfg(target_os = "linux")]
 fn read_backlogs() -> (QueueBytes, Duration) {
     let begin = Instant::now();
@@ -164,7 +169,7 @@ mod tests {
             let mut peer = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
             let stream = Socket::Tcp(listener.accept().await.unwrap().0);
             let backlog = PeerBacklog::start();
-            // The peer's kernel acknowledges in its own time.
+            // The peer's kernel acknowledges only after some time.
             while backlog.unread_bytes(&stream, Instant::now()).await != Some(0) {}
             stream.writable().await.unwrap();
             assert_eq!(stream.try_write(&[0; 1000]).unwrap(), 1000);

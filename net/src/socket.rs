@@ -1,4 +1,4 @@
-//! A connection and what makes one: of the system, or of a network inside this process for tests.
+//! Connections and listeners: those of the system, or of a network inside this process, for tests.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,11 +11,11 @@ use crate::tcp::{BindError, bind, recv_now, send_now, set_tcp_options};
 #[cfg(feature = "virtual-net")]
 use crate::virtual_net::{Host, Pipe, PipeListener};
 
-/// Where connections come from and go to.
+/// The network that connections are made in.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Network {
-    /// The system's.
+    /// The network of the system.
     #[default]
     System,
     /// A host of a network inside this process.
@@ -27,29 +27,29 @@ pub enum Network {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Socket {
-    /// Of the system.
+    /// A TCP socket of the system.
     Tcp(TcpStream),
-    /// Inside this process.
+    /// One inside this process.
     #[cfg(feature = "virtual-net")]
     Pipe(Pipe),
 }
 
-/// What accepts connections.
+/// A listener, which accepts connections.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Listener {
-    /// Of the system.
+    /// A TCP socket of the system.
     Tcp(TcpListener),
-    /// Inside this process.
+    /// One inside this process.
     #[cfg(feature = "virtual-net")]
     Pipe(PipeListener),
 }
 
 impl Network {
-    /// Connects to `host:port`; a name is looked up. Cancel safe.
+    /// Connects to `host:port`, and looks up a name. Cancel safe.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub async fn connect(&self, address: &str) -> io::Result<Socket> {
         match self {
             Self::System => TcpStream::connect(address).await.map(Socket::Tcp),
@@ -61,10 +61,10 @@ impl Network {
         }
     }
 
-    /// As [`connect`](Self::connect), without a name.
+    /// Connects to an address. Cancel safe.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub async fn connect_to(&self, address: SocketAddr) -> io::Result<Socket> {
         match self {
             Self::System => TcpStream::connect(address).await.map(Socket::Tcp),
@@ -73,7 +73,8 @@ impl Network {
         }
     }
 
-    /// Listens; a host inside this process does at its own address, whatever `address` says, and at its port.
+    /// Listens on `address`. A host inside this process listens on its own address, with the port
+    /// of `address`.
     ///
     /// # Errors
     /// [`BindError`] says what to do.
@@ -87,10 +88,10 @@ impl Network {
 }
 
 impl Listener {
-    /// Where it listens.
+    /// The address that it listens on.
     ///
     /// # Errors
-    /// What the system says.
+    /// The error of the system.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         match self {
             Self::Tcp(listener) => listener.local_addr(),
@@ -99,7 +100,7 @@ impl Listener {
         }
     }
 
-    /// The next connection. Cancel safe.
+    /// Accepts the next connection. Cancel safe.
     pub(crate) async fn accept(&self) -> io::Result<(Socket, SocketAddr)> {
         match self {
             Self::Tcp(listener) => listener.accept().await.map(|(stream, peer)| (Socket::Tcp(stream), peer)),
@@ -116,7 +117,7 @@ impl From<TcpListener> for Listener {
 }
 
 impl Socket {
-    /// The system's socket; `None` for one inside this process.
+    /// The socket of the system; `None` for one inside this process.
     pub fn tcp(&self) -> Option<&TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
@@ -125,7 +126,7 @@ impl Socket {
         }
     }
 
-    /// The system's socket, to be had for good.
+    /// Turns into the socket of the system; `None` for one inside this process.
     pub fn into_tcp(self) -> Option<TcpStream> {
         match self {
             Self::Tcp(stream) => Some(stream),
@@ -134,7 +135,8 @@ impl Socket {
         }
     }
 
-    /// This end and the other, when they are the system's; IPv4 in the form of IPv4.
+    /// The addresses of both ends, if it is a socket of the system. A mapped IPv4 address is given
+    /// as IPv4.
     pub fn ends(&self) -> Option<(IpAddr, IpAddr)> {
         let stream = self.tcp()?;
         let (local, peer) = (stream.local_addr().ok()?, stream.peer_addr().ok()?);
@@ -144,7 +146,7 @@ impl Socket {
     /// As [`TcpStream::try_read`].
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => stream.try_read(buffer),
@@ -153,10 +155,10 @@ impl Socket {
         }
     }
 
-    /// Reads what is there, without waiting, and never asks the system twice: see [`recv_now`].
+    /// Reads what is there, without waiting, in one system call: see [`recv_now`].
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub(crate) fn recv_now(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => recv_now(stream, buffer),
@@ -168,7 +170,7 @@ impl Socket {
     /// As [`TcpStream::try_write`].
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => send_now(stream, bytes),
@@ -180,7 +182,7 @@ impl Socket {
     /// As [`TcpStream::ready`]. Cancel safe.
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         match self {
             Self::Tcp(stream) => stream.ready(interest).await,
@@ -192,7 +194,7 @@ impl Socket {
     /// As [`TcpStream::readable`]. Cancel safe.
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub async fn readable(&self) -> io::Result<()> {
         self.ready(Interest::READABLE).await.map(drop)
     }
@@ -200,7 +202,7 @@ impl Socket {
     /// As [`TcpStream::writable`]. Cancel safe.
     ///
     /// # Errors
-    /// As there.
+    /// As that method.
     pub async fn writable(&self) -> io::Result<()> {
         self.ready(Interest::WRITABLE).await.map(drop)
     }
@@ -224,7 +226,7 @@ impl Socket {
     }
 }
 
-/// Sets the options of a connection of the system: see [`set_tcp_options`].
+/// Sets the options of a socket of the system: see [`set_tcp_options`].
 pub fn set_options(socket: &Socket) {
     if let Some(stream) = socket.tcp() {
         set_tcp_options(stream);

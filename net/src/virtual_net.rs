@@ -1,5 +1,6 @@
-//! A network inside one process, for tests: hosts whose connections are buffers, and that can be killed, frozen, cut off from
-//! one another and slowed down. It follows tokio's clock, so that with paused time hours pass in milliseconds.
+//! A network inside one process, for tests. Connections of its hosts are buffers, and hosts can be
+//! killed, frozen, slowed down, and cut off from one another. It follows tokio's clock: with paused
+//! time, hours pass in milliseconds.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
@@ -12,12 +13,12 @@ use tokio::io::{Interest, Ready};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-/// Bytes that one direction of a connection holds; a writer waits then.
+/// Most bytes that one direction of a connection holds. A writer waits for room.
 const MAX_BYTES: usize = 256 * 1024;
-/// Ports that are given to those who do not ask for one.
+/// The first port of those that are chosen where none is given.
 const FIRST_PORT: u16 = 32_768;
 
-/// A network. Cheap to clone; all clones are one.
+/// A network. Clones are cheap, and are the same network.
 #[derive(Clone, Debug, Default)]
 pub struct VirtualNet {
     shared: Arc<NetShared>,
@@ -26,7 +27,7 @@ pub struct VirtualNet {
 #[derive(Debug, Default)]
 struct NetShared {
     state: Mutex<NetState>,
-    /// Hosts, or what is between them, are not as they were.
+    /// Notified when hosts, or the paths between them, have changed.
     changed: Notify,
 }
 
@@ -36,14 +37,14 @@ struct NetState {
     ports: u16,
     frozen: HashSet<IpAddr>,
     delays: HashMap<IpAddr, Duration>,
-    /// Pairs that cannot reach one another, the lower first.
+    /// Pairs of hosts that cannot reach one another, the lower address first.
     cuts: HashSet<(IpAddr, IpAddr)>,
     listeners: HashMap<SocketAddr, Arc<AcceptQueue>>,
     next_connection: u64,
     connections: HashMap<u64, VirtualConnection>,
 }
 
-/// One machine of a network. Cheap to clone; all clones are one.
+/// One host of a network. Clones are cheap, and are the same host.
 #[derive(Clone, Debug)]
 pub struct Host {
     net: VirtualNet,
@@ -59,22 +60,22 @@ struct AcceptQueue {
 #[derive(Debug)]
 struct VirtualConnection {
     ends: [SocketAddr; 2],
-    /// What each end has written.
+    /// The bytes that each end has written.
     directions: [Direction; 2],
 }
 
 #[derive(Debug, Default)]
 struct Direction {
-    /// With the time at which each chunk arrives.
+    /// Chunks of bytes, each with the time at which it arrives.
     chunks: VecDeque<(Instant, Vec<u8>)>,
     bytes: usize,
     /// The writing end is closed.
     closed: bool,
     /// The reading end is closed.
     reader_gone: bool,
-    /// Its host was killed.
+    /// A host at one end was killed.
     reset: bool,
-    /// Who waits to read, and to write.
+    /// The tasks that wait to read, and to write.
     wakers: [Option<Waker>; 2],
 }
 
@@ -86,7 +87,7 @@ pub struct Pipe {
     side: usize,
 }
 
-/// What accepts connections of one host.
+/// The listener of one host.
 #[derive(Debug)]
 pub struct PipeListener {
     net: VirtualNet,
@@ -96,14 +97,14 @@ pub struct PipeListener {
 
 /// Why an end cannot be read now.
 enum NotReadable {
-    /// Nothing is there, or nothing passes.
+    /// There are no bytes, or none can pass.
     Nothing,
-    /// Something comes.
+    /// Bytes arrive at this time.
     At(Instant),
 }
 
 impl VirtualNet {
-    /// A host with an address of its own.
+    /// Adds a host with an address of its own.
     pub fn host(&self) -> Host {
         let mut state = self.lock();
         state.hosts += 1;
@@ -112,7 +113,8 @@ impl VirtualNet {
         Host { net: self.clone(), address }
     }
 
-    /// Nothing passes between two hosts any more, in either direction, and neither is told; or it does again.
+    /// Cuts two hosts off from one another, in both directions and without an error at either; or
+    /// connects them again.
     pub fn cut(&self, one: &Host, other: &Host, is_cut: bool) {
         let pair = pair(one.address, other.address);
         let mut state = self.lock();
@@ -124,7 +126,7 @@ impl VirtualNet {
         self.change(state);
     }
 
-    /// Everybody looks again.
+    /// Wakes all tasks that wait, because something has changed.
     fn change(&self, mut state: MutexGuard<'_, NetState>) {
         let directions = state.connections.values_mut().flat_map(|connection| &mut connection.directions);
         let wakers: Vec<Waker> =
@@ -145,7 +147,7 @@ impl Host {
         self.address
     }
 
-    /// It neither reads nor writes, and its connections stay; or it does again.
+    /// Freezes the host: it neither reads nor writes, and its connections stay. Or lets it go on.
     pub fn freeze(&self, is_frozen: bool) {
         let mut state = self.net.lock();
         if is_frozen {
@@ -156,12 +158,12 @@ impl Host {
         self.net.change(state);
     }
 
-    /// What it sends, and is sent from now on, arrives so much later.
+    /// Delays all bytes from and to this host from now on.
     pub fn set_delay(&self, delay: Duration) {
         self.net.lock().delays.insert(self.address, delay);
     }
 
-    /// Its connections break, and nobody listens there any more.
+    /// Resets the connections of the host, and closes its listeners.
     pub fn kill(&self) {
         let mut state = self.net.lock();
         state.listeners.retain(|address, _| address.ip() != self.address);
@@ -182,7 +184,8 @@ impl Host {
         PipeListener { net: self.net.clone(), address, queue }
     }
 
-    /// Connects: refused where nobody listens; while the two are cut off from one another it waits.
+    /// Connects. Refused if no listener has the address; waits while the two hosts are cut off from
+    /// one another.
     pub(crate) async fn connect(&self, to: SocketAddr) -> io::Result<Pipe> {
         loop {
             let changed = self.net.shared.changed.notified();
@@ -227,7 +230,7 @@ impl NetState {
         hosts.iter().filter_map(|host| self.delays.get(host)).sum()
     }
 
-    /// Whether an end can be read now: there are bytes, the end, or an error.
+    /// Whether an end can be read now: it has bytes, the end of the stream, or an error.
     fn readable(&self, id: u64, side: usize) -> Result<(), NotReadable> {
         let Some(VirtualConnection { ends, directions }) = self.connections.get(&id) else { return Ok(()) };
         if self.frozen.contains(&ends[side].ip()) || self.is_cut(ends[0].ip(), ends[1].ip()) {
@@ -241,7 +244,7 @@ impl NetState {
         }
     }
 
-    /// Whether an end can be written now: there is room, or an error.
+    /// Whether an end can be written now: it has room, or an error.
     fn writable(&self, id: u64, side: usize) -> bool {
         let Some(VirtualConnection { ends, directions }) = self.connections.get(&id) else { return true };
         let direction = &directions[side];
@@ -298,7 +301,7 @@ impl Pipe {
         Ok(count)
     }
 
-    /// Whether it can be read, or written, as far as that is wanted.
+    /// Ready when it can be read or written, of those that `interest` asks for.
     pub(crate) fn poll_ready(&self, interest: Interest, context: &mut Context<'_>) -> Poll<Ready> {
         let mut state = self.net.lock();
         let readable = if interest.is_readable() { Some(state.readable(self.id, self.side)) } else { None };
@@ -367,7 +370,7 @@ impl Drop for PipeListener {
             state.listeners.remove(&self.address);
         }
         drop(state);
-        // Whoever waits to be accepted finds out.
+        // Dropping their ends tells the peers that wait to be accepted.
         let waiting = std::mem::take(&mut *self.queue.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         drop(waiting);
     }

@@ -1,26 +1,28 @@
-//! Text from outside, for the eyes of people.
+//! Text from peers and clients, escaped for people to read.
 
 use std::fmt::{self, Display, Write};
 
-/// How much of a foreign text a log line or a table shows, unless there is a reason for another limit: any sensible name, address
-/// or reason whole, and not so much that a screen is full of it.
+/// How much of a foreign text a log line or a table shows, unless there is a reason for another
+/// limit. Any sensible name, address or reason fits, and a longer one does not fill the screen.
 pub const MAX_ESCAPED_BYTES: usize = 128;
 
-/// Text that a peer or a client chose, made fit for a log or a terminal: see [`shown`].
+/// Text of a peer or a client, escaped for a log or a terminal: see [`escaped`].
 #[derive(Clone, Copy)]
 pub struct Escaped<T> {
     text: T,
     max_bytes: usize,
 }
 
-/// Makes text that somebody else chose fit for a log or a terminal.
+/// Escapes text of a peer or a client for a log or a terminal.
 ///
-/// What would move a cursor, begin a line, change the order of characters or not be seen at all is escaped as Rust does
-/// (`\n`, `\u{202e}`), and so is `\` itself; letters of any script, their accents and emoji stay as they are. After `max_bytes`
-/// bytes of output the rest is left out, and `… (N bytes)` says how long the text is.
+/// Characters that move a cursor, begin a line, change the order of characters or are invisible are
+/// escaped as in Rust (`\n`, `\u{202e}`), and so is `\` itself. Letters of any script, their
+/// accents and emoji stay. After `max_bytes` bytes of output the rest is omitted, and `… (N bytes)`
+/// gives the length of the whole text.
 ///
-/// [`Display`] shows the text as it is, [`Debug`](fmt::Debug) in quotes, which makes clear where it ends. Nothing is allocated,
-/// and nothing is done before it is written: in a log that is off it costs nothing.
+/// [`Display`] writes the text, [`Debug`](fmt::Debug) puts it in quotes, which show where it ends.
+/// Nothing is allocated, and no work is done before the text is written, so that it costs nothing
+/// in a log that is off.
 pub fn escaped<T: Display>(text: T, max_bytes: usize) -> Escaped<T> {
     Escaped { text, max_bytes }
 }
@@ -48,7 +50,8 @@ impl<T: Display> fmt::Debug for Escaped<T> {
     }
 }
 
-/// JSON text with what a terminal or a reader of lines might act on escaped as JSON does (`\u202e`): it means the same.
+/// Escapes in JSON text, in the form of JSON (`\u202e`), the characters that a terminal or a reader
+/// of lines might act on. The JSON means the same.
 pub fn escaped_json(text: &str) -> impl Display {
     fmt::from_fn(move |f| {
         let mut begin = 0;
@@ -63,10 +66,10 @@ pub fn escaped_json(text: &str) -> impl Display {
     })
 }
 
-/// Escapes what is written to it, until there is no room.
+/// Escapes the text that is written to it, up to a limit.
 struct EscapeWriter<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
-    /// Bytes that may still be written; `None` once something did not fit.
+    /// Bytes that may still be written; `None` once a character did not fit.
     room: Option<usize>,
     /// Bytes of the whole text.
     bytes: usize,
@@ -97,25 +100,25 @@ impl Write for EscapeWriter<'_, '_> {
     }
 }
 
-/// Whether a character shows as what it is, and does nothing else.
+/// Whether a character is visible as itself and has no other effect.
 fn is_plain(c: char) -> bool {
     match c {
         '\\' => false,
         ' '..='~' => true,
         '\0'..='\u{9f}' => false,
-        // Spaces that take room on a screen as others do.
+        // Spaces that are as wide as others.
         '\u{a0}' | '\u{3000}' => true,
-        // Takes no room, or looks like a space, though it counts as a letter or as an accent.
+        // They take no room or look like a space, though they count as letters or accents.
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' => false,
         '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'.. => false,
         _ => is_printable(c),
     }
 }
 
-/// Whether the standard library takes a character for one that can be printed, which leaves out controls, formats (the order of
-/// characters, their joining), separators of lines, what is private and what is not assigned.
+/// Whether the standard library counts a character as printable. Controls, formats (the order of
+/// characters, their joining), line separators, private and unassigned characters are not.
 fn is_printable(c: char) -> bool {
-    // Behind another character, as accents are escaped when they stand alone.
+    // It follows another character, because accents are escaped when they stand alone.
     let mut bytes = [b'x', 0, 0, 0, 0];
     let end = 1 + c.encode_utf8(&mut bytes[1..]).len();
     str::from_utf8(&bytes[..end]).is_ok_and(|text| text.escape_debug().nth(1) == Some(c))

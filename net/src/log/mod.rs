@@ -1,6 +1,8 @@
-//! Lines of log that may fail, and take nothing with them; how often they are written, by whom, and foreign text in them.
+//! Logging that cannot harm the task that logs: lines that may fail, a thread that writes them,
+//! limits on how often they come, and escaped text of others.
 //!
-//! It must not wait for the disk, the terminal or the pipe that a log goes to, and imports nothing of this crate.
+//! It must not wait for the disk, terminal or pipe that a log goes to. It must not import other
+//! parts of this crate.
 
 mod escape;
 mod throttle;
@@ -14,35 +16,35 @@ pub use throttle::{LogThrottle, LogThrottles, Tally};
 pub use tracing;
 pub use writer::LineWriter;
 
-/// Has a line written by whatever subscriber there is. One that panics, as those of many programs do when nobody reads their standard output
-/// and error any more, loses the line: the task that had something to say goes on. Without that, a node that goes on serving would not
-/// be registered any more, or not be told of changes, because the connection to the Distributor has a log. What `line` computes is
-/// only read, so nothing is left half done.
+/// Runs a log call that may panic, as the subscribers of many programs do when their standard error
+/// has been closed. The line is lost then, and the task goes on. Without this, a node that still
+/// serves could lose its registration, because the task that keeps it logs. The arguments of `line`
+/// are only read, so nothing is left half done.
 #[inline]
 pub fn log_safely(line: impl FnOnce()) {
-    // The panic hook has said what there was to say.
+    // The panic hook has reported it.
     let _lost = catch_unwind(AssertUnwindSafe(line));
 }
 
-/// As `tracing::error!`, for tasks that have to live on: see [`say`](crate::log_safely).
+/// As `tracing::error!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! error {
     ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::error!($($line)*)) };
 }
 
-/// As `tracing::warn!`, for tasks that have to live on: see [`say`](crate::log_safely).
+/// As `tracing::warn!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! warn {
     ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::warn!($($line)*)) };
 }
 
-/// As `tracing::info!`, for tasks that have to live on: see [`say`](crate::log_safely).
+/// As `tracing::info!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! info {
     ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::info!($($line)*)) };
 }
 
-/// As `tracing::debug!`, for tasks that have to live on: see [`say`](crate::log_safely).
+/// As `tracing::debug!`, for tasks that must go on: see [`log_safely`](crate::log_safely).
 #[macro_export]
 macro_rules! debug {
     ($($line:tt)*) => { $crate::log_safely(|| $crate::tracing::debug!($($line)*)) };

@@ -1,37 +1,38 @@
-//! One log line per cause and period, however often it happens.
+//! Limits on how often one cause is logged.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Lets one event per period through, or several, and counts the others.
+/// Allows one event per period, or several, and counts the others.
 #[derive(Clone, Debug)]
 pub struct LogThrottle {
     period: Duration,
-    /// How many may pass in each period.
+    /// Events that are allowed in each period.
     burst: u32,
-    /// When the period began, and how many have passed since.
+    /// When the period began, and how many events were allowed since.
     begin: Option<Instant>,
     passed: u32,
     held_back: u64,
 }
 
 impl LogThrottle {
-    /// How often one cause may show in the log.
+    /// How often one cause may be logged.
     pub const LOG_PERIOD: Duration = Duration::from_secs(10);
 
-    /// A throttle that lets the first event through at once.
+    /// A throttle that allows one event in each period, the first at once.
     pub fn new(period: Duration) -> Self {
         Self::with_burst(1, period)
     }
 
-    /// A throttle that lets so many events through in each period: for what is of interest one by one, such as who comes and goes,
-    /// until it is too much. A period begins with the first event after the last one.
+    /// A throttle that allows `burst` events in each period, for events that are of interest one by
+    /// one, such as joins, until they are too many. A period begins with the first event after the
+    /// one before.
     pub fn with_burst(burst: u32, period: Duration) -> Self {
         Self { period, burst, begin: None, passed: 0, held_back: 0 }
     }
 
-    /// `Some(n)` when this event may show, n being how many were held back since the last that did.
+    /// `Some(n)` when this event may be logged; n events were held back since the last that was.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.begin.is_none_or(|begin| now >= begin + self.period) {
             (self.begin, self.passed) = (Some(now), 0);
@@ -51,24 +52,24 @@ impl Default for LogThrottle {
     }
 }
 
-/// A [`LogThrottle`] for each of some causes, shared by all whom they happen to.
+/// A [`LogThrottle`] for each cause, shared by the tasks that log them.
 #[derive(Debug, Default)]
 pub struct LogThrottles {
     each: LogThrottle,
     by_cause: Mutex<BTreeMap<&'static str, (LogThrottle, Tally)>>,
 }
 
-/// How often something has happened, and how often that was not shown.
+/// How often an event has happened, and how often it was not logged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// All.
+    /// All events.
     pub seen: u64,
-    /// Those that were held back.
+    /// Events that were held back.
     pub held_back: u64,
 }
 
 impl LogThrottles {
-    /// Each cause has a throttle like this one.
+    /// Throttles of which each is like this one.
     pub fn new(each: LogThrottle) -> Self {
         Self { each, by_cause: Mutex::default() }
     }
@@ -83,7 +84,7 @@ impl LogThrottles {
         passed
     }
 
-    /// What has happened so far, by cause.
+    /// The events so far, by cause.
     pub fn tallies(&self) -> BTreeMap<&'static str, Tally> {
         let by_cause = self.by_cause.lock().unwrap_or_else(PoisonError::into_inner);
         by_cause.iter().map(|(cause, (_, tally))| (*cause, *tally)).collect()

@@ -1,4 +1,5 @@
-//! Lines that are written by a thread of their own, so that nobody waits for the disk, the terminal or the pipe that they go to.
+//! Lines that a thread of their own writes, so that no task waits for the disk, terminal or pipe
+//! that they go to.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -6,13 +7,14 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 
-/// Bytes that are written at once.
+/// Bytes that are written in one system call.
 const BATCH_BYTES: usize = 64 * 1024;
-/// How often room for a flush is looked for while there is none.
+/// How often a flush is tried again while the queue is full.
 const RETRY: Duration = Duration::from_millis(5);
 
-/// Takes lines from all threads, and never blocks or fails: what cannot be written as fast as it comes, or at all, is lost, and
-/// counted. Dropping it ends the thread once everything is written.
+/// Takes lines from all threads, and never blocks or fails. Lines that cannot be written as fast as
+/// they come, or at all, are lost and counted. Dropping it ends the thread once all lines are
+/// written.
 #[derive(Debug)]
 pub struct LineWriter {
     messages: SyncSender<WriterMessage>,
@@ -23,29 +25,30 @@ pub struct LineWriter {
 struct LineCounts {
     /// Lines that were lost.
     lost: AtomicU64,
-    /// Bytes that wait.
+    /// Bytes that wait to be written.
     waiting: AtomicUsize,
 }
 
-/// What the writing thread is sent.
+/// A message to the writing thread.
 #[derive(Debug)]
 enum WriterMessage {
     Line(String),
-    /// To be answered, by being dropped, when everything before it is written.
+    /// Dropped when everything before it is written, which tells the sender.
     Flush(SyncSender<()>),
 }
 
 impl LineWriter {
-    /// Lines that wait to be written: some tenths of a second's worth of an access log at full speed.
+    /// Most lines that wait to be written: some tenths of a second of an access log at full speed.
     pub const MAX_LINES: usize = 16 * 1024;
-    /// Bytes that wait to be written, so that long lines cost no more than short ones.
+    /// Most bytes that wait to be written, so that long lines cost no more memory than short ones.
     pub const MAX_BYTES: usize = 4 << 20;
 
-    /// Begins to write to `out`. Lines are written so long after the first of them, all at once: a thread that is woken for each
-    /// costs more than the rest. After lines were lost, and others written, `on_lost` hears how many, in the writing thread.
+    /// Starts a thread that writes to `out`. It writes `batch_delay` after the first line, all
+    /// lines at once, because waking a thread for each costs more than all else. When lines were
+    /// lost and later ones are written, the thread calls `on_lost` with their number.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When the system cannot start a thread.
     pub fn start(
         name: &str,
         out: impl Write + Send + 'static,
@@ -61,7 +64,7 @@ impl LineWriter {
         Ok(Self { messages, counts })
     }
 
-    /// Takes a line, with its end. Returns at once.
+    /// Takes a line, which includes its line end. Returns at once.
     pub fn push(&self, line: String) {
         let bytes = line.len();
         let waiting = &self.counts.waiting;
@@ -72,7 +75,7 @@ impl LineWriter {
         }
     }
 
-    /// Waits until everything that was taken is written or lost, but not for longer than `within`.
+    /// Waits until all lines that were taken are written or lost, at most for `within`.
     #[expect(clippy::disallowed_methods, reason = "it is for threads that have nothing else to do")]
     pub fn flush(&self, within: Duration) {
         let until = std::time::Instant::now() + within;
@@ -99,19 +102,19 @@ impl LineWriter {
     }
 }
 
-/// The thread's own.
+/// The state of the writing thread.
 struct WriterThread<W> {
     out: W,
     counts: Arc<LineCounts>,
     batch: Vec<u8>,
-    /// In `batch`.
+    /// Lines in `batch`.
     lines: u64,
-    /// The last thing that was written is a part of a line.
+    /// Whether the last write ended within a line.
     is_torn: bool,
 }
 
 impl<W: Write> WriterThread<W> {
-    /// Writes as long as somebody sends.
+    /// Writes until all senders are dropped.
     fn run(&mut self, messages: &Receiver<WriterMessage>, batch_delay: Duration, on_lost: impl Fn(u64)) {
         let mut known_as_lost = 0;
         while let Ok(first) = messages.recv() {
@@ -144,7 +147,7 @@ impl<W: Write> WriterThread<W> {
         }
     }
 
-    /// Writes the batch, and tells whether that worked; what did not is not tried again.
+    /// Writes the batch, and returns whether that succeeded. A failed line is not retried.
     fn write(&mut self) -> bool {
         if self.batch.is_empty() {
             return true;
@@ -168,7 +171,7 @@ impl<W: Write> WriterThread<W> {
     }
 }
 
-/// As [`Write::write_all`], and tells how far it got.
+/// As [`Write::write_all`], and returns how many bytes were written.
 fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while written < bytes.len() {
@@ -190,7 +193,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// An output that takes so many bytes, then fails so many times, and may be stopped for a while.
+    /// An output that fails some times after some bytes, and can be stopped for a while.
     #[derive(Clone, Default)]
     struct TestOutput(Arc<(Mutex<OutputState>, Condvar)>);
 
@@ -278,7 +281,7 @@ mod tests {
             (0..taken).for_each(|_| lines.push(line.clone()));
             lines.flush(Duration::from_millis(10));
             let lost = usize::try_from(lines.lost()).unwrap();
-            // Some may be with the thread already.
+            // The thread may have taken some already.
             assert!((taken - 2 * most..=taken - most).contains(&lost), "{lost} of {taken}");
             output.change(|state| state.is_stopped = false);
             lines.flush(LONG);

@@ -1,4 +1,4 @@
-//! What daemons share of their command line: addresses, log, exit codes.
+//! What the two daemons share of their command line: addresses, durations, the log, exit codes.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
@@ -33,7 +33,8 @@ impl std::str::FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The filter takes a bare unknown word for the name of a module, and then shows nothing of any other.
+        // The filter reads an unknown word as the name of a module, and then logs nothing of any
+        // other.
         let plain = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
         match EnvFilter::builder().parse(text) {
             Ok(_) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => Ok(Self(text.to_owned())),
@@ -47,18 +48,19 @@ impl std::str::FromStr for LogLevel {
 
 /// The log of this process.
 static LOG: OnceLock<LineWriter> = OnceLock::new();
-/// How long a process waits at its end for a log that is slow.
+/// How long a process waits at its end for a slow log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much of what a panic says is shown.
+/// How much of the message of a panic is logged.
 const PANIC_BYTES: usize = 1024;
 
-/// Starts the log on standard error, for panics too. Nobody ever waits for it: lines that cannot be written, or not as fast as they
-/// come, are lost and counted, and the log says how many once it is written again.
+/// Starts the log on standard error, for panics too. No task waits for it. Lines that cannot be
+/// written, or not as fast as they come, are lost and counted, and the log says how many once it
+/// can be written again.
 ///
-/// What is returned has to live until the end of `main`: it waits for the last lines.
+/// Keep the guard until the end of `main`: it waits for the last lines.
 pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
     let told = |lost| warn!(lost, "lines of this log were lost: it was not written as fast as they came");
-    // Without a thread there is no log, and everything else goes on.
+    // Without a thread there is no log, and the process goes on.
     if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, told) {
         let _ = LOG.set(writer);
     }
@@ -71,9 +73,9 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
         LogFormat::Text => builder.with_ansi(is_coloured).with_target(false).try_init(),
         LogFormat::Json => builder.json().flatten_event(true).try_init(),
     };
-    // Only a second call can fail, and then the first log is as good.
+    // Only a second call can fail, and the first log stays then.
     if begun.is_ok() {
-        // The usual hook writes to standard error itself, and so may wait for ever.
+        // The default hook writes to standard error itself, and so may wait for ever.
         std::panic::set_hook(Box::new(|panic| {
             let what = panic.payload_as_str().unwrap_or("something that is no text");
             let at = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -95,13 +97,14 @@ pub fn log_lines_lost() -> u64 {
     LOG.get().map_or(0, LineWriter::lost)
 }
 
-/// Ends the process, once the last lines of the log are written, or a second is over; waits for nothing else.
+/// Ends the process once the last lines of the log are written, or a second is over. Waits for
+/// nothing else.
 pub fn exit_now(status: i32) -> ! {
     drop(LogGuard(()));
     signal_hook::low_level::exit(status)
 }
 
-/// Waits for the last lines of the log when it is dropped, a second at most.
+/// Waits for the last lines of the log when it is dropped, at most a second.
 #[derive(Debug)]
 #[must_use = "it has to live until the end of main"]
 pub struct LogGuard(());
@@ -114,7 +117,7 @@ impl Drop for LogGuard {
     }
 }
 
-/// One line on its way to the log: it is written in one piece.
+/// Hands one line to the log, in one piece.
 struct LogLine;
 
 impl io::Write for LogLine {
@@ -142,7 +145,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     preferred.copied().ok_or_else(|| format!("the name has no address; {how}"))
 }
 
-/// Longest time-out that makes sense, and that clocks can add to the present.
+/// Longest time-out. More makes no sense, and this much can be added to any time.
 const MAX_DURATION: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Reads a duration such as `10s`, `250ms` or `1m 30s`, for clap.
@@ -158,8 +161,9 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is taken, 4 when an
-/// address cannot be listened on for another reason, 1 for the rest. (clap exits with 2 for a bad command line.)
+/// Logs what ended the process, with causes and advice, and gives its exit code: 3 when a port is
+/// taken, 4 when an address cannot be listened on for another reason, 1 for the rest. (clap exits
+/// with 2 for a bad command line.)
 pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
     let chain = || std::iter::successors(Some(failure), |error: &&(dyn Error + 'static)| (*error).source());
     let causes: String = chain().skip(1).map(|cause| format!(": {cause}")).collect();
@@ -191,7 +195,7 @@ pub fn exit_code(failure: &(dyn Error + 'static)) -> ExitCode {
     }
 }
 
-/// The process that listens on a TCP port, where the system lets us see it.
+/// The process that listens on a TCP port, if the system shows it.
 #[cfg(target_os = "linux")]
 pub fn port_owner(port: u16) -> Option<(i32, String)> {
     use procfs::net::{TcpState, tcp, tcp6};

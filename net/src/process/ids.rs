@@ -1,4 +1,4 @@
-//! Numbers that no other process has.
+//! Random numbers for ids, other in each process.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -6,17 +6,19 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use fastrand::Rng;
 
 thread_local! {
-    /// Seeded by the system. A generator's own seed is made of the time and the thread, and so is the same in processes that start
-    /// in the same moment: two nodes with one id supersede each other for ever.
+    /// Seeded by the system. The generator's own seed is made of the time and the thread, and so
+    /// can be the same in two processes that start at one moment. Two nodes with one id would
+    /// supersede each other for ever.
     static RNG: RefCell<Rng> = RefCell::new(Rng::with_seed(from_system()));
 }
 
-/// A number for an id, of an instance, a trace or a request. Not for secrets.
+/// A number for the id of an instance, a trace or a request. Not for secrets.
 pub fn unique_id() -> u128 {
     RNG.with_borrow_mut(|rng| rng.u128(1..))
 }
 
-/// What the system's source of randomness gives, by way of the keys that the standard library takes from it.
+/// A number from the system's source of randomness, by way of the keys of the standard library's
+/// hasher.
 fn from_system() -> u64 {
     RandomState::new().build_hasher().finish()
 }
@@ -34,7 +36,7 @@ mod tests {
         assert_eq!(ids.len(), 64 * 16);
     }
 
-    /// What this file is for: the seed does not come from the clock.
+    /// The purpose of this file: the seed does not come from the clock.
     #[test]
     fn seeds_of_one_moment_differ() {
         let seeds: HashSet<_> = (0..1000).map(|_| from_system()).collect();

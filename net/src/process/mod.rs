@@ -1,6 +1,8 @@
-//! What concerns the process as a whole: its command line, its signals, its time and its limits.
+//! What concerns the process as a whole: command line, signals, limits, ids, and how long a task
+//! may work.
 //!
-//! It must not read or write connections.
+//! It must not read or write connections, nor decide when a program stops: it says that it was
+//! asked to.
 
 #[cfg(feature = "cli")]
 mod cli;

@@ -1,10 +1,11 @@
-//! How many connections the system lets this process have.
+//! The limit of open files, which limits connections.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the limit of open files to what the administrator allows and returns it; `u64::MAX` where there is none.
+/// Raises the limit of open files to the hard limit, and returns it; `u64::MAX` where there is
+/// none.
 ///
-/// The usual soft limit of 1024 is for programs that use `select`; we do not.
+/// The usual soft limit of 1024 is for programs that use `select`, which this one does not.
 pub fn raise_open_files() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
     if current != maximum && setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).is_ok() {

@@ -1,4 +1,4 @@
-//! Stopping on request.
+//! Signals that ask the process to stop.
 
 use std::io;
 use std::sync::Arc;
@@ -13,21 +13,23 @@ use tokio_util::sync::CancellationToken;
 use tracing::dispatcher::{get_default, with_default};
 use tracing::info;
 
-/// What a shell shows for a program that Ctrl-C ended: 128 + SIGINT.
+/// The exit code of a program that Ctrl-C ended, as shells give it: 128 + SIGINT.
 const FORCED_EXIT_CODE: i32 = 130;
-/// What a program ends with that has not stopped in time, as one whose requests were cut.
+/// The exit code of a program that has not stopped in time, the same as when requests were cut.
 const LATE_EXIT_CODE: i32 = 1;
-/// How long a last line may keep a program from ending.
+/// How long a last log line may delay the end of a program.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// A token that SIGTERM or SIGINT (Ctrl-C) cancels. A second signal ends the process at once, with status 130. A process that is
-/// still there `longest()` after the first is ended with status 1: whatever it waits for has had the time that was announced.
+/// A token that SIGTERM or SIGINT (Ctrl-C) cancels. A second signal ends the process at once, with
+/// status 130. If the process is still running `longest()` after the first, it is ended with status
+/// 1.
 ///
-/// None of this needs the threads of the program, which may all be in the middle of writing to a log that nobody reads: signals
-/// have a thread of their own, which logs nothing; the second is obeyed in the handler itself.
+/// None of this needs the threads of the program, which may all be blocked by a log that is not
+/// read. Signals have a thread of their own, which does not log, and the second signal is handled
+/// in the signal handler itself.
 ///
 /// # Errors
-/// When the system refuses the handlers or the thread; then signals may end the process as usual.
+/// When the system refuses the handlers or the thread. Signals then have their default effect.
 pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let was_told = Arc::new(AtomicBool::new(false));
@@ -35,7 +37,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
         register_conditional_shutdown(signal, FORCED_EXIT_CODE, Arc::clone(&was_told))?;
     }
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    // Whoever waits for signals may have a log of its own.
+    // The calling thread may have a subscriber of its own.
     let log = get_default(Clone::clone);
     let stopping = token.clone();
     let listen = move || {
@@ -44,7 +46,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
         was_told.store(true, Ordering::SeqCst);
         let name = low_level::signal_name(signal).unwrap_or("a signal");
         let say = move || with_default(&log, || info!(signal = name, "stopping; once more to stop at once"));
-        // In a thread that nobody waits for: it may wait for ever, or panic.
+        // In a thread that is not joined, because the log may block for ever, or panic.
         let _ = std::thread::Builder::new().name("last-words".to_owned()).spawn(say);
         #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]
         std::thread::sleep(longest());
@@ -54,8 +56,8 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
     Ok(token)
 }
 
-/// Writes a line to the log on the way to the end, from a thread of its own: a log that blocks is waited for for half a second,
-/// and one that panics ends nobody.
+/// Writes one of the last lines of a process to the log, from a thread of its own. A log that
+/// blocks delays the caller by half a second at most, and one that panics does not end it.
 pub fn log_last_line(line: impl FnOnce() + Send + 'static) {
     let log = get_default(Clone::clone);
     let (done, is_done) = std::sync::mpsc::sync_channel::<()>(0);

@@ -1,10 +1,10 @@
-//! Waiting for a time that may not be set, and the time of day as it can be written.
+//! Sleeping until a time that may not be set, and the time of day for people.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::{Instant, sleep_until};
 
-/// Completes at `time`, or never. Cancel safe.
+/// Completes at `time`, or never if there is none. Cancel safe.
 pub async fn sleep_until_opt(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
@@ -12,14 +12,14 @@ pub async fn sleep_until_opt(time: Option<Instant>) {
     }
 }
 
-/// The time of day for headers and logs, whatever the clock says: between 1970 and 9999, as far as texts for it go. Nothing is to be
-/// decided by it.
+/// The time of day for headers and logs. It is between 1970 and 9999, even if the clock is wrong,
+/// because text formats reach no further. No decision may depend on it.
 #[expect(clippy::disallowed_methods, reason = "people and clients are told the time of day")]
 pub fn time_of_day() -> SystemTime {
     clamp_to_printable(SystemTime::now())
 }
 
-/// The nearest time that has four digits for its year.
+/// The nearest time whose year has four digits.
 fn clamp_to_printable(time: SystemTime) -> SystemTime {
     // 9999-12-31T23:59:59Z.
     const LAST: Duration = Duration::from_secs(253_402_300_799);

@@ -1,4 +1,4 @@
-//! How long one connection may work before others have their turn.
+//! How long one connection may work before others run.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout};
 
-/// Counts how long a task has worked since it last waited, so that a peer that always has something to read, or to take, leaves
-/// its thread to others after a bounded time. Counting packets alone does not bound it: a packet may cost a microsecond or ten
-/// milliseconds, and a socket that is always ready never makes its task wait.
+/// Measures how long a task has worked since it last waited, so that a connection that always has
+/// work leaves its thread to others after a bounded time. Counting packets does not bound it: a
+/// packet may take a microsecond or ten milliseconds, and a socket that is always ready never makes
+/// its task wait.
 #[derive(Debug)]
 pub struct TimeSlice {
     begin: Instant,
@@ -20,20 +21,22 @@ pub struct TimeSlice {
     is_paused: bool,
 }
 
-/// Shared by the tasks of one runtime that may be kept queue without a pause: as many of them as there are threads have a turn at a time,
-/// the others wait for theirs in a queue, and go on without for a short time only. So a task that has just been woken, and has little to
-/// do, waits for a few slices, and not for one of each task that is queue.
+/// The queue of those tasks of one runtime that use up their slices. As many of them as the runtime
+/// has threads are scheduled at a time; the others wait in the queue, and work only for a short
+/// time without being scheduled. A task that has just been woken and has little to do therefore
+/// waits for a few slices, and not for one of every busy task.
 #[derive(Clone, Debug)]
 pub struct SliceQueue(Arc<Semaphore>);
 
 impl SliceQueue {
-    /// After so long a task goes on without a turn: one that has a turn may block its thread, which the runtime can replace.
+    /// After this time a task goes on without being scheduled, because a scheduled task may block
+    /// its thread, which the runtime can replace.
     const MAX_WAIT: Duration = Duration::from_millis(250);
 
-    /// For tasks of the current runtime.
+    /// A queue for tasks of the current runtime.
     ///
     /// # Panics
-    /// Outside of one.
+    /// Outside of a runtime.
     pub fn new() -> Self {
         let threads = tokio::runtime::Handle::current().metrics().num_workers();
         Self(Arc::new(Semaphore::new(threads.max(1))))
@@ -46,25 +49,25 @@ impl Default for SliceQueue {
     }
 }
 
-/// When the clock is worth a look, in a loop of steps that cost next to nothing or a lot.
+/// Decides when to read the clock, in a loop whose steps may cost next to nothing or a lot.
 #[derive(Debug)]
 struct ClockSteps {
-    /// ClockSteps, and bytes, since the last look.
+    /// Steps and bytes since the clock was last read.
     steps: u32,
     bytes: usize,
-    /// ClockSteps until the next.
+    /// Steps until it is read again.
     until_look: u32,
 }
 
 impl ClockSteps {
-    /// ClockSteps between two looks are twice as many each time, up to this: what the steps before have cost says how many more there may be.
+    /// Steps between two readings double each time, up to this.
     const MAX: u32 = 16;
-    /// So many bytes are worth a look: handling them costs far more than that.
+    /// After this many bytes the clock is read: handling them costs far more.
     const BYTES: usize = 4 * 1024;
 
     const FIRST: Self = Self { steps: 0, bytes: 0, until_look: 1 };
 
-    /// A step was made, over so many bytes. Whether to look.
+    /// Counts a step over `bytes`. Returns whether to read the clock.
     fn add(&mut self, bytes: usize) -> bool {
         self.steps += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -77,8 +80,8 @@ impl ClockSteps {
 }
 
 impl TimeSlice {
-    /// How long a task may work. Long beside a packet's cost, and short beside what callers notice, even with a hundred such
-    /// tasks on one thread.
+    /// How long a task may work: long compared with a packet, and short compared with what callers
+    /// notice, even with a hundred such tasks on one thread.
     pub const LENGTH: Duration = Duration::from_millis(1);
 
     /// A time slice that begins now.
@@ -87,12 +90,13 @@ impl TimeSlice {
         Self { begin: Instant::now(), steps: ClockSteps::FIRST, queue: None, permit: None, is_paused: false }
     }
 
-    /// The same for one of the tasks that share `queue`.
+    /// A time slice of one of the tasks that share `queue`.
     pub fn with_queue(queue: &SliceQueue) -> Self {
         Self { queue: Some(queue.clone()), ..Self::new() }
     }
 
-    /// How long a task may work without a turn, where tasks take turns: enough for what most have to do, such as a few dozen calls.
+    /// How long a task of a queue may work without being scheduled: enough for the usual work, such
+    /// as a few dozen calls.
     pub const UNSCHEDULED_LENGTH: Duration = Duration::from_micros(200);
 
     /// Whether the task has worked for [`LENGTH`](Self::LENGTH) since it last waited.
@@ -106,12 +110,13 @@ impl TimeSlice {
         self.begin.elapsed()
     }
 
-    /// Whether the task has a turn among those that are [`SliceQueue`]. It ends when the task waits.
+    /// Whether its [`SliceQueue`] has scheduled the task. That ends when the task waits.
     pub fn is_scheduled(&self) -> bool {
         self.permit.is_some()
     }
 
-    /// Waits for a turn, without a pause if there is one free: before work that takes long, such as a large packet.
+    /// Waits until the task is scheduled, for work that takes long, such as a large packet. Returns
+    /// at once if a place is free.
     pub async fn acquire(&mut self) {
         let Some(SliceQueue(turns)) = &self.queue else { return };
         if self.permit.is_none() {
@@ -122,13 +127,14 @@ impl TimeSlice {
         }
     }
 
-    /// As [`is_over`](Self::is_over), after each step of a loop, such as a packet of so many bytes; it looks at the clock now and then only,
-    /// so a slice lasts about twice its length at most, or as long as one step.
+    /// As [`is_over`](Self::is_over), after each step of a loop, such as a packet of `bytes`. It
+    /// reads the clock only now and then, so that a slice lasts at most about twice its length, or
+    /// as long as one step.
     pub fn is_over_after(&mut self, bytes: usize) -> bool {
         self.steps.add(bytes) && self.is_over()
     }
 
-    /// Lets other tasks run if the slice is over, and begins the next one. Cancel safe.
+    /// Lets other tasks run if the slice is over, and begins the next. Cancel safe.
     pub async fn yield_if_over(&mut self) {
         if self.is_over() {
             self.yield_now().await;
@@ -140,7 +146,7 @@ impl TimeSlice {
         // To the end of the queue.
         self.permit = None;
         if let Some(SliceQueue(turns)) = &self.queue {
-            // It is never closed.
+            // The semaphore is never closed.
             let permit = timeout(SliceQueue::MAX_WAIT, Arc::clone(turns).acquire_owned()).await;
             self.permit = permit.ok().and_then(Result::ok);
         }
@@ -148,14 +154,15 @@ impl TimeSlice {
         self.restart();
     }
 
-    /// The task has nothing to do now, and waits: for whoever waits by other means than [`idle_while`](Self::idle_while), such as a last branch of a
-    /// biased `select!`. [`resume`](Self::resume) follows.
+    /// Records that the task waits, for code that does not wait by
+    /// [`idle_while`](Self::idle_while), such as the last branch of a biased `select!`. Call
+    /// [`resume`](Self::resume) afterwards.
     pub fn pause(&mut self) {
         self.permit = None;
         self.is_paused = true;
     }
 
-    /// The next slice begins if the task was at [rest](Self::pause).
+    /// Begins the next slice if the task has [paused](Self::pause).
     pub fn resume(&mut self) {
         if std::mem::take(&mut self.is_paused) {
             self.restart();
@@ -167,8 +174,8 @@ impl TimeSlice {
         self.steps = ClockSteps::FIRST;
     }
 
-    /// Waits for a future. If it was not ready at once, the task has waited, and the next slice begins when it is. As cancel
-    /// safe as the future.
+    /// Awaits a future without counting the time as work. If the future was not ready at once, the
+    /// next slice begins when it is. As cancel safe as the future.
     pub async fn idle_while<F: Future>(&mut self, future: F) -> F::Output {
         let mut future = pin!(future);
         std::future::poll_fn(|task| {
@@ -236,7 +243,7 @@ mod tests {
         {
             let mut waits = pin!(second.acquire());
             assert!(is_pending(waits.as_mut()).await, "one thread, one turn");
-            // A task that waits for something leaves its turn to others.
+            // A task that waits leaves its place to others.
             first.idle_while(sleep(SHORT)).await;
             waits.await;
         }
@@ -253,7 +260,7 @@ mod tests {
         assert!(first.is_scheduled());
     }
 
-    /// Whether it is not done after many turns of the runtime.
+    /// Whether it is still pending after other tasks have run many times.
     async fn is_pending(mut future: std::pin::Pin<&mut impl Future<Output = ()>>) -> bool {
         for _ in 0..10 {
             let polled = std::future::poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await;

@@ -7,16 +7,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 use thiserror::Error;
 use tokio::net::TcpListener;
 
-/// Connections that may wait to be accepted; Linux cuts it to `net.core.somaxconn`.
+/// Connections that may wait to be accepted. Linux lowers it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
 /// An address that cannot be listened on.
 #[derive(Debug, Error)]
 #[error("cannot listen on {address}")]
 pub struct BindError {
-    /// The address at fault.
+    /// The address that failed.
     pub address: SocketAddr,
-    /// What the system says.
+    /// The error of the system.
     #[source]
     pub source: io::Error,
 }
@@ -29,10 +29,11 @@ pub fn bind(address: SocketAddr) -> Result<TcpListener, BindError> {
     open(address, false).map_err(|source| BindError { address, source })
 }
 
-/// Listens on all `addresses`. `[::]` takes IPv4 connections too, unless an IPv4 address of the same port is among them.
+/// Listens on all `addresses`. `[::]` takes IPv4 connections too, unless an IPv4 address of the
+/// same port is among them.
 ///
 /// # Errors
-/// [`BindError`] with the first address at fault; nothing stays open.
+/// [`BindError`] with the first address that failed; nothing stays open.
 pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError> {
     let open = |&address: &SocketAddr| {
         let only_v6 = addresses.iter().any(|other| other.is_ipv4() && other.port() == address.port());
@@ -43,15 +44,17 @@ pub fn bind_all(addresses: &[SocketAddr]) -> Result<Vec<TcpListener>, BindError>
     distinct.map(|(_, address)| open(address)).collect()
 }
 
-/// Listens on `address` `count` times: the system spreads connections over these listeners, each of which may be moved to a runtime
-/// of its own. Other processes of the same user could join in (SO_REUSEPORT); one that listens already is an error here.
+/// Listens on `address` with `count` listeners, over which the system spreads connections. Each may
+/// be moved to a runtime of its own. A process that already listens on the address is an error,
+/// though other processes of the same user could share it later (SO_REUSEPORT).
 ///
 /// # Errors
 /// [`BindError`] with the address; nothing stays open.
 pub fn bind_shared(address: SocketAddr, count: usize) -> Result<Vec<TcpListener>, BindError> {
     let wrong = |source| BindError { address, source };
-    // Whoever has the port would share it without a word, if it let others in as we do. This socket does not listen: clients that
-    // it took in would be lost.
+    // A process that also sets SO_REUSEPORT would share the port without an error, so a socket
+    // without it tries first. It does not listen, because it would lose the clients that it
+    // accepted.
     let first = bound(address, false, false).map_err(wrong)?;
     let address = first.local_addr().map_err(wrong)?.as_socket().unwrap_or(address);
     drop(first);
@@ -73,7 +76,8 @@ fn bound(address: SocketAddr, only_v6: bool, shared: bool) -> io::Result<Socket>
     if address.is_ipv6() {
         socket.set_only_v6(only_v6)?;
     }
-    // A restart must not wait for connections of the former process to leave TIME_WAIT. Two that run cannot share it.
+    // A restart must not wait until connections of the earlier process leave TIME_WAIT. Two running
+    // processes still cannot share the address.
     socket.set_reuse_address(true)?;
     if shared {
         socket.set_reuse_port(true)?;

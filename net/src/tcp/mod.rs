@@ -1,6 +1,6 @@
-//! TCP sockets of the system: how they listen, their options, and reads and writes of them.
+//! TCP sockets of the system: listeners, options, reads and writes.
 //!
-//! It must not know frames or what is on the wire, and imports nothing of this crate but `log`.
+//! It must not know frames or packets. Of this crate it must import only `log`.
 
 mod listen;
 mod options;

@@ -7,28 +7,31 @@ use tokio::net::TcpStream;
 
 use crate::debug;
 
-/// How long a peer's machine may give no sign of life.
+/// How long a peer's machine may not answer.
 const DEAD_AFTER: Duration = Duration::from_secs(15);
-/// Between two keep-alive probes.
+/// Time between two keep-alive probes.
 const PROBE_INTERVAL: Duration = Duration::from_secs(4);
-/// An idle connection is probed after 4 to 8 s, each connection after a time of its own: a change that was told to thousands
-/// at one moment would have all of them probed at one moment otherwise, and the system drops what comes in such bursts.
+/// An idle connection is probed after 4 to 8 s, which differs between connections. Otherwise a
+/// change that is sent to thousands of nodes at one moment would have all of them probed at one
+/// moment, and the system drops packets of such bursts.
 const FIRST_PROBES: u16 = 5;
 
-/// Sends small packets at once, and lets the kernel find out within about 16 s that a peer's machine is gone, whether the
-/// connection is idle (keep-alive) or has something under way (Linux: user timeout, tcp(7); otherwise that takes about
-/// 15 minutes). Old peers send nothing that would show it.
+/// Sends small packets at once, and has the kernel find out within about 16 s that a peer's machine
+/// is gone. Keep-alive does so for an idle connection, and the user timeout of Linux (tcp(7)) for
+/// one with bytes under way, which would take about 15 minutes otherwise. Old peers send no pings
+/// that would show it.
 pub fn set_tcp_options(stream: &TcpStream) {
     set_tcp_options_with_timeout(stream, DEAD_AFTER);
 }
 
-/// As [`set_tcp_options`], for somebody who may take nothing for as long as `patience` and live: the system takes that for a sign of death too.
+/// As [`set_tcp_options`], for a peer that may read nothing for as long as `patience`. The user
+/// timeout would end its connection earlier.
 pub fn set_tcp_options_with_timeout(stream: &TcpStream, patience: Duration) {
     let port = stream.peer_addr().map_or(0, |peer| peer.port());
     let first = PROBE_INTERVAL + Duration::from_secs((port / 2 % FIRST_PROBES).into());
     let keepalive = TcpKeepalive::new().with_time(first).with_interval(PROBE_INTERVAL).with_retries(3);
     let socket = SockRef::from(stream);
-    // A connection that is dead already shows it when it is read.
+    // The next read shows that a connection is broken.
     if let Err(error) = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive)) {
         debug!(%error, "cannot set options of a connection");
     }

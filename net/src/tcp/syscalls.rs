@@ -1,5 +1,6 @@
-//! Reads and writes of a TCP socket that the system is asked for directly: the C library looks, before and after each, whether the
-//! thread is to be cancelled, which costs as much as a tenth of what a small message costs outside the system.
+//! Reads and writes of a TCP socket by system calls, without the C library. The library checks
+//! before and after each call whether the thread is to be cancelled, which takes a tenth of the
+//! time that a small message takes outside the kernel.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,21 +11,22 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// A peer that is gone is told by an error: no signal has to be. Where there is no such flag, Rust ignores the signal.
+/// A closed connection gives an error, and no signal. Where this flag does not exist, Rust ignores
+/// the signal.
 #[cfg(not(target_vendor = "apple"))]
 const FLAGS: SendFlags = SendFlags::NOSIGNAL;
 #[cfg(target_vendor = "apple")]
 const FLAGS: SendFlags = SendFlags::empty();
 
-/// Reads what is there, without waiting; 0 is the end. Cancel safe.
+/// Reads what is there, without waiting. 0 is the end of the stream.
 ///
 /// # Errors
-/// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is nothing.
+/// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when there is nothing to read.
 pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let room = buffer.len();
     let mut taken = Err(io::ErrorKind::WouldBlock.into());
-    // Less than there was room for: there is no more, and asking the system for it would cost as much as this read did.
-    // A close that came with it is remembered by the reactor.
+    // A read of less than the buffer's size has taken everything. Another would cost as much and
+    // find nothing. The reactor remembers a close that came with these bytes.
     let _ = stream.try_io(Interest::READABLE, || {
         let read = retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty()));
         taken = read.map(|(bytes, _)| bytes).map_err(io::Error::from);
@@ -37,18 +39,20 @@ pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     taken
 }
 
-/// Bytes that [`recv_into`] reads at most.
+/// Most bytes that [`recv_into`] reads.
 pub const MAX_RECV_BYTES: usize = 8 * 1024;
 
 thread_local! {
-    /// What is small is read here and copied, which costs less than to clear room for it in every buffer.
+    /// Small reads go through this buffer and are copied, which costs less than clearing room for
+    /// them in every buffer.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_RECV_BYTES].into());
 }
 
-/// As [`recv_now`], into the room that `buffer` has, [`MAX_RECV_BYTES`] of it at most; without room it cannot be told from the end.
+/// As [`recv_now`], into the free room of `buffer`, at most [`MAX_RECV_BYTES`]. `buffer` must have
+/// room: a read without room looks like the end.
 ///
 /// # Errors
-/// As there.
+/// As for [`recv_now`].
 pub fn recv_into(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
     SCRATCH.with_borrow_mut(|scratch| {
         let room = (buffer.capacity() - buffer.len()).min(MAX_RECV_BYTES);
@@ -58,10 +62,10 @@ pub fn recv_into(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize>
     })
 }
 
-/// Writes what is taken, without waiting. Cancel safe.
+/// Writes as much as the socket takes, without waiting.
 ///
 /// # Errors
-/// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when it takes nothing.
+/// Those of the socket; [`WouldBlock`](io::ErrorKind::WouldBlock) when it takes nothing now.
 pub fn send_now(stream: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     stream.try_io(Interest::WRITABLE, || Ok(retry_on_intr(|| send(stream, bytes, FLAGS))?))
 }
