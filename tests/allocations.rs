@@ -18,7 +18,7 @@ const CALLS: usize = 200;
 
 /// A message with two texts in it: whoever reads it has to allocate them.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
-struct Good {
+struct Message {
     id: u64,
     name: String,
     price: f64,
@@ -29,7 +29,7 @@ async fn number(Params(number): Params<u64>) -> Result<u64, ServiceError> {
     Ok(number)
 }
 
-async fn good(Params(good): Params<Good>) -> Result<Good, ServiceError> {
+async fn good(Params(good): Params<Message>) -> Result<Message, ServiceError> {
     Ok(good)
 }
 
@@ -76,6 +76,6 @@ fn a_call_allocates_little_more_than_its_message() {
     });
     check(&runtime, &caller, "GET/number", &42_u64, 2.0);
     // Two texts, read twice.
-    let good = Good { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() };
+    let good = Message { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() };
     check(&runtime, &caller, "GET/good", &good, 6.0);
 }

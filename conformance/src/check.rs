@@ -6,7 +6,7 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use tokio::time::sleep;
 
-use crate::wire::{Answer, Came, Place, Target, Wire, shown};
+use crate::wire::{KeyPosition, NodeResponse, Received, Target, Wire, shown};
 
 /// Calls of one segment: more than any loop takes in one turn.
 const MANY: u64 = 200;
@@ -85,7 +85,7 @@ pub(crate) enum Check {
 }
 
 /// What was seen, when it is as expected or when it is not.
-type Seen = Result<String, String>;
+type Observed = Result<String, String>;
 
 impl Check {
     fn value(self) -> PossibleValue {
@@ -107,8 +107,8 @@ impl Check {
         )
     }
 
-    pub(crate) async fn run(self, target: &Target) -> Seen {
-        let both = |key: &str| target.call(key, Place::Both, "");
+    pub(crate) async fn run(self, target: &Target) -> Observed {
+        let both = |key: &str| target.call(key, KeyPosition::Both, "");
         match self {
             Self::Whole => one(target, "7", both("7")).await,
             Self::OneBytePieces => in_pieces(target).await,
@@ -120,13 +120,13 @@ impl Check {
                 exact(target, "9007199254740993").await?;
                 exact(target, "18446744073709551615").await
             }
-            Self::KeyAtTop => one(target, "7", target.call("7", Place::Top, "")).await,
-            Self::KeyInParams => one(target, "7", target.call("7", Place::Params, "")).await,
+            Self::KeyAtTop => one(target, "7", target.call("7", KeyPosition::Top, "")).await,
+            Self::KeyInParams => one(target, "7", target.call("7", KeyPosition::Params, "")).await,
             Self::KeyInBoth => one(target, "7", both("7")).await,
             Self::EscapedDelimiter => escaped_delimiter(target).await,
             Self::UnknownMembers => {
                 let more = r#","nodeconform":[{"key":8,"$":{}}],"":null"#;
-                one(target, "7", target.call("7", Place::Both, more)).await
+                one(target, "7", target.call("7", KeyPosition::Both, more)).await
             }
             Self::MemberOrder => member_order(target).await,
             Self::BlankFrames => {
@@ -141,14 +141,15 @@ impl Check {
                 answer.check_form_1().map(|()| shown(&answer.text))
             }
             Self::Version2Form => {
-                let answer = ask(target, "7", target.call("7", Place::Both, r#","$":{"d":5000}"#)).await?;
+                let answer = ask(target, "7", target.call("7", KeyPosition::Both, r#","$":{"d":5000}"#)).await?;
                 answer.check_form_2().map(|()| shown(&answer.text))
             }
             Self::Version2Failure => version_2_failure(target).await,
             Self::MixedVersions => mixed(target).await,
             Self::AnsweredOnce => only(target, &[both("7")], &["7", "9"]).await,
             Self::OneWay => {
-                let one_way = [target.call("7", Place::Nowhere, ""), target.call("7", Place::Nowhere, r#","$":{}"#)];
+                let one_way =
+                    [target.call("7", KeyPosition::Nowhere, ""), target.call("7", KeyPosition::Nowhere, r#","$":{}"#)];
                 only(target, &one_way, &["9"]).await
             }
             Self::OldLog => {
@@ -185,39 +186,39 @@ impl Check {
 }
 
 /// The answer to one call on a connection of its own.
-async fn ask(target: &Target, key: &str, call: String) -> Result<Answer, String> {
+async fn ask(target: &Target, key: &str, call: String) -> Result<NodeResponse, String> {
     let mut wire = target.connect().await?;
     wire.send(call).await;
     wire.answer(key, target.within).await
 }
 
-async fn one(target: &Target, key: &str, call: String) -> Seen {
+async fn one(target: &Target, key: &str, call: String) -> Observed {
     ask(target, key, call).await.map(|answer| shown(&answer.text))
 }
 
-async fn exact(target: &Target, key: &str) -> Seen {
+async fn exact(target: &Target, key: &str) -> Observed {
     let came = {
         let mut wire = target.connect().await?;
-        wire.send(target.call(key, Place::Both, "")).await;
+        wire.send(target.call(key, KeyPosition::Both, "")).await;
         wire.next(target.within).await
     };
     let seen = came.to_string();
-    let Came::Frame(text) = came else { return Err(seen) };
-    let as_it_was = Answer::parse(&text).is_some_and(|answer| answer.get("key") == Some(key));
+    let Received::Frame(text) = came else { return Err(seen) };
+    let as_it_was = NodeResponse::parse(&text).is_some_and(|answer| answer.get("key") == Some(key));
     if as_it_was { Ok(seen) } else { Err(seen) }
 }
 
-async fn in_pieces(target: &Target) -> Seen {
+async fn in_pieces(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
-    for byte in target.call("7", Place::Both, "").as_bytes() {
+    for byte in target.call("7", KeyPosition::Both, "").as_bytes() {
         wire.send([*byte]).await;
         sleep(PIECE_TIME).await;
     }
     wire.answer("7", target.within).await.map(|answer| shown(&answer.text))
 }
 
-async fn split_anywhere(target: &Target) -> Seen {
-    let call = target.call("7", Place::Both, r#","text":"굶 가나다""#);
+async fn split_anywhere(target: &Target) -> Observed {
+    let call = target.call("7", KeyPosition::Both, r#","text":"굶 가나다""#);
     let bytes = call.as_bytes();
     let mut wires = Vec::new();
     for at in 1..bytes.len() {
@@ -236,16 +237,16 @@ async fn split_anywhere(target: &Target) -> Seen {
     Ok(format!("{count} answers"))
 }
 
-async fn many(target: &Target) -> Seen {
+async fn many(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
-    wire.send((1..=MANY).map(|key| target.call(&key.to_string(), Place::Both, "")).collect::<String>()).await;
+    wire.send((1..=MANY).map(|key| target.call(&key.to_string(), KeyPosition::Both, "")).collect::<String>()).await;
     let mut missing: Vec<u64> = (1..=MANY).collect();
     while !missing.is_empty() {
         let came = wire.next(target.within).await;
-        let Came::Frame(text) = &came else {
+        let Received::Frame(text) = &came else {
             return Err(format!("{} of {MANY} answers, then {came}", MANY - missing.len() as u64));
         };
-        let key = Answer::parse(text).and_then(|answer| answer.get("key")?.trim_matches('"').parse().ok());
+        let key = NodeResponse::parse(text).and_then(|answer| answer.get("key")?.trim_matches('"').parse().ok());
         let Some(at) = missing.iter().position(|other| Some(*other) == key) else {
             return Err(format!("a second answer, or none of these: {came}"));
         };
@@ -255,18 +256,18 @@ async fn many(target: &Target) -> Seen {
 }
 
 /// In the key, which every node gives back, in params, and in the uri, which some show in their refusal.
-async fn escaped_delimiter(target: &Target) -> Seen {
+async fn escaped_delimiter(target: &Target) -> Observed {
     let key = r#""\u00b6 굶""#;
     let mut target = target.clone();
     target.params.insert("text".to_owned(), "¶ 굶".into());
-    let seen = one(&target, key, target.call(key, Place::Both, "")).await?;
+    let seen = one(&target, key, target.call(key, KeyPosition::Both, "")).await?;
     target.uri = "/nodeconform/¶".to_owned();
-    one(&target, key, target.call(key, Place::Both, "")).await?;
+    one(&target, key, target.call(key, KeyPosition::Both, "")).await?;
     Ok(seen)
 }
 
-async fn member_order(target: &Target) -> Seen {
-    let whole = target.call("7", Place::Params, "");
+async fn member_order(target: &Target) -> Observed {
+    let whole = target.call("7", KeyPosition::Params, "");
     let (head, params) = whole.split_once(r#","params":"#).expect("every call has params");
     let head = head.strip_prefix('{').expect("every call is an object");
     let params = params.strip_suffix("}¶").expect("every call ends there");
@@ -282,19 +283,19 @@ async fn member_order(target: &Target) -> Seen {
     Ok(seen)
 }
 
-async fn version_2_failure(target: &Target) -> Seen {
+async fn version_2_failure(target: &Target) -> Observed {
     let target = Target { uri: "/nodeconform/unknown".to_owned(), method: "NODECONFORM".to_owned(), ..target.clone() };
-    let answer = ask(&target, "7", target.call("7", Place::Both, r#","$":{}"#)).await?;
+    let answer = ask(&target, "7", target.call("7", KeyPosition::Both, r#","$":{}"#)).await?;
     let said =
         |member: &str| answer.meta().is_some_and(|meta| meta.get(member).is_some_and(serde_json::Value::is_string));
     let seen = shown(&answer.text);
     if answer.check_form_2().is_ok() && answer.is_failure() && said("r") && said("m") { Ok(seen) } else { Err(seen) }
 }
 
-async fn mixed(target: &Target) -> Seen {
+async fn mixed(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
     for (key, more) in [("1", ""), ("2", r#","$":{}"#), ("3", "")] {
-        wire.send(target.call(key, Place::Both, more)).await;
+        wire.send(target.call(key, KeyPosition::Both, more)).await;
         let answer = wire.answer(key, target.within).await?;
         if more.is_empty() { answer.check_form_1()? } else { answer.check_form_2()? }
     }
@@ -302,9 +303,9 @@ async fn mixed(target: &Target) -> Seen {
 }
 
 /// Grants a byte, which is one part, and when that has come more; takes some parts, and gives the rest back.
-async fn stream(target: &Target) -> Seen {
+async fn stream(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
-    wire.send(target.call("7", Place::Top, r#","$":{"c":1}"#)).await;
+    wire.send(target.call("7", KeyPosition::Top, r#","$":{"c":1}"#)).await;
     for number in 0..=MANY_PARTS {
         let answer = wire.answer("7", target.within).await?;
         let meta = answer.meta().unwrap_or_default();
@@ -323,10 +324,10 @@ async fn stream(target: &Target) -> Seen {
         }
     }
     wire.send(r#"{"uri":"$cancel","key":7,"$":{}}¶"#).await;
-    wire.send(target.call("9", Place::Top, r#","$":{}"#)).await;
+    wire.send(target.call("9", KeyPosition::Top, r#","$":{}"#)).await;
     // What was under way may still come.
-    while let Came::Frame(text) = wire.next(target.within).await {
-        if Answer::parse(&text).is_some_and(|answer| answer.get("key") == Some("9")) {
+    while let Received::Frame(text) = wire.next(target.within).await {
+        if NodeResponse::parse(&text).is_some_and(|answer| answer.get("key") == Some("9")) {
             silence(&mut wire, GRACE).await?;
             return Ok(format!("{MANY_PARTS} parts and more, until they were not wanted"));
         }
@@ -335,18 +336,18 @@ async fn stream(target: &Target) -> Seen {
 }
 
 /// Sends packets, then a call of key 9: exactly the answers to these keys come, and nothing else.
-async fn only(target: &Target, packets: &[String], keys: &[&str]) -> Seen {
+async fn only(target: &Target, packets: &[String], keys: &[&str]) -> Observed {
     let mut wire = target.connect().await?;
     for packet in packets {
         wire.send(packet).await;
     }
-    wire.send(target.call("9", Place::Both, "")).await;
+    wire.send(target.call("9", KeyPosition::Both, "")).await;
     let mut missing = keys.to_vec();
     while !missing.is_empty() {
         let came = wire.next(target.within).await;
         let answer = match &came {
-            Came::Frame(text) => Answer::parse(text),
-            Came::End | Came::Nothing => None,
+            Received::Frame(text) => NodeResponse::parse(text),
+            Received::End | Received::Nothing => None,
         };
         let key = answer.as_ref().and_then(|answer| answer.get("key")).map(|key| key.trim_matches('"'));
         let Some(at) = missing.iter().position(|other| Some(*other) == key) else { return Err(came.to_string()) };
@@ -357,33 +358,35 @@ async fn only(target: &Target, packets: &[String], keys: &[&str]) -> Seen {
 
 async fn silence(wire: &mut Wire, within: Duration) -> Result<(), String> {
     match wire.next(within).await {
-        Came::Nothing => Ok(()),
-        came @ (Came::Frame(_) | Came::End) => Err(format!("all answers, and then {came}")),
+        Received::Nothing => Ok(()),
+        came @ (Received::Frame(_) | Received::End) => Err(format!("all answers, and then {came}")),
     }
 }
 
 /// What this target asks for is not there.
-async fn refused(target: &Target) -> Seen {
+async fn refused(target: &Target) -> Observed {
     let mut wire = target.connect().await?;
-    wire.send(target.call("7", Place::Both, "")).await;
+    wire.send(target.call("7", KeyPosition::Both, "")).await;
     let came = wire.next(target.within).await;
     let seen = came.to_string();
     match came {
-        Came::Frame(text) if text.trim() == "null" => Ok("null, as old nodes answer".to_owned()),
-        Came::Frame(text) if Answer::parse(&text).is_some_and(|answer| answer.is_failure()) => Ok(seen),
-        Came::Frame(_) | Came::End | Came::Nothing => Err(seen),
+        Received::Frame(text) if text.trim() == "null" => Ok("null, as old nodes answer".to_owned()),
+        Received::Frame(text) if NodeResponse::parse(&text).is_some_and(|answer| answer.is_failure()) => Ok(seen),
+        Received::Frame(_) | Received::End | Received::Nothing => Err(seen),
     }
 }
 
 /// The connection goes on or ends, and does not hang; a fresh one works.
-async fn broken(target: &Target, packet: &[u8]) -> Seen {
+async fn broken(target: &Target, packet: &[u8]) -> Observed {
     let mut wire = target.connect().await?;
     wire.send(packet).await;
-    wire.send(target.call("7", Place::Both, "")).await;
+    wire.send(target.call("7", KeyPosition::Both, "")).await;
     let policy = match wire.next(target.within).await {
-        Came::Frame(text) if Answer::parse(&text).is_some_and(|answer| answer.get("key").is_some()) => "it goes on",
-        Came::End => "the connection ends",
-        came @ (Came::Frame(_) | Came::Nothing) => return Err(came.to_string()),
+        Received::Frame(text) if NodeResponse::parse(&text).is_some_and(|answer| answer.get("key").is_some()) => {
+            "it goes on"
+        }
+        Received::End => "the connection ends",
+        came @ (Received::Frame(_) | Received::Nothing) => return Err(came.to_string()),
     };
     target.answer_to_a_fresh_call().await.map_err(|seen| format!("{policy}, and a fresh connection: {seen}"))?;
     Ok(policy.to_owned())

@@ -21,7 +21,7 @@ use crate::wire::Target;
 /// something did; 2 wrong use, or nobody is there.
 #[derive(Debug, Parser)]
 #[command(name = "nodeconform")]
-struct Args {
+struct ConformArgs {
     /// Where the node is: host:port.
     address: String,
     /// What to call, some hundred times; one that nobody offers will do, but shows less.
@@ -44,7 +44,7 @@ struct Args {
 /// Runs the checks that its arguments name, and prints a line for each.
 #[tokio::main(flavor = "current_thread")]
 pub async fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = ConformArgs::parse();
     let Some(address) = find(&args.address).await else {
         eprintln!("nobody takes connections at {}", args.address);
         return ExitCode::from(2);

@@ -30,7 +30,7 @@ pub(crate) struct Target {
 
 /// Where a call has its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Place {
+pub(crate) enum KeyPosition {
     Top,
     Params,
     Both,
@@ -39,13 +39,17 @@ pub(crate) enum Place {
 
 impl Target {
     /// A call whose key is this JSON text, with `more` members such as `,"$":{}`.
-    pub(crate) fn call(&self, key: &str, place: Place, more: &str) -> String {
+    pub(crate) fn call(&self, key: &str, place: KeyPosition, more: &str) -> String {
         let (method, uri) = (text(&self.method), text(&self.uri));
-        let top = if matches!(place, Place::Top | Place::Both) { format!(r#","key":{key}"#) } else { String::new() };
+        let top = if matches!(place, KeyPosition::Top | KeyPosition::Both) {
+            format!(r#","key":{key}"#)
+        } else {
+            String::new()
+        };
         let params = self.params.iter().filter(|(name, _)| *name != "key");
         let mut params: Vec<_> =
             params.map(|(name, value)| format!("{}:{}", text(name), escaped(&value.to_string()))).collect();
-        if matches!(place, Place::Params | Place::Both) {
+        if matches!(place, KeyPosition::Params | KeyPosition::Both) {
             params.push(format!(r#""key":{key}"#));
         }
         format!(r#"{{"uri":{uri},"method":{method}{top},"params":{{{}}}{more}}}¶"#, params.join(","))
@@ -56,9 +60,9 @@ impl Target {
     }
 
     /// Whether the node still works for those who come new.
-    pub(crate) async fn answer_to_a_fresh_call(&self) -> Result<Answer, String> {
+    pub(crate) async fn answer_to_a_fresh_call(&self) -> Result<NodeResponse, String> {
         let mut wire = self.connect().await?;
-        wire.send(self.call("1", Place::Both, "")).await;
+        wire.send(self.call("1", KeyPosition::Both, "")).await;
         wire.answer("1", self.within).await
     }
 }
@@ -103,32 +107,32 @@ impl Wire {
     }
 
     /// The next frame, or the end of the stream, or that nothing comes.
-    pub(crate) async fn next(&mut self, within: Duration) -> Came {
+    pub(crate) async fn next(&mut self, within: Duration) -> Received {
         let next = async {
             loop {
                 match self.decoder.next_frame() {
                     Ok(Some(frame)) if is_blank(&frame) => continue,
-                    Ok(Some(frame)) => return Came::Frame(String::from_utf8_lossy(&frame).into_owned()),
+                    Ok(Some(frame)) => return Received::Frame(String::from_utf8_lossy(&frame).into_owned()),
                     Ok(None) => {}
-                    Err(too_large) => return Came::Frame(too_large.to_string()),
+                    Err(too_large) => return Received::Frame(too_large.to_string()),
                 }
                 match self.stream.read_buf(self.decoder.buffer()).await {
-                    Ok(0) | Err(_) => return Came::End,
+                    Ok(0) | Err(_) => return Received::End,
                     Ok(_) => {}
                 }
             }
         };
-        timeout(within, next).await.unwrap_or(Came::Nothing)
+        timeout(within, next).await.unwrap_or(Received::Nothing)
     }
 
     /// The answer that comes next. An old node may answer a key `7` with `"7"`.
-    pub(crate) async fn answer(&mut self, key: &str, within: Duration) -> Result<Answer, String> {
+    pub(crate) async fn answer(&mut self, key: &str, within: Duration) -> Result<NodeResponse, String> {
         let came = self.next(within).await;
         let answer = match &came {
-            Came::Frame(text) => Answer::parse(text),
-            Came::End | Came::Nothing => None,
+            Received::Frame(text) => NodeResponse::parse(text),
+            Received::End | Received::Nothing => None,
         };
-        let is_it = |answer: &Answer| answer.get("key").is_some_and(|seen| unquoted(seen) == unquoted(key));
+        let is_it = |answer: &NodeResponse| answer.get("key").is_some_and(|seen| unquoted(seen) == unquoted(key));
         answer.filter(is_it).ok_or_else(|| came.to_string())
     }
 }
@@ -139,13 +143,13 @@ fn unquoted(key: &str) -> String {
 
 /// What came over a connection.
 #[derive(Debug)]
-pub(crate) enum Came {
+pub(crate) enum Received {
     Frame(String),
     End,
     Nothing,
 }
 
-impl fmt::Display for Came {
+impl fmt::Display for Received {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Frame(text) => f.write_str(&shown(text)),
@@ -169,12 +173,12 @@ pub(crate) fn shown(text: &str) -> String {
 
 /// An answer: its members as they came.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct NodeResponse {
     pub(crate) text: String,
     members: Vec<(String, String)>,
 }
 
-impl Answer {
+impl NodeResponse {
     /// `None` when it is no JSON object, or has a member twice.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let Members(members) = serde_json::from_str(text).ok()?;

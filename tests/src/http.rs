@@ -11,7 +11,7 @@ use crate::PATIENCE;
 
 /// What came back.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Response {
+pub struct HttpResponse {
     /// HTTP's number.
     pub status: u16,
     /// Name, in small letters, and value.
@@ -20,7 +20,7 @@ pub struct Response {
     pub body: String,
 }
 
-impl Response {
+impl HttpResponse {
     /// The body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
@@ -41,11 +41,11 @@ impl Response {
 
 /// A connection that is kept alive.
 #[derive(Debug)]
-pub struct Client {
+pub struct HttpClient {
     stream: BufReader<TcpStream>,
 }
 
-impl Client {
+impl HttpClient {
     /// Connects.
     pub async fn connect(address: SocketAddr) -> Self {
         Self { stream: BufReader::new(TcpStream::connect(address).await.unwrap()) }
@@ -57,7 +57,7 @@ impl Client {
     }
 
     /// Sends a request with a JSON body, if any, and reads its response.
-    pub async fn request(&mut self, method: &str, path: &str, body: &str) -> Option<Response> {
+    pub async fn request(&mut self, method: &str, path: &str, body: &str) -> Option<HttpResponse> {
         let headers = if body.is_empty() { String::new() } else { "Content-Type: application/json\r\n".to_owned() };
         let length = body.len();
         let head = format!("{method} {path} HTTP/1.1\r\nHost: test\r\n{headers}Content-Length: {length}\r\n\r\n");
@@ -70,12 +70,12 @@ impl Client {
     }
 
     /// Writes bytes and reads one response; `None` when the connection ends without one.
-    pub async fn raw(&mut self, bytes: &[u8]) -> Option<Response> {
+    pub async fn raw(&mut self, bytes: &[u8]) -> Option<HttpResponse> {
         self.send(bytes).await;
         timeout(PATIENCE, self.response()).await.expect("a response or the end of the connection")
     }
 
-    async fn response(&mut self) -> Option<Response> {
+    async fn response(&mut self) -> Option<HttpResponse> {
         let mut line = String::new();
         if self.stream.read_line(&mut line).await.ok()? == 0 {
             return None;
@@ -94,11 +94,11 @@ impl Client {
         if headers.contains(&("transfer-encoding".to_owned(), "chunked".to_owned())) {
             body = self.chunks().await?;
         }
-        Some(Response { status, headers, body: String::from_utf8(body).unwrap() })
+        Some(HttpResponse { status, headers, body: String::from_utf8(body).unwrap() })
     }
 }
 
-impl Client {
+impl HttpClient {
     /// A body in chunks, as Node.js sends it.
     async fn chunks(&mut self) -> Option<Vec<u8>> {
         let mut body = Vec::new();
@@ -117,6 +117,6 @@ impl Client {
 }
 
 /// One request on a connection of its own.
-pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> Response {
-    Client::connect(address).await.request(method, path, body).await.expect("a response")
+pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> HttpResponse {
+    HttpClient::connect(address).await.request(method, path, body).await.expect("a response")
 }

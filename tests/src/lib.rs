@@ -16,7 +16,7 @@ mod tls;
 
 pub use cluster::{Cluster, eventually, pick_address, pick_port};
 pub use flood::Flood;
-pub use http::{Client, Response, request};
+pub use http::{HttpClient, HttpResponse, request};
 pub use js::{example, goods};
 pub use namespace::Namespace;
 pub use peer::{Listener, Peer};

@@ -19,7 +19,7 @@ const IN_FLIGHT: [usize; 3] = [1, 64, 256];
 
 /// The message that goes both ways.
 #[derive(Clone, PartialEq, serde::Serialize, serde::Deserialize, prost::Message)]
-pub struct Good {
+pub struct EchoMessage {
     #[prost(uint64, tag = "1")]
     id: u64,
     #[prost(string, tag = "2")]
@@ -30,20 +30,20 @@ pub struct Good {
     tags: String,
 }
 
-fn good() -> Good {
-    Good { id: 42, name: "widget".into(), price: 9.5, tags: "a,b".into() }
+fn good() -> EchoMessage {
+    EchoMessage { id: 42, name: "widget".into(), price: 9.5, tags: "a,b".into() }
 }
 
 #[tarpc::service]
 trait Echo {
-    async fn echo(good: Good) -> Good;
+    async fn echo(good: EchoMessage) -> EchoMessage;
 }
 
 #[derive(Clone)]
 struct Server;
 
 impl Echo for Server {
-    async fn echo(self, _: tarpc::context::Context, good: Good) -> Good {
+    async fn echo(self, _: tarpc::context::Context, good: EchoMessage) -> EchoMessage {
         good
     }
 }
@@ -99,11 +99,11 @@ async fn tarpc_client(json: bool, address: SocketAddr) -> EchoClient {
 #[derive(Clone)]
 struct Grpc;
 
-impl tonic::server::UnaryService<Good> for Grpc {
-    type Response = Good;
-    type Future = std::future::Ready<Result<tonic::Response<Good>, tonic::Status>>;
+impl tonic::server::UnaryService<EchoMessage> for Grpc {
+    type Response = EchoMessage;
+    type Future = std::future::Ready<Result<tonic::Response<EchoMessage>, tonic::Status>>;
 
-    fn call(&mut self, request: tonic::Request<Good>) -> Self::Future {
+    fn call(&mut self, request: tonic::Request<EchoMessage>) -> Self::Future {
         std::future::ready(Ok(tonic::Response::new(request.into_inner())))
     }
 }
@@ -123,7 +123,7 @@ impl tower::Service<http::Request<tonic::body::Body>> for Grpc {
 
     fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
         Box::pin(async move {
-            let codec = tonic_prost::ProstCodec::<Good, Good>::default();
+            let codec = tonic_prost::ProstCodec::<EchoMessage, EchoMessage>::default();
             Ok(tonic::server::Grpc::new(codec).unary(Grpc, request).await)
         })
     }
@@ -136,10 +136,10 @@ async fn serve_tonic() {
     tonic::transport::Server::builder().add_service(Grpc).serve_with_incoming(incoming).await.unwrap();
 }
 
-async fn tonic_call(channel: tonic::transport::Channel, good: Good) -> Good {
+async fn tonic_call(channel: tonic::transport::Channel, good: EchoMessage) -> EchoMessage {
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
-    let codec = tonic_prost::ProstCodec::<Good, Good>::default();
+    let codec = tonic_prost::ProstCodec::<EchoMessage, EchoMessage>::default();
     let path = http::uri::PathAndQuery::from_static("/echo.Echo/Echo");
     grpc.unary(tonic::Request::new(good), path, codec).await.unwrap().into_inner()
 }
@@ -177,7 +177,7 @@ async fn compare(name: &str, peer: &str) {
 }
 
 /// One call after the other, for as long as a round takes; gives how long each took.
-async fn run<F: Future<Output = Good>>(call: impl Fn() -> F) -> Vec<Duration> {
+async fn run<F: Future<Output = EchoMessage>>(call: impl Fn() -> F) -> Vec<Duration> {
     let end = Instant::now() + ROUND;
     let mut times = Vec::with_capacity(1 << 16);
     let mut begin = Instant::now();
@@ -190,7 +190,7 @@ async fn run<F: Future<Output = Good>>(call: impl Fn() -> F) -> Vec<Duration> {
     times
 }
 
-struct Round {
+struct CallRound {
     rate: f64,
     p50: Duration,
     p99: Duration,
@@ -198,7 +198,7 @@ struct Round {
     client: Duration,
 }
 
-async fn measure<F>(server: &Child, in_flight: usize, work: impl Fn() -> F) -> Round
+async fn measure<F>(server: &Child, in_flight: usize, work: impl Fn() -> F) -> CallRound
 where
     F: Future<Output = Vec<Duration>> + Send + 'static,
 {
@@ -211,7 +211,7 @@ where
     let elapsed = begin.elapsed();
     let count = u32::try_from(times.len()).unwrap();
     times.sort_unstable();
-    Round {
+    CallRound {
         rate: f64::from(count) / elapsed.as_secs_f64(),
         p50: times[times.len() / 2],
         p99: times[times.len() * 99 / 100],
@@ -220,10 +220,10 @@ where
     }
 }
 
-fn print(name: &str, in_flight: usize, mut rounds: Vec<Round>) {
+fn print(name: &str, in_flight: usize, mut rounds: Vec<CallRound>) {
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let Round { rate, p50, p99, server, client } = &rounds[rounds.len() / 2];
+    let CallRound { rate, p50, p99, server, client } = &rounds[rounds.len() / 2];
     println!(
         "{name:36} {in_flight:>9} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>6.2} µs {:>6.2} µs",
         us(*p50),

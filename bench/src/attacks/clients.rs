@@ -20,19 +20,19 @@ const UPLOAD_PART: usize = 2600;
 const DOWNLOAD_PART: usize = 6000;
 
 /// What attackers do.
-pub(crate) struct Attack {
+pub(crate) struct ClientAttack {
     pub(crate) name: &'static str,
     attackers: usize,
     /// What each says, and what again and again, so often.
     first: Vec<u8>,
     again: Vec<u8>,
     every: Duration,
-    reads: Reads,
+    reads: ReadRate,
 }
 
 /// How much an attacker reads of what it is sent.
 #[derive(Clone, Copy)]
-enum Reads {
+enum ReadRate {
     Nothing,
     /// So many bytes each time.
     Slowly(usize),
@@ -42,14 +42,14 @@ enum Reads {
 
 /// Where attackers come from.
 #[derive(Clone, Copy)]
-pub(crate) enum From {
+pub(crate) enum Source {
     /// 127.0.0.1.
     OneAddress,
     /// 127.0.0.2 to 127.0.0.254.
     ManyAddresses,
 }
 
-impl From {
+impl Source {
     fn source(self, number: usize) -> SocketAddr {
         let last = match self {
             Self::OneAddress => 1,
@@ -60,7 +60,7 @@ impl From {
 }
 
 /// All kinds of them.
-pub(crate) fn attacks() -> [Attack; 9] {
+pub(crate) fn attacks() -> [ClientAttack; 9] {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     let get = [0x82, 0x86, 0x84, 0x41, 1, b'g'];
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
@@ -71,7 +71,7 @@ pub(crate) fn attacks() -> [Attack; 9] {
         .flat_map(|at| [frame(1, 5, at * 2 + 1, &get), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat())
         .collect();
     let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
-    let slow = |name, first: &[u8], again: &[u8], reads| Attack {
+    let slow = |name, first: &[u8], again: &[u8], reads| ClientAttack {
         name,
         attackers: SLOW,
         first: first.to_vec(),
@@ -79,13 +79,13 @@ pub(crate) fn attacks() -> [Attack; 9] {
         every: Duration::from_secs(2),
         reads,
     };
-    let flood = |name, first: Vec<u8>, again| Attack {
+    let flood = |name, first: Vec<u8>, again| ClientAttack {
         name,
         attackers: FLOODS,
         first,
         again,
         every: Duration::from_millis(500),
-        reads: Reads::Nothing,
+        reads: ReadRate::Nothing,
     };
     let heads = b"GET / HTTP/1.1\r\nHost: g\r\n";
     let big = b"GET /big HTTP/1.1\r\nHost: g\r\n\r\n";
@@ -94,19 +94,19 @@ pub(crate) fn attacks() -> [Attack; 9] {
     let web_socket = b"GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
                        Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
     [
-        slow("one byte", b"G", b"", Reads::All),
-        slow("slow heads", heads, b"X: y\r\n", Reads::All),
-        slow("slow bodies", post, b"x", Reads::All),
-        slow("uploads", upload, &[b'x'; UPLOAD_PART], Reads::All),
-        slow("downloads", big, b"", Reads::Slowly(DOWNLOAD_PART)),
-        slow("no reading", big, b"", Reads::Nothing),
-        slow("idle WebSockets", web_socket, b"", Reads::All),
+        slow("one byte", b"G", b"", ReadRate::All),
+        slow("slow heads", heads, b"X: y\r\n", ReadRate::All),
+        slow("slow bodies", post, b"x", ReadRate::All),
+        slow("uploads", upload, &[b'x'; UPLOAD_PART], ReadRate::All),
+        slow("downloads", big, b"", ReadRate::Slowly(DOWNLOAD_PART)),
+        slow("no reading", big, b"", ReadRate::Nothing),
+        slow("idle WebSockets", web_socket, b"", ReadRate::All),
         flood("rapid resets", preface.to_vec(), rapid),
         flood("headers without end", [&preface[..], &frame(1, 1, 1, &get)].concat(), continuation),
     ]
 }
 
-impl Attack {
+impl ClientAttack {
     pub(crate) fn is_flood(&self) -> bool {
         self.attackers == FLOODS
     }
@@ -117,7 +117,7 @@ impl Attack {
     }
 
     /// They come, one after the other, and again when they are cut off, until this is dropped.
-    pub(crate) fn begin(&self, at: SocketAddr, from: From) -> Vec<AbortOnDropHandle<()>> {
+    pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> Vec<AbortOnDropHandle<()>> {
         let come = |number: usize| {
             let (first, again, every, reads) = (self.first.clone(), self.again.clone(), self.every, self.reads);
             spawn_local(async move {
@@ -141,8 +141,8 @@ impl Attack {
     }
 }
 
-impl Reads {
-    /// Reads what it reads in that time; false if the connection has ended.
+impl ReadRate {
+    /// ReadRate what it reads in that time; false if the connection has ended.
     async fn wait(self, stream: &mut TcpStream, time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut left = match self {

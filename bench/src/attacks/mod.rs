@@ -7,14 +7,14 @@ pub(crate) mod totals;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use tests::Client;
+use tests::HttpClient;
 use tokio::net::TcpSocket;
 use tokio::time::{sleep, timeout};
 
-use crate::attacks::clients::{From, attacks};
-use crate::gateway::edge::Front;
+use crate::attacks::clients::{Source, attacks};
+use crate::gateway::edge::EdgeServer;
 use crate::gateway::median;
-use crate::gateway::open_loop::{Answered, Pace};
+use crate::gateway::open_loop::{OpenLoop, TimedResponse};
 use crate::registry::{ms, percentiles, row, title};
 
 /// Good clients that stay, half of them at each of two addresses.
@@ -36,27 +36,27 @@ const SETTLES: Duration = Duration::from_secs(2);
 
 /// All attacks at each of them, one after the other; floods are HTTP/2, which one of them is asked for here. With `only` none but
 /// those whose name begins so.
-pub(crate) async fn attackers(fronts: &[Front], only: Option<&str>) {
+pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
     title(
         "5000 slow attackers, or 50 that flood: p99 of 64 good clients with 5000 requests a second, of whom half have the address \
          127.0.0.1 and half another one; and of new clients, one after the other",
     );
     let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
     for attack in attacks().iter().filter(|attack| only.is_none_or(|only| attack.name.starts_with(only))) {
-        for (from, text) in [(From::OneAddress, "from 127.0.0.1"), (From::ManyAddresses, "from 253 others")] {
+        for (from, text) in [(Source::OneAddress, "from 127.0.0.1"), (Source::ManyAddresses, "from 253 others")] {
             for (front, memory) in fronts.iter().zip(&memories) {
                 if attack.is_flood() && front.name != "gateway" {
                     continue;
                 }
                 let at = front.process.address;
                 let sources: Vec<_> = (0..CLIENTS).map(|number| Some(ADDRESSES[number % 2])).collect();
-                let clients = Pace::connect_from(&sources, at, REQUEST).await;
+                let clients = OpenLoop::connect_from(&sources, at, REQUEST).await;
                 // To warm up.
                 clients.run_under_attack(RATE, WARM_UP).await;
-                let usual = Seen::of(&clients, at).await;
+                let usual = AttackSample::of(&clients, at).await;
                 let running = attack.begin(at, from);
                 sleep(attack.comes_within() + SETTLES).await;
-                let under_attack = Seen::of(&clients, at).await;
+                let under_attack = AttackSample::of(&clients, at).await;
                 let grown = front.process.rss_bytes().saturating_sub(*memory) as f64 / 1e6;
                 row(
                     &format!("{}, {} {text}", front.name, attack.name),
@@ -70,30 +70,30 @@ pub(crate) async fn attackers(fronts: &[Front], only: Option<&str>) {
 }
 
 /// What good clients see: those that stay, at each of the two addresses, and new ones of the second.
-struct Seen([Kind; 3]);
+struct AttackSample([AttackKind; 3]);
 
 /// Percent of requests that were answered, and the 99th percentile of how long those took.
 #[derive(Clone, Copy)]
-struct Kind {
+struct AttackKind {
     answered: f64,
     p99: Option<f64>,
 }
 
-impl Seen {
-    async fn of(clients: &Pace, at: SocketAddr) -> Self {
+impl AttackSample {
+    async fn of(clients: &OpenLoop, at: SocketAddr) -> Self {
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
             rounds.push(clients.run_under_attack(RATE, ROUND).await);
         }
         let staying = |number: usize| {
-            let of = |round: &Vec<Answered>| {
+            let of = |round: &Vec<TimedResponse>| {
                 let theirs = round.iter().filter(|answer| answer.client % 2 == number);
-                Kind::of(theirs.map(|answer| answer.is_right.then_some(answer.took)).collect())
+                AttackKind::of(theirs.map(|answer| answer.is_right.then_some(answer.took)).collect())
             };
-            let kinds: Vec<Kind> = rounds.iter().map(of).collect();
+            let kinds: Vec<AttackKind> = rounds.iter().map(of).collect();
             // The middle of the rounds: all of them in a list would show the machine's stalls.
             let times: Vec<f64> = kinds.iter().filter_map(|kind| kind.p99).collect();
-            Kind {
+            AttackKind {
                 answered: kinds.iter().map(|kind| kind.answered).sum::<f64>() / kinds.len() as f64,
                 p99: (!times.is_empty()).then(|| median(times.into_iter())),
             }
@@ -102,12 +102,12 @@ impl Seen {
         for _ in 0..NEW_CLIENTS {
             new.push(come_and_ask(at).await);
         }
-        Self([staying(0), staying(1), Kind::of(new)])
+        Self([staying(0), staying(1), AttackKind::of(new)])
     }
 
     fn beside(&self, usual: &Self) -> String {
         let names = ["at 127.0.0.1", "elsewhere", "new"];
-        let text = |((name, kind), usual): ((&str, &Kind), &Kind)| {
+        let text = |((name, kind), usual): ((&str, &AttackKind), &AttackKind)| {
             let Some((p99, before)) = kind.p99.zip(usual.p99) else {
                 return format!("{name} {:.0} % answered", kind.answered);
             };
@@ -119,7 +119,7 @@ impl Seen {
     }
 }
 
-impl Kind {
+impl AttackKind {
     /// How long each request took; `None` for those that were declined, or not answered.
     fn of(requests: Vec<Option<Duration>>) -> Self {
         let all = requests.len();
@@ -137,7 +137,7 @@ async fn come_and_ask(at: SocketAddr) -> Option<Duration> {
         socket.bind((ADDRESSES[1], 0).into()).unwrap();
         let stream = socket.connect(at).await.ok()?;
         stream.set_nodelay(true).ok()?;
-        Client::over(stream).request("GET", "/echo", "").await
+        HttpClient::over(stream).request("GET", "/echo", "").await
     };
     let answer = timeout(PATIENCE, answer).await.ok().flatten()?;
     (answer.status == 200).then(|| begin.elapsed())

@@ -15,7 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::attacks::totals;
 use crate::calls;
 use crate::daemon_process::Daemon;
-use crate::registry::witness::{self, Doubts, Witnesses};
+use crate::registry::witness::{self, Suspicions, Witnesses};
 use crate::registry::{ms, percentiles, row, title};
 
 const WITNESSES: usize = 10;
@@ -43,12 +43,12 @@ const HALF_CALLERS: usize = 100;
 const HALF_CALL_BYTES: usize = 8_000_000;
 
 /// One kind of attack.
-struct Attack {
+struct PeerAttack {
     name: &'static str,
-    means: Means,
+    means: AttackMeans,
 }
 
-enum Means {
+enum AttackMeans {
     Nothing,
     /// So many connections that say this without a pause, after something else.
     Floods(usize, String, String),
@@ -64,7 +64,7 @@ struct Running {
     _stop: DropGuard,
 }
 
-impl Means {
+impl AttackMeans {
     fn begin(&self, at: SocketAddr) -> Running {
         let mut floods = Vec::new();
         let stop = CancellationToken::new();
@@ -140,7 +140,7 @@ async fn unread(from: Option<Ipv4Addr>, at: SocketAddr, first: String, again: &'
 /// With `attack` none but those whose name begins so.
 pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
-    let is_meant = |other: &Attack| attack.is_none_or(|attack| other.name.starts_with(attack));
+    let is_meant = |other: &PeerAttack| attack.is_none_or(|attack| other.name.starts_with(attack));
     if wanted("distributor") {
         title("hostile peers of a Distributor with default settings, and 10 nodes that are told of 20 joins a second");
         for attack in on_distributor().into_iter().filter(is_meant) {
@@ -204,16 +204,16 @@ fn old_registration(port: usize) -> String {
 
 const LEAVE: &str = r#"{"uri":"/distributes","method":"DELETE","key":0,"params":{},"$":{}}¶"#;
 
-fn on_distributor() -> Vec<Attack> {
-    let flood = |again: String| Means::Floods(1, String::new(), again);
+fn on_distributor() -> Vec<PeerAttack> {
+    let flood = |again: String| AttackMeans::Floods(1, String::new(), again);
     let everybody = (1..2000).map(|id| id.to_string()).collect::<Vec<_>>().join(",");
     let report =
         format!(r#"{{"uri":"/distributes","method":"PATCH","key":0,"params":{{"failed":[{everybody}]}},"$":{{}}}}¶"#);
     let nothing_needed = r#""needs":["nothing"]"#;
-    let unread = |first: fn(usize) -> String| Means::Unread(UNREAD, first, PONG);
-    let attack = |name, means| Attack { name, means };
+    let unread = |first: fn(usize) -> String| AttackMeans::Unread(UNREAD, first, PONG);
+    let attack = |name, means| PeerAttack { name, means };
     vec![
-        attack("nobody", Means::Nothing),
+        attack("nobody", AttackMeans::Nothing),
         attack("one with names of 60 kB", flood((1..65).map(old_registration).collect())),
         attack("one with unknown packets of 64 kB", flood(one_way(64_000))),
         attack(
@@ -222,7 +222,7 @@ fn on_distributor() -> Vec<Attack> {
         ),
         attack(
             "one that reports that all fail",
-            Means::Floods(1, registration(9, "h", "", nothing_needed), [&report, PONG].concat()),
+            AttackMeans::Floods(1, registration(9, "h", "", nothing_needed), [&report, PONG].concat()),
         ),
         attack(
             "200 that do not read, a key each",
@@ -244,17 +244,17 @@ fn on_distributor() -> Vec<Attack> {
                 [registration(10_000 + number, "h", "", r#""needs":["nothing"]"#), ask].concat()
             }),
         ),
-        attack("5000 half packets of 60 kB", Means::Unread(HALF_PACKETS, |_| half_packet(), ",1")),
-        attack("9800 of all these kinds", Means::Mixture(ALL_KINDS, of_all_kinds)),
+        attack("5000 half packets of 60 kB", AttackMeans::Unread(HALF_PACKETS, |_| half_packet(), ",1")),
+        attack("9800 of all these kinds", AttackMeans::Mixture(ALL_KINDS, of_all_kinds)),
     ]
 }
 
 /// What others of the Distributor see while it is attacked.
-async fn distributor(attack: &Attack) {
+async fn distributor(attack: &PeerAttack) {
     let daemon = Daemon::distributor_as_it_is().await;
     let _large = fill(daemon.address).await;
     let witnesses = Witnesses::join(daemon.address, WITNESSES).await;
-    let doubts = Doubts::about(daemon.address, witness::NAME);
+    let doubts = Suspicions::about(daemon.address, witness::NAME);
     let before = daemon.rss_bytes();
     let running = attack.means.begin(daemon.address);
     sleep(attack.means.comes_within()).await;
@@ -309,28 +309,28 @@ async fn fill(at: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
     large
 }
 
-fn on_node() -> Vec<Attack> {
-    let attack = |name, means| Attack { name, means };
-    let callers = |call: String| Means::Floods(CALLERS, String::new(), call);
+fn on_node() -> Vec<PeerAttack> {
+    let attack = |name, means| PeerAttack { name, means };
+    let callers = |call: String| AttackMeans::Floods(CALLERS, String::new(), call);
     let half: fn(usize) -> String = |_| one_way(HALF_CALL_BYTES).trim_end_matches("]}¶").to_owned();
     vec![
-        attack("nobody", Means::Nothing),
+        attack("nobody", AttackMeans::Nothing),
         attack("4 with one-way packets of 100 bytes", callers(one_way(50).repeat(600))),
         attack("4 with one-way packets of 64 kB", callers(one_way(64_000))),
         attack("4 with one-way packets of 1 MB", callers(one_way(1_000_000))),
-        attack("100 half packets of 8 MB", Means::Unread(HALF_CALLERS, half, ",1")),
+        attack("100 half packets of 8 MB", AttackMeans::Unread(HALF_CALLERS, half, ",1")),
     ]
 }
 
 /// What another caller of a node sees while that is attacked.
-async fn node(attack: &Attack) {
+async fn node(attack: &PeerAttack) {
     let distributor = Daemon::distributor_as_it_is().await;
     distributor.move_to(1);
     let at = distributor.address.to_string();
     let server = Daemon::server(&["call-server", &at]).await;
     let caller = Node::builder("caller").distributor(at).start().await.unwrap();
     caller.peers().wait_for(&["GET/echo"]).await;
-    let doubts = Doubts::about(distributor.address, "echo");
+    let doubts = Suspicions::about(distributor.address, "echo");
     let running = attack.means.begin(server.address);
     sleep(attack.means.comes_within()).await;
     let mut most = server.rss_bytes();

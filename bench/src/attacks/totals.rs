@@ -9,7 +9,7 @@ use futures::{Stream, TryStreamExt, stream};
 use node_sdk::{Items, Node, Params, Peers, ServiceError, State, Streaming};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tests::Client;
+use tests::HttpClient;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -39,12 +39,12 @@ const THREADS: usize = 2;
 
 /// What one kind of hostile peers says when it comes, and then again and again. It reads nothing.
 #[derive(Clone)]
-struct Kind {
+struct LoadKind {
     first: Arc<[u8]>,
     again: Arc<[u8]>,
 }
 
-impl Kind {
+impl LoadKind {
     fn new(first: impl Into<Vec<u8>>, again: impl Into<Vec<u8>>) -> Self {
         Self { first: first.into().into(), again: again.into().into() }
     }
@@ -76,7 +76,7 @@ impl Kind {
 }
 
 /// They come until this is dropped, in a thread of their own.
-fn begin(kinds: Vec<Kind>, at: SocketAddr) -> DropGuard {
+fn begin(kinds: Vec<LoadKind>, at: SocketAddr) -> DropGuard {
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     std::thread::spawn(move || {
@@ -93,7 +93,7 @@ fn begin(kinds: Vec<Kind>, at: SocketAddr) -> DropGuard {
 /// Prints what they cost `victim`. `good` asks it for something, and gives what it says that it keeps, when there is an answer.
 async fn watch(
     name: &str,
-    kinds: Vec<Kind>,
+    kinds: Vec<LoadKind>,
     victim: &Daemon,
     at: SocketAddr,
     mut good: impl AsyncFnMut() -> Option<usize>,
@@ -140,52 +140,52 @@ fn calls(one: impl Fn(usize) -> String) -> String {
 }
 
 /// Packets that do not end.
-fn half_packets() -> Kind {
-    Kind::new(call("GET", "/large", 1, "", &text(HALF_BYTES)).trim_end_matches("\"}¶"), "x")
+fn half_packets() -> LoadKind {
+    LoadKind::new(call("GET", "/large", 1, "", &text(HALF_BYTES)).trim_end_matches("\"}¶"), "x")
 }
 
-fn unread_answers() -> Kind {
-    Kind::new(calls(|key| call("GET", "/large", key, "", "null")), call("GET", "/large", 1, "", "null"))
+fn unread_answers() -> LoadKind {
+    LoadKind::new(calls(|key| call("GET", "/large", key, "", "null")), call("GET", "/large", 1, "", "null"))
 }
 
-fn unread_parts() -> Kind {
-    Kind::new(
+fn unread_parts() -> LoadKind {
+    LoadKind::new(
         calls(|key| call("GET", "/parts", key, r#""c":1"#, "null")),
         call("GET", "/parts", 1000, r#""c":1"#, "null"),
     )
 }
 
-fn parts_not_taken() -> Kind {
+fn parts_not_taken() -> LoadKind {
     let opens = calls(|key| call("POST", "/swallow", key, r#""c":1000"#, "null"));
     let part = |key| format!(r#"{{"uri":"$part","key":{key},"$":{{"n":1}},"params":{}}}¶"#, text(LARGE_BYTES));
-    Kind::new(opens + &(1..=EACH / 10).map(part).collect::<String>(), part(20))
+    LoadKind::new(opens + &(1..=EACH / 10).map(part).collect::<String>(), part(20))
 }
 
-fn calls_at_work() -> Kind {
+fn calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", &text(LARGE_BYTES));
-    Kind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+    LoadKind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
 }
 
 /// As many as a caller may have.
-fn small_calls_at_work() -> Kind {
+fn small_calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", "null");
-    Kind::new((1..=1024).map(keep).collect::<String>(), keep(2000))
+    LoadKind::new((1..=1024).map(keep).collect::<String>(), keep(2000))
 }
 
 /// Calls that are as expensive as they can be once they are parsed.
-fn nested_calls_at_work() -> Kind {
+fn nested_calls_at_work() -> LoadKind {
     let keep = |key| call("POST", "/keep", key, "", &format!("[{}0]", "{},".repeat(LARGE_BYTES / 3)));
-    Kind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
+    LoadKind::new((1..=EACH / 10).map(keep).collect::<String>(), keep(20))
 }
 
 /// What the hostile peers of a scene say: its name, and their kinds, each as often as the others.
-type Scene = (&'static str, fn() -> Vec<Kind>);
+type MemoryScene = (&'static str, fn() -> Vec<LoadKind>);
 
 /// A node in Rust, and one on mesh.js.
 pub(crate) async fn nodes(attack: Option<&str>) {
     let wanted = |name: &str| attack.is_none_or(|attack| name.starts_with(attack));
     title("10,000 hostile callers of a node with default settings, on two threads");
-    let scenes: [Scene; 7] = [
+    let scenes: [MemoryScene; 7] = [
         ("half packets of 8 MB", || vec![half_packets()]),
         ("answers of 1 MB that are not read", || vec![unread_answers()]),
         ("streams of credit 1 that are not read", || vec![unread_parts()]),
@@ -202,7 +202,7 @@ pub(crate) async fn nodes(attack: Option<&str>) {
         return row("a node on mesh.js", "Node.js is not installed");
     }
     title("the same of a node on mesh.js");
-    let scenes: [Scene; 6] = [
+    let scenes: [MemoryScene; 6] = [
         ("half packets of 8 MB", || vec![half_packets()]),
         ("answers of 1 MB that are not read", || vec![unread_answers()]),
         ("calls of 1 MB at work", || vec![calls_at_work()]),
@@ -215,7 +215,7 @@ pub(crate) async fn nodes(attack: Option<&str>) {
     }
 }
 
-async fn node(name: &str, kinds: Vec<Kind>, start: impl AsyncFn(&str) -> Daemon) {
+async fn node(name: &str, kinds: Vec<LoadKind>, start: impl AsyncFn(&str) -> Daemon) {
     let distributor = Daemon::distributor_as_it_is().await;
     distributor.move_to(1);
     let at = distributor.address.to_string();
@@ -231,12 +231,12 @@ async fn node(name: &str, kinds: Vec<Kind>, start: impl AsyncFn(&str) -> Daemon)
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Held {
+struct HeldBytes {
     bytes: usize,
 }
 
 async fn held_by(peers: &Peers) -> Option<usize> {
-    Some(peers.call::<Held>("GET/held", &()).await.ok()?.bytes)
+    Some(peers.call::<HeldBytes>("GET/held", &()).await.ok()?.bytes)
 }
 
 /// A megabyte that costs nothing to make.
@@ -262,9 +262,9 @@ pub(crate) async fn serve(distributor: String) {
     async fn small(_: Params<Box<RawValue>>) -> Result<&'static str, ServiceError> {
         Ok("ok")
     }
-    async fn held(node: State<Arc<OnceLock<Node>>>) -> Result<Held, ServiceError> {
+    async fn held(node: State<Arc<OnceLock<Node>>>) -> Result<HeldBytes, ServiceError> {
         let node = node.get().ok_or_else(|| ServiceError::new(503, "starting", "it starts"))?;
-        Ok(Held { bytes: node.buffer_usage().bytes })
+        Ok(HeldBytes { bytes: node.buffer_usage().bytes })
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(THREADS).enable_all().build().unwrap();
     let started = Arc::new(OnceLock::new());
@@ -305,21 +305,21 @@ fn no_window(path: &str, bytes: usize) -> Vec<u8> {
 /// The gateway, in front of a node and of a server that speaks HTTP.
 pub(crate) async fn gateway(attack: Option<&str>) {
     title("10,000 hostile clients of a gateway with default settings and two workers");
-    let body = |path: &str, bytes: usize| Kind::new(post(path, bytes + 1000) + &"1".repeat(bytes), "1");
+    let body = |path: &str, bytes: usize| LoadKind::new(post(path, bytes + 1000) + &"1".repeat(bytes), "1");
     let fields = format!("X: {}\r\n", "y".repeat(1000)).repeat(60);
     let large_head = get("/large").replace("\r\n\r\n", &format!("\r\n{fields}\r\n"));
-    let streams = |path: &str, bytes: usize| Kind::new(no_window(path, bytes), "");
+    let streams = |path: &str, bytes: usize| LoadKind::new(no_window(path, bytes), "");
     let kinds = [
-        ("answers of a node that are not read", Kind::new(get("/large"), "")),
-        ("the same, with heads of 60 kB", Kind::new(large_head, "")),
-        ("answers of a server that are not read", Kind::new(get("/big"), "")),
+        ("answers of a node that are not read", LoadKind::new(get("/large"), "")),
+        ("the same, with heads of 60 kB", LoadKind::new(large_head, "")),
+        ("answers of a server that are not read", LoadKind::new(get("/big"), "")),
         ("HTTP/2 without a window, of a node", streams("/large", 0)),
         ("the same, with heads of 9 kB", streams("/large", 9000)),
         ("the same, of a server", streams("/big", 0)),
         ("the same, streams of a node", streams("/parts", 0)),
         ("bodies for a node that do not end", body("/small", (1 << 20) - 1000)),
         ("bodies for a server that do not end", body("/up", 60_000)),
-        ("heads of 60 kB that do not end", Kind::new(format!("GET / HTTP/1.1\r\nHost: g\r\n{fields}"), "")),
+        ("heads of 60 kB that do not end", LoadKind::new(format!("GET / HTTP/1.1\r\nHost: g\r\n{fields}"), "")),
     ];
     let all = kinds.iter().map(|(_, kind)| kind.clone()).collect();
     let each = kinds.into_iter().map(|(name, kind)| (name, vec![kind]));
@@ -330,7 +330,7 @@ pub(crate) async fn gateway(attack: Option<&str>) {
     }
 }
 
-async fn at_the_door(name: &str, kinds: Vec<Kind>) {
+async fn at_the_door(name: &str, kinds: Vec<LoadKind>) {
     const PORT: u16 = 19_160;
     const ADMIN: u16 = 19_161;
     let distributor = Daemon::distributor_as_it_is().await;
@@ -351,9 +351,9 @@ async fn at_the_door(name: &str, kinds: Vec<Kind>) {
     let gateway = Daemon::other(program, &["--config", file, "--log-level", "error"], PORT).await.unwrap();
     let at = gateway.address;
     let good = async || {
-        let answer = Client::over(TcpStream::connect(at).await.ok()?).request("GET", "/held", "").await?;
+        let answer = HttpClient::over(TcpStream::connect(at).await.ok()?).request("GET", "/held", "").await?;
         let metrics = TcpStream::connect(("127.0.0.1", ADMIN)).await.ok()?;
-        let metrics = Client::over(metrics).request("GET", "/metrics", "").await?.body;
+        let metrics = HttpClient::over(metrics).request("GET", "/metrics", "").await?.body;
         let held = metrics.lines().find_map(|line| line.strip_prefix("gateway_held_bytes "));
         (answer.status == 200).then(|| held?.parse().ok()).flatten()
     };

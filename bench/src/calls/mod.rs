@@ -23,27 +23,27 @@ const IN_FLIGHT: [usize; 3] = [1, 64, 256];
 
 /// The message that goes both ways.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Good {
+struct Message {
     id: u64,
     name: String,
     price: f64,
     tags: String,
 }
 
-fn good() -> Good {
-    Good { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() }
+fn good() -> Message {
+    Message { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() }
 }
 
 /// The node that is called. What it works for each call, it works as a machine does that has one core.
 pub(crate) async fn serve(distributor: String, work_us: u64) {
-    async fn echo(Params(good): Params<Good>) -> Result<Good, ServiceError> {
+    async fn echo(Params(good): Params<Message>) -> Result<Message, ServiceError> {
         Ok(good)
     }
-    async fn work(Params(good): Params<Good>, work: State<Duration>) -> Result<Good, ServiceError> {
+    async fn work(Params(good): Params<Message>, work: State<Duration>) -> Result<Message, ServiceError> {
         tokio::time::sleep(*work).await;
         Ok(good)
     }
-    async fn burn(Params(good): Params<Good>, burnt: State<AtomicU64>) -> Result<Good, ServiceError> {
+    async fn burn(Params(good): Params<Message>, burnt: State<AtomicU64>) -> Result<Message, ServiceError> {
         burnt.fetch_add(1, Ordering::Relaxed);
         let begin = Instant::now();
         while begin.elapsed() < BURN {}
@@ -71,7 +71,7 @@ pub(crate) async fn serve_bytes(json: bool) {
             let mut buffer = vec![0; 64 * 1024];
             while let Ok(bytes @ 1..) = stream.read(&mut buffer).await {
                 let answer = if json {
-                    let good: Good = serde_json::from_slice(&buffer[..bytes]).unwrap();
+                    let good: Message = serde_json::from_slice(&buffer[..bytes]).unwrap();
                     serde_json::to_vec(&good).unwrap()
                 } else {
                     buffer[..bytes].to_vec()
@@ -85,7 +85,7 @@ pub(crate) async fn serve_bytes(json: bool) {
 }
 
 /// What one round showed.
-struct Round {
+struct CallRound {
     rate: f64,
     p50: Duration,
     p99: Duration,
@@ -141,7 +141,7 @@ async fn nats_server() {
 
 /// The service of `nats_server`.
 pub(crate) async fn serve_nats(broker: SocketAddr) {
-    nats::serve::<Good>(broker).await;
+    nats::serve::<Message>(broker).await;
 }
 
 /// One call after the other, for as long as a round takes; gives how long each took.
@@ -150,7 +150,7 @@ async fn caller(peers: Peers) -> Vec<Duration> {
     let mut times = Vec::with_capacity(1 << 16);
     let mut begin = Instant::now();
     while begin < end {
-        let answer: Good = peers.call("GET/echo", &good).await.unwrap();
+        let answer: Message = peers.call("GET/echo", &good).await.unwrap();
         assert_eq!(answer.id, good.id);
         let now = Instant::now();
         times.push(now - begin);
@@ -175,7 +175,7 @@ async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
         stream.write_all(&message).await.unwrap();
         stream.read_exact(&mut buffer).await.unwrap();
         if json {
-            assert_eq!(serde_json::from_slice::<Good>(&buffer).unwrap().id, good.id);
+            assert_eq!(serde_json::from_slice::<Message>(&buffer).unwrap().id, good.id);
         } else {
             assert_eq!(buffer, message);
         }
@@ -186,7 +186,7 @@ async fn bytes(address: SocketAddr, json: bool) -> Vec<Duration> {
     times
 }
 
-async fn measure<F>(server: &Daemon, in_flight: usize, work: impl Fn() -> F) -> Round
+async fn measure<F>(server: &Daemon, in_flight: usize, work: impl Fn() -> F) -> CallRound
 where
     F: Future<Output = Vec<Duration>> + Send + 'static,
 {
@@ -199,7 +199,7 @@ where
     let elapsed = begin.elapsed();
     let count = u32::try_from(times.len()).unwrap();
     let (p50, p99) = percentiles(&mut times);
-    Round {
+    CallRound {
         rate: f64::from(count) / elapsed.as_secs_f64(),
         p50,
         p99,
@@ -209,10 +209,10 @@ where
 }
 
 /// The medians of what the rounds showed.
-fn print(name: &str, in_flight: usize, mut rounds: Vec<Round>) {
+fn print(name: &str, in_flight: usize, mut rounds: Vec<CallRound>) {
     let us = |time: Duration| time.as_secs_f64() * 1e6;
     rounds.sort_by(|a, b| a.rate.total_cmp(&b.rate));
-    let Round { rate, p50, p99, server, client } = &rounds[rounds.len() / 2];
+    let CallRound { rate, p50, p99, server, client } = &rounds[rounds.len() / 2];
     println!(
         "{name:36} {in_flight:>9} {rate:>12.0} {:>6.0} µs {:>6.0} µs {:>6.2} µs {:>6.2} µs",
         us(*p50),
@@ -227,13 +227,13 @@ const RATE: u64 = 5000;
 
 /// What happened to the calls of a while.
 #[derive(Debug, Default)]
-struct Tally {
+struct CallTally {
     times: Vec<Duration>,
     errors: Vec<CallError>,
 }
 
 /// Calls at a steady rate, however long each takes, until `during` is over.
-async fn load(peers: &Peers, url: &'static str, during: impl Future<Output = ()>) -> Tally {
+async fn load(peers: &Peers, url: &'static str, during: impl Future<Output = ()>) -> CallTally {
     load_at(RATE, Duration::from_secs(5), peers, url, during).await
 }
 
@@ -243,7 +243,7 @@ async fn load_at(
     peers: &Peers,
     url: &'static str,
     during: impl Future<Output = ()>,
-) -> Tally {
+) -> CallTally {
     let mut during = std::pin::pin!(during);
     let mut calls = JoinSet::new();
     let begin = Instant::now();
@@ -254,7 +254,7 @@ async fn load_at(
             let peers = peers.clone();
             calls.spawn(async move {
                 let (begin, good) = (Instant::now(), good());
-                let answer = peers.call::<Good>(url, &good).timeout(within).await;
+                let answer = peers.call::<Message>(url, &good).timeout(within).await;
                 (begin.elapsed(), answer)
             });
         }
@@ -263,7 +263,7 @@ async fn load_at(
             () = tokio::time::sleep(Duration::from_millis(1)) => {}
         }
     }
-    let mut tally = Tally::default();
+    let mut tally = CallTally::default();
     for (time, answer) in calls.join_all().await {
         tally.times.push(time);
         tally.errors.extend(answer.err());
@@ -271,7 +271,7 @@ async fn load_at(
     tally
 }
 
-fn tell(what: &str, mut tally: Tally) -> Duration {
+fn tell(what: &str, mut tally: CallTally) -> Duration {
     let (p50, p99) = percentiles(&mut tally.times);
     let failed = tally.errors.first().map_or_else(String::new, |error| format!(", such as: {error}"));
     let (calls, errors) = (tally.times.len(), tally.errors.len());
@@ -312,7 +312,7 @@ pub(crate) async fn survive(restarts: usize) {
     let listed = async |count: usize| {
         peers.wait_until(|nodes| nodes.iter().filter(|node| node.name == "echo").count() == count).await;
         // Everybody is connected.
-        while peers.gather::<Good>("GET/echo", &good()).await.iter().any(|(_, answer)| answer.is_err()) {}
+        while peers.gather::<Message>("GET/echo", &good()).await.iter().any(|(_, answer)| answer.is_err()) {}
     };
     let second = Duration::from_secs(1);
 
@@ -391,9 +391,9 @@ pub(crate) async fn overload() {
     }
 }
 
-/// tarpc and tonic, if `peers` is built: see `bench/competitors/README.md`.
+/// tarpc and tonic, if `competitors` is built: see `bench/competitors/README.md`.
 async fn others() {
-    let program = std::env::current_exe().unwrap().with_file_name("peers");
+    let program = std::env::current_exe().unwrap().with_file_name("competitors");
     if !program.exists() {
         row(
             "tarpc, tonic",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::BytesMut;
 use node_sdk::Node;
 use protocol::{Digest, Key, Revision, UpdateHeader, write_delta, write_snapshot};
-use tests::Client;
+use tests::HttpClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
@@ -22,21 +22,21 @@ const LOOK_UPS: usize = 1_000_000;
 
 /// What nodes offer.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum ChangeKind {
     Packets,
     Prefixes,
 }
 
 /// Stands where the Distributor does, so that the moment of a push is known.
-struct Registry {
+struct FakeDistributor {
     listener: TcpListener,
-    kind: Kind,
+    kind: ChangeKind,
     entries: Vec<(u64, String)>,
     stamp: UpdateHeader,
 }
 
-impl Registry {
-    async fn new(kind: Kind, nodes: u64) -> Self {
+impl FakeDistributor {
+    async fn new(kind: ChangeKind, nodes: u64) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let revision = Revision { epoch: 1, rev: nodes };
         let stamp = UpdateHeader { revision, digest: Some(Digest::default()), ..UpdateHeader::default() };
@@ -55,8 +55,8 @@ impl Registry {
     fn add(&mut self, name: &str, routes: usize) {
         let id = self.entries.len() as u64 + 1;
         let (urls, http) = match self.kind {
-            Kind::Packets => (names(routes, |route| format!("\"GET/{name}/r{route}\"")), String::new()),
-            Kind::Prefixes => {
+            ChangeKind::Packets => (names(routes, |route| format!("\"GET/{name}/r{route}\"")), String::new()),
+            ChangeKind::Prefixes => {
                 let prefixes = names(routes, |route| format!("\"/{name}/r{route}\""));
                 (String::new(), format!(r#","http":{{"prefixes":[{prefixes}]}}"#))
             }
@@ -105,10 +105,10 @@ pub(crate) async fn changes(program: &str) {
     title("a node is pushed: how long until the gateway routes to it, with how many there already");
     // Each at a port of its own: the one before may not be gone yet.
     for (port, kind, nodes) in [
-        (19_130, Kind::Packets, 1000),
-        (19_131, Kind::Packets, 10_000),
-        (19_132, Kind::Prefixes, 1000),
-        (19_133, Kind::Prefixes, 10_000),
+        (19_130, ChangeKind::Packets, 1000),
+        (19_131, ChangeKind::Packets, 10_000),
+        (19_132, ChangeKind::Prefixes, 1000),
+        (19_133, ChangeKind::Prefixes, 10_000),
     ] {
         pushed(program, port, kind, nodes).await;
     }
@@ -117,15 +117,16 @@ pub(crate) async fn changes(program: &str) {
     }
 }
 
-async fn pushed(program: &str, port: u16, kind: Kind, nodes: u64) {
-    let mut registry = Registry::new(kind, nodes).await;
+async fn pushed(program: &str, port: u16, kind: ChangeKind, nodes: u64) {
+    let mut registry = FakeDistributor::new(kind, nodes).await;
     let (address, listen) = (registry.address().to_string(), format!("127.0.0.1:{port}"));
     let arguments =
         ["--listen", &listen, "--workers", "1", "--distributor", &address, "--admin", "off", "--log-level", "error"];
     let (gateway, mut told) = tokio::join!(Daemon::other(program, &arguments, port), registry.greet());
     let gateway = gateway.expect("build it first");
-    let mut client = Client::connect(gateway.address).await;
-    let knows = async |client: &mut Client, path: &str| client.request("GET", path, "").await.unwrap().status != 404;
+    let mut client = HttpClient::connect(gateway.address).await;
+    let knows =
+        async |client: &mut HttpClient, path: &str| client.request("GET", path, "").await.unwrap().status != 404;
     while !knows(&mut client, &format!("/n{}/r9", nodes - 1)).await {
         sleep(Duration::from_millis(5)).await;
     }
@@ -149,7 +150,7 @@ async fn pushed(program: &str, port: u16, kind: Kind, nodes: u64) {
         &format!(
             "{} {}",
             nodes * ROUTES as u64,
-            if kind == Kind::Packets { "routes of packet nodes" } else { "prefixes of HTTP nodes" }
+            if kind == ChangeKind::Packets { "routes of packet nodes" } else { "prefixes of HTTP nodes" }
         ),
         &format!(
             "p50 {:.2} ms, p99 {:.2} ms; {cpu:.2} ms CPU per push, with {:.0} requests each",
@@ -162,7 +163,7 @@ async fn pushed(program: &str, port: u16, kind: Kind, nodes: u64) {
 
 /// In this process: what a call or a request asks first.
 async fn look_up(nodes: u64) {
-    let registry = Registry::new(Kind::Packets, nodes).await;
+    let registry = FakeDistributor::new(ChangeKind::Packets, nodes).await;
     let node = Node::builder("drill").distributor(registry.address().to_string());
     let (node, told) = tokio::join!(node.start(), registry.greet());
     let (node, _told) = (node.unwrap(), told);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tests::Client;
+use tests::HttpClient;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, spawn_local};
@@ -32,19 +32,19 @@ const IDLE: usize = 2000;
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 
 /// Somebody in front of the same server, in clear and with TLS.
-pub(crate) struct Front {
+pub(crate) struct EdgeServer {
     pub(crate) name: &'static str,
     pub(crate) process: Daemon,
     secure: SocketAddr,
 }
 
 /// A certificate that all of them show, and who believes it.
-struct Trust {
+struct TrustAnything {
     folder: tempfile::TempDir,
     client: Arc<ClientConfig>,
 }
 
-impl Trust {
+impl TrustAnything {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let rcgen::CertifiedKey { cert, signing_key } =
@@ -73,7 +73,7 @@ impl Trust {
 
 pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64) {
     let wanted = |scene: &str| only.is_none_or(|only| only == scene);
-    let trust = Trust::new();
+    let trust = TrustAnything::new();
     let back_end = Daemon::server(&["http-server"]).await;
     back_end.move_to(1);
     if ["tls", "tunnel", "idle"].into_iter().any(wanted) {
@@ -115,7 +115,7 @@ fn program() -> String {
     std::env::current_exe().unwrap().with_file_name("gateway").to_str().unwrap().to_owned()
 }
 
-async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
+async fn fronts(trust: &TrustAnything, back_end: SocketAddr) -> Vec<EdgeServer> {
     let folder = trust.folder.path();
     let write = |name: &str, text: String| {
         let file = folder.join(name);
@@ -126,7 +126,7 @@ async fn fronts(trust: &Trust, back_end: SocketAddr) -> Vec<Front> {
     let (chain, key, both) = (path("chain.pem"), path("key.pem"), path("both.pem"));
     let mut fronts = Vec::new();
     let mut add = |name, process: Option<Daemon>, secure: u16| match process {
-        Some(process) => fronts.push(Front { name, process, secure: ([127, 0, 0, 1], secure).into() }),
+        Some(process) => fronts.push(EdgeServer { name, process, secure: ([127, 0, 0, 1], secure).into() }),
         None => row(name, "not installed"),
     };
     let ours = write(
@@ -182,16 +182,16 @@ listen door
 }
 
 /// Somebody who only passes bytes on: what is beyond that is another front's own.
-async fn relay(back_end: SocketAddr) -> Front {
+async fn relay(back_end: SocketAddr) -> EdgeServer {
     let process = Daemon::server(&["relay", &back_end.to_string()]).await;
-    Front { name: "a relay, nothing else", secure: process.address, process }
+    EdgeServer { name: "a relay, nothing else", secure: process.address, process }
 }
 
 /// The CPU time of each unit of work, and how many of them there were, for each round of one of those compared.
 type Rounds = Vec<(Duration, usize)>;
 
 /// Runs rounds of each, in turn, beginning with another one every time.
-async fn in_turn(fronts: &[Front], mut round: impl AsyncFnMut(&Front) -> usize) -> Vec<Rounds> {
+async fn in_turn(fronts: &[EdgeServer], mut round: impl AsyncFnMut(&EdgeServer) -> usize) -> Vec<Rounds> {
     let mut all: Vec<Rounds> = fronts.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
         for place in 0..fronts.len() {
@@ -208,7 +208,7 @@ async fn in_turn(fronts: &[Front], mut round: impl AsyncFnMut(&Front) -> usize) 
     all
 }
 
-fn print(fronts: &[Front], what: &str, rounds: &[Rounds]) {
+fn print(fronts: &[EdgeServer], what: &str, rounds: &[Rounds]) {
     for (front, theirs) in fronts.iter().zip(rounds) {
         let cpu = median(theirs.iter().map(|(cpu, _)| cpu.as_secs_f64() * 1e6));
         let rate = median(theirs.iter().map(|(_, count)| *count as f64 / ROUND.as_secs_f64()));
@@ -219,7 +219,7 @@ fn print(fronts: &[Front], what: &str, rounds: &[Rounds]) {
     }
 }
 
-async fn tls(fronts: &[Front], trust: &Trust) {
+async fn tls(fronts: &[EdgeServer], trust: &TrustAnything) {
     title(
         "TLS 1.3, a P-256 certificate, on one core: requests over connections that stay; whole handshakes, with a request each",
     );
@@ -253,7 +253,7 @@ async fn tls(fronts: &[Front], trust: &Trust) {
     print(fronts, "handshake", &handshakes.await);
 }
 
-async fn tunnel(fronts: &[Front]) {
+async fn tunnel(fronts: &[EdgeServer]) {
     title("messages of 64 bytes to and fro through 64 WebSockets");
     let figures = in_turn(fronts, async |front| {
         let end = Instant::now() + ROUND;
@@ -280,7 +280,7 @@ async fn tunnel(fronts: &[Front]) {
     print(fronts, "message", &figures.await);
 }
 
-async fn idle(fronts: &[Front], trust: &Trust) {
+async fn idle(fronts: &[EdgeServer], trust: &TrustAnything) {
     title("memory of a client that has asked once and stays");
     for front in fronts {
         let before = front.process.rss_bytes();
@@ -307,7 +307,7 @@ async fn idle(fronts: &[Front], trust: &Trust) {
 
 /// Counts what a client sees.
 #[derive(Default)]
-struct Count {
+struct RequestCount {
     answered: Cell<u64>,
     lost: Cell<u64>,
     first: Cell<Option<String>>,
@@ -334,7 +334,7 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
         providers.push(Daemon::server(&["call-server", &distributor.address.to_string()]).await);
     }
     let routed = async |path: &str| {
-        while Client::connect(at).await.request("GET", path, "").await.is_none_or(|answer| answer.status != 200) {
+        while HttpClient::connect(at).await.request("GET", path, "").await.is_none_or(|answer| answer.status != 200) {
             sleep(Duration::from_millis(20)).await;
         }
     };
@@ -344,7 +344,7 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
     let echo = "/echo?id=42&name=widget&price=9.5&tags=a,b";
     routed(echo).await;
     routed("/http/x").await;
-    let (count, end) = (Rc::new(Count::default()), Instant::now() + Duration::from_secs(seconds));
+    let (count, end) = (Rc::new(RequestCount::default()), Instant::now() + Duration::from_secs(seconds));
     let mut clients = JoinSet::new();
     for number in 0..32 {
         let (count, path) = (Rc::clone(&count), if number % 2 == 0 { echo } else { "/http/x" });
@@ -355,7 +355,7 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
                     count.first.set(Some("a connection was refused".to_owned()));
                     continue;
                 };
-                let mut client = Client::over(stream);
+                let mut client = HttpClient::over(stream);
                 for _ in 0..500 {
                     match client.request("GET", path, "").await {
                         Some(answer) if answer.status == 200 => {
@@ -414,12 +414,12 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
 }
 
 /// A gateway whose log is read, as are those of its successors.
-struct Logged {
+struct LoggedGateway {
     lines: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStderr>>,
     pid: Pid,
 }
 
-fn start_logged(file: &Path) -> Logged {
+fn start_logged(file: &Path) -> LoggedGateway {
     use tokio::io::{AsyncBufReadExt, BufReader};
     let mut child = tokio::process::Command::new(program())
         .args(["--config", file.to_str().unwrap()])
@@ -431,10 +431,10 @@ fn start_logged(file: &Path) -> Logged {
     let lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let pid = Pid::from_raw(i32::try_from(id).unwrap()).unwrap();
     spawn_local(async move { child.wait().await });
-    Logged { lines, pid }
+    LoggedGateway { lines, pid }
 }
 
-impl Logged {
+impl LoggedGateway {
     async fn successor(&mut self) -> Pid {
         loop {
             let line = self.lines.next_line().await.unwrap().expect("it lives");

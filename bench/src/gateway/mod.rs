@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
-use crate::gateway::open_loop::Pace;
+use crate::gateway::open_loop::OpenLoop;
 use crate::registry::{percentiles, row, title};
 
 const ROUNDS: usize = 11;
@@ -111,7 +111,7 @@ async fn echo(mut stream: TcpStream) {
     }
 }
 
-struct Round {
+struct RequestRound {
     rate: f64,
     p50: Duration,
     p99: Duration,
@@ -138,7 +138,7 @@ pub(crate) async fn door(only: Option<&str>) {
     let gateway = start(PORTS[0], "off").await;
     // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
     let _registered = register(distributor.address, http.address).await;
-    let mut add = |name, process, path| doors.push(Door { name, process, path });
+    let mut add = |name, process, path| doors.push(GatewayUnderTest { name, process, path });
     add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
     add("gateway, HTTP", gateway, "/http/echo");
     add("gateway, HTTP, with access log", start(PORTS[1], "text").await, "/http/echo");
@@ -154,15 +154,15 @@ pub(crate) async fn door(only: Option<&str>) {
     if wanted("half") {
         let relay_to = async |back_end: &Daemon| Daemon::server(&["relay", &back_end.address.to_string()]).await;
         let (relay, packet_relay) = (relay_to(&http).await, relay_to(&node).await);
-        let ask = |door: &Door| Asked {
+        let ask = |door: &GatewayUnderTest| RequestSample {
             name: door.name,
             address: door.process.address,
             request: request_for(door.path),
             floor: if door.path.starts_with("/http") { 0 } else { 1 },
         };
         let mut asked = vec![
-            Asked { name: RELAY, address: relay.address, request: request_for("/echo"), floor: 0 },
-            Asked { name: PACKET_RELAY, address: packet_relay.address, request: PACKET.to_owned(), floor: 1 },
+            RequestSample { name: RELAY, address: relay.address, request: request_for("/echo"), floor: 0 },
+            RequestSample { name: PACKET_RELAY, address: packet_relay.address, request: PACKET.to_owned(), floor: 1 },
         ];
         asked.extend(doors.iter().filter(|door| door.is_fast()).map(ask));
         half(&asked).await;
@@ -173,7 +173,7 @@ pub(crate) async fn door(only: Option<&str>) {
 }
 
 /// Somebody in front of the back end, and what to ask there.
-struct Door {
+struct GatewayUnderTest {
     name: &'static str,
     process: Rc<Daemon>,
     path: &'static str,
@@ -183,12 +183,12 @@ fn us(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-async fn most(doors: &[Door]) {
+async fn most(doors: &[GatewayUnderTest]) {
     title(
         "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
     );
     println!("{:36} {:>12} {:>9} {:>9} {:>14} {:>12}", "", "requests/s", "p50", "p99", "CPU/request", "of nginx's");
-    let mut rounds: Vec<Vec<Round>> = doors.iter().map(|_| Vec::new()).collect();
+    let mut rounds: Vec<Vec<RequestRound>> = doors.iter().map(|_| Vec::new()).collect();
     for number in 0..=ROUNDS {
         for place in 0..doors.len() {
             let place = (place + number) % doors.len();
@@ -200,8 +200,8 @@ async fn most(doors: &[Door]) {
         }
     }
     let nginx = doors.iter().position(|door| door.name == "nginx");
-    for (Door { name, .. }, ours) in doors.iter().zip(&rounds) {
-        let middle = |of: fn(&Round) -> f64| median(ours.iter().map(of));
+    for (GatewayUnderTest { name, .. }, ours) in doors.iter().zip(&rounds) {
+        let middle = |of: fn(&RequestRound) -> f64| median(ours.iter().map(of));
         let (rate, cpu) = (middle(|round| round.rate), middle(|round| us(round.cpu)));
         let (p50, p99) = (middle(|round| us(round.p50)), middle(|round| us(round.p99)));
         let ratio = nginx.map_or(f64::NAN, |nginx| {
@@ -212,7 +212,7 @@ async fn most(doors: &[Door]) {
 }
 
 /// Who is asked for what at half load.
-struct Asked {
+struct RequestSample {
     name: &'static str,
     address: SocketAddr,
     request: String,
@@ -220,12 +220,12 @@ struct Asked {
     floor: usize,
 }
 
-async fn half(asked: &[Asked]) {
+async fn half(asked: &[RequestSample]) {
     title(&format!("the same at {HALF} requests a second, each at its own time"));
     println!("{:36} {:>9} {:>9} {:>16} {:>16}", "", "p50", "p99", "over its floor", "of haproxy's p99");
     let mut paces = Vec::new();
-    for Asked { address, request, .. } in asked {
-        let pace = Pace::connect(*address, request, CLIENTS).await;
+    for RequestSample { address, request, .. } in asked {
+        let pace = OpenLoop::connect(*address, request, CLIENTS).await;
         // To warm up.
         pace.run(HALF, HALF_ROUND).await;
         paces.push(pace);
@@ -239,7 +239,7 @@ async fn half(asked: &[Asked]) {
         }
     }
     let haproxy = asked.iter().position(|asked| asked.name == "haproxy");
-    for (at, Asked { name, floor, .. }) in asked.iter().enumerate() {
+    for (at, RequestSample { name, floor, .. }) in asked.iter().enumerate() {
         // What the machine did in those moments, it did to both.
         let beside = |other: usize, compare: fn(f64, f64) -> f64| {
             median(p99s[at].iter().zip(&p99s[other]).map(|(ours, theirs)| compare(*ours, *theirs)))
@@ -257,10 +257,10 @@ pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-async fn downloads(doors: &[Door]) {
+async fn downloads(doors: &[GatewayUnderTest]) {
     title("downloads of 16 MB, one after the other");
     println!("{:36} {:>12} {:>34}", "", "a second", "CPU/download");
-    for Door { name, process, .. } in doors.iter().filter(|door| door.path.starts_with("/http")) {
+    for GatewayUnderTest { name, process, .. } in doors.iter().filter(|door| door.path.starts_with("/http")) {
         download(process.address).await;
         let (before, begin) = (process.cpu(), Instant::now());
         for _ in 0..DOWNLOADS {
@@ -282,7 +282,7 @@ async fn download(address: SocketAddr) {
     }
 }
 
-impl Door {
+impl GatewayUnderTest {
     /// It can take what is half of the others' most.
     fn is_fast(&self) -> bool {
         !matches!(self.name, "caddy" | "envoy")
@@ -302,7 +302,7 @@ async fn register(distributor: SocketAddr, back_end: SocketAddr) -> Peers {
     peers
 }
 
-async fn measure(door: &Daemon, path: &str) -> Round {
+async fn measure(door: &Daemon, path: &str) -> RequestRound {
     let address = door.address;
     let request = request_for(path);
     // Before there is a way, it says so.
@@ -329,7 +329,7 @@ async fn measure(door: &Daemon, path: &str) -> Round {
     let mut times = clients.join_all().await.concat();
     let (elapsed, count) = (begin.elapsed(), u32::try_from(times.len()).unwrap());
     let (p50, p99) = percentiles(&mut times);
-    Round { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (door.cpu() - before) / count }
+    RequestRound { rate: f64::from(count) / elapsed.as_secs_f64(), p50, p99, cpu: (door.cpu() - before) / count }
 }
 
 /// One request; whether the answer is the right one.

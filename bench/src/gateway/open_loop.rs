@@ -24,18 +24,18 @@ const ANSWERED_UNDER_ATTACK_BY: Duration = Duration::from_secs(2);
 const CONNECTED_BY: Duration = Duration::from_millis(500);
 
 /// Connections over which requests leave, each at its own time.
-pub(crate) struct Pace(Arc<Mutex<Clients>>);
+pub(crate) struct OpenLoop(Arc<Mutex<OpenLoopClients>>);
 
-struct Clients {
+struct OpenLoopClients {
     epoll: OwnedFd,
     address: SocketAddr,
     request: Vec<u8>,
-    all: Vec<Client>,
+    all: Vec<OpenLoopClient>,
 }
 
 /// How long it took after it was due, how long after it was sent, and whether it is the right one: the server may have declined.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Answered {
+pub(crate) struct TimedResponse {
     /// Which of the clients asked, from 0.
     pub(crate) client: usize,
     pub(crate) took: Duration,
@@ -44,7 +44,7 @@ pub(crate) struct Answered {
 }
 
 /// One connection, and since when its requests are due: the first of them is on its way.
-struct Client {
+struct OpenLoopClient {
     /// The address that it comes from.
     source: Option<IpAddr>,
     /// None if the server has not let it in.
@@ -54,7 +54,7 @@ struct Client {
     answer: Vec<u8>,
 }
 
-impl Pace {
+impl OpenLoop {
     /// So many connections, to ask for that.
     pub(crate) async fn connect(address: SocketAddr, request: &str, clients: usize) -> Self {
         Self::connect_from(&vec![None; clients], address, request).await
@@ -63,14 +63,14 @@ impl Pace {
     /// A connection from each of these addresses, in that order.
     pub(crate) async fn connect_from(sources: &[Option<IpAddr>], address: SocketAddr, request: &str) -> Self {
         let (sources, request) = (sources.to_vec(), request.as_bytes().to_vec());
-        let connected = spawn_blocking(move || Clients::connect(&sources, address, request)).await.unwrap();
+        let connected = spawn_blocking(move || OpenLoopClients::connect(&sources, address, request)).await.unwrap();
         assert!(connected.all.iter().all(|client| client.stream.is_some()), "everybody is let in");
         Self(Arc::new(Mutex::new(connected)))
     }
 
     /// Sends `rate` requests a second for that time, over each of the connections in turn, and gives all answers, in the order in
     /// which they came.
-    pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<Answered> {
+    pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
         let answers =
             spawn_blocking(move || clients.lock().unwrap().run(rate, time, Instant::now() + ANSWERED_BY, false)).await;
@@ -80,13 +80,13 @@ impl Pace {
     }
 
     /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is given up, and so are the connections.
-    pub(crate) async fn run_and_leave(self, rate: f64, time: Duration) -> Vec<Answered> {
+    pub(crate) async fn run_and_leave(self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time, false)).await.unwrap()
     }
 
     /// As [`run`](Self::run), of a server that is under attack: a client that is cut comes again at once. The answers to all requests
     /// of that time; those that did not come are wrong ones.
-    pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<Answered> {
+    pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
         let end = Instant::now() + time + ANSWERED_UNDER_ATTACK_BY;
         let run = move || {
@@ -107,10 +107,10 @@ impl Pace {
     }
 }
 
-impl Clients {
+impl OpenLoopClients {
     fn connect(sources: &[Option<IpAddr>], address: SocketAddr, request: Vec<u8>) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        let client = |source: &_| Client {
+        let client = |source: &_| OpenLoopClient {
             source: *source,
             stream: None,
             due: VecDeque::new(),
@@ -125,7 +125,7 @@ impl Clients {
     }
 
     /// With `may_cut` the server may cut clients, and let nobody in.
-    fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<Answered> {
+    fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<TimedResponse> {
         let Self { epoll, address, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;
         let start = Instant::now() + Duration::from_millis(5);
@@ -172,13 +172,13 @@ impl Clients {
     }
 
     /// The requests that are not answered yet never are, and their connections are closed.
-    fn give_up(&mut self) -> Vec<Answered> {
+    fn give_up(&mut self) -> Vec<TimedResponse> {
         let late = self.all.iter_mut().enumerate().filter(|(_, client)| !client.due.is_empty());
         late.flat_map(|(number, client)| client.cut(number)).collect()
     }
 }
 
-impl Client {
+impl OpenLoopClient {
     /// Comes in, unless the server lets it wait for too long.
     fn connect(&mut self, epoll: &OwnedFd, address: SocketAddr, number: usize) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -196,10 +196,10 @@ impl Client {
     }
 
     /// Its requests so far are lost, and its connection.
-    fn cut(&mut self, client: usize) -> Vec<Answered> {
+    fn cut(&mut self, client: usize) -> Vec<TimedResponse> {
         self.stream = None;
         let waited = self.sent.elapsed();
-        self.due.drain(..).map(|due| Answered { client, took: due.elapsed(), waited, is_right: false }).collect()
+        self.due.drain(..).map(|due| TimedResponse { client, took: due.elapsed(), waited, is_right: false }).collect()
     }
 
     /// Reads what has come; false if the connection has ended.
@@ -217,7 +217,7 @@ impl Client {
     }
 
     /// The request whose answer is complete now; the one that waits for that leaves.
-    fn answered(&mut self, client: usize, request: &[u8]) -> Option<Answered> {
+    fn answered(&mut self, client: usize, request: &[u8]) -> Option<TimedResponse> {
         if !is_whole(&self.answer) {
             return None;
         }
@@ -229,7 +229,7 @@ impl Client {
             // If it cannot, the end of the connection is read next.
             self.ask(request);
         }
-        Some(Answered { client, took: due.elapsed(), waited, is_right })
+        Some(TimedResponse { client, took: due.elapsed(), waited, is_right })
     }
 
     /// Sends its next request; false if it cannot.

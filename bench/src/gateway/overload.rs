@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use crate::daemon_process::Daemon;
-use crate::gateway::open_loop::{Answered, Pace};
+use crate::gateway::open_loop::{OpenLoop, TimedResponse};
 use crate::registry::{percentiles, row, title};
 
 const PORT: u16 = 19_160;
@@ -34,8 +34,8 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     let arguments = ["--config", file.to_str().unwrap(), "--log-level", "error"];
     let gateway = Daemon::other(program, &arguments, PORT).await.expect("build it first");
     let load = async |rate: f64, time: Duration| {
-        let pace = Pace::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: door\r\n\r\n", CLIENTS).await;
-        Seen::of(&pace.run(rate, time).await)
+        let pace = OpenLoop::connect(gateway.address, "GET /slow HTTP/1.1\r\nHost: door\r\n\r\n", CLIENTS).await;
+        OverloadSample::of(&pace.run(rate, time).await)
     };
     // As much as it can do, found by asking for a little more than that could be.
     let most = AT_A_TIME as f64 / 0.005;
@@ -65,7 +65,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     gateway.be_nice(NICE);
     let _spinner = Daemon::spinner();
     let load = async |clients: usize, rate: f64| {
-        let pace = Pace::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n", clients).await;
+        let pace = OpenLoop::connect(gateway.address, "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n", clients).await;
         // Those who come are let in first: that is not what is asked about.
         pace.run(1000.0, Duration::from_secs(4)).await;
         let before = gateway.cpu();
@@ -75,7 +75,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     // As much as it can do: few clients, who ask again at once.
     let (answers, cpu) = load(AT_ONCE, STARVED_RATE).await;
     let peak = answers.iter().filter(|answer| answer.is_right).count() as f64 / STARVED_TIME.as_secs_f64();
-    let text = |answers: &[Answered], cpu: Duration| {
+    let text = |answers: &[TimedResponse], cpu: Duration| {
         let waited = |is_right: bool| {
             let of = answers.iter().filter(|answer| answer.is_right == is_right);
             let mut of: Vec<_> = of.map(|answer| answer.waited).collect();
@@ -97,7 +97,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
 }
 
 /// What became of the requests.
-struct Seen {
+struct OverloadSample {
     answered: usize,
     p99: Duration,
     has_declined: bool,
@@ -105,8 +105,8 @@ struct Seen {
     declined: Duration,
 }
 
-impl Seen {
-    fn of(answers: &[Answered]) -> Self {
+impl OverloadSample {
+    fn of(answers: &[TimedResponse]) -> Self {
         let times = |is_right: bool| -> Vec<Duration> {
             answers.iter().filter(|answer| answer.is_right == is_right).map(|answer| answer.took).collect()
         };

@@ -16,7 +16,7 @@ const MAX_EVENTS: usize = 1024;
 const LISTENER: u64 = u64::MAX;
 
 /// One side of a relayed connection.
-struct Side {
+struct RelaySide {
     stream: TcpStream,
     /// What it does not take yet: nothing more is read from the other side until it does.
     rest: Vec<u8>,
@@ -29,7 +29,7 @@ pub(crate) fn serve(back_end: SocketAddr) {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     epoll::add(&epoll, &listener, EventData::new_u64(LISTENER), EventFlags::IN).unwrap();
     // A client has an even number, its server the next one.
-    let mut sides: Vec<Option<Side>> = Vec::new();
+    let mut sides: Vec<Option<RelaySide>> = Vec::new();
     let mut events = Vec::with_capacity(MAX_EVENTS);
     let mut buffer = vec![0; READ_BYTES];
     loop {
@@ -44,7 +44,7 @@ pub(crate) fn serve(back_end: SocketAddr) {
                     let number = EventData::new_u64(sides.len() as u64);
                     let both = EventFlags::IN | EventFlags::OUT | EventFlags::ET;
                     epoll::add(&epoll, &stream, number, both).unwrap();
-                    sides.push(Some(Side { stream, rest: Vec::new() }));
+                    sides.push(Some(RelaySide { stream, rest: Vec::new() }));
                 }
                 continue;
             }
@@ -63,7 +63,7 @@ pub(crate) fn serve(back_end: SocketAddr) {
 }
 
 /// All that has come and is taken; whether more can come.
-fn pass_on(source: &mut Side, sink: &mut Side, buffer: &mut [u8]) -> bool {
+fn pass_on(source: &mut RelaySide, sink: &mut RelaySide, buffer: &mut [u8]) -> bool {
     loop {
         while !sink.rest.is_empty() {
             match sink.stream.write(&sink.rest) {

@@ -17,7 +17,7 @@ use crate::registry::swarm::write;
 use crate::registry::{ms, percentiles, row};
 
 /// A server that tells subscribers, and how to speak to it.
-struct Other {
+struct Broker {
     name: &'static str,
     program: &'static str,
     arguments: &'static [&'static str],
@@ -36,7 +36,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize) {
     let etcd_data = etcd_data.to_str().unwrap().to_owned();
     let watch = format!(r#"{{"create_request":{{"key":"{}"}}}}"#, base64("c"));
     let others = [
-        Other {
+        Broker {
             name: "redis pub/sub",
             program: "redis-server",
             arguments: &["--port", "19101", "--save", "", "--maxclients", "20000", "--bind", "127.0.0.1"],
@@ -46,7 +46,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize) {
             publish: |payload| format!("*3\r\n$7\r\nPUBLISH\r\n$1\r\nc\r\n${}\r\n{payload}\r\n", payload.len()),
             shown: str::to_owned,
         },
-        Other {
+        Broker {
             name: "nats-server",
             program: "nats-server",
             arguments: &["-p", "19102", "-a", "127.0.0.1"],
@@ -56,7 +56,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize) {
             publish: |payload| format!("PUB c {}\r\n{payload}\r\n", payload.len()),
             shown: str::to_owned,
         },
-        Other {
+        Broker {
             name: "etcd watch (its JSON gateway)",
             program: "etcd",
             arguments: &[],
@@ -92,7 +92,7 @@ pub(crate) async fn fan_out(nodes: usize, rounds: usize) {
     let _ = std::fs::remove_dir_all(etcd_data);
 }
 
-async fn measure(other: &Other, daemon: &Daemon, nodes: usize, rounds: usize) {
+async fn measure(other: &Broker, daemon: &Daemon, nodes: usize, rounds: usize) {
     let told: Rc<(Cell<usize>, Notify)> = Rc::default();
     let mark: Rc<std::cell::RefCell<Vec<u8>>> = Rc::default();
     let base = daemon.rss_bytes();
@@ -144,7 +144,7 @@ async fn measure(other: &Other, daemon: &Daemon, nodes: usize, rounds: usize) {
     subscribers.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-async fn subscribe(other: &Other, address: SocketAddr) -> TcpStream {
+async fn subscribe(other: &Broker, address: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(address).await.unwrap();
     write(&stream, other.subscribe.as_bytes()).await.unwrap();
     let mut seen = Vec::new();

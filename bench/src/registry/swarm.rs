@@ -21,14 +21,14 @@ const THOROUGH: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Swarm {
     address: SocketAddr,
-    pub(crate) seen: Rc<Seen>,
-    nodes: Vec<Rc<Node>>,
+    pub(crate) seen: Rc<SwarmSample>,
+    nodes: Vec<Rc<SwarmNode>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 /// What the nodes have seen.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
+pub(crate) struct SwarmSample {
     pub(crate) bytes: Cell<u64>,
     /// Lists and changes.
     pub(crate) packets: Cell<u64>,
@@ -38,7 +38,7 @@ pub(crate) struct Seen {
     /// When changes were made, by the number in their name, and how long it took each node to be told.
     made: RefCell<Vec<Instant>>,
     pub(crate) latencies: RefCell<Vec<u32>>,
-    thorough: RefCell<Vec<Rc<Node>>>,
+    thorough: RefCell<Vec<Rc<SwarmNode>>>,
     /// What sockets are read into.
     buffer: RefCell<Vec<u8>>,
     changed: Notify,
@@ -46,7 +46,7 @@ pub(crate) struct Seen {
 
 /// One of them.
 #[derive(Debug, Default)]
-pub(crate) struct Node {
+pub(crate) struct SwarmNode {
     number: usize,
     old: bool,
     /// Entries it knows.
@@ -75,7 +75,7 @@ impl Swarm {
         for _ in 0..count {
             let number = self.nodes.len();
             let replica = (number < THOROUGH && !old).then(Replica::default);
-            let node = Rc::new(Node { number, old, replica: RefCell::new(replica), ..Node::default() });
+            let node = Rc::new(SwarmNode { number, old, replica: RefCell::new(replica), ..SwarmNode::default() });
             self.nodes.push(Rc::clone(&node));
             if node.replica.borrow().is_some() {
                 self.seen.thorough.borrow_mut().push(Rc::clone(&node));
@@ -85,7 +85,7 @@ impl Swarm {
         }
     }
 
-    pub(crate) fn nodes(&self) -> &[Rc<Node>] {
+    pub(crate) fn nodes(&self) -> &[Rc<SwarmNode>] {
         &self.nodes
     }
 
@@ -173,14 +173,14 @@ impl Drop for Swarm {
     }
 }
 
-impl Node {
+impl SwarmNode {
     pub(crate) fn thaw(&self) {
         self.frozen.set(false);
         self.thaw.notify_one();
     }
 
     /// Connects, and comes back as a real node does: at its own moment of three seconds, and then every three seconds.
-    async fn run(&self, address: SocketAddr, seen: &Seen) {
+    async fn run(&self, address: SocketAddr, seen: &SwarmSample) {
         loop {
             if let Ok(stream) = TcpStream::connect(address).await {
                 let _ = self.follow(&stream, seen).await;
@@ -195,7 +195,7 @@ impl Node {
         }
     }
 
-    async fn follow(&self, stream: &TcpStream, seen: &Seen) -> std::io::Result<()> {
+    async fn follow(&self, stream: &TcpStream, seen: &SwarmSample) -> std::io::Result<()> {
         net::set_tcp_options(stream);
         write(stream, self.registration().as_bytes()).await?;
         if let Some(replica) = &mut *self.replica.borrow_mut() {
@@ -265,7 +265,7 @@ impl Node {
         )
     }
 
-    fn take(&self, packet: &Arriving, seen: &Seen) -> Option<BytesMut> {
+    fn take(&self, packet: &Arriving, seen: &SwarmSample) -> Option<BytesMut> {
         let frame = packet.bytes.strip_suffix("¶".as_bytes()).unwrap_or(&packet.bytes);
         let mut out = BytesMut::new();
         if frame.starts_with(br#"{"uri":"$ping""#) {

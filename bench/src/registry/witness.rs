@@ -29,12 +29,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// All of them, and what they have seen. They leave when this is dropped.
 pub(crate) struct Witnesses {
     address: SocketAddr,
-    seen: Rc<Seen>,
+    seen: Rc<WitnessSample>,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct WitnessSample {
     /// When each change was made, by its number.
     made: RefCell<Vec<Instant>>,
     told: RefCell<Vec<Duration>>,
@@ -60,7 +60,7 @@ pub(crate) struct Report {
 impl Witnesses {
     /// So many, who all know the list.
     pub(crate) async fn join(address: SocketAddr, count: usize) -> Self {
-        let seen = Rc::<Seen>::default();
+        let seen = Rc::<WitnessSample>::default();
         let mut tasks = Vec::new();
         for number in 0..count {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -110,7 +110,7 @@ impl Witnesses {
     }
 }
 
-impl Seen {
+impl WitnessSample {
     async fn follow(&self, mut stream: TcpStream, mut decoder: FrameDecoder) {
         let mut pong = BytesMut::new();
         write_pong(&mut pong, Pong::default());
@@ -153,12 +153,12 @@ fn announced(ping: &[u8]) -> Duration {
 }
 
 /// How often nodes of this name were suspected, found by asking for their history again and again.
-pub(crate) struct Doubts {
+pub(crate) struct Suspicions {
     revisions: Rc<RefCell<HashSet<(u64, String)>>>,
     _task: AbortOnDropHandle<()>,
 }
 
-impl Doubts {
+impl Suspicions {
     pub(crate) fn about(address: SocketAddr, name: &'static str) -> Self {
         let revisions = Rc::<RefCell<HashSet<_>>>::default();
         let found = Rc::clone(&revisions);

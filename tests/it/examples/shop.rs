@@ -1,7 +1,7 @@
 //! The example shop, used as a person would.
 
 use serde_json::json;
-use tests::{Client, Cluster, Process, eventually, request};
+use tests::{Cluster, HttpClient, Process, eventually, request};
 
 const SHOP: &str = env!("CARGO_BIN_EXE_shop_process");
 
@@ -49,7 +49,7 @@ async fn the_shop_opens_sells_refuses_and_closes() {
         assert_eq!((response.status, seen), (status, expected), "{method} {path} {body}");
     }
     // Both instances of each service see what either of them stored.
-    let mut client = Client::connect(gateway).await;
+    let mut client = HttpClient::connect(gateway).await;
     for number in 1..=10 {
         let bought = client.request("POST", "/purchases", r#"{"member":1,"good":1}"#).await.unwrap().json();
         assert_eq!((&bought["id"], &bought["price"]), (&json!(number), &json!(1200)));

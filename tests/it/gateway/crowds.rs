@@ -7,16 +7,16 @@ use std::time::Duration;
 use futures::future::join_all;
 use gateway::{Config, FixedServer, Route};
 use node_sdk::{Node, Params, ServiceError};
-use tests::{Client, Cluster, PATIENCE, RawStream, eventually};
+use tests::{Cluster, HttpClient, PATIENCE, RawStream, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 /// Places of the server for requests, and as many for tunnels.
-const PLACES: usize = 40;
+const PERMITS: usize = 40;
 /// More than that.
-const ATTACKERS: usize = 3 * PLACES;
+const ATTACKERS: usize = 3 * PERMITS;
 
 /// A server that answers `/big` without end, `/slow` never, `/ws` by a WebSocket that echoes, and everything else at once.
 async fn server() -> SocketAddr {
@@ -65,7 +65,7 @@ async fn gateway(cluster: &Cluster, route: Route) -> SocketAddr {
 }
 
 fn route() -> Route {
-    Route { max_connections: PLACES, max_tunnels: PLACES, ..Route::new(vec!["/".to_owned()]) }
+    Route { max_connections: PERMITS, max_tunnels: PERMITS, ..Route::new(vec!["/".to_owned()]) }
 }
 
 /// Connects from one of this machine's addresses, and takes little ahead.
@@ -79,7 +79,7 @@ async fn connect(from: u8, to: SocketAddr) -> TcpStream {
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
 /// Those of one kind.
-struct Attack {
+struct SlowClient {
     name: &'static str,
     first: &'static str,
     /// Said again every 0.1 s.
@@ -88,7 +88,7 @@ struct Attack {
     addresses: (u8, u8),
 }
 
-impl Attack {
+impl SlowClient {
     /// All of them are there, and go on until this is dropped.
     async fn begin(&self, gateway: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let (first, count) = self.addresses;
@@ -111,7 +111,7 @@ impl Attack {
 }
 
 /// Good clients, one after the other, are answered in time, whatever the attackers do.
-async fn check(attack: Attack) {
+async fn check(attack: SlowClient) {
     let cluster = Cluster::start();
     let at = gateway(&cluster, route()).await;
     let attackers = attack.begin(at).await;
@@ -119,7 +119,7 @@ async fn check(attack: Attack) {
     sleep(Duration::from_millis(500)).await;
     let mut worst = Duration::ZERO;
     for number in 0..30 {
-        let mut client = Client::over(connect(1, at).await);
+        let mut client = HttpClient::over(connect(1, at).await);
         let begun = Instant::now();
         let body = if number % 2 == 0 { ("GET", "") } else { ("POST", "{}") };
         let response = client.request(body.0, "/", body.1).await.unwrap();
@@ -143,7 +143,7 @@ const BIG: &str = "GET /big HTTP/1.1\r\nHost: g\r\n\r\n";
 #[tokio::test]
 async fn ov9_slow_bodies_do_not_take_a_server_from_others() {
     let slow =
-        |name, addresses| Attack { name, first: POST, again: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", addresses };
+        |name, addresses| SlowClient { name, first: POST, again: "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", addresses };
     check(slow("of one client", (2, 1))).await;
     check(slow("of many clients", (2, 60))).await;
     check(slow("of the same client", (1, 1))).await;
@@ -151,7 +151,7 @@ async fn ov9_slow_bodies_do_not_take_a_server_from_others() {
 
 #[tokio::test]
 async fn ov9_slow_readers_do_not_take_a_server_from_others() {
-    let slow = |name, addresses| Attack { name, first: BIG, again: "", addresses };
+    let slow = |name, addresses| SlowClient { name, first: BIG, again: "", addresses };
     check(slow("of one client", (2, 1))).await;
     check(slow("of many clients", (2, 60))).await;
     check(slow("of the same client", (1, 1))).await;
@@ -159,7 +159,7 @@ async fn ov9_slow_readers_do_not_take_a_server_from_others() {
 
 #[tokio::test]
 async fn ov9_idle_tunnels_do_not_take_a_server_from_others() {
-    let idle = |name, again, addresses| Attack { name, first: UPGRADE, again, addresses };
+    let idle = |name, again, addresses| SlowClient { name, first: UPGRADE, again, addresses };
     check(idle("of one client", "", (2, 1))).await;
     check(idle("of many clients", "", (2, 60))).await;
     check(idle("of the same client", "", (1, 1))).await;
@@ -169,8 +169,8 @@ async fn ov9_idle_tunnels_do_not_take_a_server_from_others() {
 #[tokio::test]
 async fn ov9_requests_that_take_long_do_not_take_a_server_from_others() {
     let slow = "GET /slow HTTP/1.1\r\nHost: g\r\n\r\n";
-    check(Attack { name: "of one client", first: slow, again: "", addresses: (2, 1) }).await;
-    check(Attack { name: "of three", first: slow, again: "", addresses: (2, 3) }).await;
+    check(SlowClient { name: "of one client", first: slow, again: "", addresses: (2, 1) }).await;
+    check(SlowClient { name: "of three", first: slow, again: "", addresses: (2, 3) }).await;
 }
 
 #[tokio::test]
@@ -194,8 +194,8 @@ async fn slow_clients_are_left_alone_while_nobody_waits() {
 async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
     let cluster = Cluster::start();
     let at = gateway(&cluster, route()).await;
-    let load =
-        (0..4 * PLACES).map(async |_| Client::over(connect(1, at).await).request("GET", "/", "").await.unwrap().status);
+    let load = (0..4 * PERMITS)
+        .map(async |_| HttpClient::over(connect(1, at).await).request("GET", "/", "").await.unwrap().status);
     assert!(join_all(load).await.iter().all(|status| *status == 200));
 }
 
@@ -272,7 +272,7 @@ async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     sleep(Duration::from_millis(1200)).await;
     for number in 0..20 {
         let begun = Instant::now();
-        let response = Client::over(connect(1, at).await).request("GET", "/", "").await;
+        let response = HttpClient::over(connect(1, at).await).request("GET", "/", "").await;
         let took = begun.elapsed();
         let status = response.map(|response| response.status);
         assert!(status == Some(200) && took < Duration::from_millis(900), "{name} {number}: {status:?} after {took:?}");
@@ -336,13 +336,14 @@ async fn gh30_answers_that_a_client_does_not_read_are_no_more_than_it_may_hold()
     };
     let (statuses, held): (Vec<_>, Vec<_>) = join_all((0..30).map(ask)).await.into_iter().unzip();
     assert_eq!(counted(&statuses), [(200, 4), (503, 26)].into());
-    let mut good = Client::over(connect(1, at).await);
+    let mut good = HttpClient::over(connect(1, at).await);
     assert_eq!(good.request("GET", "/large", "").await.unwrap().status, 200, "there is something left for others");
-    let mut same = Client::over(connect(2, at).await);
+    let mut same = HttpClient::over(connect(2, at).await);
     assert_eq!(same.request("POST", "/small", "{}").await.unwrap().status, 200, "small answers are not counted");
     assert_eq!(same.request("GET", "/large", "").await.unwrap().problem(), "overloaded");
     drop(held);
-    let again = async || Client::over(connect(2, at).await).request("GET", "/large", "").await.unwrap().status == 200;
+    let again =
+        async || HttpClient::over(connect(2, at).await).request("GET", "/large", "").await.unwrap().status == 200;
     eventually("what was held is given back", again).await;
 }
 
@@ -387,7 +388,7 @@ async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
     let refused = join_all((0..100).map(ask)).await.into_iter().filter(|refused| *refused).count();
     // Half of what is free, of 5 KiB each, and a few.
     assert!((65..=75).contains(&refused), "{refused}");
-    assert_eq!(Client::over(connect(2, at).await).request("GET", "/", "").await.unwrap().status, 200);
+    assert_eq!(HttpClient::over(connect(2, at).await).request("GET", "/", "").await.unwrap().status, 200);
     drop(running);
 }
 
@@ -412,8 +413,9 @@ async fn gh30_bodies_for_nodes_are_no_more_than_may_be_held() {
         refused += usize::from(line.is_ok_and(|line| line.starts_with("HTTP/1.1 503 ")));
     }
     assert!((25..=29).contains(&refused), "{refused}");
-    let good =
-        Client::over(connect(1, at).await).request("POST", "/small", &format!("{{}}{}", " ".repeat(LARGE / 2))).await;
+    let good = HttpClient::over(connect(1, at).await)
+        .request("POST", "/small", &format!("{{}}{}", " ".repeat(LARGE / 2)))
+        .await;
     assert_eq!(good.unwrap().status, 200);
     drop(begun);
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use gateway::Config;
 use node_sdk::{Node, Params, ServiceError};
 use serde_json::{Value, json};
-use tests::{Client, Cluster, Listener, Peer, Process, eventually, request};
+use tests::{Cluster, HttpClient, Listener, Peer, Process, eventually, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -69,7 +69,7 @@ fn answer(call: &Value) -> Value {
 }
 
 /// The gateway's request, sent in the background.
-fn ask(gateway: std::net::SocketAddr, path: &'static str) -> tokio::task::JoinHandle<tests::Response> {
+fn ask(gateway: std::net::SocketAddr, path: &'static str) -> tokio::task::JoinHandle<tests::HttpResponse> {
     tokio::spawn(async move { request(gateway, "GET", path, "").await })
 }
 
@@ -86,7 +86,8 @@ async fn a_call_to_an_old_node_has_the_key_in_both_places_and_params() {
         ("POST", "/x", "", json!({})),
     ] {
         let (method, path) = (method.to_owned(), path.to_owned());
-        let response = tokio::spawn(async move { Client::connect(gateway).await.request(&method, &path, body).await });
+        let response =
+            tokio::spawn(async move { HttpClient::connect(gateway).await.request(&method, &path, body).await });
         if connection.is_none() {
             connection = Some(node.listener.accept().await);
         }
@@ -146,7 +147,7 @@ async fn answers_of_our_nodes_become_responses() {
         ("POST", "/double", "{", 400, json!("bad_json")),
         ("POST", "/double", "[]", 400, json!("bad_json")),
     ] {
-        let mut client = Client::connect(gateway).await;
+        let mut client = HttpClient::connect(gateway).await;
         let response = client.request(method, path, body).await.unwrap();
         let seen = if status == 200 { response.json() } else { json!(response.problem()) };
         assert_eq!((response.status, seen), (status, expected), "{method} {path}");
@@ -193,7 +194,7 @@ async fn what_is_wrong_with_a_request_is_said() {
             "",
         ),
     ] {
-        let response = Client::connect(gateway).await.raw(raw.as_bytes()).await.unwrap();
+        let response = HttpClient::connect(gateway).await.raw(raw.as_bytes()).await.unwrap();
         assert_eq!(response.status, status, "{raw}");
         if status != 200 {
             assert_eq!(response.problem(), kind);
@@ -212,12 +213,12 @@ async fn clients_that_are_slow_or_idle_are_closed_and_others_are_not() {
     };
     let gateway = cluster.gateway_with(config).await;
     Cluster::routed(gateway, "/double?n=1").await;
-    let mut silent = Client::connect(gateway).await;
+    let mut silent = HttpClient::connect(gateway).await;
     assert_eq!(silent.raw(b"").await, None, "nothing was asked");
-    let mut slow = Client::connect(gateway).await;
+    let mut slow = HttpClient::connect(gateway).await;
     let half = slow.raw(b"GET /double?n=1 HTTP/1.1\r\nHost").await.unwrap();
     assert_eq!((half.status, half.problem().as_str()), (408, "slow_head"));
-    let mut idle = Client::connect(gateway).await;
+    let mut idle = HttpClient::connect(gateway).await;
     assert_eq!(idle.request("GET", "/double?n=1", "").await.unwrap().status, 200);
     assert_eq!(idle.raw(b"").await, None, "kept alive, then closed");
 }
@@ -340,7 +341,7 @@ async fn gu10_one_of_three_leaves_and_nobody_notices() {
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(tokio::spawn(async move {
-            let mut client = Client::connect(gateway).await;
+            let mut client = HttpClient::connect(gateway).await;
             for _ in 0..300 {
                 assert_eq!(client.request("POST", "/hello", "{}").await.unwrap().status, 200);
             }
@@ -380,7 +381,7 @@ async fn gu19_what_a_client_no_longer_waits_for_is_not_sent() {
     let mut caller = node.listener.accept().await;
     let call = caller.next().await.unwrap();
     let abandoned = big("abandoned");
-    let mut client = Client::connect(gateway).await;
+    let mut client = HttpClient::connect(gateway).await;
     let head = format!(
         "POST /x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
         abandoned.len()
@@ -486,7 +487,7 @@ async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
     Cluster::routed(gateway, "/double?n=1").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
-        let mut client = Client::connect(gateway).await;
+        let mut client = HttpClient::connect(gateway).await;
         assert_eq!(client.request("GET", "/double?n=1", "").await.unwrap().status, 200);
         // Longer than the clock that tells who came first.
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -494,7 +495,7 @@ async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
     }
     // The first asks again, so the second has been idle for longest.
     assert_eq!(clients[0].request("GET", "/double?n=1", "").await.unwrap().status, 200);
-    let mut another = Client::connect(gateway).await;
+    let mut another = HttpClient::connect(gateway).await;
     assert_eq!(another.request("GET", "/double?n=2", "").await.unwrap().status, 200);
     assert_eq!(clients[1].request("GET", "/double?n=1", "").await, None, "it has made room");
     for at in [0, 2] {
@@ -519,11 +520,11 @@ async fn gh29_operators_have_a_door_of_their_own() {
     eventually("it has heard of itself", async || ask("/ready").await.0 == 200).await;
     let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
     Cluster::routed(at, "/double?n=1").await;
-    let mut client = Client::connect(at).await;
+    let mut client = HttpClient::connect(at).await;
     for path in ["/double?n=1", "/double?n=2", "/double?n=x"] {
         client.request("GET", path, "").await.unwrap();
     }
-    assert_eq!(Client::connect(at).await.raw(b"nonsense\r\n\r\n").await.unwrap().status, 400);
+    assert_eq!(HttpClient::connect(at).await.raw(b"nonsense\r\n\r\n").await.unwrap().status, 400);
     let (_, metrics) = ask("/metrics").await;
     for line in
         ["gateway_responses_total{status=\"422\"} 1", "gateway_responses_total{status=\"400\"} 1", "gateway_nodes 2"]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits};
 use node_sdk::{Node, ServiceError};
-use tests::{Client, Cluster, CountingServer, PATIENCE, eventually, request};
+use tests::{Cluster, CountingServer, HttpClient, PATIENCE, eventually, request};
 use tokio::time::{Instant, timeout};
 
 fn route(servers: &[&CountingServer]) -> Route {
@@ -27,7 +27,7 @@ fn port(body: &str) -> u16 {
 
 /// How often each server answers.
 async fn turns(gateway: SocketAddr, count: usize) -> HashMap<u16, usize> {
-    let mut client = Client::connect(gateway).await;
+    let mut client = HttpClient::connect(gateway).await;
     let mut turns = HashMap::new();
     for _ in 0..count {
         let response = client.request("GET", "/", "").await.unwrap();
@@ -49,7 +49,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
     // Two doors with one secret know each other's cookies.
     let doors = [cluster.gateway_with(config()).await, cluster.gateway_with(config()).await];
     let ask = async |cookie: &str| {
-        let mut client = Client::connect(doors[usize::from(!cookie.is_empty())]).await;
+        let mut client = HttpClient::connect(doors[usize::from(!cookie.is_empty())]).await;
         client.raw(format!("GET / HTTP/1.1\r\nHost: g\r\nCookie: {cookie}\r\n\r\n").as_bytes()).await.unwrap()
     };
     let first = ask("").await;
@@ -91,7 +91,7 @@ async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so
     let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
     let check = async |balance: Balance, expected: &[usize]| {
         let at = gateway(&cluster, Route { balance: Some(balance), ..Route::new(vec!["/".to_owned()]) }).await;
-        let mut client = Client::connect(at).await;
+        let mut client = HttpClient::connect(at).await;
         let mut answers = async |count: usize| {
             let mut answers = HashMap::<String, usize>::new();
             for _ in 0..count {
@@ -136,7 +136,7 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
     let limited = Route { limits: RouteLimits::new(None, Some(rate), 90), ..route(&[&server]) };
     let at = gateway(&cluster, limited).await;
     let ask = async |key: &str| {
-        let mut client = Client::connect(at).await;
+        let mut client = HttpClient::connect(at).await;
         client.raw(format!("GET / HTTP/1.1\r\nHost: g\r\nX-Key: {key}\r\n\r\n").as_bytes()).await.unwrap()
     };
     for _ in 0..3 {
@@ -225,7 +225,7 @@ async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
     assert_eq!(turns(at, 10).await.len(), 2);
     ill.answers(500);
     eventually("only the other one is asked", async || {
-        let mut client = Client::connect(at).await;
+        let mut client = HttpClient::connect(at).await;
         let mut answers = 0;
         while answers < 10 && client.request("GET", "/", "").await.unwrap().status == 200 {
             answers += 1;
@@ -267,7 +267,7 @@ async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
         Route { node_check: Some("GET/health".to_owned()), check_every: every, ..Route::new(vec!["/".into()]) };
     let at = gateway(&cluster, checked).await;
     Cluster::routed(at, "/who").await;
-    let mut client = Client::connect(at).await;
+    let mut client = HttpClient::connect(at).await;
     let mut answer_in_ten = async || {
         let mut names = BTreeSet::new();
         for _ in 0..10 {
@@ -359,7 +359,7 @@ async fn a_balancer_before_us_says_who_the_client_is() {
         (&v2, "192.0.2.9"),
         (b"PROXY UNKNOWN\r\n", "127.0.0.1"),
     ] {
-        let mut connection = Client::connect(at).await;
+        let mut connection = HttpClient::connect(at).await;
         // In pieces: a header may be split wherever it likes.
         let (first, second) = header.split_at(header.len() / 2);
         connection.send(first).await;
@@ -368,7 +368,7 @@ async fn a_balancer_before_us_says_who_the_client_is() {
         let response = connection.raw(&request).await.unwrap();
         assert!(response.body.contains(&format!("x-forwarded-for: {client}\r\n")), "{}", response.body);
     }
-    let mut silent = Client::connect(at).await;
+    let mut silent = HttpClient::connect(at).await;
     assert_eq!(silent.raw(b"GET / HTTP/1.1\r\nHost: g\r\n\r\n").await, None, "it has to say");
 
     let config = Config { routes: vec![route(&[&server])], trusted: here(), ..Config::default() };
@@ -376,7 +376,7 @@ async fn a_balancer_before_us_says_who_the_client_is() {
     let outer =
         Route { servers: vec![FixedServer { address: inner, weight: 100 }], ..Route::new(vec!["/".to_owned()]) };
     let outer = gateway(&cluster, outer).await;
-    let mut client = Client::connect(outer).await;
+    let mut client = HttpClient::connect(outer).await;
     let response = client.raw(b"GET / HTTP/1.1\r\nHost: shop.test\r\nX-Forwarded-For: 6.6.6.6\r\n\r\n").await.unwrap();
     for line in
         ["x-forwarded-for: 127.0.0.1, 127.0.0.1\r\n", "x-forwarded-host: shop.test\r\n", "x-gateway-hops: 2\r\n"]
@@ -392,7 +392,7 @@ async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
     server.answers(0);
     let timeout = Some(Duration::from_millis(250));
     let at = gateway(&cluster, Route { timeout, ..route(&[&server]) }).await;
-    let mut client = Client::connect(at).await;
+    let mut client = HttpClient::connect(at).await;
     client.send(b"POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 3\r\n\r\n").await;
     tokio::time::sleep(Duration::from_millis(20)).await;
     let begun = Instant::now();

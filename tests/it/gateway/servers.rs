@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use gateway::Config;
 use serde_json::json;
-use tests::{Client, Cluster, PATIENCE, Process, RawStream, Server, eventually, example, old_peers_can_run, request};
+use tests::{
+    Cluster, HttpClient, PATIENCE, Process, RawStream, Server, eventually, example, old_peers_can_run, request,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -167,7 +169,7 @@ async fn servers_take_turns_come_and_go() {
     }
     let gateway = cluster.gateway().await;
     eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
-    let mut client = Client::connect(gateway).await;
+    let mut client = HttpClient::connect(gateway).await;
     let mut ports = Vec::new();
     for _ in 0..10 {
         ports.push(client.request("GET", "/api", "").await.unwrap().body);
@@ -197,7 +199,7 @@ async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
 async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
     let (_cluster, gateway, server) = served(&["/api"]).await;
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let mut client = Client::connect(gateway).await;
+    let mut client = HttpClient::connect(gateway).await;
     // It closes between requests; or with a request on its way, which is then sent again if that does no harm.
     for (method, closes_first, status) in
         [("GET", true, 200), ("POST", true, 200), ("GET", false, 200), ("POST", false, 502)]
@@ -373,7 +375,7 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
     for _ in 0..8 {
         let is_done = done.subscribe();
         clients.push(tokio::spawn(async move {
-            let (mut client, mut count) = (Client::connect(gateway).await, 0);
+            let (mut client, mut count) = (HttpClient::connect(gateway).await, 0);
             while !*is_done.borrow() {
                 let response = client.request("POST", "/api/x", "{}").await.expect("the connection stays");
                 assert_eq!(response.status, 200, "{response:?}");

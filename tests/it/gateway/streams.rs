@@ -11,7 +11,7 @@ use node_sdk::{Node, ServiceError, State, Streaming};
 use serde_json::json;
 use tests::http2;
 use tests::streams::{Parts, offers};
-use tests::{Client, Cluster, PATIENCE, eventually};
+use tests::{Cluster, HttpClient, PATIENCE, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -36,7 +36,7 @@ fn get(path: &str, accept: &str) -> Vec<u8> {
 #[tokio::test]
 async fn whoever_accepts_a_stream_is_given_lines_or_events() {
     let (_cluster, _node, gateway, _) = served().await;
-    let mut http1 = Client::connect(gateway).await;
+    let mut http1 = HttpClient::connect(gateway).await;
     let mut http2 = http2::connect(gateway).await;
     let mut check = async |path: &str, accept: &str, status: u16, media_type: &str, body: &str| {
         let response = http1.raw(&get(path, accept)).await.unwrap();
@@ -126,7 +126,7 @@ async fn gu19_parts_come_when_they_are_there_and_the_stream_ends_when_its_client
 async fn a_node_that_takes_parts_is_told_that_there_are_none() {
     let (_cluster, _node, gateway, _) = served().await;
     let request = format!("POST /sum HTTP/1.1\r\nHost: g.test\r\nAccept: {LINES}\r\nContent-Length: 0\r\n\r\n");
-    let response = Client::connect(gateway).await.raw(request.as_bytes()).await.unwrap();
+    let response = HttpClient::connect(gateway).await.raw(request.as_bytes()).await.unwrap();
     assert_eq!((response.status, &*response.body), (200, "0\n"));
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use rustix::process::Signal;
 use rustls::ProtocolVersion;
 use tests::{
-    Client, Cluster, GatewayFiles, PATIENCE, Process, RawStream, Server, ask_tls, connect_tls, echo_server, eventually,
-    pick_address, request,
+    Cluster, GatewayFiles, HttpClient, PATIENCE, Process, RawStream, Server, ask_tls, connect_tls, echo_server,
+    eventually, pick_address, request,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -136,7 +136,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     };
     let file = files.write(&text("/one", one, ""));
     let gateway = start(&file).await;
-    let mut kept = Client::connect(at).await;
+    let mut kept = HttpClient::connect(at).await;
     assert_eq!(kept.request("GET", "/one", "").await.unwrap().status, 200);
     assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 404);
     files.write(&text("/two", two, "max_body_bytes = 3"));
@@ -164,7 +164,7 @@ async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: 
             failed.push("refused".to_owned());
             continue;
         };
-        let mut client = Client::over(stream);
+        let mut client = HttpClient::over(stream);
         for _ in 0..20 {
             match client.request("GET", path, "").await {
                 Some(response) if response.status == 200 => {
@@ -342,7 +342,7 @@ async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
         ];
         let mut gateway = Process::start("bash", &arguments);
         eventually("it listens", async || TcpStream::connect(at).await.is_ok()).await;
-        let mut client = Client::connect(at).await;
+        let mut client = HttpClient::connect(at).await;
         for _ in 0..200 {
             assert_eq!(client.request("GET", "/", "").await.unwrap().status, 200, "{redirection}");
         }

@@ -4,19 +4,19 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Client, Peer, Process, Response, eventually, pick_port};
+use tests::{HttpClient, HttpResponse, Peer, Process, eventually, pick_port};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// A Distributor with an address for operators.
-struct Watched {
+struct WatchedDistributor {
     _process: Process,
     at: SocketAddr,
     admin: SocketAddr,
 }
 
-impl Watched {
+impl WatchedDistributor {
     async fn start(arguments: &[&str]) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], pick_port()));
         let own = ["--listen", "127.0.0.1:0", "--admin", &admin.to_string()];
@@ -25,8 +25,8 @@ impl Watched {
         Self { _process: process, at, admin }
     }
 
-    async fn ask(&self, method: &str, path: &str) -> Response {
-        Client::connect(self.admin).await.request(method, path, "").await.unwrap()
+    async fn ask(&self, method: &str, path: &str) -> HttpResponse {
+        HttpClient::connect(self.admin).await.request(method, path, "").await.unwrap()
     }
 
     /// The value of a figure; 0 when it is not shown.
@@ -45,7 +45,7 @@ impl Watched {
 #[tokio::test]
 async fn oe17_figures_of_the_distributor_follow_what_happens() {
     // Room for one packet that has begun.
-    let watched = Watched::start(&["--max-incoming-bytes", "1"]).await;
+    let watched = WatchedDistributor::start(&["--max-incoming-bytes", "1"]).await;
     for (name, expected) in [
         ("connections", 0),
         ("nodes", 0),
@@ -96,7 +96,7 @@ async fn oe17_figures_of_the_distributor_follow_what_happens() {
 
 #[tokio::test]
 async fn oe17_operators_of_the_distributor_who_stay_keep_nobody_out() {
-    let watched = Watched::start(&[]).await;
+    let watched = WatchedDistributor::start(&[]).await;
     let begins = ["GET /metrics HTTP/1.1\r\nHost: d\r\n\r\n", "GET /hea", "", "POST /health HTTP/1.1\r\n"];
     let mut all = Vec::new();
     for at in 0..100 {
@@ -112,7 +112,7 @@ async fn oe17_operators_of_the_distributor_who_stay_keep_nobody_out() {
         ("POST", "/health", 405),
     ] {
         let head = format!("{method} {path} HTTP/1.1\r\nHost: d\r\n\r\n");
-        let mut client = Client::connect(watched.admin).await;
+        let mut client = HttpClient::connect(watched.admin).await;
         if method == "HEAD" {
             // It has the length of a body, and none.
             let mut stream = TcpStream::connect(watched.admin).await.unwrap();
@@ -125,7 +125,7 @@ async fn oe17_operators_of_the_distributor_who_stay_keep_nobody_out() {
         let answer = timeout(Duration::from_secs(5), client.raw(head.as_bytes())).await.expect("in time").unwrap();
         assert_eq!(answer.status, status, "{method} {path}");
     }
-    let mut endless = Client::connect(watched.admin).await;
+    let mut endless = HttpClient::connect(watched.admin).await;
     let answer = endless.raw("GET /health HTTP/1.1\r\n".repeat(1000).as_bytes()).await;
     assert!(answer.is_none_or(|answer| answer.status == 431));
     // Nodes notice nothing of it.

@@ -16,13 +16,13 @@ const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 const NAME: &str = "\x1b]0;pwned\x07\x1b[2J\nfake \u{9b}31m\u{202e}line\u{2028}";
 
 /// A gateway with an address for operators.
-struct Gateway {
+struct GatewayWithAdmin {
     process: Process,
     at: std::net::SocketAddr,
     admin: std::net::SocketAddr,
 }
 
-impl Gateway {
+impl GatewayWithAdmin {
     async fn start(cluster: &Cluster) -> Self {
         let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], pick_port())));
         let (listen, operators, distributor) = (at.to_string(), admin.to_string(), cluster.address.to_string());
@@ -66,7 +66,7 @@ async fn register(cluster: &Cluster, registration: serde_json::Value) -> Peer {
 async fn names_of_nodes_reach_no_terminal_as_they_are() {
     let cluster = Cluster::start();
     let _evil = register(&cluster, json!({ "port": 7, "name": NAME, "urls": ["GET/evil"] })).await;
-    let gateway = Gateway::start(&cluster).await;
+    let gateway = GatewayWithAdmin::start(&cluster).await;
     let routes = gateway.routes_with("GET/evil").await;
     check_plain(&routes);
     assert!(routes.contains(r"\u{1b}]0;pwned\u{7}"), "{routes}");
@@ -88,7 +88,7 @@ async fn names_of_nodes_reach_no_terminal_as_they_are() {
 #[tokio::test]
 async fn no_entry_makes_a_gateway_call_itself() {
     let cluster = Cluster::start();
-    let gateway = Gateway::start(&cluster).await;
+    let gateway = GatewayWithAdmin::start(&cluster).await;
     let mut peers = Vec::new();
     for (port, prefix, id) in [(gateway.admin.port(), "/admin", "a"), (gateway.at.port(), "/round", "b")] {
         let http = json!({ "prefixes": [prefix], "strip": true });
@@ -109,7 +109,7 @@ async fn no_entry_makes_a_gateway_call_itself() {
 #[tokio::test]
 async fn oe17_operators_who_stay_keep_nobody_out() {
     let cluster = Cluster::start();
-    let gateway = Gateway::start(&cluster).await;
+    let gateway = GatewayWithAdmin::start(&cluster).await;
     let begins = [
         "GET /health HTTP/1.1\r\nHost: g\r\n\r\n",
         "GET /hea",
@@ -165,7 +165,7 @@ async fn oe16_a_file_that_was_lost_changes_nothing() {
 #[tokio::test]
 async fn bad_prefixes_are_told_once() {
     let cluster = Cluster::start();
-    let gateway = Gateway::start(&cluster).await;
+    let gateway = GatewayWithAdmin::start(&cluster).await;
     let bad: Vec<String> = (0..200).map(|number| format!("bad\u{202e}{number}")).collect();
     let mut peer = cluster.peer().await;
     for weight in 1..=8 {

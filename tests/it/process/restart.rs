@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use node_sdk::{Node, ServiceError};
-use tests::{Client, Cluster, Peer, Process, eventually, pick_port};
+use tests::{Cluster, HttpClient, Peer, Process, eventually, pick_port};
 use tokio::task::JoinSet;
 
 const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
@@ -83,7 +83,7 @@ impl Load {
         for _ in 0..8 {
             let (done, stop) = (Arc::clone(&done), Arc::clone(&stop));
             clients.spawn(async move {
-                let mut client = Client::connect(gateway).await;
+                let mut client = HttpClient::connect(gateway).await;
                 let mut failures = Vec::new();
                 while !stop.load(Ordering::Relaxed) {
                     match client.request("GET", path, "").await {
@@ -183,7 +183,7 @@ async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
     eventually("it is listed no more", async || observer.ask(1).await.len() == 3).await;
     load.go_on(200).await;
     assert_eq!(load.failures().await, [""; 0]);
-    let (mut survivor, pid) = (Client::connect(gateway).await, second.pid().as_raw_nonzero().to_string());
+    let (mut survivor, pid) = (HttpClient::connect(gateway).await, second.pid().as_raw_nonzero().to_string());
     assert_eq!(survivor.request("GET", "/who", "").await.unwrap().body, pid);
 }
 
@@ -221,7 +221,7 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
             let mut count = 0;
             // Until nobody listens any more: whoever was let in is answered.
             while let Ok(stream) = tokio::net::TcpStream::connect(at).await {
-                let mut client = Client::over(stream);
+                let mut client = HttpClient::over(stream);
                 loop {
                     let response = client.request("GET", "/hello", "").await.expect("an answer");
                     assert_eq!(response.status, 200);

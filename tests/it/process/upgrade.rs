@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
 
 /// A gateway without a Distributor: its successor waits for one for five seconds, and is not ready before that.
-struct Gateway {
+struct ReplaceableGateway {
     process: Process,
     at: SocketAddr,
     /// The program, which may be replaced.
@@ -19,7 +19,7 @@ struct Gateway {
     _folder: tempfile::TempDir,
 }
 
-impl Gateway {
+impl ReplaceableGateway {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let program = folder.path().join("gateway");
@@ -55,7 +55,7 @@ impl Gateway {
 #[tokio::test]
 async fn up7_sigterm_while_the_program_is_replaced_stops_both() {
     for waits_for_successor in [false, true] {
-        let mut gateway = Gateway::start().await;
+        let mut gateway = ReplaceableGateway::start().await;
         gateway.process.signal(Signal::USR2);
         if waits_for_successor {
             gateway.successor_has_started().await;
@@ -68,7 +68,7 @@ async fn up7_sigterm_while_the_program_is_replaced_stops_both() {
 
 #[tokio::test]
 async fn up7_a_successor_that_hangs_ends_with_its_predecessor() {
-    let mut gateway = Gateway::start().await;
+    let mut gateway = ReplaceableGateway::start().await;
     gateway.becomes("echo hanging; exec sleep 1000");
     gateway.process.signal(Signal::USR2);
     gateway.process.line("hanging").await;
@@ -79,7 +79,7 @@ async fn up7_a_successor_that_hangs_ends_with_its_predecessor() {
 
 #[tokio::test]
 async fn up7_a_successor_whose_predecessor_is_killed_ends() {
-    let gateway = Gateway::start().await;
+    let gateway = ReplaceableGateway::start().await;
     gateway.process.signal(Signal::USR2);
     gateway.successor_has_started().await;
     gateway.process.signal(Signal::KILL);

@@ -14,7 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Age {
+enum Generation {
     Old,
     Ours,
 }
@@ -23,7 +23,7 @@ enum Age {
 struct Mix {
     distributor: Process,
     gateway: SocketAddr,
-    gateway_age: Age,
+    gateway_age: Generation,
     old: Vec<Process>,
     nodes: Vec<Node>,
     _stop: DropGuard,
@@ -47,22 +47,22 @@ async fn clear(stored: State<Stored>) -> Result<Value, ServiceError> {
 }
 
 impl Mix {
-    async fn start(distributor: Age, gateway: Age, family: &str) -> Self {
+    async fn start(distributor: Generation, gateway: Generation, family: &str) -> Self {
         let port = pick_port().to_string();
         let distributor = match distributor {
-            Age::Old => Process::old("distributor", &["--port", &port, "--family", family]),
-            Age::Ours => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
+            Generation::Old => Process::old("distributor", &["--port", &port, "--family", family]),
+            Generation::Ours => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
         };
         distributor.line("listening").await;
         let stop = CancellationToken::new();
         let mut old = Vec::new();
         let address = match gateway {
-            Age::Old => {
+            Generation::Old => {
                 let arguments = ["--port", "0", "--distributor", &port, "--family", family, "--connect-delay", "50"];
                 old.push(Process::old("gateway", &arguments));
                 SocketAddr::new("127.0.0.1".parse().unwrap(), old[0].port().await)
             }
-            Age::Ours => {
+            Generation::Ours => {
                 let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
                 let address = listener.local_addr().unwrap();
                 let distributor = format!("127.0.0.1:{port}");
@@ -78,16 +78,16 @@ impl Mix {
         self.distributor.port().await.to_string()
     }
 
-    async fn service(&mut self, age: Age, name: &str, extra: &[&str]) {
+    async fn service(&mut self, age: Generation, name: &str, extra: &[&str]) {
         let port = self.distributor_port().await;
         let urls = format!("POST/{name},GET/{name},DELETE/{name}");
         match age {
-            Age::Old => {
+            Generation::Old => {
                 let mut arguments = vec!["--name", name, "--port", "0", "--urls", &urls, "--distributor", &port];
                 arguments.extend(["--connect-delay", "50"].iter().chain(extra));
                 self.old.push(Process::old("service", &arguments));
             }
-            Age::Ours => {
+            Generation::Ours => {
                 let node = Node::builder(name)
                     .distributor(format!("127.0.0.1:{port}"))
                     .state(Stored::default())
@@ -103,16 +103,16 @@ impl Mix {
     }
 
     /// Sends a request and checks the data of its answer, in the form that this gateway gives to this service.
-    async fn check(&self, service: Age, method: &str, path: &str, body: &str, data: Value) {
+    async fn check(&self, service: Generation, method: &str, path: &str, body: &str, data: Value) {
         let response = request(self.gateway, method, path, body).await;
         assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")), "{path}");
         let mut answer = response.json();
-        if (self.gateway_age, service) == (Age::Ours, Age::Ours) {
+        if (self.gateway_age, service) == (Generation::Ours, Generation::Ours) {
             assert_eq!(answer, data);
             return;
         }
         assert!(answer.as_object_mut().unwrap().remove("key").is_some(), "the whole packet, its key included");
-        let nothing = data == json!([]) && method == "GET" && service == Age::Old;
+        let nothing = data == json!([]) && method == "GET" && service == Generation::Old;
         let expected = if nothing {
             json!({ "errorcode": 1, "errormessage": "no data" })
         } else {
@@ -129,7 +129,7 @@ impl Mix {
     }
 }
 
-async fn check_mix(distributor: Age, gateway: Age, service: Age, family: &str) {
+async fn check_mix(distributor: Generation, gateway: Generation, service: Generation, family: &str) {
     let mut mix = Mix::start(distributor, gateway, family).await;
     mix.service(service, "goods", &["--family", family]).await;
     mix.check(service, "GET", "/goods", "", json!([])).await;
@@ -142,8 +142,8 @@ async fn check_mix(distributor: Age, gateway: Age, service: Age, family: &str) {
     mix.service(service, "members", &["--family", family]).await;
     mix.check(service, "GET", "/members", "", json!([])).await;
     match service {
-        Age::Old => mix.old.pop().unwrap().kill().await,
-        Age::Ours => drop(mix.nodes.pop().unwrap().stop().await),
+        Generation::Old => mix.old.pop().unwrap().kill().await,
+        Generation::Ours => drop(mix.nodes.pop().unwrap().stop().await),
     }
     let gateway = mix.gateway;
     eventually("it is gone", async || {
@@ -162,7 +162,7 @@ macro_rules! mixes {
         async fn $name() {
             if old_peers_can_run() {
                 for family in ["buffering", "strict"] {
-                    check_mix(Age::$distributor, Age::$gateway, Age::$service, family).await;
+                    check_mix(Generation::$distributor, Generation::$gateway, Generation::$service, family).await;
                 }
             }
         })*
@@ -185,10 +185,10 @@ async fn old_and_our_providers_of_one_url_take_turns() {
     if !old_peers_can_run() {
         return;
     }
-    for gateway in [Age::Old, Age::Ours] {
-        let mut mix = Mix::start(Age::Ours, gateway, "strict").await;
-        mix.service(Age::Old, "goods", &["--family", "strict"]).await;
-        mix.service(Age::Ours, "goods", &[]).await;
+    for gateway in [Generation::Old, Generation::Ours] {
+        let mut mix = Mix::start(Generation::Ours, gateway, "strict").await;
+        mix.service(Generation::Old, "goods", &["--family", "strict"]).await;
+        mix.service(Generation::Ours, "goods", &[]).await;
         let (mut old, mut ours) = (false, false);
         eventually("both have answered", async || {
             let answer = request(mix.gateway, "GET", "/goods", "").await.json();
@@ -207,8 +207,8 @@ async fn both_dialects_of_the_key() {
         return;
     }
     for extra in [&["--key", "string"][..], &["--top-key"], &["--top-key", "--key", "string"]] {
-        let mut mix = Mix::start(Age::Ours, Age::Ours, "strict").await;
-        mix.service(Age::Old, "goods", extra).await;
+        let mut mix = Mix::start(Generation::Ours, Generation::Ours, "strict").await;
+        mix.service(Generation::Old, "goods", extra).await;
         let answer = request(mix.gateway, "POST", "/goods", r#"{"a":1}"#).await.json();
         assert_eq!(answer["results"], json!([{ "a": 1 }]), "{answer}");
         mix.check_alive();
@@ -220,8 +220,8 @@ async fn our_nodes_call_old_services_and_read_their_results() {
     if !old_peers_can_run() {
         return;
     }
-    let mut mix = Mix::start(Age::Ours, Age::Ours, "buffering").await;
-    mix.service(Age::Old, "goods", &["--key", "string"]).await;
+    let mut mix = Mix::start(Generation::Ours, Generation::Ours, "buffering").await;
+    mix.service(Generation::Old, "goods", &["--key", "string"]).await;
     let address = format!("127.0.0.1:{}", mix.distributor_port().await);
     let node = Node::builder("caller").distributor(address).start().await.unwrap();
     node.peers().wait_for(&["POST/goods"]).await;

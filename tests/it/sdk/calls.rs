@@ -15,7 +15,7 @@ use tests::{Cluster, Listener, PATIENCE, Peer, Process, eventually};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-type Answer<T> = Result<T, ServiceError>;
+type HandlerResult<T> = Result<T, ServiceError>;
 
 /// A node, and another one that calls it.
 async fn pair(node: NodeBuilder) -> (Cluster, Node, Node) {
@@ -33,19 +33,19 @@ async fn a_handler_asks_for_what_it_needs() {
         id: u64,
         tag: String,
     }
-    async fn by_order(Path((id, tag)): Path<(u64, String)>) -> Answer<String> {
+    async fn by_order(Path((id, tag)): Path<(u64, String)>) -> HandlerResult<String> {
         Ok(format!("{id} {tag}"))
     }
-    async fn by_name(Path(Named { id, tag }): Path<Named>) -> Answer<String> {
+    async fn by_name(Path(Named { id, tag }): Path<Named>) -> HandlerResult<String> {
         Ok(format!("{id} {tag}"))
     }
-    async fn raw(RawParams(text): RawParams) -> Answer<String> {
+    async fn raw(RawParams(text): RawParams) -> HandlerResult<String> {
         Ok(text)
     }
-    async fn left(deadline: Deadline) -> Answer<bool> {
+    async fn left(deadline: Deadline) -> HandlerResult<bool> {
         Ok(deadline.remaining().is_some_and(|left| left <= Duration::from_secs(1) && left > Duration::from_millis(500)))
     }
-    async fn caller(caller: Caller) -> Answer<(Option<String>, bool)> {
+    async fn caller(caller: Caller) -> HandlerResult<(Option<String>, bool)> {
         Ok((caller.name(), caller.address().ip().is_loopback() && caller.instance().is_some()))
     }
     let node = Node::builder("callee")
@@ -69,16 +69,16 @@ async fn a_handler_asks_for_what_it_needs() {
 
 #[tokio::test]
 async fn a_result_has_a_status() {
-    async fn created() -> Answer<Created<u8>> {
+    async fn created() -> HandlerResult<Created<u8>> {
         Ok(Created(1))
     }
-    async fn accepted() -> Answer<Accepted<&'static str>> {
+    async fn accepted() -> HandlerResult<Accepted<&'static str>> {
         Ok(Accepted("soon"))
     }
-    async fn nothing() -> Answer<NoContent> {
+    async fn nothing() -> HandlerResult<NoContent> {
         Ok(NoContent)
     }
-    async fn busy() -> Answer<()> {
+    async fn busy() -> HandlerResult<()> {
         Err(ServiceError::new(503, "busy", "come back").retry_after(Duration::from_secs(2)))
     }
     let node = Node::builder("callee")
@@ -106,11 +106,11 @@ async fn a_result_has_a_status() {
 
 #[tokio::test]
 async fn calls_made_for_a_call_have_its_deadline_and_trace() {
-    async fn deep(deadline: Deadline, trace: Trace) -> Answer<(u128, String)> {
+    async fn deep(deadline: Deadline, trace: Trace) -> HandlerResult<(u128, String)> {
         Ok((deadline.remaining().unwrap_or_default().as_millis(), trace.id().to_owned()))
     }
     // It would give it a minute; and the spawned task goes on for the same call.
-    async fn middle(peers: Peers) -> Answer<(u128, String)> {
+    async fn middle(peers: Peers) -> HandlerResult<(u128, String)> {
         let spawned = node_sdk::spawn(async move {
             peers.call::<(u128, String)>("GET/deep", &()).timeout(Duration::from_secs(60)).await
         });
@@ -134,7 +134,7 @@ async fn calls_made_for_a_call_have_its_deadline_and_trace() {
 #[tokio::test]
 async fn ov3_expired_work_is_not_begun() {
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
-    async fn count() -> Answer<usize> {
+    async fn count() -> HandlerResult<usize> {
         Ok(BEGUN.fetch_add(1, Ordering::SeqCst))
     }
     let cluster = Cluster::start();
@@ -163,11 +163,11 @@ async fn ov3_expired_work_is_not_begun() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
 async fn the_first_of_few_answers_leaves_while_the_next_call_is_handled() {
     type Told = Mutex<mpsc::Receiver<()>>;
-    async fn quick() -> Answer<u32> {
+    async fn quick() -> HandlerResult<u32> {
         Ok(1)
     }
     // It keeps its connection's task to itself, as what has much to compute does.
-    async fn held(told: State<Told>) -> Answer<bool> {
+    async fn held(told: State<Told>) -> HandlerResult<bool> {
         Ok(told.lock().unwrap().recv_timeout(PATIENCE).is_ok())
     }
     let (tell, told) = mpsc::channel();
@@ -206,7 +206,7 @@ struct Gate {
     dropped: AtomicUsize,
 }
 
-async fn wait(gate: State<Gate>) -> Answer<&'static str> {
+async fn wait(gate: State<Gate>) -> HandlerResult<&'static str> {
     struct Dropped(State<Gate>);
     impl Drop for Dropped {
         fn drop(&mut self) {
@@ -256,7 +256,7 @@ async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
         panic!("{refused:?}")
     };
     assert_eq!(reason, "overloaded");
-    async fn free() -> Answer<&'static str> {
+    async fn free() -> HandlerResult<&'static str> {
         Ok("free")
     }
     let _other = cluster.node(Node::builder("other").route("GET/wait", free)).await;
@@ -272,7 +272,7 @@ async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
 
 #[tokio::test]
 async fn what_is_one_way_is_carried_out_and_never_answered() {
-    async fn log(RawParams(line): RawParams, lines: State<Mutex<Vec<String>>>) -> Answer<()> {
+    async fn log(RawParams(line): RawParams, lines: State<Mutex<Vec<String>>>) -> HandlerResult<()> {
         lines.lock().unwrap().push(line);
         Ok(())
     }
@@ -292,7 +292,7 @@ async fn what_is_one_way_is_carried_out_and_never_answered() {
     assert!(matches!(caller.peers().send("POST/nowhere", &()).await, Err(CallError::NoRoute { .. })));
 }
 
-async fn number(number: State<usize>) -> Answer<usize> {
+async fn number(number: State<usize>) -> HandlerResult<usize> {
     Ok(*number)
 }
 
@@ -369,7 +369,7 @@ async fn a_near_provider_is_preferred_and_a_far_one_better_than_none() {
 
 #[tokio::test]
 async fn gu17_a_slow_provider_gets_few_calls() {
-    async fn maybe_slow(number: State<usize>, calls: State<AtomicUsize>) -> Answer<usize> {
+    async fn maybe_slow(number: State<usize>, calls: State<AtomicUsize>) -> HandlerResult<usize> {
         calls.fetch_add(1, Ordering::SeqCst);
         if *number == 0 {
             sleep(Duration::from_millis(30)).await;
@@ -400,7 +400,7 @@ async fn gu17_a_slow_provider_gets_few_calls() {
 
 #[tokio::test]
 async fn a_node_calls_itself_without_a_socket() {
-    async fn ask(peers: Peers) -> Answer<(usize, String)> {
+    async fn ask(peers: Peers) -> HandlerResult<(usize, String)> {
         let own = peers.call("GET/own", &json!({ "n": 7 })).await?;
         let refused = peers.call::<()>("GET/refuses", &()).await.unwrap_err();
         Ok((own, refused.to_string()))
@@ -409,10 +409,10 @@ async fn a_node_calls_itself_without_a_socket() {
     struct N {
         n: usize,
     }
-    async fn own(Params(N { n }): Params<N>) -> Answer<usize> {
+    async fn own(Params(N { n }): Params<N>) -> HandlerResult<usize> {
         Ok(n)
     }
-    async fn refuses() -> Answer<()> {
+    async fn refuses() -> HandlerResult<()> {
         Err(ServiceError::conflict("taken", "it is taken"))
     }
     // There is no Distributor, so it is in nobody's list.
@@ -461,7 +461,7 @@ async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
             counted.fetch_add(1, Ordering::SeqCst);
         }
     });
-    async fn immortal() -> Answer<u8> {
+    async fn immortal() -> HandlerResult<u8> {
         Ok(1)
     }
     let _immortal = cluster.node(Node::builder("immortal").route("GET/n", immortal).route("POST/n", immortal)).await;
@@ -552,7 +552,7 @@ async fn gu7_an_answer_without_end_is_cut_off() {
 #[tokio::test]
 async fn gu13_another_service_at_an_old_address_is_not_called() {
     let cluster = Cluster::start();
-    async fn old() -> Answer<&'static str> {
+    async fn old() -> HandlerResult<&'static str> {
         Ok("old")
     }
     let node = cluster.node(Node::builder("old").route("GET/n", old)).await;
@@ -561,7 +561,7 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
     caller.peers().wait_for(&["GET/n"]).await;
     assert_eq!(caller.peers().call::<String>("GET/n", &()).await.unwrap(), "old");
     drop(node);
-    async fn new() -> Answer<&'static str> {
+    async fn new() -> HandlerResult<&'static str> {
         Ok("new")
     }
     let mut next = None;

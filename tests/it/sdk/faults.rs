@@ -35,25 +35,25 @@ async fn next_call(link: &mut Peer) -> Option<Value> {
 
 #[tokio::test(start_paused = true)]
 async fn gu14_services_that_call_each_other_in_a_circle_are_stopped() {
-    type Count = AtomicUsize;
-    async fn ping(peers: Peers, count: State<Count>) -> Result<u8, ServiceError> {
+    type CallCounter = AtomicUsize;
+    async fn ping(peers: Peers, count: State<CallCounter>) -> Result<u8, ServiceError> {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(peers.call("POST/pong", &()).await?)
     }
     async fn pong(peers: Peers) -> Result<u8, ServiceError> {
         Ok(peers.call("POST/ping", &()).await?)
     }
-    async fn own(peers: Peers, count: State<Count>) -> Result<u8, ServiceError> {
+    async fn own(peers: Peers, count: State<CallCounter>) -> Result<u8, ServiceError> {
         count.fetch_add(1, Ordering::SeqCst);
         Ok(peers.call("POST/own", &()).await?)
     }
-    async fn again(peers: Peers, count: State<Count>) -> Result<(), ServiceError> {
+    async fn again(peers: Peers, count: State<CallCounter>) -> Result<(), ServiceError> {
         count.fetch_add(1, Ordering::SeqCst);
         peers.emit("again", &())?;
         Ok(())
     }
     let mesh = TestMesh::start();
-    let count = Arc::new(Count::default());
+    let count = Arc::new(CallCounter::default());
     let ping = Node::builder("ping").shared_state(Arc::clone(&count)).route("POST/ping", ping).route("POST/own", own);
     let ping = mesh.node(ping.subscribe("again", again)).await.unwrap();
     let _pong = mesh.node(Node::builder("pong").route("POST/pong", pong)).await.unwrap();
@@ -258,11 +258,11 @@ async fn rs2_a_node_that_is_told_to_stop_under_load_costs_no_call() {
 }
 
 /// Writes the same bytes to a node again and again, until it is dropped or the node ends the connection.
-struct Flood {
+struct CallFlood {
     is_over: Arc<AtomicBool>,
 }
 
-impl Flood {
+impl CallFlood {
     fn start(address: std::net::SocketAddr, bytes: &str) -> Self {
         let is_over = Arc::new(AtomicBool::new(false));
         let (stopped, bytes) = (Arc::clone(&is_over), bytes.to_owned());
@@ -274,7 +274,7 @@ impl Flood {
     }
 }
 
-impl Drop for Flood {
+impl Drop for CallFlood {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::SeqCst);
     }
@@ -291,7 +291,7 @@ async fn ov4_callers_without_a_pause_get_nobody_suspected() {
     watch.register_v2("watch", 1, "watch", None).await;
     while watch.next_list().await.len() < 3 {}
     let mut check = async |connections: usize, packet: &str| {
-        let floods: Vec<_> = (0..connections).map(|_| Flood::start(address, packet)).collect();
+        let floods: Vec<_> = (0..connections).map(|_| CallFlood::start(address, packet)).collect();
         let begin = tokio::time::Instant::now();
         // Longer than it takes to be suspected, twice.
         while begin.elapsed() < Duration::from_secs(2) {

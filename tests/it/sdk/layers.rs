@@ -50,9 +50,9 @@ async fn guards_come_before_handlers() {
 }
 
 /// What layers saw, in order.
-type Seen = Mutex<Vec<String>>;
+type CallLog = Mutex<Vec<String>>;
 
-async fn outer(route: Route, seen: State<Seen>, next: Next) -> Result<Outcome, ServiceError> {
+async fn outer(route: Route, seen: State<CallLog>, next: Next) -> Result<Outcome, ServiceError> {
     seen.lock().unwrap().push(format!("> {route}"));
     let outcome = next.run().await;
     let said = match &outcome {
@@ -63,7 +63,7 @@ async fn outer(route: Route, seen: State<Seen>, next: Next) -> Result<Outcome, S
     outcome
 }
 
-async fn inner(seen: State<Seen>, next: Next) -> Result<Outcome, ServiceError> {
+async fn inner(seen: State<CallLog>, next: Next) -> Result<Outcome, ServiceError> {
     seen.lock().unwrap().push("> inner".to_owned());
     next.run().await
 }
@@ -99,7 +99,7 @@ async fn layers_are_around_handlers() {
     async fn refuses() -> Result<(), ServiceError> {
         Err(ServiceError::new(403, "no", "no"))
     }
-    let seen = Arc::new(Seen::default());
+    let seen = Arc::new(CallLog::default());
     let mesh = TestMesh::start();
     let node = Node::builder("callee")
         .shared_state(Arc::clone(&seen))

@@ -4,7 +4,7 @@ use node_sdk::testing::TestMesh;
 use node_sdk::{CallError, Node, ServiceError};
 
 #[derive(Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Good {
+pub(crate) struct Product {
     id: u64,
     name: String,
 }
@@ -12,9 +12,9 @@ pub(crate) struct Good {
 node_sdk::service! {
     /// What can be bought.
     pub(crate) trait Goods, client GoodsClient {
-        "GET/goods/{id}" => fn find(id: u64) -> Good;
-        "GET/goods" => fn list() -> Vec<Good>;
-        "PUT/goods/{shelf}/{name}" => fn put(shelf: String, name: String, id: u64) -> Good;
+        "GET/goods/{id}" => fn find(id: u64) -> Product;
+        "GET/goods" => fn list() -> Vec<Product>;
+        "PUT/goods/{shelf}/{name}" => fn put(shelf: String, name: String, id: u64) -> Product;
     }
 }
 
@@ -22,16 +22,16 @@ node_sdk::service! {
 struct Shelf;
 
 impl Goods for Shelf {
-    async fn find(&self, id: u64) -> Result<Good, ServiceError> {
+    async fn find(&self, id: u64) -> Result<Product, ServiceError> {
         Err(ServiceError::not_found("no_good", format!("there is no {id}")))
     }
 
-    async fn list(&self) -> Result<Vec<Good>, ServiceError> {
+    async fn list(&self) -> Result<Vec<Product>, ServiceError> {
         Ok(Vec::new())
     }
 
-    async fn put(&self, shelf: String, name: String, id: u64) -> Result<Good, ServiceError> {
-        Ok(Good { id, name: format!("{name} on {shelf}") })
+    async fn put(&self, shelf: String, name: String, id: u64) -> Result<Product, ServiceError> {
+        Ok(Product { id, name: format!("{name} on {shelf}") })
     }
 }
 
@@ -44,12 +44,12 @@ async fn one_trait_is_both_sides() {
     let goods = GoodsClient(caller.peers());
     assert_eq!(goods.list().await.unwrap(), []);
     let put = goods.put("위 1/2".to_owned(), "사과".to_owned(), u64::MAX).await.unwrap();
-    assert_eq!(put, Good { id: u64::MAX, name: "사과 on 위 1/2".to_owned() });
+    assert_eq!(put, Product { id: u64::MAX, name: "사과 on 위 1/2".to_owned() });
     let refused = goods.find(7).await;
     assert!(
         matches!(&refused, Err(CallError::Refused { status: 404, reason, .. }) if reason == "no_good"),
         "{refused:?}"
     );
     // On the wire it is a service like any other.
-    assert_eq!(caller.peers().call::<Vec<Good>>("GET/goods", &()).await.unwrap(), []);
+    assert_eq!(caller.peers().call::<Vec<Product>>("GET/goods", &()).await.unwrap(), []);
 }

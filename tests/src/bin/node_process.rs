@@ -24,12 +24,12 @@ async fn slow(Params(Slow { ms }): Params<Slow>) -> Result<u32, ServiceError> {
 }
 
 #[derive(serde::Deserialize)]
-struct Count {
+struct CountParams {
     to: Option<u64>,
 }
 
 async fn count(
-    Params(Count { to }): Params<Count>,
+    Params(CountParams { to }): Params<CountParams>,
 ) -> Result<Streaming<impl Stream<Item = Result<u64, ServiceError>>>, ServiceError> {
     Ok(Streaming(stream::iter((0..to.unwrap_or(u64::MAX)).map(Ok))))
 }
