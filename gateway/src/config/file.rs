@@ -15,10 +15,10 @@ use serde::{Deserialize, Deserializer};
 use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route};
 use crate::observe::access_log::AccessLogFormat;
 use crate::process::cli::{AdminAddress, admin_address, host_and_port};
-use crate::route::cookie::LEAST_SECRET_BYTES;
+use crate::route::cookie::MIN_SECRET_BYTES;
 use crate::route::limits::{Rate, RateBy, RouteLimits};
-use crate::route::path::normal;
-use crate::upstream::server_checks::LEAST_PERIOD;
+use crate::route::path::normalize;
+use crate::upstream::server_checks::MIN_PERIOD;
 
 /// Names that are this alike may have been meant.
 const ALIKE: f64 = 0.8;
@@ -133,8 +133,8 @@ fn distributor<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
 
 fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     let secret = String::deserialize(deserializer)?;
-    if secret.len() < LEAST_SECRET_BYTES {
-        let why = format!("`cookie_secret` has at least {LEAST_SECRET_BYTES} characters: openssl rand -hex 32");
+    if secret.len() < MIN_SECRET_BYTES {
+        let why = format!("`cookie_secret` has at least {MIN_SECRET_BYTES} characters: openssl rand -hex 32");
         return Err(D::Error::custom(why));
     }
     Ok(Some(secret))
@@ -221,7 +221,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             return Err(D::Error::custom("a route has a prefix, such as \"/\" for all"));
         }
         for prefix in &prefixes {
-            let normal = normal(prefix).map_err(|bad| D::Error::custom(format!("prefix `{prefix}`: {}", bad.0)))?;
+            let normal = normalize(prefix).map_err(|bad| D::Error::custom(format!("prefix `{prefix}`: {}", bad.0)))?;
             let normal = normal.trim_end_matches('/').to_owned();
             if seen.contains(&normal) {
                 return Err(D::Error::custom(format!("prefix `{prefix}` has a route already")));
@@ -246,8 +246,8 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
         if table.client_share.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err(D::Error::custom("`client_share` is in percent, from 1 to 100"));
         }
-        if table.check_every.is_some_and(|Parsed(every)| every < LEAST_PERIOD) {
-            return Err(D::Error::custom(format!("`check_every` is at least {LEAST_PERIOD:?}")));
+        if table.check_every.is_some_and(|Parsed(every)| every < MIN_PERIOD) {
+            return Err(D::Error::custom(format!("`check_every` is at least {MIN_PERIOD:?}")));
         }
         let rate = table.rate.map(|rate| Rate {
             requests: rate.requests,
@@ -272,24 +272,24 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             }
             Some(Parsed(CheckTarget::Nodes(url))) => (None, Some(url)),
         };
-        let usual = Route::new(prefixes);
-        let time = |time: Option<Parsed<Duration>>, usual| time.map_or(usual, |Parsed(time)| time);
+        let default = Route::new(prefixes);
+        let time = |time: Option<Parsed<Duration>>, default| time.map_or(default, |Parsed(time)| time);
         Ok(Route {
             servers,
             strip: table.strip,
             balance,
             timeout: table.timeout.map(|Parsed(time)| time),
             try_timeout: table.try_timeout.map(|Parsed(time)| time),
-            max_connections: table.max_connections.unwrap_or(usual.max_connections),
-            max_tunnels: table.max_tunnels.or(table.max_connections).unwrap_or(usual.max_tunnels),
-            client_share: table.client_share.unwrap_or(usual.client_share),
-            tunnel_idle_timeout: time(table.tunnel_idle_timeout, usual.tunnel_idle_timeout),
-            queue_timeout: time(table.queue_timeout, usual.queue_timeout),
+            max_connections: table.max_connections.unwrap_or(default.max_connections),
+            max_tunnels: table.max_tunnels.or(table.max_connections).unwrap_or(default.max_tunnels),
+            client_share: table.client_share.unwrap_or(default.client_share),
+            tunnel_idle_timeout: time(table.tunnel_idle_timeout, default.tunnel_idle_timeout),
+            queue_timeout: time(table.queue_timeout, default.queue_timeout),
             check,
             node_check,
-            check_every: time(table.check_every, usual.check_every),
-            limits: RouteLimits::new(table.at_most, rate, table.client_share.unwrap_or(usual.client_share)),
-            ..usual
+            check_every: time(table.check_every, default.check_every),
+            limits: RouteLimits::new(table.at_most, rate, table.client_share.unwrap_or(default.client_share)),
+            ..default
         })
     });
     routes.collect()
@@ -309,7 +309,7 @@ impl<'de> Deserialize<'de> for Parsed<CheckTarget> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let (method, path) = text.split_at(text.find('/').unwrap_or(text.len()));
-        let is_path = normal(path).is_ok_and(|normal| normal == path) && !path.contains(['{', '}', '?', '#']);
+        let is_path = normalize(path).is_ok_and(|normal| normal == path) && !path.contains(['{', '}', '?', '#']);
         match method {
             "tcp" if path.is_empty() => Ok(Self(CheckTarget::Servers(Check::Tcp))),
             "" if is_path => Ok(Self(CheckTarget::Servers(Check::Http(text)))),

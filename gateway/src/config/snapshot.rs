@@ -6,7 +6,7 @@ use foldhash::HashMap;
 
 use crate::config::{Config, Route};
 use crate::route::cookie::CookieSigner;
-use crate::route::path::{longest, normal_prefix};
+use crate::route::path::{longest_prefix, normal_prefix};
 
 /// A configuration, ready to be asked. Requests keep to the one they began with.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct ConfigSnapshot {
     /// Where in the configuration the route of a prefix stands.
     routes: HashMap<String, usize>,
     /// What holds where the configuration says nothing.
-    usual: Route,
+    default_route: Route,
 }
 
 impl ConfigSnapshot {
@@ -28,15 +28,15 @@ impl ConfigSnapshot {
                 route.prefixes.iter().filter_map(move |prefix| Some((normal_prefix(prefix)?, at)))
             });
         let routes = routes.collect();
-        Self { config, cookies, routes, usual: Route::new(Vec::new()) }
+        Self { config, cookies, routes, default_route: Route::new(Vec::new()) }
     }
 
     /// What holds for a path in normal form.
     pub(crate) fn route(&self, path: &str) -> &Route {
         if self.routes.is_empty() {
-            return &self.usual;
+            return &self.default_route;
         }
-        let found = longest(path, |prefix| self.routes.get(prefix));
-        found.map_or(&self.usual, |(_, at)| &self.config.routes[*at])
+        let found = longest_prefix(path, |prefix| self.routes.get(prefix));
+        found.map_or(&self.default_route, |(_, at)| &self.config.routes[*at])
     }
 }

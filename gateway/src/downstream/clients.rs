@@ -41,7 +41,7 @@ struct TrackedClients {
     /// How many each client has.
     each: HashMap<IpAddr, usize>,
     /// Those who were told to go and are still there.
-    going: usize,
+    evicting: usize,
     next_look: Option<Instant>,
 }
 
@@ -49,25 +49,25 @@ struct TrackedClients {
 #[derive(Debug)]
 pub(crate) struct TrackedClient {
     /// Cancelled when the client is to go after what it has asked for.
-    pub(crate) leave: CancellationToken,
+    pub(crate) stop: CancellationToken,
     since: Instant,
     /// Since when it does nothing, in milliseconds after `since`, from 1, times two; and whether it has begun something. 0 while it
     /// has a request under way.
-    idle: AtomicU64,
+    idle_since: AtomicU64,
     /// It is to go now.
-    goes: AtomicBool,
+    is_evicted: AtomicBool,
     waker: AtomicWaker,
     /// It was told to go, one way or the other.
-    is_told: AtomicBool,
+    is_notified: AtomicBool,
     /// Where it stands in the list.
-    place: AtomicUsize,
+    index: AtomicUsize,
 }
 
 /// A client's seat, until it goes.
 #[derive(Debug)]
 pub(crate) struct ClientGuard {
-    seats: Arc<ClientTracker>,
-    seat: Arc<TrackedClient>,
+    tracker: Arc<ClientTracker>,
+    tracked: Arc<TrackedClient>,
 }
 
 /// Somebody who waits for a seat, until it is dropped.
@@ -80,15 +80,15 @@ impl ClientTracker {
         Self { since: Instant::now(), limit, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn take(self: &Arc<Self>, client: IpAddr, leave: CancellationToken) -> ClientGuard {
-        let (seat, client) = (TrackedClient::new(leave, self.since), address_group(client));
-        seat.begins(Instant::now());
+    pub(crate) fn track(self: &Arc<Self>, client: IpAddr, stop: CancellationToken) -> ClientGuard {
+        let (tracked, client) = (TrackedClient::new(stop, self.since), address_group(client));
+        tracked.mark_started(Instant::now());
         let mut taken = self.lock();
-        seat.place.store(taken.list.len(), Ordering::Relaxed);
-        let seat = Arc::new(seat);
-        taken.list.push((Arc::clone(&seat), client));
+        tracked.index.store(taken.list.len(), Ordering::Relaxed);
+        let tracked = Arc::new(tracked);
+        taken.list.push((Arc::clone(&tracked), client));
         *taken.each.entry(client).or_default() += 1;
-        ClientGuard { seats: Arc::clone(self), seat }
+        ClientGuard { tracker: Arc::clone(self), tracked }
     }
 
     /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
@@ -99,40 +99,40 @@ impl ClientTracker {
     }
 
     /// Whether seats are so short that somebody should make room.
-    pub(crate) fn are_short(&self, free: usize) -> bool {
+    pub(crate) fn is_short(&self, free: usize) -> bool {
         free == 0 || free < self.limit / KEPT_FREE
     }
 
     /// Tells some clients to go, so that there are seats for those who wait and for some more; with `of` only clients from there. Whether
     /// somebody goes for one more who waits.
-    pub(crate) fn make_room(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
+    pub(crate) fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
         let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
         let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
-        let wanted = wanted.saturating_sub(taken.going);
+        let wanted = wanted.saturating_sub(taken.evicting);
         let is_time = taken.list.len() <= A_FEW || taken.next_look.is_none_or(|next| now >= next);
         if wanted > 0 && is_time {
             taken.next_look = Some(now + LOOK);
-            self.tell(&mut taken, of, wanted, now);
+            self.evict(&mut taken, of, wanted, now);
         }
-        taken.going > waiting
+        taken.evicting > waiting
     }
 
     /// Somebody waits until others have gone.
-    pub(crate) fn waits(&self) -> AcceptWait<'_> {
+    pub(crate) fn wait_guard(&self) -> AcceptWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         AcceptWait(self)
     }
 
-    fn tell(&self, taken: &mut TrackedClients, of: Option<IpAddr>, wanted: usize, now: Instant) {
+    fn evict(&self, taken: &mut TrackedClients, of: Option<IpAddr>, wanted: usize, now: Instant) {
         let now = self.millis_at(now);
         let long = u64::try_from(UNFINISHED.as_millis()).unwrap_or(u64::MAX);
         let surplus = self.limit / SURPLUS;
         let mut all = Vec::new();
-        for (at, (seat, client)) in taken.list.iter().enumerate() {
-            let idle = seat.idle.load(Ordering::Relaxed);
+        for (at, (tracked, client)) in taken.list.iter().enumerate() {
+            let idle = tracked.idle_since.load(Ordering::Relaxed);
             let is_wanted = of.is_none_or(|of| of == *client);
-            if idle == 0 || !is_wanted || seat.is_told.load(Ordering::Relaxed) {
+            if idle == 0 || !is_wanted || tracked.is_notified.load(Ordering::Relaxed) {
                 continue;
             }
             let (has_begun, age) = (idle & 1 == 1, now.saturating_sub(idle >> 1));
@@ -149,8 +149,8 @@ impl ClientTracker {
         }
         all.sort_unstable_by(|one, other| other.cmp(one));
         for (.., at) in all.into_iter().take(wanted) {
-            taken.list[at].0.tell();
-            taken.going += 1;
+            taken.list[at].0.evict();
+            taken.evicting += 1;
         }
     }
 
@@ -165,52 +165,52 @@ impl ClientTracker {
 }
 
 impl TrackedClient {
-    fn new(leave: CancellationToken, since: Instant) -> Self {
+    fn new(stop: CancellationToken, since: Instant) -> Self {
         Self {
-            leave,
+            stop,
             since,
-            idle: AtomicU64::new(0),
-            goes: AtomicBool::new(false),
+            idle_since: AtomicU64::new(0),
+            is_evicted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
-            is_told: AtomicBool::new(false),
-            place: AtomicUsize::new(0),
+            is_notified: AtomicBool::new(false),
+            index: AtomicUsize::new(0),
         }
     }
 
     /// For a client that is never asked to make room.
-    pub(crate) fn apart(leave: CancellationToken) -> Self {
-        Self::new(leave, Instant::now())
+    pub(crate) fn untracked(stop: CancellationToken) -> Self {
+        Self::new(stop, Instant::now())
     }
 
     /// It has nothing under way.
-    pub(crate) fn idles(&self, now: Instant) {
-        self.idle.store(self.millis_at(now) << 1, Ordering::Relaxed);
+    pub(crate) fn mark_idle(&self, now: Instant) {
+        self.idle_since.store(self.millis_at(now) << 1, Ordering::Relaxed);
     }
 
     /// It has begun to say something, and nothing can be done before there is more of it.
-    pub(crate) fn begins(&self, now: Instant) {
-        self.idle.store(self.millis_at(now) << 1 | 1, Ordering::Relaxed);
+    pub(crate) fn mark_started(&self, now: Instant) {
+        self.idle_since.store(self.millis_at(now) << 1 | 1, Ordering::Relaxed);
     }
 
     /// It has asked for something.
-    pub(crate) fn works(&self) {
-        self.idle.store(0, Ordering::Relaxed);
+    pub(crate) fn mark_busy(&self) {
+        self.idle_since.store(0, Ordering::Relaxed);
     }
 
     /// Ready when it has to go at once. One task may wait.
-    pub(crate) fn poll_goes(&self, task: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
-        if self.goes.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// Who is between two requests may be about to ask, and hears that it has to go; nobody waits for who has begun and does not go on.
-    fn tell(&self) {
-        self.is_told.store(true, Ordering::Relaxed);
-        if self.idle.load(Ordering::Relaxed) & 1 == 1 {
-            self.goes.store(true, Ordering::Release);
+    fn evict(&self) {
+        self.is_notified.store(true, Ordering::Relaxed);
+        if self.idle_since.load(Ordering::Relaxed) & 1 == 1 {
+            self.is_evicted.store(true, Ordering::Release);
             self.waker.wake();
         } else {
-            self.leave.cancel();
+            self.stop.cancel();
         }
     }
 
@@ -221,17 +221,17 @@ impl TrackedClient {
 
 impl ClientGuard {
     /// It is somebody else's, as a balancer before us has said.
-    pub(crate) fn is_of(&self, client: IpAddr) {
-        let (mut taken, client) = (self.seats.lock(), address_group(client));
-        let place = self.seat.place.load(Ordering::Relaxed);
-        let before = std::mem::replace(&mut taken.list[place].1, client);
-        taken.leaves(before);
+    pub(crate) fn set_client(&self, client: IpAddr) {
+        let (mut taken, client) = (self.tracker.lock(), address_group(client));
+        let index = self.tracked.index.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut taken.list[index].1, client);
+        taken.remove(before);
         *taken.each.entry(client).or_default() += 1;
     }
 }
 
 impl TrackedClients {
-    fn leaves(&mut self, client: IpAddr) {
+    fn remove(&mut self, client: IpAddr) {
         if let Some(has) = self.each.get_mut(&client) {
             *has -= 1;
             if *has == 0 {
@@ -245,21 +245,21 @@ impl std::ops::Deref for ClientGuard {
     type Target = TrackedClient;
 
     fn deref(&self) -> &TrackedClient {
-        &self.seat
+        &self.tracked
     }
 }
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
-        let mut taken = self.seats.lock();
-        let place = self.seat.place.load(Ordering::Relaxed);
+        let mut taken = self.tracker.lock();
+        let index = self.tracked.index.load(Ordering::Relaxed);
         // The last one moves to where this one was.
-        let (_, client) = taken.list.swap_remove(place);
-        if let Some((moved, _)) = taken.list.get(place) {
-            moved.place.store(place, Ordering::Relaxed);
+        let (_, client) = taken.list.swap_remove(index);
+        if let Some((moved, _)) = taken.list.get(index) {
+            moved.index.store(index, Ordering::Relaxed);
         }
-        taken.leaves(client);
-        taken.going -= usize::from(self.seat.is_told.load(Ordering::Relaxed));
+        taken.remove(client);
+        taken.evicting -= usize::from(self.tracked.is_notified.load(Ordering::Relaxed));
     }
 }
 
@@ -275,25 +275,25 @@ mod tests {
 
     /// A house of so many seats, and who of its guests is told to go.
     struct TrackerScene {
-        seats: Arc<ClientTracker>,
+        tracker: Arc<ClientTracker>,
         guests: Vec<ClientGuard>,
     }
 
     impl TrackerScene {
         fn new(limit: usize) -> Self {
-            Self { seats: Arc::new(ClientTracker::new(limit)), guests: Vec::new() }
+            Self { tracker: Arc::new(ClientTracker::new(limit)), guests: Vec::new() }
         }
 
         async fn come(&mut self, client: u8) {
             tokio::time::advance(Duration::from_millis(5)).await;
-            self.guests.push(self.seats.take([10, 0, 0, client].into(), CancellationToken::new()));
+            self.guests.push(self.tracker.track([10, 0, 0, client].into(), CancellationToken::new()));
         }
 
         /// How many free seats there are, and who goes.
-        fn make_room(&self, free: usize) -> Vec<usize> {
-            let told = |seat: &ClientGuard| seat.is_told.load(Ordering::Relaxed);
+        fn evict_idlest(&self, free: usize) -> Vec<usize> {
+            let told = |tracked: &ClientGuard| tracked.is_notified.load(Ordering::Relaxed);
             let before: Vec<_> = self.guests.iter().map(told).collect();
-            self.seats.make_room(None, free, Instant::now());
+            self.tracker.evict_idlest(None, free, Instant::now());
             (0..before.len()).filter(|at| told(&self.guests[*at]) && !before[*at]).collect()
         }
     }
@@ -304,25 +304,25 @@ mod tests {
         for client in 0..3 {
             house.come(client).await;
         }
-        house.guests.iter().for_each(|seat| seat.works());
-        assert_eq!(house.make_room(0), [0; 0], "all have something under way");
+        house.guests.iter().for_each(|tracked| tracked.mark_busy());
+        assert_eq!(house.evict_idlest(0), [0; 0], "all have something under way");
         for at in [1, 2, 0] {
             tokio::time::advance(Duration::from_millis(5)).await;
-            house.guests[at].idles(Instant::now());
+            house.guests[at].mark_idle(Instant::now());
         }
-        house.guests[1].works();
-        assert_eq!(house.make_room(0), [2]);
-        assert!(house.guests[2].leave.is_cancelled());
-        assert_eq!(house.make_room(0), [0; 0], "one is going already");
-        let seats = Arc::clone(&house.seats);
-        let waits = seats.waits();
-        assert_eq!(house.make_room(0), [0]);
+        house.guests[1].mark_busy();
+        assert_eq!(house.evict_idlest(0), [2]);
+        assert!(house.guests[2].stop.is_cancelled());
+        assert_eq!(house.evict_idlest(0), [0; 0], "one is going already");
+        let tracker = Arc::clone(&house.tracker);
+        let waits = tracker.wait_guard();
+        assert_eq!(house.evict_idlest(0), [0]);
         drop((house.guests.pop(), waits));
-        house.guests[1].idles(Instant::now());
+        house.guests[1].mark_idle(Instant::now());
         let _all: Vec<_> = house.guests.drain(..).collect();
         drop(_all);
-        let taken = house.seats.lock();
-        assert!(taken.list.is_empty() && taken.each.is_empty() && taken.going == 0);
+        let taken = house.tracker.lock();
+        assert!(taken.list.is_empty() && taken.each.is_empty() && taken.evicting == 0);
     }
 
     #[tokio::test(start_paused = true)]
@@ -331,15 +331,15 @@ mod tests {
         for client in [1, 2, 3] {
             house.come(client).await;
         }
-        house.guests[0].idles(Instant::now());
-        house.guests[2].works();
-        assert_eq!(house.make_room(0), [0], "who has just come stays, beside one that is idle");
+        house.guests[0].mark_idle(Instant::now());
+        house.guests[2].mark_busy();
+        assert_eq!(house.evict_idlest(0), [0], "who has just come stays, beside one that is idle");
         tokio::time::advance(UNFINISHED).await;
-        let seats = Arc::clone(&house.seats);
-        let _waits = seats.waits();
+        let tracker = Arc::clone(&house.tracker);
+        let _waits = tracker.wait_guard();
         house.come(4).await;
-        assert_eq!(house.make_room(0), [1]);
-        assert!(house.guests[1].goes.load(Ordering::Relaxed), "at once");
+        assert_eq!(house.evict_idlest(0), [1]);
+        assert!(house.guests[1].is_evicted.load(Ordering::Relaxed), "at once");
     }
 
     #[tokio::test(start_paused = true)]
@@ -347,15 +347,15 @@ mod tests {
         let mut house = TrackerScene::new(20);
         for client in [1, 2, 2, 3] {
             house.come(client).await;
-            house.guests.last().unwrap().idles(Instant::now());
+            house.guests.last().unwrap().mark_idle(Instant::now());
         }
         tokio::time::advance(Duration::from_millis(5)).await;
-        assert_eq!(house.make_room(0), [1], "though the first has been idle for longer");
-        house.guests[1].seat.is_told.store(false, Ordering::Relaxed);
-        house.guests[1].is_of([10, 0, 0, 9].into());
-        house.guests[2].is_of([10, 0, 0, 8].into());
-        house.seats.lock().going = 0;
-        assert_eq!(house.make_room(0), [0]);
+        assert_eq!(house.evict_idlest(0), [1], "though the first has been idle for longer");
+        house.guests[1].tracked.is_notified.store(false, Ordering::Relaxed);
+        house.guests[1].set_client([10, 0, 0, 9].into());
+        house.guests[2].set_client([10, 0, 0, 8].into());
+        house.tracker.lock().evicting = 0;
+        assert_eq!(house.evict_idlest(0), [0]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -364,7 +364,7 @@ mod tests {
         for _ in 0..90 {
             house.come(1).await;
         }
-        let may = |client: u8, free| house.seats.has_share_left([10, 0, 0, client].into(), free);
+        let may = |client: u8, free| house.tracker.has_share_left([10, 0, 0, client].into(), free);
         assert!(!may(1, 10) && may(2, 10) && may(1, 11) && may(2, 0));
     }
 
@@ -376,12 +376,12 @@ mod tests {
                 house.come(client).await;
             }
         }
-        house.guests.iter().for_each(|seat| seat.idles(Instant::now()));
-        assert!(house.seats.are_short(19) && !house.seats.are_short(20));
-        assert_eq!(house.make_room(15).len(), 5);
-        let _waits: Vec<_> = (0..10).map(|_| house.seats.waits()).collect();
-        assert_eq!(house.make_room(15).len(), 0, "not that soon");
+        house.guests.iter().for_each(|tracked| tracked.mark_idle(Instant::now()));
+        assert!(house.tracker.is_short(19) && !house.tracker.is_short(20));
+        assert_eq!(house.evict_idlest(15).len(), 5);
+        let _waits: Vec<_> = (0..10).map(|_| house.tracker.wait_guard()).collect();
+        assert_eq!(house.evict_idlest(15).len(), 0, "not that soon");
         tokio::time::advance(LOOK).await;
-        assert_eq!(house.make_room(15).len(), 10);
+        assert_eq!(house.evict_idlest(15).len(), 10);
     }
 }

@@ -33,9 +33,9 @@ const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// A client that has just connected.
 pub(crate) struct DownstreamConnection<'a> {
-    pub(crate) door: &'a Worker,
+    pub(crate) worker: &'a Worker,
     pub(crate) address: SocketAddr,
-    pub(crate) seat: &'a ClientGuard,
+    pub(crate) client: &'a ClientGuard,
     /// It has to speak TLS.
     pub(crate) tls: Option<&'a Tls>,
 }
@@ -50,7 +50,7 @@ enum Peeked<T> {
 impl DownstreamConnection<'_> {
     /// Serves it until it goes. Says why it ended.
     pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
-        let config = Arc::clone(&self.door.upstreams.rules().config);
+        let config = Arc::clone(&self.worker.upstreams.snapshot().config);
         let begun = Instant::now();
         let deadline = begun + config.header_timeout;
         let mut address = self.address;
@@ -59,10 +59,10 @@ impl DownstreamConnection<'_> {
             match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
                 Ok(Ok(Announced::Client(announced))) => {
                     address = announced;
-                    self.seat.is_of(announced.ip());
+                    self.client.set_client(announced.ip());
                 }
                 // It speaks for itself, such as to find out whether we are alive.
-                Ok(Ok(Announced::Nobody)) => {}
+                Ok(Ok(Announced::Local)) => {}
                 Ok(Err(_)) => return "no PROXY header",
                 Err(_elapsed) => return "no PROXY header in time",
             }
@@ -107,8 +107,8 @@ impl DownstreamConnection<'_> {
         match timeout_at(deadline, peek(&stream, look)).await {
             Ok(Some(false)) => {}
             Ok(Some(true)) => {
-                let service = PlainOnTlsHandler;
-                return http1::run(ClientStream::Plain(stream), config, self.seat, &service).await;
+                let handler = PlainOnTlsHandler;
+                return http1::run(ClientStream::Plain(stream), config, self.client, &handler).await;
             }
             Ok(None) => return "closed by the client",
             Err(_elapsed) => return "idle",
@@ -138,10 +138,10 @@ impl DownstreamConnection<'_> {
         address: SocketAddr,
         is_tls: bool,
     ) -> &'static str {
-        let (proxy, seat) = (self.proxy(address, is_tls), self.seat);
+        let (proxy, client) = (self.proxy(address, is_tls), self.client);
         match config.redirect {
-            Some(port) if !is_tls => http1::run(stream, config, seat, &RedirectHandler { port, proxy: &proxy }).await,
-            _ => http1::run(stream, config, seat, &proxy).await,
+            Some(port) if !is_tls => http1::run(stream, config, client, &RedirectHandler { port, proxy: &proxy }).await,
+            _ => http1::run(stream, config, client, &proxy).await,
         }
     }
 
@@ -153,16 +153,16 @@ impl DownstreamConnection<'_> {
         is_tls: bool,
     ) -> &'static str {
         let proxy = self.proxy(address, is_tls);
-        http2::run(stream, config, self.seat, &proxy).await
+        http2::run(stream, config, self.client, &proxy).await
     }
 
     fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
-        let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.door;
+        let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.worker;
         let client = address.ip().to_canonical();
         let origin = ForwardedInfo::new(client, is_tls);
-        let account = ConnectionBudget::new(&shared.budget);
+        let budget = ConnectionBudget::new(&shared.budget);
         let access_log = access_log.as_deref();
-        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, account }
+        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, budget }
     }
 }
 
@@ -203,16 +203,16 @@ struct RedirectHandler<'a, 'b> {
 }
 
 impl Handler for RedirectHandler<'_, '_> {
-    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
         // What is asked of no path is asked of us; and a path is looked at in the form in which it is answered.
-        let path = match path::normal(path) {
-            _ if path == "*" => return self.proxy.answer(head, exchange).await,
-            Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.answer(head, exchange).await,
+        let path = match path::normalize(path) {
+            _ if path == "*" => return self.proxy.handle(head, exchange).await,
+            Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.handle(head, exchange).await,
             Ok(path) => path,
             Err(bad) => {
                 let problem = Problem::from(bad);
-                self.proxy.note(&head, problem.status);
+                self.proxy.record_answer(&head, problem.status);
                 return Ok(exchange.respond(FullResponse::from(&problem)));
             }
         };
@@ -231,12 +231,12 @@ impl Handler for RedirectHandler<'_, '_> {
         // 308 keeps method and body (RFC 9110, 15.4.9).
         let answered = exchange
             .respond(FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
-        self.proxy.note(&head, StatusCode::PERMANENT_REDIRECT);
+        self.proxy.record_answer(&head, StatusCode::PERMANENT_REDIRECT);
         Ok(answered)
     }
 
-    fn refused(&self, status: StatusCode) {
-        self.proxy.refused(status);
+    fn record_rejection(&self, status: StatusCode) {
+        self.proxy.record_rejection(status);
     }
 }
 
@@ -244,10 +244,10 @@ impl Handler for RedirectHandler<'_, '_> {
 struct PlainOnTlsHandler;
 
 impl Handler for PlainOnTlsHandler {
-    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "speak TLS here: ask for https:// instead");
         Ok(exchange.respond(FullResponse::from(&problem)))
     }
 
-    fn refused(&self, _status: StatusCode) {}
+    fn record_rejection(&self, _status: StatusCode) {}
 }

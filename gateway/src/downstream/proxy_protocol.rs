@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(crate) enum Announced {
     Client(SocketAddr),
     /// The balancer itself, or somebody whose address is none of TCP's.
-    Nobody,
+    Local,
 }
 
 /// Takes the header off a connection, and nothing that follows it. Not cancel safe.
@@ -73,16 +73,16 @@ fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
             let client = match &header.addresses {
                 v1::Addresses::Tcp4(of) => announced(of.source_address.into(), of.source_port),
                 v1::Addresses::Tcp6(of) => announced(of.source_address.into(), of.source_port),
-                v1::Addresses::Unknown => Announced::Nobody,
+                v1::Addresses::Unknown => Announced::Local,
             };
             Ok((client, header.header.len()))
         }
         HeaderResult::V2(Ok(header)) => {
             let client = match (&header.command, &header.addresses) {
-                (v2::Command::Local, _) => Announced::Nobody,
+                (v2::Command::Local, _) => Announced::Local,
                 (_, v2::Addresses::IPv4(of)) => announced(of.source_address.into(), of.source_port),
                 (_, v2::Addresses::IPv6(of)) => announced(of.source_address.into(), of.source_port),
-                _ => Announced::Nobody,
+                _ => Announced::Local,
             };
             Ok((client, header.len()))
         }
@@ -117,7 +117,7 @@ mod tests {
     fn both_versions_are_understood() {
         check(b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\r\n", client("192.0.2.1:4711"));
         check(b"PROXY TCP6 2001:db8::1 2001:db8::2 4711 443\r\n", client("[2001:db8::1]:4711"));
-        check(b"PROXY UNKNOWN\r\n", Some(Announced::Nobody));
+        check(b"PROXY UNKNOWN\r\n", Some(Announced::Local));
         let version_2 = |command: u8, family: u8, addresses: &[u8]| {
             let length = u16::try_from(addresses.len()).unwrap().to_be_bytes();
             [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, family][..], &length, addresses].concat()
@@ -126,7 +126,7 @@ mod tests {
         check(&version_2(1, 0x11, &v4), client("192.0.2.1:4711"));
         // With what a balancer adds: its own id for the connection.
         check(&version_2(1, 0x11, &[&v4[..], &[5, 0, 2, 1, 2]].concat()), client("192.0.2.1:4711"));
-        check(&version_2(0, 0, &[]), Some(Announced::Nobody));
+        check(&version_2(0, 0, &[]), Some(Announced::Local));
         let v6 = [[0; 15].as_slice(), &[1], &[0; 16], &[0x12, 0x67, 1, 187]].concat();
         check(&version_2(1, 0x21, &v6), client("[::1]:4711"));
     }

@@ -26,31 +26,31 @@ pub(crate) struct Shedding {
 
 impl Shedding {
     /// Looks how late the worker is, for as long as it is polled.
-    pub(crate) async fn watch(&self) {
+    pub(crate) async fn run(&self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = ticks.tick().await;
-            self.seen(Instant::now().saturating_duration_since(due));
+            self.record_lag(Instant::now().saturating_duration_since(due));
         }
     }
 
-    fn seen(&self, late: Duration) {
+    fn record_lag(&self, late: Duration) {
         let late = u64::try_from(late.as_micros()).unwrap_or(u64::MAX);
         let mean = self.late_us.load(Ordering::Relaxed);
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
     /// Whether those who are declined are better told later: while the worker keeps up, they are not.
-    pub(crate) fn holds_back(&self) -> bool {
+    pub(crate) fn is_delaying(&self) -> bool {
         self.late() > FIRST
     }
 
     /// Waits for as long as somebody who is declined is to wait until it is told. Cancel safe.
-    pub(crate) async fn hold_back(&self) {
+    pub(crate) async fn delay(&self) {
         for _ in 0..MOST_LOOKS {
             sleep(LOOK).await;
-            if !self.holds_back() {
+            if !self.is_delaying() {
                 return;
             }
         }
@@ -61,13 +61,13 @@ impl Shedding {
     }
 
     /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it matters.
-    pub(crate) fn declines(&self, luck: impl FnOnce() -> f64) -> bool {
+    pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let late = self.late();
         if late <= FIRST {
             return false;
         }
         let part = (late - FIRST).as_secs_f64() / (LONGEST - FIRST).as_secs_f64();
-        luck() < part.min(1.0) * MOST
+        sample() < part.min(1.0) * MOST
     }
 }
 
@@ -78,20 +78,20 @@ mod tests {
     #[test]
     fn ov1_ov2_who_is_late_declines_some_and_recovers() {
         let shedding = Shedding::default();
-        let declined = || (0..100).filter(|luck| shedding.declines(|| f64::from(*luck) / 100.0)).count();
-        let seen = |ms, times| (0..times).for_each(|_| shedding.seen(Duration::from_millis(ms)));
-        seen(1000, 1);
+        let declined = || (0..100).filter(|sample| shedding.should_reject(|| f64::from(*sample) / 100.0)).count();
+        let record_lag = |ms, times| (0..times).for_each(|_| shedding.record_lag(Duration::from_millis(ms)));
+        record_lag(1000, 1);
         assert_eq!(declined(), 0, "a single stall");
-        assert!(!shedding.holds_back());
-        seen(200, 100);
+        assert!(!shedding.is_delaying());
+        record_lag(200, 100);
         assert_eq!(declined(), 0, "a full house");
-        seen(650, 100);
+        record_lag(650, 100);
         assert_eq!(declined(), 45);
-        seen(5000, 100);
+        record_lag(5000, 100);
         assert_eq!(declined(), 90, "some always get through, and show how it goes");
-        assert!(shedding.holds_back());
-        seen(0, 12);
-        assert!(!shedding.holds_back());
+        assert!(shedding.is_delaying());
+        record_lag(0, 12);
+        assert!(!shedding.is_delaying());
         assert_eq!(declined(), 0, "within a second of its end");
     }
 }

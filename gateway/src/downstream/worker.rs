@@ -35,17 +35,17 @@ use crate::upstream::table::{UpstreamTable, WorkerShared};
 const NAME: &str = "gate";
 
 /// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
-const LAST_CALL: Duration = Duration::from_millis(50);
+const DRAIN_NOTICE: Duration = Duration::from_millis(50);
 
 /// How long a successor waits for the Distributor before it serves what it knows.
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+const MAX_REGISTRY_WAIT: Duration = Duration::from_secs(5);
 
 /// Clients that wait for others to make room, of one worker, and how long they do: those have a second for a last request.
 const MAX_WAITING: usize = 128;
-const LONGEST_WAIT_FOR_PLACE: Duration = Duration::from_secs(3);
+const MAX_ACCEPT_WAIT: Duration = Duration::from_secs(3);
 
 /// The least time for which the system lets a client take nothing.
-const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Where clients come in.
 #[derive(Debug, Default)]
@@ -82,8 +82,8 @@ pub(crate) struct Worker {
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
     /// One for each client, of all workers.
-    places: Arc<Semaphore>,
-    seats: Arc<ClientTracker>,
+    free_connections: Arc<Semaphore>,
+    clients: Arc<ClientTracker>,
     /// Goes on for as long as there is somebody to serve.
     _checks: Arc<AbortOnDropHandle<()>>,
     pub(crate) stop: CancellationToken,
@@ -97,9 +97,9 @@ pub(crate) struct Worker {
 pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
     let (_sender, config) = watch::channel(Arc::new(config));
     let address = listener.local_addr()?;
-    let door = Worker::open(address, vec![address], &config, None, stop);
-    door.serve(vec![(listener, false)], config).await;
-    if let Some(log) = &door.access_log {
+    let worker = Worker::open(address, vec![address], &config, None, stop);
+    worker.serve(vec![(listener, false)], config).await;
+    if let Some(log) = &worker.access_log {
         log.flush();
     }
     info!("stopped");
@@ -118,20 +118,20 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
     // Nobody is to be answered by what is behind these because a node has registered them.
     let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
-    let door = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
+    let worker = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
     let count = http.len().max(https.len());
-    let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &door.shared));
+    let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
     let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
     let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
     let asked = admin.map(|listener| {
         let admin = Admin {
-            peers: door.peers.clone(),
+            peers: worker.peers.clone(),
             upstreams: Arc::clone(&upstreams),
             workers: Arc::clone(&metrics),
             stop: stop.drain.clone(),
             config: config.clone(),
-            access_log: door.access_log.clone(),
-            shared: Arc::clone(&door.shared),
+            access_log: worker.access_log.clone(),
+            shared: Arc::clone(&worker.shared),
         };
         AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
@@ -142,31 +142,32 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     });
     let renewed = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(renew(tls, config.clone()))));
     if ready.is_some() {
-        let known = door.peers.wait_until(|nodes| !nodes.is_empty());
-        let _ = timeout(LONGEST_WAIT, known).await;
+        let known = worker.peers.wait_until(|nodes| !nodes.is_empty());
+        let _ = timeout(MAX_REGISTRY_WAIT, known).await;
     }
-    let mut entrances: Vec<Vec<(TcpListener, bool)>> = (0..count).map(|_| Vec::new()).collect();
+    let mut acceptors: Vec<Vec<(TcpListener, bool)>> = (0..count).map(|_| Vec::new()).collect();
     for (listeners, is_tls) in [(http, false), (https, true)] {
         for (at, listener) in listeners.into_iter().enumerate() {
-            entrances[at].push((listener, is_tls));
+            acceptors[at].push((listener, is_tls));
         }
     }
     let mut workers = Vec::new();
-    for (number, entrances) in entrances.into_iter().enumerate() {
-        let entrances = entrances.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
-        let entrances = entrances.collect::<io::Result<Vec<_>>>()?;
+    for (number, acceptors) in acceptors.into_iter().enumerate() {
+        let acceptors = acceptors.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
+        let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
         let upstreams = Arc::clone(&upstreams[number]);
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
         let metrics = Arc::clone(&metrics[number]);
         let shedding = Arc::default();
-        let door = Worker { peers: door.peers.for_thread(), upstreams, metrics, retries, shedding, ..door.clone() };
+        let worker =
+            Worker { peers: worker.peers.for_thread(), upstreams, metrics, retries, shedding, ..worker.clone() };
         let config = config.clone();
         let (ends, ended) = oneshot::channel();
         let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
         let work = move || {
             let served = runtime.block_on(async {
-                let entrances = entrances.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
-                door.serve(entrances.collect::<io::Result<_>>()?, config).await;
+                let acceptors = acceptors.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
+                worker.serve(acceptors.collect::<io::Result<_>>()?, config).await;
                 Ok(())
             });
             let _ = ends.send(served);
@@ -181,7 +182,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
         worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
     }
     drop((asked, renewed));
-    if let Some(log) = &door.access_log {
+    if let Some(log) = &worker.access_log {
         log.flush();
     }
     info!("stopped");
@@ -213,12 +214,12 @@ impl Worker {
         info!(%address, distributor = %config.distributor, "listening");
         let peers = Peers::join(identity, config.distributor.clone(), stop.clone());
         let max_connections = config.max_connections.min(Semaphore::MAX_PERMITS);
-        let places = Arc::new(Semaphore::new(max_connections));
+        let free_connections = Arc::new(Semaphore::new(max_connections));
         let access_log = AccessLog::start(config.access_log).map(Arc::new);
         let shared = Arc::new(WorkerShared::new(config.max_held_bytes));
         let upstreams = Arc::new(UpstreamTable::new(config, &shared));
         let retries = Arc::new(RetryBudget::new(Instant::now().into_std()));
-        let seats = Arc::new(ClientTracker::new(max_connections));
+        let clients = Arc::new(ClientTracker::new(max_connections));
         let checks = AbortOnDropHandle::new(tokio::spawn(check_nodes(peers.clone(), changing)));
         Self {
             peers,
@@ -229,8 +230,8 @@ impl Worker {
             shared,
             access_log,
             tls,
-            places,
-            seats,
+            free_connections,
+            clients,
             _checks: Arc::new(checks),
             stop,
         }
@@ -240,38 +241,39 @@ impl Worker {
     async fn serve(&self, listeners: Vec<(TcpListener, bool)>, config: watch::Receiver<Arc<Config>>) {
         // Asked at every request: of its own, so that workers do not wait for each other.
         let stop = self.stop.child_token();
-        let mut entrances: Vec<_> =
+        let mut acceptors: Vec<_> =
             listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();
-        let follow = Arc::clone(&self.upstreams).follow(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
-        let follows = AbortOnDropHandle::new(tokio::spawn(follow));
+        let updates =
+            Arc::clone(&self.upstreams).run_updates(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
+        let follows = AbortOnDropHandle::new(tokio::spawn(updates));
         let shedding = Arc::clone(&self.shedding);
-        let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.watch().await }));
+        let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.run().await }));
         let mut connections = JoinSet::new();
         let mut full = LogThrottle::default();
-        let mut last_call = None;
+        let mut accept_until = None;
         // Those who wait for a place count among the connections.
         let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
         loop {
             tokio::select! {
                 biased;
-                ((socket, client), is_tls) = accept(&mut entrances) => {
-                    let door = || Self { stop: stop.clone(), ..self.clone() };
-                    let free = self.places.available_permits();
+                ((socket, client), is_tls) = accept(&mut acceptors) => {
+                    let worker = || Self { stop: stop.clone(), ..self.clone() };
+                    let free = self.free_connections.available_permits();
                     // Proxies that are believed speak for many clients.
-                    let has_share = self.seats.has_share_left(client.ip(), free) || self.speaks_for_many(client.ip());
-                    let place = if has_share { Arc::clone(&self.places).try_acquire_owned().ok() } else { None };
-                    let is_short = place.is_none() || self.seats.are_short(free);
+                    let has_share = self.clients.has_share_left(client.ip(), free) || self.is_proxy_for_many(client.ip());
+                    let place = if has_share { Arc::clone(&self.free_connections).try_acquire_owned().ok() } else { None };
+                    let is_short = place.is_none() || self.clients.is_short(free);
                     let of = (!has_share).then(|| client.ip());
-                    let somebody_goes = is_short && self.seats.make_room(of, free, Instant::now());
-                    let makes_room = place.is_none() && connections.len() < most && somebody_goes;
+                    let is_evicting = is_short && self.clients.evict_idlest(of, free, Instant::now());
+                    let will_be_free = place.is_none() && connections.len() < most && is_evicting;
                     if place.is_none() && let Some(held_back) = full.allow(Instant::now().into_std()) {
                         let limit = config.borrow().max_connections;
-                        let what = if makes_room { "a client that does nothing goes" } else { "connection closed" };
+                        let what = if will_be_free { "a client that does nothing goes" } else { "connection closed" };
                         warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
                     }
                     match place {
-                        Some(place) => drop(connections.spawn(door().run(socket, client, is_tls, place))),
-                        None if makes_room => drop(connections.spawn(door().run_when_free(socket, client, is_tls))),
+                        Some(place) => drop(connections.spawn(worker().run(socket, client, is_tls, place))),
+                        None if will_be_free => drop(connections.spawn(worker().run_when_free(socket, client, is_tls))),
                         None => {}
                     }
                 }
@@ -280,12 +282,12 @@ impl Worker {
                         warn!(%error, "a client's connection panicked");
                     }
                 }
-                () = sleep_until_opt(last_call) => break,
-                () = self.stop.cancelled(), if last_call.is_none() => last_call = Some(Instant::now() + LAST_CALL),
+                () = sleep_until_opt(accept_until) => break,
+                () = self.stop.cancelled(), if accept_until.is_none() => accept_until = Some(Instant::now() + DRAIN_NOTICE),
             }
         }
         // Refused from now on, not left in a backlog that nobody empties.
-        drop(entrances);
+        drop(acceptors);
         let cut_at = Some(Instant::now() + config.borrow().drain_timeout);
         while !connections.is_empty() {
             tokio::select! {
@@ -300,9 +302,9 @@ impl Worker {
     }
 
     /// Connections from there are many clients'.
-    fn speaks_for_many(&self, peer: IpAddr) -> bool {
-        let rules = self.upstreams.rules();
-        let networks = rules.config.trusted.iter().chain(&rules.config.proxy_protocol);
+    fn is_proxy_for_many(&self, peer: IpAddr) -> bool {
+        let snapshot = self.upstreams.snapshot();
+        let networks = snapshot.config.trusted.iter().chain(&snapshot.config.proxy_protocol);
         let peer = peer.to_canonical();
         networks.into_iter().any(|network| network.contains(&peer))
     }
@@ -310,8 +312,8 @@ impl Worker {
     /// Somebody has been told to go: that takes a moment.
     async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
         let place = {
-            let _waits = self.seats.waits();
-            timeout(LONGEST_WAIT_FOR_PLACE, Arc::clone(&self.places).acquire_owned()).await
+            let _waits = self.clients.wait_guard();
+            timeout(MAX_ACCEPT_WAIT, Arc::clone(&self.free_connections).acquire_owned()).await
         };
         if let Ok(Ok(place)) = place {
             self.run(socket, address, is_tls, place).await;
@@ -321,23 +323,23 @@ impl Worker {
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, _place: OwnedSemaphorePermit) {
         let Some(stream) = socket.into_tcp() else { return };
         // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
-        set_tcp_options_with_timeout(&stream, self.upstreams.rules().config.write_timeout.max(LONGEST_PAUSE));
+        set_tcp_options_with_timeout(&stream, self.upstreams.snapshot().config.write_timeout.max(MIN_TCP_TIMEOUT));
         limit_unsent(&stream);
         let _connected = self.metrics.connection();
-        let seat = self.seats.take(address.ip(), self.stop.child_token());
+        let client = self.clients.track(address.ip(), self.stop.child_token());
         let tls = self.tls.as_deref().filter(|_| is_tls);
         let reason = tokio::select! {
             biased;
-            reason = DownstreamConnection { door: &self, address, seat: &seat, tls }.serve(stream) => reason,
-            () = poll_fn(|task| seat.poll_goes(task)) => "made room for others",
+            reason = DownstreamConnection { worker: &self, address, client: &client, tls }.serve(stream) => reason,
+            () = poll_fn(|task| client.poll_evicted(task)) => "made room for others",
         };
         debug!(client = %address, reason, "client's connection ended");
     }
 }
 
 /// The next client, with whether it has to speak TLS. Cancel safe.
-async fn accept(entrances: &mut [(Acceptor, bool)]) -> ((Socket, SocketAddr), bool) {
-    let accepting = entrances.iter_mut().map(|(acceptor, is_tls)| {
+async fn accept(acceptors: &mut [(Acceptor, bool)]) -> ((Socket, SocketAddr), bool) {
+    let accepting = acceptors.iter_mut().map(|(acceptor, is_tls)| {
         Box::pin(async {
             let accepted = acceptor.accept().await;
             (accepted, *is_tls)

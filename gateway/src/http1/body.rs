@@ -75,7 +75,7 @@ impl BodyReader {
                     *self = Self::Done;
                     return Ok(Piece::End(Bytes::new()));
                 }
-                Self::Length(left) => return Ok(take(buffer, left)),
+                Self::Length(left) => return Ok(split_data(buffer, left)),
                 Self::Close if buffer.is_empty() => return Ok(Piece::More),
                 Self::Close => return Ok(Piece::Data(buffer.split().freeze())),
                 Self::Chunked(at) => at,
@@ -91,7 +91,7 @@ impl BodyReader {
                     buffer.advance(line + 2);
                 }
                 ChunkState::Data(0) => *at = ChunkState::DataEnd,
-                ChunkState::Data(left) => return Ok(take(buffer, left)),
+                ChunkState::Data(left) => return Ok(split_data(buffer, left)),
                 ChunkState::DataEnd => match &**buffer {
                     [b'\r', b'\n', ..] => {
                         buffer.advance(2);
@@ -111,7 +111,7 @@ impl BodyReader {
 }
 
 /// As much of what is left as is there.
-fn take(buffer: &mut BytesMut, left: &mut u64) -> Piece {
+fn split_data(buffer: &mut BytesMut, left: &mut u64) -> Piece {
     let bytes = buffer.len().min(usize::try_from(*left).unwrap_or(usize::MAX));
     if bytes == 0 {
         return Piece::More;

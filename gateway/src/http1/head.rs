@@ -144,7 +144,7 @@ impl RequestHead {
             Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
             Err(error) => return Err(refuse(error, &bytes)),
         }
-        let span = |part: &[u8]| Span::of(part, &bytes);
+        let span = |part: &[u8]| Span::within(part, &bytes);
         let method = request.method.unwrap_or_default();
         let target = request.path.unwrap_or_default();
         if target.len() > MAX_TARGET_BYTES {
@@ -152,16 +152,16 @@ impl RequestHead {
         }
         check_method(method)?;
         let is_1_1 = request.version == Some(1);
-        let mut meaning = FieldSummary { keep_alive: is_1_1, ..FieldSummary::default() };
+        let mut summary = FieldSummary { keep_alive: is_1_1, ..FieldSummary::default() };
         for header in &*request.headers {
-            meaning.take(header.name, header.value, is_1_1)?;
+            summary.read_field(header.name, header.value, is_1_1)?;
         }
-        let host = meaning.host.map(span);
-        if meaning.hosts != 1 && (is_1_1 || meaning.hosts > 1) {
-            let detail = format!("a request has one Host header; this one has {}", meaning.hosts);
+        let host = summary.host.map(span);
+        if summary.hosts != 1 && (is_1_1 || summary.hosts > 1) {
+            let detail = format!("a request has one Host header; this one has {}", summary.hosts);
             return Err(bad("bad_host", &detail));
         }
-        let framing = match (meaning.length, meaning.chunked) {
+        let framing = match (summary.length, summary.chunked) {
             (Some(_), true) => {
                 return Err(bad("bad_framing", "a request has Content-Length or Transfer-Encoding, not both"));
             }
@@ -172,7 +172,7 @@ impl RequestHead {
         };
         let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
         let spans = Fields::spans(&bytes, request.headers);
-        let FieldSummary { keep_alive, close, expects_continue, upgrade, websocket, .. } = meaning;
+        let FieldSummary { keep_alive, close, expects_continue, upgrade, websocket, .. } = summary;
         let mut head = Self {
             fields: Fields::new(bytes, spans),
             method,
@@ -185,7 +185,7 @@ impl RequestHead {
             expects_continue: expects_continue && is_1_1 && framing != Framing::Empty,
             upgrades: upgrade && websocket && is_1_1 && framing == Framing::Empty,
         };
-        head.take_authority()?;
+        head.apply_absolute_target()?;
         Ok(head)
     }
 
@@ -193,7 +193,7 @@ impl RequestHead {
     ///
     /// # Errors
     /// The problem to answer with.
-    pub(crate) fn of_http2(
+    pub(crate) fn from_http2(
         method: &str,
         target: &str,
         authority: Option<&str>,
@@ -252,12 +252,12 @@ impl RequestHead {
             expects_continue: expects_continue && framing != Framing::Empty,
             upgrades: false,
         };
-        head.take_authority()?;
+        head.apply_absolute_target()?;
         Ok(head)
     }
 
     /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
-    fn take_authority(&mut self) -> Result<(), Problem> {
+    fn apply_absolute_target(&mut self) -> Result<(), Problem> {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {
             let detail = format!("{} is not for gateways", self.method());
@@ -323,7 +323,7 @@ impl Fields {
     }
 
     /// Of our own making.
-    pub(crate) fn of(fields: &[(&str, &str)]) -> Self {
+    pub(crate) fn from_pairs(fields: &[(&str, &str)]) -> Self {
         let (mut bytes, mut spans) = (Vec::new(), Vec::new());
         let mut put = |part: &str| {
             let start = bytes.len();
@@ -338,7 +338,7 @@ impl Fields {
 
     /// Where in `bytes` the `headers` stand that were found in them.
     pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
-        let span = |part: &[u8]| Span::of(part, bytes);
+        let span = |part: &[u8]| Span::within(part, bytes);
         headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect()
     }
 
@@ -372,7 +372,7 @@ struct FieldSummary<'a> {
 }
 
 impl<'a> FieldSummary<'a> {
-    fn take(&mut self, name: &str, value: &'a [u8], is_1_1: bool) -> Result<(), Problem> {
+    fn read_field(&mut self, name: &str, value: &'a [u8], is_1_1: bool) -> Result<(), Problem> {
         // Most names differ in their length.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
@@ -396,21 +396,21 @@ impl<'a> FieldSummary<'a> {
                     self.upgrade |= token.eq_ignore_ascii_case(b"upgrade");
                 }
             }
-            14 if name.eq_ignore_ascii_case("content-length") => return self.take_length(value),
-            17 if name.eq_ignore_ascii_case("transfer-encoding") => return self.take_coding(value),
+            14 if name.eq_ignore_ascii_case("content-length") => return self.read_length(value),
+            17 if name.eq_ignore_ascii_case("transfer-encoding") => return self.read_coding(value),
             _ => {}
         }
         Ok(())
     }
 
-    fn take_length(&mut self, value: &[u8]) -> Result<(), Problem> {
+    fn read_length(&mut self, value: &[u8]) -> Result<(), Problem> {
         match self.length.replace(content_length(value)?) {
             None => Ok(()),
             Some(_) => Err(bad("bad_framing", "a request has one Content-Length at most")),
         }
     }
 
-    fn take_coding(&mut self, value: &[u8]) -> Result<(), Problem> {
+    fn read_coding(&mut self, value: &[u8]) -> Result<(), Problem> {
         let is_second = std::mem::replace(&mut self.chunked, true);
         if is_second || !value.eq_ignore_ascii_case(b"chunked") {
             return Err(bad("bad_framing", "the only Transfer-Encoding is chunked, once"));
@@ -494,7 +494,7 @@ fn target_too_long() -> Problem {
 
 impl Span {
     /// Where `part` stands in `whole`, of which it is a part.
-    fn of(part: &[u8], whole: &[u8]) -> Self {
+    fn within(part: &[u8], whole: &[u8]) -> Self {
         let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
         let bound = |at: usize| u32::try_from(at.min(whole.len())).unwrap_or(u32::MAX);
         Self { start: bound(start), end: bound(start + part.len()) }

@@ -34,10 +34,10 @@ impl ForwardedInfo {
     pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
         let client = client.to_canonical();
         let proto = if is_tls { "https" } else { "http" };
-        Self::of(client, proto, is_tls, "")
+        Self::build(client, proto, is_tls, "")
     }
 
-    fn of(client: IpAddr, proto: &str, is_tls: bool, before: &str) -> Self {
+    fn build(client: IpAddr, proto: &str, is_tls: bool, before: &str) -> Self {
         let node = match client {
             IpAddr::V4(address) => address.to_string(),
             IpAddr::V6(address) => format!("\"[{address}]\""),
@@ -76,7 +76,7 @@ impl ForwardedInfo {
         let origin = Self {
             before: all("forwarded"),
             host,
-            ..Self::of(peer, proto.unwrap_or(usual), self.is_tls || proto == Some("https"), &before)
+            ..Self::build(peer, proto.unwrap_or(usual), self.is_tls || proto == Some("https"), &before)
         };
         (client, origin)
     }
@@ -109,13 +109,13 @@ pub(crate) struct UpstreamRequest<'a> {
 
 /// The head of a request as a server is to see it. Names keep their case; whatever a client says of where it comes from is
 /// replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
-pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, passage: UpstreamRequest<'_>) {
-    let UpstreamRequest { target, server, origin, hops } = passage;
+pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) {
+    let UpstreamRequest { target, server, origin, hops } = request;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
     out.put_slice(b" HTTP/1.1\r\n");
-    let connection = HopByHop::of(head.fields());
+    let connection = HopByHop::new(head.fields());
     let mut request_id = None;
     for (name, value) in head.fields().iter() {
         if name.eq_ignore_ascii_case(b"x-request-id") {
@@ -170,7 +170,7 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
 
 /// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
 pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
-    let connection = HopByHop::of(fields);
+    let connection = HopByHop::new(fields);
     for (name, value) in fields.iter() {
         if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case(b"content-length")) {
             put(out, name, value);
@@ -217,7 +217,7 @@ pub(crate) struct HopByHop<'a> {
 }
 
 impl<'a> HopByHop<'a> {
-    pub(crate) fn of(fields: &'a Fields) -> Self {
+    pub(crate) fn new(fields: &'a Fields) -> Self {
         let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
         // Nobody may have the name of the host taken off on the way.

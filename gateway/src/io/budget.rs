@@ -40,7 +40,7 @@ pub(crate) struct ConnectionBudget {
 /// Bytes that are held until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
-    account: ConnectionBudget,
+    connection: ConnectionBudget,
     client: IpAddr,
     own: usize,
     granted: usize,
@@ -57,11 +57,11 @@ impl Budget {
     }
 
     /// Bytes that are held now, rounded up, and how often somebody was refused.
-    pub(crate) fn seen(&self) -> (usize, u64) {
+    pub(crate) fn usage(&self) -> (usize, u64) {
         (self.limit - self.lock().free, self.refused.load(Ordering::Relaxed))
     }
 
-    fn take(&self, client: IpAddr, bytes: usize) -> bool {
+    fn try_reserve(&self, client: IpAddr, bytes: usize) -> bool {
         let mut state = self.lock();
         let BudgetState { free, held } = &mut *state;
         let has = held.get(&client).copied().unwrap_or(0);
@@ -75,7 +75,7 @@ impl Budget {
         may
     }
 
-    fn give_back(&self, client: IpAddr, bytes: usize) {
+    fn release(&self, client: IpAddr, bytes: usize) {
         let mut state = self.lock();
         state.free += bytes;
         if let Some(held) = state.held.get_mut(&client) {
@@ -101,8 +101,8 @@ impl ConnectionBudget {
     ///
     /// # Errors
     /// [`OverBudget`] when the client, or all of them together, hold as much as they may.
-    pub(crate) fn hold(&self, client: IpAddr, bytes: usize) -> Result<Reservation, OverBudget> {
-        let mut held = Reservation { account: self.clone(), client, own: 0, granted: 0 };
+    pub(crate) fn reserve(&self, client: IpAddr, bytes: usize) -> Result<Reservation, OverBudget> {
+        let mut held = Reservation { connection: self.clone(), client, own: 0, granted: 0 };
         held.grow_to(bytes)?;
         Ok(held)
     }
@@ -117,16 +117,16 @@ impl Reservation {
     /// Holds so many bytes from now on, if those are more.
     ///
     /// # Errors
-    /// As [`ConnectionBudget::hold`]; what was held still is.
+    /// As [`ConnectionBudget::reserve`]; what was held still is.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let more = bytes.saturating_sub(self.own + self.granted);
         if more == 0 {
             return Ok(());
         }
         // Of one task: nobody else writes it.
-        let used = self.account.own.load(Ordering::Relaxed);
+        let used = self.connection.own.load(Ordering::Relaxed);
         if self.granted == 0 && used + more <= OWN_BYTES {
-            self.account.own.store(used + more, Ordering::Relaxed);
+            self.connection.own.store(used + more, Ordering::Relaxed);
             self.own += more;
             return Ok(());
         }
@@ -144,7 +144,7 @@ impl Reservation {
     fn grant(&mut self, more: usize) -> Result<(), OverBudget> {
         let client = address_group(self.client);
         let grant = more.next_multiple_of(GRANT_BYTES);
-        if !self.account.budget.take(client, grant) {
+        if !self.connection.budget.try_reserve(client, grant) {
             return Err(OverBudget);
         }
         (self.client, self.granted) = (client, self.granted + grant);
@@ -155,10 +155,10 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         if self.own > 0 {
-            self.account.own.fetch_sub(self.own, Ordering::Relaxed);
+            self.connection.own.fetch_sub(self.own, Ordering::Relaxed);
         }
         if self.granted > 0 {
-            self.account.budget.give_back(self.client, self.granted);
+            self.connection.budget.release(self.client, self.granted);
         }
     }
 }
@@ -175,19 +175,19 @@ mod tests {
     fn small_answers_take_nothing_from_others_and_large_ones_whole_pieces() {
         let budget = Arc::new(Budget::new(1 << 20));
         let account = ConnectionBudget::new(&budget);
-        let small = account.hold(client(1), OWN_BYTES - 1).unwrap();
-        assert_eq!(budget.seen(), (0, 0));
-        let large = account.hold(client(1), 2).unwrap();
-        assert_eq!(budget.seen(), (GRANT_BYTES, 0), "there is one byte of its own left");
+        let small = account.reserve(client(1), OWN_BYTES - 1).unwrap();
+        assert_eq!(budget.usage(), (0, 0));
+        let large = account.reserve(client(1), 2).unwrap();
+        assert_eq!(budget.usage(), (GRANT_BYTES, 0), "there is one byte of its own left");
         drop((small, large));
-        assert_eq!((budget.seen(), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
-        let mut grows = account.hold(client(1), 1).unwrap();
+        assert_eq!((budget.usage(), account.own.load(Ordering::Relaxed)), ((0, 0), 0));
+        let mut grows = account.reserve(client(1), 1).unwrap();
         for bytes in [OWN_BYTES, OWN_BYTES + 1, 2 * GRANT_BYTES, 3] {
             grows.grow_to(bytes).unwrap();
         }
-        assert_eq!(budget.seen(), (2 * GRANT_BYTES, 0));
+        assert_eq!(budget.usage(), (2 * GRANT_BYTES, 0));
         drop(grows);
-        assert!(budget.seen() == (0, 0) && budget.lock().held.is_empty());
+        assert!(budget.usage() == (0, 0) && budget.lock().held.is_empty());
     }
 
     #[test]
@@ -197,17 +197,17 @@ mod tests {
         let mut take = |number: u8| {
             let before = held.len();
             // Each over a connection of its own.
-            while let Ok(one) = ConnectionBudget::new(&budget).hold(client(number), OWN_BYTES + 1) {
+            while let Ok(one) = ConnectionBudget::new(&budget).reserve(client(number), OWN_BYTES + 1) {
                 held.push(one);
             }
             held.len() - before
         };
         assert_eq!([take(1), take(2), take(3), take(1)], [32, 16, 8, 0]);
-        assert_eq!(budget.seen(), (56 * GRANT_BYTES, 4));
+        assert_eq!(budget.usage(), (56 * GRANT_BYTES, 4));
         drop(held);
-        assert_eq!(budget.seen().0, 0);
+        assert_eq!(budget.usage().0, 0);
         let account = ConnectionBudget::new(&budget);
-        assert!(account.hold(client(1), 33 * GRANT_BYTES).is_err());
-        assert!(account.hold(client(1), usize::MAX / 2).is_err(), "more than there will ever be");
+        assert!(account.reserve(client(1), 33 * GRANT_BYTES).is_err());
+        assert!(account.reserve(client(1), usize::MAX / 2).is_err(), "more than there will ever be");
     }
 }

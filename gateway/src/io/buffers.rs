@@ -16,20 +16,20 @@ thread_local! {
 }
 
 /// An empty buffer.
-pub(crate) fn take() -> BytesMut {
+pub(crate) fn acquire() -> BytesMut {
     KEPT.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
 /// Puts a buffer that can be written to in the place of one that was given away.
 pub(crate) fn make_ready(buffer: &mut BytesMut) {
     if buffer.capacity() == 0 {
-        *buffer = take();
+        *buffer = acquire();
         buffer.reserve(LEAST_BYTES);
     }
 }
 
 /// Takes a buffer back; what is in it is lost.
-pub(crate) fn give(mut buffer: BytesMut) {
+pub(crate) fn release(mut buffer: BytesMut) {
     buffer.clear();
     // What others still hold a part of is theirs; what was never used is of no use.
     if !buffer.try_reclaim(LEAST_BYTES) || buffer.capacity() > MAX_BYTES {
@@ -53,16 +53,16 @@ mod tests {
             buffer.extend_from_slice(b"abc");
             buffer
         };
-        give(used(MAX_BYTES + 1));
-        assert_eq!(take().capacity(), 0, "too large");
+        release(used(MAX_BYTES + 1));
+        assert_eq!(acquire().capacity(), 0, "too large");
         let mut buffer = BytesMut::new();
         make_ready(&mut buffer);
         assert!(buffer.capacity() >= LEAST_BYTES);
         let mut split = used(4096);
         let held = split.split().freeze();
-        give(split);
-        assert!(take().is_empty() && held == "abc");
-        (0..MAX_KEPT + 10).for_each(|_| give(used(4096)));
-        assert_eq!((0..MAX_KEPT + 10).filter(|_| take().capacity() >= 4096).count(), MAX_KEPT);
+        release(split);
+        assert!(acquire().is_empty() && held == "abc");
+        (0..MAX_KEPT + 10).for_each(|_| release(used(4096)));
+        assert_eq!((0..MAX_KEPT + 10).filter(|_| acquire().capacity() >= 4096).count(), MAX_KEPT);
     }
 }

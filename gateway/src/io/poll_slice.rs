@@ -11,7 +11,7 @@ use tokio::time::{Duration, Instant};
 
 /// How long that is: a few dozen requests, and short enough that fifty clients who always have something to do keep the others
 /// waiting for a hundredth of a second only.
-pub(crate) const LENGTH: Duration = Duration::from_micros(250);
+pub(crate) const SLICE: Duration = Duration::from_micros(250);
 
 /// How often a task has been polled: a task that has been polled again has waited.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(crate) struct PollSlice<'a> {
 
 impl PollCounter {
     /// Counts how often `future` is polled. As cancel safe as it is.
-    pub(crate) async fn of<F: Future>(&self, future: F) -> F::Output {
+    pub(crate) async fn count_polls<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|task| {
             self.count();
@@ -53,11 +53,11 @@ impl<'a> PollSlice<'a> {
         Self { polls, seen: 0, begin: None }
     }
 
-    /// Whether the task has worked for [`LENGTH`] at `now`. Counts from the first question after it has waited.
+    /// Whether the task has worked for [`SLICE`] at `now`. Counts from the first question after it has waited.
     pub(crate) fn is_over(&mut self, now: Instant) -> bool {
         let polls = self.polls.0.load(Ordering::Relaxed);
         match self.begin {
-            Some(begin) if polls == self.seen => now.saturating_duration_since(begin) >= LENGTH,
+            Some(begin) if polls == self.seen => now.saturating_duration_since(begin) >= SLICE,
             _ => {
                 (self.seen, self.begin) = (polls, Some(now));
                 false
@@ -66,7 +66,7 @@ impl<'a> PollSlice<'a> {
     }
 
     /// Lets others run if the turn is over. Whether it was. Cancel safe.
-    pub(crate) async fn give_way(&mut self, now: Instant) -> bool {
+    pub(crate) async fn yield_if_over(&mut self, now: Instant) -> bool {
         let is_over = self.is_over(now);
         if is_over {
             yield_now().await;
@@ -76,7 +76,7 @@ impl<'a> PollSlice<'a> {
 }
 
 /// Has a task polled again when others have run, and what the system has to tell has been heard.
-pub(crate) fn again_later(task: &mut Context<'_>) {
+pub(crate) fn wake_later(task: &mut Context<'_>) {
     let polled: Poll<()> = pin!(yield_now()).poll(task);
     debug_assert!(polled.is_pending());
 }
@@ -89,16 +89,16 @@ mod tests {
     async fn a_turn_counts_from_the_last_wait() {
         let polls = PollCounter::default();
         let work = async {
-            let mut turn = PollSlice::new(&polls);
+            let mut slice = PollSlice::new(&polls);
             let begin = Instant::now();
-            assert!(!turn.is_over(begin));
-            assert!(!turn.is_over(begin + LENGTH / 2));
-            assert!(turn.is_over(begin + LENGTH));
+            assert!(!slice.is_over(begin));
+            assert!(!slice.is_over(begin + SLICE / 2));
+            assert!(slice.is_over(begin + SLICE));
             yield_now().await;
-            assert!(!turn.is_over(begin + 9 * LENGTH), "it has waited");
-            assert!(turn.give_way(begin + 10 * LENGTH).await);
-            assert!(!turn.is_over(begin + 20 * LENGTH));
+            assert!(!slice.is_over(begin + 9 * SLICE), "it has waited");
+            assert!(slice.yield_if_over(begin + 10 * SLICE).await);
+            assert!(!slice.is_over(begin + 20 * SLICE));
         };
-        polls.of(work).await;
+        polls.count_polls(work).await;
     }
 }

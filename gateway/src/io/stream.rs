@@ -237,7 +237,7 @@ pub(crate) async fn write_all(
 pub(crate) fn shrink(buffer: &mut BytesMut) {
     if buffer.capacity() - buffer.len() >= LARGE_ROOM_BYTES {
         let whole = std::mem::replace(buffer, BytesMut::from(&buffer[..]));
-        buffers::give(whole);
+        buffers::release(whole);
     }
 }
 

@@ -24,7 +24,7 @@ impl Problem {
     }
 
     /// What a call that brought no answer means to the client.
-    pub(crate) fn of_call(error: &CallError) -> Self {
+    pub(crate) fn from_call(error: &CallError) -> Self {
         let (status, kind) = match error {
             CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, "no_route"),
             CallError::NoProvider { .. } => (StatusCode::SERVICE_UNAVAILABLE, "no_provider"),
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn problems_have_the_members_of_rfc_9457() {
-        let problem = Problem::of_call(&CallError::NoRoute { url: "GET/\"x\"".to_owned() });
+        let problem = Problem::from_call(&CallError::NoRoute { url: "GET/\"x\"".to_owned() });
         let body: serde_json::Value = serde_json::from_str(&problem.body()).unwrap();
         assert_eq!(
             body,

@@ -56,7 +56,7 @@ impl AccessLog {
         Some(Self { format, lines })
     }
 
-    pub(crate) fn take(&self, entry: &AccessLogEntry<'_>) {
+    pub(crate) fn write(&self, entry: &AccessLogEntry<'_>) {
         self.lines.push(entry.line(self.format, time_of_day()));
     }
 

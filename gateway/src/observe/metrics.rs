@@ -72,14 +72,14 @@ pub(crate) struct ProcessTotals {
     /// Lines of the access log that were lost.
     pub(crate) lost: u64,
     /// Requests and tunnels that lost their place at a server, because they were slow or silent while others waited.
-    pub(crate) gave_way: u64,
+    pub(crate) evicted: u64,
     /// Bytes that are held for clients beyond what each connection may, and how often somebody was refused more.
     pub(crate) held: (usize, u64),
 }
 
 /// What all workers have done, in Prometheus' text format 0.0.4.
-pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &ProcessTotals) -> String {
-    let ProcessTotals { nodes, stale, lost, gave_way, held: (held, refused) } = of_all;
+pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
+    let ProcessTotals { nodes, stale, lost, evicted, held: (held, refused) } = totals;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
         workers.iter().map(|worker| counter(worker).load(Ordering::Relaxed)).sum()
     };
@@ -133,7 +133,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], of_all: &ProcessTotals) -> String {
     });
     let help = "Requests and tunnels that were slow or silent while others waited for their place at a server.";
     about("gateway_gave_way_total", "counter", help, &mut |out| {
-        let _ = writeln!(out, "gateway_gave_way_total {gave_way}");
+        let _ = writeln!(out, "gateway_gave_way_total {evicted}");
     });
     out
 }
@@ -158,7 +158,7 @@ mod tests {
                 nodes: 7,
                 stale: Some(Duration::from_millis(1500)),
                 lost: 3,
-                gave_way: 5,
+                evicted: 5,
                 held: (65_536, 2),
             },
         );

@@ -63,8 +63,8 @@ impl Admin {
                     }
                     order.push_back(clients.spawn(async move {
                         let config = Arc::clone(&admin.config.borrow());
-                        let seat = TrackedClient::apart(CancellationToken::new());
-                        http1::run(ClientStream::Plain(stream), &config, &seat, &admin).await
+                        let client = TrackedClient::untracked(CancellationToken::new());
+                        http1::run(ClientStream::Plain(stream), &config, &client, &admin).await
                     }));
                 }
                 Some(_) = clients.join_next() => {}
@@ -86,14 +86,14 @@ impl Admin {
             }
             "/ready" => Some((StatusCode::OK, "ready\n".to_owned())),
             "/metrics" => {
-                let of_all = metrics::ProcessTotals {
+                let totals = metrics::ProcessTotals {
                     nodes: self.peers.nodes().len(),
                     stale: self.peers.stale_for(),
                     lost: self.access_log.as_ref().map_or(0, |log| log.lost()),
-                    gave_way: self.shared.gave_way(),
-                    held: self.shared.budget.seen(),
+                    evicted: self.shared.evicted(),
+                    held: self.shared.budget.usage(),
                 };
-                let mut text = metrics::text(&self.workers, &of_all);
+                let mut text = metrics::text(&self.workers, &totals);
                 let _ = writeln!(
                     text,
                     "# HELP gateway_log_lines_lost_total Lines of the log that could not be written as fast as they came.\n\
@@ -144,7 +144,7 @@ impl Admin {
         }
         let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
         let mut prefixes = BTreeMap::new();
-        self.upstreams.iter().for_each(|upstreams| upstreams.describe(&mut prefixes, Instant::now()));
+        self.upstreams.iter().for_each(|upstreams| upstreams.status(&mut prefixes, Instant::now()));
         for (prefix, servers) in &prefixes {
             let _ = writeln!(out, "  {prefix}");
             if servers.is_empty() {
@@ -175,7 +175,7 @@ impl Admin {
 }
 
 impl Handler for Admin {
-    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {
             let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
@@ -191,5 +191,5 @@ impl Handler for Admin {
         Ok(exchange.respond(response))
     }
 
-    fn refused(&self, _status: StatusCode) {}
+    fn record_rejection(&self, _status: StatusCode) {}
 }

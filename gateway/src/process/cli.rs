@@ -148,14 +148,14 @@ impl CommandLine {
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
         // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
         let given = |name: &str| !matches!(self.matches.value_source(name), None | Some(ValueSource::DefaultValue));
-        let only_in_file = args.take(file, given);
+        let only_in_file = args.merge_file(file, given);
         Ok(args.settings(only_in_file))
     }
 }
 
 impl Args {
     /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file can say.
-    fn take(&mut self, file: ConfigFile, given: impl Fn(&str) -> bool) -> FileOnlySettings {
+    fn merge_file(&mut self, file: ConfigFile, given: impl Fn(&str) -> bool) -> FileOnlySettings {
         fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
             if let Some(said) = said.filter(|_| !given) {
                 *setting = said;
@@ -224,7 +224,7 @@ pub fn main() -> ExitCode {
     let matches = Args::command().get_matches();
     let args = Args::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     if args.print_defaults {
-        say(&defaults());
+        print(&defaults());
         return ExitCode::SUCCESS;
     }
     match &args.command {
@@ -267,7 +267,7 @@ pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
 pub(crate) const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// Prints what was asked for. Whoever has read enough of it is free to go.
-fn say(text: &str) {
+fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
@@ -304,7 +304,7 @@ fn check(file: &Path) -> ExitCode {
             }
             let servers: usize = read.route.iter().map(|route| route.servers.len()).sum();
             let routes = read.route.len();
-            say(&format!(
+            print(&format!(
                 "{} is fine; it has {routes} routes, and names {servers} servers that do not register\n",
                 file.display()
             ));
@@ -330,7 +330,7 @@ fn routes(admin: SocketAddr) -> ExitCode {
     };
     match ask() {
         Ok(text) if text.starts_with("HTTP/1.1 200") => {
-            say(text.split_once("\r\n\r\n").map_or("", |(_, body)| body));
+            print(text.split_once("\r\n\r\n").map_or("", |(_, body)| body));
             ExitCode::SUCCESS
         }
         Ok(_) => {
@@ -376,7 +376,7 @@ mod tests {
             assert!(text.contains(&format!("\n# {name} =\n")), "{name} in {text}");
         }
         let (mut args, as_ever) = (Args::parse_from(["gateway"]), Args::parse_from(["gateway"]));
-        let only_in_file = args.take(file, |_| false);
+        let only_in_file = args.merge_file(file, |_| false);
         let seen = format!("{:?}", args.settings(only_in_file));
         assert_eq!(seen, format!("{:?}", as_ever.settings(FileOnlySettings::default())));
     }
@@ -393,7 +393,7 @@ mod tests {
             ..ConfigFile::default()
         };
         let given = |name: &str| !matches!(matches.value_source(name), None | Some(ValueSource::DefaultValue));
-        args.take(file, given);
+        args.merge_file(file, given);
         assert_eq!((args.idle_timeout, args.workers), (Duration::from_secs(60), Some(3)));
         assert_eq!((args.write_timeout, args.empty_404), (Duration::from_secs(6), true));
     }

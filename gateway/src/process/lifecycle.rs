@@ -31,18 +31,18 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until a signal.
 pub(crate) async fn run(command_line: CommandLine, settings: Settings) -> ExitCode {
-    match run_it(command_line, settings).await {
+    match run_inner(command_line, settings).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit_code(&*failure),
     }
 }
 
-async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(), BoxError> {
-    fit_descriptors(&mut settings.config);
+async fn run_inner(command_line: CommandLine, mut settings: Settings) -> Result<(), BoxError> {
+    limit_to_open_files(&mut settings.config);
     let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
     let listeners = open(&settings, inherited)?;
     let handed = duplicate(&listeners)?;
-    let (mut reload, mut replace) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
+    let (mut hangups, mut upgrades) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
     // A log that may not grow any more is a log that is lost, not the end.
     let _ignored = signal(SignalKind::from_raw(SIGXFSZ))?;
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
@@ -52,14 +52,14 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
     let reloads = AbortOnDropHandle::new(tokio::spawn({
         let sender = sender.clone();
         async move {
-            while reload.recv().await.is_some() {
-                reread(&command_line, &settings, &sender);
+            while hangups.recv().await.is_some() {
+                reload(&command_line, &settings, &sender);
             }
         }
     }));
     let replaces = AbortOnDropHandle::new(tokio::spawn({
         let stop = stop.clone();
-        async move { succeed(&mut replace, handed, &stop).await }
+        async move { hand_over_to(&mut upgrades, handed, &stop).await }
     }));
     let ready = predecessor.map(|predecessor| {
         let (ready, is_ready) = oneshot::channel();
@@ -80,7 +80,7 @@ async fn run_it(command_line: CommandLine, mut settings: Settings) -> Result<(),
 }
 
 /// Two descriptors for each client; where the system gives fewer, there may be fewer clients.
-fn fit_descriptors(config: &mut Config) {
+fn limit_to_open_files(config: &mut Config) {
     let descriptors = raise_open_files();
     let clients = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
     if clients < config.max_connections {
@@ -146,7 +146,7 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
 /// SIGHUP: what the file says now holds, unless it makes no sense.
 ///
 /// A file that has lost all of its routes is taken for one that was cut while it was written: whoever means it starts anew.
-fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
+fn reload(command_line: &CommandLine, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
     let new = match command_line.settings() {
         Ok(new) => new,
@@ -185,7 +185,7 @@ fn reread(command_line: &CommandLine, running: &Settings, sender: &watch::Sender
 }
 
 /// SIGUSR2: a new process serves, and this one drains.
-async fn succeed(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedFd)>, stop: &Stop) {
+async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedFd)>, stop: &Stop) {
     loop {
         tokio::select! {
             biased;
@@ -196,8 +196,8 @@ async fn succeed(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedFd)>, 
         info!("starting the program anew");
         let handed = async {
             let successor = NewProcess::start()?;
-            successor.is_ready(&listeners).await?;
-            successor.let_go()
+            successor.wait_ready(&listeners).await?;
+            successor.release()
         };
         let handed = tokio::select! {
             biased;

@@ -147,7 +147,7 @@ impl NewProcess {
     ///
     /// # Errors
     /// When it ends, or is not ready in time.
-    pub(crate) async fn is_ready(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
+    pub(crate) async fn wait_ready(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
         timeout(PATIENCE, self.hand_over(listeners))
             .await
             .map_err(|_elapsed| io::Error::other(format!("the new process was not ready after {PATIENCE:?}")))?
@@ -180,7 +180,7 @@ impl NewProcess {
     ///
     /// # Errors
     /// When it has ended in the meantime.
-    pub(crate) fn let_go(mut self) -> io::Result<u32> {
+    pub(crate) fn release(mut self) -> io::Result<u32> {
         self.socket.try_write(&[GO_ON])?;
         let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
         notify(&format!("MAINPID={}", child.id()));

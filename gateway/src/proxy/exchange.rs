@@ -95,17 +95,17 @@ impl From<&Problem> for FullResponse {
 /// Whoever answers requests.
 pub(crate) trait Handler: Sync {
     /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
-    fn answer(
+    fn handle(
         &self,
         head: RequestHead,
         exchange: &mut impl Exchange,
     ) -> impl Future<Output = Result<Instant, Ended>> + Send;
 
     /// A request made no sense, or took too long to come, and was answered with this.
-    fn refused(&self, status: StatusCode);
+    fn record_rejection(&self, status: StatusCode);
 
     /// On account of which many requests at a time are held; `None` where nobody counts.
-    fn holding(&self) -> Option<Reservation> {
+    fn reservation(&self) -> Option<Reservation> {
         None
     }
 }
@@ -122,17 +122,24 @@ pub(crate) trait Exchange: Send {
 
     /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
     /// waits for that.
-    fn gather(&mut self, bytes: usize, held: &mut Reservation) -> impl Future<Output = Result<(), BodyError>> + Send;
+    fn buffer_body(
+        &mut self,
+        bytes: usize,
+        held: &mut Reservation,
+    ) -> impl Future<Output = Result<(), BodyError>> + Send;
 
     /// Completes with what `work` gives, unless the client goes before that.
-    fn unless_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
+    fn until_client_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
     where
         F: Future + Send,
         F::Output: Send;
 
     /// Waits before a request is declined, for as long as `pause` at most, and only while that harms nobody else: not once the client
     /// says anything, or has to leave.
-    fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> impl Future<Output = Result<(), Ended>> + Send;
+    fn delay_rejection(
+        &mut self,
+        pause: impl Future<Output = ()> + Send,
+    ) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// Answers. Gives when: nobody else has to look at the clock.
     fn respond(&mut self, response: FullResponse) -> Instant;
@@ -149,7 +156,7 @@ pub(crate) trait Exchange: Send {
 
     /// Answers with a body that comes in parts, each of which leaves when it is there, and not before the client takes it. A part that
     /// is an error ends the response so that nobody takes it for whole.
-    fn stream(
+    fn respond_with_stream(
         &mut self,
         head: &RequestHead,
         response: &ResponseHead,
@@ -162,7 +169,7 @@ pub(crate) trait Exchange: Send {
         &mut self,
         server: TcpStream,
         to_client: Bytes,
-        place: Permit,
+        permit: Permit,
         idle: Duration,
     ) -> impl Future<Output = Ended> + Send;
 }

@@ -45,7 +45,7 @@ const MAX_TRIES: usize = 4;
 const STREAM_WINDOW: u32 = 16 * 1024;
 /// While more than half of a server's places are taken, a body is given to it when so much of it has come, or all: who sends little
 /// by little has no place until then.
-const GATHERED_BYTES: usize = 64 * 1024;
+const BUFFERED_BYTES: usize = 64 * 1024;
 /// Cookies that are looked at: each costs more than a request without one may.
 const MAX_COOKIES: usize = 8;
 /// How often a request may be passed on by gateways: more is a circle.
@@ -64,15 +64,15 @@ pub(crate) struct Proxy<'a> {
     pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
     /// Of what it holds.
-    pub(crate) account: ConnectionBudget,
+    pub(crate) budget: ConnectionBudget,
 }
 
 /// What is known of a request before it is answered.
 struct RequestContext<'a> {
     head: &'a RequestHead,
-    rules: &'a ConfigSnapshot,
+    snapshot: &'a ConfigSnapshot,
     /// What holds for its path.
-    settings: &'a Route,
+    route: &'a Route,
     /// In normal form.
     path: &'a str,
     query: &'a str,
@@ -98,28 +98,28 @@ enum Destination<'a> {
 
 impl Handler for Proxy<'_> {
     /// Dropping the future, as happens when the client goes, takes the call back.
-    async fn answer(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let begin = Instant::now();
-        let rules = self.upstreams.rules();
-        let trusted = &rules.config.trusted;
+        let snapshot = self.upstreams.snapshot();
+        let trusted = &snapshot.config.trusted;
         let believed = trusted.iter().any(|network| network.contains(&self.client));
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
         let mut unanswered = LogOnDrop(Some((self, client, &head, begin)));
-        let ended = self.answer_to(&head, exchange, &rules, (client, origin), begin).await;
+        let ended = self.handle_request(&head, exchange, &snapshot, (client, origin), begin).await;
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
         self.log(client, Some(&head), exchange.status(), took);
         ended
     }
 
-    fn refused(&self, status: StatusCode) {
+    fn record_rejection(&self, status: StatusCode) {
         self.log(self.client, None, Some(status), Duration::ZERO);
     }
 
-    fn holding(&self) -> Option<Reservation> {
-        self.account.hold(self.client, 0).ok()
+    fn reservation(&self) -> Option<Reservation> {
+        self.budget.reserve(self.client, 0).ok()
     }
 }
 
@@ -136,7 +136,7 @@ impl Drop for LogOnDrop<'_> {
 
 impl Proxy<'_> {
     /// A request was answered by somebody else.
-    pub(crate) fn note(&self, head: &RequestHead, status: StatusCode) {
+    pub(crate) fn record_answer(&self, head: &RequestHead, status: StatusCode) {
         self.log(self.client, Some(head), Some(status), Duration::ZERO);
     }
 
@@ -146,42 +146,42 @@ impl Proxy<'_> {
         self.metrics.request(status, took);
         if let Some(log) = self.access_log {
             let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
-            log.take(&AccessLogEntry { client, method, target, status, took });
+            log.write(&AccessLogEntry { client, method, target, status, took });
         }
     }
 
     /// Gives when that was done.
-    async fn answer_to(
+    async fn handle_request(
         &self,
         head: &RequestHead,
         exchange: &mut impl Exchange,
-        rules: &ConfigSnapshot,
+        snapshot: &ConfigSnapshot,
         (client, origin): (IpAddr, &ForwardedInfo),
         begin: Instant,
     ) -> Result<Instant, Ended> {
-        let problem = match self.respond(head, exchange, rules, (client, origin), begin).await {
+        let problem = match self.dispatch(head, exchange, snapshot, (client, origin), begin).await {
             Ok(ended) => return Ok(ended),
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
         let Problem { status, kind, detail } = &problem;
         debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
-        if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.holds_back() {
-            exchange.hold_back(Box::pin(self.shedding.hold_back())).await?;
+        if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.is_delaying() {
+            exchange.delay_rejection(Box::pin(self.shedding.delay())).await?;
         }
-        let is_empty = rules.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
+        let is_empty = snapshot.config.empty_404 && *status == StatusCode::NOT_FOUND && kind == "no_route";
         Ok(exchange.respond(if is_empty { FullResponse::new(*status, JSON, "") } else { FullResponse::from(&problem) }))
     }
 
-    async fn respond(
+    async fn dispatch(
         &self,
         head: &RequestHead,
         exchange: &mut impl Exchange,
-        rules: &ConfigSnapshot,
+        snapshot: &ConfigSnapshot,
         (client, origin): (IpAddr, &ForwardedInfo),
         begin: Instant,
     ) -> Result<Instant, BodyError> {
-        if self.shedding.declines(fastrand::f64) {
+        if self.shedding.should_reject(fastrand::f64) {
             let detail = "there are more requests than can be answered in time";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
         }
@@ -191,21 +191,21 @@ impl Proxy<'_> {
             return Ok(exchange.respond(FullResponse::new(StatusCode::NO_CONTENT, "text/plain", "")));
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let path = path::normal(path).map_err(|bad| BodyError::Problem(bad.into()))?;
+        let path = path::normalize(path).map_err(|bad| BodyError::Problem(bad.into()))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
             let detail = format!("the request has been passed on by {hops} gateways: it goes round in a circle");
             return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
         }
-        let settings = rules.route(&path);
-        let header = settings.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
-        let counted = settings.limits.take(client, header, begin);
-        let _counted = counted.map_err(|limited| limited_problem(limited, settings))?;
-        let deadline = begin + settings.timeout.unwrap_or(rules.config.request_timeout);
-        let (path, inquired) = (&*path, |path| RequestContext {
+        let route = snapshot.route(&path);
+        let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
+        let guard = route.limits.admit(client, header, begin);
+        let _guard = guard.map_err(|limited| limit_problem(limited, route))?;
+        let deadline = begin + route.timeout.unwrap_or(snapshot.config.request_timeout);
+        let (path, context) = (&*path, |path| RequestContext {
             head,
-            rules,
-            settings,
+            snapshot,
+            route,
             path,
             query,
             client,
@@ -215,29 +215,36 @@ impl Proxy<'_> {
             deadline,
         });
         let url = || format!("{method}{path}");
-        match self.route(method, path) {
+        match self.destination(method, path) {
             // Said before the client sends a body that nobody would take.
-            Destination::Unavailable => Err(of_call(CallError::NoProvider { url: url() })),
-            Destination::Unknown => Err(of_call(CallError::NoRoute { url: url() })),
-            Destination::Upstream(target) => Box::pin(self.forward(&inquired(path), &target, exchange)).await,
-            Destination::Node(called, path) => {
-                let mut held = self.account.hold(client, 0)?;
-                let params = params(head, query, exchange, rules.config.max_body_bytes, deadline, &mut held).await?;
-                let key = client_key(settings, client);
-                let call = balanced(self.peers.call_raw(called, &path, &params), settings, key.as_deref());
+            Destination::Unavailable => Err(call_problem(CallError::NoProvider { url: url() })),
+            Destination::Unknown => Err(call_problem(CallError::NoRoute { url: url() })),
+            Destination::Upstream(target) => {
+                Box::pin(self.forward_with_retries(&context(path), &target, exchange)).await
+            }
+            Destination::Node(node_method, path) => {
+                let mut held = self.budget.reserve(client, 0)?;
+                let params =
+                    read_params(head, query, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
+                let key = client_key(route, client);
+                let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());
                 // What has no body has taken no time.
                 let now = if has_body(method) { Instant::now() } else { begin };
                 let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
                 let form = StreamFormat::accepted(head.fields()).filter(|_| method != "HEAD");
                 let answer = match form {
-                    None => exchange.unless_gone(call).await?.map_err(of_call)?,
+                    None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
                     Some(form) => {
-                        match exchange.unless_gone(Box::pin(call.open(STREAM_WINDOW))).await?.map_err(of_call)? {
+                        match exchange
+                            .until_client_gone(Box::pin(call.open(STREAM_WINDOW)))
+                            .await?
+                            .map_err(call_problem)?
+                        {
                             RawReply::Response(answer) => answer,
                             RawReply::Stream(parts) => {
                                 drop(held);
-                                let hold = |bytes| self.account.hold(client, bytes);
-                                return Box::pin(stream(parts, form, head, exchange, hold)).await;
+                                let hold = |bytes| self.budget.reserve(client, bytes);
+                                return Box::pin(respond_with_parts(parts, form, head, exchange, hold)).await;
                             }
                         }
                     }
@@ -245,14 +252,14 @@ impl Proxy<'_> {
                 let (status, body) = response(&answer).map_err(BodyError::Problem)?;
                 drop(held);
                 // A client that does not read its answers does not get more and more of them.
-                let held = Some(self.account.hold(client, body.len())?);
+                let held = Some(self.budget.reserve(client, body.len())?);
                 Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
             }
         }
     }
 
     /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
-    fn route<'a>(&self, method: &'a str, path: &'a str) -> Destination<'a> {
+    fn destination<'a>(&self, method: &'a str, path: &'a str) -> Destination<'a> {
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };
         let readable = readable_path(path);
@@ -271,19 +278,19 @@ impl Proxy<'_> {
 
     /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
     /// out twice.
-    async fn forward(
+    async fn forward_with_retries(
         &self,
-        inquiry: &RequestContext<'_>,
+        context: &RequestContext<'_>,
         target: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
-        let RequestContext { head, rules, settings, path, query, client, origin, hops, begin, mut deadline } = *inquiry;
-        let of = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
+        let RequestContext { head, snapshot, route, path, query, client, origin, hops, begin, mut deadline } = *context;
+        let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
-        let config = &rules.config;
+        let config = &snapshot.config;
         let mut tried = Vec::new();
-        let (mut again, mut full, mut has_gathered) = (false, false, false);
-        let mut held = self.account.hold(client, 0)?;
+        let (mut again, mut full, mut has_buffered) = (false, false, false);
+        let mut held = self.budget.reserve(client, 0)?;
         self.retries.deposit();
         let mut now = begin;
         loop {
@@ -291,7 +298,8 @@ impl Proxy<'_> {
                 let detail = "the servers have as much to do as they may have";
                 problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
             };
-            let Some((picked, set_cookie)) = pick(inquiry, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
+            let Some((picked, set_cookie)) =
+                pick_endpoint(context, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
             else {
                 if full {
                     return Err(overloaded());
@@ -299,28 +307,28 @@ impl Proxy<'_> {
                 let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
-            let upstream = &picked.upstream;
+            let endpoint = &picked.endpoint;
             // A place is for what there is something to do for. While many are taken, a client that sends little is not given one.
-            if head.framing != Framing::Empty && !has_gathered && picked.is_half_taken() {
-                has_gathered = true;
-                Box::pin(exchange.gather(GATHERED_BYTES, &mut held)).await?;
-                let gathered = Instant::now();
+            if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
+                has_buffered = true;
+                Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;
+                let buffered = Instant::now();
                 // The client's time is not the server's.
-                deadline += gathered.saturating_duration_since(now);
-                now = gathered;
+                deadline += buffered.saturating_duration_since(now);
+                now = buffered;
             }
-            let wait_until = deadline.min(now + settings.queue_timeout);
+            let wait_until = deadline.min(now + route.queue_timeout);
             // Nearly always there is nothing to wait for, neither here nor below: what waits is on the heap.
-            let admitted = match picked.try_admit(of, client, now) {
-                Some(admitted) => Ok(admitted),
-                None => exchange.unless_gone(Box::pin(picked.admit(of, client, now, wait_until))).await?,
+            let permit = match picked.try_acquire(kind, client, now) {
+                Some(permit) => Ok(permit),
+                None => exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await?,
             };
-            let admitted = match admitted {
-                Ok(admitted) => admitted,
+            let permit = match permit {
+                Ok(permit) => permit,
                 // Somebody else may have a place sooner.
                 Err(QueueError::Full) => {
                     full = true;
-                    tried.push(upstream.address);
+                    tried.push(endpoint.address);
                     continue;
                 }
                 Err(QueueError::TimedOut) => return Err(overloaded()),
@@ -331,18 +339,18 @@ impl Proxy<'_> {
                 (false, true) => Reuse::Any,
                 (false, false) => Reuse::Sure,
             };
-            let connected = match upstream.reuse(reuse, admitted.at) {
+            let connected = match endpoint.reuse(reuse, permit.acquired_at) {
                 Some(server) => Ok(server),
                 None => {
-                    let connecting = Box::pin(timeout_at(deadline, upstream.connect(reuse, admitted.at)));
-                    exchange.unless_gone(connecting).await?.map_err(|_elapsed| too_late())?
+                    let connecting = Box::pin(timeout_at(deadline, endpoint.connect(reuse, permit.acquired_at)));
+                    exchange.until_client_gone(connecting).await?.map_err(|_elapsed| too_late())?
                 }
             };
             let mut server = match connected {
                 Ok(server) => server,
                 Err(ConnectError::Unreachable) => {
                     now = Instant::now();
-                    tried.push(upstream.address);
+                    tried.push(endpoint.address);
                     continue;
                 }
                 Err(ConnectError::Exhausted) => {
@@ -351,48 +359,48 @@ impl Proxy<'_> {
                 }
             };
             // What was open has taken no time.
-            now = if server.is_used { admitted.at } else { Instant::now() };
+            now = if server.is_used { permit.acquired_at } else { Instant::now() };
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
                 // Asking now would be work for nobody.
                 return Err(too_late());
             }
-            let mut bytes = buffers::take();
+            let mut bytes = buffers::acquire();
             bytes.reserve(1024);
             let seen = if picked.strip { &path[target.prefix_bytes..] } else { path };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
             let target = [slash, seen, mark, query];
-            put_request(&mut bytes, head, UpstreamRequest { target, server: upstream.address, origin, hops });
-            let within = settings.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
-            let (idle, place) = (config.response_idle_timeout, &admitted);
-            let request = ForwardRequest { head, bytes, now, within, idle, set_cookie, place };
+            put_request(&mut bytes, head, UpstreamRequest { target, server: endpoint.address, origin, hops });
+            let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
+            let idle_timeout = config.response_idle_timeout;
+            let request = ForwardRequest { head, bytes, now, timeout, idle_timeout, set_cookie, permit: &permit };
             let asked = now;
             let forwarded = exchange.forward(request, server.stream()).await;
             now = Instant::now();
             let failed = match forwarded {
                 Ok(Forwarded::Done { keep_server, answered }) => {
-                    if exchange.status().is_some_and(lets_fail) {
-                        upstream.load.record_failure(now.into_std(), true);
+                    if exchange.status().is_some_and(counts_as_failure) {
+                        endpoint.load.record_failure(now.into_std(), true);
                     } else {
-                        upstream.load.record_response(now.into_std(), answered);
+                        endpoint.load.record_response(now.into_std(), answered);
                     }
                     if let Some(keep) = keep_server {
-                        server.keep(keep, asked + answered, now);
+                        server.return_to_pool(keep, asked + answered, now);
                     }
                     return Ok(now);
                 }
                 Ok(Forwarded::Tunnel { to_client }) => {
-                    upstream.load.reset();
-                    let (server, idle) = (server.take(), settings.tunnel_idle_timeout);
-                    return Err(BodyError::Ended(exchange.tunnel(server, to_client, admitted, idle).await));
+                    endpoint.load.reset();
+                    let (server, idle) = (server.detach(), route.tunnel_idle_timeout);
+                    return Err(BodyError::Ended(exchange.tunnel(server, to_client, permit, idle).await));
                 }
                 Err(failed) => failed,
             };
             // A server closes what it has not used for a while, and may have done so while the request was on its way.
             let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
             if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
-                upstream.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
+                endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
             }
             let in_vain = match failed {
                 ForwardError::Unanswered => {
@@ -400,7 +408,7 @@ impl Proxy<'_> {
                     problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
                 ForwardError::Malformed(why) => {
-                    debug!(server = %upstream.address, why, "a response makes no sense");
+                    debug!(server = %endpoint.address, why, "a response makes no sense");
                     return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response makes no sense"));
                 }
                 ForwardError::Deadline => {
@@ -415,16 +423,16 @@ impl Proxy<'_> {
             again = true;
             if is_race {
                 // The others have been open for longer.
-                upstream.close_idle();
+                endpoint.close_idle();
             } else {
-                tried.push(upstream.address);
+                tried.push(endpoint.address);
             }
         }
     }
 }
 
 /// Gives a client what a node tells little by little, for as long as both are there.
-async fn stream(
+async fn respond_with_parts(
     parts: Duplex<Box<RawValue>>,
     form: StreamFormat,
     head: &RequestHead,
@@ -447,17 +455,17 @@ async fn stream(
             Err(Ended("a node's stream has ended before its end"))
         }
     });
-    exchange.stream(head, &form.head(), parts).await?;
+    exchange.respond_with_stream(head, &form.head(), parts).await?;
     Ok(Instant::now())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
-fn of_call(error: CallError) -> BodyError {
-    BodyError::Problem(Problem::of_call(&error))
+fn call_problem(error: CallError) -> BodyError {
+    BodyError::Problem(Problem::from_call(&error))
 }
 
 /// The arguments of a call: in the body, or else in the query.
-async fn params(
+async fn read_params(
     head: &RequestHead,
     query: &str,
     exchange: &mut impl Exchange,
@@ -474,14 +482,14 @@ async fn params(
 }
 
 /// What a client's calls have in common, if they are to be answered by the same node.
-fn client_key(settings: &Route, client: IpAddr) -> Option<String> {
-    (settings.balance == Some(Balance::Client)).then(|| client.to_string())
+fn client_key(route: &Route, client: IpAddr) -> Option<String> {
+    (route.balance == Some(Balance::Client)).then(|| client.to_string())
 }
 
 /// A call to the node whose turn it is.
-fn balanced<'a>(call: RawCall<'a>, settings: &Route, key: Option<&'a str>) -> RawCall<'a> {
+fn with_balance<'a>(call: RawCall<'a>, route: &Route, key: Option<&'a str>) -> RawCall<'a> {
     use node_sdk::Balance as By;
-    match (settings.balance, key) {
+    match (route.balance, key) {
         (_, Some(key)) => call.sticky_key(key),
         (Some(Balance::RoundRobin), _) => call.balance(By::RoundRobin),
         (Some(Balance::LeastConnections), _) => call.balance(By::LeastInFlight),
@@ -490,32 +498,32 @@ fn balanced<'a>(call: RawCall<'a>, settings: &Route, key: Option<&'a str>) -> Ra
 }
 
 /// Who is to be asked, with the cookie that the client is to keep for the next time.
-fn pick(
-    inquiry: &RequestContext<'_>,
+fn pick_endpoint(
+    context: &RequestContext<'_>,
     target: &UpstreamMatch,
     tried: &[SocketAddr],
     now: Instant,
 ) -> Option<(PickedEndpoint, Option<String>)> {
     use node_sdk::Balance as By;
-    let RequestContext { head, rules, settings, client, origin, .. } = *inquiry;
-    let service = &target.service;
-    let by = |balance| service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
-    match settings.balance.unwrap_or(Balance::RoundRobin) {
+    let RequestContext { head, snapshot, route, client, origin, .. } = *context;
+    let group = &target.group;
+    let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
+    match route.balance.unwrap_or(Balance::RoundRobin) {
         Balance::Cookie => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
-            let mut ids = cookies.flat_map(|(_, value)| rules.cookies.read(value)).take(MAX_COOKIES);
+            let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(value)).take(MAX_COOKIES);
             // Of several, as from two paths or from before a change of servers, any will do that leads somewhere.
-            if let Some(picked) = ids.find_map(|id| service.with_id(&rules.cookies, id, tried, now)) {
+            if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
                 return Some((picked, None));
             }
             let picked = by(By::LeastInFlight)?;
-            let cookie = rules.cookies.set(picked.upstream.address, origin.is_tls());
+            let cookie = snapshot.cookies.set_cookie(picked.endpoint.address, origin.is_tls());
             Some((picked, Some(cookie)))
         }
         Balance::Client => {
             let key = client.to_string();
             let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
-            service.pick(&choice, now).map(|picked| (picked, None))
+            group.pick(&choice, now).map(|picked| (picked, None))
         }
         Balance::LeastConnections => by(By::LeastInFlight).map(|picked| (picked, None)),
         Balance::LeastCost => by(By::PeakEwma).map(|picked| (picked, None)),
@@ -528,14 +536,14 @@ fn pick(
 }
 
 /// What a server says that cannot do its work, or somebody behind it: others may do better.
-fn lets_fail(status: StatusCode) -> bool {
+fn counts_as_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-fn limited_problem(limited: Limited, settings: &Route) -> BodyError {
+fn limit_problem(limited: Limited, route: &Route) -> BodyError {
     match limited {
         Limited::Rate => {
-            let rate = settings.limits.rate.as_ref();
+            let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
             problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("there may be {rate}; ask more slowly"))
         }

@@ -39,7 +39,7 @@ impl StreamFormat {
     pub(crate) fn head(self) -> ResponseHead {
         ResponseHead {
             status: http::StatusCode::OK,
-            fields: Fields::of(&[("content-type", self.media_type()), ("cache-control", "no-cache")]),
+            fields: Fields::from_pairs(&[("content-type", self.media_type()), ("cache-control", "no-cache")]),
             framing: Framing::Chunked,
             keep_alive: true,
             keep_for: None,
@@ -68,7 +68,7 @@ mod tests {
     #[test]
     fn streams_are_given_to_who_asks_for_them() {
         let check = |accept: &str, expected: Option<StreamFormat>| {
-            assert_eq!(StreamFormat::accepted(&Fields::of(&[("Accept", accept)])), expected, "{accept}");
+            assert_eq!(StreamFormat::accepted(&Fields::from_pairs(&[("Accept", accept)])), expected, "{accept}");
         };
         check("text/event-stream", Some(StreamFormat::Events));
         check("application/x-ndjson", Some(StreamFormat::Lines));
@@ -76,7 +76,7 @@ mod tests {
         check("application/x-ndjson; q=0, text/event-stream", Some(StreamFormat::Events));
         check("application/json", None);
         check("*/*", None);
-        assert_eq!(StreamFormat::accepted(&Fields::of(&[])), None);
+        assert_eq!(StreamFormat::accepted(&Fields::from_pairs(&[])), None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
-use crate::io::poll_slice::again_later;
+use crate::io::poll_slice::wake_later;
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::upstream::holders::Holder;
@@ -50,7 +50,7 @@ pub(crate) async fn run(
     poll_fn(|task| {
         // Each may use up what a task may do in one turn: they take turns.
         down_first = !down_first;
-        let (mut up, mut down) = (up.in_turn(holder), down.in_turn(holder));
+        let (mut up, mut down) = (up.poll_once(holder), down.poll_once(holder));
         let (up, down) = if down_first {
             let down = down.poll(task, &mut server, &mut client)?;
             (up.poll(task, &mut client, &mut server)?, down)
@@ -60,12 +60,12 @@ pub(crate) async fn run(
         if up.is_ready() && down.is_ready() {
             return Poll::Ready(Ok(()));
         }
-        if holder.poll_gives_way(task).is_ready() {
+        if holder.poll_evicted(task).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
         // No clock is looked at for each message: how much has moved says whether anything was said.
         while timer.poll_expired(task).is_ready() {
-            let before = std::mem::replace(&mut moved, holder.so_far());
+            let before = std::mem::replace(&mut moved, holder.bytes());
             silent = if before == moved { silent + 1 } else { 0 };
             if silent >= LOOKS {
                 return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
@@ -106,7 +106,7 @@ struct DirectionPoll<'a> {
 }
 
 impl TunnelDirection {
-    fn in_turn<'a>(&'a mut self, holder: &'a Holder) -> DirectionPoll<'a> {
+    fn poll_once<'a>(&'a mut self, holder: &'a Holder) -> DirectionPoll<'a> {
         DirectionPoll { way: self, reads: 0, holder }
     }
 }
@@ -144,13 +144,13 @@ impl DirectionPoll<'_> {
         to: &mut ClientStream,
     ) -> Poll<io::Result<DirectionState>> {
         if self.reads == MAX_READS {
-            again_later(task);
+            wake_later(task);
             return Poll::Pending;
         }
         self.reads += 1;
         SCRATCH.with_borrow_mut(|scratch| {
             let read = ready!(from.poll_recv(task, scratch))?;
-            self.holder.moved(read as u64);
+            self.holder.record_bytes(read as u64);
             if read == 0 {
                 return Poll::Ready(Ok(DirectionState::Ends));
             }
@@ -335,7 +335,7 @@ mod tests {
         let (mut holders, now) = (Holders::default(), Instant::now());
         let holder = holders.add([127, 0, 0, 1].into(), now);
         let task = run(ClientStream::Plain(inner), outer, &holder, PATIENCE);
-        let tells = async { holders.sweep(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
+        let tells = async { holders.evict_slow(PermitKind::Tunnels, now + PATIENCE, 1, 0) };
         let (ended, told) = tokio::join!(task, tells);
         assert_eq!((ended.unwrap_err().kind(), told), (io::ErrorKind::QuotaExceeded, 1));
     }
@@ -369,7 +369,7 @@ mod tests {
                 tokio::join!(writes, reads);
             });
         });
-        polls.of(run(ClientStream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
+        polls.count_polls(run(ClientStream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
         pumps.await.unwrap();
         let most = MAX_WAITING_BYTES * usize::try_from(MAX_READS).unwrap();
         assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());

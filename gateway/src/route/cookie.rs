@@ -10,7 +10,7 @@ use ring::hmac;
 /// The cookie's name.
 const NAME: &str = "gateway_server";
 /// Bytes of a secret that nobody guesses.
-pub(crate) const LEAST_SECRET_BYTES: usize = 16;
+pub(crate) const MIN_SECRET_BYTES: usize = 16;
 /// Cookies of one field that are looked at.
 const MAX_TRIED: usize = 8;
 
@@ -61,7 +61,7 @@ impl CookieSigner {
     }
 
     /// The value of `Set-Cookie` for a server. `is_tls`: it is to be sent over TLS only.
-    pub(crate) fn set(&self, server: SocketAddr, is_tls: bool) -> String {
+    pub(crate) fn set_cookie(&self, server: SocketAddr, is_tls: bool) -> String {
         let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
         format!("{NAME}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
     }
@@ -85,7 +85,7 @@ mod tests {
         let cookies = CookieSigner::new("secret");
         let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
         let id = cookies.id(server);
-        let set = cookies.set(server, true);
+        let set = cookies.set_cookie(server, true);
         let (pair, attributes) = set.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
         let check = |cookies: &CookieSigner, field: &str, expected: &[u64]| {
@@ -109,7 +109,7 @@ mod tests {
             check(&cookies, &format!("{broken}; {pair}"), &[id]);
         }
         check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);
-        assert!(!cookies.set(server, false).contains("Secure"));
+        assert!(!cookies.set_cookie(server, false).contains("Secure"));
         // Where a server is tells nobody what it is called.
         assert_ne!(CookieSigner::new("other").id(server), id);
         assert_ne!(id, node_sdk::balance::affinity::score("cookie", server));

@@ -88,14 +88,14 @@ impl RouteLimits {
     }
 
     /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`] names.
-    pub(crate) fn take(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
+    pub(crate) fn admit(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
         if let Some(rate) = &self.rate {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             let clients = clients.get_or_insert_with(|| ClientRates::new(now));
             let is_free = match &rate.by {
-                RateBy::Route => clients.take(rate, &(), now),
-                RateBy::Address => clients.take(rate, &address_group(client), now),
-                RateBy::Header(_) => clients.take(rate, &header, now),
+                RateBy::Route => clients.try_spend(rate, &(), now),
+                RateBy::Address => clients.try_spend(rate, &address_group(client), now),
+                RateBy::Header(_) => clients.try_spend(rate, &header, now),
             };
             if !is_free {
                 return Err(Limited::Rate);
@@ -103,7 +103,7 @@ impl RouteLimits {
         }
         let Some(in_flight) = &self.in_flight else { return Ok(RouteGuard(None)) };
         let client = address_group(client);
-        if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).take(client) {
+        if !in_flight.lock().unwrap_or_else(PoisonError::into_inner).try_acquire(client) {
             return Err(Limited::Concurrency);
         }
         Ok(RouteGuard(Some((Arc::clone(in_flight), client))))
@@ -121,7 +121,7 @@ impl RouteLimits {
 impl Drop for RouteGuard {
     fn drop(&mut self) {
         if let Some((in_flight, client)) = &self.0 {
-            in_flight.lock().unwrap_or_else(PoisonError::into_inner).give_back(*client);
+            in_flight.lock().unwrap_or_else(PoisonError::into_inner).release(*client);
         }
     }
 }
@@ -129,7 +129,7 @@ impl Drop for RouteGuard {
 /// When each client will have paid for what it has had: the generic cell rate algorithm, one number for each.
 #[derive(Debug)]
 struct ClientRates {
-    places: Vec<[RateCell; WAYS]>,
+    cells: Vec<[RateCell; WAYS]>,
     /// With a seed of its own, so that nobody can choose whose place to take.
     hasher: std::collections::hash_map::RandomState,
     since: Instant,
@@ -144,19 +144,19 @@ struct RateCell {
 
 impl ClientRates {
     fn new(now: Instant) -> Self {
-        Self { places: vec![Default::default(); SETS], hasher: Default::default(), since: now }
+        Self { cells: vec![Default::default(); SETS], hasher: Default::default(), since: now }
     }
 
-    fn take(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
+    fn try_spend(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let hash = self.hasher.hash_one(client);
         // From 1: 0 is a place that nobody has.
         let now = nanos(now.saturating_duration_since(self.since)) + 1;
         let each = nanos(rate.every / rate.requests.max(1));
         let ahead = each.saturating_mul(rate.burst.max(1).into());
-        let set = &mut self.places[usize::try_from(hash).unwrap_or_default() % SETS];
+        let set = &mut self.cells[usize::try_from(hash).unwrap_or_default() % SETS];
         // Its own place, or else that of whoever has been gone for longest: what is forgotten has mostly been paid for.
-        let own = set.iter().position(|place| place.tag == hash);
+        let own = set.iter().position(|cell| cell.tag == hash);
         let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
         let is_free = paid_at + each <= now + ahead;
@@ -177,7 +177,7 @@ mod tests {
     }
 
     fn taken(limits: &RouteLimits, client: &str, header: Option<&[u8]>, now: Instant, tries: usize) -> usize {
-        (0..tries).filter(|_| limits.take(client.parse().unwrap(), header, now).is_ok()).count()
+        (0..tries).filter(|_| limits.admit(client.parse().unwrap(), header, now).is_ok()).count()
     }
 
     #[tokio::test]
@@ -212,17 +212,17 @@ mod tests {
         let clients = u32::try_from(SETS * WAYS * 4).unwrap();
         for client in 0..clients {
             let client = IpAddr::from(client.to_be_bytes());
-            assert!(limits.take(client, None, now + Duration::from_micros(1)).is_ok());
+            assert!(limits.admit(client, None, now + Duration::from_micros(1)).is_ok());
         }
-        assert_eq!(limits.clients.lock().unwrap().as_ref().unwrap().places.len(), SETS);
+        assert_eq!(limits.clients.lock().unwrap().as_ref().unwrap().cells.len(), SETS);
         let last = IpAddr::from((clients - 1).to_be_bytes());
-        assert!(limits.take(last, None, now + Duration::from_micros(2)).is_err(), "it has just been here");
+        assert!(limits.admit(last, None, now + Duration::from_micros(2)).is_err(), "it has just been here");
     }
 
     #[tokio::test]
     async fn ov7_no_more_than_so_many_at_a_time() {
         let limits = limits(Some(2), 0, 0, RateBy::Route);
-        let take = || limits.take([10, 0, 0, 1].into(), None, Instant::now());
+        let take = || limits.admit([10, 0, 0, 1].into(), None, Instant::now());
         let (first, second) = (take().unwrap(), take().unwrap());
         assert_eq!(take().unwrap_err(), Limited::Concurrency);
         drop(first);
@@ -237,7 +237,7 @@ mod tests {
         let limits = limits(Some(100), 0, 0, RateBy::Route);
         let take = |last, tries| {
             let client = [10, 0, 0, last].into();
-            (0..tries).map_while(|_| limits.take(client, None, Instant::now()).ok()).collect::<Vec<_>>()
+            (0..tries).map_while(|_| limits.admit(client, None, Instant::now()).ok()).collect::<Vec<_>>()
         };
         let first = take(1, 200);
         assert_eq!(first.len(), 90);

@@ -12,7 +12,7 @@ pub(crate) struct BadPath(pub(crate) &'static str);
 /// # Errors
 /// [`BadPath`] for what means one thing to us and another to the service behind us: an escaped slash or backslash, control characters,
 /// broken escapes, text that is no UTF-8, and ways out of the root.
-pub(crate) fn normal(path: &str) -> Result<Cow<'_, str>, BadPath> {
+pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(path) {
         return Ok(Cow::Borrowed(path));
     }
@@ -100,7 +100,7 @@ fn unescape(path: &str) -> Result<String, BadPath> {
 }
 
 /// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
-pub(crate) fn longest<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
+pub(crate) fn longest_prefix<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
     let mut prefix = path.strip_suffix('/').unwrap_or(path);
     loop {
         if let Some(found) = get(prefix) {
@@ -112,7 +112,7 @@ pub(crate) fn longest<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<
 
 /// A prefix in normal form, without a slash at its end; `None` when it is no path.
 pub(crate) fn normal_prefix(prefix: &str) -> Option<String> {
-    let normal = normal(prefix).ok()?;
+    let normal = normalize(prefix).ok()?;
     Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
 }
 
@@ -144,7 +144,7 @@ mod tests {
             ("/a%2e%2e", "/a.."),
             ("/a/%2e%2e/b", "/b"),
         ] {
-            assert_eq!(normal(path).as_deref(), Ok(expected), "{path}");
+            assert_eq!(normalize(path).as_deref(), Ok(expected), "{path}");
         }
     }
 
@@ -170,7 +170,7 @@ mod tests {
             ("a", "begins with /"),
             ("", "begins with /"),
         ] {
-            let BadPath(seen) = normal(path).unwrap_err();
+            let BadPath(seen) = normalize(path).unwrap_err();
             assert!(seen.contains(why), "{path}: {seen}");
         }
     }
@@ -178,8 +178,8 @@ mod tests {
     proptest! {
         #[test]
         fn gh19_the_normal_form_of_a_normal_form_is_itself(path in "/([a%/.2eEfF5cC~가;]|%2e|%2E|%61|/\\./|//|\\.\\.){0,12}") {
-            if let Ok(once) = normal(&path) {
-                prop_assert_eq!(normal(&once), Ok(once.clone()));
+            if let Ok(once) = normalize(&path) {
+                prop_assert_eq!(normalize(&once), Ok(once.clone()));
                 prop_assert!(once.starts_with('/') && !once.contains("//"));
                 prop_assert!(once.split('/').all(|segment| segment != "." && segment != ".."));
             }

@@ -21,7 +21,7 @@ use crate::upstream::holders::{Holder, Holders, PermitKind};
 /// Requests that wait for one server.
 pub(crate) const MAX_WAITING: usize = 1024;
 /// After somebody had to wait, places count as short for so long: then some are kept free by those who are slow.
-const SHORT: Duration = Duration::from_secs(10);
+const CROWDED: Duration = Duration::from_secs(10);
 /// How often those who are slow are looked for, however many ask.
 const SWEEP: Duration = Duration::from_millis(10);
 /// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones within seconds and not at once.
@@ -34,22 +34,22 @@ const LOOK_AGAIN: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
     limit: usize,
-    of: PermitKind,
+    kind: PermitKind,
     /// As in `state`, for those who only want to know.
     free: AtomicUsize,
     /// Requests and tunnels that had to give way, at all servers.
-    gave_way: Arc<AtomicU64>,
+    evicted: Arc<AtomicU64>,
     /// Held for moments only; nobody waits inside.
     state: Mutex<LimitState>,
 }
 
 #[derive(Debug)]
 struct LimitState {
-    shares: FairQueue<oneshot::Sender<InnerPermit>>,
+    queue: FairQueue<oneshot::Sender<InnerPermit>>,
     holders: Holders,
-    pace: DrainRate,
+    drain_rate: DrainRate,
     /// Until when places count as short.
-    short_until: Option<Instant>,
+    crowded_until: Option<Instant>,
     next_sweep: Option<Instant>,
     throttle: LogThrottle,
 }
@@ -76,13 +76,13 @@ struct LimitKey {
 #[derive(Debug, Default)]
 pub(crate) struct ConcurrencyLimits {
     known: Mutex<HashMap<LimitKey, Weak<ConcurrencyLimit>>>,
-    gave_way: Arc<AtomicU64>,
+    evicted: Arc<AtomicU64>,
 }
 
 /// One place, until it is dropped.
 #[derive(Debug)]
 struct InnerPermit {
-    places: Arc<ConcurrencyLimit>,
+    limits: Arc<ConcurrencyLimit>,
     client: IpAddr,
     /// Those whose client had to be waited for are watched.
     holder: OnceLock<Arc<Holder>>,
@@ -91,10 +91,10 @@ struct InnerPermit {
 /// A request that a server may be given. It counts until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    upstream: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     /// When it was.
-    pub(crate) at: Instant,
-    place: InnerPermit,
+    pub(crate) acquired_at: Instant,
+    inner: InnerPermit,
 }
 
 /// A server has as much to do as it may have.
@@ -108,98 +108,98 @@ pub(crate) enum QueueError {
 
 impl ConcurrencyLimits {
     /// The places of a server, of which there are `limit`; those of another limit or share are others.
-    pub(crate) fn of(
+    pub(crate) fn limit_for(
         &self,
         server: SocketAddr,
-        of: PermitKind,
+        kind: PermitKind,
         limit: usize,
         client_share: u8,
     ) -> Arc<ConcurrencyLimit> {
-        let which = LimitKey { server, limit, client_share, is_for_tunnels: of == PermitKind::Tunnels };
+        let which = LimitKey { server, limit, client_share, is_for_tunnels: kind == PermitKind::Tunnels };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(places) = known.get(&which).and_then(Weak::upgrade) {
-            return places;
+        if let Some(limits) = known.get(&which).and_then(Weak::upgrade) {
+            return limits;
         }
         if known.len() == known.capacity() {
             // It would grow: a good time to see what nobody needs.
-            known.retain(|_, places| places.strong_count() > 0);
+            known.retain(|_, limits| limits.strong_count() > 0);
         }
-        let places = Arc::new(ConcurrencyLimit::new(limit, of, client_share, Arc::clone(&self.gave_way)));
-        known.insert(which, Arc::downgrade(&places));
-        places
+        let limits = Arc::new(ConcurrencyLimit::new(limit, kind, client_share, Arc::clone(&self.evicted)));
+        known.insert(which, Arc::downgrade(&limits));
+        limits
     }
 
     /// Requests and tunnels that had to give way to others.
-    pub(crate) fn gave_way(&self) -> u64 {
-        self.gave_way.load(Ordering::Relaxed)
+    pub(crate) fn evicted(&self) -> u64 {
+        self.evicted.load(Ordering::Relaxed)
     }
 }
 
 impl ConcurrencyLimit {
-    fn new(limit: usize, of: PermitKind, client_share: u8, gave_way: Arc<AtomicU64>) -> Self {
+    fn new(limit: usize, kind: PermitKind, client_share: u8, evicted: Arc<AtomicU64>) -> Self {
         let state = LimitState {
-            shares: FairQueue::new(limit, client_share, MAX_WAITING),
+            queue: FairQueue::new(limit, client_share, MAX_WAITING),
             holders: Holders::default(),
-            pace: DrainRate::default(),
-            short_until: None,
+            drain_rate: DrainRate::default(),
+            crowded_until: None,
             next_sweep: None,
             throttle: LogThrottle::default(),
         };
-        Self { limit, of, free: AtomicUsize::new(limit), gave_way, state: Mutex::new(state) }
+        Self { limit, kind, free: AtomicUsize::new(limit), evicted, state: Mutex::new(state) }
     }
 
-    pub(crate) fn are_taken(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         self.free.load(Ordering::Relaxed) == 0
     }
 
     /// More than half are taken: who has nothing to give to the server yet is not given one.
-    pub(crate) fn are_half_taken(&self) -> bool {
+    pub(crate) fn is_half_full(&self) -> bool {
         self.free.load(Ordering::Relaxed) < self.limit / 2
     }
 
     /// A place for a request of `client`, if it may have one now.
-    pub(crate) fn try_admit(
+    pub(crate) fn try_acquire(
         self: &Arc<Self>,
-        upstream: &Arc<Endpoint>,
+        endpoint: &Arc<Endpoint>,
         client: IpAddr,
         now: Instant,
     ) -> Option<Permit> {
         let client = address_group(client);
         let mut state = self.lock();
-        if !state.shares.take(client) {
+        if !state.queue.try_acquire(client) {
             return None;
         }
-        let free = state.shares.free();
+        let free = state.queue.free();
         self.free.store(free, Ordering::Relaxed);
-        if state.short_until.is_some() && free < self.limit / 8 {
+        if state.crowded_until.is_some() && free < self.limit / 8 {
             self.keep_some_free(&mut state, now);
         }
         drop(state);
-        Some(self.taken_by(upstream, InnerPermit::new(self, client), now))
+        Some(self.issue_permit(endpoint, InnerPermit::new(self, client), now))
     }
 
     /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there may be one by then.
-    pub(crate) async fn admit(
+    pub(crate) async fn acquire(
         self: &Arc<Self>,
-        upstream: &Arc<Endpoint>,
+        endpoint: &Arc<Endpoint>,
         client: IpAddr,
         now: Instant,
         deadline: Instant,
     ) -> Result<Permit, QueueError> {
-        if let Some(admitted) = self.try_admit(upstream, client, now) {
-            return Ok(admitted);
+        if let Some(permit) = self.try_acquire(endpoint, client, now) {
+            return Ok(permit);
         }
         let (place, mut granted) = oneshot::channel();
         let _waiting =
-            QueuedRequest::among(self, address_group(client), place, now, deadline).ok_or(QueueError::Full)?;
+            QueuedRequest::enqueue(self, address_group(client), place, now, deadline).ok_or(QueueError::Full)?;
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();
-            self.make_room(now);
+            self.evict_for_waiters(now);
             let look_again = now + pause;
             pause *= LOOK_AGAIN;
             match timeout_at(deadline.min(look_again), &mut granted).await {
-                Ok(Ok(place)) => return Ok(self.taken_by(upstream, place, Instant::now())),
+                Ok(Ok(place)) => return Ok(self.issue_permit(endpoint, place, Instant::now())),
                 // Somebody who waits with fewer requests came in its stead.
                 Ok(Err(_displaced)) => return Err(QueueError::Full),
                 Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
@@ -209,40 +209,40 @@ impl ConcurrencyLimit {
     }
 
     /// Somebody waits: who is slow gives way.
-    fn make_room(&self, now: Instant) {
+    fn evict_for_waiters(&self, now: Instant) {
         let mut state = self.lock();
-        if state.shares.waiting() > 0 {
-            state.short_until = Some(now + SHORT);
-            self.sweep(&mut state, now);
+        if state.queue.waiting() > 0 {
+            state.crowded_until = Some(now + CROWDED);
+            self.evict_slow(&mut state, now);
         }
     }
 
     /// Somebody had to wait not long ago: a few places are kept free, so that nobody else has to.
     fn keep_some_free(&self, state: &mut LimitState, now: Instant) {
-        if state.short_until.is_some_and(|until| now >= until) {
-            state.short_until = None;
-        } else if self.of == PermitKind::Requests {
-            self.sweep(state, now);
+        if state.crowded_until.is_some_and(|until| now >= until) {
+            state.crowded_until = None;
+        } else if self.kind == PermitKind::Requests {
+            self.evict_slow(state, now);
         }
     }
 
-    fn sweep(&self, state: &mut LimitState, now: Instant) {
+    fn evict_slow(&self, state: &mut LimitState, now: Instant) {
         if state.next_sweep.is_some_and(|next| now < next) {
             return;
         }
         state.next_sweep = Some(now + SWEEP);
-        let wanted = match self.of {
+        let wanted = match self.kind {
             // More than are needed at this moment, so that others need not wait.
-            PermitKind::Requests => (self.limit / 4).saturating_sub(state.shares.free()).max(1),
-            PermitKind::Tunnels => state.shares.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
+            PermitKind::Requests => (self.limit / 4).saturating_sub(state.queue.free()).max(1),
+            PermitKind::Tunnels => state.queue.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };
-        let wanted = wanted.saturating_sub(state.holders.leaving());
-        let told = state.holders.sweep(self.of, now, wanted, self.limit / 4 * 3);
-        self.gave_way.fetch_add(told as u64, Ordering::Relaxed);
+        let wanted = wanted.saturating_sub(state.holders.evicting());
+        let told = state.holders.evict_slow(self.kind, now, wanted, self.limit / 4 * 3);
+        self.evicted.fetch_add(told as u64, Ordering::Relaxed);
         if told > 0
             && let Some(held_back) = state.throttle.allow(now.into_std())
         {
-            let what = match self.of {
+            let what = match self.kind {
                 PermitKind::Requests => "slow clients lose their requests",
                 PermitKind::Tunnels => "tunnels that have been silent for longest are closed",
             };
@@ -250,9 +250,9 @@ impl ConcurrencyLimit {
         }
     }
 
-    fn taken_by(self: &Arc<Self>, upstream: &Arc<Endpoint>, place: InnerPermit, now: Instant) -> Permit {
-        upstream.load.begin(now.into_std());
-        Permit { upstream: Arc::clone(upstream), at: now, place }
+    fn issue_permit(self: &Arc<Self>, endpoint: &Arc<Endpoint>, place: InnerPermit, now: Instant) -> Permit {
+        endpoint.load.begin(now.into_std());
+        Permit { endpoint: Arc::clone(endpoint), acquired_at: now, inner: place }
     }
 
     fn lock(&self) -> MutexGuard<'_, LimitState> {
@@ -261,8 +261,8 @@ impl ConcurrencyLimit {
 }
 
 impl InnerPermit {
-    fn new(places: &Arc<ConcurrencyLimit>, client: IpAddr) -> Self {
-        Self { places: Arc::clone(places), client, holder: OnceLock::new() }
+    fn new(limits: &Arc<ConcurrencyLimit>, client: IpAddr) -> Self {
+        Self { limits: Arc::clone(limits), client, holder: OnceLock::new() }
     }
 }
 
@@ -270,21 +270,21 @@ impl Drop for InnerPermit {
     fn drop(&mut self) {
         // Dropped last, when the lock is free.
         let mut unwanted = Vec::new();
-        let mut state = self.places.lock();
+        let mut state = self.limits.lock();
         if let Some(holder) = self.holder.get() {
             state.holders.remove(holder);
         }
-        state.shares.give_back(self.client);
-        if state.shares.waiting() > 0 {
+        state.queue.release(self.client);
+        if state.queue.waiting() > 0 {
             // Nobody has to know how fast it goes until somebody waits.
-            state.pace.freed(Instant::now());
+            state.drain_rate.record_release(Instant::now());
             // As many as may now: who was kept waiting by its share may have room for more than one.
-            while let Some((client, waiter)) = state.shares.next() {
+            while let Some((client, waiter)) = state.queue.pop() {
                 // Who waits no more has said so before it stops listening. If one had not, its place would be given back in turn.
-                unwanted.extend(waiter.send(Self::new(&self.places, client)).err());
+                unwanted.extend(waiter.send(Self::new(&self.limits, client)).err());
             }
         }
-        self.places.free.store(state.shares.free(), Ordering::Relaxed);
+        self.limits.free.store(state.queue.free(), Ordering::Relaxed);
         drop(state);
     }
 }
@@ -292,30 +292,30 @@ impl Drop for InnerPermit {
 impl Permit {
     /// The client is waited for, or not any more. From the first time on the request may have to give way to others.
     pub(crate) fn waits_for_client(&self, waits: bool) {
-        match self.place.holder.get() {
-            Some(holder) => holder.waits(waits),
-            None if waits => drop(self.watched()),
+        match self.inner.holder.get() {
+            Some(holder) => holder.set_waiting(waits),
+            None if waits => drop(self.holder()),
             None => {}
         }
     }
 
     /// So many bytes have come from the client, or were taken by it.
-    pub(crate) fn moved(&self, bytes: usize) {
-        if let Some(holder) = self.place.holder.get() {
-            holder.moved(bytes as u64);
+    pub(crate) fn record_bytes(&self, bytes: usize) {
+        if let Some(holder) = self.inner.holder.get() {
+            holder.record_bytes(bytes as u64);
         }
     }
 
     /// Ready when it has to give way to others. Polled by the task that calls [`waits_for_client`](Self::waits_for_client), after
     /// that.
-    pub(crate) fn poll_gives_way(&self, task: &Context<'_>) -> Poll<()> {
-        self.place.holder.get().map_or(Poll::Pending, |holder| holder.poll_gives_way(task))
+    pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
+        self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
     }
 
     /// From now on the request may have to give way to others.
-    pub(crate) fn watched(&self) -> &Holder {
-        let InnerPermit { places, client, holder } = &self.place;
-        holder.get_or_init(|| places.lock().holders.add(*client, Instant::now()))
+    pub(crate) fn holder(&self) -> &Holder {
+        let InnerPermit { limits, client, holder } = &self.inner;
+        holder.get_or_init(|| limits.lock().holders.add(*client, Instant::now()))
     }
 }
 
@@ -324,7 +324,7 @@ impl DrainRate {
     const SHARE: u32 = 32;
 
     /// A place becomes free, and somebody waits.
-    fn freed(&mut self, now: Instant) {
+    fn record_release(&mut self, now: Instant) {
         if let Some(last) = self.last.replace(now) {
             self.interval = (self.interval * (Self::SHARE - 1) + now.saturating_duration_since(last)) / Self::SHARE;
         }
@@ -332,7 +332,7 @@ impl DrainRate {
 
     /// How long it takes until so many have had their turn, for somebody who begins to wait at `now`. Whoever is next waits in any
     /// case, and finds out whether it has become better.
-    fn wait(&mut self, now: Instant, ahead: usize) -> Duration {
+    fn predicted_wait(&mut self, now: Instant, ahead: usize) -> Duration {
         if ahead == 0 {
             // What became free before that was not waited for.
             self.last = Some(now);
@@ -343,39 +343,39 @@ impl DrainRate {
 
 /// Somebody who waits, until it is dropped.
 struct QueuedRequest<'a> {
-    places: &'a ConcurrencyLimit,
+    limits: &'a ConcurrencyLimit,
     client: IpAddr,
     ticket: u64,
 }
 
 impl<'a> QueuedRequest<'a> {
     /// `None` for who would wait in vain, and when as many wait as may.
-    fn among(
-        places: &'a ConcurrencyLimit,
+    fn enqueue(
+        limits: &'a ConcurrencyLimit,
         client: IpAddr,
         place: oneshot::Sender<InnerPermit>,
         now: Instant,
         deadline: Instant,
     ) -> Option<Self> {
-        let mut state = places.lock();
-        let ahead = state.shares.ahead(client);
-        if now + state.pace.wait(now, ahead) > deadline {
+        let mut state = limits.lock();
+        let ahead = state.queue.ahead(client);
+        if now + state.drain_rate.predicted_wait(now, ahead) > deadline {
             return None;
         }
-        let ticket = state.shares.wait(client, place)?;
-        Some(Self { places, client, ticket })
+        let ticket = state.queue.enqueue(client, place)?;
+        Some(Self { limits, client, ticket })
     }
 }
 
 impl Drop for QueuedRequest<'_> {
     fn drop(&mut self) {
-        self.places.lock().shares.forget(self.client, self.ticket);
+        self.limits.lock().queue.cancel(self.client, self.ticket);
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.upstream.load.end();
+        self.endpoint.load.end();
     }
 }
 
@@ -386,26 +386,26 @@ mod tests {
     #[test]
     fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
         let mut now = Instant::now();
-        let mut pace = DrainRate::default();
-        assert_eq!(pace.wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
+        let mut drain_rate = DrainRate::default();
+        assert_eq!(drain_rate.predicted_wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
         // In queues of this length, so many places become free, one after so many milliseconds.
-        let mut check = |pace: &mut DrainRate, length: usize, times: usize, each: u64, expected: u64| {
+        let mut check = |drain_rate: &mut DrainRate, length: usize, times: usize, each: u64, expected: u64| {
             for at in 0..times {
                 if at % length == 0 {
                     // A long time in which nobody waits counts for nothing.
                     now += Duration::from_secs(1000);
-                    assert_eq!(pace.wait(now, 0), Duration::ZERO, "whoever is next waits in any case");
+                    assert_eq!(drain_rate.predicted_wait(now, 0), Duration::ZERO, "whoever is next waits in any case");
                 }
                 now += Duration::from_millis(each);
-                pace.freed(now);
+                drain_rate.record_release(now);
             }
-            let (seen, expected) = (pace.wait(now, 100), Duration::from_millis(expected * 100));
+            let (seen, expected) = (drain_rate.predicted_wait(now, 100), Duration::from_millis(expected * 100));
             assert!(seen.abs_diff(expected) < expected / 10, "{seen:?} is not {expected:?}");
         };
-        check(&mut pace, 100, 200, 5, 5);
-        check(&mut pace, 100, 200, 1, 1);
-        check(&mut pace, 1, 200, 7, 7);
+        check(&mut drain_rate, 100, 200, 5, 5);
+        check(&mut drain_rate, 100, 200, 1, 1);
+        check(&mut drain_rate, 1, 200, 7, 7);
         // Who waits alone sees that it has become better.
-        check(&mut pace, 1, 200, 2, 2);
+        check(&mut drain_rate, 1, 200, 2, 2);
     }
 }

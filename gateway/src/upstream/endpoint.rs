@@ -17,18 +17,18 @@ use crate::io::stream::limit_unsent;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a connection that is not in use is surely open, if its server does not say: those in Node.js close theirs after five
 /// seconds, and a request that is on its way then is lost.
-const SURE: Duration = Duration::from_secs(4);
+const RELIABLE_IDLE: Duration = Duration::from_secs(4);
 /// A connection is kept no longer than this, whatever its server says, if it says nothing, too: what may be sent again can try it.
-const LONGEST_KEEP: Duration = Duration::from_secs(60);
+const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
 /// A server that says for how long it keeps a connection is believed, less what a request may take to get there.
-const ON_THE_WAY: Duration = Duration::from_secs(1);
+const IN_TRANSIT: Duration = Duration::from_secs(1);
 /// Connections to one server that are kept though they are not in use.
 const MAX_IDLE: usize = 256;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
-const FIRST_REST: Duration = Duration::from_millis(500);
-const LONGEST_REST: Duration = Duration::from_secs(10);
+const FIRST_COOL_DOWN: Duration = Duration::from_millis(500);
+const MAX_COOL_DOWN: Duration = Duration::from_secs(10);
 /// How a server does is remembered for so long after it has gone: it may come back, as after a restart of the Distributor.
-pub(crate) const REMEMBERED: Duration = Duration::from_secs(60);
+pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// One server, whatever it answers. It outlives changes of the list.
 #[derive(Debug)]
@@ -37,9 +37,9 @@ pub(crate) struct Endpoint {
     pub(crate) load: Load,
     since: Instant,
     /// In milliseconds after `since`; 0 when it does not rest.
-    rests_until: AtomicU64,
+    cooling_down_until: AtomicU64,
     /// In milliseconds after `since`, when it was missed first; 0 while it is there.
-    absent: AtomicU64,
+    unlisted_since: AtomicU64,
     state: Mutex<EndpointState>,
 }
 
@@ -47,7 +47,7 @@ pub(crate) struct Endpoint {
 struct EndpointState {
     /// The last is the one that was used last.
     idle: VecDeque<IdleConnection>,
-    rest: Duration,
+    cool_down: Duration,
 }
 
 /// A connection that is not in use.
@@ -79,12 +79,12 @@ pub(crate) enum Reuse {
     Never,
 }
 
-/// A connection to a server. Unless it is [kept](Self::keep), it is closed when it is dropped.
+/// A connection to a server. Unless it is [returned to the pool](Self::return_to_pool), it is closed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     /// `None` only when it has been kept or taken.
     stream: Option<TcpStream>,
-    upstream: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     /// It has been used before, so the server may be closing it.
     pub(crate) is_used: bool,
 }
@@ -104,8 +104,8 @@ impl Endpoint {
             address,
             load: Load::new(now.into_std()),
             since: now,
-            rests_until: AtomicU64::new(0),
-            absent: AtomicU64::new(0),
+            cooling_down_until: AtomicU64::new(0),
+            unlisted_since: AtomicU64::new(0),
             state: Mutex::default(),
         }
     }
@@ -127,11 +127,11 @@ impl Endpoint {
             Ok(Ok(stream)) => {
                 let _ = stream.set_nodelay(true);
                 limit_unsent(&stream);
-                if self.rests_until.swap(0, Ordering::Relaxed) > 0 {
-                    self.lock().rest = Duration::ZERO;
+                if self.cooling_down_until.swap(0, Ordering::Relaxed) > 0 {
+                    self.lock().cool_down = Duration::ZERO;
                     self.load.connected(Instant::now().into_std());
                 }
-                return Ok(ServerConnection { stream: Some(stream), upstream: Arc::clone(self), is_used: false });
+                return Ok(ServerConnection { stream: Some(stream), endpoint: Arc::clone(self), is_used: false });
             }
             Ok(Err(error)) => Some(error),
             Err(_elapsed) => None,
@@ -140,8 +140,8 @@ impl Endpoint {
             return Err(ConnectError::Exhausted);
         }
         let mut state = self.lock();
-        state.rest = (state.rest * 2).clamp(FIRST_REST, LONGEST_REST);
-        self.rest_until(Instant::now() + state.rest);
+        state.cool_down = (state.cool_down * 2).clamp(FIRST_COOL_DOWN, MAX_COOL_DOWN);
+        self.cool_down_until(Instant::now() + state.cool_down);
         Err(ConnectError::Unreachable)
     }
 
@@ -150,7 +150,7 @@ impl Endpoint {
         loop {
             let stream = self.idle(reuse, now)?;
             if is_silent(&stream) {
-                return Some(ServerConnection { stream: Some(stream), upstream: Arc::clone(self), is_used: true });
+                return Some(ServerConnection { stream: Some(stream), endpoint: Arc::clone(self), is_used: true });
             }
         }
     }
@@ -173,12 +173,12 @@ impl Endpoint {
     }
 
     /// Closes connections that have not been used for a while, or that the server has closed.
-    pub(crate) fn tidy(&self, now: Instant) {
-        self.lock().tidy(now);
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.lock().sweep(now);
     }
 
-    fn keep(&self, stream: TcpStream, keep: IdleLimits, begun: Instant, now: Instant) {
-        if keep.most.is_zero() {
+    fn return_to_pool(&self, stream: TcpStream, limits: IdleLimits, begun: Instant, now: Instant) {
+        if limits.most.is_zero() {
             return;
         }
         let mut state = self.lock();
@@ -186,32 +186,32 @@ impl Endpoint {
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }
-        state.idle.push_back(IdleConnection { stream, sure: begun + keep.sure, until: now + keep.most });
+        state.idle.push_back(IdleConnection { stream, sure: begun + limits.sure, until: now + limits.most });
     }
 
-    pub(crate) fn rests(&self, now: Instant) -> bool {
-        let until = self.rests_until.load(Ordering::Relaxed);
+    pub(crate) fn is_cooling_down(&self, now: Instant) -> bool {
+        let until = self.cooling_down_until.load(Ordering::Relaxed);
         until > 0 && until > self.millis_at(now)
     }
 
     /// It is on the list.
-    pub(crate) fn is_there(&self) {
-        self.absent.store(0, Ordering::Relaxed);
+    pub(crate) fn mark_listed(&self) {
+        self.unlisted_since.store(0, Ordering::Relaxed);
     }
 
     /// It is passed over until then.
-    pub(crate) fn rest_until(&self, until: Instant) {
-        self.rests_until.store(self.millis_at(until), Ordering::Relaxed);
+    pub(crate) fn cool_down_until(&self, until: Instant) {
+        self.cooling_down_until.store(self.millis_at(until), Ordering::Relaxed);
     }
 
     /// Whether it was there not long ago: asked whenever it is missed.
     pub(crate) fn is_remembered(&self, now: Instant) -> bool {
         let now = self.millis_at(now);
-        let since = self.absent.load(Ordering::Relaxed);
+        let since = self.unlisted_since.load(Ordering::Relaxed);
         if since == 0 {
-            self.absent.store(now, Ordering::Relaxed);
+            self.unlisted_since.store(now, Ordering::Relaxed);
         }
-        since == 0 || Duration::from_millis(now.saturating_sub(since)) < REMEMBERED
+        since == 0 || Duration::from_millis(now.saturating_sub(since)) < FORGET_AFTER
     }
 
     /// From 1: 0 stands for never.
@@ -225,7 +225,7 @@ impl Endpoint {
 }
 
 impl EndpointState {
-    fn tidy(&mut self, now: Instant) {
+    fn sweep(&mut self, now: Instant) {
         self.idle.retain(|idle| idle.until > now && is_silent(&idle.stream));
     }
 }
@@ -249,23 +249,23 @@ impl ServerConnection {
     }
 
     /// It is somebody else's from now on.
-    pub(crate) fn take(&mut self) -> TcpStream {
+    pub(crate) fn detach(&mut self) -> TcpStream {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 
     /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.
-    pub(crate) fn keep(mut self, keep: IdleLimits, begun: Instant, now: Instant) {
+    pub(crate) fn return_to_pool(mut self, limits: IdleLimits, begun: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.upstream.keep(stream, keep, begun, now);
+            self.endpoint.return_to_pool(stream, limits, begun, now);
         }
     }
 }
 
 impl IdleLimits {
     /// To a server that has said that it keeps connections so long, or nothing.
-    pub(crate) fn of(said: Option<Duration>) -> Self {
-        let said = said.map(|said| said.saturating_sub(ON_THE_WAY).min(LONGEST_KEEP));
-        Self { sure: said.unwrap_or(SURE), most: said.unwrap_or(LONGEST_KEEP) }
+    pub(crate) fn from_header(said: Option<Duration>) -> Self {
+        let said = said.map(|said| said.saturating_sub(IN_TRANSIT).min(MAX_IDLE_TIME));
+        Self { sure: said.unwrap_or(RELIABLE_IDLE), most: said.unwrap_or(MAX_IDLE_TIME) }
     }
 }
 
@@ -276,76 +276,76 @@ mod tests {
     #[tokio::test]
     async fn connections_are_used_again_and_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
-        let idle = || upstream.lock().idle.len();
-        let connect = async |reuse, at| upstream.connect(reuse, at).await.unwrap();
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let idle = || endpoint.lock().idle.len();
+        let connect = async |reuse, at| endpoint.connect(reuse, at).await.unwrap();
         let now = Instant::now();
-        let unsaid = IdleLimits::of(None);
+        let unsaid = IdleLimits::from_header(None);
         let (one, two) = (connect(Reuse::Any, now).await, connect(Reuse::Any, now).await);
-        one.keep(unsaid, now, now);
+        one.return_to_pool(unsaid, now, now);
         assert_eq!(idle(), 1);
         let check = async |reuse, after: Duration, is_used: bool| {
             let connected = connect(reuse, now + after).await;
             assert_eq!(connected.is_used, is_used, "{reuse:?} after {after:?}");
             if connected.is_used {
-                connected.keep(unsaid, now, now);
+                connected.return_to_pool(unsaid, now, now);
             }
             assert_eq!(idle(), 1, "what is new leaves the others alone");
         };
         check(Reuse::Any, Duration::ZERO, true).await;
         check(Reuse::Sure, Duration::ZERO, true).await;
         check(Reuse::Never, Duration::ZERO, false).await;
-        check(Reuse::Sure, SURE, false).await;
-        check(Reuse::Any, SURE, true).await;
-        check(Reuse::Any, LONGEST_KEEP, false).await;
-        upstream.tidy(now + SURE);
+        check(Reuse::Sure, RELIABLE_IDLE, false).await;
+        check(Reuse::Any, RELIABLE_IDLE, true).await;
+        check(Reuse::Any, MAX_IDLE_TIME, false).await;
+        endpoint.sweep(now + RELIABLE_IDLE);
         assert_eq!(idle(), 1);
-        upstream.tidy(now + LONGEST_KEEP);
+        endpoint.sweep(now + MAX_IDLE_TIME);
         assert_eq!(idle(), 0);
-        two.keep(unsaid, now, now);
+        two.return_to_pool(unsaid, now, now);
         assert_eq!(idle(), 1);
-        upstream.close_idle();
+        endpoint.close_idle();
         assert_eq!(idle(), 0);
-        connect(Reuse::Any, now).await.keep(IdleLimits::of(Some(ON_THE_WAY)), now, now);
+        connect(Reuse::Any, now).await.return_to_pool(IdleLimits::from_header(Some(IN_TRANSIT)), now, now);
         assert_eq!(idle(), 0, "it is closed at once");
     }
 
     #[tokio::test]
     async fn the_latest_connections_are_kept_and_sure_from_when_their_response_began() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
-        let (unsaid, now) = (IdleLimits::of(None), Instant::now());
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
         for _ in 0..=MAX_IDLE {
-            upstream.connect(Reuse::Never, now).await.unwrap().keep(unsaid, now, now);
+            endpoint.connect(Reuse::Never, now).await.unwrap().return_to_pool(unsaid, now, now);
             // The server takes it, or there would soon be too many that wait for that.
             drop(listener.accept().await.unwrap());
         }
-        let later = now + SURE;
-        let last = upstream.connect(Reuse::Sure, later).await.unwrap();
+        let later = now + RELIABLE_IDLE;
+        let last = endpoint.connect(Reuse::Sure, later).await.unwrap();
         assert!(!last.is_used);
         let (_server, _) = listener.accept().await.unwrap();
-        last.keep(unsaid, now, later);
-        assert_eq!(upstream.lock().idle.len(), MAX_IDLE);
-        assert!(!upstream.connect(Reuse::Sure, later).await.unwrap().is_used, "its response began long ago");
-        let last = upstream.connect(Reuse::Any, later).await.unwrap();
+        last.return_to_pool(unsaid, now, later);
+        assert_eq!(endpoint.lock().idle.len(), MAX_IDLE);
+        assert!(!endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "its response began long ago");
+        let last = endpoint.connect(Reuse::Any, later).await.unwrap();
         assert!(last.is_used);
-        last.keep(unsaid, later, later);
-        assert!(upstream.connect(Reuse::Sure, later).await.unwrap().is_used, "the latest is there in a full list too");
+        last.return_to_pool(unsaid, later, later);
+        assert!(endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "the latest is there in a full list too");
     }
 
     #[tokio::test]
     async fn connections_that_the_server_has_closed_are_not_kept() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let upstream = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
         let now = Instant::now();
-        let connected = upstream.connect(Reuse::Any, now).await.unwrap();
+        let connected = endpoint.connect(Reuse::Any, now).await.unwrap();
         drop(listener.accept().await.unwrap());
-        connected.keep(IdleLimits::of(None), now, now);
-        let state = || upstream.lock();
+        connected.return_to_pool(IdleLimits::from_header(None), now, now);
+        let state = || endpoint.lock();
         timeout(Duration::from_secs(30), async {
             while !state().idle.is_empty() {
                 tokio::task::yield_now().await;
-                upstream.tidy(now);
+                endpoint.sweep(now);
             }
         })
         .await
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_connection_is_kept_for_less_than_the_server_keeps_it() {
         let check = |said: Option<u64>, sure: u64, most: u64| {
-            let IdleLimits { sure: seen, most: longest } = IdleLimits::of(said.map(Duration::from_secs));
+            let IdleLimits { sure: seen, most: longest } = IdleLimits::from_header(said.map(Duration::from_secs));
             assert_eq!((seen.as_secs(), longest.as_secs()), (sure, most), "{said:?}");
         };
         check(None, 4, 60);

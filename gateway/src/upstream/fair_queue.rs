@@ -15,11 +15,11 @@ use foldhash::HashMap;
 pub(crate) struct FairQueue<W> {
     free: usize,
     /// Percent of the places that one client alone may have.
-    most_percent: usize,
+    max_percent: usize,
     held: HashMap<IpAddr, usize>,
     queues: HashMap<IpAddr, Queue<W>>,
     /// Those with a queue, the next one first: those that had a place when they began to wait, and those that had none.
-    turns: [VecDeque<IpAddr>; 2],
+    rotation: [VecDeque<IpAddr>; 2],
     /// Which of these had the last turn.
     last: usize,
     waiting: usize,
@@ -38,13 +38,13 @@ const HAVE_SOME: usize = 0;
 const HAVE_NONE: usize = 1;
 
 impl<W> FairQueue<W> {
-    pub(crate) fn new(limit: usize, most_percent: u8, max_waiting: usize) -> Self {
+    pub(crate) fn new(limit: usize, max_percent: u8, max_waiting: usize) -> Self {
         Self {
             free: limit,
-            most_percent: usize::from(most_percent.clamp(1, 100)),
+            max_percent: usize::from(max_percent.clamp(1, 100)),
             held: HashMap::default(),
             queues: HashMap::default(),
-            turns: Default::default(),
+            rotation: Default::default(),
             last: HAVE_SOME,
             waiting: 0,
             max_waiting,
@@ -61,13 +61,13 @@ impl<W> FairQueue<W> {
     }
 
     /// Takes a place, if `client` may have one now.
-    pub(crate) fn take(&mut self, client: IpAddr) -> bool {
+    pub(crate) fn try_acquire(&mut self, client: IpAddr) -> bool {
         if self.free == 0 {
             return false;
         }
         let held = self.held.entry(client).or_default();
         // With 90 percent: nine times as many as are free.
-        let may = self.most_percent == 100 || *held * (100 - self.most_percent) < self.free * self.most_percent;
+        let may = self.max_percent == 100 || *held * (100 - self.max_percent) < self.free * self.max_percent;
         if may {
             *held += 1;
             self.free -= 1;
@@ -78,7 +78,7 @@ impl<W> FairQueue<W> {
     }
 
     /// A place of `client` is free.
-    pub(crate) fn give_back(&mut self, client: IpAddr) {
+    pub(crate) fn release(&mut self, client: IpAddr) {
         self.free += 1;
         if let Some(held) = self.held.get_mut(&client) {
             *held -= 1;
@@ -96,26 +96,26 @@ impl<W> FairQueue<W> {
         };
         // After each of its own list, one of the other.
         let rounds = own + 1;
-        let mine = self.turns[list].len();
-        let others = mine.min(self.turns[1 - list].len());
+        let mine = self.rotation[list].len();
+        let others = mine.min(self.rotation[1 - list].len());
         self.waiting.min((mine + others).saturating_mul(rounds))
     }
 
     /// Has a request of `client` wait. When as many wait as may, it takes the place of the last one of whoever has the most that
     /// wait; `None` when that is `client` itself.
-    pub(crate) fn wait(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
+    pub(crate) fn enqueue(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
         if self.waiting >= self.max_waiting {
             let own = self.queues.get(&client).map_or(0, |queue| queue.waiters.len());
             let longest = self.queues.iter().max_by_key(|(_, queue)| queue.waiters.len());
             let (longest, _) = longest.filter(|(_, queue)| queue.waiters.len() > own + 1)?;
             let longest = *longest;
             let last = self.queues.get(&longest)?.waiters.back()?.0;
-            self.forget(longest, last);
+            self.cancel(longest, last);
         }
         self.tickets += 1;
         let list = self.list_of(client);
         let queue = self.queues.entry(client).or_insert_with(|| {
-            self.turns[list].push_back(client);
+            self.rotation[list].push_back(client);
             Queue { waiters: VecDeque::new(), list }
         });
         queue.waiters.push_back((self.tickets, waiter));
@@ -124,28 +124,28 @@ impl<W> FairQueue<W> {
     }
 
     /// Who has got this ticket waits no more, if it still did.
-    pub(crate) fn forget(&mut self, client: IpAddr, ticket: u64) {
+    pub(crate) fn cancel(&mut self, client: IpAddr, ticket: u64) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         let Ok(at) = queue.waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
         queue.waiters.remove(at);
         self.waiting -= 1;
         if queue.waiters.is_empty() {
-            self.turns[queue.list].retain(|other| *other != client);
+            self.rotation[queue.list].retain(|other| *other != client);
             self.queues.remove(&client);
         }
     }
 
     /// Takes a place for whoever's turn it is among those who may have one.
-    pub(crate) fn next(&mut self) -> Option<(IpAddr, W)> {
+    pub(crate) fn pop(&mut self) -> Option<(IpAddr, W)> {
         let first = 1 - self.last;
-        self.next_of(first).or_else(|| self.next_of(1 - first))
+        self.pop_from(first).or_else(|| self.pop_from(1 - first))
     }
 
-    fn next_of(&mut self, list: usize) -> Option<(IpAddr, W)> {
-        for _ in 0..self.turns[list].len() {
-            let client = self.turns[list].pop_front()?;
-            if !self.take(client) {
-                self.turns[list].push_back(client);
+    fn pop_from(&mut self, list: usize) -> Option<(IpAddr, W)> {
+        for _ in 0..self.rotation[list].len() {
+            let client = self.rotation[list].pop_front()?;
+            if !self.try_acquire(client) {
+                self.rotation[list].push_back(client);
                 continue;
             }
             self.last = list;
@@ -156,7 +156,7 @@ impl<W> FairQueue<W> {
                 self.queues.remove(&client);
             } else {
                 queue.list = HAVE_SOME;
-                self.turns[HAVE_SOME].push_back(client);
+                self.rotation[HAVE_SOME].push_back(client);
             }
             return Some((client, waiter));
         }
@@ -179,9 +179,9 @@ mod tests {
 
     /// How many places each of so many clients gets, when each takes what it can, one after the other.
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
-        let mut shares = FairQueue::<()>::new(limit, percent, 0);
+        let mut queue = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)
-            .map(|number| std::iter::repeat_with(|| shares.take(client(number))).take_while(|may| *may).count())
+            .map(|number| std::iter::repeat_with(|| queue.try_acquire(client(number))).take_while(|may| *may).count())
             .collect()
     }
 
@@ -197,78 +197,78 @@ mod tests {
 
     #[test]
     fn clients_that_take_turns_have_as_much_each() {
-        let mut shares = FairQueue::<()>::new(1100, 90, 0);
+        let mut queue = FairQueue::<()>::new(1100, 90, 0);
         let mut held = [0; 10];
         for _ in 0..1000 {
             for number in 0..10 {
-                held[usize::from(number)] += usize::from(shares.take(client(number)));
+                held[usize::from(number)] += usize::from(queue.try_acquire(client(number)));
             }
         }
         assert!(held.iter().all(|held| (105..=110).contains(held)), "{held:?}");
-        assert!(shares.free() > 0 && shares.take(client(10)), "there is one left for the next");
+        assert!(queue.free() > 0 && queue.try_acquire(client(10)), "there is one left for the next");
     }
 
     #[test]
     fn places_go_to_clients_in_turn_and_back() {
-        let mut shares = FairQueue::new(1, 90, 100);
-        assert!(shares.take(client(0)) && !shares.take(client(1)));
+        let mut queue = FairQueue::new(1, 90, 100);
+        assert!(queue.try_acquire(client(0)) && !queue.try_acquire(client(1)));
         for (number, name) in [(1, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")] {
-            shares.wait(client(number), name).unwrap();
+            queue.enqueue(client(number), name).unwrap();
         }
-        assert_eq!([1, 2, 3].map(|number| shares.ahead(client(number))), [5, 4, 2]);
-        assert_eq!(shares.next(), None, "none is free");
+        assert_eq!([1, 2, 3].map(|number| queue.ahead(client(number))), [5, 4, 2]);
+        assert_eq!(queue.pop(), None, "none is free");
         let mut last = client(0);
         let mut order = Vec::new();
-        while shares.waiting() > 0 {
-            shares.give_back(last);
-            let (who, name) = shares.next().unwrap();
+        while queue.waiting() > 0 {
+            queue.release(last);
+            let (who, name) = queue.pop().unwrap();
             last = who;
             order.push(name);
         }
         assert_eq!(order, ["a", "b", "d", "c", "e"], "who has none, and who has had one, in turn");
-        shares.give_back(last);
+        queue.release(last);
         assert!(
-            shares.held.is_empty()
-                && shares.queues.is_empty()
-                && shares.turns.iter().all(VecDeque::is_empty)
-                && shares.free() == 1
+            queue.held.is_empty()
+                && queue.queues.is_empty()
+                && queue.rotation.iter().all(VecDeque::is_empty)
+                && queue.free() == 1
         );
     }
 
     #[test]
     fn a_client_that_has_no_place_does_not_wait_for_many_that_have_some() {
-        let mut shares = FairQueue::new(200, 100, 1000);
+        let mut queue = FairQueue::new(200, 100, 1000);
         for number in 0..200 {
-            assert!(shares.take(client(number)));
-            shares.wait(client(number), number).unwrap();
+            assert!(queue.try_acquire(client(number)));
+            queue.enqueue(client(number), number).unwrap();
         }
         for new in 200..203 {
-            assert_eq!(shares.ahead(client(new)), 2 * usize::from(new - 200));
-            shares.wait(client(new), new).unwrap();
+            assert_eq!(queue.ahead(client(new)), 2 * usize::from(new - 200));
+            queue.enqueue(client(new), new).unwrap();
         }
         let order = (0..8).map(|number| {
-            shares.give_back(client(number));
-            shares.next().unwrap().1
+            queue.release(client(number));
+            queue.pop().unwrap().1
         });
         assert_eq!(order.collect::<Vec<_>>(), [200, 0, 201, 1, 202, 2, 3, 4]);
     }
 
     #[test]
     fn who_is_forgotten_or_displaced_waits_no_more() {
-        let mut shares = FairQueue::new(1, 90, 3);
-        assert!(shares.take(client(0)));
-        let first = shares.wait(client(1), 'a').unwrap();
-        shares.wait(client(1), 'b').unwrap();
-        shares.wait(client(1), 'c').unwrap();
-        assert_eq!(shares.wait(client(1), 'd'), None, "its own are the most");
-        shares.wait(client(2), 'e').unwrap();
-        assert_eq!(shares.waiting(), 3, "another one of the first made room");
-        shares.forget(client(1), first);
-        shares.forget(client(1), first);
-        shares.give_back(client(0));
-        assert_eq!(shares.next(), Some((client(1), 'b')));
-        shares.give_back(client(1));
-        assert_eq!(shares.next(), Some((client(2), 'e')));
-        assert_eq!(shares.waiting(), 0);
+        let mut queue = FairQueue::new(1, 90, 3);
+        assert!(queue.try_acquire(client(0)));
+        let first = queue.enqueue(client(1), 'a').unwrap();
+        queue.enqueue(client(1), 'b').unwrap();
+        queue.enqueue(client(1), 'c').unwrap();
+        assert_eq!(queue.enqueue(client(1), 'd'), None, "its own are the most");
+        queue.enqueue(client(2), 'e').unwrap();
+        assert_eq!(queue.waiting(), 3, "another one of the first made room");
+        queue.cancel(client(1), first);
+        queue.cancel(client(1), first);
+        queue.release(client(0));
+        assert_eq!(queue.pop(), Some((client(1), 'b')));
+        queue.release(client(1));
+        assert_eq!(queue.pop(), Some((client(2), 'e')));
+        assert_eq!(queue.waiting(), 0);
     }
 }

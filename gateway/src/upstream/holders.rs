@@ -12,11 +12,11 @@ use tokio::time::{Duration, Instant};
 
 /// While others wait for a place, a client that takes or sends fewer bytes a second than this gives way. Slow lines are faster; with
 /// fewer bytes a few attackers could have all places of a server for next to nothing.
-pub(crate) const LEAST_RATE: u64 = 16 * 1024;
+pub(crate) const MIN_RATE: u64 = 16 * 1024;
 /// How long that is looked at: a system tells of what a client has taken in pieces of 32 KiB.
 const WINDOW: Duration = Duration::from_secs(2);
 /// A tunnel in which something was said so recently does not give way.
-const LEAST_SILENCE: Duration = Duration::from_secs(1);
+const MIN_SILENCE: Duration = Duration::from_secs(1);
 
 /// What is done with places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,21 +32,21 @@ pub(crate) enum PermitKind {
 pub(crate) struct Holder {
     client: IpAddr,
     /// Bytes that have moved since; written by one task.
-    moved: AtomicU64,
+    bytes: AtomicU64,
     /// It is the client that is waited for, and not the server.
-    waits: AtomicBool,
+    is_waiting: AtomicBool,
     /// It is to give way.
-    gives_way: AtomicBool,
+    is_evicted: AtomicBool,
     waker: AtomicWaker,
     /// Where it stands in the list.
-    slot: AtomicUsize,
+    index: AtomicUsize,
 }
 
 /// All of them of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     watched: Vec<WatchedHolder>,
-    leaving: usize,
+    evicting: usize,
 }
 
 #[derive(Debug)]
@@ -61,24 +61,24 @@ struct WatchedHolder {
 }
 
 impl Holder {
-    pub(crate) fn waits(&self, waits: bool) {
-        self.waits.store(waits, Ordering::Relaxed);
+    pub(crate) fn set_waiting(&self, waits: bool) {
+        self.is_waiting.store(waits, Ordering::Relaxed);
     }
 
-    pub(crate) fn moved(&self, bytes: u64) {
+    pub(crate) fn record_bytes(&self, bytes: u64) {
         // Nobody else writes it.
-        self.moved.store(self.moved.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
+        self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
     /// How much has moved so far.
-    pub(crate) fn so_far(&self) -> u64 {
-        self.moved.load(Ordering::Relaxed)
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// Ready when it is to give way. One task may wait.
-    pub(crate) fn poll_gives_way(&self, task: &Context<'_>) -> Poll<()> {
+    pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
-        if self.gives_way.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -86,11 +86,11 @@ impl Holders {
     pub(crate) fn add(&mut self, client: IpAddr, now: Instant) -> Arc<Holder> {
         let holder = Arc::new(Holder {
             client,
-            moved: AtomicU64::new(0),
-            waits: AtomicBool::new(true),
-            gives_way: AtomicBool::new(false),
+            bytes: AtomicU64::new(0),
+            is_waiting: AtomicBool::new(true),
+            is_evicted: AtomicBool::new(false),
             waker: AtomicWaker::new(),
-            slot: AtomicUsize::new(self.watched.len()),
+            index: AtomicUsize::new(self.watched.len()),
         });
         let holds = Arc::clone(&holder);
         self.watched.push(WatchedHolder { holder: holds, since: now, seen: 0, seen_at: now, is_proven: false });
@@ -98,42 +98,42 @@ impl Holders {
     }
 
     pub(crate) fn remove(&mut self, holder: &Holder) {
-        let slot = holder.slot.load(Ordering::Relaxed);
-        self.watched.swap_remove(slot);
-        if let Some(moved) = self.watched.get(slot) {
-            moved.holder.slot.store(slot, Ordering::Relaxed);
+        let index = holder.index.load(Ordering::Relaxed);
+        self.watched.swap_remove(index);
+        if let Some(moved) = self.watched.get(index) {
+            moved.holder.index.store(index, Ordering::Relaxed);
         }
-        self.leaving -= usize::from(holder.gives_way.load(Ordering::Relaxed));
+        self.evicting -= usize::from(holder.is_evicted.load(Ordering::Relaxed));
     }
 
     /// Those who have been told to give way and have not done so yet.
-    pub(crate) fn leaving(&self) -> usize {
-        self.leaving
+    pub(crate) fn evicting(&self) -> usize {
+        self.evicting
     }
 
     /// Tells so many to give way, or as many as should. `usual`: as many who wait for their clients leave enough for others, so that
     /// of these only the slow ones go. Gives how many were told.
-    pub(crate) fn sweep(&mut self, of: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
+    pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
-        for watched in self.watched.iter().filter(|watched| !watched.leaves()) {
+        for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {
             *each.entry(watched.holder.client).or_default() += 1;
         }
         let count = |watched: &WatchedHolder| each.get(&watched.holder.client).copied().unwrap_or(0);
         // The clients that have most come first, and of each whoever is slowest, or has been silent for longest.
         let (mut slow, mut unproven) = (Vec::new(), Vec::new());
         for (at, watched) in self.watched.iter_mut().enumerate() {
-            let moved = watched.holder.so_far();
+            let moved = watched.holder.bytes();
             let (bytes, elapsed) = (moved - watched.seen, now.saturating_duration_since(watched.seen_at));
-            let waits = watched.holder.waits.load(Ordering::Relaxed) && !watched.leaves();
-            match of {
+            let waits = watched.holder.is_waiting.load(Ordering::Relaxed) && !watched.is_evicted();
+            match kind {
                 PermitKind::Tunnels if bytes > 0 => (watched.seen, watched.seen_at) = (moved, now),
-                PermitKind::Tunnels if elapsed >= LEAST_SILENCE && !watched.leaves() => {
+                PermitKind::Tunnels if elapsed >= MIN_SILENCE && !watched.is_evicted() => {
                     slow.push((count(watched), elapsed, at))
                 }
                 PermitKind::Tunnels => {}
                 PermitKind::Requests => {
                     let rate = bytes as f64 / elapsed.as_secs_f64().max(WINDOW.as_secs_f64());
-                    let is_quick = rate >= LEAST_RATE as f64;
+                    let is_quick = rate >= MIN_RATE as f64;
                     watched.is_proven |= is_quick;
                     if elapsed < WINDOW {
                         if waits && !watched.is_proven {
@@ -150,27 +150,27 @@ impl Holders {
         }
         slow.sort_unstable_by(|one, other| other.cmp(one));
         unproven.sort_unstable_by(|one, other| other.cmp(one));
-        let waiting_for_clients = self.watched.len() - self.leaving;
+        let waiting_for_clients = self.watched.len() - self.evicting;
         let slow = slow.into_iter().map(|(.., at)| at).take(wanted);
-        let before = self.leaving;
-        slow.for_each(|at| self.tell(at));
-        let told = self.leaving - before;
+        let before = self.evicting;
+        slow.for_each(|at| self.evict(at));
+        let told = self.evicting - before;
         let beyond = (waiting_for_clients - told).saturating_sub(usual).min(wanted - told);
-        unproven.into_iter().take(beyond).for_each(|(.., at)| self.tell(at));
-        self.leaving - before
+        unproven.into_iter().take(beyond).for_each(|(.., at)| self.evict(at));
+        self.evicting - before
     }
 
-    fn tell(&mut self, at: usize) {
+    fn evict(&mut self, at: usize) {
         let holder = &self.watched[at].holder;
-        holder.gives_way.store(true, Ordering::Release);
+        holder.is_evicted.store(true, Ordering::Release);
         holder.waker.wake();
-        self.leaving += 1;
+        self.evicting += 1;
     }
 }
 
 impl WatchedHolder {
-    fn leaves(&self) -> bool {
-        self.holder.gives_way.load(Ordering::Relaxed)
+    fn is_evicted(&self) -> bool {
+        self.holder.is_evicted.load(Ordering::Relaxed)
     }
 }
 
@@ -183,14 +183,14 @@ mod tests {
     struct HoldersScene {
         holders: Holders,
         all: Vec<Arc<Holder>>,
-        of: PermitKind,
+        kind: PermitKind,
         now: Instant,
     }
 
     impl HoldersScene {
         /// With one holder of each of these clients.
-        fn new(of: PermitKind, clients: &[u8]) -> Self {
-            let mut scene = Self { holders: Holders::default(), all: Vec::new(), of, now: Instant::now() };
+        fn new(kind: PermitKind, clients: &[u8]) -> Self {
+            let mut scene = Self { holders: Holders::default(), all: Vec::new(), kind, now: Instant::now() };
             clients.iter().for_each(|client| scene.come(*client));
             scene
         }
@@ -200,11 +200,11 @@ mod tests {
         }
 
         /// Who is told to go, after so long.
-        fn sweep(&mut self, after: Duration, wanted: usize, usual: usize) -> Vec<usize> {
+        fn evict_slow(&mut self, after: Duration, wanted: usize, usual: usize) -> Vec<usize> {
             self.now += after;
-            let before: Vec<_> = self.all.iter().map(|holder| holder.gives_way.load(Ordering::Relaxed)).collect();
-            let told = self.holders.sweep(self.of, self.now, wanted, usual);
-            let told_now = |at: &usize| self.all[*at].gives_way.load(Ordering::Relaxed) && !before[*at];
+            let before: Vec<_> = self.all.iter().map(|holder| holder.is_evicted.load(Ordering::Relaxed)).collect();
+            let told = self.holders.evict_slow(self.kind, self.now, wanted, usual);
+            let told_now = |at: &usize| self.all[*at].is_evicted.load(Ordering::Relaxed) && !before[*at];
             let gone: Vec<_> = (0..self.all.len()).filter(told_now).collect();
             assert_eq!(told, gone.len());
             gone
@@ -214,42 +214,42 @@ mod tests {
     #[test]
     fn who_is_slower_than_the_least_rate_gives_way_and_nobody_else() {
         let mut scene = HoldersScene::new(PermitKind::Requests, &[0, 1, 2, 3]);
-        for (at, bytes) in [(0, 3_000), (1, LEAST_RATE * 2), (2, 0), (3, 0)] {
-            scene.all[at].moved(bytes);
+        for (at, bytes) in [(0, 3_000), (1, MIN_RATE * 2), (2, 0), (3, 0)] {
+            scene.all[at].record_bytes(bytes);
         }
-        scene.all[3].waits(false);
-        assert_eq!(scene.sweep(SECOND, 9, 9), [0; 0], "nobody is judged that soon");
-        assert_eq!(scene.sweep(SECOND, 1, 9), [2], "the slowest first");
-        assert_eq!(scene.sweep(Duration::ZERO, 9, 9), [0]);
-        assert_eq!(scene.sweep(Duration::ZERO, 9, 9), [0; 0], "one waits for its server");
-        assert_eq!(scene.holders.leaving(), 2);
-        assert_eq!(scene.sweep(2 * SECOND, 9, 9), [1], "it was quick once");
+        scene.all[3].set_waiting(false);
+        assert_eq!(scene.evict_slow(SECOND, 9, 9), [0; 0], "nobody is judged that soon");
+        assert_eq!(scene.evict_slow(SECOND, 1, 9), [2], "the slowest first");
+        assert_eq!(scene.evict_slow(Duration::ZERO, 9, 9), [0]);
+        assert_eq!(scene.evict_slow(Duration::ZERO, 9, 9), [0; 0], "one waits for its server");
+        assert_eq!(scene.holders.evicting(), 2);
+        assert_eq!(scene.evict_slow(2 * SECOND, 9, 9), [1], "it was quick once");
         for at in [1, 0, 2, 3] {
             let holder = Arc::clone(&scene.all[at]);
             scene.holders.remove(&holder);
         }
-        assert!(scene.holders.watched.is_empty() && scene.holders.leaving() == 0);
+        assert!(scene.holders.watched.is_empty() && scene.holders.evicting() == 0);
     }
 
     #[test]
     fn when_nearly_all_wait_for_their_clients_those_who_have_just_come_give_way() {
         let mut scene = HoldersScene::new(PermitKind::Requests, &[1, 2, 2, 2, 3]);
-        scene.all[4].moved(LEAST_RATE * 2);
-        assert_eq!(scene.sweep(SECOND / 10, 9, 5), [0; 0], "so many are usual");
+        scene.all[4].record_bytes(MIN_RATE * 2);
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [0; 0], "so many are usual");
         scene.come(2);
-        assert_eq!(scene.sweep(SECOND / 10, 9, 5), [5], "the last one of who has most");
-        assert_eq!(scene.sweep(SECOND / 10, 9, 1), [0, 1, 2, 3], "not who is quick");
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [5], "the last one of who has most");
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 1), [0, 1, 2, 3], "not who is quick");
     }
 
     #[test]
     fn the_tunnel_that_was_silent_for_longest_gives_way() {
         let mut scene = HoldersScene::new(PermitKind::Tunnels, &[1, 2, 3]);
-        assert_eq!(scene.sweep(SECOND / 2, 9, 0), [0; 0]);
-        scene.all[0].moved(1);
-        assert_eq!(scene.sweep(SECOND, 0, 0), [0; 0]);
+        assert_eq!(scene.evict_slow(SECOND / 2, 9, 0), [0; 0]);
+        scene.all[0].record_bytes(1);
+        assert_eq!(scene.evict_slow(SECOND, 0, 0), [0; 0]);
         scene.come(2);
-        assert_eq!(scene.sweep(SECOND * 2, 2, 0), [1, 3], "of whoever has most");
-        assert_eq!(scene.sweep(SECOND, 1, 0), [2]);
-        assert_eq!(scene.sweep(SECOND, 9, 0), [0]);
+        assert_eq!(scene.evict_slow(SECOND * 2, 2, 0), [1, 3], "of whoever has most");
+        assert_eq!(scene.evict_slow(SECOND, 1, 0), [2]);
+        assert_eq!(scene.evict_slow(SECOND, 9, 0), [0]);
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::upstream::server_checks::{FALLS, LEAST_PERIOD, PATIENCE};
+use crate::upstream::server_checks::{MAX_FAILURES, MIN_PERIOD, TIMEOUT};
 
 /// Nodes that are asked at a time, by one check.
 const MAX_AT_ONCE: usize = 256;
@@ -25,7 +25,7 @@ struct NodeChecks {
     peers: Peers,
     /// Those that failed.
     failed: Mutex<BTreeMap<SocketAddr, FailedNode>>,
-    noise: Mutex<LogThrottle>,
+    log_throttle: Mutex<LogThrottle>,
 }
 
 /// How often a node failed.
@@ -39,14 +39,14 @@ struct FailedNode {
 
 /// Calls nodes as `config` says, for good, and passes over those that do not answer well.
 pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Config>>) {
-    let checks = NodeChecks { peers, failed: Mutex::default(), noise: Mutex::default() };
+    let checks = NodeChecks { peers, failed: Mutex::default(), log_throttle: Mutex::default() };
     loop {
         let urls = wanted(&config.borrow_and_update());
-        checks.forget(|_, url| urls.contains_key(url));
+        checks.forget_unless(|_, url| urls.contains_key(url));
         let is_any = !urls.is_empty();
-        let repeated = join_all(urls.into_iter().map(|(url, every)| checks.repeat(url, every)));
+        let runs = join_all(urls.into_iter().map(|(url, every)| checks.run(url, every)));
         tokio::select! {
-            _ = repeated, if is_any => {}
+            _ = runs, if is_any => {}
             changed = config.changed() => if changed.is_err() { return },
         }
     }
@@ -58,7 +58,7 @@ fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     for route in &config.routes {
         if let Some(url) = &route.node_check {
             let every = urls.entry(Arc::from(url.as_str())).or_insert(route.check_every);
-            *every = route.check_every.min(*every).max(LEAST_PERIOD);
+            *every = route.check_every.min(*every).max(MIN_PERIOD);
         }
     }
     urls
@@ -66,24 +66,24 @@ fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
 
 impl NodeChecks {
     /// One check, for ever.
-    async fn repeat(&self, url: Arc<str>, every: Duration) {
+    async fn run(&self, url: Arc<str>, every: Duration) {
         let mut ticks = interval(every);
         // Nodes that take their time are not called any faster for it.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
             let nodes: BTreeMap<_, _> = self.peers.balanced_providers(&url).into_iter().collect();
-            self.forget(|node, failed| **failed != *url || nodes.contains_key(node));
-            let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.ask(node, &url).await));
+            self.forget_unless(|node, failed| **failed != *url || nodes.contains_key(node));
+            let asked = iter(nodes).map(async |(node, instance)| (node, instance, self.probe(node, &url).await));
             let mut signs = asked.buffer_unordered(MAX_AT_ONCE);
             while let Some((node, instance, sign)) = signs.next().await {
-                self.take(node, instance, &url, sign.err());
+                self.record_result(node, instance, &url, sign.err());
             }
         }
     }
 
-    async fn ask(&self, node: SocketAddr, url: &str) -> Result<(), String> {
-        let answer = self.peers.probe(url, node).timeout(PATIENCE).await.map_err(|error| match error {
+    async fn probe(&self, node: SocketAddr, url: &str) -> Result<(), String> {
+        let answer = self.peers.probe(url, node).timeout(TIMEOUT).await.map_err(|error| match error {
             CallError::Deadline { .. } => "no answer in time".to_owned(),
             error => error.to_string(),
         })?;
@@ -95,7 +95,7 @@ impl NodeChecks {
     }
 
     /// What one node had to say for itself.
-    fn take(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
+    fn record_result(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = all.entry(node).or_default();
         if failed.instance != instance {
@@ -113,7 +113,7 @@ impl NodeChecks {
         drop(all);
         if self.peers.set_health(node, is_healthy) {
             let now = Instant::now().into_std();
-            let passed = self.noise.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
+            let passed = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match passed {
                 Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
                 Some(held_back) => {
@@ -127,7 +127,7 @@ impl NodeChecks {
     }
 
     /// Forgets failures; who has no more of them is healthy again.
-    fn forget(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
+    fn forget_unless(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, failed| {
             failed.times.retain(|url, _| is_kept(node, url));
@@ -141,6 +141,6 @@ impl NodeChecks {
 
 impl FailedNode {
     fn is_healthy(&self) -> bool {
-        self.times.values().all(|times| *times < FALLS)
+        self.times.values().all(|times| *times < MAX_FAILURES)
     }
 }

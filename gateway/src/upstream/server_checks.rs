@@ -16,18 +16,18 @@ use crate::config;
 use crate::http1::response_reader::ResponseReader;
 
 /// How long a server may take for its sign of life.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// More often than that nobody is asked.
-pub(crate) const LEAST_PERIOD: Duration = Duration::from_millis(10);
+pub(crate) const MIN_PERIOD: Duration = Duration::from_millis(10);
 /// Signs that have to fail in a row: one may be lost in a busy moment.
-pub(crate) const FALLS: u32 = 2;
+pub(crate) const MAX_FAILURES: u32 = 2;
 
 /// The checks of all workers: each server is asked once, however many of them use it.
 #[derive(Debug)]
 pub(crate) struct ServerChecks {
     known: Mutex<HashMap<CheckKey, Weak<ServerCheck>>>,
     /// Of the log.
-    noise: Arc<Mutex<LogThrottle>>,
+    log_throttle: Arc<Mutex<LogThrottle>>,
 }
 
 /// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
@@ -35,8 +35,8 @@ const MAX_LINES: u32 = 20;
 
 impl Default for ServerChecks {
     fn default() -> Self {
-        let noise = LogThrottle::with_burst(MAX_LINES, LogThrottle::LOG_PERIOD);
-        Self { known: Mutex::default(), noise: Arc::new(Mutex::new(noise)) }
+        let log_throttle = LogThrottle::with_burst(MAX_LINES, LogThrottle::LOG_PERIOD);
+        Self { known: Mutex::default(), log_throttle: Arc::new(Mutex::new(log_throttle)) }
     }
 }
 
@@ -56,7 +56,7 @@ impl ServerChecks {
     /// The check of a server. A new one begins at once, in the runtime of whoever asks first, and takes the server for alive until it
     /// has seen otherwise.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
-        let every = every.max(LEAST_PERIOD);
+        let every = every.max(MIN_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (address, how.clone(), every);
         if let Some(check) = known.get(&key).and_then(Weak::upgrade) {
@@ -68,7 +68,7 @@ impl ServerChecks {
         }
         let check = Arc::new(ServerCheck { address, how: how.clone(), every, alive: AtomicBool::new(true) });
         known.insert(key, Arc::downgrade(&check));
-        tokio::spawn(watch(Arc::downgrade(&check), Arc::clone(&self.noise)));
+        tokio::spawn(run(Arc::downgrade(&check), Arc::clone(&self.log_throttle)));
         check
     }
 }
@@ -79,16 +79,16 @@ impl ServerCheck {
     }
 }
 
-async fn watch(check: Weak<ServerCheck>, noise: Arc<Mutex<LogThrottle>>) {
+async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
     let mut failed = 0;
     while let Some(held) = check.upgrade() {
         let ServerCheck { address, how, every, alive } = &*held;
-        let sign = timeout(PATIENCE, probe(*address, how)).await.unwrap_or(Err("no answer in time"));
+        let sign = timeout(TIMEOUT, probe(*address, how)).await.unwrap_or(Err("no answer in time"));
         failed = if sign.is_ok() { 0 } else { failed + 1 };
-        let is_alive = failed < FALLS;
+        let is_alive = failed < MAX_FAILURES;
         if alive.swap(is_alive, Ordering::Relaxed) != is_alive {
             let now = Instant::now().into_std();
-            let passed = noise.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
+            let passed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, passed) {
                 (Ok(()), Some(held_back)) => info!(server = %address, held_back, "it is alive again"),
                 (Err(why), Some(held_back)) => {

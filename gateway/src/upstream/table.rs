@@ -19,7 +19,7 @@ use crate::config::snapshot::ConfigSnapshot;
 use crate::config::{Config, Route};
 use crate::io::budget::Budget;
 use crate::route::cookie::CookieSigner;
-use crate::route::path::{longest, normal_prefix};
+use crate::route::path::{longest_prefix, normal_prefix};
 use crate::upstream::concurrency::{ConcurrencyLimit, ConcurrencyLimits, Permit, QueueError};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
@@ -32,18 +32,18 @@ const MAX_REMEMBERED: usize = 10_000;
 const MAX_PREFIXES: usize = 256;
 const MAX_PREFIX_BYTES: usize = 512;
 /// What is left of a table of this many times as many entries as it has is given back.
-const MOST_EMPTY: usize = 4;
+const MAX_EMPTY_RATIO: usize = 4;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
 /// How often what is not needed any more is looked for.
-const TIDY: Duration = Duration::from_secs(1);
+const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// The servers of one worker.
 #[derive(Debug)]
 pub(crate) struct UpstreamTable {
     /// Replaced as a whole when the configuration changes.
-    rules: RwLock<Arc<ConfigSnapshot>>,
+    snapshot: RwLock<Arc<ConfigSnapshot>>,
     /// Changed in place, as much as has changed.
-    services: RwLock<TableState>,
+    state: RwLock<TableState>,
 }
 
 /// Who answers what.
@@ -57,7 +57,7 @@ struct TableState {
     nodes: HashMap<SocketAddr, Arc<Node>>,
     /// Those that are there whether they register or not.
     fixed: HashSet<SocketAddr>,
-    servers: HashMap<SocketAddr, Arc<Endpoint>>,
+    endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
 }
 
 /// All that answer one prefix; none when they are gone.
@@ -79,12 +79,12 @@ struct GroupGone {
 
 #[derive(Clone, Debug)]
 struct GroupMember {
-    upstream: Arc<Endpoint>,
+    endpoint: Arc<Endpoint>,
     weight: u16,
     strip: bool,
     /// `None` for one that is fixed.
     node: Option<Arc<Node>>,
-    places: Arc<ConcurrencyLimit>,
+    requests: Arc<ConcurrencyLimit>,
     tunnels: Arc<ConcurrencyLimit>,
     check: Option<Arc<ServerCheck>>,
 }
@@ -92,7 +92,7 @@ struct GroupMember {
 /// Who is to answer a request.
 #[derive(Debug)]
 pub(crate) struct UpstreamMatch {
-    pub(crate) service: Arc<UpstreamGroup>,
+    pub(crate) group: Arc<UpstreamGroup>,
     /// Bytes of the path that are the prefix.
     pub(crate) prefix_bytes: usize,
 }
@@ -100,28 +100,28 @@ pub(crate) struct UpstreamMatch {
 /// A server that was picked.
 #[derive(Debug)]
 pub(crate) struct PickedEndpoint {
-    pub(crate) upstream: Arc<Endpoint>,
+    pub(crate) endpoint: Arc<Endpoint>,
     /// It wants to be asked without the prefix.
     pub(crate) strip: bool,
-    places: Arc<ConcurrencyLimit>,
+    requests: Arc<ConcurrencyLimit>,
     tunnels: Arc<ConcurrencyLimit>,
 }
 
 impl WorkerShared {
     /// Requests and tunnels that had to give way to others.
-    pub(crate) fn gave_way(&self) -> u64 {
-        self.places.gave_way()
+    pub(crate) fn evicted(&self) -> u64 {
+        self.limits.evicted()
     }
 }
 
 /// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
-    places: ConcurrencyLimits,
+    limits: ConcurrencyLimits,
     checks: ServerChecks,
     secret: String,
     /// Of the log: all workers see the same.
-    noise: LogThrottles,
+    log_throttles: LogThrottles,
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -131,10 +131,10 @@ impl WorkerShared {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
         Self {
-            places: ConcurrencyLimits::default(),
+            limits: ConcurrencyLimits::default(),
             checks: ServerChecks::default(),
             secret,
-            noise: LogThrottles::default(),
+            log_throttles: LogThrottles::default(),
             budget,
         }
     }
@@ -149,68 +149,68 @@ impl Default for WorkerShared {
 
 impl UpstreamTable {
     pub(crate) fn new(config: Arc<Config>, shared: &WorkerShared) -> Self {
-        let rules = ConfigSnapshot::new(config, &shared.secret);
-        let mut services = TableState::default();
-        services.obey(&rules, shared, Instant::now());
-        Self { rules: RwLock::new(Arc::new(rules)), services: RwLock::new(services) }
+        let snapshot = ConfigSnapshot::new(config, &shared.secret);
+        let mut state = TableState::default();
+        state.apply_config(&snapshot, shared, Instant::now());
+        Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state) }
     }
 
     /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections that are not in use any more.
-    pub(crate) async fn follow(
+    pub(crate) async fn run_updates(
         self: Arc<Self>,
         peers: Peers,
         mut config: watch::Receiver<Arc<Config>>,
         shared: Arc<WorkerShared>,
     ) {
         let mut changes = peers.changes();
-        let mut tidy = tokio::time::interval(TIDY);
+        let mut tidy = tokio::time::interval(SWEEP_PERIOD);
         loop {
             tokio::select! {
                 changed = changes.next() => match changed {
                     Some(mut nodes) => {
-                        nodes.retain(|node| peers.blocked_reason(place(node)).is_none());
-                        self.change(|services, rules, now| services.follow(&nodes, rules, &shared, now));
+                        nodes.retain(|node| peers.blocked_reason(node_address(node)).is_none());
+                        self.change(|state, snapshot, now| state.apply_nodes(&nodes, snapshot, &shared, now));
                     }
                     None => return,
                 },
                 Ok(()) = config.changed() => {
-                    let rules = ConfigSnapshot::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
-                    *self.rules.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rules);
-                    self.change(|services, rules, now| services.obey(rules, &shared, now));
+                    let snapshot = ConfigSnapshot::new(Arc::clone(&config.borrow_and_update()), &shared.secret);
+                    *self.snapshot.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(snapshot);
+                    self.change(|state, snapshot, now| state.apply_config(snapshot, &shared, now));
                 }
-                _ = tidy.tick() => self.change(|services, _, now| services.tidy(now)),
+                _ = tidy.tick() => self.change(|state, _, now| state.sweep(now)),
             }
         }
     }
 
     fn change(&self, change: impl FnOnce(&mut TableState, &ConfigSnapshot, Instant)) {
-        let (rules, now) = (self.rules(), Instant::now());
-        change(&mut self.services.write().unwrap_or_else(PoisonError::into_inner), &rules, now);
+        let (snapshot, now) = (self.snapshot(), Instant::now());
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner), &snapshot, now);
     }
 
     /// What the configuration says.
-    pub(crate) fn rules(&self) -> Arc<ConfigSnapshot> {
-        Arc::clone(&self.rules.read().unwrap_or_else(PoisonError::into_inner))
+    pub(crate) fn snapshot(&self) -> Arc<ConfigSnapshot> {
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Who answers a path in normal form: the longest prefix of whole segments wins.
     pub(crate) fn find(&self, path: &str) -> Option<UpstreamMatch> {
-        self.services.read().unwrap_or_else(PoisonError::into_inner).find(path)
+        self.state.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
 
     /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
-    pub(crate) fn describe(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        for (prefix, service) in &services.prefixes {
+    pub(crate) fn status(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        for (prefix, group) in &state.prefixes {
             let prefix = if prefix.is_empty() { "/" } else { prefix };
             let servers = all.entry(prefix.to_owned()).or_default();
-            for server in service.pool.list() {
-                let (readiness, in_flight) = (server.readiness(now), server.upstream.load.in_flight());
-                let described = servers.entry(server.upstream.address).or_insert_with(|| EndpointStatus {
-                    name: server.node.as_ref().map(|node| node.name.clone()),
-                    weight: server.weight,
-                    strip: server.strip,
-                    suspect: server.is_suspect(),
+            for member in group.pool.list() {
+                let (readiness, in_flight) = (member.readiness(now), member.endpoint.load.in_flight());
+                let described = servers.entry(member.endpoint.address).or_insert_with(|| EndpointStatus {
+                    name: member.node.as_ref().map(|node| node.name.clone()),
+                    weight: member.weight,
+                    strip: member.strip,
+                    suspect: member.is_suspect(),
                     readiness,
                     in_flight: 0,
                 });
@@ -223,78 +223,78 @@ impl UpstreamTable {
 
 impl TableState {
     fn find(&self, path: &str) -> Option<UpstreamMatch> {
-        let (prefix_bytes, service) = longest(path, |prefix| self.prefixes.get(prefix))?;
-        Some(UpstreamMatch { service: Arc::clone(service), prefix_bytes })
+        let (prefix_bytes, group) = longest_prefix(path, |prefix| self.prefixes.get(prefix))?;
+        Some(UpstreamMatch { group: Arc::clone(group), prefix_bytes })
     }
 
     /// Begins anew with other rules and the same nodes.
-    fn obey(&mut self, rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
+    fn apply_config(&mut self, snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
         let old = std::mem::take(&mut self.prefixes);
         self.fixed.clear();
-        for route in &rules.config.routes {
+        for route in &snapshot.config.routes {
             for prefix in route.prefixes.iter().filter_map(|prefix| normal_prefix(prefix)) {
                 for fixed in &route.servers {
-                    let server = self.server(fixed.address, fixed.weight, route, shared, now);
+                    let member = self.member(fixed.address, fixed.weight, route, shared, now);
                     self.fixed.insert(fixed.address);
-                    self.service_or_new(&prefix).pool.push(GroupMember { strip: route.strip, ..server });
+                    self.group_or_new(&prefix).pool.push(GroupMember { strip: route.strip, ..member });
                 }
             }
         }
-        self.prefixes.values_mut().for_each(|service| Arc::make_mut(service).pool.rebuild_schedule());
+        self.prefixes.values_mut().for_each(|group| Arc::make_mut(group).pool.rebuild_schedule());
         self.gone = 0;
-        self.follow(&nodes, rules, shared, now);
+        self.apply_nodes(&nodes, snapshot, shared, now);
         // What is written in no file any more is forgotten at once; what had registered may come back.
-        for (prefix, service) in old.into_iter().filter(|(_, service)| service.gone.is_some()) {
+        for (prefix, group) in old.into_iter().filter(|(_, group)| group.gone.is_some()) {
             self.gone += usize::from(!self.prefixes.contains_key(&prefix));
-            self.prefixes.entry(prefix).or_insert(service);
+            self.prefixes.entry(prefix).or_insert(group);
         }
     }
 
     /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have lost their last one remembered.
-    fn follow(&mut self, nodes: &[Arc<Node>], rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
-        let servers = nodes.iter().filter(|node| http(node).is_some());
-        let new: HashMap<_, _> = servers.map(|node| (place(node), Arc::clone(node))).collect();
+    fn apply_nodes(&mut self, nodes: &[Arc<Node>], snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
+        let servers = nodes.iter().filter(|node| http_advert(node).is_some());
+        let new: HashMap<_, _> = servers.map(|node| (node_address(node), Arc::clone(node))).collect();
         let differs = |(address, node): &(&SocketAddr, &Arc<Node>), other: &HashMap<SocketAddr, Arc<Node>>| {
             other.get(*address).is_none_or(|known| !Arc::ptr_eq(known, node))
         };
         let old = std::mem::take(&mut self.nodes);
         let left: Vec<_> = old.iter().filter(|known| differs(known, &new)).map(|(_, node)| node).collect();
         let came: Vec<_> = new.iter().filter(|known| differs(known, &old)).map(|(_, node)| node).collect();
-        let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| place(node)).collect();
+        let moved: HashSet<SocketAddr> = left.iter().chain(&came).map(|node| node_address(node)).collect();
         let mut left_prefixes: Vec<(SocketAddr, String)> = Vec::new();
         for node in &left {
-            left_prefixes.extend(prefixes(node).map(|prefix| (place(node), prefix)));
+            left_prefixes.extend(prefixes(node).map(|prefix| (node_address(node), prefix)));
         }
         // Whoever comes again below is as alive as it was.
         let mut checks = Vec::new();
         for (_, prefix) in &left_prefixes {
-            let Some(service) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
-            service.registered -= 1;
+            let Some(group) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
+            group.registered -= 1;
             // One look through a list takes out all that have moved.
-            if service.pool.is_scheduled() {
+            if group.pool.is_scheduled() {
                 let has_moved =
-                    |server: &GroupMember| server.node.is_some() && moved.contains(&server.upstream.address);
-                let gone = service.pool.list().iter().filter(|server| has_moved(server));
-                checks.extend(gone.filter_map(|server| server.check.clone()));
-                service.pool.retain(|server| !has_moved(server));
+                    |member: &GroupMember| member.node.is_some() && moved.contains(&member.endpoint.address);
+                let gone = group.pool.list().iter().filter(|member| has_moved(member));
+                checks.extend(gone.filter_map(|member| member.check.clone()));
+                group.pool.retain(|member| !has_moved(member));
             }
         }
         let mut came_prefixes = Vec::new();
         for node in &came {
-            let at = place(node);
-            came_prefixes.extend(self.add(node, rules, shared, now).into_iter().map(|prefix| (at, prefix)));
+            let at = node_address(node);
+            came_prefixes.extend(self.add_node(node, snapshot, shared, now).into_iter().map(|prefix| (at, prefix)));
         }
         for (node, prefix) in left_prefixes.iter().chain(&came_prefixes) {
-            self.settle(prefix, *node, now);
+            self.reschedule(prefix, *node, now);
         }
-        self.limit_gone();
-        for address in left.iter().map(|node| place(node)) {
-            let Some(upstream) = self.servers.get(&address) else { continue };
+        self.evict_gone_groups();
+        for address in left.iter().map(|node| node_address(node)) {
+            let Some(endpoint) = self.endpoints.get(&address) else { continue };
             // It may drain, or be another process.
-            upstream.close_idle();
+            endpoint.close_idle();
             if !new.contains_key(&address) && !self.fixed.contains(&address) {
-                upstream.is_remembered(now);
+                endpoint.is_remembered(now);
             }
         }
         drop(checks);
@@ -302,15 +302,21 @@ impl TableState {
     }
 
     /// Adds a node to the pools of its prefixes, which are given back.
-    fn add(&mut self, node: &Arc<Node>, rules: &ConfigSnapshot, shared: &WorkerShared, now: Instant) -> Vec<String> {
+    fn add_node(
+        &mut self,
+        node: &Arc<Node>,
+        snapshot: &ConfigSnapshot,
+        shared: &WorkerShared,
+        now: Instant,
+    ) -> Vec<String> {
         let Some((advert, http)) = node.advert.as_ref().and_then(|advert| Some((advert, advert.http.as_ref()?))) else {
             return Vec::new();
         };
-        let address = place(node);
+        let address = node_address(node);
         let prefixes: Vec<String> = prefixes(node).collect();
         if let Some(bad) =
-            http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable(one).is_none()))
-            && let Some(held_back) = shared.noise.allow("prefixes", now.into_std())
+            http.prefixes.get(MAX_PREFIXES).or_else(|| http.prefixes.iter().find(|one| usable_prefix(one).is_none()))
+            && let Some(held_back) = shared.log_throttles.allow("prefixes", now.into_std())
         {
             let (name, prefix) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(bad, MAX_ESCAPED_BYTES));
             let passed_over = http.prefixes.len() - prefixes.len();
@@ -319,14 +325,14 @@ impl TableState {
         }
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {
-            self.service_or_new(prefix).registered += 1;
+            self.group_or_new(prefix).registered += 1;
             if wants_requests {
-                let server = self.server(address, advert.weight, rules.route(prefix), shared, now);
-                let pool = &mut self.service_or_new(prefix).pool;
+                let member = self.member(address, advert.weight, snapshot.route(prefix), shared, now);
+                let pool = &mut self.group_or_new(prefix).pool;
                 // Two of its prefixes may be one in normal form.
-                let is_there = |last: &GroupMember| last.node.is_some() && last.upstream.address == address;
+                let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address == address;
                 if !pool.list().last().is_some_and(is_there) {
-                    pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..server });
+                    pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..member });
                 }
             }
         }
@@ -334,28 +340,28 @@ impl TableState {
     }
 
     /// Makes a prefix fit to be picked from again, after it has changed.
-    fn settle(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
-        let Some(service) = self.prefixes.get_mut(prefix) else { return };
-        let is_gone = service.registered == 0 && service.pool.list().is_empty();
-        if is_gone == service.gone.is_some() && service.pool.is_scheduled() {
+    fn reschedule(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
+        let Some(group) = self.prefixes.get_mut(prefix) else { return };
+        let is_gone = group.registered == 0 && group.pool.list().is_empty();
+        if is_gone == group.gone.is_some() && group.pool.is_scheduled() {
             return;
         }
-        let service = Arc::make_mut(service);
-        service.pool.rebuild_schedule();
-        self.gone -= usize::from(service.gone.is_some());
+        let group = Arc::make_mut(group);
+        group.pool.rebuild_schedule();
+        self.gone -= usize::from(group.gone.is_some());
         self.gone += usize::from(is_gone);
-        service.gone = is_gone.then(|| service.gone.unwrap_or(GroupGone { since: now, node }));
+        group.gone = is_gone.then(|| group.gone.unwrap_or(GroupGone { since: now, node }));
     }
 
     /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so that who invents prefixes takes
     /// the room from itself.
-    fn limit_gone(&mut self) {
+    fn evict_gone_groups(&mut self) {
         if self.gone <= MAX_REMEMBERED {
             return;
         }
         let mut by_node: HashMap<SocketAddr, Vec<(Instant, Box<str>)>> = HashMap::default();
-        for (prefix, service) in &self.prefixes {
-            if let Some(GroupGone { since, node }) = service.gone {
+        for (prefix, group) in &self.prefixes {
+            if let Some(GroupGone { since, node }) = group.gone {
                 by_node.entry(node).or_default().push((since, prefix.clone()));
             }
         }
@@ -371,32 +377,32 @@ impl TableState {
     }
 
     /// Forgets what has been gone for long.
-    fn tidy(&mut self, now: Instant) {
-        let Self { prefixes, gone, nodes, fixed, servers } = self;
-        servers.values().for_each(|upstream| upstream.tidy(now));
-        servers.retain(|address, upstream| {
-            nodes.contains_key(address) || fixed.contains(address) || upstream.is_remembered(now)
+    fn sweep(&mut self, now: Instant) {
+        let Self { prefixes, gone, nodes, fixed, endpoints } = self;
+        endpoints.values().for_each(|endpoint| endpoint.sweep(now));
+        endpoints.retain(|address, endpoint| {
+            nodes.contains_key(address) || fixed.contains(address) || endpoint.is_remembered(now)
         });
         if *gone > 0 {
-            prefixes.retain(|_, service| service.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
-            *gone = prefixes.values().filter(|service| service.gone.is_some()).count();
+            prefixes.retain(|_, group| group.gone.is_none_or(|gone| now < gone.since + REMEMBERED_PREFIX));
+            *gone = prefixes.values().filter(|group| group.gone.is_some()).count();
         }
-        if prefixes.capacity() > MOST_EMPTY * prefixes.len().max(MAX_PREFIXES) {
+        if prefixes.capacity() > MAX_EMPTY_RATIO * prefixes.len().max(MAX_PREFIXES) {
             prefixes.shrink_to_fit();
         }
-        if servers.capacity() > MOST_EMPTY * servers.len().max(MAX_PREFIXES) {
-            servers.shrink_to_fit();
+        if endpoints.capacity() > MAX_EMPTY_RATIO * endpoints.len().max(MAX_PREFIXES) {
+            endpoints.shrink_to_fit();
         }
     }
 
-    fn service_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
+    fn group_or_new(&mut self, prefix: &str) -> &mut UpstreamGroup {
         // Each worker has connections of its own, and few: all servers are used.
         let new = || Arc::new(UpstreamGroup { pool: Pool::new(usize::MAX), registered: 0, gone: None });
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 
     /// A server as `route` has it: the one that is known, or a new one.
-    fn server(
+    fn member(
         &mut self,
         address: SocketAddr,
         weight: u16,
@@ -404,31 +410,35 @@ impl TableState {
         shared: &WorkerShared,
         now: Instant,
     ) -> GroupMember {
-        let upstream = self.servers.entry(address).or_insert_with(|| Arc::new(Endpoint::new(address, now)));
-        upstream.is_there();
+        let endpoint = self.endpoints.entry(address).or_insert_with(|| Arc::new(Endpoint::new(address, now)));
+        endpoint.mark_listed();
         let check = route.check.as_ref().map(|check| shared.checks.get(address, check, route.check_every));
-        let places = |of, limit| shared.places.of(address, of, limit, route.client_share);
-        let tunnels = places(PermitKind::Tunnels, route.max_tunnels);
-        let places = places(PermitKind::Requests, route.max_connections);
-        GroupMember { upstream: Arc::clone(upstream), weight, strip: false, node: None, places, tunnels, check }
+        let limit = |kind, limit| shared.limits.limit_for(address, kind, limit, route.client_share);
+        let tunnels = limit(PermitKind::Tunnels, route.max_tunnels);
+        let requests = limit(PermitKind::Requests, route.max_connections);
+        GroupMember { endpoint: Arc::clone(endpoint), weight, strip: false, node: None, requests, tunnels, check }
     }
 }
 
-fn place(node: &Node) -> SocketAddr {
+fn node_address(node: &Node) -> SocketAddr {
     SocketAddr::new(node.host, node.port)
 }
 
-fn http(node: &Node) -> Option<&HttpAdvert> {
+fn http_advert(node: &Node) -> Option<&HttpAdvert> {
     node.advert.as_ref()?.http.as_ref()
 }
 
 /// The prefixes of a node in normal form, those that count.
 fn prefixes(node: &Node) -> impl Iterator<Item = String> {
-    http(node).into_iter().flat_map(|http| &http.prefixes).take(MAX_PREFIXES).filter_map(|prefix| usable(prefix))
+    http_advert(node)
+        .into_iter()
+        .flat_map(|http| &http.prefixes)
+        .take(MAX_PREFIXES)
+        .filter_map(|prefix| usable_prefix(prefix))
 }
 
 /// A prefix in normal form, if it is one.
-fn usable(prefix: &str) -> Option<String> {
+fn usable_prefix(prefix: &str) -> Option<String> {
     (prefix.len() <= MAX_PREFIX_BYTES).then(|| normal_prefix(prefix)).flatten()
 }
 
@@ -465,20 +475,20 @@ impl UpstreamGroup {
     }
 
     /// The server of this id, if it does well.
-    pub(crate) fn with_id(
+    pub(crate) fn pick_by_cookie(
         &self,
         cookies: &CookieSigner,
         id: u64,
         tried: &[SocketAddr],
         now: Instant,
     ) -> Option<PickedEndpoint> {
-        let is_it = |server: &&GroupMember| {
-            let address = server.upstream.address;
+        let is_it = |member: &&GroupMember| {
+            let address = member.endpoint.address;
             cookies.id(address) == id && !tried.contains(&address)
         };
-        let server = self.pool.list().iter().find(is_it)?;
+        let member = self.pool.list().iter().find(is_it)?;
         // One that has much to do is waited for: it has what the client left there.
-        (server.readiness(now) <= Readiness::Connecting).then(|| server.picked())
+        (member.readiness(now) <= Readiness::Connecting).then(|| member.picked())
     }
 }
 
@@ -488,27 +498,27 @@ impl GroupMember {
     }
 
     fn picked(&self) -> PickedEndpoint {
-        let Self { upstream, strip, places, tunnels, .. } = self;
-        let [places, tunnels] = [places, tunnels].map(Arc::clone);
-        PickedEndpoint { upstream: Arc::clone(upstream), strip: *strip, places, tunnels }
+        let Self { endpoint, strip, requests, tunnels, .. } = self;
+        let [requests, tunnels] = [requests, tunnels].map(Arc::clone);
+        PickedEndpoint { endpoint: Arc::clone(endpoint), strip: *strip, requests, tunnels }
     }
 }
 
 impl Member for GroupMember {
     fn address(&self) -> SocketAddr {
-        self.upstream.address
+        self.endpoint.address
     }
 
     fn load(&self) -> &Load {
-        &self.upstream.load
+        &self.endpoint.load
     }
 
     fn readiness(&self, now: Instant) -> Readiness {
-        if self.upstream.rests(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
+        if self.endpoint.is_cooling_down(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
             Readiness::CoolingDown
-        } else if self.is_suspect() || self.upstream.load.is_ejected(now.into_std()) {
+        } else if self.is_suspect() || self.endpoint.load.is_ejected(now.into_std()) {
             Readiness::Ejected
-        } else if self.places.are_taken() {
+        } else if self.requests.is_full() {
             Readiness::Connecting
         } else {
             Readiness::Ready
@@ -522,29 +532,29 @@ impl Member for GroupMember {
 
 impl PickedEndpoint {
     /// A place for a request of `client` among those of the server, if it may have one now.
-    pub(crate) fn try_admit(&self, of: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
-        self.places(of).try_admit(&self.upstream, client, now)
+    pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
+        self.limit(kind).try_acquire(&self.endpoint, client, now)
     }
 
     /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
-    pub(crate) async fn admit(
+    pub(crate) async fn acquire(
         &self,
-        of: PermitKind,
+        kind: PermitKind,
         client: IpAddr,
         now: Instant,
         deadline: Instant,
     ) -> Result<Permit, QueueError> {
-        self.places(of).admit(&self.upstream, client, now, deadline).await
+        self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
     }
 
     /// More than half of the server's places are taken.
-    pub(crate) fn is_half_taken(&self) -> bool {
-        self.places.are_half_taken()
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.requests.is_half_full()
     }
 
-    fn places(&self, of: PermitKind) -> &Arc<ConcurrencyLimit> {
-        match of {
-            PermitKind::Requests => &self.places,
+    fn limit(&self, kind: PermitKind) -> &Arc<ConcurrencyLimit> {
+        match kind {
+            PermitKind::Requests => &self.requests,
             PermitKind::Tunnels => &self.tunnels,
         }
     }
@@ -580,20 +590,20 @@ mod tests {
 
     impl TableScene {
         fn new(routes: Vec<Route>) -> Self {
-            let rules = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
-            let (mut services, shared) = (TableState::default(), WorkerShared::default());
-            services.obey(&rules, &shared, Instant::now());
-            Self(services, rules, shared)
+            let snapshot = ConfigSnapshot::new(Arc::new(Config { routes, ..Config::default() }), "");
+            let (mut state, shared) = (TableState::default(), WorkerShared::default());
+            state.apply_config(&snapshot, &shared, Instant::now());
+            Self(state, snapshot, shared)
         }
 
         fn with(nodes: &[Arc<Node>]) -> Self {
             let mut scene = Self::new(Vec::new());
-            scene.follow(nodes);
+            scene.apply_nodes(nodes);
             scene
         }
 
-        fn follow(&mut self, nodes: &[Arc<Node>]) {
-            self.0.follow(nodes, &self.1, &self.2, Instant::now());
+        fn apply_nodes(&mut self, nodes: &[Arc<Node>]) {
+            self.0.apply_nodes(nodes, &self.1, &self.2, Instant::now());
         }
 
         fn find(&self, path: &str) -> Option<UpstreamMatch> {
@@ -601,9 +611,9 @@ mod tests {
         }
     }
 
-    fn pick(service: &UpstreamGroup, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
-        let picked = service.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
-        picked.map(|picked| picked.upstream.address.port())
+    fn pick(group: &UpstreamGroup, balance: Balance, tried: &[SocketAddr]) -> Option<u16> {
+        let picked = group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, Instant::now());
+        picked.map(|picked| picked.endpoint.address.port())
     }
 
     #[tokio::test]
@@ -622,7 +632,7 @@ mod tests {
             ("/api/v2/x/", 2, 7),
         ] {
             let target = both.find(path).unwrap();
-            let picked = pick(&target.service, Balance::RoundRobin, &[]);
+            let picked = pick(&target.group, Balance::RoundRobin, &[]);
             assert_eq!((picked, target.prefix_bytes), (Some(port), prefix_bytes), "{path}");
         }
         assert!(TableScene::with(&nodes[1..]).find("/x").is_none());
@@ -633,28 +643,28 @@ mod tests {
         let (one, two) = (node(1, 100, &["/api"]), node(2, 100, &["/api"]));
         let mut scene = TableScene::with(&[Arc::clone(&one)]);
         let who = |scene: &TableScene| {
-            let service = scene.find("/api/x").unwrap().service;
-            let mut who: Vec<_> = (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect();
+            let group = scene.find("/api/x").unwrap().group;
+            let mut who: Vec<_> = (0..4).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect();
             who.sort_unstable();
             who
         };
-        let upstream = Arc::clone(&scene.0.servers[&place(&one)]);
-        scene.follow(&[]);
+        let endpoint = Arc::clone(&scene.0.endpoints[&node_address(&one)]);
+        scene.apply_nodes(&[]);
         assert_eq!((who(&scene), scene.0.gone), (vec![], 1));
-        scene.follow(&[node(1, 0, &["/api"])]);
+        scene.apply_nodes(&[node(1, 0, &["/api"])]);
         assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
-        scene.follow(&[Arc::clone(&one), Arc::clone(&two)]);
+        scene.apply_nodes(&[Arc::clone(&one), Arc::clone(&two)]);
         assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
-        assert!(Arc::ptr_eq(&scene.0.servers[&place(&one)], &upstream), "how it does is known still");
-        scene.follow(&[node(1, 100, &["/other"]), two]);
+        assert!(Arc::ptr_eq(&scene.0.endpoints[&node_address(&one)], &endpoint), "how it does is known still");
+        scene.apply_nodes(&[node(1, 100, &["/other"]), two]);
         assert_eq!(who(&scene), [2; 4], "the other answers something else now");
         tokio::time::pause();
-        scene.follow(&[]);
-        tokio::time::advance(crate::upstream::endpoint::REMEMBERED).await;
-        scene.0.tidy(Instant::now());
-        assert!(scene.0.servers.is_empty() && who(&scene).is_empty(), "not for ever");
+        scene.apply_nodes(&[]);
+        tokio::time::advance(crate::upstream::endpoint::FORGET_AFTER).await;
+        scene.0.sweep(Instant::now());
+        assert!(scene.0.endpoints.is_empty() && who(&scene).is_empty(), "not for ever");
         tokio::time::advance(REMEMBERED_PREFIX).await;
-        scene.0.tidy(Instant::now());
+        scene.0.sweep(Instant::now());
         assert!(scene.find("/api/x").is_none() && scene.0.prefixes.is_empty() && scene.0.gone == 0);
     }
 
@@ -665,19 +675,19 @@ mod tests {
             ..Route::new(vec!["/fixed".to_owned()])
         };
         let mut scene = TableScene::new(vec![fixed(1)]);
-        scene.follow(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
-        scene.follow(&[node(2, 100, &["/fixed", "/a"])]);
+        scene.apply_nodes(&[node(2, 100, &["/fixed", "/a"]), node(3, 100, &["/b"])]);
+        scene.apply_nodes(&[node(2, 100, &["/fixed", "/a"])]);
         let who = |scene: &TableScene, path| {
-            let service = scene.find(path)?.service;
-            Some((0..2).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect::<BTreeSet<_>>())
+            let group = scene.find(path)?.group;
+            Some((0..2).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect::<BTreeSet<_>>())
         };
         assert_eq!(who(&scene, "/fixed"), Some([1, 2].into()));
-        let rules = ConfigSnapshot::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
-        scene.0.obey(&rules, &scene.2, Instant::now());
+        let snapshot = ConfigSnapshot::new(Arc::new(Config { routes: vec![fixed(9)], ..Config::default() }), "");
+        scene.0.apply_config(&snapshot, &scene.2, Instant::now());
         assert_eq!(who(&scene, "/fixed"), Some([2, 9].into()));
         assert_eq!((who(&scene, "/a"), who(&scene, "/b")), (Some([2].into()), Some([].into())));
-        scene.0.obey(&scene.1, &scene.2, Instant::now());
-        scene.follow(&[]);
+        scene.0.apply_config(&scene.1, &scene.2, Instant::now());
+        scene.apply_nodes(&[]);
         assert_eq!(who(&scene, "/fixed"), Some([1].into()), "what is fixed stays");
     }
 
@@ -685,12 +695,12 @@ mod tests {
     async fn who_drains_for_long_is_not_forgotten() {
         let mut scene = TableScene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
         tokio::time::advance(REMEMBERED_PREFIX * 2).await;
-        scene.0.tidy(Instant::now());
+        scene.0.sweep(Instant::now());
         let api = scene.find("/api/x").unwrap();
-        assert_eq!((api.prefix_bytes, pick(&api.service, Balance::RoundRobin, &[])), (4, None), "it is nobody else's");
-        scene.follow(&[node(2, 100, &["/"])]);
+        assert_eq!((api.prefix_bytes, pick(&api.group, Balance::RoundRobin, &[])), (4, None), "it is nobody else's");
+        scene.apply_nodes(&[node(2, 100, &["/"])]);
         tokio::time::advance(REMEMBERED_PREFIX).await;
-        scene.0.tidy(Instant::now());
+        scene.0.sweep(Instant::now());
         assert_eq!(scene.find("/api/x").unwrap().prefix_bytes, 0);
     }
 
@@ -699,14 +709,14 @@ mod tests {
         let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
         let mut scene = TableScene::new(vec![route]);
         let check = |scene: &TableScene| {
-            let service = scene.find("/api").unwrap().service;
-            Arc::downgrade(service.pool.list()[0].check.as_ref().unwrap())
+            let group = scene.find("/api").unwrap().group;
+            Arc::downgrade(group.pool.list()[0].check.as_ref().unwrap())
         };
-        scene.follow(&[node(1, 100, &["/api"])]);
+        scene.apply_nodes(&[node(1, 100, &["/api"])]);
         let first = check(&scene);
-        scene.follow(&[node(1, 50, &["/api"])]);
+        scene.apply_nodes(&[node(1, 50, &["/api"])]);
         assert!(std::sync::Weak::ptr_eq(&first, &check(&scene)), "the very same");
-        scene.follow(&[]);
+        scene.apply_nodes(&[]);
         assert_eq!(first.strong_count(), 0, "nobody asks for it any more");
     }
 
@@ -721,14 +731,14 @@ mod tests {
         let mut all = many.clone();
         all.push(node(99, 100, &["/real"]));
         let mut scene = TableScene::with(&all);
-        scene.follow(&many);
-        scene.follow(&[]);
+        scene.apply_nodes(&many);
+        scene.apply_nodes(&[]);
         assert!(scene.find("/real/x").is_some(), "who leaves many behind takes the room from itself");
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
         assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
         tokio::time::pause();
         tokio::time::advance(REMEMBERED_PREFIX).await;
-        scene.0.tidy(Instant::now());
+        scene.0.sweep(Instant::now());
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
         assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "it is given back");
     }
@@ -747,14 +757,14 @@ mod tests {
     #[tokio::test]
     async fn who_rests_or_was_tried_is_passed_over() {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
-        let service = both.find("/").unwrap().service;
+        let group = both.find("/").unwrap().group;
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&service, Balance::RoundRobin, &[])).collect() };
-        assert_eq!(pick(&service, Balance::RoundRobin, &[one]), Some(2));
-        assert_eq!(pick(&service, Balance::RoundRobin, &[one, two]), None);
+        let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect() };
+        assert_eq!(pick(&group, Balance::RoundRobin, &[one]), Some(2));
+        assert_eq!(pick(&group, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
-            let upstream: &Endpoint = &both.0.servers[&address];
-            upstream.rest_until(Instant::now() + Duration::from_secs(1));
+            let endpoint: &Endpoint = &both.0.endpoints[&address];
+            endpoint.cool_down_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);
         assert_eq!(turns(), [1; 4]);
@@ -765,13 +775,13 @@ mod tests {
     #[tokio::test]
     async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
-        let service = both.find("/").unwrap().service;
+        let group = both.find("/").unwrap().group;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
         for _ in 0..6 {
             let choice = PickOptions { balance: Balance::LeastInFlight, ..PickOptions::default() };
-            let picked = service.pick(&choice, Instant::now()).unwrap();
-            seen.push(picked.upstream.address.port());
-            held.push(picked.admit(PermitKind::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
+            let picked = group.pick(&choice, Instant::now()).unwrap();
+            seen.push(picked.endpoint.address.port());
+            held.push(picked.acquire(PermitKind::Requests, CLIENT, Instant::now(), Instant::now()).await.unwrap());
         }
         assert_eq!(seen.iter().filter(|port| **port == 1).count(), 4, "{seen:?}");
     }
@@ -780,26 +790,26 @@ mod tests {
     async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
         let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
         let mut full = TableScene::new(vec![route]);
-        full.follow(&[node(1, 100, &["/"])]);
-        let service = full.find("/").unwrap().service;
-        let picked = || service.pick(&PickOptions::default(), Instant::now()).unwrap();
+        full.apply_nodes(&[node(1, 100, &["/"])]);
+        let group = full.find("/").unwrap().group;
+        let picked = || group.pick(&PickOptions::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
-        let first = picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
-        assert!(picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
+        let first = picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
+        assert!(picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
         let second = picked();
         let (second, ()) =
-            tokio::join!(second.admit(PermitKind::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
+            tokio::join!(second.acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
         let _second = second.unwrap();
         let mut waiting: Vec<_> = (0..MAX_WAITING)
             .map(|_| {
-                Box::pin(async { picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_ok() })
+                Box::pin(async { picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_ok() })
             })
             .collect();
         for one in &mut waiting {
             assert!(futures::FutureExt::now_or_never(one.as_mut()).is_none());
         }
         let begun = Instant::now();
-        assert!(picked().admit(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err());
+        assert!(picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err());
         assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
     }
 }

@@ -32,14 +32,14 @@ use crate::io::stream::{ClientStream, ReadHalf, Readable, WriteHalf, Written, sh
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
-use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded, Sink, Source, put_end, put_piece};
+use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded, Sink, Source, put_chunk, put_last_chunk};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
 
 /// Room for one read: most requests, and a part of the others.
 const READ_BYTES: usize = 4 * 1024;
 /// With less than this there is more made.
-const LEAST_READ_BYTES: usize = 1024;
+const MIN_READ_ROOM_BYTES: usize = 1024;
 /// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
 const MAX_AHEAD_BYTES: usize = 32 * 1024;
 /// Bytes of responses that wait for one write.
@@ -47,7 +47,7 @@ const MAX_BATCH_BYTES: usize = 64 * 1024;
 /// Bytes of a body that nobody wants which are read, so that the connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
 /// When we stop, how long a client that is kept alive may take for its next request, which is answered still.
-const LAST_CALL: Duration = Duration::from_secs(1);
+const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -55,10 +55,10 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Http1Connection<'a> {
     stream: Held,
-    reading: Http1Input,
+    input: Http1Input,
     output: BytesMut,
     /// On account of what it holds, if that is large.
-    held: Vec<Reservation>,
+    reservations: Vec<Reservation>,
     keep_alive: KeepAlive,
     is_head: bool,
     /// What the request at hand is answered with, if it is.
@@ -69,10 +69,10 @@ struct Http1Connection<'a> {
     /// When the last request was answered, if nothing has been waited for since: so nobody has to look at the clock again.
     answered: Option<Instant>,
     limits: Http1Timeouts,
-    seat: &'a TrackedClient,
-    turn: PollSlice<'a>,
+    client: &'a TrackedClient,
+    slice: PollSlice<'a>,
     /// Completes when the client is to go: waited for again and again.
-    leave: Pin<&'a mut WaitForCancellationFutureOwned>,
+    stop: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
 
 /// The client's stream, until a tunnel takes it.
@@ -82,16 +82,16 @@ struct Held(Option<ClientStream>);
 /// What the client sends.
 #[derive(Debug)]
 struct Http1Input {
-    input: BytesMut,
+    buffer: BytesMut,
     heads: HeadReader,
     /// The rest of a head is waited for.
     has_begun: bool,
     /// Of the request at hand.
     body: BodyReader,
     /// Pieces of it that have been read, and that nobody has taken yet.
-    ahead: VecDeque<Piece>,
+    read_ahead: VecDeque<Piece>,
     /// The client waits for leave to send the body.
-    owes_continue: bool,
+    needs_continue: bool,
 }
 
 /// How long each phase may take.
@@ -106,24 +106,24 @@ struct Http1Timeouts {
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
-    seat: &TrackedClient,
-    service: &impl Handler,
+    client: &TrackedClient,
+    handler: &impl Handler,
 ) -> &'static str {
     let limits =
         Http1Timeouts { header: config.header_timeout, idle: config.idle_timeout, write: config.write_timeout };
     let (now, polls) = (Instant::now(), PollCounter::default());
     let mut connection = Http1Connection {
         stream: Held(Some(stream)),
-        reading: Http1Input {
-            input: BytesMut::new(),
+        input: Http1Input {
+            buffer: BytesMut::new(),
             heads: HeadReader::default(),
             has_begun: false,
             body: BodyReader::Done,
-            ahead: VecDeque::new(),
-            owes_continue: false,
+            read_ahead: VecDeque::new(),
+            needs_continue: false,
         },
         output: BytesMut::new(),
-        held: Vec::new(),
+        reservations: Vec::new(),
         keep_alive: KeepAlive::Stays,
         is_head: false,
         status: None,
@@ -131,11 +131,11 @@ pub(crate) async fn run(
         since: now,
         answered: None,
         limits,
-        seat,
-        turn: PollSlice::new(&polls),
-        leave: std::pin::pin!(seat.leave.clone().cancelled_owned()),
+        client,
+        slice: PollSlice::new(&polls),
+        stop: std::pin::pin!(client.stop.clone().cancelled_owned()),
     };
-    let Ended(reason) = match polls.of(connection.serve(service)).await {
+    let Ended(reason) = match polls.count_polls(connection.serve(handler)).await {
         Ok(never) => match never {},
         Err(ended) => ended,
     };
@@ -143,36 +143,36 @@ pub(crate) async fn run(
 }
 
 impl Http1Connection<'_> {
-    async fn serve(&mut self, service: &impl Handler) -> Result<std::convert::Infallible, Ended> {
+    async fn serve(&mut self, handler: &impl Handler) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
-            let head = self.next_head(is_first, service).await?;
+            let head = self.next_head(is_first, handler).await?;
             self.status = None;
             is_first = false;
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
             self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };
             self.is_head = head.method() == "HEAD";
-            self.reading.body = BodyReader::new(head.framing);
-            self.reading.owes_continue = head.expects_continue;
-            let answered = service.answer(head, self).await?;
+            self.input.body = BodyReader::new(head.framing);
+            self.input.needs_continue = head.expects_continue;
+            let answered = handler.handle(head, self).await?;
             self.answered = Some(answered);
             self.finish().await?;
             // A client that asks again and again without a pause is not the only one.
-            if self.turn.is_over(answered) {
+            if self.slice.is_over(answered) {
                 self.flush().await?;
-                self.turn.give_way(answered).await;
+                self.slice.yield_if_over(answered).await;
                 self.answered = None;
             }
         }
     }
 
     /// The next request. Answers that wait leave before it is waited for.
-    async fn next_head(&mut self, is_first: bool, service: &impl Handler) -> Result<RequestHead, Ended> {
+    async fn next_head(&mut self, is_first: bool, handler: &impl Handler) -> Result<RequestHead, Ended> {
         loop {
-            let problem = match self.reading.next_head() {
+            let problem = match self.input.next_head() {
                 Ok(Some(head)) => {
-                    self.reading.has_begun = false;
-                    self.seat.works();
+                    self.input.has_begun = false;
+                    self.client.mark_busy();
                     return Ok(head);
                 }
                 Ok(None) => {
@@ -186,7 +186,7 @@ impl Http1Connection<'_> {
             };
             self.keep_alive = KeepAlive::Closes;
             self.is_head = false;
-            service.refused(problem.status);
+            handler.record_rejection(problem.status);
             self.respond(FullResponse::from(&problem));
             self.flush().await?;
             return Err(self.close("a head that makes no sense").await);
@@ -195,30 +195,30 @@ impl Http1Connection<'_> {
 
     /// Reads more, or tells what to say instead.
     async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
-        let (has_begun, now) = (self.reading.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
+        let (has_begun, now) = (self.input.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
         // The time for a head begins with its first byte, for the first one with the connection.
-        let newly_begun = !std::mem::replace(&mut self.reading.has_begun, has_begun);
+        let newly_begun = !std::mem::replace(&mut self.input.has_begun, has_begun);
         if newly_begun && !is_first {
             self.since = now;
         }
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
         // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
-        let stops = !has_begun && self.seat.leave.is_cancelled();
+        let stops = !has_begun && self.client.stop.is_cancelled();
         let due = self.since + limit;
-        self.timer.set(if stops { due.min(now + LAST_CALL) } else { due });
-        if self.reading.input.is_empty() {
+        self.timer.set(if stops { due.min(now + LAST_REQUEST_WAIT) } else { due });
+        if self.input.buffer.is_empty() {
             // Who has never asked for anything has not finished what it came for.
             if !is_first {
-                self.seat.idles(now);
+                self.client.mark_idle(now);
             }
             // An idle client holds no memory.
-            buffers::give(std::mem::take(&mut self.reading.input));
-            buffers::give(std::mem::take(&mut self.output));
+            buffers::release(std::mem::take(&mut self.input.buffer));
+            buffers::release(std::mem::take(&mut self.output));
         } else {
             if !is_first && newly_begun {
-                self.seat.begins(now);
+                self.client.mark_started(now);
             }
-            shrink(&mut self.reading.input);
+            shrink(&mut self.input.buffer);
         }
         tokio::select! {
             biased;
@@ -230,9 +230,9 @@ impl Http1Connection<'_> {
                 }
                 return Err(if stops { self.close("stopped").await } else { Ended("idle") });
             }
-            () = self.leave.as_mut(), if !has_begun && !stops => return Ok(None),
+            () = self.stop.as_mut(), if !has_begun && !stops => return Ok(None),
         }
-        match self.reading.read(&mut *self.stream)? {
+        match self.input.read(&mut *self.stream)? {
             Some(0) => Err(Ended("closed by the client")),
             _ => Ok(None),
         }
@@ -248,17 +248,17 @@ impl Http1Connection<'_> {
 
     /// The next piece of the body: never [`Piece::More`].
     async fn piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        let ahead = self.reading.ahead.pop_front();
-        match ahead.map_or_else(|| self.reading.body.next(&mut self.reading.input), Ok) {
-            Ok(Piece::More) => self.give_leave().await?,
+        let ahead = self.input.read_ahead.pop_front();
+        match ahead.map_or_else(|| self.input.body.next(&mut self.input.buffer), Ok) {
+            Ok(Piece::More) => self.send_continue().await?,
             Ok(piece) => return Ok(piece),
             // It is said below, again.
             Err(MalformedBody(_)) => {}
         }
         // As long as it does not go on, nothing can be done for it.
-        self.seat.begins(Instant::now());
-        let piece = self.reading.next_piece(&mut *self.stream, deadline).await;
-        self.seat.works();
+        self.client.mark_started(Instant::now());
+        let piece = self.input.next_piece(&mut *self.stream, deadline).await;
+        self.client.mark_busy();
         if matches!(piece, Err(BodyError::Problem(_))) {
             self.keep_alive = KeepAlive::Closes;
         }
@@ -266,8 +266,8 @@ impl Http1Connection<'_> {
     }
 
     /// Tells a client that waits for it to send the body; what else waits leaves too.
-    async fn give_leave(&mut self) -> Result<(), Ended> {
-        if std::mem::take(&mut self.reading.owes_continue) && self.reading.input.is_empty() {
+    async fn send_continue(&mut self) -> Result<(), Ended> {
+        if std::mem::take(&mut self.input.needs_continue) && self.input.buffer.is_empty() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
         }
         self.flush().await
@@ -275,13 +275,13 @@ impl Http1Connection<'_> {
 
     /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
     fn keep_alive_after(&mut self) -> KeepAlive {
-        let unread = match self.reading.body {
+        let unread = match self.input.body {
             BodyReader::Done | BodyReader::Length(0) => false,
-            _ if self.reading.owes_continue => true,
+            _ if self.input.needs_continue => true,
             BodyReader::Length(bytes) => bytes > MAX_DISCARDED_BYTES as u64,
             BodyReader::Chunked(_) | BodyReader::Close => false,
         };
-        if unread || self.seat.leave.is_cancelled() {
+        if unread || self.client.stop.is_cancelled() {
             self.keep_alive = KeepAlive::Closes;
         }
         self.keep_alive
@@ -289,15 +289,15 @@ impl Http1Connection<'_> {
 
     /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
     fn keep_alive_while(&self) -> KeepAlive {
-        if self.seat.leave.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
+        if self.client.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
 
     /// After a response: the rest of the request is passed over, or the connection ends.
     async fn finish(&mut self) -> Result<(), Ended> {
-        self.reading.ahead.clear();
+        self.input.read_ahead.clear();
         let mut discarded = 0;
         let mut deadline = None;
-        while self.keep_alive != KeepAlive::Closes && !self.reading.body.is_done() {
+        while self.keep_alive != KeepAlive::Closes && !self.input.body.is_done() {
             self.flush().await?;
             let deadline = *deadline.get_or_insert_with(|| Instant::now() + LINGER);
             self.answered = None;
@@ -323,28 +323,28 @@ impl Http1Connection<'_> {
         if write_all(&mut *self.stream, &mut self.output, self.limits.write).await? == Written::Late {
             self.answered = None;
         }
-        self.held.clear();
+        self.reservations.clear();
         Ok(())
     }
 
     /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
-    async fn enter_tunnel(
+    async fn start_tunnel(
         &mut self,
         mut server: TcpStream,
         to_client: Bytes,
-        place: Permit,
+        permit: Permit,
         idle: Duration,
     ) -> Result<(), Ended> {
         self.output.extend_from_slice(&to_client);
         self.flush().await?;
-        let ahead = self.reading.input.split();
+        let ahead = self.input.buffer.split();
         server.write_all(&ahead).await?;
         drop(ahead);
-        self.reading.input = BytesMut::new();
+        self.input.buffer = BytesMut::new();
         self.output = BytesMut::new();
         let client = self.stream.0.take().expect("a connection ends with its tunnel");
         // A task of its own: each of its bytes would wake all that this one is made of.
-        let carries = async move { tunnel::run(client, server, place.watched(), idle).await };
+        let carries = async move { tunnel::run(client, server, permit.holder(), idle).await };
         match AbortOnDropHandle::new(tokio::spawn(carries)).await {
             Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("nothing was said in the tunnel")),
             Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => Err(Ended("silent while others wait")),
@@ -367,8 +367,8 @@ impl Http1Connection<'_> {
                 ready = self.stream.readable() => if ready.is_err() { break },
                 () = self.timer.expired() => break,
             }
-            self.reading.input.clear();
-            match self.reading.read(&mut *self.stream) {
+            self.input.buffer.clear();
+            match self.input.read(&mut *self.stream) {
                 Ok(Some(0)) | Err(_) => break,
                 Ok(_) => {}
             }
@@ -389,7 +389,7 @@ impl Exchange for Http1Connection<'_> {
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
         };
         // Said before the client is asked to go on with what cannot be taken.
-        if let BodyReader::Length(bytes) = self.reading.body
+        if let BodyReader::Length(bytes) = self.input.body
             && bytes > limit as u64
         {
             return Err(too_large());
@@ -405,7 +405,7 @@ impl Exchange for Http1Connection<'_> {
                 self.keep_alive = KeepAlive::Closes;
                 return Err(over.into());
             }
-            if whole.is_empty() && self.reading.body == BodyReader::Length(0) {
+            if whole.is_empty() && self.input.body == BodyReader::Length(0) {
                 return Ok(data);
             }
             whole.extend_from_slice(&data);
@@ -414,7 +414,7 @@ impl Exchange for Http1Connection<'_> {
         Ok(whole.freeze())
     }
 
-    async fn gather(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
+    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
         let (begin, mut received) = (Instant::now(), 0);
         let mut ahead = VecDeque::new();
         while received < bytes {
@@ -433,11 +433,11 @@ impl Exchange for Http1Connection<'_> {
                 break;
             }
         }
-        self.reading.ahead = ahead;
+        self.input.read_ahead = ahead;
         Ok(())
     }
 
-    async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
+    async fn until_client_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
     where
         F: Future + Send,
         F::Output: Send,
@@ -449,39 +449,39 @@ impl Exchange for Http1Connection<'_> {
         }
         self.flush().await?;
         // There may be thousands who wait for what is slow.
-        buffers::give(std::mem::take(&mut self.output));
-        if self.reading.input.is_empty() {
-            buffers::give(std::mem::take(&mut self.reading.input));
+        buffers::release(std::mem::take(&mut self.output));
+        if self.input.buffer.is_empty() {
+            buffers::release(std::mem::take(&mut self.input.buffer));
         }
         loop {
-            let listens = self.reading.input.len() < MAX_AHEAD_BYTES;
+            let listens = self.input.buffer.len() < MAX_AHEAD_BYTES;
             tokio::select! {
                 biased;
                 done = work.as_mut() => return Ok(done),
                 ready = self.stream.readable(), if listens => ready?,
             }
-            if self.reading.read(&mut *self.stream)? == Some(0) {
+            if self.input.read(&mut *self.stream)? == Some(0) {
                 return Err(Ended("closed by the client before it was answered"));
             }
         }
     }
 
-    async fn hold_back(&mut self, pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
+    async fn delay_rejection(&mut self, pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
         self.flush().await?;
         // A client that sends is not made to wait with that, nor one that asks for more.
-        if !self.reading.body.is_done() || !self.reading.input.is_empty() || self.seat.leave.is_cancelled() {
+        if !self.input.body.is_done() || !self.input.buffer.is_empty() || self.client.stop.is_cancelled() {
             return Ok(());
         }
         // It gives way to others like one that does nothing, and holds as little.
-        self.seat.idles(Instant::now());
-        buffers::give(std::mem::take(&mut self.reading.input));
-        buffers::give(std::mem::take(&mut self.output));
+        self.client.mark_idle(Instant::now());
+        buffers::release(std::mem::take(&mut self.input.buffer));
+        buffers::release(std::mem::take(&mut self.output));
         tokio::select! {
             () = pause => {}
             ready = self.stream.readable() => ready?,
-            () = self.leave.as_mut() => {}
+            () = self.stop.as_mut() => {}
         }
-        self.seat.works();
+        self.client.mark_busy();
         Ok(())
     }
 
@@ -490,7 +490,7 @@ impl Exchange for Http1Connection<'_> {
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
         put_full(&mut self.output, &response, keep_alive, self.is_head, now);
-        self.held.extend(response.held.take().filter(Reservation::is_large));
+        self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }
 
@@ -503,10 +503,10 @@ impl Exchange for Http1Connection<'_> {
         request: ForwardRequest<'_>,
         server: &mut TcpStream,
     ) -> Result<Forwarded, ForwardError> {
-        self.give_leave().await?;
+        self.send_continue().await?;
         let keep_alive = self.keep_alive_while();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Http1Source { reading: &mut self.reading, from_client, has_deadline: true };
+        let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: true };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let head = request.head;
         let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
@@ -514,11 +514,11 @@ impl Exchange for Http1Connection<'_> {
         self.keep_alive = download.keep_alive;
         let chunks = download.chunks;
         // A server that was not given all of a request would take the next one for the rest of it.
-        let whole = self.reading.body.is_done() && self.reading.ahead.is_empty() && outcome.sent;
+        let whole = self.input.body.is_done() && self.input.read_ahead.is_empty() && outcome.is_request_sent;
         if !whole {
             self.keep_alive = KeepAlive::Closes;
         }
-        if outcome.result.is_err() && outcome.begun && !chunks {
+        if outcome.result.is_err() && outcome.is_response_begun && !chunks {
             // A client that reads to the end of the connection must not take this end for the response's.
             self.stream.reset_on_drop();
         }
@@ -530,7 +530,7 @@ impl Exchange for Http1Connection<'_> {
         })
     }
 
-    async fn stream(
+    async fn respond_with_stream(
         &mut self,
         head: &RequestHead,
         response: &ResponseHead,
@@ -538,10 +538,10 @@ impl Exchange for Http1Connection<'_> {
     ) -> Result<(), Ended> {
         let keep_alive = self.keep_alive_after();
         let (from_client, to_client) = self.stream.split();
-        let mut upload = Http1Source { reading: &mut self.reading, from_client, has_deadline: false };
+        let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: false };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
-        let ended = forward::relay(response, parts, &mut upload, &mut download).await;
+        let ended = forward::relay_stream(response, parts, &mut upload, &mut download).await;
         self.keep_alive = download.keep_alive;
         if ended.is_err() && !download.chunks {
             // As with a server's response: this end is not the response's.
@@ -550,8 +550,8 @@ impl Exchange for Http1Connection<'_> {
         ended
     }
 
-    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, place: Permit, idle: Duration) -> Ended {
-        match self.enter_tunnel(server, to_client, place, idle).await {
+    async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, permit: Permit, idle: Duration) -> Ended {
+        match self.start_tunnel(server, to_client, permit, idle).await {
             Ok(()) => Ended("the tunnel was closed"),
             Err(ended) => ended,
         }
@@ -574,7 +574,7 @@ impl DerefMut for Held {
 
 /// The request's body, and what follows it.
 struct Http1Source<'a> {
-    reading: &'a mut Http1Input,
+    input: &'a mut Http1Input,
     from_client: ReadHalf<'a>,
     /// The response ends some time, whether the client is seen to go or not.
     has_deadline: bool,
@@ -582,22 +582,22 @@ struct Http1Source<'a> {
 
 impl Source for Http1Source<'_> {
     fn has_more(&mut self) -> bool {
-        !self.reading.input.is_empty() || !self.reading.ahead.is_empty()
+        !self.input.buffer.is_empty() || !self.input.read_ahead.is_empty()
     }
 
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        self.reading.next_piece(&mut self.from_client, deadline).await
+        self.input.next_piece(&mut self.from_client, deadline).await
     }
 
-    async fn gone(&mut self) -> Ended {
-        match self.reading.gone(&mut self.from_client).await {
+    async fn client_gone(&mut self) -> Ended {
+        match self.input.client_gone(&mut self.from_client).await {
             Some(ended) => ended,
             None if self.has_deadline => std::future::pending().await,
             None => Ended("asks for more while a stream lasts than is read ahead"),
         }
     }
 
-    fn is_gone(ended: Ended) -> bool {
+    fn is_client_gone(ended: Ended) -> bool {
         ended == Ended::BROKEN
     }
 }
@@ -658,12 +658,12 @@ impl Sink for Http1Sink<'_> {
 
     fn data(&mut self, data: Bytes) {
         buffers::make_ready(self.output);
-        put_piece(self.output, self.chunks, &data);
+        put_chunk(self.output, self.chunks, &data);
     }
 
     fn end(&mut self, trailers: &[u8]) {
         if self.chunks {
-            put_end(self.output, trailers);
+            put_last_chunk(self.output, trailers);
         }
     }
 
@@ -672,44 +672,44 @@ impl Sink for Http1Sink<'_> {
         Ok(())
     }
 
-    fn rest(&mut self) {
+    fn release_buffers(&mut self) {
         if self.output.is_empty() {
-            buffers::give(std::mem::take(self.output));
+            buffers::release(std::mem::take(self.output));
         }
     }
 
     async fn writable(&mut self) -> Result<(), Ended> {
-        self.rest();
+        self.release_buffers();
         Ok(self.to_client.writable(self.limit).await?)
     }
 }
 
 impl Http1Input {
     /// Room for a read: a client that sends little by little is not given more each time.
-    fn make_room(&mut self) {
-        if self.input.capacity() - self.input.len() < LEAST_READ_BYTES {
-            self.input.reserve(READ_BYTES);
+    fn reserve_for_read(&mut self) {
+        if self.buffer.capacity() - self.buffer.len() < MIN_READ_ROOM_BYTES {
+            self.buffer.reserve(READ_BYTES);
         }
     }
 
     fn next_head(&mut self) -> Result<Option<RequestHead>, Problem> {
-        self.heads.next(&mut self.input)
+        self.heads.next(&mut self.buffer)
     }
 
     /// What the system has; `None` for nothing yet, 0 at the end.
     fn read(&mut self, stream: &mut impl Readable) -> Result<Option<usize>, Ended> {
-        if self.input.capacity() == 0 {
-            self.input = buffers::take();
+        if self.buffer.capacity() == 0 {
+            self.buffer = buffers::acquire();
         }
-        self.make_room();
-        Ok(stream.recv(&mut self.input)?)
+        self.reserve_for_read();
+        Ok(stream.recv(&mut self.buffer)?)
     }
 
     /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.
-    async fn read_on(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
+    async fn read_more(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
         loop {
-            if self.input.is_empty() {
-                buffers::give(std::mem::take(&mut self.input));
+            if self.buffer.is_empty() {
+                buffers::release(std::mem::take(&mut self.buffer));
             }
             stream.readable().await?;
             if let Some(read) = self.read(stream)? {
@@ -720,12 +720,12 @@ impl Http1Input {
 
     /// The next piece of the body: never [`Piece::More`].
     async fn next_piece(&mut self, stream: &mut (impl Readable + Send), deadline: Instant) -> Result<Piece, BodyError> {
-        if let Some(piece) = self.ahead.pop_front() {
+        if let Some(piece) = self.read_ahead.pop_front() {
             return Ok(piece);
         }
         loop {
-            match self.body.next(&mut self.input) {
-                Ok(Piece::More) => match timeout_at(deadline, self.read_on(stream)).await {
+            match self.body.next(&mut self.buffer) {
+                Ok(Piece::More) => match timeout_at(deadline, self.read_more(stream)).await {
                     Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
                     Ok(read) => drop(read?),
                     Err(_elapsed) => {
@@ -744,9 +744,9 @@ impl Http1Input {
 
     /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that nothing more is read, and so
     /// nobody would see it go.
-    async fn gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
-        while self.input.len() < MAX_AHEAD_BYTES {
-            match self.read_on(stream).await {
+    async fn client_gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
+        while self.buffer.len() < MAX_AHEAD_BYTES {
+            match self.read_more(stream).await {
                 Ok(0) => return Some(Ended("closed by the client before it was answered")),
                 Ok(_) => {}
                 Err(ended) => return Some(ended),

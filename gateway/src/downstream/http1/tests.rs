@@ -24,18 +24,18 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Holds everybody back for ever, if they can be.
 #[derive(Default)]
-struct HoldsBack {
+struct Delays {
     begun: Notify,
 }
 
-impl Handler for HoldsBack {
-    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+impl Handler for Delays {
+    async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         self.begun.notify_one();
-        exchange.hold_back(pending()).await?;
+        exchange.delay_rejection(pending()).await?;
         Ok(exchange.respond(FullResponse::new(StatusCode::SERVICE_UNAVAILABLE, "text/plain", "")))
     }
 
-    fn refused(&self, _status: StatusCode) {}
+    fn record_rejection(&self, _status: StatusCode) {}
 }
 
 #[tokio::test]
@@ -43,27 +43,27 @@ async fn ov1_who_is_held_back_is_answered_when_it_says_anything_or_has_to_leave(
     let get = "GET / HTTP/1.1\r\nHost: g\r\n\r\n";
     check(get, async |client, _| client.write_all(get.as_bytes()).await.unwrap()).await;
     check(get, async |client, _| client.shutdown().await.unwrap()).await;
-    check(get, async |_, leave| leave.cancel()).await;
+    check(get, async |_, stop| stop.cancel()).await;
     // These are not held back at all.
     check(&get.repeat(2), async |_, _| {}).await;
     check("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\n\r\n", async |_, _| {}).await;
 }
 
 async fn check(request: &str, then: impl AsyncFnOnce(&mut TcpStream, &CancellationToken)) {
-    let (mut client, stream) = pair().await;
-    let leave = CancellationToken::new();
-    let (config, holds) = (Config::default(), HoldsBack::default());
-    let seat = TrackedClient::apart(leave.clone());
+    let (mut peer, stream) = pair().await;
+    let stop = CancellationToken::new();
+    let (config, holds) = (Config::default(), Delays::default());
+    let client = TrackedClient::untracked(stop.clone());
     let asks = async {
-        client.write_all(request.as_bytes()).await.unwrap();
+        peer.write_all(request.as_bytes()).await.unwrap();
         holds.begun.notified().await;
-        then(&mut client, &leave).await;
+        then(&mut peer, &stop).await;
         let mut answer = [0; 12];
-        client.read_exact(&mut answer).await.unwrap();
+        peer.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 503");
     };
     let serves = async {
-        http1::run(stream, &config, &seat, &holds).await;
+        http1::run(stream, &config, &client, &holds).await;
         pending().await
     };
     tokio::select! {
@@ -79,13 +79,13 @@ struct Works {
 
 impl Handler for Works {
     #[expect(clippy::disallowed_methods, reason = "it is to keep its thread busy")]
-    async fn answer(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
+    async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         std::thread::sleep(Duration::from_micros(50));
         self.answered.fetch_add(1, Ordering::Relaxed);
         Ok(exchange.respond(FullResponse::new(StatusCode::OK, "text/plain", "")))
     }
 
-    fn refused(&self, _status: StatusCode) {}
+    fn record_rejection(&self, _status: StatusCode) {}
 }
 
 #[tokio::test]
@@ -94,7 +94,7 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     let (client, stream) = pair().await;
     let (mut from, mut to) = client.into_split();
     let (config, works) = (Config::default(), Works { answered: AtomicUsize::new(0) });
-    let seat = TrackedClient::apart(CancellationToken::new());
+    let client = TrackedClient::untracked(CancellationToken::new());
     // What comes is there before it is asked for.
     to.write_all("GET / HTTP/1.1\r\nHost: g\r\n\r\n".repeat(REQUESTS).as_bytes()).await.unwrap();
     let reads = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
@@ -113,7 +113,7 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     };
     tokio::select! {
         () = timeout(PATIENCE, done).map(|done| done.expect("all are answered")) => {}
-        _ = http1::run(stream, &config, &seat, &works) => unreachable!("the client is there"),
+        _ = http1::run(stream, &config, &client, &works) => unreachable!("the client is there"),
     }
     assert!(turns.load(Ordering::Relaxed) >= REQUESTS / 10, "{turns:?} turns");
     others.abort();

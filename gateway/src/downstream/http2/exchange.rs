@@ -43,7 +43,7 @@ pub(super) struct Http2Exchange {
     full: Option<FullResponse>,
     status: Option<StatusCode>,
     /// The client waits for leave to send the body.
-    owes_continue: bool,
+    needs_continue: bool,
     length: Framing,
     is_head: bool,
     /// How long the client may take nothing.
@@ -55,7 +55,7 @@ pub(super) struct Http2Exchange {
 struct Http2Body {
     body: RecvStream,
     /// Read already, and not wanted until now.
-    ahead: VecDeque<Piece>,
+    read_ahead: VecDeque<Piece>,
 }
 
 /// The response, before its head and after.
@@ -75,13 +75,13 @@ impl Http2Exchange {
         let (parts, body) = request.into_parts();
         let head = head(&parts, body.is_end_stream());
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
-        let owes_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
+        let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
-            incoming: Http2Body { body, ahead: VecDeque::new() },
+            incoming: Http2Body { body, read_ahead: VecDeque::new() },
             outgoing: Http2Sender { respond, send: None },
             full: None,
             status: None,
-            owes_continue,
+            needs_continue,
             length,
             is_head: parts.method == http::Method::HEAD,
             limit,
@@ -98,14 +98,14 @@ impl Http2Exchange {
         match &mut self.outgoing.send {
             // A response that was begun and is not whole must not look as if it were.
             Some(send) if sent.is_err() => send.send_reset(Reason::INTERNAL_ERROR),
-            Some(_) => self.pass_over().await,
+            Some(_) => self.discard_body().await,
             None => {}
         }
     }
 
     /// Reads what the client still sends of its request, within limits: so it hears what is wrong with that, and a small rest is not
     /// answered by a reset.
-    async fn pass_over(&mut self) {
+    async fn discard_body(&mut self) {
         let until = Instant::now() + LINGER;
         let mut left = MAX_DISCARDED_BYTES;
         while !self.incoming.body.is_end_stream()
@@ -138,8 +138,8 @@ impl Http2Exchange {
         if ends { Ok(()) } else { send_data(&Mutex::new(&mut self.outgoing), body, true, self.limit).await }
     }
 
-    fn give_leave(&mut self) {
-        if std::mem::take(&mut self.owes_continue) {
+    fn send_continue(&mut self) {
+        if std::mem::take(&mut self.needs_continue) {
             let mut leave = Response::new(());
             *leave.status_mut() = StatusCode::CONTINUE;
             // A client that is gone is found out otherwise.
@@ -162,7 +162,7 @@ impl Exchange for Http2Exchange {
         match self.length {
             Framing::Empty => return Ok(Bytes::new()),
             Framing::Length(bytes) if bytes > limit as u64 => return Err(too_large()),
-            _ => self.give_leave(),
+            _ => self.send_continue(),
         }
         let mut whole = BytesMut::new();
         loop {
@@ -177,8 +177,8 @@ impl Exchange for Http2Exchange {
         }
     }
 
-    async fn gather(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
-        self.give_leave();
+    async fn buffer_body(&mut self, bytes: usize, held: &mut Reservation) -> Result<(), BodyError> {
+        self.send_continue();
         let (begin, mut received) = (Instant::now(), 0);
         while received < bytes {
             let deadline = forward::body_deadline(begin, received as u64, Instant::now());
@@ -188,7 +188,7 @@ impl Exchange for Http2Exchange {
                 received += data.len();
                 held.grow_to(received)?;
             }
-            self.incoming.ahead.push_back(piece);
+            self.incoming.read_ahead.push_back(piece);
             if is_last {
                 break;
             }
@@ -196,7 +196,7 @@ impl Exchange for Http2Exchange {
         Ok(())
     }
 
-    async fn unless_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
+    async fn until_client_gone<F>(&mut self, work: F) -> Result<F::Output, Ended>
     where
         F: Future + Send,
         F::Output: Send,
@@ -223,22 +223,22 @@ impl Exchange for Http2Exchange {
         request: ForwardRequest<'_>,
         server: &mut TcpStream,
     ) -> Result<Forwarded, ForwardError> {
-        self.give_leave();
+        self.send_continue();
         let outgoing = Mutex::new(&mut self.outgoing);
         let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
         let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
-        let mut timer = Timer::at(Instant::now() + request.within);
+        let mut timer = Timer::at(Instant::now() + request.timeout);
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut timer).await;
         outcome.result.map(|forwarded| match forwarded {
             // A server that was not given all of a request would take the next one for the rest of it.
             Forwarded::Done { keep_server, answered } => {
-                Forwarded::Done { keep_server: keep_server.filter(|_| outcome.sent), answered }
+                Forwarded::Done { keep_server: keep_server.filter(|_| outcome.is_request_sent), answered }
             }
             tunnel @ Forwarded::Tunnel { .. } => tunnel,
         })
     }
 
-    async fn stream(
+    async fn respond_with_stream(
         &mut self,
         _head: &RequestHead,
         response: &ResponseHead,
@@ -247,15 +247,15 @@ impl Exchange for Http2Exchange {
         let outgoing = Mutex::new(&mut self.outgoing);
         let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
         let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
-        forward::relay(response, parts, &mut upload, &mut download).await
+        forward::relay_stream(response, parts, &mut upload, &mut download).await
     }
 
-    async fn hold_back(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
+    async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
         // There are so many streams to a connection, and what is in its window: others may need them.
         Ok(())
     }
 
-    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _place: Permit, _idle: Duration) -> Ended {
+    async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
         Ended("HTTP/2 has no upgrades")
     }
@@ -263,7 +263,7 @@ impl Exchange for Http2Exchange {
 
 impl Http2Body {
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        if let Some(piece) = self.ahead.pop_front() {
+        if let Some(piece) = self.read_ahead.pop_front() {
             return Ok(piece);
         }
         self.next_of_client(deadline).await
@@ -365,22 +365,22 @@ struct Http2Source<'a, 'b> {
 
 impl Source for Http2Source<'_, '_> {
     fn has_more(&mut self) -> bool {
-        if self.incoming.ahead.is_empty() {
+        if self.incoming.read_ahead.is_empty() {
             let read = self.incoming.read().now_or_never().and_then(Result::ok);
-            self.incoming.ahead.extend(read);
+            self.incoming.read_ahead.extend(read);
         }
-        !self.incoming.ahead.is_empty()
+        !self.incoming.read_ahead.is_empty()
     }
 
     async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
         self.incoming.next_piece(deadline).await
     }
 
-    async fn gone(&mut self) -> Ended {
+    async fn client_gone(&mut self) -> Ended {
         poll_fn(|task| lock(self.outgoing).poll_gone(task)).await
     }
 
-    fn is_gone(_ended: Ended) -> bool {
+    fn is_client_gone(_ended: Ended) -> bool {
         // A stream that has ended its request in order is not ended for us.
         true
     }
@@ -411,7 +411,7 @@ impl Sink for Http2Sink<'_, '_> {
         let mut head = Response::new(());
         *head.status_mut() = response.status;
         let fields = head.headers_mut();
-        let connection = HopByHop::of(&response.fields);
+        let connection = HopByHop::new(&response.fields);
         let with_length = response.tells_length();
         for (name, value) in response.fields.iter() {
             if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
@@ -454,7 +454,7 @@ impl Sink for Http2Sink<'_, '_> {
         self.end = Some(fields);
     }
 
-    fn rest(&mut self) {}
+    fn release_buffers(&mut self) {}
 
     /// [`flush`](Self::flush) has waited for the client's window already.
     async fn writable(&mut self) -> Result<(), Ended> {
@@ -491,7 +491,7 @@ fn head(parts: &http::request::Parts, ends: bool) -> Result<RequestHead, Problem
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let fields = &parts.headers;
-    RequestHead::of_http2(parts.method.as_str(), target, authority, fields, ends)
+    RequestHead::from_http2(parts.method.as_str(), target, authority, fields, ends)
 }
 
 fn put_date(fields: &mut HeaderMap) {

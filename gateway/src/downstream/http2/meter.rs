@@ -23,7 +23,7 @@ impl Meter {
     }
 
     /// A frame that came.
-    pub(crate) fn take(&mut self, head: FrameHead) {
+    pub(crate) fn charge(&mut self, head: FrameHead) {
         self.points -= cost(head.kind, head.flags, head.length);
     }
 
@@ -71,7 +71,7 @@ mod tests {
     }
 
     fn takes(meter: &mut Meter, frame: FrameHead, now: Instant) -> bool {
-        meter.take(frame);
+        meter.charge(frame);
         meter.has_points(now)
     }
 

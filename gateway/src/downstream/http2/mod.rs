@@ -25,7 +25,7 @@ use self::frames::Frames;
 use self::meter::Meter;
 use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
-use crate::io::poll_slice::{PollCounter, PollSlice, again_later};
+use crate::io::poll_slice::{PollCounter, PollSlice, wake_later};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::proxy::exchange::{FullResponse, Handler};
@@ -48,7 +48,7 @@ const STREAM_BYTES: usize = 5 * 1024;
 /// Streams that we have had to reset because of what the client did.
 const MAX_LOCAL_RESETS: usize = 100;
 /// A client that is to leave, and does not say that it has heard so, has so long.
-const LAST_CALL: Duration = Duration::from_secs(1);
+const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -56,26 +56,26 @@ const LINGER: Duration = Duration::from_secs(1);
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
-    seat: &TrackedClient,
-    service: &impl Handler,
+    client: &TrackedClient,
+    handler: &impl Handler,
 ) -> &'static str {
     let polls = PollCounter::default();
-    polls.of(serve(stream, config, seat, service, &polls)).await
+    polls.count_polls(serve(stream, config, client, handler, &polls)).await
 }
 
 async fn serve(
     stream: ClientStream,
     config: &Config,
-    seat: &TrackedClient,
-    service: &impl Handler,
+    client: &TrackedClient,
+    handler: &impl Handler,
     polls: &PollCounter,
 ) -> &'static str {
     let now = Instant::now();
     let activity = Arc::new(ConnectionActivity { since: now, ..ConnectionActivity::default() });
-    let (frames, meter, mut turn) = (Frames::new(), Meter::new(now), PollSlice::new(polls));
+    let (frames, meter, mut slice) = (Frames::new(), Meter::new(now), PollSlice::new(polls));
     let activity_of = Arc::clone(&activity);
     let mut metered =
-        MeteredStream { stream, frames, meter, activity: activity_of, turn: PollSlice::new(polls), lingers: None };
+        MeteredStream { stream, frames, meter, activity: activity_of, slice: PollSlice::new(polls), lingers: None };
     let handshake = Builder::new()
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS_BYTES)
@@ -103,10 +103,10 @@ async fn serve(
             }
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, mut respond))) => {
-                    seat.works();
+                    client.mark_busy();
                     let costs = if streams.len() < FREE_STREAMS { 0 } else { STREAM_BYTES + field_bytes(&request) };
                     if costs > 0 {
-                        held = held.or_else(|| service.holding());
+                        held = held.or_else(|| handler.reservation());
                         let room = held.as_mut().map_or(Ok(()), |held| held.grow_shared_to(held_bytes + costs));
                         if room.is_err() {
                             // It has not been looked at, so the client may send it again.
@@ -118,9 +118,9 @@ async fn serve(
                     let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout);
                     streams.push(async move {
                         let ended = match head {
-                            Ok(head) => service.answer(head, &mut exchange).await.map(drop),
+                            Ok(head) => handler.handle(head, &mut exchange).await.map(drop),
                             Err(problem) => {
-                                service.refused(problem.status);
+                                handler.record_rejection(problem.status);
                                 crate::proxy::exchange::Exchange::respond(&mut exchange, FullResponse::from(&problem));
                                 Ok(())
                             }
@@ -135,13 +135,13 @@ async fn serve(
             Some(costs) = streams.next() => {
                 let now = Instant::now();
                 held_bytes -= costs;
-                timer.set(now + if stopping { LAST_CALL } else { config.idle_timeout });
+                timer.set(now + if stopping { LAST_REQUEST_WAIT } else { config.idle_timeout });
                 if streams.is_empty() {
-                    seat.idles(now);
+                    client.mark_idle(now);
                     held = None;
                 }
                 // A client that asks again and again without a pause is not the only one.
-                turn.give_way(now).await;
+                slice.yield_if_over(now).await;
             }
             () = timer.expired(), if streams.is_empty() => {
                 // Responses may be on their way still, though they have been given away.
@@ -151,11 +151,11 @@ async fn serve(
                 }
                 timer.set(busy_until);
             }
-            () = seat.leave.cancelled(), if !stopping => {
+            () = client.stop.cancelled(), if !stopping => {
                 stopping = true;
                 // Streams that are on their way are taken still; the client is told to ask elsewhere from then on.
                 connection.graceful_shutdown();
-                timer.set(Instant::now() + LAST_CALL);
+                timer.set(Instant::now() + LAST_REQUEST_WAIT);
             }
         }
     };
@@ -177,7 +177,7 @@ struct MeteredStream<'a> {
     frames: Frames,
     meter: Meter,
     activity: Arc<ConnectionActivity>,
-    turn: PollSlice<'a>,
+    slice: PollSlice<'a>,
     /// All has been written: until when the client may read it.
     lingers: Option<Timer>,
 }
@@ -211,15 +211,15 @@ impl AsyncRead for MeteredStream<'_> {
         let before = buffer.filled().len();
         let this = &mut *self;
         let now = Instant::now();
-        if this.turn.is_over(now) {
+        if this.slice.is_over(now) {
             // Frames without end make no more work in this turn.
-            again_later(task);
+            wake_later(task);
             return Poll::Pending;
         }
         let read = Pin::new(&mut this.stream).poll_read(task, buffer);
         let mut bytes = &buffer.filled()[before..];
         while let Some(head) = this.frames.next(&mut bytes) {
-            this.meter.take(head);
+            this.meter.charge(head);
         }
         if !this.meter.has_points(now) {
             this.activity.flood.store(true, Ordering::Relaxed);

@@ -92,10 +92,10 @@ pub(crate) trait Source: Send {
     fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, BodyError>> + Send;
 
     /// Completes when the client goes.
-    fn gone(&mut self) -> impl Future<Output = Ended> + Send;
+    fn client_gone(&mut self) -> impl Future<Output = Ended> + Send;
 
     /// Whether nobody is left to read the response; otherwise the client has only said that it sends no more.
-    fn is_gone(ended: Ended) -> bool;
+    fn is_client_gone(ended: Ended) -> bool;
 }
 
 /// Where a response goes.
@@ -112,7 +112,7 @@ pub(crate) trait Sink: Send {
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
     /// When all is on its way, and nothing follows for a while: there may be thousands who wait, and none of them holds a buffer.
-    fn rest(&mut self);
+    fn release_buffers(&mut self);
 
     /// Waits until the client would take more, when all is on its way.
     fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
@@ -125,13 +125,13 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) bytes: BytesMut,
     pub(crate) now: Instant,
     /// How long the server may take to take it, and to answer once it has all of it.
-    pub(crate) within: Duration,
+    pub(crate) timeout: Duration,
     /// How long the server may send nothing of a response that it has begun.
-    pub(crate) idle: Duration,
+    pub(crate) idle_timeout: Duration,
     /// A cookie that the client is given with the response.
     pub(crate) set_cookie: Option<String>,
     /// Its place at the server, which it may have to give up for others while its client is waited for.
-    pub(crate) place: &'a Permit,
+    pub(crate) permit: &'a Permit,
 }
 
 /// How it went.
@@ -139,9 +139,9 @@ pub(crate) struct ForwardRequest<'a> {
 pub(crate) struct ForwardOutcome {
     pub(crate) result: Result<Forwarded, ForwardError>,
     /// The client is being given the response.
-    pub(crate) begun: bool,
+    pub(crate) is_response_begun: bool,
     /// The server has been given the whole request.
-    pub(crate) sent: bool,
+    pub(crate) is_request_sent: bool,
 }
 
 /// Until when something has to happen: moved while it is waited for.
@@ -151,19 +151,19 @@ struct MovingDeadline {
 }
 
 impl MovingDeadline {
-    fn after(within: Duration, now: Instant) -> Self {
-        let due = Self { base: now, after_ms: AtomicU64::new(0) };
-        due.set(now + within);
-        due
+    fn after(timeout: Duration, now: Instant) -> Self {
+        let deadline = Self { base: now, after_ms: AtomicU64::new(0) };
+        deadline.set(now + timeout);
+        deadline
     }
 
-    fn set(&self, due: Instant) {
-        let after = due.saturating_duration_since(self.base).as_millis();
+    fn set(&self, deadline: Instant) {
+        let after = deadline.saturating_duration_since(self.base).as_millis();
         self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// While somebody else's time counts.
-    fn rest(&self) {
+    fn disarm(&self) {
         self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
     }
 
@@ -182,32 +182,41 @@ pub(crate) async fn forward(
     server: &mut TcpStream,
     timer: &mut Timer,
 ) -> ForwardOutcome {
-    let ForwardRequest { head, bytes, now: asked, within, idle, set_cookie, place } = request;
+    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, set_cookie, permit } = request;
     let set_cookie = set_cookie.as_deref();
-    let (due, begun, sent) = (MovingDeadline::after(within, asked), AtomicBool::new(false), AtomicBool::new(false));
+    let (deadline, is_response_begun, is_request_sent) =
+        (MovingDeadline::after(timeout, asked), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
-    let (due_of, begun_of, sent_of, polls) = (&due, &begun, &sent, PollCounter::default());
+    let (deadline_ref, response_begun, request_sent, polls) =
+        (&deadline, &is_response_begun, &is_request_sent, PollCounter::default());
     let mut download = ResponsePump {
         head,
         from_server,
         sink,
-        due: due_of,
-        idle,
-        begun: begun_of,
-        sent: sent_of,
+        deadline: deadline_ref,
+        idle_timeout,
+        is_response_begun: response_begun,
+        is_request_sent: request_sent,
         asked,
         set_cookie,
         passed: 0,
-        place,
-        turn: PollSlice::new(&polls),
+        permit,
+        slice: PollSlice::new(&polls),
     };
     let result = {
-        let pace = UploadClock { due: &due, within, sent: &sent, begun: &begun, place, polls: &polls };
-        let upload = upload(source, &mut to_server, bytes, head.framing, pace);
+        let clock = UploadClock {
+            deadline: &deadline,
+            timeout,
+            is_request_sent: &is_request_sent,
+            is_response_begun: &is_response_begun,
+            permit,
+            polls: &polls,
+        };
+        let upload = upload(source, &mut to_server, bytes, head.framing, clock);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
         loop {
-            let has_begun = || begun.load(Ordering::Relaxed);
+            let has_begun = || is_response_begun.load(Ordering::Relaxed);
             tokio::select! {
                 biased;
                 outcome = poll_fn(|task| {
@@ -220,34 +229,34 @@ pub(crate) async fn forward(
                     // The server may have said why it takes no more.
                     UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
-                () = poll_fn(|task| due.poll_over(timer, task)) => {
+                () = poll_fn(|task| deadline.poll_over(timer, task)) => {
                     break Err(if has_begun() { Ended("a response stood still").into() } else { ForwardError::Deadline });
                 }
-                () = poll_fn(|task| place.poll_gives_way(task)) => {
-                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { ForwardError::Client(too_slow()) });
+                () = poll_fn(|task| permit.poll_evicted(task)) => {
+                    break Err(if has_begun() { Ended("too slow while others wait").into() } else { ForwardError::Client(body_too_slow()) });
                 }
             }
         }
     };
-    let [begun, sent] = [begun, sent].map(AtomicBool::into_inner);
-    ForwardOutcome { result, begun, sent }
+    let [is_response_begun, is_request_sent] = [is_response_begun, is_request_sent].map(AtomicBool::into_inner);
+    ForwardOutcome { result, is_response_begun, is_request_sent }
 }
 
-fn too_slow() -> Problem {
+fn body_too_slow() -> Problem {
     let detail = "the body of the request comes too slowly while others wait for the server";
     Problem::new(http::StatusCode::REQUEST_TIMEOUT, "slow_body", detail)
 }
 
 /// Waits for something that depends on the client.
-async fn of_client<F: Future>(place: &Permit, future: F) -> F::Output {
+async fn while_waiting_for_client<F: Future>(permit: &Permit, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
     // Mostly it need not be waited for, and nobody has to know.
     if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
         return done;
     }
-    place.waits_for_client(true);
+    permit.waits_for_client(true);
     let done = future.await;
-    place.waits_for_client(false);
+    permit.waits_for_client(false);
     done
 }
 
@@ -262,20 +271,20 @@ enum UploadEnd {
 
 /// While a body comes its client's time counts, and the server's when there is something for it.
 struct UploadClock<'a> {
-    due: &'a MovingDeadline,
-    within: Duration,
+    deadline: &'a MovingDeadline,
+    timeout: Duration,
     /// The server has been given the whole request.
-    sent: &'a AtomicBool,
+    is_request_sent: &'a AtomicBool,
     /// The response has: what is left of the request changes nothing.
-    begun: &'a AtomicBool,
-    place: &'a Permit,
+    is_response_begun: &'a AtomicBool,
+    permit: &'a Permit,
     polls: &'a PollCounter,
 }
 
 impl UploadClock<'_> {
-    fn set(&self, due: Instant) {
-        if !self.begun.load(Ordering::Relaxed) {
-            self.due.set(due);
+    fn set(&self, deadline: Instant) {
+        if !self.is_response_begun.load(Ordering::Relaxed) {
+            self.deadline.set(deadline);
         }
     }
 }
@@ -286,10 +295,10 @@ async fn upload<S: Source>(
     to_server: &mut WriteHalf<'_>,
     mut request: BytesMut,
     framing: Framing,
-    pace: UploadClock<'_>,
+    clock: UploadClock<'_>,
 ) -> UploadEnd {
     if framing != Framing::Empty
-        && let Err(failed) = send_body(source, to_server, &mut request, framing, &pace).await
+        && let Err(failed) = send_body(source, to_server, &mut request, framing, &clock).await
     {
         return failed;
     }
@@ -298,13 +307,13 @@ async fn upload<S: Source>(
     if to_server.write_all(&request[taken..]).await.is_err() {
         return UploadEnd::Refused;
     }
-    pace.sent.store(true, Ordering::Relaxed);
-    buffers::give(request);
-    ended::<S>(source.gone().await)
+    clock.is_request_sent.store(true, Ordering::Relaxed);
+    buffers::release(request);
+    ended::<S>(source.client_gone().await)
 }
 
 fn ended<S: Source>(ended: Ended) -> UploadEnd {
-    if S::is_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
+    if S::is_client_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
 }
 
 /// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
@@ -319,11 +328,11 @@ async fn send_body<S: Source>(
     to_server: &mut WriteHalf<'_>,
     out: &mut BytesMut,
     framing: Framing,
-    pace: &UploadClock<'_>,
+    clock: &UploadClock<'_>,
 ) -> Result<(), UploadEnd> {
     let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
     let mut received = 0;
-    let mut turn = PollSlice::new(pace.polls);
+    let mut slice = PollSlice::new(clock.polls);
     loop {
         // What is there already leaves with the head.
         if !source.has_more() {
@@ -331,10 +340,10 @@ async fn send_body<S: Source>(
             out.clear();
         }
         let deadline = body_deadline(begin, received, Instant::now());
-        pace.set(deadline + pace.within);
-        let piece = of_client(pace.place, source.next_piece(deadline)).await;
+        clock.set(deadline + clock.timeout);
+        let piece = while_waiting_for_client(clock.permit, source.next_piece(deadline)).await;
         let now = Instant::now();
-        pace.set(now + pace.within);
+        clock.set(now + clock.timeout);
         let piece = piece.map_err(|error| match error {
             BodyError::Problem(problem) => UploadEnd::Failed(ForwardError::Client(problem)),
             BodyError::Ended(why) => ended::<S>(why),
@@ -342,11 +351,11 @@ async fn send_body<S: Source>(
         match piece? {
             Piece::Data(data) => {
                 received += data.len() as u64;
-                pace.place.moved(data.len());
-                put_piece(out, as_chunks, &data);
+                clock.permit.record_bytes(data.len());
+                put_chunk(out, as_chunks, &data);
             }
             Piece::End(trailers) if as_chunks => {
-                put_end(out, &trailers);
+                put_last_chunk(out, &trailers);
                 return Ok(());
             }
             Piece::End(_) => return Ok(()),
@@ -354,7 +363,7 @@ async fn send_body<S: Source>(
         }
         to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
         out.clear();
-        turn.give_way(now).await;
+        slice.yield_if_over(now).await;
     }
 }
 
@@ -363,25 +372,25 @@ struct ResponsePump<'a, S> {
     head: &'a RequestHead,
     from_server: ReadHalf<'a>,
     sink: &'a mut S,
-    due: &'a MovingDeadline,
-    idle: Duration,
+    deadline: &'a MovingDeadline,
+    idle_timeout: Duration,
     /// The client is being given the response.
-    begun: &'a AtomicBool,
+    is_response_begun: &'a AtomicBool,
     /// The server has been given the whole request.
-    sent: &'a AtomicBool,
+    is_request_sent: &'a AtomicBool,
     asked: Instant,
     set_cookie: Option<&'a str>,
     /// Bytes of the body that have been passed on.
     passed: u64,
-    place: &'a Permit,
-    turn: PollSlice<'a>,
+    permit: &'a Permit,
+    slice: PollSlice<'a>,
 }
 
 impl<S: Sink> ResponsePump<'_, S> {
     async fn run(&mut self) -> Result<Forwarded, ForwardError> {
         let mut input = BytesMut::new();
         let forwarded = self.run_with(&mut input).await;
-        buffers::give(input);
+        buffers::release(input);
         forwarded
     }
 
@@ -392,20 +401,20 @@ impl<S: Sink> ResponsePump<'_, S> {
             return Err(ForwardError::Malformed("it changes to a protocol that nobody has asked for".to_owned()));
         }
         let answered = self.asked.elapsed();
-        self.sink.head(&response, !self.sent.load(Ordering::Relaxed), self.set_cookie);
+        self.sink.head(&response, !self.is_request_sent.load(Ordering::Relaxed), self.set_cookie);
         if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
         // Nobody needs them for as long as the response takes.
         drop(fields);
-        self.begun.store(true, Ordering::Relaxed);
+        self.is_response_begun.store(true, Ordering::Relaxed);
         let mut body = BodyReader::new(framing);
         loop {
             match body.next(input) {
                 Ok(Piece::Data(data)) => {
                     self.passed += data.len() as u64;
-                    self.place.moved(data.len());
+                    self.permit.record_bytes(data.len());
                     self.sink.data(data);
                 }
                 Ok(Piece::End(trailers)) => {
@@ -415,17 +424,17 @@ impl<S: Sink> ResponsePump<'_, S> {
                 Ok(Piece::More) => {
                     // Nothing is held back, and nothing is read that the client does not take.
                     // The client's time is not the server's.
-                    self.due.rest();
+                    self.deadline.disarm();
                     if input.is_empty() {
-                        buffers::give(std::mem::take(input));
+                        buffers::release(std::mem::take(input));
                     }
-                    of_client(self.place, self.sink.flush()).await?;
+                    while_waiting_for_client(self.permit, self.sink.flush()).await?;
                     if self.passed >= ASK_FROM_BYTES {
-                        of_client(self.place, self.sink.writable()).await?;
+                        while_waiting_for_client(self.permit, self.sink.writable()).await?;
                     }
                     let now = Instant::now();
-                    let now = if self.turn.give_way(now).await { Instant::now() } else { now };
-                    self.due.set(now + self.idle);
+                    let now = if self.slice.yield_if_over(now).await { Instant::now() } else { now };
+                    self.deadline.set(now + self.idle_timeout);
                     if self.read(input).await? == 0 {
                         if framing == Framing::Close {
                             self.sink.end(b"");
@@ -435,15 +444,15 @@ impl<S: Sink> ResponsePump<'_, S> {
                     }
                 }
                 Err(_broken) => {
-                    self.due.rest();
+                    self.deadline.disarm();
                     self.sink.flush().await?;
                     return Err(ForwardError::Ended(Ended("the server's response makes no sense")));
                 }
             }
         }
-        self.due.rest();
-        of_client(self.place, self.sink.flush()).await?;
-        let keep_server = (keep_alive && input.is_empty()).then(|| IdleLimits::of(keep_for));
+        self.deadline.disarm();
+        while_waiting_for_client(self.permit, self.sink.flush()).await?;
+        let keep_server = (keep_alive && input.is_empty()).then(|| IdleLimits::from_header(keep_for));
         Ok(Forwarded::Done { keep_server, answered })
     }
 
@@ -474,12 +483,12 @@ impl<S: Sink> ResponsePump<'_, S> {
 
     /// Reads on. A buffer that is empty is taken only when there is something to read: thousands may wait for a slow server.
     async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ForwardError> {
-        let begun = self.begun.load(Ordering::Relaxed);
+        let is_response_begun = self.is_response_begun.load(Ordering::Relaxed);
         let read = loop {
             let readable = match Readable::readable(&mut self.from_server).now_or_never() {
                 Some(readable) => readable,
                 None => {
-                    self.sink.rest();
+                    self.sink.release_buffers();
                     Readable::readable(&mut self.from_server).await
                 }
             };
@@ -487,30 +496,30 @@ impl<S: Sink> ResponsePump<'_, S> {
                 break Err(error);
             }
             if input.capacity() == 0 {
-                *input = buffers::take();
+                *input = buffers::acquire();
             }
             input.reserve(match self.passed {
                 LARGE_FROM_BYTES.. => LARGE_READ_BYTES,
-                _ if begun => READ_BYTES,
+                _ if is_response_begun => READ_BYTES,
                 _ => FIRST_READ_BYTES,
             });
             match self.from_server.recv(input) {
                 Ok(Some(bytes)) => break Ok(bytes),
-                Ok(None) if input.is_empty() => buffers::give(std::mem::take(input)),
+                Ok(None) if input.is_empty() => buffers::release(std::mem::take(input)),
                 Ok(None) => {}
                 Err(error) => break Err(error),
             }
         };
         match read {
             Ok(bytes) => Ok(bytes),
-            Err(_reset) if begun => Err(Ended("the server was lost in mid response").into()),
+            Err(_reset) if is_response_begun => Err(Ended("the server was lost in mid response").into()),
             Err(_reset) => Ok(0),
         }
     }
 }
 
 /// Gives a client parts as they come, until the last, or until the client goes: of a stream nobody wants the rest.
-pub(crate) async fn relay(
+pub(crate) async fn relay_stream(
     response: &ResponseHead,
     parts: impl Stream<Item = Result<Bytes, Ended>>,
     source: &mut impl Source,
@@ -518,14 +527,14 @@ pub(crate) async fn relay(
 ) -> Result<(), Ended> {
     sink.head(response, false, None);
     let polls = PollCounter::default();
-    polls.of(relay_parts(parts, source, sink, PollSlice::new(&polls))).await
+    polls.count_polls(relay_parts(parts, source, sink, PollSlice::new(&polls))).await
 }
 
 async fn relay_parts(
     parts: impl Stream<Item = Result<Bytes, Ended>>,
     source: &mut impl Source,
     sink: &mut impl Sink,
-    mut turn: PollSlice<'_>,
+    mut slice: PollSlice<'_>,
 ) -> Result<(), Ended> {
     let mut parts = std::pin::pin!(parts);
     let (mut batch, mut passed) = (BytesMut::new(), 0);
@@ -540,15 +549,15 @@ async fn relay_parts(
                 sink.flush().await?;
                 // Nobody who waits holds a buffer.
                 batch = BytesMut::new();
-                sink.rest();
+                sink.release_buffers();
                 if passed >= ASK_FROM_BYTES {
                     sink.writable().await?;
                 }
-                turn.give_way(Instant::now()).await;
+                slice.yield_if_over(Instant::now()).await;
                 tokio::select! {
                     biased;
                     part = parts.next() => part,
-                    ended = source.gone() => return Err(ended),
+                    ended = source.client_gone() => return Err(ended),
                 }
             }
         };
@@ -566,7 +575,7 @@ async fn relay_parts(
     }
 }
 
-pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
+pub(crate) fn put_chunk(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
     // A chunk of nothing is the last one.
     if data.is_empty() {
         return;
@@ -583,7 +592,7 @@ pub(crate) fn put_piece(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
 }
 
 /// The last chunk, and what follows it.
-pub(crate) fn put_end(out: &mut BytesMut, trailers: &[u8]) {
+pub(crate) fn put_last_chunk(out: &mut BytesMut, trailers: &[u8]) {
     out.put_slice(b"0\r\n");
     headers::put_trailers(out, trailers);
     out.put_slice(b"\r\n");
