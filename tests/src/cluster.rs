@@ -86,7 +86,7 @@ impl Cluster {
     }
 
     /// Waits until a gateway has a way to `GET path`, then gives back its answer.
-    pub async fn routed(gateway: SocketAddr, path: &str) -> http::HttpResponse {
+    pub async fn wait_routed(gateway: SocketAddr, path: &str) -> http::HttpResponse {
         let mut answer = http::request(gateway, "GET", path, "").await;
         eventually("the gateway knows the route", async || {
             answer = http::request(gateway, "GET", path, "").await;

@@ -20,7 +20,7 @@ pub use http::{HttpClient, HttpResponse, request};
 pub use js::{example, goods};
 pub use namespace::Namespace;
 pub use peer::{Listener, Peer};
-pub use process::{Process, old_peers_can_run, tool_is_there};
+pub use process::{Process, legacy_peers_can_run, tool_is_installed};
 pub use servers::{CountingServer, RawStream, Server, echo_server};
 pub use tls::{GatewayFiles, ask_tls, connect_tls};
 

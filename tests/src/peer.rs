@@ -149,10 +149,10 @@ impl Peer {
     }
 
     /// Registers as a version 2 node: `name`, `port`, instance, and the list it has.
-    pub async fn register_v2(&mut self, name: &str, port: u16, instance: &str, have: Option<Revision>) {
+    pub async fn register_v2(&mut self, name: &str, port: u16, instance: &str, resume: Option<Revision>) {
         let params = json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": instance } });
-        let terms = have.map_or_else(|| json!({}), |have| json!({ "have": have }));
-        self.send_packet(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": terms }))
+        let options = resume.map_or_else(|| json!({}), |resume| json!({ "have": resume }));
+        self.send_packet(&json!({ "uri": "/distributes", "method": "POST", "key": 0, "params": params, "$": options }))
             .await;
     }
 
@@ -188,7 +188,7 @@ impl Peer {
     }
 
     /// Reads to the end of the stream and gives the last packet, such as the reason for being cut.
-    pub async fn last_words(&mut self) -> Option<Value> {
+    pub async fn last_packet(&mut self) -> Option<Value> {
         let mut last = None;
         while let Some(packet) = self.next().await {
             last = Some(packet);
@@ -197,8 +197,8 @@ impl Peer {
     }
 
     /// The stable word in the last packet before the end.
-    pub async fn cut_because(&mut self) -> String {
-        let last = self.last_words().await.expect("a reason");
+    pub async fn rejection_reason(&mut self) -> String {
+        let last = self.last_packet().await.expect("a reason");
         assert_eq!(last["params"], json!([]), "the one form that old readers survive");
         last["$"]["r"].as_str().unwrap_or_default().to_owned()
     }

@@ -44,7 +44,7 @@ impl Process {
     }
 
     /// Starts an emulation of an old peer: `distributor`, `service` or `gateway`.
-    pub fn old(program: &str, arguments: &[&str]) -> Self {
+    pub fn legacy(program: &str, arguments: &[&str]) -> Self {
         let file = fixtures().join("v1").join(format!("{program}.js"));
         let mut all = vec![file.to_str().unwrap(), "--exit-with-parent"];
         all.extend(arguments);
@@ -124,13 +124,13 @@ fn collect(output: impl AsyncRead + Unpin + Send + 'static, lines: Arc<Mutex<Vec
 }
 
 /// Whether Node.js is here to run old peers; in CI it must be.
-pub fn old_peers_can_run() -> bool {
-    tool_is_there("node")
+pub fn legacy_peers_can_run() -> bool {
+    tool_is_installed("node")
 }
 
 /// Whether a program is here. In CI it must be; elsewhere its tests are skipped, with a line that says so.
 #[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was not run")]
-pub fn tool_is_there(program: &str) -> bool {
+pub fn tool_is_installed(program: &str) -> bool {
     let there = std::process::Command::new(program).arg("--version").output().is_ok_and(|out| out.status.success());
     assert!(there || std::env::var_os("CI").is_none(), "CI needs {program}");
     if !there {

@@ -48,7 +48,7 @@ impl Server {
     }
 
     /// Answers every request with its own port, on as many connections as come.
-    pub fn tell_port(self) -> Option<Peer> {
+    pub fn answer_with_port(self) -> Option<Peer> {
         let port = self.listener.local_addr().unwrap().port();
         let listener = self.listener;
         tokio::spawn(async move {

@@ -9,9 +9,9 @@ use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-const SLOW: usize = 5000;
+const SLOW_CLIENTS: usize = 5000;
 /// Attackers that send as much as they can; more of them are no matter of HTTP.
-const FLOODS: usize = 50;
+const FLOODING_CLIENTS: usize = 50;
 /// How far apart the attackers come: all in one moment would be an attack of ours.
 const APART: Duration = Duration::from_micros(400);
 /// An attacker that uploads sends so much at a time, 1.3 kB a second.
@@ -73,7 +73,7 @@ pub(crate) fn attacks() -> [ClientAttack; 9] {
     let continuation: Vec<u8> = (0..50).flat_map(|_| frame(9, 0, 1, &[0, 1, b'a', 1, b'b'])).collect();
     let slow = |name, first: &[u8], again: &[u8], reads| ClientAttack {
         name,
-        attackers: SLOW,
+        attackers: SLOW_CLIENTS,
         first: first.to_vec(),
         again: again.to_vec(),
         every: Duration::from_secs(2),
@@ -81,7 +81,7 @@ pub(crate) fn attacks() -> [ClientAttack; 9] {
     };
     let flood = |name, first: Vec<u8>, again| ClientAttack {
         name,
-        attackers: FLOODS,
+        attackers: FLOODING_CLIENTS,
         first,
         again,
         every: Duration::from_millis(500),
@@ -108,7 +108,7 @@ pub(crate) fn attacks() -> [ClientAttack; 9] {
 
 impl ClientAttack {
     pub(crate) fn is_flood(&self) -> bool {
-        self.attackers == FLOODS
+        self.attackers == FLOODING_CLIENTS
     }
 
     /// How long it takes until all attackers have come.

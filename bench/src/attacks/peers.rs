@@ -188,9 +188,9 @@ fn of_all_kinds(number: usize) -> (String, &'static str) {
     }
 }
 
-fn registration(port: usize, name: &str, more: &str, terms: &str) -> String {
+fn registration(port: usize, name: &str, more: &str, options: &str) -> String {
     format!(
-        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"$":{{"v":2,"id":"h{port}"{more}}}}},"$":{{{terms}}}}}¶"#
+        r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"$":{{"v":2,"id":"h{port}"{more}}}}},"$":{{{options}}}}}¶"#
     )
 }
 

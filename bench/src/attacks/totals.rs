@@ -127,8 +127,8 @@ async fn watch(
 }
 
 /// A packet that opens a call, with a key of its own.
-fn call(method: &str, uri: &str, key: usize, terms: &str, params: &str) -> String {
-    format!(r#"{{"uri":"{uri}","method":"{method}","key":{key},"$":{{{terms}}},"params":{params}}}¶"#)
+fn call(method: &str, uri: &str, key: usize, options: &str, params: &str) -> String {
+    format!(r#"{{"uri":"{uri}","method":"{method}","key":{key},"$":{{{options}}},"params":{params}}}¶"#)
 }
 
 fn text(bytes: usize) -> String {

@@ -118,7 +118,7 @@ pub(crate) async fn calls() {
         print("the same, JSON read and written", in_flight, json);
     }
     nats_server().await;
-    others().await;
+    competitors().await;
 }
 
 /// The same through nats-server: its own CPU comes on top of what is printed for service and client.
@@ -271,7 +271,7 @@ async fn load_at(
     tally
 }
 
-fn tell(what: &str, mut tally: CallTally) -> Duration {
+fn print_tally(what: &str, mut tally: CallTally) -> Duration {
     let (p50, p99) = percentiles(&mut tally.times);
     let failed = tally.errors.first().map_or_else(String::new, |error| format!(", such as: {error}"));
     let (calls, errors) = (tally.times.len(), tally.errors.len());
@@ -324,7 +324,7 @@ pub(crate) async fn survive(restarts: usize) {
         victim.kill().await;
         tokio::time::sleep(3 * second).await;
     };
-    tell("kill -9 of one of three", load(peers, "GET/echo", during).await);
+    print_tally("kill -9 of one of three", load(peers, "GET/echo", during).await);
 
     nodes.push(start(0).await);
     listed(3).await;
@@ -335,7 +335,7 @@ pub(crate) async fn survive(restarts: usize) {
             tokio::time::sleep(second / 2).await;
         }
     };
-    tell(&format!("{restarts} restarts, one after the other"), load(peers, "GET/echo", during).await);
+    print_tally(&format!("{restarts} restarts, one after the other"), load(peers, "GET/echo", during).await);
 
     drop(nodes);
     let mut nodes = Vec::new();
@@ -343,10 +343,11 @@ pub(crate) async fn survive(restarts: usize) {
         nodes.push(start(2000).await);
     }
     listed(4).await;
-    let before = tell("four nodes of 2 ms", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
+    let before = print_tally("four nodes of 2 ms", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
     nodes[0] = start(20_000).await;
     listed(4).await;
-    let after = tell("one of them ten times as slow", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
+    let after =
+        print_tally("one of them ten times as slow", load(peers, "GET/work", tokio::time::sleep(5 * second)).await);
     row("p99 of these", &format!("{:.2} × that of the four", after.as_secs_f64() / before.as_secs_f64()));
 }
 
@@ -392,7 +393,7 @@ pub(crate) async fn overload() {
 }
 
 /// tarpc and tonic, if `competitors` is built: see `bench/competitors/README.md`.
-async fn others() {
+async fn competitors() {
     let program = std::env::current_exe().unwrap().with_file_name("competitors");
     if !program.exists() {
         row(

@@ -80,7 +80,7 @@ impl OpenLoop {
     }
 
     /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is given up, and so are the connections.
-    pub(crate) async fn run_and_leave(self, rate: f64, time: Duration) -> Vec<TimedResponse> {
+    pub(crate) async fn run_and_give_up(self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time, false)).await.unwrap()
     }
 

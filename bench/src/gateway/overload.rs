@@ -69,7 +69,7 @@ pub(crate) async fn starved(name: &str, gateway: &Daemon) {
         // Those who come are let in first: that is not what is asked about.
         pace.run(1000.0, Duration::from_secs(4)).await;
         let before = gateway.cpu();
-        let answers = pace.run_and_leave(rate, STARVED_TIME).await;
+        let answers = pace.run_and_give_up(rate, STARVED_TIME).await;
         (answers, gateway.cpu() - before)
     };
     // As much as it can do: few clients, who ask again at once.

@@ -221,7 +221,7 @@ impl SwarmNode {
             let mut rest = &buffer[..bytes];
             while let Some(end) = packet.end(rest) {
                 packet.add(&rest[..end], self.replica.borrow().is_none());
-                if let Some(answer) = self.take(&std::mem::take(&mut packet), seen) {
+                if let Some(answer) = self.apply(&std::mem::take(&mut packet), seen) {
                     answers.extend_from_slice(&answer);
                 }
                 rest = &rest[end..];
@@ -265,7 +265,7 @@ impl SwarmNode {
         )
     }
 
-    fn take(&self, packet: &Arriving, seen: &SwarmSample) -> Option<BytesMut> {
+    fn apply(&self, packet: &Arriving, seen: &SwarmSample) -> Option<BytesMut> {
         let frame = packet.bytes.strip_suffix("¶".as_bytes()).unwrap_or(&packet.bytes);
         let mut out = BytesMut::new();
         if frame.starts_with(br#"{"uri":"$ping""#) {

@@ -125,7 +125,7 @@ impl WitnessSample {
                         return;
                     }
                 }
-                self.note(&frame);
+                self.record(&frame);
             }
             match timeout(GAP, stream.read_buf(decoder.buffer())).await {
                 Ok(Ok(1..)) => {}
@@ -135,7 +135,7 @@ impl WitnessSample {
         }
     }
 
-    fn note(&self, frame: &[u8]) {
+    fn record(&self, frame: &[u8]) {
         let (made, mut told) = (self.made.borrow(), self.told.borrow_mut());
         for at in memmem::find_iter(frame, br#""name":"c"#) {
             let digits = frame.get(at + 9..at + 15).and_then(|digits| std::str::from_utf8(digits).ok());

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use tests::{Cluster, Process, goods, old_peers_can_run};
+use tests::{Cluster, Process, goods, legacy_peers_can_run};
 
 const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
 
@@ -53,7 +53,7 @@ async fn our_nodes_keep_the_protocol() {
 
 #[tokio::test]
 async fn so_does_an_old_service_with_one_line_changed() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
@@ -65,7 +65,7 @@ async fn so_does_an_old_service_with_one_line_changed() {
 
 #[tokio::test]
 async fn what_old_services_do_is_known() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
@@ -73,7 +73,7 @@ async fn what_old_services_do_is_known() {
     let start = async || {
         let urls = "POST/goods,GET/goods,DELETE/goods";
         let arguments = ["--name", "goods", "--port", "0", "--urls", urls, "--distributor", &port];
-        let service = Process::old("service", &arguments);
+        let service = Process::legacy("service", &arguments);
         let address = SocketAddr::new("127.0.0.1".parse().unwrap(), service.port().await);
         (service, address)
     };

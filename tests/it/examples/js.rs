@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 
 use node_sdk::{CallError, Node};
 use serde_json::{Value, json};
-use tests::{Cluster, PATIENCE, Peer, Process, eventually, example, goods, old_peers_can_run, pick_port, request};
+use tests::{Cluster, PATIENCE, Peer, Process, eventually, example, goods, legacy_peers_can_run, pick_port, request};
 
 #[tokio::test]
 async fn the_javascript_files_pass_their_own_tests() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let file = example("mesh.test.js");
@@ -19,7 +19,7 @@ async fn the_javascript_files_pass_their_own_tests() {
 
 #[tokio::test]
 async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
@@ -51,7 +51,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
     assert_eq!(old.next().await.unwrap()["errorcode"], 501, "and not a null that has no key");
 
     // A person with a browser.
-    assert_eq!(Cluster::routed(gateway, "/goods").await.json(), json!([{ "name": "사과 ¶" }]));
+    assert_eq!(Cluster::wait_routed(gateway, "/goods").await.json(), json!([{ "name": "사과 ¶" }]));
     assert_eq!(request(gateway, "DELETE", "/goods", "").await.json(), json!([]));
 
     drop(old);
@@ -62,7 +62,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
 
 #[tokio::test]
 async fn it_comes_back_to_a_distributor_that_was_started_again() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let address = ([127, 0, 0, 1], pick_port()).into();
@@ -83,14 +83,14 @@ async fn it_comes_back_to_a_distributor_that_was_started_again() {
 
 #[tokio::test]
 async fn it_goes_on_serving_those_who_stay_as_they_are() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     for family in ["buffering", "strict"] {
-        let distributor = Process::old("distributor", &["--port", "0", "--family", family]);
+        let distributor = Process::legacy("distributor", &["--port", "0", "--family", family]);
         let number = distributor.port().await.to_string();
         let arguments = ["--port", "0", "--distributor", &number, "--family", family, "--connect-delay", "50"];
-        let gateway = Process::old("gateway", &arguments);
+        let gateway = Process::legacy("gateway", &arguments);
         let address = |port: u16| SocketAddr::new("127.0.0.1".parse().unwrap(), port);
         let (service, _) = goods(address(distributor.port().await)).await;
         let at = address(gateway.port().await);

@@ -70,6 +70,6 @@ async fn a_service_of_its_own_joins_a_cluster() {
     let service = Process::start(env!("CARGO_BIN_EXE_goods_process"), &["--distributor", &cluster.address.to_string()]);
     service.line("connected").await;
     let gateway = cluster.gateway().await;
-    assert_eq!(Cluster::routed(gateway, "/goods").await.json(), json!([]));
+    assert_eq!(Cluster::wait_routed(gateway, "/goods").await.json(), json!([]));
     assert_eq!(service.terminate().await.code(), Some(0));
 }

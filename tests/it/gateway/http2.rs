@@ -32,7 +32,7 @@ async fn served() -> (Cluster, SocketAddr, Server, Node) {
     let node = cluster.node(node).await;
     let config = Config { h2c: true, header_timeout: Duration::from_secs(1), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
-    Cluster::routed(gateway, "/double").await;
+    Cluster::wait_routed(gateway, "/double").await;
     (cluster, gateway, server, node)
 }
 
@@ -385,7 +385,7 @@ async fn gh17_a_client_that_opens_no_window_loses_its_streams() {
         ..Config::default()
     };
     let gateway = cluster.gateway_with(config).await;
-    Cluster::routed(gateway, "/big").await;
+    Cluster::wait_routed(gateway, "/big").await;
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (mut client, connection) =
         h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(stream).await.unwrap();
@@ -428,7 +428,7 @@ async fn gh9_an_idle_client_that_does_not_listen_makes_room_too() {
     let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
     let config = Config { h2c: true, max_connections: 1, ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut deaf = TcpStream::connect(gateway).await.unwrap();
     deaf.write_all(&[PREFACE, &frame(4, 0, 0, &[])].concat()).await.unwrap();
     // Its settings show that it has been let in.

@@ -132,7 +132,7 @@ async fn answers_of_our_nodes_become_responses() {
         .route("GET/panics", panics);
     let _node = cluster.node(node).await;
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     for (method, path, body, status, expected) in [
         ("GET", "/double?n=4", "", 200, json!({ "double": 8 })),
         ("POST", "/double", r#"{"n":5}"#, 200, json!({ "double": 10 })),
@@ -159,7 +159,7 @@ async fn what_has_get_has_head() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(b"HEAD /double?n=4 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
     let mut answer = String::new();
@@ -174,7 +174,7 @@ async fn what_is_wrong_with_a_request_is_said() {
     let _node = cluster.node(Node::builder("math").route("POST/double", double).route("GET/double", double)).await;
     let config = Config { max_body_bytes: 1000, request_timeout: Duration::from_millis(500), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let post = |length: usize, media_type: &str, body: &str| {
         format!(
             "POST /double HTTP/1.1\r\nHost: x\r\nContent-Type: {media_type}\r\nContent-Length: {length}\r\n\r\n{body}"
@@ -212,7 +212,7 @@ async fn clients_that_are_slow_or_idle_are_closed_and_others_are_not() {
         ..Config::default()
     };
     let gateway = cluster.gateway_with(config).await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut silent = HttpClient::connect(gateway).await;
     assert_eq!(silent.raw(b"").await, None, "nothing was asked");
     let mut slow = HttpClient::connect(gateway).await;
@@ -237,7 +237,7 @@ async fn check_passed_over(port: u16) {
     let _unreachable = RawNode::register(&cluster, port).await;
     RawNode::join(&cluster).await.answer_all();
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/x").await;
+    Cluster::wait_routed(gateway, "/x").await;
     for _ in 0..20 {
         assert_eq!(request(gateway, "POST", "/x", "{}").await.status, 200);
     }
@@ -337,7 +337,7 @@ async fn gu10_one_of_three_leaves_and_nobody_notices() {
         nodes.push(cluster.node(Node::builder("hello").route("POST/hello", hello).route("GET/hello", hello)).await);
     }
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/hello").await;
+    Cluster::wait_routed(gateway, "/hello").await;
     let mut clients = Vec::new();
     for _ in 0..8 {
         clients.push(tokio::spawn(async move {
@@ -360,7 +360,7 @@ async fn gu11_gone_is_503_and_never_there_is_404() {
     assert_eq!(request(gateway, "GET", "/hello", "").await.problem(), "no_route");
     for _ in 0..2 {
         let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
-        assert_eq!(Cluster::routed(gateway, "/hello").await.status, 200);
+        assert_eq!(Cluster::wait_routed(gateway, "/hello").await.status, 200);
         node.stop().await;
         eventually("the gateway has heard", async || request(gateway, "GET", "/hello", "").await.status != 200).await;
         let response = request(gateway, "GET", "/hello", "").await;
@@ -443,7 +443,7 @@ async fn gh1_gh5_nothing_follows_what_makes_no_sense() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("math").route("GET/double", double).route("POST/double", double)).await;
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let good = "GET /double?n=1 HTTP/1.1\r\nHost: g\r\n\r\n";
     for (bad, statuses) in [
         ("GET /double?n=1 HTTP/1.1\r\nHost: g\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "200 400"),
@@ -484,7 +484,7 @@ async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
     let gateway = cluster.gateway_with(Config { max_connections: 3, ..Config::default() }).await;
-    Cluster::routed(gateway, "/double?n=1").await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
     let mut clients = Vec::new();
     for _ in 0..3 {
         let mut client = HttpClient::connect(gateway).await;
@@ -519,7 +519,7 @@ async fn gh29_operators_have_a_door_of_their_own() {
     assert_eq!(ask("/health").await, (200, "alive\n".to_owned()));
     eventually("it has heard of itself", async || ask("/ready").await.0 == 200).await;
     let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
-    Cluster::routed(at, "/double?n=1").await;
+    Cluster::wait_routed(at, "/double?n=1").await;
     let mut client = HttpClient::connect(at).await;
     for path in ["/double?n=1", "/double?n=2", "/double?n=x"] {
         client.request("GET", path, "").await.unwrap();

@@ -266,7 +266,7 @@ async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
     let checked =
         Route { node_check: Some("GET/health".to_owned()), check_every: every, ..Route::new(vec!["/".into()]) };
     let at = gateway(&cluster, checked).await;
-    Cluster::routed(at, "/who").await;
+    Cluster::wait_routed(at, "/who").await;
     let mut client = HttpClient::connect(at).await;
     let mut answer_in_ten = async || {
         let mut names = BTreeSet::new();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gateway::Config;
 use serde_json::json;
 use tests::{
-    Cluster, HttpClient, PATIENCE, Process, RawStream, Server, eventually, example, old_peers_can_run, request,
+    Cluster, HttpClient, PATIENCE, Process, RawStream, Server, eventually, example, legacy_peers_can_run, request,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -147,7 +147,7 @@ async fn prefixes_lead_to_servers() {
     let stripped = Server::join_with(&cluster, json!({ "prefixes": ["/api/v2"], "strip": true })).await;
     let all = Server::join(&cluster, &["/"]).await;
     let port = all.listener.local_addr().unwrap().port();
-    let _all = all.tell_port();
+    let _all = all.answer_with_port();
     let gateway = cluster.gateway().await;
     eventually("all is known", async || request(gateway, "GET", "/x", "").await.status == 200).await;
     assert_eq!(request(gateway, "GET", "/api/v1", "").await.body, format!("{port:5}"));
@@ -165,7 +165,7 @@ async fn servers_take_turns_come_and_go() {
     let cluster = Cluster::start();
     let mut registered = Vec::new();
     for _ in 0..2 {
-        registered.push(Server::join(&cluster, &["/api"]).await.tell_port().unwrap());
+        registered.push(Server::join(&cluster, &["/api"]).await.answer_with_port().unwrap());
     }
     let gateway = cluster.gateway().await;
     eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
@@ -179,7 +179,7 @@ async fn servers_take_turns_come_and_go() {
     eventually("the last has left", async || client.request("GET", "/api", "").await.unwrap().status == 503).await;
     assert_eq!(client.request("GET", "/api", "").await.unwrap().problem(), "no_provider");
     assert_eq!(client.request("GET", "/other", "").await.unwrap().status, 404);
-    let _back = Server::join(&cluster, &["/api"]).await.tell_port();
+    let _back = Server::join(&cluster, &["/api"]).await.answer_with_port();
     eventually("one is back", async || client.request("GET", "/api", "").await.unwrap().status == 200).await;
 }
 
@@ -187,7 +187,7 @@ async fn servers_take_turns_come_and_go() {
 async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
     let cluster = Cluster::start();
     let _nobody = Server::register(&cluster, tests::pick_port(), json!({ "prefixes": ["/api"] })).await;
-    let _server = Server::join(&cluster, &["/api"]).await.tell_port();
+    let _server = Server::join(&cluster, &["/api"]).await.answer_with_port();
     let gateway = cluster.gateway().await;
     eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
     for _ in 0..8 {
@@ -349,7 +349,7 @@ async fn gh4_what_is_no_websocket_is_no_tunnel() {
 
 #[tokio::test]
 async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
@@ -406,7 +406,7 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
     let cluster = Cluster::start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
-    let _ = Server { listener, registered: None }.tell_port();
+    let _ = Server { listener, registered: None }.answer_with_port();
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let (path, at) = (file.to_str().unwrap(), SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));

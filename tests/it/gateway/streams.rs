@@ -25,7 +25,7 @@ async fn served() -> (Cluster, Node, SocketAddr, Arc<AtomicUsize>) {
     let working = Arc::new(AtomicUsize::new(0));
     let node = cluster.node(offers("callee").shared_state(Arc::clone(&working))).await;
     let gateway = cluster.gateway_with(Config { h2c: true, ..Config::default() }).await;
-    Cluster::routed(gateway, "/plain").await;
+    Cluster::wait_routed(gateway, "/plain").await;
     (cluster, node, gateway, working)
 }
 
@@ -155,7 +155,7 @@ async fn gh8_who_does_not_read_is_not_read_for() {
     let _node = cluster.node(node.shared_state(Arc::clone(&made))).await;
     let config = Config { write_timeout: Duration::from_secs(1), ..Config::default() };
     let gateway = cluster.gateway_with(config).await;
-    assert_eq!(Cluster::routed(gateway, "/plain").await.json(), json!(7));
+    assert_eq!(Cluster::wait_routed(gateway, "/plain").await.json(), json!(7));
     let idle = Arc::strong_count(&made);
     let socket = tokio::net::TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();

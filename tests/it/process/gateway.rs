@@ -194,7 +194,7 @@ async fn up6_a_new_process_takes_over_and_no_request_is_lost() {
         cluster.address
     ));
     let gateway = start(&file).await;
-    Cluster::routed(at, "/http").await;
+    Cluster::wait_routed(at, "/http").await;
     // A WebSocket, which belongs to the old process.
     let mut client = RawStream::to(at).await;
     client.send("GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n").await;
@@ -363,7 +363,7 @@ async fn operators_see_what_goes_where() {
     let gateway =
         Process::start(GATEWAY, &["--listen", &at, "--distributor", &cluster.address.to_string(), "--admin", &admin]);
     gateway.line("listening").await;
-    Cluster::routed(at.parse().unwrap(), "/hello").await;
+    Cluster::wait_routed(at.parse().unwrap(), "/hello").await;
     let mut routes = Process::start(GATEWAY, &["routes", "--admin", &admin]);
     assert_eq!(routes.ended().await.code(), Some(0));
     for line in ["  GET/hello", " hello", "  /api", " server weight 100: up, 0 in flight"] {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::json;
-use tests::{Cluster, Namespace, Peer, Process, eventually, example, old_peers_can_run, pick_port, request};
+use tests::{Cluster, Namespace, Peer, Process, eventually, example, legacy_peers_can_run, pick_port, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
@@ -274,7 +274,7 @@ async fn the_loopback_of_another_machine_is_not_called() {
     })
     .await;
     assert!(gateway.terminate().await.success());
-    if old_peers_can_run() {
+    if legacy_peers_can_run() {
         let client = example("client.js");
         let mut client = net
             .start("node", &[client.to_str().unwrap(), "GET/who", "--distributor", &distributor, "--timeout", "20000"]);

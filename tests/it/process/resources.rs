@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::{Cluster, Peer, Process, eventually, pick_port, request, tool_is_there};
+use tests::{Cluster, Peer, Process, eventually, pick_port, request, tool_is_installed};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -59,7 +59,7 @@ fn shim(folder: &Path) -> PathBuf {
 
 /// While accept fails with `errno` the loop must not spin, and must go on when it no longer does.
 async fn check_accept(errno: i32, tries: std::ops::RangeInclusive<usize>) {
-    if !tool_is_there("cc") {
+    if !tool_is_installed("cc") {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
@@ -133,7 +133,7 @@ async fn cr16_a_flood_of_nonsense_leaves_a_few_lines() {
 fn clock_shim() -> Option<PathBuf> {
     let folders = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
     let library = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
-    library.filter(|_| tool_is_there("faketime"))
+    library.filter(|_| tool_is_installed("faketime"))
 }
 
 #[tokio::test]
@@ -155,7 +155,7 @@ async fn cr17_the_wall_clock_is_for_the_log_only() {
     let gateway = Process::start_with(GATEWAY, &arguments, &environment);
     let today = gateway.line("listening").await;
     let node = Process::start_with(NODE, &[&address], &environment);
-    let answered = async || Cluster::routed(at, "/who").await.status == 200;
+    let answered = async || Cluster::wait_routed(at, "/who").await.status == 200;
     assert!(answered().await);
     let mut watcher = peer(&distributor).await;
     watcher.register_v2("watcher", 1, "watcher", None).await;

@@ -128,7 +128,7 @@ async fn rs4_nobody_notices_that_the_distributor_is_killed_and_comes_back() {
     let gateway = listener.local_addr().unwrap();
     let config = gateway::Config { distributor: address.clone(), ..gateway::Config::default() };
     tokio::spawn(gateway::serve(listener, config, tokio_util::sync::CancellationToken::new()));
-    Cluster::routed(gateway, "/a").await;
+    Cluster::wait_routed(gateway, "/a").await;
     a.peers().wait_until(|nodes| nodes.len() == 3).await;
     b.peers().wait_until(|nodes| nodes.len() == 3).await;
 
@@ -176,7 +176,7 @@ async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
     let mut observer = cluster.registered("observer").await;
     eventually("both are listed", async || observer.ask(1).await.len() == 3).await;
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/who").await;
+    Cluster::wait_routed(gateway, "/who").await;
     let load = Load::start(gateway, "/who");
     load.go_on(200).await;
     first.kill().await;
@@ -192,7 +192,7 @@ async fn a_node_that_is_told_to_stop_finishes_what_it_is_at() {
     let cluster = Cluster::start();
     let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/who").await;
+    Cluster::wait_routed(gateway, "/who").await;
     let slow = tokio::spawn(async move { tests::request(gateway, "GET", "/slow?ms=1000", "").await });
     let quick = Load::start(gateway, "/slow?ms=1");
     quick.go_on(20).await;
@@ -214,7 +214,7 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
     let listen = at.to_string();
     let gateway = Process::start(GATEWAY, &["--listen", &listen, "--workers", "2", "--distributor", &address]);
     gateway.line("listening").await;
-    Cluster::routed(at, "/hello").await;
+    Cluster::wait_routed(at, "/hello").await;
     let mut clients = Vec::new();
     for _ in 0..16 {
         clients.push(tokio::spawn(async move {

@@ -46,7 +46,7 @@ async fn fr4_empty_frames_are_skipped_up_to_a_rate() {
     peer.send("¶¶ \r\n¶").await;
     peer.ask(1).await;
     peer.send("¶".repeat(1001)).await;
-    assert_eq!(peer.cut_because().await, "too_many_empty_frames");
+    assert_eq!(peer.rejection_reason().await, "too_many_empty_frames");
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn fr5_endless_bytes_without_a_delimiter_are_cut_and_nobody_else_notices()
     bystander.list_with("endless").await;
     peer.send("x".repeat(10 << 20)).await;
     assert_eq!(bystander.next_list().await, ["bystander"]);
-    assert_eq!(peer.last_words().await.map(|last| last["$"]["r"].clone()), Some(json!("frame_too_large")));
+    assert_eq!(peer.last_packet().await.map(|last| last["$"]["r"].clone()), Some(json!("frame_too_large")));
 }
 
 #[tokio::test]
@@ -76,7 +76,7 @@ async fn fr6_a_frame_must_end_in_time_whatever_progress_it_makes() {
         names = idle.list_without("slow") => assert_eq!(names, ["idle"], "idle peers, and line ends, are left alone"),
         () = drip => unreachable!(),
     }
-    assert_eq!(peer.cut_because().await, "frame_timeout");
+    assert_eq!(peer.rejection_reason().await, "frame_timeout");
     idle.send("\r\n").await;
     idle.ask(1).await;
 }
@@ -87,7 +87,7 @@ async fn check_cut(bytes: &[u8], reason: &str) {
     let mut bystander = cluster.registered("bystander").await;
     let mut peer = cluster.peer().await;
     peer.send(bytes).await;
-    assert_eq!(peer.cut_because().await, reason, "{}", String::from_utf8_lossy(bytes));
+    assert_eq!(peer.rejection_reason().await, reason, "{}", String::from_utf8_lossy(bytes));
     bystander.register("bystander", 2).await;
     assert_eq!(bystander.next_list().await, ["bystander"], "the first thing it hears is its own change");
 }

@@ -124,7 +124,7 @@ async fn js1_three_strikes_and_out() {
     old.send("{¶}¶").await;
     assert_eq!(old.ask(1).await.len(), 1, "two strikes are forgiven, in silence");
     old.send("]¶").await;
-    assert_eq!(old.cut_because().await, "bad_json");
+    assert_eq!(old.rejection_reason().await, "bad_json");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use node_sdk::{Node, Params, ServiceError, State};
 use serde_json::{Map, Value, json};
-use tests::{Cluster, Process, eventually, old_peers_can_run, pick_port, request};
+use tests::{Cluster, Process, eventually, legacy_peers_can_run, pick_port, request};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -50,7 +50,7 @@ impl Mix {
     async fn start(distributor: Generation, gateway: Generation, family: &str) -> Self {
         let port = pick_port().to_string();
         let distributor = match distributor {
-            Generation::Old => Process::old("distributor", &["--port", &port, "--family", family]),
+            Generation::Old => Process::legacy("distributor", &["--port", &port, "--family", family]),
             Generation::Ours => Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]),
         };
         distributor.line("listening").await;
@@ -59,7 +59,7 @@ impl Mix {
         let address = match gateway {
             Generation::Old => {
                 let arguments = ["--port", "0", "--distributor", &port, "--family", family, "--connect-delay", "50"];
-                old.push(Process::old("gateway", &arguments));
+                old.push(Process::legacy("gateway", &arguments));
                 SocketAddr::new("127.0.0.1".parse().unwrap(), old[0].port().await)
             }
             Generation::Ours => {
@@ -85,7 +85,7 @@ impl Mix {
             Generation::Old => {
                 let mut arguments = vec!["--name", name, "--port", "0", "--urls", &urls, "--distributor", &port];
                 arguments.extend(["--connect-delay", "50"].iter().chain(extra));
-                self.old.push(Process::old("service", &arguments));
+                self.old.push(Process::legacy("service", &arguments));
             }
             Generation::Ours => {
                 let node = Node::builder(name)
@@ -160,7 +160,7 @@ macro_rules! mixes {
     ($($name:ident: $distributor:ident $gateway:ident $service:ident;)*) => {
         $(#[tokio::test]
         async fn $name() {
-            if old_peers_can_run() {
+            if legacy_peers_can_run() {
                 for family in ["buffering", "strict"] {
                     check_mix(Generation::$distributor, Generation::$gateway, Generation::$service, family).await;
                 }
@@ -182,7 +182,7 @@ mixes! {
 
 #[tokio::test]
 async fn old_and_our_providers_of_one_url_take_turns() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     for gateway in [Generation::Old, Generation::Ours] {
@@ -203,7 +203,7 @@ async fn old_and_our_providers_of_one_url_take_turns() {
 
 #[tokio::test]
 async fn both_dialects_of_the_key() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     for extra in [&["--key", "string"][..], &["--top-key"], &["--top-key", "--key", "string"]] {
@@ -217,7 +217,7 @@ async fn both_dialects_of_the_key() {
 
 #[tokio::test]
 async fn our_nodes_call_old_services_and_read_their_results() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let mut mix = Mix::start(Generation::Ours, Generation::Ours, "buffering").await;
@@ -245,15 +245,15 @@ async fn our_nodes_call_old_services_and_read_their_results() {
 
 #[tokio::test]
 async fn old_nodes_survive_crowds_and_churn() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     for family in ["buffering", "strict"] {
         let cluster = Cluster::start();
         let port = cluster.address.port().to_string();
         let common = ["--distributor", &port, "--family", family, "--connect-delay", "50"];
-        let mut gate = Process::old("gateway", &[&["--port", "0"], &common[..]].concat());
-        let mut service = Process::old(
+        let mut gate = Process::legacy("gateway", &[&["--port", "0"], &common[..]].concat());
+        let mut service = Process::legacy(
             "service",
             &[&["--name", "goods", "--port", "0", "--urls", "GET/goods"], &common[..]].concat(),
         );
@@ -286,7 +286,7 @@ async fn old_nodes_survive_crowds_and_churn() {
 
 #[tokio::test]
 async fn the_plain_javascript_example_joins_and_is_called() {
-    if !old_peers_can_run() {
+    if !legacy_peers_can_run() {
         return;
     }
     let cluster = Cluster::start();
@@ -301,7 +301,7 @@ async fn the_plain_javascript_example_joins_and_is_called() {
     assert_eq!(client.ended().await.code(), Some(0), "{}", client.output());
     client.line("홍길동 ¶").await;
     let gateway = cluster.gateway().await;
-    assert_eq!(Cluster::routed(gateway, "/hello").await.json()["greeting"], "Hello, world!");
+    assert_eq!(Cluster::wait_routed(gateway, "/hello").await.json()["greeting"], "Hello, world!");
     assert_eq!(service.terminate().await.code(), Some(0));
 }
 

@@ -87,7 +87,7 @@ async fn rg4_the_newer_connection_of_an_instance_takes_over() {
     assert_eq!(bystander.next_list().await, ["bystander", "newer"], "never both, and in one change");
     // What it still sends takes nothing back.
     zombie.register_with(instance("zombie")).await;
-    assert_eq!(zombie.cut_because().await, "superseded");
+    assert_eq!(zombie.rejection_reason().await, "superseded");
     zombie.reset();
     newer.list_with("newer").await;
     bystander.register("again", 1).await;

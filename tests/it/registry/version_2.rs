@@ -362,7 +362,7 @@ async fn bc6_a_list_that_no_node_takes_leaves_the_list_before() {
     node.peers().wait_for(&["GET/goods"]).await;
     let huge = json!({ "port": 2, "name": "x".repeat(17 << 20), "urls": [], "host": "::1" });
     connection.send_packet(&list(vec![&huge])).await;
-    assert!(connection.last_words().await.is_some(), "it gives up the connection; its registration was the last word");
+    assert!(connection.last_packet().await.is_some(), "it gives up the connection; its registration was the last word");
     let mut connection = distributor.accept().await;
     assert_eq!(node.peers().nodes().len(), 1, "what was known stays");
     let other = json!({ "port": 3, "name": "members", "urls": ["GET/members"], "host": "::ffff:127.0.0.1" });
@@ -377,7 +377,7 @@ async fn rg7_a_version_2_peer_registers_at_once_and_an_old_one_may_wait() {
     assert_eq!(silent.next_list().await.len(), 0, "greeted");
     let mut new = cluster.peer().await;
     new.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 1, "$": {} })).await;
-    assert_eq!(new.cut_because().await, "not_registered");
+    assert_eq!(new.rejection_reason().await, "not_registered");
     assert_eq!(silent.ask(7).await.len(), 0, "still there");
 }
 

@@ -93,7 +93,7 @@ async fn an_event_is_no_call() {
     assert_eq!(asking.peers().call::<String>("GET/ask", &()).await.unwrap(), "no node offers EVENT/orders.created");
     // Nor does it come in through the front door.
     let gateway = cluster.gateway().await;
-    Cluster::routed(gateway, "/ask").await;
+    Cluster::wait_routed(gateway, "/ask").await;
     assert_eq!(request(gateway, "EVENT", "/orders.created", "1").await.status, 404);
     // Whoever wants an answer all the same gets none, and is served on.
     let mut peer = Peer::connect(nodes[2].address()).await;
