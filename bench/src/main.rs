@@ -11,6 +11,7 @@ mod calls;
 mod daemon_process;
 mod gateway;
 mod registry;
+mod report;
 
 use clap::{Parser, Subcommand};
 
@@ -217,7 +218,7 @@ async fn play(scene: Scene) {
         Scene::Edge { only, attack, seconds } => gateway::edge::edge(only.as_deref(), attack.as_deref(), seconds).await,
         Scene::Hostile { only, attack } => attacks::peers::hostile(only.as_deref(), attack.as_deref()).await,
         Scene::LargeServer { distributor } => attacks::totals::serve(distributor).await,
-        Scene::HttpServer => gateway::serve_http().await,
+        Scene::HttpServer => gateway::back_end::serve().await,
         Scene::Relay { back_end } => gateway::relay::serve(back_end),
         Scene::Overload => calls::overload().await,
         Scene::EchoServer => calls::serve_bytes(false).await,

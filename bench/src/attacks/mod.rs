@@ -13,9 +13,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::attacks::clients::{Source, attacks};
 use crate::gateway::edge::EdgeServer;
-use crate::gateway::median;
 use crate::gateway::open_loop::{OpenLoop, TimedResponse};
-use crate::registry::{ms, percentiles, row, title};
+use crate::report::{median, ms, percentiles, row, title};
 
 /// Good clients that stay, half of them at each of two addresses.
 const CLIENTS: usize = 64;

@@ -16,7 +16,7 @@ use crate::attacks::totals;
 use crate::calls;
 use crate::daemon_process::Daemon;
 use crate::registry::witness::{self, Suspicions, Witnesses};
-use crate::registry::{ms, percentiles, row, title};
+use crate::report::{ms, percentiles, row, title};
 
 const WITNESSES: usize = 10;
 /// How long each attack is watched, after it has begun.

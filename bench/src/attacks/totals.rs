@@ -16,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::daemon_process::Daemon;
-use crate::registry::{row, title};
+use crate::report::{row, title};
 
 const PEERS: usize = 10_000;
 /// How far apart they come.

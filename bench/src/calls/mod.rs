@@ -15,7 +15,7 @@ use tokio::process::Command;
 use tokio::task::JoinSet;
 
 use crate::daemon_process::{Daemon, cpu_of_this_process};
-use crate::registry::{percentiles, row, title};
+use crate::report::{percentiles, row, title};
 
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(2);

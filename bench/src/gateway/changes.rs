@@ -13,7 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
-use crate::registry::{ms, percentiles, row, title};
+use crate::report::{ms, percentiles, row, title};
 
 /// Routes of each node.
 const ROUTES: usize = 10;

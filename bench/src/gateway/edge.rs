@@ -20,9 +20,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::attacks;
 use crate::daemon_process::Daemon;
-use crate::gateway::{ask, changes, median, overload};
+use crate::gateway::{ask, changes, overload};
 use crate::registry::swarm::join;
-use crate::registry::{row, title};
+use crate::report::{median, row, title};
 
 const CLIENTS: usize = 64;
 const ROUND: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! Requests through the gateway, and through others, to back ends that answer at once.
 
+pub(crate) mod back_end;
 pub(crate) mod changes;
 pub(crate) mod edge;
 pub(crate) mod open_loop;
@@ -14,20 +15,17 @@ use std::time::{Duration, Instant};
 use memchr::memmem;
 use node_sdk::{HttpAdvert, Identity, Peers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon_process::Daemon;
 use crate::gateway::open_loop::OpenLoop;
-use crate::registry::{percentiles, row, title};
+use crate::report::{median, percentiles, row, title, us};
 
 const ROUNDS: usize = 11;
 const BIG_BYTES: usize = 16 << 20;
 const DOWNLOADS: u32 = 50;
-/// How long the back end takes for what is slow.
-const SLOW: Duration = Duration::from_millis(5);
-const MAX_UNSENT_BYTES: u32 = 16 * 1024;
 const ROUND: Duration = Duration::from_secs(1);
 const CLIENTS: usize = 64;
 /// About half of what the slowest of those compared can do.
@@ -44,72 +42,6 @@ const PORTS: [u16; 2] = [19_110, 19_113];
 /// The floors.
 const RELAY: &str = "a relay to the HTTP server";
 const PACKET_RELAY: &str = "a relay to the node";
-
-/// The back end of those that speak HTTP to theirs.
-pub(crate) async fn serve_http() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    println!("{}", listener.local_addr().unwrap());
-    let answer = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
-        ANSWER.len()
-    );
-    // For those who do not read it.
-    let big: Rc<[u8]> =
-        format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES)).into_bytes().into();
-    while let Ok((mut stream, _)) = listener.accept().await {
-        stream.set_nodelay(true).unwrap();
-        // Filling the system's buffers for those who do not read would take the time of its own core.
-        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES).unwrap();
-        let (answer, big) = (answer.clone(), Rc::clone(&big));
-        tokio::task::spawn_local(async move {
-            let mut buffer = Vec::with_capacity(4096);
-            while let Ok(1..) = stream.read_buf(&mut buffer).await {
-                while let Some(end) = memmem::find(&buffer, b"\r\n\r\n") {
-                    if memmem::find(&buffer[..end].to_ascii_lowercase(), b"upgrade: websocket").is_some() {
-                        return echo(stream).await;
-                    }
-                    let line = memmem::find(&buffer, b"\r\n").unwrap_or(end);
-                    let (is_big, is_slow) = (asks_for(&buffer[..line], "/big"), asks_for(&buffer[..line], "/slow"));
-                    // It answers when it has heard all, as most do.
-                    let body = length_of(&buffer[..end]);
-                    buffer.drain(..end + 4);
-                    while buffer.len() < body {
-                        let Ok(1..) = stream.read_buf(&mut buffer).await else { return };
-                    }
-                    buffer.drain(..body);
-                    if is_big && stream.write_all(&big).await.is_err() {
-                        return;
-                    } else if is_big {
-                        continue;
-                    }
-                    if is_slow {
-                        tokio::time::sleep(SLOW).await;
-                    }
-                    if stream.write_all(answer.as_bytes()).await.is_err() {
-                        return;
-                    }
-                }
-            }
-        });
-    }
-}
-
-/// Whether a path is asked for, below any prefix.
-fn asks_for(line: &[u8], path: &str) -> bool {
-    memmem::find(line, format!("{path} ").as_bytes()).is_some()
-}
-
-/// After an upgrade what comes goes back.
-async fn echo(mut stream: TcpStream) {
-    let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-    let mut sent = stream.write_all(switch).await;
-    let mut buffer = [0; 4096];
-    while sent.is_ok()
-        && let Ok(bytes @ 1..) = stream.read(&mut buffer).await
-    {
-        sent = stream.write_all(&buffer[..bytes]).await;
-    }
-}
 
 struct RequestRound {
     rate: f64,
@@ -179,10 +111,6 @@ struct GatewayUnderTest {
     path: &'static str,
 }
 
-fn us(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
-}
-
 async fn most(doors: &[GatewayUnderTest]) {
     title(
         "requests through one core: 64 connections kept alive, answers of 50 bytes; clients and back end on the other core",
@@ -249,12 +177,6 @@ async fn half(asked: &[RequestSample]) {
         let (p50, p99) = (median(p50s[at].iter().copied()), median(p99s[at].iter().copied()));
         println!("{name:36} {p50:>6.0} µs {p99:>6.0} µs {over:>13.0} µs {ratio:>14.2} ×");
     }
-}
-
-pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 async fn downloads(doors: &[GatewayUnderTest]) {

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::task::spawn_blocking;
 
 use crate::gateway::{is_answer, is_whole};
-use crate::registry::percentiles;
+use crate::report::percentiles;
 
 const MAX_EVENTS: usize = 64;
 /// Every request is, of those that can be.

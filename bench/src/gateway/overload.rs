@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::daemon_process::Daemon;
 use crate::gateway::open_loop::{OpenLoop, TimedResponse};
-use crate::registry::{percentiles, row, title};
+use crate::report::{percentiles, row, title};
 
 const PORT: u16 = 19_160;
 /// With this, one who is nice has a twentieth of what somebody else has who is not.
@@ -14,7 +14,7 @@ const NICE: i32 = 13;
 const STARVED_RATE: f64 = 20_000.0;
 const AT_ONCE: usize = 64;
 const STARVED_TIME: Duration = Duration::from_secs(15);
-/// What the server does at a time, each for [`SLOW`](crate::gateway) and what a timer is late.
+/// What the server does at a time, each for [`SLOW`](crate::gateway::back_end) and what a timer is late.
 const AT_A_TIME: usize = 8;
 /// So many that one is free whenever a request is due.
 const CLIENTS: usize = 4000;

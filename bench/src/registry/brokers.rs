@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
 use crate::registry::swarm::write;
-use crate::registry::{ms, percentiles, row};
+use crate::report::{ms, percentiles, row};
 
 /// A server that tells subscribers, and how to speak to it.
 struct Broker {

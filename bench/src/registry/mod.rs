@@ -12,32 +12,10 @@ use tokio::time::sleep;
 
 use crate::daemon_process::Daemon;
 use crate::registry::swarm::{Swarm, join};
+use crate::report::{mb, ms, percentiles, row, title};
 
 /// A port for what must come back where it was.
 const PORT: u16 = 19_000;
-
-/// A line of the table.
-pub(crate) fn row(what: &str, figures: &str) {
-    println!("{what:44} {figures}");
-}
-
-pub(crate) fn title(text: &str) {
-    println!("\n{text}");
-}
-
-/// The middle and the worst but one of a hundred.
-pub(crate) fn percentiles(times: &mut [Duration]) -> (Duration, Duration) {
-    times.sort_unstable();
-    (times[times.len() / 2], times[(times.len() * 99 / 100).min(times.len() - 1)])
-}
-
-pub(crate) fn ms(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
-}
-
-fn mb(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
-}
 
 /// A Distributor with so many nodes that all know each other.
 async fn settled(nodes: usize, arguments: &[&str]) -> (Daemon, Swarm) {
