@@ -1,299 +1,533 @@
-use std::time::Duration;
-
-use proptest::collection::vec;
-use proptest::prelude::*;
-use protocol::RegistrationLimits;
+use protocol::{RegistrationLimits, ResumePoint, VisibilityTarget};
 
 use super::*;
-use crate::needs::Needs;
 
-fn parse(params: &str) -> Registration {
-    Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default()).unwrap()
+struct Scene {
+    roster: Roster,
+    start: Instant,
 }
 
-fn registration(name: &str) -> Registration {
-    parse(&format!(r#"{{"port":1,"name":"{name}","urls":[]}}"#))
+impl Scene {
+    fn new() -> Self {
+        Self::with(Config::default())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    fn with(config: Config) -> Self {
+        let start = Instant::now();
+        Self { roster: Roster::new(config, Memory::new(usize::MAX), start, 100), start }
+    }
+
+    fn at(&self, ms: u64) -> Instant {
+        self.start + Duration::from_millis(ms)
+    }
+
+    /// Registers version 2 node `n<port>` with more members of `$`.
+    fn register_with(
+        &mut self,
+        ms: u64,
+        session: u64,
+        port: u16,
+        advert: &str,
+        terms: &RegisterOptions,
+    ) -> Result<Admission, Turned> {
+        let params = format!(r#"{{"port":{port},"name":"n{port}","$":{{"id":"i{port}"{advert}}}}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let now = self.at(ms);
+        self.roster.register(now, SessionId(session), registration, "::1", terms)
+    }
+
+    fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, Turned> {
+        self.register_with(ms, session, port, "", &RegisterOptions::default())
+    }
+
+    /// Registers nodes, each on the session of its port.
+    fn register_all(&mut self, mut ports: std::ops::RangeInclusive<u16>) {
+        assert!(ports.all(|port| self.register(0, port.into(), port).is_ok()));
+    }
+
+    /// Registers a version 1 node.
+    fn register_old(&mut self, ms: u64, session: u64, port: u16) {
+        let params = format!(r#"{{"port":{port},"name":"old"}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let now = self.at(ms);
+        self.roster.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
+    }
+
+    fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Departure> {
+        let now = self.at(ms);
+        self.roster.leave(now, SessionId(session), reason)
+    }
+
+    fn advance(&mut self, ms: u64) -> Turn {
+        let now = self.at(ms);
+        self.roster.advance(now)
+    }
+
+    /// Names of those listed.
+    fn listed(&self) -> String {
+        self.roster.registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
+    }
+
+    fn events(&self, node: &str) -> Vec<String> {
+        self.roster.history(self.start, node).into_iter().map(|event| event.event).collect()
+    }
 }
 
-fn instance(id: u64) -> Registration {
-    parse(&format!(r#"{{"port":1,"name":"n{id}","urls":["GET/n{id}"],"$":{{"id":"{id}"}}}}"#))
-}
-
-fn names(registry: &Registry) -> String {
-    registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
-}
-
-fn registered(entrance: Entrance, superseded: Option<u64>) -> Registered {
-    Registered { entrance, superseded: superseded.map(SessionId) }
+fn new() -> Result<Admission, Turned> {
+    Ok(Admission::Listed(Registered { entrance: Entrance::New, superseded: None }))
 }
 
 #[test]
-fn order_is_the_order_of_registration() {
-    let mut registry = Registry::new(1);
-    for (session, name, entrance, expected) in [
-        (7, Some("a"), Some(Entrance::New), "a"),
-        (3, Some("b"), Some(Entrance::New), "a b"),
-        (7, Some("c"), Some(Entrance::Updated), "c b"),
-        (7, Some("c"), Some(Entrance::Same), "c b"),
-        (9, None, None, "c b"),
-        (7, None, Some(Entrance::Updated), "b"),
-        (7, Some("a"), Some(Entrance::New), "b a"),
+fn bc3_only_a_flapper_waits_to_be_listed() {
+    let mut scene = Scene::new();
+    scene.register(0, 1000, 1).unwrap();
+    let mut changes = 0;
+    for round in 0..100 {
+        let before = scene.roster.revision();
+        let _ = scene.register(round * 100, round, 7);
+        scene.leave(round * 100 + 50, round, LeaveReason::Closed);
+        changes += usize::from(scene.roster.revision() != before);
+    }
+    assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
+    assert_eq!(scene.register(9_900, 500, 8), new(), "nobody else waits");
+    let Ok(Admission::Held(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
+    let ends = 10_000 + u64::try_from(wait.as_millis()).unwrap();
+    assert!(scene.roster.next_due().unwrap() <= scene.at(ends + 1));
+    scene.advance(ends - 10);
+    assert_eq!(scene.listed(), "n1 n8");
+    scene.advance(ends + 1);
+    assert_eq!(scene.listed(), "n1 n8 n7");
+    assert!(scene.events("n7").contains(&"held back".to_owned()));
+}
+
+#[test]
+fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
+    let mut scene = Scene::new();
+    scene.register(0, 1, 1).unwrap();
+    let mut held = 0;
+    for weight in 0..20 {
+        let advert = format!(r#","weight":{weight}"#);
+        held += usize::from(matches!(
+            scene.register_with(10, 1, 1, &advert, &RegisterOptions::default()),
+            Ok(Admission::Held(_))
+        ));
+    }
+    assert_eq!(held, 10);
+    scene.advance(1100);
+    let record = scene.roster.registry.record_of(SessionId(1)).unwrap();
+    assert!(record.entry.contains(r#""weight":19"#), "{}", record.entry);
+    // Whoever wants no more calls does not wait.
+    let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &RegisterOptions::default());
+    assert!(matches!(admission, Ok(Admission::Listed(_))), "{admission:?}");
+}
+
+#[test]
+fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
+    let mut scene = Scene::with(Config { registration_burst: 3, registrations_per_second: 10, ..Config::default() });
+    for port in 1..=3 {
+        assert_eq!(scene.register(0, port.into(), port), new());
+    }
+    assert_eq!(scene.register(0, 4, 4), Err(Turned::Busy(Duration::from_millis(100))));
+    scene.register_old(0, 5, 5);
+    scene.register_with(0, 1, 1, r#","weight":5"#, &RegisterOptions::default()).unwrap();
+    assert_eq!(scene.register(100, 4, 4), new());
+}
+
+#[test]
+fn rg9_nobody_is_taken_while_we_stop() {
+    let mut scene = Scene::new();
+    scene.roster.drain();
+    assert_eq!(scene.register(0, 1, 1), Err(Turned::Draining(BACK_AFTER_STOP)));
+}
+
+#[test]
+fn bc6_the_list_never_outgrows_what_nodes_take() {
+    let mut scene = Scene::with(Config { max_list_bytes: 150, ..Config::default() });
+    assert_eq!(scene.register(0, 1, 1), new());
+    assert_eq!(scene.register(0, 2, 2), new());
+    assert_eq!(scene.register(0, 3, 3), Err(Turned::Full));
+    // Neither by what replaces an entry, nor by what waits to be listed.
+    let zone = r#","zone":"far away, in another place""#;
+    assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(Turned::Full));
+    assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
+    scene.leave(0, 2, LeaveReason::Closed);
+    scene.leave(0, 1, LeaveReason::Closed);
+    assert_eq!(scene.register(0, 3, 3), new());
+}
+
+#[test]
+fn bc6_what_waits_to_be_listed_counts() {
+    let mut scene = Scene::with(Config { max_list_bytes: 180, ..Config::default() });
+    for round in 0..4 {
+        let _ = scene.register(0, round, 7);
+        scene.leave(0, round, LeaveReason::Closed);
+    }
+    for session in 10..13 {
+        let params = format!(r#"{{"port":7,"name":"n7","urls":[],"$":{{"id":"i{session}"}}}}"#);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let held =
+            scene.roster.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
+        let expected = if session < 12 { matches!(held, Ok(Admission::Held(_))) } else { held == Err(Turned::Full) };
+        assert!(expected, "{session}: {held:?}");
+    }
+}
+
+/// Has a place held back: it comes and goes three times.
+fn flap(scene: &mut Scene, port: u16) {
+    for session in 900..903 {
+        scene.register(0, session, port).unwrap();
+        scene.leave(0, session, LeaveReason::Closed);
+    }
+}
+
+#[test]
+fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
+    let mut scene = Scene::new();
+    flap(&mut scene, 7);
+    let Ok(Admission::Held(wait)) = scene.register(0, 1, 7) else { panic!("it should wait") };
+    // The instance comes from another place, where it need not wait.
+    let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
+    let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
+    let now = scene.at(10);
+    let admission = scene.roster.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
+    assert_eq!(admission, new());
+    assert_eq!(scene.roster.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
+    scene.leave(20, 1, LeaveReason::Superseded);
+    scene.advance(u64::try_from(wait.as_millis()).unwrap() + 100);
+    assert_eq!(scene.listed(), "n8");
+    assert_eq!(scene.roster.poll_superseded(), None);
+}
+
+#[test]
+fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
+    let mut scene = Scene::new();
+    flap(&mut scene, 7);
+    // Two that wait.
+    assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Held(_))));
+    assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Held(_))));
+    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(1)), None));
+    scene.advance(30_000);
+    assert_eq!(scene.listed(), "n7");
+    // One that is listed.
+    scene.register(30_000, 3, 7).unwrap();
+    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(2)), None));
+    assert!(scene.leave(30_000, 2, LeaveReason::Closed).is_none());
+    assert_eq!(scene.listed(), "n7");
+}
+
+#[test]
+fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
+    let mut scene = Scene::new();
+    scene.register(0, 1, 7).unwrap();
+    for round in 0..10 {
+        let params = format!(r#"{{"port":7,"name":"n7","$":{{"id":"other{round}"}}}}"#);
+        let registration =
+            Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
+        let now = scene.at(100);
+        scene.roster.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
+        scene.leave(100, 50 + round, LeaveReason::Leave);
+    }
+    scene.leave(20_000, 1, LeaveReason::Closed);
+    assert_eq!(scene.register(20_100, 2, 7), new());
+}
+
+#[test]
+fn reports_count_from_nodes_only_and_once_in_a_while() {
+    let mut scene = Scene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_all(2..=3);
+    let id = scene.roster.registry.record_of(SessionId(1)).unwrap().id;
+    for (ms, by, suspect) in [
+        (10_000, 77, false),
+        (10_000, 78, false),
+        (10_000, 2, false),
+        (10_000, 3, true),
+        // Both again, before their word counts again: nobody complains any more.
+        (14_000, 2, true),
+        (15_100, 3, false),
+        (19_000, 2, false),
+        (20_100, 2, false),
+        (20_100, 3, true),
     ] {
-        let id = SessionId(session);
-        let changed = match name {
-            Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
-            None => registry.leave(id, LeaveReason::Closed).map(|_| Entrance::Updated),
-        };
-        assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
+        scene.advance(ms);
+        let now = scene.at(ms);
+        scene.roster.report(now, SessionId(by), &[id]);
+        assert_eq!(scene.roster.registry.record(id).unwrap().suspect, suspect, "{ms} {by}");
+    }
+    let many: Vec<u64> = (0..64).collect();
+    for by in 0..=MAX_DOUBTS as u64 / 64 {
+        let now = scene.at(30_000);
+        scene.register(30_000, 1000 + by, 1000 + by as u16).unwrap();
+        scene.roster.report(now, SessionId(1000 + by), &many);
+    }
+    assert_eq!(scene.roster.doubts.len(), MAX_DOUBTS);
+}
+
+/// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
+fn restored() -> (Scene, ResumePoint) {
+    let mut before = Scene::new();
+    before.register_all(1..=3);
+    let have = ResumePoint { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
+    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let mut packets = BytesMut::new();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have.revision, before.roster.registry.digest(), entries);
+    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let mut scene = Scene::new();
+    scene.roster.registry = Registry::new(200);
+    let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
+    scene.register_with(0, 1, 1, "", &terms).unwrap();
+    assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
+    assert!(scene.roster.take_copy(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
+    (scene, have)
+}
+
+/// The nodes that a peer is told of, and whether it knows all then.
+fn told(scene: &mut Scene, ms: u64, known: &mut Known) -> (String, bool) {
+    scene.roster.publish(Version::V2);
+    let now = scene.at(ms);
+    let Dispatch::Packet(packet, then) = scene.roster.news(now, known) else { return (String::new(), true) };
+    (known.told, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
+    let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
+    assert_eq!(text.contains("warming"), then.confirmed_only, "{text}");
+    let names: Vec<_> = text.split(r#""name":""#).skip(1).filter_map(|rest| rest.split('"').next()).collect();
+    (names.join(" "), !then.confirmed_only)
+}
+
+#[test]
+fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
+    let (mut scene, have) = restored();
+    let mut newcomer = Known::default();
+    assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
+    // Who held that state knows them all, and is told of nobody.
+    let mut remembers = Known { told: Some(have.revision), digest: have.digest, ..Known::default() };
+    assert_eq!(told(&mut scene, 100, &mut remembers), (String::new(), true));
+    // Who says to hold that state, and holds another, does not.
+    let mut forges = Known { told: Some(have.revision), digest: Some(Digest(1)), ..Known::default() };
+    assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
+    assert!(scene.roster.holds_back(Version::V1), "an old peer would forget what it is not shown");
+    // Its own node comes, as it was.
+    scene.register(1000, 2, 2).unwrap();
+    assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));
+    let asked = scene.roster.answer(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
+    assert!(matches!(asked, Dispatch::Packet(_, told) if told.confirmed_only));
+    // The last one does not come.
+    assert_eq!(scene.advance(8000).gone.len(), 1);
+    assert_eq!(told(&mut scene, 8000, &mut newcomer), (String::new(), true));
+    assert!(!scene.roster.holds_back(Version::V1));
+    assert_eq!(scene.listed(), "n1 n2");
+}
+
+#[test]
+fn bc5_a_copy_that_cannot_be_is_not_used() {
+    let (mut scene, epoch) = (Scene::new(), 100);
+    // Our epoch is the time of our start: a later one was made up.
+    for (later, restoring) in [(1, false), (0, false), (-1, true)] {
+        let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
+        let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
+        scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
+        assert_eq!(scene.roster.is_restoring(), restoring, "{later}");
+    }
+    // It is not what was offered, or names an instance twice.
+    let entry = |id: &str, port: u16| {
+        let text = format!(r#"{{"port":{port},"name":"a","urls":[],"host":"::1","$":{{"id":"{id}"}}}}"#);
+        serde_json::value::RawValue::from_string(text).unwrap()
+    };
+    let (one, two, again) = (entry("i1", 1), entry("i2", 2), entry("i1", 3));
+    let offered = Revision { epoch: 99, rev: 5 };
+    for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
+        let mut scene = Scene::new();
+        let terms = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
+        scene.register_with(0, 1, 1, "", &terms).unwrap();
+        assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
+        let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
+        let mut digest = Digest::default();
+        entries
+            .iter()
+            .for_each(|(id, entry)| digest.add(*id, Record::from_entry(*id, entry.get()).unwrap().entry.as_ref()));
+        let part = CopyPart { revision: Revision { rev, ..offered }, digest, more: false, entries };
+        assert_eq!(scene.roster.take_copy(scene.at(100), SessionId(1), &part), used, "{rev}");
     }
 }
 
 #[test]
-fn rg4_the_newest_session_of_an_instance_has_it() {
-    let mut registry = Registry::new(1);
-    let mut register = |session, id| registry.register(SessionId(session), &instance(id), "::1");
-    assert_eq!(register(1, 7), registered(Entrance::New, None));
-    assert_eq!(register(1, 7), registered(Entrance::Same, None));
-    assert_eq!(register(2, 7), registered(Entrance::Same, Some(1)));
-    assert_eq!(register(2, 8), registered(Entrance::Updated, None));
-    assert_eq!(register(3, 7), registered(Entrance::New, None));
-    assert_eq!(register(3, 8), registered(Entrance::Updated, Some(2)));
-    assert_eq!(registry.leave(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
-    assert_eq!(registry.leave(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
-    assert_eq!(names(&registry), "n8");
-    registry.leave(SessionId(3), LeaveReason::Closed);
-    assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(Entrance::New, None));
-}
-
-#[test]
-fn what_fits_covers_every_name_first() {
-    let mut registry = Registry::new(1);
-    for (session, name) in ["a", "a", "b", "a", "c", "b"].into_iter().enumerate() {
-        registry.register(SessionId(session as u64), &registration(name), "::1");
+fn a_mass_loss_is_not_believed_at_once() {
+    let mut scene = Scene::new();
+    for port in 1..=60 {
+        scene.register(0, port.into(), port).unwrap();
     }
-    let one = registry.records().next().unwrap().entry.len() + 1;
-    for (bytes, expected) in
-        [(0, ""), (one - 1, ""), (one, "a"), (one * 2, "ab"), (one * 3, "abc"), (one * 4, "aabc"), (one * 6, "aabacb")]
-    {
-        let fitting: String =
-            registry.entries_within(bytes).iter().map(|entry| entry.split('"').nth(5).unwrap()).collect();
-        assert_eq!(fitting, expected, "{bytes}");
+    scene.advance(7000);
+    let kept = (1..=60)
+        .filter(|session| scene.leave(60_000, *session, LeaveReason::Reset).is_some_and(|gone| gone.kept))
+        .count();
+    assert_eq!((kept, scene.roster.nodes()), (40, 40));
+    // Half of those come back as if nothing had been; the rest goes, a few at a time.
+    let before = scene.roster.revision();
+    for port in 41..=60 {
+        scene.register(62_000, u64::from(port) + 1000, port).unwrap();
+    }
+    assert_eq!(scene.roster.revision(), before);
+    assert!(scene.advance(66_999).gone.is_empty());
+    assert_eq!(scene.advance(67_000).gone.len(), 16);
+    assert_eq!(scene.advance(67_100).gone.len(), 0);
+    assert_eq!(scene.advance(67_250).gone.len(), 4);
+    assert_eq!(scene.roster.nodes(), 20);
+    assert_eq!(scene.events("n21"), ["joined", "kept", "left"]);
+}
+
+#[test]
+fn those_who_say_so_leave_at_once_however_many() {
+    for reason in [LeaveReason::Leave, LeaveReason::Closed] {
+        let mut scene = Scene::new();
+        scene.register_all(1..=60);
+        assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.kept)));
+        assert_eq!(scene.roster.nodes(), 0);
     }
 }
 
-/// `joined`, `left` with reasons, `suspect` and `trusted` by name or id.
-#[track_caller]
-fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
-    let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
-    let view = View { needs, confirmed_only: false };
-    let Difference { joined, left, suspect, trusted, .. } = registry.between(base, registry.revision().rev, &view);
-    let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
-    let left: Vec<_> = left.iter().map(|(id, reason)| format!("-{id} {}", reason.as_str())).collect();
-    let marks = suspect.iter().map(|id| format!("?{id}")).chain(trusted.iter().map(|id| format!("!{id}")));
-    let seen: Vec<_> = joined.into_iter().chain(left).chain(marks).collect();
-    assert_eq!(seen.join(" "), expected);
-}
-
 #[test]
-fn changes_merge_to_what_differs() {
-    let mut registry = Registry::new(1);
-    let a = SessionId(1);
-    registry.register(a, &registration("a"), "::1");
-    registry.register(SessionId(2), &registration("b"), "::1");
-    let base = registry.revision().rev;
-    check(&registry, base, None, "");
-    registry.register(SessionId(3), &registration("c"), "::1");
-    registry.leave(a, LeaveReason::Reset);
-    check(&registry, base, None, "+c -1 reset");
-    registry.leave(SessionId(3), LeaveReason::Leave);
-    check(&registry, base, None, "-1 reset");
-    registry.mark(2, true);
-    check(&registry, base, None, "-1 reset ?2");
-    registry.mark(2, false);
-    check(&registry, base, None, "-1 reset");
-    registry.touch();
-    check(&registry, registry.revision().rev - 1, None, "");
-    registry.mark(2, true);
-    registry.register(SessionId(2), &registration("b2"), "::1");
-    check(&registry, registry.revision().rev - 1, None, "+b2");
-    check(&registry, 0, None, "+b2");
-}
+fn a_successor_is_rebuilt_from_a_client() {
+    let mut before = Scene::new();
+    before.register_all(1..=30);
+    let have = before.roster.revision();
+    let mut packets = BytesMut::new();
+    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let entries = records.iter().map(|record| (record.id, &*record.entry));
+    protocol::write_copy(&mut packets, have, before.roster.registry.digest(), entries);
+    let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
+    let part = protocol::read_copy(&packet).unwrap();
 
-#[test]
-fn a_receiver_gets_what_concerns_it() {
-    let mut registry = Registry::new(1);
-    registry.register(SessionId(1), &instance(1), "::1");
-    registry.register(SessionId(2), &instance(2), "::1");
-    check(&registry, 0, Some("n1"), "+n1");
-    check(&registry, 0, Some("GET/n2"), "+n2");
-    check(&registry, 0, Some("other"), "");
-    let base = registry.revision().rev;
-    registry.register(SessionId(2), &registration("moved"), "::1");
-    check(&registry, base, Some("n2"), "-2 changed");
-    check(&registry, base, Some("moved"), "+moved");
-    registry.leave(SessionId(2), LeaveReason::Hung);
-    check(&registry, base, Some("n2"), "-2 hung");
-    check(&registry, base, Some("moved"), "");
-}
-
-#[test]
-fn changes_are_remembered_up_to_a_limit() {
-    let mut registry = Registry::new(5);
-    let have = |rev| ResumePoint::from(Revision { epoch: 5, rev });
-    for _ in 0..MAX_CHANGES {
-        registry.touch();
+    let mut scene = Scene::new();
+    let terms =
+        RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
+    // It has started later.
+    scene.roster.registry = Registry::new(200);
+    scene.register_with(10, 7, 7, "", &terms).unwrap();
+    assert!(scene.roster.is_restoring());
+    assert!(!scene.roster.take_copy(scene.at(20), SessionId(7), &part), "it was not asked");
+    assert_eq!(scene.advance(110).ask, Some(SessionId(7)));
+    assert!(!scene.roster.take_copy(scene.at(120), SessionId(8), &part), "another was asked");
+    assert!(scene.roster.take_copy(scene.at(120), SessionId(7), &part));
+    assert!(!scene.roster.is_restoring() && !scene.roster.stamp().warming);
+    assert_eq!((scene.roster.nodes(), scene.roster.registry.absent()), (30, 29));
+    let restored = scene.roster.revision();
+    assert!(restored > have);
+    for port in 1..=29 {
+        scene.register_with(1000, 100 + u64::from(port), port, "", &terms).unwrap();
     }
-    assert_eq!(registry.base(have(0)), Some(0));
-    registry.touch();
-    assert_eq!(registry.base(have(0)), None);
-    assert_eq!(registry.base(have(1)), Some(1));
-    let newest = registry.revision();
-    assert_eq!(registry.base(newest.into()), Some(newest.rev));
-    assert_eq!(registry.base(have(newest.rev + 1)), None, "from a future that never was");
-    assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }.into()), None);
-}
-
-#[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-fn now() -> Instant {
-    Instant::now()
+    assert_eq!(scene.roster.revision(), restored, "everybody is back where they were");
+    scene.advance(8000);
+    assert_eq!(scene.listed().split(' ').count(), 29);
 }
 
 #[test]
-fn a_kept_place_is_taken_again_without_a_change() {
-    let (mut registry, start) = (Registry::new(1), now());
-    for (session, registration) in [(1, instance(1)), (2, registration("old")), (3, instance(3))] {
-        registry.register(SessionId(session), &registration, "::1");
-    }
-    let until = start + Duration::from_secs(7);
-    (1..=3).for_each(|session| drop(registry.keep(SessionId(session), until)));
-    assert_eq!((registry.absent(), registry.next_expiry()), (3, Some(until)));
-    let rev = registry.revision().rev;
-    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(Entrance::Same, None));
-    assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), registered(Entrance::Same, None));
-    assert_eq!((registry.revision().rev, names(&registry).as_str()), (rev, "n1 old n3"));
-    assert_eq!(registry.register(SessionId(6), &registration("old"), "::1").entrance, Entrance::New, "a fork of it");
-    assert!(registry.expire(until - Duration::from_millis(1), 9).is_empty());
-    assert_eq!(registry.expire(until, 9).len(), 1);
-    assert_eq!(names(&registry), "n1 old old");
-    check(&registry, rev, None, "+old -3 unreachable");
-}
-
-#[test]
-fn a_successor_goes_on_from_a_copy() {
-    let (start, mut before) = (now(), Registry::new(5));
-    for id in 1..=3 {
-        before.register(SessionId(id), &instance(id), "::1");
-    }
-    let have = before.revision();
-    let mut registry = Registry::new(4);
-    registry.register(SessionId(1), &instance(9), "::1");
-    registry.register(SessionId(2), &instance(2), "::1");
-    assert_eq!(registry.base(have.into()), None);
-    let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
-    registry.succeed(have.into(), copy, start);
-    assert!(registry.revision().epoch > 5);
-    assert_eq!(names(&registry), "n1 n2 n3 n9");
-    let base = registry.base(have.into()).unwrap();
-    check(&registry, base, None, "+n9");
-    assert_eq!(registry.absent(), 2);
-    assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(Entrance::Same, None));
-    registry.expire(start, 9);
-    check(&registry, base, None, "+n9 -1 unreachable");
-    assert_eq!(registry.base(have.into()), Some(base), "for as long as the changes are remembered");
-}
-
-proptest! {
-    /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its newest session, in the
-    /// place it has always had.
-    #[test]
-    fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
-        let mut registry = Registry::new(1);
-        // Sessions with the instance they registered last, in order of place; those superseded are out.
-        let mut model: Vec<(u64, u64)> = Vec::new();
-        for (session, id) in steps {
-            let Some(id) = id else {
-                registry.leave(SessionId(session), LeaveReason::Closed);
-                model.retain(|(other, _)| *other != session);
-                continue;
-            };
-            registry.register(SessionId(session), &instance(id), "::1");
-            if model.iter().any(|(other, _)| *other == session) {
-                model.retain(|(other, of)| *other == session || *of != id);
-            }
-            match model.iter_mut().find(|(other, of)| *other == session || *of == id) {
-                Some(known) => *known = (session, id),
-                None => model.push((session, id)),
-            }
-            let expected: Vec<_> = model.iter().map(|(_, id)| format!("n{id}")).collect();
-            prop_assert_eq!(names(&registry), expected.join(" "));
-            prop_assert_eq!(registry.instances.len(), registry.len());
-            prop_assert_eq!(registry.sessions.len(), registry.len());
+fn a_copy_that_is_damaged_is_not_used() {
+    let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
+    let terms =
+        RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
+    scene.register_with(0, 1, 1, "", &terms).unwrap();
+    scene.register_with(0, 2, 2, "", &terms).unwrap();
+    for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
+        let asked = scene.advance(200).ask;
+        assert_eq!(asked, expected);
+        let part = CopyPart { revision: have, digest: Digest(1), more: false, entries: Vec::new() };
+        if let Some(asked) = asked {
+            assert!(!scene.roster.take_copy(scene.at(200), asked, &part));
         }
     }
+    assert!(!scene.roster.is_restoring() && scene.roster.stamp().warming);
+    assert!(scene.advance(6000).warm);
+}
 
-    /// The registry is a list of sessions with their last registration, in the order they first registered, and every
-    /// change of it has a number.
-    #[test]
-    fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
-        let mut registry = Registry::new(1);
-        let mut model: Vec<(u64, String)> = Vec::new();
-        for (session, name) in steps {
-            let before = (registry.revision().rev, model.clone());
-            let known = model.iter().position(|(id, _)| *id == session);
-            match (&name, known) {
-                (Some(name), Some(at)) => model[at].1.clone_from(name),
-                (Some(name), None) => model.push((session, name.clone())),
-                (None, Some(at)) => drop(model.remove(at)),
-                (None, None) => {}
-            }
-            match &name {
-                Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
-                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
-            }
-            let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
-            prop_assert_eq!(names(&registry), expected.join(" "));
-            prop_assert_eq!(registry.len(), model.len());
-            let bytes = registry.records().map(|record| &*record.entry).collect::<Vec<_>>().join(",").len();
-            prop_assert_eq!(registry.list_bytes(), bytes);
-            prop_assert_eq!(registry.revision().rev > before.0, model != before.1);
-        }
+#[test]
+fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secret() {
+    let secret = Secret::new("s").unwrap();
+    let with =
+        |secret: Option<&str>| RegisterOptions { secret: secret.and_then(Secret::new), ..RegisterOptions::default() };
+    let owned = format!(r#","id":"{}""#, secret.instance());
+    let mut scene = Scene::new();
+    let mut register = |session, advert: &str, secret| {
+        let params = format!(r#"{{"port":{},"name":"goods","$":{{"v":2{advert}}}}}"#, session + 1);
+        let params = serde_json::from_str(&params).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let admission = scene.roster.register(scene.start, SessionId(session), registration, "::1", &with(secret));
+        admission.map(|admission| match admission {
+            Admission::Listed(registered) => registered.superseded.map(|session| session.0),
+            Admission::Held(_) => panic!("nobody flaps"),
+        })
+    };
+    for (session, advert, secret, expected) in [
+        (1, &*owned, None, Err(Turned::NotYours)),
+        (1, &owned, Some("s"), Ok(None)),
+        // Everybody sees the id.
+        (2, &owned, None, Err(Turned::NotYours)),
+        (2, &owned, Some("t"), Err(Turned::NotYours)),
+        (2, &owned, Some("s"), Ok(Some(1))),
+        // An id that is made of no secret is registered by whoever says it, as ever.
+        (3, r#","id":"i1""#, None, Ok(None)),
+        (4, r#","id":"i1""#, Some("t"), Ok(Some(3))),
+        (5, "", Some("s"), Ok(None)),
+    ] {
+        assert_eq!(register(session, advert, secret), expected, "{session} {advert} {secret:?}");
     }
+}
 
-    /// Applied to what was there at its base, a difference gives what was there at its target, whatever came after.
-    #[test]
-    fn differences_lead_from_any_state_to_any_later_one(
-        steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),
-        cuts in (0_usize..60, 0_usize..60),
-    ) {
-        let mut registry = Registry::new(1);
-        let mut states = vec![(0, BTreeMap::new())];
-        for (session, id, suspect) in steps {
-            match id {
-                Some(id) if suspect => drop(registry.mark(id + 1, session > 2)),
-                Some(id) => { registry.register(SessionId(session), &instance(id), "::1"); },
-                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
-            }
-            let records: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
-            states.push((registry.revision().rev, records));
-        }
-        let (from, to) = (cuts.0.min(cuts.1) % states.len(), cuts.0.max(cuts.1) % states.len());
-        let ((base, mut replica), (target, expected)) = (states[from.min(to)].clone(), states[from.max(to)].clone());
-        let Difference { joined, left, suspect, trusted, .. } = registry.between(base, target, &View::default());
-        for (id, _) in left {
-            prop_assert!(replica.remove(&id).is_some());
-        }
-        for record in joined {
-            replica.insert(record.id, Arc::new(Record { suspect: false, ..(*record).clone() }));
-        }
-        for (ids, to) in [(suspect, true), (trusted, false)] {
-            for id in ids {
-                let record = replica.get_mut(&id).unwrap();
-                prop_assert_eq!(record.suspect, !to);
-                *record = Arc::new(Record { suspect: to, ..(**record).clone() });
-            }
-        }
-        prop_assert_eq!(&replica, &expected);
-        let records: Vec<_> = registry.records_at(target).into_iter().map(|record| (record.id, Arc::clone(record))).collect();
-        prop_assert_eq!(records, expected.into_iter().collect::<Vec<_>>());
+#[test]
+fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
+    let mut scene = Scene::new();
+    scene.register_old(0, 1, 1);
+    scene.register_all(2..=4);
+    let now = scene.at(10_000);
+    let id = |scene: &Scene, session| scene.roster.registry.record_of(SessionId(session)).unwrap().id;
+    let old = id(&scene, 1);
+    assert!(!scene.roster.report(now, SessionId(2), &[old, 999]));
+    assert!(!scene.roster.report(now, SessionId(2), &[old]), "one witness is none");
+    assert!(scene.roster.report(now, SessionId(3), &[old]));
+    assert!(scene.roster.registry.record(old).unwrap().suspect);
+    scene.advance(14_999);
+    assert!(scene.roster.registry.record(old).unwrap().suspect);
+    scene.advance(15_000);
+    assert!(!scene.roster.registry.record(old).unwrap().suspect);
+    assert_eq!(scene.events("old"), ["joined", "suspect", "trusted"]);
+}
+
+#[test]
+fn a_barrier_names_those_who_have_not_seen() {
+    let mut scene = Scene::new();
+    scene.register_all(1..=3);
+    let terms = RegisterOptions {
+        visibility: Some(VisibilityTarget { percent: 100, within: 500 }),
+        ..RegisterOptions::default()
+    };
+    scene.register_with(1000, 4, 4, "", &terms).unwrap();
+    assert!(scene.roster.stamp().ack);
+    let newest = scene.roster.revision();
+    for session in [1, 3, 4] {
+        assert!(!scene.roster.acknowledge(SessionId(session), newest, None));
+    }
+    assert!(scene.advance(1499).raised.is_empty());
+    let raised = scene.advance(1500).raised;
+    assert_eq!((raised[0].0.seen, raised[0].0.of, raised[0].0.enough), (3, 4, false));
+    assert_eq!(raised[0].1, ["n2 [::1]:2"]);
+    assert!(!scene.roster.stamp().ack);
+}
+
+#[test]
+fn a_digest_shows_drift_only_at_the_same_revision() {
+    let mut scene = Scene::new();
+    scene.register_all(1..=2);
+    let (newest, digest) = (scene.roster.revision(), scene.roster.registry.digest());
+    let older = Revision { rev: newest.rev - 1, ..newest };
+    for (known, said, drifted) in [
+        (newest, Some(digest), false),
+        (newest, None, false),
+        (newest, Some(Digest(digest.0 ^ 1)), true),
+        (older, Some(Digest(digest.0 ^ 1)), false),
+    ] {
+        assert_eq!(scene.roster.acknowledge(SessionId(1), known, said), drifted, "{known} {said:?}");
     }
 }

@@ -21,16 +21,16 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
-use crate::history;
-use crate::intake::Complaint;
-use crate::liveness::Verdict;
-use crate::memory::{Grant, Memory, Rooms};
-use crate::metrics::{Counters, Figures};
-use crate::needs::Needs;
-use crate::outbox::{Outbox, Step};
-use crate::registry::{Entrance, MAX_CHANGE_BYTES, Registered, SessionId};
-use crate::roster::{Admission, Departure, Roster, Turn, Turned};
-use crate::turns::{TurnOfNetwork, Turns};
+use crate::entries::interests::Needs;
+use crate::entries::{Entrance, MAX_CHANGE_BYTES, Registered, SessionId};
+use crate::peer::command::Complaint;
+use crate::peer::outbox::{Outbox, Step};
+use crate::registry::history;
+use crate::registry::liveness::Verdict;
+use crate::registry::{Admission, Departure, Roster, Turn, Turned};
+use crate::shell::metrics::{Counters, Figures};
+use crate::shell::turns::{TurnOfNetwork, Turns};
+use crate::updates::budget::{Grant, Memory, Rooms};
 
 /// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
 const WRITES_PER_TURN: usize = 64;

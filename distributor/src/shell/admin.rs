@@ -11,8 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
-use crate::membership::Membership;
-use crate::metrics;
+use crate::shell::metrics;
+use crate::shell::shared::Membership;
 
 /// Operators at a time; when one more comes, the one who came first goes: what is asked here is answered at once, so that one is idle, or
 /// does not read.

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
 use std::time::{Duration, Instant};
 
-use crate::registry::SessionId;
+use crate::entries::SessionId;
 
 /// How often [`Liveness::tick`] should be called, and half as often in a large mesh: see [`Liveness::period`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);

@@ -1,5 +1,12 @@
 //! Who is there, and what is done about it: every decision of the Distributor that needs no socket.
 
+mod damping;
+pub(crate) mod history;
+pub(crate) mod liveness;
+mod mass_loss;
+mod visibility;
+pub(crate) mod warmup;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,18 +17,18 @@ use protocol::{
     Revision, Secret, UpdateHeader, Version, host_text, write_ping,
 };
 
-use crate::barriers::{Barriers, Raised};
-use crate::bucket::Bucket;
 use crate::config::Config;
-use crate::damping::Damping;
-use crate::history::History;
-use crate::lists::{Dispatch, Edition, Known, Lists, legacy_bytes};
-use crate::liveness::{Liveness, Verdict};
-use crate::losses::Losses;
-use crate::memory::{Memory, Outgoing};
-use crate::registry::{Entrance, Place, Record, Registered, Registry, SessionId};
-use crate::view::View;
-use crate::warmup::{BACK_WITHIN, Warmup};
+use crate::entries::view::View;
+use crate::entries::{Entrance, Place, Record, Registered, Registry, SessionId};
+use crate::registry::damping::Damping;
+use crate::registry::history::History;
+use crate::registry::liveness::{Liveness, Verdict};
+use crate::registry::mass_loss::Losses;
+use crate::registry::visibility::{Barriers, Raised};
+use crate::registry::warmup::{BACK_WITHIN, Warmup};
+use crate::token_bucket::Bucket;
+use crate::updates::budget::{Memory, Outgoing};
+use crate::updates::lists::{Dispatch, Edition, Known, Lists, legacy_bytes};
 
 /// Between two rounds in which those who did not come back are removed, and the least that one round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);

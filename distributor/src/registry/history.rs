@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use protocol::HistoryEvent;
 
-use crate::registry::Record;
+use crate::entries::Record;
 
 /// Events that are remembered, of some hundred bytes each.
 pub(crate) const MAX_EVENTS: usize = 4096;

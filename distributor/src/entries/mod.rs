@@ -1,5 +1,8 @@
 //! Who is there, and what has changed since when: the heart of the Distributor, without I/O.
 
+pub(crate) mod interests;
+pub(crate) mod view;
+
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -8,7 +11,7 @@ use std::time::Instant;
 
 use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision, Version};
 
-use crate::view::View;
+use crate::entries::view::View;
 
 /// A connection for as long as it lives. Never used twice, unlike an address and port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -10,9 +10,9 @@ use protocol::{
 };
 
 use crate::config::{Config, OversizedList};
-use crate::memory::{Memory, Outgoing};
-use crate::registry::{Difference, Record, Registry};
-use crate::view::View;
+use crate::entries::view::View;
+use crate::entries::{Difference, Record, Registry};
+use crate::updates::budget::{Memory, Outgoing};
 
 /// The packets of the newest revision, as far as somebody has needed them.
 #[derive(Debug)]
@@ -429,8 +429,8 @@ mod tests {
     use protocol::{LeaveReason, ListUpdate, Packet, Registration, Replica, UpdateOutcome};
 
     use super::*;
-    use crate::needs::Needs;
-    use crate::registry::SessionId;
+    use crate::entries::SessionId;
+    use crate::entries::interests::Needs;
 
     fn register(registry: &mut Registry, session: u64) {
         let params = format!(r#"{{"port":{},"name":"n{session:04}","urls":["GET/¶"]}}"#, session + 1);

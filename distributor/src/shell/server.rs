@@ -11,10 +11,10 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::admin;
 use crate::config::Config;
-use crate::connection;
-use crate::membership::{Crowded, Membership};
+use crate::shell::admin;
+use crate::shell::connection;
+use crate::shell::shared::{Crowded, Membership};
 
 /// While we stop, so long whoever registers is told to come back later; the others see the end of their connections then.
 const DRAIN: Duration = Duration::from_millis(200);

@@ -2,8 +2,8 @@ use protocol::{RegisterOptions, Registration};
 
 use super::*;
 use crate::config::Config;
-use crate::memory::Memory;
-use crate::registry::SessionId;
+use crate::entries::SessionId;
+use crate::updates::budget::Memory;
 
 struct Peer {
     outbox: Outbox,

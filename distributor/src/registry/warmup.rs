@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use protocol::ResumePoint;
 
-use crate::registry::SessionId;
+use crate::entries::SessionId;
 
 /// The period in which nodes that are not connected try to be.
 const PERIOD: Duration = Duration::from_secs(3);

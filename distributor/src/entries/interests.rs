@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::registry::Record;
+use crate::entries::Record;
 
 /// Services, by name, and urls as they are registered. Equal for nodes that need the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

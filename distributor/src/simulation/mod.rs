@@ -17,12 +17,12 @@ use protocol::{
 };
 
 use crate::config::Config;
-use crate::intake::{Intake, Intent};
-use crate::liveness::{Awake, TICK, Verdict};
-use crate::memory::Memory;
-use crate::outbox::{Outbox, Reply, Step};
-use crate::registry::SessionId;
-use crate::roster::Roster;
+use crate::entries::SessionId;
+use crate::peer::command::{Intake, Intent};
+use crate::peer::outbox::{Outbox, Reply, Step};
+use crate::registry::Roster;
+use crate::registry::liveness::{Awake, TICK, Verdict};
+use crate::updates::budget::Memory;
 
 /// Histories that a usual run of the tests goes through.
 const HISTORIES: u64 = 100_000;

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull};
 
-use crate::lists::{Dispatch, Known, Told};
-use crate::memory::Outgoing;
-use crate::needs::Needs;
-use crate::roster::Roster;
-use crate::view::View;
+use crate::entries::interests::Needs;
+use crate::entries::view::View;
+use crate::registry::Roster;
+use crate::updates::budget::Outgoing;
+use crate::updates::lists::{Dispatch, Known, Told};
 
 /// A peer that cannot be put right by the list is not sent it with every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::registry::Place;
+use crate::entries::Place;
 
 /// A stay of at least this is none too short.
 const LONG_STAY: Duration = Duration::from_secs(16);

@@ -16,13 +16,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::bucket::Bucket;
-use crate::intake::{Complaint, Counts, Intake, Intent, guess_protocol};
-use crate::membership::{Attendance, Flow, Session, Writer};
-use crate::memory::{AwaitedRoom, Outgoing, Room, Rooms};
-use crate::outbox::Reply;
-use crate::roster::{Admission, Turned};
-use crate::turns::{AwaitedPlaces, Places, Turns};
+use crate::peer::command::{Complaint, Counts, Intake, Intent, guess_protocol};
+use crate::peer::outbox::Reply;
+use crate::registry::{Admission, Turned};
+use crate::shell::shared::{Attendance, Flow, Session, Writer};
+use crate::shell::turns::{AwaitedPlaces, Places, Turns};
+use crate::token_bucket::Bucket;
+use crate::updates::budget::{AwaitedRoom, Outgoing, Room, Rooms};
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_TURN: u32 = 64;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use protocol::{Revision, VisibilityTarget};
 
-use crate::registry::SessionId;
+use crate::entries::SessionId;
 
 /// How often open barriers are looked at: counting everybody's acknowledgements at each of them would cost more.
 const LOOK: Duration = Duration::from_millis(10);

@@ -1,0 +1,299 @@
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use protocol::RegistrationLimits;
+
+use super::*;
+use crate::entries::interests::Needs;
+
+fn parse(params: &str) -> Registration {
+    Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default()).unwrap()
+}
+
+fn registration(name: &str) -> Registration {
+    parse(&format!(r#"{{"port":1,"name":"{name}","urls":[]}}"#))
+}
+
+fn instance(id: u64) -> Registration {
+    parse(&format!(r#"{{"port":1,"name":"n{id}","urls":["GET/n{id}"],"$":{{"id":"{id}"}}}}"#))
+}
+
+fn names(registry: &Registry) -> String {
+    registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
+}
+
+fn registered(entrance: Entrance, superseded: Option<u64>) -> Registered {
+    Registered { entrance, superseded: superseded.map(SessionId) }
+}
+
+#[test]
+fn order_is_the_order_of_registration() {
+    let mut registry = Registry::new(1);
+    for (session, name, entrance, expected) in [
+        (7, Some("a"), Some(Entrance::New), "a"),
+        (3, Some("b"), Some(Entrance::New), "a b"),
+        (7, Some("c"), Some(Entrance::Updated), "c b"),
+        (7, Some("c"), Some(Entrance::Same), "c b"),
+        (9, None, None, "c b"),
+        (7, None, Some(Entrance::Updated), "b"),
+        (7, Some("a"), Some(Entrance::New), "b a"),
+    ] {
+        let id = SessionId(session);
+        let changed = match name {
+            Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
+            None => registry.leave(id, LeaveReason::Closed).map(|_| Entrance::Updated),
+        };
+        assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
+    }
+}
+
+#[test]
+fn rg4_the_newest_session_of_an_instance_has_it() {
+    let mut registry = Registry::new(1);
+    let mut register = |session, id| registry.register(SessionId(session), &instance(id), "::1");
+    assert_eq!(register(1, 7), registered(Entrance::New, None));
+    assert_eq!(register(1, 7), registered(Entrance::Same, None));
+    assert_eq!(register(2, 7), registered(Entrance::Same, Some(1)));
+    assert_eq!(register(2, 8), registered(Entrance::Updated, None));
+    assert_eq!(register(3, 7), registered(Entrance::New, None));
+    assert_eq!(register(3, 8), registered(Entrance::Updated, Some(2)));
+    assert_eq!(registry.leave(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
+    assert_eq!(registry.leave(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
+    assert_eq!(names(&registry), "n8");
+    registry.leave(SessionId(3), LeaveReason::Closed);
+    assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(Entrance::New, None));
+}
+
+#[test]
+fn what_fits_covers_every_name_first() {
+    let mut registry = Registry::new(1);
+    for (session, name) in ["a", "a", "b", "a", "c", "b"].into_iter().enumerate() {
+        registry.register(SessionId(session as u64), &registration(name), "::1");
+    }
+    let one = registry.records().next().unwrap().entry.len() + 1;
+    for (bytes, expected) in
+        [(0, ""), (one - 1, ""), (one, "a"), (one * 2, "ab"), (one * 3, "abc"), (one * 4, "aabc"), (one * 6, "aabacb")]
+    {
+        let fitting: String =
+            registry.entries_within(bytes).iter().map(|entry| entry.split('"').nth(5).unwrap()).collect();
+        assert_eq!(fitting, expected, "{bytes}");
+    }
+}
+
+/// `joined`, `left` with reasons, `suspect` and `trusted` by name or id.
+#[track_caller]
+fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
+    let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
+    let view = View { needs, confirmed_only: false };
+    let Difference { joined, left, suspect, trusted, .. } = registry.between(base, registry.revision().rev, &view);
+    let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
+    let left: Vec<_> = left.iter().map(|(id, reason)| format!("-{id} {}", reason.as_str())).collect();
+    let marks = suspect.iter().map(|id| format!("?{id}")).chain(trusted.iter().map(|id| format!("!{id}")));
+    let seen: Vec<_> = joined.into_iter().chain(left).chain(marks).collect();
+    assert_eq!(seen.join(" "), expected);
+}
+
+#[test]
+fn changes_merge_to_what_differs() {
+    let mut registry = Registry::new(1);
+    let a = SessionId(1);
+    registry.register(a, &registration("a"), "::1");
+    registry.register(SessionId(2), &registration("b"), "::1");
+    let base = registry.revision().rev;
+    check(&registry, base, None, "");
+    registry.register(SessionId(3), &registration("c"), "::1");
+    registry.leave(a, LeaveReason::Reset);
+    check(&registry, base, None, "+c -1 reset");
+    registry.leave(SessionId(3), LeaveReason::Leave);
+    check(&registry, base, None, "-1 reset");
+    registry.mark(2, true);
+    check(&registry, base, None, "-1 reset ?2");
+    registry.mark(2, false);
+    check(&registry, base, None, "-1 reset");
+    registry.touch();
+    check(&registry, registry.revision().rev - 1, None, "");
+    registry.mark(2, true);
+    registry.register(SessionId(2), &registration("b2"), "::1");
+    check(&registry, registry.revision().rev - 1, None, "+b2");
+    check(&registry, 0, None, "+b2");
+}
+
+#[test]
+fn a_receiver_gets_what_concerns_it() {
+    let mut registry = Registry::new(1);
+    registry.register(SessionId(1), &instance(1), "::1");
+    registry.register(SessionId(2), &instance(2), "::1");
+    check(&registry, 0, Some("n1"), "+n1");
+    check(&registry, 0, Some("GET/n2"), "+n2");
+    check(&registry, 0, Some("other"), "");
+    let base = registry.revision().rev;
+    registry.register(SessionId(2), &registration("moved"), "::1");
+    check(&registry, base, Some("n2"), "-2 changed");
+    check(&registry, base, Some("moved"), "+moved");
+    registry.leave(SessionId(2), LeaveReason::Hung);
+    check(&registry, base, Some("n2"), "-2 hung");
+    check(&registry, base, Some("moved"), "");
+}
+
+#[test]
+fn changes_are_remembered_up_to_a_limit() {
+    let mut registry = Registry::new(5);
+    let have = |rev| ResumePoint::from(Revision { epoch: 5, rev });
+    for _ in 0..MAX_CHANGES {
+        registry.touch();
+    }
+    assert_eq!(registry.base(have(0)), Some(0));
+    registry.touch();
+    assert_eq!(registry.base(have(0)), None);
+    assert_eq!(registry.base(have(1)), Some(1));
+    let newest = registry.revision();
+    assert_eq!(registry.base(newest.into()), Some(newest.rev));
+    assert_eq!(registry.base(have(newest.rev + 1)), None, "from a future that never was");
+    assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }.into()), None);
+}
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+#[test]
+fn a_kept_place_is_taken_again_without_a_change() {
+    let (mut registry, start) = (Registry::new(1), now());
+    for (session, registration) in [(1, instance(1)), (2, registration("old")), (3, instance(3))] {
+        registry.register(SessionId(session), &registration, "::1");
+    }
+    let until = start + Duration::from_secs(7);
+    (1..=3).for_each(|session| drop(registry.keep(SessionId(session), until)));
+    assert_eq!((registry.absent(), registry.next_expiry()), (3, Some(until)));
+    let rev = registry.revision().rev;
+    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(Entrance::Same, None));
+    assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), registered(Entrance::Same, None));
+    assert_eq!((registry.revision().rev, names(&registry).as_str()), (rev, "n1 old n3"));
+    assert_eq!(registry.register(SessionId(6), &registration("old"), "::1").entrance, Entrance::New, "a fork of it");
+    assert!(registry.expire(until - Duration::from_millis(1), 9).is_empty());
+    assert_eq!(registry.expire(until, 9).len(), 1);
+    assert_eq!(names(&registry), "n1 old old");
+    check(&registry, rev, None, "+old -3 unreachable");
+}
+
+#[test]
+fn a_successor_goes_on_from_a_copy() {
+    let (start, mut before) = (now(), Registry::new(5));
+    for id in 1..=3 {
+        before.register(SessionId(id), &instance(id), "::1");
+    }
+    let have = before.revision();
+    let mut registry = Registry::new(4);
+    registry.register(SessionId(1), &instance(9), "::1");
+    registry.register(SessionId(2), &instance(2), "::1");
+    assert_eq!(registry.base(have.into()), None);
+    let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
+    registry.succeed(have.into(), copy, start);
+    assert!(registry.revision().epoch > 5);
+    assert_eq!(names(&registry), "n1 n2 n3 n9");
+    let base = registry.base(have.into()).unwrap();
+    check(&registry, base, None, "+n9");
+    assert_eq!(registry.absent(), 2);
+    assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(Entrance::Same, None));
+    registry.expire(start, 9);
+    check(&registry, base, None, "+n9 -1 unreachable");
+    assert_eq!(registry.base(have.into()), Some(base), "for as long as the changes are remembered");
+}
+
+proptest! {
+    /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its newest session, in the
+    /// place it has always had.
+    #[test]
+    fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
+        let mut registry = Registry::new(1);
+        // Sessions with the instance they registered last, in order of place; those superseded are out.
+        let mut model: Vec<(u64, u64)> = Vec::new();
+        for (session, id) in steps {
+            let Some(id) = id else {
+                registry.leave(SessionId(session), LeaveReason::Closed);
+                model.retain(|(other, _)| *other != session);
+                continue;
+            };
+            registry.register(SessionId(session), &instance(id), "::1");
+            if model.iter().any(|(other, _)| *other == session) {
+                model.retain(|(other, of)| *other == session || *of != id);
+            }
+            match model.iter_mut().find(|(other, of)| *other == session || *of == id) {
+                Some(known) => *known = (session, id),
+                None => model.push((session, id)),
+            }
+            let expected: Vec<_> = model.iter().map(|(_, id)| format!("n{id}")).collect();
+            prop_assert_eq!(names(&registry), expected.join(" "));
+            prop_assert_eq!(registry.instances.len(), registry.len());
+            prop_assert_eq!(registry.sessions.len(), registry.len());
+        }
+    }
+
+    /// The registry is a list of sessions with their last registration, in the order they first registered, and every
+    /// change of it has a number.
+    #[test]
+    fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
+        let mut registry = Registry::new(1);
+        let mut model: Vec<(u64, String)> = Vec::new();
+        for (session, name) in steps {
+            let before = (registry.revision().rev, model.clone());
+            let known = model.iter().position(|(id, _)| *id == session);
+            match (&name, known) {
+                (Some(name), Some(at)) => model[at].1.clone_from(name),
+                (Some(name), None) => model.push((session, name.clone())),
+                (None, Some(at)) => drop(model.remove(at)),
+                (None, None) => {}
+            }
+            match &name {
+                Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
+                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
+            }
+            let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
+            prop_assert_eq!(names(&registry), expected.join(" "));
+            prop_assert_eq!(registry.len(), model.len());
+            let bytes = registry.records().map(|record| &*record.entry).collect::<Vec<_>>().join(",").len();
+            prop_assert_eq!(registry.list_bytes(), bytes);
+            prop_assert_eq!(registry.revision().rev > before.0, model != before.1);
+        }
+    }
+
+    /// Applied to what was there at its base, a difference gives what was there at its target, whatever came after.
+    #[test]
+    fn differences_lead_from_any_state_to_any_later_one(
+        steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),
+        cuts in (0_usize..60, 0_usize..60),
+    ) {
+        let mut registry = Registry::new(1);
+        let mut states = vec![(0, BTreeMap::new())];
+        for (session, id, suspect) in steps {
+            match id {
+                Some(id) if suspect => drop(registry.mark(id + 1, session > 2)),
+                Some(id) => { registry.register(SessionId(session), &instance(id), "::1"); },
+                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
+            }
+            let records: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
+            states.push((registry.revision().rev, records));
+        }
+        let (from, to) = (cuts.0.min(cuts.1) % states.len(), cuts.0.max(cuts.1) % states.len());
+        let ((base, mut replica), (target, expected)) = (states[from.min(to)].clone(), states[from.max(to)].clone());
+        let Difference { joined, left, suspect, trusted, .. } = registry.between(base, target, &View::default());
+        for (id, _) in left {
+            prop_assert!(replica.remove(&id).is_some());
+        }
+        for record in joined {
+            replica.insert(record.id, Arc::new(Record { suspect: false, ..(*record).clone() }));
+        }
+        for (ids, to) in [(suspect, true), (trusted, false)] {
+            for id in ids {
+                let record = replica.get_mut(&id).unwrap();
+                prop_assert_eq!(record.suspect, !to);
+                *record = Arc::new(Record { suspect: to, ..(**record).clone() });
+            }
+        }
+        prop_assert_eq!(&replica, &expected);
+        let records: Vec<_> = registry.records_at(target).into_iter().map(|record| (record.id, Arc::clone(record))).collect();
+        prop_assert_eq!(records, expected.into_iter().collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,4 @@
+//! One peer: what its frames ask for, and what it is owed. Without I/O: no socket, task, clock or log.
+
+pub(crate) mod command;
+pub(crate) mod outbox;

@@ -1,0 +1,10 @@
+//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what that says.
+
+mod admin;
+mod connection;
+mod metrics;
+mod server;
+mod shared;
+mod turns;
+
+pub use server::{serve, serve_with_admin};
