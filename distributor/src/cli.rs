@@ -26,7 +26,7 @@ const LONGEST_STOP: Duration = Duration::from_secs(5);
 )]
 struct Args {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<CliCommand>,
     /// Address to listen on; may be given several times. [::] takes IPv4 as well, unless an IPv4 address of that port is
     /// given too.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:9000", value_parser = listen_address)]
@@ -118,7 +118,7 @@ struct Args {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Asks a running Distributor what happened to a node: when it joined and left, and why.
     Why {
         /// Its name, address (host:port) or instance id.
@@ -168,7 +168,7 @@ impl Args {
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let _log = init_log(args.log_format, &args.log_level);
-    if let Some(Command::Why { node, at, json }) = &args.command {
+    if let Some(CliCommand::Why { node, at, json }) = &args.command {
         let runtime = runtime::Builder::new_current_thread().enable_all().build();
         return match runtime.and_then(|runtime| runtime.block_on(why(at, node, *json))) {
             Ok(()) => ExitCode::SUCCESS,

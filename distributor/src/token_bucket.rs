@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 /// A token bucket: `burst` events pass at once, further ones at `per_second`.
 #[derive(Clone, Debug)]
-pub(crate) struct Bucket {
+pub(crate) struct TokenBucket {
     per_second: f64,
     burst: f64,
     tokens: f64,
     at: Option<Instant>,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket.
     pub(crate) fn new(per_second: u32, burst: u32) -> Self {
         let burst = f64::from(burst.max(1));
@@ -39,7 +39,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn a_burst_passes_and_then_a_rate() {
         let start = Instant::now();
-        let mut bucket = Bucket::new(2, 3);
+        let mut bucket = TokenBucket::new(2, 3);
         for (ms, expected) in [
             (0, Ok(())),
             (0, Ok(())),

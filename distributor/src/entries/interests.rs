@@ -6,9 +6,9 @@ use crate::entries::Record;
 
 /// Services, by name, and urls as they are registered. Equal for nodes that need the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) struct Needs(BTreeSet<String>);
+pub(crate) struct Interests(BTreeSet<String>);
 
-impl Needs {
+impl Interests {
     pub(crate) fn new(needs: Vec<String>) -> Self {
         Self(needs.into_iter().collect())
     }

@@ -3,7 +3,7 @@
 pub(crate) mod interests;
 pub(crate) mod view;
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -19,16 +19,16 @@ pub(crate) struct SessionId(pub(crate) u64);
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]
-pub(crate) struct Registry {
+pub(crate) struct EntryTable {
     revision: Revision,
     /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
     succeeds: Option<(ResumePoint, u64)>,
-    seats: BTreeMap<u64, Seat>,
+    seats: BTreeMap<u64, Entry>,
     sessions: HashMap<SessionId, u64>,
     /// Where an instance of version 2 sits.
     instances: HashMap<Box<str>, u64>,
     /// Where nodes of version 1 sit that are expected back.
-    expected: HashMap<Place, u64>,
+    expected: HashMap<NodeIdentity, u64>,
     /// How many entries each place has, by its hash.
     places: HashMap<u64, u32>,
     hasher: RandomState,
@@ -70,33 +70,33 @@ pub(crate) struct Record {
 }
 
 /// What makes two registrations of version 1 the same node.
-pub(crate) type Place = (Box<str>, u16, Box<str>);
+pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
 
 #[derive(Debug)]
-struct Seat {
+struct Entry {
     record: Arc<Record>,
-    held_by: Holder,
+    held_by: Owner,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
+enum Owner {
     Session(SessionId),
     /// Nobody, and it goes at this time unless its node is back by then.
-    Nobody(Instant),
+    Retained(Instant),
 }
 
 #[derive(Debug)]
 enum Change {
     /// Something happened to a node.
-    Touched(Touched),
+    Entry(EntryChange),
     /// What is said of the whole changed.
-    Said,
+    Header,
     /// The nodes of these entries have come. Whoever knew the entries already need not be told.
     Confirmed(Vec<Arc<Record>>),
 }
 
 #[derive(Debug)]
-struct Touched {
+struct EntryChange {
     id: u64,
     before: Option<Arc<Record>>,
     /// Why it is gone, if it is.
@@ -105,19 +105,19 @@ struct Touched {
 
 /// What a registration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Entrance {
+pub(crate) enum RegisterOutcome {
     /// Somebody who was not listed is.
-    New,
+    Joined,
     /// An entry was replaced.
     Updated,
     /// The entry stays what it was: nobody has to be told.
-    Same,
+    Unchanged,
 }
 
 /// What a registration changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
-    pub(crate) entrance: Entrance,
+    pub(crate) entrance: RegisterOutcome,
     /// The session that had registered the same instance, and is out now.
     pub(crate) superseded: Option<SessionId>,
 }
@@ -141,7 +141,7 @@ pub(crate) const MAX_CHANGES: usize = 8192;
 /// in fewer bytes by the list.
 pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
 
-impl Registry {
+impl EntryTable {
     /// An empty registry. Its epoch should be higher than that of any before.
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
@@ -204,7 +204,7 @@ impl Registry {
     }
 
     /// Whether an entry has this place.
-    pub(crate) fn is_taken(&self, place: &Place) -> bool {
+    pub(crate) fn is_taken(&self, place: &NodeIdentity) -> bool {
         self.places.contains_key(&self.hasher.hash_one(place))
     }
 
@@ -238,8 +238,8 @@ impl Registry {
     /// The session that holds an entry.
     pub(crate) fn holder(&self, id: u64) -> Option<SessionId> {
         match self.seats.get(&id)?.held_by {
-            Holder::Session(session) => Some(session),
-            Holder::Nobody(_) => None,
+            Owner::Session(session) => Some(session),
+            Owner::Retained(_) => None,
         }
     }
 
@@ -270,23 +270,23 @@ impl Registry {
         self.sessions.insert(session, id);
         self.expected.remove(&place);
         let entrance = match &before {
-            Some(before) if before.shows_the_same(&record) => Entrance::Same,
-            Some(_) => Entrance::Updated,
-            None => Entrance::New,
+            Some(before) if before.shows_the_same(&record) => RegisterOutcome::Unchanged,
+            Some(_) => RegisterOutcome::Updated,
+            None => RegisterOutcome::Joined,
         };
         match before {
-            Some(before) if entrance == Entrance::Same => {
+            Some(before) if entrance == RegisterOutcome::Unchanged => {
                 if before.is_confirmed {
                     if let Some(seat) = self.seats.get_mut(&id) {
-                        seat.held_by = Holder::Session(session);
+                        seat.held_by = Owner::Session(session);
                     }
                 } else {
-                    let record = self.put(record, Holder::Session(session));
+                    let record = self.put(record, Owner::Session(session));
                     self.returned.push(record);
                 }
             }
             before => {
-                self.put(record, Holder::Session(session));
+                self.put(record, Owner::Session(session));
                 self.note(id, before, LeaveReason::Changed);
             }
         }
@@ -303,7 +303,7 @@ impl Registry {
     pub(crate) fn keep(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         let seat = self.seats.get_mut(&id)?;
-        seat.held_by = Holder::Nobody(until);
+        seat.held_by = Owner::Retained(until);
         let record = Arc::clone(&seat.record);
         self.expect(&record);
         Some(record)
@@ -311,7 +311,7 @@ impl Registry {
 
     /// Removes up to `most` of those whose time to come back is over.
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
-        let is_due = |seat: &Seat| matches!(seat.held_by, Holder::Nobody(until) if until <= now);
+        let is_due = |seat: &Entry| matches!(seat.held_by, Owner::Retained(until) if until <= now);
         let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| is_due(seat)).map(|(id, _)| *id).take(most).collect();
         due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
     }
@@ -319,8 +319,8 @@ impl Registry {
     /// When the next of those goes.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let times = self.seats.values().filter_map(|seat| match seat.held_by {
-            Holder::Nobody(until) => Some(until),
-            Holder::Session(_) => None,
+            Owner::Retained(until) => Some(until),
+            Owner::Session(_) => None,
         });
         times.min()
     }
@@ -342,7 +342,7 @@ impl Registry {
 
     /// A new revision although nobody came or went.
     pub(crate) fn touch(&mut self) {
-        self.push(Change::Said);
+        self.push(Change::Header);
     }
 
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
@@ -358,12 +358,12 @@ impl Registry {
         self.succeeds = Some((copied, rev));
         for record in records {
             self.next_id = self.next_id.max(record.id + 1);
-            self.put(Record { is_confirmed: false, ..record }, Holder::Nobody(until));
+            self.put(Record { is_confirmed: false, ..record }, Owner::Retained(until));
         }
         let mut sessions: Vec<_> = sessions.into_iter().collect();
         sessions.sort_unstable_by_key(|(_, id)| *id);
         for (session, id) in sessions {
-            let Some(Seat { record, .. }) = registered.get(&id) else { continue };
+            let Some(Entry { record, .. }) = registered.get(&id) else { continue };
             let place = record.place();
             let known = match &record.instance {
                 Some(instance) => self.instances.get(instance).copied(),
@@ -374,7 +374,7 @@ impl Registry {
             self.sessions.insert(session, id);
             self.expected.remove(&place);
             let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
-            self.put(Record { id, ..(**record).clone() }, Holder::Session(session));
+            self.put(Record { id, ..(**record).clone() }, Owner::Session(session));
             self.note(id, before, LeaveReason::Changed);
         }
     }
@@ -426,11 +426,11 @@ impl Registry {
         let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
         for change in self.after(base).take(changes) {
             match change {
-                Change::Touched(Touched { id, before, reason }) => {
+                Change::Entry(EntryChange { id, before, reason }) => {
                     difference.is_news = true;
                     touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
                 }
-                Change::Said => {
+                Change::Header => {
                     difference.is_news = true;
                     difference.is_said = true;
                 }
@@ -524,7 +524,7 @@ impl Registry {
         Some(session)
     }
 
-    fn put(&mut self, record: Record, held_by: Holder) -> Arc<Record> {
+    fn put(&mut self, record: Record, held_by: Owner) -> Arc<Record> {
         let id = record.id;
         self.take_out(id);
         self.digest.add(id, &record.entry);
@@ -535,8 +535,8 @@ impl Registry {
             self.instances.insert(instance.clone(), id);
         }
         let record = Arc::new(record);
-        self.seats.insert(id, Seat { record: Arc::clone(&record), held_by });
-        if matches!(held_by, Holder::Nobody(_)) {
+        self.seats.insert(id, Entry { record: Arc::clone(&record), held_by });
+        if matches!(held_by, Owner::Retained(_)) {
             self.expect(&record);
         }
         record
@@ -559,11 +559,11 @@ impl Registry {
     }
 
     fn take_out(&mut self, id: u64) -> Option<Arc<Record>> {
-        let Seat { record, .. } = self.seats.remove(&id)?;
+        let Entry { record, .. } = self.seats.remove(&id)?;
         self.digest.remove(id, &record.entry);
         self.entry_bytes -= record.entry.len();
         self.unconfirmed -= usize::from(!record.is_confirmed);
-        if let Entry::Occupied(mut count) = self.places.entry(self.hasher.hash_one(record.place())) {
+        if let hash_map::Entry::Occupied(mut count) = self.places.entry(self.hasher.hash_one(record.place())) {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -578,7 +578,7 @@ impl Registry {
     }
 
     fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: LeaveReason) {
-        self.push(Change::Touched(Touched { id, before, reason }));
+        self.push(Change::Entry(EntryChange { id, before, reason }));
     }
 
     fn push(&mut self, change: Change) {
@@ -593,20 +593,20 @@ impl Registry {
 }
 
 impl Change {
-    fn touched(&self) -> Option<&Touched> {
+    fn touched(&self) -> Option<&EntryChange> {
         match self {
-            Self::Touched(touched) => Some(touched),
-            Self::Said | Self::Confirmed(_) => None,
+            Self::Entry(touched) => Some(touched),
+            Self::Header | Self::Confirmed(_) => None,
         }
     }
 
     /// Bytes that it keeps alive.
     fn bytes(&self) -> usize {
         match self {
-            Self::Touched(Touched { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),
+            Self::Entry(EntryChange { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),
             // The entries are listed.
             Self::Confirmed(records) => size_of_val(records.as_slice()),
-            Self::Said => 0,
+            Self::Header => 0,
         }
     }
 }
@@ -638,7 +638,7 @@ impl Record {
     }
 
     /// What makes it the same node when it comes again without an instance.
-    pub(crate) fn place(&self) -> Place {
+    pub(crate) fn place(&self) -> NodeIdentity {
         (self.host.clone(), self.port, self.name.clone())
     }
 

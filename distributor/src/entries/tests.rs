@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use protocol::RegistrationLimits;
 
 use super::*;
-use crate::entries::interests::Needs;
+use crate::entries::interests::Interests;
 
 fn parse(params: &str) -> Registration {
     Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default()).unwrap()
@@ -19,30 +19,30 @@ fn instance(id: u64) -> Registration {
     parse(&format!(r#"{{"port":1,"name":"n{id}","urls":["GET/n{id}"],"$":{{"id":"{id}"}}}}"#))
 }
 
-fn names(registry: &Registry) -> String {
+fn names(registry: &EntryTable) -> String {
     registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
 }
 
-fn registered(entrance: Entrance, superseded: Option<u64>) -> Registered {
+fn registered(entrance: RegisterOutcome, superseded: Option<u64>) -> Registered {
     Registered { entrance, superseded: superseded.map(SessionId) }
 }
 
 #[test]
 fn order_is_the_order_of_registration() {
-    let mut registry = Registry::new(1);
+    let mut registry = EntryTable::new(1);
     for (session, name, entrance, expected) in [
-        (7, Some("a"), Some(Entrance::New), "a"),
-        (3, Some("b"), Some(Entrance::New), "a b"),
-        (7, Some("c"), Some(Entrance::Updated), "c b"),
-        (7, Some("c"), Some(Entrance::Same), "c b"),
+        (7, Some("a"), Some(RegisterOutcome::Joined), "a"),
+        (3, Some("b"), Some(RegisterOutcome::Joined), "a b"),
+        (7, Some("c"), Some(RegisterOutcome::Updated), "c b"),
+        (7, Some("c"), Some(RegisterOutcome::Unchanged), "c b"),
         (9, None, None, "c b"),
-        (7, None, Some(Entrance::Updated), "b"),
-        (7, Some("a"), Some(Entrance::New), "b a"),
+        (7, None, Some(RegisterOutcome::Updated), "b"),
+        (7, Some("a"), Some(RegisterOutcome::Joined), "b a"),
     ] {
         let id = SessionId(session);
         let changed = match name {
             Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
-            None => registry.leave(id, LeaveReason::Closed).map(|_| Entrance::Updated),
+            None => registry.leave(id, LeaveReason::Closed).map(|_| RegisterOutcome::Updated),
         };
         assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
     }
@@ -50,24 +50,24 @@ fn order_is_the_order_of_registration() {
 
 #[test]
 fn rg4_the_newest_session_of_an_instance_has_it() {
-    let mut registry = Registry::new(1);
+    let mut registry = EntryTable::new(1);
     let mut register = |session, id| registry.register(SessionId(session), &instance(id), "::1");
-    assert_eq!(register(1, 7), registered(Entrance::New, None));
-    assert_eq!(register(1, 7), registered(Entrance::Same, None));
-    assert_eq!(register(2, 7), registered(Entrance::Same, Some(1)));
-    assert_eq!(register(2, 8), registered(Entrance::Updated, None));
-    assert_eq!(register(3, 7), registered(Entrance::New, None));
-    assert_eq!(register(3, 8), registered(Entrance::Updated, Some(2)));
+    assert_eq!(register(1, 7), registered(RegisterOutcome::Joined, None));
+    assert_eq!(register(1, 7), registered(RegisterOutcome::Unchanged, None));
+    assert_eq!(register(2, 7), registered(RegisterOutcome::Unchanged, Some(1)));
+    assert_eq!(register(2, 8), registered(RegisterOutcome::Updated, None));
+    assert_eq!(register(3, 7), registered(RegisterOutcome::Joined, None));
+    assert_eq!(register(3, 8), registered(RegisterOutcome::Updated, Some(2)));
     assert_eq!(registry.leave(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
     assert_eq!(registry.leave(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
     assert_eq!(names(&registry), "n8");
     registry.leave(SessionId(3), LeaveReason::Closed);
-    assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(Entrance::New, None));
+    assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(RegisterOutcome::Joined, None));
 }
 
 #[test]
 fn what_fits_covers_every_name_first() {
-    let mut registry = Registry::new(1);
+    let mut registry = EntryTable::new(1);
     for (session, name) in ["a", "a", "b", "a", "c", "b"].into_iter().enumerate() {
         registry.register(SessionId(session as u64), &registration(name), "::1");
     }
@@ -83,8 +83,8 @@ fn what_fits_covers_every_name_first() {
 
 /// `joined`, `left` with reasons, `suspect` and `trusted` by name or id.
 #[track_caller]
-fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
-    let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
+fn check(registry: &EntryTable, base: u64, needs: Option<&str>, expected: &str) {
+    let needs = needs.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
     let view = View { needs, confirmed_only: false };
     let Difference { joined, left, suspect, trusted, .. } = registry.between(base, registry.revision().rev, &view);
     let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
@@ -96,7 +96,7 @@ fn check(registry: &Registry, base: u64, needs: Option<&str>, expected: &str) {
 
 #[test]
 fn changes_merge_to_what_differs() {
-    let mut registry = Registry::new(1);
+    let mut registry = EntryTable::new(1);
     let a = SessionId(1);
     registry.register(a, &registration("a"), "::1");
     registry.register(SessionId(2), &registration("b"), "::1");
@@ -121,7 +121,7 @@ fn changes_merge_to_what_differs() {
 
 #[test]
 fn a_receiver_gets_what_concerns_it() {
-    let mut registry = Registry::new(1);
+    let mut registry = EntryTable::new(1);
     registry.register(SessionId(1), &instance(1), "::1");
     registry.register(SessionId(2), &instance(2), "::1");
     check(&registry, 0, Some("n1"), "+n1");
@@ -138,7 +138,7 @@ fn a_receiver_gets_what_concerns_it() {
 
 #[test]
 fn changes_are_remembered_up_to_a_limit() {
-    let mut registry = Registry::new(5);
+    let mut registry = EntryTable::new(5);
     let have = |rev| ResumePoint::from(Revision { epoch: 5, rev });
     for _ in 0..MAX_CHANGES {
         registry.touch();
@@ -160,7 +160,7 @@ fn now() -> Instant {
 
 #[test]
 fn a_kept_place_is_taken_again_without_a_change() {
-    let (mut registry, start) = (Registry::new(1), now());
+    let (mut registry, start) = (EntryTable::new(1), now());
     for (session, registration) in [(1, instance(1)), (2, registration("old")), (3, instance(3))] {
         registry.register(SessionId(session), &registration, "::1");
     }
@@ -168,10 +168,17 @@ fn a_kept_place_is_taken_again_without_a_change() {
     (1..=3).for_each(|session| drop(registry.keep(SessionId(session), until)));
     assert_eq!((registry.absent(), registry.next_expiry()), (3, Some(until)));
     let rev = registry.revision().rev;
-    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(Entrance::Same, None));
-    assert_eq!(registry.register(SessionId(5), &registration("old"), "::1"), registered(Entrance::Same, None));
+    assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(RegisterOutcome::Unchanged, None));
+    assert_eq!(
+        registry.register(SessionId(5), &registration("old"), "::1"),
+        registered(RegisterOutcome::Unchanged, None)
+    );
     assert_eq!((registry.revision().rev, names(&registry).as_str()), (rev, "n1 old n3"));
-    assert_eq!(registry.register(SessionId(6), &registration("old"), "::1").entrance, Entrance::New, "a fork of it");
+    assert_eq!(
+        registry.register(SessionId(6), &registration("old"), "::1").entrance,
+        RegisterOutcome::Joined,
+        "a fork of it"
+    );
     assert!(registry.expire(until - Duration::from_millis(1), 9).is_empty());
     assert_eq!(registry.expire(until, 9).len(), 1);
     assert_eq!(names(&registry), "n1 old old");
@@ -180,12 +187,12 @@ fn a_kept_place_is_taken_again_without_a_change() {
 
 #[test]
 fn a_successor_goes_on_from_a_copy() {
-    let (start, mut before) = (now(), Registry::new(5));
+    let (start, mut before) = (now(), EntryTable::new(5));
     for id in 1..=3 {
         before.register(SessionId(id), &instance(id), "::1");
     }
     let have = before.revision();
-    let mut registry = Registry::new(4);
+    let mut registry = EntryTable::new(4);
     registry.register(SessionId(1), &instance(9), "::1");
     registry.register(SessionId(2), &instance(2), "::1");
     assert_eq!(registry.base(have.into()), None);
@@ -196,7 +203,7 @@ fn a_successor_goes_on_from_a_copy() {
     let base = registry.base(have.into()).unwrap();
     check(&registry, base, None, "+n9");
     assert_eq!(registry.absent(), 2);
-    assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(Entrance::Same, None));
+    assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(RegisterOutcome::Unchanged, None));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
     assert_eq!(registry.base(have.into()), Some(base), "for as long as the changes are remembered");
@@ -207,7 +214,7 @@ proptest! {
     /// place it has always had.
     #[test]
     fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
-        let mut registry = Registry::new(1);
+        let mut registry = EntryTable::new(1);
         // Sessions with the instance they registered last, in order of place; those superseded are out.
         let mut model: Vec<(u64, u64)> = Vec::new();
         for (session, id) in steps {
@@ -235,7 +242,7 @@ proptest! {
     /// change of it has a number.
     #[test]
     fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
-        let mut registry = Registry::new(1);
+        let mut registry = EntryTable::new(1);
         let mut model: Vec<(u64, String)> = Vec::new();
         for (session, name) in steps {
             let before = (registry.revision().rev, model.clone());
@@ -265,7 +272,7 @@ proptest! {
         steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),
         cuts in (0_usize..60, 0_usize..60),
     ) {
-        let mut registry = Registry::new(1);
+        let mut registry = EntryTable::new(1);
         let mut states = vec![(0, BTreeMap::new())];
         for (session, id, suspect) in steps {
             match id {

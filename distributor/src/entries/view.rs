@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use crate::entries::Record;
-use crate::entries::interests::Needs;
+use crate::entries::interests::Interests;
 
 /// How much of the registry a peer is shown. Peers that are shown the same are sent the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct View {
     /// What it needs; `None`: all.
-    pub(crate) needs: Option<Arc<Needs>>,
+    pub(crate) needs: Option<Arc<Interests>>,
     /// It is not shown what has only been copied from another node: it was told a list while there was some of that.
     pub(crate) confirmed_only: bool,
 }

@@ -11,16 +11,16 @@ use crate::config::Config;
 
 /// Reads the frames of one connection and keeps the score of bad ones.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub(crate) struct CommandReader {
     version: Version,
-    pub(crate) counts: Counts,
+    pub(crate) counts: FrameCounts,
     blank_second: Option<Instant>,
     blank_in_second: u32,
 }
 
 /// What came over one connection, for the line in the log when it ends.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Counts {
+pub(crate) struct FrameCounts {
     pub(crate) packets: u64,
     pub(crate) ignored: u64,
     pub(crate) blank: u64,
@@ -29,34 +29,34 @@ pub(crate) struct Counts {
 
 /// What is to be done about a frame.
 #[derive(Debug)]
-pub(crate) enum Intent {
+pub(crate) enum Command {
     /// Nothing, or nothing that this peer may be told.
     Ignore,
     /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
-    Overlook(Complaint),
+    RejectSilently(Rejection),
     /// Register, or replace the registration.
     Register(Box<Registration>, RegisterOptions),
     /// Send the list under this key.
-    Ask(Key),
+    GetList(Key),
     /// Take the registration away; the peer is about to go.
     Leave,
     /// The peer knows this state, and is alive.
-    Know(Pong),
+    Acknowledge(Pong),
     /// Calls to these nodes failed.
     Report(Vec<u64>),
     /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
-    Copy,
+    CopyPart,
     /// Tell what happened to a node, under this key.
-    Recount(Key, String),
+    GetHistory(Key, String),
     /// Tell what is wrong and go on: the peer has shown `$`.
-    Refuse(Option<Key>, Complaint),
+    Reject(Option<Key>, Rejection),
     /// Tell what is wrong and close.
-    Cut(Complaint),
+    Cut(Rejection),
 }
 
 /// What is wrong, for the peer and for the log.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Complaint {
+pub(crate) struct Rejection {
     /// In HTTP's numbers.
     pub(crate) status: u16,
     /// A stable word.
@@ -64,15 +64,15 @@ pub(crate) struct Complaint {
     pub(crate) message: String,
 }
 
-impl Complaint {
+impl Rejection {
     pub(crate) fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
         Self { status, reason, message: message.into() }
     }
 }
 
-impl Intake {
+impl CommandReader {
     pub(crate) fn new() -> Self {
-        Self { version: Version::V1, counts: Counts::default(), blank_second: None, blank_in_second: 0 }
+        Self { version: Version::V1, counts: FrameCounts::default(), blank_second: None, blank_in_second: 0 }
     }
 
     /// What the peer has shown to speak so far.
@@ -81,7 +81,7 @@ impl Intake {
     }
 
     /// Decides about one frame that arrived at `now`.
-    pub(crate) fn take(&mut self, now: Instant, frame: &[u8], config: &Config) -> Intent {
+    pub(crate) fn take(&mut self, now: Instant, frame: &[u8], config: &Config) -> Command {
         if is_blank(frame) {
             return self.take_blank(now, config);
         }
@@ -89,18 +89,18 @@ impl Intake {
         // So that offsets count from where the packet begins, not from the line end that was typed after the last one.
         let frame = frame.trim_ascii();
         if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
-            return self.strike(Complaint::new(400, "too_deep", too_deep.to_string()), config);
+            return self.strike(Rejection::new(400, "too_deep", too_deep.to_string()), config);
         }
         let packet = match Packet::parse(frame) {
             Ok(packet) => packet,
             Err(error @ PacketError::Encoding { .. }) => {
-                return Intent::Cut(Complaint::new(400, "bad_encoding", error.to_string()));
+                return Command::Cut(Rejection::new(400, "bad_encoding", error.to_string()));
             }
             Err(PacketError::Json { at, source }) => {
                 let source = source.to_string();
                 // The parser counts lines and columns, which a packet has none of.
                 let what = source.split(" at line ").next().unwrap_or_default();
-                return self.strike(Complaint::new(400, "bad_json", format!("at byte {at}: {what}")), config);
+                return self.strike(Rejection::new(400, "bad_json", format!("at byte {at}: {what}")), config);
             }
         };
         let registers = (packet.uri(), packet.method()) == (REGISTRY_URI, "POST");
@@ -108,38 +108,38 @@ impl Intake {
         self.version = self.version.max(packet.version()).max(shown);
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "POST") => match register(&packet, config) {
-                Ok((registration, terms)) => Intent::Register(Box::new(registration), terms),
+                Ok((registration, terms)) => Command::Register(Box::new(registration), terms),
                 Err(error) => {
-                    let complaint = Complaint::new(400, error.reason(), describe(&error));
+                    let complaint = Rejection::new(400, error.reason(), describe(&error));
                     match self.version {
                         Version::V1 => {
                             self.counts.ignored += 1;
-                            Intent::Overlook(complaint)
+                            Command::RejectSilently(complaint)
                         }
                         Version::V2 => self.refuse(packet.key, complaint),
                     }
                 }
             },
-            (REGISTRY_URI, "GET") => Intent::Ask(Request::from_packet(packet).key.unwrap_or(Key::Number(0))),
-            (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Intent::Leave,
-            (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Intent::Copy,
+            (REGISTRY_URI, "GET") => Command::GetList(Request::from_packet(packet).key.unwrap_or(Key::Number(0))),
+            (REGISTRY_URI, "DELETE") if self.version == Version::V2 => Command::Leave,
+            (REGISTRY_URI, "PUT") if packet.version() == Version::V2 => Command::CopyPart,
             (REGISTRY_URI, "PATCH") if packet.version() == Version::V2 => match read_report(packet.params) {
-                Some(failed) => Intent::Report(failed),
-                None => self.refuse(packet.key, Complaint::new(400, "bad_report", "params is no report")),
+                Some(failed) => Command::Report(failed),
+                None => self.refuse(packet.key, Rejection::new(400, "bad_report", "params is no report")),
             },
-            (PONG_URI, _) => Intent::Know(Pong::from_packet(&packet)),
+            (PONG_URI, _) => Command::Acknowledge(Pong::from_packet(&packet)),
             (HISTORY_URI, "GET") if packet.version() == Version::V2 => {
                 let node = read_history_request(packet.params).unwrap_or_default();
-                Intent::Recount(packet.key.unwrap_or(Key::Number(0)), node)
+                Command::GetHistory(packet.key.unwrap_or(Key::Number(0)), node)
             }
             (uri, method) => {
                 let message = format!("{method}{uri} is nothing that a Distributor knows");
-                self.refuse(packet.key, Complaint::new(501, "unsupported", message))
+                self.refuse(packet.key, Rejection::new(501, "unsupported", message))
             }
         }
     }
 
-    fn take_blank(&mut self, now: Instant, config: &Config) -> Intent {
+    fn take_blank(&mut self, now: Instant, config: &Config) -> Command {
         const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
         self.counts.blank += 1;
         if self.blank_second.is_none_or(|begin| now >= begin + SECOND) {
@@ -148,33 +148,33 @@ impl Intake {
         }
         self.blank_in_second += 1;
         if self.blank_in_second > config.max_blank_frames_per_second {
-            return Intent::Cut(Complaint::new(
+            return Command::Cut(Rejection::new(
                 429,
                 "too_many_empty_frames",
                 "more empty frames than allowed in a second",
             ));
         }
-        Intent::Ignore
+        Command::Ignore
     }
 
     /// A broken packet: three of them and the peer is cut, because what follows is not likely to be better.
-    fn strike(&mut self, complaint: Complaint, config: &Config) -> Intent {
+    fn strike(&mut self, complaint: Rejection, config: &Config) -> Command {
         self.counts.strikes += 1;
         if self.counts.strikes >= config.max_strikes {
-            return Intent::Cut(complaint);
+            return Command::Cut(complaint);
         }
         match self.version {
-            Version::V1 => Intent::Ignore,
-            Version::V2 => Intent::Refuse(None, complaint),
+            Version::V1 => Command::Ignore,
+            Version::V2 => Command::Reject(None, complaint),
         }
     }
 
     /// A sound packet with a wrong content: no strike, and silence towards version 1, as it has always been.
-    fn refuse(&mut self, key: Option<Key>, complaint: Complaint) -> Intent {
+    fn refuse(&mut self, key: Option<Key>, complaint: Rejection) -> Command {
         self.counts.ignored += 1;
         match self.version {
-            Version::V1 => Intent::Ignore,
-            Version::V2 => Intent::Refuse(key, complaint),
+            Version::V1 => Command::Ignore,
+            Version::V2 => Command::Reject(key, complaint),
         }
     }
 }
@@ -223,24 +223,24 @@ mod tests {
     #[track_caller]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn check(frames: &[&str], expected: &[&str]) {
-        let mut intake = Intake::new();
+        let mut intake = CommandReader::new();
         let now = Instant::now();
         let seen: Vec<_> = frames
             .iter()
             .map(|frame| match intake.take(now, frame.as_bytes(), &Config::default()) {
-                Intent::Ignore => "ignore".to_owned(),
-                Intent::Overlook(complaint) => format!("overlook {}", complaint.reason),
-                Intent::Register(registration, _) => format!("register {}", registration.name),
-                Intent::Ask(key) => format!("ask {key}"),
-                Intent::Leave => "leave".to_owned(),
-                Intent::Know(pong) => format!("know {}", pong.revision.unwrap_or_default()),
-                Intent::Report(failed) => format!("report {failed:?}"),
-                Intent::Copy => "copy".to_owned(),
-                Intent::Recount(key, node) => format!("recount {key} {node}"),
-                Intent::Refuse(key, complaint) => {
+                Command::Ignore => "ignore".to_owned(),
+                Command::RejectSilently(complaint) => format!("overlook {}", complaint.reason),
+                Command::Register(registration, _) => format!("register {}", registration.name),
+                Command::GetList(key) => format!("ask {key}"),
+                Command::Leave => "leave".to_owned(),
+                Command::Acknowledge(pong) => format!("know {}", pong.revision.unwrap_or_default()),
+                Command::Report(failed) => format!("report {failed:?}"),
+                Command::CopyPart => "copy".to_owned(),
+                Command::GetHistory(key, node) => format!("recount {key} {node}"),
+                Command::Reject(key, complaint) => {
                     format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), complaint.reason)
                 }
-                Intent::Cut(complaint) => format!("cut {}", complaint.reason),
+                Command::Cut(complaint) => format!("cut {}", complaint.reason),
             })
             .collect();
         assert_eq!(seen, expected);
@@ -310,25 +310,25 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn fr4_empty_frames_are_skipped_up_to_a_rate() {
         let start = Instant::now();
-        let mut intake = Intake::new();
+        let mut intake = CommandReader::new();
         let config = Config { max_blank_frames_per_second: 3, ..Config::default() };
         for (ms, cut) in
             [(0, false), (1, false), (999, false), (1000, false), (1001, false), (1002, false), (1003, true)]
         {
             let intent = intake.take(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
-            assert_eq!(matches!(intent, Intent::Cut(_)), cut, "{ms}");
+            assert_eq!(matches!(intent, Command::Cut(_)), cut, "{ms}");
         }
         assert_eq!(intake.counts.blank, 7);
     }
 
     #[test]
     fn fr7_bad_encoding_cuts() {
-        let mut intake = Intake::new();
+        let mut intake = CommandReader::new();
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         for frame in [&b"{\"uri\":\"\xff\"}"[..], b"{\"a\":\"\xb6\"}", b"{\"a\":\"\xc0\xaf\"}", b"\xed\xa0\x80"] {
             let intent = intake.take(now, frame, &Config::default());
-            assert!(matches!(intent, Intent::Cut(Complaint { reason: "bad_encoding", .. })));
+            assert!(matches!(intent, Command::Cut(Rejection { reason: "bad_encoding", .. })));
         }
     }
 

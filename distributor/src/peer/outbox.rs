@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use protocol::{Key, ReadWindow, ResumePoint, Revision, Version, WindowFull};
 
-use crate::entries::interests::Needs;
+use crate::entries::interests::Interests;
 use crate::entries::view::View;
-use crate::registry::Roster;
-use crate::updates::budget::Outgoing;
-use crate::updates::lists::{Dispatch, Known, Told};
+use crate::registry::Registry;
+use crate::updates::budget::OutPacket;
+use crate::updates::lists::{NextUpdate, PeerState, StateAfter};
 
 /// A peer that cannot be put right by the list is not sent it with every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
@@ -26,11 +26,11 @@ pub(crate) struct Outbox {
     greet_at: Instant,
     /// Registered peers are told of changes.
     follows: bool,
-    known: Known,
+    known: PeerState,
     reply: Option<Reply>,
     notice: Option<Bytes>,
     ping: bool,
-    rest: Outgoing,
+    rest: OutPacket,
     /// Since when the rest of a packet goes out.
     rest_since: Option<Instant>,
     window: ReadWindow,
@@ -46,12 +46,12 @@ pub(crate) enum Reply {
     /// The list under this key.
     List(Key),
     /// A packet of its own.
-    Packet(Outgoing),
+    Packet(OutPacket),
 }
 
 /// What a peer's socket should do now.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum WriteStep {
     /// Write these bytes and say how many were taken.
     Write(Bytes),
     /// An old peer is still reading: wait for this.
@@ -63,18 +63,18 @@ pub(crate) enum Step {
 }
 
 /// What a peer is told of our own accord.
-enum Unasked {
+enum Unsolicited {
     Nothing,
-    Packet(Outgoing, Option<Told>),
+    Packet(OutPacket, Option<StateAfter>),
     Later(Instant),
 }
 
-impl From<Dispatch> for Unasked {
-    fn from(dispatch: Dispatch) -> Self {
+impl From<NextUpdate> for Unsolicited {
+    fn from(dispatch: NextUpdate) -> Self {
         match dispatch {
-            Dispatch::Nothing(_) => Self::Nothing,
-            Dispatch::Packet(packet, told) => Self::Packet(packet, Some(told)),
-            Dispatch::Later(at) => Self::Later(at),
+            NextUpdate::Nothing(_) => Self::Nothing,
+            NextUpdate::Packet(packet, told) => Self::Packet(packet, Some(told)),
+            NextUpdate::Later(at) => Self::Later(at),
         }
     }
 }
@@ -87,11 +87,11 @@ impl Outbox {
             version: Version::V1,
             greet_at,
             follows: false,
-            known: Known::default(),
+            known: PeerState::default(),
             reply: None,
             notice: None,
             ping: false,
-            rest: Outgoing::default(),
+            rest: OutPacket::default(),
             rest_since: None,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
@@ -101,11 +101,11 @@ impl Outbox {
     }
 
     /// From now on the peer is told of every change that it needs, in the form of its version. Returns whether it was before.
-    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Needs>>) -> bool {
+    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Interests>>) -> bool {
         // A greeting in the form of version 1 is no state to go on from.
         let before = std::mem::replace(&mut self.version, version);
         if self.known.view.needs != needs || before != version {
-            self.known = Known { view: View { needs, confirmed_only: false }, ..Known::default() };
+            self.known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
         }
         std::mem::replace(&mut self.follows, true)
     }
@@ -185,28 +185,28 @@ impl Outbox {
     }
 
     /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which merges them.
-    pub(crate) fn next(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Step {
+    pub(crate) fn next(&mut self, now: Instant, roster: &mut Registry, with_lists: bool) -> WriteStep {
         if !self.rest.is_empty() {
-            return Step::Write(self.rest.next());
+            return WriteStep::Write(self.rest.next());
         }
         let mut told = None;
         let packet = match &self.reply {
             Some(Reply::Packet(packet)) => packet.clone(),
             Some(Reply::List(key)) => match roster.answer(now, self.version, key, &self.known.view) {
-                Dispatch::Packet(packet, then) => {
+                NextUpdate::Packet(packet, then) => {
                     told = Some(then);
                     packet
                 }
-                Dispatch::Later(at) => return Step::Later(at),
-                Dispatch::Nothing(_) => return Step::Done,
+                NextUpdate::Later(at) => return WriteStep::Later(at),
+                NextUpdate::Nothing(_) => return WriteStep::Done,
             },
             None => match self.unasked(now, roster, with_lists) {
-                Unasked::Packet(packet, then) => {
+                Unsolicited::Packet(packet, then) => {
                     told = then;
                     packet
                 }
-                Unasked::Later(at) => return Step::Later(at),
-                Unasked::Nothing => return Step::Done,
+                Unsolicited::Later(at) => return WriteStep::Later(at),
+                Unsolicited::Nothing => return WriteStep::Done,
             },
         };
         // Old peers die of a packet in two pieces.
@@ -214,7 +214,7 @@ impl Outbox {
         if self.version == Version::V1
             && let Err(unread) = self.window.admit(now, packet.len())
         {
-            return Step::WaitFor(unread);
+            return WriteStep::WaitFor(unread);
         }
         if self.reply.take().is_none() && told.is_none() {
             // It was the notice, or the ping.
@@ -222,42 +222,42 @@ impl Outbox {
                 self.ping = false;
             }
         }
-        if let Some(Told { revision, confirmed_only }) = told {
+        if let Some(StateAfter { revision, confirmed_only }) = told {
             (self.known.told, self.known.digest, self.known.seen) = (Some(revision), None, None);
             self.known.view.confirmed_only = confirmed_only;
         }
         self.rest = packet;
         self.rest_since = Some(now);
-        Step::Write(self.rest.next())
+        WriteStep::Write(self.rest.next())
     }
 
     /// What the peer is told of our own accord, and the state that it knows then.
-    fn unasked(&mut self, now: Instant, roster: &mut Roster, with_lists: bool) -> Unasked {
+    fn unasked(&mut self, now: Instant, roster: &mut Registry, with_lists: bool) -> Unsolicited {
         if let Some(notice) = &self.notice {
-            return Unasked::Packet(notice.clone().into(), None);
+            return Unsolicited::Packet(notice.clone().into(), None);
         }
         if self.ping {
-            return Unasked::Packet(roster.ping().into(), None);
+            return Unsolicited::Packet(roster.ping().into(), None);
         }
         if !self.follows {
             if self.known.told.is_some() || now < self.greet_at || roster.holds_back(Version::V1) {
-                return Unasked::Nothing;
+                return Unsolicited::Nothing;
             }
             return roster.answer(now, self.version, &Key::Number(0), &View::default()).into();
         }
         if !with_lists || roster.holds_back(self.version) {
-            return Unasked::Nothing;
+            return Unsolicited::Nothing;
         }
         match self.version {
             Version::V1 => match roster.legacy() {
                 Some((packet, revision)) if self.known.told.is_none_or(|told| told < revision) => {
-                    Unasked::Packet(packet, Some(Told { revision, confirmed_only: false }))
+                    Unsolicited::Packet(packet, Some(StateAfter { revision, confirmed_only: false }))
                 }
-                _ => Unasked::Nothing,
+                _ => Unsolicited::Nothing,
             },
             Version::V2 => {
                 let news = roster.news(now, &self.known);
-                if let Dispatch::Nothing(revision) = news {
+                if let NextUpdate::Nothing(revision) = news {
                     self.known.seen = Some(revision);
                 }
                 news.into()

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
-use crate::entries::Place;
+use crate::entries::NodeIdentity;
 
 /// A stay of at least this is none too short.
 const LONG_STAY: Duration = Duration::from_secs(16);
@@ -34,7 +34,7 @@ pub(crate) struct Damping {
 
 impl Damping {
     /// A node that was listed, or wanted to be, for `stay` has gone.
-    pub(crate) fn left(&mut self, now: Instant, place: &Place, stay: Duration) {
+    pub(crate) fn left(&mut self, now: Instant, place: &NodeIdentity, stay: Duration) {
         if stay >= LONG_STAY {
             return;
         }
@@ -50,7 +50,7 @@ impl Damping {
     }
 
     /// How long a join must wait now.
-    pub(crate) fn wait(&self, now: Instant, place: &Place) -> Option<Duration> {
+    pub(crate) fn wait(&self, now: Instant, place: &NodeIdentity) -> Option<Duration> {
         let penalty = faded(*self.penalties.get(&self.hasher.hash_one(place))?, now);
         // penalty × 2^(-t / half-life) = reuse
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
@@ -68,7 +68,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn place(name: &str) -> Place {
+    fn place(name: &str) -> NodeIdentity {
         ("::1".into(), 1, name.into())
     }
 

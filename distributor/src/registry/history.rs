@@ -20,13 +20,13 @@ pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
-    events: VecDeque<Entry>,
+    events: VecDeque<StoredEvent>,
     /// That they take.
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StoredEvent {
     at: Instant,
     rev: u64,
     name: Box<str>,
@@ -42,7 +42,7 @@ impl History {
         let name = shortened(&record.name).into();
         let instance = record.instance.as_deref().map(|instance| shortened(instance).into());
         let (address, why) = (record.address().into(), why.into());
-        let entry = Entry { at, rev, name, instance, address, event, why };
+        let entry = StoredEvent { at, rev, name, instance, address, event, why };
         self.bytes += entry.bytes();
         self.events.push_back(entry);
         while (self.events.len() > MAX_EVENTS || self.bytes > MAX_BYTES)
@@ -65,7 +65,7 @@ impl History {
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
     pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let text = shortened(node);
-        let matches = |entry: &Entry| {
+        let matches = |entry: &StoredEvent| {
             node.is_empty()
                 || &*entry.name == text
                 || entry.instance.as_deref() == Some(text)
@@ -73,7 +73,7 @@ impl History {
         };
         let found = self.events.iter().rev().filter(|entry| matches(entry)).take(MAX_ANSWER);
         let mut events: Vec<_> = found
-            .map(|Entry { at, rev, name, address, event, why, .. }| HistoryEvent {
+            .map(|StoredEvent { at, rev, name, address, event, why, .. }| HistoryEvent {
                 ago: u64::try_from(now.saturating_duration_since(*at).as_millis()).unwrap_or(u64::MAX),
                 rev: *rev,
                 name: name.to_string(),
@@ -87,7 +87,7 @@ impl History {
     }
 }
 
-impl Entry {
+impl StoredEvent {
     fn bytes(&self) -> usize {
         let instance = self.instance.as_ref().map_or(0, |instance| instance.len());
         size_of::<Self>() + self.name.len() + instance + self.address.len() + self.why.len()

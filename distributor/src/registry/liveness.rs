@@ -26,7 +26,7 @@ const BURST_OF_DOUBTS: f64 = 16.0;
 
 /// How long we have been awake, as far as it counts for others' deadlines: when a tick comes late, because we were stopped or
 /// starved, the time we missed is nobody's fault.
-pub(crate) type Awake = Duration;
+pub(crate) type ActiveTime = Duration;
 
 /// Watches version 2 peers.
 #[derive(Debug)]
@@ -36,23 +36,23 @@ pub(crate) struct Liveness {
     credit: f64,
     /// Doubts that may be looked into now.
     doubts: f64,
-    awake: Awake,
+    awake: ActiveTime,
     last_tick: Option<Instant>,
-    watched: HashMap<SessionId, Watch>,
+    watched: HashMap<SessionId, WatchedSession>,
     /// Who is to be asked, and who should have answered: one entry for each watched session in one of them, and some for
     /// sessions that are not watched any more.
-    pings: Queue,
-    checks: Queue,
+    pings: DueQueue,
+    checks: DueQueue,
 }
 
-type Queue = BinaryHeap<Reverse<(Awake, SessionId)>>;
+type DueQueue = BinaryHeap<Reverse<(ActiveTime, SessionId)>>;
 
 #[derive(Debug)]
-struct Watch {
+struct WatchedSession {
     /// When the ping was sent that is not answered yet.
-    pinged: Option<Awake>,
+    pinged: Option<ActiveTime>,
     suspect: bool,
-    due: Awake,
+    due: ActiveTime,
 }
 
 /// What is to be done about a peer.
@@ -74,16 +74,16 @@ impl Liveness {
             pings_per_second: pings_per_second.max(1),
             credit: 1.0,
             doubts: BURST_OF_DOUBTS,
-            awake: Awake::ZERO,
+            awake: ActiveTime::ZERO,
             last_tick: None,
             watched: HashMap::new(),
-            pings: Queue::new(),
-            checks: Queue::new(),
+            pings: DueQueue::new(),
+            checks: DueQueue::new(),
         }
     }
 
     /// How long we have been awake: what to note when something is heard from a peer.
-    pub(crate) fn awake(&self) -> Awake {
+    pub(crate) fn awake(&self) -> ActiveTime {
         self.awake
     }
 
@@ -116,7 +116,7 @@ impl Liveness {
         // Sessions come in bursts; their pings should not.
         let spread = (session.0 % 64) as f64 / 64.0;
         let due = self.awake + self.interval().mul_f64(spread);
-        self.watched.insert(session, Watch { pinged: None, suspect: false, due });
+        self.watched.insert(session, WatchedSession { pinged: None, suspect: false, due });
         self.pings.push(Reverse((due, session)));
     }
 
@@ -135,7 +135,7 @@ impl Liveness {
         {
             self.doubts -= 1.0;
             // Before everybody who is due already: after a burst of joins that is a long queue.
-            watch.due = Awake::ZERO;
+            watch.due = ActiveTime::ZERO;
             self.pings.push(Reverse((watch.due, session)));
         }
     }
@@ -144,7 +144,7 @@ impl Liveness {
     pub(crate) fn tick(
         &mut self,
         now: Instant,
-        mut heard: impl FnMut(SessionId) -> Awake,
+        mut heard: impl FnMut(SessionId) -> ActiveTime,
     ) -> Vec<(SessionId, Verdict)> {
         let passed = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.last_tick = Some(now);
@@ -164,7 +164,7 @@ impl Liveness {
     }
 
     /// Judges those whose time to answer is over. They are as few as were asked in that time, so there is no limit.
-    fn check(&mut self, heard: &mut impl FnMut(SessionId) -> Awake, verdicts: &mut Vec<(SessionId, Verdict)>) {
+    fn check(&mut self, heard: &mut impl FnMut(SessionId) -> ActiveTime, verdicts: &mut Vec<(SessionId, Verdict)>) {
         let (awake, interval) = (self.awake, self.interval());
         while let Some(session) = pop_due(&mut self.checks, &self.watched, awake) {
             let Some(watch) = self.watched.get_mut(&session) else { continue };
@@ -206,7 +206,7 @@ impl Liveness {
 
 /// Takes out the first that is due. Entries that are void by now are dropped on the way: their session is gone, or due at
 /// another time.
-fn pop_due(queue: &mut Queue, watched: &HashMap<SessionId, Watch>, awake: Awake) -> Option<SessionId> {
+fn pop_due(queue: &mut DueQueue, watched: &HashMap<SessionId, WatchedSession>, awake: ActiveTime) -> Option<SessionId> {
     while let Some(Reverse((due, session))) = queue.peek().copied()
         && due <= awake
     {
@@ -223,15 +223,15 @@ mod tests {
     use super::*;
 
     /// One peer among `others`, and what it is judged to be over time.
-    struct Scene {
+    struct LivenessScene {
         liveness: Liveness,
         start: Instant,
-        heard: HashMap<SessionId, Awake>,
+        heard: HashMap<SessionId, ActiveTime>,
     }
 
     const PEER: SessionId = SessionId(0);
 
-    impl Scene {
+    impl LivenessScene {
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         fn new(others: u64) -> Self {
             let mut liveness = Liveness::new(500);
@@ -265,14 +265,14 @@ mod tests {
 
     #[test]
     fn a_peer_that_answers_is_left_in_peace() {
-        let mut scene = Scene::new(0);
+        let mut scene = LivenessScene::new(0);
         assert_eq!(scene.run(0, 60_000, 50, true), (vec![], 60));
     }
 
     #[test]
     fn a_hung_peer_is_suspect_within_3_seconds_and_gone_within_10() {
         for others in [0, 999] {
-            let mut scene = Scene::new(others);
+            let mut scene = LivenessScene::new(others);
             scene.run(0, 20_000, 50, true);
             let (decided, _) = scene.run(20_000, 40_000, 50, false);
             let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };
@@ -283,7 +283,7 @@ mod tests {
     #[test]
     fn a_burst_of_joins_puts_no_judgement_off() {
         // It takes 40 s until all of them have been asked for the first time, and this one's turn comes after 8 s.
-        let mut scene = Scene::new(9999);
+        let mut scene = LivenessScene::new(9999);
         scene.liveness.forget(PEER);
         scene.run(0, 200, 100, true);
         scene.liveness.watch(PEER);
@@ -294,7 +294,7 @@ mod tests {
 
     #[test]
     fn a_peer_that_comes_back_is_trusted() {
-        let mut scene = Scene::new(10);
+        let mut scene = LivenessScene::new(10);
         scene.run(0, 10_000, 50, true);
         let (decided, _) = scene.run(10_000, 14_000, 50, false);
         assert!(matches!(decided[..], [(_, Verdict::Suspect)]), "{decided:?}");
@@ -306,7 +306,7 @@ mod tests {
     #[test]
     fn pings_keep_to_a_budget() {
         for (peers, expected) in [(100, 100), (1000, 500), (10_000, 200)] {
-            let mut scene = Scene::new(peers - 1);
+            let mut scene = LivenessScene::new(peers - 1);
             scene.run(0, 120_000, 50, true);
             // As long as the longest interval: within it pings may come in waves.
             let (_, pings) = scene.run(120_000, 170_000, 50, true);
@@ -317,7 +317,7 @@ mod tests {
     #[test]
     fn cr12_rs5_our_own_delays_are_nobodys_fault() {
         // Stopped for a minute: not a second of it counts.
-        let mut scene = Scene::new(10);
+        let mut scene = LivenessScene::new(10);
         scene.run(0, 10_000, 50, true);
         let (decided, _) = scene.run(70_000, 70_500, 50, false);
         assert_eq!(decided, []);
@@ -331,7 +331,7 @@ mod tests {
 
     #[test]
     fn a_doubt_is_looked_into_at_once() {
-        let mut scene = Scene::new(9999);
+        let mut scene = LivenessScene::new(9999);
         scene.run(0, 30_000, 50, true);
         scene.liveness.doubt(PEER);
         let (decided, _) = scene.run(30_000, 50_000, 50, false);
@@ -340,7 +340,7 @@ mod tests {
 
     #[test]
     fn doubts_about_everybody_do_not_keep_others_from_being_asked() {
-        let mut scene = Scene::new(799);
+        let mut scene = LivenessScene::new(799);
         scene.run(0, 20_000, 50, true);
         let mut decided = Vec::new();
         for ms in (20_000..40_000).step_by(100) {
@@ -353,7 +353,7 @@ mod tests {
 
     #[test]
     fn nothing_is_said_of_those_who_left() {
-        let mut scene = Scene::new(0);
+        let mut scene = LivenessScene::new(0);
         scene.liveness.forget(PEER);
         assert_eq!(scene.run(0, 20_000, 50, false), (vec![], 0));
         assert!(

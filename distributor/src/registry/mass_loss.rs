@@ -12,11 +12,11 @@ const SHARE: usize = 3;
 
 /// The last nodes that vanished without a FIN.
 #[derive(Debug, Default)]
-pub(crate) struct Losses {
+pub(crate) struct MassLoss {
     times: VecDeque<Instant>,
 }
 
-impl Losses {
+impl MassLoss {
     /// Another one has, out of `listed`. Returns whether they are too many to be believed at once.
     pub(crate) fn is_mass(&mut self, now: Instant, listed: usize) -> bool {
         while self.times.front().is_some_and(|time| *time + WINDOW <= now) {
@@ -41,7 +41,7 @@ mod tests {
     fn a_third_of_all_within_a_period_is_a_mass() {
         let start = Instant::now();
         for (nodes, believed) in [(5, 5), (8, 8), (9, 8), (24, 8), (30, 10), (3000, 1000)] {
-            let mut losses = Losses::default();
+            let mut losses = MassLoss::default();
             let gone = (0..nodes).filter(|gone| !losses.is_mass(start, nodes - gone)).count();
             assert_eq!(gone, believed, "{nodes}");
             assert!(!losses.is_mass(start + WINDOW, 1), "a period later another one is believed");

@@ -19,16 +19,16 @@ use protocol::{
 
 use crate::config::Config;
 use crate::entries::view::View;
-use crate::entries::{Entrance, Place, Record, Registered, Registry, SessionId};
+use crate::entries::{EntryTable, NodeIdentity, Record, RegisterOutcome, Registered, SessionId};
 use crate::registry::damping::Damping;
 use crate::registry::history::History;
 use crate::registry::liveness::{Liveness, Verdict};
-use crate::registry::mass_loss::Losses;
-use crate::registry::visibility::{Barriers, Raised};
+use crate::registry::mass_loss::MassLoss;
+use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{BACK_WITHIN, Warmup};
-use crate::token_bucket::Bucket;
-use crate::updates::budget::{Memory, Outgoing};
-use crate::updates::lists::{Dispatch, Edition, Known, Lists, legacy_bytes};
+use crate::token_bucket::TokenBucket;
+use crate::updates::budget::{Budget, OutPacket};
+use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState, legacy_bytes};
 
 /// Between two rounds in which those who did not come back are removed, and the least that one round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
@@ -50,20 +50,20 @@ const BACK_AFTER_STOP: Duration = Duration::from_secs(3);
 
 /// The state of the Distributor.
 #[derive(Debug)]
-pub(crate) struct Roster {
+pub(crate) struct Registry {
     config: Config,
-    registry: Registry,
-    lists: Lists,
+    registry: EntryTable,
+    lists: ListCache,
     damping: Damping,
-    losses: Losses,
+    losses: MassLoss,
     warmup: Warmup,
     history: History,
-    barriers: Barriers,
+    barriers: VisibilityWaits,
     pub(crate) liveness: Liveness,
-    admissions: Bucket,
-    visits: HashMap<SessionId, Visit>,
+    admissions: TokenBucket,
+    visits: HashMap<SessionId, Tenure>,
     /// Registrations that wait.
-    held: BTreeMap<SessionId, Held>,
+    held: BTreeMap<SessionId, Deferred>,
     /// Bytes of the entries that those would have.
     held_bytes: usize,
     /// Which of them is of which instance.
@@ -76,27 +76,27 @@ pub(crate) struct Roster {
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
     /// What peers of either version are being told now.
-    editions: Editions,
+    editions: Targets,
     next_removal: Instant,
     draining: bool,
 }
 
 /// The states to which everybody is being led.
 #[derive(Debug, Default)]
-struct Editions {
-    legacy: Option<(Outgoing, Revision)>,
-    news: Edition,
+struct Targets {
+    legacy: Option<(OutPacket, Revision)>,
+    news: TargetState,
 }
 
 #[derive(Debug)]
-struct Visit {
+struct Tenure {
     since: Instant,
     /// Made with the first update.
-    updates: Option<Box<Bucket>>,
+    updates: Option<Box<TokenBucket>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Deferred {
     registration: Registration,
     host: String,
     /// Of the entry that it would have.
@@ -117,12 +117,12 @@ pub(crate) enum Admission {
     /// It is listed; the session it superseded is out.
     Listed(Registered),
     /// It will be, in so long: its node comes and goes, or changes, too often.
-    Held(Duration),
+    Deferred(Duration),
 }
 
 /// Why a registration is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Turned {
+pub(crate) enum RegisterError {
     /// Too many register at once; there is room in so long.
     Busy(Duration),
     /// We stop; another will be there in so long.
@@ -132,12 +132,12 @@ pub(crate) enum Turned {
     /// The instance id is made of a secret that the peer has not shown.
     NotYours,
     /// The session is out already.
-    Out,
+    Superseded,
 }
 
 /// A node that has gone.
 #[derive(Debug)]
-pub(crate) struct Departure {
+pub(crate) struct Removal {
     pub(crate) record: Arc<Record>,
     /// It stays listed for a while: too many have vanished at once.
     pub(crate) kept: bool,
@@ -145,30 +145,30 @@ pub(crate) struct Departure {
 
 /// What time brings.
 #[derive(Debug, Default)]
-pub(crate) struct Turn {
+pub(crate) struct DueActions {
     /// The node to ask for what it knows.
     pub(crate) ask: Option<SessionId>,
     /// Barriers to tell of.
-    pub(crate) raised: Vec<(Raised, Vec<String>)>,
+    pub(crate) raised: Vec<(Resolved, Vec<String>)>,
     /// Nodes that did not come back.
     pub(crate) gone: Vec<Arc<Record>>,
     /// Lists are complete from now on.
     pub(crate) warm: bool,
 }
 
-impl Roster {
+impl Registry {
     /// A roster that knows nobody. `epoch` should be higher than any before.
-    pub(crate) fn new(config: Config, memory: Memory, now: Instant, epoch: u64) -> Self {
+    pub(crate) fn new(config: Config, memory: Budget, now: Instant, epoch: u64) -> Self {
         Self {
-            registry: Registry::new(epoch),
-            lists: Lists::new(memory),
+            registry: EntryTable::new(epoch),
+            lists: ListCache::new(memory),
             damping: Damping::default(),
-            losses: Losses::default(),
+            losses: MassLoss::default(),
             warmup: Warmup::new(now),
             history: History::default(),
-            barriers: Barriers::default(),
+            barriers: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
-            admissions: Bucket::new(config.registrations_per_second, config.registration_burst),
+            admissions: TokenBucket::new(config.registrations_per_second, config.registration_burst),
             visits: HashMap::new(),
             held: BTreeMap::new(),
             held_bytes: 0,
@@ -177,7 +177,7 @@ impl Roster {
             suspicions: HashMap::new(),
             doubts: HashMap::new(),
             copy: Vec::new(),
-            editions: Editions::default(),
+            editions: Targets::default(),
             next_removal: now,
             draining: false,
             config,
@@ -260,7 +260,7 @@ impl Roster {
     /// A peer registers, for the first time or again.
     ///
     /// # Errors
-    /// [`Turned`] when it is not taken; an earlier registration stands.
+    /// [`RegisterError`] when it is not taken; an earlier registration stands.
     pub(crate) fn register(
         &mut self,
         now: Instant,
@@ -268,17 +268,17 @@ impl Roster {
         registration: Registration,
         host: &str,
         terms: &RegisterOptions,
-    ) -> Result<Admission, Turned> {
+    ) -> Result<Admission, RegisterError> {
         let known = self.registry.record_of(session).map(Arc::clone);
         if self.draining {
-            return Err(Turned::Draining(BACK_AFTER_STOP));
+            return Err(RegisterError::Draining(BACK_AFTER_STOP));
         }
         if !proves_itself(&registration, terms) {
-            return Err(Turned::NotYours);
+            return Err(RegisterError::NotYours);
         }
         let record = Record::new(0, &registration, host);
         if self.outgrows(session, &record) {
-            return Err(Turned::Full);
+            return Err(RegisterError::Full);
         }
         // Old nodes cannot be told to come later.
         let is_v2 = registration.advert.is_some();
@@ -286,7 +286,7 @@ impl Roster {
             && is_v2
             && let Err(wait) = self.admissions.take(now)
         {
-            return Err(Turned::Busy(wait));
+            return Err(RegisterError::Busy(wait));
         }
         // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
         if let Some(have) = terms.resume
@@ -312,8 +312,8 @@ impl Roster {
             self.history.note(now, self.revision().rev, &record, "held back", why);
             let since = self.held.get(&session).map_or(now, |held| held.since);
             let (host, bytes) = (host.to_owned(), record.entry.len());
-            self.hold(session, Held { registration, host, bytes, since, until: now + wait });
-            return Ok(Admission::Held(wait));
+            self.hold(session, Deferred { registration, host, bytes, since, until: now + wait });
+            return Ok(Admission::Deferred(wait));
         }
         self.let_go(session);
         let registered = self.enter(now, session, &registration, host);
@@ -336,7 +336,7 @@ impl Roster {
     }
 
     /// A registration waits, in place of any that its session, or its instance on another session, has had waiting.
-    fn hold(&mut self, session: SessionId, held: Held) {
+    fn hold(&mut self, session: SessionId, held: Deferred) {
         self.let_go(session);
         if let Some(instance) = instance_of(&held.registration) {
             self.supersede_held(session, instance);
@@ -347,7 +347,7 @@ impl Roster {
     }
 
     /// What a session has had waiting waits no more.
-    fn let_go(&mut self, session: SessionId) -> Option<Held> {
+    fn let_go(&mut self, session: SessionId) -> Option<Deferred> {
         let held = self.held.remove(&session)?;
         self.held_bytes -= held.bytes;
         if let Some(instance) = instance_of(&held.registration)
@@ -381,7 +381,7 @@ impl Roster {
     fn update_wait(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
         let (rate, burst) = (self.config.updates_per_second, self.config.update_burst);
         let visit = self.visits.get_mut(&session)?;
-        visit.updates.get_or_insert_with(|| Box::new(Bucket::new(rate, burst))).take(now).err()
+        visit.updates.get_or_insert_with(|| Box::new(TokenBucket::new(rate, burst))).take(now).err()
     }
 
     fn enter(&mut self, now: Instant, session: SessionId, registration: &Registration, host: &str) -> Registered {
@@ -389,17 +389,17 @@ impl Roster {
             self.supersede_held(session, instance);
         }
         let registered = self.registry.register(session, registration, host);
-        self.visits.entry(session).or_insert(Visit { since: now, updates: None });
+        self.visits.entry(session).or_insert(Tenure { since: now, updates: None });
         if let Some(superseded) = registered.superseded {
             self.let_go(superseded);
             self.forget(superseded);
             self.superseded.push(superseded);
         }
         let event = match (registered.entrance, registered.superseded) {
-            (Entrance::New, _) => "joined",
-            (Entrance::Updated, _) => "updated",
-            (Entrance::Same, Some(_)) => "came back",
-            (Entrance::Same, None) => return registered,
+            (RegisterOutcome::Joined, _) => "joined",
+            (RegisterOutcome::Updated, _) => "updated",
+            (RegisterOutcome::Unchanged, Some(_)) => "came back",
+            (RegisterOutcome::Unchanged, None) => return registered,
         };
         if let Some(record) = self.registry.record_of(session) {
             let why = if registered.superseded.is_some() { "on a new connection" } else { "" };
@@ -409,7 +409,7 @@ impl Roster {
     }
 
     /// A session has ended, or has taken its registration back.
-    pub(crate) fn leave(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Departure> {
+    pub(crate) fn leave(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Removal> {
         self.warmup.left(now, session);
         self.barriers.forget(session);
         self.liveness.forget(session);
@@ -435,12 +435,12 @@ impl Roster {
             self.note_stay(now, &record.place(), stay);
             self.history.note(now, self.revision().rev, &record, "left", reason.as_str());
         }
-        Some(Departure { record, kept })
+        Some(Removal { record, kept })
     }
 
     /// An instance has left its place. As long as another one has the place, whoever says to be there comes and goes, and not who
     /// is: its next join must not wait for that.
-    fn note_stay(&mut self, now: Instant, place: &Place, stay: Duration) {
+    fn note_stay(&mut self, now: Instant, place: &NodeIdentity, stay: Duration) {
         if !self.registry.is_taken(place) {
             self.damping.left(now, place, stay);
         }
@@ -553,8 +553,8 @@ impl Roster {
     }
 
     /// Does what is due.
-    pub(crate) fn advance(&mut self, now: Instant) -> Turn {
-        let mut turn = Turn { ask: self.warmup.ask(now), ..Turn::default() };
+    pub(crate) fn advance(&mut self, now: Instant) -> DueActions {
+        let mut turn = DueActions { ask: self.warmup.ask(now), ..DueActions::default() };
         if turn.ask.is_some() {
             self.copy.clear();
         }
@@ -564,7 +564,7 @@ impl Roster {
         }
         let due: Vec<_> = self.held.iter().filter(|(_, held)| held.until <= now).map(|(session, _)| *session).collect();
         for session in due {
-            if let Some(Held { registration, host, .. }) = self.let_go(session) {
+            if let Some(Deferred { registration, host, .. }) = self.let_go(session) {
                 self.enter(now, session, &registration, &host);
             }
         }
@@ -615,7 +615,7 @@ impl Roster {
             Version::V1 => self.editions.legacy = Some(self.lists.legacy(&self.registry, &self.config)),
             Version::V2 => {
                 self.registry.announce_returned();
-                let edition = Edition { stamp: self.stamp(), is_whole: self.registry.is_whole() };
+                let edition = TargetState { stamp: self.stamp(), is_whole: self.registry.is_whole() };
                 let before = std::mem::replace(&mut self.editions.news, edition);
                 self.lists.step(&self.registry, before.stamp.revision, edition.stamp);
             }
@@ -624,12 +624,12 @@ impl Roster {
     }
 
     /// The list that version 1 peers are being told.
-    pub(crate) fn legacy(&mut self) -> Option<(Outgoing, Revision)> {
+    pub(crate) fn legacy(&mut self) -> Option<(OutPacket, Revision)> {
         self.editions.legacy.clone()
     }
 
     /// What a version 2 peer has to be told.
-    pub(crate) fn news(&mut self, now: Instant, known: &Known) -> Dispatch {
+    pub(crate) fn news(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
         let stamp = self.editions.news.stamp;
         let is_known = stamp.revision.epoch == self.registry.revision().epoch
             && self.registry.base(stamp.revision.into()).is_some();
@@ -641,15 +641,15 @@ impl Roster {
     }
 
     /// The list under a peer's own key.
-    pub(crate) fn answer(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> Dispatch {
+    pub(crate) fn answer(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
         let stamp = self.stamp();
         self.told(|roster| roster.lists.answer(now, &roster.registry, &roster.config, stamp, (version, key), view))
     }
 
     /// Whoever is told a list without those that are only copied has to be told of them when they come.
-    fn told(&mut self, dispatch: impl FnOnce(&mut Self) -> Dispatch) -> Dispatch {
+    fn told(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
         let dispatch = dispatch(self);
-        if matches!(&dispatch, Dispatch::Packet(_, told) if told.confirmed_only) {
+        if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
             self.registry.tell_partly();
         }
         dispatch

@@ -2,12 +2,12 @@ use protocol::{RegistrationLimits, ResumePoint, VisibilityTarget};
 
 use super::*;
 
-struct Scene {
-    roster: Roster,
+struct RegistryScene {
+    roster: Registry,
     start: Instant,
 }
 
-impl Scene {
+impl RegistryScene {
     fn new() -> Self {
         Self::with(Config::default())
     }
@@ -15,7 +15,7 @@ impl Scene {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn with(config: Config) -> Self {
         let start = Instant::now();
-        Self { roster: Roster::new(config, Memory::new(usize::MAX), start, 100), start }
+        Self { roster: Registry::new(config, Budget::new(usize::MAX), start, 100), start }
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -30,7 +30,7 @@ impl Scene {
         port: u16,
         advert: &str,
         terms: &RegisterOptions,
-    ) -> Result<Admission, Turned> {
+    ) -> Result<Admission, RegisterError> {
         let params = format!(r#"{{"port":{port},"name":"n{port}","$":{{"id":"i{port}"{advert}}}}}"#);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
@@ -38,7 +38,7 @@ impl Scene {
         self.roster.register(now, SessionId(session), registration, "::1", terms)
     }
 
-    fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, Turned> {
+    fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, RegisterError> {
         self.register_with(ms, session, port, "", &RegisterOptions::default())
     }
 
@@ -56,12 +56,12 @@ impl Scene {
         self.roster.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
     }
 
-    fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Departure> {
+    fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Removal> {
         let now = self.at(ms);
         self.roster.leave(now, SessionId(session), reason)
     }
 
-    fn advance(&mut self, ms: u64) -> Turn {
+    fn advance(&mut self, ms: u64) -> DueActions {
         let now = self.at(ms);
         self.roster.advance(now)
     }
@@ -76,13 +76,13 @@ impl Scene {
     }
 }
 
-fn new() -> Result<Admission, Turned> {
-    Ok(Admission::Listed(Registered { entrance: Entrance::New, superseded: None }))
+fn new() -> Result<Admission, RegisterError> {
+    Ok(Admission::Listed(Registered { entrance: RegisterOutcome::Joined, superseded: None }))
 }
 
 #[test]
 fn bc3_only_a_flapper_waits_to_be_listed() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register(0, 1000, 1).unwrap();
     let mut changes = 0;
     for round in 0..100 {
@@ -93,7 +93,7 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
     }
     assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
     assert_eq!(scene.register(9_900, 500, 8), new(), "nobody else waits");
-    let Ok(Admission::Held(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
+    let Ok(Admission::Deferred(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
     let ends = 10_000 + u64::try_from(wait.as_millis()).unwrap();
     assert!(scene.roster.next_due().unwrap() <= scene.at(ends + 1));
     scene.advance(ends - 10);
@@ -105,14 +105,14 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
 
 #[test]
 fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register(0, 1, 1).unwrap();
     let mut held = 0;
     for weight in 0..20 {
         let advert = format!(r#","weight":{weight}"#);
         held += usize::from(matches!(
             scene.register_with(10, 1, 1, &advert, &RegisterOptions::default()),
-            Ok(Admission::Held(_))
+            Ok(Admission::Deferred(_))
         ));
     }
     assert_eq!(held, 10);
@@ -126,11 +126,12 @@ fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
 
 #[test]
 fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
-    let mut scene = Scene::with(Config { registration_burst: 3, registrations_per_second: 10, ..Config::default() });
+    let mut scene =
+        RegistryScene::with(Config { registration_burst: 3, registrations_per_second: 10, ..Config::default() });
     for port in 1..=3 {
         assert_eq!(scene.register(0, port.into(), port), new());
     }
-    assert_eq!(scene.register(0, 4, 4), Err(Turned::Busy(Duration::from_millis(100))));
+    assert_eq!(scene.register(0, 4, 4), Err(RegisterError::Busy(Duration::from_millis(100))));
     scene.register_old(0, 5, 5);
     scene.register_with(0, 1, 1, r#","weight":5"#, &RegisterOptions::default()).unwrap();
     assert_eq!(scene.register(100, 4, 4), new());
@@ -138,20 +139,20 @@ fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
 
 #[test]
 fn rg9_nobody_is_taken_while_we_stop() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.roster.drain();
-    assert_eq!(scene.register(0, 1, 1), Err(Turned::Draining(BACK_AFTER_STOP)));
+    assert_eq!(scene.register(0, 1, 1), Err(RegisterError::Draining(BACK_AFTER_STOP)));
 }
 
 #[test]
 fn bc6_the_list_never_outgrows_what_nodes_take() {
-    let mut scene = Scene::with(Config { max_list_bytes: 150, ..Config::default() });
+    let mut scene = RegistryScene::with(Config { max_list_bytes: 150, ..Config::default() });
     assert_eq!(scene.register(0, 1, 1), new());
     assert_eq!(scene.register(0, 2, 2), new());
-    assert_eq!(scene.register(0, 3, 3), Err(Turned::Full));
+    assert_eq!(scene.register(0, 3, 3), Err(RegisterError::Full));
     // Neither by what replaces an entry, nor by what waits to be listed.
     let zone = r#","zone":"far away, in another place""#;
-    assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(Turned::Full));
+    assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(RegisterError::Full));
     assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
     scene.leave(0, 2, LeaveReason::Closed);
     scene.leave(0, 1, LeaveReason::Closed);
@@ -160,7 +161,7 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
 
 #[test]
 fn bc6_what_waits_to_be_listed_counts() {
-    let mut scene = Scene::with(Config { max_list_bytes: 180, ..Config::default() });
+    let mut scene = RegistryScene::with(Config { max_list_bytes: 180, ..Config::default() });
     for round in 0..4 {
         let _ = scene.register(0, round, 7);
         scene.leave(0, round, LeaveReason::Closed);
@@ -171,13 +172,14 @@ fn bc6_what_waits_to_be_listed_counts() {
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let held =
             scene.roster.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
-        let expected = if session < 12 { matches!(held, Ok(Admission::Held(_))) } else { held == Err(Turned::Full) };
+        let expected =
+            if session < 12 { matches!(held, Ok(Admission::Deferred(_))) } else { held == Err(RegisterError::Full) };
         assert!(expected, "{session}: {held:?}");
     }
 }
 
 /// Has a place held back: it comes and goes three times.
-fn flap(scene: &mut Scene, port: u16) {
+fn flap(scene: &mut RegistryScene, port: u16) {
     for session in 900..903 {
         scene.register(0, session, port).unwrap();
         scene.leave(0, session, LeaveReason::Closed);
@@ -186,9 +188,9 @@ fn flap(scene: &mut Scene, port: u16) {
 
 #[test]
 fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     flap(&mut scene, 7);
-    let Ok(Admission::Held(wait)) = scene.register(0, 1, 7) else { panic!("it should wait") };
+    let Ok(Admission::Deferred(wait)) = scene.register(0, 1, 7) else { panic!("it should wait") };
     // The instance comes from another place, where it need not wait.
     let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
     let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
@@ -204,11 +206,11 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
 
 #[test]
 fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     flap(&mut scene, 7);
     // Two that wait.
-    assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Held(_))));
-    assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Held(_))));
+    assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Deferred(_))));
+    assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Deferred(_))));
     assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(1)), None));
     scene.advance(30_000);
     assert_eq!(scene.listed(), "n7");
@@ -221,7 +223,7 @@ fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
 
 #[test]
 fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register(0, 1, 7).unwrap();
     for round in 0..10 {
         let params = format!(r#"{{"port":7,"name":"n7","$":{{"id":"other{round}"}}}}"#);
@@ -237,7 +239,7 @@ fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
 
 #[test]
 fn reports_count_from_nodes_only_and_once_in_a_while() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register_old(0, 1, 1);
     scene.register_all(2..=3);
     let id = scene.roster.registry.record_of(SessionId(1)).unwrap().id;
@@ -268,8 +270,8 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
 }
 
 /// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
-fn restored() -> (Scene, ResumePoint) {
-    let mut before = Scene::new();
+fn restored() -> (RegistryScene, ResumePoint) {
+    let mut before = RegistryScene::new();
     before.register_all(1..=3);
     let have = ResumePoint { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
     let records: Vec<_> = before.roster.registry.records().cloned().collect();
@@ -277,8 +279,8 @@ fn restored() -> (Scene, ResumePoint) {
     let entries = records.iter().map(|record| (record.id, &*record.entry));
     protocol::write_copy(&mut packets, have.revision, before.roster.registry.digest(), entries);
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
-    let mut scene = Scene::new();
-    scene.roster.registry = Registry::new(200);
+    let mut scene = RegistryScene::new();
+    scene.roster.registry = EntryTable::new(200);
     let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
@@ -287,10 +289,10 @@ fn restored() -> (Scene, ResumePoint) {
 }
 
 /// The nodes that a peer is told of, and whether it knows all then.
-fn told(scene: &mut Scene, ms: u64, known: &mut Known) -> (String, bool) {
+fn told(scene: &mut RegistryScene, ms: u64, known: &mut PeerState) -> (String, bool) {
     scene.roster.publish(Version::V2);
     let now = scene.at(ms);
-    let Dispatch::Packet(packet, then) = scene.roster.news(now, known) else { return (String::new(), true) };
+    let NextUpdate::Packet(packet, then) = scene.roster.news(now, known) else { return (String::new(), true) };
     (known.told, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
     let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
     assert_eq!(text.contains("warming"), then.confirmed_only, "{text}");
@@ -301,20 +303,20 @@ fn told(scene: &mut Scene, ms: u64, known: &mut Known) -> (String, bool) {
 #[test]
 fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
     let (mut scene, have) = restored();
-    let mut newcomer = Known::default();
+    let mut newcomer = PeerState::default();
     assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
     // Who held that state knows them all, and is told of nobody.
-    let mut remembers = Known { told: Some(have.revision), digest: have.digest, ..Known::default() };
+    let mut remembers = PeerState { told: Some(have.revision), digest: have.digest, ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut remembers), (String::new(), true));
     // Who says to hold that state, and holds another, does not.
-    let mut forges = Known { told: Some(have.revision), digest: Some(Digest(1)), ..Known::default() };
+    let mut forges = PeerState { told: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
     assert!(scene.roster.holds_back(Version::V1), "an old peer would forget what it is not shown");
     // Its own node comes, as it was.
     scene.register(1000, 2, 2).unwrap();
     assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));
     let asked = scene.roster.answer(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
-    assert!(matches!(asked, Dispatch::Packet(_, told) if told.confirmed_only));
+    assert!(matches!(asked, NextUpdate::Packet(_, told) if told.confirmed_only));
     // The last one does not come.
     assert_eq!(scene.advance(8000).gone.len(), 1);
     assert_eq!(told(&mut scene, 8000, &mut newcomer), (String::new(), true));
@@ -324,7 +326,7 @@ fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
 
 #[test]
 fn bc5_a_copy_that_cannot_be_is_not_used() {
-    let (mut scene, epoch) = (Scene::new(), 100);
+    let (mut scene, epoch) = (RegistryScene::new(), 100);
     // Our epoch is the time of our start: a later one was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
         let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
@@ -340,7 +342,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     let (one, two, again) = (entry("i1", 1), entry("i2", 2), entry("i1", 3));
     let offered = Revision { epoch: 99, rev: 5 };
     for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
-        let mut scene = Scene::new();
+        let mut scene = RegistryScene::new();
         let terms = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
         scene.register_with(0, 1, 1, "", &terms).unwrap();
         assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
@@ -356,7 +358,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
 
 #[test]
 fn a_mass_loss_is_not_believed_at_once() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     for port in 1..=60 {
         scene.register(0, port.into(), port).unwrap();
     }
@@ -382,7 +384,7 @@ fn a_mass_loss_is_not_believed_at_once() {
 #[test]
 fn those_who_say_so_leave_at_once_however_many() {
     for reason in [LeaveReason::Leave, LeaveReason::Closed] {
-        let mut scene = Scene::new();
+        let mut scene = RegistryScene::new();
         scene.register_all(1..=60);
         assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.kept)));
         assert_eq!(scene.roster.nodes(), 0);
@@ -391,7 +393,7 @@ fn those_who_say_so_leave_at_once_however_many() {
 
 #[test]
 fn a_successor_is_rebuilt_from_a_client() {
-    let mut before = Scene::new();
+    let mut before = RegistryScene::new();
     before.register_all(1..=30);
     let have = before.roster.revision();
     let mut packets = BytesMut::new();
@@ -401,11 +403,11 @@ fn a_successor_is_rebuilt_from_a_client() {
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let part = protocol::read_copy(&packet).unwrap();
 
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     let terms =
         RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     // It has started later.
-    scene.roster.registry = Registry::new(200);
+    scene.roster.registry = EntryTable::new(200);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
     assert!(scene.roster.is_restoring());
     assert!(!scene.roster.take_copy(scene.at(20), SessionId(7), &part), "it was not asked");
@@ -426,7 +428,7 @@ fn a_successor_is_rebuilt_from_a_client() {
 
 #[test]
 fn a_copy_that_is_damaged_is_not_used() {
-    let (mut scene, have) = (Scene::new(), Revision { epoch: 5, rev: 1 });
+    let (mut scene, have) = (RegistryScene::new(), Revision { epoch: 5, rev: 1 });
     let terms =
         RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
@@ -449,7 +451,7 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
     let with =
         |secret: Option<&str>| RegisterOptions { secret: secret.and_then(Secret::new), ..RegisterOptions::default() };
     let owned = format!(r#","id":"{}""#, secret.instance());
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     let mut register = |session, advert: &str, secret| {
         let params = format!(r#"{{"port":{},"name":"goods","$":{{"v":2{advert}}}}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
@@ -457,15 +459,15 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
         let admission = scene.roster.register(scene.start, SessionId(session), registration, "::1", &with(secret));
         admission.map(|admission| match admission {
             Admission::Listed(registered) => registered.superseded.map(|session| session.0),
-            Admission::Held(_) => panic!("nobody flaps"),
+            Admission::Deferred(_) => panic!("nobody flaps"),
         })
     };
     for (session, advert, secret, expected) in [
-        (1, &*owned, None, Err(Turned::NotYours)),
+        (1, &*owned, None, Err(RegisterError::NotYours)),
         (1, &owned, Some("s"), Ok(None)),
         // Everybody sees the id.
-        (2, &owned, None, Err(Turned::NotYours)),
-        (2, &owned, Some("t"), Err(Turned::NotYours)),
+        (2, &owned, None, Err(RegisterError::NotYours)),
+        (2, &owned, Some("t"), Err(RegisterError::NotYours)),
         (2, &owned, Some("s"), Ok(Some(1))),
         // An id that is made of no secret is registered by whoever says it, as ever.
         (3, r#","id":"i1""#, None, Ok(None)),
@@ -478,11 +480,11 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
 
 #[test]
 fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register_old(0, 1, 1);
     scene.register_all(2..=4);
     let now = scene.at(10_000);
-    let id = |scene: &Scene, session| scene.roster.registry.record_of(SessionId(session)).unwrap().id;
+    let id = |scene: &RegistryScene, session| scene.roster.registry.record_of(SessionId(session)).unwrap().id;
     let old = id(&scene, 1);
     assert!(!scene.roster.report(now, SessionId(2), &[old, 999]));
     assert!(!scene.roster.report(now, SessionId(2), &[old]), "one witness is none");
@@ -497,7 +499,7 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
 
 #[test]
 fn a_barrier_names_those_who_have_not_seen() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register_all(1..=3);
     let terms = RegisterOptions {
         visibility: Some(VisibilityTarget { percent: 100, within: 500 }),
@@ -518,7 +520,7 @@ fn a_barrier_names_those_who_have_not_seen() {
 
 #[test]
 fn a_digest_shows_drift_only_at_the_same_revision() {
-    let mut scene = Scene::new();
+    let mut scene = RegistryScene::new();
     scene.register_all(1..=2);
     let (newest, digest) = (scene.roster.revision(), scene.roster.registry.digest());
     let older = Revision { rev: newest.rev - 1, ..newest };

@@ -15,14 +15,14 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 /// Barriers that are open, at most one for each session, and the revisions that version 2 sessions have acknowledged.
 #[derive(Debug, Default)]
-pub(crate) struct Barriers {
-    open: HashMap<SessionId, Barrier>,
+pub(crate) struct VisibilityWaits {
+    open: HashMap<SessionId, VisibilityWait>,
     acknowledged: HashMap<SessionId, Revision>,
     look_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Barrier {
+struct VisibilityWait {
     revision: Revision,
     percent: u8,
     until: Instant,
@@ -30,7 +30,7 @@ struct Barrier {
 
 /// How a barrier ended.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Raised {
+pub(crate) struct Resolved {
     pub(crate) session: SessionId,
     pub(crate) seen: usize,
     pub(crate) of: usize,
@@ -42,7 +42,7 @@ pub(crate) struct Raised {
 /// Nodes that are named when a barrier is not reached.
 const MAX_MISSING: usize = 8;
 
-impl Barriers {
+impl VisibilityWaits {
     /// A version 2 session follows: its acknowledgement counts.
     pub(crate) fn follow(&mut self, session: SessionId) {
         self.acknowledged.entry(session).or_default();
@@ -57,7 +57,7 @@ impl Barriers {
     /// A session wants to know when its registration, which led to `revision`, has been seen.
     pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: VisibilityTarget) {
         let until = now + Duration::from_millis(visible.within.into()).min(LONGEST);
-        self.open.insert(session, Barrier { revision, percent: visible.percent, until });
+        self.open.insert(session, VisibilityWait { revision, percent: visible.percent, until });
         self.look_at.get_or_insert(now + LOOK);
     }
 
@@ -79,7 +79,7 @@ impl Barriers {
     }
 
     /// Barriers that are reached, or over.
-    pub(crate) fn look(&mut self, now: Instant) -> Vec<Raised> {
+    pub(crate) fn look(&mut self, now: Instant) -> Vec<Resolved> {
         if self.look_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
@@ -93,10 +93,10 @@ impl Barriers {
             if enough || barrier.until <= now {
                 let behind = self.acknowledged.iter().filter(|(_, revision)| **revision < barrier.revision);
                 let missing = behind.map(|(session, _)| *session).take(MAX_MISSING).collect();
-                raised.push(Raised { session, seen, of, enough, missing });
+                raised.push(Resolved { session, seen, of, enough, missing });
             }
         }
-        for Raised { session, .. } in &raised {
+        for Resolved { session, .. } in &raised {
             self.open.remove(session);
         }
         self.look_at = self.open.values().map(|barrier| barrier.until.min(now + LOOK)).min();
@@ -113,7 +113,7 @@ mod tests {
 
     #[track_caller]
     fn check(percent: u8, acknowledged: u64, after: u64, expected: Option<(usize, bool)>) {
-        let mut barriers = Barriers::default();
+        let mut barriers = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
         (0..10).for_each(|id| barriers.follow(SessionId(id)));
@@ -144,7 +144,7 @@ mod tests {
 
     #[test]
     fn those_who_leave_do_not_count() {
-        let mut barriers = Barriers::default();
+        let mut barriers = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
         (0..3).for_each(|id| barriers.follow(SessionId(id)));

@@ -12,7 +12,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 
 use crate::shell::metrics;
-use crate::shell::shared::Membership;
+use crate::shell::shared::Shared;
 
 /// Operators at a time; when one more comes, the one who came first goes: what is asked here is answered at once, so that one is idle, or
 /// does not read.
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
 /// Answers until it is dropped: also while the Distributor stops. One request to a connection, which is closed then.
-pub(crate) async fn serve(listener: TcpListener, membership: Arc<Membership>) {
+pub(crate) async fn serve(listener: TcpListener, membership: Arc<Shared>) {
     let mut acceptor = Acceptor::new(listener);
     let mut clients = JoinSet::new();
     // In the order in which they came.
@@ -48,7 +48,7 @@ pub(crate) async fn serve(listener: TcpListener, membership: Arc<Membership>) {
     }
 }
 
-async fn converse(mut stream: TcpStream, membership: &Membership) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, membership: &Shared) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() >= MAX_HEAD_BYTES {
@@ -75,7 +75,7 @@ fn request(head: &[u8]) -> Option<(&str, &str)> {
     (words.next().is_none() && !target.is_empty() && version.starts_with("HTTP/1.")).then_some((method, target))
 }
 
-fn found(target: &str, membership: &Membership, with_body: bool) -> (&'static str, String, bool) {
+fn found(target: &str, membership: &Shared, with_body: bool) -> (&'static str, String, bool) {
     let (status, body) = match target.split('?').next().unwrap_or_default() {
         "/health" => ("200 OK", "alive\n".to_owned()),
         "/metrics" => ("200 OK", metrics::text(&membership.figures())),

@@ -16,13 +16,13 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::peer::command::{Complaint, Counts, Intake, Intent, guess_protocol};
+use crate::peer::command::{Command, CommandReader, FrameCounts, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
-use crate::registry::{Admission, Turned};
-use crate::shell::shared::{Attendance, Flow, Session, Writer};
-use crate::shell::turns::{AwaitedPlaces, Places, Turns};
-use crate::token_bucket::Bucket;
-use crate::updates::budget::{AwaitedRoom, Outgoing, Room, Rooms};
+use crate::registry::{Admission, RegisterError};
+use crate::shell::shared::{FlushOutcome, Session, SessionGuard, Writer};
+use crate::shell::turns::{AwaitedHead, QueueHead, UpdateQueue};
+use crate::token_bucket::TokenBucket;
+use crate::updates::budget::{AwaitedRoom, IncomingBudget, OutPacket, Room};
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_TURN: u32 = 64;
@@ -49,78 +49,78 @@ const MAX_UNSENT_BYTES: u32 = 128 * 1024;
 const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 
 /// Why a connection ended.
-enum End {
+enum ConnectionEnd {
     /// The peer closed, or broke, its side.
     Gone(LeaveReason),
     /// We are stopping.
     Stopping,
     /// The peer is told what is wrong, then cut.
-    Cut(Complaint),
+    Rejected(Rejection),
     /// It is out, and told so.
-    Out(LeaveReason),
+    CutByRegistry(LeaveReason),
     /// The peer takes nothing of what it is told.
     Stalled,
     /// The peer takes its time while memory is short.
     Slow,
     /// Another connection has its place.
-    GaveWay,
+    Evicted,
 }
 
 /// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
-pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
+pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
     let session = &attendance.session;
     let config = &attendance.membership().config;
-    let mut reader = Reader {
+    let mut reader = PeerReader {
         frames: FrameReader::new(config.max_frame_bytes),
-        intake: Intake::new(),
+        intake: CommandReader::new(),
         read_before: false,
         registered: false,
         heard_at: Instant::now(),
-        bucket: Bucket::new(config.packets_per_second, config.packet_burst),
+        bucket: TokenBucket::new(config.packets_per_second, config.packet_burst),
         waiting: None,
-        room: Place::Little,
+        room: RoomForPacket::Little,
     };
     let end = serve(&attendance, &mut reader, &stop).await;
     let reason = match end {
-        End::Gone(reason) | End::Out(reason) => reason,
-        End::Stopping | End::GaveWay => LeaveReason::Closed,
-        End::Cut(_) => LeaveReason::Refused,
-        End::Stalled | End::Slow => LeaveReason::Stalled,
+        ConnectionEnd::Gone(reason) | ConnectionEnd::CutByRegistry(reason) => reason,
+        ConnectionEnd::Stopping | ConnectionEnd::Evicted => LeaveReason::Closed,
+        ConnectionEnd::Rejected(_) => LeaveReason::Refused,
+        ConnectionEnd::Stalled | ConnectionEnd::Slow => LeaveReason::Stalled,
     };
     // The list must not wait for the farewell.
     attendance.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
-    let Counts { packets, ignored, blank, strikes } = reader.intake.counts;
+    let FrameCounts { packets, ignored, blank, strikes } = reader.intake.counts;
     // Others wait for its room.
     drop(reader);
-    let is_lost = session.outbox().is_mid_packet() || matches!(end, End::Out(_));
+    let is_lost = session.outbox().is_mid_packet() || matches!(end, ConnectionEnd::CutByRegistry(_));
     let complaint = match end {
-        End::Gone(_) | End::Stopping | End::GaveWay => {
+        ConnectionEnd::Gone(_) | ConnectionEnd::Stopping | ConnectionEnd::Evicted => {
             let reason = reason.as_str();
             debug!(conn, %peer, packets, ignored, blank, strikes, reason, "connection closed");
             return;
         }
-        End::Stalled => {
+        ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
             if let Some(held_back) = attendance.membership().cuts.allow(reason.as_str(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
-        End::Slow => {
+        ConnectionEnd::Slow => {
             if let Some(held_back) = attendance.membership().cuts.allow("slow", Instant::now().into_std()) {
                 let used = attendance.membership().memory.used();
                 warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
             }
             return abort(&session.stream);
         }
-        End::Out(LeaveReason::Superseded) => {
-            Complaint::new(409, "superseded", "the same instance has registered on a newer connection")
+        ConnectionEnd::CutByRegistry(LeaveReason::Superseded) => {
+            Rejection::new(409, "superseded", "the same instance has registered on a newer connection")
         }
-        End::Out(reason) => Complaint::new(408, reason.as_str(), "no answer to pings"),
-        End::Cut(complaint) => complaint,
+        ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no answer to pings"),
+        ConnectionEnd::Rejected(complaint) => complaint,
     };
-    let Complaint { status, reason, message } = complaint;
+    let Rejection { status, reason, message } = complaint;
     if let Some(held_back) = attendance.membership().cuts.allow(reason, Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
@@ -133,21 +133,21 @@ pub(crate) async fn run(attendance: Attendance, stop: CancellationToken) {
 }
 
 /// The reading half's state.
-struct Reader {
+struct PeerReader {
     frames: FrameReader,
-    intake: Intake,
+    intake: CommandReader,
     read_before: bool,
     registered: bool,
     /// When the last packet came.
     heard_at: Instant,
-    bucket: Bucket,
+    bucket: TokenBucket,
     /// A packet that came too soon, and when it is handled.
     waiting: Option<(Bytes, Instant)>,
-    room: Place,
+    room: RoomForPacket,
 }
 
 /// Where the bytes of packets are that have come and were not handled.
-enum Place {
+enum RoomForPacket {
     /// They are few.
     Little,
     /// There is no room for more.
@@ -157,14 +157,14 @@ enum Place {
 }
 
 /// Where a peer stands in the queue of those for which a packet of their own has to be made.
-enum Turn {
+enum QueueState {
     NotNeeded,
-    Awaited(AwaitedPlaces),
-    Now { _places: Places },
+    Awaited(AwaitedHead),
+    Now { _places: QueueHead },
 }
 
 /// What a connection's task has waited for.
-enum Woken {
+enum Wake {
     Stopping,
     /// The socket can be read, or written; or it is broken.
     Ready(std::io::Result<Ready>),
@@ -175,12 +175,12 @@ enum Woken {
     /// There is room for the rest of a packet.
     Room(Room),
     /// The next list that is made for one peer may be this one's.
-    Turn(Places),
+    QueueState(QueueHead),
     /// A deadline may be over.
     Due,
 }
 
-async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &CancellationToken) -> End {
+async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
     let session = &attendance.session;
     let config = &attendance.membership().config;
     let mut look = BacklogPoller::default();
@@ -188,14 +188,14 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     let mut slice = TimeSlice::with_queue(&attendance.membership().busy);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
-    let mut turn = Turn::NotNeeded;
+    let mut turn = QueueState::NotNeeded;
     loop {
         slice.yield_if_over().await;
         if let Some(reason) = session.out.get() {
-            return End::Out(*reason);
+            return ConnectionEnd::CutByRegistry(*reason);
         }
         if session.gives_way.load(Ordering::Relaxed) {
-            return End::GaveWay;
+            return ConnectionEnd::Evicted;
         }
         let (flow, _) = session.flush(attendance.membership(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
@@ -212,58 +212,60 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             }
         }
         let owes_reply = session.outbox().owes_reply();
-        if owes_reply && flow == Flow::Done {
+        if owes_reply && flow == FlushOutcome::Done {
             continue;
         }
         let has_room = reader.has_room(&attendance.membership().incoming);
         let listening = !owes_reply && reader.waiting.is_none() && has_room;
         let (writable, paced) = match flow {
-            Flow::Done => {
+            FlushOutcome::Done => {
                 look.reset();
                 unread_since = None;
                 (false, None)
             }
-            Flow::Stalled(_) => (true, None),
-            Flow::Paced(unread) => {
+            FlushOutcome::Stalled(_) => (true, None),
+            FlushOutcome::Paced(unread) => {
                 if unread == WindowFull::PollPeer {
                     unread_since.get_or_insert_with(Instant::now);
                 }
                 (false, Some(unread))
             }
-            Flow::Later(_) => (false, None),
-            Flow::Broken => return End::Gone(LeaveReason::Reset),
+            FlushOutcome::Later(_) => (false, None),
+            FlushOutcome::Broken => return ConnectionEnd::Gone(LeaveReason::Reset),
         };
         let stalled_since = match flow {
-            Flow::Stalled(since) => Some(Instant::from_std(since)),
-            Flow::Done | Flow::Paced(_) | Flow::Later(_) | Flow::Broken => unread_since,
+            FlushOutcome::Stalled(since) => Some(Instant::from_std(since)),
+            FlushOutcome::Done | FlushOutcome::Paced(_) | FlushOutcome::Later(_) | FlushOutcome::Broken => unread_since,
         };
         let now = Instant::now();
         let later = match flow {
-            Flow::Later(at) => turn.wait_for(&attendance.membership().turns, session).then(|| Instant::from_std(at)),
-            Flow::Done | Flow::Stalled(_) | Flow::Paced(_) | Flow::Broken => {
-                turn = Turn::NotNeeded;
+            FlushOutcome::Later(at) => {
+                turn.wait_for(&attendance.membership().turns, session).then(|| Instant::from_std(at))
+            }
+            FlushOutcome::Done | FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Broken => {
+                turn = QueueState::NotNeeded;
                 None
             }
         };
         // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
         let keeps_since = session.outbox().keeps_since().map(Instant::from_std);
-        let has_room_since = if let Place::Roomy { since, .. } = &reader.room { Some(*since) } else { None };
+        let has_room_since = if let RoomForPacket::Roomy { since, .. } = &reader.room { Some(*since) } else { None };
         let keeps_until = keeps_since.map(|since| since + SHORT_PATIENCE);
         let has_room_until =
             has_room_since.map(|since| since + attendance.membership().incoming.patience(SHORT_PATIENCE));
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
         if is_over(keeps_until) && attendance.membership().memory.is_short() {
-            return End::Slow;
+            return ConnectionEnd::Slow;
         }
         if is_over(has_room_until) && attendance.membership().incoming.is_short() {
-            return End::Cut(takes_too_long());
+            return ConnectionEnd::Rejected(takes_too_long());
         }
         let looks = [keeps_until, has_room_until].into_iter().flatten();
         let look_again = looks.map(|until| if until <= now { now + LOOK_AGAIN } else { until }).min();
         let frame_deadline = reader.frames.deadline(config.frame_timeout).filter(|_| listening);
         let write_deadline = stalled_since.map(|since| since + config.write_timeout);
         let register_deadline = reader.register_by(config.register_timeout);
-        let greet_at = session.outbox().greet_at().filter(|_| flow == Flow::Done).map(Instant::from_std);
+        let greet_at = session.outbox().greet_at().filter(|_| flow == FlushOutcome::Done).map(Instant::from_std);
         let too_soon = reader.waiting.as_ref().map(|(_, at)| *at);
         // One timer for all: there are thousands of these.
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, later, look_again];
@@ -273,13 +275,13 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
         let room = &mut reader.room;
         let woken = slice.idle_while(async {
             tokio::select! {
-                () = stop.cancelled() => Woken::Stopping,
-                ready = ready(&session.stream, listening, writable) => Woken::Ready(ready),
-                () = session.unfinished.notified() => Woken::Unfinished,
-                reads = if_any(&mut reading) => Woken::Looked(reads),
-                room = room.awaited() => Woken::Room(room),
-                places = turn.awaited() => Woken::Turn(places),
-                () = sleep_until_opt(next) => Woken::Due,
+                () = stop.cancelled() => Wake::Stopping,
+                ready = ready(&session.stream, listening, writable) => Wake::Ready(ready),
+                () = session.unfinished.notified() => Wake::Unfinished,
+                reads = if_any(&mut reading) => Wake::Looked(reads),
+                room = room.awaited() => Wake::Room(room),
+                places = turn.awaited() => Wake::QueueState(places),
+                () = sleep_until_opt(next) => Wake::Due,
             }
         });
         let woken = woken.await;
@@ -287,38 +289,42 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
             reader.frames.defer_deadline();
         }
         match woken {
-            Woken::Stopping => return End::Stopping,
-            Woken::Ready(ready) => {
+            Wake::Stopping => return ConnectionEnd::Stopping,
+            Wake::Ready(ready) => {
                 let filled = ready.and_then(|ready| match ready.is_readable() {
                     true => reader.fill(&session.stream, config.max_frame_bytes).map(Some),
                     false => Ok(None),
                 });
                 match filled {
                     Ok(Some(true)) => attendance.heard(),
-                    Ok(Some(false)) => return End::Gone(LeaveReason::Closed),
+                    Ok(Some(false)) => return ConnectionEnd::Gone(LeaveReason::Closed),
                     Ok(None) => {}
-                    Err(error) => return End::Gone(reason(&error)),
+                    Err(error) => return ConnectionEnd::Gone(reason(&error)),
                 }
             }
-            Woken::Unfinished => {}
-            Woken::Room(room) => reader.room = Place::roomy(room),
-            Woken::Turn(places) => turn = Turn::Now { _places: places },
-            Woken::Looked(reads) => {
+            Wake::Unfinished => {}
+            Wake::Room(room) => reader.room = RoomForPacket::roomy(room),
+            Wake::QueueState(places) => turn = QueueState::Now { _places: places },
+            Wake::Looked(reads) => {
                 if reads {
                     unread_since = None;
                 }
             }
-            Woken::Due => {
+            Wake::Due => {
                 let now = Instant::now();
                 let is_due = |deadline: Option<Instant>| deadline.is_some_and(|deadline| deadline <= now);
                 if is_due(write_deadline) {
-                    return End::Stalled;
+                    return ConnectionEnd::Stalled;
                 }
                 if is_due(frame_deadline) {
-                    return End::Cut(takes_too_long());
+                    return ConnectionEnd::Rejected(takes_too_long());
                 }
                 if is_due(register_deadline) {
-                    return End::Cut(Complaint::new(408, "not_registered", "a version 2 peer registers at once"));
+                    return ConnectionEnd::Rejected(Rejection::new(
+                        408,
+                        "not_registered",
+                        "a version 2 peer registers at once",
+                    ));
                 }
                 if is_due(greet_at) && attendance.holds_greetings_back() {
                     session.outbox().greet_later((now + RESTORING).into_std());
@@ -328,8 +334,8 @@ async fn serve(attendance: &Attendance, reader: &mut Reader, stop: &Cancellation
     }
 }
 
-fn takes_too_long() -> Complaint {
-    Complaint::new(408, "frame_timeout", "a packet took too long from its first byte to its last")
+fn takes_too_long() -> Rejection {
+    Rejection::new(408, "frame_timeout", "a packet took too long from its first byte to its last")
 }
 
 /// What an error of the socket says about the peer.
@@ -363,7 +369,7 @@ async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits for what an old peer's window waits for. Returns whether the peer reads.
-async fn read_enough(attendance: &Attendance, unread: WindowFull, look: &mut BacklogPoller) -> bool {
+async fn read_enough(attendance: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
     let (session, membership) = (&attendance.session, attendance.membership());
     match unread {
         WindowFull::Until(time) => {
@@ -383,7 +389,7 @@ async fn read_enough(attendance: &Attendance, unread: WindowFull, look: &mut Bac
     }
 }
 
-impl Place {
+impl RoomForPacket {
     fn roomy(room: Room) -> Self {
         Self::Roomy { _room: room, since: Instant::now() }
     }
@@ -397,9 +403,9 @@ impl Place {
     }
 }
 
-impl Turn {
+impl QueueState {
     /// Enters the queue if it has not. Returns whether it is the peer's turn.
-    fn wait_for(&mut self, turns: &Turns, session: &Session) -> bool {
+    fn wait_for(&mut self, turns: &UpdateQueue, session: &Session) -> bool {
         if matches!(self, Self::NotNeeded) {
             *self = Self::Awaited(turns.wait(&session.turn_of_network));
         }
@@ -407,7 +413,7 @@ impl Turn {
     }
 
     /// Waits for the turn, for ever when none is awaited. Cancel safe.
-    async fn awaited(&mut self) -> Places {
+    async fn awaited(&mut self) -> QueueHead {
         match self {
             Self::Awaited(places) => places.await,
             Self::NotNeeded | Self::Now { .. } => std::future::pending().await,
@@ -415,34 +421,34 @@ impl Turn {
     }
 }
 
-impl Reader {
+impl PeerReader {
     /// Whether there is room for what has come, and more. A few bytes need none.
-    fn has_room(&mut self, rooms: &Rooms) -> bool {
+    fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
         if self.frames.buffered().len() <= UNCOUNTED_BYTES {
-            self.room = Place::Little;
-        } else if matches!(self.room, Place::Little) {
+            self.room = RoomForPacket::Little;
+        } else if matches!(self.room, RoomForPacket::Little) {
             self.room = match rooms.take() {
-                Ok(room) => Place::roomy(room),
-                Err(awaited) => Place::Awaited(awaited),
+                Ok(room) => RoomForPacket::roomy(room),
+                Err(awaited) => RoomForPacket::Awaited(awaited),
             };
         }
-        !matches!(self.room, Place::Awaited(_))
+        !matches!(self.room, RoomForPacket::Awaited(_))
     }
 
     /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
     fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
-        let room = if matches!(self.room, Place::Roomy { .. }) { max_frame_bytes } else { UNCOUNTED_BYTES };
+        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNCOUNTED_BYTES };
         self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
-    fn next(&mut self, attendance: &Attendance) -> Result<bool, End> {
+    fn next(&mut self, attendance: &SessionGuard) -> Result<bool, ConnectionEnd> {
         let config = &attendance.membership().config;
         let session = &attendance.session;
         if !self.read_before && !self.frames.buffered().is_empty() {
             if let Some(other) = guess_protocol(self.frames.buffered()) {
                 let message = format!("this is the registry port for packets; the peer looks like {other}");
-                return Err(End::Cut(Complaint::new(400, "wrong_protocol", message)));
+                return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
             }
             // The longest sign: by then the guess is as good as it gets.
             self.read_before = self.frames.buffered().len() >= 12;
@@ -456,7 +462,9 @@ impl Reader {
             None => match self.frames.next_frame() {
                 Ok(Some(frame)) => frame,
                 Ok(None) => return Ok(false),
-                Err(too_large) => return Err(End::Cut(Complaint::new(413, "frame_too_large", too_large.to_string()))),
+                Err(too_large) => {
+                    return Err(ConnectionEnd::Rejected(Rejection::new(413, "frame_too_large", too_large.to_string())));
+                }
             },
         };
         self.read_before = true;
@@ -468,41 +476,41 @@ impl Reader {
         self.heard_at = now;
         let version = self.intake.version();
         match self.intake.take(now.into_std(), &frame, config) {
-            Intent::Ignore => {}
-            Intent::Overlook(complaint) => {
+            Command::Ignore => {}
+            Command::RejectSilently(complaint) => {
                 attendance.membership().counters.refused(complaint.status, complaint.reason);
                 attendance.membership().warn_of_refusal(session.peer, &complaint);
             }
-            Intent::Register(registration, terms) => self.register(attendance, *registration, &terms)?,
-            Intent::Ask(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
-            Intent::Leave => {
+            Command::Register(registration, terms) => self.register(attendance, *registration, &terms)?,
+            Command::GetList(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
+            Command::Leave => {
                 self.registered = false;
                 attendance.unregister(LeaveReason::Leave);
             }
-            Intent::Know(Pong { revision: Some(known), digest }) => {
+            Command::Acknowledge(Pong { revision: Some(known), digest }) => {
                 attendance.acknowledge(known, digest, now.into_std())
             }
-            Intent::Know(_nothing) => {}
-            Intent::Report(failed) => attendance.report(&failed),
-            Intent::Copy => {
+            Command::Acknowledge(_nothing) => {}
+            Command::Report(failed) => attendance.report(&failed),
+            Command::CopyPart => {
                 if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
                     attendance.take_copy(&part);
                 }
             }
-            Intent::Recount(key, node) => {
+            Command::GetHistory(key, node) => {
                 let mut out = BytesMut::new();
                 write_history(&mut out, &key, &attendance.history(&node));
                 let memory = &attendance.membership().memory;
                 if memory.has_room(out.len()) {
-                    let answer = Outgoing::counted(out.freeze(), memory);
+                    let answer = OutPacket::counted(out.freeze(), memory);
                     session.outbox().reply(Reply::Packet(answer), self.intake.version());
                 } else {
-                    let complaint = Complaint::new(503, "busy", "what peers have not read takes too much memory");
+                    let complaint = Rejection::new(503, "busy", "what peers have not read takes too much memory");
                     self.refuse(attendance, Some(&key), &complaint, Some(SHORT_PATIENCE));
                 }
             }
-            Intent::Refuse(key, complaint) => self.refuse(attendance, key.as_ref(), &complaint, None),
-            Intent::Cut(complaint) => return Err(End::Cut(complaint)),
+            Command::Reject(key, complaint) => self.refuse(attendance, key.as_ref(), &complaint, None),
+            Command::Cut(complaint) => return Err(ConnectionEnd::Rejected(complaint)),
         }
         if version == Version::V1 && self.intake.version() == Version::V2 {
             tune_for_changes(&session.stream);
@@ -512,17 +520,17 @@ impl Reader {
 
     fn register(
         &mut self,
-        attendance: &Attendance,
+        attendance: &SessionGuard,
         registration: Registration,
         terms: &RegisterOptions,
-    ) -> Result<(), End> {
+    ) -> Result<(), ConnectionEnd> {
         let version = self.intake.version();
         let (status, reason, message, after) = match attendance.register(registration, version, terms) {
             Ok(Admission::Listed(_)) => {
                 self.registered = true;
                 return Ok(());
             }
-            Ok(Admission::Held(wait)) => {
+            Ok(Admission::Deferred(wait)) => {
                 self.registered = true;
                 (
                     202,
@@ -531,16 +539,16 @@ impl Reader {
                     Some(wait),
                 )
             }
-            Err(Turned::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
-            Err(Turned::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
-            Err(Turned::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
-            Err(Turned::NotYours) => {
+            Err(RegisterError::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
+            Err(RegisterError::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
+            Err(RegisterError::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
+            Err(RegisterError::NotYours) => {
                 let message = "this instance id is made of a secret, and the packet does not show it";
                 (403, "not_yours", message, None)
             }
-            Err(Turned::Out) => return Ok(()),
+            Err(RegisterError::Superseded) => return Ok(()),
         };
-        let complaint = Complaint::new(status, reason, message);
+        let complaint = Rejection::new(status, reason, message);
         // What a node cannot mend by waiting, its operators should see.
         if after.is_none() || version == Version::V1 && status != 202 {
             attendance.membership().warn_of_refusal(attendance.session.peer, &complaint);
@@ -552,9 +560,9 @@ impl Reader {
         Ok(())
     }
 
-    fn refuse(&self, attendance: &Attendance, key: Option<&Key>, complaint: &Complaint, after: Option<Duration>) {
+    fn refuse(&self, attendance: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
         let session = &attendance.session;
-        let Complaint { status, reason, message } = complaint;
+        let Rejection { status, reason, message } = complaint;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
         attendance.membership().counters.refused(*status, reason);
         let mut out = BytesMut::new();
@@ -583,7 +591,7 @@ fn tune_for_changes(stream: &Socket) {
 }
 
 /// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
-async fn farewell(attendance: &Attendance, status: u16, reason: &str, message: &str) -> bool {
+async fn farewell(attendance: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
     let stream = &attendance.session.stream;
     let mut out = BytesMut::new();
     write_refusal(&mut out, None, status, reason, message, None);

@@ -40,7 +40,7 @@ impl Counters {
 
 /// How it is at one moment.
 #[derive(Debug, Default)]
-pub(crate) struct Figures {
+pub(crate) struct MetricsSnapshot {
     pub(crate) connections: usize,
     /// Connections that have registered nothing.
     pub(crate) unregistered: usize,
@@ -67,7 +67,7 @@ pub(crate) struct Figures {
 }
 
 /// All that in Prometheus' text format 0.0.4.
-pub(crate) fn text(figures: &Figures) -> String {
+pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     let mut out = String::new();
     let mut about = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
         let _ = writeln!(out, "# HELP distributor_{name} {help}\n# TYPE distributor_{name} {kind}");
@@ -90,7 +90,7 @@ pub(crate) fn text(figures: &Figures) -> String {
     about("held_back", "gauge", help, &few(figures.held_back));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
-    about("told_total", "counter", "Lists and changes that peers were told.", &one(figures.told));
+    about("told_total", "counter", "ListCache and changes that peers were told.", &one(figures.told));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
     about("refused_total", "counter", "What was refused, by reason.", &reasons(&figures.refused));
     let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
@@ -118,7 +118,7 @@ mod tests {
         for (status, reason) in [(503, "busy"), (202, "held_back"), (503, "busy"), (507, "registry_full")] {
             counters.refused(status, reason);
         }
-        let figures = Figures {
+        let figures = MetricsSnapshot {
             connections: 1,
             unregistered: 2,
             nodes: 3,

@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::shell::admin;
 use crate::shell::connection;
-use crate::shell::shared::{Crowded, Membership};
+use crate::shell::shared::{ConnectionLimit, Shared};
 
 /// While we stop, so long whoever registers is told to come back later; the others see the end of their connections then.
 const DRAIN: Duration = Duration::from_millis(200);
@@ -34,7 +34,7 @@ pub async fn serve_with_admin(
     config: Config,
     stop: CancellationToken,
 ) {
-    let membership = Membership::new(config);
+    let membership = Shared::new(config);
     let closing = CancellationToken::new();
     // Aborts its tasks when dropped.
     let mut tasks = JoinSet::new();
@@ -70,7 +70,7 @@ pub async fn serve_with_admin(
     info!("stopped");
 }
 
-async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: CancellationToken) {
+async fn accept(mut acceptor: Acceptor, membership: Arc<Shared>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let (mut full, mut crowded) = (LogThrottle::default(), LogThrottle::default());
     loop {
@@ -86,8 +86,8 @@ async fn accept(mut acceptor: Acceptor, membership: Arc<Membership>, stop: Cance
                 };
                 drop(refused);
                 let (throttle, limit, what) = match reason {
-                    Crowded::All => (&mut full, membership.config.max_connections, "as many as allowed (--max-connections)"),
-                    Crowded::Address => {
+                    ConnectionLimit::Total => (&mut full, membership.config.max_connections, "as many as allowed (--max-connections)"),
+                    ConnectionLimit::PerAddress => {
                         let limit = membership.config.max_connections_per_address;
                         (&mut crowded, limit, "as many from its address as allowed (--max-connections-per-address)")
                     }

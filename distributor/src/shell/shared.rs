@@ -1,6 +1,6 @@
 //! The roster as all connections share it, and the tasks that tell of its changes and keep its time.
 
-use std::collections::hash_map::Entry;
+use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,16 +21,16 @@ use tokio::time::{Instant, sleep};
 use tracing::{debug, info, warn};
 
 use crate::config::{Config, OversizedList};
-use crate::entries::interests::Needs;
-use crate::entries::{Entrance, MAX_CHANGE_BYTES, Registered, SessionId};
-use crate::peer::command::Complaint;
-use crate::peer::outbox::{Outbox, Step};
+use crate::entries::interests::Interests;
+use crate::entries::{MAX_CHANGE_BYTES, RegisterOutcome, Registered, SessionId};
+use crate::peer::command::Rejection;
+use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::history;
 use crate::registry::liveness::Verdict;
-use crate::registry::{Admission, Departure, Roster, Turn, Turned};
-use crate::shell::metrics::{Counters, Figures};
-use crate::shell::turns::{TurnOfNetwork, Turns};
-use crate::updates::budget::{Grant, Memory, Rooms};
+use crate::registry::{Admission, DueActions, RegisterError, Registry, Removal};
+use crate::shell::metrics::{Counters, MetricsSnapshot};
+use crate::shell::turns::{NetworkQueue, UpdateQueue};
+use crate::updates::budget::{Budget, IncomingBudget, Reservation};
 
 /// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
 const WRITES_PER_TURN: usize = 64;
@@ -53,9 +53,9 @@ const TIME_TO_REGISTER: Duration = Duration::from_millis(500);
 
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
 #[derive(Debug)]
-pub(crate) struct Membership {
+pub(crate) struct Shared {
     pub(crate) config: Config,
-    state: Mutex<State>,
+    state: Mutex<SharedState>,
     changed: [Notify; 2],
     /// Something may be due earlier than the time keeper thinks.
     rescheduled: Notify,
@@ -71,25 +71,25 @@ pub(crate) struct Membership {
     /// Connections whose peers always have something to say have one turn at a time between them.
     pub(crate) busy: SliceQueue,
     /// Peers for which a packet of their own has to be made.
-    pub(crate) turns: Turns,
+    pub(crate) turns: UpdateQueue,
     /// What packets take that are on their way to peers.
-    pub(crate) memory: Memory,
+    pub(crate) memory: Budget,
     /// What packets of peers take that have begun to come.
-    pub(crate) incoming: Rooms,
+    pub(crate) incoming: IncomingBudget,
     /// What the needs of all nodes take.
-    needs: Memory,
+    needs: Budget,
     pub(crate) counters: Counters,
     /// How long we have been awake, in nanoseconds: see `liveness`.
     awake: AtomicU64,
 }
 
 #[derive(Debug)]
-struct State {
-    roster: Roster,
+struct SharedState {
+    roster: Registry,
     /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
     followers: [Followers; 2],
     /// The connections of each [network](address_group).
-    networks: HashMap<IpAddr, Crowd>,
+    networks: HashMap<IpAddr, AddressCounts>,
     /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
     unregistered: BTreeMap<SessionId, Arc<Session>>,
     next_session: u64,
@@ -99,11 +99,11 @@ struct State {
 
 /// The connections of one network.
 #[derive(Debug, Default)]
-struct Crowd {
+struct AddressCounts {
     open: usize,
     /// Those that have registered nothing.
     unregistered: usize,
-    turn: TurnOfNetwork,
+    turn: NetworkQueue,
 }
 
 #[derive(Debug, Default)]
@@ -130,10 +130,10 @@ pub(crate) struct Session {
     /// Another connection has its place.
     pub(crate) gives_way: AtomicBool,
     /// What it says it needs is kept as long as it is registered.
-    memory_of_needs: Mutex<Option<Grant>>,
+    memory_of_needs: Mutex<Option<Reservation>>,
     opened_at: Instant,
     /// The connections of a network have one turn between them.
-    pub(crate) turn_of_network: TurnOfNetwork,
+    pub(crate) turn_of_network: NetworkQueue,
     /// How long we had been awake when it last gave a sign of life.
     heard: AtomicU64,
 }
@@ -149,7 +149,7 @@ pub(crate) enum Writer {
 
 /// How far writing came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Flow {
+pub(crate) enum FlushOutcome {
     /// The peer has been given everything.
     Done,
     /// The socket takes nothing more since this time.
@@ -164,18 +164,18 @@ pub(crate) enum Flow {
 
 /// Why a connection is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Crowded {
+pub(crate) enum ConnectionLimit {
     /// There are as many as allowed.
-    All,
+    Total,
     /// There are as many from its address as allowed.
-    Address,
+    PerAddress,
 }
 
-impl Membership {
+impl Shared {
     pub(crate) fn new(config: Config) -> Arc<Self> {
-        let memory = Memory::new(config.max_unread_bytes);
-        let state = State {
-            roster: Roster::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
+        let memory = Budget::new(config.max_unread_bytes);
+        let state = SharedState {
+            roster: Registry::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
             followers: Default::default(),
             networks: HashMap::new(),
             unregistered: BTreeMap::new(),
@@ -193,10 +193,10 @@ impl Membership {
             comings: LogThrottles::new(LogThrottle::with_burst(MOST_COMINGS, LogThrottle::LOG_PERIOD)),
             local_queues: PeerBacklog::start(),
             busy: SliceQueue::new(),
-            turns: Turns::default(),
+            turns: UpdateQueue::default(),
             memory,
-            incoming: Rooms::new(config.max_incoming_bytes, config.max_frame_bytes),
-            needs: Memory::new(config.max_list_bytes),
+            incoming: IncomingBudget::new(config.max_incoming_bytes, config.max_frame_bytes),
+            needs: Budget::new(config.max_list_bytes),
             counters: Counters::default(),
             config,
             awake: AtomicU64::new(0),
@@ -204,19 +204,23 @@ impl Membership {
     }
 
     /// A session for a new connection, or the stream back when there are as many as allowed.
-    pub(crate) fn open(self: &Arc<Self>, stream: Socket, peer: SocketAddr) -> Result<Attendance, (Crowded, Socket)> {
+    pub(crate) fn open(
+        self: &Arc<Self>,
+        stream: Socket,
+        peer: SocketAddr,
+    ) -> Result<SessionGuard, (ConnectionLimit, Socket)> {
         let now = Instant::now();
         let mut state = self.lock();
         let network = address_group(peer.ip());
         let from_there = state.networks.get(&network).map_or(0, |crowd| crowd.open);
         if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
             self.counters.refused(503, "many_of_its_address");
-            return Err((Crowded::Address, stream));
+            return Err((ConnectionLimit::PerAddress, stream));
         }
         if state.open_sessions >= self.config.max_connections {
             let Some(session) = state.make_room(now) else {
                 self.counters.refused(503, "many_connections");
-                return Err((Crowded::All, stream));
+                return Err((ConnectionLimit::Total, stream));
             };
             if let Some(held_back) = self.cuts.allow("gave_way", now.into_std()) {
                 warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
@@ -246,18 +250,18 @@ impl Membership {
         drop(state);
         // The time keeper sleeps while there is nobody.
         self.rescheduled.notify_one();
-        Ok(Attendance { membership: Arc::clone(self), session })
+        Ok(SessionGuard { membership: Arc::clone(self), session })
     }
 
     /// How it is now.
-    pub(crate) fn figures(&self) -> Figures {
+    pub(crate) fn figures(&self) -> MetricsSnapshot {
         let said = [&self.refusals, &self.cuts, &self.warnings, &self.comings].map(LogThrottles::tallies);
         let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
         let state = self.lock();
         let roster = &state.roster;
         let (list, changes) = roster.bytes();
         let (history_events, history) = roster.history_size();
-        Figures {
+        MetricsSnapshot {
             connections: state.open_sessions,
             unregistered: state.unregistered.len(),
             nodes: roster.nodes(),
@@ -319,7 +323,7 @@ impl Membership {
                 let (flow, written) = session.flush(self, Writer::Publisher);
                 bytes += written;
                 turn = (turn.0 + 1, turn.1 + written);
-                if !matches!(flow, Flow::Done | Flow::Broken) {
+                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();
                 }
                 if turn.0 == WRITES_PER_TURN || turn.1 >= BYTES_PER_TURN || slice.is_over() {
@@ -357,7 +361,7 @@ impl Membership {
                 let mut state = self.lock();
                 let before = state.roster.progress();
                 let turn = state.roster.advance(now);
-                let State { roster, followers, .. } = &mut *state;
+                let SharedState { roster, followers, .. } = &mut *state;
                 let heard = |session| {
                     let followers = &followers[index(Version::V2)].all;
                     let heard = followers.get(&session).map_or(0, |session| session.heard.load(Ordering::Relaxed));
@@ -379,8 +383,8 @@ impl Membership {
         }
     }
 
-    fn carry_out(&self, turn: Turn) {
-        let Turn { ask, raised, gone, warm } = turn;
+    fn carry_out(&self, turn: DueActions) {
+        let DueActions { ask, raised, gone, warm } = turn;
         if warm {
             debug!(nodes = self.lock().roster.nodes(), "warm: whoever is not listed is not there");
         }
@@ -419,7 +423,7 @@ impl Membership {
             Verdict::Ping => {
                 session.outbox().ping();
                 let (flow, _) = session.flush(self, Writer::Publisher);
-                if !matches!(flow, Flow::Done | Flow::Broken) {
+                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();
                 }
             }
@@ -429,7 +433,7 @@ impl Membership {
     }
 
     /// Sessions whose instances have registered on newer ones are told so, and end.
-    fn cut_superseded(&self, state: &mut State) {
+    fn cut_superseded(&self, state: &mut SharedState) {
         while let Some(session) = state.roster.poll_superseded() {
             for followers in &mut state.followers {
                 if let Some(superseded) = followers.all.remove(&session) {
@@ -453,13 +457,13 @@ impl Membership {
         registration: Registration,
         version: Version,
         terms: &RegisterOptions,
-    ) -> Result<Admission, Turned> {
+    ) -> Result<Admission, RegisterError> {
         let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
-        let needs = terms.interests.clone().map(Needs::new);
+        let needs = terms.interests.clone().map(Interests::new);
         let memory_of_needs = match &needs {
-            Some(needs) if !self.needs.has_room(needs.bytes()) => return Err(Turned::Full),
+            Some(needs) if !self.needs.has_room(needs.bytes()) => return Err(RegisterError::Full),
             Some(needs) => Some(self.needs.count(needs.bytes())),
             None => None,
         };
@@ -478,7 +482,7 @@ impl Membership {
         let before = state.roster.progress();
         let admission = match session.out.get() {
             // It is about to be cut; the newer connection keeps the instance.
-            Some(_) => Err(Turned::Out),
+            Some(_) => Err(RegisterError::Superseded),
             None => state.roster.register(now, session.id, registration, &host, terms),
         };
         let admission = match admission {
@@ -515,17 +519,17 @@ impl Membership {
         }
         let name = shown_name(&name);
         let event = match &admission {
-            Admission::Listed(Registered { entrance: Entrance::New, .. }) => Some("joined"),
-            Admission::Listed(Registered { entrance: Entrance::Updated, .. }) => Some("updated"),
-            Admission::Listed(Registered { entrance: Entrance::Same, .. }) => None,
-            Admission::Held(_) => Some("held back"),
+            Admission::Listed(Registered { entrance: RegisterOutcome::Joined, .. }) => Some("joined"),
+            Admission::Listed(Registered { entrance: RegisterOutcome::Updated, .. }) => Some("updated"),
+            Admission::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }) => None,
+            Admission::Deferred(_) => Some("held back"),
         };
         match (event.and_then(|event| self.comings.allow(event, now)), &admission) {
             (Some(held_back), Admission::Listed(_)) => {
                 let event = event.unwrap_or_default();
                 info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
             }
-            (Some(held_back), Admission::Held(wait)) => {
+            (Some(held_back), Admission::Deferred(wait)) => {
                 let seconds = wait.as_secs_f32();
                 info!(%name, %host, port, seconds, held_back, "held back: it comes and goes, or changes, too often");
             }
@@ -539,8 +543,8 @@ impl Membership {
     }
 
     /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
-    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Complaint) {
-        let Complaint { reason, message, .. } = complaint;
+    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Rejection) {
+        let Rejection { reason, message, .. } = complaint;
         if let Some(held_back) = self.refusals.allow(reason, Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, held_back, "a registration is not taken: {message}");
@@ -560,7 +564,7 @@ impl Membership {
         if restoring {
             self.rescheduled.notify_one();
         }
-        let Some(Departure { record, kept }) = departure else { return };
+        let Some(Removal { record, kept }) = departure else { return };
         let (name, reason) = (shown_name(&record.name), reason.as_str());
         if !kept {
             self.notify_followers();
@@ -596,25 +600,25 @@ impl Membership {
 
     /// A panic inside would have left half a change behind; no code of ours panics there, and a live registry serves
     /// better than none.
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A connection's place in the membership. Leaving is its `Drop`, so panics and cancelled tasks leave too.
 #[derive(Debug)]
-pub(crate) struct Attendance {
-    membership: Arc<Membership>,
+pub(crate) struct SessionGuard {
+    membership: Arc<Shared>,
     pub(crate) session: Arc<Session>,
 }
 
-impl Attendance {
+impl SessionGuard {
     pub(crate) fn register(
         &self,
         registration: Registration,
         version: Version,
         terms: &RegisterOptions,
-    ) -> Result<Admission, Turned> {
+    ) -> Result<Admission, RegisterError> {
         self.membership.register(&self.session, registration, version, terms)
     }
 
@@ -671,12 +675,12 @@ impl Attendance {
         self.membership.lock().roster.holds_back(Version::V1)
     }
 
-    pub(crate) fn membership(&self) -> &Membership {
+    pub(crate) fn membership(&self) -> &Shared {
         &self.membership
     }
 }
 
-impl Drop for Attendance {
+impl Drop for SessionGuard {
     fn drop(&mut self) {
         self.membership.leave(&self.session, LeaveReason::Closed);
         let mut state = self.membership.lock();
@@ -687,7 +691,7 @@ impl Drop for Attendance {
     }
 }
 
-impl State {
+impl SharedState {
     /// A connection has registered nothing, so far or any more.
     fn await_registration(&mut self, session: &Arc<Session>) {
         if session.gives_way.load(Ordering::Relaxed) {
@@ -710,7 +714,7 @@ impl State {
     /// A connection is closed, or is about to be.
     fn close(&mut self, session: &Session) {
         self.open_sessions -= 1;
-        if let Entry::Occupied(mut crowd) = self.networks.entry(address_group(session.peer.ip())) {
+        if let hash_map::Entry::Occupied(mut crowd) = self.networks.entry(address_group(session.peer.ip())) {
             crowd.get_mut().open -= 1;
             if crowd.get().open == 0 {
                 crowd.remove();
@@ -751,10 +755,10 @@ impl Session {
     /// Changes are told by the publisher, so that they merge. What it cannot finish the connection's task does; until that has,
     /// the publisher keeps its hands off. No change is lost between them: both ask for the newest state while they hold the
     /// outbox, so whoever is last has told it.
-    pub(crate) fn flush(&self, membership: &Membership, writer: Writer) -> (Flow, usize) {
+    pub(crate) fn flush(&self, membership: &Shared, writer: Writer) -> (FlushOutcome, usize) {
         let mut outbox = self.outbox();
         if writer == Writer::Publisher && (outbox.attended || outbox.owes_reply()) {
-            return (Flow::Done, 0);
+            return (FlushOutcome::Done, 0);
         }
         let with_lists = writer == Writer::Publisher || outbox.attended;
         let (mut written, mut told) = (0, 0);
@@ -764,10 +768,10 @@ impl Session {
             let step = outbox.next(now, &mut membership.lock().roster, with_lists);
             told += u64::from(outbox.told() != before);
             let packet = match step {
-                Step::Done => break Flow::Done,
-                Step::WaitFor(unread) => break Flow::Paced(unread),
-                Step::Later(at) => break Flow::Later(at),
-                Step::Write(packet) => packet,
+                WriteStep::Done => break FlushOutcome::Done,
+                WriteStep::WaitFor(unread) => break FlushOutcome::Paced(unread),
+                WriteStep::Later(at) => break FlushOutcome::Later(at),
+                WriteStep::Write(packet) => packet,
             };
             // One write per packet: old peers die of a packet in two pieces.
             match self.stream.try_write(&packet) {
@@ -777,9 +781,9 @@ impl Session {
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     outbox.blocked(now);
-                    break Flow::Stalled(outbox.stalled_since().unwrap_or(now));
+                    break FlushOutcome::Stalled(outbox.stalled_since().unwrap_or(now));
                 }
-                Err(_broken) => break Flow::Broken,
+                Err(_broken) => break FlushOutcome::Broken,
             }
         };
         if told > 0 {
@@ -789,7 +793,7 @@ impl Session {
             // It goes on reading what it was behind with, though a ping may be stuck behind that.
             self.heard.store(membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        outbox.attended = matches!(flow, Flow::Stalled(_) | Flow::Paced(_) | Flow::Later(_));
+        outbox.attended = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
         (flow, written)
     }
 }

@@ -9,34 +9,34 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// the connection that is first looks again and again whether it is time, and thousands that wait behind it cost nothing. A network with
 /// thousands of them has one turn where another has one.
 #[derive(Debug)]
-pub(crate) struct Turns {
+pub(crate) struct UpdateQueue {
     all: Arc<Semaphore>,
 }
 
 /// The queue of one network's connections.
 #[derive(Clone, Debug)]
-pub(crate) struct TurnOfNetwork(Arc<Semaphore>);
+pub(crate) struct NetworkQueue(Arc<Semaphore>);
 
 /// It is a connection's turn until this is dropped.
-pub(crate) type Places = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+pub(crate) type QueueHead = (OwnedSemaphorePermit, OwnedSemaphorePermit);
 /// Waits for the turn. Dropped, it leaves the queue.
-pub(crate) type AwaitedPlaces = Pin<Box<dyn Future<Output = Places> + Send>>;
+pub(crate) type AwaitedHead = Pin<Box<dyn Future<Output = QueueHead> + Send>>;
 
-impl Default for Turns {
+impl Default for UpdateQueue {
     fn default() -> Self {
         Self { all: Arc::new(Semaphore::new(1)) }
     }
 }
 
-impl Default for TurnOfNetwork {
+impl Default for NetworkQueue {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(1)))
     }
 }
 
-impl Turns {
+impl UpdateQueue {
     /// Enters the queue of a network, at its end.
-    pub(crate) fn wait(&self, network: &TurnOfNetwork) -> AwaitedPlaces {
+    pub(crate) fn wait(&self, network: &NetworkQueue) -> AwaitedHead {
         let (own, all) = (Arc::clone(&network.0), Arc::clone(&self.all));
         Box::pin(async move {
             let own = own.acquire_owned().await.expect("it is never closed");
@@ -53,10 +53,10 @@ mod tests {
 
     #[test]
     fn networks_take_turns_and_so_do_the_connections_of_each() {
-        let polled = |awaited: &mut AwaitedPlaces| {
+        let polled = |awaited: &mut AwaitedHead| {
             matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
-        let (turns, crowd, other) = (Turns::default(), TurnOfNetwork::default(), TurnOfNetwork::default());
+        let (turns, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
         // Three of a crowd, and then one of another network; what is asked in vain holds its place in the queue.
         let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.wait(network))).into();
         let mut order = Vec::new();

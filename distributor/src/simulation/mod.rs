@@ -18,11 +18,11 @@ use protocol::{
 
 use crate::config::Config;
 use crate::entries::SessionId;
-use crate::peer::command::{Intake, Intent};
-use crate::peer::outbox::{Outbox, Reply, Step};
-use crate::registry::Roster;
-use crate::registry::liveness::{Awake, TICK, Verdict};
-use crate::updates::budget::Memory;
+use crate::peer::command::{Command, CommandReader};
+use crate::peer::outbox::{Outbox, Reply, WriteStep};
+use crate::registry::Registry;
+use crate::registry::liveness::{ActiveTime, TICK, Verdict};
+use crate::updates::budget::Budget;
 
 /// Histories that a usual run of the tests goes through.
 const HISTORIES: u64 = 100_000;
@@ -41,9 +41,9 @@ struct World {
     rng: Rng,
     now: Instant,
     epoch: u64,
-    distributor: Option<Distributor>,
-    nodes: Vec<Node>,
-    connections: BTreeMap<u64, Connection>,
+    distributor: Option<SimDistributor>,
+    nodes: Vec<SimNode>,
+    connections: BTreeMap<u64, SimConnection>,
     next_connection: u64,
     next_instance: u64,
     /// Sessions of peers that are no nodes, and register what nodes do; and when the last of them goes.
@@ -52,29 +52,29 @@ struct World {
     peace: bool,
 }
 
-struct Distributor {
-    roster: Roster,
+struct SimDistributor {
+    roster: Registry,
     /// The state that was checked last.
     checked: Option<Revision>,
 }
 
 /// One connection with both of its ends.
-struct Connection {
+struct SimConnection {
     node: usize,
-    down: Pipe,
-    up: Pipe,
+    down: SimPipe,
+    up: SimPipe,
     /// What either end sends vanishes, since then.
     black_hole: Option<Instant>,
     outbox: Outbox,
-    intake: Intake,
-    heard: Awake,
+    intake: CommandReader,
+    heard: ActiveTime,
     frames: FrameDecoder,
     node_frames: FrameDecoder,
 }
 
 /// Bytes under way.
 #[derive(Default)]
-struct Pipe {
+struct SimPipe {
     bytes: BytesMut,
     /// Nothing arrives for now.
     is_stalled: bool,
@@ -82,7 +82,7 @@ struct Pipe {
     closed: Option<LeaveReason>,
 }
 
-struct Node {
+struct SimNode {
     version: Version,
     name: String,
     port: u16,
@@ -126,7 +126,7 @@ impl World {
         };
         for number in 0..world.rng.u16(2..6) {
             let version = if world.rng.u8(0..4) == 0 { Version::V1 } else { Version::V2 };
-            let mut node = Node {
+            let mut node = SimNode {
                 version,
                 name: format!("n{number}"),
                 port: 1000 + number,
@@ -151,8 +151,8 @@ impl World {
 
     fn start_distributor(&mut self) {
         self.epoch += self.rng.u64(1..1000);
-        let roster = Roster::new(Config::default(), Memory::new(usize::MAX), self.now, self.epoch);
-        self.distributor = Some(Distributor { roster, checked: None });
+        let roster = Registry::new(Config::default(), Budget::new(usize::MAX), self.now, self.epoch);
+        self.distributor = Some(SimDistributor { roster, checked: None });
     }
 
     fn run(&mut self) {
@@ -218,7 +218,7 @@ impl World {
     /// A peer registers a node's instance as its own, and leaves at once or stays.
     fn impersonate(&mut self, number: usize, leaves: bool) {
         let Some(distributor) = &mut self.distributor else { return };
-        let Node { name, instance, .. } = &self.nodes[number];
+        let SimNode { name, instance, .. } = &self.nodes[number];
         let params = format!(r#"{{"port":{IMPOSTOR},"name":"{name}","$":{{"id":"{instance}"}}}}"#);
         let params = serde_json::from_str(&params).expect("it is JSON");
         let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
@@ -313,14 +313,14 @@ impl World {
             node.replica.connected();
             node.offered = node.replica.revision().is_some();
             let greet_at = self.now + Duration::from_millis(100);
-            let mut connection = Connection {
+            let mut connection = SimConnection {
                 node: number,
-                down: Pipe::default(),
-                up: Pipe::default(),
+                down: SimPipe::default(),
+                up: SimPipe::default(),
                 black_hole: None,
                 outbox: Outbox::new(greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
-                intake: Intake::new(),
-                heard: self.distributor.as_ref().map_or(Awake::ZERO, |it| it.roster.liveness.awake()),
+                intake: CommandReader::new(),
+                heard: self.distributor.as_ref().map_or(ActiveTime::ZERO, |it| it.roster.liveness.awake()),
                 frames: FrameDecoder::new(1 << 20),
                 node_frames: FrameDecoder::new(1 << 20),
             };
@@ -338,7 +338,7 @@ impl World {
         let heard = |session: SessionId| match connections.get(&session.0) {
             Some(connection) => connection.heard,
             None if impostors.contains(&session.0) => awake + TICK,
-            None => Awake::ZERO,
+            None => ActiveTime::ZERO,
         };
         let verdicts = distributor.roster.liveness.tick(self.now, heard);
         if let Some(connection) = turn.ask.and_then(|session| self.connections.get_mut(&session.0)) {
@@ -364,7 +364,7 @@ impl World {
         }
         self.cut_superseded();
         let is_dead =
-            |connection: &Connection| connection.black_hole.is_some_and(|since| self.now >= since + DEAD_AFTER);
+            |connection: &SimConnection| connection.black_hole.is_some_and(|since| self.now >= since + DEAD_AFTER);
         let dead: Vec<u64> = self.connections.iter().filter(|(_, it)| is_dead(it)).map(|(id, _)| *id).collect();
         for id in dead {
             self.drop_session(id, LeaveReason::Unreachable);
@@ -394,9 +394,9 @@ impl World {
         let with_lists = publishes || outbox.attended;
         outbox.attended = loop {
             let packet = match outbox.next(self.now, &mut distributor.roster, with_lists) {
-                Step::Done => break false,
-                Step::WaitFor(_) | Step::Later(_) => break true,
-                Step::Write(packet) => packet,
+                WriteStep::Done => break false,
+                WriteStep::WaitFor(_) | WriteStep::Later(_) => break true,
+                WriteStep::Write(packet) => packet,
             };
             let room = PIPE_BYTES.saturating_sub(connection.down.bytes.len());
             let taken = room.min(packet.len());
@@ -422,7 +422,7 @@ impl World {
                 continue;
             }
             distributor.roster.publish(version);
-            let is_told = |connection: &Connection| self.nodes[connection.node].version == version;
+            let is_told = |connection: &SimConnection| self.nodes[connection.node].version == version;
             let told = self.connections.iter().filter(|(_, connection)| is_told(connection));
             let told: Vec<u64> = told.map(|(id, _)| *id).collect();
             for id in told {
@@ -458,7 +458,7 @@ impl World {
         };
         let (roster, session) = (&mut distributor.roster, SessionId(id));
         match connection.intake.take(self.now, frame, &Config::default()) {
-            Intent::Register(registration, terms) => {
+            Command::Register(registration, terms) => {
                 let version = connection.intake.version();
                 connection.outbox.follow(version, None);
                 if let Some(have) = terms.resume.filter(|have| roster.can_go_on_from(*have)) {
@@ -467,26 +467,26 @@ impl World {
                 let _admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
                 self.cut_superseded();
             }
-            Intent::Ask(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
-            Intent::Leave => {
+            Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
+            Command::Leave => {
                 connection.outbox.unfollow();
                 roster.leave(self.now, session, LeaveReason::Leave);
             }
-            Intent::Know(pong) => {
+            Command::Acknowledge(pong) => {
                 if let Some(known) = pong.revision
                     && roster.acknowledge(session, known, pong.digest)
                 {
                     connection.outbox.correct(self.now);
                 }
             }
-            Intent::Report(failed) => drop(roster.report(self.now, session, &failed)),
-            Intent::Copy => {
+            Command::Report(failed) => drop(roster.report(self.now, session, &failed)),
+            Command::CopyPart => {
                 let packet = Packet::parse(frame).expect("it was read before");
                 if let Some(part) = read_copy(&packet) {
                     roster.take_copy(self.now, session, &part);
                 }
             }
-            Intent::Recount(..) | Intent::Ignore => {}
+            Command::GetHistory(..) | Command::Ignore => {}
             strange => panic!("nodes send nothing that is wrong: {strange:?}"),
         }
     }
@@ -547,8 +547,8 @@ impl World {
     /// A connection breaks in the middle: what is under way is lost.
     fn cut(&mut self, connection: Option<u64>, reason: LeaveReason) {
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
-            connection.up = Pipe { closed: Some(reason), ..Pipe::default() };
-            connection.down = Pipe { closed: Some(reason), ..Pipe::default() };
+            connection.up = SimPipe { closed: Some(reason), ..SimPipe::default() };
+            connection.down = SimPipe { closed: Some(reason), ..SimPipe::default() };
         }
     }
 
@@ -615,7 +615,7 @@ impl World {
     }
 }
 
-impl Pipe {
+impl SimPipe {
     /// Nothing follows an end.
     fn send(&mut self, bytes: &[u8]) {
         if self.closed.is_none() {
@@ -638,7 +638,7 @@ impl Pipe {
     }
 }
 
-impl Node {
+impl SimNode {
     /// A new process: it knows nothing, and listens where the one before did.
     fn start(&mut self, next_instance: &mut u64, now: Instant) {
         *next_instance += 1;
@@ -753,7 +753,7 @@ impl Node {
         }
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
         if self.replica.is_warming() && !leaves {
-            assert!(self.addresses().is_superset(&before), "S8: nobody goes while the Distributor warms up");
+            assert!(self.addresses().is_superset(&before), "S8: nobody goes while the SimDistributor warms up");
         }
         if outcome == UpdateOutcome::Changed {
             self.follow();

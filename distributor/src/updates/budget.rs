@@ -10,19 +10,19 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
 /// Counts bytes that are kept for peers, up to a limit. Clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Memory {
+pub(crate) struct Budget {
     used: Arc<AtomicUsize>,
     limit: usize,
 }
 
 /// Bytes that are counted until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Grant {
+pub(crate) struct Reservation {
     used: Arc<AtomicUsize>,
     bytes: usize,
 }
 
-impl Memory {
+impl Budget {
     pub(crate) fn new(limit: usize) -> Self {
         Self { used: Arc::default(), limit }
     }
@@ -48,13 +48,13 @@ impl Memory {
     }
 
     /// Counts bytes that are there already, or have to be.
-    pub(crate) fn count(&self, bytes: usize) -> Grant {
+    pub(crate) fn count(&self, bytes: usize) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
-        Grant { used: Arc::clone(&self.used), bytes }
+        Reservation { used: Arc::clone(&self.used), bytes }
     }
 }
 
-impl Drop for Grant {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.used.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -63,7 +63,7 @@ impl Drop for Grant {
 /// Room for packets that have begun to come, for as many at a time as a limit in bytes allows. When there is none the next ones wait in the
 /// order in which they asked, and are woken one by one as others are done: thousands that wait cost nothing until it is their turn.
 #[derive(Debug)]
-pub(crate) struct Rooms {
+pub(crate) struct IncomingBudget {
     free: Arc<Semaphore>,
     /// How many wait.
     waiting: Arc<AtomicUsize>,
@@ -81,7 +81,7 @@ pub(crate) type Room = OwnedSemaphorePermit;
 /// Waits for room. Dropped, it loses its place in the queue.
 pub(crate) type AwaitedRoom = Pin<Box<dyn Future<Output = Room> + Send>>;
 
-impl Rooms {
+impl IncomingBudget {
     /// Room of `each` bytes, in so many together; for one packet at the least.
     pub(crate) fn new(limit: usize, each: usize) -> Self {
         let each = u32::try_from(each).unwrap_or(u32::MAX);
@@ -151,18 +151,18 @@ impl Drop for Waits {
 
 /// A packet on its way to one peer: bytes of its own, and bytes that many peers are sent.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutPacket {
     own: Bytes,
     shared: Bytes,
-    grant: Option<Arc<Grant>>,
+    grant: Option<Arc<Reservation>>,
 }
 
-impl Outgoing {
+impl OutPacket {
     /// Small packets are not counted: there is one at most for each connection.
     pub(crate) const UNCOUNTED_BYTES: usize = 4 * 1024;
 
     /// A packet whose bytes are counted until the last of those who are sent it has taken them.
-    pub(crate) fn counted(packet: Bytes, memory: &Memory) -> Self {
+    pub(crate) fn counted(packet: Bytes, memory: &Budget) -> Self {
         let is_large = packet.len() > Self::UNCOUNTED_BYTES;
         let grant = is_large.then(|| Arc::new(memory.count(packet.len())));
         Self { own: Bytes::new(), shared: packet, grant }
@@ -218,7 +218,7 @@ impl Outgoing {
     }
 }
 
-impl From<Bytes> for Outgoing {
+impl From<Bytes> for OutPacket {
     /// A small packet of the peer's own.
     fn from(packet: Bytes) -> Self {
         Self { own: Bytes::new(), shared: packet, grant: None }
@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn bytes_count_until_the_last_peer_has_taken_them() {
-        let memory = Memory::new(100_000);
-        let packet = Outgoing::counted(vec![7; 60_000].into(), &memory);
+        let memory = Budget::new(100_000);
+        let packet = OutPacket::counted(vec![7; 60_000].into(), &memory);
         assert!(memory.is_short() && !memory.has_room(50_000) && memory.has_room(40_000));
         let mut other = packet.headed(Bytes::from_static(b"abc"), 2);
         assert_eq!((other.len(), memory.used()), (60_001, 60_000), "what is shared counts once");
@@ -243,7 +243,7 @@ mod tests {
         assert_eq!((other.len(), memory.used()), (1, 60_000));
         other.advance(1);
         assert_eq!((other.len(), memory.used()), (0, 0));
-        drop(Outgoing::counted(vec![0; Outgoing::UNCOUNTED_BYTES].into(), &memory));
+        drop(OutPacket::counted(vec![0; OutPacket::UNCOUNTED_BYTES].into(), &memory));
         let grant = memory.count(10);
         assert_eq!(memory.used(), 10);
         drop(grant);
@@ -256,7 +256,7 @@ mod tests {
             Poll::Ready(room) => Some(room),
             Poll::Pending => None,
         };
-        let rooms = Rooms::new(250, 100);
+        let rooms = IncomingBudget::new(250, 100);
         let [first, second] = [(); 2].map(|()| rooms.take().ok().unwrap());
         assert!(rooms.used() == 200 && rooms.is_short());
         let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| rooms.take().unwrap_err());
@@ -272,12 +272,12 @@ mod tests {
         drop((third, fifth));
         assert_eq!((rooms.used(), rooms.waiting()), (0, 0));
         assert_eq!(rooms.patience(Duration::from_secs(10)), Duration::from_secs(10));
-        assert!(Rooms::new(0, 100).take().is_ok(), "there is always room for one");
+        assert!(IncomingBudget::new(0, 100).take().is_ok(), "there is always room for one");
     }
 
     #[test]
     fn a_packet_goes_out_in_order() {
-        let shared = Outgoing::from(Bytes::from_static(b"0,rest"));
+        let shared = OutPacket::from(Bytes::from_static(b"0,rest"));
         let mut packet = shared.headed(Bytes::from_static(b"key"), 1);
         assert_eq!(&packet.bytes()[..], b"key,rest");
         let mut seen = Vec::new();

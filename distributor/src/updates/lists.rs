@@ -11,34 +11,34 @@ use protocol::{
 
 use crate::config::{Config, OversizedList};
 use crate::entries::view::View;
-use crate::entries::{Difference, Record, Registry};
-use crate::updates::budget::{Memory, Outgoing};
+use crate::entries::{Difference, EntryTable, Record};
+use crate::updates::budget::{Budget, OutPacket};
 
 /// The packets of the newest revision, as far as somebody has needed them.
 #[derive(Debug)]
-pub(crate) struct Lists {
+pub(crate) struct ListCache {
     /// What all of these take that somebody still reads.
-    memory: Memory,
-    legacy: Option<(Revision, Outgoing)>,
-    snapshot: Option<(UpdateHeader, Outgoing)>,
+    memory: Budget,
+    legacy: Option<(Revision, OutPacket)>,
+    snapshot: Option<(UpdateHeader, OutPacket)>,
     /// What the packets below lead to.
-    of: Edition,
-    changes: HashMap<Known, Outgoing>,
+    of: TargetState,
+    changes: HashMap<PeerState, OutPacket>,
     /// What has changed since when, for whoever is shown what: the same for all those whom the last changes did not concern,
     /// whatever each of them was told last.
     differences: HashMap<(u64, View), Arc<Difference>>,
     /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
-    steps: VecDeque<Step>,
-    subsets: HashMap<View, Outgoing>,
+    steps: VecDeque<SharedDelta>,
+    subsets: HashMap<View, OutPacket>,
     /// The last list of a part that was asked for, and of which state.
-    answered: Option<(Edition, View, Outgoing)>,
+    answered: Option<(TargetState, View, OutPacket)>,
     /// When the next list may be encoded that only one peer wants.
     subset_at: Option<Instant>,
 }
 
 /// A state to which everybody is led.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Edition {
+pub(crate) struct TargetState {
     pub(crate) stamp: UpdateHeader,
     /// The node of every entry has registered here: nobody has to be told a part only.
     pub(crate) is_whole: bool,
@@ -46,10 +46,10 @@ pub(crate) struct Edition {
 
 /// What leads everybody from one state to the next.
 #[derive(Debug)]
-struct Step {
+struct SharedDelta {
     from: Revision,
     to: Revision,
-    packet: Outgoing,
+    packet: OutPacket,
     /// Whoever sees all has to be told.
     is_news: bool,
 }
@@ -70,7 +70,7 @@ const BYTES_OF_A_LOOK: usize = 64;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(crate) struct Known {
+pub(crate) struct PeerState {
     /// The state it was told last, or says that it holds.
     pub(crate) told: Option<Revision>,
     /// Of that state, if it says so.
@@ -82,7 +82,7 @@ pub(crate) struct Known {
 
 /// What a peer knows after a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct StateAfter {
     pub(crate) revision: Revision,
     /// It knows nothing of what has only been copied, and is told when the nodes of that come.
     pub(crate) confirmed_only: bool,
@@ -90,11 +90,11 @@ pub(crate) struct Told {
 
 /// What a version 2 peer should be sent.
 #[derive(Debug)]
-pub(crate) enum Dispatch {
+pub(crate) enum NextUpdate {
     /// Nothing: it knows this state, as far as it needs it.
     Nothing(Revision),
     /// This, after which it knows that.
-    Packet(Outgoing, Told),
+    Packet(OutPacket, StateAfter),
     /// Something that only this peer is sent, at this time: there are many such peers, or they read slowly.
     Later(Instant),
 }
@@ -102,14 +102,14 @@ pub(crate) enum Dispatch {
 /// When a peer may try again for which there is no memory now.
 const MEMORY_AGAIN: Duration = Duration::from_millis(100);
 
-impl Lists {
+impl ListCache {
     /// Packets that are counted in `memory`.
-    pub(crate) fn new(memory: Memory) -> Self {
+    pub(crate) fn new(memory: Budget) -> Self {
         Self {
             memory,
             legacy: None,
             snapshot: None,
-            of: Edition::default(),
+            of: TargetState::default(),
             changes: HashMap::new(),
             differences: HashMap::new(),
             steps: VecDeque::new(),
@@ -120,12 +120,12 @@ impl Lists {
     }
 
     /// The list for version 1, as it is now.
-    pub(crate) fn legacy(&mut self, registry: &Registry, config: &Config) -> (Outgoing, Revision) {
+    pub(crate) fn legacy(&mut self, registry: &EntryTable, config: &Config) -> (OutPacket, Revision) {
         let revision = registry.revision();
         match &self.legacy {
             Some((of, packet)) if *of == revision && registry.is_whole() => (packet.clone(), revision),
             _ => {
-                let packet = Outgoing::counted(encode_legacy(registry, config), &self.memory);
+                let packet = OutPacket::counted(encode_legacy(registry, config), &self.memory);
                 self.legacy = registry.is_whole().then(|| (revision, packet.clone()));
                 (packet, revision)
             }
@@ -134,22 +134,28 @@ impl Lists {
 
     /// What a version 2 peer has to be told, in the fewest bytes. `edition` is the state to which everybody is being led now:
     /// when all take the same steps, the same bytes do for all, however slow some of them are.
-    pub(crate) fn news(&mut self, now: Instant, registry: &Registry, edition: Edition, known: &Known) -> Dispatch {
+    pub(crate) fn news(
+        &mut self,
+        now: Instant,
+        registry: &EntryTable,
+        edition: TargetState,
+        known: &PeerState,
+    ) -> NextUpdate {
         let target = edition.stamp.revision;
         let is_there =
             |state: Option<Revision>| state.is_some_and(|state| state.epoch == target.epoch && state.rev >= target.rev);
         if is_there(known.told) || is_there(known.seen) {
-            return Dispatch::Nothing(known.seen.or(known.told).unwrap_or(target));
+            return NextUpdate::Nothing(known.seen.or(known.told).unwrap_or(target));
         }
-        let all = Told { revision: target, confirmed_only: false };
+        let all = StateAfter { revision: target, confirmed_only: false };
         if known.view.is_all()
             && let Some(step) = self.steps.back()
             && Some(step.from) == known.told
             && step.to == target
         {
             return match step.is_news {
-                true => Dispatch::Packet(step.packet.clone(), all),
-                false => Dispatch::Nothing(target),
+                true => NextUpdate::Packet(step.packet.clone(), all),
+                false => NextUpdate::Nothing(target),
             };
         }
         self.turn_to(edition);
@@ -163,11 +169,12 @@ impl Lists {
             let difference = self.difference(registry, base, target, &known.view);
             let is_for_nobody = if known.view.needs.is_some() { difference.is_empty() } else { !difference.is_news };
             if is_for_nobody && !known.view.confirmed_only && told.epoch == target.epoch {
-                return Dispatch::Nothing(target);
+                return NextUpdate::Nothing(target);
             }
-            let told_then = Told { revision: target, confirmed_only: known.view.confirmed_only && !edition.is_whole };
+            let told_then =
+                StateAfter { revision: target, confirmed_only: known.view.confirmed_only && !edition.is_whole };
             if let Some(packet) = self.changes.get(known) {
-                return Dispatch::Packet(packet.clone(), told_then);
+                return NextUpdate::Packet(packet.clone(), told_then);
             }
             if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
                 // The digest is of all there is.
@@ -177,32 +184,34 @@ impl Lists {
                     warming: edition.stamp.warming || told_then.confirmed_only,
                     ..edition.stamp
                 };
-                let packet = Outgoing::counted(encode_change(&difference, &stamp, told), &self.memory);
+                let packet = OutPacket::counted(encode_change(&difference, &stamp, told), &self.memory);
                 if self.changes.len() < MAX_CACHED {
                     self.changes.insert(known.clone(), packet.clone());
                 }
-                return Dispatch::Packet(packet, told_then);
+                return NextUpdate::Packet(packet, told_then);
             }
         }
         if known.view.is_all()
             && let Some(told) = known.told
             && let Ok(at) = self.steps.binary_search_by_key(&told, |step| step.from)
         {
-            let Step { to, packet, .. } = &self.steps[at];
-            return Dispatch::Packet(packet.clone(), Told { revision: *to, confirmed_only: false });
+            let SharedDelta { to, packet, .. } = &self.steps[at];
+            return NextUpdate::Packet(packet.clone(), StateAfter { revision: *to, confirmed_only: false });
         }
         let view = View { needs: known.view.needs.clone(), confirmed_only: !edition.is_whole };
         if view.is_all() {
             let (packet, revision) = self.snapshot(registry, edition.stamp);
-            return Dispatch::Packet(packet, Told { revision, confirmed_only: false });
+            return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
         }
         match self.subset(now, registry, edition.stamp, &view) {
-            Ok(packet) => Dispatch::Packet(packet, Told { revision: target, confirmed_only: view.confirmed_only }),
-            Err(at) => Dispatch::Later(at),
+            Ok(packet) => {
+                NextUpdate::Packet(packet, StateAfter { revision: target, confirmed_only: view.confirmed_only })
+            }
+            Err(at) => NextUpdate::Later(at),
         }
     }
 
-    fn difference(&mut self, registry: &Registry, base: u64, target: Revision, view: &View) -> Arc<Difference> {
+    fn difference(&mut self, registry: &EntryTable, base: u64, target: Revision, view: &View) -> Arc<Difference> {
         if let Some(known) = self.differences.get(&(base, view.clone())) {
             return Arc::clone(known);
         }
@@ -217,18 +226,18 @@ impl Lists {
     pub(crate) fn answer(
         &mut self,
         now: Instant,
-        registry: &Registry,
+        registry: &EntryTable,
         config: &Config,
         stamp: UpdateHeader,
         (version, key): (Version, &Key),
         view: &View,
-    ) -> Dispatch {
+    ) -> NextUpdate {
         let view = View { needs: view.needs.clone(), confirmed_only: !registry.is_whole() };
         let list = match version {
             Version::V1 => Ok(self.legacy(registry, config).0),
             Version::V2 if view.is_all() => self.newest(now, registry, stamp),
             Version::V2 => {
-                let edition = Edition { stamp, is_whole: registry.is_whole() };
+                let edition = TargetState { stamp, is_whole: registry.is_whole() };
                 // What everybody is led to may be an earlier state, and is kept for others.
                 match &self.answered {
                     Some((of, to, list)) if (of, to) == (&edition, &view) => Ok(list.clone()),
@@ -241,15 +250,15 @@ impl Lists {
         };
         match list {
             Ok(list) => {
-                let told = Told { revision: stamp.revision, confirmed_only: view.confirmed_only };
-                Dispatch::Packet(under_key(&list, key), told)
+                let told = StateAfter { revision: stamp.revision, confirmed_only: view.confirmed_only };
+                NextUpdate::Packet(under_key(&list, key), told)
             }
-            Err(at) => Dispatch::Later(at),
+            Err(at) => NextUpdate::Later(at),
         }
     }
 
     /// Everybody who was led to `from` is led to the state of `stamp` now.
-    pub(crate) fn step(&mut self, registry: &Registry, from: Revision, stamp: UpdateHeader) {
+    pub(crate) fn step(&mut self, registry: &EntryTable, from: Revision, stamp: UpdateHeader) {
         if from == stamp.revision {
             return;
         }
@@ -258,8 +267,8 @@ impl Lists {
         let base = base.filter(|_| in_order && from.epoch == stamp.revision.epoch);
         let Some(base) = base else { return self.steps.clear() };
         let difference = registry.between(base, stamp.revision.rev, &View::default());
-        let packet = Outgoing::counted(encode_change(&difference, &stamp, from), &self.memory);
-        self.steps.push_back(Step { from, to: stamp.revision, packet, is_news: difference.is_news });
+        let packet = OutPacket::counted(encode_change(&difference, &stamp, from), &self.memory);
+        self.steps.push_back(SharedDelta { from, to: stamp.revision, packet, is_news: difference.is_news });
         let mut bytes: usize = self.steps.iter().map(|step| step.packet.len()).sum();
         while bytes > registry.list_bytes().max(MAX_OWN_BYTES)
             && self.steps.len() > 1
@@ -270,7 +279,7 @@ impl Lists {
     }
 
     /// Packets of an earlier state are of no use any more.
-    fn turn_to(&mut self, edition: Edition) {
+    fn turn_to(&mut self, edition: TargetState) {
         if self.of != edition {
             self.of = edition;
             self.changes.clear();
@@ -281,7 +290,7 @@ impl Lists {
 
     /// A whole list that is new enough: the few changes since then follow it. When thousands come at once, encoding the
     /// list for each of them would take longer than sending it.
-    fn snapshot(&mut self, registry: &Registry, stamp: UpdateHeader) -> (Outgoing, Revision) {
+    fn snapshot(&mut self, registry: &EntryTable, stamp: UpdateHeader) -> (OutPacket, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &UpdateHeader| {
             let is_ours = of.revision.epoch == stamp.revision.epoch
@@ -296,14 +305,14 @@ impl Lists {
             return (packet.clone(), of.revision);
         }
         let bytes = encode_list(registry.records_at(stamp.revision.rev).into_iter(), &stamp);
-        let packet = Outgoing::counted(bytes, &self.memory);
+        let packet = OutPacket::counted(bytes, &self.memory);
         self.snapshot = Some((stamp, packet.clone()));
         (packet, stamp.revision)
     }
 
     /// The whole list as it is now, or when it can be had: while the registry changes, peers that ask at different times have nothing
     /// in common.
-    fn newest(&mut self, now: Instant, registry: &Registry, stamp: UpdateHeader) -> Result<Outgoing, Instant> {
+    fn newest(&mut self, now: Instant, registry: &EntryTable, stamp: UpdateHeader) -> Result<OutPacket, Instant> {
         let is_newest = |of: &UpdateHeader| of.revision == stamp.revision && of.warming == stamp.warming;
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
@@ -314,7 +323,7 @@ impl Lists {
     }
 
     /// Has a list of so many bytes encoded that may be for one peer only, or says when it may be.
-    fn admit(&mut self, now: Instant, registry: &Registry, bytes: usize) -> Result<(), Instant> {
+    fn admit(&mut self, now: Instant, registry: &EntryTable, bytes: usize) -> Result<(), Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
         }
@@ -327,15 +336,15 @@ impl Lists {
     fn subset(
         &mut self,
         now: Instant,
-        registry: &Registry,
+        registry: &EntryTable,
         stamp: UpdateHeader,
         view: &View,
-    ) -> Result<Outgoing, Instant> {
+    ) -> Result<OutPacket, Instant> {
         if let Some(known) = self.subsets.get(view) {
             return Ok(known.clone());
         }
         let packet = self.encode_subset(now, registry, stamp, view)?;
-        let cached: usize = self.subsets.values().map(Outgoing::len).sum();
+        let cached: usize = self.subsets.values().map(OutPacket::len).sum();
         if self.subsets.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
             self.subsets.insert(view.clone(), packet.clone());
         }
@@ -345,10 +354,10 @@ impl Lists {
     fn encode_subset(
         &mut self,
         now: Instant,
-        registry: &Registry,
+        registry: &EntryTable,
         stamp: UpdateHeader,
         view: &View,
-    ) -> Result<Outgoing, Instant> {
+    ) -> Result<OutPacket, Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
         }
@@ -361,19 +370,19 @@ impl Lists {
         }
         self.admit(now, registry, bytes)?;
         let stamp = UpdateHeader { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
-        Ok(Outgoing::counted(encode_list(records, &stamp), &self.memory))
+        Ok(OutPacket::counted(encode_list(records, &stamp), &self.memory))
     }
 }
 
 /// Bytes of the whole list for version 1, without encoding it.
-pub(crate) fn legacy_bytes(registry: &Registry) -> usize {
+pub(crate) fn legacy_bytes(registry: &EntryTable) -> usize {
     r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + registry.list_bytes()
 }
 
 /// The key of lists that nobody asked for.
 const UNASKED: Key = Key::Number(0);
 
-fn encode_legacy(registry: &Registry, config: &Config) -> Bytes {
+fn encode_legacy(registry: &EntryTable, config: &Config) -> Bytes {
     let encode = |entries: &mut dyn Iterator<Item = &str>| {
         let mut out = BytesMut::new();
         write_list(&mut out, &UNASKED, entries);
@@ -415,7 +424,7 @@ fn encode_change(difference: &Difference, stamp: &UpdateHeader, base: Revision) 
 }
 
 /// The same list under another key. Only the key is the peer's own: what follows it is one copy for all.
-fn under_key(list: &Outgoing, key: &Key) -> Outgoing {
+fn under_key(list: &OutPacket, key: &Key) -> OutPacket {
     if *key == UNASKED {
         return list.clone();
     }
@@ -430,31 +439,31 @@ mod tests {
 
     use super::*;
     use crate::entries::SessionId;
-    use crate::entries::interests::Needs;
+    use crate::entries::interests::Interests;
 
-    fn register(registry: &mut Registry, session: u64) {
+    fn register(registry: &mut EntryTable, session: u64) {
         let params = format!(r#"{{"port":{},"name":"n{session:04}","urls":["GET/¶"]}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
         registry.register(SessionId(session), &registration, "::1");
     }
 
-    fn registry(nodes: u64) -> Registry {
-        let mut registry = Registry::new(1);
+    fn registry(nodes: u64) -> EntryTable {
+        let mut registry = EntryTable::new(1);
         (0..nodes).for_each(|session| register(&mut registry, session));
         registry
     }
 
-    fn stamp(registry: &Registry) -> UpdateHeader {
+    fn stamp(registry: &EntryTable) -> UpdateHeader {
         UpdateHeader { revision: registry.revision(), digest: Some(registry.digest()), ..UpdateHeader::default() }
     }
 
-    fn edition(registry: &Registry) -> Edition {
-        Edition { stamp: stamp(registry), is_whole: registry.is_whole() }
+    fn edition(registry: &EntryTable) -> TargetState {
+        TargetState { stamp: stamp(registry), is_whole: registry.is_whole() }
     }
 
-    fn lists() -> Lists {
-        Lists::new(Memory::new(usize::MAX))
+    fn lists() -> ListCache {
+        ListCache::new(Budget::new(usize::MAX))
     }
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
@@ -475,7 +484,7 @@ mod tests {
                 let key: Key = serde_json::from_str(key).unwrap();
                 let (config, view) = (Config::default(), View::default());
                 let answer = lists.answer(now(), &registry, &config, stamp(&registry), (version, &key), &view);
-                let Dispatch::Packet(answer, _) = answer else { panic!("{answer:?}") };
+                let NextUpdate::Packet(answer, _) = answer else { panic!("{answer:?}") };
                 let answer = answer.bytes();
                 let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
                 assert_eq!((packet.version(), count(&answer)), (version, 2));
@@ -487,16 +496,16 @@ mod tests {
     #[test]
     fn answers_of_different_states_wait_for_memory() {
         let mut registry = registry(1000);
-        let memory = Memory::new(3 * registry.list_bytes());
-        let (mut lists, start) = (Lists::new(memory.clone()), now());
+        let memory = Budget::new(3 * registry.list_bytes());
+        let (mut lists, start) = (ListCache::new(memory.clone()), now());
         let mut kept = Vec::new();
         for second in 1..=10 {
             let (now, key) = (start + Duration::from_secs(second), Key::Number(second));
             let (of, view) = (stamp(&registry), View::default());
             match lists.answer(now, &registry, &Config::default(), of, (Version::V2, &key), &view) {
-                Dispatch::Packet(packet, _) => kept.push(packet),
-                Dispatch::Later(at) => assert!(at > now),
-                Dispatch::Nothing(_) => panic!("it has asked"),
+                NextUpdate::Packet(packet, _) => kept.push(packet),
+                NextUpdate::Later(at) => assert!(at > now),
+                NextUpdate::Nothing(_) => panic!("it has asked"),
             }
             register(&mut registry, 1000 + second);
         }
@@ -507,7 +516,7 @@ mod tests {
         let asked = (Version::V2, &Key::Number(11));
         let now = start + Duration::from_secs(11);
         let answer = lists.answer(now, &registry, &Config::default(), of, asked, &View::default());
-        assert!(matches!(answer, Dispatch::Packet(..)), "{answer:?}");
+        assert!(matches!(answer, NextUpdate::Packet(..)), "{answer:?}");
     }
 
     #[test]
@@ -535,11 +544,17 @@ mod tests {
 
     /// What a node is sent until it knows everything, in entries; and that it then does.
     #[track_caller]
-    fn check(lists: &mut Lists, registry: &Registry, replica: &mut Replica, needs: Option<&str>, expected: &[usize]) {
-        let needs = needs.map(|need| Arc::new(Needs::new(vec![need.to_owned()])));
+    fn check(
+        lists: &mut ListCache,
+        registry: &EntryTable,
+        replica: &mut Replica,
+        needs: Option<&str>,
+        expected: &[usize],
+    ) {
+        let needs = needs.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
         let digest = needs.is_none().then(|| replica.digest());
         let view = View { needs, confirmed_only: false };
-        let mut known = Known { told: replica.revision(), digest, seen: None, view };
+        let mut known = PeerState { told: replica.revision(), digest, seen: None, view };
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
@@ -549,10 +564,10 @@ mod tests {
         let mut at = now();
         loop {
             let (packet, told) = match lists.news(at, registry, edition(registry), &known) {
-                Dispatch::Packet(packet, told) => (packet, told),
-                Dispatch::Nothing(_) => break,
+                NextUpdate::Packet(packet, told) => (packet, told),
+                NextUpdate::Nothing(_) => break,
                 // What only one peer is sent waits for what others were sent just now.
-                Dispatch::Later(later) => {
+                NextUpdate::Later(later) => {
                     at = later;
                     continue;
                 }
@@ -614,10 +629,10 @@ mod tests {
     #[test]
     fn a_change_is_encoded_once_for_all_who_know_the_same() {
         let (mut registry, mut lists) = (registry(10), lists());
-        let known = Known { told: Some(registry.revision()), ..Known::default() };
+        let known = PeerState { told: Some(registry.revision()), ..PeerState::default() };
         register(&mut registry, 10);
         let mut packet = || match lists.news(now(), &registry, edition(&registry), &known) {
-            Dispatch::Packet(packet, _) => packet.bytes().as_ptr(),
+            NextUpdate::Packet(packet, _) => packet.bytes().as_ptr(),
             other => panic!("there is a change: {other:?}"),
         };
         assert_eq!(packet(), packet());
@@ -628,7 +643,7 @@ mod tests {
         let (before, mut lists) = (registry(3), lists());
         let mut node = Replica::default();
         check(&mut lists, &before, &mut node, None, &[3]);
-        let mut registry = Registry::new(2);
+        let mut registry = EntryTable::new(2);
         let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
         let until = now() + Duration::from_secs(7);
         registry.succeed(ResumePoint { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
@@ -640,12 +655,12 @@ mod tests {
     fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
         let (registry, mut lists, start) = (registry(1000), lists(), now());
         let mut news = |need: &str, micros: u64| {
-            let needs = Some(Arc::new(Needs::new(vec![need.to_owned()])));
-            let known = Known { view: View { needs, confirmed_only: false }, ..Known::default() };
+            let needs = Some(Arc::new(Interests::new(vec![need.to_owned()])));
+            let known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
             match lists.news(start + Duration::from_micros(micros), &registry, edition(&registry), &known) {
-                Dispatch::Packet(..) => None,
-                Dispatch::Later(at) => Some(at),
-                Dispatch::Nothing(_) => panic!("it knows nothing"),
+                NextUpdate::Packet(..) => None,
+                NextUpdate::Later(at) => Some(at),
+                NextUpdate::Nothing(_) => panic!("it knows nothing"),
             }
         };
         assert_eq!(news("n0001", 0), None);
@@ -657,18 +672,18 @@ mod tests {
 
     #[test]
     fn what_only_one_peer_is_sent_waits_for_memory() {
-        let (registry, memory) = (registry(1000), Memory::new(100_000));
-        let mut lists = Lists::new(memory.clone());
+        let (registry, memory) = (registry(1000), Budget::new(100_000));
+        let mut lists = ListCache::new(memory.clone());
         let needs = |name: &str| View {
-            needs: Some(Arc::new(Needs::new(vec![name.into(), "GET/¶".into()]))),
+            needs: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
             confirmed_only: false,
         };
         let mut news = |name: &str, seconds: u64| {
-            let known = Known { view: needs(name), ..Known::default() };
+            let known = PeerState { view: needs(name), ..PeerState::default() };
             lists.news(now() + Duration::from_secs(seconds), &registry, edition(&registry), &known)
         };
-        let Dispatch::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
-        assert!(matches!(news("b", 1), Dispatch::Later(_)));
+        let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
+        assert!(matches!(news("b", 1), NextUpdate::Later(_)));
         assert!(memory.is_short());
         // Those who read it are done, and everybody has been led on.
         drop((kept, lists));

@@ -3,11 +3,11 @@ use protocol::{RegisterOptions, Registration};
 use super::*;
 use crate::config::Config;
 use crate::entries::SessionId;
-use crate::updates::budget::Memory;
+use crate::updates::budget::Budget;
 
 struct Peer {
     outbox: Outbox,
-    roster: Roster,
+    roster: Registry,
     start: Instant,
 }
 
@@ -18,7 +18,7 @@ impl Peer {
         let outbox =
             Outbox::new(start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
         let config = Config { legacy_list_bytes, ..Config::default() };
-        Self { outbox, roster: Roster::new(config, Memory::new(usize::MAX), start, 1), start }
+        Self { outbox, roster: Registry::new(config, Budget::new(usize::MAX), start, 1), start }
     }
 
     /// Sees to it that there are so many nodes, whose entries are of the same length.
@@ -43,13 +43,13 @@ impl Peer {
         self.nodes(nodes);
         let now = self.at(ms);
         let seen = match self.outbox.next(now, &mut self.roster, true) {
-            Step::Write(bytes) => {
+            WriteStep::Write(bytes) => {
                 self.outbox.wrote(now, bytes.len());
                 Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
             }
-            Step::WaitFor(unread) => Err(unread),
-            Step::Later(_) => panic!("nobody has needs of its own"),
-            Step::Done => Ok(None),
+            WriteStep::WaitFor(unread) => Err(unread),
+            WriteStep::Later(_) => panic!("nobody has needs of its own"),
+            WriteStep::Done => Ok(None),
         };
         assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(self.at(ms))));
     }
@@ -125,14 +125,16 @@ fn changes_wait_for_the_publisher_and_replies_do_not() {
     let mut peer = Peer::new(65_536);
     peer.nodes(3);
     peer.outbox.follow(Version::V2, None);
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), Step::Done);
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), WriteStep::Done);
     peer.outbox.ping();
-    let Step::Write(ping) = peer.outbox.next(peer.start, &mut peer.roster, false) else { panic!("nothing to write") };
+    let WriteStep::Write(ping) = peer.outbox.next(peer.start, &mut peer.roster, false) else {
+        panic!("nothing to write")
+    };
     assert!(String::from_utf8_lossy(&ping).contains("$ping"));
     peer.outbox.wrote(peer.start, ping.len());
     peer.outbox.notify(Bytes::from_static(b"notice"));
     let notice = Bytes::from_static(b"notice");
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), Step::Write(notice));
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), WriteStep::Write(notice));
     peer.outbox.wrote(peer.start, 6);
     peer.check(0, 3, Ok(Some(3)));
 }
@@ -142,13 +144,15 @@ fn a_packet_ends_before_the_next_begins() {
     let mut peer = Peer::new(65_536);
     peer.outbox.follow(Version::V1, None);
     peer.nodes(3);
-    let Step::Write(first) = peer.outbox.next(peer.start, &mut peer.roster, true) else { panic!("nothing to write") };
+    let WriteStep::Write(first) = peer.outbox.next(peer.start, &mut peer.roster, true) else {
+        panic!("nothing to write")
+    };
     peer.outbox.wrote(peer.start, 10);
     peer.outbox.blocked(peer.start);
     assert_eq!(peer.outbox.stalled_since(), Some(peer.start));
     assert!(peer.outbox.is_mid_packet());
     peer.nodes(4);
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, true), Step::Write(first.slice(10..)));
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, true), WriteStep::Write(first.slice(10..)));
     peer.outbox.wrote(peer.start, first.len() - 10);
     assert_eq!(peer.outbox.stalled_since(), None);
     peer.check(1, 4, Ok(Some(4)));
@@ -160,7 +164,9 @@ fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
     peer.check(100, 2, Ok(Some(2)));
     peer.outbox.reply(Reply::List(Key::Number(7)), Version::V1);
     assert!(peer.outbox.owes_reply());
-    let Step::Write(bytes) = peer.outbox.next(peer.start, &mut peer.roster, false) else { panic!("nothing to write") };
+    let WriteStep::Write(bytes) = peer.outbox.next(peer.start, &mut peer.roster, false) else {
+        panic!("nothing to write")
+    };
     assert!(String::from_utf8_lossy(&bytes).contains(r#""key":7,"#));
     assert!(!peer.outbox.owes_reply());
 }
@@ -174,7 +180,7 @@ fn a_peer_that_has_drifted_gets_the_list_but_not_with_every_sign_of_life() {
         assert_eq!(peer.outbox.correct(peer.at(ms)), corrected, "{ms}");
         peer.check(ms, 0, Ok(corrected.then_some(2)));
     }
-    let needs = Needs::new(vec!["n".into()]);
+    let needs = Interests::new(vec!["n".into()]);
     peer.outbox.follow(Version::V2, Some(Arc::new(needs)));
     assert!(!peer.outbox.correct(peer.at(100_000)), "its digest is of a part");
 }
