@@ -1,12 +1,14 @@
 //! Responses as they are written. Pure, but for the date.
 
 use std::cell::RefCell;
+use std::fmt::Write;
 
 use bytes::{BufMut, BytesMut};
 use http::StatusCode;
 use net::time_of_day;
 use tokio::time::{Duration, Instant};
 
+use super::headers::put_trailers;
 use crate::proxy::exchange::FullResponse;
 
 /// Appends a response; `without_body`: as the answer to HEAD.
@@ -94,6 +96,29 @@ pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
         }
         with(date.as_ref().map_or("", |(_, date)| date))
     })
+}
+
+pub(crate) fn put_chunk(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
+    // A chunk of nothing is the last one.
+    if data.is_empty() {
+        return;
+    }
+    if as_chunk {
+        // With room for the size and the line ends: a large piece is copied once.
+        out.reserve(data.len() + 24);
+        let _ = write!(out, "{:x}\r\n", data.len());
+        out.put_slice(data);
+        out.put_slice(b"\r\n");
+    } else {
+        out.put_slice(data);
+    }
+}
+
+/// The last chunk, and what follows it.
+pub(crate) fn put_last_chunk(out: &mut BytesMut, trailers: &[u8]) {
+    out.put_slice(b"0\r\n");
+    put_trailers(out, trailers);
+    out.put_slice(b"\r\n");
 }
 
 #[cfg(test)]

@@ -2,37 +2,33 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Mutex;
 
 use bytes::{Bytes, BytesMut};
-use futures::FutureExt;
 use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, DATE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
-use http::{HeaderMap, Response, StatusCode};
+use h2::{Reason, RecvStream};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::{Response, StatusCode};
 use tokio::net::TcpStream;
-use tokio::time::{Duration, Instant, timeout, timeout_at};
+use tokio::time::{Duration, Instant};
 
+use super::body::{Http2Body, Http2Sender, send_data};
+use super::sink::{Http2Sink, put_date};
+use super::source::Http2Source;
 use crate::http1::body::Piece;
 use crate::http1::head::{Framing, RequestHead};
-use crate::http1::headers::{HopByHop, late_trailer};
 use crate::http1::response_reader::ResponseHead;
-use crate::http1::response_writer::date;
 use crate::io::budget::Reservation;
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
-use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded, Sink, Source};
+use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
 
 /// Bytes of a body that nobody wants which are read, and for how long: some clients take a reset for the end of everything, though it
 /// says NO_ERROR and follows the whole answer (RFC 9113, 8.1).
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(1);
-
-/// Pieces of a response that are copied.
-const SMALL_BYTES: usize = 8 * 1024;
 
 /// A request, and what it can be answered through.
 #[derive(Debug)]
@@ -48,21 +44,6 @@ pub(super) struct Http2Exchange {
     is_head: bool,
     /// How long the client may take nothing.
     limit: Duration,
-}
-
-/// The request's body.
-#[derive(Debug)]
-struct Http2Body {
-    body: RecvStream,
-    /// Read already, and not wanted until now.
-    read_ahead: VecDeque<Piece>,
-}
-
-/// The response, before its head and after.
-#[derive(Debug)]
-struct Http2Sender {
-    respond: SendResponse<Bytes>,
-    send: Option<SendStream<Bytes>>,
 }
 
 impl Http2Exchange {
@@ -261,241 +242,10 @@ impl Exchange for Http2Exchange {
     }
 }
 
-impl Http2Body {
-    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        if let Some(piece) = self.read_ahead.pop_front() {
-            return Ok(piece);
-        }
-        self.next_of_client(deadline).await
-    }
-
-    async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        match timeout_at(deadline, self.read()).await {
-            Ok(piece) => Ok(piece?),
-            Err(_elapsed) => {
-                let detail = "the body of the request takes too long";
-                Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)))
-            }
-        }
-    }
-
-    async fn read(&mut self) -> Result<Piece, Ended> {
-        let reset = |_| Ended("reset by the client in mid body");
-        match self.body.data().await {
-            Some(data) => {
-                let data = data.map_err(reset)?;
-                // The client may send as much again: we never hold more than this.
-                self.body.flow_control().release_capacity(data.len()).map_err(reset)?;
-                Ok(Piece::Data(data))
-            }
-            None => {
-                let trailers = self.body.trailers().await.map_err(reset)?;
-                let mut lines = BytesMut::new();
-                for (name, value) in trailers.iter().flatten() {
-                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
-                        lines.extend_from_slice(part);
-                    }
-                }
-                Ok(Piece::End(lines.freeze()))
-            }
-        }
-    }
-}
-
-impl Http2Sender {
-    fn begin(&mut self, response: Response<()>, ends: bool) -> Result<(), Ended> {
-        let send = self.respond.send_response(response, ends).map_err(|_gone| Ended("reset by the client"))?;
-        self.send = Some(send);
-        Ok(())
-    }
-
-    fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<Ended> {
-        let reset = match &mut self.send {
-            Some(send) => send.poll_reset(task),
-            None => self.respond.poll_reset(task),
-        };
-        reset.map(|_| Ended("reset by the client before it was answered"))
-    }
-}
-
-/// Both directions of a stream use it, in one task: it is never waited for.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Sends as the client takes it.
-async fn send_data(out: &Mutex<&mut Http2Sender>, mut data: Bytes, ends: bool, limit: Duration) -> Result<(), Ended> {
-    let gone = || Ended("reset by the client in mid response");
-    loop {
-        let room = {
-            let mut out = lock(out);
-            let send = out.send.as_mut().ok_or_else(gone)?;
-            if data.is_empty() {
-                return if ends { send.send_data(data, true).map_err(|_| gone()) } else { Ok(()) };
-            }
-            send.reserve_capacity(data.len());
-            send.capacity()
-        };
-        let room = if room > 0 {
-            room
-        } else {
-            let room = poll_fn(|task| match &mut lock(out).send {
-                Some(send) => send.poll_capacity(task),
-                None => Poll::Ready(None),
-            });
-            let room = timeout(limit, room).await.map_err(|_elapsed| Ended("takes no response"))?;
-            room.and_then(Result::ok).ok_or_else(gone)?
-        };
-        let part = data.split_to(room.min(data.len()));
-        let is_last = ends && data.is_empty();
-        let mut out = lock(out);
-        let send = out.send.as_mut().ok_or_else(gone)?;
-        send.send_data(part, is_last).map_err(|_| gone())?;
-        if data.is_empty() {
-            return Ok(());
-        }
-    }
-}
-
-/// The request's body, on its way to a server.
-struct Http2Source<'a, 'b> {
-    incoming: &'a mut Http2Body,
-    outgoing: &'a Mutex<&'b mut Http2Sender>,
-}
-
-impl Source for Http2Source<'_, '_> {
-    fn has_more(&mut self) -> bool {
-        if self.incoming.read_ahead.is_empty() {
-            let read = self.incoming.read().now_or_never().and_then(Result::ok);
-            self.incoming.read_ahead.extend(read);
-        }
-        !self.incoming.read_ahead.is_empty()
-    }
-
-    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
-        self.incoming.next_piece(deadline).await
-    }
-
-    async fn client_gone(&mut self) -> Ended {
-        poll_fn(|task| lock(self.outgoing).poll_gone(task)).await
-    }
-
-    fn is_client_gone(_ended: Ended) -> bool {
-        // A stream that has ended its request in order is not ended for us.
-        true
-    }
-}
-
-/// A response on its way from a server.
-struct Http2Sink<'a, 'b> {
-    outgoing: &'a Mutex<&'b mut Http2Sender>,
-    waiting: VecDeque<Bytes>,
-    /// Nothing more will be given, but these trailers.
-    end: Option<HeaderMap>,
-    /// The head has not ended the stream.
-    open: bool,
-    broken: Option<Ended>,
-    limit: Duration,
-    status: &'a mut Option<StatusCode>,
-}
-
-impl<'a, 'b> Http2Sink<'a, 'b> {
-    fn new(outgoing: &'a Mutex<&'b mut Http2Sender>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
-        Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
-    }
-}
-
-impl Sink for Http2Sink<'_, '_> {
-    fn head(&mut self, response: &ResponseHead, _early: bool, set_cookie: Option<&str>) {
-        *self.status = Some(response.status);
-        let mut head = Response::new(());
-        *head.status_mut() = response.status;
-        let fields = head.headers_mut();
-        let connection = HopByHop::new(&response.fields);
-        let with_length = response.tells_length();
-        for (name, value) in response.fields.iter() {
-            if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
-                continue;
-            }
-            // What was read as a field is one here too, in small letters.
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                fields.append(name, value);
-            }
-        }
-        if let Framing::Length(bytes) = response.framing {
-            fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
-        }
-        if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::from_str(cookie).ok()) {
-            fields.append(SET_COOKIE, cookie);
-        }
-        if !fields.contains_key(DATE) {
-            put_date(fields);
-        }
-        self.open = response.framing != Framing::Empty;
-        self.broken = lock(self.outgoing).begin(head, !self.open).err();
-    }
-
-    fn data(&mut self, data: Bytes) {
-        // A small piece would hold all of the buffer that it was read into for as long as it waits.
-        let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
-        self.waiting.push_back(data);
-    }
-
-    fn end(&mut self, trailers: &[u8]) {
-        let mut fields = HeaderMap::new();
-        for line in trailers.split(|byte| *byte == b'\n') {
-            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
-            let name = HeaderName::from_bytes(name).ok().filter(|name| !late_trailer(name.as_str().as_bytes()));
-            if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
-                fields.append(name, value);
-            }
-        }
-        self.end = Some(fields);
-    }
-
-    fn release_buffers(&mut self) {}
-
-    /// [`flush`](Self::flush) has waited for the client's window already.
-    async fn writable(&mut self) -> Result<(), Ended> {
-        Ok(())
-    }
-
-    async fn flush(&mut self) -> Result<(), Ended> {
-        if let Some(ended) = self.broken {
-            return Err(ended);
-        }
-        let ends = self.end.as_ref().is_some_and(HeaderMap::is_empty);
-        while let Some(data) = self.waiting.pop_front() {
-            let is_last = ends && self.waiting.is_empty();
-            send_data(self.outgoing, data, is_last, self.limit).await?;
-            if is_last {
-                self.end = None;
-            }
-        }
-        let Some(trailers) = self.end.take() else { return Ok(()) };
-        let gone = |_| Ended("reset by the client in mid response");
-        let mut out = lock(self.outgoing);
-        match &mut out.send {
-            // The head has ended the stream already.
-            Some(_) if !self.open => Ok(()),
-            Some(send) if trailers.is_empty() => send.send_data(Bytes::new(), true).map_err(gone),
-            Some(send) => send.send_trailers(trailers).map_err(gone),
-            None => Ok(()),
-        }
-    }
-}
-
 /// A request's head, in the form that servers are told it in.
 fn head(parts: &http::request::Parts, ends: bool) -> Result<RequestHead, Problem> {
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let authority = parts.uri.authority().map(|authority| authority.as_str());
     let fields = &parts.headers;
     RequestHead::from_http2(parts.method.as_str(), target, authority, fields, ends)
-}
-
-fn put_date(fields: &mut HeaderMap) {
-    if let Ok(date) = date(Instant::now(), HeaderValue::from_str) {
-        fields.insert(DATE, date);
-    }
 }

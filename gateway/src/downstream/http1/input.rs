@@ -1,0 +1,111 @@
+//! What the client sends: heads, bodies, and what is read ahead.
+
+use std::collections::VecDeque;
+
+use bytes::BytesMut;
+use http::StatusCode;
+use tokio::time::{Instant, timeout_at};
+
+use super::MAX_AHEAD_BYTES;
+use crate::http1::body::{BodyReader, MalformedBody, Piece};
+use crate::http1::head::{HeadReader, RequestHead};
+use crate::io::buffers;
+use crate::io::stream::Readable;
+use crate::message::problem::Problem;
+use crate::proxy::exchange::{BodyError, Ended};
+
+/// Room for one read: most requests, and a part of the others.
+pub(super) const READ_BYTES: usize = 4 * 1024;
+/// With less than this there is more made.
+pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
+
+/// What the client sends.
+#[derive(Debug)]
+pub(super) struct Http1Input {
+    pub(super) buffer: BytesMut,
+    pub(super) heads: HeadReader,
+    /// The rest of a head is waited for.
+    pub(super) has_begun: bool,
+    /// Of the request at hand.
+    pub(super) body: BodyReader,
+    /// Pieces of it that have been read, and that nobody has taken yet.
+    pub(super) read_ahead: VecDeque<Piece>,
+    /// The client waits for leave to send the body.
+    pub(super) needs_continue: bool,
+}
+
+impl Http1Input {
+    /// Room for a read: a client that sends little by little is not given more each time.
+    pub(super) fn reserve_for_read(&mut self) {
+        if self.buffer.capacity() - self.buffer.len() < MIN_READ_ROOM_BYTES {
+            self.buffer.reserve(READ_BYTES);
+        }
+    }
+
+    pub(super) fn next_head(&mut self) -> Result<Option<RequestHead>, Problem> {
+        self.heads.next(&mut self.buffer)
+    }
+
+    /// What the system has; `None` for nothing yet, 0 at the end.
+    pub(super) fn read(&mut self, stream: &mut impl Readable) -> Result<Option<usize>, Ended> {
+        if self.buffer.capacity() == 0 {
+            self.buffer = buffers::acquire();
+        }
+        self.reserve_for_read();
+        Ok(stream.recv(&mut self.buffer)?)
+    }
+
+    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.
+    pub(super) async fn read_more(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
+        loop {
+            if self.buffer.is_empty() {
+                buffers::release(std::mem::take(&mut self.buffer));
+            }
+            stream.readable().await?;
+            if let Some(read) = self.read(stream)? {
+                return Ok(read);
+            }
+        }
+    }
+
+    /// The next piece of the body: never [`Piece::More`].
+    pub(super) async fn next_piece(
+        &mut self,
+        stream: &mut (impl Readable + Send),
+        deadline: Instant,
+    ) -> Result<Piece, BodyError> {
+        if let Some(piece) = self.read_ahead.pop_front() {
+            return Ok(piece);
+        }
+        loop {
+            match self.body.next(&mut self.buffer) {
+                Ok(Piece::More) => match timeout_at(deadline, self.read_more(stream)).await {
+                    Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
+                    Ok(read) => drop(read?),
+                    Err(_elapsed) => {
+                        let detail = "the body of the request takes too long";
+                        let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
+                        return Err(BodyError::Problem(slow));
+                    }
+                },
+                Ok(piece) => return Ok(piece),
+                Err(MalformedBody(why)) => {
+                    return Err(BodyError::Problem(Problem::new(StatusCode::BAD_REQUEST, "bad_body", why)));
+                }
+            }
+        }
+    }
+
+    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that nothing more is read, and so
+    /// nobody would see it go.
+    pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
+        while self.buffer.len() < MAX_AHEAD_BYTES {
+            match self.read_more(stream).await {
+                Ok(0) => return Some(Ended("closed by the client before it was answered")),
+                Ok(_) => {}
+                Err(ended) => return Some(ended),
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,96 @@
+//! A response on its way to the client.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::StatusCode;
+use tokio::time::{Duration, Instant};
+
+use crate::http1::head::{Framing, RequestHead};
+use crate::http1::headers;
+use crate::http1::response_reader::ResponseHead;
+use crate::http1::response_writer::{KeepAlive, put_chunk, put_date, put_last_chunk, status_line};
+use crate::io::buffers;
+use crate::io::stream::{WriteHalf, write_all};
+use crate::proxy::exchange::Ended;
+use crate::proxy::forward::Sink;
+
+/// A response on its way.
+pub(super) struct Http1Sink<'a> {
+    pub(super) head: &'a RequestHead,
+    pub(super) to_client: WriteHalf<'a>,
+    pub(super) output: &'a mut BytesMut,
+    pub(super) keep_alive: KeepAlive,
+    pub(super) limit: Duration,
+    pub(super) status: &'a mut Option<StatusCode>,
+    /// The body goes in chunks, so that its end is told from the connection's.
+    pub(super) chunks: bool,
+}
+
+impl Sink for Http1Sink<'_> {
+    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
+        *self.status = Some(response.status);
+        let out = &mut *self.output;
+        buffers::make_ready(out);
+        status_line(out, response.status);
+        if response.status == StatusCode::SWITCHING_PROTOCOLS {
+            headers::put_response_fields(out, &response.fields, false);
+            out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
+            return;
+        }
+        // Who answers before it has heard all of it may never take the rest.
+        if early {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        headers::put_response_fields(out, &response.fields, response.tells_length());
+        match response.framing {
+            Framing::Empty => {}
+            Framing::Length(bytes) => {
+                out.put_slice(b"content-length: ");
+                out.put_slice(itoa::Buffer::new().format(bytes).as_bytes());
+                out.put_slice(b"\r\n");
+            }
+            Framing::Chunked | Framing::Close if self.head.is_1_1 => {
+                out.put_slice(b"transfer-encoding: chunked\r\n");
+                self.chunks = true;
+            }
+            // HTTP/1.0 has no other way to say where it ends.
+            Framing::Chunked | Framing::Close => self.keep_alive = KeepAlive::Closes,
+        }
+        if let Some(cookie) = set_cookie {
+            out.put_slice(b"set-cookie: ");
+            out.put_slice(cookie.as_bytes());
+            out.put_slice(b"\r\n");
+        }
+        self.keep_alive.write(out);
+        if response.fields.get("date").is_none() {
+            put_date(out, Instant::now());
+        }
+        out.put_slice(b"\r\n");
+    }
+
+    fn data(&mut self, data: Bytes) {
+        buffers::make_ready(self.output);
+        put_chunk(self.output, self.chunks, &data);
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        if self.chunks {
+            put_last_chunk(self.output, trailers);
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        write_all(&mut self.to_client, self.output, self.limit).await?;
+        Ok(())
+    }
+
+    fn release_buffers(&mut self) {
+        if self.output.is_empty() {
+            buffers::release(std::mem::take(self.output));
+        }
+    }
+
+    async fn writable(&mut self) -> Result<(), Ended> {
+        self.release_buffers();
+        Ok(self.to_client.writable(self.limit).await?)
+    }
+}

@@ -1,0 +1,39 @@
+//! The body of a request on its way to a server.
+
+use tokio::time::Instant;
+
+use super::input::Http1Input;
+use crate::http1::body::Piece;
+use crate::io::stream::ReadHalf;
+use crate::proxy::exchange::{BodyError, Ended};
+use crate::proxy::forward::Source;
+
+/// The request's body, and what follows it.
+pub(super) struct Http1Source<'a> {
+    pub(super) input: &'a mut Http1Input,
+    pub(super) from_client: ReadHalf<'a>,
+    /// The response ends some time, whether the client is seen to go or not.
+    pub(super) has_deadline: bool,
+}
+
+impl Source for Http1Source<'_> {
+    fn has_more(&mut self) -> bool {
+        !self.input.buffer.is_empty() || !self.input.read_ahead.is_empty()
+    }
+
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        self.input.next_piece(&mut self.from_client, deadline).await
+    }
+
+    async fn client_gone(&mut self) -> Ended {
+        match self.input.client_gone(&mut self.from_client).await {
+            Some(ended) => ended,
+            None if self.has_deadline => std::future::pending().await,
+            None => Ended("asks for more while a stream lasts than is read ahead"),
+        }
+    }
+
+    fn is_client_gone(ended: Ended) -> bool {
+        ended == Ended::BROKEN
+    }
+}

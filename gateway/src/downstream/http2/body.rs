@@ -1,0 +1,132 @@
+//! The two directions of a stream, as the h2 crate has them.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::{Bytes, BytesMut};
+use h2::server::SendResponse;
+use h2::{RecvStream, SendStream};
+use http::{Response, StatusCode};
+use tokio::time::{Duration, Instant, timeout, timeout_at};
+
+use crate::http1::body::Piece;
+use crate::message::problem::Problem;
+use crate::proxy::exchange::{BodyError, Ended};
+
+/// The request's body.
+#[derive(Debug)]
+pub(super) struct Http2Body {
+    pub(super) body: RecvStream,
+    /// Read already, and not wanted until now.
+    pub(super) read_ahead: VecDeque<Piece>,
+}
+
+/// The response, before its head and after.
+#[derive(Debug)]
+pub(super) struct Http2Sender {
+    pub(super) respond: SendResponse<Bytes>,
+    pub(super) send: Option<SendStream<Bytes>>,
+}
+
+impl Http2Body {
+    pub(super) async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        if let Some(piece) = self.read_ahead.pop_front() {
+            return Ok(piece);
+        }
+        self.next_of_client(deadline).await
+    }
+
+    pub(super) async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        match timeout_at(deadline, self.read()).await {
+            Ok(piece) => Ok(piece?),
+            Err(_elapsed) => {
+                let detail = "the body of the request takes too long";
+                Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)))
+            }
+        }
+    }
+
+    pub(super) async fn read(&mut self) -> Result<Piece, Ended> {
+        let reset = |_| Ended("reset by the client in mid body");
+        match self.body.data().await {
+            Some(data) => {
+                let data = data.map_err(reset)?;
+                // The client may send as much again: we never hold more than this.
+                self.body.flow_control().release_capacity(data.len()).map_err(reset)?;
+                Ok(Piece::Data(data))
+            }
+            None => {
+                let trailers = self.body.trailers().await.map_err(reset)?;
+                let mut lines = BytesMut::new();
+                for (name, value) in trailers.iter().flatten() {
+                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                        lines.extend_from_slice(part);
+                    }
+                }
+                Ok(Piece::End(lines.freeze()))
+            }
+        }
+    }
+}
+
+impl Http2Sender {
+    pub(super) fn begin(&mut self, response: Response<()>, ends: bool) -> Result<(), Ended> {
+        let send = self.respond.send_response(response, ends).map_err(|_gone| Ended("reset by the client"))?;
+        self.send = Some(send);
+        Ok(())
+    }
+
+    pub(super) fn poll_gone(&mut self, task: &mut Context<'_>) -> Poll<Ended> {
+        let reset = match &mut self.send {
+            Some(send) => send.poll_reset(task),
+            None => self.respond.poll_reset(task),
+        };
+        reset.map(|_| Ended("reset by the client before it was answered"))
+    }
+}
+
+/// Both directions of a stream use it, in one task: it is never waited for.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Sends as the client takes it.
+pub(super) async fn send_data(
+    out: &Mutex<&mut Http2Sender>,
+    mut data: Bytes,
+    ends: bool,
+    limit: Duration,
+) -> Result<(), Ended> {
+    let gone = || Ended("reset by the client in mid response");
+    loop {
+        let room = {
+            let mut out = lock(out);
+            let send = out.send.as_mut().ok_or_else(gone)?;
+            if data.is_empty() {
+                return if ends { send.send_data(data, true).map_err(|_| gone()) } else { Ok(()) };
+            }
+            send.reserve_capacity(data.len());
+            send.capacity()
+        };
+        let room = if room > 0 {
+            room
+        } else {
+            let room = poll_fn(|task| match &mut lock(out).send {
+                Some(send) => send.poll_capacity(task),
+                None => Poll::Ready(None),
+            });
+            let room = timeout(limit, room).await.map_err(|_elapsed| Ended("takes no response"))?;
+            room.and_then(Result::ok).ok_or_else(gone)?
+        };
+        let part = data.split_to(room.min(data.len()));
+        let is_last = ends && data.is_empty();
+        let mut out = lock(out);
+        let send = out.send.as_mut().ok_or_else(gone)?;
+        send.send_data(part, is_last).map_err(|_| gone())?;
+        if data.is_empty() {
+            return Ok(());
+        }
+    }
+}

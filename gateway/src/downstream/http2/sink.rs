@@ -1,0 +1,130 @@
+//! A response on its way to the client.
+
+use std::collections::VecDeque;
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, DATE, HeaderName, HeaderValue, SET_COOKIE};
+use http::{HeaderMap, Response, StatusCode};
+use tokio::time::{Duration, Instant};
+
+use super::body::{Http2Sender, lock, send_data};
+use crate::http1::head::Framing;
+use crate::http1::headers::{HopByHop, late_trailer};
+use crate::http1::response_reader::ResponseHead;
+use crate::http1::response_writer::date;
+use crate::proxy::exchange::Ended;
+use crate::proxy::forward::Sink;
+
+/// Pieces of a response that are copied.
+pub(super) const SMALL_BYTES: usize = 8 * 1024;
+
+/// A response on its way from a server.
+pub(super) struct Http2Sink<'a, 'b> {
+    pub(super) outgoing: &'a Mutex<&'b mut Http2Sender>,
+    pub(super) waiting: VecDeque<Bytes>,
+    /// Nothing more will be given, but these trailers.
+    pub(super) end: Option<HeaderMap>,
+    /// The head has not ended the stream.
+    pub(super) open: bool,
+    pub(super) broken: Option<Ended>,
+    pub(super) limit: Duration,
+    pub(super) status: &'a mut Option<StatusCode>,
+}
+
+impl<'a, 'b> Http2Sink<'a, 'b> {
+    pub(super) fn new(
+        outgoing: &'a Mutex<&'b mut Http2Sender>,
+        limit: Duration,
+        status: &'a mut Option<StatusCode>,
+    ) -> Self {
+        Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
+    }
+}
+
+impl Sink for Http2Sink<'_, '_> {
+    fn head(&mut self, response: &ResponseHead, _early: bool, set_cookie: Option<&str>) {
+        *self.status = Some(response.status);
+        let mut head = Response::new(());
+        *head.status_mut() = response.status;
+        let fields = head.headers_mut();
+        let connection = HopByHop::new(&response.fields);
+        let with_length = response.tells_length();
+        for (name, value) in response.fields.iter() {
+            if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
+                continue;
+            }
+            // What was read as a field is one here too, in small letters.
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                fields.append(name, value);
+            }
+        }
+        if let Framing::Length(bytes) = response.framing {
+            fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
+        }
+        if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::from_str(cookie).ok()) {
+            fields.append(SET_COOKIE, cookie);
+        }
+        if !fields.contains_key(DATE) {
+            put_date(fields);
+        }
+        self.open = response.framing != Framing::Empty;
+        self.broken = lock(self.outgoing).begin(head, !self.open).err();
+    }
+
+    fn data(&mut self, data: Bytes) {
+        // A small piece would hold all of the buffer that it was read into for as long as it waits.
+        let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
+        self.waiting.push_back(data);
+    }
+
+    fn end(&mut self, trailers: &[u8]) {
+        let mut fields = HeaderMap::new();
+        for line in trailers.split(|byte| *byte == b'\n') {
+            let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+            let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
+            let name = HeaderName::from_bytes(name).ok().filter(|name| !late_trailer(name.as_str().as_bytes()));
+            if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+                fields.append(name, value);
+            }
+        }
+        self.end = Some(fields);
+    }
+
+    fn release_buffers(&mut self) {}
+
+    /// [`flush`](Self::flush) has waited for the client's window already.
+    async fn writable(&mut self) -> Result<(), Ended> {
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        if let Some(ended) = self.broken {
+            return Err(ended);
+        }
+        let ends = self.end.as_ref().is_some_and(HeaderMap::is_empty);
+        while let Some(data) = self.waiting.pop_front() {
+            let is_last = ends && self.waiting.is_empty();
+            send_data(self.outgoing, data, is_last, self.limit).await?;
+            if is_last {
+                self.end = None;
+            }
+        }
+        let Some(trailers) = self.end.take() else { return Ok(()) };
+        let gone = |_| Ended("reset by the client in mid response");
+        let mut out = lock(self.outgoing);
+        match &mut out.send {
+            // The head has ended the stream already.
+            Some(_) if !self.open => Ok(()),
+            Some(send) if trailers.is_empty() => send.send_data(Bytes::new(), true).map_err(gone),
+            Some(send) => send.send_trailers(trailers).map_err(gone),
+            None => Ok(()),
+        }
+    }
+}
+
+pub(super) fn put_date(fields: &mut HeaderMap) {
+    if let Ok(date) = date(Instant::now(), HeaderValue::from_str) {
+        fields.insert(DATE, date);
+    }
+}

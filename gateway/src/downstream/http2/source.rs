@@ -1,0 +1,41 @@
+//! The body of a request on its way to a server.
+
+use std::future::poll_fn;
+use std::sync::Mutex;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use super::body::{Http2Body, Http2Sender, lock};
+use crate::http1::body::Piece;
+use crate::proxy::exchange::{BodyError, Ended};
+use crate::proxy::forward::Source;
+
+/// The request's body, on its way to a server.
+pub(super) struct Http2Source<'a, 'b> {
+    pub(super) incoming: &'a mut Http2Body,
+    pub(super) outgoing: &'a Mutex<&'b mut Http2Sender>,
+}
+
+impl Source for Http2Source<'_, '_> {
+    fn has_more(&mut self) -> bool {
+        if self.incoming.read_ahead.is_empty() {
+            let read = self.incoming.read().now_or_never().and_then(Result::ok);
+            self.incoming.read_ahead.extend(read);
+        }
+        !self.incoming.read_ahead.is_empty()
+    }
+
+    async fn next_piece(&mut self, deadline: Instant) -> Result<Piece, BodyError> {
+        self.incoming.next_piece(deadline).await
+    }
+
+    async fn client_gone(&mut self) -> Ended {
+        poll_fn(|task| lock(self.outgoing).poll_gone(task)).await
+    }
+
+    fn is_client_gone(_ended: Ended) -> bool {
+        // A stream that has ended its request in order is not ended for us.
+        true
+    }
+}

@@ -1,0 +1,38 @@
+//! A time-out that moves while it is waited for.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+
+use tokio::time::{Duration, Instant};
+
+use crate::io::timer::Timer;
+
+/// Until when something has to happen: moved while it is waited for.
+pub(super) struct MovingDeadline {
+    pub(super) base: Instant,
+    pub(super) after_ms: AtomicU64,
+}
+
+impl MovingDeadline {
+    pub(super) fn after(timeout: Duration, now: Instant) -> Self {
+        let deadline = Self { base: now, after_ms: AtomicU64::new(0) };
+        deadline.set(now + timeout);
+        deadline
+    }
+
+    pub(super) fn set(&self, deadline: Instant) {
+        let after = deadline.saturating_duration_since(self.base).as_millis();
+        self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// While somebody else's time counts.
+    pub(super) fn disarm(&self) {
+        self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
+    }
+
+    /// To be polled by the task that moves it, so that it is looked at again.
+    pub(super) fn poll_over(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
+        timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
+        timer.poll_expired(task)
+    }
+}

@@ -1,0 +1,132 @@
+//! A request on its way to a server.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::BytesMut;
+use net::send_now;
+use tokio::io::AsyncWriteExt;
+use tokio::net::tcp::WriteHalf;
+use tokio::time::{Duration, Instant};
+
+use super::deadline::MovingDeadline;
+use super::{ForwardError, Source, while_waiting_for_client};
+use crate::http1::body::Piece;
+use crate::http1::head::Framing;
+use crate::http1::response_writer::{put_chunk, put_last_chunk};
+use crate::io::buffers;
+use crate::io::poll_slice::{PollCounter, PollSlice};
+use crate::proxy::exchange::{BodyError, Ended};
+use crate::upstream::concurrency::Permit;
+
+/// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
+pub(super) const MIN_BODY_RATE: u64 = 1024;
+pub(super) const BODY_GRACE: Duration = Duration::from_secs(5);
+/// However much has come before, a client may pause for so long.
+pub(super) const BODY_PAUSE: Duration = Duration::from_secs(10);
+
+/// How sending a request ended, if it did before the response was there.
+pub(super) enum UploadEnd {
+    /// The server takes no more.
+    Refused,
+    Failed(ForwardError),
+    /// Nobody is left to read the response.
+    Gone(Ended),
+}
+
+/// While a body comes its client's time counts, and the server's when there is something for it.
+pub(super) struct UploadClock<'a> {
+    pub(super) deadline: &'a MovingDeadline,
+    pub(super) timeout: Duration,
+    /// The server has been given the whole request.
+    pub(super) is_request_sent: &'a AtomicBool,
+    /// The response has: what is left of the request changes nothing.
+    pub(super) is_response_begun: &'a AtomicBool,
+    pub(super) permit: &'a Permit,
+    pub(super) polls: &'a PollCounter,
+}
+
+impl UploadClock<'_> {
+    pub(super) fn set(&self, deadline: Instant) {
+        if !self.is_response_begun.load(Ordering::Relaxed) {
+            self.deadline.set(deadline);
+        }
+    }
+}
+
+/// Sends head and body, then watches for the client's going.
+pub(super) async fn upload<S: Source>(
+    source: &mut S,
+    to_server: &mut WriteHalf<'_>,
+    mut request: BytesMut,
+    framing: Framing,
+    clock: UploadClock<'_>,
+) -> UploadEnd {
+    if framing != Framing::Empty
+        && let Err(failed) = send_body(source, to_server, &mut request, framing, &clock).await
+    {
+        return failed;
+    }
+    // Mostly it is taken at once.
+    let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
+    if to_server.write_all(&request[taken..]).await.is_err() {
+        return UploadEnd::Refused;
+    }
+    clock.is_request_sent.store(true, Ordering::Relaxed);
+    buffers::release(request);
+    ended::<S>(source.client_gone().await)
+}
+
+pub(super) fn ended<S: Source>(ended: Ended) -> UploadEnd {
+    if S::is_client_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
+}
+
+/// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
+pub(crate) fn body_deadline(begin: Instant, received: u64, now: Instant) -> Instant {
+    let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
+    slowest.min(now + BODY_PAUSE)
+}
+
+/// Sends what is in `out`, and the body; what ends it is left in `out`.
+pub(super) async fn send_body<S: Source>(
+    source: &mut S,
+    to_server: &mut WriteHalf<'_>,
+    out: &mut BytesMut,
+    framing: Framing,
+    clock: &UploadClock<'_>,
+) -> Result<(), UploadEnd> {
+    let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
+    let mut received = 0;
+    let mut slice = PollSlice::new(clock.polls);
+    loop {
+        // What is there already leaves with the head.
+        if !source.has_more() {
+            to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
+            out.clear();
+        }
+        let deadline = body_deadline(begin, received, Instant::now());
+        clock.set(deadline + clock.timeout);
+        let piece = while_waiting_for_client(clock.permit, source.next_piece(deadline)).await;
+        let now = Instant::now();
+        clock.set(now + clock.timeout);
+        let piece = piece.map_err(|error| match error {
+            BodyError::Problem(problem) => UploadEnd::Failed(ForwardError::Client(problem)),
+            BodyError::Ended(why) => ended::<S>(why),
+        });
+        match piece? {
+            Piece::Data(data) => {
+                received += data.len() as u64;
+                clock.permit.record_bytes(data.len());
+                put_chunk(out, as_chunks, &data);
+            }
+            Piece::End(trailers) if as_chunks => {
+                put_last_chunk(out, &trailers);
+                return Ok(());
+            }
+            Piece::End(_) => return Ok(()),
+            Piece::More => {}
+        }
+        to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
+        out.clear();
+        slice.yield_if_over(now).await;
+    }
+}
