@@ -28,8 +28,9 @@ use crate::io::stream::limit_unsent;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
 use crate::process::admin::Admin;
+use crate::upstream::WorkerShared;
 use crate::upstream::node_checks::check_nodes;
-use crate::upstream::table::{UpstreamTable, WorkerShared};
+use crate::upstream::table::UpstreamTable;
 
 /// How old gateways register: they pass over entries of this name, so ours must have it too.
 const NAME: &str = "gate";

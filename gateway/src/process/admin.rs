@@ -24,7 +24,8 @@ use crate::message::problem::Problem;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
 use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
-use crate::upstream::table::{UpstreamTable, WorkerShared};
+use crate::upstream::WorkerShared;
+use crate::upstream::table::UpstreamTable;
 
 /// Operators at a time; when one more comes, the one who came first goes.
 const MAX_CLIENTS: usize = 64;

@@ -5,7 +5,55 @@
 pub(crate) mod concurrency;
 pub(crate) mod endpoint;
 pub(crate) mod fair_queue;
+pub(crate) mod group;
 pub(crate) mod holders;
 pub(crate) mod node_checks;
 pub(crate) mod server_checks;
+pub(crate) mod status;
 pub(crate) mod table;
+
+use std::sync::Arc;
+
+use net::LogThrottles;
+
+use crate::io::budget::Budget;
+use crate::upstream::concurrency::ConcurrencyLimits;
+use crate::upstream::server_checks::ServerChecks;
+
+/// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
+#[derive(Debug)]
+pub(crate) struct WorkerShared {
+    limits: ConcurrencyLimits,
+    checks: ServerChecks,
+    secret: String,
+    /// Of the log: all workers see the same.
+    log_throttles: LogThrottles,
+    pub(crate) budget: Arc<Budget>,
+}
+
+impl WorkerShared {
+    /// With so many bytes to hold for clients.
+    pub(crate) fn new(max_held_bytes: usize) -> Self {
+        let secret = format!("{:032x}", net::unique_id());
+        let budget = Arc::new(Budget::new(max_held_bytes));
+        Self {
+            limits: ConcurrencyLimits::default(),
+            checks: ServerChecks::default(),
+            secret,
+            log_throttles: LogThrottles::default(),
+            budget,
+        }
+    }
+
+    /// Requests and tunnels that had to give way to others.
+    pub(crate) fn evicted(&self) -> u64 {
+        self.limits.evicted()
+    }
+}
+
+#[cfg(test)]
+impl Default for WorkerShared {
+    fn default() -> Self {
+        Self::new(crate::config::Config::MAX_HELD_BYTES)
+    }
+}

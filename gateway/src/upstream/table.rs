@@ -1,29 +1,27 @@
 //! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
 
 use std::collections::BTreeMap;
-use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
-use net::{LogThrottles, MAX_ESCAPED_BYTES, escaped};
+use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
-use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
+use node_sdk::balance::{Member, Pool};
 use protocol::{HttpAdvert, Node};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tracing::warn;
 
+use super::WorkerShared;
+use super::group::{GroupGone, GroupMember, UpstreamGroup, UpstreamMatch};
+use super::status::EndpointStatus;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::config::{Config, Route};
-use crate::io::budget::Budget;
-use crate::route::cookie::CookieSigner;
 use crate::route::path::{longest_prefix, normal_prefix};
-use crate::upstream::concurrency::{ConcurrencyLimit, ConcurrencyLimits, Permit, QueueError};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
-use crate::upstream::server_checks::{ServerCheck, ServerChecks};
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
 /// fails, is back by then.
@@ -58,93 +56,6 @@ struct TableState {
     /// Those that are there whether they register or not.
     fixed: HashSet<SocketAddr>,
     endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
-}
-
-/// All that answer one prefix; none when they are gone.
-#[derive(Clone, Debug)]
-pub(crate) struct UpstreamGroup {
-    pool: Pool<GroupMember>,
-    /// How many register it, also those that want no requests now.
-    registered: usize,
-    /// That the last one went, if they had registered.
-    gone: Option<GroupGone>,
-}
-
-/// When the last server of a prefix went, and where it was.
-#[derive(Clone, Copy, Debug)]
-struct GroupGone {
-    since: Instant,
-    node: SocketAddr,
-}
-
-#[derive(Clone, Debug)]
-struct GroupMember {
-    endpoint: Arc<Endpoint>,
-    weight: u16,
-    strip: bool,
-    /// `None` for one that is fixed.
-    node: Option<Arc<Node>>,
-    requests: Arc<ConcurrencyLimit>,
-    tunnels: Arc<ConcurrencyLimit>,
-    check: Option<Arc<ServerCheck>>,
-}
-
-/// Who is to answer a request.
-#[derive(Debug)]
-pub(crate) struct UpstreamMatch {
-    pub(crate) group: Arc<UpstreamGroup>,
-    /// Bytes of the path that are the prefix.
-    pub(crate) prefix_bytes: usize,
-}
-
-/// A server that was picked.
-#[derive(Debug)]
-pub(crate) struct PickedEndpoint {
-    pub(crate) endpoint: Arc<Endpoint>,
-    /// It wants to be asked without the prefix.
-    pub(crate) strip: bool,
-    requests: Arc<ConcurrencyLimit>,
-    tunnels: Arc<ConcurrencyLimit>,
-}
-
-impl WorkerShared {
-    /// Requests and tunnels that had to give way to others.
-    pub(crate) fn evicted(&self) -> u64 {
-        self.limits.evicted()
-    }
-}
-
-/// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
-#[derive(Debug)]
-pub(crate) struct WorkerShared {
-    limits: ConcurrencyLimits,
-    checks: ServerChecks,
-    secret: String,
-    /// Of the log: all workers see the same.
-    log_throttles: LogThrottles,
-    pub(crate) budget: Arc<Budget>,
-}
-
-impl WorkerShared {
-    /// With so many bytes to hold for clients.
-    pub(crate) fn new(max_held_bytes: usize) -> Self {
-        let secret = format!("{:032x}", net::unique_id());
-        let budget = Arc::new(Budget::new(max_held_bytes));
-        Self {
-            limits: ConcurrencyLimits::default(),
-            checks: ServerChecks::default(),
-            secret,
-            log_throttles: LogThrottles::default(),
-            budget,
-        }
-    }
-}
-
-#[cfg(test)]
-impl Default for WorkerShared {
-    fn default() -> Self {
-        Self::new(Config::MAX_HELD_BYTES)
-    }
 }
 
 impl UpstreamTable {
@@ -442,133 +353,20 @@ fn usable_prefix(prefix: &str) -> Option<String> {
     (prefix.len() <= MAX_PREFIX_BYTES).then(|| normal_prefix(prefix)).flatten()
 }
 
-/// A server as all workers see it: as the one does that thinks worst of it.
-#[derive(Debug)]
-pub(crate) struct EndpointStatus {
-    name: Option<String>,
-    weight: u16,
-    strip: bool,
-    suspect: bool,
-    readiness: Readiness,
-    in_flight: u32,
-}
-
-impl fmt::Display for EndpointStatus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = escaped(self.name.as_deref().unwrap_or("fixed"), MAX_ESCAPED_BYTES);
-        let strip = if self.strip { ", without the prefix" } else { "" };
-        let state = match self.readiness {
-            Readiness::Ready => "up",
-            Readiness::Connecting => "full",
-            Readiness::Ejected if self.suspect => "gives no sign of life",
-            Readiness::Ejected => "lets requests fail",
-            Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
-        };
-        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)
-    }
-}
-
-impl UpstreamGroup {
-    /// Whose turn it is; `None` when there is nobody but those that were tried.
-    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
-        self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
-    }
-
-    /// The server of this id, if it does well.
-    pub(crate) fn pick_by_cookie(
-        &self,
-        cookies: &CookieSigner,
-        id: u64,
-        tried: &[SocketAddr],
-        now: Instant,
-    ) -> Option<PickedEndpoint> {
-        let is_it = |member: &&GroupMember| {
-            let address = member.endpoint.address;
-            cookies.id(address) == id && !tried.contains(&address)
-        };
-        let member = self.pool.list().iter().find(is_it)?;
-        // One that has much to do is waited for: it has what the client left there.
-        (member.readiness(now) <= Readiness::Connecting).then(|| member.picked())
-    }
-}
-
-impl GroupMember {
-    fn is_suspect(&self) -> bool {
-        self.node.as_ref().is_some_and(|node| node.suspect)
-    }
-
-    fn picked(&self) -> PickedEndpoint {
-        let Self { endpoint, strip, requests, tunnels, .. } = self;
-        let [requests, tunnels] = [requests, tunnels].map(Arc::clone);
-        PickedEndpoint { endpoint: Arc::clone(endpoint), strip: *strip, requests, tunnels }
-    }
-}
-
-impl Member for GroupMember {
-    fn address(&self) -> SocketAddr {
-        self.endpoint.address
-    }
-
-    fn load(&self) -> &Load {
-        &self.endpoint.load
-    }
-
-    fn readiness(&self, now: Instant) -> Readiness {
-        if self.endpoint.is_cooling_down(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
-            Readiness::CoolingDown
-        } else if self.is_suspect() || self.endpoint.load.is_ejected(now.into_std()) {
-            Readiness::Ejected
-        } else if self.requests.is_full() {
-            Readiness::Connecting
-        } else {
-            Readiness::Ready
-        }
-    }
-
-    fn weight(&self) -> u16 {
-        self.weight
-    }
-}
-
-impl PickedEndpoint {
-    /// A place for a request of `client` among those of the server, if it may have one now.
-    pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
-        self.limit(kind).try_acquire(&self.endpoint, client, now)
-    }
-
-    /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
-    pub(crate) async fn acquire(
-        &self,
-        kind: PermitKind,
-        client: IpAddr,
-        now: Instant,
-        deadline: Instant,
-    ) -> Result<Permit, QueueError> {
-        self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
-    }
-
-    /// More than half of the server's places are taken.
-    pub(crate) fn is_half_full(&self) -> bool {
-        self.requests.is_half_full()
-    }
-
-    fn limit(&self, kind: PermitKind) -> &Arc<ConcurrencyLimit> {
-        match kind {
-            PermitKind::Requests => &self.requests,
-            PermitKind::Tunnels => &self.tunnels,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::net::IpAddr;
 
     use node_sdk::Balance;
+    use node_sdk::balance::PickOptions;
+    use protocol::HttpAdvert;
 
     use super::*;
     use crate::config::{self, FixedServer};
     use crate::upstream::concurrency::MAX_WAITING;
+    use crate::upstream::endpoint::Endpoint;
+    use crate::upstream::holders::PermitKind;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 

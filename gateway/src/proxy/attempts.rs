@@ -1,0 +1,232 @@
+//! A request to a server, and to another one when the first has not carried it out.
+
+use std::net::SocketAddr;
+
+use http::StatusCode;
+use node_sdk::balance::PickOptions;
+use tokio::time::{Instant, timeout_at};
+use tracing::debug;
+
+use super::{Proxy, RequestContext, problem};
+use crate::config::Balance;
+use crate::http1::head::Framing;
+use crate::http1::headers::{UpstreamRequest, put_request};
+use crate::io::buffers;
+use crate::proxy::exchange::{BodyError, Exchange};
+use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::upstream::concurrency::QueueError;
+use crate::upstream::endpoint::{ConnectError, Reuse};
+use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
+use crate::upstream::holders::PermitKind;
+
+/// Servers that are tried for one request.
+const MAX_TRIES: usize = 4;
+/// While more than half of a server's places are taken, a body is given to it when so much of it has come, or all: who sends little
+/// by little has no place until then.
+const BUFFERED_BYTES: usize = 64 * 1024;
+/// Cookies that are looked at: each costs more than a request without one may.
+const MAX_COOKIES: usize = 8;
+
+impl Proxy<'_> {
+    /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
+    /// out twice.
+    pub(super) async fn forward_with_retries(
+        &self,
+        context: &RequestContext<'_>,
+        target: &UpstreamMatch,
+        exchange: &mut impl Exchange,
+    ) -> Result<Instant, BodyError> {
+        let RequestContext { head, snapshot, route, path, query, client, origin, hops, begin, mut deadline } = *context;
+        let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
+        let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
+        let config = &snapshot.config;
+        let mut tried = Vec::new();
+        let (mut again, mut full, mut has_buffered) = (false, false, false);
+        let mut held = self.budget.reserve(client, 0)?;
+        self.retries.deposit();
+        let mut now = begin;
+        loop {
+            let overloaded = || {
+                let detail = "the servers have as much to do as they may have";
+                problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
+            };
+            let Some((picked, set_cookie)) =
+                pick_endpoint(context, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
+            else {
+                if full {
+                    return Err(overloaded());
+                }
+                let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
+                return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
+            };
+            let endpoint = &picked.endpoint;
+            // A place is for what there is something to do for. While many are taken, a client that sends little is not given one.
+            if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
+                has_buffered = true;
+                Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;
+                let buffered = Instant::now();
+                // The client's time is not the server's.
+                deadline += buffered.saturating_duration_since(now);
+                now = buffered;
+            }
+            let wait_until = deadline.min(now + route.queue_timeout);
+            // Nearly always there is nothing to wait for, neither here nor below: what waits is on the heap.
+            let permit = match picked.try_acquire(kind, client, now) {
+                Some(permit) => Ok(permit),
+                None => exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await?,
+            };
+            let permit = match permit {
+                Ok(permit) => permit,
+                // Somebody else may have a place sooner.
+                Err(QueueError::Full) => {
+                    full = true;
+                    tried.push(endpoint.address);
+                    continue;
+                }
+                Err(QueueError::TimedOut) => return Err(overloaded()),
+            };
+            let too_late = || problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "no server could be reached in time");
+            let reuse = match (again, may_repeat) {
+                (true, _) => Reuse::Never,
+                (false, true) => Reuse::Any,
+                (false, false) => Reuse::Sure,
+            };
+            let connected = match endpoint.reuse(reuse, permit.acquired_at) {
+                Some(server) => Ok(server),
+                None => {
+                    let connecting = Box::pin(timeout_at(deadline, endpoint.connect(reuse, permit.acquired_at)));
+                    exchange.until_client_gone(connecting).await?.map_err(|_elapsed| too_late())?
+                }
+            };
+            let mut server = match connected {
+                Ok(server) => server,
+                Err(ConnectError::Unreachable) => {
+                    now = Instant::now();
+                    tried.push(endpoint.address);
+                    continue;
+                }
+                Err(ConnectError::Exhausted) => {
+                    let detail = "this machine has no port or descriptor left to connect to a server with";
+                    return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_local_port", detail));
+                }
+            };
+            // What was open has taken no time.
+            now = if server.is_used { permit.acquired_at } else { Instant::now() };
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                // Asking now would be work for nobody.
+                return Err(too_late());
+            }
+            let mut bytes = buffers::acquire();
+            bytes.reserve(1024);
+            let seen = if picked.strip { &path[target.prefix_bytes..] } else { path };
+            let slash = if seen.starts_with('/') { "" } else { "/" };
+            let mark = if head.target().contains('?') { "?" } else { "" };
+            let target = [slash, seen, mark, query];
+            put_request(&mut bytes, head, UpstreamRequest { target, server: endpoint.address, origin, hops });
+            let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
+            let idle_timeout = config.response_idle_timeout;
+            let request = ForwardRequest { head, bytes, now, timeout, idle_timeout, set_cookie, permit: &permit };
+            let asked = now;
+            let forwarded = exchange.forward(request, server.stream()).await;
+            now = Instant::now();
+            let failed = match forwarded {
+                Ok(Forwarded::Done { keep_server, answered }) => {
+                    if exchange.status().is_some_and(counts_as_failure) {
+                        endpoint.load.record_failure(now.into_std(), true);
+                    } else {
+                        endpoint.load.record_response(now.into_std(), answered);
+                    }
+                    if let Some(keep) = keep_server {
+                        server.return_to_pool(keep, asked + answered, now);
+                    }
+                    return Ok(now);
+                }
+                Ok(Forwarded::Tunnel { to_client }) => {
+                    endpoint.load.reset();
+                    let (server, idle) = (server.detach(), route.tunnel_idle_timeout);
+                    return Err(BodyError::Ended(exchange.tunnel(server, to_client, permit, idle).await));
+                }
+                Err(failed) => failed,
+            };
+            // A server closes what it has not used for a while, and may have done so while the request was on its way.
+            let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
+            if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
+                endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
+            }
+            let in_vain = match failed {
+                ForwardError::Unanswered => {
+                    let detail = "the server that worked on the request was lost before it answered";
+                    problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
+                }
+                ForwardError::Malformed(why) => {
+                    debug!(server = %endpoint.address, why, "a response makes no sense");
+                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response makes no sense"));
+                }
+                ForwardError::Deadline => {
+                    problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")
+                }
+                ForwardError::Client(problem) => return Err(BodyError::Problem(problem)),
+                ForwardError::Ended(ended) => return Err(BodyError::Ended(ended)),
+            };
+            if !may_repeat || again || now >= deadline || !self.retries.try_withdraw(now.into_std()) {
+                return Err(in_vain);
+            }
+            again = true;
+            if is_race {
+                // The others have been open for longer.
+                endpoint.close_idle();
+            } else {
+                tried.push(endpoint.address);
+            }
+        }
+    }
+}
+
+/// Who is to be asked, with the cookie that the client is to keep for the next time.
+fn pick_endpoint(
+    context: &RequestContext<'_>,
+    target: &UpstreamMatch,
+    tried: &[SocketAddr],
+    now: Instant,
+) -> Option<(PickedEndpoint, Option<String>)> {
+    use node_sdk::Balance as By;
+    let RequestContext { head, snapshot, route, client, origin, .. } = *context;
+    let group = &target.group;
+    let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
+    match route.balance.unwrap_or(Balance::RoundRobin) {
+        Balance::Cookie => {
+            let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
+            let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(value)).take(MAX_COOKIES);
+            // Of several, as from two paths or from before a change of servers, any will do that leads somewhere.
+            if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
+                return Some((picked, None));
+            }
+            let picked = by(By::LeastInFlight)?;
+            let cookie = snapshot.cookies.set_cookie(picked.endpoint.address, origin.is_tls());
+            Some((picked, Some(cookie)))
+        }
+        Balance::Client => {
+            let key = client.to_string();
+            let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
+            group.pick(&choice, now).map(|picked| (picked, None))
+        }
+        Balance::LeastConnections => by(By::LeastInFlight).map(|picked| (picked, None)),
+        Balance::LeastCost => by(By::PeakEwma).map(|picked| (picked, None)),
+        Balance::RoundRobin => {
+            // Those that stay for long are spread by how many there are.
+            let balance = if head.upgrades { By::LeastInFlight } else { By::RoundRobin };
+            by(balance).map(|picked| (picked, None))
+        }
+    }
+}
+
+/// What a server says that cannot do its work, or somebody behind it: others may do better.
+fn counts_as_failure(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
+}
+
+/// Carrying it out twice does no harm: RFC 9110, 9.2.2.
+fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
+}

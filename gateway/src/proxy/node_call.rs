@@ -1,0 +1,83 @@
+//! What a request is for the node that is called, and what its stream is for the client.
+
+use std::net::IpAddr;
+
+use futures::StreamExt;
+use node_sdk::{CallError, Duplex, RawCall};
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::config::{Balance, Route};
+use crate::http1::head::RequestHead;
+use crate::io::budget::{OverBudget, Reservation};
+use crate::message::problem::Problem;
+use crate::proxy::exchange::{BodyError, Ended, Exchange};
+use crate::proxy::stream_body::StreamFormat;
+use crate::proxy::translate::{body_params, form_params, has_body, is_one_json};
+
+/// Gives a client what a node tells little by little, for as long as both are there.
+pub(super) async fn respond_with_parts(
+    parts: Duplex<Box<RawValue>>,
+    form: StreamFormat,
+    head: &RequestHead,
+    exchange: &mut impl Exchange,
+    hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
+) -> Result<Instant, BodyError> {
+    // Its arguments have been sent: whoever takes more of them is told that there are none.
+    parts.sender().finish();
+    let mut held = None;
+    let parts = parts.map(|part| match part {
+        Ok(part) if !is_one_json(part.get().as_bytes()) => Err(Ended("a part of a node's stream is no JSON")),
+        Ok(part) => {
+            // The one before has left, or is about to.
+            held = None;
+            let _until_the_next = held.insert(hold(part.get().len()).map_err(|_over| Ended("holds more than it may"))?);
+            Ok(form.write(part.get()))
+        }
+        Err(error) => {
+            debug!(%error, "a node's stream has ended before its end");
+            Err(Ended("a node's stream has ended before its end"))
+        }
+    });
+    exchange.respond_with_stream(head, &form.head(), parts).await?;
+    Ok(Instant::now())
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it maps errors")]
+pub(super) fn call_problem(error: CallError) -> BodyError {
+    BodyError::Problem(Problem::from_call(&error))
+}
+
+/// The arguments of a call: in the body, or else in the query.
+pub(super) async fn read_params(
+    head: &RequestHead,
+    query: &str,
+    exchange: &mut impl Exchange,
+    max_body_bytes: usize,
+    deadline: Instant,
+    held: &mut Reservation,
+) -> Result<String, BodyError> {
+    if !has_body(head.method()) {
+        return Ok(form_params(query.as_bytes()));
+    }
+    let body = exchange.whole_body(max_body_bytes, deadline, held).await?;
+    let content_type = head.fields().get("content-type").map(|value| std::str::from_utf8(value).unwrap_or_default());
+    body_params(content_type, &body).map_err(BodyError::Problem)
+}
+
+/// What a client's calls have in common, if they are to be answered by the same node.
+pub(super) fn client_key(route: &Route, client: IpAddr) -> Option<String> {
+    (route.balance == Some(Balance::Client)).then(|| client.to_string())
+}
+
+/// A call to the node whose turn it is.
+pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &Route, key: Option<&'a str>) -> RawCall<'a> {
+    use node_sdk::Balance as By;
+    match (route.balance, key) {
+        (_, Some(key)) => call.sticky_key(key),
+        (Some(Balance::RoundRobin), _) => call.balance(By::RoundRobin),
+        (Some(Balance::LeastConnections), _) => call.balance(By::LeastInFlight),
+        (Some(Balance::LeastCost | Balance::Client | Balance::Cookie) | None, _) => call,
+    }
+}

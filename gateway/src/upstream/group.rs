@@ -1,0 +1,153 @@
+//! All servers of one prefix, and which of them is picked.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
+use protocol::Node;
+use tokio::time::Instant;
+
+use crate::route::cookie::CookieSigner;
+use crate::upstream::concurrency::{ConcurrencyLimit, Permit, QueueError};
+use crate::upstream::endpoint::Endpoint;
+use crate::upstream::holders::PermitKind;
+use crate::upstream::server_checks::ServerCheck;
+
+/// All that answer one prefix; none when they are gone.
+#[derive(Clone, Debug)]
+pub(crate) struct UpstreamGroup {
+    pub(super) pool: Pool<GroupMember>,
+    /// How many register it, also those that want no requests now.
+    pub(super) registered: usize,
+    /// That the last one went, if they had registered.
+    pub(super) gone: Option<GroupGone>,
+}
+
+/// When the last server of a prefix went, and where it was.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GroupGone {
+    pub(super) since: Instant,
+    pub(super) node: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct GroupMember {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) weight: u16,
+    pub(super) strip: bool,
+    /// `None` for one that is fixed.
+    pub(super) node: Option<Arc<Node>>,
+    pub(super) requests: Arc<ConcurrencyLimit>,
+    pub(super) tunnels: Arc<ConcurrencyLimit>,
+    pub(super) check: Option<Arc<ServerCheck>>,
+}
+
+/// Who is to answer a request.
+#[derive(Debug)]
+pub(crate) struct UpstreamMatch {
+    pub(crate) group: Arc<UpstreamGroup>,
+    /// Bytes of the path that are the prefix.
+    pub(crate) prefix_bytes: usize,
+}
+
+/// A server that was picked.
+#[derive(Debug)]
+pub(crate) struct PickedEndpoint {
+    pub(crate) endpoint: Arc<Endpoint>,
+    /// It wants to be asked without the prefix.
+    pub(crate) strip: bool,
+    pub(super) requests: Arc<ConcurrencyLimit>,
+    pub(super) tunnels: Arc<ConcurrencyLimit>,
+}
+
+impl UpstreamGroup {
+    /// Whose turn it is; `None` when there is nobody but those that were tried.
+    pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
+        self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
+    }
+
+    /// The server of this id, if it does well.
+    pub(crate) fn pick_by_cookie(
+        &self,
+        cookies: &CookieSigner,
+        id: u64,
+        tried: &[SocketAddr],
+        now: Instant,
+    ) -> Option<PickedEndpoint> {
+        let is_it = |member: &&GroupMember| {
+            let address = member.endpoint.address;
+            cookies.id(address) == id && !tried.contains(&address)
+        };
+        let member = self.pool.list().iter().find(is_it)?;
+        // One that has much to do is waited for: it has what the client left there.
+        (member.readiness(now) <= Readiness::Connecting).then(|| member.picked())
+    }
+}
+
+impl GroupMember {
+    pub(super) fn is_suspect(&self) -> bool {
+        self.node.as_ref().is_some_and(|node| node.suspect)
+    }
+
+    pub(super) fn picked(&self) -> PickedEndpoint {
+        let Self { endpoint, strip, requests, tunnels, .. } = self;
+        let [requests, tunnels] = [requests, tunnels].map(Arc::clone);
+        PickedEndpoint { endpoint: Arc::clone(endpoint), strip: *strip, requests, tunnels }
+    }
+}
+
+impl Member for GroupMember {
+    fn address(&self) -> SocketAddr {
+        self.endpoint.address
+    }
+
+    fn load(&self) -> &Load {
+        &self.endpoint.load
+    }
+
+    fn readiness(&self, now: Instant) -> Readiness {
+        if self.endpoint.is_cooling_down(now) || self.check.as_ref().is_some_and(|check| !check.is_alive()) {
+            Readiness::CoolingDown
+        } else if self.is_suspect() || self.endpoint.load.is_ejected(now.into_std()) {
+            Readiness::Ejected
+        } else if self.requests.is_full() {
+            Readiness::Connecting
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    fn weight(&self) -> u16 {
+        self.weight
+    }
+}
+
+impl PickedEndpoint {
+    /// A place for a request of `client` among those of the server, if it may have one now.
+    pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
+        self.limit(kind).try_acquire(&self.endpoint, client, now)
+    }
+
+    /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
+    pub(crate) async fn acquire(
+        &self,
+        kind: PermitKind,
+        client: IpAddr,
+        now: Instant,
+        deadline: Instant,
+    ) -> Result<Permit, QueueError> {
+        self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
+    }
+
+    /// More than half of the server's places are taken.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.requests.is_half_full()
+    }
+
+    pub(super) fn limit(&self, kind: PermitKind) -> &Arc<ConcurrencyLimit> {
+        match kind {
+            PermitKind::Requests => &self.requests,
+            PermitKind::Tunnels => &self.tunnels,
+        }
+    }
+}
