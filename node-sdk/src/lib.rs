@@ -40,7 +40,8 @@ pub use client::raw_call::RawCall;
 pub use client::response::RawResponse;
 pub use client::stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
 pub use context::{Trace, spawn};
-pub use discovery::session::{Identity, RECONNECT_PERIOD};
+pub use discovery::RECONNECT_PERIOD;
+pub use discovery::registration::Identity;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
 pub use handler::HandlerWork;

@@ -19,7 +19,8 @@ use crate::client::response::{RawResponse, is_declined};
 use crate::context::Context;
 use crate::error::CallError;
 use crate::handler::params;
-use crate::routing::table::{Lookup, Provider};
+use crate::routing::provider::Provider;
+use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
 use crate::transport::write_queue::EnqueueError;
@@ -79,7 +80,7 @@ impl RawCall<'_> {
         let context = Context::current();
         let deadline = *self.progress.deadline.get_or_insert_with(|| {
             if !self.is_probe {
-                self.peers.retries().deposit();
+                self.mesh.retries().deposit();
             }
             let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
             context.deadline.map_or(own, |inherited| own.min(inherited))
@@ -87,7 +88,7 @@ impl RawCall<'_> {
         if deadline <= now {
             return Err(CallError::Deadline { url: self.url(), within: self.timeout });
         }
-        if let Some(service) = self.peers.local()
+        if let Some(service) = self.mesh.local()
             && self.address.is_none()
             && self.pick.instance.is_none()
             && self.progress.tried.is_empty()
@@ -104,7 +105,7 @@ impl RawCall<'_> {
             self.progress.state = CallState::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
             return Ok(None);
         }
-        let (providers, captured) = match self.peers.lookup(self.method, self.path) {
+        let (providers, captured) = match self.mesh.lookup(self.method, self.path) {
             Lookup::Available(providers, captured) => (providers, captured),
             Lookup::Unavailable => return self.no_provider_error().map(Some),
             Lookup::Unknown => return Err(CallError::NoRoute { url: self.url() }),
@@ -115,9 +116,9 @@ impl RawCall<'_> {
                 Some(address) => {
                     let provider = providers.list().iter().find(|provider| provider.connection.address == address);
                     let provider = provider.filter(|_| self.progress.tried.is_empty());
-                    provider.inspect(|provider| self.peers.connect(&provider.connection))
+                    provider.inspect(|provider| self.mesh.connect(&provider.connection))
                 }
-                None => providers.pick(&options, now, |provider| self.peers.connect(&provider.connection)),
+                None => providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection)),
             };
             let Some(provider) = picked else { return self.no_provider_error().map(Some) };
             match self.submit(provider, &captured, now, deadline, &context) {
@@ -205,7 +206,7 @@ impl RawCall<'_> {
                 Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.timeout }),
             };
         }
-        let retries = self.peers.retries();
+        let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
                 // Said before anything was done: somebody else may do it.
@@ -226,7 +227,7 @@ impl RawCall<'_> {
             }
             Err(CallFailure::Lost { written: true }) => {
                 connection.load.record_failure(now(), true);
-                self.peers.record_failed(connection.address);
+                self.mesh.record_failed(connection.address);
                 if self.idempotent && self.progress.lost.is_none() && retries.try_withdraw(now()) {
                     self.progress.lost = Some(connection.address);
                     self.progress.tried.push(connection.address);
@@ -236,7 +237,7 @@ impl RawCall<'_> {
             }
             Err(CallFailure::Deadline { .. }) => {
                 connection.load.record_failure(now(), false);
-                self.peers.record_failed(connection.address);
+                self.mesh.record_failed(connection.address);
                 Err(CallError::Deadline { url: self.url(), within: self.timeout })
             }
         }

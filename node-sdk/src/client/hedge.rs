@@ -58,12 +58,12 @@ impl RawCall<'_> {
         let CallState::Waiting(first) = &self.progress.state else { return None };
         let now = Instant::now();
         let deadline = self.progress.deadline.filter(|deadline| *deadline > now)?;
-        let Lookup::Available(providers, captured) = self.peers.lookup(self.method, self.path) else { return None };
+        let Lookup::Available(providers, captured) = self.mesh.lookup(self.method, self.path) else { return None };
         let tried: Vec<SocketAddr> = self.progress.tried.iter().copied().chain([first.connection().address]).collect();
         let options = PickOptions { tried: &tried, ..self.pick };
-        let provider = providers.pick(&options, now, |provider| self.peers.connect(&provider.connection))?;
+        let provider = providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection))?;
         let is_up = provider.connection.readiness(now) == Readiness::Ready;
-        if !is_up || !self.peers.retries().try_withdraw(now.into_std()) {
+        if !is_up || !self.mesh.retries().try_withdraw(now.into_std()) {
             return None;
         }
         self.submit(provider, &captured, now, deadline, &Context::current()).ok().flatten()

@@ -5,6 +5,8 @@ mod attempt;
 pub(crate) mod call;
 pub(crate) mod events;
 mod hedge;
+pub(crate) mod local_call;
+pub(crate) mod mesh;
 pub(crate) mod raw_call;
 pub(crate) mod response;
 pub(crate) mod stream;

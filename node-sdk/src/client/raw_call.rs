@@ -8,15 +8,15 @@ use tokio::time::Instant;
 use crate::balance::{Balance, PickOptions};
 use crate::client::arguments::CallArguments;
 use crate::client::attempt::CallProgress;
-use crate::peers::Peers;
+use crate::client::mesh::Mesh;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
-/// A call whose answer is not read: see [`Peers::call_raw`].
+/// A call whose answer is not read: see [`Peers::call_raw`](crate::Peers::call_raw).
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct RawCall<'a> {
-    pub(super) peers: &'a Peers,
+    pub(super) mesh: &'a Mesh,
     pub(super) method: &'a str,
     pub(super) path: &'a str,
     pub(super) arguments: CallArguments<'a>,
@@ -37,9 +37,9 @@ pub struct RawCall<'a> {
 }
 
 impl<'a> RawCall<'a> {
-    pub(crate) fn new(peers: &'a Peers, method: &'a str, path: &'a str, arguments: CallArguments<'a>) -> Self {
+    pub(crate) fn new(mesh: &'a Mesh, method: &'a str, path: &'a str, arguments: CallArguments<'a>) -> Self {
         Self {
-            peers,
+            mesh,
             method,
             path,
             arguments,
@@ -51,7 +51,7 @@ impl<'a> RawCall<'a> {
             hedge: None,
             address: None,
             is_probe: false,
-            pick: PickOptions { balance: peers.balance(), ..PickOptions::default() },
+            pick: PickOptions { balance: mesh.balance(), ..PickOptions::default() },
             progress: CallProgress::default(),
         }
     }

@@ -1,4 +1,120 @@
 //! The connection to the Distributor: it registers this node and is told of the others.
 
 pub(crate) mod cache;
-pub(crate) mod session;
+pub(crate) mod registration;
+mod session;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use net::{error, info, warn};
+use protocol::Secret;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use self::registration::{Identity, MAX_VISIBILITY_REQUESTS, RegistrationHandle, new_secret};
+use self::session::RegistryClient;
+use crate::routing::blocked::BlockedAddresses;
+use crate::routing::local_node::LocalNode;
+use crate::routing::registry_view::RegistryView;
+
+/// Period in which a node that is not connected tries to be, as old nodes do.
+pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
+/// After the first panic in a row, how long until the connection is made again; and the longest such pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered until `stop` is cancelled.
+/// What the Distributor sends goes into the view that is returned.
+pub(crate) fn start(
+    mut identity: Identity,
+    address: String,
+    stop: CancellationToken,
+) -> (Arc<RegistryView>, Arc<LocalNode>, RegistrationHandle) {
+    let secret = new_secret();
+    let id = secret.as_ref().map_or_else(|| format!("{:032x}", net::unique_id()), Secret::instance);
+    identity.advert.id = Some(id.clone());
+    let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
+    let (advert, adverts) = watch::channel(identity.advert.clone());
+    let blocked = BlockedAddresses::new(identity.own.clone());
+    let local_node = LocalNode::new(id.clone(), identity.advert.zone.clone(), identity.network.clone(), blocked);
+    let view = RegistryView::new(Arc::clone(&local_node));
+    if let Some(path) = &identity.cache {
+        match cache::load(path) {
+            Ok(Some((replica, age))) => {
+                let nodes = replica.entries().count();
+                info!(nodes, age_s = age.as_secs(), path = %path.display(), "known from the cache, until the Distributor or a call says otherwise");
+                view.seed(replica);
+            }
+            Ok(None) => {}
+            Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
+        }
+    }
+    let client = RegistryClient {
+        identity,
+        address,
+        id,
+        secret,
+        view: Arc::clone(&view),
+        adverts,
+        requested,
+        waiting: Vec::new(),
+        warned: None,
+    };
+    tokio::spawn(run(client, Arc::clone(&view), stop));
+    (view, local_node, RegistrationHandle { advert, requests })
+}
+
+/// Runs the client until `stop` is cancelled; again, after a pause, when it panics.
+async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: CancellationToken) {
+    let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
+    loop {
+        let begun = Instant::now();
+        let run = AssertUnwindSafe(client.run(stop.clone())).catch_unwind().await;
+        if run.is_ok() || stop.is_cancelled() {
+            return;
+        }
+        // Whatever it was about is read anew with the next connection.
+        view.disconnected();
+        let pause = restarts.pause_after(begun.elapsed());
+        error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep(pause) => {}
+        }
+    }
+}
+
+/// How long to wait before what panicked runs again: twice as long from one panic to the next. There is no last time: a node that serves, and
+/// is not registered, is of no use to anybody.
+struct RestartBackoff {
+    pause: Duration,
+}
+
+impl RestartBackoff {
+    /// The pause after it has run for so long.
+    fn pause_after(&mut self, ran: Duration) -> Duration {
+        if ran >= MAX_PAUSE {
+            self.pause = FIRST_PAUSE;
+        }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(MAX_PAUSE);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_panics_is_run_again_after_longer_and_longer_pauses() {
+        let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
+        let ran = [0, 0, 5, 0, 0, 0, 29, 30, 0].map(Duration::from_secs);
+        let pauses = ran.map(|ran| restarts.pause_after(ran).as_secs());
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 1, 2]);
+    }
+}

@@ -2,33 +2,28 @@
 
 use std::future::{poll_fn, ready};
 use std::net::{IpAddr, SocketAddr};
-use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use futures::FutureExt;
 use net::{
-    FrameReader, LogThrottle, MAX_ESCAPED_BYTES, Network, Socket, TimeSlice, debug, error, escaped, info, set_options,
+    FrameReader, LogThrottle, MAX_ESCAPED_BYTES, Socket, TimeSlice, debug, error, escaped, info, set_options,
     sleep_until_opt, warn,
 };
 use protocol::{
-    Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Route,
-    Secret, UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy,
-    write_leave, write_list_request, write_pong, write_registration, write_report,
+    Advert, ListUpdate, PING_URI, Packet, Ping, Pong, REGISTRY_URI, RegisterOptions, Response, ResumePoint, Secret,
+    UpdateOutcome, VISIBLE_URI, Version, Visibility, VisibilityTarget, is_copy_request, write_copy, write_leave,
+    write_list_request, write_pong, write_registration, write_report,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::balance::Balance;
-use crate::discovery::cache;
-use crate::peers::Peers;
-use crate::routing::blocked::BlockedAddresses;
+use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, VisibilityRequest};
+use crate::discovery::{RECONNECT_PERIOD, cache};
+use crate::routing::registry_view::RegistryView;
 
-/// Period in which a node that is not connected tries to be, as old nodes do.
-pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
 /// A Distributor in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a list: twice what our Distributor lets it become.
@@ -48,159 +43,20 @@ const LOG_PERIOD: Duration = Duration::from_secs(30);
 /// The word for an instance id that is not made of the secret that was shown; and how long to wait before trying again.
 const NOT_YOURS: &str = "not_yours";
 const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
-/// After the first panic in a row, how long until the connection is made again; and the longest such pause.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const MAX_PAUSE: Duration = Duration::from_secs(30);
-/// Random bytes of a secret: more than anybody can try.
-const SECRET_BYTES: usize = 32;
-/// Wishes to know who has seen us that wait for a connection.
-pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 
-/// What a process tells the Distributor about itself.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Its name, such as `goods`; `gate` for gateways.
-    pub name: String,
-    /// Where it listens.
-    pub port: u16,
-    /// On which of its machine's addresses it listens for calls, if for any.
-    pub listen: Option<IpAddr>,
-    /// Where it listens for others than nodes: what registers one of these is never called.
-    pub own: Vec<SocketAddr>,
-    /// What it offers.
-    pub routes: Vec<Route>,
-    /// What else it says of itself. The instance id is set when it joins.
-    pub advert: Advert,
-    /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
-    pub interests: Option<Vec<String>>,
-    /// Where to keep what is known, for the next start.
-    pub cache: Option<PathBuf>,
-    /// How one of several providers is picked.
-    pub balance: Balance,
-    /// Where its connections go.
-    pub network: Network,
-}
-
-impl Identity {
-    /// A process that wants to be told of everybody, and says nothing out of the ordinary.
-    pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
-        Self {
-            name: name.into(),
-            port,
-            listen: None,
-            own: Vec::new(),
-            routes,
-            advert: Advert::default(),
-            interests: None,
-            cache: None,
-            balance: Balance::default(),
-            network: Network::default(),
-        }
-    }
-}
-
-/// A wish to know who has seen our registration.
-#[derive(Debug)]
-pub(crate) struct VisibilityRequest {
-    pub(crate) target: VisibilityTarget,
-    pub(crate) answer: oneshot::Sender<Visibility>,
-}
-
-impl Peers {
-    /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps registered and informed until
-    /// `stop` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
-    ///
-    /// While the Distributor cannot be reached, what is known stays, and an attempt to connect is made every
-    /// [`RECONNECT_PERIOD`], a tenth more or less. The first after a loss comes at a moment of that period which is this
-    /// node's own, so that all nodes together come back as an even stream.
-    pub fn join(mut identity: Identity, address: String, stop: CancellationToken) -> Self {
-        let secret = new_secret();
-        let id = secret.as_ref().map_or_else(|| format!("{:032x}", net::unique_id()), Secret::instance);
-        identity.advert.id = Some(id.clone());
-        let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
-        let (advert, adverts) = watch::channel(identity.advert.clone());
-        let peers = Self::new(
-            advert,
-            requests,
-            identity.balance,
-            identity.network.clone(),
-            BlockedAddresses::new(identity.own.clone()),
-        );
-        if let Some(path) = &identity.cache {
-            match cache::load(path) {
-                Ok(Some((replica, age))) => {
-                    let nodes = replica.entries().count();
-                    info!(nodes, age_s = age.as_secs(), path = %path.display(), "known from the cache, until the Distributor or a call says otherwise");
-                    peers.seed(replica);
-                }
-                Ok(None) => {}
-                Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
-            }
-        }
-        let mut discovery = RegistryClient {
-            identity,
-            address,
-            id,
-            secret,
-            peers: peers.clone(),
-            adverts,
-            requested,
-            waiting: Vec::new(),
-            warned: None,
-        };
-        tokio::spawn(async move {
-            let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
-            loop {
-                let begun = Instant::now();
-                let run = AssertUnwindSafe(discovery.run(stop.clone())).catch_unwind().await;
-                if run.is_ok() || stop.is_cancelled() {
-                    return;
-                }
-                // Whatever it was about is read anew with the next connection.
-                discovery.peers.disconnected();
-                let pause = restarts.pause_after(begun.elapsed());
-                error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = sleep(pause) => {}
-                }
-            }
-        });
-        peers
-    }
-}
-
-/// How long to wait before what panicked runs again: twice as long from one panic to the next. There is no last time: a node that serves, and
-/// is not registered, is of no use to anybody.
-struct RestartBackoff {
-    pause: Duration,
-}
-
-impl RestartBackoff {
-    /// The pause after it has run for so long.
-    fn pause_after(&mut self, ran: Duration) -> Duration {
-        if ran >= MAX_PAUSE {
-            self.pause = FIRST_PAUSE;
-        }
-        let pause = self.pause;
-        self.pause = (pause * 2).min(MAX_PAUSE);
-        pause
-    }
-}
-
-struct RegistryClient {
-    identity: Identity,
-    address: String,
-    id: String,
+pub(super) struct RegistryClient {
+    pub(super) identity: Identity,
+    pub(super) address: String,
+    pub(super) id: String,
     /// What `id` is made of; the Distributor is told, and nobody else.
-    secret: Option<Secret>,
-    peers: Peers,
-    adverts: watch::Receiver<Advert>,
-    requested: mpsc::Receiver<VisibilityRequest>,
+    pub(super) secret: Option<Secret>,
+    pub(super) view: Arc<RegistryView>,
+    pub(super) adverts: watch::Receiver<Advert>,
+    pub(super) requested: mpsc::Receiver<VisibilityRequest>,
     /// Wishes that the Distributor has been told of.
-    waiting: Vec<VisibilityRequest>,
+    pub(super) waiting: Vec<VisibilityRequest>,
     /// The Distributor of which the log says that its nodes cannot call us.
-    warned: Option<IpAddr>,
+    pub(super) warned: Option<IpAddr>,
 }
 
 /// One connection to the Distributor.
@@ -224,7 +80,7 @@ struct RegistrySession<'a> {
 
 impl RegistryClient {
     /// One attempt at a time, until `stop` is cancelled.
-    async fn run(&mut self, stop: CancellationToken) {
+    pub(super) async fn run(&mut self, stop: CancellationToken) {
         let mut failures = LogThrottle::new(LOG_PERIOD);
         let mut losses = LogThrottle::default();
         // The log's last word is that there is no connection.
@@ -242,7 +98,7 @@ impl RegistryClient {
                     }
                     let begun = Instant::now();
                     let (reason, has_told) = self.run_session(&stream, &stop).await;
-                    self.peers.disconnected();
+                    self.view.disconnected();
                     if stop.is_cancelled() {
                         return;
                     }
@@ -254,7 +110,7 @@ impl RegistryClient {
                     // Everybody lost it at this moment: come back one after the other, spread over one period. Whoever is first
                     // comes back at once, but not for ever to one that closes every connection.
                     let has_worked = has_told && begun.elapsed() >= RECONNECT_PERIOD;
-                    let slot = if has_worked { self.peers.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
+                    let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
                     RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
                 }
                 failed => {
@@ -280,7 +136,7 @@ impl RegistryClient {
     async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (&'static str, bool) {
         set_options(stream);
         let ends = stream.ends();
-        self.peers.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
+        self.view.reconnected(ends.and_then(|(here, there)| registry_host(here, there)));
         if let Some((here, there)) = ends {
             self.warn_of_loopback(here, there);
         }
@@ -333,10 +189,10 @@ impl RegistryClient {
             if is_over {
                 slice.yield_now().await;
             }
-            let expiry = self.peers.expire();
+            let expiry = self.view.expire();
             let blocked = !session.unsent.is_empty();
-            let report_at = (session.is_v2 && self.peers.has_failures()).then_some(session.report_at);
-            let store_at = (self.identity.cache.is_some() && self.peers.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
+            let report_at = (session.is_v2 && self.view.has_failed()).then_some(session.report_at);
+            let store_at = (self.identity.cache.is_some() && self.view.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
                 // What came while we were stopped is read before anything is made of the time that has passed.
                 biased;
@@ -371,7 +227,7 @@ impl RegistryClient {
                 }
                 () = sleep_until_opt(report_at) => {
                     session.report_at = Instant::now() + REPORT_PERIOD;
-                    write_report(&mut session.unsent, &self.peers.drain_failed());
+                    write_report(&mut session.unsent, &self.view.drain_failed());
                 }
                 () = sleep_until_opt(store_at) => {
                     self.store().await;
@@ -417,7 +273,7 @@ impl RegistryClient {
         let now = Instant::now();
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "GET" | "PATCH") if is_copy_request(&packet) => {
-                self.peers.with_replica(|replica| {
+                self.view.with_replica(|replica| {
                     if let Some(revision) = replica.revision() {
                         write_copy(&mut session.unsent, revision, replica.digest(), replica.entries());
                     }
@@ -436,7 +292,7 @@ impl RegistryClient {
                     ListUpdate::Snapshot(snapshot) => snapshot.header,
                     ListUpdate::Delta(delta) => Some(delta.header),
                 };
-                let outcome = self.peers.apply_update(&update);
+                let outcome = self.view.apply_update(&update);
                 debug!(?outcome, ?stamp, "news");
                 match outcome {
                     UpdateOutcome::Changed | UpdateOutcome::Same => session.list_requested_at = None,
@@ -452,7 +308,7 @@ impl RegistryClient {
                 session.silence = SILENCE.max(Duration::from_millis(ping.every).saturating_mul(3));
                 session.silent_at = Some(now + session.silence);
                 write_pong(&mut session.unsent, self.pong());
-                let drifted = self.peers.with_replica(|replica| {
+                let drifted = self.view.with_replica(|replica| {
                     ping.revision == replica.revision() && ping.digest.is_some_and(|digest| digest != replica.digest())
                 });
                 if drifted && self.identity.interests.is_none() {
@@ -474,7 +330,7 @@ impl RegistryClient {
 
     fn pong(&self) -> Pong {
         let all = self.identity.interests.is_none();
-        self.peers.with_replica(|replica| replica.pong(all))
+        self.view.with_replica(|replica| replica.pong(all))
     }
 
     /// The Distributor tells others to call the address that it sees; where only our own machine can, that is in vain.
@@ -518,7 +374,7 @@ impl RegistryClient {
     /// Writes what is known to the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.identity.cache.clone() else { return };
-        let Some(text) = self.peers.cache_text() else { return };
+        let Some(text) = self.view.cache_text(cache::text) else { return };
         let shown = path.clone();
         let stored = tokio::task::spawn_blocking(move || cache::store(&path, &text)).await;
         if let Err(error) = stored.unwrap_or_else(|panicked| Err(std::io::Error::other(panicked))) {
@@ -530,16 +386,6 @@ impl RegistryClient {
 /// Where the Distributor is, if it is on another machine; its connection tells by its two ends.
 fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
     (!there.is_loopback() && here != there).then_some(there)
-}
-
-/// A secret of this process, of the system's generator. Without one the id proves nothing, and the node works all the same.
-fn new_secret() -> Option<Secret> {
-    let mut bytes = [0; SECRET_BYTES];
-    if let Err(error) = getrandom::fill(&mut bytes) {
-        warn!(%error, "the system has no random numbers; this node cannot prove that it is itself");
-        return None;
-    }
-    Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
 }
 
 impl RegistrySession<'_> {
@@ -594,21 +440,5 @@ mod tests {
         check("fd00::2", "fd00::9", Some("fd00::9"));
         // By this machine's own address in the network.
         check("10.0.0.2", "10.0.0.2", None);
-    }
-
-    #[test]
-    fn what_panics_is_run_again_after_longer_and_longer_pauses() {
-        let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
-        let ran = [0, 0, 5, 0, 0, 0, 29, 30, 0].map(Duration::from_secs);
-        let pauses = ran.map(|ran| restarts.pause_after(ran).as_secs());
-        assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30, 1, 2]);
-    }
-
-    #[test]
-    fn secrets_differ_and_make_ids() {
-        let secrets = [(); 100].map(|()| new_secret().unwrap());
-        assert!(secrets.iter().all(|secret| secret.reveal().len() == 2 * SECRET_BYTES));
-        let ids: std::collections::HashSet<_> = secrets.iter().map(Secret::instance).collect();
-        assert!(ids.len() == secrets.len() && ids.iter().all(|id| Secret::guards(id)));
     }
 }

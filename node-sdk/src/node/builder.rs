@@ -13,14 +13,14 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
-use crate::client::events;
-use crate::discovery::session::Identity;
+use crate::discovery::registration::Identity;
 use crate::error::StartError;
 use crate::handler::layer::Layer;
 use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, boxed};
 use crate::node::Node;
 use crate::peers::Peers;
 use crate::routing::router::Router;
+use crate::routing::subscriptions::{PREFIX, event_route};
 use crate::server;
 use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::transport::budget::{self, Budget};
@@ -207,7 +207,7 @@ impl NodeBuilder {
     /// let node = Node::builder("mails").subscribe("members.joined", welcome);
     /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
-        self.offer(format!("{}{event}", events::PREFIX), boxed(handler), true)
+        self.offer(format!("{}{event}", PREFIX), boxed(handler), true)
     }
 
     /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
@@ -339,8 +339,8 @@ impl NodeBuilder {
         let mut routes = Vec::with_capacity(given.len());
         let mut router = Router::default();
         for RouteDefinition { text, handler, max_concurrency, one_way } in given {
-            let route = match text.strip_prefix(events::PREFIX) {
-                Some(event) => events::route(event)?,
+            let route = match text.strip_prefix(PREFIX) {
+                Some(event) => event_route(event)?,
                 None => Route::parse(&text)?,
             };
             if let Some(state) = handler.missing(&states) {
@@ -374,7 +374,8 @@ impl NodeBuilder {
         let budget = Budget::new(max_buffer_bytes);
         let service = LocalService { name, router, node: context, local_queues, busy: SliceQueue::new(), budget };
         let service = Arc::new(service);
-        peers.set_local(&service);
+        let weak = Arc::downgrade(&service);
+        peers.set_local(weak);
         let budget = Arc::clone(&service.budget);
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
         Ok(Node { address, peers, interests: needed, budget, leaving, server })

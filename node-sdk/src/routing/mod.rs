@@ -2,5 +2,9 @@
 
 pub(crate) mod blocked;
 pub(crate) mod known_routes;
+pub(crate) mod local_node;
+pub(crate) mod provider;
+pub(crate) mod registry_view;
 pub(crate) mod router;
+pub(crate) mod subscriptions;
 pub(crate) mod table;

@@ -4,17 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use net::{LogThrottle, MAX_ESCAPED_BYTES, Network, escaped, warn};
+use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
 use protocol::{Advert, KnownNode, Node, Route};
 use tokio::time::Instant;
 
-use crate::balance::{Load, MAX_SUBSET, Member, Pool, Readiness, affinity};
-use crate::client::events::{self, SubscriberGroups};
-use crate::routing::blocked::BlockedAddresses;
+use crate::balance::{MAX_SUBSET, affinity};
 use crate::routing::known_routes::KnownRoutes;
+use crate::routing::local_node::LocalNode;
+use crate::routing::provider::{Provider, Providers};
 use crate::routing::router::{Router, RouterError};
-use crate::transport::budget::Budget;
+use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 
 /// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
@@ -38,38 +37,8 @@ pub(crate) struct RoutingTable {
     log_throttle: Option<LogThrottle>,
 }
 
-/// The node that the table is of.
-#[derive(Debug)]
-pub(crate) struct LocalNode {
-    /// The id of this very instance.
-    pub(crate) instance: String,
-    /// What a connection says first.
-    pub(crate) hello: Bytes,
-    /// Where we run.
-    pub(crate) zone: Option<String>,
-    pub(crate) network: Network,
-    /// Who is never called.
-    pub(crate) blocked: BlockedAddresses,
-    /// Bytes of those who are.
-    pub(crate) buffer_budget: Arc<Budget>,
-}
-
 /// Somebody who was at a place, and whoever is there now.
 pub(crate) type NodeChange = (SocketAddr, Option<KnownNode>);
-
-/// The nodes that offer one route and want calls. What a call picks from does not change under it.
-pub(crate) type Providers = Pool<Provider>;
-
-#[derive(Clone, Debug)]
-pub(crate) struct Provider {
-    pub(crate) connection: Arc<Connection>,
-    pub(crate) route: Route,
-    weight: u16,
-    /// The Distributor has had no sign of life from it for a moment.
-    suspect: bool,
-    /// It runs where we do.
-    same_zone: bool,
-}
 
 /// What is known of a route.
 #[derive(Debug)]
@@ -152,7 +121,7 @@ impl RoutingTable {
 
     /// Who has subscribed to an event.
     pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
-        self.events.find(events::METHOD, path).map(|found| Arc::clone(found.value))
+        self.events.find(METHOD, path).map(|found| Arc::clone(found.value))
     }
 
     /// Links of those that stay are kept, links of those that went are retired.
@@ -346,46 +315,13 @@ fn routes(node: &Node) -> impl Iterator<Item = (&Node, &Route)> {
     node.routes.iter().map(move |route| (node, route))
 }
 
-fn is_event(route: &Route) -> bool {
-    route.method() == events::METHOD
-}
-
-impl Member for Provider {
-    fn address(&self) -> SocketAddr {
-        self.connection.address
-    }
-
-    fn load(&self) -> &Load {
-        &self.connection.load
-    }
-
-    fn readiness(&self, now: Instant) -> Readiness {
-        let readiness = self.connection.readiness(now);
-        if self.suspect { readiness.max(Readiness::Ejected) } else { readiness }
-    }
-
-    fn weight(&self) -> u16 {
-        self.weight
-    }
-
-    fn same_zone(&self) -> bool {
-        self.same_zone
-    }
-
-    fn instance(&self) -> Option<&str> {
-        self.connection.instance.as_deref()
-    }
-
-    fn rendezvous_score(&self) -> u64 {
-        self.connection.rendezvous_score
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fastrand::Rng;
+    use net::Network;
 
     use super::*;
+    use crate::routing::blocked::BlockedAddresses;
 
     /// Few enough that every one is shared, left and taken up again.
     const ROUTES: [&str; 7] =
@@ -394,15 +330,7 @@ mod tests {
 
     fn table() -> RoutingTable {
         let network = Network::default();
-        let instance = "here".to_owned();
-        RoutingTable::new(Arc::new(LocalNode {
-            instance,
-            hello: Bytes::new(),
-            zone: Some("a".to_owned()),
-            network,
-            blocked: BlockedAddresses::default(),
-            buffer_budget: Budget::for_connections(),
-        }))
+        RoutingTable::new(LocalNode::new("here".to_owned(), Some("a".to_owned()), network, BlockedAddresses::default()))
     }
 
     fn known(rng: &mut Rng, port: u16) -> KnownNode {

@@ -2,9 +2,10 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use serde_json::value::RawValue;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::client::local_call::LocalCall;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::handler::stream::CallStream;
@@ -65,11 +67,6 @@ pub(crate) struct StartedCall {
 }
 
 impl LocalService {
-    /// Whether a call to this belongs here.
-    pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
-        self.router.find(method, path).is_some()
-    }
-
     /// Finds the handler of a call, which was `made` at that time, and begins it. What is wrong with the call becomes its answer.
     ///
     /// # Errors
@@ -172,16 +169,25 @@ impl LocalService {
         request.verified = call.verified.get();
         StartedCall { to, context, running, _permit: permit }
     }
+}
 
-    /// A call that this very node makes. Gives its answer as a frame.
-    pub(crate) fn call(
+impl LocalCall for LocalService {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn offers(&self, method: &str, path: &str) -> bool {
+        self.router.find(method, path).is_some()
+    }
+
+    fn call(
         self: Arc<Self>,
         (method, path): (&str, &str),
         params: &str,
         context: Context,
-    ) -> impl Future<Output = Bytes> + Send + use<> {
+    ) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
         let (method, path, params) = (method.to_owned(), path.to_owned(), params.to_owned());
-        async move {
+        Box::pin(async move {
             let now = Instant::now();
             let mut request = Request {
                 uri: path.as_str().into(),
@@ -207,7 +213,7 @@ impl LocalService {
             let PolledResponse { mut packet, .. } = poll_fn(|task| begun.poll_response(task)).await;
             packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
             packet.freeze()
-        }
+        })
     }
 }
 

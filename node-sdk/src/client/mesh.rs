@@ -1,0 +1,106 @@
+//! What all calls of one thread share: the routing table, the retry budget, and this node itself.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock, Weak};
+
+use tokio::time::Instant;
+
+use crate::balance::{Balance, RetryBudget};
+use crate::client::local_call::LocalCall;
+use crate::routing::local_node::LocalNode;
+use crate::routing::registry_view::{RegistryView, SharedTable};
+use crate::routing::subscriptions::SubscriberGroups;
+use crate::routing::table::Lookup;
+use crate::transport::connection::Connection;
+
+/// The other nodes, as calls of one thread see them.
+pub(crate) struct Mesh {
+    table: Arc<SharedTable>,
+    view: Arc<RegistryView>,
+    local_node: Arc<LocalNode>,
+    retries: RetryBudget,
+    balance: Balance,
+    /// What this node offers, if it offers anything.
+    local: OnceLock<Weak<dyn LocalCall>>,
+}
+
+impl Mesh {
+    /// That of the thread which registers.
+    pub(crate) fn new(view: Arc<RegistryView>, local_node: Arc<LocalNode>, balance: Balance) -> Self {
+        let (table, retries) = (Arc::clone(view.main()), RetryBudget::new(Instant::now().into_std()));
+        Self { table, view, local_node, retries, balance, local: OnceLock::new() }
+    }
+
+    /// That of another thread: it has connections and a retry budget of its own.
+    pub(crate) fn for_thread(&self) -> Self {
+        Self {
+            table: self.view.for_thread(),
+            view: Arc::clone(&self.view),
+            local_node: Arc::clone(&self.local_node),
+            retries: RetryBudget::new(Instant::now().into_std()),
+            balance: self.balance,
+            local: self.local.clone(),
+        }
+    }
+
+    pub(crate) fn table(&self) -> &Arc<SharedTable> {
+        &self.table
+    }
+
+    pub(crate) fn view(&self) -> &Arc<RegistryView> {
+        &self.view
+    }
+
+    pub(crate) fn local_node(&self) -> &LocalNode {
+        &self.local_node
+    }
+
+    pub(crate) fn lookup<'p>(&self, method: &str, path: &'p str) -> Lookup<'p> {
+        self.table.read().lookup(method, path)
+    }
+
+    /// The nodes that have subscribed to an event.
+    pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
+        self.table.read().subscribers(path)
+    }
+
+    /// Begins to connect, unless that is under way or done.
+    pub(crate) fn connect(&self, connection: &Arc<Connection>) {
+        let view = Arc::downgrade(&self.view);
+        connection.connect(move |address| {
+            if let Some(view) = view.upgrade() {
+                view.mark_unreachable(address);
+            }
+        });
+    }
+
+    /// Calls to the node at this address fail.
+    pub(crate) fn record_failed(&self, address: SocketAddr) {
+        self.view.record_failed(address);
+    }
+
+    pub(crate) fn retries(&self) -> &RetryBudget {
+        &self.retries
+    }
+
+    pub(crate) fn balance(&self) -> Balance {
+        self.balance
+    }
+
+    /// The service of this node, as long as it runs.
+    pub(crate) fn local(&self) -> Option<Arc<dyn LocalCall>> {
+        self.local.get()?.upgrade()
+    }
+
+    /// From now on calls to what this node offers itself are handled by `service`.
+    pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
+        let _ = self.local.set(service);
+    }
+}
+
+impl fmt::Debug for Mesh {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mesh").field("balance", &self.balance).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,55 @@
+//! A node as a provider of one route: what balancing sees of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use protocol::Route;
+use tokio::time::Instant;
+
+use crate::balance::{Load, Member, Pool, Readiness};
+use crate::transport::connection::Connection;
+
+/// The nodes that offer one route and want calls. What a call picks from does not change under it.
+pub(crate) type Providers = Pool<Provider>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Provider {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) route: Route,
+    pub(super) weight: u16,
+    /// The Distributor has had no sign of life from it for a moment.
+    pub(super) suspect: bool,
+    /// It runs where we do.
+    pub(super) same_zone: bool,
+}
+
+impl Member for Provider {
+    fn address(&self) -> SocketAddr {
+        self.connection.address
+    }
+
+    fn load(&self) -> &Load {
+        &self.connection.load
+    }
+
+    fn readiness(&self, now: Instant) -> Readiness {
+        let readiness = self.connection.readiness(now);
+        if self.suspect { readiness.max(Readiness::Ejected) } else { readiness }
+    }
+
+    fn weight(&self) -> u16 {
+        self.weight
+    }
+
+    fn same_zone(&self) -> bool {
+        self.same_zone
+    }
+
+    fn instance(&self) -> Option<&str> {
+        self.connection.instance.as_deref()
+    }
+
+    fn rendezvous_score(&self) -> u64 {
+        self.connection.rendezvous_score
+    }
+}

@@ -1,0 +1,211 @@
+//! What this process knows of the registry, and the routing tables that follow it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Weak};
+use std::time::Duration;
+
+use protocol::{ListUpdate, Replica, UpdateOutcome};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::routing::local_node::LocalNode;
+use crate::routing::table::{NodeChange, RoutingTable};
+
+/// Entries that are reported at a time. A call to another node is reported when it fails again.
+const MAX_FAILED: usize = 64;
+
+/// The replica of the process. Discovery feeds it, and every change reaches all tables at once.
+#[derive(Debug)]
+pub(crate) struct RegistryView {
+    state: Mutex<ViewState>,
+    /// The table of the thread that registers.
+    main: Arc<SharedTable>,
+}
+
+#[derive(Debug)]
+struct ViewState {
+    replica: Replica,
+    /// Since when there has been no Distributor to tell of changes.
+    stale_since: Option<Instant>,
+    /// Entries of nodes that calls failed at, to be reported to the Distributor.
+    failed: BTreeSet<u64>,
+    /// The cache file lacks what is known.
+    unsaved: bool,
+    /// The tables of other threads.
+    tables: Vec<Weak<SharedTable>>,
+}
+
+/// A routing table, and a signal after each of its changes.
+#[derive(Debug)]
+pub(crate) struct SharedTable {
+    /// Changed under the lock of the view's state, so that changes come in their order.
+    table: RwLock<RoutingTable>,
+    changed: watch::Sender<()>,
+}
+
+impl RegistryView {
+    pub(crate) fn new(local_node: Arc<LocalNode>) -> Arc<Self> {
+        let state = ViewState {
+            replica: Replica::default(),
+            stale_since: Some(Instant::now()),
+            failed: BTreeSet::new(),
+            unsaved: false,
+            tables: Vec::new(),
+        };
+        Arc::new(Self { state: Mutex::new(state), main: SharedTable::new(RoutingTable::new(local_node)) })
+    }
+
+    /// The table of the thread that registers.
+    pub(crate) fn main(&self) -> &Arc<SharedTable> {
+        &self.main
+    }
+
+    /// A table for another thread, with connections of its own.
+    pub(crate) fn for_thread(&self) -> Arc<SharedTable> {
+        let mut state = self.lock();
+        let table = SharedTable::new(self.main.read().for_thread(Instant::now()));
+        state.tables.push(Arc::downgrade(&table));
+        table
+    }
+
+    /// Starts with what an earlier process knew; nothing is known before.
+    pub(crate) fn seed(&self, replica: Replica) {
+        self.change(|known| {
+            *known = replica;
+            true
+        });
+    }
+
+    /// Applies what the Distributor sent.
+    pub(crate) fn apply_update(&self, update: &ListUpdate<'_>) -> UpdateOutcome {
+        let now = Instant::now().into_std();
+        let mut outcome = UpdateOutcome::Same;
+        self.change(|replica| {
+            outcome = replica.apply(now, update);
+            outcome == UpdateOutcome::Changed
+        });
+        let mut state = self.lock();
+        if matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same) {
+            state.stale_since = None;
+            state.unsaved = true;
+        }
+        outcome
+    }
+
+    /// There is a new connection to a Distributor, at that address unless it is on this machine.
+    pub(crate) fn reconnected(&self, registry_host: Option<IpAddr>) {
+        let mut state = self.lock();
+        state.replica.connected();
+        state.replica.set_registry_host(registry_host);
+    }
+
+    pub(crate) fn disconnected(&self) {
+        let mut state = self.lock();
+        state.replica.disconnected();
+        state.stale_since.get_or_insert_with(Instant::now);
+    }
+
+    /// For how long there has been no Distributor; `None` while there is one.
+    pub(crate) fn stale_for(&self) -> Option<Duration> {
+        self.lock().stale_since.map(|since| since.elapsed())
+    }
+
+    /// Removes nodes that a new Distributor has not listed for too long. Gives when to look again.
+    pub(crate) fn expire(&self) -> Option<Instant> {
+        self.change(|replica| replica.expire(Instant::now().into_std()));
+        self.lock().replica.next_expiry().map(Instant::from_std)
+    }
+
+    /// The position of an instance among all nodes, from 0 to 1.
+    pub(crate) fn rank(&self, id: &str) -> Option<f64> {
+        self.lock().replica.rank(id)
+    }
+
+    pub(crate) fn with_replica<T>(&self, read: impl FnOnce(&Replica) -> T) -> T {
+        read(&self.lock().replica)
+    }
+
+    /// Whether the cache file is out of date.
+    pub(crate) fn is_unsaved(&self) -> bool {
+        self.lock().unsaved
+    }
+
+    /// The text for the cache file, which `write` makes if the file is out of date. It counts as saved from now on.
+    pub(crate) fn cache_text(&self, write: impl FnOnce(&Replica) -> Option<String>) -> Option<String> {
+        let mut state = self.lock();
+        std::mem::take(&mut state.unsaved).then(|| write(&state.replica)).flatten()
+    }
+
+    /// Whether there are failed calls to report.
+    pub(crate) fn has_failed(&self) -> bool {
+        !self.lock().failed.is_empty()
+    }
+
+    /// The entries of nodes that calls failed at since the last time.
+    pub(crate) fn drain_failed(&self) -> Vec<u64> {
+        std::mem::take(&mut self.lock().failed).into_iter().collect()
+    }
+
+    /// Calls to the node at this address fail: the Distributor is told.
+    pub(crate) fn record_failed(&self, address: SocketAddr) {
+        let mut state = self.lock();
+        if state.failed.len() < MAX_FAILED {
+            state.failed.extend(self.main.read().entries_at(address));
+        }
+    }
+
+    /// The node at this address could not be connected to.
+    pub(crate) fn mark_unreachable(&self, address: SocketAddr) {
+        self.change(|replica| replica.mark_unreachable(address));
+        self.record_failed(address);
+    }
+
+    /// Sets in all tables whether a node is healthy. Returns whether that is a change in the main one.
+    pub(crate) fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
+        let state = self.lock();
+        let set = |table: &SharedTable| {
+            table.read().connection(address).is_some_and(|connection| connection.set_health(healthy))
+        };
+        for table in state.tables.iter().filter_map(Weak::upgrade) {
+            set(&table);
+        }
+        set(&self.main)
+    }
+
+    /// Changes the replica and, if that made a difference, all tables.
+    fn change(&self, change: impl FnOnce(&mut Replica) -> bool) {
+        let mut state = self.lock();
+        if change(&mut state.replica) {
+            let changes: Vec<NodeChange> = state.replica.last_changes().collect();
+            self.main.apply(&changes);
+            state.tables.retain(|table| table.upgrade().inspect(|table| table.apply(&changes)).is_some());
+        }
+    }
+
+    /// Nothing waits inside, and a panic elsewhere leaves the state whole.
+    fn lock(&self) -> MutexGuard<'_, ViewState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SharedTable {
+    fn new(table: RoutingTable) -> Arc<Self> {
+        Arc::new(Self { table: RwLock::new(table), changed: watch::Sender::default() })
+    }
+
+    /// The table as it is. To be released before anything is done that could change it.
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, RoutingTable> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is told after each change.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    fn apply(&self, changes: &[NodeChange]) {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).apply(changes, Instant::now());
+        self.changed.send_replace(());
+    }
+}
