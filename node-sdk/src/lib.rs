@@ -45,12 +45,13 @@ pub use discovery::registration::Identity;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
 pub use handler::HandlerWork;
-pub use handler::layer::{Next, Outcome};
-pub use handler::respond::{Accepted, Created, NoContent, Respond};
 #[doc(hidden)]
-pub use handler::stream::Parts;
+pub use handler::call_stream::Parts;
+pub use handler::respond::{Accepted, Created, NoContent, Outcome, Respond};
 pub use handler::stream::{Items, Streaming};
-pub use handler::{Caller, Deadline, FromCall, Handler, IncomingCall, Params, Path, RawParams, State, StateTypes};
+pub use handler::{
+    Caller, Deadline, FromCall, Handler, IncomingCall, Next, Params, Path, RawParams, State, StateTypes,
+};
 #[cfg(feature = "testing")]
 pub use node::testing;
 pub use node::{Node, NodeBuilder};

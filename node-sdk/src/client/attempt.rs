@@ -18,7 +18,7 @@ use crate::client::raw_call::{RawCall, is_idempotent};
 use crate::client::response::{RawResponse, is_declined};
 use crate::context::Context;
 use crate::error::CallError;
-use crate::handler::params;
+use crate::routing::path_params;
 use crate::routing::provider::Provider;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
@@ -159,7 +159,9 @@ impl RawCall<'_> {
         // What the arguments are made of is the caller's code: not while the connection is locked.
         self.arguments.with_text(|text| {
             let merged = match version {
-                Version::V1 => params::merge(text, params::names(&provider.route).zip(captured.iter().copied())),
+                Version::V1 => {
+                    path_params::merge(text, path_params::names(&provider.route).zip(captured.iter().copied()))
+                }
                 // It reads the path itself.
                 Version::V2 => Cow::Borrowed(text),
             };

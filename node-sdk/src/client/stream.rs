@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::Stream;
-use protocol::{Packet, PartWriter, STREAM_WINDOW, Side, parse_part};
+use protocol::{PartWriter, STREAM_WINDOW, Side};
 use serde::Serialize;
 use serde::de::{DeserializeOwned, Error as _};
 use serde_json::value::RawValue;
@@ -21,7 +21,7 @@ use crate::client::response::{RawResponse, read_result};
 use crate::error::CallError;
 use crate::scratch::with_scratch;
 use crate::transport::connection::OpenStream;
-use crate::transport::flow::FlowViolation;
+use crate::transport::flow::{FlowViolation, read_part};
 use crate::transport::in_flight::{CallFailure, StreamEnd};
 use crate::transport::write_queue::EnqueueError;
 
@@ -267,15 +267,4 @@ impl PartSender {
     fn ended(&self) -> CallError {
         CallError::Ended { url: self.url.clone() }
     }
-}
-
-/// The data of a part.
-pub(crate) fn read_part<T: DeserializeOwned>(frame: &[u8], from: Side) -> Result<T, serde_json::Error> {
-    if let Some((_, _, body)) = parse_part(frame, from)
-        && let Ok(item) = serde_json::from_slice(body)
-    {
-        return Ok(item);
-    }
-    let packet = Packet::parse(frame).map_err(serde_json::Error::custom)?;
-    serde_json::from_str(packet.params.map_or("null", |params| params.get()))
 }

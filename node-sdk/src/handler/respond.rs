@@ -1,9 +1,13 @@
 //! What a handler can give as a result.
 
+use std::fmt;
+
 use bytes::BytesMut;
 use serde::Serialize;
+use serde_json::value::RawValue;
 
-use crate::handler::stream::Parts;
+use crate::error::ServiceError;
+use crate::handler::call_stream::Parts;
 use crate::scratch::with_scratch;
 
 /// A result with its status: anything that has a JSON form is one with 200.
@@ -99,4 +103,73 @@ pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), se
         out.extend_from_slice(scratch);
         Ok(())
     })
+}
+
+/// What a handler has answered, as the layers around it see it: what they return, or replace.
+pub struct Outcome {
+    status: u16,
+    body: OutcomeBody,
+}
+
+enum OutcomeBody {
+    Json(Box<RawValue>),
+    Parts(Parts),
+}
+
+impl Outcome {
+    /// An answer of a layer's own.
+    ///
+    /// # Errors
+    /// 500 when the result has no JSON form.
+    pub fn from_result(result: impl Respond) -> Result<Self, ServiceError> {
+        let status = result.status();
+        let body = match result.into_parts() {
+            Ok(parts) => OutcomeBody::Parts(parts),
+            Err(result) => {
+                let no_json = |error| ServiceError::internal(format!("the result has no JSON form: {error}"));
+                let mut text = Vec::new();
+                result.write(&mut text).map_err(no_json)?;
+                OutcomeBody::Json(serde_json::from_slice(&text).map_err(no_json)?)
+            }
+        };
+        Ok(Self { status, body })
+    }
+
+    /// In HTTP's numbers, 200 to 299.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The result as JSON; `None` when it comes in parts, which are yet to be made.
+    pub fn body(&self) -> Option<&RawValue> {
+        match &self.body {
+            OutcomeBody::Json(body) => Some(body),
+            OutcomeBody::Parts(_) => None,
+        }
+    }
+}
+
+impl Respond for Outcome {
+    fn status(&self) -> u16 {
+        self.status
+    }
+
+    fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
+        out.extend_from_slice(self.body().map_or("null", RawValue::get).as_bytes());
+        Ok(())
+    }
+
+    fn into_parts(self) -> Result<Parts, Self> {
+        match self.body {
+            OutcomeBody::Parts(parts) => Ok(parts),
+            OutcomeBody::Json(_) => Err(self),
+        }
+    }
+}
+
+impl fmt::Debug for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let body = self.body().map_or("parts", RawValue::get);
+        f.debug_struct("Outcome").field("status", &self.status).field("body", &body).finish()
+    }
 }

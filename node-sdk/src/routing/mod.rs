@@ -3,6 +3,7 @@
 pub(crate) mod blocked;
 pub(crate) mod known_routes;
 pub(crate) mod local_node;
+pub(crate) mod path_params;
 pub(crate) mod provider;
 pub(crate) mod registry_view;
 pub(crate) mod router;

@@ -1,6 +1,5 @@
 //! One caller's connection: all packets of a read are begun, all answers that are ready leave together.
 
-use std::collections::HashMap;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,11 +17,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::no_room;
-use crate::handler::stream::CallStream;
-use crate::handler::{Caller, WriteProgress};
-use crate::server::dispatch::{LocalService, PolledResponse, StartedCall};
+use crate::handler::Caller;
+use crate::handler::response_sink::{ResponseTarget, WriteProgress};
+use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
-use crate::server::response_queue::{ResponseQueue, ResponseTarget, WriteStep};
+use crate::server::response_queue::{ResponseQueue, WriteStep};
+use crate::server::running_calls::{CallHandle, RunningCall, RunningCalls};
 use crate::transport::budget::{LEAST_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -85,49 +85,6 @@ struct CallerConnection<'a> {
     full: LogThrottle,
     /// The node finishes: streams that have nothing to send end.
     leaving: bool,
-}
-
-/// A call at work, with its key if that is a number.
-struct RunningCall {
-    key: Option<u64>,
-    /// What it counts.
-    bytes: usize,
-    begun: Option<StartedCall>,
-}
-
-/// The calls at work that a caller can do something about, by their keys.
-#[derive(Default)]
-struct RunningCalls {
-    by_key: HashMap<u64, CallHandle>,
-    /// How many of them are streams, or may become some.
-    streams: usize,
-}
-
-impl RunningCalls {
-    fn put(&mut self, key: u64, call: CallHandle) {
-        self.streams += usize::from(call.call_stream.is_some());
-        if let Some(replaced) = self.by_key.insert(key, call) {
-            self.streams -= usize::from(replaced.call_stream.is_some());
-        }
-    }
-
-    fn remove(&mut self, key: u64) -> Option<CallHandle> {
-        let taken = self.by_key.remove(&key)?;
-        self.streams -= usize::from(taken.call_stream.is_some());
-        Some(taken)
-    }
-
-    fn call_stream(&self, key: u64) -> Option<&CallStream> {
-        self.by_key.get(&key)?.call_stream.as_deref()
-    }
-}
-
-/// What a caller can do about a call at work.
-struct CallHandle {
-    abort: AbortHandle,
-    call_stream: Option<Arc<CallStream>>,
-    /// What it counts.
-    bytes: usize,
 }
 
 /// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
@@ -445,18 +402,6 @@ impl CallerConnection<'_> {
             Some(begun) => self.run_call(begun, bytes),
             None => drop(key.and_then(|key| self.handles.remove(key))),
         }
-    }
-}
-
-impl Future for RunningCall {
-    type Output = (Self, PolledResponse);
-
-    fn poll(mut self: std::pin::Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let Self { key, bytes, begun } = &mut *self;
-        let Some(Poll::Ready(polled)) = begun.as_mut().map(|begun| begun.poll_response(task)) else {
-            return Poll::Pending;
-        };
-        Poll::Ready((Self { key: *key, bytes: *bytes, begun: begun.take() }, polled))
     }
 }
 

@@ -20,10 +20,11 @@ use tokio::time::Instant;
 use crate::client::local_call::LocalCall;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
-use crate::handler::stream::CallStream;
-use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext, RunningHandler, WriteProgress};
+use crate::handler::call_stream::CallStream;
+use crate::handler::invocation::RunningHandler;
+use crate::handler::response_sink::{ResponseSink, ResponseTarget, WriteProgress};
+use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::routing::router::Router;
-use crate::server::response_queue::{ResponseSink, ResponseTarget};
 use crate::transport::budget::Budget;
 
 /// When it is worth trying again what a route has too much of to do.

@@ -4,6 +4,7 @@ pub(crate) mod connection;
 pub(crate) mod dispatch;
 pub(crate) mod queue_delay;
 pub(crate) mod response_queue;
+mod running_calls;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -1,30 +1,19 @@
 //! Answers that wait to be written to one caller, without I/O.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use net::{MAX_ESCAPED_BYTES, debug, escaped};
-use protocol::{
-    Key, LEGACY_READ_BYTES, PartWriter, ReadWindow, ResponsePayload, ResponseWriter, Side, Version, WindowFull,
-    write_credit, write_end, write_open, write_response,
-};
+use protocol::{LEGACY_READ_BYTES, ReadWindow, Version, WindowFull};
 
 use crate::error::ServiceError;
-use crate::handler::WriteProgress;
-use crate::handler::stream::{CallStream, Parts};
-use crate::transport::limits::MAX_FRAME_BYTES;
+use crate::handler::response_sink::{ResponseSink, ResponseTarget};
 
 /// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
 /// A buffer that has become larger is not used again.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
-
-/// Bytes of parts of one answer that are written before other answers have their turn.
-const PARTS_BYTES: usize = 64 * 1024;
 
 /// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
 /// can read at once.
@@ -48,141 +37,6 @@ pub(crate) enum WriteStep {
     WaitFor(WindowFull),
     /// Nothing waits.
     Done,
-}
-
-/// Where an answer goes; nowhere for a call without a key.
-#[derive(Debug)]
-pub(crate) struct ResponseTarget {
-    pub(crate) version: Version,
-    pub(crate) key: Option<Key>,
-    /// What makes it a stream, if its caller takes one.
-    pub(crate) call_stream: Option<Arc<CallStream>>,
-}
-
-/// Whoever still takes the items of a call that is over finds out.
-impl Drop for ResponseTarget {
-    fn drop(&mut self) {
-        if let Some(call_stream) = &self.call_stream {
-            call_stream.close();
-        }
-    }
-}
-
-/// Takes one answer. What does not become one leaves nothing behind.
-#[derive(Debug)]
-pub(crate) struct ResponseSink<'a> {
-    out: &'a mut BytesMut,
-    start: usize,
-    to: &'a ResponseTarget,
-}
-
-impl<'a> ResponseSink<'a> {
-    pub(crate) fn new(out: &'a mut BytesMut, to: &'a ResponseTarget) -> Self {
-        Self { start: out.len(), out, to }
-    }
-
-    /// A result, which `write` makes into JSON text.
-    pub(crate) fn success(&mut self, status: u16, write: impl FnOnce(&mut BytesMut) -> Result<(), serde_json::Error>) {
-        let Some(key) = &self.to.key else { return };
-        let limit = match self.to.version {
-            Version::V1 => LEGACY_READ_BYTES,
-            Version::V2 => MAX_FRAME_BYTES,
-        };
-        let writer = ResponseWriter::begin(self.out, self.to.version, key, status);
-        if let Err(error) = write(self.out) {
-            self.clear();
-            return self.failure(&ServiceError::internal(format!("the result has no JSON form: {error}")));
-        }
-        let bytes = writer.end(self.out);
-        if bytes > limit {
-            self.clear();
-            let message = format!("the answer has {bytes} bytes; this caller can read {limit}");
-            self.failure(&ServiceError::new(500, "answer_too_large", message));
-        }
-    }
-
-    /// Why there is no result.
-    pub(crate) fn failure(&mut self, error: &ServiceError) {
-        let Some(key) = &self.to.key else {
-            return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call that is not answered has failed");
-        };
-        let ServiceError { status, reason, message, retry_after } = error;
-        let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };
-        write_response(self.out, self.to.version, key, failure);
-    }
-
-    /// Says that the answer comes in parts. Whether its caller takes that.
-    pub(crate) fn open(&mut self) -> bool {
-        let Some((call_stream, key)) = self.stream() else { return false };
-        if call_stream.set_open(true) {
-            write_open(self.out, key);
-        }
-        true
-    }
-
-    /// Writes parts of an answer, as many as its caller takes now.
-    pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
-        let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
-        loop {
-            if self.has_written() && self.out.len() - self.start >= PARTS_BYTES {
-                return Poll::Ready(WriteProgress::More);
-            }
-            let number = ready!(call_stream.poll_ready(task));
-            let before = self.out.len();
-            let writer = PartWriter::begin(self.out, Side::Callee, key, number);
-            let error = match parts.0.as_mut().poll_part(task, self.out) {
-                Poll::Ready(Some(Ok(()))) => {
-                    let bytes = writer.end(self.out);
-                    if bytes <= MAX_FRAME_BYTES {
-                        call_stream.sent(bytes);
-                        continue;
-                    }
-                    Some(ServiceError::new(500, "answer_too_large", format!("a part has {bytes} bytes")))
-                }
-                Poll::Ready(Some(Err(error))) => Some(error),
-                Poll::Ready(None) => None,
-                Poll::Pending => match call_stream.stop_error() {
-                    Some(error) => Some(error),
-                    None => {
-                        self.out.truncate(before);
-                        return Poll::Pending;
-                    }
-                },
-            };
-            self.out.truncate(before);
-            match error {
-                Some(error) => self.failure(&error),
-                None => write_end(self.out, Side::Callee, key, number),
-            }
-            return Poll::Ready(WriteProgress::Done);
-        }
-    }
-
-    /// Before a handler goes on: what a stream owes its caller by itself.
-    pub(crate) fn attend(&mut self, task: &Context<'_>) {
-        let Some((call_stream, key)) = self.stream() else { return };
-        call_stream.register_waker(task);
-        if call_stream.set_open(false) {
-            write_open(self.out, key);
-        }
-        if let Some(credit) = call_stream.next_credit() {
-            write_credit(self.out, key, credit);
-        }
-    }
-
-    fn stream(&self) -> Option<(&'a CallStream, u64)> {
-        let ResponseTarget { call_stream, key, .. } = self.to;
-        Some((call_stream.as_deref()?, key.as_ref()?.number()?))
-    }
-
-    pub(crate) fn has_written(&self) -> bool {
-        self.out.len() > self.start
-    }
-
-    /// Takes back what has been written.
-    pub(crate) fn clear(&mut self) {
-        self.out.truncate(self.start);
-    }
 }
 
 impl ResponseQueue {
@@ -307,7 +161,10 @@ impl ResponseQueue {
 
 #[cfg(test)]
 mod tests {
+    use protocol::Key;
+
     use super::*;
+    use crate::transport::limits::MAX_FRAME_BYTES;
 
     struct TestCaller {
         queue: ResponseQueue,

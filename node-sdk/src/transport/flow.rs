@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
-use protocol::Part;
+use protocol::{Packet, Part, Side, parse_part};
+use serde::de::{DeserializeOwned, Error as _};
 
 /// A smaller part is kept by itself: it would keep all that was read with it, 64 KiB or more, which counts for nobody. A larger one is most
 /// of that.
@@ -167,6 +168,17 @@ impl SendWindow {
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
+}
+
+/// The data of a part.
+pub(crate) fn read_part<T: DeserializeOwned>(frame: &[u8], from: Side) -> Result<T, serde_json::Error> {
+    if let Some((_, _, body)) = parse_part(frame, from)
+        && let Ok(item) = serde_json::from_slice(body)
+    {
+        return Ok(item);
+    }
+    let packet = Packet::parse(frame).map_err(serde_json::Error::custom)?;
+    serde_json::from_str(packet.params.map_or("null", |params| params.get()))
 }
 
 #[cfg(test)]

@@ -1,0 +1,186 @@
+//! What a handler can have as an argument.
+
+use std::any::type_name;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::time::Duration;
+
+use protocol::Route;
+use serde::de::DeserializeOwned;
+use tokio::time::Instant;
+
+use crate::context::Trace;
+use crate::error::ServiceError;
+use crate::handler::{FromCall, IncomingCall, StateTypes, params};
+use crate::peers::Peers;
+
+/// The call's arguments, read as a `T`: its `params`, and what the path says where they leave that out. Numbers and truth
+/// values may come as text, as they do from a query string.
+///
+/// ```
+/// use node_sdk::{Params, ServiceError};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Filter {
+///     category: Option<String>,
+/// }
+///
+/// async fn list(Params(filter): Params<Filter>) -> Result<Vec<String>, ServiceError> {
+///     Ok(filter.category.into_iter().collect())
+/// }
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Params<T>(pub T);
+
+/// What the parameters of the route took from the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two of
+/// them in their order, or a type with members of their names.
+///
+/// ```
+/// use node_sdk::{Node, Path, ServiceError};
+///
+/// async fn find(Path((shelf, id)): Path<(String, u64)>) -> Result<String, ServiceError> {
+///     Ok(format!("{id} on {shelf}"))
+/// }
+///
+/// let node = Node::builder("goods").route("GET/shelves/{shelf}/goods/{id}", find);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Path<T>(pub T);
+
+/// The call's arguments as JSON text, unread: `null` when there are none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawParams(pub String);
+
+/// A value that the builder was given with `state`.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// use node_sdk::{Node, ServiceError, State};
+///
+/// async fn count(calls: State<AtomicU64>) -> Result<u64, ServiceError> {
+///     Ok(calls.fetch_add(1, Ordering::Relaxed))
+/// }
+///
+/// let node = Node::builder("counter").state(AtomicU64::new(1)).route("GET/count", count);
+/// ```
+#[derive(Debug)]
+pub struct State<T>(pub Arc<T>);
+
+/// Until when the caller waits. Calls made by the handler keep to it by themselves.
+#[derive(Clone, Copy, Debug)]
+pub struct Deadline(Option<Instant>);
+
+/// Who calls.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    pub(crate) instance: Option<Arc<str>>,
+    pub(crate) address: SocketAddr,
+    /// Those among whom it may be found.
+    pub(crate) peers: Option<Peers>,
+    /// Bytes that wait in its streams.
+    pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
+}
+
+impl<T: DeserializeOwned> FromCall for Params<T> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        let read = params::read(&call.params());
+        // Whatever has been read without a complaint was JSON.
+        call.verified.set(call.verified.get() || read.is_ok());
+        read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
+    }
+}
+
+impl<T: DeserializeOwned> FromCall for Path<T> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        let read = params::read_path(call.route, call.captured);
+        read.map(Self).map_err(|error| ServiceError::bad_request("bad_path", error.to_string()))
+    }
+}
+
+impl FromCall for RawParams {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(Self(call.params().into_owned()))
+    }
+}
+
+impl<T: Send + Sync + 'static> FromCall for State<T> {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        let state = call.node.states.find();
+        state.map(Self).ok_or_else(|| ServiceError::internal(format!("no state of type {}", type_name::<T>())))
+    }
+
+    fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
+        states.0.find::<T>().is_none().then(type_name::<T>)
+    }
+}
+
+impl FromCall for Peers {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(call.node.peers.clone())
+    }
+}
+
+impl FromCall for Deadline {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(Self(call.context.deadline))
+    }
+}
+
+impl Deadline {
+    /// How long the caller still waits; `None` when it has not said.
+    pub fn remaining(self) -> Option<Duration> {
+        self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+}
+
+impl FromCall for Caller {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(Self { peers: Some(call.node.peers.clone()), ..call.caller.clone() })
+    }
+}
+
+impl Caller {
+    /// Where the call comes from.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The id of the instance that calls; old callers have none.
+    pub fn instance(&self) -> Option<&str> {
+        self.instance.as_deref()
+    }
+
+    /// Under which name it has registered, as far as is known. Nobody has proved that it is who it says it is.
+    pub fn name(&self) -> Option<String> {
+        self.peers.as_ref()?.name_of(self.instance.as_deref()?)
+    }
+}
+
+impl FromCall for Trace {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(call.context.trace.clone().unwrap_or_else(Self::begin))
+    }
+}
+
+/// The route that the call was found by, as it is registered: `GET/goods/{id}`.
+impl FromCall for Route {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        Ok(call.route.clone())
+    }
+}
+
+impl<T> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> std::ops::Deref for State<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}

@@ -1,0 +1,165 @@
+//! A handler at work, whatever its types: one allocation for the whole call.
+
+use std::fmt;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use pin_project_lite::pin_project;
+
+use crate::error::ServiceError;
+use crate::handler::call_stream::Parts;
+use crate::handler::respond::{self, Outcome, Respond};
+use crate::handler::response_sink::{ResponseSink, WriteProgress};
+use crate::handler::{FromCall, Handler, IncomingCall, StateMap, StateTypes};
+
+/// A handler at work.
+pub(crate) type RunningHandler = Pin<Box<dyn PollHandler>>;
+
+/// Work that ends with an answer.
+pub(crate) trait PollHandler: Send {
+    /// Goes on with the work; when it is done its answer is in `sink`.
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress>;
+
+    /// The same for layers, which see the answer before its caller does.
+    fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>>;
+}
+
+/// A handler at work.
+#[doc(hidden)]
+pub struct HandlerWork(pub(crate) RunningHandler);
+
+/// A handler whose types are no longer known.
+pub(crate) trait AnyHandler: Send + Sync {
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError>;
+    fn missing(&self, states: &StateMap) -> Option<&'static str>;
+}
+
+/// Forgets the types of a handler.
+pub(crate) fn boxed<A: 'static, H: Handler<A>>(handler: H) -> Box<dyn AnyHandler> {
+    Box::new(TypedHandler { handler, arguments: std::marker::PhantomData })
+}
+
+struct TypedHandler<A, H> {
+    handler: H,
+    arguments: std::marker::PhantomData<fn() -> A>,
+}
+
+impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
+    fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
+        self.handler.begin(call).map(|work| work.0)
+    }
+
+    fn missing(&self, states: &StateMap) -> Option<&'static str> {
+        H::missing(&StateTypes(states))
+    }
+}
+
+/// What comes after a [layer](crate::NodeBuilder::layer): the layers inside it, and the handler. An argument of the layer's
+/// function; a layer without it answers in the handler's place. Dropped, the handler is not called.
+pub struct Next(Result<RunningHandler, ServiceError>);
+
+impl Next {
+    pub(crate) fn new(running: Result<RunningHandler, ServiceError>) -> Self {
+        Self(running)
+    }
+
+    /// Has the call carried out, and gives what it was answered. Cancel safe: the handler is dropped where it stands.
+    ///
+    /// # Errors
+    /// What the handler says, or why it could not begin.
+    pub async fn run(self) -> Result<Outcome, ServiceError> {
+        let mut running = self.0?;
+        poll_fn(|task| running.as_mut().poll_outcome(task)).await
+    }
+}
+
+impl FromCall for Next {
+    fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
+        let next = call.next.borrow_mut().take();
+        next.ok_or_else(|| ServiceError::internal("only a layer has something after it, and only once"))
+    }
+}
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Next")
+    }
+}
+
+pin_project! {
+    /// What a handler's function has begun. One allocation for the whole call.
+    struct Invocation<F> {
+        #[pin]
+        future: F,
+        // Once the function has returned a stream.
+        parts: Option<Parts>,
+    }
+}
+
+impl<F, T, E> PollHandler for Invocation<F>
+where
+    F: Future<Output = Result<T, E>> + Send,
+    T: Respond,
+    E: Into<ServiceError>,
+{
+    fn poll_answer(
+        self: Pin<&mut Self>,
+        task: &mut TaskContext<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress> {
+        let this = self.project();
+        if let Some(parts) = this.parts {
+            return sink.poll_parts(parts, task);
+        }
+        match ready!(this.future.poll(task)).map(Respond::into_parts) {
+            Ok(Ok(parts)) if sink.open() => return sink.poll_parts(this.parts.insert(parts), task),
+            Ok(Ok(_parts)) => sink.failure(&ServiceError::new(406, "stream", "the answer is a stream; open one")),
+            Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
+            Err(error) => sink.failure(&error.into()),
+        }
+        Poll::Ready(WriteProgress::Done)
+    }
+
+    fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>> {
+        Poll::Ready(ready!(self.project().future.poll(task)).map_err(Into::into).and_then(Outcome::from_result))
+    }
+}
+
+macro_rules! handlers {
+    ($($argument:ident)*) => {
+        impl<F, Fut, T, E, $($argument),*> Handler<($($argument,)*)> for F
+        where
+            F: Fn($($argument),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = Result<T, E>> + Send + 'static,
+            T: Respond,
+            E: Into<ServiceError>,
+            $($argument: FromCall,)*
+        {
+            #[allow(unused_variables, reason = "a handler may have no arguments")]
+            fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError> {
+                let future = self($($argument::from_call(call)?),*);
+                Ok(HandlerWork(Box::pin(Invocation { future, parts: None })))
+            }
+
+            #[allow(unused_variables, reason = "a handler may have no arguments")]
+            fn missing(states: &StateTypes<'_>) -> Option<&'static str> {
+                None$(.or_else(|| $argument::missing(states)))*
+            }
+        }
+    };
+}
+
+handlers!();
+handlers!(A1);
+handlers!(A1 A2);
+handlers!(A1 A2 A3);
+handlers!(A1 A2 A3 A4);
+handlers!(A1 A2 A3 A4 A5);
+handlers!(A1 A2 A3 A4 A5 A6);
+handlers!(A1 A2 A3 A4 A5 A6 A7);
+handlers!(A1 A2 A3 A4 A5 A6 A7 A8);
