@@ -33,6 +33,7 @@
 
 mod accept;
 mod address_group;
+pub mod buffers;
 mod frames;
 mod log;
 mod peer_backlog;

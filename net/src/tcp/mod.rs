@@ -1,6 +1,6 @@
 //! TCP sockets of the system: listeners, options, reads and writes.
 //!
-//! It must not know frames or packets. Of this crate it must import only `log`.
+//! It must not know frames or packets. Of this crate it must import only `buffers` and `log`.
 
 mod listen;
 mod options;

@@ -2,7 +2,6 @@
 //! before and after each call whether the thread is to be cancelled, which takes a tenth of the
 //! time that a small message takes outside the kernel.
 
-use std::cell::RefCell;
 use std::io;
 
 use bytes::BytesMut;
@@ -10,6 +9,8 @@ use rustix::io::retry_on_intr;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
+
+use crate::buffers::with_read_buffer;
 
 /// A closed connection gives an error, and no signal. Where this flag does not exist, Rust ignores
 /// the signal.
@@ -42,19 +43,13 @@ pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 /// Most bytes that [`recv_into`] reads.
 pub const MAX_RECV_BYTES: usize = 8 * 1024;
 
-thread_local! {
-    /// Small reads go through this buffer and are copied, which costs less than clearing room for
-    /// them in every buffer.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_RECV_BYTES].into());
-}
-
 /// As [`recv_now`], into the free room of `buffer`, at most [`MAX_RECV_BYTES`]. `buffer` must have
 /// room: a read without room looks like the end.
 ///
 /// # Errors
 /// As for [`recv_now`].
 pub fn recv_into(stream: &TcpStream, buffer: &mut BytesMut) -> io::Result<usize> {
-    SCRATCH.with_borrow_mut(|scratch| {
+    with_read_buffer(|scratch| {
         let room = (buffer.capacity() - buffer.len()).min(MAX_RECV_BYTES);
         let bytes = recv_now(stream, &mut scratch[..room])?;
         buffer.extend_from_slice(&scratch[..bytes]);
