@@ -30,7 +30,6 @@ mod handler;
 mod node;
 mod peers;
 mod routing;
-mod scratch;
 mod server;
 mod transport;
 

@@ -1,7 +1,6 @@
 //! Bytes, buffers, time-outs, and how long one connection may work. It knows nothing of HTTP.
 
 pub(crate) mod budget;
-pub(crate) mod buffers;
 pub(crate) mod poll_slice;
 pub(crate) mod stream;
 pub(crate) mod timer;

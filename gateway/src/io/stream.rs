@@ -17,7 +17,7 @@ use tokio::time::{Duration, timeout};
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
-use crate::io::buffers;
+use net::buffers;
 
 /// A connection to a client.
 #[derive(Debug)]

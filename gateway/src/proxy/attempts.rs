@@ -11,13 +11,13 @@ use super::{Proxy, RequestContext, problem};
 use crate::config::Balance;
 use crate::http1::head::Framing;
 use crate::http1::headers::{UpstreamRequest, put_request};
-use crate::io::buffers;
 use crate::proxy::exchange::{BodyError, Exchange};
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::QueueError;
 use crate::upstream::endpoint::{ConnectError, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
+use net::buffers;
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;

@@ -1,11 +1,11 @@
 //! Bytes both ways between a client and a server, after both have agreed to speak something else than HTTP.
 
-use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use net::buffers::with_read_buffer;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
@@ -15,19 +15,11 @@ use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::upstream::holders::Holder;
 
-/// Bytes that are read at a time, and so wait in one direction at most.
-const MAX_WAITING_BYTES: usize = 16 * 1024;
-
 /// Reads of one direction in one turn: others of the same thread have theirs then.
 const MAX_READS: u32 = 8;
 
 /// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay for longer by this part of it.
 const LOOKS: u32 = 8;
-
-thread_local! {
-    /// What is read goes on at once, mostly: all tunnels of a thread read into the same place.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_WAITING_BYTES].into());
-}
 
 /// Carries bytes both ways until both sides have said that no more come, neither has said anything for as long as `idle`, or the
 /// tunnel has to give way to another one. A side that does not take what has come for it is not read for, and a tunnel in which
@@ -136,7 +128,8 @@ impl DirectionPoll<'_> {
         }
     }
 
-    /// Reads once, and writes what is taken of it.
+    /// Reads once, and writes what is taken of it. What is not taken waits: no more than one read, of
+    /// [`READ_BYTES`](net::buffers::READ_BYTES) at most.
     fn poll_pass_on(
         &mut self,
         task: &mut Context<'_>,
@@ -148,7 +141,7 @@ impl DirectionPoll<'_> {
             return Poll::Pending;
         }
         self.reads += 1;
-        SCRATCH.with_borrow_mut(|scratch| {
+        with_read_buffer(|scratch| {
             let read = ready!(from.poll_recv(task, scratch))?;
             self.holder.record_bytes(read as u64);
             if read == 0 {
@@ -371,7 +364,7 @@ mod tests {
         });
         polls.count_polls(run(ClientStream::Plain(inner), outer, &holder, PATIENCE)).await.unwrap();
         pumps.await.unwrap();
-        let most = MAX_WAITING_BYTES * usize::try_from(MAX_READS).unwrap();
+        let most = net::buffers::READ_BYTES * usize::try_from(MAX_READS).unwrap();
         assert!(polls.so_far() >= (much / most) as u64, "{} turns", polls.so_far());
     }
 }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::client::attempt::SubmitError;
 use crate::error::CallError;
-use crate::scratch::with_scratch;
+use net::buffers::with_scratch;
 
 /// What a call is made with.
 #[derive(Clone, Copy)]

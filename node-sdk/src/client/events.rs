@@ -14,8 +14,8 @@ use crate::context::Context;
 use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
 use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
-use crate::scratch::with_scratch;
 use crate::transport::limits::MAX_FRAME_BYTES;
+use net::buffers::with_scratch;
 
 /// Most bytes of a payload: with what stands around it, it is a packet that every node takes.
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;

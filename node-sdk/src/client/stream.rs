@@ -19,11 +19,11 @@ use crate::balance::Balance;
 use crate::client::raw_call::RawCall;
 use crate::client::response::{RawResponse, read_result};
 use crate::error::CallError;
-use crate::scratch::with_scratch;
 use crate::transport::connection::OpenStream;
 use crate::transport::flow::{FlowViolation, read_part};
 use crate::transport::in_flight::{CallFailure, StreamEnd};
 use crate::transport::write_queue::EnqueueError;
+use net::buffers::with_scratch;
 
 /// A stream that is about to be opened: set what differs from the defaults, then await it.
 #[must_use = "a stream is opened when it is awaited"]

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
-use crate::scratch::with_scratch;
+use net::buffers::with_scratch;
 
 /// A result with its status: anything that has a JSON form is one with 200.
 #[diagnostic::on_unimplemented(

@@ -20,13 +20,13 @@ use crate::http1::head::RequestHead;
 use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::{KeepAlive, put_full};
 use crate::io::budget::Reservation;
-use crate::io::buffers;
 use crate::io::stream::Readable;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
+use net::buffers;
 
 impl Exchange for Http1Connection<'_> {
     async fn whole_body(

@@ -9,10 +9,10 @@ use tokio::time::{Instant, timeout_at};
 use super::MAX_AHEAD_BYTES;
 use crate::http1::body::{BodyReader, MalformedBody, Piece};
 use crate::http1::head::{HeadReader, RequestHead};
-use crate::io::buffers;
 use crate::io::stream::Readable;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended};
+use net::buffers;
 
 /// Room for one read: most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;

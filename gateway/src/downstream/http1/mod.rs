@@ -23,12 +23,12 @@ use crate::http1::body::{BodyReader, MalformedBody, Piece};
 use crate::http1::head::{HeadReader, RequestHead};
 use crate::http1::response_writer::KeepAlive;
 use crate::io::budget::Reservation;
-use crate::io::buffers;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::{ClientStream, Readable, Written, shrink, write_all};
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
+use net::buffers;
 
 /// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
 const MAX_AHEAD_BYTES: usize = 32 * 1024;

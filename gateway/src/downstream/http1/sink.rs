@@ -8,10 +8,10 @@ use crate::http1::head::{Framing, RequestHead};
 use crate::http1::headers;
 use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::{KeepAlive, put_chunk, put_date, put_last_chunk, status_line};
-use crate::io::buffers;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::proxy::exchange::Ended;
 use crate::proxy::forward::Sink;
+use net::buffers;
 
 /// A response on its way.
 pub(super) struct Http1Sink<'a> {

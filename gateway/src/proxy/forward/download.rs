@@ -12,12 +12,12 @@ use super::{ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
 use crate::http1::body::{BodyReader, Piece};
 use crate::http1::head::{Framing, RequestHead};
 use crate::http1::response_reader::{ResponseHead, ResponseReader};
-use crate::io::buffers;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::Readable;
 use crate::proxy::exchange::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
+use net::buffers;
 
 /// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
 /// who reads. What has been read when a client stops is held for as long as it does.
