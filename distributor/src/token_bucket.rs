@@ -19,7 +19,7 @@ impl TokenBucket {
     }
 
     /// Takes a token, or says how long it takes until there is one.
-    pub(crate) fn take(&mut self, now: Instant) -> Result<(), Duration> {
+    pub(crate) fn try_spend(&mut self, now: Instant) -> Result<(), Duration> {
         let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.at = Some(now);
         self.tokens = (self.tokens + passed.as_secs_f64() * self.per_second).min(self.burst);
@@ -53,7 +53,7 @@ mod tests {
             (60_000, Ok(())),
             (60_000, Err(500)),
         ] {
-            let taken = bucket.take(start + Duration::from_millis(ms));
+            let taken = bucket.try_spend(start + Duration::from_millis(ms));
             assert_eq!(taken, expected.map_err(Duration::from_millis), "{ms}");
         }
     }

@@ -19,7 +19,7 @@ impl Interests {
     }
 
     /// Whether a node is one of those.
-    pub(crate) fn concern(&self, record: &Record) -> bool {
+    pub(crate) fn include(&self, record: &Record) -> bool {
         self.0.contains(&*record.name) || record.urls.iter().any(|url| self.0.contains(&**url))
     }
 }

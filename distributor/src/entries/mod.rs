@@ -22,15 +22,15 @@ pub(crate) struct SessionId(pub(crate) u64);
 pub(crate) struct EntryTable {
     revision: Revision,
     /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
-    succeeds: Option<(ResumePoint, u64)>,
-    seats: BTreeMap<u64, Entry>,
+    resumes: Option<(ResumePoint, u64)>,
+    entries: BTreeMap<u64, Entry>,
     sessions: HashMap<SessionId, u64>,
     /// Where an instance of version 2 sits.
     instances: HashMap<Box<str>, u64>,
     /// Where nodes of version 1 sit that are expected back.
-    expected: HashMap<NodeIdentity, u64>,
+    awaited: HashMap<NodeIdentity, u64>,
     /// How many entries each place has, by its hash.
-    places: HashMap<u64, u32>,
+    identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
     next_id: u64,
     /// One for each of the last revisions, the newest last.
@@ -42,7 +42,7 @@ pub(crate) struct EntryTable {
     /// Whose nodes have come since the last change that says so.
     returned: Vec<Arc<Record>>,
     /// Somebody was told a list without the unconfirmed, and has to be told of those who come.
-    told_partly: bool,
+    is_partly_published: bool,
     /// The first revision since which every list has been whole.
     whole_since: u64,
     digest: Digest,
@@ -130,9 +130,9 @@ pub(crate) struct Difference {
     pub(crate) suspect: Vec<u64>,
     pub(crate) trusted: Vec<u64>,
     /// Something happened, even if nothing of it is left to tell.
-    pub(crate) is_news: bool,
+    pub(crate) has_changes: bool,
     /// What is said of the whole changed.
-    pub(crate) is_said: bool,
+    pub(crate) header_changed: bool,
 }
 
 /// Changes that are remembered: a node that is further behind gets the list.
@@ -146,19 +146,19 @@ impl EntryTable {
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
             revision: Revision { epoch, rev: 0 },
-            succeeds: None,
-            seats: BTreeMap::new(),
+            resumes: None,
+            entries: BTreeMap::new(),
             sessions: HashMap::new(),
             instances: HashMap::new(),
-            expected: HashMap::new(),
-            places: HashMap::new(),
+            awaited: HashMap::new(),
+            identity_counts: HashMap::new(),
             hasher: RandomState::new(),
             next_id: 1,
             changes: VecDeque::new(),
             change_bytes: 0,
             unconfirmed: 0,
             returned: Vec::new(),
-            told_partly: false,
+            is_partly_published: false,
             whole_since: 0,
             digest: Digest::default(),
             entry_bytes: 0,
@@ -177,24 +177,24 @@ impl EntryTable {
 
     /// How many nodes are listed.
     pub(crate) fn len(&self) -> usize {
-        self.seats.len()
+        self.entries.len()
     }
 
     /// What a session has registered.
     pub(crate) fn record_of(&self, session: SessionId) -> Option<&Arc<Record>> {
-        self.sessions.get(&session).and_then(|id| self.seats.get(id)).map(|seat| &seat.record)
+        self.sessions.get(&session).and_then(|id| self.entries.get(id)).map(|entry| &entry.record)
     }
 
     /// The entry of this id.
     pub(crate) fn record(&self, id: u64) -> Option<&Arc<Record>> {
-        self.seats.get(&id).map(|seat| &seat.record)
+        self.entries.get(&id).map(|entry| &entry.record)
     }
 
     /// Whether a place is kept for this node, or its instance has one already.
-    pub(crate) fn is_expected(&self, record: &Record) -> bool {
+    pub(crate) fn is_awaited(&self, record: &Record) -> bool {
         match &record.instance {
             Some(instance) => self.instances.contains_key(instance),
-            None => self.expected.contains_key(&record.place()),
+            None => self.awaited.contains_key(&record.identity()),
         }
     }
 
@@ -204,8 +204,8 @@ impl EntryTable {
     }
 
     /// Whether an entry has this place.
-    pub(crate) fn is_taken(&self, place: &NodeIdentity) -> bool {
-        self.places.contains_key(&self.hasher.hash_one(place))
+    pub(crate) fn has_identity(&self, identity: &NodeIdentity) -> bool {
+        self.identity_counts.contains_key(&self.hasher.hash_one(identity))
     }
 
     /// Whether the node of every entry has registered here.
@@ -215,29 +215,29 @@ impl EntryTable {
 
     /// The first revision since which every list has been whole; `None` while some are not, or have to be made so.
     pub(crate) fn whole_since(&self) -> Option<u64> {
-        (self.is_whole() && !self.told_partly).then_some(self.whole_since)
+        (self.is_whole() && !self.is_partly_published).then_some(self.whole_since)
     }
 
     /// A list without the unconfirmed is told.
-    pub(crate) fn tell_partly(&mut self) {
-        self.told_partly = true;
+    pub(crate) fn publish_partly(&mut self) {
+        self.is_partly_published = true;
     }
 
     /// Makes a change of the nodes that have come since the last one, for whoever was told a list without them.
-    pub(crate) fn announce_returned(&mut self) {
+    pub(crate) fn confirm_returned(&mut self) {
         let returned = std::mem::take(&mut self.returned);
-        if self.told_partly && !returned.is_empty() {
+        if self.is_partly_published && !returned.is_empty() {
             self.push(Change::Confirmed(returned));
         }
-        if self.told_partly && self.is_whole() {
-            self.told_partly = false;
+        if self.is_partly_published && self.is_whole() {
+            self.is_partly_published = false;
             self.whole_since = self.revision.rev;
         }
     }
 
     /// The session that holds an entry.
     pub(crate) fn holder(&self, id: u64) -> Option<SessionId> {
-        match self.seats.get(&id)?.held_by {
+        match self.entries.get(&id)?.held_by {
             Owner::Session(session) => Some(session),
             Owner::Retained(_) => None,
         }
@@ -254,71 +254,72 @@ impl EntryTable {
         if let Some(id) = of_instance
             && own != Some(id)
         {
-            superseded = self.unseat(id);
+            superseded = self.evict(id);
             if own.is_some() {
                 // It sits elsewhere already, and nobody sits twice.
                 self.remove(id, LeaveReason::Superseded);
             }
         }
-        let place = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
-        let kept = || if instance.is_none() { self.expected.get(&place).copied() } else { None };
+        let identity = (Box::from(host), registration.port, Box::from(registration.name.as_str()));
+        let kept = || if instance.is_none() { self.awaited.get(&identity).copied() } else { None };
         let known = own.or(of_instance).or_else(kept);
         let id = known.unwrap_or(self.next_id);
         self.next_id = self.next_id.max(id + 1);
         let record = Record::new(id, registration, host);
-        let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
+        let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
         self.sessions.insert(session, id);
-        self.expected.remove(&place);
+        self.awaited.remove(&identity);
         let entrance = match &before {
-            Some(before) if before.shows_the_same(&record) => RegisterOutcome::Unchanged,
+            Some(before) if before.is_listed_as(&record) => RegisterOutcome::Unchanged,
             Some(_) => RegisterOutcome::Updated,
             None => RegisterOutcome::Joined,
         };
         match before {
             Some(before) if entrance == RegisterOutcome::Unchanged => {
                 if before.is_confirmed {
-                    if let Some(seat) = self.seats.get_mut(&id) {
-                        seat.held_by = Owner::Session(session);
+                    if let Some(entry) = self.entries.get_mut(&id) {
+                        entry.held_by = Owner::Session(session);
                     }
                 } else {
-                    let record = self.put(record, Owner::Session(session));
+                    let record = self.insert(record, Owner::Session(session));
                     self.returned.push(record);
                 }
             }
             before => {
-                self.put(record, Owner::Session(session));
-                self.note(id, before, LeaveReason::Changed);
+                self.insert(record, Owner::Session(session));
+                self.log_change(id, before, LeaveReason::Changed);
             }
         }
         Registered { entrance, superseded }
     }
 
     /// Removes what a session registered. A session that never registered, or is out already, changes nothing.
-    pub(crate) fn leave(&mut self, session: SessionId, reason: LeaveReason) -> Option<Arc<Record>> {
+    pub(crate) fn remove_session(&mut self, session: SessionId, reason: LeaveReason) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         self.remove(id, reason)
     }
 
     /// The session is gone, and its node is kept for it until `until`.
-    pub(crate) fn keep(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
+    pub(crate) fn retain_entry(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
-        let seat = self.seats.get_mut(&id)?;
-        seat.held_by = Owner::Retained(until);
-        let record = Arc::clone(&seat.record);
-        self.expect(&record);
+        let entry = self.entries.get_mut(&id)?;
+        entry.held_by = Owner::Retained(until);
+        let record = Arc::clone(&entry.record);
+        self.await_return(&record);
         Some(record)
     }
 
     /// Removes up to `most` of those whose time to come back is over.
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
-        let is_due = |seat: &Entry| matches!(seat.held_by, Owner::Retained(until) if until <= now);
-        let due: Vec<u64> = self.seats.iter().filter(|(_, seat)| is_due(seat)).map(|(id, _)| *id).take(most).collect();
+        let is_due = |entry: &Entry| matches!(entry.held_by, Owner::Retained(until) if until <= now);
+        let due: Vec<u64> =
+            self.entries.iter().filter(|(_, entry)| is_due(entry)).map(|(id, _)| *id).take(most).collect();
         due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
     }
 
     /// When the next of those goes.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
-        let times = self.seats.values().filter_map(|seat| match seat.held_by {
+        let times = self.entries.values().filter_map(|entry| match entry.held_by {
             Owner::Retained(until) => Some(until),
             Owner::Session(_) => None,
         });
@@ -326,17 +327,17 @@ impl EntryTable {
     }
 
     /// How many are kept for nodes that are not there.
-    pub(crate) fn absent(&self) -> usize {
-        self.seats.len() - self.sessions.len()
+    pub(crate) fn retained_len(&self) -> usize {
+        self.entries.len() - self.sessions.len()
     }
 
     /// Marks a node that gives no sign of life, or one that does again. Returns whether that is new.
-    pub(crate) fn mark(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
-        let seat = self.seats.get_mut(&id).filter(|seat| seat.record.suspect != suspect)?;
-        let before = Arc::clone(&seat.record);
-        seat.record = Arc::new(Record { suspect, ..(*before).clone() });
-        let record = Arc::clone(&seat.record);
-        self.note(id, Some(before), LeaveReason::Changed);
+    pub(crate) fn mark_suspect(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
+        let entry = self.entries.get_mut(&id).filter(|entry| entry.record.suspect != suspect)?;
+        let before = Arc::clone(&entry.record);
+        entry.record = Arc::new(Record { suspect, ..(*before).clone() });
+        let record = Arc::clone(&entry.record);
+        self.log_change(id, Some(before), LeaveReason::Changed);
         Some(record)
     }
 
@@ -348,41 +349,41 @@ impl EntryTable {
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
     /// registered with us already stays. Receivers that know that state can be told of changes since then; others are told of
     /// an entry when its own node has come.
-    pub(crate) fn succeed(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
-        let registered = std::mem::take(&mut self.seats);
+    pub(crate) fn restore(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
+        let registered = std::mem::take(&mut self.entries);
         let sessions = std::mem::take(&mut self.sessions);
         let rev = self.revision.rev + 1;
         // Whatever was told under our epoch so far is void: its ids may be others' now.
         *self = Self::new(self.revision.epoch.max(copied.revision.epoch + 1));
         self.revision.rev = rev;
-        self.succeeds = Some((copied, rev));
+        self.resumes = Some((copied, rev));
         for record in records {
             self.next_id = self.next_id.max(record.id + 1);
-            self.put(Record { is_confirmed: false, ..record }, Owner::Retained(until));
+            self.insert(Record { is_confirmed: false, ..record }, Owner::Retained(until));
         }
         let mut sessions: Vec<_> = sessions.into_iter().collect();
         sessions.sort_unstable_by_key(|(_, id)| *id);
         for (session, id) in sessions {
             let Some(Entry { record, .. }) = registered.get(&id) else { continue };
-            let place = record.place();
+            let identity = record.identity();
             let known = match &record.instance {
                 Some(instance) => self.instances.get(instance).copied(),
-                None => self.expected.get(&place).copied(),
+                None => self.awaited.get(&identity).copied(),
             };
             let id = known.unwrap_or(self.next_id);
             self.next_id = self.next_id.max(id + 1);
             self.sessions.insert(session, id);
-            self.expected.remove(&place);
-            let before = self.seats.get(&id).map(|seat| Arc::clone(&seat.record));
-            self.put(Record { id, ..(**record).clone() }, Owner::Session(session));
-            self.note(id, before, LeaveReason::Changed);
+            self.awaited.remove(&identity);
+            let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
+            self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
+            self.log_change(id, before, LeaveReason::Changed);
         }
     }
 
     /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
     pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
         let ResumePoint { revision, digest } = have;
-        let rev = match self.succeeds {
+        let rev = match self.resumes {
             Some((copied, rev)) if copied.revision == revision && (digest.is_none() || copied.digest == digest) => rev,
             _ if revision.epoch == self.revision.epoch => revision.rev,
             _ => return None,
@@ -398,7 +399,7 @@ impl EntryTable {
     }
 
     /// What those were at an earlier revision that something has happened to since.
-    fn undone(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
+    fn reverted_since(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
         let mut undone = HashMap::new();
         for touched in self.after(rev).filter_map(Change::touched) {
             // The first change after it found what it was.
@@ -409,17 +410,17 @@ impl EntryTable {
 
     /// All nodes of an earlier revision, one of [`base`](Self::base), in order of registration.
     pub(crate) fn records_at(&self, rev: u64) -> Vec<&Arc<Record>> {
-        let undone = self.undone(rev);
-        let now = self.seats.iter().filter(|(id, _)| !undone.contains_key(id)).map(|(_, seat)| &seat.record);
+        let undone = self.reverted_since(rev);
+        let now = self.entries.iter().filter(|(id, _)| !undone.contains_key(id)).map(|(_, entry)| &entry.record);
         let mut records: Vec<_> = now.chain(undone.values().copied().flatten()).collect();
         records.sort_unstable_by_key(|record| record.id);
         records
     }
 
     /// What has changed from `base` to `target`, both of [`base`](Self::base), for whoever sees this much of it.
-    pub(crate) fn between(&self, base: u64, target: u64, view: &View) -> Difference {
+    pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
         let mut difference = Difference::default();
-        let undone = self.undone(target);
+        let undone = self.reverted_since(target);
         // What it was at the base is what the first change found.
         let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
         let mut returned = HashSet::new();
@@ -427,12 +428,12 @@ impl EntryTable {
         for change in self.after(base).take(changes) {
             match change {
                 Change::Entry(EntryChange { id, before, reason }) => {
-                    difference.is_news = true;
+                    difference.has_changes = true;
                     touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
                 }
                 Change::Header => {
-                    difference.is_news = true;
-                    difference.is_said = true;
+                    difference.has_changes = true;
+                    difference.header_changed = true;
                 }
                 Change::Confirmed(records) if view.confirmed_only => {
                     for record in records {
@@ -444,12 +445,12 @@ impl EntryTable {
             }
         }
         for (id, (before, reason)) in touched {
-            let before = before.filter(|record| view.shows(record));
+            let before = before.filter(|record| view.includes(record));
             let after = match undone.get(&id) {
                 Some(after) => *after,
-                None => self.seats.get(&id).map(|seat| &seat.record),
+                None => self.entries.get(&id).map(|entry| &entry.record),
             };
-            let after = after.filter(|record| view.shows(record));
+            let after = after.filter(|record| view.includes(record));
             let has_returned = returned.contains(&id);
             // A peer that is shown the confirmed only may have been told of it, by a list, before this was noted. Telling it twice
             // does no harm.
@@ -458,7 +459,7 @@ impl EntryTable {
                 (None, None) if has_returned => difference.left.push((id, reason)),
                 (None, None) => {}
                 (Some(_), None) => {
-                    let is_listed = undone.get(&id).map_or_else(|| self.seats.contains_key(&id), Option::is_some);
+                    let is_listed = undone.get(&id).map_or_else(|| self.entries.contains_key(&id), Option::is_some);
                     difference.left.push((id, if is_listed { LeaveReason::Changed } else { reason }));
                 }
                 (before, Some(after)) => {
@@ -488,12 +489,12 @@ impl EntryTable {
 
     /// Bytes of all entries with a comma between them.
     pub(crate) fn list_bytes(&self) -> usize {
-        self.entry_bytes + self.seats.len().saturating_sub(1)
+        self.entry_bytes + self.entries.len().saturating_sub(1)
     }
 
     /// All nodes in order of registration.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Arc<Record>> + Clone {
-        self.seats.values().map(|seat| &seat.record)
+        self.entries.values().map(|entry| &entry.record)
     }
 
     /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of registration: the first node of
@@ -518,52 +519,54 @@ impl EntryTable {
     }
 
     /// Makes the session that holds a seat hold it no longer.
-    fn unseat(&mut self, id: u64) -> Option<SessionId> {
+    fn evict(&mut self, id: u64) -> Option<SessionId> {
         let session = self.holder(id)?;
         self.sessions.remove(&session);
         Some(session)
     }
 
-    fn put(&mut self, record: Record, held_by: Owner) -> Arc<Record> {
+    fn insert(&mut self, record: Record, held_by: Owner) -> Arc<Record> {
         let id = record.id;
-        self.take_out(id);
+        self.detach(id);
         self.digest.add(id, &record.entry);
         self.entry_bytes += record.entry.len();
         self.unconfirmed += usize::from(!record.is_confirmed);
-        *self.places.entry(self.hasher.hash_one(record.place())).or_default() += 1;
+        *self.identity_counts.entry(self.hasher.hash_one(record.identity())).or_default() += 1;
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
         }
         let record = Arc::new(record);
-        self.seats.insert(id, Entry { record: Arc::clone(&record), held_by });
+        self.entries.insert(id, Entry { record: Arc::clone(&record), held_by });
         if matches!(held_by, Owner::Retained(_)) {
-            self.expect(&record);
+            self.await_return(&record);
         }
         record
     }
 
-    fn expect(&mut self, record: &Record) {
+    fn await_return(&mut self, record: &Record) {
         if record.instance.is_none() {
-            self.expected.insert(record.place(), record.id);
+            self.awaited.insert(record.identity(), record.id);
         }
     }
 
     fn remove(&mut self, id: u64, reason: LeaveReason) -> Option<Arc<Record>> {
-        let record = self.take_out(id)?;
-        let place = record.place();
-        if self.expected.get(&place) == Some(&id) {
-            self.expected.remove(&place);
+        let record = self.detach(id)?;
+        let identity = record.identity();
+        if self.awaited.get(&identity) == Some(&id) {
+            self.awaited.remove(&identity);
         }
-        self.note(id, Some(Arc::clone(&record)), reason);
+        self.log_change(id, Some(Arc::clone(&record)), reason);
         Some(record)
     }
 
-    fn take_out(&mut self, id: u64) -> Option<Arc<Record>> {
-        let Entry { record, .. } = self.seats.remove(&id)?;
+    fn detach(&mut self, id: u64) -> Option<Arc<Record>> {
+        let Entry { record, .. } = self.entries.remove(&id)?;
         self.digest.remove(id, &record.entry);
         self.entry_bytes -= record.entry.len();
         self.unconfirmed -= usize::from(!record.is_confirmed);
-        if let hash_map::Entry::Occupied(mut count) = self.places.entry(self.hasher.hash_one(record.place())) {
+        if let hash_map::Entry::Occupied(mut count) =
+            self.identity_counts.entry(self.hasher.hash_one(record.identity()))
+        {
             *count.get_mut() -= 1;
             if *count.get() == 0 {
                 count.remove();
@@ -577,7 +580,7 @@ impl EntryTable {
         Some(record)
     }
 
-    fn note(&mut self, id: u64, before: Option<Arc<Record>>, reason: LeaveReason) {
+    fn log_change(&mut self, id: u64, before: Option<Arc<Record>>, reason: LeaveReason) {
         self.push(Change::Entry(EntryChange { id, before, reason }));
     }
 
@@ -628,7 +631,7 @@ impl Record {
     }
 
     /// Whether lists show the same of both.
-    pub(crate) fn shows_the_same(&self, other: &Self) -> bool {
+    pub(crate) fn is_listed_as(&self, other: &Self) -> bool {
         (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
     }
 
@@ -638,7 +641,7 @@ impl Record {
     }
 
     /// What makes it the same node when it comes again without an instance.
-    pub(crate) fn place(&self) -> NodeIdentity {
+    pub(crate) fn identity(&self) -> NodeIdentity {
         (self.host.clone(), self.port, self.name.clone())
     }
 
@@ -652,8 +655,8 @@ impl Record {
 impl Difference {
     /// Nothing that the receiver has to know but that there is a new revision.
     pub(crate) fn is_empty(&self) -> bool {
-        let Self { joined, left, suspect, trusted, is_said, .. } = self;
-        joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !is_said
+        let Self { joined, left, suspect, trusted, header_changed, .. } = self;
+        joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed
     }
 
     /// About how many bytes it takes to tell.

@@ -42,7 +42,7 @@ fn order_is_the_order_of_registration() {
         let id = SessionId(session);
         let changed = match name {
             Some(name) => Some(registry.register(id, &registration(name), "::1").entrance),
-            None => registry.leave(id, LeaveReason::Closed).map(|_| RegisterOutcome::Updated),
+            None => registry.remove_session(id, LeaveReason::Closed).map(|_| RegisterOutcome::Updated),
         };
         assert_eq!((changed, names(&registry).as_str()), (entrance, expected));
     }
@@ -58,10 +58,10 @@ fn rg4_the_newest_session_of_an_instance_has_it() {
     assert_eq!(register(2, 8), registered(RegisterOutcome::Updated, None));
     assert_eq!(register(3, 7), registered(RegisterOutcome::Joined, None));
     assert_eq!(register(3, 8), registered(RegisterOutcome::Updated, Some(2)));
-    assert_eq!(registry.leave(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
-    assert_eq!(registry.leave(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
+    assert_eq!(registry.remove_session(SessionId(1), LeaveReason::Closed), None, "a late end removes nothing");
+    assert_eq!(registry.remove_session(SessionId(2), LeaveReason::Closed), None, "a late end removes nothing");
     assert_eq!(names(&registry), "n8");
-    registry.leave(SessionId(3), LeaveReason::Closed);
+    registry.remove_session(SessionId(3), LeaveReason::Closed);
     assert_eq!(registry.register(SessionId(4), &instance(7), "::1"), registered(RegisterOutcome::Joined, None));
 }
 
@@ -86,7 +86,7 @@ fn what_fits_covers_every_name_first() {
 fn check(registry: &EntryTable, base: u64, needs: Option<&str>, expected: &str) {
     let needs = needs.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
     let view = View { needs, confirmed_only: false };
-    let Difference { joined, left, suspect, trusted, .. } = registry.between(base, registry.revision().rev, &view);
+    let Difference { joined, left, suspect, trusted, .. } = registry.difference(base, registry.revision().rev, &view);
     let joined: Vec<_> = joined.iter().map(|record| format!("+{}", record.name)).collect();
     let left: Vec<_> = left.iter().map(|(id, reason)| format!("-{id} {}", reason.as_str())).collect();
     let marks = suspect.iter().map(|id| format!("?{id}")).chain(trusted.iter().map(|id| format!("!{id}")));
@@ -103,17 +103,17 @@ fn changes_merge_to_what_differs() {
     let base = registry.revision().rev;
     check(&registry, base, None, "");
     registry.register(SessionId(3), &registration("c"), "::1");
-    registry.leave(a, LeaveReason::Reset);
+    registry.remove_session(a, LeaveReason::Reset);
     check(&registry, base, None, "+c -1 reset");
-    registry.leave(SessionId(3), LeaveReason::Leave);
+    registry.remove_session(SessionId(3), LeaveReason::Leave);
     check(&registry, base, None, "-1 reset");
-    registry.mark(2, true);
+    registry.mark_suspect(2, true);
     check(&registry, base, None, "-1 reset ?2");
-    registry.mark(2, false);
+    registry.mark_suspect(2, false);
     check(&registry, base, None, "-1 reset");
     registry.touch();
     check(&registry, registry.revision().rev - 1, None, "");
-    registry.mark(2, true);
+    registry.mark_suspect(2, true);
     registry.register(SessionId(2), &registration("b2"), "::1");
     check(&registry, registry.revision().rev - 1, None, "+b2");
     check(&registry, 0, None, "+b2");
@@ -131,7 +131,7 @@ fn a_receiver_gets_what_concerns_it() {
     registry.register(SessionId(2), &registration("moved"), "::1");
     check(&registry, base, Some("n2"), "-2 changed");
     check(&registry, base, Some("moved"), "+moved");
-    registry.leave(SessionId(2), LeaveReason::Hung);
+    registry.remove_session(SessionId(2), LeaveReason::Hung);
     check(&registry, base, Some("n2"), "-2 hung");
     check(&registry, base, Some("moved"), "");
 }
@@ -165,8 +165,8 @@ fn a_kept_place_is_taken_again_without_a_change() {
         registry.register(SessionId(session), &registration, "::1");
     }
     let until = start + Duration::from_secs(7);
-    (1..=3).for_each(|session| drop(registry.keep(SessionId(session), until)));
-    assert_eq!((registry.absent(), registry.next_expiry()), (3, Some(until)));
+    (1..=3).for_each(|session| drop(registry.retain_entry(SessionId(session), until)));
+    assert_eq!((registry.retained_len(), registry.next_expiry()), (3, Some(until)));
     let rev = registry.revision().rev;
     assert_eq!(registry.register(SessionId(4), &instance(1), "::1"), registered(RegisterOutcome::Unchanged, None));
     assert_eq!(
@@ -197,12 +197,12 @@ fn a_successor_goes_on_from_a_copy() {
     registry.register(SessionId(2), &instance(2), "::1");
     assert_eq!(registry.base(have.into()), None);
     let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
-    registry.succeed(have.into(), copy, start);
+    registry.restore(have.into(), copy, start);
     assert!(registry.revision().epoch > 5);
     assert_eq!(names(&registry), "n1 n2 n3 n9");
     let base = registry.base(have.into()).unwrap();
     check(&registry, base, None, "+n9");
-    assert_eq!(registry.absent(), 2);
+    assert_eq!(registry.retained_len(), 2);
     assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(RegisterOutcome::Unchanged, None));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
@@ -219,7 +219,7 @@ proptest! {
         let mut model: Vec<(u64, u64)> = Vec::new();
         for (session, id) in steps {
             let Some(id) = id else {
-                registry.leave(SessionId(session), LeaveReason::Closed);
+                registry.remove_session(SessionId(session), LeaveReason::Closed);
                 model.retain(|(other, _)| *other != session);
                 continue;
             };
@@ -255,7 +255,7 @@ proptest! {
             }
             match &name {
                 Some(name) => { registry.register(SessionId(session), &registration(name), "::1"); },
-                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
+                None => drop(registry.remove_session(SessionId(session), LeaveReason::Closed)),
             }
             let expected: Vec<_> = model.iter().map(|(_, name)| name.as_str()).collect();
             prop_assert_eq!(names(&registry), expected.join(" "));
@@ -276,16 +276,16 @@ proptest! {
         let mut states = vec![(0, BTreeMap::new())];
         for (session, id, suspect) in steps {
             match id {
-                Some(id) if suspect => drop(registry.mark(id + 1, session > 2)),
+                Some(id) if suspect => drop(registry.mark_suspect(id + 1, session > 2)),
                 Some(id) => { registry.register(SessionId(session), &instance(id), "::1"); },
-                None => drop(registry.leave(SessionId(session), LeaveReason::Closed)),
+                None => drop(registry.remove_session(SessionId(session), LeaveReason::Closed)),
             }
             let records: BTreeMap<_, _> = registry.records().map(|record| (record.id, Arc::clone(record))).collect();
             states.push((registry.revision().rev, records));
         }
         let (from, to) = (cuts.0.min(cuts.1) % states.len(), cuts.0.max(cuts.1) % states.len());
         let ((base, mut replica), (target, expected)) = (states[from.min(to)].clone(), states[from.max(to)].clone());
-        let Difference { joined, left, suspect, trusted, .. } = registry.between(base, target, &View::default());
+        let Difference { joined, left, suspect, trusted, .. } = registry.difference(base, target, &View::default());
         for (id, _) in left {
             prop_assert!(replica.remove(&id).is_some());
         }

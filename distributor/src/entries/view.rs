@@ -21,7 +21,7 @@ impl View {
     }
 
     /// Whether an entry is shown.
-    pub(crate) fn shows(&self, record: &Record) -> bool {
-        (record.is_confirmed || !self.confirmed_only) && self.needs.as_ref().is_none_or(|needs| needs.concern(record))
+    pub(crate) fn includes(&self, record: &Record) -> bool {
+        (record.is_confirmed || !self.confirmed_only) && self.needs.as_ref().is_none_or(|needs| needs.include(record))
     }
 }

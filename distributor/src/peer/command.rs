@@ -81,9 +81,9 @@ impl CommandReader {
     }
 
     /// Decides about one frame that arrived at `now`.
-    pub(crate) fn take(&mut self, now: Instant, frame: &[u8], config: &Config) -> Command {
+    pub(crate) fn read(&mut self, now: Instant, frame: &[u8], config: &Config) -> Command {
         if is_blank(frame) {
-            return self.take_blank(now, config);
+            return self.read_blank(now, config);
         }
         self.counts.packets += 1;
         // So that offsets count from where the packet begins, not from the line end that was typed after the last one.
@@ -139,7 +139,7 @@ impl CommandReader {
         }
     }
 
-    fn take_blank(&mut self, now: Instant, config: &Config) -> Command {
+    fn read_blank(&mut self, now: Instant, config: &Config) -> Command {
         const SECOND: std::time::Duration = std::time::Duration::from_secs(1);
         self.counts.blank += 1;
         if self.blank_second.is_none_or(|begin| now >= begin + SECOND) {
@@ -223,11 +223,11 @@ mod tests {
     #[track_caller]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn check(frames: &[&str], expected: &[&str]) {
-        let mut intake = CommandReader::new();
+        let mut reader = CommandReader::new();
         let now = Instant::now();
         let seen: Vec<_> = frames
             .iter()
-            .map(|frame| match intake.take(now, frame.as_bytes(), &Config::default()) {
+            .map(|frame| match reader.read(now, frame.as_bytes(), &Config::default()) {
                 Command::Ignore => "ignore".to_owned(),
                 Command::RejectSilently(complaint) => format!("overlook {}", complaint.reason),
                 Command::Register(registration, _) => format!("register {}", registration.name),
@@ -310,24 +310,24 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn fr4_empty_frames_are_skipped_up_to_a_rate() {
         let start = Instant::now();
-        let mut intake = CommandReader::new();
+        let mut reader = CommandReader::new();
         let config = Config { max_blank_frames_per_second: 3, ..Config::default() };
         for (ms, cut) in
             [(0, false), (1, false), (999, false), (1000, false), (1001, false), (1002, false), (1003, true)]
         {
-            let intent = intake.take(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
+            let intent = reader.read(start + std::time::Duration::from_millis(ms), b" \r\n", &config);
             assert_eq!(matches!(intent, Command::Cut(_)), cut, "{ms}");
         }
-        assert_eq!(intake.counts.blank, 7);
+        assert_eq!(reader.counts.blank, 7);
     }
 
     #[test]
     fn fr7_bad_encoding_cuts() {
-        let mut intake = CommandReader::new();
+        let mut reader = CommandReader::new();
         #[expect(clippy::disallowed_methods, reason = "any instant will do")]
         let now = Instant::now();
         for frame in [&b"{\"uri\":\"\xff\"}"[..], b"{\"a\":\"\xb6\"}", b"{\"a\":\"\xc0\xaf\"}", b"\xed\xa0\x80"] {
-            let intent = intake.take(now, frame, &Config::default());
+            let intent = reader.read(now, frame, &Config::default());
             assert!(matches!(intent, Command::Cut(Rejection { reason: "bad_encoding", .. })));
         }
     }

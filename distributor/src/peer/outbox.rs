@@ -30,14 +30,14 @@ pub(crate) struct Outbox {
     reply: Option<Reply>,
     notice: Option<Bytes>,
     ping: bool,
-    rest: OutPacket,
+    remainder: OutPacket,
     /// Since when the rest of a packet goes out.
-    rest_since: Option<Instant>,
+    remainder_since: Option<Instant>,
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
     /// The connection's task waits for what is in the way of the rest, and then goes on by itself.
-    pub(crate) attended: bool,
+    pub(crate) is_behind: bool,
 }
 
 /// What a peer gets for a packet of its own.
@@ -91,12 +91,12 @@ impl Outbox {
             reply: None,
             notice: None,
             ping: false,
-            rest: OutPacket::default(),
-            rest_since: None,
+            remainder: OutPacket::default(),
+            remainder_since: None,
             window: ReadWindow::new(legacy_list_bytes, legacy_read_time),
             stalled_since: None,
             corrected_at: None,
-            attended: false,
+            is_behind: false,
         }
     }
 
@@ -111,7 +111,7 @@ impl Outbox {
     }
 
     /// It says that it knows this state already.
-    pub(crate) fn knows(&mut self, have: ResumePoint) {
+    pub(crate) fn resume_from(&mut self, have: ResumePoint) {
         if self.known.told.is_none() && self.known.view.needs.is_none() {
             (self.known.told, self.known.digest) = (Some(have.revision), have.digest);
         }
@@ -149,7 +149,7 @@ impl Outbox {
     }
 
     /// What the peer knows is not what it was told: it is owed the whole list, unless it has just been. Returns whether it is.
-    pub(crate) fn correct(&mut self, now: Instant) -> bool {
+    pub(crate) fn may_resend(&mut self, now: Instant) -> bool {
         let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
         if !is_new || self.reply.is_some() || !self.known.view.is_all() {
             return false;
@@ -171,12 +171,12 @@ impl Outbox {
 
     /// Whether a packet has begun to go out and not ended, so that no other may follow.
     pub(crate) fn is_mid_packet(&self) -> bool {
-        !self.rest.is_empty()
+        !self.remainder.is_empty()
     }
 
     /// Since when it goes out, if that is a large packet whose bytes are kept for this peer.
-    pub(crate) fn keeps_since(&self) -> Option<Instant> {
-        self.rest_since.filter(|_| self.rest.is_counted())
+    pub(crate) fn unread_since(&self) -> Option<Instant> {
+        self.remainder_since.filter(|_| self.remainder.is_reserved())
     }
 
     /// Since when the socket has taken nothing of what is owed.
@@ -185,14 +185,14 @@ impl Outbox {
     }
 
     /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which merges them.
-    pub(crate) fn next(&mut self, now: Instant, roster: &mut Registry, with_lists: bool) -> WriteStep {
-        if !self.rest.is_empty() {
-            return WriteStep::Write(self.rest.next());
+    pub(crate) fn next(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> WriteStep {
+        if !self.remainder.is_empty() {
+            return WriteStep::Write(self.remainder.next());
         }
         let mut told = None;
         let packet = match &self.reply {
             Some(Reply::Packet(packet)) => packet.clone(),
-            Some(Reply::List(key)) => match roster.answer(now, self.version, key, &self.known.view) {
+            Some(Reply::List(key)) => match registry.list_for(now, self.version, key, &self.known.view) {
                 NextUpdate::Packet(packet, then) => {
                     told = Some(then);
                     packet
@@ -200,7 +200,7 @@ impl Outbox {
                 NextUpdate::Later(at) => return WriteStep::Later(at),
                 NextUpdate::Nothing(_) => return WriteStep::Done,
             },
-            None => match self.unasked(now, roster, with_lists) {
+            None => match self.unasked(now, registry, with_lists) {
                 Unsolicited::Packet(packet, then) => {
                     told = then;
                     packet
@@ -226,37 +226,37 @@ impl Outbox {
             (self.known.told, self.known.digest, self.known.seen) = (Some(revision), None, None);
             self.known.view.confirmed_only = confirmed_only;
         }
-        self.rest = packet;
-        self.rest_since = Some(now);
-        WriteStep::Write(self.rest.next())
+        self.remainder = packet;
+        self.remainder_since = Some(now);
+        WriteStep::Write(self.remainder.next())
     }
 
     /// What the peer is told of our own accord, and the state that it knows then.
-    fn unasked(&mut self, now: Instant, roster: &mut Registry, with_lists: bool) -> Unsolicited {
+    fn unasked(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> Unsolicited {
         if let Some(notice) = &self.notice {
             return Unsolicited::Packet(notice.clone().into(), None);
         }
         if self.ping {
-            return Unsolicited::Packet(roster.ping().into(), None);
+            return Unsolicited::Packet(registry.ping().into(), None);
         }
         if !self.follows {
-            if self.known.told.is_some() || now < self.greet_at || roster.holds_back(Version::V1) {
+            if self.known.told.is_some() || now < self.greet_at || registry.defers_updates(Version::V1) {
                 return Unsolicited::Nothing;
             }
-            return roster.answer(now, self.version, &Key::Number(0), &View::default()).into();
+            return registry.list_for(now, self.version, &Key::Number(0), &View::default()).into();
         }
-        if !with_lists || roster.holds_back(self.version) {
+        if !with_lists || registry.defers_updates(self.version) {
             return Unsolicited::Nothing;
         }
         match self.version {
-            Version::V1 => match roster.legacy() {
+            Version::V1 => match registry.legacy() {
                 Some((packet, revision)) if self.known.told.is_none_or(|told| told < revision) => {
                     Unsolicited::Packet(packet, Some(StateAfter { revision, confirmed_only: false }))
                 }
                 _ => Unsolicited::Nothing,
             },
             Version::V2 => {
-                let news = roster.news(now, &self.known);
+                let news = registry.update_for(now, &self.known);
                 if let NextUpdate::Nothing(revision) = news {
                     self.known.seen = Some(revision);
                 }
@@ -267,7 +267,7 @@ impl Outbox {
 
     /// The socket took `bytes` of what it was given.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
-        self.rest.advance(bytes);
+        self.remainder.advance(bytes);
         self.window.record_write(now, bytes);
         self.stalled_since = None;
     }
@@ -284,12 +284,12 @@ impl Outbox {
 
     /// The peer's end was seen, after `written` bytes, to have at most `unread` of them before it.
     /// Returns whether it has read anything since the last time.
-    pub(crate) fn settle(&mut self, written: u64, unread: usize) -> bool {
+    pub(crate) fn confirm_read(&mut self, written: u64, unread: usize) -> bool {
         self.window.confirm_read(written, unread)
     }
 
     /// The peer's end cannot be seen after all.
-    pub(crate) fn guess(&mut self, legacy_read_time: Duration) {
+    pub(crate) fn fall_back_to_time(&mut self, legacy_read_time: Duration) {
         self.window.fall_back_to_time(legacy_read_time);
     }
 }

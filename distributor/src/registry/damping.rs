@@ -20,7 +20,7 @@ const REUSE: f64 = 1.0;
 /// No penalty grows beyond this, so that nobody waits longer than three half-lives.
 const MOST: f64 = 8.0;
 /// Places that are remembered; beyond it new flappers are not noticed until old ones have faded.
-const MAX_PLACES: usize = 4096;
+const MAX_IDENTITIES: usize = 4096;
 /// A penalty that does not matter any more.
 const FADED: f64 = 0.1;
 
@@ -34,24 +34,24 @@ pub(crate) struct Damping {
 
 impl Damping {
     /// A node that was listed, or wanted to be, for `stay` has gone.
-    pub(crate) fn left(&mut self, now: Instant, place: &NodeIdentity, stay: Duration) {
+    pub(crate) fn penalise(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if stay >= LONG_STAY {
             return;
         }
-        let place = self.hasher.hash_one(place);
-        if self.penalties.len() >= MAX_PLACES && !self.penalties.contains_key(&place) {
+        let identity = self.hasher.hash_one(identity);
+        if self.penalties.len() >= MAX_IDENTITIES && !self.penalties.contains_key(&identity) {
             self.penalties.retain(|_, penalty| faded(*penalty, now) > FADED);
-            if self.penalties.len() >= MAX_PLACES {
+            if self.penalties.len() >= MAX_IDENTITIES {
                 return;
             }
         }
-        let penalty = self.penalties.entry(place).or_insert((0.0, now));
+        let penalty = self.penalties.entry(identity).or_insert((0.0, now));
         *penalty = ((faded(*penalty, now) + 1.0).min(MOST), now);
     }
 
     /// How long a join must wait now.
-    pub(crate) fn wait(&self, now: Instant, place: &NodeIdentity) -> Option<Duration> {
-        let penalty = faded(*self.penalties.get(&self.hasher.hash_one(place))?, now);
+    pub(crate) fn delay(&self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
+        let penalty = faded(*self.penalties.get(&self.hasher.hash_one(identity))?, now);
         // penalty × 2^(-t / half-life) = reuse
         (penalty > CUT_OFF).then(|| HALF_LIFE.mul_f64((penalty / REUSE).log2()))
     }
@@ -81,23 +81,23 @@ mod tests {
     fn bc3_a_flapper_waits_and_nobody_else_does() {
         let (mut damping, start) = (Damping::default(), now());
         for (second, waits) in [(0, false), (1, false), (2, true)] {
-            damping.left(start + SECOND * second, &place("flapper"), SECOND);
-            assert_eq!(damping.wait(start + SECOND * second, &place("flapper")).is_some(), waits, "{second}");
+            damping.penalise(start + SECOND * second, &place("flapper"), SECOND);
+            assert_eq!(damping.delay(start + SECOND * second, &place("flapper")).is_some(), waits, "{second}");
         }
-        assert_eq!(damping.wait(start + SECOND * 2, &place("other")), None);
-        let wait = damping.wait(start + SECOND * 2, &place("flapper")).unwrap();
+        assert_eq!(damping.delay(start + SECOND * 2, &place("other")), None);
+        let wait = damping.delay(start + SECOND * 2, &place("flapper")).unwrap();
         assert!((SECOND * 11..SECOND * 13).contains(&wait), "{wait:?}");
-        assert_eq!(damping.wait(start + SECOND * 2 + wait, &place("flapper")), None);
+        assert_eq!(damping.delay(start + SECOND * 2 + wait, &place("flapper")), None);
     }
 
     #[test]
     fn long_stays_and_rare_restarts_cost_nothing() {
         let (mut damping, start) = (Damping::default(), now());
         for round in 0..100 {
-            damping.left(start + SECOND * round, &place("forked"), LONG_STAY);
-            assert_eq!(damping.wait(start + SECOND * round, &place("forked")), None);
-            damping.left(start + SECOND * round * 6, &place("cron"), SECOND);
-            assert_eq!(damping.wait(start + SECOND * round * 6, &place("cron")), None, "{round}");
+            damping.penalise(start + SECOND * round, &place("forked"), LONG_STAY);
+            assert_eq!(damping.delay(start + SECOND * round, &place("forked")), None);
+            damping.penalise(start + SECOND * round * 6, &place("cron"), SECOND);
+            assert_eq!(damping.delay(start + SECOND * round * 6, &place("cron")), None, "{round}");
         }
     }
 
@@ -105,19 +105,19 @@ mod tests {
     fn nobody_waits_for_longer_than_three_half_lives() {
         let (mut damping, start) = (Damping::default(), now());
         for _ in 0..10_000 {
-            damping.left(start, &place("flapper"), SECOND);
+            damping.penalise(start, &place("flapper"), SECOND);
         }
-        assert_eq!(damping.wait(start, &place("flapper")), Some(HALF_LIFE * 3));
+        assert_eq!(damping.delay(start, &place("flapper")), Some(HALF_LIFE * 3));
     }
 
     #[test]
     fn places_are_remembered_up_to_a_limit_and_forgotten_when_faded() {
         let (mut damping, start) = (Damping::default(), now());
-        for number in 0..=MAX_PLACES {
-            damping.left(start, &place(&number.to_string()), SECOND);
+        for number in 0..=MAX_IDENTITIES {
+            damping.penalise(start, &place(&number.to_string()), SECOND);
         }
-        assert_eq!(damping.penalties.len(), MAX_PLACES);
-        damping.left(start + SECOND * 60, &place("late"), SECOND);
+        assert_eq!(damping.penalties.len(), MAX_IDENTITIES);
+        damping.penalise(start + SECOND * 60, &place("late"), SECOND);
         assert_eq!(damping.penalties.len(), 1);
     }
 }

@@ -38,7 +38,14 @@ struct StoredEvent {
 
 impl History {
     /// Something happened to a node.
-    pub(crate) fn note(&mut self, at: Instant, rev: u64, record: &Record, event: &'static str, why: impl Into<String>) {
+    pub(crate) fn record(
+        &mut self,
+        at: Instant,
+        rev: u64,
+        record: &Record,
+        event: &'static str,
+        why: impl Into<String>,
+    ) {
         let name = shortened(&record.name).into();
         let instance = record.instance.as_deref().map(|instance| shortened(instance).into());
         let (address, why) = (record.address().into(), why.into());
@@ -63,7 +70,7 @@ impl History {
     }
 
     /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
-    pub(crate) fn of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
+    pub(crate) fn events_of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let text = shortened(node);
         let matches = |entry: &StoredEvent| {
             node.is_empty()
@@ -119,9 +126,9 @@ mod tests {
     fn events_are_found_by_name_address_and_instance() {
         let (mut history, start) = (History::default(), Instant::now());
         let now = start + Duration::from_millis(500);
-        history.note(start, 1, &record("goods", 1), "joined", "");
-        history.note(start, 2, &record("goods", 2), "joined", "");
-        history.note(now, 3, &record("goods", 1), "left", "reset");
+        history.record(start, 1, &record("goods", 1), "joined", "");
+        history.record(start, 2, &record("goods", 2), "joined", "");
+        history.record(now, 3, &record("goods", 1), "left", "reset");
         for (node, revs) in [
             ("goods", vec![1, 2, 3]),
             ("", vec![1, 2, 3]),
@@ -129,9 +136,9 @@ mod tests {
             ("i2", vec![2]),
             ("other", vec![]),
         ] {
-            assert_eq!(history.of(now, node).iter().map(|event| event.rev).collect::<Vec<_>>(), revs, "{node}");
+            assert_eq!(history.events_of(now, node).iter().map(|event| event.rev).collect::<Vec<_>>(), revs, "{node}");
         }
-        assert_eq!(history.of(now, "i2")[0].ago, 500);
+        assert_eq!(history.events_of(now, "i2")[0].ago, 500);
     }
 
     #[test]
@@ -142,9 +149,9 @@ mod tests {
         let params = format!(r#"{{"port":1,"name":"{name}"}}"#);
         let old = serde_json::from_str(&params).unwrap();
         let old = Registration::parse(Some(old), &RegistrationLimits::default()).unwrap();
-        history.note(now, 1, &Record::new(1, &old, "::1"), "joined", "");
+        history.record(now, 1, &Record::new(1, &old, "::1"), "joined", "");
         assert_eq!(history.events[0].name.len(), 126);
-        assert_eq!(history.of(now, &name).len(), 1, "it is found all the same");
+        assert_eq!(history.events_of(now, &name).len(), 1, "it is found all the same");
     }
 
     #[test]
@@ -152,10 +159,10 @@ mod tests {
     fn the_oldest_events_are_forgotten() {
         let (mut history, now) = (History::default(), Instant::now());
         for rev in 0..=MAX_EVENTS {
-            history.note(now, rev as u64, &record("goods", 1), "joined", "");
+            history.record(now, rev as u64, &record("goods", 1), "joined", "");
         }
         assert_eq!((history.events.len(), history.events[0].rev), (MAX_EVENTS, 1));
-        let answer = history.of(now, "goods");
+        let answer = history.events_of(now, "goods");
         assert_eq!((answer.len(), answer[MAX_ANSWER - 1].rev), (MAX_ANSWER, MAX_EVENTS as u64));
     }
 }

@@ -20,9 +20,9 @@ const HUNG_AFTER: Duration = Duration::from_secs(7);
 
 /// The part of the pings that may go to peers that somebody doubts. Whoever says that everybody does not answer must not keep the
 /// others from being asked.
-const SHARE_OF_DOUBTS: f64 = 0.25;
+const PROBE_SHARE: f64 = 0.25;
 /// Doubts that are looked into at once.
-const BURST_OF_DOUBTS: f64 = 16.0;
+const PROBE_BURST: f64 = 16.0;
 
 /// How long we have been awake, as far as it counts for others' deadlines: when a tick comes late, because we were stopped or
 /// starved, the time we missed is nobody's fault.
@@ -35,8 +35,8 @@ pub(crate) struct Liveness {
     /// Pings that may be sent now.
     credit: f64,
     /// Doubts that may be looked into now.
-    doubts: f64,
-    awake: ActiveTime,
+    probes: f64,
+    active_time: ActiveTime,
     last_tick: Option<Instant>,
     watched: HashMap<SessionId, WatchedSession>,
     /// Who is to be asked, and who should have answered: one entry for each watched session in one of them, and some for
@@ -73,8 +73,8 @@ impl Liveness {
         Self {
             pings_per_second: pings_per_second.max(1),
             credit: 1.0,
-            doubts: BURST_OF_DOUBTS,
-            awake: ActiveTime::ZERO,
+            probes: PROBE_BURST,
+            active_time: ActiveTime::ZERO,
             last_tick: None,
             watched: HashMap::new(),
             pings: DueQueue::new(),
@@ -83,8 +83,8 @@ impl Liveness {
     }
 
     /// How long we have been awake: what to note when something is heard from a peer.
-    pub(crate) fn awake(&self) -> ActiveTime {
-        self.awake
+    pub(crate) fn active_time(&self) -> ActiveTime {
+        self.active_time
     }
 
     /// How often [`tick`](Self::tick) should be called. In a large mesh waking up costs more than what is done then.
@@ -115,25 +115,25 @@ impl Liveness {
         }
         // Sessions come in bursts; their pings should not.
         let spread = (session.0 % 64) as f64 / 64.0;
-        let due = self.awake + self.interval().mul_f64(spread);
+        let due = self.active_time + self.interval().mul_f64(spread);
         self.watched.insert(session, WatchedSession { pinged: None, suspect: false, due });
         self.pings.push(Reverse((due, session)));
     }
 
     /// Watches it no more.
-    pub(crate) fn forget(&mut self, session: SessionId) {
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
         self.watched.remove(&session);
     }
 
     /// Somebody says that a peer does not answer: it is asked at once, as long as doubts keep to their share.
-    pub(crate) fn doubt(&mut self, session: SessionId) {
-        let now = self.awake;
+    pub(crate) fn probe(&mut self, session: SessionId) {
+        let now = self.active_time;
         if let Some(watch) = self.watched.get_mut(&session)
             && watch.pinged.is_none()
             && watch.due > now
-            && self.doubts >= 1.0
+            && self.probes >= 1.0
         {
-            self.doubts -= 1.0;
+            self.probes -= 1.0;
             // Before everybody who is due already: after a burst of joins that is a long queue.
             watch.due = ActiveTime::ZERO;
             self.pings.push(Reverse((watch.due, session)));
@@ -149,14 +149,14 @@ impl Liveness {
         let passed = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.last_tick = Some(now);
         let passed = passed.min(2 * self.period());
-        self.awake += passed;
+        self.active_time += passed;
         // A quarter more than the budget needs, to make up for what a late tick left undone. Peers that came in a burst are
         // asked in a burst once, and spread by this.
         let budget = 1.25 * f64::from(self.budget());
         self.credit =
             (self.credit + budget * passed.as_secs_f64()).min((budget * self.period().as_secs_f64()).max(1.0));
-        let doubts = SHARE_OF_DOUBTS * f64::from(self.budget()) * passed.as_secs_f64();
-        self.doubts = (self.doubts + doubts).min(BURST_OF_DOUBTS);
+        let probes = PROBE_SHARE * f64::from(self.budget()) * passed.as_secs_f64();
+        self.probes = (self.probes + probes).min(PROBE_BURST);
         let mut verdicts = Vec::new();
         self.check(&mut heard, &mut verdicts);
         self.ask(&mut verdicts);
@@ -165,8 +165,8 @@ impl Liveness {
 
     /// Judges those whose time to answer is over. They are as few as were asked in that time, so there is no limit.
     fn check(&mut self, heard: &mut impl FnMut(SessionId) -> ActiveTime, verdicts: &mut Vec<(SessionId, Verdict)>) {
-        let (awake, interval) = (self.awake, self.interval());
-        while let Some(session) = pop_due(&mut self.checks, &self.watched, awake) {
+        let (active_time, interval) = (self.active_time, self.interval());
+        while let Some(session) = pop_due(&mut self.checks, &self.watched, active_time) {
             let Some(watch) = self.watched.get_mut(&session) else { continue };
             let Some(pinged) = watch.pinged else { continue };
             if heard(session) >= pinged {
@@ -174,9 +174,9 @@ impl Liveness {
                     verdicts.push((session, Verdict::Trust));
                 }
                 watch.pinged = None;
-                watch.due = awake.max(pinged + interval);
+                watch.due = active_time.max(pinged + interval);
                 self.pings.push(Reverse((watch.due, session)));
-            } else if awake - pinged >= HUNG_AFTER {
+            } else if active_time - pinged >= HUNG_AFTER {
                 self.watched.remove(&session);
                 verdicts.push((session, Verdict::Hung));
             } else {
@@ -184,7 +184,7 @@ impl Liveness {
                 if !std::mem::replace(&mut watch.suspect, true) {
                     verdicts.push((session, Verdict::Suspect));
                 }
-                watch.due = awake + SUSPECT_AFTER;
+                watch.due = active_time + SUSPECT_AFTER;
                 self.checks.push(Reverse((watch.due, session)));
             }
         }
@@ -193,11 +193,11 @@ impl Liveness {
     /// Asks those whose turn it is, as many as the budget allows.
     fn ask(&mut self, verdicts: &mut Vec<(SessionId, Verdict)>) {
         while self.credit >= 1.0 {
-            let Some(session) = pop_due(&mut self.pings, &self.watched, self.awake) else { return };
+            let Some(session) = pop_due(&mut self.pings, &self.watched, self.active_time) else { return };
             self.credit -= 1.0;
             let Some(watch) = self.watched.get_mut(&session) else { continue };
-            watch.pinged = Some(self.awake);
-            watch.due = self.awake + SUSPECT_AFTER;
+            watch.pinged = Some(self.active_time);
+            watch.due = self.active_time + SUSPECT_AFTER;
             self.checks.push(Reverse((watch.due, session)));
             verdicts.push((session, Verdict::Ping));
         }
@@ -206,9 +206,13 @@ impl Liveness {
 
 /// Takes out the first that is due. Entries that are void by now are dropped on the way: their session is gone, or due at
 /// another time.
-fn pop_due(queue: &mut DueQueue, watched: &HashMap<SessionId, WatchedSession>, awake: ActiveTime) -> Option<SessionId> {
+fn pop_due(
+    queue: &mut DueQueue,
+    watched: &HashMap<SessionId, WatchedSession>,
+    active_time: ActiveTime,
+) -> Option<SessionId> {
     while let Some(Reverse((due, session))) = queue.peek().copied()
-        && due <= awake
+        && due <= active_time
     {
         queue.pop();
         if watched.get(&session).is_some_and(|watch| watch.due == due) {
@@ -252,7 +256,7 @@ mod tests {
                 for (session, verdict) in verdicts {
                     pings += usize::from(verdict == Verdict::Ping);
                     if session != PEER || answers {
-                        self.heard.insert(session, self.liveness.awake());
+                        self.heard.insert(session, self.liveness.active_time());
                     }
                     if session == PEER && verdict != Verdict::Ping {
                         decided.push((ms as f64 / 1000.0, verdict));
@@ -284,7 +288,7 @@ mod tests {
     fn a_burst_of_joins_puts_no_judgement_off() {
         // It takes 40 s until all of them have been asked for the first time, and this one's turn comes after 8 s.
         let mut scene = LivenessScene::new(9999);
-        scene.liveness.forget(PEER);
+        scene.liveness.remove_session(PEER);
         scene.run(0, 200, 100, true);
         scene.liveness.watch(PEER);
         let (decided, _) = scene.run(200, 30_000, 100, false);
@@ -298,7 +302,7 @@ mod tests {
         scene.run(0, 10_000, 50, true);
         let (decided, _) = scene.run(10_000, 14_000, 50, false);
         assert!(matches!(decided[..], [(_, Verdict::Suspect)]), "{decided:?}");
-        scene.heard.insert(PEER, scene.liveness.awake());
+        scene.heard.insert(PEER, scene.liveness.active_time());
         let (decided, _) = scene.run(14_000, 30_000, 50, true);
         assert!(matches!(decided[..], [(_, Verdict::Trust)]), "{decided:?}");
     }
@@ -321,7 +325,7 @@ mod tests {
         scene.run(0, 10_000, 50, true);
         let (decided, _) = scene.run(70_000, 70_500, 50, false);
         assert_eq!(decided, []);
-        scene.heard.insert(PEER, scene.liveness.awake());
+        scene.heard.insert(PEER, scene.liveness.active_time());
         assert_eq!(scene.run(70_500, 90_000, 50, true).0, []);
         // Awake one time in ten: deadlines are as much longer.
         let (decided, _) = scene.run(90_000, 200_000, 500, false);
@@ -333,7 +337,7 @@ mod tests {
     fn a_doubt_is_looked_into_at_once() {
         let mut scene = LivenessScene::new(9999);
         scene.run(0, 30_000, 50, true);
-        scene.liveness.doubt(PEER);
+        scene.liveness.probe(PEER);
         let (decided, _) = scene.run(30_000, 50_000, 50, false);
         assert!(decided.iter().any(|(second, verdict)| *second <= 33.0 && *verdict == Verdict::Suspect), "{decided:?}");
     }
@@ -344,7 +348,7 @@ mod tests {
         scene.run(0, 20_000, 50, true);
         let mut decided = Vec::new();
         for ms in (20_000..40_000).step_by(100) {
-            (1..800).for_each(|id| scene.liveness.doubt(SessionId(id)));
+            (1..800).for_each(|id| scene.liveness.probe(SessionId(id)));
             decided.extend(scene.run(ms, ms + 100, 50, false).0);
         }
         let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };
@@ -354,7 +358,7 @@ mod tests {
     #[test]
     fn nothing_is_said_of_those_who_left() {
         let mut scene = LivenessScene::new(0);
-        scene.liveness.forget(PEER);
+        scene.liveness.remove_session(PEER);
         assert_eq!(scene.run(0, 20_000, 50, false), (vec![], 0));
         assert!(
             scene.liveness.watched.is_empty() && scene.liveness.pings.is_empty() && scene.liveness.checks.is_empty()

@@ -3,7 +3,7 @@ use protocol::{RegistrationLimits, ResumePoint, VisibilityTarget};
 use super::*;
 
 struct RegistryScene {
-    roster: Registry,
+    registry: Registry,
     start: Instant,
 }
 
@@ -15,7 +15,7 @@ impl RegistryScene {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn with(config: Config) -> Self {
         let start = Instant::now();
-        Self { roster: Registry::new(config, Budget::new(usize::MAX), start, 100), start }
+        Self { registry: Registry::new(config, Budget::new(usize::MAX), start, 100), start }
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -35,7 +35,7 @@ impl RegistryScene {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.roster.register(now, SessionId(session), registration, "::1", terms)
+        self.registry.register(now, SessionId(session), registration, "::1", terms)
     }
 
     fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, RegisterError> {
@@ -53,26 +53,26 @@ impl RegistryScene {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.roster.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
+        self.registry.register(now, SessionId(session), registration, "::1", &RegisterOptions::default()).unwrap();
     }
 
     fn leave(&mut self, ms: u64, session: u64, reason: LeaveReason) -> Option<Removal> {
         let now = self.at(ms);
-        self.roster.leave(now, SessionId(session), reason)
+        self.registry.remove_session(now, SessionId(session), reason)
     }
 
-    fn advance(&mut self, ms: u64) -> DueActions {
+    fn run_due(&mut self, ms: u64) -> DueActions {
         let now = self.at(ms);
-        self.roster.advance(now)
+        self.registry.run_due(now)
     }
 
     /// Names of those listed.
     fn listed(&self) -> String {
-        self.roster.registry.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
+        self.registry.entries.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
     }
 
     fn events(&self, node: &str) -> Vec<String> {
-        self.roster.history(self.start, node).into_iter().map(|event| event.event).collect()
+        self.registry.history(self.start, node).into_iter().map(|event| event.event).collect()
     }
 }
 
@@ -86,19 +86,19 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
     scene.register(0, 1000, 1).unwrap();
     let mut changes = 0;
     for round in 0..100 {
-        let before = scene.roster.revision();
+        let before = scene.registry.revision();
         let _ = scene.register(round * 100, round, 7);
         scene.leave(round * 100 + 50, round, LeaveReason::Closed);
-        changes += usize::from(scene.roster.revision() != before);
+        changes += usize::from(scene.registry.revision() != before);
     }
     assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
     assert_eq!(scene.register(9_900, 500, 8), new(), "nobody else waits");
     let Ok(Admission::Deferred(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
     let ends = 10_000 + u64::try_from(wait.as_millis()).unwrap();
-    assert!(scene.roster.next_due().unwrap() <= scene.at(ends + 1));
-    scene.advance(ends - 10);
+    assert!(scene.registry.next_due().unwrap() <= scene.at(ends + 1));
+    scene.run_due(ends - 10);
     assert_eq!(scene.listed(), "n1 n8");
-    scene.advance(ends + 1);
+    scene.run_due(ends + 1);
     assert_eq!(scene.listed(), "n1 n8 n7");
     assert!(scene.events("n7").contains(&"held back".to_owned()));
 }
@@ -116,8 +116,8 @@ fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
         ));
     }
     assert_eq!(held, 10);
-    scene.advance(1100);
-    let record = scene.roster.registry.record_of(SessionId(1)).unwrap();
+    scene.run_due(1100);
+    let record = scene.registry.entries.record_of(SessionId(1)).unwrap();
     assert!(record.entry.contains(r#""weight":19"#), "{}", record.entry);
     // Whoever wants no more calls does not wait.
     let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &RegisterOptions::default());
@@ -140,8 +140,8 @@ fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
 #[test]
 fn rg9_nobody_is_taken_while_we_stop() {
     let mut scene = RegistryScene::new();
-    scene.roster.drain();
-    assert_eq!(scene.register(0, 1, 1), Err(RegisterError::Draining(BACK_AFTER_STOP)));
+    scene.registry.drain();
+    assert_eq!(scene.register(0, 1, 1), Err(RegisterError::Draining(RETRY_AFTER_STOP)));
 }
 
 #[test]
@@ -151,7 +151,7 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
     assert_eq!(scene.register(0, 2, 2), new());
     assert_eq!(scene.register(0, 3, 3), Err(RegisterError::Full));
     // Neither by what replaces an entry, nor by what waits to be listed.
-    let zone = r#","zone":"far away, in another place""#;
+    let zone = r#","zone":"far away, in another identity""#;
     assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(RegisterError::Full));
     assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
     scene.leave(0, 2, LeaveReason::Closed);
@@ -171,7 +171,7 @@ fn bc6_what_waits_to_be_listed_counts() {
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let held =
-            scene.roster.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
+            scene.registry.register(scene.start, SessionId(session), registration, "::1", &RegisterOptions::default());
         let expected =
             if session < 12 { matches!(held, Ok(Admission::Deferred(_))) } else { held == Err(RegisterError::Full) };
         assert!(expected, "{session}: {held:?}");
@@ -195,13 +195,14 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
     let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
     let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
     let now = scene.at(10);
-    let admission = scene.roster.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
+    let admission =
+        scene.registry.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
     assert_eq!(admission, new());
-    assert_eq!(scene.roster.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
+    assert_eq!(scene.registry.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
     scene.leave(20, 1, LeaveReason::Superseded);
-    scene.advance(u64::try_from(wait.as_millis()).unwrap() + 100);
+    scene.run_due(u64::try_from(wait.as_millis()).unwrap() + 100);
     assert_eq!(scene.listed(), "n8");
-    assert_eq!(scene.roster.poll_superseded(), None);
+    assert_eq!(scene.registry.poll_superseded(), None);
 }
 
 #[test]
@@ -211,12 +212,12 @@ fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
     // Two that wait.
     assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Deferred(_))));
     assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Deferred(_))));
-    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(1)), None));
-    scene.advance(30_000);
+    assert_eq!((scene.registry.poll_superseded(), scene.registry.poll_superseded()), (Some(SessionId(1)), None));
+    scene.run_due(30_000);
     assert_eq!(scene.listed(), "n7");
     // One that is listed.
     scene.register(30_000, 3, 7).unwrap();
-    assert_eq!((scene.roster.poll_superseded(), scene.roster.poll_superseded()), (Some(SessionId(2)), None));
+    assert_eq!((scene.registry.poll_superseded(), scene.registry.poll_superseded()), (Some(SessionId(2)), None));
     assert!(scene.leave(30_000, 2, LeaveReason::Closed).is_none());
     assert_eq!(scene.listed(), "n7");
 }
@@ -230,7 +231,7 @@ fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
         let registration =
             Registration::parse(Some(serde_json::from_str(&params).unwrap()), &RegistrationLimits::default()).unwrap();
         let now = scene.at(100);
-        scene.roster.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
+        scene.registry.register(now, SessionId(50 + round), registration, "::1", &RegisterOptions::default()).unwrap();
         scene.leave(100, 50 + round, LeaveReason::Leave);
     }
     scene.leave(20_000, 1, LeaveReason::Closed);
@@ -242,7 +243,7 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
     let mut scene = RegistryScene::new();
     scene.register_old(0, 1, 1);
     scene.register_all(2..=3);
-    let id = scene.roster.registry.record_of(SessionId(1)).unwrap().id;
+    let id = scene.registry.entries.record_of(SessionId(1)).unwrap().id;
     for (ms, by, suspect) in [
         (10_000, 77, false),
         (10_000, 78, false),
@@ -255,44 +256,44 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         (20_100, 2, false),
         (20_100, 3, true),
     ] {
-        scene.advance(ms);
+        scene.run_due(ms);
         let now = scene.at(ms);
-        scene.roster.report(now, SessionId(by), &[id]);
-        assert_eq!(scene.roster.registry.record(id).unwrap().suspect, suspect, "{ms} {by}");
+        scene.registry.report_failed(now, SessionId(by), &[id]);
+        assert_eq!(scene.registry.entries.record(id).unwrap().suspect, suspect, "{ms} {by}");
     }
     let many: Vec<u64> = (0..64).collect();
-    for by in 0..=MAX_DOUBTS as u64 / 64 {
+    for by in 0..=MAX_PROBES as u64 / 64 {
         let now = scene.at(30_000);
         scene.register(30_000, 1000 + by, 1000 + by as u16).unwrap();
-        scene.roster.report(now, SessionId(1000 + by), &many);
+        scene.registry.report_failed(now, SessionId(1000 + by), &many);
     }
-    assert_eq!(scene.roster.doubts.len(), MAX_DOUBTS);
+    assert_eq!(scene.registry.probes.len(), MAX_PROBES);
 }
 
 /// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
 fn restored() -> (RegistryScene, ResumePoint) {
     let mut before = RegistryScene::new();
     before.register_all(1..=3);
-    let have = ResumePoint { revision: before.roster.revision(), digest: Some(before.roster.registry.digest()) };
-    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let have = ResumePoint { revision: before.registry.revision(), digest: Some(before.registry.entries.digest()) };
+    let records: Vec<_> = before.registry.entries.records().cloned().collect();
     let mut packets = BytesMut::new();
     let entries = records.iter().map(|record| (record.id, &*record.entry));
-    protocol::write_copy(&mut packets, have.revision, before.roster.registry.digest(), entries);
+    protocol::write_copy(&mut packets, have.revision, before.registry.entries.digest(), entries);
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let mut scene = RegistryScene::new();
-    scene.roster.registry = EntryTable::new(200);
+    scene.registry.entries = EntryTable::new(200);
     let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
     scene.register_with(0, 1, 1, "", &terms).unwrap();
-    assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
-    assert!(scene.roster.take_copy(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
+    assert_eq!(scene.run_due(100).copy_from, Some(SessionId(1)));
+    assert!(scene.registry.restore_part(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
     (scene, have)
 }
 
 /// The nodes that a peer is told of, and whether it knows all then.
 fn told(scene: &mut RegistryScene, ms: u64, known: &mut PeerState) -> (String, bool) {
-    scene.roster.publish(Version::V2);
+    scene.registry.publish(Version::V2);
     let now = scene.at(ms);
-    let NextUpdate::Packet(packet, then) = scene.roster.news(now, known) else { return (String::new(), true) };
+    let NextUpdate::Packet(packet, then) = scene.registry.update_for(now, known) else { return (String::new(), true) };
     (known.told, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
     let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
     assert_eq!(text.contains("warming"), then.confirmed_only, "{text}");
@@ -311,16 +312,16 @@ fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
     // Who says to hold that state, and holds another, does not.
     let mut forges = PeerState { told: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
-    assert!(scene.roster.holds_back(Version::V1), "an old peer would forget what it is not shown");
+    assert!(scene.registry.defers_updates(Version::V1), "an old peer would forget what it is not shown");
     // Its own node comes, as it was.
     scene.register(1000, 2, 2).unwrap();
     assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));
-    let asked = scene.roster.answer(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
+    let asked = scene.registry.list_for(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
     assert!(matches!(asked, NextUpdate::Packet(_, told) if told.confirmed_only));
     // The last one does not come.
-    assert_eq!(scene.advance(8000).gone.len(), 1);
+    assert_eq!(scene.run_due(8000).gone.len(), 1);
     assert_eq!(told(&mut scene, 8000, &mut newcomer), (String::new(), true));
-    assert!(!scene.roster.holds_back(Version::V1));
+    assert!(!scene.registry.defers_updates(Version::V1));
     assert_eq!(scene.listed(), "n1 n2");
 }
 
@@ -332,7 +333,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
         let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
         let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
         scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
-        assert_eq!(scene.roster.is_restoring(), restoring, "{later}");
+        assert_eq!(scene.registry.is_restoring(), restoring, "{later}");
     }
     // It is not what was offered, or names an instance twice.
     let entry = |id: &str, port: u16| {
@@ -345,14 +346,14 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
         let mut scene = RegistryScene::new();
         let terms = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
         scene.register_with(0, 1, 1, "", &terms).unwrap();
-        assert_eq!(scene.advance(100).ask, Some(SessionId(1)));
+        assert_eq!(scene.run_due(100).copy_from, Some(SessionId(1)));
         let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
         let mut digest = Digest::default();
         entries
             .iter()
             .for_each(|(id, entry)| digest.add(*id, Record::from_entry(*id, entry.get()).unwrap().entry.as_ref()));
         let part = CopyPart { revision: Revision { rev, ..offered }, digest, more: false, entries };
-        assert_eq!(scene.roster.take_copy(scene.at(100), SessionId(1), &part), used, "{rev}");
+        assert_eq!(scene.registry.restore_part(scene.at(100), SessionId(1), &part), used, "{rev}");
     }
 }
 
@@ -362,22 +363,22 @@ fn a_mass_loss_is_not_believed_at_once() {
     for port in 1..=60 {
         scene.register(0, port.into(), port).unwrap();
     }
-    scene.advance(7000);
-    let kept = (1..=60)
-        .filter(|session| scene.leave(60_000, *session, LeaveReason::Reset).is_some_and(|gone| gone.kept))
+    scene.run_due(7000);
+    let is_retained = (1..=60)
+        .filter(|session| scene.leave(60_000, *session, LeaveReason::Reset).is_some_and(|gone| gone.is_retained))
         .count();
-    assert_eq!((kept, scene.roster.nodes()), (40, 40));
+    assert_eq!((is_retained, scene.registry.nodes()), (40, 40));
     // Half of those come back as if nothing had been; the rest goes, a few at a time.
-    let before = scene.roster.revision();
+    let before = scene.registry.revision();
     for port in 41..=60 {
         scene.register(62_000, u64::from(port) + 1000, port).unwrap();
     }
-    assert_eq!(scene.roster.revision(), before);
-    assert!(scene.advance(66_999).gone.is_empty());
-    assert_eq!(scene.advance(67_000).gone.len(), 16);
-    assert_eq!(scene.advance(67_100).gone.len(), 0);
-    assert_eq!(scene.advance(67_250).gone.len(), 4);
-    assert_eq!(scene.roster.nodes(), 20);
+    assert_eq!(scene.registry.revision(), before);
+    assert!(scene.run_due(66_999).gone.is_empty());
+    assert_eq!(scene.run_due(67_000).gone.len(), 16);
+    assert_eq!(scene.run_due(67_100).gone.len(), 0);
+    assert_eq!(scene.run_due(67_250).gone.len(), 4);
+    assert_eq!(scene.registry.nodes(), 20);
     assert_eq!(scene.events("n21"), ["joined", "kept", "left"]);
 }
 
@@ -386,8 +387,8 @@ fn those_who_say_so_leave_at_once_however_many() {
     for reason in [LeaveReason::Leave, LeaveReason::Closed] {
         let mut scene = RegistryScene::new();
         scene.register_all(1..=60);
-        assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.kept)));
-        assert_eq!(scene.roster.nodes(), 0);
+        assert!((1..=60).all(|session| scene.leave(1000, session, reason).is_some_and(|gone| !gone.is_retained)));
+        assert_eq!(scene.registry.nodes(), 0);
     }
 }
 
@@ -395,11 +396,11 @@ fn those_who_say_so_leave_at_once_however_many() {
 fn a_successor_is_rebuilt_from_a_client() {
     let mut before = RegistryScene::new();
     before.register_all(1..=30);
-    let have = before.roster.revision();
+    let have = before.registry.revision();
     let mut packets = BytesMut::new();
-    let records: Vec<_> = before.roster.registry.records().cloned().collect();
+    let records: Vec<_> = before.registry.entries.records().cloned().collect();
     let entries = records.iter().map(|record| (record.id, &*record.entry));
-    protocol::write_copy(&mut packets, have, before.roster.registry.digest(), entries);
+    protocol::write_copy(&mut packets, have, before.registry.entries.digest(), entries);
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let part = protocol::read_copy(&packet).unwrap();
 
@@ -407,22 +408,22 @@ fn a_successor_is_rebuilt_from_a_client() {
     let terms =
         RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     // It has started later.
-    scene.roster.registry = EntryTable::new(200);
+    scene.registry.entries = EntryTable::new(200);
     scene.register_with(10, 7, 7, "", &terms).unwrap();
-    assert!(scene.roster.is_restoring());
-    assert!(!scene.roster.take_copy(scene.at(20), SessionId(7), &part), "it was not asked");
-    assert_eq!(scene.advance(110).ask, Some(SessionId(7)));
-    assert!(!scene.roster.take_copy(scene.at(120), SessionId(8), &part), "another was asked");
-    assert!(scene.roster.take_copy(scene.at(120), SessionId(7), &part));
-    assert!(!scene.roster.is_restoring() && !scene.roster.stamp().warming);
-    assert_eq!((scene.roster.nodes(), scene.roster.registry.absent()), (30, 29));
-    let restored = scene.roster.revision();
+    assert!(scene.registry.is_restoring());
+    assert!(!scene.registry.restore_part(scene.at(20), SessionId(7), &part), "it was not asked");
+    assert_eq!(scene.run_due(110).copy_from, Some(SessionId(7)));
+    assert!(!scene.registry.restore_part(scene.at(120), SessionId(8), &part), "another was asked");
+    assert!(scene.registry.restore_part(scene.at(120), SessionId(7), &part));
+    assert!(!scene.registry.is_restoring() && !scene.registry.stamp().warming);
+    assert_eq!((scene.registry.nodes(), scene.registry.entries.retained_len()), (30, 29));
+    let restored = scene.registry.revision();
     assert!(restored > have);
     for port in 1..=29 {
         scene.register_with(1000, 100 + u64::from(port), port, "", &terms).unwrap();
     }
-    assert_eq!(scene.roster.revision(), restored, "everybody is back where they were");
-    scene.advance(8000);
+    assert_eq!(scene.registry.revision(), restored, "everybody is back where they were");
+    scene.run_due(8000);
     assert_eq!(scene.listed().split(' ').count(), 29);
 }
 
@@ -434,15 +435,15 @@ fn a_copy_that_is_damaged_is_not_used() {
     scene.register_with(0, 1, 1, "", &terms).unwrap();
     scene.register_with(0, 2, 2, "", &terms).unwrap();
     for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
-        let asked = scene.advance(200).ask;
+        let asked = scene.run_due(200).copy_from;
         assert_eq!(asked, expected);
         let part = CopyPart { revision: have, digest: Digest(1), more: false, entries: Vec::new() };
         if let Some(asked) = asked {
-            assert!(!scene.roster.take_copy(scene.at(200), asked, &part));
+            assert!(!scene.registry.restore_part(scene.at(200), asked, &part));
         }
     }
-    assert!(!scene.roster.is_restoring() && scene.roster.stamp().warming);
-    assert!(scene.advance(6000).warm);
+    assert!(!scene.registry.is_restoring() && scene.registry.stamp().warming);
+    assert!(scene.run_due(6000).warm);
 }
 
 #[test]
@@ -456,7 +457,7 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
         let params = format!(r#"{{"port":{},"name":"goods","$":{{"v":2{advert}}}}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
-        let admission = scene.roster.register(scene.start, SessionId(session), registration, "::1", &with(secret));
+        let admission = scene.registry.register(scene.start, SessionId(session), registration, "::1", &with(secret));
         admission.map(|admission| match admission {
             Admission::Listed(registered) => registered.superseded.map(|session| session.0),
             Admission::Deferred(_) => panic!("nobody flaps"),
@@ -484,16 +485,16 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
     scene.register_old(0, 1, 1);
     scene.register_all(2..=4);
     let now = scene.at(10_000);
-    let id = |scene: &RegistryScene, session| scene.roster.registry.record_of(SessionId(session)).unwrap().id;
+    let id = |scene: &RegistryScene, session| scene.registry.entries.record_of(SessionId(session)).unwrap().id;
     let old = id(&scene, 1);
-    assert!(!scene.roster.report(now, SessionId(2), &[old, 999]));
-    assert!(!scene.roster.report(now, SessionId(2), &[old]), "one witness is none");
-    assert!(scene.roster.report(now, SessionId(3), &[old]));
-    assert!(scene.roster.registry.record(old).unwrap().suspect);
-    scene.advance(14_999);
-    assert!(scene.roster.registry.record(old).unwrap().suspect);
-    scene.advance(15_000);
-    assert!(!scene.roster.registry.record(old).unwrap().suspect);
+    assert!(!scene.registry.report_failed(now, SessionId(2), &[old, 999]));
+    assert!(!scene.registry.report_failed(now, SessionId(2), &[old]), "one witness is none");
+    assert!(scene.registry.report_failed(now, SessionId(3), &[old]));
+    assert!(scene.registry.entries.record(old).unwrap().suspect);
+    scene.run_due(14_999);
+    assert!(scene.registry.entries.record(old).unwrap().suspect);
+    scene.run_due(15_000);
+    assert!(!scene.registry.entries.record(old).unwrap().suspect);
     assert_eq!(scene.events("old"), ["joined", "suspect", "trusted"]);
 }
 
@@ -506,23 +507,23 @@ fn a_barrier_names_those_who_have_not_seen() {
         ..RegisterOptions::default()
     };
     scene.register_with(1000, 4, 4, "", &terms).unwrap();
-    assert!(scene.roster.stamp().ack);
-    let newest = scene.roster.revision();
+    assert!(scene.registry.stamp().ack);
+    let newest = scene.registry.revision();
     for session in [1, 3, 4] {
-        assert!(!scene.roster.acknowledge(SessionId(session), newest, None));
+        assert!(!scene.registry.acknowledge(SessionId(session), newest, None));
     }
-    assert!(scene.advance(1499).raised.is_empty());
-    let raised = scene.advance(1500).raised;
-    assert_eq!((raised[0].0.seen, raised[0].0.of, raised[0].0.enough), (3, 4, false));
-    assert_eq!(raised[0].1, ["n2 [::1]:2"]);
-    assert!(!scene.roster.stamp().ack);
+    assert!(scene.run_due(1499).resolved.is_empty());
+    let resolved = scene.run_due(1500).resolved;
+    assert_eq!((resolved[0].0.seen, resolved[0].0.of, resolved[0].0.enough), (3, 4, false));
+    assert_eq!(resolved[0].1, ["n2 [::1]:2"]);
+    assert!(!scene.registry.stamp().ack);
 }
 
 #[test]
 fn a_digest_shows_drift_only_at_the_same_revision() {
     let mut scene = RegistryScene::new();
     scene.register_all(1..=2);
-    let (newest, digest) = (scene.roster.revision(), scene.roster.registry.digest());
+    let (newest, digest) = (scene.registry.revision(), scene.registry.entries.digest());
     let older = Revision { rev: newest.rev - 1, ..newest };
     for (known, said, drifted) in [
         (newest, Some(digest), false),
@@ -530,6 +531,6 @@ fn a_digest_shows_drift_only_at_the_same_revision() {
         (newest, Some(Digest(digest.0 ^ 1)), true),
         (older, Some(Digest(digest.0 ^ 1)), false),
     ] {
-        assert_eq!(scene.roster.acknowledge(SessionId(1), known, said), drifted, "{known} {said:?}");
+        assert_eq!(scene.registry.acknowledge(SessionId(1), known, said), drifted, "{known} {said:?}");
     }
 }

@@ -44,12 +44,12 @@ const MAX_MISSING: usize = 8;
 
 impl VisibilityWaits {
     /// A version 2 session follows: its acknowledgement counts.
-    pub(crate) fn follow(&mut self, session: SessionId) {
+    pub(crate) fn add_session(&mut self, session: SessionId) {
         self.acknowledged.entry(session).or_default();
     }
 
     /// It does not any more.
-    pub(crate) fn forget(&mut self, session: SessionId) {
+    pub(crate) fn remove_session(&mut self, session: SessionId) {
         self.acknowledged.remove(&session);
         self.open.remove(&session);
     }
@@ -79,28 +79,28 @@ impl VisibilityWaits {
     }
 
     /// Barriers that are reached, or over.
-    pub(crate) fn look(&mut self, now: Instant) -> Vec<Resolved> {
+    pub(crate) fn poll_resolved(&mut self, now: Instant) -> Vec<Resolved> {
         if self.look_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
         let mut revisions: Vec<_> = self.acknowledged.values().copied().collect();
         revisions.sort_unstable();
         let of = revisions.len();
-        let mut raised = Vec::new();
-        for (&session, barrier) in &self.open {
-            let seen = of - revisions.partition_point(|revision| *revision < barrier.revision);
-            let enough = seen * 100 >= of * usize::from(barrier.percent);
-            if enough || barrier.until <= now {
-                let behind = self.acknowledged.iter().filter(|(_, revision)| **revision < barrier.revision);
+        let mut resolved = Vec::new();
+        for (&session, wait) in &self.open {
+            let seen = of - revisions.partition_point(|revision| *revision < wait.revision);
+            let enough = seen * 100 >= of * usize::from(wait.percent);
+            if enough || wait.until <= now {
+                let behind = self.acknowledged.iter().filter(|(_, revision)| **revision < wait.revision);
                 let missing = behind.map(|(session, _)| *session).take(MAX_MISSING).collect();
-                raised.push(Resolved { session, seen, of, enough, missing });
+                resolved.push(Resolved { session, seen, of, enough, missing });
             }
         }
-        for Resolved { session, .. } in &raised {
+        for Resolved { session, .. } in &resolved {
             self.open.remove(session);
         }
-        self.look_at = self.open.values().map(|barrier| barrier.until.min(now + LOOK)).min();
-        raised
+        self.look_at = self.open.values().map(|wait| wait.until.min(now + LOOK)).min();
+        resolved
     }
 }
 
@@ -113,21 +113,21 @@ mod tests {
 
     #[track_caller]
     fn check(percent: u8, acknowledged: u64, after: u64, expected: Option<(usize, bool)>) {
-        let mut barriers = VisibilityWaits::default();
+        let mut waits = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
-        (0..10).for_each(|id| barriers.follow(SessionId(id)));
-        assert!(!barriers.is_open());
-        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent, within: 5000 });
-        assert!(barriers.is_open());
+        (0..10).for_each(|id| waits.add_session(SessionId(id)));
+        assert!(!waits.is_open());
+        waits.open(start, SessionId(0), NEW, VisibilityTarget { percent, within: 5000 });
+        assert!(waits.is_open());
         for id in 0..10 {
-            barriers.acknowledge(SessionId(id), if id < acknowledged { NEW } else { OLD });
+            waits.acknowledge(SessionId(id), if id < acknowledged { NEW } else { OLD });
         }
-        let raised = barriers.look(start + Duration::from_millis(after));
-        assert_eq!(raised.first().map(|raised| (raised.seen, raised.enough)), expected);
-        assert_eq!(barriers.is_open(), expected.is_none());
-        if let Some(raised) = raised.first() {
-            assert_eq!(raised.missing.len(), (10 - raised.seen).min(MAX_MISSING));
+        let resolved = waits.poll_resolved(start + Duration::from_millis(after));
+        assert_eq!(resolved.first().map(|resolved| (resolved.seen, resolved.enough)), expected);
+        assert_eq!(waits.is_open(), expected.is_none());
+        if let Some(resolved) = resolved.first() {
+            assert_eq!(resolved.missing.len(), (10 - resolved.seen).min(MAX_MISSING));
         }
     }
 
@@ -144,18 +144,18 @@ mod tests {
 
     #[test]
     fn those_who_leave_do_not_count() {
-        let mut barriers = VisibilityWaits::default();
+        let mut waits = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
-        (0..3).for_each(|id| barriers.follow(SessionId(id)));
-        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
-        barriers.acknowledge(SessionId(0), NEW);
-        barriers.acknowledge(SessionId(1), NEW);
-        barriers.forget(SessionId(2));
-        barriers.acknowledge(SessionId(2), NEW);
-        assert_eq!(barriers.look(start + LOOK)[0].of, 2);
-        barriers.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
-        barriers.forget(SessionId(0));
-        assert!(!barriers.is_open());
+        (0..3).for_each(|id| waits.add_session(SessionId(id)));
+        waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
+        waits.acknowledge(SessionId(0), NEW);
+        waits.acknowledge(SessionId(1), NEW);
+        waits.remove_session(SessionId(2));
+        waits.acknowledge(SessionId(2), NEW);
+        assert_eq!(waits.poll_resolved(start + LOOK)[0].of, 2);
+        waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
+        waits.remove_session(SessionId(0));
+        assert!(!waits.is_open());
     }
 }

@@ -22,7 +22,7 @@ const MAX_COPIES: u32 = 3;
 const MAX_OFFERS: usize = 64;
 
 /// After a copy, those in it who are not back within two periods, and a second, are gone.
-pub(crate) const BACK_WITHIN: Duration = LONGEST.saturating_add(Duration::from_secs(1));
+pub(crate) const RETURN_WITHIN: Duration = LONGEST.saturating_add(Duration::from_secs(1));
 
 /// Where a Distributor that has just started stands.
 #[derive(Debug)]
@@ -65,12 +65,12 @@ impl Warmup {
     }
 
     /// A node has registered.
-    pub(crate) fn joined(&mut self, now: Instant) {
+    pub(crate) fn record_join(&mut self, now: Instant) {
         self.last_join = Some(now);
     }
 
     /// A node has come with a list of another epoch.
-    pub(crate) fn offered(&mut self, now: Instant, session: SessionId, have: ResumePoint) {
+    pub(crate) fn record_offer(&mut self, now: Instant, session: SessionId, have: ResumePoint) {
         let fresh = match self.stage {
             Stage::Gathering => true,
             Stage::Warm => self.copies == 0 && now < self.started + LONGEST,
@@ -85,7 +85,7 @@ impl Warmup {
     }
 
     /// The node that should be asked for what it knows now, if any.
-    pub(crate) fn ask(&mut self, now: Instant) -> Option<SessionId> {
+    pub(crate) fn next_copy_source(&mut self, now: Instant) -> Option<SessionId> {
         let due = match self.stage {
             Stage::Collecting(until) | Stage::Copying(_, _, until) => until <= now,
             Stage::Gathering | Stage::Rebuilding | Stage::Warm => false,
@@ -94,7 +94,7 @@ impl Warmup {
     }
 
     /// A session has ended; if it was to hand over its list, another is asked.
-    pub(crate) fn left(&mut self, now: Instant, session: SessionId) {
+    pub(crate) fn record_leave(&mut self, now: Instant, session: SessionId) {
         self.offers.retain(|(_, other)| *other != session);
         if let Stage::Copying(asked, ..) = self.stage
             && asked == session
@@ -104,7 +104,7 @@ impl Warmup {
     }
 
     /// What this node was asked for, if it was and there is still time.
-    pub(crate) fn expects(&self, session: SessionId) -> Option<ResumePoint> {
+    pub(crate) fn expected_copy(&self, session: SessionId) -> Option<ResumePoint> {
         match self.stage {
             Stage::Copying(asked, have, _) if asked == session => Some(have),
             Stage::Gathering | Stage::Collecting(_) | Stage::Copying(..) | Stage::Rebuilding | Stage::Warm => None,
@@ -112,18 +112,18 @@ impl Warmup {
     }
 
     /// What it handed over is no list.
-    pub(crate) fn spoiled(&mut self, now: Instant) {
+    pub(crate) fn record_bad_copy(&mut self, now: Instant) {
         self.stage = Stage::Collecting(now);
     }
 
     /// An earlier list is taken over: everybody is known.
-    pub(crate) fn restored(&mut self) {
+    pub(crate) fn record_restored(&mut self) {
         self.stage = Stage::Warm;
         self.offers.clear();
     }
 
     /// Whether the time is over in which lists may lack nodes. True once.
-    pub(crate) fn ends(&mut self, now: Instant) -> bool {
+    pub(crate) fn try_end(&mut self, now: Instant) -> bool {
         let over = self.end().is_some_and(|end| end <= now);
         if over {
             self.stage = Stage::Warm;
@@ -188,33 +188,33 @@ mod tests {
     #[test]
     fn a_mesh_that_starts_is_complete_when_joins_are_quiet() {
         let (mut warmup, at) = start();
-        assert!(warmup.is_warming() && !warmup.ends(at(5999)), "nobody is there yet");
-        warmup.joined(at(100));
-        warmup.joined(at(900));
+        assert!(warmup.is_warming() && !warmup.try_end(at(5999)), "nobody is there yet");
+        warmup.record_join(at(100));
+        warmup.record_join(at(900));
         assert_eq!(warmup.next_due(), Some(at(1900)));
-        assert!(!warmup.ends(at(1899)) && warmup.ends(at(1900)) && !warmup.ends(at(1900)));
+        assert!(!warmup.try_end(at(1899)) && warmup.try_end(at(1900)) && !warmup.try_end(at(1900)));
         assert!(!warmup.is_warming());
     }
 
     #[test]
     fn nobody_waits_for_longer_than_two_periods() {
         let (mut warmup, at) = start();
-        (0..60).for_each(|tenth| warmup.joined(at(tenth * 100)));
-        assert!(!warmup.ends(at(5999)) && warmup.ends(at(6000)));
+        (0..60).for_each(|tenth| warmup.record_join(at(tenth * 100)));
+        assert!(!warmup.try_end(at(5999)) && warmup.try_end(at(6000)));
     }
 
     #[test]
     fn the_newest_list_of_those_who_come_first_is_asked_for() {
         let (mut warmup, at) = start();
-        warmup.offered(at(10), SessionId(1), have(5));
+        warmup.record_offer(at(10), SessionId(1), have(5));
         assert!(warmup.is_restoring());
-        warmup.offered(at(50), SessionId(2), have(9));
-        warmup.offered(at(60), SessionId(3), have(7));
-        assert_eq!((warmup.ask(at(109)), warmup.ask(at(110))), (None, Some(SessionId(2))));
-        assert_eq!((warmup.expects(SessionId(2)), warmup.expects(SessionId(3))), (Some(have(9)), None));
-        warmup.restored();
+        warmup.record_offer(at(50), SessionId(2), have(9));
+        warmup.record_offer(at(60), SessionId(3), have(7));
+        assert_eq!((warmup.next_copy_source(at(109)), warmup.next_copy_source(at(110))), (None, Some(SessionId(2))));
+        assert_eq!((warmup.expected_copy(SessionId(2)), warmup.expected_copy(SessionId(3))), (Some(have(9)), None));
+        warmup.record_restored();
         assert!(!warmup.is_warming() && !warmup.is_restoring());
-        warmup.offered(at(200), SessionId(4), have(6));
+        warmup.record_offer(at(200), SessionId(4), have(6));
         assert!(!warmup.is_restoring(), "one copy is enough");
     }
 
@@ -223,37 +223,37 @@ mod tests {
         let (mut warmup, at) = start();
         let forged = ResumePoint { digest: Some(Digest(8)), ..have(5) };
         for (session, have) in [(1, have(900)), (2, have(5)), (3, forged), (4, have(5)), (5, have(4))] {
-            warmup.offered(at(0), SessionId(session), have);
+            warmup.record_offer(at(0), SessionId(session), have);
         }
-        assert_eq!(warmup.ask(at(100)), Some(SessionId(4)));
-        assert_eq!(warmup.expects(SessionId(4)), Some(have(5)));
+        assert_eq!(warmup.next_copy_source(at(100)), Some(SessionId(4)));
+        assert_eq!(warmup.expected_copy(SessionId(4)), Some(have(5)));
     }
 
     #[test]
     fn another_is_asked_when_one_does_not_answer_and_three_at_most() {
         let (mut warmup, at) = start();
-        (1..=5).for_each(|rev| warmup.offered(at(0), SessionId(rev), have(rev)));
-        assert_eq!(warmup.ask(at(100)), Some(SessionId(5)));
-        assert_eq!((warmup.ask(at(1099)), warmup.ask(at(1100))), (None, Some(SessionId(4))));
-        warmup.left(at(1200), SessionId(4));
-        assert_eq!(warmup.ask(at(1200)), Some(SessionId(3)));
-        warmup.spoiled(at(1300));
-        assert_eq!(warmup.ask(at(1300)), None);
+        (1..=5).for_each(|rev| warmup.record_offer(at(0), SessionId(rev), have(rev)));
+        assert_eq!(warmup.next_copy_source(at(100)), Some(SessionId(5)));
+        assert_eq!((warmup.next_copy_source(at(1099)), warmup.next_copy_source(at(1100))), (None, Some(SessionId(4))));
+        warmup.record_leave(at(1200), SessionId(4));
+        assert_eq!(warmup.next_copy_source(at(1200)), Some(SessionId(3)));
+        warmup.record_bad_copy(at(1300));
+        assert_eq!(warmup.next_copy_source(at(1300)), None);
         assert!(warmup.is_warming() && !warmup.is_restoring());
-        warmup.joined(at(2000));
-        assert!(!warmup.ends(at(5999)) && warmup.ends(at(6000)), "all of them may still be coming");
+        warmup.record_join(at(2000));
+        assert!(!warmup.try_end(at(5999)) && warmup.try_end(at(6000)), "all of them may still be coming");
     }
 
     #[test]
     fn one_that_comes_early_after_all_makes_it_cold_again() {
         let (mut warmup, at) = start();
-        warmup.joined(at(0));
-        assert!(warmup.ends(at(1000)));
-        warmup.offered(at(2000), SessionId(1), have(1));
+        warmup.record_join(at(0));
+        assert!(warmup.try_end(at(1000)));
+        warmup.record_offer(at(2000), SessionId(1), have(1));
         assert!(warmup.is_restoring());
         let (mut warmup, at) = start();
-        assert!(warmup.ends(at(6000)));
-        warmup.offered(at(6001), SessionId(1), have(1));
+        assert!(warmup.try_end(at(6000)));
+        warmup.record_offer(at(6001), SessionId(1), have(1));
         assert!(!warmup.is_warming(), "two periods later it is only late");
     }
 }

@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
 /// Answers until it is dropped: also while the Distributor stops. One request to a connection, which is closed then.
-pub(crate) async fn serve(listener: TcpListener, membership: Arc<Shared>) {
+pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut acceptor = Acceptor::new(listener);
     let mut clients = JoinSet::new();
     // In the order in which they came.
@@ -37,10 +37,10 @@ pub(crate) async fn serve(listener: TcpListener, membership: Arc<Shared>) {
                 if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {
                     first.abort();
                 }
-                let membership = Arc::clone(&membership);
+                let shared = Arc::clone(&shared);
                 order.push_back(clients.spawn(async move {
                     // One that is too slow, or breaks off, is nobody's business.
-                    let _ = timeout(PATIENCE, converse(stream, &membership)).await;
+                    let _ = timeout(PATIENCE, converse(stream, &shared)).await;
                 }));
             }
             Some(_) = clients.join_next() => {}
@@ -48,7 +48,7 @@ pub(crate) async fn serve(listener: TcpListener, membership: Arc<Shared>) {
     }
 }
 
-async fn converse(mut stream: TcpStream, membership: &Shared) -> io::Result<()> {
+async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() >= MAX_HEAD_BYTES {
@@ -60,8 +60,8 @@ async fn converse(mut stream: TcpStream, membership: &Shared) -> io::Result<()> 
     }
     let (status, body, with_body) = match request(&head) {
         None => ("400 Bad Request", "this is no request of HTTP/1\n".to_owned(), true),
-        Some(("GET", target)) => found(target, membership, true),
-        Some(("HEAD", target)) => found(target, membership, false),
+        Some(("GET", target)) => found(target, shared, true),
+        Some(("HEAD", target)) => found(target, shared, false),
         Some(_) => ("405 Method Not Allowed", "here is only to GET\n".to_owned(), true),
     };
     answer(&mut stream, status, &body, with_body).await
@@ -75,10 +75,10 @@ fn request(head: &[u8]) -> Option<(&str, &str)> {
     (words.next().is_none() && !target.is_empty() && version.starts_with("HTTP/1.")).then_some((method, target))
 }
 
-fn found(target: &str, membership: &Shared, with_body: bool) -> (&'static str, String, bool) {
+fn found(target: &str, shared: &Shared, with_body: bool) -> (&'static str, String, bool) {
     let (status, body) = match target.split('?').next().unwrap_or_default() {
         "/health" => ("200 OK", "alive\n".to_owned()),
-        "/metrics" => ("200 OK", metrics::text(&membership.figures())),
+        "/metrics" => ("200 OK", metrics::text(&shared.figures())),
         _ => ("404 Not Found", "there are /health and /metrics\n".to_owned()),
     };
     (status, body, with_body)

@@ -20,12 +20,12 @@ use crate::peer::command::{Command, CommandReader, FrameCounts, Rejection, guess
 use crate::peer::outbox::Reply;
 use crate::registry::{Admission, RegisterError};
 use crate::shell::shared::{FlushOutcome, Session, SessionGuard, Writer};
-use crate::shell::turns::{AwaitedHead, QueueHead, UpdateQueue};
+use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::{AwaitedRoom, IncomingBudget, OutPacket, Room};
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
-const FRAMES_PER_TURN: u32 = 64;
+const FRAMES_PER_SLICE: u32 = 64;
 /// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
 /// would reset the connection and take the message away.
 const LINGER: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of that taken at a time.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 /// Bytes of a packet that are read without room for all of it.
-const UNCOUNTED_BYTES: usize = 4 * 1024;
+const UNRESERVED_BYTES: usize = 4 * 1024;
 /// While memory is short: how long a peer may take to send a packet, or to read a large one.
 const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a peer that has kept much for longer than that looks whether memory is short: ten thousand such peers cost a few hundredths of
@@ -67,12 +67,12 @@ enum ConnectionEnd {
 }
 
 /// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
-pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
-    let session = &attendance.session;
-    let config = &attendance.membership().config;
+pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
+    let session = &session_guard.session;
+    let config = &session_guard.shared().config;
     let mut reader = PeerReader {
         frames: FrameReader::new(config.max_frame_bytes),
-        intake: CommandReader::new(),
+        commands: CommandReader::new(),
         read_before: false,
         registered: false,
         heard_at: Instant::now(),
@@ -80,7 +80,7 @@ pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
         waiting: None,
         room: RoomForPacket::Little,
     };
-    let end = serve(&attendance, &mut reader, &stop).await;
+    let end = serve(&session_guard, &mut reader, &stop).await;
     let reason = match end {
         ConnectionEnd::Gone(reason) | ConnectionEnd::CutByRegistry(reason) => reason,
         ConnectionEnd::Stopping | ConnectionEnd::Evicted => LeaveReason::Closed,
@@ -88,9 +88,9 @@ pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Stalled | ConnectionEnd::Slow => LeaveReason::Stalled,
     };
     // The list must not wait for the farewell.
-    attendance.unregister(reason);
+    session_guard.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
-    let FrameCounts { packets, ignored, blank, strikes } = reader.intake.counts;
+    let FrameCounts { packets, ignored, blank, strikes } = reader.commands.counts;
     // Others wait for its room.
     drop(reader);
     let is_lost = session.outbox().is_mid_packet() || matches!(end, ConnectionEnd::CutByRegistry(_));
@@ -102,14 +102,14 @@ pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
         }
         ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            if let Some(held_back) = attendance.membership().cuts.allow(reason.as_str(), Instant::now().into_std()) {
+            if let Some(held_back) = session_guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         ConnectionEnd::Slow => {
-            if let Some(held_back) = attendance.membership().cuts.allow("slow", Instant::now().into_std()) {
-                let used = attendance.membership().memory.used();
+            if let Some(held_back) = session_guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
+                let used = session_guard.shared().update_budget.used();
                 warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
             }
             return abort(&session.stream);
@@ -121,12 +121,12 @@ pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Rejected(complaint) => complaint,
     };
     let Rejection { status, reason, message } = complaint;
-    if let Some(held_back) = attendance.membership().cuts.allow(reason, Instant::now().into_std()) {
+    if let Some(held_back) = session_guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
     }
     // A packet behind an unfinished one would be part of it.
-    let heard = !session.outbox().is_mid_packet() && farewell(&attendance, status, reason, &message).await;
+    let heard = !session.outbox().is_mid_packet() && farewell(&session_guard, status, reason, &message).await;
     if !heard && is_lost {
         abort(&session.stream);
     }
@@ -135,7 +135,7 @@ pub(crate) async fn run(attendance: SessionGuard, stop: CancellationToken) {
 /// The reading half's state.
 struct PeerReader {
     frames: FrameReader,
-    intake: CommandReader,
+    commands: CommandReader,
     read_before: bool,
     registered: bool,
     /// When the last packet came.
@@ -180,33 +180,33 @@ enum Wake {
     Due,
 }
 
-async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
-    let session = &attendance.session;
-    let config = &attendance.membership().config;
+async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
+    let session = &session_guard.session;
+    let config = &session_guard.shared().config;
     let mut look = BacklogPoller::default();
     // A peer that always has something to say never makes this task wait; what it says may cost a microsecond or a millisecond.
-    let mut slice = TimeSlice::with_queue(&attendance.membership().busy);
+    let mut slice = TimeSlice::with_queue(&session_guard.shared().slices);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     let mut turn = QueueState::NotNeeded;
     loop {
         slice.yield_if_over().await;
-        if let Some(reason) = session.out.get() {
+        if let Some(reason) = session.cut_reason.get() {
             return ConnectionEnd::CutByRegistry(*reason);
         }
-        if session.gives_way.load(Ordering::Relaxed) {
+        if session.is_evicted.load(Ordering::Relaxed) {
             return ConnectionEnd::Evicted;
         }
-        let (flow, _) = session.flush(attendance.membership(), Writer::Connection);
+        let (flow, _) = session.flush(session_guard.shared(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut handled = 0;
         while !session.outbox().owes_reply() {
-            match reader.next(attendance) {
+            match reader.handle_next_frame(session_guard) {
                 Ok(true) => handled += 1,
                 Ok(false) => break,
                 Err(end) => return end,
             }
-            if handled == FRAMES_PER_TURN || slice.is_over() {
+            if handled == FRAMES_PER_SLICE || slice.is_over() {
                 slice.yield_now().await;
                 handled = 0;
             }
@@ -215,7 +215,7 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
         if owes_reply && flow == FlushOutcome::Done {
             continue;
         }
-        let has_room = reader.has_room(&attendance.membership().incoming);
+        let has_room = reader.has_room(&session_guard.shared().incoming_budget);
         let listening = !owes_reply && reader.waiting.is_none() && has_room;
         let (writable, paced) = match flow {
             FlushOutcome::Done => {
@@ -240,7 +240,7 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
         let now = Instant::now();
         let later = match flow {
             FlushOutcome::Later(at) => {
-                turn.wait_for(&attendance.membership().turns, session).then(|| Instant::from_std(at))
+                turn.wait_for(&session_guard.shared().update_queue, session).then(|| Instant::from_std(at))
             }
             FlushOutcome::Done | FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Broken => {
                 turn = QueueState::NotNeeded;
@@ -248,16 +248,16 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
             }
         };
         // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
-        let keeps_since = session.outbox().keeps_since().map(Instant::from_std);
+        let keeps_since = session.outbox().unread_since().map(Instant::from_std);
         let has_room_since = if let RoomForPacket::Roomy { since, .. } = &reader.room { Some(*since) } else { None };
         let keeps_until = keeps_since.map(|since| since + SHORT_PATIENCE);
         let has_room_until =
-            has_room_since.map(|since| since + attendance.membership().incoming.patience(SHORT_PATIENCE));
+            has_room_since.map(|since| since + session_guard.shared().incoming_budget.patience(SHORT_PATIENCE));
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        if is_over(keeps_until) && attendance.membership().memory.is_short() {
+        if is_over(keeps_until) && session_guard.shared().update_budget.is_short() {
             return ConnectionEnd::Slow;
         }
-        if is_over(has_room_until) && attendance.membership().incoming.is_short() {
+        if is_over(has_room_until) && session_guard.shared().incoming_budget.is_short() {
             return ConnectionEnd::Rejected(takes_too_long());
         }
         let looks = [keeps_until, has_room_until].into_iter().flatten();
@@ -271,14 +271,14 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, later, look_again];
         let next = deadlines.into_iter().flatten().min();
         // On the heap: most connections never wait for an old peer to read, and each would keep the room.
-        let mut reading = paced.map(|unread| Box::pin(read_enough(attendance, unread, &mut look)));
+        let mut reading = paced.map(|unread| Box::pin(read_enough(session_guard, unread, &mut look)));
         let room = &mut reader.room;
         let woken = slice.idle_while(async {
             tokio::select! {
                 () = stop.cancelled() => Wake::Stopping,
                 ready = ready(&session.stream, listening, writable) => Wake::Ready(ready),
                 () = session.unfinished.notified() => Wake::Unfinished,
-                reads = if_any(&mut reading) => Wake::Looked(reads),
+                reads = or_pending(&mut reading) => Wake::Looked(reads),
                 room = room.awaited() => Wake::Room(room),
                 places = turn.awaited() => Wake::QueueState(places),
                 () = sleep_until_opt(next) => Wake::Due,
@@ -296,7 +296,7 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
                     false => Ok(None),
                 });
                 match filled {
-                    Ok(Some(true)) => attendance.heard(),
+                    Ok(Some(true)) => session_guard.heard(),
                     Ok(Some(false)) => return ConnectionEnd::Gone(LeaveReason::Closed),
                     Ok(None) => {}
                     Err(error) => return ConnectionEnd::Gone(reason(&error)),
@@ -326,7 +326,7 @@ async fn serve(attendance: &SessionGuard, reader: &mut PeerReader, stop: &Cancel
                         "a version 2 peer registers at once",
                     ));
                 }
-                if is_due(greet_at) && attendance.holds_greetings_back() {
+                if is_due(greet_at) && session_guard.defers_greetings() {
                     session.outbox().greet_later((now + RESTORING).into_std());
                 }
             }
@@ -361,7 +361,7 @@ async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Resul
 }
 
 /// Waits for a future, for ever when there is none.
-async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
+async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
         None => std::future::pending().await,
@@ -369,8 +369,8 @@ async fn if_any<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits for what an old peer's window waits for. Returns whether the peer reads.
-async fn read_enough(attendance: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
-    let (session, membership) = (&attendance.session, attendance.membership());
+async fn read_enough(session_guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
+    let (session, shared) = (&session_guard.session, session_guard.shared());
     match unread {
         WindowFull::Until(time) => {
             sleep_until(Instant::from_std(time)).await;
@@ -378,10 +378,10 @@ async fn read_enough(attendance: &SessionGuard, unread: WindowFull, look: &mut B
         }
         WindowFull::PollPeer => {
             let written = session.outbox().written();
-            match look.unread(&membership.local_queues, &session.stream, written).await {
-                (written, Some(unread)) => session.outbox().settle(written, unread),
+            match look.unread(&shared.local_queues, &session.stream, written).await {
+                (written, Some(unread)) => session.outbox().confirm_read(written, unread),
                 (_, None) => {
-                    session.outbox().guess(membership.config.legacy_read_time);
+                    session.outbox().fall_back_to_time(shared.config.legacy_read_time);
                     true
                 }
             }
@@ -405,9 +405,9 @@ impl RoomForPacket {
 
 impl QueueState {
     /// Enters the queue if it has not. Returns whether it is the peer's turn.
-    fn wait_for(&mut self, turns: &UpdateQueue, session: &Session) -> bool {
+    fn wait_for(&mut self, update_queue: &UpdateQueue, session: &Session) -> bool {
         if matches!(self, Self::NotNeeded) {
-            *self = Self::Awaited(turns.wait(&session.turn_of_network));
+            *self = Self::Awaited(update_queue.enter(&session.network_queue));
         }
         matches!(self, Self::Now { .. })
     }
@@ -424,10 +424,10 @@ impl QueueState {
 impl PeerReader {
     /// Whether there is room for what has come, and more. A few bytes need none.
     fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
-        if self.frames.buffered().len() <= UNCOUNTED_BYTES {
+        if self.frames.buffered().len() <= UNRESERVED_BYTES {
             self.room = RoomForPacket::Little;
         } else if matches!(self.room, RoomForPacket::Little) {
-            self.room = match rooms.take() {
+            self.room = match rooms.acquire() {
                 Ok(room) => RoomForPacket::roomy(room),
                 Err(awaited) => RoomForPacket::Awaited(awaited),
             };
@@ -437,14 +437,14 @@ impl PeerReader {
 
     /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
     fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
-        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNCOUNTED_BYTES };
+        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
         self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
-    fn next(&mut self, attendance: &SessionGuard) -> Result<bool, ConnectionEnd> {
-        let config = &attendance.membership().config;
-        let session = &attendance.session;
+    fn handle_next_frame(&mut self, session_guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
+        let config = &session_guard.shared().config;
+        let session = &session_guard.session;
         if !self.read_before && !self.frames.buffered().is_empty() {
             if let Some(other) = guess_protocol(self.frames.buffered()) {
                 let message = format!("this is the registry port for packets; the peer looks like {other}");
@@ -469,50 +469,50 @@ impl PeerReader {
         };
         self.read_before = true;
         let now = Instant::now();
-        if let Err(wait) = self.bucket.take(now.into_std()) {
+        if let Err(wait) = self.bucket.try_spend(now.into_std()) {
             self.waiting = Some((frame, now + wait));
             return Ok(false);
         }
         self.heard_at = now;
-        let version = self.intake.version();
-        match self.intake.take(now.into_std(), &frame, config) {
+        let version = self.commands.version();
+        match self.commands.read(now.into_std(), &frame, config) {
             Command::Ignore => {}
             Command::RejectSilently(complaint) => {
-                attendance.membership().counters.refused(complaint.status, complaint.reason);
-                attendance.membership().warn_of_refusal(session.peer, &complaint);
+                session_guard.shared().counters.refused(complaint.status, complaint.reason);
+                session_guard.shared().warn_of_refusal(session.peer, &complaint);
             }
-            Command::Register(registration, terms) => self.register(attendance, *registration, &terms)?,
-            Command::GetList(key) => session.outbox().reply(Reply::List(key), self.intake.version()),
+            Command::Register(registration, terms) => self.register(session_guard, *registration, &terms)?,
+            Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
                 self.registered = false;
-                attendance.unregister(LeaveReason::Leave);
+                session_guard.unregister(LeaveReason::Leave);
             }
             Command::Acknowledge(Pong { revision: Some(known), digest }) => {
-                attendance.acknowledge(known, digest, now.into_std())
+                session_guard.acknowledge(known, digest, now.into_std())
             }
             Command::Acknowledge(_nothing) => {}
-            Command::Report(failed) => attendance.report(&failed),
+            Command::Report(failed) => session_guard.report_failed(&failed),
             Command::CopyPart => {
                 if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
-                    attendance.take_copy(&part);
+                    session_guard.restore_part(&part);
                 }
             }
             Command::GetHistory(key, node) => {
                 let mut out = BytesMut::new();
-                write_history(&mut out, &key, &attendance.history(&node));
-                let memory = &attendance.membership().memory;
+                write_history(&mut out, &key, &session_guard.history(&node));
+                let memory = &session_guard.shared().update_budget;
                 if memory.has_room(out.len()) {
-                    let answer = OutPacket::counted(out.freeze(), memory);
-                    session.outbox().reply(Reply::Packet(answer), self.intake.version());
+                    let answer = OutPacket::reserved(out.freeze(), memory);
+                    session.outbox().reply(Reply::Packet(answer), self.commands.version());
                 } else {
                     let complaint = Rejection::new(503, "busy", "what peers have not read takes too much memory");
-                    self.refuse(attendance, Some(&key), &complaint, Some(SHORT_PATIENCE));
+                    self.refuse(session_guard, Some(&key), &complaint, Some(SHORT_PATIENCE));
                 }
             }
-            Command::Reject(key, complaint) => self.refuse(attendance, key.as_ref(), &complaint, None),
+            Command::Reject(key, complaint) => self.refuse(session_guard, key.as_ref(), &complaint, None),
             Command::Cut(complaint) => return Err(ConnectionEnd::Rejected(complaint)),
         }
-        if version == Version::V1 && self.intake.version() == Version::V2 {
+        if version == Version::V1 && self.commands.version() == Version::V2 {
             tune_for_changes(&session.stream);
         }
         Ok(true)
@@ -520,12 +520,12 @@ impl PeerReader {
 
     fn register(
         &mut self,
-        attendance: &SessionGuard,
+        session_guard: &SessionGuard,
         registration: Registration,
         terms: &RegisterOptions,
     ) -> Result<(), ConnectionEnd> {
-        let version = self.intake.version();
-        let (status, reason, message, after) = match attendance.register(registration, version, terms) {
+        let version = self.commands.version();
+        let (status, reason, message, after) = match session_guard.register(registration, version, terms) {
             Ok(Admission::Listed(_)) => {
                 self.registered = true;
                 return Ok(());
@@ -551,28 +551,28 @@ impl PeerReader {
         let complaint = Rejection::new(status, reason, message);
         // What a node cannot mend by waiting, its operators should see.
         if after.is_none() || version == Version::V1 && status != 202 {
-            attendance.membership().warn_of_refusal(attendance.session.peer, &complaint);
+            session_guard.shared().warn_of_refusal(session_guard.session.peer, &complaint);
         }
         match version {
-            Version::V1 => attendance.membership().counters.refused(status, reason),
-            Version::V2 => self.refuse(attendance, None, &complaint, after),
+            Version::V1 => session_guard.shared().counters.refused(status, reason),
+            Version::V2 => self.refuse(session_guard, None, &complaint, after),
         }
         Ok(())
     }
 
-    fn refuse(&self, attendance: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
-        let session = &attendance.session;
+    fn refuse(&self, session_guard: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
+        let session = &session_guard.session;
         let Rejection { status, reason, message } = complaint;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
-        attendance.membership().counters.refused(*status, reason);
+        session_guard.shared().counters.refused(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
-        session.outbox().reply(Reply::Packet(out.freeze().into()), self.intake.version());
+        session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
     }
 
     /// When a version 2 peer must have registered.
     fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
-        let waits = self.intake.version() == Version::V2 && !self.registered;
+        let waits = self.commands.version() == Version::V2 && !self.registered;
         waits.then(|| self.heard_at + register_timeout)
     }
 }
@@ -591,8 +591,8 @@ fn tune_for_changes(stream: &Socket) {
 }
 
 /// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
-async fn farewell(attendance: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
-    let stream = &attendance.session.stream;
+async fn farewell(session_guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
+    let stream = &session_guard.session.stream;
     let mut out = BytesMut::new();
     write_refusal(&mut out, None, status, reason, message, None);
     let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);

@@ -5,6 +5,6 @@ mod connection;
 mod metrics;
 mod server;
 mod shared;
-mod turns;
+mod update_queue;
 
 pub use server::{serve, serve_with_admin};

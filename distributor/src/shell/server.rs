@@ -34,7 +34,7 @@ pub async fn serve_with_admin(
     config: Config,
     stop: CancellationToken,
 ) {
-    let membership = Shared::new(config);
+    let shared = Shared::new(config);
     let closing = CancellationToken::new();
     // Aborts its tasks when dropped.
     let mut tasks = JoinSet::new();
@@ -42,23 +42,23 @@ pub async fn serve_with_admin(
         if let Ok(address) = listener.local_addr() {
             info!(%address, "listening");
         }
-        tasks.spawn(accept(Acceptor::new(listener), Arc::clone(&membership), closing.clone()));
+        tasks.spawn(accept(Acceptor::new(listener), Arc::clone(&shared), closing.clone()));
     }
     for version in [Version::V1, Version::V2] {
-        let publisher = Arc::clone(&membership);
+        let publisher = Arc::clone(&shared);
         tasks.spawn(async move { publisher.publish(version).await });
     }
     if let Some(listener) = admin {
         if let Ok(address) = listener.local_addr() {
             info!(%address, "telling operators of /health and /metrics");
         }
-        tasks.spawn(admin::serve(listener, Arc::clone(&membership)));
+        tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
     }
-    let time_keeper = Arc::clone(&membership);
-    tasks.spawn(async move { time_keeper.keep_time().await });
+    let time_keeper = Arc::clone(&shared);
+    tasks.spawn(async move { time_keeper.run_timers().await });
     tokio::select! {
         () = stop.cancelled() => {
-            membership.drain();
+            shared.drain();
             sleep(DRAIN).await;
         }
         // None of them ends by itself. A registry that accepts but does not publish is worse than none.
@@ -70,25 +70,25 @@ pub async fn serve_with_admin(
     info!("stopped");
 }
 
-async fn accept(mut acceptor: Acceptor, membership: Arc<Shared>, stop: CancellationToken) {
+async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationToken) {
     let mut connections = JoinSet::new();
     let (mut full, mut crowded) = (LogThrottle::default(), LogThrottle::default());
     loop {
         tokio::select! {
             (stream, peer) = acceptor.accept() => {
                 set_options(&stream);
-                let (reason, refused) = match membership.open(stream, peer) {
-                    Ok(attendance) => {
-                        connections.spawn(connection::run(attendance, stop.clone()));
+                let (reason, refused) = match shared.open(stream, peer) {
+                    Ok(session_guard) => {
+                        connections.spawn(connection::run(session_guard, stop.clone()));
                         continue;
                     }
                     Err(refused) => refused,
                 };
                 drop(refused);
                 let (throttle, limit, what) = match reason {
-                    ConnectionLimit::Total => (&mut full, membership.config.max_connections, "as many as allowed (--max-connections)"),
+                    ConnectionLimit::Total => (&mut full, shared.config.max_connections, "as many as allowed (--max-connections)"),
                     ConnectionLimit::PerAddress => {
-                        let limit = membership.config.max_connections_per_address;
+                        let limit = shared.config.max_connections_per_address;
                         (&mut crowded, limit, "as many from its address as allowed (--max-connections-per-address)")
                     }
                 };

@@ -29,27 +29,27 @@ use crate::registry::history;
 use crate::registry::liveness::Verdict;
 use crate::registry::{Admission, DueActions, RegisterError, Registry, Removal};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
-use crate::shell::turns::{NetworkQueue, UpdateQueue};
+use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
 use crate::updates::budget::{Budget, IncomingBudget, Reservation};
 
 /// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
-const WRITES_PER_TURN: usize = 64;
-const BYTES_PER_TURN: usize = 1 << 20;
+const WRITES_PER_SLICE: usize = 64;
+const BYTES_PER_SLICE: usize = 1 << 20;
 
 /// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into loopback sockets.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
 /// A publisher rests this many times as long as it has worked, so that it takes a third of a core at most. A single change
 /// goes out at once, and a burst merges.
-const REST: u32 = 2;
+const PAUSE_PER_WORK: u32 = 2;
 /// However much there is to tell, a change does not wait longer than this for the round before.
-const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// Log lines of one kind about nodes that come and go, in [`LogThrottle::LOG_PERIOD`]; the next says how many were left out. `distributor why`
 /// knows all.
-const MOST_COMINGS: u32 = 100;
+const MAX_JOIN_LINES: u32 = 100;
 
 /// How long a connection has to register until it may have to give way to others.
-const TIME_TO_REGISTER: Duration = Duration::from_millis(500);
+const REGISTER_GRACE: Duration = Duration::from_millis(500);
 
 /// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
 #[derive(Debug)]
@@ -60,36 +60,36 @@ pub(crate) struct Shared {
     /// Something may be due earlier than the time keeper thinks.
     rescheduled: Notify,
     /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
-    refusals: LogThrottles,
-    pub(crate) cuts: LogThrottles,
+    refusal_log: LogThrottles,
+    pub(crate) cut_log: LogThrottles,
     /// What is said of nodes that are listed, and have something wrong.
     warnings: LogThrottles,
     /// What is said of nodes that come and go: there are as many as nodes, and one that flaps must not fill the log either.
-    comings: LogThrottles,
+    join_log: LogThrottles,
     /// What old peers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
     /// Connections whose peers always have something to say have one turn at a time between them.
-    pub(crate) busy: SliceQueue,
+    pub(crate) slices: SliceQueue,
     /// Peers for which a packet of their own has to be made.
-    pub(crate) turns: UpdateQueue,
+    pub(crate) update_queue: UpdateQueue,
     /// What packets take that are on their way to peers.
-    pub(crate) memory: Budget,
+    pub(crate) update_budget: Budget,
     /// What packets of peers take that have begun to come.
-    pub(crate) incoming: IncomingBudget,
+    pub(crate) incoming_budget: IncomingBudget,
     /// What the needs of all nodes take.
-    needs: Budget,
+    interest_budget: Budget,
     pub(crate) counters: Counters,
     /// How long we have been awake, in nanoseconds: see `liveness`.
-    awake: AtomicU64,
+    active_time: AtomicU64,
 }
 
 #[derive(Debug)]
 struct SharedState {
-    roster: Registry,
+    registry: Registry,
     /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
     followers: [Followers; 2],
     /// The connections of each [network](address_group).
-    networks: HashMap<IpAddr, AddressCounts>,
+    by_address_group: HashMap<IpAddr, AddressCounts>,
     /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
     unregistered: BTreeMap<SessionId, Arc<Session>>,
     next_session: u64,
@@ -126,16 +126,16 @@ pub(crate) struct Session {
     /// Wakes the connection's task: the publisher could not write everything, or the session is out.
     pub(crate) unfinished: Notify,
     /// Why the session is out, once it is.
-    pub(crate) out: OnceLock<LeaveReason>,
+    pub(crate) cut_reason: OnceLock<LeaveReason>,
     /// Another connection has its place.
-    pub(crate) gives_way: AtomicBool,
+    pub(crate) is_evicted: AtomicBool,
     /// What it says it needs is kept as long as it is registered.
-    memory_of_needs: Mutex<Option<Reservation>>,
+    interest_reservation: Mutex<Option<Reservation>>,
     opened_at: Instant,
     /// The connections of a network have one turn between them.
-    pub(crate) turn_of_network: NetworkQueue,
+    pub(crate) network_queue: NetworkQueue,
     /// How long we had been awake when it last gave a sign of life.
-    heard: AtomicU64,
+    last_heard: AtomicU64,
 }
 
 /// Who writes to a session's stream.
@@ -175,9 +175,9 @@ impl Shared {
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let memory = Budget::new(config.max_unread_bytes);
         let state = SharedState {
-            roster: Registry::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
+            registry: Registry::new(config.clone(), memory.clone(), Instant::now().into_std(), epoch()),
             followers: Default::default(),
-            networks: HashMap::new(),
+            by_address_group: HashMap::new(),
             unregistered: BTreeMap::new(),
             next_session: 0,
             open_sessions: 0,
@@ -187,19 +187,19 @@ impl Shared {
             state: Mutex::new(state),
             changed: Default::default(),
             rescheduled: Notify::new(),
-            refusals: LogThrottles::default(),
-            cuts: LogThrottles::default(),
+            refusal_log: LogThrottles::default(),
+            cut_log: LogThrottles::default(),
             warnings: LogThrottles::default(),
-            comings: LogThrottles::new(LogThrottle::with_burst(MOST_COMINGS, LogThrottle::LOG_PERIOD)),
+            join_log: LogThrottles::new(LogThrottle::with_burst(MAX_JOIN_LINES, LogThrottle::LOG_PERIOD)),
             local_queues: PeerBacklog::start(),
-            busy: SliceQueue::new(),
-            turns: UpdateQueue::default(),
-            memory,
-            incoming: IncomingBudget::new(config.max_incoming_bytes, config.max_frame_bytes),
-            needs: Budget::new(config.max_list_bytes),
+            slices: SliceQueue::new(),
+            update_queue: UpdateQueue::default(),
+            update_budget: memory,
+            incoming_budget: IncomingBudget::new(config.max_incoming_bytes, config.max_frame_bytes),
+            interest_budget: Budget::new(config.max_list_bytes),
             counters: Counters::default(),
             config,
-            awake: AtomicU64::new(0),
+            active_time: AtomicU64::new(0),
         })
     }
 
@@ -212,17 +212,17 @@ impl Shared {
         let now = Instant::now();
         let mut state = self.lock();
         let network = address_group(peer.ip());
-        let from_there = state.networks.get(&network).map_or(0, |crowd| crowd.open);
+        let from_there = state.by_address_group.get(&network).map_or(0, |counts| counts.open);
         if !network.is_loopback() && from_there >= self.config.max_connections_per_address {
             self.counters.refused(503, "many_of_its_address");
             return Err((ConnectionLimit::PerAddress, stream));
         }
         if state.open_sessions >= self.config.max_connections {
-            let Some(session) = state.make_room(now) else {
+            let Some(session) = state.evict_unregistered(now) else {
                 self.counters.refused(503, "many_connections");
                 return Err((ConnectionLimit::Total, stream));
             };
-            if let Some(held_back) = self.cuts.allow("gave_way", now.into_std()) {
+            if let Some(held_back) = self.cut_log.allow("gave_way", now.into_std()) {
                 warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
             }
         }
@@ -237,49 +237,49 @@ impl Shared {
             stream,
             outbox: Mutex::new(outbox),
             unfinished: Notify::new(),
-            out: OnceLock::new(),
-            gives_way: AtomicBool::new(false),
-            memory_of_needs: Mutex::default(),
+            cut_reason: OnceLock::new(),
+            is_evicted: AtomicBool::new(false),
+            interest_reservation: Mutex::default(),
             opened_at: now,
-            turn_of_network: state.networks.entry(network).or_default().turn.clone(),
-            heard: AtomicU64::new(self.awake.load(Ordering::Relaxed)),
+            network_queue: state.by_address_group.entry(network).or_default().turn.clone(),
+            last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),
         });
         state.open_sessions += 1;
-        state.networks.entry(network).or_default().open += 1;
+        state.by_address_group.entry(network).or_default().open += 1;
         state.await_registration(&session);
         drop(state);
         // The time keeper sleeps while there is nobody.
         self.rescheduled.notify_one();
-        Ok(SessionGuard { membership: Arc::clone(self), session })
+        Ok(SessionGuard { shared: Arc::clone(self), session })
     }
 
     /// How it is now.
     pub(crate) fn figures(&self) -> MetricsSnapshot {
-        let said = [&self.refusals, &self.cuts, &self.warnings, &self.comings].map(LogThrottles::tallies);
+        let said = [&self.refusal_log, &self.cut_log, &self.warnings, &self.join_log].map(LogThrottles::tallies);
         let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
         let state = self.lock();
-        let roster = &state.roster;
-        let (list, changes) = roster.bytes();
-        let (history_events, history) = roster.history_size();
+        let registry = &state.registry;
+        let (list, changes) = registry.bytes();
+        let (history_events, history) = registry.history_size();
         MetricsSnapshot {
             connections: state.open_sessions,
             unregistered: state.unregistered.len(),
-            nodes: roster.nodes(),
-            suspects: roster.suspects(),
-            held_back: roster.held_back(),
-            revision: roster.revision(),
+            nodes: registry.nodes(),
+            suspects: registry.suspects(),
+            held_back: registry.held_back(),
+            revision: registry.revision(),
             history_events,
             told: self.counters.all_told(),
             cut,
             refused: self.counters.all_refused(),
             log_lines_held_back: said.iter().flat_map(BTreeMap::values).map(|tally| tally.held_back).sum(),
             log_lines_lost: net::log_lines_lost(),
-            waiting: self.incoming.waiting(),
+            waiting: self.incoming_budget.waiting(),
             memory: vec![
-                ("unread", self.memory.used(), self.memory.limit()),
-                ("incoming", self.incoming.used(), self.incoming.limit()),
+                ("unread", self.update_budget.used(), self.update_budget.limit()),
+                ("incoming", self.incoming_budget.used(), self.incoming_budget.limit()),
                 ("list", list, self.config.max_list_bytes),
-                ("needs", self.needs.used(), self.needs.limit()),
+                ("needs", self.interest_budget.used(), self.interest_budget.limit()),
                 ("changes", changes, MAX_CHANGE_BYTES),
                 ("history", history, history::MAX_BYTES),
             ],
@@ -288,7 +288,7 @@ impl Shared {
 
     /// From now on whoever registers is told to come back later.
     pub(crate) fn drain(&self) {
-        self.lock().roster.drain();
+        self.lock().registry.drain();
     }
 
     /// Tells every follower of this version of every change, merged while it is busy or rests. Runs until cancelled.
@@ -299,7 +299,7 @@ impl Shared {
             let begin = Instant::now();
             let followers: Vec<_> = {
                 let mut state = self.lock();
-                if state.roster.holds_back(version) {
+                if state.registry.defers_updates(version) {
                     // Those who wait for it are told when it is over.
                     continue;
                 }
@@ -307,7 +307,7 @@ impl Shared {
                     // The list of thousands of nodes is not made for nobody, a thousand times a second.
                     continue;
                 }
-                let newest = state.roster.publish(version);
+                let newest = state.registry.publish(version);
                 let followers = &mut state.followers[index(version)];
                 let new = std::mem::take(&mut followers.new);
                 if std::mem::replace(&mut told, newest) == newest {
@@ -326,7 +326,7 @@ impl Shared {
                 if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();
                 }
-                if turn.0 == WRITES_PER_TURN || turn.1 >= BYTES_PER_TURN || slice.is_over() {
+                if turn.0 == WRITES_PER_SLICE || turn.1 >= BYTES_PER_SLICE || slice.is_over() {
                     worked += slice.worked();
                     slice.yield_now().await;
                     turn = (0, 0);
@@ -335,8 +335,9 @@ impl Shared {
             worked += slice.worked();
             // Those that have ended meanwhile must not stay open for longer.
             drop(followers);
-            let pause = Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (REST + 1));
-            let left = pause.min(LONGEST_PAUSE).saturating_sub(begin.elapsed());
+            let pause =
+                Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (PAUSE_PER_WORK + 1));
+            let left = pause.min(MAX_PAUSE).saturating_sub(begin.elapsed());
             // Below the timer's resolution a pause would only add to every change.
             if left >= Duration::from_millis(1) {
                 sleep(left).await;
@@ -345,12 +346,12 @@ impl Shared {
     }
 
     /// Does what is due, and watches over those who are silent. Runs until cancelled.
-    pub(crate) async fn keep_time(&self) {
+    pub(crate) async fn run_timers(&self) {
         loop {
             let next = {
                 let state = self.lock();
-                let tick = (state.open_sessions > 0).then(|| Instant::now() + state.roster.liveness.period());
-                tick.into_iter().chain(state.roster.next_due().map(Instant::from_std)).min()
+                let tick = (state.open_sessions > 0).then(|| Instant::now() + state.registry.liveness.period());
+                tick.into_iter().chain(state.registry.next_due().map(Instant::from_std)).min()
             };
             tokio::select! {
                 () = net::sleep_until_opt(next) => {}
@@ -359,52 +360,52 @@ impl Shared {
             let now = Instant::now().into_std();
             let (before, turn, verdicts) = {
                 let mut state = self.lock();
-                let before = state.roster.progress();
-                let turn = state.roster.advance(now);
-                let SharedState { roster, followers, .. } = &mut *state;
+                let before = state.registry.published();
+                let turn = state.registry.run_due(now);
+                let SharedState { registry, followers, .. } = &mut *state;
                 let heard = |session| {
                     let followers = &followers[index(Version::V2)].all;
-                    let heard = followers.get(&session).map_or(0, |session| session.heard.load(Ordering::Relaxed));
+                    let heard = followers.get(&session).map_or(0, |session| session.last_heard.load(Ordering::Relaxed));
                     Duration::from_nanos(heard)
                 };
-                let verdicts = roster.liveness.tick(now, heard);
-                let awake = u64::try_from(roster.liveness.awake().as_nanos()).unwrap_or(u64::MAX);
-                self.awake.store(awake, Ordering::Relaxed);
+                let verdicts = registry.liveness.tick(now, heard);
+                let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
+                self.active_time.store(active_time, Ordering::Relaxed);
                 (before, turn, verdicts)
             };
-            self.carry_out(turn);
+            self.apply_due(turn);
             for (session, verdict) in verdicts {
-                self.carry_out_verdict(now, session, verdict);
+                self.apply_verdict(now, session, verdict);
             }
             self.cut_superseded(&mut self.lock());
-            if before != self.lock().roster.progress() {
+            if before != self.lock().registry.published() {
                 self.notify_followers();
             }
         }
     }
 
-    fn carry_out(&self, turn: DueActions) {
-        let DueActions { ask, raised, gone, warm } = turn;
+    fn apply_due(&self, turn: DueActions) {
+        let DueActions { copy_from, resolved, gone, warm } = turn;
         if warm {
-            debug!(nodes = self.lock().roster.nodes(), "warm: whoever is not listed is not there");
+            debug!(nodes = self.lock().registry.nodes(), "warm: whoever is not listed is not there");
         }
         for record in gone {
-            if let Some(held_back) = self.comings.allow("gone", Instant::now().into_std()) {
+            if let Some(held_back) = self.join_log.allow("gone", Instant::now().into_std()) {
                 let (name, address) = (shown_name(&record.name), record.address());
                 info!(%name, address, held_back, "left: it did not come back");
             }
         }
         let mut packets = Vec::new();
-        if let Some(session) = ask {
+        if let Some(session) = copy_from {
             let mut out = BytesMut::new();
             write_copy_request(&mut out);
             packets.push((session, out));
         }
-        for (raised, missing) in raised {
+        for (resolved, missing) in resolved {
             let mut out = BytesMut::new();
-            let visibility = Visibility { seen: raised.seen, of: raised.of, enough: raised.enough, missing };
+            let visibility = Visibility { seen: resolved.seen, of: resolved.of, enough: resolved.enough, missing };
             write_visibility(&mut out, &visibility);
-            packets.push((raised.session, out));
+            packets.push((resolved.session, out));
         }
         for (session, packet) in packets {
             if let Some(session) = self.follower(session) {
@@ -414,9 +415,9 @@ impl Shared {
         }
     }
 
-    fn carry_out_verdict(&self, now: std::time::Instant, session: SessionId, verdict: Verdict) {
+    fn apply_verdict(&self, now: std::time::Instant, session: SessionId, verdict: Verdict) {
         let Some(session) = self.follower(session) else { return };
-        if self.lock().roster.judge(now, session.id, verdict) {
+        if self.lock().registry.apply_verdict(now, session.id, verdict) {
             debug!(conn = session.id.0, peer = %session.peer, ?verdict, "liveness");
         }
         match verdict {
@@ -434,7 +435,7 @@ impl Shared {
 
     /// Sessions whose instances have registered on newer ones are told so, and end.
     fn cut_superseded(&self, state: &mut SharedState) {
-        while let Some(session) = state.roster.poll_superseded() {
+        while let Some(session) = state.registry.poll_superseded() {
             for followers in &mut state.followers {
                 if let Some(superseded) = followers.all.remove(&session) {
                     superseded.cut(LeaveReason::Superseded);
@@ -462,9 +463,9 @@ impl Shared {
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
         let needs = terms.interests.clone().map(Interests::new);
-        let memory_of_needs = match &needs {
-            Some(needs) if !self.needs.has_room(needs.bytes()) => return Err(RegisterError::Full),
-            Some(needs) => Some(self.needs.count(needs.bytes())),
+        let interest_reservation = match &needs {
+            Some(needs) if !self.interest_budget.has_room(needs.bytes()) => return Err(RegisterError::Full),
+            Some(needs) => Some(self.interest_budget.reserve(needs.bytes())),
             None => None,
         };
         // Before it is among the followers: a round that finds it there tells it.
@@ -472,18 +473,18 @@ impl Shared {
             let mut outbox = session.outbox();
             let followed = outbox.follow(version, needs.map(Arc::new));
             if let Some(have) = terms.resume
-                && self.lock().roster.can_go_on_from(have)
+                && self.lock().registry.can_resume_from(have)
             {
-                outbox.knows(have);
+                outbox.resume_from(have);
             }
             followed
         };
         let mut state = self.lock();
-        let before = state.roster.progress();
-        let admission = match session.out.get() {
+        let before = state.registry.published();
+        let admission = match session.cut_reason.get() {
             // It is about to be cut; the newer connection keeps the instance.
             Some(_) => Err(RegisterError::Superseded),
-            None => state.roster.register(now, session.id, registration, &host, terms),
+            None => state.registry.register(now, session.id, registration, &host, terms),
         };
         let admission = match admission {
             Ok(admission) => admission,
@@ -495,7 +496,7 @@ impl Shared {
                 return Err(turned);
             }
         };
-        *session.memory_of_needs.lock().unwrap_or_else(PoisonError::into_inner) = memory_of_needs;
+        *session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner) = interest_reservation;
         let followers = &mut state.followers[index(version)];
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             followers.new.push(Arc::clone(session));
@@ -504,10 +505,10 @@ impl Shared {
         self.cut_superseded(&mut state);
         let warns_of_loopback = terms.loopback && !session.peer.ip().to_canonical().is_loopback();
         if warns_of_loopback {
-            state.roster.note_loopback(now, session.id);
+            state.registry.record_loopback(now, session.id);
         }
-        let nodes = state.roster.nodes();
-        let changes = state.roster.progress() != before;
+        let nodes = state.registry.nodes();
+        let changes = state.registry.published() != before;
         drop(state);
         if changes {
             self.notify_followers();
@@ -524,7 +525,7 @@ impl Shared {
             Admission::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }) => None,
             Admission::Deferred(_) => Some("held back"),
         };
-        match (event.and_then(|event| self.comings.allow(event, now)), &admission) {
+        match (event.and_then(|event| self.join_log.allow(event, now)), &admission) {
             (Some(held_back), Admission::Listed(_)) => {
                 let event = event.unwrap_or_default();
                 info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
@@ -545,35 +546,35 @@ impl Shared {
     /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
     pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Rejection) {
         let Rejection { reason, message, .. } = complaint;
-        if let Some(held_back) = self.refusals.allow(reason, Instant::now().into_std()) {
+        if let Some(held_back) = self.refusal_log.allow(reason, Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, held_back, "a registration is not taken: {message}");
         }
     }
 
-    fn leave(&self, session: &Session, reason: LeaveReason) {
+    fn remove_session(&self, session: &Session, reason: LeaveReason) {
         let mut state = self.lock();
         for followers in &mut state.followers {
             followers.all.remove(&session.id);
         }
-        session.memory_of_needs.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let restoring = state.roster.is_restoring();
-        let departure = state.roster.leave(Instant::now().into_std(), session.id, reason);
-        let nodes = state.roster.nodes();
+        session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let restoring = state.registry.is_restoring();
+        let departure = state.registry.remove_session(Instant::now().into_std(), session.id, reason);
+        let nodes = state.registry.nodes();
         drop(state);
         if restoring {
             self.rescheduled.notify_one();
         }
-        let Some(Removal { record, kept }) = departure else { return };
+        let Some(Removal { record, is_retained }) = departure else { return };
         let (name, reason) = (shown_name(&record.name), reason.as_str());
-        if !kept {
+        if !is_retained {
             self.notify_followers();
         }
-        let (event, message) = match kept {
+        let (event, message) = match is_retained {
             true => ("kept", "gone, as many others at once: it stays listed for a while"),
             false => ("left", "left"),
         };
-        if let Some(held_back) = self.comings.allow(event, Instant::now().into_std()) {
+        if let Some(held_back) = self.join_log.allow(event, Instant::now().into_std()) {
             info!(nodes, %name, peer = %session.peer, reason, held_back, "{message}");
         }
     }
@@ -581,12 +582,12 @@ impl Shared {
     /// Says once, and by name, that version 1 peers can no longer read the whole list.
     fn warn_of_size(&self, name: Escaped<&str>) {
         let mut state = self.lock();
-        let outgrows = state.roster.legacy_bytes() > self.config.legacy_list_bytes;
+        let outgrows = state.registry.legacy_bytes() > self.config.legacy_list_bytes;
         if outgrows == state.warned_of_size {
             return;
         }
         state.warned_of_size = outgrows;
-        let nodes = state.roster.nodes();
+        let nodes = state.registry.nodes();
         drop(state);
         if outgrows {
             let limit = self.config.legacy_list_bytes;
@@ -608,7 +609,7 @@ impl Shared {
 /// A connection's place in the membership. Leaving is its `Drop`, so panics and cancelled tasks leave too.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
-    membership: Arc<Shared>,
+    shared: Arc<Shared>,
     pub(crate) session: Arc<Session>,
 }
 
@@ -619,73 +620,73 @@ impl SessionGuard {
         version: Version,
         terms: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
-        self.membership.register(&self.session, registration, version, terms)
+        self.shared.register(&self.session, registration, version, terms)
     }
 
     /// Takes the registration away while the connection lives on.
     pub(crate) fn unregister(&self, reason: LeaveReason) {
         self.session.outbox().unfollow();
-        self.membership.leave(&self.session, reason);
-        self.membership.lock().await_registration(&self.session);
+        self.shared.remove_session(&self.session, reason);
+        self.shared.lock().await_registration(&self.session);
     }
 
     /// The peer has given a sign of life.
     pub(crate) fn heard(&self) {
-        self.session.heard.store(self.membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
+        self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
     /// The peer knows this state; if not as it should, it is sent the list.
     pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
-        let drifted = self.membership.lock().roster.acknowledge(self.session.id, known, digest);
-        if drifted && self.session.outbox().correct(now) {
+        let drifted = self.shared.lock().registry.acknowledge(self.session.id, known, digest);
+        if drifted && self.session.outbox().may_resend(now) {
             warn!(peer = %self.session.peer, revision = %known, "its copy of the list is not what we told; sending it again");
         }
     }
 
-    pub(crate) fn report(&self, failed: &[u64]) {
+    pub(crate) fn report_failed(&self, failed: &[u64]) {
         let now = Instant::now().into_std();
-        let changes = self.membership.lock().roster.report(now, self.session.id, failed);
+        let changes = self.shared.lock().registry.report_failed(now, self.session.id, failed);
         if changes {
-            self.membership.notify_followers();
+            self.shared.notify_followers();
         }
-        self.membership.rescheduled.notify_one();
+        self.shared.rescheduled.notify_one();
     }
 
-    pub(crate) fn take_copy(&self, part: &CopyPart<'_>) {
+    pub(crate) fn restore_part(&self, part: &CopyPart<'_>) {
         let now = Instant::now().into_std();
         let (complete, nodes) = {
-            let mut state = self.membership.lock();
-            let complete = state.roster.take_copy(now, self.session.id, part);
-            (complete, state.roster.nodes())
+            let mut state = self.shared.lock();
+            let complete = state.registry.restore_part(now, self.session.id, part);
+            (complete, state.registry.nodes())
         };
         if complete {
             let (revision, peer) = (part.revision, self.session.peer);
             info!(nodes, %revision, %peer, "restored what the Distributor before knew");
-            self.membership.notify_followers();
+            self.shared.notify_followers();
         }
-        self.membership.rescheduled.notify_one();
+        self.shared.rescheduled.notify_one();
     }
 
     pub(crate) fn history(&self, node: &str) -> Vec<protocol::HistoryEvent> {
-        self.membership.lock().roster.history(Instant::now().into_std(), node)
+        self.shared.lock().registry.history(Instant::now().into_std(), node)
     }
 
     /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is about to come.
-    pub(crate) fn holds_greetings_back(&self) -> bool {
-        self.membership.lock().roster.holds_back(Version::V1)
+    pub(crate) fn defers_greetings(&self) -> bool {
+        self.shared.lock().registry.defers_updates(Version::V1)
     }
 
-    pub(crate) fn membership(&self) -> &Shared {
-        &self.membership
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
     }
 }
 
 impl Drop for SessionGuard {
     fn drop(&mut self) {
-        self.membership.leave(&self.session, LeaveReason::Closed);
-        let mut state = self.membership.lock();
+        self.shared.remove_session(&self.session, LeaveReason::Closed);
+        let mut state = self.shared.lock();
         state.has_registered(self.session.id);
-        if !self.session.gives_way.load(Ordering::Relaxed) {
+        if !self.session.is_evicted.load(Ordering::Relaxed) {
             state.close(&self.session);
         }
     }
@@ -694,45 +695,45 @@ impl Drop for SessionGuard {
 impl SharedState {
     /// A connection has registered nothing, so far or any more.
     fn await_registration(&mut self, session: &Arc<Session>) {
-        if session.gives_way.load(Ordering::Relaxed) {
+        if session.is_evicted.load(Ordering::Relaxed) {
             return;
         }
         if self.unregistered.insert(session.id, Arc::clone(session)).is_none() {
-            self.networks.entry(address_group(session.peer.ip())).or_default().unregistered += 1;
+            self.by_address_group.entry(address_group(session.peer.ip())).or_default().unregistered += 1;
         }
     }
 
     /// It has, or is closed.
     fn has_registered(&mut self, session: SessionId) {
         if let Some(session) = self.unregistered.remove(&session)
-            && let Some(crowd) = self.networks.get_mut(&address_group(session.peer.ip()))
+            && let Some(counts) = self.by_address_group.get_mut(&address_group(session.peer.ip()))
         {
-            crowd.unregistered -= 1;
+            counts.unregistered -= 1;
         }
     }
 
     /// A connection is closed, or is about to be.
     fn close(&mut self, session: &Session) {
         self.open_sessions -= 1;
-        if let hash_map::Entry::Occupied(mut crowd) = self.networks.entry(address_group(session.peer.ip())) {
-            crowd.get_mut().open -= 1;
-            if crowd.get().open == 0 {
-                crowd.remove();
+        if let hash_map::Entry::Occupied(mut counts) = self.by_address_group.entry(address_group(session.peer.ip())) {
+            counts.get_mut().open -= 1;
+            if counts.get().open == 0 {
+                counts.remove();
             }
         }
     }
 
     /// There is no room for a new connection: of the network that has most of those that have registered nothing, the one that
     /// has been there for longest gives way, if it has had the time to register.
-    fn make_room(&mut self, now: Instant) -> Option<Arc<Session>> {
-        let (network, _) = self.networks.iter().max_by_key(|(_, crowd)| crowd.unregistered)?;
+    fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
+        let (network, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
         let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *network)?;
-        if now < oldest.opened_at + TIME_TO_REGISTER {
+        if now < oldest.opened_at + REGISTER_GRACE {
             return None;
         }
         let session = Arc::clone(oldest);
         self.has_registered(session.id);
-        session.gives_way.store(true, Ordering::Relaxed);
+        session.is_evicted.store(true, Ordering::Relaxed);
         self.close(&session);
         session.unfinished.notify_one();
         Some(session)
@@ -746,7 +747,7 @@ impl Session {
 
     /// The session is out; its task ends it.
     fn cut(&self, reason: LeaveReason) {
-        let _ = self.out.set(reason);
+        let _ = self.cut_reason.set(reason);
         self.unfinished.notify_one();
     }
 
@@ -755,17 +756,17 @@ impl Session {
     /// Changes are told by the publisher, so that they merge. What it cannot finish the connection's task does; until that has,
     /// the publisher keeps its hands off. No change is lost between them: both ask for the newest state while they hold the
     /// outbox, so whoever is last has told it.
-    pub(crate) fn flush(&self, membership: &Shared, writer: Writer) -> (FlushOutcome, usize) {
+    pub(crate) fn flush(&self, shared: &Shared, writer: Writer) -> (FlushOutcome, usize) {
         let mut outbox = self.outbox();
-        if writer == Writer::Publisher && (outbox.attended || outbox.owes_reply()) {
+        if writer == Writer::Publisher && (outbox.is_behind || outbox.owes_reply()) {
             return (FlushOutcome::Done, 0);
         }
-        let with_lists = writer == Writer::Publisher || outbox.attended;
+        let with_lists = writer == Writer::Publisher || outbox.is_behind;
         let (mut written, mut told) = (0, 0);
         let now = Instant::now().into_std();
         let flow = loop {
             let before = outbox.told();
-            let step = outbox.next(now, &mut membership.lock().roster, with_lists);
+            let step = outbox.next(now, &mut shared.lock().registry, with_lists);
             told += u64::from(outbox.told() != before);
             let packet = match step {
                 WriteStep::Done => break FlushOutcome::Done,
@@ -787,13 +788,13 @@ impl Session {
             }
         };
         if told > 0 {
-            membership.counters.told(told);
+            shared.counters.told(told);
         }
-        if written > 0 && outbox.attended {
+        if written > 0 && outbox.is_behind {
             // It goes on reading what it was behind with, though a ping may be stuck behind that.
-            self.heard.store(membership.awake.load(Ordering::Relaxed), Ordering::Relaxed);
+            self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
         }
-        outbox.attended = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
+        outbox.is_behind = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
         (flow, written)
     }
 }

@@ -53,7 +53,7 @@ struct World {
 }
 
 struct SimDistributor {
-    roster: Registry,
+    registry: Registry,
     /// The state that was checked last.
     checked: Option<Revision>,
 }
@@ -66,7 +66,7 @@ struct SimConnection {
     /// What either end sends vanishes, since then.
     black_hole: Option<Instant>,
     outbox: Outbox,
-    intake: CommandReader,
+    commands: CommandReader,
     heard: ActiveTime,
     frames: FrameDecoder,
     node_frames: FrameDecoder,
@@ -151,24 +151,24 @@ impl World {
 
     fn start_distributor(&mut self) {
         self.epoch += self.rng.u64(1..1000);
-        let roster = Registry::new(Config::default(), Budget::new(usize::MAX), self.now, self.epoch);
-        self.distributor = Some(SimDistributor { roster, checked: None });
+        let registry = Registry::new(Config::default(), Budget::new(usize::MAX), self.now, self.epoch);
+        self.distributor = Some(SimDistributor { registry, checked: None });
     }
 
     fn run(&mut self) {
         for _ in 0..EVENTS {
-            self.happen();
+            self.act();
             for _ in 0..self.rng.usize(0..4) {
                 let ms = [1, 10, 60, 400][self.rng.usize(0..4)];
                 let ms = self.rng.u64(1..=ms);
-                self.pass(Duration::from_millis(ms));
+                self.advance(Duration::from_millis(ms));
             }
         }
         self.heal();
     }
 
     /// Something goes wrong, or right.
-    fn happen(&mut self) {
+    fn act(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
         let connection = self.nodes[node].connection;
         match self.rng.u8(0..18) {
@@ -224,7 +224,7 @@ impl World {
         let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
         let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
         self.next_connection += 1;
-        let _ = distributor.roster.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());
+        let _ = distributor.registry.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());
         self.impostors.insert(id);
         self.cut_superseded();
         if leaves {
@@ -247,7 +247,7 @@ impl World {
         let until = self.now + HEALED_AFTER;
         while !self.is_true() {
             assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());
-            self.pass(2 * TICK);
+            self.advance(2 * TICK);
         }
     }
 
@@ -273,7 +273,7 @@ impl World {
     }
 
     /// Time passes, and whatever it brings.
-    fn pass(&mut self, time: Duration) {
+    fn advance(&mut self, time: Duration) {
         let to = self.now + time;
         while self.now < to {
             // In peace time only has to pass.
@@ -289,10 +289,10 @@ impl World {
                 impostors.into_iter().for_each(|id| self.drop_session(id, LeaveReason::Closed));
             }
             self.connect();
-            self.keep_time();
-            self.carry();
+            self.run_timers();
+            self.deliver();
             self.publish();
-            self.carry();
+            self.deliver();
             self.check();
         }
     }
@@ -319,8 +319,8 @@ impl World {
                 up: SimPipe::default(),
                 black_hole: None,
                 outbox: Outbox::new(greet_at, LEGACY_READ_BYTES, Some(Duration::ZERO)),
-                intake: CommandReader::new(),
-                heard: self.distributor.as_ref().map_or(ActiveTime::ZERO, |it| it.roster.liveness.awake()),
+                commands: CommandReader::new(),
+                heard: self.distributor.as_ref().map_or(ActiveTime::ZERO, |it| it.registry.liveness.active_time()),
                 frames: FrameDecoder::new(1 << 20),
                 node_frames: FrameDecoder::new(1 << 20),
             };
@@ -329,19 +329,19 @@ impl World {
         }
     }
 
-    fn keep_time(&mut self) {
+    fn run_timers(&mut self) {
         let Some(distributor) = &mut self.distributor else { return };
-        let turn = distributor.roster.advance(self.now);
+        let turn = distributor.registry.run_due(self.now);
         let connections = &self.connections;
-        let awake = distributor.roster.liveness.awake();
+        let active_time = distributor.registry.liveness.active_time();
         let impostors = &self.impostors;
         let heard = |session: SessionId| match connections.get(&session.0) {
             Some(connection) => connection.heard,
-            None if impostors.contains(&session.0) => awake + TICK,
+            None if impostors.contains(&session.0) => active_time + TICK,
             None => ActiveTime::ZERO,
         };
-        let verdicts = distributor.roster.liveness.tick(self.now, heard);
-        if let Some(connection) = turn.ask.and_then(|session| self.connections.get_mut(&session.0)) {
+        let verdicts = distributor.registry.liveness.tick(self.now, heard);
+        if let Some(connection) = turn.copy_from.and_then(|session| self.connections.get_mut(&session.0)) {
             let mut out = BytesMut::new();
             protocol::write_copy_request(&mut out);
             connection.outbox.notify(out.freeze());
@@ -349,10 +349,10 @@ impl World {
         let mut hung = Vec::new();
         for (session, verdict) in verdicts {
             if self.impostors.contains(&session.0) {
-                distributor.roster.judge(self.now, session, verdict);
+                distributor.registry.apply_verdict(self.now, session, verdict);
             }
             let Some(connection) = self.connections.get_mut(&session.0) else { continue };
-            distributor.roster.judge(self.now, session, verdict);
+            distributor.registry.apply_verdict(self.now, session, verdict);
             match verdict {
                 Verdict::Ping => connection.outbox.ping(),
                 Verdict::Suspect | Verdict::Trust => {}
@@ -372,7 +372,7 @@ impl World {
     }
 
     /// Both ends write what they can, and what is under way arrives in pieces.
-    fn carry(&mut self) {
+    fn deliver(&mut self) {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
             self.flush(id, false);
@@ -388,12 +388,12 @@ impl World {
             return;
         };
         let outbox = &mut connection.outbox;
-        if publishes && (outbox.attended || outbox.owes_reply()) {
+        if publishes && (outbox.is_behind || outbox.owes_reply()) {
             return;
         }
-        let with_lists = publishes || outbox.attended;
-        outbox.attended = loop {
-            let packet = match outbox.next(self.now, &mut distributor.roster, with_lists) {
+        let with_lists = publishes || outbox.is_behind;
+        outbox.is_behind = loop {
+            let packet = match outbox.next(self.now, &mut distributor.registry, with_lists) {
                 WriteStep::Done => break false,
                 WriteStep::WaitFor(_) | WriteStep::Later(_) => break true,
                 WriteStep::Write(packet) => packet,
@@ -414,14 +414,14 @@ impl World {
     fn publish(&mut self) {
         for version in [Version::V1, Version::V2] {
             let Some(distributor) = &mut self.distributor else { return };
-            if distributor.roster.holds_back(version) {
+            if distributor.registry.defers_updates(version) {
                 continue;
             }
             // Sometimes the publisher rests, and changes merge.
             if !self.peace && self.rng.bool() {
                 continue;
             }
-            distributor.roster.publish(version);
+            distributor.registry.publish(version);
             let is_told = |connection: &SimConnection| self.nodes[connection.node].version == version;
             let told = self.connections.iter().filter(|(_, connection)| is_told(connection));
             let told: Vec<u64> = told.map(|(id, _)| *id).collect();
@@ -441,49 +441,49 @@ impl World {
             }
             return;
         }
-        connection.heard = distributor.roster.liveness.awake();
+        connection.heard = distributor.registry.liveness.active_time();
         connection.frames.buffer().extend_from_slice(&bytes);
         while let Some(connection) = self.connections.get_mut(&id)
             && !connection.outbox.owes_reply()
             && let Some(frame) = connection.frames.next_frame().expect("no frame is large")
         {
-            self.take(id, &frame);
+            self.handle(id, &frame);
         }
     }
 
     /// What the shell does with a packet from a node.
-    fn take(&mut self, id: u64, frame: &[u8]) {
+    fn handle(&mut self, id: u64, frame: &[u8]) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
         };
-        let (roster, session) = (&mut distributor.roster, SessionId(id));
-        match connection.intake.take(self.now, frame, &Config::default()) {
+        let (registry, session) = (&mut distributor.registry, SessionId(id));
+        match connection.commands.read(self.now, frame, &Config::default()) {
             Command::Register(registration, terms) => {
-                let version = connection.intake.version();
+                let version = connection.commands.version();
                 connection.outbox.follow(version, None);
-                if let Some(have) = terms.resume.filter(|have| roster.can_go_on_from(*have)) {
-                    connection.outbox.knows(have);
+                if let Some(have) = terms.resume.filter(|have| registry.can_resume_from(*have)) {
+                    connection.outbox.resume_from(have);
                 }
-                let _admission = roster.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
+                let _admission = registry.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
                 self.cut_superseded();
             }
-            Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.intake.version()),
+            Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.commands.version()),
             Command::Leave => {
                 connection.outbox.unfollow();
-                roster.leave(self.now, session, LeaveReason::Leave);
+                registry.remove_session(self.now, session, LeaveReason::Leave);
             }
             Command::Acknowledge(pong) => {
                 if let Some(known) = pong.revision
-                    && roster.acknowledge(session, known, pong.digest)
+                    && registry.acknowledge(session, known, pong.digest)
                 {
-                    connection.outbox.correct(self.now);
+                    connection.outbox.may_resend(self.now);
                 }
             }
-            Command::Report(failed) => drop(roster.report(self.now, session, &failed)),
+            Command::Report(failed) => drop(registry.report_failed(self.now, session, &failed)),
             Command::CopyPart => {
                 let packet = Packet::parse(frame).expect("it was read before");
                 if let Some(part) = read_copy(&packet) {
-                    roster.take_copy(self.now, session, &part);
+                    registry.restore_part(self.now, session, &part);
                 }
             }
             Command::GetHistory(..) | Command::Ignore => {}
@@ -507,7 +507,7 @@ impl World {
         }
         connection.node_frames.buffer().extend_from_slice(&bytes);
         while let Some(frame) = connection.node_frames.next_frame().expect("no frame is large") {
-            let answer = node.take(self.now, &frame);
+            let answer = node.handle(self.now, &frame);
             connection.up.send(&answer);
         }
     }
@@ -528,7 +528,7 @@ impl World {
     /// The Distributor's end of a connection ends, and then the node's.
     fn drop_session(&mut self, id: u64, reason: LeaveReason) {
         if let Some(distributor) = &mut self.distributor {
-            distributor.roster.leave(self.now, SessionId(id), reason);
+            distributor.registry.remove_session(self.now, SessionId(id), reason);
         }
         self.impostors.remove(&id);
         if let Some(connection) = self.connections.remove(&id)
@@ -539,7 +539,7 @@ impl World {
     }
 
     fn cut_superseded(&mut self) {
-        while let Some(session) = self.distributor.as_mut().and_then(|it| it.roster.poll_superseded()) {
+        while let Some(session) = self.distributor.as_mut().and_then(|it| it.registry.poll_superseded()) {
             self.drop_session(session.0, LeaveReason::Superseded);
         }
     }
@@ -599,9 +599,9 @@ impl World {
     /// What holds at every moment.
     fn check(&mut self) {
         let Some(distributor) = &mut self.distributor else { return };
-        let revision = Some(distributor.roster.revision());
+        let revision = Some(distributor.registry.revision());
         if std::mem::replace(&mut distributor.checked, revision) != revision {
-            let entries: Vec<_> = distributor.roster.entries().collect();
+            let entries: Vec<_> = distributor.registry.entries().collect();
             let instances: BTreeSet<_> = entries.iter().filter_map(|record| record.instance.as_deref()).collect();
             let named = entries.iter().filter(|record| record.instance.is_some()).count();
             assert_eq!(instances.len(), named, "S1: an instance is listed once");
@@ -712,7 +712,7 @@ impl SimNode {
     }
 
     /// Takes a packet in, as the real node does; what it answers.
-    fn take(&mut self, now: Instant, frame: &[u8]) -> Vec<u8> {
+    fn handle(&mut self, now: Instant, frame: &[u8]) -> Vec<u8> {
         let packet = Packet::parse(frame).expect("S3: nothing unreadable is sent");
         let mut out = BytesMut::new();
         if self.version == Version::V1 {

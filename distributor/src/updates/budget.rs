@@ -48,7 +48,7 @@ impl Budget {
     }
 
     /// Counts bytes that are there already, or have to be.
-    pub(crate) fn count(&self, bytes: usize) -> Reservation {
+    pub(crate) fn reserve(&self, bytes: usize) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Reservation { used: Arc::clone(&self.used), bytes }
     }
@@ -118,7 +118,7 @@ impl IncomingBudget {
     }
 
     /// Room for a packet, at once or after those who have asked before.
-    pub(crate) fn take(&self) -> Result<Room, AwaitedRoom> {
+    pub(crate) fn acquire(&self) -> Result<Room, AwaitedRoom> {
         match Arc::clone(&self.free).try_acquire_many_owned(self.each) {
             Ok(room) => Ok(room),
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
@@ -159,17 +159,17 @@ pub(crate) struct OutPacket {
 
 impl OutPacket {
     /// Small packets are not counted: there is one at most for each connection.
-    pub(crate) const UNCOUNTED_BYTES: usize = 4 * 1024;
+    pub(crate) const UNRESERVED_BYTES: usize = 4 * 1024;
 
     /// A packet whose bytes are counted until the last of those who are sent it has taken them.
-    pub(crate) fn counted(packet: Bytes, memory: &Budget) -> Self {
-        let is_large = packet.len() > Self::UNCOUNTED_BYTES;
-        let grant = is_large.then(|| Arc::new(memory.count(packet.len())));
+    pub(crate) fn reserved(packet: Bytes, memory: &Budget) -> Self {
+        let is_large = packet.len() > Self::UNRESERVED_BYTES;
+        let grant = is_large.then(|| Arc::new(memory.reserve(packet.len())));
         Self { own: Bytes::new(), shared: packet, grant }
     }
 
     /// The same with other first bytes, instead of `replaced` of them.
-    pub(crate) fn headed(&self, own: Bytes, replaced: usize) -> Self {
+    pub(crate) fn with_own_head(&self, own: Bytes, replaced: usize) -> Self {
         Self { own, shared: self.shared.slice(replaced..), grant: self.grant.clone() }
     }
 
@@ -182,7 +182,7 @@ impl OutPacket {
     }
 
     /// Whether it is so large that it is counted.
-    pub(crate) fn is_counted(&self) -> bool {
+    pub(crate) fn is_reserved(&self) -> bool {
         self.grant.is_some()
     }
 
@@ -234,17 +234,17 @@ mod tests {
     #[test]
     fn bytes_count_until_the_last_peer_has_taken_them() {
         let memory = Budget::new(100_000);
-        let packet = OutPacket::counted(vec![7; 60_000].into(), &memory);
+        let packet = OutPacket::reserved(vec![7; 60_000].into(), &memory);
         assert!(memory.is_short() && !memory.has_room(50_000) && memory.has_room(40_000));
-        let mut other = packet.headed(Bytes::from_static(b"abc"), 2);
+        let mut other = packet.with_own_head(Bytes::from_static(b"abc"), 2);
         assert_eq!((other.len(), memory.used()), (60_001, 60_000), "what is shared counts once");
         drop(packet);
         other.advance(60_000);
         assert_eq!((other.len(), memory.used()), (1, 60_000));
         other.advance(1);
         assert_eq!((other.len(), memory.used()), (0, 0));
-        drop(OutPacket::counted(vec![0; OutPacket::UNCOUNTED_BYTES].into(), &memory));
-        let grant = memory.count(10);
+        drop(OutPacket::reserved(vec![0; OutPacket::UNRESERVED_BYTES].into(), &memory));
+        let grant = memory.reserve(10);
         assert_eq!(memory.used(), 10);
         drop(grant);
         assert_eq!(memory.used(), 0);
@@ -257,9 +257,9 @@ mod tests {
             Poll::Pending => None,
         };
         let rooms = IncomingBudget::new(250, 100);
-        let [first, second] = [(); 2].map(|()| rooms.take().ok().unwrap());
+        let [first, second] = [(); 2].map(|()| rooms.acquire().ok().unwrap());
         assert!(rooms.used() == 200 && rooms.is_short());
-        let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| rooms.take().unwrap_err());
+        let [mut third, mut fourth, mut fifth] = [(); 3].map(|()| rooms.acquire().unwrap_err());
         assert!([&mut third, &mut fourth, &mut fifth].into_iter().all(|awaited| polled(awaited).is_none()));
         assert_eq!((rooms.waiting(), rooms.patience(Duration::from_secs(10))), (3, Duration::from_secs(4)));
         drop(first);
@@ -268,17 +268,17 @@ mod tests {
         // One that has gone is passed over.
         drop((fourth, second));
         let fifth = polled(&mut fifth).unwrap();
-        assert!(rooms.take().is_err(), "and one that comes now has to wait");
+        assert!(rooms.acquire().is_err(), "and one that comes now has to wait");
         drop((third, fifth));
         assert_eq!((rooms.used(), rooms.waiting()), (0, 0));
         assert_eq!(rooms.patience(Duration::from_secs(10)), Duration::from_secs(10));
-        assert!(IncomingBudget::new(0, 100).take().is_ok(), "there is always room for one");
+        assert!(IncomingBudget::new(0, 100).acquire().is_ok(), "there is always room for one");
     }
 
     #[test]
     fn a_packet_goes_out_in_order() {
         let shared = OutPacket::from(Bytes::from_static(b"0,rest"));
-        let mut packet = shared.headed(Bytes::from_static(b"key"), 1);
+        let mut packet = shared.with_own_head(Bytes::from_static(b"key"), 1);
         assert_eq!(&packet.bytes()[..], b"key,rest");
         let mut seen = Vec::new();
         while !packet.is_empty() {

@@ -22,13 +22,13 @@ pub(crate) struct ListCache {
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
     /// What the packets below lead to.
-    of: TargetState,
+    target: TargetState,
     changes: HashMap<PeerState, OutPacket>,
     /// What has changed since when, for whoever is shown what: the same for all those whom the last changes did not concern,
     /// whatever each of them was told last.
     differences: HashMap<(u64, View), Arc<Difference>>,
     /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
-    steps: VecDeque<SharedDelta>,
+    shared_deltas: VecDeque<SharedDelta>,
     subsets: HashMap<View, OutPacket>,
     /// The last list of a part that was asked for, and of which state.
     answered: Option<(TargetState, View, OutPacket)>,
@@ -51,7 +51,7 @@ struct SharedDelta {
     to: Revision,
     packet: OutPacket,
     /// Whoever sees all has to be told.
-    is_news: bool,
+    has_changes: bool,
 }
 
 /// A peer that has missed at most so many changes gets them merged into one packet of its own, if that has at most so many
@@ -109,10 +109,10 @@ impl ListCache {
             memory,
             legacy: None,
             snapshot: None,
-            of: TargetState::default(),
+            target: TargetState::default(),
             changes: HashMap::new(),
             differences: HashMap::new(),
-            steps: VecDeque::new(),
+            shared_deltas: VecDeque::new(),
             subsets: HashMap::new(),
             answered: None,
             subset_at: None,
@@ -120,71 +120,72 @@ impl ListCache {
     }
 
     /// The list for version 1, as it is now.
-    pub(crate) fn legacy(&mut self, registry: &EntryTable, config: &Config) -> (OutPacket, Revision) {
-        let revision = registry.revision();
+    pub(crate) fn legacy(&mut self, entries: &EntryTable, config: &Config) -> (OutPacket, Revision) {
+        let revision = entries.revision();
         match &self.legacy {
-            Some((of, packet)) if *of == revision && registry.is_whole() => (packet.clone(), revision),
+            Some((of, packet)) if *of == revision && entries.is_whole() => (packet.clone(), revision),
             _ => {
-                let packet = OutPacket::counted(encode_legacy(registry, config), &self.memory);
-                self.legacy = registry.is_whole().then(|| (revision, packet.clone()));
+                let packet = OutPacket::reserved(encode_legacy(entries, config), &self.memory);
+                self.legacy = entries.is_whole().then(|| (revision, packet.clone()));
                 (packet, revision)
             }
         }
     }
 
-    /// What a version 2 peer has to be told, in the fewest bytes. `edition` is the state to which everybody is being led now:
+    /// What a version 2 peer has to be told, in the fewest bytes. `target` is the state to which everybody is being led now:
     /// when all take the same steps, the same bytes do for all, however slow some of them are.
-    pub(crate) fn news(
+    pub(crate) fn update_for(
         &mut self,
         now: Instant,
-        registry: &EntryTable,
-        edition: TargetState,
+        entries: &EntryTable,
+        target: TargetState,
         known: &PeerState,
     ) -> NextUpdate {
-        let target = edition.stamp.revision;
+        let newest = target.stamp.revision;
         let is_there =
-            |state: Option<Revision>| state.is_some_and(|state| state.epoch == target.epoch && state.rev >= target.rev);
+            |state: Option<Revision>| state.is_some_and(|state| state.epoch == newest.epoch && state.rev >= newest.rev);
         if is_there(known.told) || is_there(known.seen) {
-            return NextUpdate::Nothing(known.seen.or(known.told).unwrap_or(target));
+            return NextUpdate::Nothing(known.seen.or(known.told).unwrap_or(newest));
         }
-        let all = StateAfter { revision: target, confirmed_only: false };
+        let all = StateAfter { revision: newest, confirmed_only: false };
         if known.view.is_all()
-            && let Some(step) = self.steps.back()
+            && let Some(step) = self.shared_deltas.back()
             && Some(step.from) == known.told
-            && step.to == target
+            && step.to == newest
         {
-            return match step.is_news {
+            return match step.has_changes {
                 true => NextUpdate::Packet(step.packet.clone(), all),
-                false => NextUpdate::Nothing(target),
+                false => NextUpdate::Nothing(newest),
             };
         }
-        self.turn_to(edition);
+        self.set_target(target);
         if let Some(told) = known.told
-            && let Some(base) = registry.base(match known.seen {
+            && let Some(base) = entries.base(match known.seen {
                 Some(seen) => seen.into(),
                 None => ResumePoint { revision: told, digest: known.digest },
             })
-            && (!known.view.is_all() || target.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
+            && (!known.view.is_all() || newest.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
-            let difference = self.difference(registry, base, target, &known.view);
-            let is_for_nobody = if known.view.needs.is_some() { difference.is_empty() } else { !difference.is_news };
-            if is_for_nobody && !known.view.confirmed_only && told.epoch == target.epoch {
-                return NextUpdate::Nothing(target);
+            let difference = self.difference(entries, base, newest, &known.view);
+            let is_for_nobody =
+                if known.view.needs.is_some() { difference.is_empty() } else { !difference.has_changes };
+            if is_for_nobody && !known.view.confirmed_only && told.epoch == newest.epoch {
+                return NextUpdate::Nothing(newest);
             }
             let told_then =
-                StateAfter { revision: target, confirmed_only: known.view.confirmed_only && !edition.is_whole };
+                StateAfter { revision: newest, confirmed_only: known.view.confirmed_only && !target.is_whole };
             if let Some(packet) = self.changes.get(known) {
                 return NextUpdate::Packet(packet.clone(), told_then);
             }
-            if difference.is_empty() || difference.bytes() <= registry.list_bytes().min(MAX_OWN_BYTES) {
+            if difference.is_empty() || difference.bytes() <= entries.list_bytes().min(MAX_OWN_BYTES) {
                 // The digest is of all there is.
                 let knows_all = known.view.needs.is_none() && !told_then.confirmed_only;
                 let stamp = UpdateHeader {
-                    digest: edition.stamp.digest.filter(|_| knows_all),
-                    warming: edition.stamp.warming || told_then.confirmed_only,
-                    ..edition.stamp
+                    digest: target.stamp.digest.filter(|_| knows_all),
+                    warming: target.stamp.warming || told_then.confirmed_only,
+                    ..target.stamp
                 };
-                let packet = OutPacket::counted(encode_change(&difference, &stamp, told), &self.memory);
+                let packet = OutPacket::reserved(encode_change(&difference, &stamp, told), &self.memory);
                 if self.changes.len() < MAX_CACHED {
                     self.changes.insert(known.clone(), packet.clone());
                 }
@@ -193,29 +194,29 @@ impl ListCache {
         }
         if known.view.is_all()
             && let Some(told) = known.told
-            && let Ok(at) = self.steps.binary_search_by_key(&told, |step| step.from)
+            && let Ok(at) = self.shared_deltas.binary_search_by_key(&told, |step| step.from)
         {
-            let SharedDelta { to, packet, .. } = &self.steps[at];
+            let SharedDelta { to, packet, .. } = &self.shared_deltas[at];
             return NextUpdate::Packet(packet.clone(), StateAfter { revision: *to, confirmed_only: false });
         }
-        let view = View { needs: known.view.needs.clone(), confirmed_only: !edition.is_whole };
+        let view = View { needs: known.view.needs.clone(), confirmed_only: !target.is_whole };
         if view.is_all() {
-            let (packet, revision) = self.snapshot(registry, edition.stamp);
+            let (packet, revision) = self.snapshot(entries, target.stamp);
             return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
         }
-        match self.subset(now, registry, edition.stamp, &view) {
+        match self.subset(now, entries, target.stamp, &view) {
             Ok(packet) => {
-                NextUpdate::Packet(packet, StateAfter { revision: target, confirmed_only: view.confirmed_only })
+                NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
             Err(at) => NextUpdate::Later(at),
         }
     }
 
-    fn difference(&mut self, registry: &EntryTable, base: u64, target: Revision, view: &View) -> Arc<Difference> {
+    fn difference(&mut self, entries: &EntryTable, base: u64, target: Revision, view: &View) -> Arc<Difference> {
         if let Some(known) = self.differences.get(&(base, view.clone())) {
             return Arc::clone(known);
         }
-        let difference = Arc::new(registry.between(base, target.rev, view));
+        let difference = Arc::new(entries.difference(base, target.rev, view));
         if self.differences.len() < MAX_CACHED {
             self.differences.insert((base, view.clone()), Arc::clone(&difference));
         }
@@ -223,27 +224,27 @@ impl ListCache {
     }
 
     /// The list for a peer that asked under a key of its own, as the registry is now.
-    pub(crate) fn answer(
+    pub(crate) fn list_for(
         &mut self,
         now: Instant,
-        registry: &EntryTable,
+        entries: &EntryTable,
         config: &Config,
         stamp: UpdateHeader,
         (version, key): (Version, &Key),
         view: &View,
     ) -> NextUpdate {
-        let view = View { needs: view.needs.clone(), confirmed_only: !registry.is_whole() };
+        let view = View { needs: view.needs.clone(), confirmed_only: !entries.is_whole() };
         let list = match version {
-            Version::V1 => Ok(self.legacy(registry, config).0),
-            Version::V2 if view.is_all() => self.newest(now, registry, stamp),
+            Version::V1 => Ok(self.legacy(entries, config).0),
+            Version::V2 if view.is_all() => self.newest(now, entries, stamp),
             Version::V2 => {
-                let edition = TargetState { stamp, is_whole: registry.is_whole() };
+                let target = TargetState { stamp, is_whole: entries.is_whole() };
                 // What everybody is led to may be an earlier state, and is kept for others.
                 match &self.answered {
-                    Some((of, to, list)) if (of, to) == (&edition, &view) => Ok(list.clone()),
-                    _ if edition == self.of => self.subset(now, registry, stamp, &view),
-                    _ => self.encode_subset(now, registry, stamp, &view).inspect(|list| {
-                        self.answered = Some((edition, view.clone(), list.clone()));
+                    Some((of, to, list)) if (of, to) == (&target, &view) => Ok(list.clone()),
+                    _ if target == self.target => self.subset(now, entries, stamp, &view),
+                    _ => self.encode_subset(now, entries, stamp, &view).inspect(|list| {
+                        self.answered = Some((target, view.clone(), list.clone()));
                     }),
                 }
             }
@@ -258,30 +259,35 @@ impl ListCache {
     }
 
     /// Everybody who was led to `from` is led to the state of `stamp` now.
-    pub(crate) fn step(&mut self, registry: &EntryTable, from: Revision, stamp: UpdateHeader) {
+    pub(crate) fn shared_delta(&mut self, entries: &EntryTable, from: Revision, stamp: UpdateHeader) {
         if from == stamp.revision {
             return;
         }
-        let in_order = self.steps.back().is_none_or(|step| step.to == from);
-        let base = registry.base(from.into());
+        let in_order = self.shared_deltas.back().is_none_or(|step| step.to == from);
+        let base = entries.base(from.into());
         let base = base.filter(|_| in_order && from.epoch == stamp.revision.epoch);
-        let Some(base) = base else { return self.steps.clear() };
-        let difference = registry.between(base, stamp.revision.rev, &View::default());
-        let packet = OutPacket::counted(encode_change(&difference, &stamp, from), &self.memory);
-        self.steps.push_back(SharedDelta { from, to: stamp.revision, packet, is_news: difference.is_news });
-        let mut bytes: usize = self.steps.iter().map(|step| step.packet.len()).sum();
-        while bytes > registry.list_bytes().max(MAX_OWN_BYTES)
-            && self.steps.len() > 1
-            && let Some(oldest) = self.steps.pop_front()
+        let Some(base) = base else { return self.shared_deltas.clear() };
+        let difference = entries.difference(base, stamp.revision.rev, &View::default());
+        let packet = OutPacket::reserved(encode_change(&difference, &stamp, from), &self.memory);
+        self.shared_deltas.push_back(SharedDelta {
+            from,
+            to: stamp.revision,
+            packet,
+            has_changes: difference.has_changes,
+        });
+        let mut bytes: usize = self.shared_deltas.iter().map(|step| step.packet.len()).sum();
+        while bytes > entries.list_bytes().max(MAX_OWN_BYTES)
+            && self.shared_deltas.len() > 1
+            && let Some(oldest) = self.shared_deltas.pop_front()
         {
             bytes -= oldest.packet.len();
         }
     }
 
     /// Packets of an earlier state are of no use any more.
-    fn turn_to(&mut self, edition: TargetState) {
-        if self.of != edition {
-            self.of = edition;
+    fn set_target(&mut self, target: TargetState) {
+        if self.target != target {
+            self.target = target;
             self.changes.clear();
             self.differences.clear();
             self.subsets.clear();
@@ -290,44 +296,44 @@ impl ListCache {
 
     /// A whole list that is new enough: the few changes since then follow it. When thousands come at once, encoding the
     /// list for each of them would take longer than sending it.
-    fn snapshot(&mut self, registry: &EntryTable, stamp: UpdateHeader) -> (OutPacket, Revision) {
+    fn snapshot(&mut self, entries: &EntryTable, stamp: UpdateHeader) -> (OutPacket, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &UpdateHeader| {
             let is_ours = of.revision.epoch == stamp.revision.epoch
-                && registry.base(of.revision.into()).is_some()
+                && entries.base(of.revision.into()).is_some()
                 && of.revision <= stamp.revision;
             let behind = stamp.revision.rev.saturating_sub(of.revision.rev);
-            is_ours && behind * ENTRIES_PER_CHANGE <= registry.len() as u64 && (of.warming || !stamp.warming)
+            is_ours && behind * ENTRIES_PER_CHANGE <= entries.len() as u64 && (of.warming || !stamp.warming)
         };
         if let Some((of, packet)) = &self.snapshot
             && is_new_enough(of)
         {
             return (packet.clone(), of.revision);
         }
-        let bytes = encode_list(registry.records_at(stamp.revision.rev).into_iter(), &stamp);
-        let packet = OutPacket::counted(bytes, &self.memory);
+        let bytes = encode_list(entries.records_at(stamp.revision.rev).into_iter(), &stamp);
+        let packet = OutPacket::reserved(bytes, &self.memory);
         self.snapshot = Some((stamp, packet.clone()));
         (packet, stamp.revision)
     }
 
     /// The whole list as it is now, or when it can be had: while the registry changes, peers that ask at different times have nothing
     /// in common.
-    fn newest(&mut self, now: Instant, registry: &EntryTable, stamp: UpdateHeader) -> Result<OutPacket, Instant> {
+    fn newest(&mut self, now: Instant, entries: &EntryTable, stamp: UpdateHeader) -> Result<OutPacket, Instant> {
         let is_newest = |of: &UpdateHeader| of.revision == stamp.revision && of.warming == stamp.warming;
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
-        self.admit(now, registry, registry.list_bytes())?;
+        self.reserve(now, entries, entries.list_bytes())?;
         self.snapshot = None;
-        Ok(self.snapshot(registry, stamp).0)
+        Ok(self.snapshot(entries, stamp).0)
     }
 
     /// Has a list of so many bytes encoded that may be for one peer only, or says when it may be.
-    fn admit(&mut self, now: Instant, registry: &EntryTable, bytes: usize) -> Result<(), Instant> {
+    fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
         }
-        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * registry.len()) as f64 / SUBSET_BYTES_PER_SECOND);
+        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * entries.len()) as f64 / SUBSET_BYTES_PER_SECOND);
         self.subset_at = Some(now + pace);
         if self.memory.has_room(bytes) { Ok(()) } else { Err(now + MEMORY_AGAIN) }
     }
@@ -336,14 +342,14 @@ impl ListCache {
     fn subset(
         &mut self,
         now: Instant,
-        registry: &EntryTable,
+        entries: &EntryTable,
         stamp: UpdateHeader,
         view: &View,
     ) -> Result<OutPacket, Instant> {
         if let Some(known) = self.subsets.get(view) {
             return Ok(known.clone());
         }
-        let packet = self.encode_subset(now, registry, stamp, view)?;
+        let packet = self.encode_subset(now, entries, stamp, view)?;
         let cached: usize = self.subsets.values().map(OutPacket::len).sum();
         if self.subsets.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
             self.subsets.insert(view.clone(), packet.clone());
@@ -354,49 +360,49 @@ impl ListCache {
     fn encode_subset(
         &mut self,
         now: Instant,
-        registry: &EntryTable,
+        entries: &EntryTable,
         stamp: UpdateHeader,
         view: &View,
     ) -> Result<OutPacket, Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
         }
-        let records = registry.records_at(stamp.revision.rev).into_iter().filter(|record| view.shows(record));
+        let records = entries.records_at(stamp.revision.rev).into_iter().filter(|record| view.includes(record));
         let mut digest = Digest::default();
         let mut bytes = 0;
         for record in records.clone() {
             digest.add(record.id, &record.entry);
             bytes += record.entry.len();
         }
-        self.admit(now, registry, bytes)?;
+        self.reserve(now, entries, bytes)?;
         let stamp = UpdateHeader { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
-        Ok(OutPacket::counted(encode_list(records, &stamp), &self.memory))
+        Ok(OutPacket::reserved(encode_list(records, &stamp), &self.memory))
     }
 }
 
 /// Bytes of the whole list for version 1, without encoding it.
-pub(crate) fn legacy_bytes(registry: &EntryTable) -> usize {
-    r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + registry.list_bytes()
+pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
+    r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + entries.list_bytes()
 }
 
 /// The key of lists that nobody asked for.
 const UNASKED: Key = Key::Number(0);
 
-fn encode_legacy(registry: &EntryTable, config: &Config) -> Bytes {
+fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
     let encode = |entries: &mut dyn Iterator<Item = &str>| {
         let mut out = BytesMut::new();
         write_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
     // An old peer would call whatever it is told: nothing is told that only a copy shows.
-    let confirmed = registry.records().filter(|record| record.is_confirmed);
-    let fits = legacy_bytes(registry) <= config.legacy_list_bytes;
+    let confirmed = entries.records().filter(|record| record.is_confirmed);
+    let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
     match config.oversized_list {
         OversizedList::Truncate if !fits => {
             // Every entry is counted with a comma; the first has none.
             let frame_bytes = encode(&mut std::iter::empty()).len();
             let room = (config.legacy_list_bytes + 1).saturating_sub(frame_bytes);
-            encode(&mut registry.entries_within(room).into_iter())
+            encode(&mut entries.entries_within(room).into_iter())
         }
         OversizedList::Truncate | OversizedList::Send => encode(&mut confirmed.map(|record| &*record.entry)),
     }
@@ -430,7 +436,7 @@ fn under_key(list: &OutPacket, key: &Key) -> OutPacket {
     }
     let before_key = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":"#);
     let after_key = before_key.len() + UNASKED.to_string().len();
-    list.headed(format!("{before_key}{}", key.to_string().replace('¶', "\\u00b6")).into(), after_key)
+    list.with_own_head(format!("{before_key}{}", key.to_string().replace('¶', "\\u00b6")).into(), after_key)
 }
 
 #[cfg(test)]
@@ -441,25 +447,25 @@ mod tests {
     use crate::entries::SessionId;
     use crate::entries::interests::Interests;
 
-    fn register(registry: &mut EntryTable, session: u64) {
+    fn register(entries: &mut EntryTable, session: u64) {
         let params = format!(r#"{{"port":{},"name":"n{session:04}","urls":["GET/¶"]}}"#, session + 1);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
-        registry.register(SessionId(session), &registration, "::1");
+        entries.register(SessionId(session), &registration, "::1");
     }
 
-    fn registry(nodes: u64) -> EntryTable {
-        let mut registry = EntryTable::new(1);
-        (0..nodes).for_each(|session| register(&mut registry, session));
-        registry
+    fn entries(nodes: u64) -> EntryTable {
+        let mut entries = EntryTable::new(1);
+        (0..nodes).for_each(|session| register(&mut entries, session));
+        entries
     }
 
-    fn stamp(registry: &EntryTable) -> UpdateHeader {
-        UpdateHeader { revision: registry.revision(), digest: Some(registry.digest()), ..UpdateHeader::default() }
+    fn stamp(entries: &EntryTable) -> UpdateHeader {
+        UpdateHeader { revision: entries.revision(), digest: Some(entries.digest()), ..UpdateHeader::default() }
     }
 
-    fn edition(registry: &EntryTable) -> TargetState {
-        TargetState { stamp: stamp(registry), is_whole: registry.is_whole() }
+    fn target(entries: &EntryTable) -> TargetState {
+        TargetState { stamp: stamp(entries), is_whole: entries.is_whole() }
     }
 
     fn lists() -> ListCache {
@@ -477,13 +483,13 @@ mod tests {
 
     #[test]
     fn answers_carry_the_askers_key() {
-        let registry = registry(2);
+        let entries = entries(2);
         let mut lists = lists();
         for key in ["0", "7", "\"mine ¶\"", "12345678901234567890123"] {
             for version in [Version::V1, Version::V2] {
                 let key: Key = serde_json::from_str(key).unwrap();
                 let (config, view) = (Config::default(), View::default());
-                let answer = lists.answer(now(), &registry, &config, stamp(&registry), (version, &key), &view);
+                let answer = lists.list_for(now(), &entries, &config, stamp(&entries), (version, &key), &view);
                 let NextUpdate::Packet(answer, _) = answer else { panic!("{answer:?}") };
                 let answer = answer.bytes();
                 let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
@@ -495,38 +501,38 @@ mod tests {
 
     #[test]
     fn answers_of_different_states_wait_for_memory() {
-        let mut registry = registry(1000);
-        let memory = Budget::new(3 * registry.list_bytes());
+        let mut entries = entries(1000);
+        let memory = Budget::new(3 * entries.list_bytes());
         let (mut lists, start) = (ListCache::new(memory.clone()), now());
         let mut kept = Vec::new();
         for second in 1..=10 {
             let (now, key) = (start + Duration::from_secs(second), Key::Number(second));
-            let (of, view) = (stamp(&registry), View::default());
-            match lists.answer(now, &registry, &Config::default(), of, (Version::V2, &key), &view) {
+            let (of, view) = (stamp(&entries), View::default());
+            match lists.list_for(now, &entries, &Config::default(), of, (Version::V2, &key), &view) {
                 NextUpdate::Packet(packet, _) => kept.push(packet),
                 NextUpdate::Later(at) => assert!(at > now),
                 NextUpdate::Nothing(_) => panic!("it has asked"),
             }
-            register(&mut registry, 1000 + second);
+            register(&mut entries, 1000 + second);
         }
         assert!((1..=3).contains(&kept.len()), "{} are kept", kept.len());
-        assert!(!memory.has_room(registry.list_bytes()), "all the others wait for memory");
+        assert!(!memory.has_room(entries.list_bytes()), "all the others wait for memory");
         kept.clear();
-        let of = stamp(&registry);
+        let of = stamp(&entries);
         let asked = (Version::V2, &Key::Number(11));
         let now = start + Duration::from_secs(11);
-        let answer = lists.answer(now, &registry, &Config::default(), of, asked, &View::default());
+        let answer = lists.list_for(now, &entries, &Config::default(), of, asked, &View::default());
         assert!(matches!(answer, NextUpdate::Packet(..)), "{answer:?}");
     }
 
     #[test]
     fn a_list_at_the_limit_is_whole_and_one_byte_beyond_it_is_not() {
-        let registry = registry(100);
-        let bytes = encode_legacy(&registry, &Config::default()).len();
-        assert_eq!(legacy_bytes(&registry), bytes);
+        let entries = entries(100);
+        let bytes = encode_legacy(&entries, &Config::default()).len();
+        assert_eq!(legacy_bytes(&entries), bytes);
         for (legacy_list_bytes, nodes) in [(bytes + 1, 100), (bytes, 100), (bytes - 1, 99)] {
             let config = Config { legacy_list_bytes, ..Config::default() };
-            let (list, _) = lists().legacy(&registry, &config);
+            let (list, _) = lists().legacy(&entries, &config);
             assert!(list.len() <= legacy_list_bytes);
             assert_eq!(count(&list.bytes()), nodes);
         }
@@ -534,10 +540,10 @@ mod tests {
 
     #[test]
     fn what_old_peers_get_beyond_the_limit_is_a_setting() {
-        let registry = registry(10);
+        let entries = entries(10);
         for (oversized_list, nodes) in [(OversizedList::Truncate, 3), (OversizedList::Send, 10)] {
             let config = Config { legacy_list_bytes: 300, oversized_list, ..Config::default() };
-            let (list, _) = lists().legacy(&registry, &config);
+            let (list, _) = lists().legacy(&entries, &config);
             assert_eq!(count(&list.bytes()), nodes, "{oversized_list:?}");
         }
     }
@@ -546,7 +552,7 @@ mod tests {
     #[track_caller]
     fn check(
         lists: &mut ListCache,
-        registry: &EntryTable,
+        entries: &EntryTable,
         replica: &mut Replica,
         needs: Option<&str>,
         expected: &[usize],
@@ -563,7 +569,7 @@ mod tests {
         };
         let mut at = now();
         loop {
-            let (packet, told) = match lists.news(at, registry, edition(registry), &known) {
+            let (packet, told) = match lists.update_for(at, entries, target(entries), &known) {
                 NextUpdate::Packet(packet, told) => (packet, told),
                 NextUpdate::Nothing(_) => break,
                 // What only one peer is sent waits for what others were sent just now.
@@ -580,58 +586,58 @@ mod tests {
         }
         assert_eq!(sent, expected);
         if known.view.is_all() {
-            assert_eq!((replica.revision(), replica.digest()), (Some(registry.revision()), registry.digest()));
+            assert_eq!((replica.revision(), replica.digest()), (Some(entries.revision()), entries.digest()));
         }
     }
 
     #[test]
     fn newcomers_get_a_list_and_others_what_has_changed() {
-        let (mut registry, mut lists) = (registry(100), lists());
+        let (mut entries, mut lists) = (entries(100), lists());
         let mut node = Replica::default();
-        check(&mut lists, &registry, &mut node, None, &[100]);
-        check(&mut lists, &registry, &mut node, None, &[]);
-        (100..110).for_each(|session| register(&mut registry, session));
-        registry.leave(SessionId(0), LeaveReason::Closed);
-        check(&mut lists, &registry, &mut node, None, &[10]);
+        check(&mut lists, &entries, &mut node, None, &[100]);
+        check(&mut lists, &entries, &mut node, None, &[]);
+        (100..110).for_each(|session| register(&mut entries, session));
+        entries.remove_session(SessionId(0), LeaveReason::Closed);
+        check(&mut lists, &entries, &mut node, None, &[10]);
         // The list of a moment ago and what has changed since are as good as a new one.
-        check(&mut lists, &registry, &mut Replica::default(), None, &[100, 10]);
-        (110..120).for_each(|session| register(&mut registry, session));
-        check(&mut lists, &registry, &mut Replica::default(), None, &[119]);
+        check(&mut lists, &entries, &mut Replica::default(), None, &[100, 10]);
+        (110..120).for_each(|session| register(&mut entries, session));
+        check(&mut lists, &entries, &mut Replica::default(), None, &[119]);
     }
 
     #[test]
     fn catching_up_takes_the_fewer_bytes() {
-        let (mut registry, mut lists) = (registry(10), lists());
+        let (mut entries, mut lists) = (entries(10), lists());
         let mut node = Replica::default();
-        check(&mut lists, &registry, &mut node, None, &[10]);
-        (0..10).for_each(|session| drop(registry.leave(SessionId(session), LeaveReason::Closed)));
-        register(&mut registry, 11);
-        check(&mut lists, &registry, &mut node, None, &[1]);
+        check(&mut lists, &entries, &mut node, None, &[10]);
+        (0..10).for_each(|session| drop(entries.remove_session(SessionId(session), LeaveReason::Closed)));
+        register(&mut entries, 11);
+        check(&mut lists, &entries, &mut node, None, &[1]);
         assert!(
-            lists.snapshot.as_ref().is_some_and(|(of, _)| of.revision == registry.revision()),
+            lists.snapshot.as_ref().is_some_and(|(of, _)| of.revision == entries.revision()),
             "the list was shorter"
         );
     }
 
     #[test]
     fn who_needs_little_is_told_little() {
-        let (mut registry, mut lists) = (registry(100), lists());
+        let (mut entries, mut lists) = (entries(100), lists());
         let mut node = Replica::default();
-        check(&mut lists, &registry, &mut node, Some("n0007"), &[1]);
-        register(&mut registry, 100);
-        check(&mut lists, &registry, &mut node, Some("n0007"), &[]);
-        registry.leave(SessionId(7), LeaveReason::Closed);
-        check(&mut lists, &registry, &mut node, Some("n0007"), &[0]);
+        check(&mut lists, &entries, &mut node, Some("n0007"), &[1]);
+        register(&mut entries, 100);
+        check(&mut lists, &entries, &mut node, Some("n0007"), &[]);
+        entries.remove_session(SessionId(7), LeaveReason::Closed);
+        check(&mut lists, &entries, &mut node, Some("n0007"), &[0]);
         assert_eq!(node.entries().count(), 0);
-        check(&mut lists, &registry, &mut Replica::default(), Some("GET/¶"), &[100]);
+        check(&mut lists, &entries, &mut Replica::default(), Some("GET/¶"), &[100]);
     }
 
     #[test]
     fn a_change_is_encoded_once_for_all_who_know_the_same() {
-        let (mut registry, mut lists) = (registry(10), lists());
-        let known = PeerState { told: Some(registry.revision()), ..PeerState::default() };
-        register(&mut registry, 10);
-        let mut packet = || match lists.news(now(), &registry, edition(&registry), &known) {
+        let (mut entries, mut lists) = (entries(10), lists());
+        let known = PeerState { told: Some(entries.revision()), ..PeerState::default() };
+        register(&mut entries, 10);
+        let mut packet = || match lists.update_for(now(), &entries, target(&entries), &known) {
             NextUpdate::Packet(packet, _) => packet.bytes().as_ptr(),
             other => panic!("there is a change: {other:?}"),
         };
@@ -640,24 +646,24 @@ mod tests {
 
     #[test]
     fn a_list_of_an_earlier_epoch_is_gone_on_from_when_it_was_taken_over() {
-        let (before, mut lists) = (registry(3), lists());
+        let (before, mut lists) = (entries(3), lists());
         let mut node = Replica::default();
         check(&mut lists, &before, &mut node, None, &[3]);
-        let mut registry = EntryTable::new(2);
+        let mut entries = EntryTable::new(2);
         let copy: Vec<_> = before.records().map(|record| (**record).clone()).collect();
         let until = now() + Duration::from_secs(7);
-        registry.succeed(ResumePoint { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
-        check(&mut self::lists(), &registry, &mut node, None, &[0]);
-        assert_eq!(node.revision(), Some(registry.revision()));
+        entries.restore(ResumePoint { revision: before.revision(), digest: Some(before.digest()) }, copy, until);
+        check(&mut self::lists(), &entries, &mut node, None, &[0]);
+        assert_eq!(node.revision(), Some(entries.revision()));
     }
 
     #[test]
     fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
-        let (registry, mut lists, start) = (registry(1000), lists(), now());
+        let (entries, mut lists, start) = (entries(1000), lists(), now());
         let mut news = |need: &str, micros: u64| {
             let needs = Some(Arc::new(Interests::new(vec![need.to_owned()])));
             let known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
-            match lists.news(start + Duration::from_micros(micros), &registry, edition(&registry), &known) {
+            match lists.update_for(start + Duration::from_micros(micros), &entries, target(&entries), &known) {
                 NextUpdate::Packet(..) => None,
                 NextUpdate::Later(at) => Some(at),
                 NextUpdate::Nothing(_) => panic!("it knows nothing"),
@@ -672,7 +678,7 @@ mod tests {
 
     #[test]
     fn what_only_one_peer_is_sent_waits_for_memory() {
-        let (registry, memory) = (registry(1000), Budget::new(100_000));
+        let (entries, memory) = (entries(1000), Budget::new(100_000));
         let mut lists = ListCache::new(memory.clone());
         let needs = |name: &str| View {
             needs: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
@@ -680,7 +686,7 @@ mod tests {
         };
         let mut news = |name: &str, seconds: u64| {
             let known = PeerState { view: needs(name), ..PeerState::default() };
-            lists.news(now() + Duration::from_secs(seconds), &registry, edition(&registry), &known)
+            lists.update_for(now() + Duration::from_secs(seconds), &entries, target(&entries), &known)
         };
         let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
         assert!(matches!(news("b", 1), NextUpdate::Later(_)));

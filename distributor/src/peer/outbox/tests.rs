@@ -7,7 +7,7 @@ use crate::updates::budget::Budget;
 
 struct Peer {
     outbox: Outbox,
-    roster: Registry,
+    registry: Registry,
     start: Instant,
 }
 
@@ -18,7 +18,7 @@ impl Peer {
         let outbox =
             Outbox::new(start + Duration::from_millis(100), legacy_list_bytes, Some(Duration::from_millis(100)));
         let config = Config { legacy_list_bytes, ..Config::default() };
-        Self { outbox, roster: Registry::new(config, Budget::new(usize::MAX), start, 1), start }
+        Self { outbox, registry: Registry::new(config, Budget::new(usize::MAX), start, 1), start }
     }
 
     /// Sees to it that there are so many nodes, whose entries are of the same length.
@@ -26,11 +26,16 @@ impl Peer {
         for session in 0..nodes {
             let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
             let registration = Registration::parse(Some(params), &Config::default().registration).unwrap();
-            let _ =
-                self.roster.register(self.start, SessionId(session), registration, "::1", &RegisterOptions::default());
+            let _ = self.registry.register(
+                self.start,
+                SessionId(session),
+                registration,
+                "::1",
+                &RegisterOptions::default(),
+            );
         }
-        self.roster.publish(Version::V1);
-        self.roster.publish(Version::V2);
+        self.registry.publish(Version::V1);
+        self.registry.publish(Version::V2);
     }
 
     fn at(&self, ms: u64) -> Instant {
@@ -42,7 +47,7 @@ impl Peer {
     fn check(&mut self, ms: u64, nodes: u64, expected: Result<Option<usize>, u64>) {
         self.nodes(nodes);
         let now = self.at(ms);
-        let seen = match self.outbox.next(now, &mut self.roster, true) {
+        let seen = match self.outbox.next(now, &mut self.registry, true) {
             WriteStep::Write(bytes) => {
                 self.outbox.wrote(now, bytes.len());
                 Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
@@ -83,7 +88,7 @@ fn who_registers_at_once_needs_no_greeting() {
 fn old_peers_get_the_newest_list_when_they_have_read_the_last() {
     let mut peer = Peer::new(65_536);
     peer.nodes(8);
-    let bytes = peer.roster.legacy_bytes();
+    let bytes = peer.registry.legacy_bytes();
     let mut peer = Peer::new(bytes + 150);
     peer.outbox.follow(Version::V1, None);
     peer.check(0, 8, Ok(Some(8)));
@@ -107,7 +112,7 @@ fn new_peers_that_know_the_list_get_changes_only() {
     let mut peer = Peer::new(65_536);
     peer.nodes(8);
     peer.outbox.follow(Version::V2, None);
-    peer.outbox.knows(peer.roster.revision().into());
+    peer.outbox.resume_from(peer.registry.revision().into());
     peer.check(0, 8, Ok(None));
     peer.check(0, 10, Ok(Some(2)));
 }
@@ -125,16 +130,16 @@ fn changes_wait_for_the_publisher_and_replies_do_not() {
     let mut peer = Peer::new(65_536);
     peer.nodes(3);
     peer.outbox.follow(Version::V2, None);
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), WriteStep::Done);
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, false), WriteStep::Done);
     peer.outbox.ping();
-    let WriteStep::Write(ping) = peer.outbox.next(peer.start, &mut peer.roster, false) else {
+    let WriteStep::Write(ping) = peer.outbox.next(peer.start, &mut peer.registry, false) else {
         panic!("nothing to write")
     };
     assert!(String::from_utf8_lossy(&ping).contains("$ping"));
     peer.outbox.wrote(peer.start, ping.len());
     peer.outbox.notify(Bytes::from_static(b"notice"));
     let notice = Bytes::from_static(b"notice");
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, false), WriteStep::Write(notice));
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, false), WriteStep::Write(notice));
     peer.outbox.wrote(peer.start, 6);
     peer.check(0, 3, Ok(Some(3)));
 }
@@ -144,7 +149,7 @@ fn a_packet_ends_before_the_next_begins() {
     let mut peer = Peer::new(65_536);
     peer.outbox.follow(Version::V1, None);
     peer.nodes(3);
-    let WriteStep::Write(first) = peer.outbox.next(peer.start, &mut peer.roster, true) else {
+    let WriteStep::Write(first) = peer.outbox.next(peer.start, &mut peer.registry, true) else {
         panic!("nothing to write")
     };
     peer.outbox.wrote(peer.start, 10);
@@ -152,7 +157,7 @@ fn a_packet_ends_before_the_next_begins() {
     assert_eq!(peer.outbox.stalled_since(), Some(peer.start));
     assert!(peer.outbox.is_mid_packet());
     peer.nodes(4);
-    assert_eq!(peer.outbox.next(peer.start, &mut peer.roster, true), WriteStep::Write(first.slice(10..)));
+    assert_eq!(peer.outbox.next(peer.start, &mut peer.registry, true), WriteStep::Write(first.slice(10..)));
     peer.outbox.wrote(peer.start, first.len() - 10);
     assert_eq!(peer.outbox.stalled_since(), None);
     peer.check(1, 4, Ok(Some(4)));
@@ -164,7 +169,7 @@ fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
     peer.check(100, 2, Ok(Some(2)));
     peer.outbox.reply(Reply::List(Key::Number(7)), Version::V1);
     assert!(peer.outbox.owes_reply());
-    let WriteStep::Write(bytes) = peer.outbox.next(peer.start, &mut peer.roster, false) else {
+    let WriteStep::Write(bytes) = peer.outbox.next(peer.start, &mut peer.registry, false) else {
         panic!("nothing to write")
     };
     assert!(String::from_utf8_lossy(&bytes).contains(r#""key":7,"#));
@@ -177,10 +182,10 @@ fn a_peer_that_has_drifted_gets_the_list_but_not_with_every_sign_of_life() {
     peer.outbox.follow(Version::V2, None);
     peer.check(0, 2, Ok(Some(2)));
     for (ms, corrected) in [(1000, true), (2000, false), (30_999, false), (31_000, true)] {
-        assert_eq!(peer.outbox.correct(peer.at(ms)), corrected, "{ms}");
+        assert_eq!(peer.outbox.may_resend(peer.at(ms)), corrected, "{ms}");
         peer.check(ms, 0, Ok(corrected.then_some(2)));
     }
     let needs = Interests::new(vec!["n".into()]);
     peer.outbox.follow(Version::V2, Some(Arc::new(needs)));
-    assert!(!peer.outbox.correct(peer.at(100_000)), "its digest is of a part");
+    assert!(!peer.outbox.may_resend(peer.at(100_000)), "its digest is of a part");
 }

@@ -36,7 +36,7 @@ impl Default for NetworkQueue {
 
 impl UpdateQueue {
     /// Enters the queue of a network, at its end.
-    pub(crate) fn wait(&self, network: &NetworkQueue) -> AwaitedHead {
+    pub(crate) fn enter(&self, network: &NetworkQueue) -> AwaitedHead {
         let (own, all) = (Arc::clone(&network.0), Arc::clone(&self.all));
         Box::pin(async move {
             let own = own.acquire_owned().await.expect("it is never closed");
@@ -58,7 +58,7 @@ mod tests {
         };
         let (turns, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
         // Three of a crowd, and then one of another network; what is asked in vain holds its place in the queue.
-        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.wait(network))).into();
+        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.enter(network))).into();
         let mut order = Vec::new();
         let mut now = waiting[0].as_mut().unwrap().as_mut();
         let Poll::Ready(mut places) = now.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
