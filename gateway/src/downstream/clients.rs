@@ -1,6 +1,6 @@
 //! Who is connected, and who of them does nothing: when there are nearly as many clients as may be, some make room. First those who
-//! have not finished a head, a handshake or a body for a while, then what one client has beyond its share, then whoever has done
-//! nothing for longest. Who has a request under way stays.
+//! have not finished a head, a handshake or a body for a while, or take next to nothing of a response, then what one client has
+//! beyond its share, then whoever has done nothing for longest. Who has a request under way and is waited for by nobody stays.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -13,8 +13,12 @@ use net::address_group;
 use tokio::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
+use crate::io::client_pace::ClientPace;
+
 /// So long a client may take to finish what it has begun to say, before it is the first to make room.
 const UNFINISHED: Duration = Duration::from_secs(1);
+/// With more clients than this part of all, the place is crowded.
+const CROWDED: usize = 5;
 /// With fewer free seats than this part of all, some clients make room before others have to wait for that.
 const KEPT_FREE: usize = 50;
 /// Percent of all seats that one client alone may have; as for the places of a server.
@@ -61,6 +65,10 @@ pub(crate) struct TrackedClient {
     is_notified: AtomicBool,
     /// Where it stands in the list.
     index: AtomicUsize,
+    /// Many were here when it came.
+    is_crowded: bool,
+    /// How it takes its responses.
+    pub(crate) pace: Arc<ClientPace>,
 }
 
 /// A client's seat, until it goes.
@@ -81,9 +89,11 @@ impl ClientTracker {
     }
 
     pub(crate) fn track(self: &Arc<Self>, client: IpAddr, stop: CancellationToken) -> ClientGuard {
-        let (tracked, client) = (TrackedClient::new(stop, self.since), address_group(client));
-        tracked.mark_started(Instant::now());
+        let client = address_group(client);
         let mut taken = self.lock();
+        let is_crowded = taken.list.len() > self.limit / CROWDED;
+        let tracked = TrackedClient::new(stop, self.since, is_crowded);
+        tracked.mark_started(Instant::now());
         tracked.index.store(taken.list.len(), Ordering::Relaxed);
         let tracked = Arc::new(tracked);
         taken.list.push((Arc::clone(&tracked), client));
@@ -132,10 +142,16 @@ impl ClientTracker {
         for (at, (tracked, client)) in taken.list.iter().enumerate() {
             let idle = tracked.idle_since.load(Ordering::Relaxed);
             let is_wanted = of.is_none_or(|of| of == *client);
-            if idle == 0 || !is_wanted || tracked.is_notified.load(Ordering::Relaxed) {
+            if !is_wanted || tracked.is_notified.load(Ordering::Relaxed) {
                 continue;
             }
-            let (has_begun, age) = (idle & 1 == 1, now.saturating_sub(idle >> 1));
+            let (has_begun, age) = match idle {
+                0 => match tracked.pace.slow_for(now) {
+                    Some(age) => (true, age),
+                    None => continue,
+                },
+                _ => (idle & 1 == 1, now.saturating_sub(idle >> 1)),
+            };
             let has = taken.each.get(client).copied().unwrap_or(0);
             // Who has just come, and may be about to ask, is the last.
             let order = match has_begun {
@@ -165,7 +181,7 @@ impl ClientTracker {
 }
 
 impl TrackedClient {
-    fn new(stop: CancellationToken, since: Instant) -> Self {
+    fn new(stop: CancellationToken, since: Instant, is_crowded: bool) -> Self {
         Self {
             stop,
             since,
@@ -174,12 +190,19 @@ impl TrackedClient {
             waker: AtomicWaker::new(),
             is_notified: AtomicBool::new(false),
             index: AtomicUsize::new(0),
+            is_crowded,
+            pace: Arc::new(ClientPace::new(since)),
         }
+    }
+
+    /// Whether many clients were here already when it came: what one of them may have at a time is less then.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded
     }
 
     /// For a client that is never asked to make room.
     pub(crate) fn untracked(stop: CancellationToken) -> Self {
-        Self::new(stop, Instant::now())
+        Self::new(stop, Instant::now(), false)
     }
 
     /// It has nothing under way.
@@ -206,7 +229,8 @@ impl TrackedClient {
     /// Who is between two requests may be about to ask, and hears that it has to go; nobody waits for who has begun and does not go on.
     fn evict(&self) {
         self.is_notified.store(true, Ordering::Relaxed);
-        if self.idle_since.load(Ordering::Relaxed) & 1 == 1 {
+        let idle = self.idle_since.load(Ordering::Relaxed);
+        if idle == 0 || idle & 1 == 1 {
             self.is_evicted.store(true, Ordering::Release);
             self.waker.wake();
         } else {
@@ -272,6 +296,7 @@ impl Drop for AcceptWait<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::client_pace::PATIENCE;
 
     /// A house of so many seats, and who of its guests is told to go.
     struct TrackerScene {
@@ -323,6 +348,27 @@ mod tests {
         drop(_all);
         let taken = house.tracker.lock();
         assert!(taken.list.is_empty() && taken.each.is_empty() && taken.evicting == 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gh9_who_takes_next_to_nothing_of_a_response_makes_room() {
+        let mut house = TrackerScene::new(3);
+        for client in 0..3 {
+            house.come(client).await;
+        }
+        house.guests.iter().for_each(|client| client.mark_busy());
+        let paces: Vec<_> = house.guests.iter().map(|client| Arc::clone(&client.pace)).collect();
+        let (_slow, _quick) = (paces[0].wait(), paces[1].wait());
+        assert_eq!(house.evict_idlest(0), [0; 0], "none is judged that soon");
+        for _ in 0..4 {
+            tokio::time::advance(PATIENCE / 2).await;
+            paces[0].record_bytes(10);
+            paces[1].record_bytes(20_000);
+        }
+        assert_eq!(house.evict_idlest(0), [0], "one is quick, and one waits for its server");
+        tokio::time::advance(9 * PATIENCE).await;
+        drop(house.guests.remove(0));
+        assert_eq!(house.evict_idlest(0), [0], "it takes nothing any more");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,6 +1,7 @@
 //! Bytes, buffers, time-outs, and how long one connection may work. It knows nothing of HTTP.
 
 pub(crate) mod budget;
+pub(crate) mod client_pace;
 pub(crate) mod poll_slice;
 pub(crate) mod stream;
 pub(crate) mod timer;

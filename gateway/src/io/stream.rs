@@ -17,6 +17,7 @@ use tokio::time::{Duration, timeout};
 use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
+use crate::io::client_pace::ClientPace;
 use net::buffers;
 
 /// A connection to a client.
@@ -201,6 +202,7 @@ pub(crate) async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
     output: &mut BytesMut,
     limit: Duration,
+    client: &ClientPace,
 ) -> Result<Written, WriteError> {
     let mut outcome = Written::Full;
     if output.is_empty() {
@@ -213,12 +215,18 @@ pub(crate) async fn write_all(
             None => {
                 outcome = Written::Late;
                 shrink(output);
+                let _wait = client.wait();
                 timeout(limit, to.write(output)).await.map_err(|_elapsed| WriteError::Stalled)?
             }
         };
         match written {
             Ok(0) | Err(_) => return Err(WriteError::Broken),
-            Ok(bytes) => output.advance(bytes),
+            Ok(bytes) => {
+                if outcome == Written::Late {
+                    client.record_bytes(bytes);
+                }
+                output.advance(bytes);
+            }
         }
     }
     // A TLS session may hold some of it back.
@@ -226,6 +234,7 @@ pub(crate) async fn write_all(
         Some(flushed) => flushed,
         None => {
             outcome = Written::Late;
+            let _wait = client.wait();
             timeout(limit, to.flush()).await.map_err(|_elapsed| WriteError::Stalled)?
         }
     };
@@ -284,14 +293,17 @@ impl WriteHalf<'_> {
     ///
     /// # Errors
     /// [`WriteError::Stalled`] when that takes as long as `limit`.
-    pub(crate) async fn writable(&mut self, limit: Duration) -> Result<(), WriteError> {
+    pub(crate) async fn writable(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
         let mut writable = poll_fn(|task| match self {
             Self::Plain(stream) => poll_writable(stream.as_ref(), task),
             Self::Tls(stream) => poll_writable(lock(stream).get_ref().0, task),
         });
         let asked = match (&mut writable).now_or_never() {
             Some(asked) => asked,
-            None => timeout(limit, writable).await.map_err(|_elapsed| WriteError::Stalled)?,
+            None => {
+                let _wait = client.wait();
+                timeout(limit, writable).await.map_err(|_elapsed| WriteError::Stalled)?
+            }
         };
         asked.map_err(|_broken| WriteError::Broken)
     }
@@ -372,9 +384,10 @@ mod tests {
         let ClientStream::Plain(socket) = &stream else { unreachable!() };
         limit_unsent(socket);
         let (_, mut to_client) = stream.split();
+        let pace = ClientPace::new(tokio::time::Instant::now());
         let mut taken = 0;
         loop {
-            match to_client.writable(Duration::from_millis(100)).await {
+            match to_client.writable(Duration::from_millis(100), &pace).await {
                 Ok(()) => taken += to_client.write(&PIECE).await.unwrap(),
                 Err(error) => break assert!(matches!(error, WriteError::Stalled), "{error:?}"),
             }
@@ -386,7 +399,7 @@ mod tests {
             while client.read(&mut part).await.unwrap() > 0 {}
         };
         tokio::select! {
-            writable = to_client.writable(PATIENCE) => writable.unwrap(),
+            writable = to_client.writable(PATIENCE, &pace) => writable.unwrap(),
             () = read => unreachable!("nobody closes"),
         }
     }

@@ -160,7 +160,8 @@ impl Exchange for Http1Connection<'_> {
         let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: true };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
         let head = request.head;
-        let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let mut download =
+            Http1Sink { head, to_client, output, keep_alive, limit, status, client: &self.client.pace, chunks: false };
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut self.timer).await;
         self.keep_alive = download.keep_alive;
         let chunks = download.chunks;
@@ -191,7 +192,8 @@ impl Exchange for Http1Connection<'_> {
         let (from_client, to_client) = open(&mut self.stream).split();
         let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: false };
         let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
-        let mut download = Http1Sink { head, to_client, output, keep_alive, limit, status, chunks: false };
+        let mut download =
+            Http1Sink { head, to_client, output, keep_alive, limit, status, client: &self.client.pace, chunks: false };
         let ended = forward::relay_stream(response, parts, &mut upload, &mut download).await;
         self.keep_alive = download.keep_alive;
         if ended.is_err() && !download.chunks {

@@ -292,7 +292,9 @@ impl Http1Connection<'_> {
 
     /// Writes all that waits.
     async fn flush(&mut self) -> Result<(), Ended> {
-        if write_all(open(&mut self.stream), &mut self.output, self.limits.write).await? == Written::Late {
+        if write_all(open(&mut self.stream), &mut self.output, self.limits.write, &self.client.pace).await?
+            == Written::Late
+        {
             self.answered = None;
         }
         self.reservations.clear();

@@ -8,6 +8,7 @@ use crate::http1::head::{Framing, RequestHead};
 use crate::http1::headers;
 use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::{KeepAlive, put_chunk, put_date, put_last_chunk, status_line};
+use crate::io::client_pace::ClientPace;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::proxy::exchange::Ended;
 use crate::proxy::forward::Sink;
@@ -21,6 +22,7 @@ pub(super) struct Http1Sink<'a> {
     pub(super) keep_alive: KeepAlive,
     pub(super) limit: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
+    pub(super) client: &'a ClientPace,
     /// The body goes in chunks, so that its end is told from the connection's.
     pub(super) chunks: bool,
 }
@@ -79,7 +81,7 @@ impl Sink for Http1Sink<'_> {
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
-        write_all(&mut self.to_client, self.output, self.limit).await?;
+        write_all(&mut self.to_client, self.output, self.limit, self.client).await?;
         Ok(())
     }
 
@@ -91,6 +93,6 @@ impl Sink for Http1Sink<'_> {
 
     async fn writable(&mut self) -> Result<(), Ended> {
         self.release_buffers();
-        Ok(self.to_client.writable(self.limit).await?)
+        Ok(self.to_client.writable(self.limit, self.client).await?)
     }
 }

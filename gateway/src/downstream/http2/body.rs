@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
@@ -12,6 +12,7 @@ use http::{Response, StatusCode};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
 use crate::http1::body::Piece;
+use crate::io::client_pace::ClientPace;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended};
 
@@ -28,6 +29,7 @@ pub(super) struct Http2Body {
 pub(super) struct Http2Sender {
     pub(super) respond: SendResponse<Bytes>,
     pub(super) send: Option<SendStream<Bytes>>,
+    pub(super) client: Arc<ClientPace>,
 }
 
 impl Http2Body {
@@ -117,12 +119,15 @@ pub(super) async fn send_data(
                 Some(send) => send.poll_capacity(task),
                 None => Poll::Ready(None),
             });
+            let client = Arc::clone(&lock(out).client);
+            let _wait = client.wait();
             let room = timeout(limit, room).await.map_err(|_elapsed| Ended("takes no response"))?;
             room.and_then(Result::ok).ok_or_else(gone)?
         };
         let part = data.split_to(room.min(data.len()));
         let is_last = ends && data.is_empty();
         let mut out = lock(out);
+        out.client.record_bytes(part.len());
         let send = out.send.as_mut().ok_or_else(gone)?;
         send.send_data(part, is_last).map_err(|_| gone())?;
         if data.is_empty() {

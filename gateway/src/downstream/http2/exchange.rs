@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -19,6 +19,7 @@ use crate::http1::body::Piece;
 use crate::http1::head::{Framing, RequestHead};
 use crate::http1::response_reader::ResponseHead;
 use crate::io::budget::Reservation;
+use crate::io::client_pace::ClientPace;
 use crate::io::timer::Timer;
 use crate::message::problem::Problem;
 use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
@@ -52,6 +53,7 @@ impl Http2Exchange {
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
         limit: Duration,
+        client: Arc<ClientPace>,
     ) -> (Self, Result<RequestHead, Problem>) {
         let (parts, body) = request.into_parts();
         let head = head(&parts, body.is_end_stream());
@@ -59,7 +61,7 @@ impl Http2Exchange {
         let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
             incoming: Http2Body { body, read_ahead: VecDeque::new() },
-            outgoing: Http2Sender { respond, send: None },
+            outgoing: Http2Sender { respond, send: None, client },
             full: None,
             status: None,
             needs_continue,
