@@ -21,11 +21,12 @@
 //! A node keeps serving, and calling, from what it knows when the Distributor is gone. Callers of version 1 are answered in
 //! their own form.
 
-pub mod balance;
+mod balance;
 mod client;
 mod context;
 mod discovery;
 mod error;
+pub mod gateway;
 mod handler;
 mod node;
 mod peers;
@@ -35,12 +36,9 @@ mod transport;
 
 pub use balance::{Balance, Balancer, Candidate};
 pub use client::call::{Call, Calling};
-pub use client::raw_call::RawCall;
-pub use client::response::RawResponse;
-pub use client::stream::{Duplex, Opening, PartSender, RawReply, StreamCall};
+pub use client::stream::{Duplex, Opening, PartSender, StreamCall};
 pub use context::{Trace, spawn};
 pub use discovery::RECONNECT_PERIOD;
-pub use discovery::registration::Identity;
 pub use error::{CallError, ServiceError, StartError};
 #[doc(hidden)]
 pub use handler::HandlerWork;

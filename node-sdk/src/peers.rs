@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use protocol::{Advert, Node, Route, Visibility};
+use protocol::{Advert, Node, Visibility};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -28,8 +28,8 @@ use crate::transport::budget::BufferUsage;
 /// The other nodes. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    mesh: Arc<Mesh>,
-    registration: Arc<RegistrationHandle>,
+    pub(crate) mesh: Arc<Mesh>,
+    pub(crate) registration: Arc<RegistrationHandle>,
 }
 
 /// The nodes known, as they come and go.
@@ -40,22 +40,11 @@ pub struct Changes {
 }
 
 impl Peers {
-    /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps registered and informed until
-    /// `stop` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
-    ///
-    /// While the Distributor cannot be reached, what is known stays, and an attempt to connect is made every
-    /// [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less. The first after a loss comes at a moment of that
-    /// period which is this node's own, so that all nodes together come back as an even stream.
-    pub fn join(identity: Identity, address: String, stop: CancellationToken) -> Self {
+    /// Registers, and keeps registered and informed until `stop` is cancelled. Returns at once.
+    pub(crate) fn register(identity: Identity, address: String, stop: CancellationToken) -> Self {
         let balance = identity.balance;
         let (view, local_node, registration) = discovery::start(identity, address, stop);
         Self { mesh: Arc::new(Mesh::new(view, local_node, balance)), registration: Arc::new(registration) }
-    }
-
-    /// The same nodes over connections of their own, for another runtime: a connection belongs to the runtime of the task that
-    /// first calls over it. The returned peers know what these know, at the same moment.
-    pub fn for_thread(&self) -> Self {
-        Self { mesh: Arc::new(self.mesh.for_thread()), registration: Arc::clone(&self.registration) }
     }
 
     /// Calls what offers `url`, such as `GET/members` or `GET/members/7`, and reads its result as a `T`.
@@ -94,13 +83,6 @@ impl Peers {
     pub fn stream<'a, T>(&'a self, url: &'a str, params: &'a (impl Serialize + Sync)) -> StreamCall<'a, T> {
         let (method, path) = split_url(url);
         StreamCall::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)))
-    }
-
-    /// Calls with JSON text in and a packet out, unread: for gateways. `params` must be a JSON object if any provider may
-    /// be of version 1. Fails as [`call`](Self::call) does, but never with `Refused` or `Answer`: what the node answered is in
-    /// the [`RawResponse`](crate::RawResponse).
-    pub fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a> {
-        RawCall::new(&self.mesh, method, path, CallArguments::Text(params))
     }
 
     /// Calls every node that offers `url`, all at once, and gives what each of them answered.
@@ -178,42 +160,6 @@ impl Peers {
         self.mesh.table().read().offers(method, path)
     }
 
-    /// Whether some node offers this, or has offered it once.
-    pub fn has_known(&self, method: &str, path: &str) -> bool {
-        !matches!(self.mesh.lookup(method, path), Lookup::Unknown)
-    }
-
-    /// Calls `url` of the node at `address` and of nobody else, to find out how it does; with JSON text in and a packet out, as
-    /// [`call_raw`](Self::call_raw). What comes of it is for the caller to judge: no other call goes elsewhere for it.
-    pub fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
-        let (method, path) = split_url(url);
-        RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).to_address(address).without_health_effect()
-    }
-
-    /// Which of the nodes that offer `url` calls of it go to: where they are, and which process of those that were there it is, if
-    /// they say. Of very many they are some, others for each caller.
-    pub fn balanced_providers(&self, url: &str) -> Vec<(SocketAddr, Option<String>)> {
-        let (method, path) = split_url(url);
-        let Lookup::Available(providers, _) = self.mesh.lookup(method, path) else { return Vec::new() };
-        providers
-            .members()
-            .map(|provider| (provider.connection.address, provider.connection.instance.clone()))
-            .collect()
-    }
-
-    /// Says how the node at this address does: one that is not healthy is called only if most others are no better, as it is with
-    /// nodes that calls are lost at. That holds for all who [follow](Self::for_thread) the same news, until the opposite is said or
-    /// another process is there. Returns whether it is a change. For whoever looks after nodes beside calling them, as
-    /// gateways do.
-    pub fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
-        self.mesh.view().set_health(address, healthy)
-    }
-
-    /// Whether nobody has [said](Self::set_health) otherwise.
-    pub fn is_healthy(&self, address: SocketAddr) -> bool {
-        self.mesh.table().read().connection(address).is_none_or(|connection| connection.is_healthy())
-    }
-
     /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now; in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
@@ -225,18 +171,6 @@ impl Peers {
             }
             Lookup::Unavailable | Lookup::Unknown => Vec::new(),
         }
-    }
-
-    /// Why the node at this address is never called, whatever it registers, if it is not: what it listens on is ours, of no host,
-    /// or of the link only. For whoever calls nodes by other means.
-    pub fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
-        self.mesh.table().read().blocked_reason(address)
-    }
-
-    /// Whether the node at this address registers `route`, and is not called for it, because there are too many routes like it with
-    /// parameters elsewhere: looking for one of them would take too long.
-    pub fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
-        self.mesh.table().read().is_refused(address, route)
     }
 
     /// Completes when every url has a provider. Cancel safe.
@@ -312,6 +246,6 @@ impl Changes {
     }
 }
 
-fn split_url(url: &str) -> (&str, &str) {
+pub(crate) fn split_url(url: &str) -> (&str, &str) {
     url.split_at(url.find('/').unwrap_or(url.len()))
 }

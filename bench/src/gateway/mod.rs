@@ -13,7 +13,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use memchr::memmem;
-use node_sdk::{HttpAdvert, Identity, Peers};
+use node_sdk::gateway::{GatewayPeers, Identity};
+use node_sdk::{HttpAdvert, Peers};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures::future::{pending, select_all};
 use net::{Acceptor, LogThrottle, Socket, set_tcp_options_with_timeout, sleep_until_opt};
-use node_sdk::balance::RetryBudget;
-use node_sdk::{Identity, Peers};
+use node_sdk::Peers;
+use node_sdk::gateway::{GatewayPeers, Identity, RetryBudget};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};

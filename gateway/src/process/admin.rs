@@ -8,6 +8,7 @@ use std::sync::Arc;
 use http::StatusCode;
 use net::{Acceptor, MAX_ESCAPED_BYTES, escaped, set_options};
 use node_sdk::Peers;
+use node_sdk::gateway::GatewayPeers;
 use protocol::Route;
 use tokio::net::TcpListener;
 use tokio::sync::watch;

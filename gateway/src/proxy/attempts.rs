@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use node_sdk::balance::PickOptions;
+use node_sdk::gateway::PickOptions;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 

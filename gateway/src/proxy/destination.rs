@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use node_sdk::gateway::GatewayPeers;
+
 use super::Proxy;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;

@@ -13,8 +13,8 @@ use std::net::IpAddr;
 
 use http::StatusCode;
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::balance::RetryBudget;
-use node_sdk::{CallError, Peers, RawReply};
+use node_sdk::gateway::{GatewayPeers, RawReply, RetryBudget};
+use node_sdk::{CallError, Peers};
 use tokio::time::{Duration, Instant};
 use tracing::debug;
 

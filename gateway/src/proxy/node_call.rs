@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use futures::StreamExt;
-use node_sdk::{CallError, Duplex, RawCall};
+use node_sdk::gateway::RawCall;
+use node_sdk::{CallError, Duplex};
 use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::debug;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use http::StatusCode;
-use node_sdk::RawResponse;
+use node_sdk::gateway::RawResponse;
 use protocol::{Version, check_depth, success_parts};
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;

@@ -112,6 +112,6 @@ mod tests {
         assert!(!cookies.set_cookie(server, false).contains("Secure"));
         // Where a server is tells nobody what it is called.
         assert_ne!(CookieSigner::new("other").id(server), id);
-        assert_ne!(id, node_sdk::balance::affinity::score("cookie", server));
+        assert_ne!(id, node_sdk::gateway::affinity::score("cookie", server));
     }
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use node_sdk::balance::Load;
+use node_sdk::gateway::Load;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use node_sdk::balance::{Load, Member, PickOptions, Pool, Readiness};
+use node_sdk::gateway::{Load, Member, PickOptions, Pool, Readiness};
 use protocol::Node;
 use tokio::time::Instant;
 

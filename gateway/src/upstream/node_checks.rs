@@ -9,6 +9,7 @@ use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::iter;
 use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped};
+use node_sdk::gateway::GatewayPeers;
 use node_sdk::{CallError, Peers};
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};

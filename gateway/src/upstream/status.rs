@@ -3,7 +3,7 @@
 use std::fmt;
 
 use net::{MAX_ESCAPED_BYTES, escaped};
-use node_sdk::balance::Readiness;
+use node_sdk::gateway::Readiness;
 
 /// A server as all workers see it: as the one does that thinks worst of it.
 #[derive(Debug)]

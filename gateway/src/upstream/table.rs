@@ -8,7 +8,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::Peers;
-use node_sdk::balance::{Member, Pool};
+use node_sdk::gateway::{GatewayPeers, Member, Pool};
 use protocol::{HttpAdvert, Node};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -359,7 +359,7 @@ mod tests {
     use std::net::IpAddr;
 
     use node_sdk::Balance;
-    use node_sdk::balance::PickOptions;
+    use node_sdk::gateway::PickOptions;
     use protocol::HttpAdvert;
 
     use super::*;

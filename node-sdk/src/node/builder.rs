@@ -368,7 +368,7 @@ impl NodeBuilder {
         let own = Vec::new();
         let identity =
             Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
-        let peers = Peers::join(identity, distributor, leaving.clone());
+        let peers = Peers::register(identity, distributor, leaving.clone());
         let context = NodeContext { states, peers: peers.clone() };
         let local_queues = PeerBacklog::start();
         let budget = Budget::new(max_buffer_bytes);

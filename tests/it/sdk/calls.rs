@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
+use node_sdk::gateway::GatewayPeers;
 use node_sdk::{
     Accepted, Balance, CallError, Caller, Created, Deadline, NoContent, Node, NodeBuilder, Params, Path, Peers,
     RawParams, ServiceError, State, Trace,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use node_sdk::gateway::GatewayPeers;
 use node_sdk::testing::{TestMesh, TestNode};
 use node_sdk::{Balance, Balancer, CallError, Candidate, Node, RECONNECT_PERIOD, ServiceError, State};
 use tokio::time::{Instant, sleep, timeout};
