@@ -14,13 +14,14 @@ use crate::downstream::http2;
 use crate::downstream::proxy_protocol::{self, Announced};
 use crate::downstream::tls::Tls;
 use crate::downstream::worker::Worker;
-use crate::http1::head::RequestHead;
-use crate::http1::headers::ForwardedInfo;
 use crate::io::budget::ConnectionBudget;
 use crate::io::stream::ClientStream;
+use crate::message::forwarded::ForwardedInfo;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::Proxy;
-use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
+use crate::proxy::ended::Ended;
+use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::route::path;
 
 /// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
 
-use super::head::Framing;
+use crate::message::body::{Framing, Piece};
 
 /// Bytes of a chunk's size line, extensions included.
 const MAX_SIZE_LINE_BYTES: usize = 1024;
@@ -34,16 +34,6 @@ pub(crate) enum ChunkState {
     DataEnd,
     /// After the last chunk.
     Trailers,
-}
-
-/// What is next in a body.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Piece {
-    Data(Bytes),
-    /// The end, with the lines that follow a chunked body.
-    End(Bytes),
-    /// More bytes are needed.
-    More,
 }
 
 /// A body that cannot be understood, in words for the client.

@@ -2,7 +2,7 @@
 //! folders but `message`.
 
 pub(crate) mod body;
-pub(crate) mod head;
-pub(crate) mod headers;
+pub(crate) mod head_reader;
+pub(crate) mod request_writer;
 pub(crate) mod response_reader;
 pub(crate) mod response_writer;

@@ -6,19 +6,11 @@ use std::time::Duration;
 use bytes::BytesMut;
 use http::StatusCode;
 
-use super::head::{Fields, Framing, HeadReader, MAX_FIELDS, content_length, tokens};
-
-/// A response's head.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ResponseHead {
-    pub(crate) status: StatusCode,
-    pub(crate) fields: Fields,
-    pub(crate) framing: Framing,
-    /// The connection may be used again.
-    pub(crate) keep_alive: bool,
-    /// For how long the server keeps it when it is not in use, if it says.
-    pub(crate) keep_for: Option<Duration>,
-}
+use super::head_reader::HeadReader;
+use crate::message::body::Framing;
+use crate::message::fields::{Fields, tokens};
+use crate::message::head::{MAX_FIELDS, content_length};
+use crate::message::response_head::ResponseHead;
 
 /// Finds responses in a buffer that grows.
 #[derive(Debug, Default)]
@@ -33,70 +25,63 @@ impl ResponseReader {
     /// What is wrong with it, in words for a log.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut, without_body: bool) -> Result<Option<ResponseHead>, String> {
         match self.heads.whole(buffer) {
-            Ok(Some(bytes)) => ResponseHead::parse(bytes, without_body).map(Some).map_err(str::to_owned),
+            Ok(Some(bytes)) => parse(bytes, without_body).map(Some).map_err(str::to_owned),
             Ok(None) => Ok(None),
             Err(problem) => Err(problem.detail),
         }
     }
 }
 
-impl ResponseHead {
-    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204 has none (RFC 9110, 8.6).
-    pub(crate) fn tells_length(&self) -> bool {
-        self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
+fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<ResponseHead, &'static str> {
+    let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
+    let mut response = httparse::Response::new(&mut []);
+    let parser = httparse::ParserConfig::default();
+    match parser.parse_response_with_uninit_headers(&mut response, &bytes, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err("the head does not end where it seems to"),
+        Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
+        Err(_) => return Err("the head is no HTTP"),
     }
-
-    fn parse(bytes: Box<[u8]>, without_body: bool) -> Result<Self, &'static str> {
-        let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
-        let mut response = httparse::Response::new(&mut []);
-        let parser = httparse::ParserConfig::default();
-        match parser.parse_response_with_uninit_headers(&mut response, &bytes, &mut headers) {
-            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-            Ok(_) => return Err("the head does not end where it seems to"),
-            Err(httparse::Error::TooManyHeaders) => return Err("too many header fields"),
-            Err(_) => return Err("the head is no HTTP"),
-        }
-        let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
-        let is_1_1 = response.version == Some(1);
-        let (mut length, mut chunked, mut keep_alive, mut keep_for) = (None, false, is_1_1, None);
-        for header in &*response.headers {
-            if header.name.eq_ignore_ascii_case("content-length") {
-                let bytes = content_length(header.value).map_err(|_| "Content-Length is no number")?;
-                if length.replace(bytes).is_some() {
-                    return Err("Content-Length stands twice");
-                }
-            } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-                if chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
-                    return Err("the Transfer-Encoding is another than chunked");
-                }
-                chunked = true;
-            } else if header.name.eq_ignore_ascii_case("keep-alive") {
-                keep_for = tokens(header.value).find_map(timeout);
-            } else if header.name.eq_ignore_ascii_case("connection") {
-                for token in tokens(header.value) {
-                    keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
-                    if token.eq_ignore_ascii_case(b"close") {
-                        keep_alive = false;
-                        break;
-                    }
+    let status = response.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or("the status is no number")?;
+    let is_1_1 = response.version == Some(1);
+    let (mut length, mut chunked, mut keep_alive, mut keep_for) = (None, false, is_1_1, None);
+    for header in &*response.headers {
+        if header.name.eq_ignore_ascii_case("content-length") {
+            let bytes = content_length(header.value).map_err(|_| "Content-Length is no number")?;
+            if length.replace(bytes).is_some() {
+                return Err("Content-Length stands twice");
+            }
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            if chunked || !header.value.eq_ignore_ascii_case(b"chunked") {
+                return Err("the Transfer-Encoding is another than chunked");
+            }
+            chunked = true;
+        } else if header.name.eq_ignore_ascii_case("keep-alive") {
+            keep_for = tokens(header.value).find_map(timeout);
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            for token in tokens(header.value) {
+                keep_alive |= token.eq_ignore_ascii_case(b"keep-alive");
+                if token.eq_ignore_ascii_case(b"close") {
+                    keep_alive = false;
+                    break;
                 }
             }
         }
-        // RFC 9112, 6.3.
-        let has_none = without_body || status.is_informational() || matches!(status.as_u16(), 204 | 304);
-        let framing = match (length, chunked) {
-            (Some(_), true) => return Err("Content-Length and Transfer-Encoding"),
-            (_, true) if !is_1_1 => return Err("HTTP/1.0 has no Transfer-Encoding"),
-            _ if has_none => Framing::Empty,
-            (None, true) => Framing::Chunked,
-            (Some(0), false) => Framing::Empty,
-            (Some(bytes), false) => Framing::Length(bytes),
-            (None, false) => Framing::Close,
-        };
-        let keep_alive = keep_alive && framing != Framing::Close;
-        let spans = Fields::spans(&bytes, response.headers);
-        Ok(Self { status, fields: Fields::new(bytes, spans), framing, keep_alive, keep_for })
     }
+    // RFC 9112, 6.3.
+    let has_none = without_body || status.is_informational() || matches!(status.as_u16(), 204 | 304);
+    let framing = match (length, chunked) {
+        (Some(_), true) => return Err("Content-Length and Transfer-Encoding"),
+        (_, true) if !is_1_1 => return Err("HTTP/1.0 has no Transfer-Encoding"),
+        _ if has_none => Framing::Empty,
+        (None, true) => Framing::Chunked,
+        (Some(0), false) => Framing::Empty,
+        (Some(bytes), false) => Framing::Length(bytes),
+        (None, false) => Framing::Close,
+    };
+    let keep_alive = keep_alive && framing != Framing::Close;
+    let spans = Fields::spans(&bytes, response.headers);
+    Ok(ResponseHead { status, fields: Fields::new(bytes, spans), framing, keep_alive, keep_for })
 }
 
 /// `timeout=5`, as Node.js and Apache say in `Keep-Alive`: in seconds.

@@ -8,33 +8,28 @@ use http::StatusCode;
 use net::time_of_day;
 use tokio::time::{Duration, Instant};
 
-use super::headers::put_trailers;
-use crate::proxy::exchange::FullResponse;
+use super::request_writer::put_trailers;
 
-/// Appends a response; `without_body`: as the answer to HEAD.
-pub(crate) fn put_full(
+/// Appends a response that is all there; `without_body`: as the answer to HEAD.
+pub(crate) fn put_full<'a>(
     out: &mut BytesMut,
-    response: &FullResponse,
+    status: StatusCode,
+    fields: impl Iterator<Item = (&'static str, &'a str)>,
+    body: &[u8],
     keep_alive: KeepAlive,
     without_body: bool,
     now: Instant,
 ) {
-    let FullResponse { status, content_type, retry_after, location, body, held: _ } = response;
     out.reserve(256 + body.len());
-    status_line(out, *status);
-    let location = location.as_deref().map(|location| ("location", location));
-    for (name, value) in [("content-type", *content_type)]
-        .into_iter()
-        .chain(retry_after.map(|after| ("retry-after", after)))
-        .chain(location)
-    {
+    status_line(out, status);
+    for (name, value) in fields {
         out.put_slice(name.as_bytes());
         out.put_slice(b": ");
         out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
     }
     // These have no body by themselves (RFC 9110, 8.6).
-    let has_none = *status == StatusCode::NO_CONTENT || *status == StatusCode::NOT_MODIFIED;
+    let has_none = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     if !has_none {
         out.put_slice(b"content-length: ");
         out.put_slice(itoa::Buffer::new().format(body.len()).as_bytes());
@@ -129,9 +124,9 @@ mod tests {
     fn check(status: u16, keep_alive: KeepAlive, without_body: bool, expected: &str) {
         let mut out = BytesMut::new();
         let status = StatusCode::from_u16(status).unwrap();
-        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some("3");
-        let response = FullResponse { retry_after, ..FullResponse::new(status, "text/plain", "abc") };
-        put_full(&mut out, &response, keep_alive, without_body, Instant::now());
+        let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(("retry-after", "3"));
+        let fields = [("content-type", "text/plain")].into_iter().chain(retry_after);
+        put_full(&mut out, status, fields, b"abc", keep_alive, without_body, Instant::now());
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));

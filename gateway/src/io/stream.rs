@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use futures::FutureExt;
+use net::buffers;
 use net::{MAX_RECV_BYTES, recv_into, recv_now, send_now};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
@@ -18,7 +19,6 @@ use tokio_rustls::server::TlsStream;
 use tracing::debug;
 
 use crate::io::client_pace::ClientPace;
-use net::buffers;
 
 /// A connection to a client.
 #[derive(Debug)]

@@ -1,3 +1,9 @@
-//! What messages of both versions of HTTP have in common. Pure: it imports nothing of the other folders.
+//! What messages of both versions of HTTP have in common. Pure: no socket and no clock, and it imports nothing of the other folders.
 
+pub(crate) mod body;
+pub(crate) mod fields;
+pub(crate) mod forwarded;
+pub(crate) mod head;
+pub(crate) mod hop_by_hop;
 pub(crate) mod problem;
+pub(crate) mod response_head;

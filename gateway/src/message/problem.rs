@@ -3,8 +3,6 @@
 use http::StatusCode;
 use node_sdk::CallError;
 
-use crate::route::path::BadPath;
-
 /// One thing that is wrong with a request, or with what it needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
@@ -57,12 +55,6 @@ impl Problem {
             self.status.as_u16(),
             text(&self.detail),
         )
-    }
-}
-
-impl From<BadPath> for Problem {
-    fn from(BadPath(why): BadPath) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_path", why)
     }
 }
 

@@ -19,12 +19,13 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
 use crate::downstream::http1;
-use crate::http1::head::RequestHead;
 use crate::io::stream::ClientStream;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::{self, Metrics};
-use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
+use crate::proxy::ended::Ended;
+use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 

@@ -3,21 +3,22 @@
 use std::net::SocketAddr;
 
 use http::StatusCode;
+use net::buffers;
 use node_sdk::gateway::PickOptions;
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{Proxy, RequestContext, problem};
 use crate::config::Balance;
-use crate::http1::head::Framing;
-use crate::http1::headers::{UpstreamRequest, put_request};
-use crate::proxy::exchange::{BodyError, Exchange};
+use crate::http1::request_writer::{UpstreamRequest, put_request};
+use crate::message::body::Framing;
+use crate::proxy::ended::BodyError;
+use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::QueueError;
 use crate::upstream::endpoint::{ConnectError, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
-use net::buffers;
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;

@@ -1,7 +1,6 @@
 //! One request and its response, whichever version of HTTP the client speaks.
 
 use std::future::Future;
-use std::io;
 
 use bytes::Bytes;
 use futures::Stream;
@@ -9,58 +8,13 @@ use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
-use crate::http1::head::RequestHead;
-use crate::http1::response_reader::ResponseHead;
-use crate::io::budget::{OverBudget, Reservation};
-use crate::io::stream::WriteError;
+use crate::io::budget::Reservation;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
-
-/// Why a client's connection, or one request of it, ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ended(pub(crate) &'static str);
-
-impl Ended {
-    /// The client is gone, in both directions.
-    pub(crate) const BROKEN: Self = Self("broken");
-}
-
-impl From<io::Error> for Ended {
-    fn from(_: io::Error) -> Self {
-        Self::BROKEN
-    }
-}
-
-impl From<WriteError> for Ended {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Stalled => Self("takes no response"),
-            WriteError::Broken => Self::BROKEN,
-        }
-    }
-}
-
-/// Why a body cannot be had.
-#[derive(Debug)]
-pub(crate) enum BodyError {
-    /// To be told to the client.
-    Problem(Problem),
-    Ended(Ended),
-}
-
-impl From<OverBudget> for BodyError {
-    fn from(_: OverBudget) -> Self {
-        let detail = "as much is held for clients as may be: take what was asked for, or come back later";
-        Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
-    }
-}
-
-impl From<Ended> for BodyError {
-    fn from(ended: Ended) -> Self {
-        Self::Ended(ended)
-    }
-}
 
 /// A response whose body is all there.
 #[derive(Debug)]
@@ -78,6 +32,13 @@ pub(crate) struct FullResponse {
 impl FullResponse {
     pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
         Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
+    }
+
+    /// The fields of its head, but for those that every response has.
+    pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let after = self.retry_after.map(|after| ("retry-after", after));
+        let location = self.location.as_deref().map(|location| ("location", location));
+        [("content-type", self.content_type)].into_iter().chain(after).chain(location)
     }
 }
 

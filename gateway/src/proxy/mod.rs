@@ -2,6 +2,7 @@
 
 mod attempts;
 mod destination;
+pub(crate) mod ended;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 mod node_call;
@@ -23,13 +24,14 @@ use self::node_call::{call_problem, client_key, read_params, respond_with_parts,
 use crate::config::Route;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::downstream::shedding::Shedding;
-use crate::http1::head::RequestHead;
-use crate::http1::headers::{ForwardedInfo, HOPS};
 use crate::io::budget::{ConnectionBudget, Reservation};
+use crate::message::forwarded::{ForwardedInfo, HOPS};
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
-use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
+use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, has_body, response};
 use crate::route::limits::Limited;

@@ -10,10 +10,11 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use crate::config::{Balance, Route};
-use crate::http1::head::RequestHead;
 use crate::io::budget::{OverBudget, Reservation};
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended, Exchange};
+use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::exchange::Exchange;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{body_params, form_params, has_body, is_one_json};
 

@@ -2,8 +2,9 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 
-use crate::http1::head::{Fields, Framing, tokens};
-use crate::http1::response_reader::ResponseHead;
+use crate::message::body::Framing;
+use crate::message::fields::{Fields, tokens};
+use crate::message::response_head::ResponseHead;
 
 /// How parts are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,6 +2,10 @@
 
 use std::borrow::Cow;
 
+use http::StatusCode;
+
+use crate::message::problem::Problem;
+
 /// Why a path has no normal form, in words for the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadPath(pub(crate) &'static str);
@@ -114,6 +118,12 @@ pub(crate) fn longest_prefix<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> 
 pub(crate) fn normal_prefix(prefix: &str) -> Option<String> {
     let normal = normalize(prefix).ok()?;
     Some(normal.strip_suffix('/').unwrap_or(&normal).to_owned())
+}
+
+impl From<BadPath> for Problem {
+    fn from(BadPath(why): BadPath) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_path", why)
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use net::buffers;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
@@ -15,18 +16,19 @@ use tokio_util::task::AbortOnDropHandle;
 use super::sink::Http1Sink;
 use super::source::Http1Source;
 use super::{Http1Connection, MAX_AHEAD_BYTES, open};
-use crate::http1::body::{BodyReader, Piece};
-use crate::http1::head::RequestHead;
-use crate::http1::response_reader::ResponseHead;
+use crate::http1::body::BodyReader;
 use crate::http1::response_writer::{KeepAlive, put_full};
 use crate::io::budget::Reservation;
 use crate::io::stream::Readable;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
-use net::buffers;
 
 impl Exchange for Http1Connection<'_> {
     async fn whole_body(
@@ -140,7 +142,7 @@ impl Exchange for Http1Connection<'_> {
         let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
-        put_full(&mut self.output, &response, keep_alive, self.is_head, now);
+        put_full(&mut self.output, response.status, response.fields(), &response.body, keep_alive, self.is_head, now);
         self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }

@@ -4,15 +4,17 @@ use std::collections::VecDeque;
 
 use bytes::BytesMut;
 use http::StatusCode;
+use net::buffers;
 use tokio::time::{Instant, timeout_at};
 
 use super::MAX_AHEAD_BYTES;
-use crate::http1::body::{BodyReader, MalformedBody, Piece};
-use crate::http1::head::{HeadReader, RequestHead};
+use crate::http1::body::{BodyReader, MalformedBody};
+use crate::http1::head_reader::HeadReader;
 use crate::io::stream::Readable;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended};
-use net::buffers;
+use crate::proxy::ended::{BodyError, Ended};
 
 /// Room for one read: most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;

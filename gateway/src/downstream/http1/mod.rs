@@ -12,6 +12,7 @@ use std::pin::Pin;
 
 use bytes::{Bytes, BytesMut};
 use http::StatusCode;
+use net::buffers;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -19,16 +20,18 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use self::input::Http1Input;
 use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
-use crate::http1::body::{BodyReader, MalformedBody, Piece};
-use crate::http1::head::{HeadReader, RequestHead};
+use crate::http1::body::{BodyReader, MalformedBody};
+use crate::http1::head_reader::HeadReader;
 use crate::http1::response_writer::KeepAlive;
 use crate::io::budget::Reservation;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::{ClientStream, Readable, Written, shrink, write_all};
 use crate::io::timer::Timer;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse, Handler};
-use net::buffers;
+use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
 /// Bytes of requests that are read ahead while one is worked on: ten thousand clients may do that.
 const MAX_AHEAD_BYTES: usize = 32 * 1024;

@@ -2,17 +2,18 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::StatusCode;
+use net::buffers;
 use tokio::time::{Duration, Instant};
 
-use crate::http1::head::{Framing, RequestHead};
-use crate::http1::headers;
-use crate::http1::response_reader::ResponseHead;
+use crate::http1::request_writer::put_response_fields;
 use crate::http1::response_writer::{KeepAlive, put_chunk, put_date, put_last_chunk, status_line};
 use crate::io::client_pace::ClientPace;
 use crate::io::stream::{WriteHalf, write_all};
-use crate::proxy::exchange::Ended;
+use crate::message::body::Framing;
+use crate::message::head::RequestHead;
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
-use net::buffers;
 
 /// A response on its way.
 pub(super) struct Http1Sink<'a> {
@@ -34,7 +35,7 @@ impl Sink for Http1Sink<'_> {
         buffers::make_ready(out);
         status_line(out, response.status);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            headers::put_response_fields(out, &response.fields, false);
+            put_response_fields(out, &response.fields, false);
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
             return;
         }
@@ -42,7 +43,7 @@ impl Sink for Http1Sink<'_> {
         if early {
             self.keep_alive = KeepAlive::Closes;
         }
-        headers::put_response_fields(out, &response.fields, response.tells_length());
+        put_response_fields(out, &response.fields, response.tells_length());
         match response.framing {
             Framing::Empty => {}
             Framing::Length(bytes) => {

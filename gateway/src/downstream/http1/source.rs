@@ -3,9 +3,9 @@
 use tokio::time::Instant;
 
 use super::input::Http1Input;
-use crate::http1::body::Piece;
 use crate::io::stream::ReadHalf;
-use crate::proxy::exchange::{BodyError, Ended};
+use crate::message::body::Piece;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::Source;
 
 /// The request's body, and what follows it.

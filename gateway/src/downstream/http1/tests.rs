@@ -16,9 +16,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
 use crate::downstream::http1;
-use crate::http1::head::RequestHead;
 use crate::io::stream::ClientStream;
-use crate::proxy::exchange::{Ended, Exchange, FullResponse, Handler};
+use crate::message::head::RequestHead;
+use crate::proxy::ended::Ended;
+use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 

@@ -11,10 +11,10 @@ use h2::{RecvStream, SendStream};
 use http::{Response, StatusCode};
 use tokio::time::{Duration, Instant, timeout, timeout_at};
 
-use crate::http1::body::Piece;
 use crate::io::client_pace::ClientPace;
+use crate::message::body::Piece;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended};
+use crate::proxy::ended::{BodyError, Ended};
 
 /// The request's body.
 #[derive(Debug)]

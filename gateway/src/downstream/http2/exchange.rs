@@ -13,16 +13,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Body, Http2Sender, send_data};
+use super::head::read_head;
 use super::sink::{Http2Sink, put_date};
 use super::source::Http2Source;
-use crate::http1::body::Piece;
-use crate::http1::head::{Framing, RequestHead};
-use crate::http1::response_reader::ResponseHead;
 use crate::io::budget::Reservation;
 use crate::io::client_pace::ClientPace;
 use crate::io::timer::Timer;
+use crate::message::body::Framing;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended, Exchange, FullResponse};
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
 
@@ -56,7 +59,7 @@ impl Http2Exchange {
         client: Arc<ClientPace>,
     ) -> (Self, Result<RequestHead, Problem>) {
         let (parts, body) = request.into_parts();
-        let head = head(&parts, body.is_end_stream());
+        let head = read_head(&parts, body.is_end_stream());
         let length = head.as_ref().map_or(Framing::Empty, |head| head.framing);
         let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
@@ -242,12 +245,4 @@ impl Exchange for Http2Exchange {
         // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
         Ended("HTTP/2 has no upgrades")
     }
-}
-
-/// A request's head, in the form that servers are told it in.
-fn head(parts: &http::request::Parts, ends: bool) -> Result<RequestHead, Problem> {
-    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
-    let authority = parts.uri.authority().map(|authority| authority.as_str());
-    let fields = &parts.headers;
-    RequestHead::from_http2(parts.method.as_str(), target, authority, fields, ends)
 }

@@ -3,6 +3,7 @@
 mod body;
 mod exchange;
 mod frames;
+mod head;
 mod meter;
 mod metered_stream;
 mod sink;

@@ -9,11 +9,11 @@ use http::{HeaderMap, Response, StatusCode};
 use tokio::time::{Duration, Instant};
 
 use super::body::{Http2Sender, lock, send_data};
-use crate::http1::head::Framing;
-use crate::http1::headers::{HopByHop, late_trailer};
-use crate::http1::response_reader::ResponseHead;
 use crate::http1::response_writer::date;
-use crate::proxy::exchange::Ended;
+use crate::message::body::Framing;
+use crate::message::hop_by_hop::{HopByHop, late_trailer};
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
 
 /// Pieces of a response that are copied.

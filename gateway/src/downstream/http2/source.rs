@@ -7,8 +7,8 @@ use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::body::{Http2Body, Http2Sender, lock};
-use crate::http1::body::Piece;
-use crate::proxy::exchange::{BodyError, Ended};
+use crate::message::body::Piece;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::Source;
 
 /// The request's body, on its way to a server.

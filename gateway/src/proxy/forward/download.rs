@@ -4,20 +4,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt};
+use net::buffers;
 use tokio::net::tcp::ReadHalf;
 use tokio::time::{Duration, Instant};
 
 use super::deadline::MovingDeadline;
 use super::{ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
-use crate::http1::body::{BodyReader, Piece};
-use crate::http1::head::{Framing, RequestHead};
-use crate::http1::response_reader::{ResponseHead, ResponseReader};
+use crate::http1::body::BodyReader;
+use crate::http1::response_reader::ResponseReader;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::Readable;
-use crate::proxy::exchange::Ended;
+use crate::message::body::Framing;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
-use net::buffers;
 
 /// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
 /// who reads. What has been read when a client stops is held for as long as it does.

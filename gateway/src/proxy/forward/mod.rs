@@ -15,13 +15,13 @@ use tokio::time::{Duration, Instant};
 use self::deadline::MovingDeadline;
 use self::download::ResponsePump;
 use self::upload::{UploadClock, UploadEnd, upload};
-use crate::http1::body::Piece;
-use crate::http1::head::RequestHead;
-use crate::http1::response_reader::ResponseHead;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::timer::Timer;
+use crate::message::body::Piece;
+use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::proxy::exchange::{BodyError, Ended};
+use crate::message::response_head::ResponseHead;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 

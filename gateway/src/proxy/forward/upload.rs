@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::BytesMut;
+use net::buffers;
 use net::send_now;
 use tokio::io::AsyncWriteExt;
 use tokio::net::tcp::WriteHalf;
@@ -10,13 +11,12 @@ use tokio::time::{Duration, Instant};
 
 use super::deadline::MovingDeadline;
 use super::{ForwardError, Source, while_waiting_for_client};
-use crate::http1::body::Piece;
-use crate::http1::head::Framing;
 use crate::http1::response_writer::{put_chunk, put_last_chunk};
 use crate::io::poll_slice::{PollCounter, PollSlice};
-use crate::proxy::exchange::{BodyError, Ended};
+use crate::message::body::Framing;
+use crate::message::body::Piece;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
-use net::buffers;
 
 /// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
 pub(super) const MIN_BODY_RATE: u64 = 1024;

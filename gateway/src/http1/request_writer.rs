@@ -1,100 +1,19 @@
-//! Header fields from one side to the other: what belongs to a connection stays on it (RFC 9110, 7.6.1). Pure.
+//! A request as a server is to see it, and the fields of its response as the client is to. Pure.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use bytes::{BufMut, BytesMut};
-use ipnet::IpNet;
 use net::unique_id;
 
-use super::head::{Fields, Framing, RequestHead, is_host, tokens};
+use crate::message::body::Framing;
+use crate::message::fields::Fields;
+use crate::message::forwarded::{ForwardedInfo, HOPS, is_rebuilt};
+use crate::message::head::RequestHead;
+use crate::message::hop_by_hop::{HopByHop, late_trailer};
 
 /// Longest id of a request that is taken over from the client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
-
-/// A request has been passed on so many times: more is a circle.
-pub(crate) const HOPS: &str = "x-gateway-hops";
-
-/// What a request says about where it comes from, as the server is told.
-#[derive(Clone, Debug)]
-pub(crate) struct ForwardedInfo {
-    /// `X-Forwarded-For` and `-Proto`.
-    fields: String,
-    /// What a proxy before us has said in `Forwarded`, if it is believed.
-    before: String,
-    /// RFC 7239's `for` and `proto`.
-    forwarded: [String; 2],
-    /// What the client has asked for, if a proxy before us says.
-    host: Option<String>,
-    is_tls: bool,
-}
-
-impl ForwardedInfo {
-    /// Of whoever is connected.
-    pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
-        let client = client.to_canonical();
-        let proto = if is_tls { "https" } else { "http" };
-        Self::build(client, proto, is_tls, "")
-    }
-
-    fn build(client: IpAddr, proto: &str, is_tls: bool, before: &str) -> Self {
-        let node = match client {
-            IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => format!("\"[{address}]\""),
-        };
-        let comma = if before.is_empty() { "" } else { ", " };
-        Self {
-            fields: format!("x-forwarded-for: {before}{comma}{client}\r\nx-forwarded-proto: {proto}\r\n"),
-            before: String::new(),
-            forwarded: [format!("for={node};"), format!("proto={proto}")],
-            host: None,
-            is_tls,
-        }
-    }
-
-    /// Of a request that came by way of a proxy that is believed, at `peer`: who the client is, and what servers are told. The client
-    /// is the last one in `X-Forwarded-For` that is not believed itself.
-    pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
-        let all = |name: &'static str| {
-            let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
-            // What is no text stays in its place, so that it hides nothing beside it.
-            values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(", ")
-        };
-        let before = all("x-forwarded-for");
-        let mut client = peer;
-        for hop in before.rsplit(',').map(str::trim) {
-            let is_trusted = trusted.iter().any(|network| network.contains(&client));
-            match hop_address(hop) {
-                Some(address) if is_trusted => client = address,
-                _ => break,
-            }
-        }
-        let said = all("x-forwarded-proto");
-        let proto = ["https", "http"].into_iter().find(|proto| *proto == said);
-        let host = Some(all("x-forwarded-host")).filter(|host| !host.is_empty() && is_host(host));
-        let usual = if self.is_tls { "https" } else { "http" };
-        let origin = Self {
-            before: all("forwarded"),
-            host,
-            ..Self::build(peer, proto.unwrap_or(usual), self.is_tls || proto == Some("https"), &before)
-        };
-        (client, origin)
-    }
-
-    /// The client speaks TLS, with us or with a proxy that is believed.
-    pub(crate) fn is_tls(&self) -> bool {
-        self.is_tls
-    }
-}
-
-/// An address as it stands in `X-Forwarded-For`, with a port or without.
-fn hop_address(hop: &str) -> Option<IpAddr> {
-    let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
-    address
-        .or_else(|_| hop.trim_start_matches('[').trim_end_matches(']').parse())
-        .ok()
-        .map(|ip: IpAddr| ip.to_canonical())
-}
 
 /// Where a request goes, and where it comes from.
 #[derive(Clone, Copy, Debug)]
@@ -188,72 +107,12 @@ pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
     }
 }
 
-/// Fields that mean nothing after a body, or too much, also where some take `_` for a hyphen.
-pub(crate) fn late_trailer(name: &[u8]) -> bool {
-    let hyphens: Vec<u8>;
-    let name = if name.contains(&b'_') {
-        hyphens = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
-        &hyphens[..]
-    } else {
-        name
-    };
-    let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
-    let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
-    is_late || belongs_to_connection(name) || is_rebuilt(name)
-}
-
 fn put(out: &mut BytesMut, name: &[u8], value: &[u8]) {
     out.reserve(name.len() + value.len() + 4);
     out.put_slice(name);
     out.put_slice(b": ");
     out.put_slice(value);
     out.put_slice(b"\r\n");
-}
-
-/// What a message says of its own connection.
-pub(crate) struct HopByHop<'a> {
-    /// The values of `Connection`: more fields that belong to it.
-    named: Vec<&'a [u8]>,
-}
-
-impl<'a> HopByHop<'a> {
-    pub(crate) fn new(fields: &'a Fields) -> Self {
-        let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
-        let named = connection.flat_map(|(_, value)| tokens(value));
-        // Nobody may have the name of the host taken off on the way.
-        let usual = |token: &&[u8]| {
-            [&b"close"[..], b"keep-alive", b"upgrade", b"host"].iter().any(|one| token.eq_ignore_ascii_case(one))
-        };
-        Self { named: named.filter(|token| !usual(token)).collect() }
-    }
-
-    pub(crate) fn owns(&self, name: &[u8]) -> bool {
-        belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name))
-    }
-}
-
-/// Fields of one connection, and those that say where a message ends: they are written anew.
-fn belongs_to_connection(name: &[u8]) -> bool {
-    const NAMES: [&str; 9] = [
-        "connection",
-        "content-length",
-        "expect",
-        "keep-alive",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    ];
-    NAMES.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
-}
-
-/// Fields that tell where a request comes from.
-fn is_rebuilt(name: &[u8]) -> bool {
-    let starts =
-        |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));
-    let names = ["forwarded", "x-real-ip", HOPS];
-    starts("x-forwarded-") || names.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
 }
 
 /// In 32 digits. Each request has one: with `write!` they were 0.6 % of its time.
@@ -274,8 +133,10 @@ fn plain_id(value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
-    use crate::http1::head::HeadReader;
+    use crate::http1::head_reader::HeadReader;
     use crate::http1::response_reader::ResponseReader;
 
     const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);

@@ -3,64 +3,18 @@
 use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::StatusCode;
 use memchr::memchr_iter;
 
+use crate::message::body::Framing;
+use crate::message::fields::{Fields, Span, tokens};
+use crate::message::head::{
+    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, bad, check_method, content_length, target_too_long, too_large,
+};
 use crate::message::problem::Problem;
 
 /// Bytes of a head. Larger ones are attacks, or cookies that no service will want.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
-/// Bytes of a request target: what browsers and other servers agree on is 8,000 and a little.
-const MAX_TARGET_BYTES: usize = 16 * 1024;
-/// Fields of a head.
-pub(crate) const MAX_FIELDS: usize = 100;
-
-/// A request's head. Everything in it is a part of one piece of memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct RequestHead {
-    fields: Fields,
-    method: Span,
-    target: Span,
-    host: Option<Span>,
-    /// The host is named by the target alone, and by no field.
-    pub(crate) names_host_in_target: bool,
-    /// HTTP/1.1, or else 1.0.
-    pub(crate) is_1_1: bool,
-    pub(crate) framing: Framing,
-    /// The connection may be used again after this.
-    pub(crate) keep_alive: bool,
-    /// The client waits for leave before it sends the body.
-    pub(crate) expects_continue: bool,
-    /// It asks for a WebSocket.
-    pub(crate) upgrades: bool,
-}
-
-/// The bytes of a head, and where its fields stand in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Fields {
-    bytes: Box<[u8]>,
-    spans: Vec<(Span, Span)>,
-}
-
-/// A part of the head's bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Span {
-    start: u32,
-    end: u32,
-}
-
-/// Where a body ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Framing {
-    /// There is none.
-    Empty,
-    /// After so many bytes.
-    Length(u64),
-    /// After the last chunk.
-    Chunked,
-    /// With the connection: responses only.
-    Close,
-}
 
 /// Finds the end of heads in a buffer that grows.
 #[derive(Debug, Default)]
@@ -79,7 +33,7 @@ impl HeadReader {
     /// # Errors
     /// The problem to answer with; nothing that follows on the connection can be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RequestHead>, Problem> {
-        self.whole(buffer)?.map(RequestHead::parse).transpose()
+        self.whole(buffer)?.map(parse).transpose()
     }
 
     /// As [`next`](Self::next), for whatever kind of head it is.
@@ -135,226 +89,54 @@ impl HeadReader {
     }
 }
 
-impl RequestHead {
-    fn parse(bytes: Box<[u8]>) -> Result<Self, Problem> {
-        let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
-        let mut request = httparse::Request::new(&mut []);
-        match request.parse_with_uninit_headers(&bytes, &mut headers) {
-            Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
-            Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
-            Err(error) => return Err(refuse(error, &bytes)),
-        }
-        let span = |part: &[u8]| Span::within(part, &bytes);
-        let method = request.method.unwrap_or_default();
-        let target = request.path.unwrap_or_default();
-        if target.len() > MAX_TARGET_BYTES {
-            return Err(target_too_long());
-        }
-        check_method(method)?;
-        let is_1_1 = request.version == Some(1);
-        let mut summary = FieldSummary { keep_alive: is_1_1, ..FieldSummary::default() };
-        for header in &*request.headers {
-            summary.read_field(header.name, header.value, is_1_1)?;
-        }
-        let host = summary.host.map(span);
-        if summary.hosts != 1 && (is_1_1 || summary.hosts > 1) {
-            let detail = format!("a request has one Host header; this one has {}", summary.hosts);
-            return Err(bad("bad_host", &detail));
-        }
-        let framing = match (summary.length, summary.chunked) {
-            (Some(_), true) => {
-                return Err(bad("bad_framing", "a request has Content-Length or Transfer-Encoding, not both"));
-            }
-            (_, true) if !is_1_1 => return Err(bad("bad_framing", "HTTP/1.0 has no Transfer-Encoding")),
-            (None, true) => Framing::Chunked,
-            (None | Some(0), false) => Framing::Empty,
-            (Some(length), false) => Framing::Length(length),
-        };
-        let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
-        let spans = Fields::spans(&bytes, request.headers);
-        let FieldSummary { keep_alive, close, expects_continue, upgrade, websocket, .. } = summary;
-        let mut head = Self {
-            fields: Fields::new(bytes, spans),
-            method,
-            target,
-            host,
-            names_host_in_target: false,
-            is_1_1,
-            framing,
-            keep_alive: keep_alive && !close,
-            expects_continue: expects_continue && is_1_1 && framing != Framing::Empty,
-            upgrades: upgrade && websocket && is_1_1 && framing == Framing::Empty,
-        };
-        head.apply_absolute_target()?;
-        Ok(head)
+fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
+    let mut headers = [MaybeUninit::uninit(); MAX_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(&bytes, &mut headers) {
+        Ok(httparse::Status::Complete(length)) if length == bytes.len() => {}
+        Ok(_) => return Err(bad("bad_head", "the head does not end where it seems to")),
+        Err(error) => return Err(refuse(error, &bytes)),
     }
-
-    /// The head of a request that came over HTTP/2, as HTTP/1.1 has it. `ends`: there is no body.
-    ///
-    /// # Errors
-    /// The problem to answer with.
-    pub(crate) fn from_http2(
-        method: &str,
-        target: &str,
-        authority: Option<&str>,
-        fields: &HeaderMap,
-        ends: bool,
-    ) -> Result<Self, Problem> {
-        if target.len() > MAX_TARGET_BYTES {
-            return Err(target_too_long());
+    let span = |part: &[u8]| Span::within(part, &bytes);
+    let method = request.method.unwrap_or_default();
+    let target = request.path.unwrap_or_default();
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(target_too_long());
+    }
+    check_method(method)?;
+    let is_1_1 = request.version == Some(1);
+    let mut summary = FieldSummary { keep_alive: is_1_1, ..FieldSummary::default() };
+    for header in &*request.headers {
+        summary.read_field(header.name, header.value, is_1_1)?;
+    }
+    let host = summary.host.map(span);
+    if summary.hosts != 1 && (is_1_1 || summary.hosts > 1) {
+        let detail = format!("a request has one Host header; this one has {}", summary.hosts);
+        return Err(bad("bad_host", &detail));
+    }
+    let framing = match (summary.length, summary.chunked) {
+        (Some(_), true) => {
+            return Err(bad("bad_framing", "a request has Content-Length or Transfer-Encoding, not both"));
         }
-        check_method(method)?;
-        let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
-        let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
-        let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
-        if hosts.any(|other| !other.eq_ignore_ascii_case(host)) {
-            return Err(bad("bad_host", "the Host header names another host than :authority"));
-        }
-        let mut lengths = of("content-length").map(content_length);
-        let framing = match (lengths.next().transpose()?, lengths.next()) {
-            (_, Some(_)) => return Err(bad("bad_framing", "a request has one Content-Length at most")),
-            _ if ends => Framing::Empty,
-            (Some(0), None) => Framing::Empty,
-            (Some(bytes), None) => Framing::Length(bytes),
-            (None, None) => Framing::Chunked,
-        };
-        let mut expects = of("expect");
-        let expects_continue = expects.next().is_some();
-        let mut bytes = Vec::new();
-        let mut put = |part: &[u8]| {
-            let start = bytes.len();
-            bytes.extend_from_slice(part);
-            Span { start: offset(start), end: offset(bytes.len()) }
-        };
-        let (method, target) = (put(method.as_bytes()), put(target.as_bytes()));
-        let host = (put(b"host"), put(host));
-        let mut spans = vec![host];
-        for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "cookie")) {
-            spans.push((put(name.as_str().as_bytes()), put(value.as_bytes())));
-        }
-        // They come in parts, so that each can be compressed: RFC 9113, 8.2.3.
-        let cookies: Vec<&[u8]> = of("cookie").collect();
-        if !cookies.is_empty() {
-            spans.push((put(b"cookie"), put(&cookies.join(&b"; "[..]))));
-        }
-        if spans.len() > MAX_FIELDS {
-            return Err(too_large(format!("a request has {MAX_FIELDS} header fields at most")));
-        }
-        let mut head = Self {
-            fields: Fields::new(bytes.into_boxed_slice(), spans),
-            method,
-            target,
-            host: Some(host.1),
-            names_host_in_target: false,
-            is_1_1: true,
-            framing,
-            keep_alive: true,
-            expects_continue: expects_continue && framing != Framing::Empty,
-            upgrades: false,
-        };
-        head.apply_absolute_target()?;
-        Ok(head)
-    }
-
-    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
-    fn apply_absolute_target(&mut self) -> Result<(), Problem> {
-        let target = self.target();
-        if matches!(self.method(), "CONNECT" | "TRACE") {
-            let detail = format!("{} is not for gateways", self.method());
-            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
-        }
-        if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
-            return self.check_host();
-        }
-        let scheme = ["http://", "https://"]
-            .into_iter()
-            .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
-        let Some(scheme) = scheme else {
-            return Err(bad("bad_target", "the target of a request begins with /"));
-        };
-        let rest = &target[scheme.len()..];
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        if self.host().is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
-            return Err(bad("bad_host", "the target names another host than the Host header"));
-        }
-        let after = self.target.start + u32::try_from(scheme.len() + authority.len()).unwrap_or(u32::MAX);
-        if after == self.target.end || !rest[authority.len()..].starts_with('/') {
-            return Err(bad("bad_target", "the target of a request has a path"));
-        }
-        if self.host.is_none() {
-            // HTTP/1.0 need not say it again.
-            let start = self.target.start + u32::try_from(scheme.len()).unwrap_or(u32::MAX);
-            self.host = Some(Span { start, end: after });
-            self.names_host_in_target = true;
-        }
-        self.target.start = after;
-        self.check_host()
-    }
-
-    fn check_host(&self) -> Result<(), Problem> {
-        match self.host() {
-            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is no name of a host")),
-            _ => Ok(()),
-        }
-    }
-
-    pub(crate) fn method(&self) -> &str {
-        self.fields.text(self.method)
-    }
-
-    /// Path and query as they came.
-    pub(crate) fn target(&self) -> &str {
-        self.fields.text(self.target)
-    }
-
-    pub(crate) fn host(&self) -> Option<&str> {
-        self.host.map(|host| self.fields.text(host))
-    }
-
-    pub(crate) fn fields(&self) -> &Fields {
-        &self.fields
-    }
-}
-
-impl Fields {
-    /// What stands where in `bytes`.
-    pub(crate) fn new(bytes: Box<[u8]>, spans: Vec<(Span, Span)>) -> Self {
-        Self { bytes, spans }
-    }
-
-    /// Of our own making.
-    pub(crate) fn from_pairs(fields: &[(&str, &str)]) -> Self {
-        let (mut bytes, mut spans) = (Vec::new(), Vec::new());
-        let mut put = |part: &str| {
-            let start = bytes.len();
-            bytes.extend_from_slice(part.as_bytes());
-            Span { start: offset(start), end: offset(bytes.len()) }
-        };
-        for (name, value) in fields {
-            spans.push((put(name), put(value)));
-        }
-        Self::new(bytes.into_boxed_slice(), spans)
-    }
-
-    /// Where in `bytes` the `headers` stand that were found in them.
-    pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
-        let span = |part: &[u8]| Span::within(part, bytes);
-        headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect()
-    }
-
-    /// The first value under this name.
-    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
-    }
-
-    /// Names and values as they came.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
-    }
-
-    fn text(&self, span: Span) -> &str {
-        std::str::from_utf8(&self.bytes[span.range()]).unwrap_or_default()
-    }
+        (_, true) if !is_1_1 => return Err(bad("bad_framing", "HTTP/1.0 has no Transfer-Encoding")),
+        (None, true) => Framing::Chunked,
+        (None | Some(0), false) => Framing::Empty,
+        (Some(length), false) => Framing::Length(length),
+    };
+    let (method, target) = (span(method.as_bytes()), span(target.as_bytes()));
+    let spans = Fields::spans(&bytes, request.headers);
+    let FieldSummary { keep_alive, close, expects_continue, upgrade, websocket, .. } = summary;
+    let parts = HeadParts {
+        method,
+        target,
+        host,
+        is_1_1,
+        framing,
+        keep_alive: keep_alive && !close,
+        expects_continue: expects_continue && is_1_1,
+        upgrades: upgrade && websocket && is_1_1 && framing == Framing::Empty,
+    };
+    RequestHead::new(Fields::new(bytes, spans), parts)
 }
 
 /// What the fields say of the message itself.
@@ -419,43 +201,6 @@ impl<'a> FieldSummary<'a> {
     }
 }
 
-/// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
-pub(crate) fn is_host(host: &str) -> bool {
-    host.bytes().all(|byte| {
-        byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'[' | b']' | b'%'
-            )
-    })
-}
-
-/// The parts of a list in a field.
-pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
-}
-
-/// Digits, and nothing else; fewer than 2^63, as some peers count in signed numbers.
-pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
-    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
-    number
-        .and_then(|number| u64::try_from(number).ok())
-        .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
-}
-
-/// Capital letters, with hyphens between them: all methods that there are.
-fn check_method(method: &str) -> Result<(), Problem> {
-    let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
-        && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-    if is_one { Ok(()) } else { Err(bad("bad_request_line", "methods are capital letters")) }
-}
-
-/// Heads are shorter than 4 GB.
-fn offset(at: usize) -> u32 {
-    u32::try_from(at).unwrap_or(u32::MAX)
-}
-
 fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
     match error {
         httparse::Error::TooManyHeaders => too_large(format!("a request has {MAX_FIELDS} header fields at most")),
@@ -476,32 +221,6 @@ fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
             bad("bad_field", "a line has a character that none may have")
         }
         _ => bad("bad_request_line", "a request line is METHOD /path HTTP/1.1"),
-    }
-}
-
-fn bad(kind: &'static str, detail: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, kind, detail)
-}
-
-fn too_large(detail: String) -> Problem {
-    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
-}
-
-fn target_too_long() -> Problem {
-    let detail = format!("the target of a request has {MAX_TARGET_BYTES} bytes at most");
-    Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail)
-}
-
-impl Span {
-    /// Where `part` stands in `whole`, of which it is a part.
-    fn within(part: &[u8], whole: &[u8]) -> Self {
-        let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
-        let bound = |at: usize| u32::try_from(at.min(whole.len())).unwrap_or(u32::MAX);
-        Self { start: bound(start), end: bound(start + part.len()) }
-    }
-
-    fn range(self) -> std::ops::Range<usize> {
-        self.start as usize..self.end as usize
     }
 }
 

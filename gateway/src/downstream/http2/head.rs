@@ -1,0 +1,66 @@
+//! The head of a request over HTTP/2. Pure.
+
+use http::HeaderValue;
+use http::request::Parts;
+
+use crate::message::body::Framing;
+use crate::message::fields::FieldsBuilder;
+use crate::message::head::{
+    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, bad, check_method, content_length, target_too_long, too_large,
+};
+use crate::message::problem::Problem;
+
+/// The head of a request that came over HTTP/2, as HTTP/1.1 has it. `ends`: there is no body.
+///
+/// # Errors
+/// The problem to answer with.
+pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Problem> {
+    let (method, fields) = (parts.method.as_str(), &parts.headers);
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let authority = parts.uri.authority().map(|authority| authority.as_str());
+    if target.len() > MAX_TARGET_BYTES {
+        return Err(target_too_long());
+    }
+    check_method(method)?;
+    let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
+    let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
+    let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
+    if hosts.any(|other| !other.eq_ignore_ascii_case(host)) {
+        return Err(bad("bad_host", "the Host header names another host than :authority"));
+    }
+    let mut lengths = of("content-length").map(content_length);
+    let framing = match (lengths.next().transpose()?, lengths.next()) {
+        (_, Some(_)) => return Err(bad("bad_framing", "a request has one Content-Length at most")),
+        _ if ends => Framing::Empty,
+        (Some(0), None) => Framing::Empty,
+        (Some(bytes), None) => Framing::Length(bytes),
+        (None, None) => Framing::Chunked,
+    };
+    let mut expects = of("expect");
+    let expects_continue = expects.next().is_some();
+    let mut builder = FieldsBuilder::default();
+    let (method, target) = (builder.text(method.as_bytes()), builder.text(target.as_bytes()));
+    let host = builder.push(b"host", host);
+    for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "cookie")) {
+        builder.push(name.as_str().as_bytes(), value.as_bytes());
+    }
+    // They come in parts, so that each can be compressed: RFC 9113, 8.2.3.
+    let cookies: Vec<&[u8]> = of("cookie").collect();
+    if !cookies.is_empty() {
+        builder.push(b"cookie", &cookies.join(&b"; "[..]));
+    }
+    if builder.len() > MAX_FIELDS {
+        return Err(too_large(format!("a request has {MAX_FIELDS} header fields at most")));
+    }
+    let parts = HeadParts {
+        method,
+        target,
+        host: Some(host),
+        is_1_1: true,
+        framing,
+        keep_alive: true,
+        expects_continue,
+        upgrades: false,
+    };
+    RequestHead::new(builder.finish(), parts)
+}

@@ -1,0 +1,105 @@
+//! The fields of a head: one piece of memory, and where each of them stands in it. Pure.
+
+/// The bytes of a head, and where its fields stand in them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fields {
+    bytes: Box<[u8]>,
+    spans: Vec<(Span, Span)>,
+}
+
+/// A part of the head's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+impl Fields {
+    /// Of our own making.
+    pub(crate) fn from_pairs(pairs: &[(&str, &str)]) -> Self {
+        let mut builder = FieldsBuilder::default();
+        for (name, value) in pairs {
+            builder.push(name.as_bytes(), value.as_bytes());
+        }
+        builder.finish()
+    }
+
+    /// What stands where in `bytes`.
+    pub(crate) fn new(bytes: Box<[u8]>, spans: Vec<(Span, Span)>) -> Self {
+        Self { bytes, spans }
+    }
+
+    /// Where in `bytes` the `headers` stand that were found in them.
+    pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
+        let span = |part: &[u8]| Span::within(part, bytes);
+        headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect()
+    }
+
+    /// The first value under this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
+    }
+
+    /// Names and values as they came.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
+    }
+
+    pub(crate) fn text(&self, span: Span) -> &str {
+        std::str::from_utf8(&self.bytes[span.range()]).unwrap_or_default()
+    }
+}
+
+/// Fields that are put together, beside other texts of the same head.
+#[derive(Debug, Default)]
+pub(crate) struct FieldsBuilder {
+    bytes: Vec<u8>,
+    spans: Vec<(Span, Span)>,
+}
+
+impl FieldsBuilder {
+    /// A text that is no field.
+    pub(crate) fn text(&mut self, text: &[u8]) -> Span {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        Span { start: offset(start), end: offset(self.bytes.len()) }
+    }
+
+    /// A field. Gives where its value stands.
+    pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) -> Span {
+        let (name, value) = (self.text(name), self.text(value));
+        self.spans.push((name, value));
+        value
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    pub(crate) fn finish(self) -> Fields {
+        Fields { bytes: self.bytes.into_boxed_slice(), spans: self.spans }
+    }
+}
+
+/// The parts of a list in a field.
+pub(crate) fn tokens(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii).filter(|token| !token.is_empty())
+}
+
+/// Heads are shorter than 4 GB.
+fn offset(at: usize) -> u32 {
+    u32::try_from(at).unwrap_or(u32::MAX)
+}
+
+impl Span {
+    /// Where `part` stands in `whole`, of which it is a part.
+    pub(crate) fn within(part: &[u8], whole: &[u8]) -> Self {
+        let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+        let bound = |at: usize| u32::try_from(at.min(whole.len())).unwrap_or(u32::MAX);
+        Self { start: bound(start), end: bound(start + part.len()) }
+    }
+
+    fn range(self) -> std::ops::Range<usize> {
+        self.start as usize..self.end as usize
+    }
+}

@@ -1,0 +1,166 @@
+//! The head of a request, whichever version of HTTP it comes in. Pure.
+
+use http::StatusCode;
+
+use crate::message::body::Framing;
+use crate::message::fields::{Fields, Span};
+use crate::message::problem::Problem;
+
+/// Bytes of a request target: what browsers and other servers agree on is 8,000 and a little.
+pub(crate) const MAX_TARGET_BYTES: usize = 16 * 1024;
+/// Fields of a head.
+pub(crate) const MAX_FIELDS: usize = 100;
+
+/// A request's head. Everything in it is a part of one piece of memory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RequestHead {
+    fields: Fields,
+    method: Span,
+    target: Span,
+    host: Option<Span>,
+    /// The host is named by the target alone, and by no field.
+    pub(crate) names_host_in_target: bool,
+    /// HTTP/1.1, or else 1.0.
+    pub(crate) is_1_1: bool,
+    pub(crate) framing: Framing,
+    /// The connection may be used again after this.
+    pub(crate) keep_alive: bool,
+    /// The client waits for leave before it sends the body.
+    pub(crate) expects_continue: bool,
+    /// It asks for a WebSocket.
+    pub(crate) upgrades: bool,
+}
+
+/// What is read of a head beside its fields.
+#[derive(Debug)]
+pub(crate) struct HeadParts {
+    pub(crate) method: Span,
+    pub(crate) target: Span,
+    pub(crate) host: Option<Span>,
+    pub(crate) is_1_1: bool,
+    pub(crate) framing: Framing,
+    pub(crate) keep_alive: bool,
+    pub(crate) expects_continue: bool,
+    pub(crate) upgrades: bool,
+}
+
+impl RequestHead {
+    /// # Errors
+    /// The problem to answer with: a host or a target that cannot be.
+    pub(crate) fn new(fields: Fields, parts: HeadParts) -> Result<Self, Problem> {
+        let HeadParts { method, target, host, is_1_1, framing, keep_alive, expects_continue, upgrades } = parts;
+        let mut head = Self {
+            fields,
+            method,
+            target,
+            host,
+            names_host_in_target: false,
+            is_1_1,
+            framing,
+            keep_alive,
+            expects_continue: expects_continue && framing != Framing::Empty,
+            upgrades,
+        };
+        head.apply_absolute_target()?;
+        Ok(head)
+    }
+
+    pub(crate) fn method(&self) -> &str {
+        self.fields.text(self.method)
+    }
+
+    /// Path and query as they came.
+    pub(crate) fn target(&self) -> &str {
+        self.fields.text(self.target)
+    }
+
+    pub(crate) fn host(&self) -> Option<&str> {
+        self.host.map(|host| self.fields.text(host))
+    }
+
+    pub(crate) fn fields(&self) -> &Fields {
+        &self.fields
+    }
+
+    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
+    fn apply_absolute_target(&mut self) -> Result<(), Problem> {
+        let target = self.target();
+        if matches!(self.method(), "CONNECT" | "TRACE") {
+            let detail = format!("{} is not for gateways", self.method());
+            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
+        }
+        if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
+            return self.check_host();
+        }
+        let scheme = ["http://", "https://"]
+            .into_iter()
+            .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+        let Some(scheme) = scheme else {
+            return Err(bad("bad_target", "the target of a request begins with /"));
+        };
+        let rest = &target[scheme.len()..];
+        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
+        if self.host().is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+            return Err(bad("bad_host", "the target names another host than the Host header"));
+        }
+        let after = self.target.start + u32::try_from(scheme.len() + authority.len()).unwrap_or(u32::MAX);
+        if after == self.target.end || !rest[authority.len()..].starts_with('/') {
+            return Err(bad("bad_target", "the target of a request has a path"));
+        }
+        if self.host.is_none() {
+            // HTTP/1.0 need not say it again.
+            let start = self.target.start + u32::try_from(scheme.len()).unwrap_or(u32::MAX);
+            self.host = Some(Span { start, end: after });
+            self.names_host_in_target = true;
+        }
+        self.target.start = after;
+        self.check_host()
+    }
+
+    fn check_host(&self) -> Result<(), Problem> {
+        match self.host() {
+            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is no name of a host")),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
+pub(crate) fn is_host(host: &str) -> bool {
+    host.bytes().all(|byte| {
+        byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'_' | b'~' | b'!' | b'$' | b'&'..=b',' | b';' | b'=' | b':' | b'[' | b']' | b'%'
+            )
+    })
+}
+
+/// Digits, and nothing else; fewer than 2^63, as some peers count in signed numbers.
+pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
+    number
+        .and_then(|number| u64::try_from(number).ok())
+        .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
+}
+
+/// Capital letters, with hyphens between them: all methods that there are.
+pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
+    let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
+        && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+    if is_one { Ok(()) } else { Err(bad("bad_request_line", "methods are capital letters")) }
+}
+
+pub(crate) fn bad(kind: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, kind, detail)
+}
+
+pub(crate) fn too_large(detail: String) -> Problem {
+    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head_too_large", detail)
+}
+
+pub(crate) fn target_too_long() -> Problem {
+    let detail = format!("the target of a request has {MAX_TARGET_BYTES} bytes at most");
+    Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail)
+}

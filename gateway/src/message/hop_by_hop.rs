@@ -1,0 +1,56 @@
+//! Fields that belong to one connection, and stay on it (RFC 9110, 7.6.1). Pure.
+
+use crate::message::fields::{Fields, tokens};
+use crate::message::forwarded::is_rebuilt;
+
+/// What a message says of its own connection.
+pub(crate) struct HopByHop<'a> {
+    /// The values of `Connection`: more fields that belong to it.
+    named: Vec<&'a [u8]>,
+}
+
+impl<'a> HopByHop<'a> {
+    pub(crate) fn new(fields: &'a Fields) -> Self {
+        let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
+        let named = connection.flat_map(|(_, value)| tokens(value));
+        // Nobody may have the name of the host taken off on the way.
+        let usual = |token: &&[u8]| {
+            [&b"close"[..], b"keep-alive", b"upgrade", b"host"].iter().any(|one| token.eq_ignore_ascii_case(one))
+        };
+        Self { named: named.filter(|token| !usual(token)).collect() }
+    }
+
+    pub(crate) fn owns(&self, name: &[u8]) -> bool {
+        belongs_to_connection(name) || self.named.iter().any(|token| token.eq_ignore_ascii_case(name))
+    }
+}
+
+/// Fields that mean nothing after a body, or too much, also where some take `_` for a hyphen.
+pub(crate) fn late_trailer(name: &[u8]) -> bool {
+    let hyphens: Vec<u8>;
+    let name = if name.contains(&b'_') {
+        hyphens = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
+        &hyphens[..]
+    } else {
+        name
+    };
+    let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
+    let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
+    is_late || belongs_to_connection(name) || is_rebuilt(name)
+}
+
+/// Fields of one connection, and those that say where a message ends: they are written anew.
+fn belongs_to_connection(name: &[u8]) -> bool {
+    const NAMES: [&str; 9] = [
+        "connection",
+        "content-length",
+        "expect",
+        "keep-alive",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "transfer-encoding",
+        "upgrade",
+    ];
+    NAMES.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+}

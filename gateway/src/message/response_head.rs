@@ -1,0 +1,27 @@
+//! The head of a response, whichever version of HTTP it goes out in. Pure.
+
+use std::time::Duration;
+
+use http::StatusCode;
+
+use crate::message::body::Framing;
+use crate::message::fields::Fields;
+
+/// A response's head.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ResponseHead {
+    pub(crate) status: StatusCode,
+    pub(crate) fields: Fields,
+    pub(crate) framing: Framing,
+    /// The connection may be used again.
+    pub(crate) keep_alive: bool,
+    /// For how long the server keeps it when it is not in use, if it says.
+    pub(crate) keep_for: Option<Duration>,
+}
+
+impl ResponseHead {
+    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204 has none (RFC 9110, 8.6).
+    pub(crate) fn tells_length(&self) -> bool {
+        self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
+    }
+}

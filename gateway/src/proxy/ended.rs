@@ -1,0 +1,54 @@
+//! Why a request, or the connection of its client, ends without a response.
+
+use std::io;
+
+use http::StatusCode;
+
+use crate::io::budget::OverBudget;
+use crate::io::stream::WriteError;
+use crate::message::problem::Problem;
+
+/// Why a client's connection, or one request of it, ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ended(pub(crate) &'static str);
+
+impl Ended {
+    /// The client is gone, in both directions.
+    pub(crate) const BROKEN: Self = Self("broken");
+}
+
+impl From<io::Error> for Ended {
+    fn from(_: io::Error) -> Self {
+        Self::BROKEN
+    }
+}
+
+impl From<WriteError> for Ended {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Stalled => Self("takes no response"),
+            WriteError::Broken => Self::BROKEN,
+        }
+    }
+}
+
+/// Why a body cannot be had.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// To be told to the client.
+    Problem(Problem),
+    Ended(Ended),
+}
+
+impl From<OverBudget> for BodyError {
+    fn from(_: OverBudget) -> Self {
+        let detail = "as much is held for clients as may be: take what was asked for, or come back later";
+        Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
+    }
+}
+
+impl From<Ended> for BodyError {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
