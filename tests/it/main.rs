@@ -5,5 +5,6 @@
 mod examples;
 mod gateway;
 mod process;
+mod programs;
 mod registry;
 mod sdk;

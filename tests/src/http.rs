@@ -120,3 +120,8 @@ impl HttpClient {
 pub async fn request(address: SocketAddr, method: &str, path: &str, body: &str) -> HttpResponse {
     HttpClient::connect(address).await.request(method, path, body).await.expect("a response")
 }
+
+/// A `GET` in a task of its own.
+pub fn spawn_request(gateway: SocketAddr, path: &'static str) -> tokio::task::JoinHandle<HttpResponse> {
+    tokio::spawn(async move { request(gateway, "GET", path, "").await })
+}

@@ -10,18 +10,20 @@ mod js;
 mod namespace;
 mod peer;
 mod process;
+mod raw_node;
 mod servers;
 pub mod streams;
 mod tls;
 
 pub use cluster::{Cluster, eventually, pick_address, pick_port};
 pub use flood::Flood;
-pub use http::{HttpClient, HttpResponse, request};
+pub use http::{HttpClient, HttpResponse, request, spawn_request};
 pub use js::{example, goods};
 pub use namespace::Namespace;
 pub use peer::{Listener, Peer};
 pub use process::{Process, legacy_peers_can_run, tool_is_installed};
-pub use servers::{CountingServer, RawStream, Server, echo_server};
+pub use raw_node::{RawNode, answer_to};
+pub use servers::{CountingServer, RawStream, Server, echo_server, gateway_before, serve_prefixes, try_request};
 pub use tls::{GatewayFiles, ask_tls, connect_tls};
 
 use std::time::Duration;

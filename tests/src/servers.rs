@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
+use gateway::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -196,4 +198,31 @@ pub async fn echo_server() -> SocketAddr {
         }
     });
     address
+}
+
+/// A gateway that knows the server.
+pub async fn gateway_before(cluster: &Cluster, server: Server) -> (SocketAddr, Server) {
+    let gateway = cluster.gateway_with(Config { request_timeout: Duration::from_secs(2), ..Config::default() }).await;
+    // Whatever the server says: it is not asked in vain.
+    while try_request(gateway).await.starts_with("HTTP/1.1 404") {}
+    (gateway, server)
+}
+
+/// A request that no server is asked: it makes no sense once the route is known.
+pub async fn try_request(gateway: SocketAddr) -> String {
+    let mut client = RawStream::to(gateway).await;
+    client
+        .send("POST /api/probe HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nxx\r\n")
+        .await;
+    client.rest().await
+}
+
+/// A cluster, a gateway that knows a server, and that server, registered under these prefixes.
+pub async fn serve_prefixes(prefixes: &[&str]) -> (Cluster, SocketAddr, Server) {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, prefixes).await;
+    let (gateway, server) = gateway_before(&cluster, server).await;
+    // The probe may have come as far as a connection.
+    while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
+    (cluster, gateway, server)
 }

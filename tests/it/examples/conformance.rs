@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use tests::{Cluster, Process, goods, legacy_peers_can_run};
 
-const NODECONFORM: &str = env!("CARGO_BIN_EXE_nodeconform_process");
+use crate::programs::{NODE, NODECONFORM};
 
 fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
     let address = address.to_string();
@@ -37,7 +37,7 @@ fn with<'a>(verdicts: &'a BTreeMap<String, String>, verdict: &str) -> Vec<&'a st
 #[tokio::test]
 async fn our_nodes_keep_the_protocol() {
     let cluster = Cluster::start();
-    let node = Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let address = SocketAddr::new("127.0.0.1".parse().unwrap(), node.port().await);
     let (verdicts, code) = conform(address, &["--url", "GET/who"]).await;
     assert_eq!(with(&verdicts, "FAILED"), Vec::<&str>::new());

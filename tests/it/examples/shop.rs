@@ -3,7 +3,7 @@
 use serde_json::json;
 use tests::{Cluster, HttpClient, Process, eventually, request};
 
-const SHOP: &str = env!("CARGO_BIN_EXE_shop_process");
+use crate::programs::{GOODS, SHOP};
 
 #[tokio::test]
 async fn the_shop_opens_sells_refuses_and_closes() {
@@ -67,7 +67,7 @@ async fn the_shop_opens_sells_refuses_and_closes() {
 #[tokio::test]
 async fn a_service_of_its_own_joins_a_cluster() {
     let cluster = Cluster::start();
-    let service = Process::start(env!("CARGO_BIN_EXE_goods_process"), &["--distributor", &cluster.address.to_string()]);
+    let service = Process::start(GOODS, &["--distributor", &cluster.address.to_string()]);
     service.line("connected").await;
     let gateway = cluster.gateway().await;
     assert_eq!(Cluster::wait_routed(gateway, "/goods").await.json(), json!([]));

@@ -2,8 +2,23 @@
 //! What needs a process of its own is in `process`.
 
 mod crowds;
+mod http1;
 mod http2;
+mod http2_abuse;
+mod node_failures;
 mod nodes;
 mod routes;
+mod server_failures;
 mod servers;
 mod streams;
+
+use node_sdk::{Params, ServiceError};
+use serde_json::{Value, json};
+
+/// Doubles `n`, which a query gives as a text.
+async fn double(Params(params): Params<Value>) -> Result<Value, ServiceError> {
+    match params["n"].as_i64().or_else(|| params["n"].as_str()?.parse().ok()) {
+        Some(n) => Ok(json!({ "double": n * 2 })),
+        None => Err(ServiceError::new(422, "no_number", "n must be a number")),
+    }
+}

@@ -1,4 +1,4 @@
-//! HTTP servers behind the gateway, played by hand.
+//! HTTP servers behind the gateway: what passes through.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -7,40 +7,17 @@ use gateway::Config;
 use serde_json::json;
 use tests::{
     Cluster, HttpClient, PATIENCE, Process, RawStream, Server, eventually, example, legacy_peers_can_run, request,
+    serve_prefixes, try_request,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-/// A gateway that knows the server.
-async fn gateway(cluster: &Cluster, server: Server) -> (SocketAddr, Server) {
-    let gateway = cluster.gateway_with(Config { request_timeout: Duration::from_secs(2), ..Config::default() }).await;
-    // Whatever the server says: it is not asked in vain.
-    while try_request(gateway).await.starts_with("HTTP/1.1 404") {}
-    (gateway, server)
-}
-
-/// A request that no server is asked: it makes no sense once the route is known.
-async fn try_request(gateway: SocketAddr) -> String {
-    let mut client = RawStream::to(gateway).await;
-    client
-        .send("POST /api/probe HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\nxx\r\n")
-        .await;
-    client.rest().await
-}
-
-async fn served(prefixes: &[&str]) -> (Cluster, SocketAddr, Server) {
-    let cluster = Cluster::start();
-    let server = Server::join(&cluster, prefixes).await;
-    let (gateway, server) = gateway(&cluster, server).await;
-    // The probe may have come as far as a connection.
-    while timeout(Duration::from_millis(50), server.listener.accept()).await.is_ok() {}
-    (cluster, gateway, server)
-}
+use crate::programs::GATEWAY;
 
 #[tokio::test]
 async fn a_request_and_its_response_pass_through() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     let fields =
         "Host: shop.example:8000\r\nX-CamelCase: 한\r\nCookie: a=b\r\nX-Request-Id: i-7\r\nX-Forwarded-For: 6.6.6.6";
@@ -70,7 +47,7 @@ async fn a_request_and_its_response_pass_through() {
 
 #[tokio::test]
 async fn bodies_pass_as_they_come_with_trailers() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n").await;
     let mut upstream = server.accept().await;
@@ -110,7 +87,7 @@ async fn bodies_pass_as_they_come_with_trailers() {
 #[tokio::test]
 async fn ten_megabytes_go_out_and_come_back_at_the_same_time() {
     const BYTES: usize = 10 << 20;
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let client = RawStream::to(gateway).await;
     let (mut read, mut write) = client.0.into_split();
     let upload = tokio::spawn(async move {
@@ -184,111 +161,8 @@ async fn servers_take_turns_come_and_go() {
 }
 
 #[tokio::test]
-async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
-    let cluster = Cluster::start();
-    let _nobody = Server::register(&cluster, tests::pick_port(), json!({ "prefixes": ["/api"] })).await;
-    let _server = Server::join(&cluster, &["/api"]).await.answer_with_port();
-    let gateway = cluster.gateway().await;
-    eventually("it is known", async || request(gateway, "GET", "/api", "").await.status == 200).await;
-    for _ in 0..8 {
-        assert_eq!(request(gateway, "POST", "/api", "{}").await.status, 200);
-    }
-}
-
-#[tokio::test]
-async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
-    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    let mut client = HttpClient::connect(gateway).await;
-    // It closes between requests; or with a request on its way, which is then sent again if that does no harm.
-    for (method, closes_first, status) in
-        [("GET", true, 200), ("POST", true, 200), ("GET", false, 200), ("POST", false, 502)]
-    {
-        let first = tokio::spawn(async move {
-            let first = client.request("GET", "/api", "").await;
-            (first.unwrap().status, client)
-        });
-        let mut upstream = server.accept().await;
-        upstream.head().await;
-        upstream.send(ok).await;
-        let (first, mut back) = first.await.unwrap();
-        assert_eq!(first, 200);
-        if closes_first {
-            drop(upstream);
-            // The gateway has heard of it: all of this is one loop.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        } else {
-            tokio::spawn(async move { upstream.head().await });
-        }
-        let second = tokio::spawn(async move {
-            let second = back.request(method, "/api", "").await;
-            (second.unwrap().status, back)
-        });
-        if status == 200 {
-            let mut upstream = server.accept().await;
-            upstream.head().await;
-            upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
-        }
-        let (second, back) = second.await.unwrap();
-        assert_eq!(second, status, "{method} {closes_first}");
-        client = back;
-    }
-}
-
-#[tokio::test]
-async fn gu3_gu8_gu18_what_servers_get_wrong_is_told() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
-    let check = async |response: &str, status: u16, kind: &str| {
-        let asked = tokio::spawn(async move { request(gateway, "POST", "/api", "{}").await });
-        let mut upstream = server.accept().await;
-        upstream.head().await;
-        upstream.send(response).await;
-        if status == 502 {
-            drop(upstream);
-        }
-        let seen = asked.await.unwrap();
-        assert_eq!((seen.status, seen.problem().as_str()), (status, kind), "{response}");
-    };
-    check("", 502, "node_lost").await;
-    check("HTTP/1.1 200 OK\r\nConte", 502, "bad_answer").await;
-    check("SSH-2.0-x\r\n\r\n", 502, "bad_answer").await;
-    check("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n", 502, "bad_answer").await;
-    check("HTTP/1.1 200 OK\r\nX: a\0b\r\n\r\n", 502, "bad_answer").await;
-    check("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n", 502, "bad_answer").await;
-    check(&"HTTP/1.1 103 Early Hints\r\n\r\n".repeat(20), 502, "bad_answer").await;
-    check("HTTP/1.1 100 Continue\r\n\r\n", 504, "deadline").await;
-    // Whose response is cut, sees that it is: no last chunk, less than was said, or a reset.
-    for (response, seen) in [
-        ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "3\r\nabc\r\n"),
-        ("HTTP/1.1 200 OK\r\nDate: d\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\nnonsense\r\n", "3\r\nabc\r\n"),
-        ("HTTP/1.1 200 OK\r\nDate: d\r\nContent-Length: 7\r\n\r\nabc", "abc"),
-    ] {
-        let mut client = RawStream::to(gateway).await;
-        client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
-        let mut upstream = server.accept().await;
-        upstream.head().await;
-        upstream.send(response).await;
-        client.head().await;
-        assert_eq!(client.read_to(seen).await, seen);
-        drop(upstream);
-        assert_eq!(client.rest().await, "");
-    }
-}
-
-#[tokio::test]
-async fn gu19_a_server_learns_that_the_client_has_gone() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
-    let mut client = RawStream::to(gateway).await;
-    client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
-    let mut upstream = server.accept().await;
-    upstream.head().await;
-    drop(client);
-    assert_eq!(upstream.rest().await, "", "its connection is closed");
-}
-
-#[tokio::test]
 async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     client.send("POST /nowhere HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
     let refused = client.rest().await;
@@ -306,7 +180,7 @@ async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
 
 #[tokio::test]
 async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
-    let (_cluster, gateway, mut server) = served(&["/api"]).await;
+    let (_cluster, gateway, mut server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     let upgrade = "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: k";
     client.send(&format!("GET /api/chat HTTP/1.1\r\nHost: g\r\n{upgrade}\r\n\r\nearly")).await;
@@ -332,7 +206,7 @@ async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
 
 #[tokio::test]
 async fn gh4_what_is_no_websocket_is_no_tunnel() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     let second = "GET /api/2 HTTP/1.1\r\nHost: g\r\n\r\n";
     client
@@ -402,7 +276,6 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
 
 #[tokio::test]
 async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_told() {
-    const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
     let cluster = Cluster::start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
@@ -437,7 +310,7 @@ async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_
 
 #[tokio::test]
 async fn gh7_a_body_that_comes_too_slowly_is_given_up() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
+    let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 100\r\n\r\nx").await;
     let mut upstream = server.accept().await;
@@ -468,46 +341,4 @@ async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
     }
     // What both systems hold for two connections, and no more.
     assert!(sent < 64 << 20, "{sent}");
-}
-
-#[tokio::test]
-async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
-    // A large body that has gone through leaves both connections as they were.
-    let mut client = RawStream::to(gateway).await;
-    let post = "POST /api HTTP/1.1\r\nHost: g\r\nContent-Length: 200000\r\n\r\n";
-    client.send(&format!("{post}{}", "x".repeat(200_000))).await;
-    let mut upstream = server.accept().await;
-    upstream.head().await;
-    upstream.0.read_exact(&mut vec![0; 200_000]).await.unwrap();
-    let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
-    upstream.send(ok).await;
-    assert!(!client.read_to("\r\n\r\nok").await.contains("close"));
-    // An early answer leaves the server with half a request, which the next one would be taken for the rest of.
-    client.send(&format!("{post}{}", "x".repeat(100_000))).await;
-    upstream.head().await;
-    upstream.send(ok).await;
-    let told = client.rest().await;
-    assert!(told.contains("connection: close\r\n") && told.ends_with("ok"), "{told}");
-    assert!(upstream.rest().await.bytes().all(|byte| byte == b'x'), "and then its end");
-}
-
-#[tokio::test]
-async fn gu8_a_body_that_ends_with_a_reset_is_not_whole() {
-    let (_cluster, gateway, server) = served(&["/api"]).await;
-    for version in ["HTTP/1.1", "HTTP/1.0"] {
-        let mut client = RawStream::to(gateway).await;
-        client.send(&format!("GET /api {version}\r\nHost: g\r\n\r\n")).await;
-        let mut upstream = server.accept().await;
-        upstream.head().await;
-        upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nabc").await;
-        client.read_to("abc").await;
-        socket2::SockRef::from(&upstream.0).set_linger(Some(Duration::ZERO)).unwrap();
-        drop(upstream);
-        let mut rest = Vec::new();
-        let end = timeout(PATIENCE, client.0.read_to_end(&mut rest)).await.expect("the end");
-        // No last chunk; and where there are none, a reset.
-        let last_chunk = rest.windows(3).any(|three| three == b"0\r\n");
-        assert!(!last_chunk && (end.is_err() || version == "HTTP/1.1"), "{version}: {end:?} {rest:?}");
-    }
 }

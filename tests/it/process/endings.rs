@@ -12,11 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::{Cluster, eventually, pick_port, request};
 use tokio::net::TcpStream;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
-const GOODS: &str = env!("CARGO_BIN_EXE_goods_process");
-const SHOP: &str = env!("CARGO_BIN_EXE_shop_process");
-const HELLO: &str = env!("CARGO_BIN_EXE_hello_process");
+use crate::programs::{DISTRIBUTOR, GATEWAY, GOODS, HELLO, SHOP};
 
 /// What has become of standard output and standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

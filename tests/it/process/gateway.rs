@@ -16,7 +16,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{sleep, timeout};
 
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+use crate::programs::GATEWAY;
+
 async fn start(file: &Path) -> Process {
     let gateway = Process::start(GATEWAY, &["--config", file.to_str().unwrap(), "--admin", "off"]);
     gateway.line("listening").await;

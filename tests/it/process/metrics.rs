@@ -9,6 +9,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::programs::DISTRIBUTOR;
+
 /// A Distributor with an address for operators.
 struct WatchedDistributor {
     _process: Process,
@@ -20,7 +22,7 @@ impl WatchedDistributor {
     async fn start(arguments: &[&str]) -> Self {
         let admin = SocketAddr::from(([127, 0, 0, 1], pick_port()));
         let own = ["--listen", "127.0.0.1:0", "--admin", &admin.to_string()];
-        let process = Process::start(env!("CARGO_BIN_EXE_distributor_process"), &[&own, arguments].concat());
+        let process = Process::start(DISTRIBUTOR, &[&own, arguments].concat());
         let at = SocketAddr::from(([127, 0, 0, 1], process.port().await));
         Self { _process: process, at, admin }
     }

@@ -9,8 +9,7 @@ use tests::{Cluster, Namespace, Peer, Process, eventually, example, legacy_peers
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
-const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+use crate::programs::{GATEWAY, NODE};
 
 /// A Distributor that listens here, a node of ours over there that has joined, and somebody who watches.
 async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Process, Peer) {

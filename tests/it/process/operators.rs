@@ -9,8 +9,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+use crate::programs::{DISTRIBUTOR, GATEWAY};
 
 /// What would set a terminal's title, clear its screen, begin a line, and turn the text round.
 const NAME: &str = "\x1b]0;pwned\x07\x1b[2J\nfake \u{9b}31m\u{202e}line\u{2028}";

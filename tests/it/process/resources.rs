@@ -11,9 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
-const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+use crate::programs::{DISTRIBUTOR, GATEWAY, NODE};
 
 async fn peer(process: &Process) -> Peer {
     Peer::connect(format!("127.0.0.1:{}", process.port().await).parse().unwrap()).await

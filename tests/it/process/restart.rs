@@ -8,9 +8,7 @@ use node_sdk::{Node, ServiceError};
 use tests::{Cluster, HttpClient, Peer, Process, eventually, pick_port};
 use tokio::task::JoinSet;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
-const NODE: &str = env!("CARGO_BIN_EXE_node_process");
+use crate::programs::{DISTRIBUTOR, GATEWAY, NODE};
 
 #[tokio::test]
 async fn rs1_sigterm_ends_idle_programs_in_order() {

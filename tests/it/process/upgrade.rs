@@ -8,7 +8,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::{Process, eventually, pick_port};
 use tokio::net::TcpStream;
 
-const GATEWAY: &str = env!("CARGO_BIN_EXE_gateway_process");
+use crate::programs::GATEWAY;
 
 /// A gateway without a Distributor: its successor waits for one for five seconds, and is not ready before that.
 struct ReplaceableGateway {

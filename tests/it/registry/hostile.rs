@@ -7,7 +7,8 @@ use serde_json::json;
 use tests::{Flood, Peer, Process, eventually};
 use tokio::time::timeout;
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+use crate::programs::DISTRIBUTOR;
+
 /// Far beyond what a change takes, and far below what it took when one peer could keep all others waiting.
 const SOON: Duration = Duration::from_secs(3);
 

@@ -11,7 +11,7 @@ use tests::{Cluster, Process, eventually, legacy_peers_can_run, pick_port, reque
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
+use crate::programs::DISTRIBUTOR;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Generation {

@@ -3,6 +3,8 @@
 use serde_json::json;
 use tests::{Cluster, Peer, eventually};
 
+use crate::programs::DISTRIBUTOR;
+
 #[tokio::test]
 async fn every_byte_is_as_it_has_always_been() {
     let cluster = Cluster::start();
@@ -152,7 +154,7 @@ async fn limits_of_a_registration_are_exact() {
 
 #[tokio::test]
 async fn an_old_node_that_is_not_taken_shows_in_the_log() {
-    let distributor = tests::Process::start(env!("CARGO_BIN_EXE_distributor_process"), &["--listen", "127.0.0.1:0"]);
+    let distributor = tests::Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
     let mut old = Peer::connect(format!("127.0.0.1:{}", distributor.port().await).parse().unwrap()).await;
     old.register_with(json!({ "port": 1, "name": "old", "urls": vec!["GET/x"; 257] })).await;
     distributor.line("is not taken: 257 urls; at most 256 are allowed").await;
@@ -161,7 +163,7 @@ async fn an_old_node_that_is_not_taken_shows_in_the_log() {
 #[tokio::test]
 async fn a_list_that_old_nodes_cannot_read_is_warned_of_once_and_by_name() {
     let environment = [("DISTRIBUTOR_LISTEN", "127.0.0.1:0"), ("DISTRIBUTOR_LEGACY_LIST_BYTES", "200")];
-    let distributor = tests::Process::start_with(env!("CARGO_BIN_EXE_distributor_process"), &[], &environment);
+    let distributor = tests::Process::start_with(DISTRIBUTOR, &[], &environment);
     let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
     let mut peers = Vec::new();
     for name in ["fits", "also", "too-much", "and-more"] {

@@ -7,6 +7,8 @@ use serde_json::json;
 use tests::{Cluster, Peer, Process};
 use tokio::task::JoinSet;
 
+use crate::programs::DISTRIBUTOR;
+
 /// All nodes connect and register at once; each is done when its list has everybody. Gives the bytes they read together.
 async fn cold_start(nodes: usize) -> usize {
     let cluster = Cluster::start();
@@ -73,7 +75,7 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
         return;
     }
     net::raise_open_files();
-    let program = env!("CARGO_BIN_EXE_distributor_process");
+    let program = DISTRIBUTOR;
     let mut flags =
         vec!["--listen", "127.0.0.1:0", "--max-connections", "12000", "--registrations-per-second", "100000"];
     // One thread reads for all of them, beside other tests: one that answers late is this test's fault, not a hung node.

@@ -1,35 +1,17 @@
-//! The registry for version 2 nodes: changes in order, liveness, warm-up, barriers.
+//! The registry as nodes of version 2 see it: changes in order, and who is listed.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use distributor::Config;
-use node_sdk::{Node, ServiceError, Visibility};
+use node_sdk::Node;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tests::{Cluster, Listener, Peer, Process, eventually, pick_port};
+use tests::{Cluster, Listener, Peer, Process};
 use tokio::time::{Instant, sleep, timeout};
 
-const DISTRIBUTOR: &str = env!("CARGO_BIN_EXE_distributor_process");
-const NODE: &str = env!("CARGO_BIN_EXE_node_process");
-
-async fn who() -> Result<u16, ServiceError> {
-    Ok(7)
-}
-
-/// A raw version 2 node that has joined.
-async fn joined(cluster: &Cluster, name: &str) -> Peer {
-    let mut peer = cluster.peer().await;
-    peer.register_v2(name, 1, name, None).await;
-    peer.list_with(name).await;
-    peer
-}
-
-async fn distributor_on(port: u16) -> Process {
-    let process = Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]);
-    process.line("listening").await;
-    process
-}
+use super::{joined, who};
+use crate::programs::{DISTRIBUTOR, NODE};
 
 #[tokio::test]
 async fn one_change_is_one_small_packet() {
@@ -115,42 +97,6 @@ async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
 }
 
 #[tokio::test]
-async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
-    let cluster = Cluster::start();
-    let others = [cluster.node(Node::builder("one")).await, cluster.node(Node::builder("two")).await];
-    others[0].peers().wait_until(|nodes| nodes.len() == 2).await;
-    let node = cluster.node(Node::builder("new")).await;
-    let visibility = node.wait_visible(100, Duration::from_secs(20)).await;
-    assert_eq!(visibility, Visibility { seen: 3, of: 3, enough: true, missing: vec![] });
-    // It reads, and never says so.
-    let _laggard = joined(&cluster, "laggard").await;
-    node.peers().wait_until(|nodes| nodes.len() == 4).await;
-    node.set_weight(70);
-    let visibility = node.wait_visible(100, Duration::from_millis(300)).await;
-    assert_eq!((visibility.seen, visibility.of, visibility.enough), (3, 4, false));
-    assert_eq!(visibility.missing, ["laggard 127.0.0.1:1"]);
-    assert!(node.wait_visible(75, Duration::from_secs(20)).await.enough);
-}
-
-#[tokio::test]
-async fn a_process_says_when_everybody_knows_that_it_is_there() {
-    let cluster = Cluster::start();
-    let other = cluster.node(Node::builder("other")).await;
-    other.peers().wait_until(|nodes| nodes.len() == 1).await;
-    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
-    process.line(": 2 of 2").await;
-    assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not said too early");
-    process.line("visible").await;
-    assert_eq!(process.terminate().await.code(), Some(0));
-    // Whoever does not acknowledge keeps it waiting, and SIGTERM ends that too.
-    let _laggard = joined(&cluster, "laggard").await;
-    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
-    other.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "who")).await;
-    assert!(!process.output().contains("ready at"));
-    assert_eq!(process.terminate().await.code(), Some(0));
-}
-
-#[tokio::test]
 async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
     let cluster = Cluster::start();
     let mut watcher = joined(&cluster, "watcher").await;
@@ -171,83 +117,6 @@ async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
     for event in ["joined", "suspect", "hung"] {
         why.line(event).await;
     }
-}
-
-#[tokio::test]
-async fn rs5_a_distributor_that_stood_still_evicts_nobody() {
-    let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
-    let address = format!("127.0.0.1:{}", distributor.port().await);
-    let nodes = [Process::start(NODE, &[&address]), Process::start(NODE, &[&address])];
-    let mut watcher = Peer::connect(address.parse().unwrap()).await;
-    watcher.register_v2("watcher", 1, "watcher", None).await;
-    while watcher.next_list().await.len() < 3 {}
-    distributor.signal(Signal::STOP);
-    sleep(Duration::from_secs(10)).await;
-    distributor.signal(Signal::CONT);
-    let until = Instant::now() + Duration::from_secs(3);
-    while let Some(left) = until.checked_duration_since(Instant::now())
-        && let Ok(names) = timeout(left, watcher.next_list()).await
-    {
-        assert_eq!(names.len(), 3);
-    }
-    assert!(nodes.iter().all(|node| !node.output().contains("lost")), "nor do they give it up");
-}
-
-#[tokio::test]
-async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
-    let port = pick_port();
-    let distributor = distributor_on(port).await;
-    let address = format!("127.0.0.1:{port}");
-    let node = |name: &str| Node::builder(name).distributor(&address);
-    let nodes =
-        [node("one").start().await.unwrap(), node("two").start().await.unwrap(), node("three").start().await.unwrap()];
-    for node in &nodes {
-        node.peers().wait_until(|nodes| nodes.len() == 3).await;
-    }
-    // Everybody has to be in the same state when it dies.
-    let _ = nodes[0].wait_visible(100, Duration::from_secs(20)).await;
-    distributor.kill().await;
-    eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
-    let distributor = distributor_on(port).await;
-    distributor.line("restored").await;
-    // Whoever asks now, version 1 or 2, finds all of them, though some are still on their way.
-    let mut old = Peer::connect(address.parse().unwrap()).await;
-    assert_eq!(old.next_list().await, ["one", "two", "three"]);
-    eventually("they are back", async || nodes.iter().all(|node| node.peers().stale_for().is_none())).await;
-    assert!(nodes.iter().all(|node| node.peers().nodes().len() == 3));
-}
-
-#[tokio::test]
-async fn pt1_without_a_distributor_peers_are_called_and_it_is_known_for_how_long() {
-    let cluster = Cluster::start();
-    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
-    let caller = cluster.node(Node::builder("caller")).await;
-    caller.peers().wait_for(&["GET/who"]).await;
-    assert_eq!(caller.peers().stale_for(), None);
-    cluster.stop().await;
-    eventually("it is noticed", async || caller.peers().stale_for().is_some()).await;
-    for _ in 0..100 {
-        assert_eq!(caller.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
-    }
-}
-
-#[tokio::test]
-async fn a_node_with_a_cache_calls_before_a_distributor_is_there() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("peers");
-    let cluster = Cluster::start();
-    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
-    let before = cluster.node(Node::builder("caller").cache(&file)).await;
-    before.peers().wait_for(&["GET/who"]).await;
-    before.stop().await;
-    eventually("it is written", async || file.exists()).await;
-    let nowhere = format!("127.0.0.1:{}", pick_port());
-    let after = Node::builder("caller").distributor(nowhere).cache(&file).start().await.unwrap();
-    assert_eq!(after.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
-    // One that is damaged is as good as none.
-    std::fs::write(&file, "{\"v\":1").unwrap();
-    let damaged = Node::builder("caller").distributor("127.0.0.1:1").cache(&file).start().await.unwrap();
-    assert!(damaged.peers().nodes().is_empty());
 }
 
 #[tokio::test]
@@ -286,71 +155,6 @@ async fn bc13_a_node_asks_when_what_it_was_told_does_not_fit() {
 }
 
 #[tokio::test]
-async fn rs18_a_node_tries_calmly_while_nobody_answers() {
-    let listener = Listener::bind().await;
-    let _node = Node::builder("calm").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
-    let until = Instant::now() + Duration::from_secs(8);
-    let mut attempts = 0;
-    while let Some(left) = until.checked_duration_since(Instant::now())
-        && let Ok(peer) = timeout(left, listener.accept()).await
-    {
-        attempts += 1;
-        peer.close();
-    }
-    // Each loss is followed by a moment at random within three seconds, and no two attempts are under way at once.
-    assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
-}
-
-#[tokio::test]
-async fn rs18_whoever_is_first_in_the_list_tries_calmly_too() {
-    let listener = Listener::bind().await;
-    let _node = Node::builder("first").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
-    let until = Instant::now() + Duration::from_secs(6);
-    let mut attempts = 0;
-    while let Some(left) = until.checked_duration_since(Instant::now())
-        && let Ok(mut peer) = timeout(left, listener.accept()).await
-    {
-        attempts += 1;
-        let registration = peer.next().await.unwrap();
-        let mut entry = registration["params"].clone();
-        entry["host"] = json!("::ffff:127.0.0.1");
-        let stamp = json!({ "epoch": 5, "rev": attempts, "ids": [attempts] });
-        peer.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [entry], "$": stamp }))
-            .await;
-        peer.close();
-    }
-    assert!((2..=6).contains(&attempts), "{attempts} attempts in 6 s");
-}
-
-/// Local ports from which somebody connects to `port` and has no answer yet.
-fn unanswered(port: u16) -> Vec<u16> {
-    let sockets = procfs::net::tcp().unwrap().into_iter();
-    let is_one = |socket: &procfs::net::TcpNetEntry| {
-        socket.remote_address.port() == port && socket.state == procfs::net::TcpState::SynSent
-    };
-    sockets.filter(is_one).map(|socket| socket.local_address.port()).collect()
-}
-
-#[tokio::test]
-async fn pt12_a_connect_that_nobody_answers_is_given_up_and_tried_again() {
-    let (hole, port, fillers) = Listener::black_hole().await;
-    let before = unanswered(port);
-    let node = Node::builder("patient").distributor(format!("127.0.0.1:{port}")).start().await.unwrap();
-    let mut attempts = std::collections::BTreeSet::new();
-    while attempts.len() < 3 {
-        let now: Vec<_> = unanswered(port).into_iter().filter(|port| !before.contains(port)).collect();
-        assert!(now.len() <= 1, "one attempt at a time: {now:?}");
-        attempts.extend(now);
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert!(node.peers().stale_for().is_some());
-    drop((hole, fillers));
-    let cluster = Cluster::on(format!("127.0.0.1:{port}").parse().unwrap(), Config::default());
-    node.peers().wait_until(|nodes| nodes.len() == 1).await;
-    drop(cluster);
-}
-
-#[tokio::test]
 async fn bc6_a_list_that_no_node_takes_leaves_the_list_before() {
     let distributor = Listener::bind().await;
     let address = format!("127.0.0.1:{}", distributor.port());
@@ -379,36 +183,6 @@ async fn rg7_a_version_2_peer_registers_at_once_and_an_old_one_may_wait() {
     new.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 1, "$": {} })).await;
     assert_eq!(new.rejection_reason().await, "not_registered");
     assert_eq!(silent.ask(7).await.len(), 0, "still there");
-}
-
-#[tokio::test]
-async fn rg9_who_registers_while_the_distributor_stops_is_told_to_come_back() {
-    let cluster = Cluster::start();
-    let mut late = cluster.peer().await;
-    assert_eq!(late.next_list().await.len(), 0);
-    let stopping = tokio::spawn(cluster.stop());
-    let mut refused = None;
-    while let Some(packet) = {
-        late.register_v2("late", 1, "late", None).await;
-        late.next().await
-    } {
-        if packet["$"]["r"] == "draining" {
-            refused = packet["$"]["ra"].as_u64();
-        }
-    }
-    assert_eq!(refused, Some(3000));
-    stopping.await.unwrap();
-}
-
-#[tokio::test]
-async fn rs13_nodes_that_are_turned_away_come_again_and_all_join() {
-    let config = Config { registrations_per_second: 20, registration_burst: 5, ..Config::default() };
-    let cluster = Cluster::with(config);
-    let mut nodes = Vec::new();
-    for _ in 0..20 {
-        nodes.push(cluster.node(Node::builder("many")).await);
-    }
-    nodes[0].peers().wait_until(|nodes| nodes.len() == 20).await;
 }
 
 #[tokio::test]

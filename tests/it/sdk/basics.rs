@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer, eventually, pick_port};
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::programs::NODE;
+
 #[derive(serde::Deserialize)]
 struct Name {
     name: String,
@@ -329,7 +331,7 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
 async fn a_node_whose_id_is_not_its_own_says_what_to_do() {
     let distributor = Listener::bind().await;
     let address = format!("127.0.0.1:{}", distributor.port());
-    let node = tests::Process::start(env!("CARGO_BIN_EXE_node_process"), &[&address]);
+    let node = tests::Process::start(NODE, &[&address]);
     let mut link = distributor.accept().await;
     let secret = link.next().await.unwrap()["$"]["secret"].as_str().unwrap().to_owned();
     link.send(r#"{"uri":"/distributes","method":"GET","key":0,"params":[],"$":{"s":403,"r":"not_yours","m":"no"}}¶"#)

@@ -1,4 +1,4 @@
-//! What a handler can ask for and give, and what callers can ask of a call.
+//! What handlers can ask for and return, and what becomes of their calls.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use node_sdk::gateway::GatewayPeers;
 use node_sdk::{
-    Accepted, Balance, CallError, Caller, Created, Deadline, NoContent, Node, NodeBuilder, Params, Path, Peers,
-    RawParams, ServiceError, State, Trace,
+    Accepted, CallError, Caller, Created, Deadline, NoContent, Node, NodeBuilder, Params, Path, Peers, RawParams,
+    ServiceError, State,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tests::streams::HandlerResult;
 use tests::{Cluster, Listener, PATIENCE, Peer, Process, eventually};
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-type HandlerResult<T> = Result<T, ServiceError>;
+use super::{number, providers};
+use crate::programs::NODE;
 
 /// A node, and another one that calls it.
 async fn pair(node: NodeBuilder) -> (Cluster, Node, Node) {
@@ -103,62 +105,6 @@ async fn a_result_has_a_status() {
         panic!("it is refused")
     };
     assert_eq!(retry_after, Some(Duration::from_secs(2)));
-}
-
-#[tokio::test]
-async fn calls_made_for_a_call_have_its_deadline_and_trace() {
-    async fn deep(deadline: Deadline, trace: Trace) -> HandlerResult<(u128, String)> {
-        Ok((deadline.remaining().unwrap_or_default().as_millis(), trace.id().to_owned()))
-    }
-    // It would give it a minute; and the spawned task goes on for the same call.
-    async fn middle(peers: Peers) -> HandlerResult<(u128, String)> {
-        let spawned = node_sdk::spawn(async move {
-            peers.call::<(u128, String)>("GET/deep", &()).timeout(Duration::from_secs(60)).await
-        });
-        Ok(spawned.await.map_err(|_| ServiceError::internal("lost"))??)
-    }
-    let cluster = Cluster::start();
-    let _deep = cluster.node(Node::builder("deep").route("GET/deep", deep)).await;
-    let middle = cluster.node(Node::builder("middle").route("GET/middle", middle)).await;
-    middle.peers().wait_for(&["GET/deep"]).await;
-    let mut caller = Peer::connect(middle.address()).await;
-    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
-    let traceparent = format!("00-{trace}-00f067aa0ba902b7-01");
-    let meta = json!({ "d": 2000, "tp": traceparent });
-    caller.send_packet(&json!({ "uri": "/middle", "method": "GET", "key": 1, "params": {}, "$": meta })).await;
-    let answer = caller.next().await.unwrap();
-    let (left, seen): (u128, String) = serde_json::from_value(answer["params"].clone()).unwrap();
-    assert!((1000..=2000).contains(&left), "{left} ms");
-    assert_eq!(seen, trace);
-}
-
-#[tokio::test]
-async fn ov3_expired_work_is_not_begun() {
-    static BEGUN: AtomicUsize = AtomicUsize::new(0);
-    async fn count() -> HandlerResult<usize> {
-        Ok(BEGUN.fetch_add(1, Ordering::SeqCst))
-    }
-    let cluster = Cluster::start();
-    let node = cluster.node(Node::builder("callee").route("GET/count", count)).await;
-    let mut caller = Peer::connect(node.address()).await;
-    let call = |d| json!({ "uri": "/count", "method": "GET", "key": 1, "params": {}, "$": { "d": d } });
-    caller.send_packet(&call(0)).await;
-    let refused = caller.next().await.unwrap();
-    assert_eq!((&refused["$"]["s"], &refused["$"]["r"]), (&json!(504), &json!("deadline")));
-    assert_eq!(BEGUN.load(Ordering::SeqCst), 0);
-    caller.send_packet(&call(1000)).await;
-    assert_eq!(caller.next().await.unwrap()["params"], 0);
-    // These were made a second before one that is here already, so they have waited for a second on the way: OV3.
-    let call =
-        |sent, d| json!({ "uri": "/count", "method": "GET", "key": 1, "params": {}, "$": { "d": d, "t": sent } });
-    caller.send_packet(&call(5000, 1000)).await;
-    assert_eq!(caller.next().await.unwrap()["params"], 1);
-    for (d, reason) in [(1000, "deadline"), (1900, "overloaded")] {
-        caller.send_packet(&call(4000, d)).await;
-        assert_eq!(caller.next().await.unwrap()["$"]["r"], reason, "{d}");
-    }
-    caller.send_packet(&call(4000, 10_000)).await;
-    assert_eq!(caller.next().await.unwrap()["params"], 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
@@ -293,112 +239,6 @@ async fn what_is_one_way_is_carried_out_and_never_answered() {
     assert!(matches!(caller.peers().send("POST/nowhere", &()).await, Err(CallError::NoRoute { .. })));
 }
 
-async fn number(number: State<usize>) -> HandlerResult<usize> {
-    Ok(*number)
-}
-
-/// So many providers that tell their numbers.
-async fn providers(cluster: &Cluster, count: usize, with: impl Fn(usize, NodeBuilder) -> NodeBuilder) -> Vec<Node> {
-    let mut nodes = Vec::new();
-    for at in 0..count {
-        let node = with(at, Node::builder("n").state(at).route("GET/n", number));
-        nodes.push(cluster.node(node).await);
-    }
-    nodes
-}
-
-async fn connected(caller: &Node, count: usize) {
-    eventually("all have been called", async || {
-        caller.peers().gather::<usize>("GET/n", &()).await.iter().filter(|(_, answer)| answer.is_ok()).count() == count
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
-    let cluster = Cluster::start();
-    let nodes = providers(&cluster, 3, |_, node| node).await;
-    let callers = [cluster.node(Node::builder("a")).await, cluster.node(Node::builder("b")).await];
-    for caller in &callers {
-        caller.peers().wait_until(|nodes| nodes.len() == 5).await;
-        connected(caller, 3).await;
-    }
-    let mut all: Vec<_> = callers[0].peers().gather::<usize>("GET/n", &()).await;
-    all.sort_by_key(|(address, _)| nodes.iter().position(|node| node.address() == *address));
-    assert_eq!(all.into_iter().map(|(_, answer)| answer.unwrap()).collect::<Vec<_>>(), [0, 1, 2]);
-    // By its id.
-    let listed = callers[0].peers().nodes();
-    let id_of = |node: &Node| {
-        let listed = listed.iter().find(|listed| listed.port == node.address().port()).unwrap();
-        listed.advert.as_ref().unwrap().id.clone().unwrap()
-    };
-    for (at, node) in nodes.iter().enumerate() {
-        let call = callers[0].peers().call::<usize>("GET/n", &());
-        assert_eq!(call.to_instance(&id_of(node)).await.unwrap(), at);
-    }
-    assert!(callers[0].peers().call::<usize>("GET/n", &()).to_instance("nobody").await.is_err());
-    // By a key: everybody agrees where it belongs, and keys belong to all of them.
-    let mut owners = [0; 3];
-    for key in 0..60 {
-        let key = format!("member {key}");
-        let mut seen = Vec::new();
-        for caller in &callers {
-            seen.push(caller.peers().call::<usize>("GET/n", &()).sticky_key(&key).await.unwrap());
-        }
-        assert_eq!(seen[0], seen[1], "{key}");
-        owners[seen[0]] += 1;
-    }
-    assert!(owners.iter().all(|keys| *keys > 5), "{owners:?}");
-}
-
-#[tokio::test]
-async fn a_near_provider_is_preferred_and_a_far_one_better_than_none() {
-    let cluster = Cluster::start();
-    let zone = |at| if at == 1 { "near" } else { "far" };
-    let mut nodes = providers(&cluster, 3, |at, node| node.zone(zone(at))).await;
-    let caller = cluster.node(Node::builder("caller").zone("near")).await;
-    caller.peers().wait_until(|nodes| nodes.len() == 4).await;
-    connected(&caller, 3).await;
-    for _ in 0..20 {
-        assert_eq!(caller.peers().call::<usize>("GET/n", &()).await.unwrap(), 1);
-    }
-    drop(nodes.remove(1));
-    for _ in 0..20 {
-        assert_ne!(caller.peers().call::<usize>("GET/n", &()).await.unwrap(), 1);
-    }
-}
-
-#[tokio::test]
-async fn gu17_a_slow_provider_gets_few_calls() {
-    async fn maybe_slow(number: State<usize>, calls: State<AtomicUsize>) -> HandlerResult<usize> {
-        calls.fetch_add(1, Ordering::SeqCst);
-        if *number == 0 {
-            sleep(Duration::from_millis(30)).await;
-        }
-        Ok(*number)
-    }
-    let cluster = Cluster::start();
-    let calls = Arc::new(AtomicUsize::new(0));
-    let mut nodes = Vec::new();
-    for number in 0..4_usize {
-        let mut node = Node::builder("n").state(number);
-        node = if number == 0 { node.shared_state(Arc::clone(&calls)) } else { node.state(AtomicUsize::new(0)) };
-        nodes.push(cluster.node(node.route("GET/n", maybe_slow)).await);
-    }
-    for (balance, share) in [(Balance::RoundRobin, 90..=110), (Balance::PeakEwma, 0..=12)] {
-        let caller = cluster.node(Node::builder("caller").balance(balance)).await;
-        caller.peers().wait_for(&["GET/n"]).await;
-        caller.peers().wait_until(|nodes| nodes.iter().filter(|node| node.name == "n").count() == 4).await;
-        connected(&caller, 4).await;
-        calls.store(0, Ordering::SeqCst);
-        for _ in 0..400 {
-            caller.peers().call::<usize>("GET/n", &()).await.unwrap();
-        }
-        let slow = calls.load(Ordering::SeqCst);
-        assert!(share.contains(&slow), "{balance:?}: {slow} of 400 calls");
-    }
-}
-
 #[tokio::test]
 async fn a_node_calls_itself_without_a_socket() {
     async fn ask(peers: Peers) -> HandlerResult<(usize, String)> {
@@ -445,51 +285,7 @@ async fn settings_of_a_route_need_one() {
 }
 
 #[tokio::test]
-async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
-    // It takes each call and dies of it.
-    let mortal = Listener::bind().await;
-    let cluster = Cluster::start();
-    let mut registered = cluster.peer().await;
-    let advert =
-        json!({ "port": mortal.port(), "name": "mortal", "urls": ["GET/n", "POST/n"], "$": { "v": 2, "id": "m" } });
-    registered.register_with(advert).await;
-    let deaths = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&deaths);
-    let dying = tokio::spawn(async move {
-        loop {
-            let mut link = mortal.accept().await;
-            while link.next().await.is_some_and(|packet| packet["uri"] == "$hello") {}
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    async fn immortal() -> HandlerResult<u8> {
-        Ok(1)
-    }
-    let _immortal = cluster.node(Node::builder("immortal").route("GET/n", immortal).route("POST/n", immortal)).await;
-    let caller = cluster.node(Node::builder("caller").balance(Balance::RoundRobin)).await;
-    caller.peers().wait_until(|nodes| nodes.len() == 3).await;
-    // Idempotent calls do not notice, others say what happened.
-    eventually("it has died of some", async || {
-        assert_eq!(caller.peers().call::<u8>("GET/n", &()).await.unwrap(), 1);
-        deaths.load(Ordering::SeqCst) >= 2
-    })
-    .await;
-    eventually("a call that must not be repeated is lost", async || {
-        matches!(caller.peers().call::<Value>("POST/n", &()).await, Err(CallError::Lost { .. }))
-    })
-    .await;
-    eventually("one that says that it may be is not", async || {
-        let before = deaths.load(Ordering::SeqCst);
-        assert!(caller.peers().call::<Value>("POST/n", &()).idempotent().await.is_ok());
-        deaths.load(Ordering::SeqCst) > before
-    })
-    .await;
-    dying.abort();
-}
-
-#[tokio::test]
 async fn the_exit_code_says_whether_anything_was_cut() {
-    const NODE: &str = env!("CARGO_BIN_EXE_node_process");
     let cluster = Cluster::start();
     let caller = cluster.node(Node::builder("caller")).await;
     for (ms, code) in [(1000, 0), (60_000, 1)] {
@@ -578,36 +374,6 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
 }
 
 #[tokio::test]
-async fn gu15_when_most_are_ejected_nobody_is() {
-    // Three that answer nothing, and one that does: it must not get it all when they come back to life together.
-    let cluster = Cluster::start();
-    let mut frozen = Vec::new();
-    for id in ["a", "b", "c"] {
-        let listener = Listener::bind().await;
-        let mut registered = cluster.peer().await;
-        let advert = json!({ "port": listener.port(), "name": id, "urls": ["GET/n"], "$": { "v": 2, "id": id } });
-        registered.register_with(advert).await;
-        frozen.push((listener, registered));
-    }
-    let _nodes = providers(&cluster, 1, |_, node| node).await;
-    let caller = cluster.node(Node::builder("caller")).await;
-    caller.peers().wait_until(|nodes| nodes.len() == 5).await;
-    let call = async || caller.peers().call::<Value>("GET/n", &()).timeout(Duration::from_millis(100)).await;
-    let mut failed = 0;
-    eventually("each has let a call run out of time", async || {
-        failed += usize::from(call().await.is_err());
-        failed >= 3
-    })
-    .await;
-    // The table of the first two seconds: most are ejected, so they go on being asked, and one of four calls goes well.
-    let mut outcomes = [0, 0];
-    for _ in 0..8 {
-        outcomes[usize::from(call().await.is_ok())] += 1;
-    }
-    assert!(outcomes.iter().all(|count| *count > 0), "{outcomes:?}");
-}
-
-#[tokio::test]
 async fn gu20_a_node_that_leaves_finishes_what_it_has_begun() {
     let gate = Arc::new(Gate::default());
     let (_cluster, callee, caller) = pair(gated(&gate)).await;
@@ -619,18 +385,4 @@ async fn gu20_a_node_that_leaves_finishes_what_it_has_begun() {
     gate.open.notify_waiters();
     assert_eq!(call.await.unwrap().unwrap(), "done");
     assert_eq!(stopping.await.unwrap(), 0, "nothing was cut");
-}
-
-#[tokio::test]
-async fn no_time_is_too_long() {
-    let cluster = Cluster::start();
-    let node = cluster.node(Node::builder("n").state(7_usize).route("GET/n", number)).await;
-    let caller = cluster.node(Node::builder("caller")).await;
-    caller.peers().wait_for(&["GET/n"]).await;
-    assert_eq!(caller.peers().call::<usize>("GET/n", &()).timeout(Duration::MAX).await.unwrap(), 7);
-    let mut raw = Peer::connect(node.address()).await;
-    for meta in [json!({ "d": u64::MAX }), json!({ "d": 1, "t": u64::MAX }), json!({ "t": 0, "d": u64::MAX })] {
-        raw.send_packet(&json!({ "uri": "/n", "method": "GET", "key": 1, "params": {}, "$": meta })).await;
-        assert_eq!(raw.next().await.unwrap()["params"], 7, "{meta}");
-    }
 }

@@ -9,6 +9,8 @@ use node_sdk::{CallError, Node, Params, Peers, ServiceError, State};
 use serde_json::{Value, json};
 use tests::{Cluster, Listener, Peer, Process};
 
+use crate::programs::NODE;
+
 async fn hello() -> Result<&'static str, ServiceError> {
     Ok("hello")
 }
@@ -234,7 +236,7 @@ async fn a_node_that_stops_takes_the_connections_that_wait_for_it() {
 async fn rs2_a_node_that_is_told_to_stop_under_load_costs_no_call() {
     // These calls are not idempotent: none is tried again that may have been carried out.
     let cluster = Cluster::start();
-    let start = || Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let start = || Process::start(NODE, &[&cluster.address.to_string()]);
     let (stays, stops) = (start(), start());
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_until(|nodes| nodes.len() == 3).await;
@@ -283,7 +285,7 @@ impl Drop for CallFlood {
 #[tokio::test]
 async fn ov4_callers_without_a_pause_get_nobody_suspected() {
     let cluster = Cluster::start();
-    let node = Process::start(env!("CARGO_BIN_EXE_node_process"), &[&cluster.address.to_string()]);
+    let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], node.port().await));
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_for(&["GET/who"]).await;
@@ -333,7 +335,7 @@ async fn with_little_room(attack: &str, connections: usize, first: &str, then: &
     let cluster = Cluster::start();
     let start = |budget: &str| {
         let address = cluster.address.to_string();
-        Process::start_with(env!("CARGO_BIN_EXE_node_process"), &[&address], &[("BUFFERS", budget)])
+        Process::start_with(NODE, &[&address], &[("BUFFERS", budget)])
     };
     let node = start("64000000");
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], node.port().await));

@@ -1,0 +1,172 @@
+//! Nodes that refuse, are silent, leave, or answer too late.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use gateway::Config;
+use node_sdk::{Node, ServiceError};
+use serde_json::json;
+use tests::{Cluster, HttpClient, Listener, RawNode, answer_to, eventually, request, spawn_request};
+
+async fn hello() -> Result<&'static str, ServiceError> {
+    Ok("hello")
+}
+
+/// One of two nodes registers a port where nobody can be reached; no call fails, whatever its method.
+async fn check_passed_over(port: u16) {
+    let cluster = Cluster::start();
+    let _unreachable = RawNode::register(&cluster, port).await;
+    RawNode::join(&cluster).await.answer_all();
+    let gateway = cluster.gateway().await;
+    Cluster::wait_routed(gateway, "/x").await;
+    for _ in 0..20 {
+        assert_eq!(request(gateway, "POST", "/x", "{}").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn gu1_a_node_that_refuses_is_passed_over() {
+    check_passed_over(tests::pick_port()).await;
+}
+
+#[tokio::test]
+async fn gu2_a_node_in_a_black_hole_is_passed_over() {
+    let (_socket, port, _fillers) = Listener::black_hole().await;
+    check_passed_over(port).await;
+}
+
+#[tokio::test]
+async fn gu3_gu5_an_answer_that_comes_too_late_is_nobodys() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway =
+        cluster.gateway_with(Config { request_timeout: Duration::from_millis(300), ..Config::default() }).await;
+    let late = spawn_request(gateway, "/x?n=late");
+    let mut caller = node.listener.accept().await;
+    let first = caller.next().await.unwrap();
+    let response = late.await.unwrap();
+    assert_eq!((response.status, response.problem()), (504, "deadline".to_owned()));
+    let next = spawn_request(gateway, "/x?n=next");
+    let second = caller.next().await.expect("the connection is the same: only that call was given up");
+    caller.send_packet(&answer_to(&first)).await;
+    caller.send_packet(&answer_to(&second)).await;
+    assert_eq!(next.await.unwrap().json()["results"], "next");
+}
+
+#[tokio::test]
+async fn gu6_keys_that_nobody_waits_for_are_ignored() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let first = spawn_request(gateway, "/x?n=first");
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    caller.send("{\"key\":999}¶{\"key\":\"x\"}¶{}¶[]¶nonsense¶¶{\"key\":-1}¶{\"uri\":\"/x\"}¶").await;
+    caller.send_packet(&answer_to(&call)).await;
+    caller.send_packet(&answer_to(&call)).await;
+    assert_eq!(first.await.unwrap().json()["results"], "first");
+    let second = spawn_request(gateway, "/x?n=second");
+    caller.send_packet(&answer_to(&call)).await;
+    let call = caller.next().await.unwrap();
+    caller.send_packet(&answer_to(&call)).await;
+    assert_eq!(second.await.unwrap().json()["results"], "second");
+}
+
+#[tokio::test]
+async fn gu8_gu9_a_call_that_may_have_been_carried_out_is_not_made_twice() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    let post = tokio::spawn(async move { request(gateway, "POST", "/x", r#"{"n":1}"#).await });
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    let half = answer_to(&call).to_string();
+    caller.send(&half[..half.len() / 2]).await;
+    caller.reset();
+    let response = post.await.unwrap();
+    assert_eq!((response.status, response.problem()), (502, "node_lost".to_owned()));
+    // An idempotent one is tried once more where there is another, and no third time.
+    let calls = Arc::new(AtomicUsize::new(0));
+    for raw in [node, RawNode::join(&cluster).await, RawNode::join(&cluster).await] {
+        raw.reset_all(Arc::clone(&calls));
+    }
+    let response = request(gateway, "GET", "/x?n=2", "").await;
+    assert_eq!((calls.load(Ordering::Relaxed), response.problem()), (2, "node_lost".to_owned()));
+}
+
+#[tokio::test]
+async fn gu10_one_of_three_leaves_and_nobody_notices() {
+    let cluster = Cluster::start();
+    let mut nodes = Vec::new();
+    for _ in 0..3 {
+        nodes.push(cluster.node(Node::builder("hello").route("POST/hello", hello).route("GET/hello", hello)).await);
+    }
+    let gateway = cluster.gateway().await;
+    Cluster::wait_routed(gateway, "/hello").await;
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(tokio::spawn(async move {
+            let mut client = HttpClient::connect(gateway).await;
+            for _ in 0..300 {
+                assert_eq!(client.request("POST", "/hello", "{}").await.unwrap().status, 200);
+            }
+        }));
+    }
+    assert_eq!(nodes.pop().unwrap().stop().await, 0);
+    for client in clients {
+        client.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn gu11_gone_is_503_and_never_there_is_404() {
+    let cluster = Cluster::start();
+    let gateway = cluster.gateway().await;
+    assert_eq!(request(gateway, "GET", "/hello", "").await.problem(), "no_route");
+    for _ in 0..2 {
+        let node = cluster.node(Node::builder("hello").route("GET/hello", hello)).await;
+        assert_eq!(Cluster::wait_routed(gateway, "/hello").await.status, 200);
+        node.stop().await;
+        eventually("the gateway has heard", async || request(gateway, "GET", "/hello", "").await.status != 200).await;
+        let response = request(gateway, "GET", "/hello", "").await;
+        assert_eq!((response.status, response.problem()), (503, "no_provider".to_owned()));
+        assert_eq!(response.header("retry-after"), Some("3"));
+    }
+}
+
+#[tokio::test]
+async fn gu19_what_a_client_no_longer_waits_for_is_not_sent() {
+    let cluster = Cluster::start();
+    let node = RawNode::join(&cluster).await;
+    let gateway = cluster.gateway().await;
+    // Two such calls do not fit into what an old node can read at once, so the second waits for the first's answer.
+    let big = |n: &str| json!({ "n": n, "x": "x".repeat(40_000) }).to_string();
+    let first = big("first");
+    let first = tokio::spawn(async move { request(gateway, "POST", "/x", &first).await });
+    let mut caller = node.listener.accept().await;
+    let call = caller.next().await.unwrap();
+    let abandoned = big("abandoned");
+    let mut client = HttpClient::connect(gateway).await;
+    let head = format!(
+        "POST /x HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        abandoned.len()
+    );
+    client.send(format!("{head}{abandoned}").as_bytes()).await;
+    let last = big("last");
+    let last = tokio::spawn(async move { request(gateway, "POST", "/x", &last).await });
+    // The gateway has read both when it has answered something that came after them.
+    for _ in 0..20 {
+        request(gateway, "GET", "/nowhere", "").await;
+    }
+    drop(client);
+    for _ in 0..20 {
+        request(gateway, "GET", "/nowhere", "").await;
+    }
+    caller.send_packet(&answer_to(&call)).await;
+    assert_eq!(first.await.unwrap().json()["results"], "first");
+    let call = caller.next().await.unwrap();
+    assert_eq!(call["params"]["n"], "last", "the one in between was taken back");
+    caller.send_packet(&answer_to(&call)).await;
+    assert_eq!(last.await.unwrap().status, 200);
+}

@@ -1,0 +1,191 @@
+//! A Distributor that stops, stands still, or is not there: what its nodes do meanwhile.
+
+use std::time::Duration;
+
+use distributor::Config;
+use node_sdk::Node;
+use rustix::process::Signal;
+use serde_json::json;
+use tests::{Cluster, Listener, Peer, Process, eventually, pick_port};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::who;
+use crate::programs::{DISTRIBUTOR, NODE};
+
+async fn distributor_on(port: u16) -> Process {
+    let process = Process::start(DISTRIBUTOR, &["--listen", &format!("127.0.0.1:{port}")]);
+    process.line("listening").await;
+    process
+}
+
+#[tokio::test]
+async fn rs5_a_distributor_that_stood_still_evicts_nobody() {
+    let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
+    let address = format!("127.0.0.1:{}", distributor.port().await);
+    let nodes = [Process::start(NODE, &[&address]), Process::start(NODE, &[&address])];
+    let mut watcher = Peer::connect(address.parse().unwrap()).await;
+    watcher.register_v2("watcher", 1, "watcher", None).await;
+    while watcher.next_list().await.len() < 3 {}
+    distributor.signal(Signal::STOP);
+    sleep(Duration::from_secs(10)).await;
+    distributor.signal(Signal::CONT);
+    let until = Instant::now() + Duration::from_secs(3);
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(names) = timeout(left, watcher.next_list()).await
+    {
+        assert_eq!(names.len(), 3);
+    }
+    assert!(nodes.iter().all(|node| !node.output().contains("lost")), "nor do they give it up");
+}
+
+#[tokio::test]
+async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
+    let port = pick_port();
+    let distributor = distributor_on(port).await;
+    let address = format!("127.0.0.1:{port}");
+    let node = |name: &str| Node::builder(name).distributor(&address);
+    let nodes =
+        [node("one").start().await.unwrap(), node("two").start().await.unwrap(), node("three").start().await.unwrap()];
+    for node in &nodes {
+        node.peers().wait_until(|nodes| nodes.len() == 3).await;
+    }
+    // Everybody has to be in the same state when it dies.
+    let _ = nodes[0].wait_visible(100, Duration::from_secs(20)).await;
+    distributor.kill().await;
+    eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
+    let distributor = distributor_on(port).await;
+    distributor.line("restored").await;
+    // Whoever asks now, version 1 or 2, finds all of them, though some are still on their way.
+    let mut old = Peer::connect(address.parse().unwrap()).await;
+    assert_eq!(old.next_list().await, ["one", "two", "three"]);
+    eventually("they are back", async || nodes.iter().all(|node| node.peers().stale_for().is_none())).await;
+    assert!(nodes.iter().all(|node| node.peers().nodes().len() == 3));
+}
+
+#[tokio::test]
+async fn pt1_without_a_distributor_peers_are_called_and_it_is_known_for_how_long() {
+    let cluster = Cluster::start();
+    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
+    let caller = cluster.node(Node::builder("caller")).await;
+    caller.peers().wait_for(&["GET/who"]).await;
+    assert_eq!(caller.peers().stale_for(), None);
+    cluster.stop().await;
+    eventually("it is noticed", async || caller.peers().stale_for().is_some()).await;
+    for _ in 0..100 {
+        assert_eq!(caller.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
+    }
+}
+
+#[tokio::test]
+async fn a_node_with_a_cache_calls_before_a_distributor_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("peers");
+    let cluster = Cluster::start();
+    let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
+    let before = cluster.node(Node::builder("caller").cache(&file)).await;
+    before.peers().wait_for(&["GET/who"]).await;
+    before.stop().await;
+    eventually("it is written", async || file.exists()).await;
+    let nowhere = format!("127.0.0.1:{}", pick_port());
+    let after = Node::builder("caller").distributor(nowhere).cache(&file).start().await.unwrap();
+    assert_eq!(after.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);
+    // One that is damaged is as good as none.
+    std::fs::write(&file, "{\"v\":1").unwrap();
+    let damaged = Node::builder("caller").distributor("127.0.0.1:1").cache(&file).start().await.unwrap();
+    assert!(damaged.peers().nodes().is_empty());
+}
+
+#[tokio::test]
+async fn rs18_a_node_tries_calmly_while_nobody_answers() {
+    let listener = Listener::bind().await;
+    let _node = Node::builder("calm").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(8);
+    let mut attempts = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(peer) = timeout(left, listener.accept()).await
+    {
+        attempts += 1;
+        peer.close();
+    }
+    // Each loss is followed by a moment at random within three seconds, and no two attempts are under way at once.
+    assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
+}
+
+#[tokio::test]
+async fn rs18_whoever_is_first_in_the_list_tries_calmly_too() {
+    let listener = Listener::bind().await;
+    let _node = Node::builder("first").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
+    let until = Instant::now() + Duration::from_secs(6);
+    let mut attempts = 0;
+    while let Some(left) = until.checked_duration_since(Instant::now())
+        && let Ok(mut peer) = timeout(left, listener.accept()).await
+    {
+        attempts += 1;
+        let registration = peer.next().await.unwrap();
+        let mut entry = registration["params"].clone();
+        entry["host"] = json!("::ffff:127.0.0.1");
+        let stamp = json!({ "epoch": 5, "rev": attempts, "ids": [attempts] });
+        peer.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": 0, "params": [entry], "$": stamp }))
+            .await;
+        peer.close();
+    }
+    assert!((2..=6).contains(&attempts), "{attempts} attempts in 6 s");
+}
+
+/// Local ports from which somebody connects to `port` and has no answer yet.
+fn unanswered(port: u16) -> Vec<u16> {
+    let sockets = procfs::net::tcp().unwrap().into_iter();
+    let is_one = |socket: &procfs::net::TcpNetEntry| {
+        socket.remote_address.port() == port && socket.state == procfs::net::TcpState::SynSent
+    };
+    sockets.filter(is_one).map(|socket| socket.local_address.port()).collect()
+}
+
+#[tokio::test]
+async fn pt12_a_connect_that_nobody_answers_is_given_up_and_tried_again() {
+    let (hole, port, fillers) = Listener::black_hole().await;
+    let before = unanswered(port);
+    let node = Node::builder("patient").distributor(format!("127.0.0.1:{port}")).start().await.unwrap();
+    let mut attempts = std::collections::BTreeSet::new();
+    while attempts.len() < 3 {
+        let now: Vec<_> = unanswered(port).into_iter().filter(|port| !before.contains(port)).collect();
+        assert!(now.len() <= 1, "one attempt at a time: {now:?}");
+        attempts.extend(now);
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert!(node.peers().stale_for().is_some());
+    drop((hole, fillers));
+    let cluster = Cluster::on(format!("127.0.0.1:{port}").parse().unwrap(), Config::default());
+    node.peers().wait_until(|nodes| nodes.len() == 1).await;
+    drop(cluster);
+}
+
+#[tokio::test]
+async fn rg9_who_registers_while_the_distributor_stops_is_told_to_come_back() {
+    let cluster = Cluster::start();
+    let mut late = cluster.peer().await;
+    assert_eq!(late.next_list().await.len(), 0);
+    let stopping = tokio::spawn(cluster.stop());
+    let mut refused = None;
+    while let Some(packet) = {
+        late.register_v2("late", 1, "late", None).await;
+        late.next().await
+    } {
+        if packet["$"]["r"] == "draining" {
+            refused = packet["$"]["ra"].as_u64();
+        }
+    }
+    assert_eq!(refused, Some(3000));
+    stopping.await.unwrap();
+}
+
+#[tokio::test]
+async fn rs13_nodes_that_are_turned_away_come_again_and_all_join() {
+    let config = Config { registrations_per_second: 20, registration_burst: 5, ..Config::default() };
+    let cluster = Cluster::with(config);
+    let mut nodes = Vec::new();
+    for _ in 0..20 {
+        nodes.push(cluster.node(Node::builder("many")).await);
+    }
+    nodes[0].peers().wait_until(|nodes| nodes.len() == 20).await;
+}

@@ -1,0 +1,45 @@
+//! When other nodes know of a node.
+
+use std::time::Duration;
+
+use node_sdk::{Node, Visibility};
+use tests::{Cluster, Process};
+
+use super::joined;
+use crate::programs::NODE;
+
+#[tokio::test]
+async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
+    let cluster = Cluster::start();
+    let others = [cluster.node(Node::builder("one")).await, cluster.node(Node::builder("two")).await];
+    others[0].peers().wait_until(|nodes| nodes.len() == 2).await;
+    let node = cluster.node(Node::builder("new")).await;
+    let visibility = node.wait_visible(100, Duration::from_secs(20)).await;
+    assert_eq!(visibility, Visibility { seen: 3, of: 3, enough: true, missing: vec![] });
+    // It reads, and never says so.
+    let _laggard = joined(&cluster, "laggard").await;
+    node.peers().wait_until(|nodes| nodes.len() == 4).await;
+    node.set_weight(70);
+    let visibility = node.wait_visible(100, Duration::from_millis(300)).await;
+    assert_eq!((visibility.seen, visibility.of, visibility.enough), (3, 4, false));
+    assert_eq!(visibility.missing, ["laggard 127.0.0.1:1"]);
+    assert!(node.wait_visible(75, Duration::from_secs(20)).await.enough);
+}
+
+#[tokio::test]
+async fn a_process_says_when_everybody_knows_that_it_is_there() {
+    let cluster = Cluster::start();
+    let other = cluster.node(Node::builder("other")).await;
+    other.peers().wait_until(|nodes| nodes.len() == 1).await;
+    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
+    process.line(": 2 of 2").await;
+    assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not said too early");
+    process.line("visible").await;
+    assert_eq!(process.terminate().await.code(), Some(0));
+    // Whoever does not acknowledge keeps it waiting, and SIGTERM ends that too.
+    let _laggard = joined(&cluster, "laggard").await;
+    let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
+    other.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "who")).await;
+    assert!(!process.output().contains("ready at"));
+    assert_eq!(process.terminate().await.code(), Some(0));
+}
