@@ -114,7 +114,7 @@ proptest! {
             let _ = RegisterOptions::parse(packet.meta, &RegistrationLimits::default());
             #[expect(clippy::disallowed_methods, reason = "any instant will do")]
             let now = std::time::Instant::now();
-            let _ = ListUpdate::parse(&packet).map(|news| Replica::default().apply(now, &news));
+            let _ = ListUpdate::parse(&packet).map(|update| Replica::default().apply(now, &update));
             let _ = (read_copy(&packet), protocol::Pong::from_packet(&packet), read_report(packet.params), Ping::from_packet(&packet));
             let _ = Request::from_packet(packet);
         }

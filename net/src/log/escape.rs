@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_bytes_are_shown() {
+    fn output_is_limited() {
         for (text, max_bytes, expected) in [
             ("abc", 3, "abc"),
             ("abcd", 3, "abc… (4 bytes)"),

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn so_many_events_per_period_pass() {
+    fn a_burst_of_events_per_period_passes() {
         let start = Instant::now();
         let mut throttle = LogThrottle::with_burst(2, Duration::from_secs(10));
         for (second, passed) in

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn cr13_what_cannot_be_written_is_lost_and_counted_and_nobody_gets_half_a_line() {
+    fn cr13_what_cannot_be_written_is_lost_and_counted_and_no_half_line_is_written() {
         let output = TestOutput::default();
         let (lines, on_lost) = start(&output);
         output.change(|state| (state.fails_after, state.fails) = (Some(6), 2));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn so_much_waits_and_nobody_waits_for_an_output_that_takes_nothing() {
+    fn waiting_lines_are_limited_and_a_blocked_output_blocks_no_caller() {
         for (line, most) in [("\n".to_owned(), LineWriter::MAX_LINES), (format!("{}\n", "x".repeat((1 << 20) - 1)), 4)]
         {
             let output = TestOutput::default();

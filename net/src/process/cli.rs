@@ -59,9 +59,10 @@ const PANIC_BYTES: usize = 1024;
 ///
 /// Keep the guard until the end of `main`: it waits for the last lines.
 pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
-    let told = |lost| warn!(lost, "lines of this log were lost: it was not written as fast as they came");
+    let on_lost =
+        |lost| warn!(lost, "lines of this log were lost, because it could not be written as fast as they came");
     // Without a thread there is no log, and the process goes on.
-    if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, told) {
+    if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, on_lost) {
         let _ = LOG.set(writer);
     }
     let builder = tracing_subscriber::fmt()
@@ -77,7 +78,7 @@ pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
     if begun.is_ok() {
         // The default hook writes to standard error itself, and so may wait for ever.
         std::panic::set_hook(Box::new(|panic| {
-            let what = panic.payload_as_str().unwrap_or("something that is no text");
+            let what = panic.payload_as_str().unwrap_or("a value that is not text");
             let at = panic.location().map(ToString::to_string).unwrap_or_default();
             let backtrace = Backtrace::capture();
             let thread = std::thread::current();

@@ -45,7 +45,7 @@ pub fn stop_on_signals(longest: impl FnOnce() -> Duration + Send + 'static) -> i
         stopping.cancel();
         was_told.store(true, Ordering::SeqCst);
         let name = low_level::signal_name(signal).unwrap_or("a signal");
-        let say = move || with_default(&log, || info!(signal = name, "stopping; once more to stop at once"));
+        let say = move || with_default(&log, || info!(signal = name, "stopping; a second signal stops at once"));
         // In a thread that is not joined, because the log may block for ever, or panic.
         let _ = std::thread::Builder::new().name("last-words".to_owned()).spawn(say);
         #[expect(clippy::disallowed_methods, reason = "this thread is of no runtime")]

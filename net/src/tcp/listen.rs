@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_is_shared_by_those_who_asked_together() {
+    async fn a_port_is_shared_by_listeners_that_were_opened_together() {
         let listeners = bind_shared("127.0.0.1:0".parse().unwrap(), 3).unwrap();
         let address = listeners[0].local_addr().unwrap();
         assert!(listeners.len() == 3 && listeners.iter().all(|listener| listener.local_addr().unwrap() == address));

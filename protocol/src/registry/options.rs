@@ -117,8 +117,8 @@ mod tests {
     #[track_caller]
     fn check(text: &str, expected: &Result<RegisterOptions, &str>) {
         let limits = RegistrationLimits { max_urls: 2, max_url_bytes: 5 };
-        let terms = RegisterOptions::parse(Some(serde_json::from_str(text).unwrap()), &limits);
-        assert_eq!(&terms.map_err(|error| error.reason()), expected);
+        let options = RegisterOptions::parse(Some(serde_json::from_str(text).unwrap()), &limits);
+        assert_eq!(&options.map_err(|error| error.reason()), expected);
     }
 
     #[test]

@@ -262,7 +262,7 @@ async fn rs3_a_second_signal_ends_it_at_once() {
     })
     .await;
     gateway.signal(Signal::TERM);
-    gateway.line("once more to stop at once").await;
+    gateway.line("a second signal stops at once").await;
     sleep(Duration::from_millis(100)).await;
     assert!(gateway.is_running(), "a request is under way");
     gateway.signal(Signal::TERM);

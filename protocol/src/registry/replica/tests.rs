@@ -130,7 +130,7 @@ fn rs4_a_restarted_old_distributor_does_not_empty_the_replica() {
 }
 
 #[test]
-fn rs4_nobody_goes_while_there_is_no_distributor() {
+fn rs4_no_node_is_removed_while_there_is_no_distributor() {
     let mut observer = Observer::new();
     observer.old(0, &[1, 2], Changed, &[1, 2]);
     observer.replica.connected();
@@ -187,7 +187,7 @@ fn bc13_what_its_digest_does_not_fit_is_not_taken() {
 }
 
 #[test]
-fn bc5_nobody_goes_while_a_distributor_warms_up() {
+fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
     let mut observer = Observer::new();
     observer.snapshot(&header((5, 7), &[1, 2, 3]), &[1, 2, 3], Changed, &[1, 2, 3]);
     observer.replica.disconnected();
