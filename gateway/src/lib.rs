@@ -20,7 +20,7 @@ mod route;
 mod upstream;
 
 pub use config::{Balance, CertificateFiles, Check, Config, FixedServer, Route};
-pub use downstream::worker::{Listeners, Stop, serve, serve_all};
 pub use observe::access_log::AccessLogFormat;
 pub use process::cli::main;
+pub use process::serve::{Listeners, Stop, serve, serve_all};
 pub use route::limits::{Rate, RateBy, RouteLimits};

@@ -10,7 +10,8 @@ use std::task::{Context, Poll};
 use foldhash::HashMap;
 use futures::task::AtomicWaker;
 use net::address_group;
-use tokio::time::{Duration, Instant};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Duration, Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::io::client_pace::ClientPace;
@@ -25,6 +26,8 @@ const KEPT_FREE: usize = 50;
 const CLIENT_SHARE: usize = 90;
 /// A client with more than this part of all seats goes before those who have been idle for longer.
 const SURPLUS: usize = 20;
+/// How long a client waits for another one to go: that one has a second for a last request.
+const MAX_WAIT: Duration = Duration::from_secs(3);
 /// How often all are looked at, where there are more than a few: a flood of new clients must not cost more than they do.
 const LOOK: Duration = Duration::from_millis(20);
 const A_FEW: usize = 500;
@@ -34,6 +37,8 @@ const A_FEW: usize = 500;
 pub(crate) struct ClientTracker {
     since: Instant,
     limit: usize,
+    /// Connections that there may be beside those that there are.
+    free: Arc<Semaphore>,
     taken: Mutex<TrackedClients>,
     /// Those who wait until others have gone.
     waiting: AtomicUsize,
@@ -76,19 +81,74 @@ pub(crate) struct TrackedClient {
 pub(crate) struct ClientGuard {
     tracker: Arc<ClientTracker>,
     tracked: Arc<TrackedClient>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// What becomes of a new client.
+#[derive(Debug)]
+pub(crate) enum Admission {
+    /// It is served, and counts for as long as this permit is there.
+    Admitted(OwnedSemaphorePermit),
+    /// Another client has been told to go: see [`ClientTracker::wait`].
+    Waits,
+    Refused,
 }
 
 /// Somebody who waits for a seat, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct AcceptWait<'a>(&'a ClientTracker);
+struct AcceptWait<'a>(&'a ClientTracker);
 
 impl ClientTracker {
     /// For so many clients.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { since: Instant::now(), limit, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
+        let limit = limit.min(Semaphore::MAX_PERMITS);
+        let free = Arc::new(Semaphore::new(limit));
+        Self { since: Instant::now(), limit, free, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    pub(crate) fn track(self: &Arc<Self>, client: IpAddr, stop: CancellationToken) -> ClientGuard {
+    /// Lets a new client in if there is room for it. When room is short, some other client is told to go.
+    /// `is_proxy`: it speaks for many clients. `may_wait`: fewer clients wait than may.
+    pub(crate) fn admit(
+        &self,
+        client: IpAddr,
+        is_proxy: impl FnOnce() -> bool,
+        may_wait: bool,
+        now: Instant,
+    ) -> Admission {
+        let free = self.free.available_permits();
+        let has_share = self.has_share_left(client, free) || is_proxy();
+        let permit = if has_share { Arc::clone(&self.free).try_acquire_owned().ok() } else { None };
+        let is_short = permit.is_none() || self.is_short(free);
+        let is_evicting = is_short && self.evict_idlest((!has_share).then_some(client), free, now);
+        match permit {
+            Some(permit) => Admission::Admitted(permit),
+            None if may_wait && is_evicting => Admission::Waits,
+            None => Admission::Refused,
+        }
+    }
+
+    /// Waits until another client has gone; `None` when that takes too long. Cancel safe.
+    pub(crate) async fn wait(&self) -> Option<OwnedSemaphorePermit> {
+        let _waits = self.wait_guard();
+        timeout(MAX_WAIT, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
+    }
+
+    /// Has a client that was admitted among those that may be told to go.
+    pub(crate) fn track(
+        self: &Arc<Self>,
+        client: IpAddr,
+        stop: CancellationToken,
+        permit: OwnedSemaphorePermit,
+    ) -> ClientGuard {
+        self.insert(client, stop, Some(permit))
+    }
+
+    fn insert(
+        self: &Arc<Self>,
+        client: IpAddr,
+        stop: CancellationToken,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> ClientGuard {
         let client = address_group(client);
         let mut taken = self.lock();
         let is_crowded = taken.list.len() > self.limit / CROWDED;
@@ -98,24 +158,24 @@ impl ClientTracker {
         let tracked = Arc::new(tracked);
         taken.list.push((Arc::clone(&tracked), client));
         *taken.each.entry(client).or_default() += 1;
-        ClientGuard { tracker: Arc::clone(self), tracked }
+        ClientGuard { tracker: Arc::clone(self), tracked, _permit: permit }
     }
 
     /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
     /// Its own clients have to make room, or none.
-    pub(crate) fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
+    fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
         let has = self.lock().each.get(&address_group(client)).copied().unwrap_or(0);
         has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
     }
 
     /// Whether seats are so short that somebody should make room.
-    pub(crate) fn is_short(&self, free: usize) -> bool {
+    fn is_short(&self, free: usize) -> bool {
         free == 0 || free < self.limit / KEPT_FREE
     }
 
     /// Tells some clients to go, so that there are seats for those who wait and for some more; with `of` only clients from there. Whether
     /// somebody goes for one more who waits.
-    pub(crate) fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
+    fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
         let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
         let wanted = (self.limit / KEPT_FREE).saturating_sub(free).max(1) + waiting;
@@ -129,7 +189,7 @@ impl ClientTracker {
     }
 
     /// Somebody waits until others have gone.
-    pub(crate) fn wait_guard(&self) -> AcceptWait<'_> {
+    fn wait_guard(&self) -> AcceptWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         AcceptWait(self)
     }
@@ -311,7 +371,7 @@ mod tests {
 
         async fn come(&mut self, client: u8) {
             tokio::time::advance(Duration::from_millis(5)).await;
-            self.guests.push(self.tracker.track([10, 0, 0, client].into(), CancellationToken::new()));
+            self.guests.push(self.tracker.insert([10, 0, 0, client].into(), CancellationToken::new(), None));
         }
 
         /// How many free seats there are, and who goes.

@@ -2,6 +2,7 @@
 //!
 //! It does not know where a request goes: that is for the `Answer` that it is given.
 
+mod accept;
 pub(crate) mod clients;
 pub(crate) mod connection;
 pub(crate) mod http1;

@@ -1,7 +1,8 @@
-//! Bytes, buffers, time-outs, and how long one connection may work. It knows nothing of HTTP.
+//! Bytes and time-outs, what one client may have of something, and how long one connection may work. It knows nothing of HTTP.
 
 pub(crate) mod budget;
 pub(crate) mod client_pace;
+pub(crate) mod fair_queue;
 pub(crate) mod poll_slice;
 pub(crate) mod stream;
 pub(crate) mod timer;

@@ -16,8 +16,8 @@ use tracing::{error, info, warn};
 
 use crate::config::Config;
 use crate::downstream::tls::Tls;
-use crate::downstream::worker::{Listeners, Stop, serve_all};
 use crate::process::cli::{AdminAddress, CommandLine, Settings, USUAL_ADMIN};
+use crate::process::serve::{Listeners, Stop, serve_all};
 use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProcess};
 
 /// Descriptors that are not clients' and not their servers'.

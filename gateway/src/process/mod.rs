@@ -5,4 +5,5 @@
 pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
+pub(crate) mod serve;
 pub(crate) mod upgrade;

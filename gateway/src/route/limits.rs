@@ -9,7 +9,7 @@ use std::time::Duration;
 use net::address_group;
 use tokio::time::Instant;
 
-use crate::upstream::fair_queue::FairQueue;
+use crate::io::fair_queue::FairQueue;
 
 /// Sets of places, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;

@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use tokio::time::{Duration, Instant, timeout_at};
 use tracing::warn;
 
+use crate::io::fair_queue::FairQueue;
 use crate::upstream::endpoint::Endpoint;
-use crate::upstream::fair_queue::FairQueue;
 use crate::upstream::holders::{Holder, Holders, PermitKind};
 
 /// Requests that wait for one server.

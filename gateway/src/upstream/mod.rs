@@ -4,7 +4,6 @@
 
 pub(crate) mod concurrency;
 pub(crate) mod endpoint;
-pub(crate) mod fair_queue;
 pub(crate) mod group;
 pub(crate) mod holders;
 pub(crate) mod node_checks;

@@ -1,0 +1,129 @@
+//! The clients of a worker: which of them are let in, and which have to wait or to go.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::{pending, select_all};
+use net::{Acceptor, LogThrottle, Socket, set_tcp_options_with_timeout, sleep_until_opt};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{debug, warn};
+
+use super::clients::Admission;
+use super::worker::Worker;
+use crate::config::Config;
+use crate::downstream::connection::DownstreamConnection;
+use crate::io::stream::limit_unsent;
+
+/// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
+const DRAIN_NOTICE: Duration = Duration::from_millis(50);
+/// Clients of one worker that wait for others to make room.
+const MAX_WAITING: usize = 128;
+/// The least time for which the system lets a client take nothing.
+const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);
+
+impl Worker {
+    /// Serves clients until `stop`, and then those that have begun to ask.
+    pub(crate) async fn serve(&self, listeners: Vec<(TcpListener, bool)>, config: watch::Receiver<Arc<Config>>) {
+        // Asked at every request: of its own, so that workers do not wait for each other.
+        let stop = self.stop.child_token();
+        let mut acceptors: Vec<_> =
+            listeners.into_iter().map(|(listener, is_tls)| (Acceptor::new(listener), is_tls)).collect();
+        let updates =
+            Arc::clone(&self.upstreams).run_updates(self.peers.clone(), config.clone(), Arc::clone(&self.shared));
+        let follows = AbortOnDropHandle::new(tokio::spawn(updates));
+        let shedding = Arc::clone(&self.shedding);
+        let watches = AbortOnDropHandle::new(tokio::spawn(async move { shedding.run().await }));
+        let mut connections = JoinSet::new();
+        let mut full = LogThrottle::default();
+        let mut accept_until = None;
+        // Those who wait for a place count among the connections.
+        let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
+        loop {
+            tokio::select! {
+                biased;
+                ((socket, client), is_tls) = accept(&mut acceptors) => {
+                    let worker = || self.with_stop(&stop);
+                    let may_wait = connections.len() < most;
+                    let is_proxy = || self.is_proxy_for_many(client.ip());
+                    let admission = self.clients.admit(client.ip(), is_proxy, may_wait, Instant::now());
+                    let what = match admission {
+                        Admission::Admitted(permit) => {
+                            connections.spawn(worker().run(socket, client, is_tls, permit));
+                            continue;
+                        }
+                        Admission::Waits => {
+                            connections.spawn(worker().run_when_free(socket, client, is_tls));
+                            "a client that does nothing goes"
+                        }
+                        Admission::Refused => "connection closed",
+                    };
+                    if let Some(held_back) = full.allow(Instant::now().into_std()) {
+                        let limit = config.borrow().max_connections;
+                        warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
+                    }
+                }
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended && error.is_panic() {
+                        warn!(%error, "a client's connection panicked");
+                    }
+                }
+                () = sleep_until_opt(accept_until) => break,
+                () = self.stop.cancelled(), if accept_until.is_none() => accept_until = Some(Instant::now() + DRAIN_NOTICE),
+            }
+        }
+        // Refused from now on, not left in a backlog that nobody empties.
+        drop(acceptors);
+        let cut_at = Some(Instant::now() + config.borrow().drain_timeout);
+        while !connections.is_empty() {
+            tokio::select! {
+                _ = connections.join_next() => {}
+                () = sleep_until_opt(cut_at) => {
+                    warn!(connections = connections.len(), "stopped; requests were cut (--drain-timeout)");
+                    return;
+                }
+            }
+        }
+        drop((follows, watches));
+    }
+
+    /// Somebody has been told to go: that takes a moment.
+    async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
+        if let Some(permit) = self.clients.wait().await {
+            self.run(socket, address, is_tls, permit).await;
+        }
+    }
+
+    async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, permit: OwnedSemaphorePermit) {
+        let Some(stream) = socket.into_tcp() else { return };
+        // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
+        set_tcp_options_with_timeout(&stream, self.upstreams.snapshot().config.write_timeout.max(MIN_TCP_TIMEOUT));
+        limit_unsent(&stream);
+        let _connected = self.metrics.connection();
+        let client = self.clients.track(address.ip(), self.stop.child_token(), permit);
+        let tls = self.tls.as_deref().filter(|_| is_tls);
+        let reason = tokio::select! {
+            biased;
+            reason = DownstreamConnection { worker: &self, address, client: &client, tls }.serve(stream) => reason,
+            () = poll_fn(|task| client.poll_evicted(task)) => "made room for others",
+        };
+        debug!(client = %address, reason, "client's connection ended");
+    }
+}
+
+/// The next client, with whether it has to speak TLS. Cancel safe.
+async fn accept(acceptors: &mut [(Acceptor, bool)]) -> ((Socket, SocketAddr), bool) {
+    let accepting = acceptors.iter_mut().map(|(acceptor, is_tls)| {
+        Box::pin(async {
+            let accepted = acceptor.accept().await;
+            (accepted, *is_tls)
+        })
+    });
+    let accepting: Vec<_> = accepting.collect();
+    if accepting.is_empty() { pending().await } else { select_all(accepting).await.0 }
+}

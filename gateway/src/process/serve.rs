@@ -1,0 +1,153 @@
+//! Serving until told to stop: workers, each with a thread, and the address for operators.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::downstream::tls::Tls;
+use crate::downstream::worker::Worker;
+use crate::observe::metrics::Metrics;
+use crate::process::admin::Admin;
+use crate::upstream::table::UpstreamTable;
+
+/// How long a successor waits for the Distributor before it serves what it knows.
+const MAX_REGISTRY_WAIT: Duration = Duration::from_secs(5);
+
+/// Where clients come in.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// Without TLS.
+    pub http: Vec<TcpListener>,
+    /// With TLS: there have to be certificates.
+    pub https: Vec<TcpListener>,
+    /// Where operators ask.
+    pub admin: Option<TcpListener>,
+    /// Told when clients are served: other processes may have served these listeners until then, so nobody is before it is known
+    /// who answers what, or a few seconds are over.
+    pub ready: Option<oneshot::Sender<()>>,
+}
+
+/// How a gateway is stopped.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// No new clients; those there are get their answers.
+    pub drain: CancellationToken,
+    /// Operators are not answered any more: another process does that.
+    pub admin: CancellationToken,
+}
+
+/// Serves HTTP on `listener` until `stop` is cancelled; then leaves the registry, stops accepting, and returns when requests in
+/// flight are done or `drain_timeout` is over.
+///
+/// # Errors
+/// Those of the listener's own address.
+pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToken) -> io::Result<()> {
+    let (_sender, config) = watch::channel(Arc::new(config));
+    let address = listener.local_addr()?;
+    let worker = Worker::open(address, vec![address], &config, None, stop);
+    worker.serve(vec![(listener, false)], config).await;
+    if let Some(log) = &worker.access_log {
+        log.flush();
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// As [`serve`], with a thread for each listener of a kind: they share an address, and nothing on the way of a request. What
+/// `config` changes to holds for connections and requests that come after that; where the registry is, how many clients there may
+/// be and how the access log looks stay as they are.
+///
+/// # Errors
+/// Those of the listeners' own address, of certificates, and of the system that gives no threads.
+pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>>, stop: Stop) -> io::Result<()> {
+    let Listeners { http, https, admin, ready } = listeners;
+    let address = http.first().or_else(|| https.first()).ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
+    let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
+    // Nobody is to be answered by what is behind these because a node has registered them.
+    let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    let worker = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
+    let count = http.len().max(https.len());
+    let upstreams = || Arc::new(UpstreamTable::new(Arc::clone(&config.borrow()), &worker.shared));
+    let upstreams: Arc<[_]> = (0..count).map(|_| upstreams()).collect();
+    let metrics: Arc<[_]> = (0..count).map(|_| Arc::new(Metrics::default())).collect();
+    let asked = admin.map(|listener| {
+        let admin = Admin {
+            peers: worker.peers.clone(),
+            upstreams: Arc::clone(&upstreams),
+            workers: Arc::clone(&metrics),
+            stop: stop.drain.clone(),
+            config: config.clone(),
+            access_log: worker.access_log.clone(),
+            shared: Arc::clone(&worker.shared),
+        };
+        AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                () = admin.serve(listener) => {}
+                () = stop.admin.cancelled() => {}
+            }
+        }))
+    });
+    let renewed = tls.map(|tls| AbortOnDropHandle::new(tokio::spawn(renew(tls, config.clone()))));
+    if ready.is_some() {
+        let known = worker.peers.wait_until(|nodes| !nodes.is_empty());
+        let _ = timeout(MAX_REGISTRY_WAIT, known).await;
+    }
+    let mut acceptors: Vec<Vec<(TcpListener, bool)>> = (0..count).map(|_| Vec::new()).collect();
+    for (listeners, is_tls) in [(http, false), (https, true)] {
+        for (at, listener) in listeners.into_iter().enumerate() {
+            acceptors[at].push((listener, is_tls));
+        }
+    }
+    let mut workers = Vec::new();
+    for (number, acceptors) in acceptors.into_iter().enumerate() {
+        let acceptors = acceptors.into_iter().map(|(listener, is_tls)| Ok((listener.into_std()?, is_tls)));
+        let acceptors = acceptors.collect::<io::Result<Vec<_>>>()?;
+        let upstreams = Arc::clone(&upstreams[number]);
+        let metrics = Arc::clone(&metrics[number]);
+        let worker = worker.for_thread(upstreams, metrics);
+        let config = config.clone();
+        let (ends, ended) = oneshot::channel();
+        let runtime = runtime::Builder::new_current_thread().enable_all().event_interval(15).build()?;
+        let work = move || {
+            let served = runtime.block_on(async {
+                let acceptors = acceptors.into_iter().map(|(one, is_tls)| Ok((TcpListener::from_std(one)?, is_tls)));
+                worker.serve(acceptors.collect::<io::Result<_>>()?, config).await;
+                Ok(())
+            });
+            let _ = ends.send(served);
+        };
+        std::thread::Builder::new().name(format!("worker-{number}")).spawn(work)?;
+        workers.push(ended);
+    }
+    if let Some(ready) = ready {
+        let _ = ready.send(());
+    }
+    for worker in workers {
+        worker.await.unwrap_or_else(|_| Err(io::Error::other("a worker has panicked")))?;
+    }
+    drop((asked, renewed));
+    if let Some(log) = &worker.access_log {
+        log.flush();
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Reads certificates anew whenever the configuration is.
+async fn renew(tls: Arc<Tls>, mut config: watch::Receiver<Arc<Config>>) {
+    while config.changed().await.is_ok() {
+        let files = config.borrow_and_update().certificates.clone();
+        if let Err(error) = tls.reload(&files) {
+            warn!("the certificates stay as they were: {error}");
+        }
+    }
+}
