@@ -1,5 +1,5 @@
-//! What is handed down from a call to the calls that are made while it is handled: how long there is, the trace, and how
-//! deep they are.
+//! What a call hands down to the calls that are made while it is handled: the deadline, the trace,
+//! and the depth.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -12,17 +12,18 @@ use net::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-/// What holds for everything that is done for one call.
+/// What applies to all work for one call.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Context {
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: Option<Trace>,
-    /// How many calls the calls made here are made for.
+    /// How many calls in a row led to this one.
     pub(crate) hops: u8,
 }
 
-/// The trace that a call belongs to, by W3C Trace Context: calls made for it belong to it too. As an argument of a handler it
-/// begins one if the caller has not; only then, so that whoever does not trace pays nothing.
+/// The trace that a call belongs to, by W3C Trace Context; calls made for it belong to it too. As
+/// an argument of a handler it begins a trace if the caller has none. Handlers without that
+/// argument begin none, so a service that does not trace pays nothing.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Trace {
     text: Arc<str>,
@@ -33,7 +34,7 @@ thread_local! {
 }
 
 impl Context {
-    /// That of the call which is being handled, if there is one.
+    /// The context of the call that is being handled; an empty one outside of calls.
     pub(crate) fn current() -> Self {
         CURRENT.with_borrow(Clone::clone)
     }
@@ -42,12 +43,12 @@ impl Context {
         self.deadline.is_none() && self.trace.is_none() && self.hops == 0
     }
 
-    /// Does something in this context.
+    /// Runs `act` in this context.
     pub(crate) fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
         if self.is_empty() && CURRENT.with_borrow(Self::is_empty) {
             return act();
         }
-        /// Restores what was before, even when what is done panics.
+        /// Restores the context before, even when `act` panics.
         struct RestoreOnDrop(Option<Context>);
         impl Drop for RestoreOnDrop {
             fn drop(&mut self) {
@@ -74,22 +75,22 @@ impl Trace {
         (sound && known).then(|| Self { text: text.into() })
     }
 
-    /// One that begins here.
+    /// A new trace.
     pub(crate) fn begin() -> Self {
         Self { text: format!("00-{:032x}-{:016x}-01", unique_id(), low(unique_id())).into() }
     }
 
-    /// What a call made in this trace says: the same trace, and a parent of its own.
+    /// The `traceparent` of a call made in this trace: the same trace, and a parent of its own.
     pub(crate) fn child(&self) -> String {
         format!("00-{}-{:016x}-{}", self.id(), low(unique_id()), &self.text[53..])
     }
 
-    /// What all calls of the trace have in common: 32 hexadecimal digits.
+    /// The id of the trace: 32 hexadecimal digits.
     pub fn id(&self) -> &str {
         &self.text[3..35]
     }
 
-    /// The `traceparent` of the call at hand, for other systems.
+    /// The `traceparent` of the call, for other systems.
     pub fn traceparent(&self) -> &str {
         &self.text
     }
@@ -101,7 +102,7 @@ impl fmt::Debug for Trace {
     }
 }
 
-/// Half of an id, and not 0: a span's.
+/// Half of an id as the id of a span, which must not be 0.
 fn low(id: u128) -> u64 {
     u64::try_from(id & u128::from(u64::MAX)).unwrap_or(1).max(1)
 }
@@ -131,8 +132,8 @@ impl<F: Future> Future for InContext<F> {
     }
 }
 
-/// Spawns a task that goes on for the call which is being handled: the calls it makes have that call's deadline and trace.
-/// `tokio::spawn` begins with neither.
+/// Spawns a task in the context of the call that is being handled: the calls that the task makes
+/// have its deadline and trace. Tasks of `tokio::spawn` have neither.
 ///
 /// ```no_run
 /// # use node_sdk::{CallError, Peers, ServiceError};

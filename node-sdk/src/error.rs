@@ -1,4 +1,4 @@
-//! What can go wrong, in the ways a caller or an author would act on differently.
+//! Errors, one variant for each thing that a caller or an author would do differently.
 
 use std::borrow::Cow;
 use std::io;
@@ -8,16 +8,16 @@ use std::time::Duration;
 use protocol::RouteError;
 use thiserror::Error;
 
-/// A node that cannot start, or could not end in order. Nothing is left running.
+/// Why a node did not start, or did not stop in order. Nothing is left running.
 #[derive(Debug, Error)]
 pub enum StartError {
-    /// A route is not written as it should be.
+    /// A route has the wrong form.
     #[error(transparent)]
     Route(#[from] RouteError),
     /// Two handlers for one route.
     #[error("the route {0} is given twice; each route has one handler")]
     DoubledRoute(String),
-    /// A name that no node may have.
+    /// A name with a wrong form.
     #[error("'{0}' is no name for a node; use 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name(String),
     /// An address that is not `host:port`, or whose name is not known.
@@ -40,10 +40,10 @@ pub enum StartError {
         /// Which type.
         state: &'static str,
     },
-    /// A setting of a route that stands before any route.
+    /// A setting for the last route, before any route was given.
     #[error("{0} is said of the route before it, and there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
-    /// The node has served, and when it stopped it had to cut connections with calls in flight.
+    /// The node has stopped, and had to cut connections with calls in flight.
     #[error("stopped; {connections} connections were cut while calls were in flight")]
     Cut {
         /// How many.
@@ -54,7 +54,7 @@ pub enum StartError {
     Signals(#[source] io::Error),
 }
 
-/// A call to another node that did not bring a result.
+/// Why a call to another node has no result.
 #[derive(Debug, Error)]
 pub enum CallError {
     /// No node has ever offered this. Nothing was sent.
@@ -63,19 +63,21 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
-    /// Nodes have offered this, but none can be reached now. Nothing was sent; worth another try in seconds.
+    /// Nodes have offered this, but none can be reached now. Nothing was sent; worth another try in
+    /// seconds.
     #[error("no node that offers {url} can be reached")]
     NoProvider {
         /// What was called.
         url: String,
     },
-    /// As much waits for the nodes that offer this as may. Nothing was sent; worth another try later.
+    /// The queues of all nodes that offer this are full. Nothing was sent; worth another try later.
     #[error("too many calls wait for {url}")]
     Overloaded {
         /// What was called.
         url: String,
     },
-    /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB in version 2. Nothing was sent.
+    /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB
+    /// in version 2. Nothing was sent.
     #[error("the arguments of {url} are larger than its nodes can take (64 KiB in version 1, 8 MiB in version 2)")]
     TooLarge {
         /// What was called.
@@ -94,19 +96,19 @@ pub enum CallError {
     Lost {
         /// What was called.
         url: String,
-        /// Who was called.
+        /// The node that was called.
         node: SocketAddr,
     },
-    /// A stream that takes no more parts: it has ended, and what it ends with says why. The part was not sent.
+    /// The stream takes no more parts: it has ended, and its end says why. The part was not sent.
     #[error("the stream {url} has ended")]
     Ended {
         /// What was called.
         url: String,
     },
-    /// The node answered that it will not, or could not.
+    /// The node refused the call, or failed to carry it out.
     #[error("{status} {reason}: {message}")]
     Refused {
-        /// In HTTP's numbers; 500 for any error of a version 1 node.
+        /// A status code of HTTP; 500 for any error of a version 1 node.
         status: u16,
         /// A stable word; `old_error` for version 1 nodes.
         reason: String,
@@ -115,7 +117,7 @@ pub enum CallError {
         /// When it is worth trying again, if the node says so.
         retry_after: Option<Duration>,
     },
-    /// The answer is not of the type that was asked for. The call was carried out.
+    /// The response is not of the type that was asked for. The call was carried out.
     #[error("the answer of {url} is not as expected")]
     Answer {
         /// What was called.
@@ -135,8 +137,8 @@ pub enum CallError {
     },
 }
 
-/// What a handler answers when it has no result: a status in HTTP's numbers, a stable word, and a text for people. Errors of your
-/// own become one with `From`, and handlers then return them:
+/// What a handler answers when it has no result: a status code of HTTP, a stable word, and a text
+/// for people. Errors of your own become one with `From`, and handlers can then return them:
 ///
 /// ```
 /// use node_sdk::ServiceError;
@@ -164,11 +166,11 @@ pub enum CallError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{status} {reason}: {message}")]
 pub struct ServiceError {
-    /// In HTTP's numbers, 400 to 599.
+    /// A status code of HTTP, 400 to 599.
     pub status: u16,
     /// A stable word in snake_case, for programs.
     pub reason: Cow<'static, str>,
-    /// For people. Whoever calls can read it.
+    /// For people. Callers can read it.
     pub message: String,
     /// When it is worth trying again.
     pub retry_after: Option<Duration>,
@@ -207,12 +209,13 @@ impl ServiceError {
     }
 }
 
-/// There is no room to keep something until its caller takes it.
+/// There is no memory to hold something until the caller reads it.
 pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
 }
 
-/// A failed call of a handler becomes the handler's own answer: what it needed is not there.
+/// A failed call becomes the response of the handler that made it: what the handler needed is not
+/// there.
 impl From<CallError> for ServiceError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();

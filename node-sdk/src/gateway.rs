@@ -32,49 +32,55 @@ use crate::routing::table::Lookup;
 
 /// What gateways do with [`Peers`].
 pub trait GatewayPeers: Sized {
-    /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps registered and informed until
-    /// `stop` is cancelled. Returns at once; before the first list there are the peers of the cache, if there is one.
+    /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered
+    /// and informed until `stop` is cancelled. Returns at once. Before the first list, the peers
+    /// are those of the cache file, if there is one.
     ///
-    /// While the Distributor cannot be reached, what is known stays, and an attempt to connect is made every
-    /// [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less. The first after a loss comes at a moment of that
-    /// period which is this node's own, so that all nodes together come back as an even stream.
+    /// While the Distributor cannot be reached, the known nodes stay in use, and an attempt to
+    /// connect is made every [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less.
+    /// The first attempt after a loss comes at a moment of that period which is this node's own, so
+    /// that all nodes together come back as an even stream.
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
 
-    /// The same nodes over connections of their own, for another runtime: a connection belongs to the runtime of the task that
-    /// first calls over it. The returned peers know what these know, at the same moment.
+    /// The same nodes over connections of their own, for another runtime: a connection belongs to
+    /// the runtime of the task that first calls over it. The returned peers know what these know,
+    /// at the same moment.
     fn for_thread(&self) -> Peers;
 
-    /// Calls with JSON text in and a packet out, unread: for gateways. `params` must be a JSON object if any provider may
-    /// be of version 1. Fails as [`Peers::call`] does, but never with `Refused` or `Answer`: what the node answered is in
-    /// the [`RawResponse`].
+    /// Calls with JSON text, and returns the packet of the response unread. `params` must be a JSON
+    /// object if any provider may be of version 1. Fails as [`Peers::call`] does, but never with
+    /// `Refused` or `Answer`: what the node answered is in the [`RawResponse`].
     fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a>;
 
-    /// Calls `url` of the node at `address` and of nobody else, to find out how it does; with JSON text in and a packet out, as
-    /// [`call_raw`](Self::call_raw). What comes of it is for the caller to judge: no other call goes elsewhere for it.
+    /// Calls `url` of the node at `address`, and of no other node, to find out whether it is
+    /// healthy. JSON text goes in and a packet comes out, as with [`call_raw`](Self::call_raw). The
+    /// result does not change how other calls are balanced: that is for the caller to decide.
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a>;
 
-    /// Whether some node offers this, or has offered it once.
+    /// Whether a node offers this, or has offered it within the last ten minutes.
     fn has_known(&self, method: &str, path: &str) -> bool;
 
-    /// Which of the nodes that offer `url` calls of it go to: where they are, and which process of those that were there it is, if
-    /// they say. Of very many they are some, others for each caller.
+    /// The providers of `url` that this node balances over, a subset of large sets, with their
+    /// instance ids.
     fn balanced_providers(&self, url: &str) -> Vec<(SocketAddr, Option<String>)>;
 
-    /// Says how the node at this address does: one that is not healthy is called only if most others are no better, as it is with
-    /// nodes that calls are lost at. That holds for all who [follow](Self::for_thread) the same news, until the opposite is said or
-    /// another process is there. Returns whether it is a change. For whoever looks after nodes beside calling them, as
-    /// gateways do.
+    /// Sets whether the node at this address is healthy. Calls go to a node that is not healthy
+    /// only if most others are no better, as with nodes that fail calls. This holds for the peers
+    /// of [all threads](Self::for_thread) until the opposite is set or another process listens
+    /// there. Returns whether it is a change.
     fn set_health(&self, address: SocketAddr, healthy: bool) -> bool;
 
-    /// Whether nobody has [said](Self::set_health) otherwise.
+    /// Whether the node at this address is healthy, which it is unless
+    /// [`set_health`](Self::set_health) has said otherwise.
     fn is_healthy(&self, address: SocketAddr) -> bool;
 
-    /// Why the node at this address is never called, whatever it registers, if it is not: what it listens on is ours, of no host,
-    /// or of the link only. For whoever calls nodes by other means.
+    /// Why the node at this address is never called, if it is not: the address is one of this
+    /// process, of no host, or link-local.
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str>;
 
-    /// Whether the node at this address registers `route`, and is not called for it, because there are too many routes like it with
-    /// parameters elsewhere: looking for one of them would take too long.
+    /// Whether the node at this address registers `route` but is not called for it, because there
+    /// are too many routes like it with parameters in other places: a look-up among them would take
+    /// too long.
     fn is_refused(&self, address: SocketAddr, route: &Route) -> bool;
 }
 

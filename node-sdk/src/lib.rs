@@ -18,8 +18,8 @@
 //! }
 //! ```
 //!
-//! A node keeps serving, and calling, from what it knows when the Distributor is gone. Callers of version 1 are answered in
-//! their own form.
+//! A node keeps serving, and calling, from what it knows when the Distributor is gone. Callers of
+//! version 1 are answered in their own form.
 
 mod balance;
 mod client;

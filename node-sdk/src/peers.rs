@@ -25,7 +25,7 @@ use crate::routing::registry_view::SharedTable;
 use crate::routing::table::Lookup;
 use crate::transport::budget::BufferUsage;
 
-/// The other nodes. Cheap to clone; all clones are one.
+/// The other nodes, and calls to them. Cheap to clone; all clones are one.
 #[derive(Clone, Debug)]
 pub struct Peers {
     pub(crate) mesh: Arc<Mesh>,
@@ -47,12 +47,17 @@ impl Peers {
         Self { mesh: Arc::new(Mesh::new(view, local_node, balance)), registration: Arc::new(registration) }
     }
 
-    /// Calls what offers `url`, such as `GET/members` or `GET/members/7`, and reads its result as a `T`.
+    /// Calls a node that offers `url`, such as `GET/members` or `GET/members/7`, and reads the
+    /// result as a `T`.
     ///
-    /// Providers are picked as [`Balance`] says; whoever offers the url itself answers itself. A provider that cannot be reached is
-    /// passed over; a call that was lost on the way is tried once more elsewhere if its method is idempotent by HTTP's rules
-    /// (RFC 9110, 9.2.2), or [`Call::idempotent`] says so. A call made while another is handled has no more time than that one.
-    /// Await the returned value to run the call; dropping that future takes the call back, and tells its node.
+    /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
+    /// calls itself. A provider that cannot be reached is passed over. A call that was lost on the
+    /// way is tried once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110,
+    /// 9.2.2), or if [`Call::idempotent`] says so. A call made while another one is handled has no
+    /// more time than that one.
+    ///
+    /// Await the returned value to run the call. Dropping that future cancels the call, on the
+    /// remote node too.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -66,9 +71,11 @@ impl Peers {
         Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)))
     }
 
-    /// Opens a stream with what offers `url`: what comes is read as `T`s, and more can be sent than `params`. Providers are picked,
-    /// and tried, as [`call`](Self::call) does until one has opened it. Who answers in one piece, as nodes of version 1 do, gives a
-    /// stream of one. Await the returned value to open it; dropping that future takes it back.
+    /// Opens a stream with a node that offers `url`. What the node sends is read as `T`s; the
+    /// caller can send more than `params`. Providers are picked and tried as [`call`](Self::call)
+    /// does, until one has opened the stream. A node that answers in one piece, as nodes of version
+    /// 1 do, gives a stream of one item. Await the returned value to open the stream; dropping that
+    /// future cancels it.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -85,7 +92,7 @@ impl Peers {
         StreamCall::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)))
     }
 
-    /// Calls every node that offers `url`, all at once, and gives what each of them answered.
+    /// Calls every node that offers `url`, all at once, and returns the result of each.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) {
@@ -108,21 +115,24 @@ impl Peers {
         futures::future::join_all(calls).await
     }
 
-    /// Sends to one node that offers `url` what needs no answer, such as a line for a log: returns when it is on its way.
+    /// Sends a message that needs no response, such as a line for a log, to one node that offers
+    /// `url`. Returns when the message is queued for its connection.
     ///
     /// # Errors
-    /// [`CallError`] when nobody can be reached. That it arrives, nobody says.
+    /// [`CallError`] when no node can be reached. Success does not mean that the message arrived.
     pub async fn send(&self, url: &str, params: &(impl Serialize + Sync)) -> Result<(), CallError> {
         let (method, path) = split_url(url);
         RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).one_way().await.map(drop)
     }
 
-    /// Tells one node of each group that has subscribed to `event`: nodes of one name are a group. Gives how many nodes it was
-    /// handed to; 0 when nobody has subscribed.
+    /// Sends an event to one node of each group that has subscribed to `event`; the nodes of one
+    /// name are a group. Returns how many nodes it was handed to; 0 when no node has subscribed.
     ///
-    /// An event goes straight to its nodes, once, and is not answered: who is not there, or is lost with what was on its way, is
-    /// not told again. Which node of a group is told is decided as for calls. Returns at once. A node whose builder has
-    /// [`interests`](crate::NodeBuilder::interests) has to name the event, as `EVENT/orders.created`, to know who has subscribed.
+    /// An event goes directly to its subscribers, once, and is not answered. A node that is not
+    /// there, or that is lost with the event on its way, does not get it later. The node of a group
+    /// is picked as for calls. Returns at once. A node whose builder has
+    /// [`interests`](crate::NodeBuilder::interests) must name the event among them, as
+    /// `EVENT/orders.created`, to know its subscribers.
     ///
     /// ```no_run
     /// # fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -131,20 +141,21 @@ impl Peers {
     /// ```
     ///
     /// # Errors
-    /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it is larger than nodes take.
+    /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it
+    /// is larger than nodes take.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::emit(&self.mesh, event, payload)
     }
 
-    /// As [`emit`](Self::emit), but tells every node that has subscribed.
+    /// As [`emit`](Self::emit), but to every node that has subscribed.
     ///
     /// # Errors
-    /// As there.
+    /// As for `emit`.
     pub fn broadcast(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::broadcast(&self.mesh, event, payload)
     }
 
-    /// The nodes known now, ourselves included once the Distributor has listed us; by address.
+    /// The nodes known now, by address. They include this node once the Distributor has listed it.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.mesh.table().read().nodes().cloned().collect()
     }
@@ -155,12 +166,13 @@ impl Peers {
         self.mesh.table().read().nodes().find(is_it).map(|node| node.name.clone())
     }
 
-    /// Whether some node offers this now, as far as is known.
+    /// Whether a node offers this now, as far as is known.
     pub fn offers(&self, method: &str, path: &str) -> bool {
         self.mesh.table().read().offers(method, path)
     }
 
-    /// Where the nodes are that offer `url`, such as `GET/members`, as far as is known now; in order.
+    /// The addresses of the nodes that offer `url`, such as `GET/members`, as far as is known now;
+    /// in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
         match self.mesh.lookup(method, path) {
@@ -188,7 +200,7 @@ impl Peers {
         self.wait(|| urls.iter().all(is_offered)).await;
     }
 
-    /// Completes when the nodes known fulfil `condition`. Cancel safe.
+    /// Completes when the known nodes fulfil `condition`. Cancel safe.
     pub async fn wait_until(&self, mut condition: impl FnMut(&[Arc<Node>]) -> bool) {
         self.wait(|| condition(&self.nodes())).await;
     }
@@ -201,21 +213,22 @@ impl Peers {
         }
     }
 
-    /// What is known now, and whenever it changes after that.
+    /// The nodes known now, and after each change.
     pub fn changes(&self) -> Changes {
         let mut changed = self.mesh.table().subscribe();
         changed.mark_changed();
         Changes { changed, table: Arc::downgrade(self.mesh.table()) }
     }
 
-    /// For how long there has been no Distributor to tell what changes; `None` while there is one. What is known stays in use
-    /// however long that is.
+    /// For how long there has been no Distributor to tell of changes; `None` while there is one.
+    /// The known nodes stay in use, however long that is.
     pub fn stale_for(&self) -> Option<Duration> {
         self.mesh.view().stale_for()
     }
 
-    /// How many bytes are kept of the nodes that are called, by all who follow the same nodes: packets that have come in part, and parts
-    /// of streams that nobody has taken. What was ended for want of room counts as refused.
+    /// How many bytes this process holds for the nodes that it calls, in all threads: partly
+    /// received packets, and parts of streams that were not read. Streams and packets that were cut
+    /// for want of memory count as refused.
     pub fn buffer_usage(&self) -> BufferUsage {
         self.mesh.local_node().buffer_budget.usage()
     }
@@ -236,8 +249,9 @@ impl Peers {
 }
 
 impl Changes {
-    /// All nodes that are known, by address, once there is something new; changes that come faster than they are asked for are one.
-    /// Who has not changed is the very same [`Arc`] as before. `None` when nobody is there any more who would know. Cancel safe.
+    /// All known nodes, by address, after the next change; several changes in a row count as one. A
+    /// node that has not changed is the same [`Arc`] as before. `None` when the peers are gone.
+    /// Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Arc<Node>>> {
         self.changed.changed().await.ok()?;
         let table = self.table.upgrade()?;

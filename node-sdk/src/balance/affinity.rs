@@ -2,7 +2,8 @@
 
 use std::net::SocketAddr;
 
-/// How close a provider is to a key: the same on every node and in every version, so that all callers agree.
+/// The score of an address for a key: the same on every node and in every version, so that all
+/// callers agree.
 pub fn score(key: &str, address: SocketAddr) -> u64 {
     let (key, address) = (crc32fast::hash(key.as_bytes()), crc32fast::hash(address.to_string().as_bytes()));
     // The finalizer of SplitMix64: sums of similar texts are similar, and this is not.

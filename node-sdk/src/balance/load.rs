@@ -1,37 +1,38 @@
-//! How much another node has to do, and how it does: what balancing goes by. Without I/O or locks.
+//! The load and health of one member, by which balancing decides. Without I/O or locks.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::peak_ewma::PeakEwma;
 
-/// Calls that failed one after the other before a node is passed over for a while.
+/// Calls that fail in a row before a member is ejected.
 const FAILURES: u32 = 5;
-/// The first time; then twice as long from time to time, up to the longest. After it one call finds out.
+/// How long the first ejection lasts. Each next one lasts twice as long, up to the longest. After
+/// it, one call tests the member.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 const LONGEST_EJECTION: Duration = Duration::from_secs(30);
-/// For so long after it was connected a node gets fewer calls than its share, growing from a tenth: a process that has just
-/// started is slow.
+/// How long slow start lasts: a process that has just started is slow. The share grows from a
+/// tenth.
 const SLOW_START: Duration = Duration::from_secs(10);
 const MIN_SLOW_START_SHARE: f64 = 0.1;
 
-/// How one node does. All times are in milliseconds or microseconds since it became known.
+/// The load and health of one member. All times are in milliseconds since it became known.
 #[derive(Debug)]
 pub struct Load {
     since: Instant,
     in_flight: AtomicU32,
     ewma: PeakEwma,
-    /// Calls that failed one after the other.
+    /// Calls that failed in a row.
     failures: AtomicU32,
     ejected_until: AtomicU64,
     /// When it was connected last.
     connected: AtomicU64,
-    /// How long the node will be passed over the next time.
+    /// How long the next ejection lasts.
     ejection: AtomicU64,
 }
 
 impl Load {
-    /// Of a node that has just become known.
+    /// Of a member that has just become known.
     pub fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -44,7 +45,8 @@ impl Load {
         }
     }
 
-    /// A call begins. If the node was passed over until now, this call finds out, and the next ones go elsewhere until it has.
+    /// A call begins. After an ejection this call tests the member, and others go elsewhere until
+    /// it has ended.
     pub fn begin(&self, now: Instant) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.ejected_until.load(Ordering::Relaxed) > 0 {
@@ -52,12 +54,12 @@ impl Load {
         }
     }
 
-    /// A call has ended, however it has.
+    /// A call has ended, with a response or without.
     pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// An answer came after so long.
+    /// A response came after this time.
     pub fn record_response(&self, now: Instant, took: Duration) {
         self.ewma.record(self.millis_at(now), took);
         if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
@@ -65,8 +67,8 @@ impl Load {
         }
     }
 
-    /// A call was lost, or its time was over before it was answered. One that was not answered `in_time` is enough to look
-    /// elsewhere for a moment.
+    /// A call was lost or timed out. One call that timed out (not `in_time`) is enough to eject the
+    /// member for a moment.
     pub fn record_failure(&self, now: Instant, in_time: bool) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= FAILURES {
@@ -80,31 +82,32 @@ impl Load {
         }
     }
 
-    /// There is a new connection.
+    /// There is a new connection: slow start begins.
     pub fn connected(&self, now: Instant) {
         self.connected.store(self.millis_at(now), Ordering::Relaxed);
         self.reset();
     }
 
-    /// Whether it was connected a moment ago, and gets fewer calls than others.
+    /// Whether it is in slow start, and gets fewer calls than others.
     pub fn is_starting(&self, now: Instant) -> bool {
         self.slow_start_share(now) < 1.0
     }
 
-    /// Whether a turn of this node is its own, and not that of another one which has been there for longer. `sample` is from 0 to 1.
+    /// Whether a member in slow start takes a call, rather than `other`. `sample` is a random
+    /// number from 0 to 1.
     pub fn wins_slow_start(&self, other: &Self, now: Instant, sample: f64) -> bool {
-        // Where all have just been connected, nobody is spared.
+        // Where all members have just been connected, each has its usual share.
         sample < self.slow_start_share(now) / other.slow_start_share(now)
     }
 
-    /// The part of its usual calls that it gets.
+    /// The part of its usual calls that it gets, from 0 to 1.
     fn slow_start_share(&self, now: Instant) -> f64 {
         let age = self.millis_at(now).saturating_sub(self.connected.load(Ordering::Relaxed));
         let slow_start = millis(SLOW_START);
         if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(MIN_SLOW_START_SHARE) }
     }
 
-    /// It gives a sign of life: what was held against it is forgotten.
+    /// It gave a sign of life: its failures are forgotten.
     pub fn reset(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
@@ -115,7 +118,7 @@ impl Load {
         self.ejected_until.fetch_max(self.millis_at(now) + time, Ordering::Relaxed);
     }
 
-    /// Whether others are to be preferred.
+    /// Whether other members are preferred.
     pub fn is_ejected(&self, now: Instant) -> bool {
         self.ejected_until.load(Ordering::Relaxed) > self.millis_at(now)
     }
@@ -125,17 +128,17 @@ impl Load {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// How much it has to do for its weight, were it given one more.
+    /// Its calls in flight for its weight, with one more.
     pub fn load_per_weight(&self, weight: u16) -> u64 {
         (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
     }
 
-    /// Whether there is a latency to go by.
+    /// Whether its latency is known.
     pub fn is_measured(&self) -> bool {
         self.ewma.latency() > 0
     }
 
-    /// How long answers take, with what was slow of late foremost.
+    /// Its average latency, which rises at once and falls slowly.
     pub fn latency(&self) -> Option<Duration> {
         let latency = self.ewma.latency();
         (latency > 0).then(|| Duration::from_micros(latency))

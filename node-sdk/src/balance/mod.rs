@@ -1,4 +1,5 @@
-//! Whose turn it is: how one of several providers is picked. Used by nodes for calls, and by the gateway for HTTP servers too.
+//! Balancing: which of several members a call goes to. Nodes use it for calls, and the gateway for
+//! HTTP servers too. It imports nothing of the crate, and does no I/O.
 
 pub mod affinity;
 mod load;
@@ -15,41 +16,43 @@ pub use self::load::Load;
 pub use self::pick::{Balance, Balancer, Candidate, PickOptions};
 pub use self::retry_budget::RetryBudget;
 
-/// Most providers of a route that one node calls: each of many callers has its own, and fewer connections.
+/// Most providers of a route that one node calls. Each of many callers has other ones, and fewer
+/// connections.
 pub(crate) const MAX_SUBSET: usize = 100;
-/// Most turns of a schedule for each provider; finer weights are rounded.
+/// Most positions of one member in a schedule; finer weights are rounded.
 const MAX_SCHEDULE_SHARE: u32 = 16;
 
-/// Those that offer the same and want calls.
+/// The members that can take the same calls, with the schedule of those that are called.
 #[derive(Debug)]
 pub struct Pool<M> {
     list: Vec<M>,
-    /// Most of them that we call.
+    /// Most members that are called.
     most: usize,
-    /// Those that we call, if there are several.
+    /// The members that are called, if there are several: positions in `list`.
     members: Vec<usize>,
-    /// Those of them that take turns, the near ones if there are any: each as often as its weight says, spread out.
+    /// The order in which members are called: those of our zone if there are any, each as often as
+    /// its weight says, spread out.
     schedule: Vec<usize>,
-    /// The two are of `list` as it is.
+    /// `members` and `schedule` match `list`.
     is_scheduled: bool,
     cursor: AtomicUsize,
 }
 
-/// Whoever can be picked.
+/// Something that can be picked: a provider, or a server.
 pub trait Member {
-    /// Where it is: no two of a pool are at the same place.
+    /// Its address, which no other member of a pool has.
     fn address(&self) -> SocketAddr;
 
-    /// What it has to do, and how it does.
+    /// Its calls in flight, latency and failures.
     fn load(&self) -> &Load;
 
     /// Whether it can be called now; what comes first is better.
     fn readiness(&self, now: Instant) -> Readiness;
 
-    /// Its share, in hundredths of the usual one.
+    /// Its weight, in hundredths of the usual one.
     fn weight(&self) -> u16;
 
-    /// It runs where we do.
+    /// It runs in our zone.
     fn same_zone(&self) -> bool {
         false
     }
@@ -59,7 +62,7 @@ pub trait Member {
         None
     }
 
-    /// Among too many, those with the highest are called.
+    /// Its rank among too many members: those with the highest scores are called.
     fn rendezvous_score(&self) -> u64 {
         0
     }
@@ -72,7 +75,7 @@ pub enum Readiness {
     Ready,
     /// Being connected.
     Connecting,
-    /// It lets calls fail, or gives no sign of life.
+    /// It fails calls, or gives no sign of life.
     Ejected,
     /// Not connected, and worth a try.
     Reconnect,
@@ -93,24 +96,26 @@ impl<M: Clone> Clone for Pool<M> {
 }
 
 impl<M: Member> Pool<M> {
-    /// Nobody yet; of those that come, `most` are called. Turns begin anywhere: many processes start together.
+    /// An empty pool, of whose members at most `most` are called. The schedule begins at a random
+    /// position, because many processes start together.
     pub fn new(most: usize) -> Self {
         let cursor = AtomicUsize::new(fastrand::usize(..));
         Self { list: Vec::new(), most, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
     }
 
-    /// All of them, called or not.
+    /// All members, called or not.
     pub fn list(&self) -> &[M] {
         &self.list
     }
 
-    /// Adds one. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
+    /// Adds a member. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn push(&mut self, member: M) {
         self.list.push(member);
         self.is_scheduled = false;
     }
 
-    /// Removes those that are not to be kept. After the last change, [`rebuild_schedule`](Self::rebuild_schedule).
+    /// Removes the members for which `keep` is false. After the last change,
+    /// [`rebuild_schedule`](Self::rebuild_schedule).
     pub fn retain(&mut self, keep: impl FnMut(&M) -> bool) {
         self.list.retain(keep);
         self.is_scheduled = false;
@@ -121,12 +126,12 @@ impl<M: Member> Pool<M> {
         self.is_scheduled
     }
 
-    /// Spreads the turns by weight, as evenly as they go, over those that we call.
+    /// Makes the schedule anew: by weight, and spread out as evenly as possible.
     pub fn rebuild_schedule(&mut self) {
         self.is_scheduled = true;
         (self.members, self.schedule) = (Vec::new(), Vec::new());
         if self.list.len() <= 1 {
-            // The usual case, of many thousands of routes.
+            // The usual case, for many thousands of routes.
             return;
         }
         let mut members: Vec<usize> = (0..self.list.len()).collect();
@@ -143,19 +148,19 @@ impl<M: Member> Pool<M> {
         self.members = members;
     }
 
-    /// Those that calls go to, of those that there are.
+    /// The members that are called.
     pub fn members(&self) -> impl Iterator<Item = &M> {
         self.members.iter().map(|at| &self.list[*at])
     }
 }
 
-/// Positions in the order of their turns: each as often as its weight says, and spread out.
+/// Positions in the order of calls: each as often as its weight says, and spread out.
 fn schedule(weights: &[u32]) -> Vec<usize> {
     let most = weights.iter().copied().max().unwrap_or(0);
     if most == 0 || weights.iter().all(|weight| *weight == most) {
         return (0..weights.len()).collect();
     }
-    // No more turns than it takes: weights of 100 and 200 are one turn and two.
+    // As few as possible: weights of 100 and 200 are one position and two.
     let divisor = weights.iter().copied().fold(0, gcd);
     let turns = |weight: u32| {
         if most / divisor <= MAX_SCHEDULE_SHARE {

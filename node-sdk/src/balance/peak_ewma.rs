@@ -6,7 +6,8 @@ use std::time::Duration;
 
 /// The average halves after this time without a sample: a node that was slow once is tried again.
 const HALF_LIFE_MS: u64 = 1024;
-/// The weight of a sample below the average, as 1 in this many. A higher sample becomes the average.
+/// The weight of a sample below the average, as 1 in this many. A higher sample becomes the
+/// average.
 const EWMA_SHARE: u64 = 8;
 
 /// The average latency of one member. Times are milliseconds of one clock, given as arguments.
@@ -33,8 +34,9 @@ impl PeakEwma {
         self.latency.load(Ordering::Relaxed)
     }
 
-    /// The square of the latency times the calls in flight, and one more. Latency counts twice: a slow node is slow even when
-    /// it has little to do, while a node with much to do becomes slow, which its latency then shows.
+    /// The square of the latency times the calls in flight, and one more. Latency counts twice: a
+    /// slow node is slow even when it has little to do, while a node with much to do becomes slow,
+    /// which its latency then shows.
     pub(crate) fn cost(&self, now_ms: u64, in_flight: u32) -> u64 {
         // The average decays only for a node without calls in flight: one call measures it anew.
         let latency = if in_flight == 0 { self.latency_at(now_ms) } else { self.latency() };

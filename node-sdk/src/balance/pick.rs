@@ -1,5 +1,5 @@
-//! How one of several members is picked: power of two choices over a weighted schedule, by Peak EWMA
-//! unless another balance is asked for.
+//! How one of several members is picked: power of two choices over a weighted schedule, by Peak
+//! EWMA unless another balance is asked for.
 
 use std::net::SocketAddr;
 use std::sync::atomic::Ordering;
@@ -9,28 +9,31 @@ use tokio::time::Instant;
 
 use super::{Member, Pool, Readiness, affinity};
 
-/// Calls in flight to a node of our own zone from which one of another, if that costs less than half, is taken.
+/// With this many calls in flight to a member of our own zone, calls overflow to a member of
+/// another zone that has less than half as many.
 const ZONE_OVERFLOW: u32 = 32;
 
-/// Differences in cost below that of half a millisecond say nothing, and must not spoil the turns.
+/// Differences in cost below half a millisecond squared are noise, and must not change the
+/// schedule.
 const MIN_COST_GAP: u64 = 500 * 500;
 
 /// How one of several providers is picked.
 #[derive(Clone, Copy, Debug, Default)]
 pub enum Balance {
-    /// Providers take turns by weight; whose turn it is gives way to another at random that costs less: its calls in flight times
-    /// the square of the latency of its last answers.
+    /// Power of two choices by Peak EWMA: the next provider of a weighted schedule, unless a random
+    /// other one is clearly cheaper. The cost is the square of the average latency times the calls
+    /// in flight.
     #[default]
     PeakEwma,
-    /// Providers take turns by weight.
+    /// The providers in turn, by weight.
     RoundRobin,
-    /// The fewest calls in flight for its weight, of those that we have made.
+    /// The provider with the fewest calls in flight from this process for its weight.
     LeastInFlight,
-    /// In a way of one's own.
+    /// As a [`Balancer`] decides.
     Custom(&'static dyn Balancer),
 }
 
-/// A way of one's own to pick a provider: see [`Balance::Custom`].
+/// A custom way to pick a provider: see [`Balance::Custom`].
 ///
 /// ```
 /// use node_sdk::{Balance, Balancer, Candidate, Node};
@@ -48,9 +51,10 @@ pub enum Balance {
 /// let node = Node::builder("caller").balance(Balance::Custom(&Quickest));
 /// ```
 pub trait Balancer: std::fmt::Debug + Send + Sync {
-    /// Where in `candidates` the provider to call stands; beyond the last, the first is called. There is at least one, and all
-    /// of them have a live connection, do not let calls fail, and were not tried for this call before. Asked for every call that more
-    /// than one provider could take, in the task that makes it: it should be quick.
+    /// The position in `candidates` of the provider to call; beyond the last, the first is called.
+    /// There is at least one candidate. All have a live connection, are not ejected, and were not
+    /// tried for this call before. Called for every call that more than one provider could take, in
+    /// the task that makes the call: it should be quick.
     fn pick(&self, candidates: &[Candidate<'_>]) -> usize;
 }
 
@@ -58,36 +62,38 @@ pub trait Balancer: std::fmt::Debug + Send + Sync {
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 pub struct Candidate<'a> {
-    /// Where it is.
+    /// Its address.
     pub address: SocketAddr,
     /// The id of its instance; nodes of version 1 have none.
     pub instance: Option<&'a str>,
     /// Its share of the calls, in hundredths of the usual one.
     pub weight: u16,
-    /// Our calls that it has not answered.
+    /// The calls of this process that it has not answered.
     pub in_flight: u32,
-    /// How long it takes to answer us, with what was slow of late foremost; `None` before its first answer.
+    /// Its average latency for this process, which rises at once and falls slowly; `None` before
+    /// its first response.
     pub latency: Option<Duration>,
     /// It runs in our zone.
     pub same_zone: bool,
 }
 
-/// Who is to be picked.
+/// What to pick by.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickOptions<'a> {
     /// How.
     pub balance: Balance,
     /// Calls with the same key go to the same provider, as long as it is there.
     pub sticky: Option<&'a str>,
-    /// Nobody but this instance.
+    /// Only this instance.
     pub instance: Option<&'a str>,
-    /// Not those: a second attempt.
+    /// Addresses that were tried before, and are not picked again.
     pub tried: &'a [SocketAddr],
 }
 
 impl<M: Member> Pool<M> {
-    /// The provider to call, with whether it has to be connected first. A provider without a live connection is picked only
-    /// when there is none with one; those that are due are named to `connect`, to be there the next time.
+    /// The member to call. One without a live connection is picked only when no other has one;
+    /// `connect` is called for those that should be connected, so that they are ready the next
+    /// time.
     pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
         debug_assert!(self.is_scheduled, "who changes a pool plans it");
         if let Some(instance) = options.instance {
@@ -114,7 +120,8 @@ impl<M: Member> Pool<M> {
         {
             return Some(provider);
         }
-        // A second attempt does not move the cursor, or a member whose calls fail would always be the first.
+        // A second attempt does not move the cursor, or a member whose calls fail would always be
+        // the first.
         let cursor = self.cursor.fetch_add(usize::from(options.tried.is_empty()), Ordering::Relaxed);
         let next = self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)?;
         if !is_ready(next, options, now) {
@@ -126,7 +133,8 @@ impl<M: Member> Pool<M> {
         Some(self.pick_of_two(cursor, next, options, now))
     }
 
-    /// Power of two choices: the next of the schedule, which is ready, unless a random other one is clearly cheaper.
+    /// Power of two choices: the next of the schedule, which is ready, unless a random other one is
+    /// clearly cheaper.
     fn pick_of_two<'a>(&'a self, cursor: usize, next: &'a M, options: &PickOptions<'_>, now: Instant) -> &'a M {
         let count = self.schedule.len();
         let overflows_zone = next.same_zone() && next.load().in_flight() >= ZONE_OVERFLOW;
@@ -151,8 +159,8 @@ impl<M: Member> Pool<M> {
         if picks_other && is_ready(other, options, now) { other } else { next }
     }
 
-    /// The best of all members, for when the next of the schedule is not ready. Members that should be connected again are
-    /// named to `connect`.
+    /// The best of all members, for when the next of the schedule is not ready. Members that should
+    /// be connected again are named to `connect`.
     fn pick_best(
         &self,
         cursor: usize,
@@ -184,11 +192,11 @@ impl<M: Member> Pool<M> {
         Some(provider)
     }
 
-    /// Whoever has the fewest calls in flight for its weight, among those with a live connection; the near ones first, until they
-    /// have much to do.
+    /// The member with the fewest calls in flight for its weight, among those with a live
+    /// connection; members of our zone first, until they overflow.
     fn pick_least_in_flight(&self, cursor: usize, options: &PickOptions<'_>, now: Instant) -> Option<&M> {
         let least = |positions: &[usize], not: Option<SocketAddr>| {
-            // From whose turn it is: among equals, everybody has some.
+            // From the next of the schedule on, so that equal members are all called.
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
             let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
                 let address = provider.address();
@@ -209,7 +217,8 @@ impl<M: Member> Pool<M> {
         Some(near)
     }
 
-    /// Rendezvous hashing with bounded load: the closest to the key, unless it has a quarter more to do than the mean.
+    /// Rendezvous hashing with bounded load: the member with the best score for the key, unless it
+    /// has a quarter more calls in flight than the mean.
     fn pick_sticky(
         &self,
         key: &str,
@@ -237,7 +246,7 @@ impl<M: Member> Pool<M> {
         Some(provider)
     }
 
-    /// The provider that `balancer` wants, if there is one with a live connection.
+    /// The member that `balancer` picks, if there is one with a live connection.
     fn pick_custom(
         &self,
         balancer: &dyn Balancer,
@@ -254,8 +263,8 @@ impl<M: Member> Pool<M> {
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
     }
 
-    /// How ready each is, for who looks at all of them. When most are ejected it is not they who are at fault, and the rest could not
-    /// bear it all: then nobody is.
+    /// The readiness of members when all are compared. When most are ejected they are hardly at
+    /// fault, and the rest could not bear the load: then none counts as ejected.
     fn ranks(&self, now: Instant) -> impl Fn(&M) -> Readiness + use<M> {
         let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
         let panic = ejected * 2 > self.members.len();
@@ -271,7 +280,7 @@ fn is_ready<M: Member>(member: &M, options: &PickOptions<'_>, now: Instant) -> b
     !options.tried.contains(&member.address()) && member.readiness(now) == Readiness::Ready
 }
 
-/// Whether one provider is to be preferred to another whose turn it is.
+/// Whether one member is clearly cheaper than another, or in our zone when the other is not.
 fn is_cheaper<M: Member>(one: &M, other: &M, balance: Balance, now: Instant) -> bool {
     let (ours, theirs) = (one.load().in_flight(), other.load().in_flight());
     match (one.same_zone(), other.same_zone()) {

@@ -1,4 +1,4 @@
-//! How often calls may be tried again, without a clock.
+//! How many retries all calls together may make. Without a clock.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -6,9 +6,9 @@ use std::time::Instant;
 
 /// Retries for each call: a fifth. When everything fails, the load grows by no more than that.
 const PER_CALL: f64 = 0.2;
-/// And so many a second, for those who call rarely.
+/// Retries a second besides, for nodes that call rarely.
 const PER_SECOND: f64 = 10.0;
-/// What is left over is kept up to so many.
+/// Most retries that are saved up.
 const MOST: f64 = 100.0;
 
 /// A budget that all calls of a node share.
@@ -21,7 +21,7 @@ pub struct RetryBudget {
 #[derive(Debug)]
 struct RetryTokens {
     left: f64,
-    /// Calls, and time, that have been paid in for.
+    /// Calls and time since the last payment.
     calls: u64,
     at: Instant,
 }
@@ -32,12 +32,12 @@ impl RetryBudget {
         Self { calls: AtomicU64::new(0), account: Mutex::new(RetryTokens { left: PER_SECOND, calls: 0, at: now }) }
     }
 
-    /// A call begins.
+    /// A call begins, and pays in.
     pub fn deposit(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether one call may be tried again; it counts then.
+    /// Whether one retry may be made; then it counts.
     pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = self.calls.load(Ordering::Relaxed);

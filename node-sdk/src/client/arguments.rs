@@ -1,4 +1,4 @@
-//! What a call is made with, as JSON text.
+//! The arguments of a call, as JSON text.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::client::attempt::SubmitError;
 use crate::error::CallError;
 use net::buffers::with_scratch;
 
-/// What a call is made with.
+/// The arguments of a call.
 #[derive(Clone, Copy)]
 pub(crate) enum CallArguments<'a> {
     Value(&'a (dyn WriteJson + Sync)),
@@ -14,7 +14,7 @@ pub(crate) enum CallArguments<'a> {
     Text(&'a str),
 }
 
-/// What can be written as JSON, whatever its type.
+/// A value of any type that can be written as JSON.
 pub(crate) trait WriteJson {
     fn write_json(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
 }

@@ -25,7 +25,7 @@ use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
 use crate::transport::write_queue::EnqueueError;
 
-/// Whoever waits for longer than any clock can tell waits for so long.
+/// A timeout that no clock can express is replaced by this.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 /// How far a call has come.
@@ -34,11 +34,12 @@ pub(super) struct CallProgress {
     /// Set with the first attempt.
     pub(super) deadline: Option<Instant>,
     pub(super) state: CallState,
-    /// Who was tried, without success.
+    /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
-    /// Who may have carried it out, and was lost.
+    /// The node that was lost and may have carried out the call.
     pub(super) lost: Option<SocketAddr>,
-    /// An answer that says that it was not carried out; given if nobody does better.
+    /// A response that says that the call was not carried out; returned if no other node does
+    /// better.
     pub(super) declined: Option<Bytes>,
     pub(super) full: bool,
     pub(super) too_large: bool,
@@ -74,7 +75,7 @@ impl std::fmt::Debug for CallState {
 }
 
 impl RawCall<'_> {
-    /// Makes an attempt. An answer is given at once to what is one-way.
+    /// Makes an attempt. A one-way call is answered at once.
     fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
         let now = self.started.take().unwrap_or_else(Instant::now);
         let context = Context::current();
@@ -92,7 +93,7 @@ impl RawCall<'_> {
             && self.address.is_none()
             && self.pick.instance.is_none()
             && self.progress.tried.is_empty()
-            // A stream needs a connection: this node's own one, if it is listed.
+            // A stream needs a connection: to this node itself, if it is listed.
             && self.window.is_none()
             && service.offers(self.method, self.path)
         {
@@ -124,7 +125,7 @@ impl RawCall<'_> {
             match self.submit(provider, &captured, now, deadline, &context) {
                 Ok(None) => return Ok(Some(Bytes::new())),
                 Ok(Some(mut pending)) => {
-                    // It may be lost already; and whoever answers wakes this task.
+                    // The call may be lost already, and its response must wake this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
                         if let Some(frame) = self.resolve(pending, outcome)? {
                             return Ok(Some(frame));
@@ -156,13 +157,13 @@ impl RawCall<'_> {
     ) -> Result<Option<PendingCall>, SubmitError> {
         let connection = &provider.connection;
         let version = connection.version;
-        // What the arguments are made of is the caller's code: not while the connection is locked.
+        // Arguments are serialized by the caller's code: not while the connection is locked.
         self.arguments.with_text(|text| {
             let merged = match version {
                 Version::V1 => {
                     path_params::merge(text, path_params::names(&provider.route).zip(captured.iter().copied()))
                 }
-                // It reads the path itself.
+                // A version 2 node reads the path itself.
                 Version::V2 => Cow::Borrowed(text),
             };
             let meta = |sent| CallMeta {
@@ -192,13 +193,13 @@ impl RawCall<'_> {
         })
     }
 
-    /// What becomes of the call after an attempt has ended: its answer, or `None` for another attempt.
+    /// Decides after an attempt: the response, or `None` for another attempt.
     fn resolve(
         &mut self,
         pending: PendingCall,
         outcome: Result<Bytes, CallFailure>,
     ) -> Result<Option<Bytes>, CallError> {
-        // Mostly nobody asks for it.
+        // Most outcomes do not need the time.
         let now = || Instant::now().into_std();
         let connection = pending.connection();
         if self.is_probe {
@@ -211,7 +212,7 @@ impl RawCall<'_> {
         let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
-                // Said before anything was done: somebody else may do it.
+                // The node has not begun with the call: another one may carry it out.
                 let declined = success_parts(&frame).is_none() && is_declined(&frame);
                 if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
                     self.progress.declined = Some(frame);
@@ -245,7 +246,7 @@ impl RawCall<'_> {
         }
     }
 
-    /// Nobody is left to try.
+    /// What the caller is told when no node is left to try.
     fn no_provider_error(&mut self) -> Result<Bytes, CallError> {
         let url = self.url();
         let CallProgress { lost, declined, full, too_large, .. } = &mut self.progress;
@@ -285,7 +286,7 @@ impl Future for RawCall<'_> {
                     if !matches!(settled, Ok(Some(_)))
                         && let HedgeState::Asked(other) = std::mem::replace(&mut this.progress.hedge, HedgeState::Done)
                     {
-                        // The other one may still do it.
+                        // The hedge may still succeed.
                         this.progress.state = CallState::Waiting(other);
                         continue;
                     }

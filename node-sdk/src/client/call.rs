@@ -26,22 +26,24 @@ impl<'a, T> Call<'a, T> {
         Self { raw, result: PhantomData }
     }
 
-    /// How long the whole call may take, further attempts included. 5 s unless set, and never longer than the call that is
-    /// being handled may take.
+    /// How long the whole call may take, with all its attempts. 5 s unless set, and never longer
+    /// than the call that is being handled.
     pub fn timeout(mut self, deadline: Duration) -> Self {
         self.raw = self.raw.timeout(deadline);
         self
     }
 
-    /// Carrying it out twice does no harm: it may be tried again when it was lost on the way.
+    /// Says that the call may be carried out twice: it is tried again when it was lost on the way.
     pub fn idempotent(mut self) -> Self {
         self.raw.idempotent = true;
         self
     }
 
-    /// When there is no answer after so long, the call is made a second time, to another provider; the first answer counts, and the
-    /// other is taken back. For calls that must not wait for one slow node. Only what may be carried out twice is hedged:
-    /// see [`idempotent`](Self::idempotent); and only as often as calls may be tried again, a fifth of all calls and ten a second.
+    /// When there is no response after this time, the call is made a second time, to another
+    /// provider. The first response counts, and the other call is cancelled. For calls that must
+    /// not wait for one slow node. Only calls that may be carried out twice are hedged, see
+    /// [`idempotent`](Self::idempotent), and only within the retry budget: a fifth of all calls,
+    /// and ten a second.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -55,7 +57,8 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// Calls with the same key go to the same provider, as long as that is there and has not much more to do than the others.
+    /// Calls with the same key go to the same provider, as long as it is there and has not many
+    /// more calls in flight than the others.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {
@@ -73,7 +76,7 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// How a provider is picked, if not as the node's builder says.
+    /// How a provider is picked, unless as the node's builder says.
     pub fn balance(mut self, balance: Balance) -> Self {
         self.raw = self.raw.balance(balance);
         self

@@ -1,4 +1,4 @@
-//! Events: what has happened, told to whoever has subscribed.
+//! Events: messages to every group that has subscribed.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
 use crate::transport::limits::MAX_FRAME_BYTES;
 use net::buffers::with_scratch;
 
-/// Most bytes of a payload: with what stands around it, it is a packet that every node takes.
+/// Most bytes of a payload: as a packet, with its envelope, it is within what every node reads.
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
@@ -51,7 +51,8 @@ pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> R
     })
 }
 
-/// Has `choose` tell whom it wants; it is given the name of this node if that has subscribed, and is told already.
+/// Has `choose` pick the receivers. It is given the name of this node if this node has subscribed;
+/// then the event has been delivered to it.
 fn publish(
     mesh: &Mesh,
     event: &str,
@@ -73,7 +74,7 @@ fn publish(
     }
     let own = mesh.local().filter(|service| service.offers(METHOD, &path));
     if let Some(service) = &own {
-        // It is a message: the time of the call that is being handled is no matter of its own.
+        // An event may be handled after the call that emits it is over.
         let context = Context { deadline: None, ..context };
         tokio::spawn(Arc::clone(service).call((METHOD, &path), &text, context));
     }

@@ -25,12 +25,13 @@ pub(super) enum HedgeState {
     At(Pin<Box<Sleep>>),
     /// Another provider works on it too.
     Asked(PendingCall),
-    /// Nobody else is asked.
+    /// No second provider is called, or the hedge is over.
     Done,
 }
 
 impl RawCall<'_> {
-    /// Asks a second provider when it is time to, and whether that has an outcome; it is the one that is waited for then.
+    /// Calls a second provider when it is time, and polls that call. When it ends, it takes the
+    /// place of the first.
     pub(super) fn poll_hedge(&mut self, task: &mut TaskContext<'_>) -> Poll<Result<Bytes, CallFailure>> {
         if matches!(self.progress.hedge, HedgeState::Idle) {
             let may = self.idempotent && !self.one_way && self.address.is_none() && self.pick.instance.is_none();

@@ -1,4 +1,5 @@
-//! Calls, streams and events to other nodes, from arguments to results.
+//! Calls, streams and events to other nodes, from arguments to results. Nothing here feeds the
+//! registry view or answers callers.
 
 mod arguments;
 mod attempt;

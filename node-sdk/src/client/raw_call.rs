@@ -12,7 +12,8 @@ use crate::client::mesh::Mesh;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
-/// A call whose answer is not read: see [`Peers::call_raw`](crate::Peers::call_raw).
+/// A call whose response is not read: see
+/// [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct RawCall<'a> {
@@ -21,16 +22,16 @@ pub struct RawCall<'a> {
     pub(super) path: &'a str,
     pub(super) arguments: CallArguments<'a>,
     pub(super) timeout: Duration,
-    /// Until the first attempt: when the call began, if the caller knows.
+    /// Until the first attempt: when the call began, if the caller has said so.
     pub(super) started: Option<Instant>,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
-    /// Its answer may be a stream, of which so many bytes may be sent ahead.
+    /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
-    /// When there is no answer after so long, another provider is asked too.
+    /// Without a response after this time, another provider is called too.
     pub(super) hedge: Option<Duration>,
     pub(super) address: Option<SocketAddr>,
-    /// Whoever makes it draws the conclusions.
+    /// Its failure does not count against the node: the caller decides.
     pub(super) is_probe: bool,
     pub(super) pick: PickOptions<'a>,
     pub(super) progress: CallProgress,
@@ -62,7 +63,8 @@ impl<'a> RawCall<'a> {
         self
     }
 
-    /// The call begins at `now`, which whoever makes thousands a second has just looked at the clock for: its time counts from there.
+    /// The time of the call counts from `now`. For callers that make thousands of calls a second
+    /// and have just read the clock.
     pub fn started_at(mut self, now: Instant) -> Self {
         self.started = Some(now);
         self
@@ -85,24 +87,24 @@ impl<'a> RawCall<'a> {
         self
     }
 
-    /// The answer may be a stream, of which `window` bytes may be sent ahead.
+    /// The response may be a stream, of which `window` bytes may be sent ahead.
     pub(crate) fn streaming(mut self, window: u32) -> Self {
         self.window = Some(window);
         self
     }
 
-    /// The stream that the call has become, if it has; once it is answered.
+    /// The stream that the call has become, if it has; only after the response.
     pub(crate) fn opened_stream(&mut self) -> Option<OpenStream> {
         self.progress.opened.take().map(PendingCall::into_stream)
     }
 
-    /// Calls whoever is at this address.
+    /// Calls the node at this address.
     pub(crate) fn to_address(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
     }
 
-    /// It finds out how a node does: that it fails is nobody else's news.
+    /// The call checks a node: its failure does not count against the node.
     pub(crate) fn without_health_effect(mut self) -> Self {
         self.is_probe = true;
         self

@@ -1,4 +1,4 @@
-//! What the answer to a call means.
+//! The response to a call, and what it means.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -9,35 +9,36 @@ use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
 
-/// An answer as it came, with what it means.
+/// A response as it came.
 #[derive(Debug)]
 pub struct RawResponse {
     pub(crate) frame: Bytes,
 }
 
 impl RawResponse {
-    /// The whole packet as it came, without its delimiter.
+    /// The packet, without its delimiter.
     pub fn packet(&self) -> &Bytes {
         &self.frame
     }
 
-    /// What the answer means.
+    /// Reads the response.
     ///
     /// # Errors
-    /// When the frame is no packet, as with an old service that answers `null` to a method it does not know.
+    /// When the frame is no packet: an old service answers `null` to a method that it does not
+    /// know.
     pub fn read(&self) -> Result<Response<'_>, protocol::PacketError> {
         Packet::parse(&self.frame).map(|packet| Response::from_packet(&packet))
     }
 }
 
-/// What an answer holds instead of a result.
+/// Why a response holds no result.
 pub(crate) enum ResponseError {
     Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
     Answer(serde_json::Error),
 }
 
 impl ResponseError {
-    /// What the caller is told who called `url`.
+    /// As an error of a call of `url`.
     pub(crate) fn into_call_error(self, url: impl FnOnce() -> String) -> CallError {
         match self {
             Self::Refused { status, reason, message, retry_after } => {
@@ -48,9 +49,9 @@ impl ResponseError {
     }
 }
 
-/// The result that an answer holds.
+/// Reads the result of a response.
 pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, ResponseError> {
-    // The usual answer is read once. If it is not what was asked for, the whole of it says why.
+    // The usual response is read once. If it does not fit, the whole packet says why.
     if let Some((_, body)) = success_parts(&raw.frame)
         && let Ok(result) = serde_json::from_slice(body)
     {
@@ -69,14 +70,14 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
     }
     let read = match (answer.body, answer.version) {
         (Some(body), _) => serde_json::from_str(body.get()),
-        // Old services put data beside the key, where there is no `results`.
+        // Old services put data beside the key when there is no `results`.
         (None, Version::V1) => serde_json::from_slice(&raw.frame),
         (None, Version::V2) => serde_json::from_str("null"),
     };
     read.map_err(ResponseError::Answer)
 }
 
-/// Whether an answer says that nothing was done because its node has too much to do.
+/// Whether a response says that its node is overloaded and has done nothing.
 pub(crate) fn is_declined(frame: &[u8]) -> bool {
     let Ok(packet) = Packet::parse(frame) else { return false };
     let answer = Response::from_packet(&packet);

@@ -38,14 +38,15 @@ impl<'a, T> StreamCall<'a, T> {
         Self { raw: raw.streaming(STREAM_WINDOW), result: PhantomData }
     }
 
-    /// How long opening it may take, further attempts included. 5 s unless set. Once it is open it may last as long as both
-    /// sides want; one that was opened while a call is handled ends when that call's time is over.
+    /// How long opening the stream may take, with all attempts. 5 s unless set. An open stream may
+    /// last as long as both sides want; a stream that was opened while a call is handled ends with
+    /// the time of that call.
     pub fn timeout(mut self, deadline: Duration) -> Self {
         self.raw = self.raw.timeout(deadline);
         self
     }
 
-    /// As [`Call::idempotent`](crate::Call::idempotent), for as long as it is not open.
+    /// As [`Call::idempotent`](crate::Call::idempotent), until the stream is open.
     pub fn idempotent(mut self) -> Self {
         self.raw.idempotent = true;
         self
@@ -93,14 +94,14 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
         let Poll::Ready(answer) = Pin::new(&mut self.raw).poll(context)? else { return Poll::Pending };
         let mut stream = Duplex::from_call(&mut self.raw);
         if stream.open.is_none() {
-            // Whoever answers in one piece gives a stream of that.
+            // A response in one piece is a stream of one item.
             stream.whole.push_back(read_result(&answer).map_err(|error| error.into_call_error(|| stream.url.clone()))?);
         }
         Poll::Ready(Ok(stream))
     }
 }
 
-/// What a node answers with, unread: see [`RawCall::open`].
+/// The response of a node, unread: see [`RawCall::open`].
 #[derive(Debug)]
 pub enum RawReply {
     /// One piece.
@@ -110,11 +111,11 @@ pub enum RawReply {
 }
 
 impl RawCall<'_> {
-    /// Makes the call to whoever may answer with a stream: for gateways. At most `window` bytes of parts, and one part more, wait here
-    /// for whoever takes them. Dropping the future takes the call back.
+    /// Makes a call whose response may be a stream. At most `window` bytes of parts, and one more
+    /// part, wait here to be read. Dropping the future cancels the call.
     ///
     /// # Errors
-    /// Those of [`Peers::call_raw`](crate::Peers::call_raw).
+    /// Those of [`GatewayPeers::call_raw`](crate::gateway::GatewayPeers::call_raw).
     pub async fn open(self, window: u32) -> Result<RawReply, CallError> {
         let mut raw = self.streaming(window);
         let answer = (&mut raw).await?;
@@ -123,10 +124,11 @@ impl RawCall<'_> {
     }
 }
 
-/// An open stream: what comes from the other node, as a [`Stream`] of its results in their order, and a [`sender`](Self::sender)
-/// for what goes there. It ends with the other node's last part, or with one error; nothing is skipped, and nothing is tried
-/// again. At most 256 kB, or one part, wait here for whoever takes them; the other node waits then. Dropping it, and its
-/// senders, drops the work on the other node.
+/// An open stream: a [`Stream`] of the results that the other node sends, in order, and a
+/// [`sender`](Self::sender) for the other direction. It ends with the last part of the other node,
+/// or with one error. No part is skipped, and nothing is tried again. At most 256 kB, or one part,
+/// wait here to be read; then the other node waits. Dropping the stream and its senders cancels the
+/// work on the other node.
 ///
 /// ```no_run
 /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -158,7 +160,7 @@ pub struct PartSender {
 }
 
 impl<T> Duplex<T> {
-    /// Sends to the other node what its [`Items`](crate::Items) gives. Cheap to clone.
+    /// A sender of the parts that the other node reads as [`Items`](crate::Items). Cheap to clone.
     pub fn sender(&self) -> PartSender {
         PartSender { open: self.open.clone(), url: self.url.clone() }
     }
@@ -224,10 +226,12 @@ impl<T> Duplex<T> {
 }
 
 impl PartSender {
-    /// Sends one part, as soon as the other side takes more. Cancel safe: a part is sent as a whole or not at all.
+    /// Sends one part, as soon as the other side grants credit. Cancel safe: a part is sent as a
+    /// whole or not at all.
     ///
     /// # Errors
-    /// [`CallError::Ended`] when the stream is over, whose end says why; others when the part cannot be sent.
+    /// [`CallError::Ended`] when the stream is over; its end says why. Others when the part cannot
+    /// be sent.
     pub async fn send(&self, item: &(impl Serialize + Sync)) -> Result<(), CallError> {
         let Some(open) = &self.open else { return Err(self.ended()) };
         loop {
@@ -240,7 +244,7 @@ impl PartSender {
         }
     }
 
-    /// Sends one part unless another sender was first, and nothing more may be sent.
+    /// Sends one part, unless another sender has used up the credit.
     fn send_now(&self, open: &OpenStream, item: &(impl Serialize + Sync)) -> Result<bool, CallError> {
         with_scratch(|scratch| {
             let params = |source| CallError::Params { url: self.url.clone(), source };
@@ -257,7 +261,7 @@ impl PartSender {
         })
     }
 
-    /// Says that no part follows; what the other node sends still comes. Again, it does nothing.
+    /// Says that no part follows. The other node may still send. Calling it again does nothing.
     pub fn finish(&self) {
         if let Some(open) = &self.open {
             open.finish();

@@ -1,4 +1,5 @@
-//! What a node knew of the mesh, kept on disk, so that it can call others before a Distributor is there.
+//! The cache file: what a node knew of the mesh, so that it can call others before a Distributor is
+//! there.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -9,31 +10,33 @@ use std::time::{Duration, SystemTime};
 use protocol::{Digest, Replica, Revision};
 use serde::{Deserialize, Serialize};
 
-/// The first line of the file; each further line is an id, a space and an entry as it went over the wire.
+/// The first line of the file. Each further line is an id, a space, and an entry as it was
+/// received.
 #[derive(Debug, Serialize, Deserialize)]
 struct CacheHeader {
-    /// Of this format; a file of another is ignored.
+    /// The format of the file; a file of another format is ignored.
     v: u32,
     #[serde(flatten)]
     revision: Revision,
-    /// Of the entries: the file's checksum too.
+    /// The digest of the entries, which is the checksum of the file too.
     digest: Digest,
     /// Seconds since 1970.
     saved: u64,
-    /// Where the Distributor was that told it, if on another machine: the loopback of that one is not ours.
+    /// The address of the Distributor that sent the entries, if it is on another machine: loopback
+    /// addresses mean that machine.
     far: Option<IpAddr>,
 }
 
 const FORMAT: u32 = 2;
-/// Names that are tried for the new file: one of 128 random bits is hardly ever there.
+/// Names that are tried for the new file; one of 128 random bits is hardly ever taken.
 const MAX_NAMES: u32 = 4;
-/// A file larger than any list is none of ours.
+/// A larger file than any list is not ours.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
-/// Reads the file. `None` when there is none; how old it is otherwise.
+/// Reads the file, and its age. `None` when there is no file.
 ///
 /// # Errors
-/// When it cannot be read, or is not what was written. Nothing of it is used then.
+/// When the file cannot be read, or is damaged. Then nothing of it is used.
 pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
     let text = match fs::metadata(path) {
         Ok(file) if file.len() > MAX_FILE_BYTES => return Err(invalid("it is larger than any list")),
@@ -61,7 +64,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
     Ok(Some((replica, Duration::from_secs(seconds_since_1970().saturating_sub(saved)))))
 }
 
-/// The text of the file for what is known; `None` when that is of no Distributor that could go on from it.
+/// The text of the file; `None` when the replica has no revision to resume from.
 pub(crate) fn text(replica: &Replica) -> Option<String> {
     let revision = replica.revision()?;
     let head = CacheHeader {
@@ -80,8 +83,8 @@ pub(crate) fn text(replica: &Replica) -> Option<String> {
     Some(text)
 }
 
-/// Replaces the file in one step: whoever reads it finds the old text or the new one. Nobody but its owner may read it: it has the
-/// ids of instances.
+/// Replaces the file in one step: a reader finds the old text or the new one. Only the owner may
+/// read it, because it holds the ids of instances.
 pub(crate) fn store(path: &Path, text: &str) -> io::Result<()> {
     let (temporary, mut file) = create_beside(path)?;
     let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
@@ -92,8 +95,8 @@ pub(crate) fn store(path: &Path, text: &str) -> io::Result<()> {
     stored
 }
 
-/// Makes a file that was not there, under a name that nobody can know before: in a folder where others may write too, a link
-/// that waits under the name would have us write to another file.
+/// Creates a new file under a name that cannot be guessed. In a folder where others may write too,
+/// a link under a known name would redirect the write.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
     let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
     for _ in 0..MAX_NAMES {

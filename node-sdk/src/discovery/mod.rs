@@ -1,4 +1,5 @@
-//! The connection to the Distributor: it registers this node and is told of the others.
+//! The connection to the Distributor: it registers this node and feeds the registry view. Nothing
+//! here routes or makes calls.
 
 pub(crate) mod cache;
 pub(crate) mod registration;
@@ -21,14 +22,15 @@ use crate::routing::blocked::BlockedAddresses;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::RegistryView;
 
-/// Period in which a node that is not connected tries to be, as old nodes do.
+/// Period of attempts to connect to the Distributor, as of version 1 nodes.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
-/// After the first panic in a row, how long until the connection is made again; and the longest such pause.
+/// Pause after the first panic in a row, and the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(30);
 
-/// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered until `stop` is cancelled.
-/// What the Distributor sends goes into the view that is returned.
+/// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered and
+/// informed until `stop` is cancelled. Returns at once. Before the first list, the peers are those
+/// of the cache file, if there is one.
 pub(crate) fn start(
     mut identity: Identity,
     address: String,
@@ -68,7 +70,7 @@ pub(crate) fn start(
     (view, local_node, RegistrationHandle { advert, requests })
 }
 
-/// Runs the client until `stop` is cancelled; again, after a pause, when it panics.
+/// Runs the client until `stop` is cancelled. After a panic it runs again, after a pause.
 async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: CancellationToken) {
     let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
     loop {
@@ -77,7 +79,7 @@ async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: Cancella
         if run.is_ok() || stop.is_cancelled() {
             return;
         }
-        // Whatever it was about is read anew with the next connection.
+        // A new session reads everything again.
         view.disconnected();
         let pause = restarts.pause_after(begun.elapsed());
         error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
@@ -88,14 +90,14 @@ async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: Cancella
     }
 }
 
-/// How long to wait before what panicked runs again: twice as long from one panic to the next. There is no last time: a node that serves, and
-/// is not registered, is of no use to anybody.
+/// The pause before a client that panicked runs again: it doubles from panic to panic. There is no
+/// last attempt, since a node that is not registered is useless.
 struct RestartBackoff {
     pause: Duration,
 }
 
 impl RestartBackoff {
-    /// The pause after it has run for so long.
+    /// The pause after it has run for this time.
     fn pause_after(&mut self, ran: Duration) -> Duration {
         if ran >= MAX_PAUSE {
             self.pause = FIRST_PAUSE;

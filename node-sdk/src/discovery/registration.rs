@@ -1,4 +1,4 @@
-//! What a process says of itself, and how it changes that while it is registered.
+//! The registration of a process, and changes of it while it lasts.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -11,39 +11,40 @@ use tokio::time::timeout;
 
 use crate::balance::Balance;
 
-/// Random bytes of a secret: more than anybody can try.
+/// Random bytes of a secret: too many to guess.
 const SECRET_BYTES: usize = 32;
 
-/// Wishes to know who has seen us that wait for a connection.
+/// Most visibility requests that wait for a session.
 pub(crate) const MAX_VISIBILITY_REQUESTS: usize = 16;
 
-/// What a process tells the Distributor about itself.
+/// What a process registers about itself.
 #[derive(Clone, Debug)]
 pub struct Identity {
     /// Its name, such as `goods`; `gate` for gateways.
     pub name: String,
-    /// Where it listens.
+    /// The address that it listens on.
     pub port: u16,
-    /// On which of its machine's addresses it listens for calls, if for any.
+    /// The address of its machine on which it listens for calls, if it does.
     pub listen: Option<IpAddr>,
-    /// Where it listens for others than nodes: what registers one of these is never called.
+    /// Addresses on which it listens for other clients than nodes: a node that registers one of
+    /// these is never called.
     pub own: Vec<SocketAddr>,
-    /// What it offers.
+    /// Its routes.
     pub routes: Vec<Route>,
-    /// What else it says of itself. The instance id is set when it joins.
+    /// The rest of its advert. The instance id is set when it joins.
     pub advert: Advert,
-    /// The services, by name, and the urls, as registered, that it wants to be told of; `None`: all.
+    /// The services, by name, and the urls, as registered, that it wants to know; `None` for all.
     pub interests: Option<Vec<String>>,
-    /// Where to keep what is known, for the next start.
+    /// The cache file.
     pub cache: Option<PathBuf>,
     /// How one of several providers is picked.
     pub balance: Balance,
-    /// Where its connections go.
+    /// The network of its connections.
     pub network: Network,
 }
 
 impl Identity {
-    /// A process that wants to be told of everybody, and says nothing out of the ordinary.
+    /// A process with the defaults, which wants to know all nodes.
     pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
         Self {
             name: name.into(),
@@ -60,7 +61,7 @@ impl Identity {
     }
 }
 
-/// A wish to know who has seen our registration.
+/// A request to wait until nodes have seen the registration.
 #[derive(Debug)]
 pub(crate) struct VisibilityRequest {
     pub(crate) target: VisibilityTarget,
@@ -70,13 +71,13 @@ pub(crate) struct VisibilityRequest {
 /// Changes a registration while it lasts.
 #[derive(Debug)]
 pub(crate) struct RegistrationHandle {
-    /// What the node says of itself; the session with the Distributor passes it on.
+    /// The advert of the node; the session passes changes on.
     pub(super) advert: watch::Sender<Advert>,
     pub(super) requests: mpsc::Sender<VisibilityRequest>,
 }
 
 impl RegistrationHandle {
-    /// Changes what the node says of itself: all other nodes are told.
+    /// Changes the advert of the node: all other nodes are told.
     pub(crate) fn advertise(&self, change: impl FnOnce(&mut Advert)) {
         self.advert.send_if_modified(|advert| {
             let before = advert.clone();
@@ -85,8 +86,9 @@ impl RegistrationHandle {
         });
     }
 
-    /// Completes when this percentage of all version 2 nodes has acknowledged that it knows the registration, or `within` is
-    /// over. Cancel safe. See [`Node::wait_visible`](crate::Node::wait_visible).
+    /// Completes when this percentage of all version 2 nodes has acknowledged that it knows the
+    /// registration, or `within` is over. Cancel safe. See
+    /// [`Node::wait_visible`](crate::Node::wait_visible).
     pub(crate) async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
         let milliseconds = u32::try_from(within.as_millis()).unwrap_or(u32::MAX);
         let target = VisibilityTarget { percent: percent.clamp(1, 100), within: milliseconds };
@@ -101,7 +103,8 @@ impl RegistrationHandle {
     }
 }
 
-/// A secret of this process, of the system's generator. Without one the id proves nothing, and the node works all the same.
+/// A secret from the system's random numbers. Without one the id proves nothing, and the node works
+/// all the same.
 pub(super) fn new_secret() -> Option<Secret> {
     let mut bytes = [0; SECRET_BYTES];
     if let Err(error) = getrandom::fill(&mut bytes) {

@@ -1,4 +1,4 @@
-//! The connection to the Distributor: registers, takes in what it tells, and comes back when it is lost.
+//! One session with the Distributor: it registers, applies updates, and reports failed calls.
 
 use std::future::{poll_fn, ready};
 use std::net::{IpAddr, SocketAddr};
@@ -26,21 +26,23 @@ use crate::routing::registry_view::RegistryView;
 
 /// A Distributor in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a list: twice what our Distributor lets it become.
+/// Most bytes of a list: twice the limit of our Distributor.
 const MAX_LIST_BYTES: usize = 16 << 20;
-/// Most bytes that wait for a Distributor that does not read: a copy of all that is known, and more.
+/// Most bytes that wait for a Distributor that does not read: a copy of all entries, and more.
 const MAX_UNSENT_BYTES: usize = 32 << 20;
-/// A Distributor of version 2 that gives no sign of life for so long, or for three times the period it announced, is gone.
+/// A Distributor of version 2 is gone after this time without a sign of life, or after three times
+/// the ping period that it announced.
 const SILENCE: Duration = Duration::from_secs(15);
-/// After asking for the list, how long to wait for it before asking again.
+/// How long to wait for a list that was requested before requesting it again.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
-/// Between two reports of failed calls.
+/// Pause between two reports of failed calls.
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
-/// Between two writes of the cache file.
+/// Pause between two writes of the cache file.
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
-/// Between attempts that fail for the same reason, how often the log says so.
+/// How often the log mentions attempts that fail for the same reason.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
-/// The word for an instance id that is not made of the secret that was shown; and how long to wait before trying again.
+/// The reason of a rejection when the instance id does not belong to the secret; and the pause
+/// before the next attempt.
 const NOT_YOURS: &str = "not_yours";
 const NOT_YOURS_AGAIN: Duration = Duration::from_secs(10);
 
@@ -48,42 +50,42 @@ pub(super) struct RegistryClient {
     pub(super) identity: Identity,
     pub(super) address: String,
     pub(super) id: String,
-    /// What `id` is made of; the Distributor is told, and nobody else.
+    /// The secret that `id` is made of. Only the Distributor is told.
     pub(super) secret: Option<Secret>,
     pub(super) view: Arc<RegistryView>,
     pub(super) adverts: watch::Receiver<Advert>,
     pub(super) requested: mpsc::Receiver<VisibilityRequest>,
-    /// Wishes that the Distributor has been told of.
+    /// Requests that the Distributor has got.
     pub(super) waiting: Vec<VisibilityRequest>,
-    /// The Distributor of which the log says that its nodes cannot call us.
+    /// The Distributor whose nodes cannot call this one, as the log has said.
     pub(super) warned: Option<IpAddr>,
 }
 
-/// One connection to the Distributor.
+/// The state of one connection to the Distributor.
 struct RegistrySession<'a> {
     stream: &'a Socket,
     /// What the socket has not taken yet.
     unsent: BytesMut,
-    /// It has shown `$`.
+    /// The Distributor has sent a packet of version 2.
     is_v2: bool,
-    /// When it counts as gone unless something comes.
+    /// When the Distributor counts as gone, unless a packet comes.
     silent_at: Option<Instant>,
     silence: Duration,
     list_requested_at: Option<Instant>,
-    /// When to register again, having been turned away.
+    /// When to register again after a rejection.
     register_at: Option<Instant>,
     report_at: Instant,
     bad: LogThrottle,
-    /// It has told something: whoever accepts connections need not be a Distributor that works.
+    /// It has sent a packet. A process that accepts connections need not be a working Distributor.
     has_told: bool,
 }
 
 impl RegistryClient {
-    /// One attempt at a time, until `stop` is cancelled.
+    /// Makes one session after the other, until `stop` is cancelled.
     pub(super) async fn run(&mut self, stop: CancellationToken) {
         let mut failures = LogThrottle::new(LOG_PERIOD);
         let mut losses = LogThrottle::default();
-        // The log's last word is that there is no connection.
+        // The log says last that there is no connection.
         let mut told_lost = true;
         while !stop.is_cancelled() {
             let connecting = tokio::select! {
@@ -107,8 +109,9 @@ impl RegistryClient {
                     if let Some(held_back) = shown {
                         warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
                     }
-                    // Everybody lost it at this moment: come back one after the other, spread over one period. Whoever is first
-                    // comes back at once, but not for ever to one that closes every connection.
+                    // All nodes lost the Distributor at this moment, so they return one after the
+                    // other, spread over one period. The first returns at once, unless sessions end
+                    // as soon as they begin.
                     let has_worked = has_told && begun.elapsed() >= RECONNECT_PERIOD;
                     let slot = if has_worked { self.view.rank(&self.id) } else { Some(0.5 + fastrand::f64()) };
                     RECONNECT_PERIOD.mul_f64(slot.unwrap_or_else(fastrand::f64))
@@ -132,7 +135,8 @@ impl RegistryClient {
         }
     }
 
-    /// Registers and takes in what is told until the connection ends; says why it did, and whether anything was told.
+    /// Registers and applies updates until the connection ends. Returns why it ended, and whether a
+    /// packet came.
     async fn run_session(&mut self, stream: &Socket, stop: &CancellationToken) -> (&'static str, bool) {
         set_options(stream);
         let ends = stream.ends();
@@ -184,7 +188,7 @@ impl RegistryClient {
             if let Err(reason) = session.write() {
                 return reason;
             }
-            // A Distributor that never pauses keeps nobody from his turn, nor us from leaving.
+            // A Distributor that never pauses must not block other tasks, nor the stop of this one.
             let is_over = slice.is_over();
             if is_over {
                 slice.yield_now().await;
@@ -194,7 +198,8 @@ impl RegistryClient {
             let report_at = (session.is_v2 && self.view.has_failed()).then_some(session.report_at);
             let store_at = (self.identity.cache.is_some() && self.view.is_unsaved()).then(|| stored_at + CACHE_PERIOD);
             tokio::select! {
-                // What came while we were stopped is read before anything is made of the time that has passed.
+                // Packets that came while the process was stopped are read before any timeout is
+                // checked.
                 biased;
                 () = ready(()), if more && !is_over => {}
                 readable = stream.readable(), if !more && !is_over => match readable.and_then(|()| reader.fill(stream)) {
@@ -208,7 +213,7 @@ impl RegistryClient {
                 () = stop.cancelled() => {
                     if session.is_v2 {
                         write_leave(&mut session.unsent);
-                        // Whatever the socket does not take, the end of the connection says as well.
+                        // If the socket does not take it, the end of the connection says the same.
                         let _ = session.write();
                     }
                     self.store().await;
@@ -233,7 +238,7 @@ impl RegistryClient {
                     self.store().await;
                     stored_at = Instant::now();
                 }
-                // Once in a slice the others have their turn, though there is something to read.
+                // Once in a time slice the other branches run, although there is something to read.
                 () = ready(()), if is_over => {}
                 () = sleep_until_opt(session.silent_at) => return "no sign of life",
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
@@ -245,7 +250,7 @@ impl RegistryClient {
     fn register(&mut self, session: &mut RegistrySession<'_>) {
         let Identity { name, port, routes, interests, .. } = &self.identity;
         self.waiting.retain(|request| !request.answer.is_closed());
-        // One answer for all who wish: the highest wish, and the longest.
+        // One target for all requests: the highest percentage, and the longest time.
         let percent = self.waiting.iter().map(|request| request.target.percent).max();
         let within = self.waiting.iter().map(|request| request.target.within).max();
         let visible = percent.zip(within).map(|(percent, within)| VisibilityTarget { percent, within });
@@ -319,7 +324,7 @@ impl RegistryClient {
                 let params = packet.params.map_or("null", |params| params.get());
                 if let Ok(visibility) = serde_json::from_str::<Visibility>(params) {
                     for request in self.waiting.drain(..) {
-                        // Whoever wished may have gone.
+                        // The requester may have gone.
                         let _ = request.answer.send(visibility.clone());
                     }
                 }
@@ -333,7 +338,7 @@ impl RegistryClient {
         self.view.with_replica(|replica| replica.pong(all))
     }
 
-    /// The Distributor tells others to call the address that it sees; where only our own machine can, that is in vain.
+    /// Warns when the Distributor lists an address that other machines cannot reach.
     fn warn_of_loopback(&mut self, here: IpAddr, there: IpAddr) {
         let Some(listen) = self.identity.listen else { return };
         if !listen.is_loopback() || here.is_loopback() || self.warned.replace(there) == Some(there) {
@@ -347,7 +352,7 @@ impl RegistryClient {
     fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
         let (reason, message) = (answer.reason.as_deref().unwrap_or_default(), answer.message.as_deref());
         if answer.status >= 400 {
-            // A moment at random, or all that were turned away come again together.
+            // A random pause, or all rejected nodes return together.
             let after =
                 answer.retry_after.map(|after| after.max(Duration::from_millis(50)).mul_f64(1.0 + fastrand::f64()));
             session.register_at = after.map(|after| Instant::now() + after);
@@ -371,7 +376,7 @@ impl RegistryClient {
         }
     }
 
-    /// Writes what is known to the cache file, if there is one.
+    /// Writes the cache file, if there is one.
     async fn store(&self) {
         let Some(path) = self.identity.cache.clone() else { return };
         let Some(text) = self.view.cache_text(cache::text) else { return };
@@ -383,7 +388,8 @@ impl RegistryClient {
     }
 }
 
-/// Where the Distributor is, if it is on another machine; its connection tells by its two ends.
+/// The address of the Distributor, if it is on another machine: the two ends of the connection
+/// tell.
 fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
     (!there.is_loopback() && here != there).then_some(there)
 }
@@ -391,7 +397,8 @@ fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
 impl RegistrySession<'_> {
     /// Writes as much as the socket takes.
     fn write(&mut self) -> Result<(), &'static str> {
-        // Old Distributors die of a packet in two pieces; a fresh socket takes a registration at once.
+        // A Distributor of version 1 crashes on a packet in two pieces; a fresh socket takes a
+        // registration as a whole.
         while !self.unsent.is_empty() {
             match self.stream.try_write(&self.unsent) {
                 Ok(bytes) => self.unsent.advance(bytes),
@@ -405,7 +412,7 @@ impl RegistrySession<'_> {
         if self.unsent.len() > MAX_UNSENT_BYTES { Err("it does not read") } else { Ok(()) }
     }
 
-    /// Asks for the list, unless that has just been done.
+    /// Requests the list, unless that has just been done.
     fn request_list(&mut self, now: Instant) {
         if self.list_requested_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
             self.list_requested_at = Some(now);

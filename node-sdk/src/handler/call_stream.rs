@@ -1,4 +1,5 @@
-//! A running call that may be a stream: the state that its caller's connection and its handler share.
+//! A running call that may be a stream: the state that its caller's connection and its handler
+//! share.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,14 +14,15 @@ use protocol::{Part, STREAM_WINDOW};
 use crate::error::{ServiceError, no_room};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 
-/// When it is worth opening a stream again that ended because its node leaves: others offer it now.
+/// When a caller may open a stream again that ended because its node stops: other nodes offer it
+/// now.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
 
-/// A call at work that may be a stream.
+/// A running call that may be a stream.
 #[derive(Debug)]
 pub(crate) struct CallStream {
     state: Mutex<CallStreamState>,
-    /// Whoever works on the call.
+    /// The task that runs the handler.
     task: AtomicWaker,
     /// Bytes that wait in all streams of its caller.
     held: Arc<AtomicUsize>,
@@ -33,15 +35,15 @@ struct CallStreamState {
     /// The handler takes items.
     takes_items: bool,
     is_open: bool,
-    /// The node leaves: what has nothing to send ends.
+    /// The node stops: a stream that has nothing to send ends.
     leaving: bool,
-    /// The call is over, or the caller is gone.
+    /// The stream ended before its last part.
     cut: bool,
-    /// There was no room for what came.
+    /// Its parts were discarded for want of memory.
     out_of_memory: bool,
 }
 
-/// Parts of an answer, whatever they are made of.
+/// The parts of a response, from a stream of any type.
 #[doc(hidden)]
 pub struct Parts(pub(crate) Pin<Box<dyn PartSource>>);
 
@@ -55,7 +57,7 @@ pub(crate) trait PartSource: Send {
 }
 
 impl CallStream {
-    /// The caller takes so many bytes before it grants more.
+    /// `credit` is how many bytes the caller takes before it grants more.
     pub(crate) fn new(credit: u32, held: Arc<AtomicUsize>) -> Arc<Self> {
         let state = CallStreamState {
             receive: ReceiveWindow::new(STREAM_WINDOW),
@@ -83,13 +85,13 @@ impl CallStream {
         Ok(())
     }
 
-    /// The caller takes so many bytes more.
+    /// The caller grants more credit.
     pub(crate) fn grant(&self, bytes: u32) {
         let waker = self.lock().send.grant(bytes);
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// The node leaves.
+    /// The node stops.
     pub(crate) fn stop(&self) {
         self.lock().leaving = true;
         self.task.wake();
@@ -99,13 +101,14 @@ impl CallStream {
         self.task.register(task.waker());
     }
 
-    /// Whether the packet that opens the answer is to be sent now: items are wanted, or there are `parts`.
+    /// Marks the stream as open, if items are wanted or there are `parts`. Whether the packet that
+    /// opens it is to be sent now.
     pub(crate) fn set_open(&self, parts: bool) -> bool {
         let mut state = self.lock();
         (parts || state.takes_items) && !std::mem::replace(&mut state.is_open, true)
     }
 
-    /// Credit for the caller that is worth sending now.
+    /// Credit for the caller, once it is worth a packet.
     pub(crate) fn next_credit(&self) -> Option<u32> {
         self.lock().receive.next_credit()
     }
@@ -117,23 +120,23 @@ impl CallStream {
         Poll::Ready(state.send.next_number())
     }
 
-    /// A part of so many bytes is sent.
+    /// A part of this size was sent.
     pub(crate) fn sent(&self, bytes: usize) {
         self.lock().send.sent(bytes);
     }
 
-    /// Why a stream that has nothing to send ends now, if it does.
+    /// The error that ends a stream with nothing to send, if the node stops.
     pub(crate) fn stop_error(&self) -> Option<ServiceError> {
         let leaves = self.lock().leaving;
         leaves.then(|| ServiceError::new(503, "leaving", "this node leaves").retry_after(REOPEN_AFTER))
     }
 
-    /// Bytes that have come and are not taken.
+    /// Bytes of parts that the handler has not read.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.lock().receive.waiting_bytes()
     }
 
-    /// There is no room for what has come: whoever takes it finds out.
+    /// Discards the parts that wait. The handler gets an error when it reads on.
     pub(crate) fn crowd_out(&self) {
         let mut state = self.lock();
         self.held.fetch_sub(state.receive.waiting_bytes(), Ordering::Relaxed);
@@ -185,7 +188,7 @@ impl CallStream {
     }
 }
 
-/// What nobody has taken is gone with it.
+/// Parts that were not read no longer count.
 impl Drop for CallStream {
     fn drop(&mut self) {
         self.held.fetch_sub(self.lock().receive.waiting_bytes(), Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! What a handler can have as an argument.
+//! The types that a handler can have as arguments.
 
 use std::any::type_name;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use crate::error::ServiceError;
 use crate::handler::{FromCall, IncomingCall, StateTypes, params};
 use crate::peers::Peers;
 
-/// The call's arguments, read as a `T`: its `params`, and what the path says where they leave that out. Numbers and truth
-/// values may come as text, as they do from a query string.
+/// The arguments of the call, read as a `T`: its `params`, joined with the parameters of the path.
+/// Numbers and booleans may come as text, as they do from a query string.
 ///
 /// ```
 /// use node_sdk::{Params, ServiceError};
@@ -33,8 +33,8 @@ use crate::peers::Peers;
 #[derive(Clone, Copy, Debug)]
 pub struct Params<T>(pub T);
 
-/// What the parameters of the route took from the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two of
-/// them in their order, or a type with members of their names.
+/// The parameters of the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two in
+/// their order, or a type with members of their names.
 ///
 /// ```
 /// use node_sdk::{Node, Path, ServiceError};
@@ -48,7 +48,7 @@ pub struct Params<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct Path<T>(pub T);
 
-/// The call's arguments as JSON text, unread: `null` when there are none.
+/// The arguments of the call as JSON text, unread; `null` when there are none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawParams(pub String);
 
@@ -68,25 +68,25 @@ pub struct RawParams(pub String);
 #[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
 
-/// Until when the caller waits. Calls made by the handler keep to it by themselves.
+/// The time until which the caller waits. Calls made by the handler inherit it.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 
-/// Who calls.
+/// The caller.
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
-    /// Those among whom it may be found.
+    /// The peers, to find its name.
     pub(crate) peers: Option<Peers>,
-    /// Bytes that wait in its streams.
+    /// Bytes that wait in all its streams.
     pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
 }
 
 impl<T: DeserializeOwned> FromCall for Params<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read(&call.params());
-        // Whatever has been read without a complaint was JSON.
+        // What was read without an error was JSON.
         call.verified.set(call.verified.get() || read.is_ok());
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
     }
@@ -129,7 +129,7 @@ impl FromCall for Deadline {
 }
 
 impl Deadline {
-    /// How long the caller still waits; `None` when it has not said.
+    /// How long the caller still waits; `None` when it has set no deadline.
     pub fn remaining(self) -> Option<Duration> {
         self.0.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
@@ -147,12 +147,12 @@ impl Caller {
         self.address
     }
 
-    /// The id of the instance that calls; old callers have none.
+    /// The id of the calling instance; callers of version 1 have none.
     pub fn instance(&self) -> Option<&str> {
         self.instance.as_deref()
     }
 
-    /// Under which name it has registered, as far as is known. Nobody has proved that it is who it says it is.
+    /// The name under which the caller has registered, as far as is known. It is not authenticated.
     pub fn name(&self) -> Option<String> {
         self.peers.as_ref()?.name_of(self.instance.as_deref()?)
     }
@@ -164,7 +164,7 @@ impl FromCall for Trace {
     }
 }
 
-/// The route that the call was found by, as it is registered: `GET/goods/{id}`.
+/// The route of the call, as it is registered: `GET/goods/{id}`.
 impl FromCall for Route {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         Ok(call.route.clone())

@@ -1,4 +1,4 @@
-//! A handler at work, whatever its types: one allocation for the whole call.
+//! A running handler of any type: one allocation for the whole call.
 
 use std::fmt;
 use std::future::{Future, poll_fn};
@@ -13,33 +13,33 @@ use crate::handler::respond::{self, Outcome, Respond};
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{FromCall, Handler, IncomingCall, StateMap, StateTypes};
 
-/// A handler at work.
+/// A running handler.
 pub(crate) type RunningHandler = Pin<Box<dyn PollHandler>>;
 
-/// Work that ends with an answer.
+/// Work that ends with a response.
 pub(crate) trait PollHandler: Send {
-    /// Goes on with the work; when it is done its answer is in `sink`.
+    /// Polls the work. When it is done, the response is in `sink`.
     fn poll_answer(
         self: Pin<&mut Self>,
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress>;
 
-    /// The same for layers, which see the answer before its caller does.
+    /// The same for layers, which see the response before the caller does.
     fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>>;
 }
 
-/// A handler at work.
+/// A running handler.
 #[doc(hidden)]
 pub struct HandlerWork(pub(crate) RunningHandler);
 
-/// A handler whose types are no longer known.
+/// A handler with erased types.
 pub(crate) trait AnyHandler: Send + Sync {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError>;
     fn missing(&self, states: &StateMap) -> Option<&'static str>;
 }
 
-/// Forgets the types of a handler.
+/// Erases the types of a handler.
 pub(crate) fn boxed<A: 'static, H: Handler<A>>(handler: H) -> Box<dyn AnyHandler> {
     Box::new(TypedHandler { handler, arguments: std::marker::PhantomData })
 }
@@ -59,8 +59,8 @@ impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
     }
 }
 
-/// What comes after a [layer](crate::NodeBuilder::layer): the layers inside it, and the handler. An argument of the layer's
-/// function; a layer without it answers in the handler's place. Dropped, the handler is not called.
+/// What a [layer](crate::NodeBuilder::layer) stands around: the layers inside it, and the handler.
+/// An argument of the layer's function. A layer that drops it answers in place of the handler.
 pub struct Next(Result<RunningHandler, ServiceError>);
 
 impl Next {
@@ -68,10 +68,11 @@ impl Next {
         Self(running)
     }
 
-    /// Has the call carried out, and gives what it was answered. Cancel safe: the handler is dropped where it stands.
+    /// Runs the inner layers and the handler, and returns their response. Cancel safe: the handler
+    /// is dropped.
     ///
     /// # Errors
-    /// What the handler says, or why it could not begin.
+    /// The error of the handler, or why it could not begin.
     pub async fn run(self) -> Result<Outcome, ServiceError> {
         let mut running = self.0?;
         poll_fn(|task| running.as_mut().poll_outcome(task)).await
@@ -92,7 +93,7 @@ impl fmt::Debug for Next {
 }
 
 pin_project! {
-    /// What a handler's function has begun. One allocation for the whole call.
+    /// The future of a handler's function. One allocation for the whole call.
     struct Invocation<F> {
         #[pin]
         future: F,

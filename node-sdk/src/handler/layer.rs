@@ -1,4 +1,4 @@
-//! What stands around a handler: guards before it, layers on both sides of it.
+//! Guards, which check a call before its handler, and layers, which stand around it.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -10,12 +10,12 @@ use crate::handler::respond::Outcome;
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{IncomingCall, StateMap};
 
-/// Something around a handler, as the builder was given it.
+/// A guard or a layer, as the builder got it.
 #[derive(Clone)]
 pub(crate) enum Layer {
     /// Decides whether a call goes on.
     Guard(Arc<dyn AnyHandler>),
-    /// Answers in the place of the handler, which it may ask.
+    /// Answers in place of the handler, which it may call.
     Around(Arc<dyn AnyHandler>),
 }
 
@@ -39,7 +39,7 @@ impl AnyHandler for Layered {
         let next = Next::new(self.inner.begin(call));
         call.next.replace(Some(next));
         let begun = self.layer.begin(call);
-        // What a layer does not ask for must not become that of the one around it.
+        // A `Next` that the layer has not taken must not reach the layer around it.
         call.next.replace(None);
         begun
     }
@@ -54,11 +54,12 @@ struct Guarded {
     inner: Box<dyn AnyHandler>,
 }
 
-/// A call that is being checked, or was.
+/// A call whose guard is running, or has let it through.
 struct GuardedCall {
     /// Until it has let the call through.
     guard: Option<RunningHandler>,
-    /// What the handler has made of its arguments: told only to those who are let through.
+    /// The handler, or what is wrong with its arguments: only callers that are let through learn
+    /// that.
     inner: Result<RunningHandler, ServiceError>,
 }
 

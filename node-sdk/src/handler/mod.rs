@@ -1,4 +1,5 @@
-//! Handlers: plain async functions whose arguments say what they need of a call.
+//! Handlers: plain async functions whose arguments say what they need of a call. Nothing here knows
+//! connections: the server begins and polls handlers, and passes on what they write.
 
 pub(crate) mod call_stream;
 mod extract;
@@ -27,20 +28,20 @@ use crate::error::ServiceError;
 use crate::peers::Peers;
 use crate::routing::path_params;
 
-/// A call that came in, as extractors see it.
+/// A call, as the types of a handler's arguments see it.
 #[derive(Debug)]
 pub struct IncomingCall<'a> {
     pub(crate) version: Version,
     pub(crate) params: Option<&'a str>,
-    /// The text of `params` has been read, so it is JSON.
+    /// The text of `params` was parsed without an error.
     pub(crate) verified: Cell<bool>,
     pub(crate) route: &'a Route,
     pub(crate) captured: &'a [&'a str],
     pub(crate) context: &'a Context,
     pub(crate) caller: &'a Caller,
-    /// What makes it a stream, if its caller takes one.
+    /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<&'a Arc<CallStream>>,
-    /// For a layer: what it is around.
+    /// For a layer: what it stands around.
     pub(crate) next: RefCell<Option<Next>>,
     pub(crate) node: &'a NodeContext,
 }
@@ -56,7 +57,7 @@ pub(crate) struct NodeContext {
 #[derive(Debug, Default)]
 pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
-/// A type that a handler can have as an argument. One of your own is made of those that are there:
+/// A type that a handler can have as an argument. Types of your own are made of those that exist:
 ///
 /// ```no_run
 /// use node_sdk::{Caller, FromCall, IncomingCall, ServiceError};
@@ -84,10 +85,10 @@ pub trait FromCall: Sized {
     /// Takes the argument from a call.
     ///
     /// # Errors
-    /// What the caller is told when the call does not have it.
+    /// The response, when the call lacks the argument.
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError>;
 
-    /// The type of state that this argument wants and `states` does not have, to be found at start.
+    /// The type of state that this argument needs and `states` lacks. Checked at start.
     #[doc(hidden)]
     fn missing(_states: &StateTypes<'_>) -> Option<&'static str> {
         None
@@ -98,19 +99,19 @@ pub trait FromCall: Sized {
 #[derive(Debug)]
 pub struct StateTypes<'a>(pub(crate) &'a StateMap);
 
-/// An async function that can answer calls: up to eight arguments that are [`FromCall`], and a `Result` with anything that
-/// is a [`Respond`].
+/// An async function that can answer calls: with up to eight arguments that are [`FromCall`], and a
+/// `Result` with anything that is a [`Respond`].
 #[diagnostic::on_unimplemented(
     message = "this function cannot handle calls",
     note = "a handler is `async fn(...) -> Result<T, E>` with arguments such as `Params<T>`, `State<T>` and `Peers`, \
             `T: Serialize` and `E: Into<ServiceError>`; what it keeps over an `.await` must be `Send`"
 )]
 pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
-    /// Begins to answer a call, or says why not.
+    /// Begins to answer a call.
     #[doc(hidden)]
     fn begin(&self, call: &IncomingCall<'_>) -> Result<HandlerWork, ServiceError>;
 
-    /// The type of state that an argument wants and is not there.
+    /// The type of state that an argument needs and `states` lacks.
     #[doc(hidden)]
     fn missing(states: &StateTypes<'_>) -> Option<&'static str>;
 }

@@ -1,4 +1,4 @@
-//! Arguments of a call: read into the handler's type, and joined with what a path says.
+//! The arguments of a call, read into the handler's type.
 
 use percent_encoding::percent_decode_str;
 use protocol::{Members, Route};
@@ -9,27 +9,27 @@ use serde_json::value::RawValue;
 
 use crate::routing::path_params::{names, to_json};
 
-/// Reads arguments into a type. A member that comes as text, as all do from a query string, is read as the number or
-/// truth value that the type wants.
+/// Reads arguments into a type. A member that comes as text, as all do from a query string, is read
+/// as the number or boolean that the type wants.
 ///
 /// The error names the member at fault.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
-    // The usual case is read once, and as it is.
+    // The usual arguments are read once, as they are.
     let error = match serde_json::from_str(text) {
         Ok(read) => return Ok(read),
         Err(error) => error,
     };
     if text.trim_ascii_start().starts_with('{') {
-        // It must be JSON before anything is made of its members.
+        // All of it must be JSON before single members are read.
         serde_json::from_str::<&RawValue>(text)?;
         return T::deserialize(ParamObject(text));
     }
-    // Nothing given is what a type needs that can do without any member.
+    // No arguments are enough for a type that needs no member.
     if text == "null" { T::deserialize(ParamObject("{}")).map_err(|_| error) } else { Err(error) }
 }
 
-/// Reads what the parameters of a route took from a path: into a value if there is one of them, into a tuple in their order,
-/// or into a type with members of their names.
+/// Reads the parameters of a path: into a value if there is one of them, into a tuple in their
+/// order, or into a type with members of their names.
 pub(crate) fn read_path<T: DeserializeOwned>(route: &Route, captured: &[&str]) -> Result<T, serde_json::Error> {
     let values = captured.iter().map(|text| to_json(&percent_decode_str(text).decode_utf8_lossy()));
     let values: Vec<String> = values.collect();
@@ -37,7 +37,7 @@ pub(crate) fn read_path<T: DeserializeOwned>(route: &Route, captured: &[&str]) -
     T::deserialize(PathValues { names: names(route).collect(), values: raw? })
 }
 
-/// What a path says, for types of any shape.
+/// The parameters of a path, for types of any shape.
 struct PathValues<'a> {
     names: Vec<&'a str>,
     values: Vec<&'a RawValue>,
@@ -173,7 +173,7 @@ fn is_raw(name: &str) -> bool {
     name.starts_with("$serde_json::private::")
 }
 
-/// One member's value, which may be a number in quotes.
+/// The value of one member, which may be a number in quotes.
 struct ParamValue<'a> {
     name: String,
     value: &'a RawValue,
@@ -193,7 +193,7 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for ParamValue<'de> {
     }
 }
 
-/// The number or truth value that JSON text holds in quotes; any other text as it is.
+/// The number or boolean that JSON text holds in quotes; any other text as it is.
 fn unquoted(json: &str) -> &str {
     let inside = json.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
     let says_more =
@@ -201,7 +201,7 @@ fn unquoted(json: &str) -> &str {
     inside.filter(says_more).unwrap_or(json)
 }
 
-/// Text is read as what it says when a number or truth value is wanted; everything else is plain JSON.
+/// Text is read as a number or boolean where the type wants one; everything else is plain JSON.
 macro_rules! read_text_as {
     ($($method:ident)*) => {
         $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {

@@ -1,4 +1,4 @@
-//! What a handler can give as a result.
+//! What a handler can return as a result.
 
 use std::fmt;
 
@@ -10,14 +10,14 @@ use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
 use net::buffers::with_scratch;
 
-/// A result with its status: anything that has a JSON form is one with 200.
+/// A result with a status. Anything that has a JSON form is one, with 200.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a handler",
     note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent` and `Streaming<S>`; \
             add `#[derive(serde::Serialize)]` to `{Self}`"
 )]
 pub trait Respond: Send {
-    /// In HTTP's numbers, 200 to 299.
+    /// A status code of HTTP, 200 to 299.
     fn status(&self) -> u16 {
         200
     }
@@ -28,7 +28,7 @@ pub trait Respond: Send {
     /// When it has no JSON form.
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
 
-    /// What it is made of, if it is an answer in parts.
+    /// The stream of its parts, if it is a response in parts.
     #[doc(hidden)]
     fn into_parts(self) -> Result<Parts, Self>
     where
@@ -97,7 +97,7 @@ pub(crate) fn append_json(value: &impl Serialize, out: &mut BytesMut) -> Result<
 
 /// Appends the result as JSON text.
 pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), serde_json::Error> {
-    // Results are written in many small pieces, for which a plain vector is best.
+    // serde writes many small pieces, for which a plain vector is fastest.
     with_scratch(|scratch| {
         result.write(scratch)?;
         out.extend_from_slice(scratch);
@@ -105,7 +105,7 @@ pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), se
     })
 }
 
-/// What a handler has answered, as the layers around it see it: what they return, or replace.
+/// The response of a handler, as the layers around it see it: they return or replace it.
 pub struct Outcome {
     status: u16,
     body: OutcomeBody,
@@ -117,7 +117,7 @@ enum OutcomeBody {
 }
 
 impl Outcome {
-    /// An answer of a layer's own.
+    /// A response of the layer's own.
     ///
     /// # Errors
     /// 500 when the result has no JSON form.
@@ -135,12 +135,12 @@ impl Outcome {
         Ok(Self { status, body })
     }
 
-    /// In HTTP's numbers, 200 to 299.
+    /// A status code of HTTP, 200 to 299.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The result as JSON; `None` when it comes in parts, which are yet to be made.
+    /// The result as JSON; `None` when it comes in parts, which are not made yet.
     pub fn body(&self) -> Option<&RawValue> {
         match &self.body {
             OutcomeBody::Json(body) => Some(body),

@@ -1,4 +1,4 @@
-//! Where one response goes, and how it is written, whole or in parts.
+//! Where one response goes, and how it is written: whole or in parts.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,28 +14,28 @@ use crate::error::ServiceError;
 use crate::handler::call_stream::{CallStream, Parts};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Bytes of parts of one answer that are written before other answers have their turn.
+/// Bytes of one response's parts that are written before other responses are.
 const PARTS_BYTES: usize = 64 * 1024;
 
-/// How far the work on a call has come.
+/// How far a response has been written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WriteProgress {
-    /// The whole answer is there.
+    /// The response is complete.
     Done,
-    /// Something of it is there, to be sent before the work goes on.
+    /// A part of it can be sent; the work goes on after that.
     More,
 }
 
-/// Where an answer goes; nowhere for a call without a key.
+/// Where a response goes. A call without a key is not answered.
 #[derive(Debug)]
 pub(crate) struct ResponseTarget {
     pub(crate) version: Version,
     pub(crate) key: Option<Key>,
-    /// What makes it a stream, if its caller takes one.
+    /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<Arc<CallStream>>,
 }
 
-/// Whoever still takes the items of a call that is over finds out.
+/// A task that still reads the items of a call which is over gets an error.
 impl Drop for ResponseTarget {
     fn drop(&mut self) {
         if let Some(call_stream) = &self.call_stream {
@@ -44,7 +44,7 @@ impl Drop for ResponseTarget {
     }
 }
 
-/// Takes one answer. What does not become one leaves nothing behind.
+/// Writes one response. What fails to become one leaves no bytes.
 #[derive(Debug)]
 pub(crate) struct ResponseSink<'a> {
     out: &'a mut BytesMut,
@@ -87,7 +87,7 @@ impl<'a> ResponseSink<'a> {
         write_response(self.out, self.to.version, key, failure);
     }
 
-    /// Says that the answer comes in parts. Whether its caller takes that.
+    /// Says that the response comes in parts. `false` when the caller takes no stream.
     pub(crate) fn open(&mut self) -> bool {
         let Some((call_stream, key)) = self.stream() else { return false };
         if call_stream.set_open(true) {
@@ -96,7 +96,7 @@ impl<'a> ResponseSink<'a> {
         true
     }
 
-    /// Writes parts of an answer, as many as its caller takes now.
+    /// Writes as many parts as the credit of the caller allows.
     pub(crate) fn poll_parts(&mut self, parts: &mut Parts, task: &mut Context<'_>) -> Poll<WriteProgress> {
         let Some((call_stream, key)) = self.stream() else { return Poll::Ready(WriteProgress::Done) };
         loop {
@@ -134,7 +134,7 @@ impl<'a> ResponseSink<'a> {
         }
     }
 
-    /// Before a handler goes on: what a stream owes its caller by itself.
+    /// Before the handler is polled: opens the stream and grants credit where that is due.
     pub(crate) fn attend(&mut self, task: &Context<'_>) {
         let Some((call_stream, key)) = self.stream() else { return };
         call_stream.register_waker(task);
@@ -155,7 +155,7 @@ impl<'a> ResponseSink<'a> {
         self.out.len() > self.start
     }
 
-    /// Takes back what has been written.
+    /// Removes what was written.
     pub(crate) fn clear(&mut self) {
         self.out.truncate(self.start);
     }

@@ -1,4 +1,4 @@
-//! A service described once, as a trait that both of its sides are made of.
+//! A service that is described once, as a trait; both sides are made of it.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use protocol::{Route, Segment};
@@ -7,15 +7,17 @@ use serde_json::Value;
 
 use crate::error::CallError;
 
-/// What stands for itself in a path: RFC 3986, 2.3.
+/// Characters that a path does not escape: RFC 3986, 2.3.
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Describes a service as a trait, for whoever offers it, with a typed client for whoever calls it.
+/// Describes a service as a trait to implement, with a typed client.
 ///
-/// Each method has its route and named arguments, which travel as the members of `params`; those that the route names stand in
-/// the path. Arguments are owned, and `Serialize` and `Deserialize`. The trait's `offer` adds its routes to a node; the client's
-/// methods fail as [`Peers::call`](crate::Peers::call) does, and have its defaults. Whoever wants a deadline of its own, a key or
-/// a stream, calls the same urls by hand: nothing on the wire shows how a service was written.
+/// Each method has its route and named arguments, which travel as the members of `params`; the
+/// parameters of the route stand in the path. Arguments are owned, and `Serialize` and
+/// `Deserialize`. The trait's `offer` adds its routes to a node. The client's methods fail as
+/// [`Peers::call`](crate::Peers::call) does, and have its defaults. Calls with another timeout or
+/// with a key, and streams, use the same urls without the client: nothing on the wire shows how a
+/// service was written.
 ///
 /// ```
 /// use node_sdk::{CallError, Node, Peers, ServiceError};
@@ -96,7 +98,7 @@ macro_rules! service {
         #[doc = concat!("[`", stringify!($Service), "`].")]
         #[derive(Clone, Copy, Debug)]
         $visible struct $Client<'a>(
-            /// Among whom it is found.
+            /// The peers that offer it.
             pub &'a $crate::Peers,
         );
 
@@ -120,10 +122,10 @@ macro_rules! service {
     };
 }
 
-/// The url of a call: the route with arguments for its parameters.
+/// The url of a call: the route, with arguments in place of its parameters.
 pub fn fill(route: &str, arguments: &impl Serialize) -> Result<String, CallError> {
     let no_json = |source| CallError::Params { url: route.to_owned(), source };
-    // What is no route nobody can offer: the call says so.
+    // No node can offer what is no route: the call fails with that.
     let Some(parsed) = Route::parse(route).ok().filter(Route::is_pattern) else { return Ok(route.to_owned()) };
     let arguments = serde_json::to_value(arguments).map_err(no_json)?;
     let mut url = parsed.method().to_owned();

@@ -18,9 +18,9 @@ use crate::handler::respond::{self, Respond};
 use crate::handler::{FromCall, IncomingCall};
 use crate::transport::flow::read_part;
 
-/// What the caller sends after the call itself, in its order: an argument of a handler. It ends when the caller says so, and
-/// with one error when the caller, or the connection, goes before that. Callers open a
-/// [`stream`](crate::Peers::stream); other calls are refused.
+/// The parts that the caller sends after the call, in order: an argument of a handler. The stream
+/// ends with the last part, or with one error when the caller or its connection is lost before.
+/// Callers open a [`stream`](crate::Peers::stream); other calls are refused.
 ///
 /// ```
 /// use futures::TryStreamExt;
@@ -41,9 +41,10 @@ pub struct Items<T> {
     item: PhantomData<fn() -> T>,
 }
 
-/// An answer in parts, made of a [`Stream`] of results: what a handler returns. It is asked for the next part when the caller has
-/// taken the earlier ones, and dropped when the caller goes. An error ends it, and is told. When the node leaves, it ends where
-/// it has nothing to send.
+/// A response in parts, made of a [`Stream`] of results: what a handler returns. The stream is
+/// polled for the next part when the caller has read the earlier ones, and dropped when the caller
+/// is gone. An error ends it, and the caller is told. When the node stops, the stream ends as soon
+/// as it has nothing to send.
 ///
 /// ```
 /// use futures::{Stream, stream};

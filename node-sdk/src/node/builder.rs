@@ -1,4 +1,4 @@
-//! How a node is described: where it listens, what it offers, what it needs.
+//! The description of a node: where it listens, what it offers, what it needs.
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ use crate::server;
 use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::transport::budget::{self, Budget};
 
-/// How long a node that is told to stop by a signal may take: as long as its server, and some time to say so.
+/// How long a node may take to stop after a signal: the time of its server, and some to log it.
 const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));
 
 /// A node that is being described.
@@ -41,10 +41,10 @@ pub struct NodeBuilder {
     network: Network,
     max_buffer_bytes: usize,
     routes: Vec<RouteDefinition>,
-    /// Around the routes that come next, the outermost first.
+    /// Around the routes that follow; the outermost first.
     layers: Vec<Layer>,
     states: StateMap,
-    /// Something was said of a route before there was one.
+    /// A setting for the last route that came before any route.
     misplaced: Option<&'static str>,
 }
 
@@ -76,66 +76,72 @@ impl NodeBuilder {
         }
     }
 
-    /// Where to listen, `127.0.0.1:0` unless set. Other nodes call the port at the address that the Distributor sees.
+    /// The address to listen on, `127.0.0.1:0` unless set. Other nodes call the port at the address
+    /// that the Distributor sees.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = address.into();
         self
     }
 
-    /// Where the Distributor is, `127.0.0.1:9000` unless set. A name is looked up at every attempt to connect.
+    /// The address of the Distributor, `127.0.0.1:9000` unless set. A name is looked up at every
+    /// attempt to connect.
     pub fn distributor(mut self, address: impl Into<String>) -> Self {
         self.distributor = address.into();
         self
     }
 
-    /// This node's share of the calls among the providers of its routes, in hundredths of the usual one; 100 unless set.
+    /// This node's share of the calls among the providers of its routes, in hundredths of the usual
+    /// one; 100 unless set.
     pub fn weight(mut self, weight: u16) -> Self {
         self.advert.weight = weight.min(Advert::MAX_WEIGHT);
         self
     }
 
-    /// Where this node runs, such as a data centre; for everybody to see.
+    /// The zone in which this node runs, such as a data centre. All nodes can see it.
     pub fn zone(mut self, zone: impl Into<String>) -> Self {
         self.advert.zone = Some(zone.into());
         self
     }
 
-    /// The version of the service; for everybody to see.
+    /// The version of the service. All nodes can see it.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.advert.version = Some(version.into());
         self
     }
 
-    /// Anything else its operators want to be seen; for everybody to see, so no secrets. A value that has no JSON form is left
-    /// out.
+    /// Any other information for operators. All nodes can see it, so it must hold no secrets. A
+    /// value that has no JSON form is left out.
     pub fn meta(mut self, meta: &impl serde::Serialize) -> Self {
         self.advert.meta = serde_json::to_string(meta).ok();
         self
     }
 
-    /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that this node calls. It is
-    /// told of them only, which saves traffic in a large mesh; unless set, of everybody. [`Node::ready`] waits for them.
+    /// The services, by name, and the urls, spelled as they are registered (`GET/goods/{id}`), that
+    /// this node calls. It is told of these only, which saves traffic in a large mesh; of all nodes
+    /// unless set. [`Node::ready`] waits for them.
     pub fn interests<T: Into<String>>(mut self, interests: impl IntoIterator<Item = T>) -> Self {
         self.interests = Some(interests.into_iter().map(Into::into).collect());
         self
     }
 
-    /// Keeps what is known of other nodes in this file, so that the next start can call them before the Distributor is there.
-    /// The file is replaced in one step; one that is damaged is not used. Each process needs its own.
+    /// Keeps the known nodes in this file, so that the next start can call them before the
+    /// Distributor is there. The file is replaced in one step; a damaged file is not used. Each
+    /// process needs its own file.
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = Some(path.into());
         self
     }
 
-    /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of one caller share a
-    /// task: work that blocks belongs into `tokio::task::spawn_blocking`.
+    /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of
+    /// one caller share a task: work that blocks belongs into `tokio::task::spawn_blocking`.
     pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
         self.offer(route.to_owned(), boxed(handler), false)
     }
 
-    /// Has `guard` look at each call of every route that is given after this, or until the [`group`](Self::group) ends, before
-    /// its handler begins. It is written like a handler, with the arguments that it needs; an error is the answer, and any
-    /// result lets the call through, to the guard or [`layer`](Self::layer) given after it. Routes without them pay nothing.
+    /// Has `guard` check each call of the routes that follow, until the [`group`](Self::group)
+    /// ends, before its handler begins. A guard is written like a handler, with the arguments that
+    /// it needs. An error of the guard is the response; any result lets the call through to the
+    /// next guard or [`layer`](Self::layer). Routes without guards and layers pay nothing.
     ///
     /// ```no_run
     /// # use node_sdk::{Caller, Node, ServiceError};
@@ -157,10 +163,11 @@ impl NodeBuilder {
         self
     }
 
-    /// Has `layer` answer the calls of every route that is given after this, or until the [`group`](Self::group) ends. It is
-    /// written like a handler, and has whatever it is around as [`Next`](crate::Next): it may act before it, after it, instead
-    /// of it, and change what it says. The one given first is the outermost. Each costs an allocation or two per call and a
-    /// copy of the answer; routes without layers pay nothing.
+    /// Has `layer` answer the calls of the routes that follow, until the [`group`](Self::group)
+    /// ends. A layer is written like a handler, and gets what it stands around as
+    /// [`Next`](crate::Next): it may act before it, after it or instead of it, and change its
+    /// response. The layer given first is the outermost. Each costs an allocation or two per call
+    /// and a copy of the response; routes without layers pay nothing.
     ///
     /// ```no_run
     /// # use node_sdk::{Next, Node, Outcome, Route, ServiceError};
@@ -179,7 +186,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Routes with guards and layers of their own: what `group` adds is as it would be without, but these end with it.
+    /// Routes with guards and layers of their own: the routes that `group` adds stay, its guards
+    /// and layers end with it.
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
         let outer = self.layers.len();
         self = group(self);
@@ -193,8 +201,9 @@ impl NodeBuilder {
         self
     }
 
-    /// Has `handler` told of an event, such as `orders.created`, whenever another node [emits](crate::Peers::emit) it; of all
-    /// nodes of this one's name, one is told. What the handler returns is told nobody; an error is a debug line in the log.
+    /// Has `handler` called for an event, such as `orders.created`, whenever another node
+    /// [emits](crate::Peers::emit) it. Of all nodes with the name of this one, one gets the event.
+    /// The result of the handler is discarded; an error is a debug line in the log.
     ///
     /// ```
     /// use node_sdk::{Node, Params, ServiceError};
@@ -210,8 +219,8 @@ impl NodeBuilder {
         self.offer(format!("{}{event}", PREFIX), boxed(handler), true)
     }
 
-    /// How many calls of the route given last may be at work at a time, over all callers; further ones are answered at once
-    /// with 503 `overloaded`, and callers try somebody else.
+    /// How many calls of the last route may run at a time, over all callers. Further calls are
+    /// answered at once with 503 `overloaded`, and callers try another node.
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),
@@ -220,8 +229,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Calls of the route given last are never answered, whether they ask for it or not: for what must stay silent, such as
-    /// a log that old nodes write to.
+    /// Never answers calls of the last route, even if they ask for it: for routes that must stay
+    /// silent, such as a log that old nodes write to.
     pub fn one_way(mut self) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.one_way = true,
@@ -236,40 +245,44 @@ impl NodeBuilder {
         self
     }
 
-    /// How many bytes this node keeps for its callers at a time: packets that have come in part, arguments of calls at work, parts
-    /// and answers that are not taken. 256 MiB unless set. A caller has 16 KiB whatever others have; beyond that at most 64 MiB, and
-    /// half of what is free: one that would have more is not read from until it has less. An answer that there is no room for
-    /// becomes 503 `no_room`, and of a caller's streams that are not taken the one with the most ends so.
+    /// How many bytes this node holds for its callers at a time: partly received packets, arguments
+    /// of running calls, and parts and responses that were not read. 256 MiB unless set. Each
+    /// caller has 16 KiB in any case, and beyond that at most 64 MiB and half of what is free; a
+    /// caller with more is not read from until it has less. A response without room becomes 503
+    /// `no_room`. Of a caller's streams that are not read, the one with the most bytes ends with
+    /// it.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.max_buffer_bytes = bytes;
         self
     }
 
-    /// Where its connections come from and go to: see [`TestMesh`](crate::testing::TestMesh).
+    /// The network of its connections: see [`TestMesh`](crate::testing::TestMesh).
     #[cfg(feature = "testing")]
     pub(crate) fn network(mut self, network: Network) -> Self {
         self.network = network;
         self
     }
 
-    /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second of a type replaces the first.
+    /// A value that handlers can have as [`State<T>`](crate::State). One per type; a second value
+    /// of a type replaces the first.
     pub fn state<T: Send + Sync + 'static>(self, state: T) -> Self {
         self.shared_state(Arc::new(state))
     }
 
-    /// As [`state`](Self::state), for a value that others have too.
+    /// As [`state`](Self::state), for a value that is shared already.
     pub fn shared_state<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
         self.states.insert(state);
         self
     }
 
-    /// Listens, registers, and serves until SIGTERM or SIGINT; then leaves in order: nobody picks it any more, and calls in
-    /// flight finish. A second signal ends the process at once, with status 130. If it is still there after 15 s, because all
-    /// threads are busy or wait for a log that nobody reads, it is ended with status 1.
+    /// Listens, registers, and serves until SIGTERM or SIGINT. Then the node leaves in order: other
+    /// nodes stop picking it, and calls in flight finish. A second signal ends the process at once,
+    /// with status 130. A process that is still there after 15 s, because all its threads are busy
+    /// or blocked by a log that is not read, ends with status 1.
     ///
     /// # Errors
-    /// [`StartError`] when the node cannot start; and [`StartError::Cut`] when calls did not finish in time, so that the exit
-    /// code of `main` tells. Once it has started, nothing but a signal ends it.
+    /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
+    /// time, so that the exit code of `main` tells. A node that has started ends only by a signal.
     pub async fn serve(self) -> Result<(), StartError> {
         let stop = net::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
         let node = self.start().await?;
@@ -277,9 +290,9 @@ impl NodeBuilder {
         node.end().await
     }
 
-    /// As [`serve`](Self::serve), and says in the log when `percent` of all version 2 nodes know that this one is there; when
-    /// that takes longer than `within`, it names some that do not. The future gives `ready` the news in either case, for
-    /// whoever starts processes one after the other.
+    /// As [`serve`](Self::serve), and logs when `percent` of all version 2 nodes know this one;
+    /// when that takes longer than `within`, the log names some nodes that do not. `ready` is
+    /// called in either case, for scripts that start processes one after the other.
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start.
@@ -307,11 +320,11 @@ impl NodeBuilder {
         node.end().await
     }
 
-    /// Listens and begins to register; the node runs until it is stopped or dropped. A Distributor that is not there yet
-    /// is no error.
+    /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
+    /// that is not there yet is no error.
     ///
     /// # Errors
-    /// [`StartError`]; nothing is left running then.
+    /// [`StartError`]; then nothing is left running.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(self) -> Result<Node, StartError> {
         let Self {
@@ -362,7 +375,7 @@ impl NodeBuilder {
         let leaving = CancellationToken::new();
         info!(%address, %name, routes = routes.len(), "listening");
         let needed = interests.clone().unwrap_or_default();
-        // Where they are inside this process, addresses are the mesh's.
+        // In a network inside this process, the mesh gives out addresses.
         let listen = matches!(network, Network::System).then_some(address.ip().to_canonical());
         let port = address.port();
         let own = Vec::new();

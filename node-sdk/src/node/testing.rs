@@ -1,5 +1,6 @@
-//! A whole mesh in one process, to test services with: a Distributor and nodes whose connections are buffers, on tokio's clock.
-//! With paused time what takes minutes, such as coming back to a Distributor that was gone, takes milliseconds.
+//! A mesh in one process, to test services with: a Distributor, and nodes whose connections are
+//! buffers, on tokio's clock. With paused time, what takes minutes, such as the return to a
+//! Distributor that was gone, takes milliseconds.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -38,9 +39,10 @@ use crate::node::{Node, NodeBuilder};
 /// Where the Distributor listens on its host.
 const PORT: u16 = 9000;
 
-/// A Distributor, and what joins it. Everything stops when it is dropped, but for nodes that are not.
+/// A Distributor, and the network of its nodes. Dropping it stops everything but nodes that still
+/// exist.
 ///
-/// Tests of one process that run at a time each have a mesh of their own. Addresses are made up, `10.0.0.1` and up.
+/// Each test has a mesh of its own. Addresses are made up, `10.0.0.1` and up.
 #[derive(Debug)]
 pub struct TestMesh {
     net: VirtualNet,
@@ -66,7 +68,8 @@ impl TestMesh {
         mesh
     }
 
-    /// Starts a node on a machine of its own; where it listens and where the Distributor is, is the mesh's to say.
+    /// Starts a node on a machine of its own. The mesh chooses its address and that of the
+    /// Distributor.
     ///
     /// # Errors
     /// [`StartError`] as from [`NodeBuilder::start`].
@@ -77,13 +80,15 @@ impl TestMesh {
         Ok(TestNode { node: node.start().await?, host, net: self.net.clone() })
     }
 
-    /// Kills the Distributor, as `kill -9` does: its connections break, and nobody listens there.
+    /// Kills the Distributor, as `kill -9` does: its connections break, and its port refuses
+    /// connections.
     pub fn kill_distributor(&mut self) {
         self.distributor = None;
         self.host.kill();
     }
 
-    /// Starts a Distributor that knows nothing, where the last one was. Does nothing while one runs.
+    /// Starts a Distributor without any state at the address of the last one. Does nothing while
+    /// one runs.
     pub fn start_distributor(&mut self) {
         if self.distributor.is_some() {
             return;
@@ -91,7 +96,7 @@ impl TestMesh {
         let killed = CancellationToken::new();
         let guard = killed.clone().drop_guard();
         let network = Network::Virtual(self.host.clone());
-        // A virtual host refuses nobody.
+        // A virtual host always binds.
         let Ok(listener) = network.bind(([0, 0, 0, 0], PORT).into()) else { return };
         let serving = distributor::serve(vec![listener], distributor::Config::default(), CancellationToken::new());
         tokio::spawn(async move {
@@ -103,39 +108,43 @@ impl TestMesh {
         self.distributor = Some(guard);
     }
 
-    /// The Distributor neither reads nor writes, as under SIGSTOP; or it does again.
+    /// Freezes the Distributor, as SIGSTOP does: it neither reads nor writes. `false` lets it go
+    /// on.
     pub fn freeze_distributor(&self, is_frozen: bool) {
         self.host.freeze(is_frozen);
     }
 
-    /// Nothing passes between a node and the Distributor any more, and neither is told; or it does again.
+    /// Drops everything between a node and the Distributor, without telling either. `false` ends
+    /// it.
     pub fn isolate(&self, node: &TestNode, is_isolated: bool) {
         self.net.cut(&self.host, &node.host, is_isolated);
     }
 }
 
 impl TestNode {
-    /// Kills it, as `kill -9` does: its connections break, what it was doing is lost, and nobody listens there.
+    /// Kills the node, as `kill -9` does: its connections break, its work is lost, and its port
+    /// refuses connections.
     pub fn kill(self) {
         self.host.kill();
     }
 
-    /// Stops it in order: see [`Node::stop`].
+    /// Stops the node in order: see [`Node::stop`].
     pub async fn stop(self) -> usize {
         self.node.stop().await
     }
 
-    /// It neither reads nor writes, and its connections stay, as under SIGSTOP; or it does again. What it is doing goes on.
+    /// Freezes the connections of the node, as SIGSTOP does: it neither reads nor writes. Its work
+    /// goes on. `false` ends it.
     pub fn freeze(&self, is_frozen: bool) {
         self.host.freeze(is_frozen);
     }
 
-    /// What it sends, and is sent from now on, arrives so much later.
+    /// Delays everything that the node sends and is sent from now on.
     pub fn slow(&self, delay: Duration) {
         self.host.set_delay(delay);
     }
 
-    /// Nothing passes between it and another node any more, and neither is told; or it does again.
+    /// Drops everything between this node and another one, without telling either. `false` ends it.
     pub fn partition(&self, other: &Self, is_cut: bool) {
         self.net.cut(&self.host, &other.host, is_cut);
     }

@@ -1,14 +1,14 @@
-//! Addresses that are never called, whoever registers them.
+//! Addresses that are never called, even if a node registers them.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// Where the metadata of cloud machines is served over IPv6; over IPv4 it is link-local.
+/// The address of cloud machines' metadata over IPv6; over IPv4 it is link-local.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Addresses that a process never calls for its peers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BlockedAddresses {
-    /// Where it listens itself, for others than nodes.
+    /// Addresses on which the process itself listens, other than for nodes.
     own: Vec<SocketAddr>,
 }
 
@@ -35,7 +35,7 @@ impl BlockedAddresses {
     }
 }
 
-/// IPv4 as such, however it is written.
+/// An IPv4 address as such, even if it is written as an IPv6 one.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
@@ -51,7 +51,7 @@ fn embedded(host: IpAddr) -> IpAddr {
     }
 }
 
-/// What is nobody's, or everybody's. A connection to 0.0.0.0 or :: ends at this machine.
+/// Whether an address is not that of one host. A connection to 0.0.0.0 or :: ends at this machine.
 fn is_no_host(host: IpAddr) -> bool {
     host.is_unspecified()
         || host.is_multicast()
@@ -68,7 +68,7 @@ fn is_link_local(host: IpAddr) -> bool {
     }
 }
 
-/// Asks the system, which lets nobody take an address that this machine does not have.
+/// Asks the system, which binds only addresses of this machine.
 fn is_of_this_machine(host: IpAddr) -> bool {
     host.is_loopback() || UdpSocket::bind((host, 0)).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Routes that nobody offers any more, without I/O: to tell "not now" from "never".
+//! Routes that no node offers any more, without I/O: to tell "not now" from "never".
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,16 +9,17 @@ use tokio::time::Instant;
 
 use crate::routing::router::Router;
 
-/// Routes whose last provider has gone, each for some time. There is room for so many; when it is full, whoever left the most behind
-/// makes room, so that a node which invents routes takes it from itself.
+/// Routes whose last provider has gone, each for some time, up to a limit. Beyond it, the node that
+/// left the most routes behind loses its oldest: a node that invents routes takes the room from
+/// itself.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownRoutes {
     routes: Router<u64>,
     /// By number, the oldest first.
     by_age: BTreeMap<u64, GoneRoute>,
-    /// The numbers of what each node left behind.
+    /// The numbers of the routes that each node left behind.
     by_node: BTreeMap<SocketAddr, BTreeSet<u64>>,
-    /// How many that are.
+    /// The nodes by how many routes they left behind.
     fullest: BTreeSet<(usize, SocketAddr)>,
     next: u64,
 }
@@ -31,18 +32,18 @@ struct GoneRoute {
 }
 
 impl KnownRoutes {
-    /// Routes that are remembered.
+    /// Most routes.
     pub(crate) const MAX_ROUTES: usize = 10_000;
-    /// For how long: whoever is deployed anew, or fails, is back by then.
+    /// How long a route is known: a node that is deployed anew, or has failed, is back by then.
     pub(crate) const TIME: Duration = Duration::from_secs(600);
 
-    /// Takes in that the last provider of a route, which was at `node`, has gone.
+    /// Adds a route whose last provider, at `node`, has gone.
     pub(crate) fn add(&mut self, route: &Route, node: SocketAddr, now: Instant) {
         if let Some(number) = self.routes.get_mut(route).copied() {
             self.remove(number);
         }
         let number = self.next;
-        // What may not be looked up need not be remembered either.
+        // A route that cannot be looked up need not be known.
         if self.routes.entry(route, || number).is_err() {
             return;
         }
@@ -57,13 +58,13 @@ impl KnownRoutes {
         }
     }
 
-    /// Whether a path belongs to a route that is remembered.
+    /// Whether a path belongs to one of the routes.
     pub(crate) fn contains(&self, method: &str, path: &str, now: Instant) -> bool {
         let number = self.routes.find(method, path).map(|found| *found.value);
         number.and_then(|number| self.by_age.get(&number)).is_some_and(|gone| now < gone.since + Self::TIME)
     }
 
-    /// Forgets what has been gone for long.
+    /// Removes the routes that have been gone for too long.
     pub(crate) fn sweep(&mut self, now: Instant) {
         while let Some((number, gone)) = self.by_age.first_key_value()
             && now >= gone.since + Self::TIME
@@ -79,7 +80,7 @@ impl KnownRoutes {
         }
     }
 
-    /// Changes what a node has left behind.
+    /// Changes which routes a node has left behind.
     fn count(&mut self, node: SocketAddr, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let numbers = self.by_node.entry(node).or_default();
         self.fullest.remove(&(numbers.len(), node));

@@ -1,4 +1,4 @@
-//! What a routing table has to know of the node that it belongs to.
+//! The node that a routing table belongs to, as far as routing needs it.
 
 use std::sync::Arc;
 
@@ -9,19 +9,19 @@ use protocol::write_hello;
 use crate::routing::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
 
-/// The node that the table is of.
+/// The node that the table belongs to.
 #[derive(Debug)]
 pub(crate) struct LocalNode {
-    /// The id of this very instance.
+    /// The id of this instance.
     pub(crate) instance: String,
-    /// What a connection says first.
+    /// The first packet on each connection: it names this instance.
     pub(crate) hello: Bytes,
-    /// Where we run.
+    /// The zone of this node.
     pub(crate) zone: Option<String>,
     pub(crate) network: Network,
-    /// Who is never called.
+    /// Addresses that are never called.
     pub(crate) blocked: BlockedAddresses,
-    /// Bytes of those who are.
+    /// Bytes that are held for the nodes that are called.
     pub(crate) buffer_budget: Arc<Budget>,
 }
 

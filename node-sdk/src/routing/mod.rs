@@ -1,4 +1,5 @@
-//! Which nodes offer which routes, as the registry says. Nothing here calls a node.
+//! Which nodes offer which routes, as the registry says. Nothing here makes calls or talks to the
+//! Distributor.
 
 pub(crate) mod blocked;
 pub(crate) mod known_routes;

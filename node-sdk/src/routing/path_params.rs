@@ -1,4 +1,4 @@
-//! What a path says, joined with the arguments of a call as JSON text.
+//! The parameters of a path, joined with the arguments of a call as JSON text.
 
 use std::borrow::Cow;
 
@@ -6,8 +6,9 @@ use percent_encoding::percent_decode_str;
 use protocol::{Members, Route, Segment, Version};
 use serde_json::value::RawValue;
 
-/// The arguments of a call as its handler sees them: with what the path says, which a member of the same name cannot change,
-/// and without the `key` that old callers put among them. Text that is no JSON stays as it is.
+/// The arguments of a call as its handler sees them: with the parameters of the path, which win
+/// over members of the same name, and without the `key` that version 1 callers put among them. Text
+/// that is not JSON stays as it is.
 pub(crate) fn of_call<'a>(version: Version, params: Option<&'a str>, route: &Route, captured: &[&str]) -> Cow<'a, str> {
     let enveloped = version == Version::V1;
     let text = params.unwrap_or("null");
@@ -29,7 +30,8 @@ pub(crate) fn names(route: &Route) -> impl Iterator<Item = &str> {
     })
 }
 
-/// Adds what a path says to arguments, decoded; a member of the same name gives way. Arguments that are no object stay.
+/// Adds the decoded parameters of a path to arguments; they win over members of the same name.
+/// Arguments that are not an object stay as they are.
 pub(crate) fn merge<'a>(params: &'a str, from_path: impl Iterator<Item = (&'a str, &'a str)>) -> Cow<'a, str> {
     let from_path: Vec<_> = from_path.collect();
     if from_path.is_empty() {
@@ -41,7 +43,7 @@ pub(crate) fn merge<'a>(params: &'a str, from_path: impl Iterator<Item = (&'a st
     Cow::Owned(join(&kept.collect::<Vec<_>>(), &from_path))
 }
 
-/// An object of members and, decoded, of what a path says.
+/// An object of members and of the decoded parameters of a path.
 fn join(members: &[(Cow<'_, str>, &RawValue)], from_path: &[(&str, &str)]) -> String {
     let members = members.iter().map(|(name, value)| format!("{}:{}", to_json(name), value.get()));
     let from_path = from_path

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::balance::{Load, Member, Pool, Readiness};
 use crate::transport::connection::Connection;
 
-/// The nodes that offer one route and want calls. What a call picks from does not change under it.
+/// The nodes that offer one route and take calls. A pool does not change while a call picks from
+/// it.
 pub(crate) type Providers = Pool<Provider>;
 
 #[derive(Clone, Debug)]
@@ -19,7 +20,7 @@ pub(crate) struct Provider {
     pub(super) weight: u16,
     /// The Distributor has had no sign of life from it for a moment.
     pub(super) suspect: bool,
-    /// It runs where we do.
+    /// It runs in our zone.
     pub(super) same_zone: bool,
 }
 

@@ -131,7 +131,8 @@ impl RegistryView {
         self.lock().unsaved
     }
 
-    /// The text for the cache file, which `write` makes if the file is out of date. It counts as saved from now on.
+    /// The text for the cache file, which `write` makes if the file is out of date. It counts as
+    /// saved from now on.
     pub(crate) fn cache_text(&self, write: impl FnOnce(&Replica) -> Option<String>) -> Option<String> {
         let mut state = self.lock();
         std::mem::take(&mut state.unsaved).then(|| write(&state.replica)).flatten()
@@ -161,7 +162,8 @@ impl RegistryView {
         self.record_failed(address);
     }
 
-    /// Sets in all tables whether a node is healthy. Returns whether that is a change in the main one.
+    /// Sets in all tables whether a node is healthy. Returns whether that is a change in the main
+    /// one.
     pub(crate) fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
         let state = self.lock();
         let set = |table: &SharedTable| {

@@ -1,4 +1,4 @@
-//! Which of many routes a method and path belong to, without I/O.
+//! Looks up which route a method and path belong to, without I/O.
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
@@ -7,17 +7,17 @@ use foldhash::{HashMap, HashMapExt};
 use protocol::{Route, RouteError, Segment};
 use smol_str::SmolStr;
 
-/// How many shapes routes with parameters of one method, one number of segments, and one first segment (or a parameter there) may
-/// have. A shape is which segments are parameters; a look-up tries each once, so this bounds what it costs, whatever is registered.
-/// Routes of up to five segments have no more shapes than that.
+/// Most shapes of the routes with parameters that have the same method, number of segments, and
+/// first segment. A shape says which segments are parameters. A look-up tries each shape once, so
+/// this bounds its cost, whatever is registered. Routes of up to five segments have no more shapes.
 const MAX_SHAPES: usize = 16;
-/// Segments of a route with parameters.
+/// Most segments of a route with parameters.
 const MAX_SEGMENTS: usize = 64;
 
-/// A value per route. A path without parameters beats one with, segment by segment from the left.
+/// A value per route. A literal segment wins over a parameter, from left to right.
 ///
-/// A look-up tries as many places as there are shapes, 33 at most, and never goes back: among patterns of all shapes a tree would
-/// have to try two ways at each segment.
+/// A look-up tries each shape once, 33 at most, and never goes back. A tree would have to try two
+/// branches at each segment.
 #[derive(Clone, Debug)]
 pub(crate) struct Router<T> {
     methods: HashMap<Box<str>, MethodRoutes<T>>,
@@ -25,8 +25,9 @@ pub(crate) struct Router<T> {
 
 #[derive(Clone, Debug)]
 struct MethodRoutes<T> {
-    /// Routes without parameters, the usual case: one look-up. Among a hundred thousand of them each text that stands elsewhere costs
-    /// as much as the rest.
+    /// Routes without parameters, the usual case: one look-up. The paths are stored in the map
+    /// itself: among a hundred thousand, one more memory access each would cost as much as the
+    /// rest.
     exact: HashMap<SmolStr, T>,
     patterns: Patterns<T>,
 }
@@ -34,17 +35,18 @@ struct MethodRoutes<T> {
 /// Routes with parameters.
 #[derive(Clone, Debug)]
 struct Patterns<T> {
-    /// What others choose is hashed so that they cannot choose where it falls.
+    /// Hashes texts that peers choose, so that they cannot choose where these fall.
     hasher: RandomState,
-    /// The shapes of patterns that have a number of segments and a first segment in common, best first.
+    /// The shapes of the patterns with the same number of segments and first segment, best first.
     groups: Hashed<Vec<Shape>>,
-    /// By shape and literal segments; more than one have the same hash by a rare chance.
+    /// By shape and literal segments; two patterns rarely have the same hash.
     routes: Hashed<Vec<Pattern<T>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Shape {
-    /// The first segment is the highest bit; set where there is a parameter. So the best shape is the lowest number.
+    /// A bit per segment, the first one highest; set for a parameter. So the best shape is the
+    /// lowest number.
     parameters: u64,
     /// How many patterns have it.
     patterns: usize,
@@ -56,32 +58,32 @@ struct Pattern<T> {
     value: T,
 }
 
-/// By what has been hashed already.
+/// A map whose keys are hashes already.
 type Hashed<T> = std::collections::HashMap<u64, T, BuildHasherDefault<PassThroughHasher>>;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct PassThroughHasher(u64);
 
-/// Why a route is not taken.
+/// Why a route is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RouterError {
     /// It has parameters, and more than 64 segments.
     TooLong,
-    /// Too many shapes of routes like it are there already.
+    /// There are too many shapes of routes like it.
     TooManyShapes,
 }
 
 /// A route that was found.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct RouteMatch<'r, 'p, T> {
-    /// What stands under the route.
+    /// The value of the route.
     pub(crate) value: &'r T,
     /// The segments that parameters took, in order, as they stand in the path.
     pub(crate) captured: Vec<&'p str>,
 }
 
 impl RouterError {
-    /// In words for the author of the service.
+    /// A text for the author of the service.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
             Self::TooLong => "it has parameters and more than 64 segments",
@@ -98,14 +100,14 @@ impl RouterError {
 }
 
 impl<T> Router<T> {
-    /// The value under a route, made by `new` if there is none. Names of parameters make no difference: `GET/a/{x}` and
-    /// `GET/a/{y}` are one route.
+    /// The value of a route, made by `new` if there is none. Names of parameters make no
+    /// difference: `GET/a/{x}` and `GET/a/{y}` are one route.
     ///
     /// # Errors
-    /// When it is new, and would make look-ups too slow for everybody.
+    /// When the route is new, and would make look-ups too slow.
     pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, RouterError> {
         if !route.is_pattern() {
-            // There are few methods, and a text is made for each of them only once.
+            // There are few methods: the text is allocated once for each.
             if !self.methods.contains_key(route.method()) {
                 self.methods.insert(route.method().into(), MethodRoutes::default());
             }
@@ -114,7 +116,7 @@ impl<T> Router<T> {
         }
         match self.methods.get_mut(route.method()) {
             Some(method) => method.patterns.check(route)?,
-            // Nothing is left behind by what is refused.
+            // A refused route must leave nothing behind.
             None => {
                 Patterns::<T>::default().check(route)?;
                 self.methods.insert(route.method().into(), MethodRoutes::default());
@@ -124,20 +126,20 @@ impl<T> Router<T> {
         Ok(method.patterns.entry(route, new))
     }
 
-    /// The value under a route.
+    /// The value of a route.
     pub(crate) fn get_mut(&mut self, route: &Route) -> Option<&mut T> {
         let method = self.methods.get_mut(route.method())?;
         if route.is_pattern() { method.patterns.get_mut(route) } else { method.exact.get_mut(route.path()) }
     }
 
-    /// Whether there is a value under a route.
+    /// Whether a route has a value.
     pub(crate) fn has(&self, route: &Route) -> bool {
         let Some(method) = self.methods.get(route.method()) else { return false };
         if route.is_pattern() { method.patterns.has(route) } else { method.exact.contains_key(route.path()) }
     }
 
-    /// Removes what is under a route, and leaves nothing behind: names come and go for years. Tells whether routes that were
-    /// [refused](RouterError) may be taken now.
+    /// Removes a route, and leaves nothing behind: names come and go for years. Returns whether
+    /// routes that were [refused](RouterError) may be taken now.
     pub(crate) fn remove(&mut self, route: &Route) -> bool {
         let Some(method) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
@@ -166,7 +168,7 @@ impl<T> Router<T> {
 }
 
 impl<T> Patterns<T> {
-    /// Whether a route may be put in, if it is not in already.
+    /// Whether a route may be added, if it is not there.
     fn check(&self, route: &Route) -> Result<(), RouterError> {
         if segments(route.path()).nth(MAX_SEGMENTS).is_some() {
             return Err(RouterError::TooLong);
@@ -206,7 +208,7 @@ impl<T> Patterns<T> {
         same.is_some_and(|same| same.iter().any(|pattern| is_same(&pattern.route, route)))
     }
 
-    /// Tells whether there is room for another shape.
+    /// Returns whether there is room for another shape.
     fn remove(&mut self, route: &Route) -> bool {
         let (group, shape, key) = (self.group(route), shape(route), self.key(route));
         let Some(same) = self.routes.get_mut(&key) else { return false };
@@ -229,7 +231,7 @@ impl<T> Patterns<T> {
         was_full
     }
 
-    /// Adds to `tried` how many places were looked at.
+    /// Adds the number of shapes that were tried to `tried`.
     fn find<'p>(&self, path: &'p str, tried: &mut usize) -> Option<RouteMatch<'_, 'p, T>> {
         let count = memchr::memchr_iter(b'/', path.as_bytes()).count();
         if count > MAX_SEGMENTS || !path.starts_with('/') {
@@ -336,7 +338,7 @@ fn literal_of(segment: Segment<'_>) -> Option<&str> {
     }
 }
 
-/// What the parameters of a route take of a path with as many segments, if it belongs to the route.
+/// The segments of a path that the parameters of a route capture, if the path belongs to the route.
 fn captured<'p>(route: &Route, path: &'p str) -> Option<Vec<&'p str>> {
     let mut captured = Vec::new();
     let mut path = segments(path);

@@ -7,13 +7,13 @@ use protocol::{Route, RouteError};
 
 use crate::routing::provider::Providers;
 
-/// The method under which subscriptions stand in the registry. No call has it, and gateways route none of it.
+/// The method of subscriptions in the registry. No call has it, and gateways do not route it.
 pub(crate) const METHOD: &str = "EVENT";
 
-/// What stands before the name of an event in the registry.
+/// The prefix of an event's name in the registry.
 pub(crate) const PREFIX: &str = "EVENT/";
 
-/// Who has subscribed to one event, by the names of nodes: each name is a group.
+/// The subscribers of one event, by the names of nodes: the nodes of one name are a group.
 pub(crate) type SubscriberGroups = BTreeMap<Box<str>, Arc<Providers>>;
 
 /// The route of a subscription.

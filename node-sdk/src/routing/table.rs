@@ -1,4 +1,4 @@
-//! What calls are routed by: who offers what.
+//! The routing table: which nodes offer which routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -16,38 +16,40 @@ use crate::routing::router::{Router, RouterError};
 use crate::routing::subscriptions::{METHOD, SubscriberGroups, is_event};
 use crate::transport::connection::Connection;
 
-/// Who offers what. Changed in place, as much as has changed: one node among ten thousand is one node's work.
+/// Which nodes offer which routes. A change costs the work of the nodes that it concerns, not of
+/// all nodes.
 #[derive(Debug)]
 pub(crate) struct RoutingTable {
     local_node: Arc<LocalNode>,
     nodes: BTreeMap<SocketAddr, KnownNode>,
     connections: HashMap<SocketAddr, Arc<Connection>>,
     router: Router<Arc<Providers>>,
-    /// Who has subscribed to what.
+    /// The subscribers of events.
     events: Router<Arc<SubscriberGroups>>,
-    /// What nodes offer that want no calls now, and how many do.
+    /// Routes of nodes that take no calls now, with the number of these nodes.
     inactive: Router<usize>,
-    /// Routes that had providers. Asked when `router` knows none: a route that is gone must not hide one that is there.
+    /// Routes that had providers. Looked up only when `router` has none: a route that is gone must
+    /// not hide one that is there.
     known_routes: KnownRoutes,
     /// The nodes that are never called, and why.
     blocked: BTreeMap<SocketAddr, &'static str>,
-    /// The nodes that routes were passed over of.
+    /// The nodes of which routes were refused.
     refused: BTreeSet<SocketAddr>,
-    /// Of the log; `None` for one of several that all know the same.
+    /// `None` for the tables of other threads, so that each warning is logged once.
     log_throttle: Option<LogThrottle>,
 }
 
-/// Somebody who was at a place, and whoever is there now.
+/// An address, and the node that is there now.
 pub(crate) type NodeChange = (SocketAddr, Option<KnownNode>);
 
-/// What is known of a route.
+/// The result of a look-up.
 #[derive(Debug)]
 pub(crate) enum Lookup<'p> {
-    /// There is somebody to call; with the segments of the path that parameters took.
+    /// There are providers; with the segments of the path that parameters captured.
     Available(Arc<Providers>, Vec<&'p str>),
-    /// Nobody offers it any more.
+    /// No node offers it any more, or none takes calls.
     Unavailable,
-    /// Nobody has ever offered it.
+    /// No node has offered it.
     Unknown,
 }
 
@@ -67,7 +69,7 @@ impl RoutingTable {
         }
     }
 
-    /// One of the same node and nodes, with connections of its own.
+    /// A table of the same nodes for another thread, with connections of its own.
     pub(crate) fn for_thread(&self, now: Instant) -> Self {
         let mut follower = Self::new(Arc::clone(&self.local_node));
         (follower.known_routes, follower.log_throttle) = (self.known_routes.clone(), None);
@@ -103,28 +105,30 @@ impl RoutingTable {
         if let Some(found) = self.router.find(method, path) {
             return Lookup::Available(Arc::clone(found.value), found.captured);
         }
-        // What is not there is asked for rarely; only then is there a look at the clock.
+        // The clock is read only for a route that is not there, which is rare.
         let is_known =
             self.inactive.find(method, path).is_some() || self.known_routes.contains(method, path, Instant::now());
         if is_known { Lookup::Unavailable } else { Lookup::Unknown }
     }
 
-    /// Whether the node at this address offers a route and is not called for it: see [`RouterError`].
+    /// Whether the node at this address offers a route and is not called for it: see
+    /// [`RouterError`].
     pub(crate) fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
         self.refused.contains(&address) && !self.router.has(route)
     }
 
-    /// Whether there is somebody to call.
+    /// Whether the route has providers.
     pub(crate) fn offers(&self, method: &str, path: &str) -> bool {
         self.router.find(method, path).is_some()
     }
 
-    /// Who has subscribed to an event.
+    /// The subscribers of an event.
     pub(crate) fn subscribers(&self, path: &str) -> Option<Arc<SubscriberGroups>> {
         self.events.find(METHOD, path).map(|found| Arc::clone(found.value))
     }
 
-    /// Links of those that stay are kept, links of those that went are retired.
+    /// Applies changes. Connections to nodes that stay are kept, and connections to nodes that left
+    /// are retired.
     pub(crate) fn apply(&mut self, changes: &[NodeChange], now: Instant) {
         let makes_room = self.change(changes, now);
         if makes_room && !self.refused.is_empty() {
@@ -136,14 +140,14 @@ impl RoutingTable {
         self.known_routes.sweep(now);
     }
 
-    /// Tells whether routes that were refused may be taken now.
+    /// Returns whether routes that were refused may be taken now.
     fn change(&mut self, changes: &[NodeChange], now: Instant) -> bool {
         let moved: HashSet<SocketAddr> = changes.iter().map(|(address, _)| *address).collect();
         let old = moved.iter().filter_map(|address| self.nodes.remove(address));
-        // Who was never called was in no pool.
+        // A blocked node was in no pool.
         let old: Vec<KnownNode> = old.filter(|known| self.blocked.remove(&known.address).is_none()).collect();
         for (node, route) in old.iter().filter_map(callable).flat_map(routes) {
-            // One look through a list takes out all that have moved.
+            // One pass over a pool removes all nodes that have changed.
             if let Some(pool) = self.pool(node, route).filter(|pool| pool.is_scheduled()) {
                 Arc::make_mut(pool).retain(|provider| !moved.contains(&provider.connection.address));
             }
@@ -184,13 +188,14 @@ impl RoutingTable {
         makes_room
     }
 
-    /// A node that is not in the table, and the link there was to its place.
+    /// Adds a node that is not in the table; `connection` is the one to its address, if there was
+    /// one.
     fn add(&mut self, known: &KnownNode, connection: Option<Arc<Connection>>, now: Instant) {
         let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
         let instance = advert.and_then(|advert| advert.id.as_ref());
-        // We are in the list ourselves, and offer nothing there.
+        // This process is in the list too. A gateway offers nothing there.
         let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
         let blocked = offers.then(|| self.local_node.blocked.reason(*address)).flatten();
         if let Some(why) = blocked {
@@ -231,7 +236,7 @@ impl RoutingTable {
         let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
         for route in &node.routes {
             if weight == 0 {
-                // One that is refused is not remembered either.
+                // A refused route is not counted.
                 if !is_event(route)
                     && let Ok(count) = self.inactive.entry(route, || 0)
                 {
@@ -241,7 +246,7 @@ impl RoutingTable {
             }
             match self.pool_or_new(node, route) {
                 Ok(pool) => {
-                    // Two of its routes may differ in the names of parameters only.
+                    // Two routes of one node may differ only in the names of parameters.
                     if pool.list().last().is_none_or(|last| last.connection.address != *address) {
                         let (connection, route) = (Arc::clone(&connection), route.clone());
                         let provider = Provider { connection, route, weight, suspect: node.suspect, same_zone };
@@ -278,7 +283,7 @@ impl RoutingTable {
         self.router.entry(route, new)
     }
 
-    /// Removes a pool that nobody is in, and tells whether routes that were refused may be taken now.
+    /// Removes an empty pool, and returns whether routes that were refused may be taken now.
     fn remove(&mut self, node: &Node, route: &Route) -> bool {
         if !is_event(route) {
             return self.router.remove(route);
@@ -295,13 +300,13 @@ impl Drop for RoutingTable {
     }
 }
 
-/// The node, if calls go to it at all.
+/// The node, if it can be called.
 fn callable(known: &KnownNode) -> Option<&Node> {
     let is_http = known.node.advert.as_ref().is_some_and(|advert| advert.http.is_some());
     (!is_http && !known.node.routes.is_empty()).then_some(&known.node)
 }
 
-/// The node, if it would be called and wants no calls now.
+/// The node, if it can be called but takes no calls now.
 fn inactive(known: &KnownNode) -> Option<&Node> {
     callable(known).filter(|node| weight(node) == 0)
 }

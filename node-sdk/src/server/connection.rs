@@ -1,4 +1,5 @@
-//! One caller's connection: all packets of a read are begun, all answers that are ready leave together.
+//! The connection of one caller: all packets of a read are begun, and all responses that are ready
+//! leave together.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -26,68 +27,71 @@ use crate::server::running_calls::{CallHandle, RunningCall, RunningCalls};
 use crate::transport::budget::{LEAST_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Calls of one caller at work at a time; with more, it is not read from until one is done.
+/// Running calls of one caller; with more, it is not read from until one is done.
 const MAX_RUNNING: usize = 1024;
-/// Calls that are streams, or may become some, do not count there: they may last, and are ended and paced by what is read. Of these a
-/// caller has so many; more are refused.
+/// Streams of one caller, and calls that may become streams. They do not count as running calls,
+/// since they may last, and the caller's reading paces them. More are refused.
 const MAX_STREAMS: usize = 4096;
-/// What a call at work costs beside what it came as: its handler's state, its place, its stream. 470 bytes were seen of a handler that
-/// does nothing but sleep.
+/// What a running call costs beside its packet: the state of its handler, its slot, its stream. A
+/// handler that only sleeps took 470 bytes.
 const CALL_BYTES: usize = 1024;
-/// Answers of one caller that may wait, in bytes; with more, it is not read from until it reads. What else a caller may have is in
-/// [`budget`](crate::transport::budget).
+/// Bytes of responses that may wait for one caller; with more, it is not read from until it reads.
+/// Its other limits are in [`budget`](crate::transport::budget).
 const MAX_WAITING_BYTES: usize = 8 << 20;
-/// A caller that has too much looks so often whether it may have more, which others decide.
+/// How often a caller that is over its limit is checked again: other callers free memory.
 const ROOM_PERIOD: Duration = Duration::from_millis(50);
-/// How long a call may take from its first byte to its last.
+/// How long a packet may take from its first byte to its last.
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a caller may take nothing of its answers.
+/// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Broken packets after which a connection is cut; what follows is not likely to be better.
+/// Broken packets after which a connection is cut; later ones are hardly better.
 const MAX_STRIKES: u32 = 3;
-/// Bytes of a caller's instance id that are kept; ours have 32.
+/// Most bytes of a caller's instance id; ours have 32.
 const MAX_INSTANCE_BYTES: usize = 128;
-/// Packets that are begun before other connections have their turn; fewer if they take longer than a [`TimeSlice`].
+/// Packets that are begun before other connections run; fewer if they take longer than a
+/// [`TimeSlice`].
 const FRAMES_PER_YIELD: usize = 32;
 
-/// Larger packets are begun only with a turn among the callers that keep this node busy.
+/// A larger packet is begun only with a time slice among the busy callers of this node.
 const LARGE_FRAME_BYTES: usize = 16 * 1024;
 
-/// From so many packets at a time on, all that is ready leaves in one write, which costs as much as a good many answers.
+/// With this many packets at a time, all responses that are ready leave in one write, which costs
+/// as much as many responses.
 const MANY: usize = 8;
 
-/// What one caller has us do.
+/// The state of one caller's connection.
 struct CallerConnection<'a> {
     service: &'a LocalService,
     caller: Caller,
     reader: FrameReader,
-    /// A large packet that waits for its turn.
+    /// A large packet that waits for a time slice.
     large: Option<Bytes>,
-    /// When the bytes came that are in the reader.
+    /// When the bytes in the reader were received.
     received: Instant,
-    /// Packets that were begun since there were none left; and before that, since there were none.
+    /// Packets that were begun since the reader was last empty, and before that.
     frames_begun: usize,
     frames_begun_before: usize,
     queue_delay: QueueDelay,
     running: FuturesUnordered<Abortable<RunningCall>>,
-    /// The calls at work that can be taken back.
+    /// The running calls that the caller can cancel.
     handles: RunningCalls,
     responses: ResponseQueue,
     strikes: u32,
     slice: TimeSlice,
     share: PeerShare,
-    /// Bytes that it may have now.
+    /// Bytes that may be held for it now.
     allowed_bytes: usize,
-    /// Bytes of calls at work: as they came, and what each costs.
+    /// Bytes of running calls: their packets, and what each costs.
     running_bytes: usize,
-    /// Bytes that wait in its streams.
+    /// Bytes that wait in all its streams.
     in_streams: Arc<AtomicUsize>,
     full: LogThrottle,
-    /// The node finishes: streams that have nothing to send end.
+    /// The node stops: streams that have nothing to send end.
     leaving: bool,
 }
 
-/// Serves one caller until it goes, or until `finish` is cancelled and its calls are done. Says why it ended.
+/// Serves one caller until it closes, or until `finish` is cancelled and its calls are done.
+/// Returns why it ended.
 pub(crate) async fn run(
     stream: &Socket,
     peer: SocketAddr,
@@ -145,7 +149,7 @@ pub(crate) async fn run(
             at_caller.reset();
         }
         connection.charge();
-        // A caller that never pauses leaves the thread to others all the same, however much its packets cost.
+        // A caller that never pauses yields the thread all the same, whatever its packets cost.
         if connection.slice.is_over() {
             connection.slice.yield_now().await;
         } else if connection.large.is_some() {
@@ -166,7 +170,7 @@ pub(crate) async fn run(
         let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
         let is_full = held >= allowed_bytes;
         let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
-        // A call that has begun has to end, and waits only for what is at work.
+        // A packet that has begun must end; only running calls may delay it.
         let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
         let leaving = connection.leaving;
         let CallerConnection { reader, running, responses, received, slice, .. } = &mut connection;
@@ -183,7 +187,7 @@ pub(crate) async fn run(
             readable = stream.readable(), if listening && !more && !is_full => {
                 match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
                     Ok(true) => *received = Instant::now(),
-                    // A caller that closes its side may still read its answers.
+                    // A caller that closes its side may still read its responses.
                     Ok(false) => closed = true,
                     Err(_broken) => return "broken",
                 }
@@ -195,7 +199,7 @@ pub(crate) async fn run(
         }
         connection.slice.resume();
         if !is_timed {
-            // Before, its time would begin when it was last looked at, and might be over by now.
+            // Otherwise its time would count from the last check, and might be over by now.
             connection.reader.defer_deadline();
         }
     }
@@ -208,13 +212,13 @@ impl CallerConnection<'_> {
             && self.running_bytes + self.in_streams.load(Ordering::Relaxed) < self.allowed_bytes
     }
 
-    /// Bytes that are kept for it.
+    /// Bytes that are held for it.
     fn held_bytes(&self) -> usize {
         let (come, large) = (self.reader.buffered().len(), self.large.as_ref().map_or(0, Bytes::len));
         come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
     }
 
-    /// Takes what it has from the budget, and says what it may have.
+    /// Charges what is held for it to the budget, and stores how much may be held.
     fn charge(&mut self) {
         let held = self.held_bytes();
         self.allowed_bytes = self.share.charge(held);
@@ -223,14 +227,14 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// Parts that nobody takes do not keep a caller from being read for long: the stream with the most of them ends, while all of them are
-    /// most of what the caller may have.
+    /// Parts that handlers do not read must not keep the caller from being read. While they are
+    /// most of what may be held for the caller, the stream with the most of them ends.
     fn crowd_out(&mut self) {
         while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
             let waiting =
                 |call: &CallHandle| call.call_stream.as_ref().map_or(0, |call_stream| call_stream.waiting_bytes());
             let most = self.handles.by_key.values().max_by_key(|call| waiting(call));
-            // What is left is of calls that are over.
+            // The remaining bytes belong to calls that are over.
             let Some(call_stream) = most.filter(|most| waiting(most) > 0).and_then(|most| most.call_stream.clone())
             else {
                 break;
@@ -240,7 +244,7 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// Something of it is refused for want of room.
+    /// Counts and logs that something was refused for want of memory.
     fn note_full(&mut self, what: &str) {
         self.share.count_refusal();
         if let Some(held_back) = self.full.allow(Instant::now().into_std()) {
@@ -249,12 +253,13 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// What was written since there were `before` bytes, unless there is no room for it: then an error is in its place.
+    /// Whether the response that was written after `before` bytes fits. Otherwise an error takes
+    /// its place.
     fn has_kept(&mut self, before: usize, to: &ResponseTarget) -> bool {
         let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > LEAST_BYTES {
-                // At once: others may be answered before this one is looked at again.
+                // At once: other callers may be served before this one is charged again.
                 self.charge();
             }
             return true;
@@ -264,18 +269,19 @@ impl CallerConnection<'_> {
         false
     }
 
-    /// The caller reads its answers; for one that does not, nothing is worked on.
+    /// Whether the caller reads its responses. Otherwise its calls do not go on.
     fn is_reading(&self) -> bool {
         self.responses.len() < MAX_WAITING_BYTES.min(self.allowed_bytes)
     }
 
-    /// Each of few is answered by itself: the caller goes on with the first answer while the next call is handled.
+    /// Whether packets are few. Then each is answered by itself, and the caller works on the first
+    /// response while the next call is handled.
     fn has_few(&self) -> bool {
         self.frames_begun_before < MANY && self.frames_begun < MANY
     }
 
-    /// Begins what has come; most handlers are done at once and never need a place of their own. Returns whether there may be
-    /// more.
+    /// Begins the packets that have come. Most handlers are done at once. Returns whether there may
+    /// be more packets.
     fn begin(&mut self, task: &mut TaskContext<'_>) -> Result<bool, &'static str> {
         let now = Instant::now();
         for _ in 0..if self.has_few() { 1 } else { FRAMES_PER_YIELD } {
@@ -359,13 +365,13 @@ impl CallerConnection<'_> {
         self.running.push(Abortable::new(RunningCall { key, bytes, begun: Some(begun) }, registration));
     }
 
-    /// A part of what the caller sends after its call; one of a call that is over is nobody's.
+    /// A part of a stream from the caller. A part for a call that is over is ignored.
     fn handle_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
         let Some(call_stream) = self.handles.call_stream(key) else { return Ok(()) };
         call_stream.push_part(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
     }
 
-    /// A packet that is no call: what nobody knows is passed over.
+    /// A control packet. An unknown one is ignored.
     fn handle_control(&mut self, request: &Request<'_>) {
         match &*request.uri {
             "$hello" => {
@@ -375,7 +381,7 @@ impl CallerConnection<'_> {
             "$cancel" => {
                 let call = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(key));
                 if let Some(CallHandle { abort, bytes, .. }) = call {
-                    // Its work is dropped at the next turn.
+                    // The next poll drops its work.
                     abort.abort();
                     self.running_bytes -= bytes;
                 }
@@ -392,7 +398,7 @@ impl CallerConnection<'_> {
     }
 
     fn handle_polled(&mut self, polled: <Abortable<RunningCall> as Future>::Output) {
-        // Of what was taken back nothing counts any more.
+        // A cancelled call no longer counts.
         let Ok((RunningCall { key, bytes, begun }, polled)) = polled else { return };
         self.running_bytes -= bytes;
         let before = self.responses.len();
@@ -405,7 +411,8 @@ impl CallerConnection<'_> {
     }
 }
 
-/// Waits for what an old caller's window waits for, and gives what its end showed; for ever when it waits for nothing.
+/// Waits for what the read window of a version 1 caller waits for, and returns what its end showed.
+/// Never completes when the window waits for nothing.
 async fn read_enough(
     stream: &Socket,
     service: &LocalService,
@@ -423,7 +430,7 @@ async fn read_enough(
     }
 }
 
-/// Writes what the socket takes; the step says what is in the way of the rest.
+/// Writes what the socket takes. The step says what the rest waits for.
 fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
     loop {
         let now = Instant::now().into_std();

@@ -1,4 +1,4 @@
-//! What a node offers, and how one call is begun and answered.
+//! The routes of a node, and how one call is begun and answered.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -27,24 +27,24 @@ use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::routing::router::Router;
 use crate::transport::budget::Budget;
 
-/// When it is worth trying again what a route has too much of to do.
+/// When a caller may try again a route that has too many running calls.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Calls that are made for one another, each while the one before is handled: services that call each other in a circle would go
-/// on until time is over, and nested for as long. No sound service comes near it.
+/// Most calls in a row, each made while the one before is handled. Services that call each other in
+/// a circle would go on until the deadline. No sound service comes near this.
 const MAX_HOPS: u8 = 32;
 
-/// What a node offers.
+/// The routes of a node, and what all its callers share.
 pub(crate) struct LocalService {
-    /// Of the node.
+    /// The name of the node.
     pub(crate) name: String,
     pub(crate) router: Router<LocalRoute>,
     pub(crate) node: NodeContext,
-    /// What old callers on this machine have read.
+    /// What version 1 callers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
-    /// The callers that send without a pause take turns.
+    /// The time slices of callers that send without a pause.
     pub(crate) busy: SliceQueue,
-    /// What is kept for callers.
+    /// The bytes that are held for callers.
     pub(crate) budget: Arc<Budget>,
 }
 
@@ -52,9 +52,9 @@ pub(crate) struct LocalService {
 pub(crate) struct LocalRoute {
     pub(crate) route: Route,
     pub(crate) handler: Box<dyn AnyHandler>,
-    /// How many calls may be at work at a time.
+    /// How many calls may run at a time.
     pub(crate) max_concurrency: Option<Arc<Semaphore>>,
-    /// Its calls are not answered, even by those who asked for an answer.
+    /// Its calls are not answered, even if they ask for it.
     pub(crate) one_way: bool,
 }
 
@@ -63,15 +63,16 @@ pub(crate) struct StartedCall {
     pub(crate) to: ResponseTarget,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
-    /// Its place among those that may be at work.
+    /// Counts among the calls that may run.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl LocalService {
-    /// Finds the handler of a call, which was `made` at that time, and begins it. What is wrong with the call becomes its answer.
+    /// Finds the handler of a call, which was `made` at that time, and begins it. An error of the
+    /// call becomes its response.
     ///
     /// # Errors
-    /// When `frame`, of which `request` is made, is no packet after all.
+    /// When `frame`, from which `request` was cut, is no packet after all.
     pub(crate) fn begin(
         &self,
         frame: &[u8],
@@ -86,12 +87,14 @@ impl LocalService {
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
             return Ok(begun);
         }
-        // It was cut apart, and what was taken for its arguments is something else.
+        // The request was cut out without parsing, and its arguments turned out to be something
+        // else.
         let mut request = Request::from_packet(Packet::parse(frame)?);
         Ok(self.begin_in(&mut request, made, caller, may_stream, now))
     }
 
-    /// Begins a call. Whether its arguments have been read, and so are JSON, is in `request` then.
+    /// Begins a call. `request.verified` says then whether its arguments were parsed, and so are
+    /// JSON.
     fn begin_in(
         &self,
         request: &mut Request<'_>,
@@ -129,12 +132,13 @@ impl LocalService {
         if let Some(left) = request.meta.time_left {
             let waited = now.saturating_duration_since(made);
             if waited >= left {
-                // Nobody waits for it any more.
+                // The caller no longer waits.
                 let error = ServiceError::new(504, "deadline", "its time was over before it was begun");
                 return StartedCall::failed(to, context, error);
             }
             if waited > left / 2 {
-                // Those who wait the longest would be answered last, and so too late: with too much to do, all of them would be.
+                // Under overload, the calls that have waited longest would all be answered too
+                // late.
                 let error =
                     ServiceError::new(503, "overloaded", "it has waited for half of its time, and was not begun");
                 return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
@@ -164,7 +168,7 @@ impl LocalService {
             next: RefCell::new(None),
             node: &self.node,
         };
-        // A panic while arguments are taken must cost this call only, like one in the handler.
+        // A panic while arguments are read must cost this call only, like one in the handler.
         let begin = || offer.handler.begin(&call);
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
@@ -223,7 +227,7 @@ impl StartedCall {
         Self { to, context, running: Err(error), _permit: None }
     }
 
-    /// Where the answer goes, for as long as somebody else keeps it.
+    /// Hands out where the response goes, until [`attach_target`](Self::attach_target).
     pub(crate) fn detach_target(&mut self) -> ResponseTarget {
         ResponseTarget { version: self.to.version, key: self.to.key.take(), call_stream: self.to.call_stream.take() }
     }
@@ -232,7 +236,7 @@ impl StartedCall {
         self.to = to;
     }
 
-    /// Goes on with the work; what there is of the answer is in `sink`. A panic costs this call only.
+    /// Polls the work. What is ready of the response is in `sink`. A panic costs this call only.
     pub(crate) fn poll_answer(
         &mut self,
         task: &mut TaskContext<'_>,
@@ -259,7 +263,7 @@ impl StartedCall {
     }
 }
 
-/// What work that was not done at once has given.
+/// What a call that was not done at once has written.
 #[derive(Debug)]
 pub(crate) struct PolledResponse {
     pub(crate) version: Version,
@@ -279,7 +283,7 @@ impl StartedCall {
     }
 }
 
-/// The details are for the log; the caller only learns that it was not its fault.
+/// The details go to the log. The caller only learns that the fault is not its own.
 fn panicked(panic: &(dyn Any + Send)) -> ServiceError {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     error!(panic = ?escaped(text.unwrap_or("no text"), 4 * MAX_ESCAPED_BYTES), "a handler panicked; its call was answered with an error");

@@ -1,4 +1,5 @@
-//! The side of a node that is called.
+//! The callee side of a node: it accepts callers, begins their calls, and writes their responses.
+//! It never calls other nodes.
 
 pub(crate) mod connection;
 pub(crate) mod dispatch;
@@ -17,20 +18,21 @@ use tokio_util::sync::CancellationToken;
 
 use self::dispatch::LocalService;
 
-/// Callers at a time: every node and gateway of a large mesh.
+/// Most callers: every node and gateway of a large mesh.
 const MAX_CALLERS: usize = 10_000;
-/// After leaving the registry, how long callers have to learn of it and close their connections themselves.
+/// After the node has left the registry, how long callers have to learn of it and to close their
+/// connections.
 const STOP_TIME: Duration = Duration::from_secs(2);
-/// After that a node ends when it had no caller for so long. Those whose connection the system has taken, and we not yet, may have
-/// sent calls already.
+/// Then a node without callers ends after this time: connections that the system has accepted, and
+/// this process not yet, may carry calls.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
 /// How long [`serve`] may take to end.
 pub(crate) const LONGEST_SERVED: Duration = STOP_TIME.saturating_add(FINISH_TIME);
 
-/// Serves callers until `stop` is cancelled and they have gone, or have had their time. Returns how many connections
-/// were cut with calls in flight.
+/// Serves callers until `stop` is cancelled and they have closed, or their time is over. Returns
+/// how many connections were cut with calls in flight.
 pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
@@ -54,7 +56,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                 connections.abort_all();
                 return connections.len();
             }
-            // Callers that have not heard yet that we leave are served too.
+            // Callers that do not know yet that the node stops are served too.
             (stream, peer) = acceptor.accept() => {
                 if connections.len() < MAX_CALLERS {
                     set_options(&stream);

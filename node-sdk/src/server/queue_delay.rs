@@ -1,29 +1,31 @@
-//! How long calls of one connection have waited on the way, without a clock of its own.
+//! How long the calls of one connection have waited on the way, without synchronized clocks.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Two machines' clocks run apart by less than this, in parts of a million.
+/// The clocks of two machines drift by less than this, in parts per million.
 const DRIFT_PPM: u32 = 100;
 
-/// No connection is older than this; what says so is nonsense.
+/// No connection is older than this; a larger time is ignored.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-/// Knows when, by our clock, the caller's clock stood at zero, as seen through the fastest call so far.
+/// Estimates the queue delay of calls: the fastest call so far shows when, by our clock, the
+/// caller's clock was at zero.
 #[derive(Debug, Default)]
 pub(crate) struct QueueDelay {
     baseline: Option<(Instant, Instant)>,
 }
 
 impl QueueDelay {
-    /// How much longer than the fastest a call has waited that was made so long after the caller's zero, and read at
-    /// `received`. What waits in the buffers of an overloaded node shows here.
+    /// How much longer than the fastest call a call was on its way that was sent at `sent`, by the
+    /// caller's clock, and read at `received`. Waiting in the buffers of an overloaded node shows
+    /// here.
     pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
         let Some(zero) = received.checked_sub(sent).filter(|_| sent < LONGEST) else { return Duration::ZERO };
         let known = match self.baseline {
             None => zero,
-            // The fastest may have been so long ago that clocks have run apart since.
+            // The clocks may have drifted since the fastest call.
             Some((known, at)) => (known + received.saturating_duration_since(at) * DRIFT_PPM / 1_000_000).min(zero),
         };
         self.baseline = Some((known, received));

@@ -1,4 +1,4 @@
-//! Answers that wait to be written to one caller, without I/O.
+//! Responses that wait to be written to one caller, without I/O.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -9,14 +9,14 @@ use protocol::{LEGACY_READ_BYTES, ReadWindow, Version, WindowFull};
 use crate::error::ServiceError;
 use crate::handler::response_sink::{ResponseSink, ResponseTarget};
 
-/// An old caller on another machine that has work for us turns its loop, and so reads, within this time: a guess.
+/// A guess: a version 1 caller on another machine that sends calls also reads within this time.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
 /// A buffer that has become larger is not used again.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
-/// Answers to one caller: those for version 2 leave in one write, those for version 1 one by one and never more than it
-/// can read at once.
+/// Responses to one caller. Those of version 2 leave in one write; those of version 1 one by one,
+/// and never more than the caller can read at once.
 #[derive(Debug)]
 pub(crate) struct ResponseQueue {
     batch: BytesMut,
@@ -24,23 +24,23 @@ pub(crate) struct ResponseQueue {
     legacy_bytes: usize,
     window: ReadWindow,
     remainder: Bytes,
-    /// Bytes that `rest` had at first, all of which it keeps.
+    /// The capacity of `remainder`: all of it stays allocated.
     remainder_capacity: usize,
 }
 
 /// What the caller's socket should do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteStep {
-    /// Write these bytes and say how many were taken.
+    /// Write these bytes, and report how many were taken.
     Write(Bytes),
-    /// An old caller is still reading: wait for this.
+    /// A version 1 caller is still reading: wait for this.
     WaitFor(WindowFull),
     /// Nothing waits.
     Done,
 }
 
 impl ResponseQueue {
-    /// `can_see`: the caller's end can be looked at.
+    /// `can_see`: what the caller has read can be seen.
     pub(crate) fn new(can_see: bool) -> Self {
         let read_time = (!can_see).then_some(LEGACY_READ_TIME);
         Self {
@@ -58,12 +58,13 @@ impl ResponseQueue {
         self.batch.len() + self.legacy_bytes + self.remainder.len()
     }
 
-    /// Bytes that are kept for what waits.
+    /// Bytes that are held for what waits.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.batch.len() + self.legacy_bytes + self.remainder_capacity.max(self.remainder.len())
     }
 
-    /// The caller takes nothing now: what is left of much is kept without what it has taken.
+    /// The caller reads nothing now: the remainder of a large write is copied, without what was
+    /// written.
     pub(crate) fn shrink(&mut self) {
         if self.remainder_capacity > USUAL_BATCH_BYTES && self.remainder.len() <= self.remainder_capacity / 2 {
             self.remainder = Bytes::copy_from_slice(&self.remainder);
@@ -71,13 +72,13 @@ impl ResponseQueue {
         }
     }
 
-    /// Takes back what was written since there were `bytes`, and has an error in its place.
+    /// Replaces what was written after `bytes` by an error.
     pub(crate) fn replace(&mut self, bytes: usize, to: &ResponseTarget, error: &ServiceError) {
         let added = self.len().saturating_sub(bytes);
         match to.version {
             Version::V2 => {
                 self.batch.truncate(self.batch.len().saturating_sub(added));
-                // Its room goes too.
+                // Frees its capacity too.
                 self.batch = BytesMut::from(&self.batch[..]);
             }
             Version::V1 => {
@@ -89,7 +90,7 @@ impl ResponseQueue {
         self.answer(to, |sink| sink.failure(error));
     }
 
-    /// Gives `answer` a place to write one answer to.
+    /// Gives `answer` a sink to write one response to.
     pub(crate) fn answer<R>(&mut self, to: &ResponseTarget, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
         match to.version {
             Version::V2 => answer(&mut ResponseSink::new(&mut self.batch, to)),
@@ -102,7 +103,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Takes an answer that was written elsewhere.
+    /// Adds a response that was written elsewhere.
     pub(crate) fn push(&mut self, to: Version, packet: BytesMut) {
         match to {
             Version::V2 => self.batch.extend_from_slice(&packet),
@@ -120,7 +121,7 @@ impl ResponseQueue {
     pub(crate) fn next_step(&mut self, now: Instant) -> WriteStep {
         if self.remainder.is_empty() {
             if !self.batch.is_empty() {
-                // What has become large is given back when it is written.
+                // A large buffer is freed when it is written.
                 let is_large = self.batch.len() > USUAL_BATCH_BYTES;
                 let batch = if is_large { std::mem::take(&mut self.batch) } else { self.batch.split() };
                 self.remainder = batch.freeze();
@@ -136,12 +137,13 @@ impl ResponseQueue {
         if self.remainder.is_empty() { WriteStep::Done } else { WriteStep::Write(self.remainder.clone()) }
     }
 
-    /// Everything written so far. Ask before looking at the caller's end.
+    /// Bytes written so far. To be read before looking at the caller's end.
     pub(crate) fn written(&self) -> u64 {
         self.window.written()
     }
 
-    /// What looking at the caller's end gave, after `written` bytes: how many of them it had before it at most.
+    /// What the caller's end showed after `written` bytes: how many of them it had not read, at
+    /// most.
     pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
         match unread {
             Some(unread) => drop(self.window.confirm_read(written, unread)),

@@ -10,19 +10,19 @@ use futures::future::AbortHandle;
 use crate::handler::call_stream::CallStream;
 use crate::server::dispatch::{PolledResponse, StartedCall};
 
-/// A call at work, with its key if that is a number.
+/// A running call, with its key if that is a number.
 pub(super) struct RunningCall {
     pub(super) key: Option<u64>,
-    /// What it counts.
+    /// What it counts against the caller's limit.
     pub(super) bytes: usize,
     pub(super) begun: Option<StartedCall>,
 }
 
-/// The calls at work that a caller can do something about, by their keys.
+/// The running calls that a caller can reach, by their keys.
 #[derive(Default)]
 pub(super) struct RunningCalls {
     pub(super) by_key: HashMap<u64, CallHandle>,
-    /// How many of them are streams, or may become some.
+    /// How many of them are, or may become, streams.
     pub(super) streams: usize,
 }
 
@@ -45,11 +45,11 @@ impl RunningCalls {
     }
 }
 
-/// What a caller can do about a call at work.
+/// What a caller can do with a running call.
 pub(super) struct CallHandle {
     pub(super) abort: AbortHandle,
     pub(super) call_stream: Option<Arc<CallStream>>,
-    /// What it counts.
+    /// What it counts against the caller's limit.
     pub(super) bytes: usize,
 }
 

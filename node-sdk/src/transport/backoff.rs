@@ -1,17 +1,18 @@
-//! How long to wait before trying a node again, without a clock.
+//! The wait before the next attempt to connect to a node. Without a clock.
 
 use std::time::Duration;
 
-/// Doubles from try to try up to a limit, each with its own share of chance so that many callers do not come at once.
+/// Doubles from attempt to attempt up to a limit, with a random part so that many callers do not
+/// come at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
 }
 
 impl Backoff {
-    /// A node that just restarts is there again after about this time.
+    /// A node that restarts is back after about this time.
     const FIRST: Duration = Duration::from_millis(100);
-    /// Whoever is gone for longer shows in the list sooner or later.
+    /// A node that is gone for longer disappears from the list sooner or later.
     const LONGEST: Duration = Duration::from_secs(3);
 
     pub(crate) fn new() -> Self {

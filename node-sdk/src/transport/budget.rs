@@ -1,42 +1,47 @@
-//! How many bytes a node keeps for those who call it, and for those whom it calls: a share for each, and a budget for all.
+//! How many bytes a node holds for its callers and for the nodes that it calls: a share for each
+//! peer, and a budget for all.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// Bytes for all callers together, unless set: half packets, calls at work, parts and answers that are not taken. Ten thousand callers
-/// have 160 MiB of [`LEAST_BYTES`] beside it, and an allocator that thousands of buffers grow in keeps half as much again: so a
-/// node that hostile callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just that.
+/// The default for all callers together: partly received packets, running calls, and parts and
+/// responses that were not read. Ten thousand callers have 160 MiB of [`LEAST_BYTES`] besides, and
+/// an allocator in which thousands of buffers grow holds half as much again, so a node that hostile
+/// callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just
+/// that.
 pub(crate) const DEFAULT_BYTES: usize = 256 << 20;
-/// Bytes for all nodes that are called together: packets that have come in part, and parts of streams that nobody has taken.
+/// For all nodes that are called together: partly received packets, and parts of streams that were
+/// not read.
 pub(crate) const CALLED_BYTES: usize = 256 << 20;
-/// What one caller may have at the most: several of the largest packets, either way.
+/// Most bytes for one caller: several of the largest packets, either way.
 const MAX_CALLER_BYTES: usize = 64 << 20;
-/// What each caller may have whatever others do, so that small calls always get through.
+/// What each peer may have in any case, so that small calls always get through.
 pub(crate) const LEAST_BYTES: usize = 16 * 1024;
-/// Beyond that a caller has no more than this part of what is free. So a part is always left for the next one, and many who want all
-/// come to have the same.
+/// Beyond that, a peer has at most this part of what is free, as 1 in this many. So something is
+/// always left for the next peer, and many greedy peers end with equal shares.
 const PART_OF_FREE: usize = 2;
-/// Callers take from the budget in portions, so that small changes are nobody else's business.
+/// The budget is charged in portions, so that small changes do not touch the shared counter.
 const PORTION: usize = 16 * 1024;
 
-/// What all callers of a node share, or all nodes that it calls.
+/// The budget that all callers of a node share, or all nodes that it calls.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    /// What one peer may have at the most.
+    /// Most bytes of one peer.
     max_share: usize,
     used: AtomicUsize,
     refused: AtomicU64,
 }
 
-/// What a node keeps for its callers now, and has refused.
+/// How many bytes are held for peers, and how often memory was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferUsage {
-    /// Bytes of packets, parts and answers that wait. What each caller may always have, 16 KiB, is not counted.
+    /// Bytes of packets, parts and responses that wait. The 16 KiB that each peer may always have
+    /// are not counted.
     pub bytes: usize,
-    /// How many there may be: see [`NodeBuilder::max_buffer_bytes`](crate::NodeBuilder::max_buffer_bytes).
+    /// The limit: see [`NodeBuilder::max_buffer_bytes`](crate::NodeBuilder::max_buffer_bytes).
     pub limit: usize,
-    /// Answers and streams that there was no room for since the node started.
+    /// Responses and streams without memory since the start of the node.
     pub refused: u64,
 }
 
@@ -46,7 +51,7 @@ impl Budget {
         Self::with_max_share(limit, MAX_CALLER_BYTES)
     }
 
-    /// For nodes that are called: a link may carry all that a gateway has asked for.
+    /// For nodes that are called: one connection may carry all that a gateway has asked for.
     pub(crate) fn for_connections() -> Arc<Self> {
         Self::with_max_share(CALLED_BYTES, CALLED_BYTES)
     }
@@ -65,11 +70,11 @@ impl Budget {
     }
 }
 
-/// One peer's part of the budget. Dropping it gives everything back.
+/// The share of one peer. Dropping it returns everything.
 #[derive(Debug)]
 pub(crate) struct PeerShare {
     budget: Arc<Budget>,
-    /// What it has of the budget: whole portions.
+    /// What is charged to the budget: whole portions.
     charged: usize,
 }
 
@@ -78,10 +83,10 @@ impl PeerShare {
         Self { budget: Arc::clone(budget), charged: 0 }
     }
 
-    /// The caller has so many bytes now. Gives how many it may have.
+    /// Charges the bytes that are held for the peer. Returns how many may be held.
     pub(crate) fn charge(&mut self, held: usize) -> usize {
         let charged = held.saturating_sub(LEAST_BYTES).next_multiple_of(PORTION);
-        // Two at once may go beyond the limit by a portion each; nobody is read from then.
+        // Two peers at once may exceed the limit by a portion each; then none is read from.
         if charged > self.charged {
             self.budget.used.fetch_add(charged - self.charged, Ordering::Relaxed);
         } else if charged < self.charged {
@@ -91,17 +96,17 @@ impl PeerShare {
         (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, self.budget.max_share)
     }
 
-    /// Whether it has anything of the budget.
+    /// Whether anything is charged.
     pub(crate) fn is_charged(&self) -> bool {
         self.charged > 0
     }
 
-    /// Whether there is room for so many bytes together.
+    /// Whether this many bytes together may be held.
     pub(crate) fn fits(&self, held: usize) -> bool {
         held <= LEAST_BYTES || held <= self.budget.free() + self.charged
     }
 
-    /// Something was refused.
+    /// Memory was refused once.
     pub(crate) fn count_refusal(&self) {
         self.budget.refused.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,4 +1,5 @@
-//! A connection to another node: callers write packets into one buffer, one task owns the socket.
+//! A connection to another node: callers write packets into one buffer, and one task owns the
+//! socket.
 
 mod driver;
 mod open_stream;
@@ -24,29 +25,30 @@ use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
 use crate::transport::unexpected::UnexpectedFrames;
 use crate::transport::write_queue::EnqueueError;
 
-/// Calls and bytes that may wait for one node: what it could answer within a deadline at the best of times.
+/// Most calls and bytes that wait for one node: more than it can answer within a deadline.
 const LIMITS: InFlightLimits =
     InFlightLimits { max_calls: 10_000, max_queued_bytes: 16 << 20, max_packet_bytes: MAX_FRAME_BYTES };
-/// Bytes that a caller writes itself.
+/// Most bytes that a caller writes itself.
 const MAX_BYTES_AT_ONCE: usize = 16 * 1024;
 
-/// The one connection to another node, made when it is first needed.
+/// The connection to another node, made when it is first needed.
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) address: SocketAddr,
     pub(crate) version: Version,
-    /// Which process it is; nodes of version 1 do not say.
+    /// The instance that listens there; nodes of version 1 do not say.
     pub(crate) instance: Option<String>,
-    /// How close it is to this node, for whoever has to choose some of many.
+    /// Its rendezvous score for this node, to choose a subset of many nodes.
     pub(crate) rendezvous_score: u64,
-    /// How much it has to do, and how it does.
+    /// Its load and health, as balancing sees them.
     pub(crate) load: Load,
-    /// Somebody who looks after it says that it should be passed over.
+    /// A health check has failed.
     unhealthy: AtomicBool,
     state: Mutex<ConnectionState>,
-    /// The task that owns the socket: there is something to write, or the link is retired.
+    /// Wakes the task that owns the socket: there is something to write, or the connection is
+    /// retired.
     task: AtomicWaker,
-    /// What a node of version 2 is told first: who we are.
+    /// The first packet to a version 2 node: it names this instance.
     hello: Bytes,
     network: Network,
 }
@@ -59,20 +61,20 @@ struct ConnectionState {
     retired: bool,
     /// The live connection.
     socket: Option<Arc<Socket>>,
-    /// Bytes that a caller began to write, and the system has not taken: they leave before all others.
+    /// The remainder of a write that a caller began: it leaves before all other bytes.
     remainder: BytesMut,
     /// The task holds bytes that the system has not taken.
     is_writing: bool,
-    /// When the connection that is there, or comes, was told who we are.
+    /// When the first packet of the connection was queued.
     hello_at: Instant,
-    /// What the node sends that nobody waits for.
+    /// The budget for frames that no call waits for.
     unexpected: UnexpectedFrames,
     bad_frames: LogThrottle,
-    /// Lines about what the node is cut for.
+    /// Limits the log about why the connection was closed.
     cut: LogThrottle,
-    /// Since it was too much, the node is not called before this.
+    /// The node has sent too many unexpected frames, and is not called before this.
     cooling_down_until: Option<Instant>,
-    /// Of what all nodes that are called may have here.
+    /// The bytes that are held for the node, of those for all nodes.
     share: PeerShare,
 }
 
@@ -84,17 +86,18 @@ enum ConnectionPhase {
     Connecting,
     /// A task owns a live connection.
     Up,
-    /// The last connection, or try, failed; due again at this time.
+    /// The last connection or attempt failed; the next may be made at this time.
     Down(Instant),
 }
 
-/// A call that was taken. Dropping it takes the call back: what is not written never will be, and of what is, the node is told.
+/// A call that was accepted. Dropping it cancels the call: if it is not written it never will be,
+/// and otherwise the node is told.
 #[derive(Debug)]
 pub(crate) struct PendingCall {
     connection: Arc<Connection>,
     key: u64,
     done: bool,
-    /// It is a part of what the node has to do.
+    /// It counts as in flight.
     is_counted: bool,
 }
 
@@ -147,12 +150,12 @@ impl Connection {
         !self.unhealthy.load(Ordering::Relaxed)
     }
 
-    /// Whether that is a change.
+    /// Returns whether it is a change.
     pub(crate) fn set_health(&self, healthy: bool) -> bool {
         self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
 
-    /// Begins to connect unless that is under way or done. `unreachable` is told when it fails.
+    /// Begins to connect, unless that is under way or done. `unreachable` is called when it fails.
     pub(crate) fn connect(self: &Arc<Self>, unreachable: impl FnOnce(SocketAddr) + Send + 'static) {
         let mut state = self.lock();
         match state.phase {
@@ -160,7 +163,7 @@ impl Connection {
             ConnectionPhase::Idle | ConnectionPhase::Down(_) => state.phase = ConnectionPhase::Connecting,
         }
         if self.version == Version::V2 {
-            // Nothing waits yet, so this is first, and never too much.
+            // The queue is empty, so this packet is the first and always fits.
             let _ = state.calls.send(|out| out.extend_from_slice(&self.hello));
             state.hello_at = Instant::now();
         }
@@ -174,7 +177,8 @@ impl Connection {
         });
     }
 
-    /// Takes a call whose packet `write` makes for a given key; it is told how long ago the node was told who we are. Connect first: it is written as soon as there is a connection.
+    /// Accepts a call whose packet `write` makes for a given key and the time since the first
+    /// packet. To be connected first: the call is written as soon as there is a connection.
     pub(crate) fn submit(
         self: &Arc<Self>,
         now: Instant,
@@ -186,7 +190,7 @@ impl Connection {
         let sent = now.saturating_duration_since(*hello_at);
         let key = calls.admit(now.into_std(), deadlines, |key, out| write(key, sent, out))?;
         let wakers = if let ConnectionPhase::Idle | ConnectionPhase::Down(_) = phase {
-            // It was lost between connecting and calling: nothing will come.
+            // The connection was lost in between: no response will come.
             calls.fail_all()
         } else {
             Vec::new()
@@ -199,42 +203,44 @@ impl Connection {
         Ok(PendingCall { connection: Arc::clone(self), key, done: false, is_counted: true })
     }
 
-    /// Takes a packet that nobody waits for an answer to.
+    /// Queues a packet that has no response.
     pub(crate) fn send(&self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
         self.lock().calls.send(write)?;
         self.task.wake();
         Ok(())
     }
 
-    /// No calls come any more: the connection closes when those in flight are done.
+    /// No more calls will come: the connection closes when those in flight are done.
     pub(crate) fn retire(&self) {
         self.lock().retired = true;
         self.task.wake();
     }
 
-    /// For the log; it is foreign text.
+    /// The instance id for the log, escaped because it is foreign text.
     fn shown_instance(&self) -> Option<String> {
         self.instance.as_deref().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
     }
 
-    /// Nothing waits inside, and a panic elsewhere leaves the table whole.
+    /// Nothing waits inside, and a panic elsewhere leaves the state whole.
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionState {
-    /// Parts have come or gone, and so much of a packet has come. Gives how much there may be of both, if there is much.
+    /// Charges the bytes of parts and of a packet that has `begun`. Returns how many bytes may be
+    /// held, if there are many.
     fn charge(&mut self, begun: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + begun;
-        // What is little is nobody else's business.
+        // Small amounts are not charged to the shared budget.
         (held > LEAST_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
     }
 
-    /// Ends the streams that have the most parts while there is too much. Gives whom to wake.
+    /// While too much is held, ends the stream with the most bytes of parts. Returns the tasks to
+    /// wake.
     ///
     /// # Errors
-    /// There is no room for a packet that has begun to come.
+    /// There is no memory for a packet that was received in part.
     fn make_room(
         &mut self,
         begun: usize,
@@ -264,13 +270,14 @@ impl ConnectionState {
         self.is_writing
     }
 
-    /// A call that is alone does not wait for the task's turn: the node begins with it while others are made. Hardly anybody else wants
-    /// the lock meanwhile, and of what is large most is left to the task.
+    /// A single call is written at once, before the task runs: the node begins with it while other
+    /// calls are made. The lock is hardly contended then, and most of a large packet is left to the
+    /// task.
     fn write_at_once(&mut self, now: Instant) {
         let is_alone = self.calls.is_quiet() && self.remainder.is_empty() && !self.is_writing;
         let Some(socket) = self.socket.as_ref().filter(|_| is_alone) else { return };
         if self.calls.fill_write_buffer(now.into_std(), &mut self.remainder) {
-            // That it is broken, the task finds out.
+            // The task finds out if the connection is broken.
             let small = &self.remainder[..self.remainder.len().min(MAX_BYTES_AT_ONCE)];
             let taken = socket.try_write(small).unwrap_or(0);
             self.calls.wrote(taken);
@@ -280,7 +287,7 @@ impl ConnectionState {
 }
 
 impl PendingCall {
-    /// The outcome of the call, once.
+    /// The result of the call, once.
     pub(crate) fn poll(&mut self, context: &mut Context<'_>) -> Poll<CallResult> {
         let outcome = self.connection.lock().calls.poll(self.key, context);
         if outcome.is_ready() {
@@ -290,7 +297,7 @@ impl PendingCall {
         outcome
     }
 
-    /// It finds out how the node does, and says nothing of how much that has to do.
+    /// Does not count the call as in flight: it only checks the node.
     pub(crate) fn uncounted(mut self) -> Self {
         self.stop_counting();
         self
@@ -302,12 +309,12 @@ impl PendingCall {
         }
     }
 
-    /// Who was called.
+    /// The node that was called.
     pub(crate) fn connection(&self) -> &Arc<Connection> {
         &self.connection
     }
 
-    /// The stream that the call has become, once its outcome says so.
+    /// The stream that the call has become, when its result says so.
     pub(crate) fn into_stream(self) -> OpenStream {
         OpenStream::new(&self.connection, self.key)
     }
@@ -318,7 +325,7 @@ impl Drop for PendingCall {
         if !self.done {
             self.connection.lock().calls.cancel(self.key);
             self.stop_counting();
-            // There may be something to tell; and a retired link closes with its last call.
+            // The node may have to be told, and a retired connection closes with its last call.
             self.connection.task.wake();
         }
     }

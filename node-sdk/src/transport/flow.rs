@@ -1,4 +1,5 @@
-//! The two directions of a stream, without I/O: what has come and is not taken yet, and what may still be sent.
+//! The two directions of a stream, without I/O: parts that were received and not read, and the
+//! credit to send.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -7,40 +8,40 @@ use bytes::Bytes;
 use protocol::{Packet, Part, Side, parse_part};
 use serde::de::{DeserializeOwned, Error as _};
 
-/// A smaller part is kept by itself: it would keep all that was read with it, 64 KiB or more, which counts for nobody. A larger one is most
-/// of that.
+/// A smaller part is copied: otherwise it would keep alive the whole buffer that it was read with,
+/// 64 KiB or more, which no budget counts. A larger part is most of its buffer.
 const SMALL_BYTES: usize = 64 * 1024;
-/// What a part costs that waits, beside its own bytes.
+/// What a waiting part costs beside its own bytes.
 const PLACE_BYTES: usize = 64;
 
-/// Parts that have come, in order.
+/// The receiving side: parts that were received, in order.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
-    /// Bytes that the other side may send ahead; the last part may go beyond it. They are given back as credit by halves: two of them
-    /// keep it busy.
+    /// Bytes that the peer may send ahead; the last part may go beyond. Credit is returned when
+    /// half of it is consumed, which keeps the peer busy.
     window: u32,
-    /// How many the other side may send now: with any left, one whole part.
+    /// The credit that is left: with any, one whole part may be sent.
     credit: i64,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
     /// The number of the last part.
     last: u64,
-    /// Bytes that were taken and are not given back as credit yet.
+    /// Bytes that were read and not yet returned as credit.
     consumed: u32,
     is_over: bool,
     reader: Option<Waker>,
 }
 
-/// What the other side did that no sound one does.
+/// How the peer broke the rules of flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlowViolation {
     /// A part is missing, or comes twice.
     Gap,
-    /// It sends a part, and has no credit left.
+    /// A part without credit.
     Overrun,
 }
 
-/// What may be sent.
+/// The sending side.
 #[derive(Debug)]
 pub(crate) struct SendWindow {
     credit: i64,
@@ -55,7 +56,7 @@ impl ReceiveWindow {
         Self { window, credit, waiting, waiting_bytes: 0, last: 0, consumed: 0, is_over: false, reader: None }
     }
 
-    /// A part has come. Gives whom to wake.
+    /// A part was received. Returns the task to wake.
     pub(crate) fn push(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, FlowViolation> {
         if self.is_over || part.number != self.last + 1 {
             return Err(FlowViolation::Gap);
@@ -73,7 +74,7 @@ impl ReceiveWindow {
         Ok(self.reader.take())
     }
 
-    /// Nothing more comes. Gives whom to wake.
+    /// No more parts come. Returns the task to wake.
     pub(crate) fn end(&mut self) -> Option<Waker> {
         self.is_over = true;
         self.reader.take()
@@ -93,28 +94,28 @@ impl ReceiveWindow {
         Poll::Pending
     }
 
-    /// Bytes that wait to be taken.
+    /// Bytes of parts that wait to be read.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
     }
 
-    /// What waits is nobody's any more.
+    /// Discards the parts that wait.
     pub(crate) fn clear(&mut self) {
         self.waiting = VecDeque::new();
         self.waiting_bytes = 0;
     }
 
-    /// Nothing more comes, though some may not be taken yet.
+    /// Whether no more parts come; some may wait to be read.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
 
-    /// Whether there is credit that is worth giving back now.
+    /// Whether there is enough credit to return.
     pub(crate) fn has_credit_due(&self) -> bool {
         self.consumed >= self.window / 2 && !self.is_over
     }
 
-    /// That credit.
+    /// The credit to return now, if there is enough.
     pub(crate) fn next_credit(&mut self) -> Option<u32> {
         let given = self.has_credit_due().then(|| std::mem::take(&mut self.consumed));
         self.credit += i64::from(given.unwrap_or(0));
@@ -127,14 +128,14 @@ impl SendWindow {
         Self { credit: credit.into(), sent: 0, is_over: false, writer: None }
     }
 
-    /// The other side takes so many bytes more. Gives whom to wake.
+    /// The peer grants credit. Returns the task to wake.
     pub(crate) fn grant(&mut self, bytes: u32) -> Option<Waker> {
-        // However much it grants: nobody can send as much.
+        // Saturating: no peer can use so much credit.
         self.credit = self.credit.saturating_add(bytes.into());
         self.writer.take()
     }
 
-    /// Bytes that may be sent; less than none after a part that was larger than what was left.
+    /// The credit in bytes; negative after a part that was larger than the rest of it.
     pub(crate) fn credit(&self) -> i64 {
         self.credit
     }
@@ -153,13 +154,13 @@ impl SendWindow {
         self.sent + 1
     }
 
-    /// A packet of so many bytes was sent, its delimiter not counted.
+    /// A packet of this size was sent, without its delimiter.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent += 1;
         self.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
     }
 
-    /// Nothing more is sent; whether that is news.
+    /// Ends the direction. Returns whether it was open.
     pub(crate) fn end(&mut self) -> bool {
         !std::mem::replace(&mut self.is_over, true)
     }

@@ -13,43 +13,44 @@ pub(crate) use self::streams::{StreamClosed, StreamEnd};
 use crate::transport::limits::InFlightLimits;
 use crate::transport::write_queue::{EnqueueError, QueuedRange, WriteQueue};
 
-/// Calls of one connection: those that wait to be written, and those that wait for an answer.
+/// The calls of one connection: those that wait to be written, and those that wait for a response.
 ///
-/// A call has a slot from its beginning until whoever waits for it has its outcome, or gives it up. Its key names slot and
-/// generation, so that an answer that comes too late is nobody's.
+/// A call has a slot from its beginning until its result is read or it is cancelled. The key names
+/// slot and generation, so that a late response reaches no other call.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     limits: InFlightLimits,
     slots: Vec<Slot>,
     free: Vec<usize>,
-    /// Slots of calls that have no outcome yet.
+    /// Slots of calls without a result.
     waiting: usize,
     write_queue: WriteQueue,
-    /// What is to be written has waited for more to come.
+    /// The next write has been delayed once.
     has_yielded: bool,
-    /// The most calls in flight since one was alone last, and from the time before to then.
+    /// The most calls in flight since there was only one, and in the period before.
     peak: usize,
     last_peak: usize,
-    /// No call's deadline is before this.
+    /// No deadline is before this.
     next_deadline: Option<Instant>,
-    /// Calls that were never answered, whether somebody still waits or not: so many answers may yet come.
+    /// Calls that were never answered, cancelled ones included: this many responses may come.
     answers_due: u64,
-    /// Bytes of parts that have come and are not taken, of all streams.
+    /// Bytes of parts that were not read, of all streams.
     parts_bytes: usize,
-    /// Bytes of parts that may come for streams that were given up: they were on their way.
+    /// Bytes of parts that may come for cancelled streams: they were on their way.
     parts_due: u64,
 }
 
-/// From so many calls in flight on, a write that waits for a moment nearly always finds more to take along.
+/// With this many calls in flight, a delayed write nearly always finds more to send.
 pub(crate) const MANY_IN_FLIGHT: usize = 8;
 
-/// What became of a call: the frame of its answer, or nothing.
+/// The result of a call: the frame of its response, or why there is none.
 pub(crate) type CallResult = Result<Bytes, CallFailure>;
 
-/// Why there is no answer.
+/// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallFailure {
-    /// The connection was lost, or never came to be. If the call was `written`, it may have been carried out.
+    /// The connection was lost, or never came to be. If the call was `written`, it may have been
+    /// carried out.
     Lost { written: bool },
     /// Its time is over. If the call was `written`, it may have been carried out.
     Deadline { written: bool },
@@ -67,23 +68,23 @@ enum SlotState {
     Free,
     Waiting(WaitingCall),
     Done(CallResult),
-    /// On the heap: few calls are streams, and each slot would have the room.
+    /// On the heap: few calls are streams, and all slots would have their size.
     Open(Box<StreamSlot>),
 }
 
 /// How long a call may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct CallDeadlines {
-    /// Until it is answered; a stream, until it is open.
+    /// Until the response; for a stream, until it is open.
     pub(crate) answer: Instant,
     /// The call may become a stream.
     pub(crate) stream: Option<StreamOptions>,
 }
 
-/// What holds for a stream once it is open.
+/// The settings of a stream once it is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamOptions {
-    /// Until when it may last, if not for ever.
+    /// Its deadline, if it has one.
     pub(crate) deadline: Option<Instant>,
     /// Bytes that the node has been told it may send ahead.
     pub(crate) window: u32,
@@ -119,7 +120,7 @@ impl InFlight {
         }
     }
 
-    /// Takes a call whose packet `write` makes for a given key.
+    /// Accepts a call whose packet `write` makes for a given key.
     pub(crate) fn admit(
         &mut self,
         now: Instant,
@@ -153,12 +154,12 @@ impl InFlight {
         Ok(key)
     }
 
-    /// Takes a packet that nobody waits for an answer to.
+    /// Queues a packet that has no response.
     pub(crate) fn send(&mut self, write: impl FnOnce(&mut BytesMut)) -> Result<(), EnqueueError> {
         self.write_queue.push(&self.limits, None, write).map(drop)
     }
 
-    /// The outcome of a call, once; its slot is free then, unless it is a stream that has been opened.
+    /// The result of a call, once. Then its slot is free, unless it is a stream that was opened.
     pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<CallResult> {
         let Some(slot) = self.slot(key) else { return Poll::Ready(Err(CallFailure::Lost { written: true })) };
         match &mut self.slots[slot].state {
@@ -178,7 +179,7 @@ impl InFlight {
         }
     }
 
-    /// Nobody waits for this call any more. What is not written never will be; of what is, a version 2 node is told.
+    /// Cancels a call. If it is not written it never will be; otherwise a version 2 node is told.
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
         match self.release(slot) {
@@ -197,10 +198,10 @@ impl InFlight {
         }
     }
 
-    /// An answer came. Gives how long it took, unless it ends a stream, and whom to wake.
+    /// A response came. Returns how long it took, unless it ends a stream, and the task to wake.
     ///
     /// # Errors
-    /// Nobody waits for it.
+    /// No call waits for it.
     pub(crate) fn handle_response(
         &mut self,
         now: Instant,
@@ -222,14 +223,16 @@ impl InFlight {
         Ok((Some(now.saturating_duration_since(begun)), self.complete(slot, Ok(frame))))
     }
 
-    /// Whether an answer that nobody waits for may come: each call may be answered once, however late. An old node's `null` has no key.
+    /// Whether a response without a waiting call is due: each call may be answered once, however
+    /// late. The `null` of a version 1 node has no key.
     pub(crate) fn accept_late_response(&mut self, key: Option<u64>) -> bool {
         let is_due = self.answers_due > 0 && key.is_none_or(|key| self.was_used(key));
         self.answers_due -= u64::from(is_due);
         is_due
     }
 
-    /// Whether a part that nobody takes may come: as much as the node could send before it heard that the stream was given up.
+    /// Whether a part without a stream is due: the node may have sent it before it heard of the
+    /// cancellation.
     pub(crate) fn accept_late_part(&mut self, key: u64, bytes: usize) -> bool {
         let is_due = self.parts_due > 0 && self.was_used(key);
         if is_due {
@@ -244,13 +247,13 @@ impl InFlight {
         slot.is_some_and(|slot| (1..=u64::from(slot.generation)).contains(&(key >> SLOT_BITS)))
     }
 
-    /// The only call that a version 1 node has before it, if there is just one: an answer without a key must be for it,
-    /// even if nobody waits for it any more.
+    /// The only call that a version 1 node has not answered, if there is just one: a response
+    /// without a key must be for it, even if it was cancelled.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
         self.write_queue.only_unread()
     }
 
-    /// Ends the calls whose time is over. Gives whom to wake.
+    /// Ends the calls whose deadline is over. Returns the tasks to wake.
     pub(crate) fn expire(&mut self, now: Instant) -> Vec<Waker> {
         let mut wakers = Vec::new();
         if self.next_deadline.is_none_or(|next| next > now) {
@@ -281,7 +284,7 @@ impl InFlight {
         wakers
     }
 
-    /// The connection is lost, and with it every call. Gives whom to wake.
+    /// The connection is lost, and with it every call. Returns the tasks to wake.
     pub(crate) fn fail_all(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
@@ -301,12 +304,13 @@ impl InFlight {
         wakers
     }
 
-    /// The bytes of the next write, in exchange for an empty buffer; `false` when there are none, or none may leave now.
+    /// Swaps the bytes of the next write with an empty buffer; `false` when there are none, or none
+    /// may leave now.
     pub(crate) fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
         self.write_queue.fill(now, into)
     }
 
-    /// The socket has taken so many bytes.
+    /// The socket has taken this many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.write_queue.wrote(bytes);
     }
@@ -316,19 +320,21 @@ impl InFlight {
         self.write_queue.is_held_back()
     }
 
-    /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have something to do, though nothing
-    /// happens.
+    /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have
+    /// something to do without another event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.next_deadline.into_iter().chain(self.write_queue.next_due()).min()
     }
 
-    /// Whether the call that was admitted last is to be written without waiting for anything: it is alone, and there were few before.
+    /// Whether the last call is to be written at once: it is the only one, and there were few
+    /// before.
     pub(crate) fn is_quiet(&self) -> bool {
         self.waiting == 1 && self.last_peak < MANY_IN_FLIGHT
     }
 
-    /// Whether the next write should wait until those have called who are about to be woken: a write costs as much as a good many calls.
-    /// Only once for each write, and only while many are in flight, or open: of few nobody has a call to add, and each of them would wait in vain.
+    /// Whether to yield once before writing, so that tasks about to wake can join this write: a
+    /// write costs as much as many calls. Only once for each write, and only with many calls in
+    /// flight: few tasks rarely have a call to add, and each would wait in vain.
     pub(crate) fn yields_for_others(&mut self) -> bool {
         let gathers = self.write_queue.can_gather();
         self.has_yielded = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_yielded;
@@ -340,7 +346,7 @@ impl InFlight {
         self.write_queue.has_waiting()
     }
 
-    /// How many calls wait for an answer, and streams are open.
+    /// The number of calls without a response, and of open streams.
     pub(crate) fn len(&self) -> usize {
         self.waiting
     }
@@ -364,7 +370,7 @@ impl InFlight {
 
     fn release(&mut self, slot: usize) -> SlotState {
         let Slot { generation, state } = &mut self.slots[slot];
-        // Never 0: old peers write their log under that key.
+        // Never 0: version 1 peers use that key for their log.
         *generation = generation.checked_add(1).unwrap_or(1);
         self.free.push(slot);
         std::mem::replace(state, SlotState::Free)

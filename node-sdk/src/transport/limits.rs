@@ -1,20 +1,20 @@
-//! Limits that both directions of calls share.
+//! Limits of packets and queues that several modules need.
 
 use std::time::Duration;
 
-/// Most bytes of one packet, either way.
+/// Most bytes of one packet, in either direction.
 pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 
-/// How long a call may take unless it says otherwise.
+/// How long a call may take, unless it sets a timeout.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// How much may wait on one connection.
+/// The limits of one connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlightLimits {
-    /// Calls that somebody waits for: less than 65,536.
+    /// Most calls in flight: less than 65,536.
     pub(crate) max_calls: usize,
-    /// Bytes that are not written.
+    /// Most bytes that wait to be written.
     pub(crate) max_queued_bytes: usize,
-    /// Bytes of one packet that a version 2 node takes.
+    /// Most bytes of one packet to a version 2 node.
     pub(crate) max_packet_bytes: usize,
 }

@@ -1,4 +1,5 @@
-//! Connections to other nodes, without any knowledge of routes: who is called is decided above.
+//! Connections to other nodes, and what both directions of calls share. Nothing here knows routes
+//! or the registry.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;

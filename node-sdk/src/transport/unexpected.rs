@@ -1,36 +1,37 @@
-//! How much a node may send that nobody waits for, without a clock.
+//! The budget for frames that no call waits for. Without a clock.
 
 use std::time::{Duration, Instant};
 
-/// What a node sends that is no answer, no part and no credit that is due: invented keys, nonsense, empty packets. Reading it costs the
-/// caller's thread, so there is a budget for it, which refills with time and by what is of use. A node that goes beyond it has its
-/// link closed, and is called again after a while, which doubles each time.
+/// Frames that are no response, part or credit that is due: invented keys, nonsense, empty frames.
+/// Reading them costs the caller's thread, so they have a budget, which refills with time and with
+/// useful frames. A node that exceeds it has its connection closed and is called again after a
+/// cool-down, which doubles each time.
 ///
-/// One link has this for as long as the node is known, however many connections come and go.
+/// It lasts as long as the node is known, over all its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct UnexpectedFrames {
-    /// What may come now.
+    /// The points that are left.
     budget: u64,
     refilled: Instant,
-    /// When it was used up last, and how long the link rested then.
+    /// When it was last used up, and the cool-down after that.
     closed: Option<Instant>,
     cool_down: Duration,
 }
 
-/// What a packet costs beside its bytes, and how many of them cost as much.
+/// The points of a packet, and how many bytes cost one more.
 const PACKET: u64 = 1;
 const BYTES_PER_POINT: usize = 8 * 1024;
-/// Points a second: no sound node sends that many, and reading them costs a thread next to nothing.
+/// Points a second: more than a sound node sends, and reading them costs next to nothing.
 const PER_SECOND: u64 = 200;
-/// Points at once: a moment's doubled answers of a busy node, or one packet of the largest.
+/// Most points: a burst of doubled responses, or one packet of the largest size.
 const BURST: u64 = 2000;
-/// The first rest, and the longest: rows of lost connections end here too.
+/// The first cool-down, and the longest.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(30);
-/// After so long without another, the next rest is the first again.
+/// After this time without another, the next cool-down is the first again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
 
-/// What a packet of so many bytes costs.
+/// The points of a packet of this size.
 pub(crate) fn cost_of(bytes: usize) -> u64 {
     PACKET + (bytes / BYTES_PER_POINT) as u64
 }
@@ -40,8 +41,8 @@ impl UnexpectedFrames {
         Self { budget: BURST, refilled: now, closed: None, cool_down: Duration::ZERO }
     }
 
-    /// So many points came, and beside them so many packets that were of use, each of which may have one stray packet along. Whether that
-    /// is within the budget.
+    /// Spends points for unexpected frames; each of the useful packets may have one with it.
+    /// Returns whether the budget allows them.
     pub(crate) fn try_spend(&mut self, now: Instant, points: u64, useful: u64) -> bool {
         let refill =
             (now.saturating_duration_since(self.refilled).as_millis() as u64).saturating_mul(PER_SECOND) / 1000;
@@ -54,7 +55,7 @@ impl UnexpectedFrames {
         fits
     }
 
-    /// The link is closed for what came. Gives how long it has to rest.
+    /// The connection is closed for what came. Returns the cool-down.
     pub(crate) fn close(&mut self, now: Instant) -> Duration {
         let is_forgiven = self.closed.is_none_or(|closed| now.saturating_duration_since(closed) >= FORGIVEN_AFTER);
         self.cool_down = if is_forgiven { FIRST_COOL_DOWN } else { (self.cool_down * 2).min(MAX_COOL_DOWN) };

@@ -15,21 +15,22 @@ pub(crate) enum WriteQueue {
     Legacy(LegacyQueue),
 }
 
-/// Towards version 2: all that waits leaves in one write.
+/// To version 2 nodes: all packets that wait leave in one write.
 #[derive(Debug, Default)]
 pub(crate) struct BatchQueue {
     bytes: BytesMut,
-    /// Where the first of these stands among all bytes ever queued.
+    /// The position of the first byte among all bytes ever queued.
     first: u64,
-    /// How many of all the socket has taken.
+    /// How many bytes of all the socket has taken.
     written: u64,
 }
 
-/// Towards version 1: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node has not surely read. What it
-/// has answered it has read, and all that was written before that.
+/// To version 1 nodes: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node may
+/// not have read. A call that is answered was read, and all that was written before it.
 #[derive(Debug, Default)]
 pub(crate) struct LegacyQueue {
-    /// Packets that are not written, with their numbers and keys, oldest first; what is one-way has no key.
+    /// Packets that are not written, with their numbers and keys, oldest first. One-way packets
+    /// have no key.
     queue: VecDeque<(u64, Option<u64>, Bytes)>,
     queued_bytes: usize,
     next_number: u64,
@@ -38,8 +39,8 @@ pub(crate) struct LegacyQueue {
     unread_bytes: usize,
 }
 
-/// Where a call's packet is, or was: its first byte in the order of all bytes that were ever queued, or its number in that
-/// of all packets, and how many bytes it has.
+/// The position of a packet: its first byte among all bytes ever queued, or its number among all
+/// packets; and its size.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct QueuedRange {
     first: u64,
@@ -53,19 +54,20 @@ struct UnreadPacket {
     written: Instant,
 }
 
-/// Why a call was not taken. Nothing of it was written.
+/// Why a packet was not queued. Nothing of it was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum EnqueueError {
-    /// As much waits as may.
+    /// The queue is full.
     Full,
-    /// A version 1 node could not read it in one piece, a version 2 node would cut the connection.
+    /// A version 1 node could not read it in one piece; a version 2 node would cut the connection.
     TooLarge,
 }
 
-/// What is one-way is not answered, so when an old node has read it is a guess: one that works turns its loop in this time.
+/// A guess of when a version 1 node has read a one-way packet, which it does not answer: one that
+/// works reads within this time.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(500);
 
-/// A buffer that has become larger is given back when it is empty.
+/// A larger buffer is freed when it is empty.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 impl WriteQueue {
@@ -97,7 +99,7 @@ impl WriteQueue {
         }
     }
 
-    /// When [`fill`](Self::fill) may have something to do, though nothing happens.
+    /// When [`fill`](Self::fill) may have something to do without another event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         match self {
             Self::Legacy(legacy) if !legacy.queue.is_empty() => {
@@ -107,7 +109,7 @@ impl WriteQueue {
         }
     }
 
-    /// The socket has taken so many bytes.
+    /// The socket has taken this many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         if let Self::Batch(batch) = self {
             batch.written += bytes as u64;
@@ -129,7 +131,7 @@ impl WriteQueue {
         }
     }
 
-    /// Takes a small packet that has to leave whatever else waits.
+    /// Queues a small packet, however much waits.
     pub(crate) fn push_unbounded(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if let Self::Batch(batch) = self {
             write(&mut batch.bytes);
@@ -151,7 +153,7 @@ impl WriteQueue {
                 let refusal = if bytes > limits.max_packet_bytes {
                     Some(EnqueueError::TooLarge)
                 } else {
-                    // Alone, any packet fits.
+                    // A single packet always fits.
                     let is_alone = waiting == bytes as u64;
                     (waiting > limits.max_queued_bytes as u64 && !is_alone).then_some(EnqueueError::Full)
                 };
@@ -182,7 +184,7 @@ impl WriteQueue {
         }
     }
 
-    /// Whether the whole packet has left: a part of one cannot be carried out.
+    /// Whether the whole packet was written: a node cannot carry out a part of one.
     pub(crate) fn has_written(&self, range: QueuedRange) -> bool {
         match self {
             Self::Batch(batch) => range.first + range.bytes as u64 <= batch.written,
@@ -193,7 +195,7 @@ impl WriteQueue {
     pub(crate) fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
         match self {
             Self::Batch(batch) if range.first >= batch.first => {
-                // An empty frame, which everybody passes over, is all that is left of it.
+                // Peers ignore an empty frame, so the packet becomes one.
                 let start = usize::try_from(range.first - batch.first).unwrap_or(usize::MAX);
                 let end = start + range.bytes - protocol::DELIMITER.len();
                 batch.bytes[start..end].fill(b' ');
@@ -263,7 +265,7 @@ impl BatchQueue {
 }
 
 impl LegacyQueue {
-    /// The node has answered this call, and so has read it and all before it.
+    /// The node has answered this call, so it has read it and all before it.
     fn has_read(&mut self, key: u64) {
         if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
             let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();
@@ -271,7 +273,7 @@ impl LegacyQueue {
         }
     }
 
-    /// What is one-way, and has had its time, counts as read.
+    /// One-way packets count as read after some time.
     fn assume_read(&mut self, now: Instant) {
         while let Some(UnreadPacket { key: None, bytes, written }) = self.unread.front()
             && *written + LEGACY_READ_TIME <= now

@@ -1,5 +1,5 @@
-//! The task that owns a connection's socket: it connects, writes what callers hand in, and gives
-//! them their answers.
+//! The task that owns a connection's socket: it connects, writes what callers queue, and hands them
+//! their responses.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -21,13 +21,15 @@ use crate::transport::unexpected::cost_of;
 /// A node in the same network answers a connect in well under this, unless it is not there.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long a node may take nothing of what is written to it.
+/// How long a node may read nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Answers given to those who wait before these have their turn: client and server then work at the same time.
+/// Responses that are handed out before their callers run: client and server then work at the same
+/// time.
 const RESPONSES_PER_YIELD: usize = 32;
 
-/// Reads and writes of one connection before other tasks have their turn; fewer if they take longer than a [`TimeSlice`].
+/// Rounds of reading and writing before other tasks run; fewer if they take longer than a
+/// [`TimeSlice`].
 const ROUNDS_PER_YIELD: u32 = 8;
 
 /// A live connection.
@@ -37,15 +39,15 @@ struct Driver {
     /// What the system has not taken yet.
     unsent: BytesMut,
     stalled_since: Option<Instant>,
-    /// Of one turn; kept for its room.
+    /// The responses of one read; kept for its capacity.
     responses: Vec<Bytes>,
-    /// What was read may hold more.
+    /// The reader may hold more frames.
     more: bool,
 }
 
-/// Why the connection is not served for a moment, or no longer.
+/// Why serving the connection pauses or ends.
 enum DriverPause {
-    /// Others who are about to be woken may have calls for the next write.
+    /// Tasks that are about to be woken may add calls to the next write.
     Yield,
     End(&'static str),
 }
@@ -53,7 +55,7 @@ enum DriverPause {
 impl Connection {
     /// Connects and serves the connection until it ends. Returns whether there was one.
     pub(super) async fn run(&self) -> bool {
-        // Leaves the link in order even when this task is dropped with its runtime.
+        // Fails all calls even when this task is dropped with its runtime.
         let down = FailOnDrop(self);
         let mut timer = pin!(sleep_until(Instant::now() + CONNECT_TIMEOUT));
         let connecting = pin!(self.network.connect_to(self.address));
@@ -96,7 +98,8 @@ impl Connection {
         true
     }
 
-    /// Waits for a connection; calls whose time is over by then do not. `None` when it took too long.
+    /// Waits for the connection; meanwhile the deadlines of calls expire. `None` when it took too
+    /// long.
     async fn wait_connected(
         &self,
         mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
@@ -122,7 +125,7 @@ impl Connection {
         .await
     }
 
-    /// Writes what callers hand in and gives them their answers, until there is a reason to stop.
+    /// Writes what callers queue and hands them their responses, until there is a reason to stop.
     fn poll_serve(
         &self,
         context: &mut Context<'_>,
@@ -148,7 +151,8 @@ impl Connection {
                 return Poll::Ready(DriverPause::End(reason));
             }
             if socket.more {
-                // Those who have their answers may call again meanwhile, and the node begins with that.
+                // Callers that have their responses may call again meanwhile, and the node begins
+                // with these calls.
                 break;
             }
             if writing || readable {
@@ -161,7 +165,7 @@ impl Connection {
             }
             let (due, expired) = self.pass_time(now);
             if expired {
-                // The node is to be told.
+                // The node has to be told.
                 continue;
             }
             match due.into_iter().chain(stalls).min() {
@@ -173,7 +177,8 @@ impl Connection {
         Poll::Pending
     }
 
-    /// Ends calls whose time is over. Tells when there is more to do, and whether there were any.
+    /// Ends calls whose deadline is over. Returns the next deadline, and whether any call has
+    /// ended.
     fn pass_time(&self, now: Instant) -> (Option<Instant>, bool) {
         let mut state = self.lock();
         let due = state.calls.next_due().map(Instant::from_std);
@@ -188,8 +193,8 @@ impl Connection {
         (due, expired)
     }
 
-    /// Calls come and end all the time, and the earliest deadline hardly ever changes: the timer is only moved forward when it
-    /// has to be.
+    /// The earliest deadline hardly ever changes, so the timer is only moved when it has to be
+    /// earlier.
     fn sleep_until(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<()> {
         if timer.is_elapsed() || timer.deadline() > due {
             timer.as_mut().reset(due);
@@ -197,14 +202,14 @@ impl Connection {
         timer.poll(context)
     }
 
-    /// Writes what waits. Returns whether anything was taken.
+    /// Writes what waits. Returns whether anything was written.
     fn write(&self, context: &mut Context<'_>, socket: &mut Driver, now: Instant) -> Result<bool, &'static str> {
         let mut progress = false;
         let mut state = self.lock();
         loop {
             if socket.unsent.is_empty() && !state.fill_write_buffer(now, &mut socket.unsent) {
                 if state.retired && state.calls.len() == 0 {
-                    // Who calls from now on is told that it was not written.
+                    // A call from now on fails as not written.
                     state.socket = None;
                     return Err("retired");
                 }
@@ -233,7 +238,7 @@ impl Connection {
         }
     }
 
-    /// Reads once, and gives each answer to whoever waits for it.
+    /// Reads once, and hands each frame to the call or stream that waits for it.
     fn read(&self, socket: &mut Driver) -> Result<(), &'static str> {
         if !socket.more {
             match socket.reader.fill(&socket.stream) {
@@ -260,7 +265,7 @@ impl Connection {
         }
         let now = Instant::now().into_std();
         let mut state = self.lock();
-        // Answers that nobody waits for (too late, doubled, invented) change nothing.
+        // Frames that no call waits for (late, doubled, invented) change nothing.
         let (mut useful, mut unexpected) = (0, 0);
         for frame in socket.responses.drain(..) {
             let (key, kind) = match success_parts(&frame) {
@@ -299,7 +304,7 @@ impl Connection {
                         (None, _) => is_null(&frame) && state.calls.accept_late_response(None),
                     };
                     if is_late {
-                        // Late, but it answers.
+                        // A late response is a sign of life.
                         self.load.reset();
                     } else {
                         unexpected += cost_of(bytes);
@@ -329,7 +334,7 @@ impl Connection {
     }
 }
 
-/// Fails all calls of a link when its connection ends, however it ends.
+/// Fails all calls when the connection ends, for whatever reason.
 struct FailOnDrop<'a>(&'a Connection);
 
 impl Drop for FailOnDrop<'_> {
@@ -348,7 +353,7 @@ impl Drop for FailOnDrop<'_> {
     }
 }
 
-/// What a packet from another node is.
+/// The kind of a packet from another node.
 #[derive(Clone, Copy)]
 enum FrameKind {
     Response,
@@ -356,7 +361,7 @@ enum FrameKind {
     Credit(u32),
 }
 
-/// The key and meaning of what is not a usual answer in our own spelling.
+/// The key and kind of a packet that is not a usual response in our own spelling.
 fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
     if let Some((key, part, _)) = parse_part(frame, Side::Callee) {
         return (Some(key), FrameKind::Part(part));
@@ -367,7 +372,7 @@ fn read_head(frame: &[u8], calls: &InFlight) -> (Option<u64>, FrameKind) {
             let kind = part.or_else(|| read_credit(&packet).map(FrameKind::Credit)).unwrap_or(FrameKind::Response);
             (packet.key.as_ref().and_then(protocol::Key::number), kind)
         }
-        // How an old service answers a method that it does not know.
+        // A version 1 service answers this way to a method that it does not know.
         Err(_) if is_null(frame) => (calls.only_unanswered(), FrameKind::Response),
         Err(_) => (None, FrameKind::Response),
     }

@@ -1,4 +1,4 @@
-//! A stream on a connection to another node, as whoever has opened it holds it.
+//! An open stream on a connection to another node, on the caller's side.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use super::Connection;
 use crate::transport::in_flight::{StreamClosed, StreamEnd};
 use crate::transport::write_queue::EnqueueError;
 
-/// A stream that is open. Dropping it ends it, and tells the node.
+/// An open stream. Dropping it ends the stream, and the node is told.
 #[derive(Debug)]
 pub(crate) struct OpenStream {
     connection: Arc<Connection>,
@@ -19,7 +19,7 @@ pub(crate) struct OpenStream {
 }
 
 impl OpenStream {
-    /// Of an open stream's key; it counts as a call until it is dropped.
+    /// Of the key of an open stream, which counts as in flight until it is dropped.
     pub(super) fn new(connection: &Arc<Connection>, key: u64) -> Self {
         connection.load.begin(Instant::now().into_std());
         Self { connection: Arc::clone(connection), key }
@@ -33,7 +33,7 @@ impl OpenStream {
         self.connection.address
     }
 
-    /// The next part; an ending that is no part comes once, and `None` after it.
+    /// The next part. An end that is not a part comes once, and `None` after it.
     pub(crate) fn poll_part(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let mut state = self.connection.lock();
         let polled = state.calls.poll_part(self.key, context);
@@ -51,14 +51,15 @@ impl OpenStream {
         self.connection.lock().calls.poll_send(self.key, context)
     }
 
-    /// Sends a part, which `write` makes for a given number; `false` when another was first, and there is no credit left.
+    /// Sends a part, which `write` makes for a given number; `false` when another sender has used
+    /// up the credit.
     pub(crate) fn send(&self, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
         let sent = self.connection.lock().calls.send_part(self.key, write)?;
         self.connection.task.wake();
         Ok(sent)
     }
 
-    /// Sends that nothing follows; again, it does nothing.
+    /// Says that no part follows. Calling it again does nothing.
     pub(crate) fn finish(&self) {
         self.connection.lock().calls.finish(self.key);
         self.connection.task.wake();

@@ -11,7 +11,8 @@ use crate::transport::in_flight::MANY_IN_FLIGHT;
 const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO: &[u8] = b"hello";
 
-/// A link, and the node's end of its connection, which knows who calls. The link's task runs only while something is awaited.
+/// A link, and the node's end of its connection, which knows who calls. The link's task runs only
+/// while something is awaited.
 async fn connected() -> (Arc<Connection>, TcpStream) {
     connected_within(&Budget::for_connections()).await
 }
@@ -101,7 +102,8 @@ async fn after_many_calls_one_that_is_alone_waits_for_others() {
 async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
     let (connection, node) = connected().await;
     let large = vec![b'a'; MAX_FRAME_BYTES];
-    // The rest waits for the task, which has had no turn, and then for the system, which does not take all at once.
+    // The rest waits for the task, which has had no turn, and then for the system, which does not
+    // take all at once.
     for has_turn in [false, true] {
         let first = call(&connection, &large);
         assert_eq!(connection.lock().remainder.len(), MAX_FRAME_BYTES - MAX_BYTES_AT_ONCE);

@@ -13,7 +13,7 @@ use crate::transport::write_queue::{EnqueueError, QueuedRange};
 /// A stream.
 #[derive(Debug)]
 pub(super) struct StreamSlot {
-    /// The packet that opened it, until whoever called has it.
+    /// The packet that opened it, until the caller has read it.
     pub(super) opening: Option<Bytes>,
     receive: ReceiveWindow,
     send: SendWindow,
@@ -26,24 +26,24 @@ pub(super) struct StreamSlot {
 /// How a stream ended, if not by a last part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
-    /// An answer as calls have them: the only result, or an error.
+    /// A response as calls have them: the only result, or an error.
     Response(Bytes),
     Failed(CallFailure),
-    /// The node did what no sound one does.
+    /// The node broke the rules of streams.
     Violation(FlowViolation),
-    /// There was no room for its parts until they are taken.
+    /// There was no memory for its parts.
     OutOfMemory,
 }
 
-/// A stream takes no parts any more.
+/// The stream takes no more parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StreamClosed;
 
 impl InFlight {
-    /// A part of a stream came. Gives how long it took if it is the first, and whom to wake.
+    /// A part of a stream came. Returns how long it took if it is the first, and the task to wake.
     ///
     /// # Errors
-    /// Nobody waits for it.
+    /// No call waits for it.
     pub(crate) fn handle_part(
         &mut self,
         now: Instant,
@@ -60,7 +60,7 @@ impl InFlight {
                 self.slots[slot].state = SlotState::Open(Box::new(open));
                 Ok((Some(took), waker))
             }
-            // What follows the end, whoever has ended it.
+            // A frame after the end.
             SlotState::Open(open) if open.is_over() => Err(frame),
             SlotState::Open(open) => match push_counted(&mut open.receive, &mut self.parts_bytes, part, frame) {
                 Ok(waker) => {
@@ -75,10 +75,11 @@ impl InFlight {
         }
     }
 
-    /// The node takes so many bytes more of a stream. Gives whom to wake.
+    /// The node grants credit for a stream. Returns the task to wake.
     ///
     /// # Errors
-    /// It says nothing: nobody sends there, nothing is granted, or as much as could be sent without it.
+    /// The credit is useless: no stream sends under this key, it grants nothing, or there was
+    /// enough.
     pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, ()> {
         let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(())?;
         let is_needed = open.send.credit() < i64::from(STREAM_WINDOW);
@@ -95,7 +96,7 @@ impl InFlight {
         let (credit, after) = (open.receive.next_credit(), open.receive.waiting_bytes());
         self.parts_bytes -= before - after;
         if let Some(credit) = credit {
-            // Few and small, and without it the node stops.
+            // Credit packets are few and small, and without them the node stops.
             self.write_queue.push_unbounded(|out| write_credit(out, key, credit));
         }
         Poll::Ready(Some(Ok(frame)))
@@ -109,13 +110,13 @@ impl InFlight {
         }
     }
 
-    /// Bytes of parts that have come and are not taken.
+    /// Bytes of parts that were not read.
     pub(crate) fn parts_bytes(&self) -> usize {
         self.parts_bytes
     }
 
-    /// There is no room for so many parts: the stream with the most of them ends, and its node is told. Gives whom to wake; `None` if no
-    /// stream has any.
+    /// Ends the stream with the most bytes of parts; its node is told. Returns the task to wake;
+    /// `None` if no stream has any parts.
     pub(crate) fn crowd_out(&mut self) -> Option<Option<Waker>> {
         let waiting = |state: &SlotState| match state {
             SlotState::Open(open) => open.receive.waiting_bytes(),
@@ -135,7 +136,8 @@ impl InFlight {
         Some(reader)
     }
 
-    /// Sends a part, which `write` makes for a given number; `false` when it may not be sent after all, as another was first.
+    /// Sends a part, which `write` makes for a given number; `false` when another sender has used
+    /// up the credit.
     pub(crate) fn send_part(&mut self, key: u64, write: impl FnOnce(u64, &mut BytesMut)) -> Result<bool, EnqueueError> {
         let Some(open) = self.open(key) else { return Ok(true) };
         if open.send.credit() <= 0 {
@@ -149,7 +151,7 @@ impl InFlight {
         Ok(true)
     }
 
-    /// Sends that nothing follows; again, it does nothing.
+    /// Says that no part follows. Calling it again does nothing.
     pub(crate) fn finish(&mut self, key: u64) {
         let Some(open) = self.open(key) else { return };
         if open.is_over() || !open.send.end() {
@@ -167,7 +169,8 @@ impl InFlight {
         }
     }
 
-    /// Ends a stream before its last part; the node is told where it does not know. Gives whom to wake.
+    /// Ends a stream before its last part; the node is told unless it knows. Returns the task to
+    /// wake.
     pub(super) fn end(&mut self, slot: usize, end: StreamEnd) -> Option<Waker> {
         let key = self.key(slot);
         let SlotState::Open(open) = &mut self.slots[slot].state else { return None };
@@ -186,7 +189,7 @@ impl InFlight {
     }
 }
 
-/// A part is put where it waits, and counted.
+/// Adds a part to its window, and counts its bytes.
 fn push_counted(
     receive: &mut ReceiveWindow,
     bytes: &mut usize,
@@ -200,7 +203,7 @@ fn push_counted(
 }
 
 impl StreamSlot {
-    /// Bytes of parts that are not taken.
+    /// Bytes of parts that were not read.
     pub(super) fn waiting_bytes(&self) -> usize {
         self.receive.waiting_bytes()
     }
@@ -211,12 +214,12 @@ impl StreamSlot {
         Self { opening: Some(opening), receive, send, deadline, end: None, range }
     }
 
-    /// Nothing more comes.
+    /// No more parts come.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() || self.receive.is_over()
     }
 
-    /// Whoever waits to send finds out that it is over.
+    /// Wakes a task that waits to send: the stream is over.
     fn wake_writer(&mut self) {
         if let Some(writer) = self.send.grant(0) {
             writer.wake();
