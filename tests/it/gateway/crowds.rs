@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -18,17 +20,22 @@ const PERMITS: usize = 40;
 /// More than that.
 const ATTACKERS: usize = 3 * PERMITS;
 
-/// A server that answers `/big` without end, `/slow` never, `/ws` by a WebSocket that echoes, and everything else at once.
-async fn server() -> SocketAddr {
+/// A server that answers `/big` without end, `/slow` never, `/ws` by a WebSocket that echoes, and
+/// everything else at once; and how many requests it has begun.
+async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
+    let begun = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&begun);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
             tokio::spawn(async move {
                 let mut stream = RawStream(stream);
                 loop {
                     let head = stream.head().await;
                     let Some(path) = head.split(' ').nth(1) else { return };
+                    count.fetch_add(1, Ordering::Relaxed);
                     match path {
                         "/big" => {
                             stream.send("HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").await;
@@ -55,13 +62,14 @@ async fn server() -> SocketAddr {
             });
         }
     });
-    address
+    (address, begun)
 }
 
-async fn gateway(cluster: &Cluster, route: Route) -> SocketAddr {
-    let servers = vec![FixedServer { address: server().await, weight: 100 }];
-    let route = Route { servers, ..route };
-    cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await
+/// A gateway before that server, and how many requests the server has begun.
+async fn gateway(cluster: &Cluster, route: Route) -> (SocketAddr, Arc<AtomicUsize>) {
+    let (address, begun) = server().await;
+    let route = Route { servers: vec![FixedServer { address, weight: 100 }], ..route };
+    (cluster.gateway_with(Config { routes: vec![route], ..Config::default() }).await, begun)
 }
 
 fn route() -> Route {
@@ -89,6 +97,12 @@ struct SlowClient {
 }
 
 impl SlowClient {
+    /// How many permits they get at least: one client alone has no more than nine tenths of them, and
+    /// once half of them are taken, a body has to be gathered first.
+    fn permits(&self) -> usize {
+        if self.first == POST { PERMITS / 2 } else { PERMITS * 9 / 10 }
+    }
+
     /// All of them are there, and go on until this is dropped.
     async fn begin(&self, gateway: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let (first, count) = self.addresses;
@@ -113,10 +127,20 @@ impl SlowClient {
 /// Good clients, one after the other, are answered in time, whatever the attackers do.
 async fn check(attack: SlowClient) {
     let cluster = Cluster::start();
-    let at = gateway(&cluster, route()).await;
+    let (at, begun) = gateway(&cluster, route()).await;
     let attackers = attack.begin(at).await;
-    // They have all the places that they get.
-    sleep(Duration::from_millis(500)).await;
+    // They have all the permits that they get.
+    eventually(attack.name, async || begun.load(Ordering::Relaxed) >= attack.permits()).await;
+    if attack.addresses.0 == 1 {
+        // While all of them wait at once, a client of their own address may be declined for a moment.
+        let begun = Instant::now();
+        let is_served = async || {
+            let response = HttpClient::over(connect(1, at).await).request("GET", "/", "").await;
+            response.is_some_and(|response| response.status == 200)
+        };
+        eventually(attack.name, is_served).await;
+        assert!(begun.elapsed() < Duration::from_secs(3), "{}: {:?}", attack.name, begun.elapsed());
+    }
     let mut worst = Duration::ZERO;
     for number in 0..30 {
         let mut client = HttpClient::over(connect(1, at).await);
@@ -176,7 +200,7 @@ async fn ov9_requests_that_take_long_do_not_take_a_server_from_others() {
 #[tokio::test]
 async fn slow_clients_are_left_alone_while_nobody_waits() {
     let cluster = Cluster::start();
-    let at = gateway(&cluster, route()).await;
+    let (at, _) = gateway(&cluster, route()).await;
     let mut slow = RawStream(connect(2, at).await);
     slow.send(BIG).await;
     slow.head().await;
@@ -193,7 +217,7 @@ async fn slow_clients_are_left_alone_while_nobody_waits() {
 #[tokio::test]
 async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
     let cluster = Cluster::start();
-    let at = gateway(&cluster, route()).await;
+    let (at, _) = gateway(&cluster, route()).await;
     let load = (0..4 * PERMITS)
         .map(async |_| HttpClient::over(connect(1, at).await).request("GET", "/", "").await.unwrap().status);
     assert!(join_all(load).await.iter().all(|status| *status == 200));
@@ -202,7 +226,7 @@ async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
 #[tokio::test]
 async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
     let cluster = Cluster::start();
-    let at = gateway(&cluster, Route { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
+    let (at, _) = gateway(&cluster, Route { tunnel_idle_timeout: Duration::from_millis(500), ..route() }).await;
     let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
     tunnel.head().await;
@@ -219,14 +243,14 @@ async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
 #[tokio::test]
 async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
     let cluster = Cluster::start();
-    let at = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
+    let (at, begun) = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut slow = RawStream(connect(2, at).await);
         slow.send("GET /slow HTTP/1.1\r\nHost: g\r\n\r\n").await;
         held.push(slow);
     }
-    sleep(Duration::from_millis(100)).await;
+    eventually("the server is busy", async || begun.load(Ordering::Relaxed) == held.len()).await;
     // In pieces, with trailers, whole or not: what has been gathered is passed on as it came.
     let long = "x".repeat(200_000);
     let chunk = |text: &str| format!("{:x}\r\n{text}\r\n", text.len());
@@ -260,7 +284,7 @@ async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
 async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
     const SEATS: usize = 100;
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
     let at = cluster.gateway_with(Config { max_connections: SEATS, h2c: true, routes, ..Config::default() }).await;
     let come = (0..2 * SEATS).map(async |number| {
@@ -373,7 +397,7 @@ async fn gh30_streams_of_http2_that_have_no_window_are_no_exception() {
 #[tokio::test]
 async fn gh30_streams_of_http2_that_wait_are_no_more_than_may_be_held() {
     let cluster = Cluster::start();
-    let servers = vec![FixedServer { address: server().await, weight: 100 }];
+    let servers = vec![FixedServer { address: server().await.0, weight: 100 }];
     let routes = vec![Route { servers, ..route() }];
     let max_held_bytes = 4 * 64 * 1024;
     let at = cluster.gateway_with(Config { max_held_bytes, h2c: true, routes, ..Config::default() }).await;
