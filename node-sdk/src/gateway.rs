@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, affinity};
 use crate::client::CallArguments;
-pub use crate::client::raw_call::RawCall;
+pub use crate::client::raw_call::{RawCall, is_idempotent};
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 pub use crate::discovery::registration::Identity;

@@ -12,7 +12,7 @@ use protocol::Advert;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
-use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route};
+use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route, Sticky};
 use crate::observe::access_log::AccessLogFormat;
 use crate::process::cli::{AdminAddress, admin_address, host_and_port};
 use crate::route::cookie::MIN_SECRET_BYTES;
@@ -255,13 +255,14 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             burst: rate.burst.unwrap_or(rate.requests),
             by: rate.by.map_or(RateBy::Address, |Parsed(by)| by),
         });
-        let balance = table.balance.map(|name| match name {
-            BalanceName::RoundRobin => Balance::RoundRobin,
-            BalanceName::LeastConnections => Balance::LeastConnections,
-            BalanceName::LeastCost => Balance::LeastCost,
-            BalanceName::Client => Balance::Client,
-            BalanceName::Cookie => Balance::Cookie,
-        });
+        let (balance, sticky) = match table.balance {
+            None => (None, None),
+            Some(BalanceName::RoundRobin) => (Some(Balance::RoundRobin), None),
+            Some(BalanceName::LeastConnections) => (Some(Balance::LeastInFlight), None),
+            Some(BalanceName::LeastCost) => (Some(Balance::PeakEwma), None),
+            Some(BalanceName::Client) => (None, Some(Sticky::Client)),
+            Some(BalanceName::Cookie) => (None, Some(Sticky::Cookie)),
+        };
         let (check, node_check) = match table.check {
             None => (None, None),
             Some(Parsed(CheckTarget::Servers(check))) => (Some(check), None),
@@ -278,6 +279,7 @@ fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Route>, D::E
             servers,
             strip: table.strip,
             balance,
+            sticky,
             timeout: table.timeout.map(|Parsed(time)| time),
             try_timeout: table.try_timeout.map(|Parsed(time)| time),
             max_connections: table.max_connections.unwrap_or(default.max_connections),
@@ -409,8 +411,8 @@ mod tests {
         let [old, both] = &file.route[..] else { panic!("two") };
         assert_eq!([100, 50], [old.servers[0].weight, old.servers[1].weight]);
         assert_eq!(
-            (old.strip, old.balance, &old.check),
-            (true, Some(Balance::Cookie), &Some(Check::Http("/health".to_owned())))
+            (old.strip, old.sticky, &old.check),
+            (true, Some(Sticky::Cookie), &Some(Check::Http("/health".to_owned())))
         );
         let rate = old.limits.rate.clone().unwrap();
         assert_eq!((rate.requests, rate.burst, rate.by), (5, 5, RateBy::Header("x-key".to_owned())));

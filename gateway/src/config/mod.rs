@@ -12,6 +12,8 @@ use ipnet::IpNet;
 use crate::observe::access_log::AccessLogFormat;
 use crate::route::limits::RouteLimits;
 
+pub use node_sdk::Balance;
+
 /// Where the Distributor is, limits and time-outs.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -77,8 +79,11 @@ pub struct Route {
     pub servers: Vec<FixedServer>,
     /// They want to be asked without the prefix.
     pub strip: bool,
-    /// Whose turn it is; unless given, [`Balance::RoundRobin`] of servers, and [`Balance::LeastCost`] of nodes.
+    /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and [`Balance::PeakEwma`] of nodes. Over
+    /// HTTP, connections that are upgraded to another protocol go to the server with the fewest where others go in turn.
     pub balance: Option<Balance>,
+    /// What keeps a client with one of them.
+    pub sticky: Option<Sticky>,
     /// How long a request may take; as `request_timeout` unless given.
     pub timeout: Option<Duration>,
     /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
@@ -113,19 +118,12 @@ pub struct FixedServer {
     pub weight: u16,
 }
 
-/// How one of several servers is picked.
+/// What keeps a client with one of several servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Balance {
-    /// In turn, by weight; connections that are upgraded to another protocol go to who has the fewest.
-    RoundRobin,
-    /// Whoever has the fewest requests under way.
-    LeastConnections,
-    /// The better of two, by requests under way and the latency of late answers.
-    LeastCost,
-    /// The same for all requests from one address, as long as it is there and has no more to do than others.
+pub enum Sticky {
+    /// Its address: all requests from one address go to one server, as long as that is there and has no more to do than others.
     Client,
-    /// The same for whoever brings back the cookie that the first response gave. Of servers only: nodes are called as if nothing was
-    /// said.
+    /// A cookie that the first response gives. Of servers only: for nodes it means nothing.
     Cookie,
 }
 
@@ -153,6 +151,7 @@ impl Route {
             servers: Vec::new(),
             strip: false,
             balance: None,
+            sticky: None,
             timeout: None,
             try_timeout: None,
             max_connections: Self::MAX_CONNECTIONS,

@@ -4,12 +4,12 @@ use std::net::SocketAddr;
 
 use http::StatusCode;
 use net::buffers;
-use node_sdk::gateway::PickOptions;
+use node_sdk::gateway::{PickOptions, is_idempotent};
 use tokio::time::{Instant, timeout_at};
 use tracing::debug;
 
 use super::{Proxy, RequestContext, problem};
-use crate::config::Balance;
+use crate::config::{Balance, Sticky};
 use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
 use crate::proxy::ended::BodyError;
@@ -191,43 +191,34 @@ fn pick_endpoint(
     tried: &[SocketAddr],
     now: Instant,
 ) -> Option<(PickedEndpoint, Option<String>)> {
-    use node_sdk::Balance as By;
     let RequestContext { head, snapshot, route, client, origin, .. } = *context;
     let group = &target.group;
     let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
-    match route.balance.unwrap_or(Balance::RoundRobin) {
-        Balance::Cookie => {
+    let balance = match (route.sticky, route.balance) {
+        (Some(Sticky::Cookie), _) => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(value)).take(MAX_COOKIES);
             // Of several, as from two paths or from before a change of servers, any will do that leads somewhere.
             if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
                 return Some((picked, None));
             }
-            let picked = by(By::LeastInFlight)?;
+            let picked = by(Balance::LeastInFlight)?;
             let cookie = snapshot.cookies.set_cookie(picked.endpoint.address, origin.is_tls());
-            Some((picked, Some(cookie)))
+            return Some((picked, Some(cookie)));
         }
-        Balance::Client => {
+        (Some(Sticky::Client), _) => {
             let key = client.to_string();
             let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
-            group.pick(&choice, now).map(|picked| (picked, None))
+            return group.pick(&choice, now).map(|picked| (picked, None));
         }
-        Balance::LeastConnections => by(By::LeastInFlight).map(|picked| (picked, None)),
-        Balance::LeastCost => by(By::PeakEwma).map(|picked| (picked, None)),
-        Balance::RoundRobin => {
-            // Those that stay for long are spread by how many there are.
-            let balance = if head.upgrades { By::LeastInFlight } else { By::RoundRobin };
-            by(balance).map(|picked| (picked, None))
-        }
-    }
+        // Those that stay for long are spread by how many there are.
+        (None, None | Some(Balance::RoundRobin)) if head.upgrades => Balance::LeastInFlight,
+        (None, balance) => balance.unwrap_or(Balance::RoundRobin),
+    };
+    by(balance).map(|picked| (picked, None))
 }
 
 /// What a server says that cannot do its work, or somebody behind it: others may do better.
 fn counts_as_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
-}
-
-/// Carrying it out twice does no harm: RFC 9110, 9.2.2.
-fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "OPTIONS" | "PUT" | "DELETE")
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use tokio::time::Instant;
 use tracing::debug;
 
-use crate::config::{Balance, Route};
+use crate::config::{Route, Sticky};
 use crate::io::budget::{OverBudget, Reservation};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
@@ -70,16 +70,14 @@ pub(super) async fn read_params(
 
 /// What a client's calls have in common, if they are to be answered by the same node.
 pub(super) fn client_key(route: &Route, client: IpAddr) -> Option<String> {
-    (route.balance == Some(Balance::Client)).then(|| client.to_string())
+    (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }
 
 /// A call to the node whose turn it is.
 pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &Route, key: Option<&'a str>) -> RawCall<'a> {
-    use node_sdk::Balance as By;
-    match (route.balance, key) {
-        (_, Some(key)) => call.sticky_key(key),
-        (Some(Balance::RoundRobin), _) => call.balance(By::RoundRobin),
-        (Some(Balance::LeastConnections), _) => call.balance(By::LeastInFlight),
-        (Some(Balance::LeastCost | Balance::Client | Balance::Cookie) | None, _) => call,
+    match (key, route.balance) {
+        (Some(key), _) => call.sticky_key(key),
+        (None, Some(balance)) => call.balance(balance),
+        (None, None) => call,
     }
 }

@@ -116,6 +116,6 @@ impl<'a> RawCall<'a> {
 }
 
 /// Methods that may be carried out twice (RFC 9110, 9.2.2).
-pub(super) fn is_idempotent(method: &str) -> bool {
+pub fn is_idempotent(method: &str) -> bool {
     matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
 }

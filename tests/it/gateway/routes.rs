@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits};
+use gateway::{Balance, Check, Config, FixedServer, Rate, RateBy, Route, RouteLimits, Sticky};
 use node_sdk::{Node, ServiceError};
 use tests::{Cluster, CountingServer, HttpClient, PATIENCE, eventually, request};
 use tokio::time::{Instant, timeout};
@@ -43,7 +43,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
     let (one, two) = (CountingServer::start().await, CountingServer::start().await);
     let secret = Some("shared".to_owned());
     let config = || {
-        let route = Route { balance: Some(Balance::Cookie), ..route(&[&one, &two]) };
+        let route = Route { sticky: Some(Sticky::Cookie), ..route(&[&one, &two]) };
         Config { routes: vec![route], cookie_secret: secret.clone(), ..Config::default() }
     };
     // Two doors with one secret know each other's cookies.
@@ -74,7 +74,7 @@ async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
 async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
     let cluster = Cluster::start();
     let (one, two) = (CountingServer::start().await, CountingServer::start().await);
-    let by_client = gateway(&cluster, Route { balance: Some(Balance::Client), ..route(&[&one, &two]) }).await;
+    let by_client = gateway(&cluster, Route { sticky: Some(Sticky::Client), ..route(&[&one, &two]) }).await;
     assert_eq!(turns(by_client, 20).await.len(), 1);
     let mut weighted = route(&[&one, &two]);
     weighted.servers[1].weight = 300;
@@ -89,8 +89,8 @@ async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so
     let who =
         |name: &'static str| Node::builder(name).route("GET/who", move || async move { Ok::<_, ServiceError>(name) });
     let _nodes = [cluster.node(who("a")).await, cluster.node(who("b")).await];
-    let check = async |balance: Balance, expected: &[usize]| {
-        let at = gateway(&cluster, Route { balance: Some(balance), ..Route::new(vec!["/".to_owned()]) }).await;
+    let check = async |balance: Option<Balance>, sticky: Option<Sticky>, expected: &[usize]| {
+        let at = gateway(&cluster, Route { balance, sticky, ..Route::new(vec!["/".to_owned()]) }).await;
         let mut client = HttpClient::connect(at).await;
         let mut answers = async |count: usize| {
             let mut answers = HashMap::<String, usize>::new();
@@ -102,17 +102,17 @@ async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so
         };
         // Both are connected first.
         eventually("it goes as it should", async || answers(20).await == expected).await;
-        assert_eq!(answers(20).await, expected, "{balance:?}");
+        assert_eq!(answers(20).await, expected, "{balance:?} {sticky:?}");
     };
-    check(Balance::RoundRobin, &[10, 10]).await;
-    check(Balance::LeastConnections, &[10, 10]).await;
-    check(Balance::Client, &[20]).await;
+    check(Some(Balance::RoundRobin), None, &[10, 10]).await;
+    check(Some(Balance::LeastInFlight), None, &[10, 10]).await;
+    check(None, Some(Sticky::Client), &[20]).await;
 }
 
 #[tokio::test]
 async fn least_connections_and_least_cost_pass_over_who_is_busy() {
     let cluster = Cluster::start();
-    for balance in [Balance::LeastConnections, Balance::LeastCost] {
+    for balance in [Balance::LeastInFlight, Balance::PeakEwma] {
         let (slow, quick) = (CountingServer::start().await, CountingServer::start().await);
         let gateway = gateway(&cluster, Route { balance: Some(balance), ..route(&[&slow, &quick]) }).await;
         slow.answers(0);
