@@ -1,7 +1,9 @@
 //! Every limit of the gateway, with its reason.
 
 pub(crate) mod file;
+pub(crate) mod settings;
 pub(crate) mod snapshot;
+pub(crate) mod values;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

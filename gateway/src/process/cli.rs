@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,7 +14,9 @@ use tokio::runtime;
 use tracing::error;
 
 use crate::config::Config;
-use crate::config::file::{ConfigFile, FileError, Parsed};
+use crate::config::file::{ConfigFile, FileError};
+use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings, admin_address, host_and_port};
+use crate::config::values::Parsed;
 use crate::downstream::tls::Tls;
 use crate::observe::access_log::AccessLogFormat;
 use crate::process::lifecycle;
@@ -109,7 +111,7 @@ enum CliCommand {
     /// Asks a gateway that runs what goes where, and why.
     Routes {
         /// Its address for operators.
-        #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = USUAL_ADMIN, value_parser = listen_address)]
+        #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", default_value_t = DEFAULT_ADMIN, value_parser = listen_address)]
         admin: SocketAddr,
     },
 }
@@ -119,17 +121,6 @@ enum CliCommand {
 struct FileOnlySettings {
     tls: Option<SocketAddr>,
     config: Config,
-}
-
-/// Everything that was said, wherever.
-#[derive(Debug)]
-pub(crate) struct Settings {
-    pub(crate) listen: SocketAddr,
-    /// Where TLS is spoken.
-    pub(crate) tls: Option<SocketAddr>,
-    pub(crate) admin: Option<AdminAddress>,
-    pub(crate) workers: usize,
-    pub(crate) config: Config,
 }
 
 /// The command line, which says where the rest stands, and can be asked again.
@@ -246,25 +237,11 @@ pub fn main() -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return exit_code(&error),
     };
-    let ran = runtime.block_on(lifecycle::run(command_line, settings));
+    let ran = runtime.block_on(lifecycle::run(settings, move || command_line.settings()));
     // A process that is started, or a disk, may be waited for; nobody does.
     runtime.shutdown_background();
     ran
 }
-
-/// Where operators may ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AdminAddress {
-    Off,
-    At(SocketAddr),
-}
-
-pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
-    if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
-}
-
-/// Only for this machine.
-pub(crate) const USUAL_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
 /// Prints what was asked for. Whoever has read enough of it is free to go.
 fn print(text: &str) {
@@ -346,14 +323,6 @@ fn routes(admin: SocketAddr) -> ExitCode {
 
 /// How long a gateway on this machine may take to say what goes where.
 const ROUTES_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A name or address with a port; the name is looked up at every attempt to connect, so it need not be known yet.
-pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
-        _ => Err("write it like 127.0.0.1:9000 or registry.example:9000".to_owned()),
-    }
-}
 
 #[cfg(test)]
 mod tests {

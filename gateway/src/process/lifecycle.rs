@@ -14,9 +14,11 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use super::notify::notify;
 use crate::config::Config;
+use crate::config::file::FileError;
+use crate::config::settings::{AdminAddress, DEFAULT_ADMIN, Settings};
 use crate::downstream::tls::Tls;
-use crate::process::cli::{AdminAddress, CommandLine, Settings, USUAL_ADMIN};
 use crate::process::serve::{Listeners, Stop, serve_all};
 use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProcess};
 
@@ -29,15 +31,21 @@ const SIGXFSZ: i32 = 25;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until a signal.
-pub(crate) async fn run(command_line: CommandLine, settings: Settings) -> ExitCode {
-    match run_inner(command_line, settings).await {
+/// Serves until a signal. `read` gives the settings as they are now: it is asked at each SIGHUP.
+pub(crate) async fn run(
+    settings: Settings,
+    read: impl Fn() -> Result<Settings, FileError> + Send + 'static,
+) -> ExitCode {
+    match run_inner(settings, read).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => exit_code(&*failure),
     }
 }
 
-async fn run_inner(command_line: CommandLine, mut settings: Settings) -> Result<(), BoxError> {
+async fn run_inner(
+    mut settings: Settings,
+    read: impl Fn() -> Result<Settings, FileError> + Send + 'static,
+) -> Result<(), BoxError> {
     limit_to_open_files(&mut settings.config);
     let (predecessor, inherited) = upgrade::inherit()?.map_or((None, Vec::new()), |(old, list)| (Some(old), list));
     let listeners = open(&settings, inherited)?;
@@ -53,7 +61,7 @@ async fn run_inner(command_line: CommandLine, mut settings: Settings) -> Result<
         let sender = sender.clone();
         async move {
             while hangups.recv().await.is_some() {
-                reload(&command_line, &settings, &sender);
+                reload(read(), &settings, &sender);
             }
         }
     }));
@@ -72,7 +80,7 @@ async fn run_inner(command_line: CommandLine, mut settings: Settings) -> Result<
     });
     // Its listeners are there: nobody is refused from now on. A successor is announced by the process that it takes over.
     if ready.is_none() {
-        upgrade::notify("READY=1");
+        notify("READY=1");
     }
     serve_all(Listeners { ready, ..listeners }, config, stop).await?;
     drop((reloads, replaces, sender));
@@ -111,7 +119,7 @@ fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError
     let address = match settings.admin {
         Some(AdminAddress::Off) => None,
         Some(AdminAddress::At(address)) => Some(address),
-        None => Some(USUAL_ADMIN),
+        None => Some(DEFAULT_ADMIN),
     };
     let admin = match address {
         None => None,
@@ -146,9 +154,9 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
 /// SIGHUP: what the file says now holds, unless it makes no sense.
 ///
 /// A file that has lost all of its routes is taken for one that was cut while it was written: whoever means it starts anew.
-fn reload(command_line: &CommandLine, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
+fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
-    let new = match command_line.settings() {
+    let new = match new {
         Ok(new) => new,
         Err(wrong) => return unusable(&wrong),
     };

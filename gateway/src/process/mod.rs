@@ -5,5 +5,6 @@
 pub(crate) mod admin;
 pub(crate) mod cli;
 pub(crate) mod lifecycle;
+mod notify;
 pub(crate) mod serve;
 pub(crate) mod upgrade;

@@ -9,7 +9,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ use rustix::net::{
 use tokio::io::Interest;
 use tokio::time::timeout;
 use tracing::error;
+
+use super::notify::{NOTIFY_SOCKET, notify};
 
 /// Says to a process that its standard input is such a socket.
 const VARIABLE: &str = "GATEWAY_TAKES_OVER";
@@ -221,29 +223,6 @@ fn why_not() -> Option<&'static str> {
     None
 }
 
-/// Where systemd listens, if it wants to be told.
-const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
-
-/// Tells systemd something, as sd_notify(3) does. If nobody wants to know, nothing happens.
-pub(crate) fn notify(state: &str) {
-    let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
-    let _ = send_state(&path, state);
-}
-
-fn send_state(path: &std::ffi::OsStr, state: &str) -> io::Result<()> {
-    let socket = UnixDatagram::unbound()?;
-    // It is never waited for.
-    socket.set_nonblocking(true)?;
-    #[cfg(target_os = "linux")]
-    if let Some(name) = path.as_encoded_bytes().strip_prefix(b"@") {
-        use std::os::linux::net::SocketAddrExt;
-
-        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
-        return socket.send_to_addr(state.as_bytes(), &address).map(drop);
-    }
-    socket.send_to(state.as_bytes(), path).map(drop)
-}
-
 fn send(socket: impl AsFd, byte: u8, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
     let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
     let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
@@ -275,17 +254,5 @@ mod tests {
         assert_eq!(received.len(), 3);
         ours.shutdown(std::net::Shutdown::Both).unwrap();
         assert!(receive(&theirs).is_err(), "an end in the middle");
-    }
-
-    #[test]
-    fn systemd_is_told_wherever_it_listens() {
-        let folder = std::env::temp_dir().join(format!("notify-{:x}", net::unique_id()));
-        let there = UnixDatagram::bind(&folder).unwrap();
-        send_state(folder.as_os_str(), "READY=1").unwrap();
-        let mut buffer = [0; 64];
-        let read = there.recv(&mut buffer).unwrap();
-        assert_eq!(&buffer[..read], b"READY=1");
-        std::fs::remove_file(&folder).unwrap();
-        assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "nobody waits for it");
     }
 }

@@ -1,0 +1,40 @@
+//! All that the process is told, wherever it was said: command line, environment or file.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use net::listen_address;
+
+use crate::config::Config;
+
+/// Everything that was said, wherever.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    /// Where TLS is spoken.
+    pub(crate) tls: Option<SocketAddr>,
+    pub(crate) admin: Option<AdminAddress>,
+    pub(crate) workers: usize,
+    pub(crate) config: Config,
+}
+
+/// Where operators may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AdminAddress {
+    Off,
+    At(SocketAddr),
+}
+
+pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
+    if text == "off" { Ok(AdminAddress::Off) } else { listen_address(text).map(AdminAddress::At) }
+}
+
+/// Only for this machine.
+pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
+
+/// A name or address with a port; the name is looked up at every attempt to connect, so it need not be known yet.
+pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),
+        _ => Err("write it like 127.0.0.1:9000 or registry.example:9000".to_owned()),
+    }
+}

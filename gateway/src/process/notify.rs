@@ -1,0 +1,44 @@
+//! What systemd is told, as sd_notify(3) does.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+
+/// Where systemd listens, if it wants to be told.
+pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+
+/// Tells systemd something, as sd_notify(3) does. If nobody wants to know, nothing happens.
+pub(crate) fn notify(state: &str) {
+    let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
+    let _ = send_state(&path, state);
+}
+
+fn send_state(path: &std::ffi::OsStr, state: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    // It is never waited for.
+    socket.set_nonblocking(true)?;
+    #[cfg(target_os = "linux")]
+    if let Some(name) = path.as_encoded_bytes().strip_prefix(b"@") {
+        use std::os::linux::net::SocketAddrExt;
+
+        let address = std::os::unix::net::SocketAddr::from_abstract_name(name)?;
+        return socket.send_to_addr(state.as_bytes(), &address).map(drop);
+    }
+    socket.send_to(state.as_bytes(), path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_is_told_wherever_it_listens() {
+        let folder = std::env::temp_dir().join(format!("notify-{:x}", net::unique_id()));
+        let there = UnixDatagram::bind(&folder).unwrap();
+        send_state(folder.as_os_str(), "READY=1").unwrap();
+        let mut buffer = [0; 64];
+        let read = there.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..read], b"READY=1");
+        std::fs::remove_file(&folder).unwrap();
+        assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "nobody waits for it");
+    }
+}
