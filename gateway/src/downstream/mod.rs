@@ -8,6 +8,5 @@ pub(crate) mod connection;
 pub(crate) mod http1;
 pub(crate) mod http2;
 pub(crate) mod proxy_protocol;
-pub(crate) mod shedding;
 pub(crate) mod tls;
 pub(crate) mod worker;

@@ -13,10 +13,10 @@ use tracing::info;
 
 use crate::config::Config;
 use crate::downstream::clients::ClientTracker;
-use crate::downstream::shedding::Shedding;
 use crate::downstream::tls::Tls;
 use crate::observe::access_log::AccessLog;
 use crate::observe::metrics::Metrics;
+use crate::proxy::shedding::Shedding;
 use crate::upstream::WorkerShared;
 use crate::upstream::node_checks::check_nodes;
 use crate::upstream::table::UpstreamTable;
