@@ -1,12 +1,30 @@
 //! The gateway: HTTP in, packets or HTTP out.
 //!
-//! Routes are those that nodes register, and what a file says. A request becomes one call to one of the nodes that offer its method
-//! and path, with the node's answer as the response, its data unparsed; or it is passed on to one of the servers of the longest
-//! prefix of its path, bodies as they come.
+//! Its routes are those that nodes register, and what a configuration file says. A request becomes
+//! one call to one of the nodes that offer its method and path, with the node's answer as the
+//! response; or it is passed on to one of the servers of the longest prefix of its path, and bodies
+//! are streamed. Calling nodes and picking one of several is the work of [`node_sdk`].
 //!
-//! `http1`'s readers, `http2`'s meter, `path`, `translate`, `limits`, `cookie` and `problem` decide and are pure. `exchange` is the
-//! seam: `proxy` answers requests through it, whichever version of HTTP the client speaks. `program`, `server` and `client` are the
-//! shell around them. Calling nodes, and whose turn it is, are the work of [`node_sdk`].
+//! ```no_run
+//! use gateway::{Balance, Config, FixedServer, Route};
+//! use tokio::net::TcpListener;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let servers = vec![FixedServer { address: ([127, 0, 0, 1], 8081).into(), weight: 100 }];
+//! let balance = Some(Balance::LeastInFlight);
+//! let route = Route { servers, balance, ..Route::new(vec!["/".to_owned()]) };
+//! let config = Config { routes: vec![route], ..Config::default() };
+//! let listener = TcpListener::bind("127.0.0.1:8000").await?;
+//! gateway::serve(listener, config, CancellationToken::new()).await
+//! # }
+//! ```
+//!
+//! A request goes down through the folders: `downstream` is the side of clients, `proxy` decides
+//! who answers, `upstream` is the side of servers. `route` and `config` say what holds for a path.
+//! `message` is what both versions of HTTP share, and `http1` the codec of one of them: both are
+//! pure. `io` and `observe` are used by all and import none of the others. `process` starts all of
+//! it, and no other folder imports it.
 
 mod config;
 mod downstream;

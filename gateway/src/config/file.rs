@@ -1,4 +1,5 @@
-//! The configuration file: TOML, with the names that the command line has, and what takes more than a line to say.
+//! The configuration file: TOML, with the names that the command line has, and what takes more than
+//! a line to say.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use crate::observe::access_log::AccessLogFormat;
 /// Names that are this alike may have been meant.
 const ALIKE: f64 = 0.8;
 
-/// What a file says; the rest is as the command line, or nobody, says.
+/// What a file says. What it leaves out is as the command line says, or the default.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct ConfigFile {
@@ -78,7 +79,8 @@ impl ConfigFile {
         Self::parse(&text).map_err(|(place, message)| wrong(place, message))
     }
 
-    /// A file that says nothing at all is taken for one that was lost, or cut while it was written: defaults need no file.
+    /// A file that says nothing at all is taken for one that was lost, or cut while it was written:
+    /// defaults need no file.
     pub(crate) fn parse(text: &str) -> Result<Self, (Option<(usize, usize)>, String)> {
         let says = |line: &str| !line.trim().is_empty() && !line.trim_start().starts_with('#');
         if !text.trim_start_matches('\u{feff}').lines().any(says) {

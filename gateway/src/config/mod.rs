@@ -27,7 +27,8 @@ pub struct Config {
     pub request_timeout: Duration,
     /// Bytes of one request body. Version 1 nodes take less than 64 KiB whatever this says.
     pub max_body_bytes: usize,
-    /// Bytes of bodies for nodes, and of their answers, that are held for all clients together, beyond 16 KiB for each connection.
+    /// Bytes of bodies for nodes, and of their answers, that are held for all clients together,
+    /// beyond 16 KiB for each connection.
     pub max_held_bytes: usize,
     /// Clients at a time; further ones are closed at once.
     pub max_connections: usize,
@@ -53,11 +54,13 @@ pub struct Config {
     pub redirect: Option<u16>,
     /// HTTP/2 is spoken without TLS too, to those who begin with it.
     pub h2c: bool,
-    /// Balancers whose connections begin with the PROXY protocol: they have to, and nobody else's may.
+    /// Balancers whose connections begin with the PROXY protocol. Theirs must, and no other may.
     pub proxy_protocol: Vec<IpNet>,
-    /// Proxies that are believed where a request comes from: their X-Forwarded and Forwarded are added to, not replaced.
+    /// Proxies that are believed where a request comes from: their X-Forwarded and Forwarded are
+    /// added to, not replaced.
     pub trusted: Vec<IpNet>,
-    /// Signs cookies that keep a client with a server; without it, cookies of a former process are not known again.
+    /// Signs cookies that keep a client with a server; without it, cookies of a former process are
+    /// not known again.
     pub cookie_secret: Option<String>,
     /// What holds below certain paths.
     pub routes: Vec<Route>,
@@ -72,7 +75,8 @@ pub struct CertificateFiles {
     pub key: PathBuf,
 }
 
-/// What holds for requests below some paths, of nodes that register them and of servers that do not register.
+/// What holds for requests below some paths, of nodes that register them and of servers that do not
+/// register.
 #[derive(Clone, Debug)]
 pub struct Route {
     /// Paths, with all that is below them; the longest that fits a request counts.
@@ -81,21 +85,25 @@ pub struct Route {
     pub servers: Vec<FixedServer>,
     /// They want to be asked without the prefix.
     pub strip: bool,
-    /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and [`Balance::PeakEwma`] of nodes. Over
-    /// HTTP, connections that are upgraded to another protocol go to the server with the fewest where others go in turn.
+    /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and
+    /// [`Balance::PeakEwma`] of nodes. Over HTTP, connections that are upgraded to another protocol
+    /// go to the server with the fewest where others go in turn.
     pub balance: Option<Balance>,
     /// What keeps a client with one of them.
     pub sticky: Option<Sticky>,
     /// How long a request may take; as `request_timeout` unless given.
     pub timeout: Option<Duration>,
-    /// How long one server may take to begin its answer, before another one is asked what may be asked twice.
+    /// How long one server may take to begin its answer, before another one is asked what may be
+    /// asked twice.
     pub try_timeout: Option<Duration>,
     /// Requests that one server is given at a time; others wait.
     pub max_connections: usize,
-    /// Connections that are upgraded to another protocol, such as WebSockets, that one server has at a time.
+    /// Connections that are upgraded to another protocol, such as WebSockets, that one server has
+    /// at a time.
     pub max_tunnels: usize,
-    /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With more clients each may have so
-    /// many times as many as are free, as one alone: there is always something left for the next.
+    /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With
+    /// more clients each may have so many times as many as are free, as one alone: there is always
+    /// something left for the next.
     pub client_share: u8,
     /// How long a tunnel may stay in which neither side says anything.
     pub tunnel_idle_timeout: Duration,
@@ -103,7 +111,8 @@ pub struct Route {
     pub queue_timeout: Duration,
     /// How it is found out whether servers are alive, between requests.
     pub check: Option<Check>,
-    /// What nodes that offer it are called at, to find out whether they are alive: a url such as `GET/health`.
+    /// What nodes that offer it are called at, to find out whether they are alive: a url such as
+    /// `GET/health`.
     pub node_check: Option<String>,
     /// How often either is done; every 10 ms at most.
     pub check_every: Duration,
@@ -123,7 +132,8 @@ pub struct FixedServer {
 /// What keeps a client with one of several servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sticky {
-    /// Its address: all requests from one address go to one server, as long as that is there and has no more to do than others.
+    /// Its address: all requests from one address go to one server, as long as that is there and
+    /// has no more to do than others.
     Client,
     /// A cookie that the first response gives. Of servers only: for nodes it means nothing.
     Cookie,
@@ -139,11 +149,11 @@ pub enum Check {
 }
 
 impl Route {
-    /// Requests that a server is given at a time, unless somebody says otherwise.
+    /// Requests that a server is given at a time by default.
     pub const MAX_CONNECTIONS: usize = 1024;
 
-    /// Percent of a server's places that one client alone may have. The rest is more than those need who ask for what is soon
-    /// done, and a load test from one address does not notice it.
+    /// Percent of a server's places that one client alone may have. The rest is more than those
+    /// need who ask for what is soon done, and a load test from one address does not notice it.
     pub const CLIENT_SHARE: u8 = 90;
 
     /// Everything as usual.
@@ -170,8 +180,8 @@ impl Route {
 }
 
 impl Config {
-    /// What is held for all clients together unless somebody says otherwise: with what ten thousand connections have of their own
-    /// the process stays below a gigabyte.
+    /// Bytes that are held for all clients together by default. With what ten thousand connections
+    /// hold of their own, the process stays below a gigabyte.
     pub const MAX_HELD_BYTES: usize = 256 << 20;
 }
 

@@ -31,7 +31,8 @@ pub(crate) fn admin_address(text: &str) -> Result<AdminAddress, String> {
 /// Only for this machine.
 pub(crate) const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8001);
 
-/// A name or address with a port; the name is looked up at every attempt to connect, so it need not be known yet.
+/// A name or address with a port; the name is looked up at every attempt to connect, so it need not
+/// be known yet.
 pub(crate) fn host_and_port(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(text.to_owned()),

@@ -20,7 +20,8 @@ use crate::config::Config;
 use crate::downstream::connection::DownstreamConnection;
 use crate::io::stream::limit_unsent;
 
-/// After being told to stop, connections are taken for so long that the system has accepted already: they may have asked.
+/// After being told to stop, connections are taken for so long that the system has accepted
+/// already: they may have asked.
 const DRAIN_NOTICE: Duration = Duration::from_millis(50);
 /// Clients of one worker that wait for others to make room.
 const MAX_WAITING: usize = 128;
@@ -77,7 +78,7 @@ impl Worker {
                 () = self.stop.cancelled(), if accept_until.is_none() => accept_until = Some(Instant::now() + DRAIN_NOTICE),
             }
         }
-        // Refused from now on, not left in a backlog that nobody empties.
+        // New clients are refused from now on, and not left in a backlog.
         drop(acceptors);
         let cut_at = Some(Instant::now() + config.borrow().drain_timeout);
         while !connections.is_empty() {
@@ -92,7 +93,7 @@ impl Worker {
         drop((follows, watches));
     }
 
-    /// Somebody has been told to go: that takes a moment.
+    /// Another client has been told to go, which takes a moment.
     async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
         if let Some(permit) = self.clients.wait().await {
             self.run(socket, address, is_tls, permit).await;
@@ -101,7 +102,8 @@ impl Worker {
 
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, permit: OwnedSemaphorePermit) {
         let Some(stream) = socket.into_tcp() else { return };
-        // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its ends.
+        // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its
+        // ends.
         set_tcp_options_with_timeout(&stream, self.upstreams.snapshot().config.write_timeout.max(MIN_TCP_TIMEOUT));
         limit_unsent(&stream);
         let _connected = self.metrics.connection();

@@ -1,6 +1,7 @@
-//! Who is connected, and who of them does nothing: when there are nearly as many clients as may be, some make room. First those who
-//! have not finished a head, a handshake or a body for a while, or take next to nothing of a response, then what one client has
-//! beyond its share, then whoever has done nothing for longest. Who has a request under way and is waited for by nobody stays.
+//! The clients that are connected, and which of them are idle. When connections are short, some are
+//! evicted: first clients that have not finished a head, a handshake or a body for a while, or take
+//! next to nothing of a response; then what one client has beyond its share; then those that have
+//! been idle for longest. A client with a request under way stays, unless the gateway waits for it.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -16,19 +17,22 @@ use tokio_util::sync::CancellationToken;
 
 use crate::io::client_pace::ClientPace;
 
-/// So long a client may take to finish what it has begun to say, before it is the first to make room.
+/// How long a client may take to finish what it has begun, before it is the first to be evicted.
 const UNFINISHED: Duration = Duration::from_secs(1);
 /// With more clients than this part of all, the place is crowded.
 const CROWDED: usize = 5;
-/// With fewer free seats than this part of all, some clients make room before others have to wait for that.
+/// With fewer free connections than this part of all, some clients are evicted before others have
+/// to wait.
 const KEPT_FREE: usize = 50;
-/// Percent of all seats that one client alone may have; as for the places of a server.
+/// Percent of all connections that one client alone may have; as for the permits of a server.
 const CLIENT_SHARE: usize = 90;
-/// A client with more than this part of all seats goes before those who have been idle for longer.
+/// A client with more than this part of all connections is evicted before those that have been idle
+/// for longer.
 const SURPLUS: usize = 20;
 /// How long a client waits for another one to go: that one has a second for a last request.
 const MAX_WAIT: Duration = Duration::from_secs(3);
-/// How often all are looked at, where there are more than a few: a flood of new clients must not cost more than they do.
+/// How often all are looked at, where there are more than a few: a flood of new clients must not
+/// cost more than they do.
 const LOOK: Duration = Duration::from_millis(20);
 const A_FEW: usize = 500;
 
@@ -40,7 +44,7 @@ pub(crate) struct ClientTracker {
     /// Connections that there may be beside those that there are.
     free: Arc<Semaphore>,
     taken: Mutex<TrackedClients>,
-    /// Those who wait until others have gone.
+    /// Clients that wait until others have gone.
     waiting: AtomicUsize,
 }
 
@@ -49,7 +53,7 @@ struct TrackedClients {
     list: Vec<(Arc<TrackedClient>, IpAddr)>,
     /// How many each client has.
     each: HashMap<IpAddr, usize>,
-    /// Those who were told to go and are still there.
+    /// Those that are being evicted and are still there.
     evicting: usize,
     next_look: Option<Instant>,
 }
@@ -60,8 +64,8 @@ pub(crate) struct TrackedClient {
     /// Cancelled when the client is to go after what it has asked for.
     pub(crate) stop: CancellationToken,
     since: Instant,
-    /// Since when it does nothing, in milliseconds after `since`, from 1, times two; and whether it has begun something. 0 while it
-    /// has a request under way.
+    /// Since when it does nothing, in milliseconds after `since`, from 1, times two; and whether it
+    /// has begun something. 0 while it has a request under way.
     idle_since: AtomicU64,
     /// It is to go now.
     is_evicted: AtomicBool,
@@ -76,7 +80,7 @@ pub(crate) struct TrackedClient {
     pub(crate) pace: Arc<ClientPace>,
 }
 
-/// A client's seat, until it goes.
+/// A tracked client, until it goes.
 #[derive(Debug)]
 pub(crate) struct ClientGuard {
     tracker: Arc<ClientTracker>,
@@ -94,7 +98,7 @@ pub(crate) enum Admission {
     Refused,
 }
 
-/// Somebody who waits for a seat, until it is dropped.
+/// A client that waits for a connection, until it is dropped.
 #[derive(Debug)]
 struct AcceptWait<'a>(&'a ClientTracker);
 
@@ -106,8 +110,8 @@ impl ClientTracker {
         Self { since: Instant::now(), limit, free, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    /// Lets a new client in if there is room for it. When room is short, some other client is told to go.
-    /// `is_proxy`: it speaks for many clients. `may_wait`: fewer clients wait than may.
+    /// Lets a new client in if there is room for it. When room is short, some other client is told
+    /// to go. `is_proxy`: it speaks for many clients. `may_wait`: fewer clients wait than may.
     pub(crate) fn admit(
         &self,
         client: IpAddr,
@@ -161,20 +165,21 @@ impl ClientTracker {
         ClientGuard { tracker: Arc::clone(self), tracked, _permit: permit }
     }
 
-    /// Whether one more client may come from there, of whom there are `free` seats left: nobody takes the last ones from all others.
-    /// Its own clients have to make room, or none.
+    /// Whether `client` may have one more connection while `free` are left: no client takes the
+    /// last ones from all others. If it may not, only connections of its own are evicted for it.
     fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
         let has = self.lock().each.get(&address_group(client)).copied().unwrap_or(0);
         has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
     }
 
-    /// Whether seats are so short that somebody should make room.
+    /// Whether connections are so short that clients should be evicted.
     fn is_short(&self, free: usize) -> bool {
         free == 0 || free < self.limit / KEPT_FREE
     }
 
-    /// Tells some clients to go, so that there are seats for those who wait and for some more; with `of` only clients from there. Whether
-    /// somebody goes for one more who waits.
+    /// Evicts some clients, so that those that wait have a connection and some are free; with `of`
+    /// only connections of that client. Gives whether one is being evicted for one more client that
+    /// waits.
     fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
         let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
@@ -188,7 +193,7 @@ impl ClientTracker {
         taken.evicting > waiting
     }
 
-    /// Somebody waits until others have gone.
+    /// Counts a client that waits until others have gone.
     fn wait_guard(&self) -> AcceptWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         AcceptWait(self)
@@ -213,7 +218,7 @@ impl ClientTracker {
                 _ => (idle & 1 == 1, now.saturating_sub(idle >> 1)),
             };
             let has = taken.each.get(client).copied().unwrap_or(0);
-            // Who has just come, and may be about to ask, is the last.
+            // A client that has just come, and may be about to ask, is the last.
             let order = match has_begun {
                 true if age >= long => 3,
                 _ if has > surplus => 2,
@@ -255,7 +260,8 @@ impl TrackedClient {
         }
     }
 
-    /// Whether many clients were here already when it came: what one of them may have at a time is less then.
+    /// Whether many clients were here already when it came: what one of them may have at a time is
+    /// less then.
     pub(crate) fn is_crowded(&self) -> bool {
         self.is_crowded
     }
@@ -286,7 +292,8 @@ impl TrackedClient {
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// Who is between two requests may be about to ask, and hears that it has to go; nobody waits for who has begun and does not go on.
+    /// A client between two requests may be about to ask, and is told to go first. One that has
+    /// begun something and does not go on is not waited for.
     fn evict(&self) {
         self.is_notified.store(true, Ordering::Relaxed);
         let idle = self.idle_since.load(Ordering::Relaxed);
@@ -304,7 +311,7 @@ impl TrackedClient {
 }
 
 impl ClientGuard {
-    /// It is somebody else's, as a balancer before us has said.
+    /// The balancer before us has named another client.
     pub(crate) fn set_client(&self, client: IpAddr) {
         let (mut taken, client) = (self.tracker.lock(), address_group(client));
         let index = self.tracked.index.load(Ordering::Relaxed);

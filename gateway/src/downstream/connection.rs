@@ -1,4 +1,5 @@
-//! One client from its first byte: where it really is, whether it speaks TLS, and which version of HTTP.
+//! One client from its first byte: where it really is, whether it speaks TLS, and which version of
+//! HTTP.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::route::path;
 
 /// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// While the first bytes are not all there, they are looked at again after this, then twice as long, up to the longest.
+/// While the first bytes are not all there, they are looked at again after this, then twice as
+/// long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What has to be reachable without TLS, for those who issue certificates: RFC 8555, 8.3.
@@ -100,7 +102,7 @@ impl DownstreamConnection<'_> {
         address: SocketAddr,
         deadline: Instant,
     ) -> &'static str {
-        // Said in words to whoever has forgotten the s in https.
+        // A client that has forgotten the s in https is told so in words.
         let look = |bytes: &[u8]| match bytes.first() {
             Some(first) => Peeked::Known(first.is_ascii_alphabetic()),
             None => Peeked::More,
@@ -167,8 +169,9 @@ impl DownstreamConnection<'_> {
     }
 }
 
-/// Whether this may become a request line, or was meant to be one and deserves an answer in words. No target begins like a second
-/// word in capital letters, but for a whole url and who is to be connected to.
+/// Whether this may become a request line, or was meant to be one and deserves an answer in words.
+/// No target begins like a second word in capital letters, but for a whole url and who is to be
+/// connected to.
 fn begins_http1(bytes: &[u8]) -> bool {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -176,7 +179,8 @@ fn begins_http1(bytes: &[u8]) -> bool {
         || target.first().is_none_or(|first| *first == b'H' || !first.is_ascii_uppercase())
 }
 
-/// Looks at what a client says first, without taking it. `None` when it goes before enough is there.
+/// Looks at what a client says first, without taking it. `None` when it goes before enough is
+/// there.
 async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
@@ -184,8 +188,8 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
         let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
         match look(&first[..there]) {
             Peeked::Known(known) => return Some(known),
-            // The system does not tell when more comes to what it has told of: it is looked for.
-            // It may have gone, which is not told either.
+            // The system does not tell when more comes to what it has told of: it is looked for. It
+            // may have gone, which is not told either.
             Peeked::More if pause > LONGEST_PAUSE => return None,
             Peeked::More if there == before => {
                 sleep(pause).await;
@@ -206,7 +210,8 @@ struct RedirectHandler<'a, 'b> {
 impl Handler for RedirectHandler<'_, '_> {
     async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
-        // What is asked of no path is asked of us; and a path is looked at in the form in which it is answered.
+        // What is asked of no path is asked of us; and a path is looked at in the form in which it
+        // is answered.
         let path = match path::normalize(path) {
             _ if path == "*" => return self.proxy.handle(head, exchange).await,
             Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.handle(head, exchange).await,

@@ -1,4 +1,5 @@
-//! The side of clients: accepting them, TLS, the PROXY protocol, and their connections in either version of HTTP.
+//! The side of clients: accepting them, TLS, the PROXY protocol, and their connections in either
+//! version of HTTP.
 //!
 //! It does not know where a request goes: that is for the `Answer` that it is given.
 

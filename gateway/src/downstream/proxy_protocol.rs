@@ -1,4 +1,5 @@
-//! HAProxy's PROXY protocol, versions 1 and 2: a balancer in front of us says who its client is before that one's first byte.
+//! HAProxy's PROXY protocol, versions 1 and 2: a balancer in front of us says who its client is
+//! before that one's first byte.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,12 +9,14 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
-/// Longest header: version 1 has 107 bytes at most, version 2 a few hundred with all that balancers add.
+/// Longest header: version 1 has 107 bytes at most, version 2 a few hundred with all that balancers
+/// add.
 const MAX_BYTES: usize = 1024;
 /// How version 1 begins, and how long it may be.
 const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
-/// While it is not all there, it is looked at again after this, then twice as long, up to the longest.
+/// While it is not all there, it is looked at again after this, then twice as long, up to the
+/// longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
@@ -21,7 +24,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announced {
     Client(SocketAddr),
-    /// The balancer itself, or somebody whose address is none of TCP's.
+    /// The balancer itself, or a client whose address is none of TCP's.
     Local,
 }
 

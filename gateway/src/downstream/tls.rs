@@ -1,4 +1,5 @@
-//! TLS in front of clients: certificates from files, the right one for each name, and new ones without a connection lost.
+//! TLS in front of clients: certificates from files, the right one for each name, and new ones
+//! without a connection lost.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -66,8 +67,9 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Resumption without memory: what a session needs is with the client, under a key that changes every few hours. It
-        // outlives new certificates, and is never for early data, which could be sent again by others (RFC 8446, 8).
+        // Resumption without memory: what a session needs is with the client, under a key that
+        // changes every few hours. It outlives new certificates, and is never for early data, which
+        // could be sent again by others (RFC 8446, 8).
         config.ticketer = ring::Ticketer::new().map_err(unusable)?;
         Ok(Self { certificates, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
@@ -160,14 +162,15 @@ fn explain(error: &pem::Error, wanted: &str) -> String {
     }
 }
 
-/// Whoever reads a key can be us; but where files are mounted with fixed rights it is not for us to refuse.
+/// A process that reads the key can pose as this gateway. Where files are mounted with fixed rights
+/// that cannot be helped, so it is no error.
 fn warn_of_readers(key: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         let mode = std::fs::metadata(key).map_or(0, |file| file.permissions().mode());
         if mode & 0o004 != 0 {
-            warn!(key = %key.display(), "everybody on this machine may read the key; chmod 600 it");
+            warn!(key = %key.display(), "every user of this machine may read the key; chmod 600 it");
         }
     }
 }

@@ -37,7 +37,7 @@ pub(crate) struct Worker {
     pub(crate) tls: Option<Arc<Tls>>,
     /// Of all workers.
     pub(super) clients: Arc<ClientTracker>,
-    /// Goes on for as long as there is somebody to serve.
+    /// Runs for as long as clients are served.
     _checks: Arc<AbortOnDropHandle<()>>,
     pub(crate) stop: CancellationToken,
 }

@@ -77,7 +77,8 @@ impl BodyReader {
                         0 => ChunkState::Trailers,
                         size => ChunkState::Data(size),
                     };
-                    // The empty line after the last chunk, or its trailers, are read together with the line before.
+                    // The empty line after the last chunk, or its trailers, are read together with
+                    // the line before.
                     buffer.advance(line + 2);
                 }
                 ChunkState::Data(0) => *at = ChunkState::DataEnd,
@@ -123,7 +124,8 @@ fn line(buffer: &[u8], limit: usize) -> Result<Option<usize>, MalformedBody> {
     }
 }
 
-/// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to be plain text.
+/// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to
+/// be plain text.
 fn chunk_size(line: &[u8]) -> Result<u64, MalformedBody> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     // Shorter than any number that would overflow.
@@ -145,7 +147,8 @@ fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, MalformedBody> {
     while let Some(length) = line(&buffer[end..], MAX_TRAILER_BYTES)? {
         if length == 0 {
             let mut fields = [httparse::EMPTY_HEADER; 32];
-            // With the empty line, as the parser wants it. What is broken stays where it is: it is looked at again.
+            // With the empty line, as the parser wants it. What is broken stays where it is: it is
+            // looked at again.
             let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + 2], &mut fields) else {
                 return Err(MalformedBody("a trailer is no header field"));
             };
@@ -171,7 +174,8 @@ impl fmt::Display for MalformedBody {
 mod tests {
     use super::*;
 
-    /// What is read from `bytes`, whole or byte by byte: the data, what follows, and what is left over.
+    /// What is read from `bytes`, whole or byte by byte: the data, what follows, and what is left
+    /// over.
     #[track_caller]
     fn check(framing: Framing, bytes: &[u8], expected: Result<(&str, &str, &str), &str>) {
         for step in [bytes.len().max(1), 1] {

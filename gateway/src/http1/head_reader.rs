@@ -38,7 +38,8 @@ impl HeadReader {
 
     /// As [`next`](Self::next), for whatever kind of head it is.
     pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Box<[u8]>>, Problem> {
-        // Where the head begins: before its first line one that is empty is passed over (RFC 9112, 2.2).
+        // Where the head begins: before its first line one that is empty is passed over (RFC 9112,
+        // 2.2).
         let mut start = 0;
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
@@ -50,7 +51,8 @@ impl HeadReader {
                 if end + 1 - start > MAX_HEAD_BYTES {
                     return Err(too_large(format!("a head has {MAX_HEAD_BYTES} bytes at most")));
                 }
-                // A copy: a part of the buffer would hold all of it for as long as the request takes.
+                // A copy: a part of the buffer would hold all of it for as long as the request
+                // takes.
                 let head = Box::from(&buffer[start..=end]);
                 buffer.advance(end + 1);
                 *self = Self::default();

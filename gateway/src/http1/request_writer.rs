@@ -26,8 +26,9 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) hops: u8,
 }
 
-/// The head of a request as a server is to see it. Names keep their case; whatever a client says of where it comes from is
-/// replaced, as anybody could say it, and so are names with `_`, which some servers take for others.
+/// The head of a request as a server is to see it. Names keep their case; what a client says of
+/// where it comes from is replaced, as it could be a lie. Names with `_`, which some servers take
+/// for others, are left out.
 pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) {
     let UpstreamRequest { target, server, origin, hops } = request;
     out.put_slice(head.method().as_bytes());
@@ -87,7 +88,8 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
     }
 }
 
-/// The fields of a response as the client is to see them; `with_length`: its Content-Length tells of a body that is not there.
+/// The fields of a response as the client is to see them; `with_length`: its Content-Length tells
+/// of a body that is not there.
 pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
     let connection = HopByHop::new(fields);
     for (name, value) in fields.iter() {

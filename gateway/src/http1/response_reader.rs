@@ -19,7 +19,8 @@ pub(crate) struct ResponseReader {
 }
 
 impl ResponseReader {
-    /// Takes the next head off `buffer`; `None` until it is whole. `without_body`: of a response to HEAD.
+    /// Takes the next head off `buffer`; `None` until it is whole. `without_body`: of a response to
+    /// HEAD.
     ///
     /// # Errors
     /// What is wrong with it, in words for a log.

@@ -1,5 +1,6 @@
-//! Bytes that the gateway holds for its clients: bodies on their way to nodes and answers of nodes are held whole, and a client that
-//! sends slowly, or does not read, would have as many of them as it likes.
+//! Bytes that the gateway holds for its clients: bodies on their way to nodes and answers of nodes
+//! are held whole, and a client that sends slowly, or does not read, would have as many of them as
+//! it likes.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -8,17 +9,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use foldhash::HashMap;
 use net::address_group;
 
-/// What each connection may hold without a word: nearly all answers are smaller. Ten thousand connections have 160 MiB of these.
+/// What each connection may hold without a word: nearly all answers are smaller. Ten thousand
+/// connections have 160 MiB of these.
 const OWN_BYTES: usize = 16 * 1024;
 /// What is beyond that comes from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
 
-/// What all connections of the process may hold beyond their own. One client has at most as much as is free: alone half of it, two
-/// a third each.
+/// What all connections of the process may hold beyond their own. One client has at most as much as
+/// is free: alone half of it, two a third each.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
-    /// Held for moments only; nobody waits inside.
+    /// Held for moments only; nothing waits inside.
     state: Mutex<BudgetState>,
     refused: AtomicU64,
 }
@@ -56,7 +58,7 @@ impl Budget {
         Self { limit, state: Mutex::new(state), refused: AtomicU64::new(0) }
     }
 
-    /// Bytes that are held now, rounded up, and how often somebody was refused.
+    /// Bytes that are held now, rounded up, and how often a reservation was refused.
     pub(crate) fn usage(&self) -> (usize, u64) {
         (self.limit - self.lock().free, self.refused.load(Ordering::Relaxed))
     }
@@ -123,7 +125,7 @@ impl Reservation {
         if more == 0 {
             return Ok(());
         }
-        // Of one task: nobody else writes it.
+        // Written by one task alone.
         let used = self.connection.own.load(Ordering::Relaxed);
         if self.granted == 0 && used + more <= OWN_BYTES {
             self.connection.own.store(used + more, Ordering::Relaxed);
@@ -133,7 +135,8 @@ impl Reservation {
         self.grant(more)
     }
 
-    /// As [`grow_to`](Self::grow_to), and leaves what is the connection's own to others of it. Either of them is used for one holding.
+    /// As [`grow_to`](Self::grow_to), and leaves what is the connection's own to others of it.
+    /// Either of them is used for one holding.
     pub(crate) fn grow_shared_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         match bytes.saturating_sub(self.granted) {
             0 => Ok(()),

@@ -6,11 +6,13 @@ use tokio::time::{Duration, Instant};
 
 /// How long a client is waited for before its pace is judged.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes a second that a client takes at the least, while connections are short: as at a server that others wait for.
+/// Bytes a second that a client takes at the least, while connections are short: as at a server
+/// that others wait for.
 const MIN_RATE: u64 = 16 * 1024;
 
-/// Counts for how long a client was waited for, and what it took. The client's task writes, and the search for connections to evict
-/// reads; a judgement that comes a moment late does no harm, so no order is kept between the counters.
+/// Counts for how long a client was waited for, and what it took. The client's task writes, and the
+/// search for connections to evict reads; a judgement that comes a moment late does no harm, so no
+/// order is kept between the counters.
 #[derive(Debug)]
 pub(crate) struct ClientPace {
     since: Instant,
@@ -45,9 +47,9 @@ impl ClientPace {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// For how many milliseconds the client has been waited for while it took less than it must; `None` if it is not waited for, not
-    /// for long enough, or fast enough: then counting begins anew. `now`: in milliseconds after the instant given to
-    /// [`new`](Self::new), from 1.
+    /// For how many milliseconds the client has been waited for while it took less than it must;
+    /// `None` if it is not waited for, not for long enough, or fast enough: then counting begins
+    /// anew. `now`: in milliseconds after the instant given to [`new`](Self::new), from 1.
     pub(crate) fn slow_for(&self, now: u64) -> Option<u64> {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return None;

@@ -7,10 +7,12 @@ use foldhash::HashMap;
 
 /// Places, and those who wait for them, by client. `W`: how one who waits is told.
 ///
-/// One client may have so many times as many places as are free (the dynamic threshold of Choudhury and Hahne, known from the
-/// buffers of switches): alone it has nearly all, two have half of that each, and there is always a place left for the next. Places
-/// that become free go to the clients that wait in turn, however many requests of one wait; every other one goes to a client that
-/// has none, if one waits, so that many addresses with some places each do not keep a new client waiting.
+/// One client may have so many times as many places as are free (the dynamic threshold of Choudhury
+/// and Hahne, known from the buffers of switches): alone it has nearly all, two have half of that
+/// each, and there is always a place left for the next. Places that become free go to the clients
+/// that wait in turn, however many requests of one wait; every other one goes to a client that has
+/// none, if one waits, so that many addresses with some places each do not keep a new client
+/// waiting.
 #[derive(Debug)]
 pub(crate) struct FairQueue<W> {
     free: usize,
@@ -18,7 +20,8 @@ pub(crate) struct FairQueue<W> {
     max_percent: usize,
     held: HashMap<IpAddr, usize>,
     queues: HashMap<IpAddr, Queue<W>>,
-    /// Those with a queue, the next one first: those that had a place when they began to wait, and those that had none.
+    /// Those with a queue, the next one first: those that had a place when they began to wait, and
+    /// those that had none.
     rotation: [VecDeque<IpAddr>; 2],
     /// Which of these had the last turn.
     last: usize,
@@ -101,8 +104,8 @@ impl<W> FairQueue<W> {
         self.waiting.min((mine + others).saturating_mul(rounds))
     }
 
-    /// Has a request of `client` wait. When as many wait as may, it takes the place of the last one of whoever has the most that
-    /// wait; `None` when that is `client` itself.
+    /// Has a request of `client` wait. When the queue is full, it displaces the last request of the
+    /// client with the most in the queue; `None` when that is `client` itself.
     pub(crate) fn enqueue(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
         if self.waiting >= self.max_waiting {
             let own = self.queues.get(&client).map_or(0, |queue| queue.waiters.len());
@@ -135,7 +138,7 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// Takes a place for whoever's turn it is among those who may have one.
+    /// Takes a place for the next request among those that may have one.
     pub(crate) fn pop(&mut self) -> Option<(IpAddr, W)> {
         let first = 1 - self.last;
         self.pop_from(first).or_else(|| self.pop_from(1 - first))
@@ -177,7 +180,8 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    /// How many places each of so many clients gets, when each takes what it can, one after the other.
+    /// How many places each of so many clients gets, when each takes what it can, one after the
+    /// other.
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
         let mut queue = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)

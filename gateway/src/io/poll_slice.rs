@@ -1,5 +1,5 @@
-//! How long one connection may work before others of its worker have their turn, found out with clock readings that are made
-//! anyway.
+//! How long one connection may work before others of its worker have their turn, found out with
+//! clock readings that are made anyway.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant};
 
-/// How long that is: a few dozen requests, and short enough that fifty clients who always have something to do keep the others
-/// waiting for a hundredth of a second only.
+/// How long that is: a few dozen requests, and short enough that fifty clients who always have
+/// something to do keep the others waiting for a hundredth of a second only.
 pub(crate) const SLICE: Duration = Duration::from_micros(250);
 
 /// How often a task has been polled: a task that has been polled again has waited.
@@ -43,7 +43,7 @@ impl PollCounter {
 
     /// The task is polled again.
     pub(crate) fn count(&self) {
-        // Of one task: nobody else writes it.
+        // Written by one task alone.
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 }
@@ -53,7 +53,8 @@ impl<'a> PollSlice<'a> {
         Self { polls, seen: 0, begin: None }
     }
 
-    /// Whether the task has worked for [`SLICE`] at `now`. Counts from the first question after it has waited.
+    /// Whether the task has worked for [`SLICE`] at `now`. Counts from the first question after it
+    /// has waited.
     pub(crate) fn is_over(&mut self, now: Instant) -> bool {
         let polls = self.polls.0.load(Ordering::Relaxed);
         match self.begin {

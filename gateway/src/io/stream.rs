@@ -28,7 +28,8 @@ pub(crate) enum ClientStream {
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
 }
 
-/// Bytes that a connection's system has taken and not sent yet, above which it takes no more: enough to send on while we are asleep.
+/// Bytes that a connection's system has taken and not sent yet, above which it takes no more:
+/// enough to send on while we are asleep.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
 /// Room in a buffer that is worth making a smaller one.
@@ -100,8 +101,8 @@ impl ClientStream {
     }
 }
 
-/// Has the system take no more than so much ahead of what it sends, or thousands who do not read would have its memory, 4 MB each. What
-/// is on its way is not limited by this.
+/// Has the system take no more than so much ahead of what it sends, or thousands who do not read
+/// would have its memory, 4 MB each. What is on its way is not limited by this.
 pub(crate) fn limit_unsent(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
@@ -109,9 +110,11 @@ pub(crate) fn limit_unsent(stream: &TcpStream) {
     }
 }
 
-/// What tells when it can be read, so that nobody who waits for that needs a buffer; and is read without waiting then.
+/// What tells when it can be read, so that waiting needs no buffer, and is then read without
+/// waiting.
 pub(crate) trait Readable: AsyncRead + Unpin {
-    /// Whether a read would give something, or find the end. May be wrong: the read gives nothing then. One task may wait.
+    /// Whether a read would give something, or find the end. May be wrong: the read gives nothing
+    /// then. One task may wait.
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// The socket whose bytes are read as they are.
@@ -119,7 +122,8 @@ pub(crate) trait Readable: AsyncRead + Unpin {
 
     /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
     ///
-    /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking the system again.
+    /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking
+    /// the system again.
     fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
         debug_assert!(buffer.capacity() > buffer.len(), "without room nothing can be told from the end");
         match self.plain() {
@@ -242,7 +246,8 @@ pub(crate) async fn write_all(
     Ok(outcome)
 }
 
-/// What waits for a client that is slow should take no more room than it needs: there may be thousands of them.
+/// What waits for a client that is slow should take no more room than it needs: there may be
+/// thousands of them.
 pub(crate) fn shrink(buffer: &mut BytesMut) {
     if buffer.capacity() - buffer.len() >= LARGE_ROOM_BYTES {
         let whole = std::mem::replace(buffer, BytesMut::from(&buffer[..]));
@@ -276,7 +281,8 @@ impl AsyncRead for ReadHalf<'_> {
     }
 }
 
-/// A client that goes without TLS's farewell, as most do, has gone all the same: where a message ends, HTTP says.
+/// A client that goes without TLS's farewell, as most do, has gone all the same: where a message
+/// ends, HTTP says.
 fn poll_read_tls(
     stream: &mut TlsStream<TcpStream>,
     task: &mut Context<'_>,
@@ -289,7 +295,8 @@ fn poll_read_tls(
 }
 
 impl WriteHalf<'_> {
-    /// Completes when the system would take more: until then what is to be written is better not fetched.
+    /// Completes when the system would take more: until then what is to be written is better not
+    /// fetched.
     ///
     /// # Errors
     /// [`WriteError::Stalled`] when that takes as long as `limit`.
@@ -309,8 +316,8 @@ impl WriteHalf<'_> {
     }
 }
 
-/// The runtime believes that a socket takes more until it has not taken something, which somebody has to hold then: so the system is
-/// asked.
+/// The runtime takes a socket for writable until a write fails, and then the bytes have to be held.
+/// So the system is asked.
 fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
     let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())))? {
         0 => Err(io::ErrorKind::WouldBlock.into()),

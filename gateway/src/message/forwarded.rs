@@ -25,7 +25,7 @@ pub(crate) struct ForwardedInfo {
 }
 
 impl ForwardedInfo {
-    /// Of whoever is connected.
+    /// Of the client that is connected.
     pub(crate) fn new(client: IpAddr, is_tls: bool) -> Self {
         let client = client.to_canonical();
         let proto = if is_tls { "https" } else { "http" };
@@ -47,8 +47,9 @@ impl ForwardedInfo {
         }
     }
 
-    /// Of a request that came by way of a proxy that is believed, at `peer`: who the client is, and what servers are told. The client
-    /// is the last one in `X-Forwarded-For` that is not believed itself.
+    /// Of a request that came by way of a proxy that is believed, at `peer`: who the client is, and
+    /// what servers are told. The client is the last one in `X-Forwarded-For` that is not believed
+    /// itself.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));

@@ -82,7 +82,8 @@ impl RequestHead {
         &self.fields
     }
 
-    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC 9112, 3.2.2).
+    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC
+    /// 9112, 3.2.2).
     fn apply_absolute_target(&mut self) -> Result<(), Problem> {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {

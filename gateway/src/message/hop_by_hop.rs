@@ -13,7 +13,7 @@ impl<'a> HopByHop<'a> {
     pub(crate) fn new(fields: &'a Fields) -> Self {
         let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
-        // Nobody may have the name of the host taken off on the way.
+        // A client cannot have the name of the host taken off on the way.
         let usual = |token: &&[u8]| {
             [&b"close"[..], b"keep-alive", b"upgrade", b"host"].iter().any(|one| token.eq_ignore_ascii_case(one))
         };

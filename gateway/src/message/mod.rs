@@ -1,4 +1,5 @@
-//! What messages of both versions of HTTP have in common. Pure: no socket and no clock, and it imports nothing of the other folders.
+//! What messages of both versions of HTTP have in common. Pure: no socket and no clock, and it
+//! imports nothing of the other folders.
 
 pub(crate) mod body;
 pub(crate) mod fields;

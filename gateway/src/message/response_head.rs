@@ -20,7 +20,8 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204 has none (RFC 9110, 8.6).
+    /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204
+    /// has none (RFC 9110, 8.6).
     pub(crate) fn tells_length(&self) -> bool {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the times that are told apart, in microseconds; a hundred seconds are longer than any request takes.
+/// Upper bounds of the times that are told apart, in microseconds; a hundred seconds are longer
+/// than any request takes.
 const BOUNDS_US: [u64; 10] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000, 10_000_000];
 
 /// Counters of one worker.
@@ -71,9 +72,11 @@ pub(crate) struct ProcessTotals {
     pub(crate) stale: Option<Duration>,
     /// Lines of the access log that were lost.
     pub(crate) lost: u64,
-    /// Requests and tunnels that lost their place at a server, because they were slow or silent while others waited.
+    /// Requests and tunnels that lost their place at a server, because they were slow or silent
+    /// while others waited.
     pub(crate) evicted: u64,
-    /// Bytes that are held for clients beyond what each connection may, and how often somebody was refused more.
+    /// Bytes that are held for clients beyond what each connection may, and how often more was
+    /// refused.
     pub(crate) held: (usize, u64),
 }
 

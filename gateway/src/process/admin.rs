@@ -1,4 +1,5 @@
-//! What operators and their machines ask: is it alive, is it ready, what has it done. On an address of its own.
+//! What operators and their machines ask: is it alive, is it ready, what has it done. On an address
+//! of its own.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -60,7 +61,8 @@ impl Admin {
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
                     order.retain(|client| !client.is_finished());
-                    // What is asked here is answered at once: who came first is idle, or does not read.
+                    // What is asked here is answered at once: who came first is idle, or does not
+                    // read.
                     if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {
                         first.abort();
                     }
@@ -80,7 +82,7 @@ impl Admin {
         match path {
             "/health" => Some((StatusCode::OK, "alive\n".to_owned())),
             "/ready" if self.stop.is_cancelled() => Some(unavailable("stopping")),
-            // With fixed servers there is something to serve even if nobody tells of others.
+            // With fixed servers there is something to serve before the registry is known.
             "/ready"
                 if self.peers.nodes().is_empty()
                     && self.config.borrow().routes.iter().all(|route| route.servers.is_empty()) =>
@@ -151,7 +153,7 @@ impl Admin {
         for (prefix, servers) in &prefixes {
             let _ = writeln!(out, "  {prefix}");
             if servers.is_empty() {
-                let _ = writeln!(out, "      nobody now: 503 at once");
+                let _ = writeln!(out, "      none now: 503 at once");
             }
             for (address, server) in servers {
                 let _ = writeln!(out, "      {address} {server}");

@@ -31,17 +31,19 @@ use crate::process::lifecycle;
 struct Args {
     #[command(subcommand)]
     command: Option<CliCommand>,
-    /// TOML file with settings under the names that they have here (request_timeout = "10s"), [tls], and [[route]] tables for what
-    /// holds below a path. What the command line or the environment says wins. See docs/GATEWAY.md.
+    /// TOML file with settings under the names that they have here (request_timeout = "10s"),
+    /// [tls], and [[route]] tables for what holds below a path. What the command line or the
+    /// environment says wins. See docs/GATEWAY.md.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CONFIG")]
     config: Option<PathBuf>,
-    /// Print a configuration file with all that holds unless somebody says otherwise.
+    /// Print a configuration file with all defaults.
     #[arg(long)]
     print_defaults: bool,
     /// Address to serve HTTP on.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_LISTEN", default_value = "127.0.0.1:8000", value_parser = listen_address)]
     listen: SocketAddr,
-    /// Address for /health, /ready and /metrics; `off` for none. Unless given, 127.0.0.1:8001, or none if that is taken.
+    /// Address for /health, /ready and /metrics; `off` for none. Unless given, 127.0.0.1:8001, or
+    /// none if that is taken.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_ADMIN", value_parser = admin_address)]
     admin: Option<AdminAddress>,
     /// Threads that serve; one for each core unless given.
@@ -50,7 +52,8 @@ struct Args {
     /// Where the Distributor is.
     #[arg(long, value_name = "ADDRESS", env = "GATEWAY_DISTRIBUTOR", default_value = "127.0.0.1:9000", value_parser = host_and_port)]
     distributor: String,
-    /// File to keep what is known of the services in, so that the next start can serve before the Distributor is there.
+    /// File to keep what is known of the services in, so that the next start can serve before the
+    /// Distributor is there.
     #[arg(long, value_name = "FILE", env = "GATEWAY_CACHE")]
     cache: Option<PathBuf>,
     /// How long a request may take.
@@ -59,8 +62,8 @@ struct Args {
     /// Bytes of one request body.
     #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_BODY_BYTES", default_value_t = 1 << 20)]
     max_body_bytes: usize,
-    /// Bytes of bodies for nodes and of their answers that are held for all clients together, beyond 16 KiB for each connection; one
-    /// client has at most as much as is free.
+    /// Bytes of bodies for nodes and of their answers that are held for all clients together,
+    /// beyond 16 KiB for each connection; one client has at most as much as is free.
     #[arg(long, value_name = "BYTES", env = "GATEWAY_MAX_HELD_BYTES", default_value_t = Config::MAX_HELD_BYTES)]
     max_held_bytes: usize,
     /// Clients at a time; further ones are closed at once.
@@ -103,7 +106,8 @@ struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum CliCommand {
-    /// Reads a configuration file, with the certificates that it names, and says what is wrong, if anything is.
+    /// Reads a configuration file, with the certificates that it names, and says what is wrong, if
+    /// anything is.
     Check {
         /// The file.
         file: PathBuf,
@@ -137,7 +141,8 @@ impl CommandLine {
     pub(crate) fn settings(&self) -> Result<Settings, FileError> {
         let mut args = Args::from_arg_matches(&self.matches).unwrap_or_else(|error| error.exit());
         let file = args.config.as_deref().map(ConfigFile::read).transpose()?.unwrap_or_default();
-        // A flag that is there in vain, and one that is not there, are told apart by where its value comes from.
+        // A flag that is there in vain, and one that is not there, are told apart by where its
+        // value comes from.
         let given = |name: &str| !matches!(self.matches.value_source(name), None | Some(ValueSource::DefaultValue));
         let only_in_file = args.merge_file(file, given);
         Ok(args.settings(only_in_file))
@@ -145,7 +150,8 @@ impl CommandLine {
 }
 
 impl Args {
-    /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file can say.
+    /// Takes over what a file says, except for what was `given` otherwise. Gives what only a file
+    /// can say.
     fn merge_file(&mut self, file: ConfigFile, given: impl Fn(&str) -> bool) -> FileOnlySettings {
         fn set<T>(setting: &mut T, said: Option<T>, given: bool) {
             if let Some(said) = said.filter(|_| !given) {
@@ -238,17 +244,18 @@ pub fn main() -> ExitCode {
         Err(error) => return exit_code(&error),
     };
     let ran = runtime.block_on(lifecycle::run(settings, move || command_line.settings()));
-    // A process that is started, or a disk, may be waited for; nobody does.
+    // Does not wait for a process that is being started, or for a disk.
     runtime.shutdown_background();
     ran
 }
 
-/// Prints what was asked for. Whoever has read enough of it is free to go.
+/// Prints to standard output. A reader that closes it early is no error.
 fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Settings of the command line that a file does not have: which file it is, and how to speak of what it says.
+/// Settings of the command line that a file does not have: which file it is, and how to speak of
+/// what it says.
 const NOT_IN_FILE: [&str; 4] = ["config", "print_defaults", "log_format", "log_level"];
 
 /// `gateway --print-defaults`: a file that changes nothing.
@@ -311,11 +318,11 @@ fn routes(admin: SocketAddr) -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(_) => {
-            eprintln!("who answers at {admin} is no gateway; say with --admin where it is");
+            eprintln!("what answers at {admin} is no gateway; name its address with --admin");
             ExitCode::from(1)
         }
         Err(error) => {
-            eprintln!("no gateway answers at {admin}: {error}; say with --admin where it is");
+            eprintln!("no gateway answers at {admin}: {error}; name its address with --admin");
             ExitCode::from(1)
         }
     }

@@ -1,4 +1,5 @@
-//! The life of the `gateway` process: listeners opened or inherited, a new configuration on SIGHUP, a successor on SIGUSR2.
+//! The life of the `gateway` process: listeners opened or inherited, a new configuration on SIGHUP,
+//! a successor on SIGUSR2.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +25,8 @@ use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProc
 
 /// Descriptors that are not clients' and not their servers'.
 const OTHER_DESCRIPTORS: u64 = 100;
-/// How long stopping may take when there is nothing to drain any more, or the time for that is over.
+/// How long stopping may take when there is nothing to drain any more, or the time for that is
+/// over.
 const LONGEST_END: Duration = Duration::from_secs(5);
 /// The system's word for a file that has got too large. Unless it is heard, it ends the process.
 const SIGXFSZ: i32 = 25;
@@ -78,7 +80,8 @@ async fn run_inner(
         });
         ready
     });
-    // Its listeners are there: nobody is refused from now on. A successor is announced by the process that it takes over.
+    // Its listeners are there: no client is refused from now on. A new process is announced by the
+    // one that it replaces.
     if ready.is_none() {
         notify("READY=1");
     }
@@ -93,10 +96,7 @@ fn limit_to_open_files(config: &mut Config) {
     let clients = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
     if clients < config.max_connections {
         let wanted = config.max_connections;
-        warn!(
-            descriptors,
-            wanted, clients, "the system gives too few descriptors for so many clients: there may be fewer (ulimit -n)"
-        );
+        warn!(descriptors, wanted, clients, "too few descriptors (ulimit -n): max_connections is lowered");
         config.max_connections = clients;
     }
 }
@@ -136,7 +136,7 @@ fn bind_admin(address: SocketAddr, wanted: bool) -> Result<Option<TcpListener>, 
         Ok(listener) => Ok(Some(listener)),
         Err(error) if wanted => Err(error),
         Err(error) => {
-            warn!("nobody can ask for /health and /metrics: {error}; choose an address with --admin");
+            warn!("/health and /metrics are not served: {error}; choose another address with --admin");
             Ok(None)
         }
     }
@@ -153,7 +153,8 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
 
 /// SIGHUP: what the file says now holds, unless it makes no sense.
 ///
-/// A file that has lost all of its routes is taken for one that was cut while it was written: whoever means it starts anew.
+/// A file that has lost all of its routes is taken for one that was cut while it was written. To
+/// remove all routes, start a new process.
 fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
     let new = match new {
@@ -185,7 +186,7 @@ fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::
     for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
         warn!("{name} has changed: that takes a new process (SIGUSR2)");
     }
-    // Nobody is sent to where nobody listens yet.
+    // Clients are not redirected to a port that is not open yet.
     let redirect = if running.tls == new.tls { new.config.redirect } else { config.redirect };
     let max_connections = config.max_connections;
     sender.send_replace(Arc::new(Config { max_connections, redirect, ..new.config }));
@@ -197,7 +198,7 @@ async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedF
     loop {
         tokio::select! {
             biased;
-            // Kept any longer, the system would let clients in that nobody takes.
+            // Kept any longer, these listeners would let clients in that are never accepted.
             () = stop.drain.cancelled() => return,
             heard = signals.recv() => if heard.is_none() { return },
         }
@@ -209,7 +210,7 @@ async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedF
         };
         let handed = tokio::select! {
             biased;
-            // Whoever stops this process means the service: dropped, the new one is killed.
+            // A signal to this process stops the service: dropped, the new process is killed.
             () = stop.drain.cancelled() => {
                 info!("the new process is ended too: it was not ready yet");
                 return;

@@ -1,4 +1,5 @@
-//! The life of the process: command line, listeners, signals, replacement by a new process, and what operators ask.
+//! The life of the process: command line, listeners, signals, replacement by a new process, and
+//! what operators ask.
 //!
 //! Nothing here is on the way of a request, and no other folder imports this one.
 

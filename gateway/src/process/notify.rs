@@ -6,7 +6,7 @@ use std::os::unix::net::UnixDatagram;
 /// Where systemd listens, if it wants to be told.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Tells systemd something, as sd_notify(3) does. If nobody wants to know, nothing happens.
+/// Tells systemd something, as sd_notify(3) does. Without systemd, does nothing.
 pub(crate) fn notify(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
     let _ = send_state(&path, state);

@@ -31,8 +31,8 @@ pub struct Listeners {
     pub https: Vec<TcpListener>,
     /// Where operators ask.
     pub admin: Option<TcpListener>,
-    /// Told when clients are served: other processes may have served these listeners until then, so nobody is before it is known
-    /// who answers what, or a few seconds are over.
+    /// Told when clients are served. Other processes may have served these listeners until then, so
+    /// serving begins when the registry is known, or a few seconds are over.
     pub ready: Option<oneshot::Sender<()>>,
 }
 
@@ -45,8 +45,8 @@ pub struct Stop {
     pub admin: CancellationToken,
 }
 
-/// Serves HTTP on `listener` until `stop` is cancelled; then leaves the registry, stops accepting, and returns when requests in
-/// flight are done or `drain_timeout` is over.
+/// Serves HTTP on `listener` until `stop` is cancelled; then leaves the registry, stops accepting,
+/// and returns when requests in flight are done or `drain_timeout` is over.
 ///
 /// # Errors
 /// Those of the listener's own address.
@@ -62,9 +62,10 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     Ok(())
 }
 
-/// As [`serve`], with a thread for each listener of a kind: they share an address, and nothing on the way of a request. What
-/// `config` changes to holds for connections and requests that come after that; where the registry is, how many clients there may
-/// be and how the access log looks stay as they are.
+/// As [`serve`], with a thread for each listener of a kind: they share an address, and nothing on
+/// the way of a request. What `config` changes to holds for connections and requests that come
+/// after that; where the registry is, how many clients there may be and how the access log looks
+/// stay as they are.
 ///
 /// # Errors
 /// Those of the listeners' own address, of certificates, and of the system that gives no threads.
@@ -72,7 +73,7 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     let Listeners { http, https, admin, ready } = listeners;
     let address = http.first().or_else(|| https.first()).ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
     let tls = if https.is_empty() { None } else { Some(Arc::new(Tls::new(&config.borrow().certificates)?)) };
-    // Nobody is to be answered by what is behind these because a node has registered them.
+    // A node that registers one of these addresses is never called.
     let own = http.iter().chain(&https).chain(&admin).map(TcpListener::local_addr).collect::<io::Result<_>>()?;
     let worker = Worker::open(address, own, &config, tls.clone(), stop.drain.clone());
     let count = http.len().max(https.len());

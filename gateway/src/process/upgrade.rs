@@ -1,9 +1,11 @@
-//! A new process takes over the listening sockets of an old one: no client is refused in between, and none is lost.
+//! A new process takes over the listening sockets of an old one: no client is refused in between,
+//! and none is lost.
 //!
-//! The old process starts the new one with a socket as its standard input, and sends its listeners over that, each with a byte that
-//! says what it is for. The new one answers when it is ready; then the old one says that it may go on alone, and drains. If one of
-//! them ends before that, the other one knows by the end of the socket: the new one ends too, the old one goes on. Whatever makes the
-//! old one give up, it kills the new one.
+//! The old process starts the new one with a socket as its standard input, and sends its listeners
+//! over that, each with a byte that says what it is for. The new one answers when it is ready; then
+//! the old one says that it may go on alone, and drains. If one of them ends before that, the other
+//! one knows by the end of the socket: the new one ends too, the old one goes on. Whatever makes
+//! the old one give up, it kills the new one.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -26,7 +28,8 @@ use super::notify::{NOTIFY_SOCKET, notify};
 
 /// Says to a process that its standard input is such a socket.
 const VARIABLE: &str = "GATEWAY_TAKES_OVER";
-/// Its value from those who say at the end that the new process may go on alone. Older ones, whose value is 1, say nothing.
+/// Its value from those who say at the end that the new process may go on alone. Older ones, whose
+/// value is 1, say nothing.
 const SAYS_SO: &str = "2";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,7 +59,8 @@ pub(crate) struct OldProcess {
     socket: UnixStream,
 }
 
-/// A process that has been started to take over. It is killed, and gone, when this is dropped before it may go on alone.
+/// A process that has been started to take over. It is killed, and gone, when this is dropped
+/// before it may go on alone.
 #[derive(Debug)]
 pub(crate) struct NewProcess {
     child: Option<Child>,
@@ -71,8 +75,9 @@ impl ListenerKind {
     }
 }
 
-/// In a new process: the listeners of the old one, if there is one. From then on this process ends when the old one does before it is
-/// told to go on alone: whoever has stopped that one, or started another, does not know of this one.
+/// In a new process: the listeners of the old one, if there is one. From then on this process ends
+/// when the old one does before it is told to go on alone: what has stopped that one, or started
+/// another, does not know of this one.
 ///
 /// # Errors
 /// When what it says makes no sense.
@@ -120,7 +125,7 @@ fn receive(socket: &UnixStream) -> io::Result<Inherited> {
 impl OldProcess {
     /// Tells it to stop accepting.
     pub(crate) fn ready(mut self) {
-        // If it has gone in the meantime, nobody has to be told.
+        // If it has gone in the meantime, there is nothing to tell.
         let _ = self.socket.write_all(&[READY]);
     }
 }
@@ -160,7 +165,8 @@ impl NewProcess {
         for (byte, descriptor) in all.chain([(END, None)]) {
             let sent = self.socket.async_io(Interest::WRITABLE, || send(&self.socket, byte, descriptor)).await;
             if sent.is_err() {
-                // A process that does not take them does not answer either: what comes of it is seen below.
+                // A process that does not take them does not answer either: what comes of it is
+                // seen below.
                 break;
             }
         }
@@ -178,7 +184,8 @@ impl NewProcess {
         }
     }
 
-    /// Lets it go on alone, and tells systemd, if that is who waits for us, that it is the service now. Gives its number.
+    /// Lets it go on alone, and tells systemd, if that is who waits for us, that it is the service
+    /// now. Gives its number.
     ///
     /// # Errors
     /// When it has ended in the meantime.
@@ -199,7 +206,8 @@ impl Drop for NewProcess {
     }
 }
 
-/// Programs that are the first process of a container, and end it with the process that they have started.
+/// Programs that are the first process of a container, and end it with the process that they have
+/// started.
 const INITS: [&str; 6] = ["tini", "docker-init", "dumb-init", "catatonit", "podman-init", "s6-svscan"];
 
 /// Why this process must not end before the service does, if it must not.

@@ -22,15 +22,15 @@ use crate::upstream::holders::PermitKind;
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;
-/// While more than half of a server's places are taken, a body is given to it when so much of it has come, or all: who sends little
-/// by little has no place until then.
+/// While more than half of a server's places are taken, a body is given to it when so much of it
+/// has come, or all: who sends little by little has no place until then.
 const BUFFERED_BYTES: usize = 64 * 1024;
 /// Cookies that are looked at: each costs more than a request without one may.
 const MAX_COOKIES: usize = 8;
 
 impl Proxy<'_> {
-    /// Passes a request on to one of the servers, and to another one only if nobody can have carried it out, or if it may be carried
-    /// out twice.
+    /// Passes a request on to one of the servers, and to another one only if the first cannot have
+    /// carried it out, or if it may be carried out twice.
     pub(super) async fn forward_with_retries(
         &self,
         context: &RequestContext<'_>,
@@ -48,7 +48,7 @@ impl Proxy<'_> {
         let mut now = begin;
         loop {
             let overloaded = || {
-                let detail = "the servers have as much to do as they may have";
+                let detail = "all servers are at their connection limit";
                 problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
             };
             let Some((picked, set_cookie)) =
@@ -61,7 +61,8 @@ impl Proxy<'_> {
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let endpoint = &picked.endpoint;
-            // A place is for what there is something to do for. While many are taken, a client that sends little is not given one.
+            // A place is for what there is something to do for. While many are taken, a client that
+            // sends little is not given one.
             if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
                 has_buffered = true;
                 Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;
@@ -71,14 +72,15 @@ impl Proxy<'_> {
                 now = buffered;
             }
             let wait_until = deadline.min(now + route.queue_timeout);
-            // Nearly always there is nothing to wait for, neither here nor below: what waits is on the heap.
+            // Nearly always there is nothing to wait for, neither here nor below: what waits is on
+            // the heap.
             let permit = match picked.try_acquire(kind, client, now) {
                 Some(permit) => Ok(permit),
                 None => exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await?,
             };
             let permit = match permit {
                 Ok(permit) => permit,
-                // Somebody else may have a place sooner.
+                // Another server may have a free permit sooner.
                 Err(QueueError::Full) => {
                     full = true;
                     tried.push(endpoint.address);
@@ -115,7 +117,7 @@ impl Proxy<'_> {
             now = if server.is_used { permit.acquired_at } else { Instant::now() };
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
-                // Asking now would be work for nobody.
+                // The client would not see the response.
                 return Err(too_late());
             }
             let mut bytes = buffers::acquire();
@@ -150,7 +152,8 @@ impl Proxy<'_> {
                 }
                 Err(failed) => failed,
             };
-            // A server closes what it has not used for a while, and may have done so while the request was on its way.
+            // A server closes what it has not used for a while, and may have done so while the
+            // request was on its way.
             let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
             if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
                 endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
@@ -184,7 +187,7 @@ impl Proxy<'_> {
     }
 }
 
-/// Who is to be asked, with the cookie that the client is to keep for the next time.
+/// The server that is asked, with the cookie for the client if it needs one.
 fn pick_endpoint(
     context: &RequestContext<'_>,
     target: &UpstreamMatch,
@@ -198,7 +201,8 @@ fn pick_endpoint(
         (Some(Sticky::Cookie), _) => {
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
             let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(value)).take(MAX_COOKIES);
-            // Of several, as from two paths or from before a change of servers, any will do that leads somewhere.
+            // Of several, as from two paths or from before a change of servers, any will do that
+            // leads somewhere.
             if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
                 return Some((picked, None));
             }
@@ -218,7 +222,7 @@ fn pick_endpoint(
     by(balance).map(|picked| (picked, None))
 }
 
-/// What a server says that cannot do its work, or somebody behind it: others may do better.
+/// A status that says that the server, or one behind it, cannot do its work: others may do better.
 fn counts_as_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

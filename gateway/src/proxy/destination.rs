@@ -8,20 +8,21 @@ use super::Proxy;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;
 
-/// Whose a request is.
+/// Who answers a request.
 #[derive(Debug)]
 pub(super) enum Destination<'a> {
-    /// A node's that is called with packets, under this method and path.
+    /// Nodes that are called with packets, under this method and path.
     Node(&'a str, Cow<'a, str>),
-    /// A server's that speaks HTTP.
+    /// Servers that speak HTTP.
     Upstream(UpstreamMatch),
-    /// A node's that is not there now.
+    /// Nodes that are not there now.
     Unavailable,
     Unknown,
 }
 
 impl Proxy<'_> {
-    /// Nodes that offer the very route come first, then the longest prefix of a server, then whoever offered the route once.
+    /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
+    /// that offered the route once.
     pub(super) fn destination<'a>(&self, method: &'a str, path: &'a str) -> Destination<'a> {
         // What has GET has HEAD (RFC 9110, 9.3.2), without the body.
         let methods = if method == "HEAD" { &["HEAD", "GET"][..] } else { std::slice::from_ref(&method) };

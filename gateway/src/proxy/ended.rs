@@ -42,7 +42,7 @@ pub(crate) enum BodyError {
 
 impl From<OverBudget> for BodyError {
     fn from(_: OverBudget) -> Self {
-        let detail = "as much is held for clients as may be: take what was asked for, or come back later";
+        let detail = "the memory limit for clients is reached: read the responses that were asked for, or retry later";
         Self::Problem(Problem::new(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail))
     }
 }

@@ -53,7 +53,7 @@ impl From<&Problem> for FullResponse {
     }
 }
 
-/// Whoever answers requests.
+/// Answers requests.
 pub(crate) trait Handler: Sync {
     /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
     fn handle(
@@ -65,7 +65,7 @@ pub(crate) trait Handler: Sync {
     /// A request made no sense, or took too long to come, and was answered with this.
     fn record_rejection(&self, status: StatusCode);
 
-    /// On account of which many requests at a time are held; `None` where nobody counts.
+    /// Where many requests at a time are counted; `None` where they are not.
     fn reservation(&self) -> Option<Reservation> {
         None
     }
@@ -81,8 +81,8 @@ pub(crate) trait Exchange: Send {
         held: &mut Reservation,
     ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
 
-    /// Waits until so many bytes of the body have come, or all of it: they are kept for whoever takes it. Asks for it, if the client
-    /// waits for that.
+    /// Waits until `bytes` of the body have come, or all of it, and keeps them for what reads the
+    /// body next. Sends `100 Continue` if the client waits for it.
     fn buffer_body(
         &mut self,
         bytes: usize,
@@ -95,14 +95,14 @@ pub(crate) trait Exchange: Send {
         F: Future + Send,
         F::Output: Send;
 
-    /// Waits before a request is declined, for as long as `pause` at most, and only while that harms nobody else: not once the client
-    /// says anything, or has to leave.
+    /// Waits before a request is rejected, for as long as `pause` at most. Ends early when the
+    /// client sends anything, or has to go.
     fn delay_rejection(
         &mut self,
         pause: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Answers. Gives when: nobody else has to look at the clock.
+    /// Answers. Gives when, which saves a reading of the clock.
     fn respond(&mut self, response: FullResponse) -> Instant;
 
     /// What the request was answered with, if it was.
@@ -115,8 +115,9 @@ pub(crate) trait Exchange: Send {
         server: &mut TcpStream,
     ) -> impl Future<Output = Result<Forwarded, ForwardError>> + Send;
 
-    /// Answers with a body that comes in parts, each of which leaves when it is there, and not before the client takes it. A part that
-    /// is an error ends the response so that nobody takes it for whole.
+    /// Answers with a body that comes in parts, each of which leaves when it is there, and not
+    /// before the client takes it. A part that is an error cuts the response, so that it is not
+    /// taken for whole.
     fn respond_with_stream(
         &mut self,
         head: &RequestHead,
@@ -124,8 +125,9 @@ pub(crate) trait Exchange: Send {
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Carries bytes both ways until both sides have said that no more come, one is gone, or nothing was said for as long as `idle`:
-    /// after a response of 101, and before nothing else. It has its place until then, unless it has to give way.
+    /// Carries bytes both ways until both sides have said that no more come, one is gone, or
+    /// nothing was said for as long as `idle`: after a response of 101, and before nothing else. It
+    /// has its place until then, unless it has to give way.
     fn tunnel(
         &mut self,
         server: TcpStream,

@@ -116,7 +116,7 @@ impl Drop for LogOnDrop<'_> {
 }
 
 impl Proxy<'_> {
-    /// A request was answered by somebody else.
+    /// Logs and counts a request that another handler has answered.
     pub(crate) fn record_answer(&self, head: &RequestHead, status: StatusCode) {
         self.log(self.client, Some(head), Some(status), Duration::ZERO);
     }
@@ -163,7 +163,7 @@ impl Proxy<'_> {
         begin: Instant,
     ) -> Result<Instant, BodyError> {
         if self.shedding.should_reject(fastrand::f64) {
-            let detail = "there are more requests than can be answered in time";
+            let detail = "the gateway is overloaded";
             return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail));
         }
         let (method, target) = (head.method(), head.target());
@@ -197,7 +197,7 @@ impl Proxy<'_> {
         });
         let url = || format!("{method}{path}");
         match self.destination(method, path) {
-            // Said before the client sends a body that nobody would take.
+            // Said before the client sends a body in vain.
             Destination::Unavailable => Err(call_problem(CallError::NoProvider { url: url() })),
             Destination::Unknown => Err(call_problem(CallError::NoRoute { url: url() })),
             Destination::Upstream(target) => {
@@ -245,10 +245,10 @@ fn limit_problem(limited: Limited, route: &Route) -> BodyError {
         Limited::Rate => {
             let rate = route.limits.rate.as_ref();
             let rate = rate.map_or_else(String::new, |rate| format!("{} in {:?}", rate.requests, rate.every));
-            problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("there may be {rate}; ask more slowly"))
+            problem(StatusCode::TOO_MANY_REQUESTS, "too_many_requests", format!("rate limit exceeded: {rate}"))
         }
         Limited::Concurrency => {
-            let detail = "there are as many requests at a time as may be";
+            let detail = "concurrency limit reached";
             problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
         }
     }

@@ -26,7 +26,7 @@ pub(super) async fn respond_with_parts(
     exchange: &mut impl Exchange,
     hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
 ) -> Result<Instant, BodyError> {
-    // Its arguments have been sent: whoever takes more of them is told that there are none.
+    // Its arguments have been sent: a node that reads more of them gets the end.
     parts.sender().finish();
     let mut held = None;
     let parts = parts.map(|part| match part {

@@ -1,4 +1,5 @@
-//! When a worker cannot keep up, some requests are declined: the rest is served in time, and nothing piles up.
+//! When a worker cannot keep up, some requests are declined: the rest is served in time, and
+//! nothing piles up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -6,13 +7,14 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker looks how late it is.
 const TICK: Duration = Duration::from_millis(50);
-/// Later than this some requests are declined, and most of them at the longest. A full house of clients who each wait for one answer
-/// makes a worker later by a tenth or two of a second; that is what it is for.
+/// Later than this some requests are declined, and most of them at the longest. A full house of
+/// clients who each wait for one answer makes a worker later by a tenth or two of a second; that is
+/// what it is for.
 const FIRST: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(1000);
 const MOST: f64 = 0.9;
-/// A client that is told at once that it is declined, and asks again at once, costs nearly as much as one who is answered: it is told
-/// later, after so many looks whether the worker is still late.
+/// A client that is told at once that it is declined, and asks again at once, costs nearly as much
+/// as one who is answered: it is told later, after so many looks whether the worker is still late.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_LOOKS: u32 = 3;
 /// Part of one look in the mean: a single stall, such as of the machine, says little.
@@ -41,12 +43,13 @@ impl Shedding {
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
-    /// Whether those who are declined are better told later: while the worker keeps up, they are not.
+    /// Whether those who are declined are better told later: while the worker keeps up, they are
+    /// not.
     pub(crate) fn is_delaying(&self) -> bool {
         self.late() > FIRST
     }
 
-    /// Waits for as long as somebody who is declined is to wait until it is told. Cancel safe.
+    /// Waits for as long as a rejection is to be delayed. Cancel safe.
     pub(crate) async fn delay(&self) {
         for _ in 0..MOST_LOOKS {
             sleep(LOOK).await;
@@ -60,7 +63,8 @@ impl Shedding {
         Duration::from_micros(self.late_us.load(Ordering::Relaxed))
     }
 
-    /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it matters.
+    /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it
+    /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let late = self.late();
         if late <= FIRST {

@@ -16,7 +16,8 @@ pub(crate) enum StreamFormat {
 }
 
 impl StreamFormat {
-    /// What a client that says so in `Accept` wants a stream as, if it does; the first that it names counts.
+    /// What a client that says so in `Accept` wants a stream as, if it does; the first that it
+    /// names counts.
     pub(crate) fn accepted(fields: &Fields) -> Option<Self> {
         let accepts = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"accept"));
         accepts.flat_map(|(_, value)| tokens(value)).find_map(|range| {

@@ -10,7 +10,8 @@ use serde_json::value::RawValue;
 use crate::message::problem::Problem;
 use crate::proxy::stream_body::StreamFormat;
 
-/// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at about 10,000).
+/// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at
+/// about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
 
 /// The media type of answers.
@@ -21,8 +22,9 @@ pub(crate) fn has_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }
 
-/// A path with the escapes of letters beyond ASCII undone, as services write their routes: `/%EC%83%81%ED%92%88` is `/상품`.
-/// Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would change the path's meaning. `None` when there is nothing to undo.
+/// A path with the escapes of letters beyond ASCII undone, as services write their routes:
+/// `/%EC%83%81%ED%92%88` is `/상품`. Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would
+/// change the path's meaning. `None` when there is nothing to undo.
 pub(crate) fn readable_path(path: &str) -> Option<String> {
     if !path.contains('%') {
         return None;
@@ -51,7 +53,8 @@ pub(crate) fn readable_path(path: &str) -> Option<String> {
     if undone { String::from_utf8(bytes).ok() } else { None }
 }
 
-/// The arguments in a query string or form: an object of strings, an array where a name stands several times.
+/// The arguments in a query string or form: an object of strings, an array where a name stands
+/// several times.
 pub(crate) fn form_params(form: &[u8]) -> String {
     plain_params(form).unwrap_or_else(|| any_params(form))
 }
@@ -149,15 +152,16 @@ fn is_json(media_type: &str) -> bool {
         .is_some_and(|subtype| subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
 }
 
-/// Whether `text` is one JSON value, and text in UTF-8: what a client is told to be JSON has to be. In one pass, without keeping
-/// anything of it.
+/// Whether `text` is one JSON value, and text in UTF-8: what a client is told to be JSON has to be.
+/// In one pass, without keeping anything of it.
 pub(crate) fn is_one_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
 /// A node's answer as a response: status and body, or the problem that it tells of.
 ///
-/// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet, as old clients expect.
+/// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
+/// as old clients expect.
 pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
     // The usual answer is cut out, and looked through once.

@@ -1,4 +1,5 @@
-//! Bytes both ways between a client and a server, after both have agreed to speak something else than HTTP.
+//! Bytes both ways between a client and a server, after both have agreed to speak something else
+//! than HTTP.
 
 use std::future::poll_fn;
 use std::io;
@@ -18,16 +19,17 @@ use crate::upstream::holders::Holder;
 /// Reads of one direction in one turn: others of the same thread have theirs then.
 const MAX_READS: u32 = 8;
 
-/// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay for longer by this part of it.
+/// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay
+/// for longer by this part of it.
 const LOOKS: u32 = 8;
 
-/// Carries bytes both ways until both sides have said that no more come, neither has said anything for as long as `idle`, or the
-/// tunnel has to give way to another one. A side that does not take what has come for it is not read for, and a tunnel in which
-/// nothing waits holds no buffer.
+/// Carries bytes both ways until both sides have said that no more come, neither has said anything
+/// for as long as `idle`, or the tunnel has to give way to another one. A side that does not take
+/// what has come for it is not read for, and a tunnel in which nothing waits holds no buffer.
 ///
 /// # Errors
-/// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and [`io::ErrorKind::QuotaExceeded`] for one that
-/// gives way: what was on its way is lost.
+/// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and
+/// [`io::ErrorKind::QuotaExceeded`] for one that gives way: what was on its way is lost.
 pub(crate) async fn run(
     mut client: ClientStream,
     server: TcpStream,
@@ -55,7 +57,8 @@ pub(crate) async fn run(
         if holder.poll_evicted(task).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
-        // No clock is looked at for each message: how much has moved says whether anything was said.
+        // No clock is looked at for each message: how much has moved says whether anything was
+        // said.
         while timer.poll_expired(task).is_ready() {
             let before = std::mem::replace(&mut moved, holder.bytes());
             silent = if before == moved { silent + 1 } else { 0 };
@@ -128,8 +131,8 @@ impl DirectionPoll<'_> {
         }
     }
 
-    /// Reads once, and writes what is taken of it. What is not taken waits: no more than one read, of
-    /// [`READ_BYTES`](net::buffers::READ_BYTES) at most.
+    /// Reads once, and writes what is taken of it. What is not taken waits: no more than one read,
+    /// of [`READ_BYTES`](net::buffers::READ_BYTES) at most.
     fn poll_pass_on(
         &mut self,
         task: &mut Context<'_>,
@@ -340,7 +343,8 @@ mod tests {
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());
         let polls = crate::io::poll_slice::PollCounter::default();
         let much = 64 << 20;
-        // A thread of their own makes sure that there is always something to read, and room to write.
+        // A thread of their own makes sure that there is always something to read, and room to
+        // write.
         let pumps = tokio::task::spawn_blocking(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             let streams = (client.into_std().unwrap(), server.into_std().unwrap());

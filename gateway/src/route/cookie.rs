@@ -1,4 +1,5 @@
-//! The cookie that keeps a client with a server: it names the server without saying where it is, and nobody else can make one.
+//! The cookie that keeps a client with a server: it names the server without its address, and
+//! cannot be forged.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -9,7 +10,7 @@ use ring::hmac;
 
 /// The cookie's name.
 const NAME: &str = "gateway_server";
-/// Bytes of a secret that nobody guesses.
+/// Bytes of a secret that cannot be guessed.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
 /// Cookies of one field that are looked at.
 const MAX_TRIED: usize = 8;
@@ -43,11 +44,11 @@ impl CookieSigner {
         })
     }
 
-    /// The servers that a `Cookie` field names, in those of our cookies that nobody has changed.
+    /// The servers that a `Cookie` field names, in those of our cookies that have not been changed.
     pub(crate) fn read(&self, field: &[u8]) -> impl Iterator<Item = u64> {
         let pairs = field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
         let ours = pairs.filter_map(|pair| pair.strip_prefix(NAME.as_bytes())?.strip_prefix(b"="));
-        // A browser has one for each path and domain; with more of them somebody wants us to work.
+        // A browser has one for each path and domain. More of them are an attack.
         ours.take(MAX_TRIED).filter_map(|value| self.id_in(value))
     }
 

@@ -1,4 +1,5 @@
-//! How many requests there may be below a path: at a time, and in a while for each client. Bounded, whoever asks.
+//! Limits of the requests below a path: at a time, and in a while for each client. The table of
+//! clients is bounded.
 
 use std::convert::Infallible;
 use std::hash::BuildHasher;
@@ -81,13 +82,15 @@ impl Clone for RouteLimits {
 }
 
 impl RouteLimits {
-    /// So many requests at a time, of which one client alone may have `client_share` percent, and so many in a while.
+    /// So many requests at a time, of which one client alone may have `client_share` percent, and
+    /// so many in a while.
     pub fn new(max_concurrency: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
         let in_flight = max_concurrency.map(|limit| Arc::new(Mutex::new(FairQueue::new(limit, client_share, 0))));
         Self { max_concurrency, client_share, rate, in_flight, clients: Mutex::default() }
     }
 
-    /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`] names.
+    /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`]
+    /// names.
     pub(crate) fn admit(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
         if let Some(rate) = &self.rate {
             let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
@@ -126,11 +129,12 @@ impl Drop for RouteGuard {
     }
 }
 
-/// When each client will have paid for what it has had: the generic cell rate algorithm, one number for each.
+/// When each client will have paid for what it has had: the generic cell rate algorithm, one number
+/// for each.
 #[derive(Debug)]
 struct ClientRates {
     cells: Vec<[RateCell; WAYS]>,
-    /// With a seed of its own, so that nobody can choose whose place to take.
+    /// Its seed is random, so that a client cannot choose whose cell it takes.
     hasher: std::collections::hash_map::RandomState,
     since: Instant,
 }
@@ -150,12 +154,13 @@ impl ClientRates {
     fn try_spend(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let hash = self.hasher.hash_one(client);
-        // From 1: 0 is a place that nobody has.
+        // From 1: 0 is a cell that is free.
         let now = nanos(now.saturating_duration_since(self.since)) + 1;
         let each = nanos(rate.every / rate.requests.max(1));
         let ahead = each.saturating_mul(rate.burst.max(1).into());
         let set = &mut self.cells[usize::try_from(hash).unwrap_or_default() % SETS];
-        // Its own place, or else that of whoever has been gone for longest: what is forgotten has mostly been paid for.
+        // Its own cell, or else that of the client that has been gone for longest, which has mostly
+        // paid by now.
         let own = set.iter().position(|cell| cell.tag == hash);
         let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };

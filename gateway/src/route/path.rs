@@ -10,12 +10,13 @@ use crate::message::problem::Problem;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BadPath(pub(crate) &'static str);
 
-/// The normal form of a path: no dot segments, no empty ones but the last, and only those characters escaped that have to be, in
-/// capital letters (RFC 3986, 6.2.2).
+/// The normal form of a path: no dot segments, no empty ones but the last, and only those
+/// characters escaped that have to be, in capital letters (RFC 3986, 6.2.2).
 ///
 /// # Errors
-/// [`BadPath`] for what means one thing to us and another to the service behind us: an escaped slash or backslash, control characters,
-/// broken escapes, text that is no UTF-8, and ways out of the root.
+/// [`BadPath`] for what means one thing to us and another to the service behind us: an escaped
+/// slash or backslash, control characters, broken escapes, text that is no UTF-8, and ways out of
+/// the root.
 pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
     if is_normal(path) {
         return Ok(Cow::Borrowed(path));
@@ -80,7 +81,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
         };
         match byte {
             b'/' | b'\\' if escaped => return Err(BadPath("an escaped slash or backslash has no place in a path")),
-            // What follows a `#` is for the client alone (RFC 9110, 4.2.5); a backslash is a slash to some.
+            // What follows a `#` is for the client alone (RFC 9110, 4.2.5); a backslash is a slash
+            // to some.
             b'\\' | b'#' => return Err(BadPath("a path has no backslash and no #")),
             0..b' ' | 0x7f => return Err(BadPath("a path has no control characters")),
             _ => raw.push((byte, escaped)),
@@ -103,7 +105,8 @@ fn unescape(path: &str) -> Result<String, BadPath> {
     Ok(path)
 }
 
-/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path has segments.
+/// What `get` has for the longest part of a path that ends at a slash: as many look-ups as the path
+/// has segments.
 pub(crate) fn longest_prefix<T>(path: &str, get: impl Fn(&str) -> Option<T>) -> Option<(usize, T)> {
     let mut prefix = path.strip_suffix('/').unwrap_or(path);
     loop {

@@ -1,7 +1,7 @@
-//! What one server may be given at a time, and who waits for it.
+//! How many requests and tunnels one server is given at a time, and the queue of those that wait.
 //!
-//! No client has all places of a server ([`FairQueue`]), and while places are short whoever makes a server wait gives way
-//! ([`Holders`]). Tunnels have places of their own.
+//! No client has all permits of a server ([`FairQueue`]). While they are short, clients that make a
+//! server wait are evicted ([`Holders`]). Tunnels have permits of their own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -20,14 +20,16 @@ use crate::upstream::holders::{Holder, Holders, PermitKind};
 
 /// Requests that wait for one server.
 pub(crate) const MAX_WAITING: usize = 1024;
-/// After somebody had to wait, places count as short for so long: then some are kept free by those who are slow.
+/// How long permits count as short after a request had to wait. For that time slow clients are
+/// evicted, so that some permits stay free.
 const CROWDED: Duration = Duration::from_secs(10);
-/// How often those who are slow are looked for, however many ask.
+/// How often slow clients are looked for, however many requests come.
 const SWEEP: Duration = Duration::from_millis(10);
-/// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones within seconds and not at once.
-/// Each costs its worker a connection to the server, and other requests wait meanwhile.
+/// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones
+/// within seconds and not at once. Each costs its worker a connection to the server, and other
+/// requests wait meanwhile.
 const TUNNELS_FOR_ONE: usize = 512;
-/// Somebody who waits has them looked for each time that this many times as long has passed.
+/// A request that waits looks for slow clients again after a pause that grows by this factor.
 const LOOK_AGAIN: u32 = 4;
 
 /// What one server may be given at a time, of all workers.
@@ -39,7 +41,7 @@ pub(crate) struct ConcurrencyLimit {
     free: AtomicUsize,
     /// Requests and tunnels that had to give way, at all servers.
     evicted: Arc<AtomicU64>,
-    /// Held for moments only; nobody waits inside.
+    /// Held for moments only; nothing waits inside.
     state: Mutex<LimitState>,
 }
 
@@ -48,16 +50,17 @@ struct LimitState {
     queue: FairQueue<oneshot::Sender<InnerPermit>>,
     holders: Holders,
     drain_rate: DrainRate,
-    /// Until when places count as short.
+    /// Until when permits count as short.
     crowded_until: Option<Instant>,
     next_sweep: Option<Instant>,
     throttle: LogThrottle,
 }
 
-/// How fast places become free while somebody waits for one: who would wait for too long is told at once.
+/// How fast permits are released while requests wait for one. A request that would wait for too
+/// long is refused at once.
 #[derive(Debug, Default)]
 struct DrainRate {
-    /// When the last one did, or somebody began to wait for the next.
+    /// When the last one was released, or a request began to wait for the next.
     last: Option<Instant>,
     /// The mean of the times between them.
     interval: Duration,
@@ -107,7 +110,8 @@ pub(crate) enum QueueError {
 }
 
 impl ConcurrencyLimits {
-    /// The places of a server, of which there are `limit`; those of another limit or share are others.
+    /// The places of a server, of which there are `limit`; those of another limit or share are
+    /// others.
     pub(crate) fn limit_for(
         &self,
         server: SocketAddr,
@@ -121,7 +125,7 @@ impl ConcurrencyLimits {
             return limits;
         }
         if known.len() == known.capacity() {
-            // It would grow: a good time to see what nobody needs.
+            // It would grow: a good time to drop what is no longer used.
             known.retain(|_, limits| limits.strong_count() > 0);
         }
         let limits = Arc::new(ConcurrencyLimit::new(limit, kind, client_share, Arc::clone(&self.evicted)));
@@ -178,7 +182,8 @@ impl ConcurrencyLimit {
         Some(self.issue_permit(endpoint, InnerPermit::new(self, client), now))
     }
 
-    /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there may be one by then.
+    /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there
+    /// may be one by then.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -200,7 +205,7 @@ impl ConcurrencyLimit {
             pause *= LOOK_AGAIN;
             match timeout_at(deadline.min(look_again), &mut granted).await {
                 Ok(Ok(place)) => return Ok(self.issue_permit(endpoint, place, Instant::now())),
-                // Somebody who waits with fewer requests came in its stead.
+                // A client with fewer requests in the queue took its place.
                 Ok(Err(_displaced)) => return Err(QueueError::Full),
                 Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
                 Err(_elapsed) => {}
@@ -208,7 +213,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// Somebody waits: who is slow gives way.
+    /// A request waits: slow clients are evicted.
     fn evict_for_waiters(&self, now: Instant) {
         let mut state = self.lock();
         if state.queue.waiting() > 0 {
@@ -217,7 +222,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// Somebody had to wait not long ago: a few places are kept free, so that nobody else has to.
+    /// A request had to wait not long ago: a few permits are kept free, so that others need not.
     fn keep_some_free(&self, state: &mut LimitState, now: Instant) {
         if state.crowded_until.is_some_and(|until| now >= until) {
             state.crowded_until = None;
@@ -276,11 +281,13 @@ impl Drop for InnerPermit {
         }
         state.queue.release(self.client);
         if state.queue.waiting() > 0 {
-            // Nobody has to know how fast it goes until somebody waits.
+            // The rate is of interest only while requests wait.
             state.drain_rate.record_release(Instant::now());
-            // As many as may now: who was kept waiting by its share may have room for more than one.
+            // As many as may now: who was kept waiting by its share may have room for more than
+            // one.
             while let Some((client, waiter)) = state.queue.pop() {
-                // Who waits no more has said so before it stops listening. If one had not, its place would be given back in turn.
+                // Who waits no more has said so before it stops listening. If one had not, its
+                // place would be given back in turn.
                 unwanted.extend(waiter.send(Self::new(&self.limits, client)).err());
             }
         }
@@ -290,7 +297,8 @@ impl Drop for InnerPermit {
 }
 
 impl Permit {
-    /// The client is waited for, or not any more. From the first time on the request may have to give way to others.
+    /// The client is waited for, or not any more. From the first time on the request may have to
+    /// give way to others.
     pub(crate) fn waits_for_client(&self, waits: bool) {
         match self.inner.holder.get() {
             Some(holder) => holder.set_waiting(waits),
@@ -306,8 +314,8 @@ impl Permit {
         }
     }
 
-    /// Ready when it has to give way to others. Polled by the task that calls [`waits_for_client`](Self::waits_for_client), after
-    /// that.
+    /// Ready when it has to give way to others. Polled by the task that calls
+    /// [`waits_for_client`](Self::waits_for_client), after that.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
     }
@@ -323,15 +331,15 @@ impl DrainRate {
     /// Part of a sample in the mean. Places become free by the dozen.
     const SHARE: u32 = 32;
 
-    /// A place becomes free, and somebody waits.
+    /// A permit is released, and a request waits.
     fn record_release(&mut self, now: Instant) {
         if let Some(last) = self.last.replace(now) {
             self.interval = (self.interval * (Self::SHARE - 1) + now.saturating_duration_since(last)) / Self::SHARE;
         }
     }
 
-    /// How long it takes until so many have had their turn, for somebody who begins to wait at `now`. Whoever is next waits in any
-    /// case, and finds out whether it has become better.
+    /// How long a request that begins to wait at `now` waits behind `ahead` others. The next in the
+    /// queue always waits, and so measures whether the rate has become better.
     fn predicted_wait(&mut self, now: Instant, ahead: usize) -> Duration {
         if ahead == 0 {
             // What became free before that was not waited for.
@@ -341,7 +349,7 @@ impl DrainRate {
     }
 }
 
-/// Somebody who waits, until it is dropped.
+/// A request in the queue, until it is dropped.
 struct QueuedRequest<'a> {
     limits: &'a ConcurrencyLimit,
     client: IpAddr,

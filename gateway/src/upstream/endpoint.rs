@@ -15,19 +15,22 @@ use crate::io::stream::limit_unsent;
 
 /// In one network a connect is answered in well under this, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that is not in use is surely open, if its server does not say: those in Node.js close theirs after five
-/// seconds, and a request that is on its way then is lost.
+/// How long a connection that is not in use is surely open, if its server does not say: those in
+/// Node.js close theirs after five seconds, and a request that is on its way then is lost.
 const RELIABLE_IDLE: Duration = Duration::from_secs(4);
-/// A connection is kept no longer than this, whatever its server says, if it says nothing, too: what may be sent again can try it.
+/// A connection is kept no longer than this, whatever its server says, if it says nothing, too:
+/// what may be sent again can try it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
-/// A server that says for how long it keeps a connection is believed, less what a request may take to get there.
+/// A server that says for how long it keeps a connection is believed, less what a request may take
+/// to get there.
 const IN_TRANSIT: Duration = Duration::from_secs(1);
 /// Connections to one server that are kept though they are not in use.
 const MAX_IDLE: usize = 256;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
 const FIRST_COOL_DOWN: Duration = Duration::from_millis(500);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(10);
-/// How a server does is remembered for so long after it has gone: it may come back, as after a restart of the Distributor.
+/// How a server does is remembered for so long after it has gone: it may come back, as after a
+/// restart of the Distributor.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// One server, whatever it answers. It outlives changes of the list.
@@ -79,7 +82,8 @@ pub(crate) enum Reuse {
     Never,
 }
 
-/// A connection to a server. Unless it is [returned to the pool](Self::return_to_pool), it is closed when it is dropped.
+/// A connection to a server. Unless it is [returned to the pool](Self::return_to_pool), it is
+/// closed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
     /// `None` only when it has been kept or taken.
@@ -92,7 +96,7 @@ pub(crate) struct ServerConnection {
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectError {
-    /// Nobody answers there.
+    /// The server does not answer.
     Unreachable,
     /// This machine has no port left to connect from, or no descriptor.
     Exhausted,
@@ -230,12 +234,14 @@ impl EndpointState {
     }
 }
 
-/// Whatever a server says without being asked, its end included, nobody can use the connection then.
+/// Whether a server has sent nothing unasked, its end included. After that a connection is of no
+/// use.
 fn is_silent(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor, no memory.
+/// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor,
+/// no memory.
 fn is_exhausted(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
@@ -248,12 +254,13 @@ impl ServerConnection {
         self.stream.as_mut().expect("it is there until it is kept or taken")
     }
 
-    /// It is somebody else's from now on.
+    /// Takes the stream out: it will not be reused.
     pub(crate) fn detach(&mut self) -> TcpStream {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 
-    /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole in the server's eyes.
+    /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole
+    /// in the server's eyes.
     pub(crate) fn return_to_pool(mut self, limits: IdleLimits, begun: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
             self.endpoint.return_to_pool(stream, limits, begun, now);

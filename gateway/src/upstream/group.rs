@@ -61,7 +61,7 @@ pub(crate) struct PickedEndpoint {
 }
 
 impl UpstreamGroup {
-    /// Whose turn it is; `None` when there is nobody but those that were tried.
+    /// The endpoint that is next; `None` when all were tried.
     pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
         self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
     }
@@ -128,7 +128,8 @@ impl PickedEndpoint {
         self.limit(kind).try_acquire(&self.endpoint, client, now)
     }
 
-    /// A place for a request of `client` among those of the server, waited for until `deadline` if it has to be.
+    /// A place for a request of `client` among those of the server, waited for until `deadline` if
+    /// it has to be.
     pub(crate) async fn acquire(
         &self,
         kind: PermitKind,

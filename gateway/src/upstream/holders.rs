@@ -1,5 +1,5 @@
-//! Those who have a place and whose client is waited for: who of them gives way when places are short. Pure, but for how they hear
-//! of it.
+//! Those who have a place and whose client is waited for: who of them gives way when places are
+//! short. Pure, but for how they hear of it.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,9 @@ use foldhash::HashMap;
 use futures::task::AtomicWaker;
 use tokio::time::{Duration, Instant};
 
-/// While others wait for a place, a client that takes or sends fewer bytes a second than this gives way. Slow lines are faster; with
-/// fewer bytes a few attackers could have all places of a server for next to nothing.
+/// While others wait for a place, a client that takes or sends fewer bytes a second than this gives
+/// way. Slow lines are faster; with fewer bytes a few attackers could have all places of a server
+/// for next to nothing.
 pub(crate) const MIN_RATE: u64 = 16 * 1024;
 /// How long that is looked at: a system tells of what a client has taken in pieces of 32 KiB.
 const WINDOW: Duration = Duration::from_secs(2);
@@ -21,9 +22,9 @@ const MIN_SILENCE: Duration = Duration::from_secs(1);
 /// What is done with places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PermitKind {
-    /// Who is slow gives way.
+    /// Slow ones are evicted.
     Requests,
-    /// Whoever has been silent for longest gives way.
+    /// Those that have been silent for longest are evicted.
     Tunnels,
 }
 
@@ -66,7 +67,7 @@ impl Holder {
     }
 
     pub(crate) fn record_bytes(&self, bytes: u64) {
-        // Nobody else writes it.
+        // Written by one task alone.
         self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
@@ -111,15 +112,16 @@ impl Holders {
         self.evicting
     }
 
-    /// Tells so many to give way, or as many as should. `usual`: as many who wait for their clients leave enough for others, so that
-    /// of these only the slow ones go. Gives how many were told.
+    /// Tells so many to give way, or as many as should. `usual`: as many who wait for their clients
+    /// leave enough for others, so that of these only the slow ones go. Gives how many were told.
     pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {
             *each.entry(watched.holder.client).or_default() += 1;
         }
         let count = |watched: &WatchedHolder| each.get(&watched.holder.client).copied().unwrap_or(0);
-        // The clients that have most come first, and of each whoever is slowest, or has been silent for longest.
+        // Holders of the clients that have most come first, and of each client the slowest, or the
+        // longest silent.
         let (mut slow, mut unproven) = (Vec::new(), Vec::new());
         for (at, watched) in self.watched.iter_mut().enumerate() {
             let moved = watched.holder.bytes();

@@ -1,4 +1,5 @@
-//! The side of servers: who answers which prefix, how each of them does, and how much each may be given at a time.
+//! The side of servers: who answers which prefix, how each of them does, and how much each may be
+//! given at a time.
 //!
 //! It reads no request and writes no response.
 
@@ -19,7 +20,8 @@ use crate::io::budget::Budget;
 use crate::upstream::concurrency::ConcurrencyLimits;
 use crate::upstream::server_checks::ServerChecks;
 
-/// What all workers share: the places of servers, whether they are alive, and what cookies are signed with.
+/// What all workers share: the places of servers, whether they are alive, and what cookies are
+/// signed with.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,

@@ -1,4 +1,4 @@
-//! Finds out whether nodes answer calls while nobody calls them.
+//! Checks whether nodes answer calls, between the calls of clients.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

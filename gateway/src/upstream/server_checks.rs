@@ -1,4 +1,4 @@
-//! Finds out whether servers are alive while nobody asks them for anything.
+//! Checks whether servers are alive, between the requests of clients.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,7 +17,7 @@ use crate::http1::response_reader::ResponseReader;
 
 /// How long a server may take for its sign of life.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
-/// More often than that nobody is asked.
+/// The shortest time between two checks of one server.
 pub(crate) const MIN_PERIOD: Duration = Duration::from_millis(10);
 /// Signs that have to fail in a row: one may be lost in a busy moment.
 pub(crate) const MAX_FAILURES: u32 = 2;
@@ -30,7 +30,8 @@ pub(crate) struct ServerChecks {
     log_throttle: Arc<Mutex<LogThrottle>>,
 }
 
-/// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of them.
+/// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of
+/// them.
 const MAX_LINES: u32 = 20;
 
 impl Default for ServerChecks {
@@ -43,7 +44,7 @@ impl Default for ServerChecks {
 /// Two routes may have the same server looked at in different ways.
 type CheckKey = (SocketAddr, config::Check, Duration);
 
-/// One server, asked for as long as somebody holds this.
+/// One server, checked for as long as this is held.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
     address: SocketAddr,
@@ -53,8 +54,8 @@ pub(crate) struct ServerCheck {
 }
 
 impl ServerChecks {
-    /// The check of a server. A new one begins at once, in the runtime of whoever asks first, and takes the server for alive until it
-    /// has seen otherwise.
+    /// The check of a server. A new one begins at once, in the runtime of the first caller, and
+    /// takes the server for alive until it has seen otherwise.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
         let every = every.max(MIN_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +64,7 @@ impl ServerChecks {
             return check;
         }
         if known.len() == known.capacity() {
-            // It would grow: a good time to see what nobody needs.
+            // It would grow: a good time to drop what is no longer used.
             known.retain(|_, check| check.strong_count() > 0);
         }
         let check = Arc::new(ServerCheck { address, how: how.clone(), every, alive: AtomicBool::new(true) });

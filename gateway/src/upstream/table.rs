@@ -1,4 +1,5 @@
-//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each may be given.
+//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each
+//! may be given.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -23,8 +24,8 @@ use crate::route::path::{longest_prefix, normal_prefix};
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
 
-/// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long: whoever is deployed anew, or
-/// fails, is back by then.
+/// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long:
+/// a service that is deployed anew, or fails, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
 /// Prefixes of one node, as many as it may have urls, and bytes of one.
 const MAX_PREFIXES: usize = 256;
@@ -47,9 +48,10 @@ pub(crate) struct UpstreamTable {
 /// Who answers what.
 #[derive(Debug, Default)]
 struct TableState {
-    /// By prefix, in normal form and without a slash at its end: `` is everything. What a request has found does not change under it.
+    /// By prefix, in normal form and without a slash at its end: `` is everything. What a request
+    /// has found does not change under it.
     prefixes: HashMap<Box<str>, Arc<UpstreamGroup>>,
-    /// How many of them nobody registers any more.
+    /// How many of them no node registers any more.
     gone: usize,
     /// The nodes that are such servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
@@ -66,7 +68,8 @@ impl UpstreamTable {
         Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state) }
     }
 
-    /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections that are not in use any more.
+    /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections
+    /// that are not in use any more.
     pub(crate) async fn run_updates(
         self: Arc<Self>,
         peers: Peers,
@@ -109,7 +112,8 @@ impl UpstreamTable {
         self.state.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
 
-    /// All prefixes with their servers, as an operator wants to see them: with what this worker knows of them added to `all`.
+    /// All prefixes with their servers, as an operator wants to see them: with what this worker
+    /// knows of them added to `all`.
     pub(crate) fn status(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         for (prefix, group) in &state.prefixes {
@@ -155,14 +159,16 @@ impl TableState {
         self.prefixes.values_mut().for_each(|group| Arc::make_mut(group).pool.rebuild_schedule());
         self.gone = 0;
         self.apply_nodes(&nodes, snapshot, shared, now);
-        // What is written in no file any more is forgotten at once; what had registered may come back.
+        // What is written in no file any more is forgotten at once; what had registered may come
+        // back.
         for (prefix, group) in old.into_iter().filter(|(_, group)| group.gone.is_some()) {
             self.gone += usize::from(!self.prefixes.contains_key(&prefix));
             self.prefixes.entry(prefix).or_insert(group);
         }
     }
 
-    /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have lost their last one remembered.
+    /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have
+    /// lost their last one remembered.
     fn apply_nodes(&mut self, nodes: &[Arc<Node>], snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let servers = nodes.iter().filter(|node| http_advert(node).is_some());
         let new: HashMap<_, _> = servers.map(|node| (node_address(node), Arc::clone(node))).collect();
@@ -177,7 +183,7 @@ impl TableState {
         for node in &left {
             left_prefixes.extend(prefixes(node).map(|prefix| (node_address(node), prefix)));
         }
-        // Whoever comes again below is as alive as it was.
+        // A server that comes again below is as alive as it was.
         let mut checks = Vec::new();
         for (_, prefix) in &left_prefixes {
             let Some(group) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
@@ -264,8 +270,8 @@ impl TableState {
         group.gone = is_gone.then(|| group.gone.unwrap_or(GroupGone { since: now, node }));
     }
 
-    /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so that who invents prefixes takes
-    /// the room from itself.
+    /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so
+    /// that who invents prefixes takes the room from itself.
     fn evict_gone_groups(&mut self) {
         if self.gone <= MAX_REMEMBERED {
             return;

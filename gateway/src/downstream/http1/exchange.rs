@@ -173,7 +173,8 @@ impl Exchange for Http1Connection<'_> {
             self.keep_alive = KeepAlive::Closes;
         }
         if outcome.result.is_err() && outcome.is_response_begun && !chunks {
-            // A client that reads to the end of the connection must not take this end for the response's.
+            // A client that reads to the end of the connection must not take this end for the
+            // response's.
             open(&mut self.stream).reset_on_drop();
         }
         outcome.result.map(|forwarded| match forwarded {

@@ -30,7 +30,7 @@ pub(super) struct Http1Input {
     pub(super) has_begun: bool,
     /// Of the request at hand.
     pub(super) body: BodyReader,
-    /// Pieces of it that have been read, and that nobody has taken yet.
+    /// Pieces of it that have been read and not used yet.
     pub(super) read_ahead: VecDeque<Piece>,
     /// The client waits for leave to send the body.
     pub(super) needs_continue: bool,
@@ -57,7 +57,8 @@ impl Http1Input {
         Ok(stream.recv(&mut self.buffer)?)
     }
 
-    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than what has come.
+    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than
+    /// what has come.
     pub(super) async fn read_more(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
         loop {
             if self.buffer.is_empty() {
@@ -98,8 +99,8 @@ impl Http1Input {
         }
     }
 
-    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that nothing more is read, and so
-    /// nobody would see it go.
+    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that
+    /// nothing more is read, so that its going cannot be seen.
     pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
         while self.buffer.len() < MAX_AHEAD_BYTES {
             match self.read_more(stream).await {

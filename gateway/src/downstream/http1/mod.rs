@@ -37,14 +37,15 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 const MAX_AHEAD_BYTES: usize = 32 * 1024;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
-/// Bytes of a body that nobody wants which are read, so that the connection can be used again.
+/// How much of an unwanted body is read, so that the connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
-/// When we stop, how long a client that is kept alive may take for its next request, which is answered still.
+/// When we stop, how long a client that is kept alive may take for its next request, which is
+/// answered still.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A client, as whoever answers its requests sees it.
+/// A client's connection, as the handler of its requests sees it.
 #[derive(Debug)]
 struct Http1Connection<'a> {
     /// `None` once a tunnel has it.
@@ -60,7 +61,8 @@ struct Http1Connection<'a> {
     timer: Timer,
     /// When it began to wait for a head, or for the rest of one.
     since: Instant,
-    /// When the last request was answered, if nothing has been waited for since: so nobody has to look at the clock again.
+    /// When the last request was answered, if nothing has been waited for since: this saves a
+    /// reading of the clock.
     answered: Option<Instant>,
     limits: Http1Timeouts,
     client: &'a TrackedClient,
@@ -77,7 +79,8 @@ struct Http1Timeouts {
     write: Duration,
 }
 
-/// Serves one client until it goes, does nothing for too long, or has to leave and its requests are answered.
+/// Serves one client until it goes, does nothing for too long, or has to leave and its requests are
+/// answered.
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
@@ -177,12 +180,13 @@ impl Http1Connection<'_> {
             self.since = now;
         }
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
-        // Whoever is about to ask is answered, and told that it was the last time; closing at once would be a race with that.
+        // A client that is about to ask is answered, and told that it was the last time. Closing at
+        // once would lose that request.
         let stops = !has_begun && self.client.stop.is_cancelled();
         let due = self.since + limit;
         self.timer.set(if stops { due.min(now + LAST_REQUEST_WAIT) } else { due });
         if self.input.buffer.is_empty() {
-            // Who has never asked for anything has not finished what it came for.
+            // A client that has never asked for anything has not finished what it came for.
             if !is_first {
                 self.client.mark_idle(now);
             }
@@ -248,7 +252,8 @@ impl Http1Connection<'_> {
         self.flush().await
     }
 
-    /// What the response says of the connection: whoever has sent much that nobody reads loses it, and so does everybody when we stop.
+    /// What the response says of the connection. It closes after a request with a large unread
+    /// body, and when the gateway stops.
     fn keep_alive_after(&mut self) -> KeepAlive {
         let unread = match self.input.body {
             BodyReader::Done | BodyReader::Length(0) => false,
@@ -262,7 +267,8 @@ impl Http1Connection<'_> {
         self.keep_alive
     }
 
-    /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to somebody.
+    /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to a
+    /// server.
     fn keep_alive_while(&self) -> KeepAlive {
         if self.client.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
@@ -304,8 +310,8 @@ impl Http1Connection<'_> {
         Ok(())
     }
 
-    /// Ends the connection so that the last response arrives: a system that has unread bytes resets, and the client may lose what it
-    /// has not read (RFC 9112, 9.6).
+    /// Ends the connection so that the last response arrives: a system that has unread bytes
+    /// resets, and the client may lose what it has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
         let _ = timeout(LINGER, open(&mut self.stream).shutdown()).await;
         self.timer.set(Instant::now() + LINGER);

@@ -1,4 +1,4 @@
-//! What a connection does for whoever answers its requests.
+//! What a connection does for the handler of its requests.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Holds everybody back for ever, if they can be.
+/// Delays every rejection for ever, if it can.
 #[derive(Default)]
 struct Delays {
     begun: Notify,

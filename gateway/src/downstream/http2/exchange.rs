@@ -29,8 +29,8 @@ use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
 
-/// Bytes of a body that nobody wants which are read, and for how long: some clients take a reset for the end of everything, though it
-/// says NO_ERROR and follows the whole answer (RFC 9113, 8.1).
+/// How much of an unwanted body is read, and for how long. Some clients take a reset for a failure,
+/// though it says NO_ERROR and follows the whole response (RFC 9113, 8.1).
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -75,7 +75,8 @@ impl Http2Exchange {
         (stream, head)
     }
 
-    /// Sends what the request was answered with; how its handling `ended` decides how the stream does.
+    /// Sends what the request was answered with; how its handling `ended` decides how the stream
+    /// does.
     pub(super) async fn finish(mut self, ended: Result<(), Ended>) {
         let sent = match (ended, self.full.take()) {
             (Ok(()), Some(full)) => self.send_full(full).await,
@@ -89,8 +90,8 @@ impl Http2Exchange {
         }
     }
 
-    /// Reads what the client still sends of its request, within limits: so it hears what is wrong with that, and a small rest is not
-    /// answered by a reset.
+    /// Reads what the client still sends of its request, within limits: so it hears what is wrong
+    /// with that, and a small rest is not answered by a reset.
     async fn discard_body(&mut self) {
         let until = Instant::now() + LINGER;
         let mut left = MAX_DISCARDED_BYTES;
@@ -216,7 +217,8 @@ impl Exchange for Http2Exchange {
         let mut timer = Timer::at(Instant::now() + request.timeout);
         let outcome = forward::forward(request, &mut upload, &mut download, server, &mut timer).await;
         outcome.result.map(|forwarded| match forwarded {
-            // A server that was not given all of a request would take the next one for the rest of it.
+            // A server that was not given all of a request would take the next one for the rest of
+            // it.
             Forwarded::Done { keep_server, answered } => {
                 Forwarded::Done { keep_server: keep_server.filter(|_| outcome.is_request_sent), answered }
             }
@@ -237,12 +239,14 @@ impl Exchange for Http2Exchange {
     }
 
     async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
-        // There are so many streams to a connection, and what is in its window: others may need them.
+        // There are so many streams to a connection, and what is in its window: others may need
+        // them.
         Ok(())
     }
 
     async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
-        // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to change to one.
+        // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to
+        // change to one.
         Ended("HTTP/2 has no upgrades")
     }
 }

@@ -32,7 +32,8 @@ impl Frames {
         Self { at: FramePosition::Payload(PREFACE_BYTES) }
     }
 
-    /// Takes bytes off `bytes` up to the end of the next frame's head; all of them, and gives `None`, when that is not there.
+    /// Takes bytes off `bytes` up to the end of the next frame's head; all of them, and gives
+    /// `None`, when that is not there.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         loop {
             match &mut self.at {

@@ -1,4 +1,5 @@
-//! What a client costs without asking for anything: frames that are counted as they come, and a budget for them. Pure.
+//! What a client costs without asking for anything: frames that are counted as they come, and a
+//! budget for them. Pure.
 
 use tokio::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use super::frames::FrameHead;
 const BURST: f64 = 1000.0;
 /// Points that come back in a second.
 const PER_SECOND: f64 = 100.0;
-/// Bytes of responses that earn a point: who takes much has to say much about how much more it takes.
+/// Bytes of responses that earn a point: who takes much has to say much about how much more it
+/// takes.
 const BYTES_PER_POINT: f64 = 2048.0;
 /// Follows the frames of one client.
 #[derive(Debug)]
@@ -47,17 +49,18 @@ impl Meter {
 fn cost(kind: u8, flags: u8, length: u32) -> f64 {
     const END_STREAM: u8 = 1;
     match kind {
-        // DATA: nothing in it is of no use but to end a stream, and little in it costs more than it is worth.
-        // The last of a request comes once for each.
+        // DATA: nothing in it is of no use but to end a stream, and little in it costs more than it
+        // is worth. The last of a request comes once for each.
         0 if length == 0 && flags & END_STREAM == 0 => 2.0,
         0 if flags & END_STREAM == 0 && length < 64 => 0.125,
-        // HEADERS: a request costs more than this in any case, and there is a limit to those at a time.
+        // HEADERS: a request costs more than this in any case, and there is a limit to those at a
+        // time.
         0 | 1 => 0.0,
-        // RST_STREAM: somebody has worked in vain.
+        // RST_STREAM: work was done in vain.
         3 => 2.0,
         // SETTINGS have to be acknowledged, and may change a lot.
         4 => 5.0,
-        // PRIORITY, PING, WINDOW_UPDATE, CONTINUATION, and what nobody knows.
+        // PRIORITY, PING, WINDOW_UPDATE, CONTINUATION, and unknown frames.
         _ => 1.0,
     }
 }

@@ -94,8 +94,8 @@ impl AsyncWrite for MeteredStream<'_> {
         if self.lingers.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(task))?;
         }
-        // A system that is told things nobody reads resets, and the client loses what it has not read: what it says is listened to
-        // until it goes, or has had time enough.
+        // The system resets a connection with unread bytes, and the client loses what it has not
+        // read. So the client's bytes are read until it goes, or for a while.
         let this = &mut *self;
         let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER));
         loop {

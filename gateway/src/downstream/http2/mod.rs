@@ -35,20 +35,23 @@ use crate::proxy::exchange::{FullResponse, Handler};
 
 /// Requests of one client at a time.
 const MAX_STREAMS: u32 = 100;
-/// The same of a client that comes when many are here: the crate's table of streams takes 0.6 kB for each that there has ever been.
+/// The same of a client that comes when many are here: the crate's table of streams takes 0.6 kB
+/// for each that there has ever been.
 const MAX_STREAMS_IN_A_CROWD: u32 = 16;
 /// Bytes of a request's header fields, counted as they are after decompression.
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;
 /// Bytes of one response that wait to be written.
 const MAX_SEND_BYTES: usize = 32 * 1024;
-/// Bytes of a request's body that a client may send ahead, and of all of a connection's: ten thousand clients may do that.
+/// Bytes of a request's body that a client may send ahead, and of all of a connection's: ten
+/// thousand clients may do that.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024;
 /// Streams that a client has reset and we have not seen yet.
 const MAX_RESET: usize = 50;
 /// Streams of a client that are not counted: ten thousand clients have 190 MB of these.
 const FREE_STREAMS: usize = 4;
-/// What a further one costs, beside its fields, until it is answered; it comes from the budget of all clients. 4.7 kB were seen.
+/// What a further one costs, beside its fields, until it is answered; it comes from the budget of
+/// all clients. 4.7 kB were seen.
 const STREAM_BYTES: usize = 5 * 1024;
 /// Streams that we have had to reset because of what the client did.
 const MAX_LOCAL_RESETS: usize = 100;
@@ -57,7 +60,8 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and its requests are answered.
+/// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and
+/// its requests are answered.
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
@@ -158,7 +162,8 @@ async fn serve(
             }
             () = client.stop.cancelled(), if !stopping => {
                 stopping = true;
-                // Streams that are on their way are taken still; the client is told to ask elsewhere from then on.
+                // Streams that are on their way are taken still; the client is told to ask
+                // elsewhere from then on.
                 connection.graceful_shutdown();
                 timer.set(Instant::now() + LAST_REQUEST_WAIT);
             }

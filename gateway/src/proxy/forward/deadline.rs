@@ -25,7 +25,7 @@ impl MovingDeadline {
         self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// While somebody else's time counts.
+    /// Stops the clock while something else is waited for.
     pub(super) fn disarm(&self) {
         self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
     }

@@ -22,13 +22,15 @@ use crate::proxy::ended::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-/// Room for a read of a response: at first, for most of them; then; and for one of which so much has been taken that its client is one
-/// who reads. What has been read when a client stops is held for as long as it does.
+/// Room for a read of a response: at first, for most of them; then; and for one of which so much
+/// has been taken that its client is one who reads. What has been read when a client stops is held
+/// for as long as it does.
 pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
 pub(super) const READ_BYTES: usize = 8 * 1024;
 pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
 pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
-/// The system takes so much for a client that takes nothing. From there on it is asked whether it would take more before more is read.
+/// The system takes so much for a client that takes nothing. From there on it is asked whether it
+/// would take more before more is read.
 pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// Bytes of parts that leave together.
 pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
@@ -66,7 +68,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         let response = self.response(input).await?;
         let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
         if switches && !self.head.upgrades {
-            return Err(ForwardError::Malformed("it changes to a protocol that nobody has asked for".to_owned()));
+            return Err(ForwardError::Malformed("it changes to a protocol that was not asked for".to_owned()));
         }
         let answered = self.asked.elapsed();
         self.sink.head(&response, !self.is_request_sent.load(Ordering::Relaxed), self.set_cookie);
@@ -74,7 +76,7 @@ impl<S: Sink> ResponsePump<'_, S> {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
-        // Nobody needs them for as long as the response takes.
+        // Not needed while the body is passed on.
         drop(fields);
         self.is_response_begun.store(true, Ordering::Relaxed);
         let mut body = BodyReader::new(framing);
@@ -90,8 +92,8 @@ impl<S: Sink> ResponsePump<'_, S> {
                     break;
                 }
                 Ok(Piece::More) => {
-                    // Nothing is held back, and nothing is read that the client does not take.
-                    // The client's time is not the server's.
+                    // Nothing is held back, and nothing is read that the client does not take. The
+                    // client's time is not the server's.
                     self.deadline.disarm();
                     if input.is_empty() {
                         buffers::release(std::mem::take(input));
@@ -149,7 +151,8 @@ impl<S: Sink> ResponsePump<'_, S> {
         }
     }
 
-    /// Reads on. A buffer that is empty is taken only when there is something to read: thousands may wait for a slow server.
+    /// Reads on. A buffer that is empty is taken only when there is something to read: thousands
+    /// may wait for a slow server.
     pub(super) async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ForwardError> {
         let is_response_begun = self.is_response_begun.load(Ordering::Relaxed);
         let read = loop {
@@ -186,7 +189,7 @@ impl<S: Sink> ResponsePump<'_, S> {
     }
 }
 
-/// Gives a client parts as they come, until the last, or until the client goes: of a stream nobody wants the rest.
+/// Gives a client parts as they come, until the last, or until the client goes.
 pub(crate) async fn relay_stream(
     response: &ResponseHead,
     parts: impl Stream<Item = Result<Bytes, Ended>>,
@@ -207,7 +210,8 @@ pub(super) async fn relay_parts(
     let mut parts = std::pin::pin!(parts);
     let (mut batch, mut passed) = (BytesMut::new(), 0);
     loop {
-        // What is there leaves together: a frame of HTTP/2 for each of many small parts would look like an attack.
+        // What is there leaves together: a frame of HTTP/2 for each of many small parts would look
+        // like an attack.
         let ready = if batch.len() < MAX_BATCH_BYTES { parts.next().now_or_never() } else { None };
         let part = match ready {
             Some(part) => part,
@@ -215,7 +219,7 @@ pub(super) async fn relay_parts(
                 passed += batch.len() as u64;
                 sink.data(batch.split().freeze());
                 sink.flush().await?;
-                // Nobody who waits holds a buffer.
+                // A client that waits holds no buffer.
                 batch = BytesMut::new();
                 sink.release_buffers();
                 if passed >= ASK_FROM_BYTES {

@@ -31,7 +31,8 @@ pub(crate) use self::upload::body_deadline;
 /// What became of a request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// The response has been passed on. For how long the server's connection can be used again, if it can, and when the response began.
+    /// The response has been passed on. For how long the server's connection can be used again, if
+    /// it can, and when the response began.
     Done { keep_server: Option<IdleLimits>, answered: Duration },
     /// The server has gone over to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
@@ -78,13 +79,15 @@ pub(crate) trait Source: Send {
     /// Completes when the client goes.
     fn client_gone(&mut self) -> impl Future<Output = Ended> + Send;
 
-    /// Whether nobody is left to read the response; otherwise the client has only said that it sends no more.
+    /// Whether the client cannot read the response any more; otherwise it has only said that it
+    /// sends no more.
     fn is_client_gone(ended: Ended) -> bool;
 }
 
 /// Where a response goes.
 pub(crate) trait Sink: Send {
-    /// Its head. `early`: the server has not been given the whole request, and may never take the rest.
+    /// Its head. `early`: the server has not been given the whole request, and may never take the
+    /// rest.
     fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>);
 
     fn data(&mut self, data: Bytes);
@@ -95,7 +98,8 @@ pub(crate) trait Sink: Send {
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// When all is on its way, and nothing follows for a while: there may be thousands who wait, and none of them holds a buffer.
+    /// When all is on its way, and nothing follows for a while: there may be thousands who wait,
+    /// and none of them holds a buffer.
     fn release_buffers(&mut self);
 
     /// Waits until the client would take more, when all is on its way.
@@ -114,7 +118,8 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) idle_timeout: Duration,
     /// A cookie that the client is given with the response.
     pub(crate) set_cookie: Option<String>,
-    /// Its place at the server, which it may have to give up for others while its client is waited for.
+    /// Its place at the server, which it may have to give up for others while its client is waited
+    /// for.
     pub(crate) permit: &'a Permit,
 }
 
@@ -204,7 +209,7 @@ fn body_too_slow() -> Problem {
 /// Waits for something that depends on the client.
 async fn while_waiting_for_client<F: Future>(permit: &Permit, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
-    // Mostly it need not be waited for, and nobody has to know.
+    // Mostly there is nothing to wait for, and nothing to note.
     if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
         return done;
     }

@@ -18,7 +18,8 @@ use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
 
-/// A body that comes slower than so many bytes a second, after a moment of grace, comes from an attacker, or from nobody.
+/// The least bytes a second of a body, after a moment of grace. A slower one comes from an
+/// attacker, or its client is gone.
 pub(super) const MIN_BODY_RATE: u64 = 1024;
 pub(super) const BODY_GRACE: Duration = Duration::from_secs(5);
 /// However much has come before, a client may pause for so long.
@@ -29,7 +30,7 @@ pub(super) enum UploadEnd {
     /// The server takes no more.
     Refused,
     Failed(ForwardError),
-    /// Nobody is left to read the response.
+    /// The client is gone in both directions, and cannot read the response.
     Gone(Ended),
 }
 
