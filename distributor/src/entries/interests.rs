@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::entries::Record;
+use crate::entries::record::Record;
 
 /// Services, by name, and urls as they are registered. Equal for nodes that need the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -1,28 +1,29 @@
 //! Who is there, and what has changed since when: the heart of the Distributor, without I/O.
 
+mod changelog;
+mod difference;
 pub(crate) mod interests;
+mod record;
 pub(crate) mod view;
 
 use std::collections::hash_map;
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Instant;
 
-use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision, Version};
+use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
+pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
+use crate::entries::changelog::{Change, Changelog, EntryChange};
+pub(crate) use crate::entries::difference::Difference;
+pub(crate) use crate::entries::record::{NodeIdentity, Record, SessionId};
 use crate::entries::view::View;
-
-/// A connection for as long as it lives. Never used twice, unlike an address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct SessionId(pub(crate) u64);
 
 /// The registered nodes in order of registration, and the last changes.
 #[derive(Debug)]
 pub(crate) struct EntryTable {
-    revision: Revision,
-    /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
-    resumes: Option<(ResumePoint, u64)>,
+    changelog: Changelog,
     entries: BTreeMap<u64, Entry>,
     sessions: HashMap<SessionId, u64>,
     /// Where an instance of version 2 sits.
@@ -33,10 +34,6 @@ pub(crate) struct EntryTable {
     identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
     next_id: u64,
-    /// One for each of the last revisions, the newest last.
-    changes: VecDeque<Change>,
-    /// Bytes that they keep alive.
-    change_bytes: usize,
     /// Entries that only a copy has shown so far: their own nodes have not come.
     unconfirmed: usize,
     /// Whose nodes have come since the last change that says so.
@@ -50,28 +47,6 @@ pub(crate) struct EntryTable {
     entry_bytes: usize,
 }
 
-/// What lists show of a node, and what we know of it besides.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Record {
-    /// Its place in the order of registration, and its name in changes.
-    pub(crate) id: u64,
-    pub(crate) name: Box<str>,
-    /// As lists spell it.
-    pub(crate) host: Box<str>,
-    pub(crate) port: u16,
-    pub(crate) urls: Box<[Box<str>]>,
-    pub(crate) instance: Option<Box<str>>,
-    pub(crate) version: Version,
-    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
-    pub(crate) entry: Box<str>,
-    pub(crate) suspect: bool,
-    /// Its own node has registered here. What has only been copied from another node may be invented.
-    pub(crate) is_confirmed: bool,
-}
-
-/// What makes two registrations of version 1 the same node.
-pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
-
 #[derive(Debug)]
 struct Entry {
     record: Arc<Record>,
@@ -83,24 +58,6 @@ enum Owner {
     Session(SessionId),
     /// Nobody, and it goes at this time unless its node is back by then.
     Retained(Instant),
-}
-
-#[derive(Debug)]
-enum Change {
-    /// Something happened to a node.
-    Entry(EntryChange),
-    /// What is said of the whole changed.
-    Header,
-    /// The nodes of these entries have come. Whoever knew the entries already need not be told.
-    Confirmed(Vec<Arc<Record>>),
-}
-
-#[derive(Debug)]
-struct EntryChange {
-    id: u64,
-    before: Option<Arc<Record>>,
-    /// Why it is gone, if it is.
-    reason: LeaveReason,
 }
 
 /// What a registration did.
@@ -122,31 +79,11 @@ pub(crate) struct Registered {
     pub(crate) superseded: Option<SessionId>,
 }
 
-/// What has changed between two revisions, as far as it concerns one receiver.
-#[derive(Debug, Default)]
-pub(crate) struct Difference {
-    pub(crate) joined: Vec<Arc<Record>>,
-    pub(crate) left: Vec<(u64, LeaveReason)>,
-    pub(crate) suspect: Vec<u64>,
-    pub(crate) trusted: Vec<u64>,
-    /// Something happened, even if nothing of it is left to tell.
-    pub(crate) has_changes: bool,
-    /// What is said of the whole changed.
-    pub(crate) header_changed: bool,
-}
-
-/// Changes that are remembered: a node that is further behind gets the list.
-pub(crate) const MAX_CHANGES: usize = 8192;
-/// Bytes of entries as they were before those changes. As many as a list has, and as many again: whoever is further behind is told
-/// in fewer bytes by the list.
-pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
-
 impl EntryTable {
     /// An empty registry. Its epoch should be higher than that of any before.
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
-            revision: Revision { epoch, rev: 0 },
-            resumes: None,
+            changelog: Changelog::new(Revision { epoch, rev: 0 }, None),
             entries: BTreeMap::new(),
             sessions: HashMap::new(),
             instances: HashMap::new(),
@@ -154,8 +91,6 @@ impl EntryTable {
             identity_counts: HashMap::new(),
             hasher: RandomState::new(),
             next_id: 1,
-            changes: VecDeque::new(),
-            change_bytes: 0,
             unconfirmed: 0,
             returned: Vec::new(),
             is_partly_published: false,
@@ -167,7 +102,7 @@ impl EntryTable {
 
     /// The state that lists show now.
     pub(crate) fn revision(&self) -> Revision {
-        self.revision
+        self.changelog.revision()
     }
 
     /// The digest of that state.
@@ -227,11 +162,11 @@ impl EntryTable {
     pub(crate) fn confirm_returned(&mut self) {
         let returned = std::mem::take(&mut self.returned);
         if self.is_partly_published && !returned.is_empty() {
-            self.push(Change::Confirmed(returned));
+            self.changelog.push(Change::Confirmed(returned));
         }
         if self.is_partly_published && self.is_whole() {
             self.is_partly_published = false;
-            self.whole_since = self.revision.rev;
+            self.whole_since = self.revision().rev;
         }
     }
 
@@ -343,7 +278,7 @@ impl EntryTable {
 
     /// A new revision although nobody came or went.
     pub(crate) fn touch(&mut self) {
-        self.push(Change::Header);
+        self.changelog.push(Change::Header);
     }
 
     /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
@@ -352,11 +287,11 @@ impl EntryTable {
     pub(crate) fn restore(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
         let registered = std::mem::take(&mut self.entries);
         let sessions = std::mem::take(&mut self.sessions);
-        let rev = self.revision.rev + 1;
+        let revision = self.revision();
         // Whatever was told under our epoch so far is void: its ids may be others' now.
-        *self = Self::new(self.revision.epoch.max(copied.revision.epoch + 1));
-        self.revision.rev = rev;
-        self.resumes = Some((copied, rev));
+        let epoch = revision.epoch.max(copied.revision.epoch + 1);
+        *self = Self::new(epoch);
+        self.changelog = Changelog::new(Revision { epoch, rev: revision.rev + 1 }, Some(copied));
         for record in records {
             self.next_id = self.next_id.max(record.id + 1);
             self.insert(Record { is_confirmed: false, ..record }, Owner::Retained(until));
@@ -380,111 +315,28 @@ impl EntryTable {
         }
     }
 
-    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
-    pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
-        let ResumePoint { revision, digest } = have;
-        let rev = match self.resumes {
-            Some((copied, rev)) if copied.revision == revision && (digest.is_none() || copied.digest == digest) => rev,
-            _ if revision.epoch == self.revision.epoch => revision.rev,
-            _ => return None,
-        };
-        let behind = self.revision.rev.checked_sub(rev)?;
-        (behind <= self.changes.len() as u64).then_some(rev)
-    }
-
-    /// The changes after a revision that is one of [`base`](Self::base).
-    fn after(&self, rev: u64) -> impl Iterator<Item = &Change> {
-        let behind = usize::try_from(self.revision.rev.saturating_sub(rev)).unwrap_or(usize::MAX);
-        self.changes.range(self.changes.len().saturating_sub(behind)..)
-    }
-
-    /// What those were at an earlier revision that something has happened to since.
-    fn reverted_since(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
-        let mut undone = HashMap::new();
-        for touched in self.after(rev).filter_map(Change::touched) {
-            // The first change after it found what it was.
-            undone.entry(touched.id).or_insert(touched.before.as_ref());
-        }
-        undone
-    }
-
     /// All nodes of an earlier revision, one of [`base`](Self::base), in order of registration.
     pub(crate) fn records_at(&self, rev: u64) -> Vec<&Arc<Record>> {
-        let undone = self.reverted_since(rev);
+        let undone = self.changelog.reverted_since(rev);
         let now = self.entries.iter().filter(|(id, _)| !undone.contains_key(id)).map(|(_, entry)| &entry.record);
         let mut records: Vec<_> = now.chain(undone.values().copied().flatten()).collect();
         records.sort_unstable_by_key(|record| record.id);
         records
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for whoever sees this much of it.
+    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
+    pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
+        self.changelog.base(have)
+    }
+
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that sees this much of it.
     pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
-        let mut difference = Difference::default();
-        let undone = self.reverted_since(target);
-        // What it was at the base is what the first change found.
-        let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
-        let mut returned = HashSet::new();
-        let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
-        for change in self.after(base).take(changes) {
-            match change {
-                Change::Entry(EntryChange { id, before, reason }) => {
-                    difference.has_changes = true;
-                    touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
-                }
-                Change::Header => {
-                    difference.has_changes = true;
-                    difference.header_changed = true;
-                }
-                Change::Confirmed(records) if view.confirmed_only => {
-                    for record in records {
-                        returned.insert(record.id);
-                        touched.entry(record.id).or_insert((None, LeaveReason::Changed));
-                    }
-                }
-                Change::Confirmed(_known_already) => {}
-            }
-        }
-        for (id, (before, reason)) in touched {
-            let before = before.filter(|record| view.includes(record));
-            let after = match undone.get(&id) {
-                Some(after) => *after,
-                None => self.entries.get(&id).map(|entry| &entry.record),
-            };
-            let after = after.filter(|record| view.includes(record));
-            let has_returned = returned.contains(&id);
-            // A peer that is shown the confirmed only may have been told of it, by a list, before this was noted. Telling it twice
-            // does no harm.
-            let before = before.filter(|_| !(has_returned && after.is_some()));
-            match (before, after) {
-                (None, None) if has_returned => difference.left.push((id, reason)),
-                (None, None) => {}
-                (Some(_), None) => {
-                    let is_listed = undone.get(&id).map_or_else(|| self.entries.contains_key(&id), Option::is_some);
-                    difference.left.push((id, if is_listed { LeaveReason::Changed } else { reason }));
-                }
-                (before, Some(after)) => {
-                    let was_suspect = match before {
-                        Some(before) if before.entry == after.entry => before.suspect,
-                        // A new entry begins with trust.
-                        _ => {
-                            difference.joined.push(Arc::clone(after));
-                            false
-                        }
-                    };
-                    match (was_suspect, after.suspect) {
-                        (false, true) => difference.suspect.push(id),
-                        (true, false) => difference.trusted.push(id),
-                        (false, false) | (true, true) => {}
-                    }
-                }
-            }
-        }
-        difference
+        self.changelog.difference(base, target, view, |id| self.record(id))
     }
 
     /// Bytes of changes that are remembered.
     pub(crate) fn change_bytes(&self) -> usize {
-        self.change_bytes
+        self.changelog.bytes()
     }
 
     /// Bytes of all entries with a comma between them.
@@ -581,88 +433,7 @@ impl EntryTable {
     }
 
     fn log_change(&mut self, id: u64, before: Option<Arc<Record>>, reason: LeaveReason) {
-        self.push(Change::Entry(EntryChange { id, before, reason }));
-    }
-
-    fn push(&mut self, change: Change) {
-        self.change_bytes += change.bytes();
-        self.changes.push_back(change);
-        self.revision.rev += 1;
-        while self.changes.len() > MAX_CHANGES || self.change_bytes > MAX_CHANGE_BYTES {
-            let Some(oldest) = self.changes.pop_front() else { break };
-            self.change_bytes -= oldest.bytes();
-        }
-    }
-}
-
-impl Change {
-    fn touched(&self) -> Option<&EntryChange> {
-        match self {
-            Self::Entry(touched) => Some(touched),
-            Self::Header | Self::Confirmed(_) => None,
-        }
-    }
-
-    /// Bytes that it keeps alive.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Entry(EntryChange { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),
-            // The entries are listed.
-            Self::Confirmed(records) => size_of_val(records.as_slice()),
-            Self::Header => 0,
-        }
-    }
-}
-
-impl Record {
-    pub(crate) fn new(id: u64, registration: &Registration, host: &str) -> Self {
-        Self {
-            id,
-            name: registration.name.as_str().into(),
-            host: host.into(),
-            port: registration.port,
-            urls: registration.urls.iter().map(|url| url.as_str().into()).collect(),
-            instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
-            version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
-            entry: registration.entry(host).replace('¶', "\\u00b6").into(),
-            suspect: false,
-            is_confirmed: true,
-        }
-    }
-
-    /// Whether lists show the same of both.
-    pub(crate) fn is_listed_as(&self, other: &Self) -> bool {
-        (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
-    }
-
-    /// About how much memory it takes: the entry has what the other members have, too.
-    pub(crate) fn bytes(&self) -> usize {
-        size_of::<Self>() + 2 * self.entry.len() + self.urls.len() * size_of::<Box<str>>()
-    }
-
-    /// What makes it the same node when it comes again without an instance.
-    pub(crate) fn identity(&self) -> NodeIdentity {
-        (self.host.clone(), self.port, self.name.clone())
-    }
-
-    /// Where it can be called, for people.
-    pub(crate) fn address(&self) -> String {
-        let host = self.host.strip_prefix("::ffff:").unwrap_or(&self.host);
-        if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
-    }
-}
-
-impl Difference {
-    /// Nothing that the receiver has to know but that there is a new revision.
-    pub(crate) fn is_empty(&self) -> bool {
-        let Self { joined, left, suspect, trusted, header_changed, .. } = self;
-        joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed
-    }
-
-    /// About how many bytes it takes to tell.
-    pub(crate) fn bytes(&self) -> usize {
-        let entries: usize = self.joined.iter().map(|record| record.entry.len() + 8).sum();
-        entries + 32 * self.left.len() + 8 * (self.suspect.len() + self.trusted.len())
+        self.changelog.push(Change::Entry(EntryChange { id, before, reason }));
     }
 }
 

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use protocol::RegistrationLimits;
 
 use super::*;
+use crate::entries::changelog::MAX_CHANGES;
 use crate::entries::interests::Interests;
 
 fn parse(params: &str) -> Registration {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::entries::Record;
 use crate::entries::interests::Interests;
+use crate::entries::record::Record;
 
 /// How much of the registry a peer is shown. Peers that are shown the same are sent the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]

@@ -1,29 +1,33 @@
 //! Who is there, and what is done about it: every decision of the Distributor that needs no socket.
 
+mod admission;
 mod damping;
+mod deferred;
 pub(crate) mod history;
 pub(crate) mod liveness;
 mod mass_loss;
+mod restore;
+mod suspicions;
 mod visibility;
 pub(crate) mod warmup;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
-use protocol::{
-    CopyPart, Digest, HistoryEvent, Key, LeaveReason, RegisterOptions, Registration, RegistryEntry, ResumePoint,
-    Revision, Secret, UpdateHeader, Version, host_text, write_ping,
-};
+use protocol::{Digest, HistoryEvent, Key, LeaveReason, ResumePoint, Revision, UpdateHeader, Version, write_ping};
 
 use crate::config::Config;
 use crate::entries::view::View;
-use crate::entries::{EntryTable, NodeIdentity, Record, RegisterOutcome, Registered, SessionId};
+use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
+pub(crate) use crate::registry::admission::{Admission, RegisterError};
 use crate::registry::damping::Damping;
+use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::mass_loss::MassLoss;
+use crate::registry::suspicions::Suspicions;
 use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
@@ -35,18 +39,6 @@ const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
 const LEAST_REMOVALS: usize = 16;
 /// A round removes this part of all at most, so that callers find out about a mistake before everybody is gone.
 const REMOVAL_SHARE: usize = 20;
-/// Nodes of one report that are looked into.
-const MAX_REPORTED: usize = 64;
-/// A reporter's word on a node counts once in this time.
-const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// Reporters and nodes that are remembered for that; beyond it reports count for nothing until old ones are forgotten.
-const MAX_PROBES: usize = 4096;
-/// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer, it is suspect for as long.
-const SUSPICION: Duration = Duration::from_secs(5);
-/// Nodes of version 1 about which something was reported.
-const MAX_SUSPICIONS: usize = 1024;
-/// What is told to whoever registers while we stop.
-const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 
 /// The state of the Distributor.
 #[derive(Debug)]
@@ -62,17 +54,10 @@ pub(crate) struct Registry {
     pub(crate) liveness: Liveness,
     admission_rate: TokenBucket,
     tenures: HashMap<SessionId, Tenure>,
-    /// Registrations that wait.
-    deferred: BTreeMap<SessionId, Deferred>,
-    /// Bytes of the entries that those would have.
-    deferred_bytes: usize,
-    /// Which of them is of which instance.
-    deferred_instances: HashMap<Box<str>, SessionId>,
+    deferred: DeferredRegistrations,
     /// Sessions that are out, because their instance has registered on a newer one; the shell has not been told of these yet.
     superseded: Vec<SessionId>,
-    suspicions: HashMap<u64, Suspicion>,
-    /// Who has reported which node, and until when that is remembered.
-    probes: HashMap<(SessionId, u64), Instant>,
+    suspicions: Suspicions,
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
     /// What peers of either version are being told now.
@@ -93,46 +78,6 @@ struct Tenure {
     since: Instant,
     /// Made with the first update.
     updates: Option<Box<TokenBucket>>,
-}
-
-#[derive(Debug)]
-struct Deferred {
-    registration: Registration,
-    host: String,
-    /// Of the entry that it would have.
-    bytes: usize,
-    since: Instant,
-    until: Instant,
-}
-
-#[derive(Debug)]
-struct Suspicion {
-    by: SessionId,
-    until: Instant,
-}
-
-/// What became of a registration.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Admission {
-    /// It is listed; the session it superseded is out.
-    Listed(Registered),
-    /// It will be, in so long: its node comes and goes, or changes, too often.
-    Deferred(Duration),
-}
-
-/// Why a registration is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RegisterError {
-    /// Too many register at once; there is room in so long.
-    Busy(Duration),
-    /// We stop; another will be there in so long.
-    Draining(Duration),
-    /// The list would be larger than nodes take.
-    Full,
-    /// The instance id is made of a secret that the peer has not shown.
-    NotYours,
-    /// The session is out already.
-    Superseded,
 }
 
 /// A node that has gone.
@@ -170,12 +115,9 @@ impl Registry {
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: TokenBucket::new(config.registrations_per_second, config.registration_burst),
             tenures: HashMap::new(),
-            deferred: BTreeMap::new(),
-            deferred_bytes: 0,
-            deferred_instances: HashMap::new(),
+            deferred: DeferredRegistrations::default(),
             superseded: Vec::new(),
-            suspicions: HashMap::new(),
-            probes: HashMap::new(),
+            suspicions: Suspicions::default(),
             copy: Vec::new(),
             targets: Targets::default(),
             next_removal: now,
@@ -211,7 +153,7 @@ impl Registry {
 
     /// Bytes of the list, with those of registrations that wait; and of changes that are remembered.
     pub(crate) fn bytes(&self) -> (usize, usize) {
-        (self.entries.list_bytes() + self.deferred_bytes, self.entries.change_bytes())
+        (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
 
     /// All that is listed.
@@ -257,157 +199,10 @@ impl Registry {
         self.draining = true;
     }
 
-    /// A peer registers, for the first time or again.
-    ///
-    /// # Errors
-    /// [`RegisterError`] when it is not taken; an earlier registration stands.
-    pub(crate) fn register(
-        &mut self,
-        now: Instant,
-        session: SessionId,
-        registration: Registration,
-        host: &str,
-        terms: &RegisterOptions,
-    ) -> Result<Admission, RegisterError> {
-        let known = self.entries.record_of(session).map(Arc::clone);
-        if self.draining {
-            return Err(RegisterError::Draining(RETRY_AFTER_STOP));
-        }
-        if !proves_itself(&registration, terms) {
-            return Err(RegisterError::NotYours);
-        }
-        let record = Record::new(0, &registration, host);
-        if self.exceeds_list_limit(session, &record) {
-            return Err(RegisterError::Full);
-        }
-        // Old nodes cannot be told to come later.
-        let is_v2 = registration.advert.is_some();
-        if known.is_none()
-            && is_v2
-            && let Err(wait) = self.admission_rate.try_spend(now)
-        {
-            return Err(RegisterError::Busy(wait));
-        }
-        // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
-        if let Some(have) = terms.resume
-            && have.revision.epoch < self.entries.revision().epoch
-            && known.is_none()
-        {
-            self.warmup.record_offer(now, session, have);
-        }
-        self.warmup.record_join(now);
-        if is_v2 {
-            self.visibility.add_session(session);
-            self.liveness.watch(session);
-        }
-        let wait = match &known {
-            // Whoever wants no more calls is believed at once.
-            Some(known) if known.entry != record.entry && !is_draining(&registration) => {
-                self.update_delay(now, session)
-            }
-            Some(_) => None,
-            None if self.entries.is_awaited(&record) => None,
-            None => self.damping.delay(now, &record.identity()),
-        };
-        if let Some(wait) = wait {
-            let why = format!("it comes and goes too often; {:.1} s", wait.as_secs_f32());
-            self.history.record(now, self.revision().rev, &record, "held back", why);
-            let since = self.deferred.get(&session).map_or(now, |deferred| deferred.since);
-            let (host, bytes) = (host.to_owned(), record.entry.len());
-            self.defer(session, Deferred { registration, host, bytes, since, until: now + wait });
-            return Ok(Admission::Deferred(wait));
-        }
-        self.remove_deferred(session);
-        let registered = self.list_entry(now, session, &registration, host);
-        if let Some(visible) = terms.visibility.filter(|_| is_v2) {
-            self.visibility.open(now, session, self.revision(), visible);
-        }
-        Ok(Admission::Listed(registered))
-    }
-
-    /// Whether the list would have more bytes than it may, with this entry and all that wait to be listed. What is replaced does
-    /// not count.
-    fn exceeds_list_limit(&self, session: SessionId, record: &Record) -> bool {
-        let instance = record.instance.as_deref();
-        let replaced = self.entries.record_of(session);
-        let replaced = replaced.or_else(|| instance.and_then(|instance| self.entries.record_of_instance(instance)));
-        let replaced = replaced.map_or(0, |record| record.entry.len());
-        let deferred = self.deferred.get(&session).map_or(0, |deferred| deferred.bytes);
-        let others = (self.entries.list_bytes() + self.deferred_bytes).saturating_sub(replaced + deferred);
-        record.entry.len() > replaced && others + record.entry.len() > self.config.max_list_bytes
-    }
-
-    /// A registration waits, in place of any that its session, or its instance on another session, has had waiting.
-    fn defer(&mut self, session: SessionId, deferred: Deferred) {
-        self.remove_deferred(session);
-        if let Some(instance) = instance_of(&deferred.registration) {
-            self.supersede_deferred(session, instance);
-            self.deferred_instances.insert(instance.into(), session);
-        }
-        self.deferred_bytes += deferred.bytes;
-        self.deferred.insert(session, deferred);
-    }
-
-    /// What a session has had waiting waits no more.
-    fn remove_deferred(&mut self, session: SessionId) -> Option<Deferred> {
-        let deferred = self.deferred.remove(&session)?;
-        self.deferred_bytes -= deferred.bytes;
-        if let Some(instance) = instance_of(&deferred.registration)
-            && self.deferred_instances.get(instance) == Some(&session)
-        {
-            self.deferred_instances.remove(instance);
-        }
-        Some(deferred)
-    }
-
-    /// An instance registers: what it has had waiting on another session is older, and must not take over from it later.
-    fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
-        if let Some(&other) = self.deferred_instances.get(instance)
-            && other != session
-        {
-            self.remove_deferred(other);
-            // If that session has an entry as well, it is another instance's, and stays.
-            if self.entries.record_of(other).is_none() {
-                self.forget(other);
-                self.superseded.push(other);
-            }
-        }
-    }
-
     fn forget(&mut self, session: SessionId) {
         self.tenures.remove(&session);
         self.visibility.remove_session(session);
         self.liveness.remove_session(session);
-    }
-
-    fn update_delay(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
-        let (rate, burst) = (self.config.updates_per_second, self.config.update_burst);
-        let tenure = self.tenures.get_mut(&session)?;
-        tenure.updates.get_or_insert_with(|| Box::new(TokenBucket::new(rate, burst))).try_spend(now).err()
-    }
-
-    fn list_entry(&mut self, now: Instant, session: SessionId, registration: &Registration, host: &str) -> Registered {
-        if let Some(instance) = instance_of(registration) {
-            self.supersede_deferred(session, instance);
-        }
-        let registered = self.entries.register(session, registration, host);
-        self.tenures.entry(session).or_insert(Tenure { since: now, updates: None });
-        if let Some(superseded) = registered.superseded {
-            self.remove_deferred(superseded);
-            self.forget(superseded);
-            self.superseded.push(superseded);
-        }
-        let event = match (registered.entrance, registered.superseded) {
-            (RegisterOutcome::Joined, _) => "joined",
-            (RegisterOutcome::Updated, _) => "updated",
-            (RegisterOutcome::Unchanged, Some(_)) => "came back",
-            (RegisterOutcome::Unchanged, None) => return registered,
-        };
-        if let Some(record) = self.entries.record_of(session) {
-            let why = if registered.superseded.is_some() { "on a new connection" } else { "" };
-            self.history.record(now, self.entries.revision().rev, record, event, why);
-        }
-        registered
     }
 
     /// A session has ended, or has taken its registration back.
@@ -416,7 +211,7 @@ impl Registry {
         self.visibility.remove_session(session);
         self.liveness.remove_session(session);
         let tenure = self.tenures.remove(&session);
-        if let Some(deferred) = self.remove_deferred(session)
+        if let Some(deferred) = self.deferred.remove(session)
             && tenure.is_none()
         {
             let identity = Record::new(0, &deferred.registration, &deferred.host).identity();
@@ -462,96 +257,10 @@ impl Registry {
         true
     }
 
-    /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a while for each node. Returns
-    /// whether anything has to be told at once.
-    pub(crate) fn report_failed(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> bool {
-        let rev = self.revision().rev;
-        if self.entries.record_of(by).is_none() {
-            return false;
-        }
-        for &id in failed.iter().take(MAX_REPORTED) {
-            if !self.may_probe(now, by, id) {
-                continue;
-            }
-            let (Some(record), Some(session)) = (self.entries.record(id), self.entries.holder(id)) else { continue };
-            let record = Arc::clone(record);
-            if record.version == Version::V2 {
-                self.liveness.probe(session);
-                continue;
-            }
-            let known = self.suspicions.get(&id).filter(|known| now < known.until);
-            let is_second = known.is_some_and(|known| known.by != by);
-            if self.suspicions.len() < MAX_SUSPICIONS || known.is_some() {
-                let by = known.map_or(by, |known| known.by);
-                self.suspicions.insert(id, Suspicion { by, until: now + SUSPICION });
-            }
-            if is_second && let Some(record) = self.entries.mark_suspect(id, true) {
-                self.history.record(now, self.revision().rev, &record, "suspect", "calls to it failed, say two peers");
-            }
-        }
-        self.revision().rev != rev
-    }
-
-    fn may_probe(&mut self, now: Instant, by: SessionId, id: u64) -> bool {
-        if self.probes.len() >= MAX_PROBES {
-            self.probes.retain(|_, until| now < *until);
-        }
-        let is_full = self.probes.len() >= MAX_PROBES;
-        match self.probes.get_mut(&(by, id)) {
-            Some(until) if now < *until => false,
-            Some(until) => {
-                *until = now + PROBE_INTERVAL;
-                true
-            }
-            None if is_full => false,
-            None => {
-                self.probes.insert((by, id), now + PROBE_INTERVAL);
-                true
-            }
-        }
-    }
-
     /// A peer knows this state, with this digest. Returns whether it should have another one.
     pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision, digest: Option<Digest>) -> bool {
         self.visibility.acknowledge(session, known);
         known == self.entries.revision() && digest.is_some_and(|digest| digest != self.entries.digest())
-    }
-
-    /// A part of what a node knows has come. Returns whether that was the last, and is in use now.
-    pub(crate) fn restore_part(&mut self, now: Instant, session: SessionId, part: &CopyPart<'_>) -> bool {
-        let Some(offered) = self.warmup.expected_copy(session) else { return false };
-        let records: Option<Vec<_>> =
-            part.entries.iter().map(|(id, entry)| Record::from_entry(*id, entry.get())).collect();
-        self.copy.extend(records.unwrap_or_default());
-        let bytes: usize = self.copy.iter().map(|record| record.entry.len()).sum();
-        if self.copy.len() > self.config.max_connections || bytes > self.config.max_list_bytes {
-            self.copy.clear();
-            self.warmup.record_bad_copy(now);
-            return false;
-        }
-        if part.more {
-            return false;
-        }
-        let copy = std::mem::take(&mut self.copy);
-        let mut digest = Digest::default();
-        copy.iter().for_each(|record| digest.add(record.id, &record.entry));
-        let is_offered = part.revision == offered.revision && offered.digest.is_none_or(|offered| offered == digest);
-        if digest != part.digest || !is_offered || !is_sound(&copy) || self.exceeds_copy_limit(&copy) {
-            self.warmup.record_bad_copy(now);
-            return false;
-        }
-        self.entries.restore(ResumePoint { revision: part.revision, digest: Some(digest) }, copy, now + RETURN_WITHIN);
-        self.warmup.record_restored();
-        true
-    }
-
-    /// Whether a copy, and those who have registered and are not in it, would make a longer list than nodes take.
-    fn exceeds_copy_limit(&self, copy: &[Record]) -> bool {
-        let instances: HashSet<_> = copy.iter().filter_map(|record| record.instance.as_deref()).collect();
-        let is_new = |record: &&Arc<Record>| record.instance.as_deref().is_none_or(|id| !instances.contains(id));
-        let new: usize = self.entries.records().filter(is_new).map(|record| record.entry.len() + 1).sum();
-        let copied: usize = copy.iter().map(|record| record.entry.len() + 1).sum();
-        copied + new + self.deferred_bytes > self.config.max_list_bytes
     }
 
     /// Does what is due.
@@ -564,10 +273,8 @@ impl Registry {
             self.entries.touch();
             turn.warm = true;
         }
-        let due: Vec<_> =
-            self.deferred.iter().filter(|(_, deferred)| deferred.until <= now).map(|(session, _)| *session).collect();
-        for session in due {
-            if let Some(Deferred { registration, host, .. }) = self.remove_deferred(session) {
+        for session in self.deferred.due(now) {
+            if let Some(Deferred { registration, host, .. }) = self.deferred.remove(session) {
                 self.list_entry(now, session, &registration, &host);
             }
         }
@@ -581,9 +288,7 @@ impl Registry {
                 self.history.record(now, self.revision().rev, record, "left", "it did not come back");
             }
         }
-        let over: Vec<_> = self.suspicions.iter().filter(|(_, known)| known.until <= now).map(|(id, _)| *id).collect();
-        for id in over {
-            self.suspicions.remove(&id);
+        for id in self.suspicions.expire(now) {
             if let Some(record) = self.entries.mark_suspect(id, false) {
                 self.history.record(now, self.revision().rev, &record, "trusted", "nobody complains any more");
             }
@@ -607,8 +312,8 @@ impl Registry {
     pub(crate) fn next_due(&self) -> Option<Instant> {
         let removal = if self.entries.retained_len() > 0 { self.entries.next_expiry() } else { None };
         let removal = removal.map(|at| at.max(self.next_removal));
-        let deferred = self.deferred.values().map(|deferred| deferred.until).min();
-        let suspicion = self.suspicions.values().map(|known| known.until).min();
+        let deferred = self.deferred.next_due();
+        let suspicion = self.suspicions.next_due();
         [self.warmup.next_due(), self.visibility.next_due(), removal, deferred, suspicion].into_iter().flatten().min()
     }
 
@@ -690,35 +395,6 @@ impl Registry {
             ack: self.visibility.is_open(),
         }
     }
-}
-
-impl Record {
-    /// A record of an entry that another Distributor has told; `None` when no node can be made of it.
-    fn from_entry(id: u64, entry: &str) -> Option<Self> {
-        let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
-        Some(Self::new(id, &registration, &host_text(host)))
-    }
-}
-
-/// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
-/// whoever says it.
-fn proves_itself(registration: &Registration, terms: &RegisterOptions) -> bool {
-    let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
-    instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
-}
-
-/// Whether each id, and each instance, is there once.
-fn is_sound(copy: &[Record]) -> bool {
-    let (mut ids, mut instances) = (HashSet::new(), HashSet::new());
-    copy.iter().all(|record| ids.insert(record.id) && record.instance.as_ref().is_none_or(|id| instances.insert(id)))
-}
-
-fn instance_of(registration: &Registration) -> Option<&str> {
-    registration.advert.as_ref()?.id.as_deref()
-}
-
-fn is_draining(registration: &Registration) -> bool {
-    registration.advert.as_ref().is_some_and(|advert| advert.draining)
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
-use protocol::{RegistrationLimits, ResumePoint, VisibilityTarget};
+use protocol::{CopyPart, RegisterOptions, Registration, RegistrationLimits, ResumePoint, Secret, VisibilityTarget};
 
 use super::*;
+use crate::entries::{RegisterOutcome, Registered};
+use crate::registry::admission::RETRY_AFTER_STOP;
+use crate::registry::suspicions::MAX_PROBES;
 
 struct RegistryScene {
     registry: Registry,
@@ -267,7 +270,7 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         scene.register(30_000, 1000 + by, 1000 + by as u16).unwrap();
         scene.registry.report_failed(now, SessionId(1000 + by), &many);
     }
-    assert_eq!(scene.registry.probes.len(), MAX_PROBES);
+    assert_eq!(scene.registry.suspicions.probes_len(), MAX_PROBES);
 }
 
 /// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.

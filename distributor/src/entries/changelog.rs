@@ -1,0 +1,193 @@
+//! The last changes of the table, one for each revision, and what they make of one state when another is known.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+
+use protocol::{LeaveReason, ResumePoint, Revision};
+
+use crate::entries::difference::Difference;
+use crate::entries::record::Record;
+use crate::entries::view::View;
+
+/// Changes that are remembered: a node that is further behind gets the list.
+pub(crate) const MAX_CHANGES: usize = 8192;
+/// Bytes of entries as they were before those changes. As many as a list has, and as many again: whoever is further behind is told
+/// in fewer bytes by the list.
+pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
+
+/// The last changes, the newest last.
+#[derive(Debug)]
+pub(super) struct Changelog {
+    revision: Revision,
+    /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
+    resumes: Option<(ResumePoint, u64)>,
+    changes: VecDeque<Change>,
+    /// Bytes that they keep alive.
+    bytes: usize,
+}
+
+#[derive(Debug)]
+pub(super) enum Change {
+    /// Something happened to a node.
+    Entry(EntryChange),
+    /// What is said of the whole changed.
+    Header,
+    /// The nodes of these entries have come. Whoever knew the entries already need not be told.
+    Confirmed(Vec<Arc<Record>>),
+}
+
+#[derive(Debug)]
+pub(super) struct EntryChange {
+    pub(super) id: u64,
+    pub(super) before: Option<Arc<Record>>,
+    /// Why it is gone, if it is.
+    pub(super) reason: LeaveReason,
+}
+
+impl Changelog {
+    /// No changes yet, at this revision, which is equal to a state of an earlier Distributor if there is one.
+    pub(super) fn new(revision: Revision, equal_to: Option<ResumePoint>) -> Self {
+        let resumes = equal_to.map(|equal| (equal, revision.rev));
+        Self { revision, resumes, changes: VecDeque::new(), bytes: 0 }
+    }
+
+    /// The newest state.
+    pub(super) fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Bytes of changes that are remembered.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
+    pub(super) fn base(&self, have: ResumePoint) -> Option<u64> {
+        let ResumePoint { revision, digest } = have;
+        let rev = match self.resumes {
+            Some((copied, rev)) if copied.revision == revision && (digest.is_none() || copied.digest == digest) => rev,
+            _ if revision.epoch == self.revision.epoch => revision.rev,
+            _ => return None,
+        };
+        let behind = self.revision.rev.checked_sub(rev)?;
+        (behind <= self.changes.len() as u64).then_some(rev)
+    }
+
+    /// The changes after a revision that is one of [`base`](Self::base).
+    fn after(&self, rev: u64) -> impl Iterator<Item = &Change> {
+        let behind = usize::try_from(self.revision.rev.saturating_sub(rev)).unwrap_or(usize::MAX);
+        self.changes.range(self.changes.len().saturating_sub(behind)..)
+    }
+
+    /// What those were at an earlier revision that something has happened to since.
+    pub(super) fn reverted_since(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
+        let mut undone = HashMap::new();
+        for touched in self.after(rev).filter_map(Change::touched) {
+            // The first change after it found what it was.
+            undone.entry(touched.id).or_insert(touched.before.as_ref());
+        }
+        undone
+    }
+
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that sees this much of it. `listed` finds
+    /// the entries of the newest state.
+    pub(super) fn difference<'a>(
+        &'a self,
+        base: u64,
+        target: u64,
+        view: &View,
+        listed: impl Fn(u64) -> Option<&'a Arc<Record>>,
+    ) -> Difference {
+        let mut difference = Difference::default();
+        let undone = self.reverted_since(target);
+        // What it was at the base is what the first change found.
+        let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
+        let mut returned = HashSet::new();
+        let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
+        for change in self.after(base).take(changes) {
+            match change {
+                Change::Entry(EntryChange { id, before, reason }) => {
+                    difference.has_changes = true;
+                    touched.entry(*id).or_insert((before.as_ref(), *reason)).1 = *reason;
+                }
+                Change::Header => {
+                    difference.has_changes = true;
+                    difference.header_changed = true;
+                }
+                Change::Confirmed(records) if view.confirmed_only => {
+                    for record in records {
+                        returned.insert(record.id);
+                        touched.entry(record.id).or_insert((None, LeaveReason::Changed));
+                    }
+                }
+                Change::Confirmed(_known_already) => {}
+            }
+        }
+        for (id, (before, reason)) in touched {
+            let before = before.filter(|record| view.includes(record));
+            let after = match undone.get(&id) {
+                Some(after) => *after,
+                None => listed(id),
+            };
+            let after = after.filter(|record| view.includes(record));
+            let has_returned = returned.contains(&id);
+            // A peer that is shown the confirmed only may have been told of it, by a list, before this was noted. Telling it twice
+            // does no harm.
+            let before = before.filter(|_| !(has_returned && after.is_some()));
+            match (before, after) {
+                (None, None) if has_returned => difference.left.push((id, reason)),
+                (None, None) => {}
+                (Some(_), None) => {
+                    let is_listed = undone.get(&id).map_or_else(|| listed(id).is_some(), Option::is_some);
+                    difference.left.push((id, if is_listed { LeaveReason::Changed } else { reason }));
+                }
+                (before, Some(after)) => {
+                    let was_suspect = match before {
+                        Some(before) if before.entry == after.entry => before.suspect,
+                        // A new entry begins with trust.
+                        _ => {
+                            difference.joined.push(Arc::clone(after));
+                            false
+                        }
+                    };
+                    match (was_suspect, after.suspect) {
+                        (false, true) => difference.suspect.push(id),
+                        (true, false) => difference.trusted.push(id),
+                        (false, false) | (true, true) => {}
+                    }
+                }
+            }
+        }
+        difference
+    }
+
+    /// A change, which makes a new revision.
+    pub(super) fn push(&mut self, change: Change) {
+        self.bytes += change.bytes();
+        self.changes.push_back(change);
+        self.revision.rev += 1;
+        while self.changes.len() > MAX_CHANGES || self.bytes > MAX_CHANGE_BYTES {
+            let Some(oldest) = self.changes.pop_front() else { break };
+            self.bytes -= oldest.bytes();
+        }
+    }
+}
+
+impl Change {
+    fn touched(&self) -> Option<&EntryChange> {
+        match self {
+            Self::Entry(touched) => Some(touched),
+            Self::Header | Self::Confirmed(_) => None,
+        }
+    }
+
+    /// Bytes that it keeps alive.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Entry(EntryChange { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),
+            // The entries are listed.
+            Self::Confirmed(records) => size_of_val(records.as_slice()),
+            Self::Header => 0,
+        }
+    }
+}

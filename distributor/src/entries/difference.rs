@@ -1,0 +1,34 @@
+//! What has changed between two states of the table.
+
+use std::sync::Arc;
+
+use protocol::LeaveReason;
+
+use crate::entries::record::Record;
+
+/// What has changed between two revisions, as far as it concerns one receiver.
+#[derive(Debug, Default)]
+pub(crate) struct Difference {
+    pub(crate) joined: Vec<Arc<Record>>,
+    pub(crate) left: Vec<(u64, LeaveReason)>,
+    pub(crate) suspect: Vec<u64>,
+    pub(crate) trusted: Vec<u64>,
+    /// Something happened, even if nothing of it is left to tell.
+    pub(crate) has_changes: bool,
+    /// What is said of the whole changed.
+    pub(crate) header_changed: bool,
+}
+
+impl Difference {
+    /// Nothing that the receiver has to know but that there is a new revision.
+    pub(crate) fn is_empty(&self) -> bool {
+        let Self { joined, left, suspect, trusted, header_changed, .. } = self;
+        joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed
+    }
+
+    /// About how many bytes it takes to tell.
+    pub(crate) fn bytes(&self) -> usize {
+        let entries: usize = self.joined.iter().map(|record| record.entry.len() + 8).sum();
+        entries + 32 * self.left.len() + 8 * (self.suspect.len() + self.trusted.len())
+    }
+}

@@ -1,0 +1,67 @@
+//! One node: what lists show of it, and what is known of it besides.
+
+use protocol::{Registration, Version};
+
+/// A connection for as long as it lives. Never used twice, unlike an address and port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct SessionId(pub(crate) u64);
+
+/// What lists show of a node, and what we know of it besides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Its place in the order of registration, and its name in changes.
+    pub(crate) id: u64,
+    pub(crate) name: Box<str>,
+    /// As lists spell it.
+    pub(crate) host: Box<str>,
+    pub(crate) port: u16,
+    pub(crate) urls: Box<[Box<str>]>,
+    pub(crate) instance: Option<Box<str>>,
+    pub(crate) version: Version,
+    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
+    pub(crate) entry: Box<str>,
+    pub(crate) suspect: bool,
+    /// Its own node has registered here. What has only been copied from another node may be invented.
+    pub(crate) is_confirmed: bool,
+}
+
+/// What makes two registrations of version 1 the same node.
+pub(crate) type NodeIdentity = (Box<str>, u16, Box<str>);
+
+impl Record {
+    pub(crate) fn new(id: u64, registration: &Registration, host: &str) -> Self {
+        Self {
+            id,
+            name: registration.name.as_str().into(),
+            host: host.into(),
+            port: registration.port,
+            urls: registration.urls.iter().map(|url| url.as_str().into()).collect(),
+            instance: registration.advert.as_ref().and_then(|advert| advert.id.as_deref().map(Box::from)),
+            version: if registration.advert.is_some() { Version::V2 } else { Version::V1 },
+            entry: registration.entry(host).replace('¶', "\\u00b6").into(),
+            suspect: false,
+            is_confirmed: true,
+        }
+    }
+
+    /// Whether lists show the same of both.
+    pub(crate) fn is_listed_as(&self, other: &Self) -> bool {
+        (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
+    }
+
+    /// About how much memory it takes: the entry has what the other members have, too.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Self>() + 2 * self.entry.len() + self.urls.len() * size_of::<Box<str>>()
+    }
+
+    /// What makes it the same node when it comes again without an instance.
+    pub(crate) fn identity(&self) -> NodeIdentity {
+        (self.host.clone(), self.port, self.name.clone())
+    }
+
+    /// Where it can be called, for people.
+    pub(crate) fn address(&self) -> String {
+        let host = self.host.strip_prefix("::ffff:").unwrap_or(&self.host);
+        if host.contains(':') { format!("[{host}]:{}", self.port) } else { format!("{host}:{}", self.port) }
+    }
+}

@@ -1,0 +1,172 @@
+//! May it register? All of that is asked here; what a registration then does to the table of entries, too.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use protocol::{RegisterOptions, Registration, Secret};
+
+use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
+use crate::registry::deferred::Deferred;
+use crate::registry::{Registry, Tenure};
+use crate::token_bucket::TokenBucket;
+
+/// What is told to whoever registers while we stop.
+pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
+
+/// What became of a registration.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Admission {
+    /// It is listed; the session it superseded is out.
+    Listed(Registered),
+    /// It will be, in so long: its node comes and goes, or changes, too often.
+    Deferred(Duration),
+}
+
+/// Why a registration is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RegisterError {
+    /// Too many register at once; there is room in so long.
+    Busy(Duration),
+    /// We stop; another will be there in so long.
+    Draining(Duration),
+    /// The list would be larger than nodes take.
+    Full,
+    /// The instance id is made of a secret that the peer has not shown.
+    NotYours,
+    /// The session is out already.
+    Superseded,
+}
+
+impl Registry {
+    /// A peer registers, for the first time or again.
+    ///
+    /// # Errors
+    /// [`RegisterError`] when it is not taken; an earlier registration stands.
+    pub(crate) fn register(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        registration: Registration,
+        host: &str,
+        terms: &RegisterOptions,
+    ) -> Result<Admission, RegisterError> {
+        let known = self.entries.record_of(session).map(Arc::clone);
+        if self.draining {
+            return Err(RegisterError::Draining(RETRY_AFTER_STOP));
+        }
+        if !proves_itself(&registration, terms) {
+            return Err(RegisterError::NotYours);
+        }
+        let record = Record::new(0, &registration, host);
+        if self.exceeds_list_limit(session, &record) {
+            return Err(RegisterError::Full);
+        }
+        // Old nodes cannot be told to come later.
+        let is_v2 = registration.advert.is_some();
+        if known.is_none()
+            && is_v2
+            && let Err(wait) = self.admission_rate.try_spend(now)
+        {
+            return Err(RegisterError::Busy(wait));
+        }
+        // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
+        if let Some(have) = terms.resume
+            && have.revision.epoch < self.entries.revision().epoch
+            && known.is_none()
+        {
+            self.warmup.record_offer(now, session, have);
+        }
+        self.warmup.record_join(now);
+        if is_v2 {
+            self.visibility.add_session(session);
+            self.liveness.watch(session);
+        }
+        let wait = match &known {
+            // Whoever wants no more calls is believed at once.
+            Some(known) if known.entry != record.entry && !is_draining(&registration) => {
+                self.update_delay(now, session)
+            }
+            Some(_) => None,
+            None if self.entries.is_awaited(&record) => None,
+            None => self.damping.delay(now, &record.identity()),
+        };
+        if let Some(wait) = wait {
+            let why = format!("it comes and goes too often; {:.1} s", wait.as_secs_f32());
+            self.history.record(now, self.revision().rev, &record, "held back", why);
+            let since = self.deferred.get(session).map_or(now, |deferred| deferred.since);
+            let (host, bytes) = (host.to_owned(), record.entry.len());
+            self.defer(session, Deferred { registration, host, bytes, since, until: now + wait });
+            return Ok(Admission::Deferred(wait));
+        }
+        self.deferred.remove(session);
+        let registered = self.list_entry(now, session, &registration, host);
+        if let Some(visible) = terms.visibility.filter(|_| is_v2) {
+            self.visibility.open(now, session, self.revision(), visible);
+        }
+        Ok(Admission::Listed(registered))
+    }
+
+    /// Whether the list would have more bytes than it may, with this entry and all that wait to be listed. What is replaced does
+    /// not count.
+    fn exceeds_list_limit(&self, session: SessionId, record: &Record) -> bool {
+        let instance = record.instance.as_deref();
+        let replaced = self.entries.record_of(session);
+        let replaced = replaced.or_else(|| instance.and_then(|instance| self.entries.record_of_instance(instance)));
+        let replaced = replaced.map_or(0, |record| record.entry.len());
+        let deferred = self.deferred.get(session).map_or(0, |deferred| deferred.bytes);
+        let others = (self.entries.list_bytes() + self.deferred.bytes()).saturating_sub(replaced + deferred);
+        record.entry.len() > replaced && others + record.entry.len() > self.config.max_list_bytes
+    }
+
+    fn update_delay(&mut self, now: Instant, session: SessionId) -> Option<Duration> {
+        let (rate, burst) = (self.config.updates_per_second, self.config.update_burst);
+        let tenure = self.tenures.get_mut(&session)?;
+        tenure.updates.get_or_insert_with(|| Box::new(TokenBucket::new(rate, burst))).try_spend(now).err()
+    }
+
+    pub(super) fn list_entry(
+        &mut self,
+        now: Instant,
+        session: SessionId,
+        registration: &Registration,
+        host: &str,
+    ) -> Registered {
+        if let Some(instance) = instance_of(registration) {
+            self.supersede_deferred(session, instance);
+        }
+        let registered = self.entries.register(session, registration, host);
+        self.tenures.entry(session).or_insert(Tenure { since: now, updates: None });
+        if let Some(superseded) = registered.superseded {
+            self.deferred.remove(superseded);
+            self.forget(superseded);
+            self.superseded.push(superseded);
+        }
+        let event = match (registered.entrance, registered.superseded) {
+            (RegisterOutcome::Joined, _) => "joined",
+            (RegisterOutcome::Updated, _) => "updated",
+            (RegisterOutcome::Unchanged, Some(_)) => "came back",
+            (RegisterOutcome::Unchanged, None) => return registered,
+        };
+        if let Some(record) = self.entries.record_of(session) {
+            let why = if registered.superseded.is_some() { "on a new connection" } else { "" };
+            self.history.record(now, self.entries.revision().rev, record, event, why);
+        }
+        registered
+    }
+}
+
+/// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
+/// whoever says it.
+fn proves_itself(registration: &Registration, terms: &RegisterOptions) -> bool {
+    let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
+    instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
+}
+
+/// The instance that a registration names.
+pub(super) fn instance_of(registration: &Registration) -> Option<&str> {
+    registration.advert.as_ref()?.id.as_deref()
+}
+
+fn is_draining(registration: &Registration) -> bool {
+    registration.advert.as_ref().is_some_and(|advert| advert.draining)
+}

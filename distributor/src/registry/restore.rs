@@ -1,0 +1,64 @@
+//! What a node hands over, after a restart, of what it knew of the Distributor before.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Instant;
+
+use protocol::{CopyPart, Digest, RegistryEntry, ResumePoint, host_text};
+
+use crate::entries::{Record, SessionId};
+use crate::registry::Registry;
+use crate::registry::warmup::RETURN_WITHIN;
+
+impl Registry {
+    /// A part of what a node knows has come. Returns whether that was the last, and is in use now.
+    pub(crate) fn restore_part(&mut self, now: Instant, session: SessionId, part: &CopyPart<'_>) -> bool {
+        let Some(offered) = self.warmup.expected_copy(session) else { return false };
+        let records: Option<Vec<_>> =
+            part.entries.iter().map(|(id, entry)| Record::from_entry(*id, entry.get())).collect();
+        self.copy.extend(records.unwrap_or_default());
+        let bytes: usize = self.copy.iter().map(|record| record.entry.len()).sum();
+        if self.copy.len() > self.config.max_connections || bytes > self.config.max_list_bytes {
+            self.copy.clear();
+            self.warmup.record_bad_copy(now);
+            return false;
+        }
+        if part.more {
+            return false;
+        }
+        let copy = std::mem::take(&mut self.copy);
+        let mut digest = Digest::default();
+        copy.iter().for_each(|record| digest.add(record.id, &record.entry));
+        let is_offered = part.revision == offered.revision && offered.digest.is_none_or(|offered| offered == digest);
+        if digest != part.digest || !is_offered || !is_sound(&copy) || self.exceeds_copy_limit(&copy) {
+            self.warmup.record_bad_copy(now);
+            return false;
+        }
+        self.entries.restore(ResumePoint { revision: part.revision, digest: Some(digest) }, copy, now + RETURN_WITHIN);
+        self.warmup.record_restored();
+        true
+    }
+
+    /// Whether a copy, and those who have registered and are not in it, would make a longer list than nodes take.
+    fn exceeds_copy_limit(&self, copy: &[Record]) -> bool {
+        let instances: HashSet<_> = copy.iter().filter_map(|record| record.instance.as_deref()).collect();
+        let is_new = |record: &&Arc<Record>| record.instance.as_deref().is_none_or(|id| !instances.contains(id));
+        let new: usize = self.entries.records().filter(is_new).map(|record| record.entry.len() + 1).sum();
+        let copied: usize = copy.iter().map(|record| record.entry.len() + 1).sum();
+        copied + new + self.deferred.bytes() > self.config.max_list_bytes
+    }
+}
+
+impl Record {
+    /// A record of an entry that another Distributor has told; `None` when no node can be made of it.
+    pub(super) fn from_entry(id: u64, entry: &str) -> Option<Self> {
+        let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
+        Some(Self::new(id, &registration, &host_text(host)))
+    }
+}
+
+/// Whether each id, and each instance, is there once.
+fn is_sound(copy: &[Record]) -> bool {
+    let (mut ids, mut instances) = (HashSet::new(), HashSet::new());
+    copy.iter().all(|record| ids.insert(record.id) && record.instance.as_ref().is_none_or(|id| instances.insert(id)))
+}
