@@ -1,55 +1,34 @@
 //! One connection: reads packets, writes what its session is owed, and ends when either fails.
 
-use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
 use net::{BacklogPoller, FrameReader, MAX_ESCAPED_BYTES, Socket, TimeSlice, escaped, sleep_until_opt};
-use protocol::{
-    Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, WindowFull, read_copy, write_history,
-    write_refusal,
-};
-use socket2::SockRef;
+use protocol::{LeaveReason, WindowFull};
 use tokio::io::{Interest, Ready};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::peer::command::{Command, CommandReader, FrameCounts, Rejection, guess_protocol};
-use crate::peer::outbox::Reply;
-use crate::registry::{Admission, RegisterError};
-use crate::shell::shared::{FlushOutcome, Session, SessionGuard, Writer};
+use crate::peer::command::{CommandReader, FrameCounts, Rejection};
+use crate::shell::farewell::{abort, farewell};
+use crate::shell::peer_reader::{PeerReader, RoomForPacket};
+use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
 use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::{AwaitedRoom, IncomingBudget, OutPacket, Room};
+use crate::updates::budget::Room;
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_SLICE: u32 = 64;
-/// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
-/// would reset the connection and take the message away.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_BYTES: usize = 4 << 20;
-/// Bytes of that taken at a time.
-const LINGER_READ_BYTES: usize = 16 * 1024;
-/// Bytes of a packet that are read without room for all of it.
-const UNRESERVED_BYTES: usize = 4 * 1024;
 /// While memory is short: how long a peer may take to send a packet, or to read a large one.
-const SHORT_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a peer that has kept much for longer than that looks whether memory is short: ten thousand such peers cost a few hundredths of
 /// a core.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How often a peer that waits to be greeted looks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
-/// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
-/// newest state, and not from all that happened.
-const MAX_UNSENT_BYTES: u32 = 128 * 1024;
-/// Bytes that it may hold altogether, what is under way included (Linux takes twice that, for its own needs: socket(7)). Ten
-/// thousand peers that read slowly would use up what the system has for TCP otherwise; then it drops what comes in, for all.
-const MAX_SYSTEM_BYTES: usize = 128 * 1024;
-
 /// Why a connection ended.
-enum ConnectionEnd {
+pub(super) enum ConnectionEnd {
     /// The peer closed, or broke, its side.
     Gone(LeaveReason),
     /// We are stopping.
@@ -132,35 +111,11 @@ pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
     }
 }
 
-/// The reading half's state.
-struct PeerReader {
-    frames: FrameReader,
-    commands: CommandReader,
-    read_before: bool,
-    registered: bool,
-    /// When the last packet came.
-    heard_at: Instant,
-    bucket: TokenBucket,
-    /// A packet that came too soon, and when it is handled.
-    waiting: Option<(Bytes, Instant)>,
-    room: RoomForPacket,
-}
-
-/// Where the bytes of packets are that have come and were not handled.
-enum RoomForPacket {
-    /// They are few.
-    Little,
-    /// There is no room for more.
-    Awaited(AwaitedRoom),
-    /// They have room, since this time.
-    Roomy { _room: Room, since: Instant },
-}
-
 /// Where a peer stands in the queue of those for which a packet of their own has to be made.
 enum QueueState {
     NotNeeded,
     Awaited(AwaitedHead),
-    Now { _places: QueueHead },
+    Now { _head: QueueHead },
 }
 
 /// What a connection's task has waited for.
@@ -175,7 +130,7 @@ enum Wake {
     /// There is room for the rest of a packet.
     Room(Room),
     /// The next list that is made for one peer may be this one's.
-    QueueState(QueueHead),
+    QueueHead(QueueHead),
     /// A deadline may be over.
     Due,
 }
@@ -280,7 +235,7 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
                 () = session.unfinished.notified() => Wake::Unfinished,
                 reads = or_pending(&mut reading) => Wake::Looked(reads),
                 room = room.awaited() => Wake::Room(room),
-                places = turn.awaited() => Wake::QueueState(places),
+                head = turn.awaited() => Wake::QueueHead(head),
                 () = sleep_until_opt(next) => Wake::Due,
             }
         });
@@ -304,7 +259,7 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
             }
             Wake::Unfinished => {}
             Wake::Room(room) => reader.room = RoomForPacket::roomy(room),
-            Wake::QueueState(places) => turn = QueueState::Now { _places: places },
+            Wake::QueueHead(head) => turn = QueueState::Now { _head: head },
             Wake::Looked(reads) => {
                 if reads {
                     unread_since = None;
@@ -389,20 +344,6 @@ async fn read_enough(session_guard: &SessionGuard, unread: WindowFull, look: &mu
     }
 }
 
-impl RoomForPacket {
-    fn roomy(room: Room) -> Self {
-        Self::Roomy { _room: room, since: Instant::now() }
-    }
-
-    /// Waits for room, for ever when none is awaited. Cancel safe.
-    async fn awaited(&mut self) -> Room {
-        match self {
-            Self::Awaited(room) => room.await,
-            Self::Little | Self::Roomy { .. } => std::future::pending().await,
-        }
-    }
-}
-
 impl QueueState {
     /// Enters the queue if it has not. Returns whether it is the peer's turn.
     fn wait_for(&mut self, update_queue: &UpdateQueue, session: &Session) -> bool {
@@ -415,217 +356,8 @@ impl QueueState {
     /// Waits for the turn, for ever when none is awaited. Cancel safe.
     async fn awaited(&mut self) -> QueueHead {
         match self {
-            Self::Awaited(places) => places.await,
+            Self::Awaited(head) => head.await,
             Self::NotNeeded | Self::Now { .. } => std::future::pending().await,
         }
-    }
-}
-
-impl PeerReader {
-    /// Whether there is room for what has come, and more. A few bytes need none.
-    fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
-        if self.frames.buffered().len() <= UNRESERVED_BYTES {
-            self.room = RoomForPacket::Little;
-        } else if matches!(self.room, RoomForPacket::Little) {
-            self.room = match rooms.acquire() {
-                Ok(room) => RoomForPacket::roomy(room),
-                Err(awaited) => RoomForPacket::Awaited(awaited),
-            };
-        }
-        !matches!(self.room, RoomForPacket::Awaited(_))
-    }
-
-    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
-    fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
-        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
-        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
-    }
-
-    /// Handles one packet; `false` when more bytes are needed first.
-    fn handle_next_frame(&mut self, session_guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
-        let config = &session_guard.shared().config;
-        let session = &session_guard.session;
-        if !self.read_before && !self.frames.buffered().is_empty() {
-            if let Some(other) = guess_protocol(self.frames.buffered()) {
-                let message = format!("this is the registry port for packets; the peer looks like {other}");
-                return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
-            }
-            // The longest sign: by then the guess is as good as it gets.
-            self.read_before = self.frames.buffered().len() >= 12;
-        }
-        let frame = match self.waiting.take() {
-            Some((frame, at)) if at <= Instant::now() => frame,
-            Some(early) => {
-                self.waiting = Some(early);
-                return Ok(false);
-            }
-            None => match self.frames.next_frame() {
-                Ok(Some(frame)) => frame,
-                Ok(None) => return Ok(false),
-                Err(too_large) => {
-                    return Err(ConnectionEnd::Rejected(Rejection::new(413, "frame_too_large", too_large.to_string())));
-                }
-            },
-        };
-        self.read_before = true;
-        let now = Instant::now();
-        if let Err(wait) = self.bucket.try_spend(now.into_std()) {
-            self.waiting = Some((frame, now + wait));
-            return Ok(false);
-        }
-        self.heard_at = now;
-        let version = self.commands.version();
-        match self.commands.read(now.into_std(), &frame, config) {
-            Command::Ignore => {}
-            Command::RejectSilently(complaint) => {
-                session_guard.shared().counters.refused(complaint.status, complaint.reason);
-                session_guard.shared().warn_of_refusal(session.peer, &complaint);
-            }
-            Command::Register(registration, terms) => self.register(session_guard, *registration, &terms)?,
-            Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
-            Command::Leave => {
-                self.registered = false;
-                session_guard.unregister(LeaveReason::Leave);
-            }
-            Command::Acknowledge(Pong { revision: Some(known), digest }) => {
-                session_guard.acknowledge(known, digest, now.into_std())
-            }
-            Command::Acknowledge(_nothing) => {}
-            Command::Report(failed) => session_guard.report_failed(&failed),
-            Command::CopyPart => {
-                if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
-                    session_guard.restore_part(&part);
-                }
-            }
-            Command::GetHistory(key, node) => {
-                let mut out = BytesMut::new();
-                write_history(&mut out, &key, &session_guard.history(&node));
-                let memory = &session_guard.shared().update_budget;
-                if memory.has_room(out.len()) {
-                    let answer = OutPacket::reserved(out.freeze(), memory);
-                    session.outbox().reply(Reply::Packet(answer), self.commands.version());
-                } else {
-                    let complaint = Rejection::new(503, "busy", "what peers have not read takes too much memory");
-                    self.refuse(session_guard, Some(&key), &complaint, Some(SHORT_PATIENCE));
-                }
-            }
-            Command::Reject(key, complaint) => self.refuse(session_guard, key.as_ref(), &complaint, None),
-            Command::Cut(complaint) => return Err(ConnectionEnd::Rejected(complaint)),
-        }
-        if version == Version::V1 && self.commands.version() == Version::V2 {
-            tune_for_changes(&session.stream);
-        }
-        Ok(true)
-    }
-
-    fn register(
-        &mut self,
-        session_guard: &SessionGuard,
-        registration: Registration,
-        terms: &RegisterOptions,
-    ) -> Result<(), ConnectionEnd> {
-        let version = self.commands.version();
-        let (status, reason, message, after) = match session_guard.register(registration, version, terms) {
-            Ok(Admission::Listed(_)) => {
-                self.registered = true;
-                return Ok(());
-            }
-            Ok(Admission::Deferred(wait)) => {
-                self.registered = true;
-                (
-                    202,
-                    "held_back",
-                    "it comes and goes, or changes, too often; it will be listed as it is now",
-                    Some(wait),
-                )
-            }
-            Err(RegisterError::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
-            Err(RegisterError::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
-            Err(RegisterError::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
-            Err(RegisterError::NotYours) => {
-                let message = "this instance id is made of a secret, and the packet does not show it";
-                (403, "not_yours", message, None)
-            }
-            Err(RegisterError::Superseded) => return Ok(()),
-        };
-        let complaint = Rejection::new(status, reason, message);
-        // What a node cannot mend by waiting, its operators should see.
-        if after.is_none() || version == Version::V1 && status != 202 {
-            session_guard.shared().warn_of_refusal(session_guard.session.peer, &complaint);
-        }
-        match version {
-            Version::V1 => session_guard.shared().counters.refused(status, reason),
-            Version::V2 => self.refuse(session_guard, None, &complaint, after),
-        }
-        Ok(())
-    }
-
-    fn refuse(&self, session_guard: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
-        let session = &session_guard.session;
-        let Rejection { status, reason, message } = complaint;
-        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
-        session_guard.shared().counters.refused(*status, reason);
-        let mut out = BytesMut::new();
-        write_refusal(&mut out, key, *status, reason, message, after);
-        session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
-    }
-
-    /// When a version 2 peer must have registered.
-    fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
-        let waits = self.commands.version() == Version::V2 && !self.registered;
-        waits.then(|| self.heard_at + register_timeout)
-    }
-}
-
-/// Changes are small and many; what a peer has not taken is better made anew.
-fn tune_for_changes(stream: &Socket) {
-    #[cfg(target_os = "linux")]
-    let Some(stream) = stream.tcp() else { return };
-    let socket = SockRef::from(stream);
-    let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);
-    #[cfg(target_os = "linux")]
-    let limited = limited.and_then(|()| socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES));
-    if let Err(error) = limited {
-        debug!(%error, "cannot limit what the system holds for a peer");
-    }
-}
-
-/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
-async fn farewell(session_guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
-    let stream = &session_guard.session.stream;
-    let mut out = BytesMut::new();
-    write_refusal(&mut out, None, status, reason, message, None);
-    let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
-    if stream.try_write(&out).is_err() || stream.tcp().is_none_or(|stream| shut(stream).is_err()) {
-        return false;
-    }
-    let mut left = LINGER_BYTES;
-    let mut slice = TimeSlice::new();
-    let closed = timeout(LINGER, async {
-        while left > 0 && slice.idle_while(stream.readable()).await.is_ok() {
-            slice.yield_if_over().await;
-            match pass_over(stream) {
-                Ok(0) => return true,
-                Ok(bytes) => left = left.saturating_sub(bytes),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
-                Err(_) => return true,
-            }
-        }
-        false
-    });
-    closed.await.unwrap_or(false)
-}
-
-/// Reads what nobody needs. The room for that is this thread's, and not a piece for each of thousands that are cut.
-fn pass_over(stream: &Socket) -> std::io::Result<usize> {
-    stream.try_read(&mut [0; LINGER_READ_BYTES])
-}
-
-/// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later
-/// without a word, and a peer that reads again waits for ever on a connection that is gone.
-fn abort(stream: &Socket) {
-    let Some(stream) = stream.tcp() else { return };
-    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
-        debug!(%error, "cannot reset a connection");
     }
 }

@@ -2,9 +2,15 @@
 
 mod admin;
 mod connection;
+mod farewell;
+mod logs;
 mod metrics;
+mod peer_reader;
+mod publisher;
 mod server;
+mod session;
 mod shared;
+mod timers;
 mod update_queue;
 
 pub use server::{serve, serve_with_admin};

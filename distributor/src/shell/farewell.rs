@@ -1,0 +1,60 @@
+//! How a connection ends: the reason that a peer is told, and a reset for one that would not read it.
+
+use std::net::Shutdown;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use net::{Socket, TimeSlice};
+use protocol::write_refusal;
+use socket2::SockRef;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::shell::session::SessionGuard;
+
+/// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
+/// would reset the connection and take the message away.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES: usize = 4 << 20;
+/// Bytes of that taken at a time.
+const LINGER_READ_BYTES: usize = 16 * 1024;
+
+/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
+pub(super) async fn farewell(session_guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
+    let stream = &session_guard.session.stream;
+    let mut out = BytesMut::new();
+    write_refusal(&mut out, None, status, reason, message, None);
+    let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
+    if stream.try_write(&out).is_err() || stream.tcp().is_none_or(|stream| shut(stream).is_err()) {
+        return false;
+    }
+    let mut left = LINGER_BYTES;
+    let mut slice = TimeSlice::new();
+    let closed = timeout(LINGER, async {
+        while left > 0 && slice.idle_while(stream.readable()).await.is_ok() {
+            slice.yield_if_over().await;
+            match pass_over(stream) {
+                Ok(0) => return true,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return true,
+            }
+        }
+        false
+    });
+    closed.await.unwrap_or(false)
+}
+
+/// Reads what nobody needs. The room for that is this thread's, and not a piece for each of thousands that are cut.
+fn pass_over(stream: &Socket) -> std::io::Result<usize> {
+    stream.try_read(&mut [0; LINGER_READ_BYTES])
+}
+
+/// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later
+/// without a word, and a peer that reads again waits for ever on a connection that is gone.
+pub(super) fn abort(stream: &Socket) {
+    let Some(stream) = stream.tcp() else { return };
+    if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {
+        debug!(%error, "cannot reset a connection");
+    }
+}

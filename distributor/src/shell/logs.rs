@@ -1,0 +1,115 @@
+//! Lines about nodes and registrations, as many of each kind as a log can bear.
+
+use std::net::SocketAddr;
+
+use net::{Escaped, MAX_ESCAPED_BYTES, escaped};
+use protocol::{LeaveReason, Version};
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::config::OversizedList;
+use crate::entries::{Record, RegisterOutcome, Registered};
+use crate::peer::command::Rejection;
+use crate::registry::Admission;
+use crate::shell::shared::Shared;
+
+/// Log lines of one kind about nodes that come and go, in `LogThrottle::LOG_PERIOD`; the next says how many were left out. `distributor why`
+/// knows all.
+pub(super) const MAX_JOIN_LINES: u32 = 100;
+
+/// A registration, for its line.
+pub(super) struct RegistrationLog<'a> {
+    pub(super) nodes: usize,
+    pub(super) name: &'a str,
+    pub(super) host: &'a str,
+    pub(super) port: u16,
+    pub(super) urls: usize,
+    pub(super) version: Version,
+}
+
+impl Shared {
+    /// Says what became of a registration.
+    pub(super) fn log_registration(
+        &self,
+        now: std::time::Instant,
+        logged: &RegistrationLog<'_>,
+        admission: &Admission,
+        warns_of_loopback: bool,
+    ) {
+        let RegistrationLog { nodes, name, host, port, urls, version } = *logged;
+        let name = shown_name(name);
+        let event = match admission {
+            Admission::Listed(Registered { entrance: RegisterOutcome::Joined, .. }) => Some("joined"),
+            Admission::Listed(Registered { entrance: RegisterOutcome::Updated, .. }) => Some("updated"),
+            Admission::Listed(Registered { entrance: RegisterOutcome::Unchanged, .. }) => None,
+            Admission::Deferred(_) => Some("held back"),
+        };
+        match (event.and_then(|event| self.join_log.allow(event, now)), admission) {
+            (Some(held_back), Admission::Listed(_)) => {
+                let event = event.unwrap_or_default();
+                info!(nodes, %name, %host, port, urls, version = ?version, held_back, "{event}");
+            }
+            (Some(held_back), Admission::Deferred(wait)) => {
+                let seconds = wait.as_secs_f32();
+                info!(%name, %host, port, seconds, held_back, "held back: it comes and goes, or changes, too often");
+            }
+            (None, _) => debug!(nodes, %name, %host, port, "registered"),
+        }
+        if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
+            warn!(%name, %host, port, held_back, "this node listens on its own machine's loopback only, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+        }
+    }
+
+    /// Says that a node has gone, or is kept for a while.
+    pub(super) fn log_removal(
+        &self,
+        nodes: usize,
+        peer: SocketAddr,
+        record: &Record,
+        reason: LeaveReason,
+        is_retained: bool,
+    ) {
+        let (name, reason) = (shown_name(&record.name), reason.as_str());
+        let (event, message) = match is_retained {
+            true => ("kept", "gone, as many others at once: it stays listed for a while"),
+            false => ("left", "left"),
+        };
+        if let Some(held_back) = self.join_log.allow(event, Instant::now().into_std()) {
+            info!(nodes, %name, %peer, reason, held_back, "{message}");
+        }
+    }
+
+    /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
+    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Rejection) {
+        let Rejection { reason, message, .. } = complaint;
+        if let Some(held_back) = self.refusal_log.allow(reason, Instant::now().into_std()) {
+            let message = escaped(message, MAX_ESCAPED_BYTES);
+            warn!(%peer, reason, held_back, "a registration is not taken: {message}");
+        }
+    }
+
+    /// Says once, and by name, that version 1 peers can no longer read the whole list.
+    pub(super) fn warn_of_size(&self, name: Escaped<&str>) {
+        let mut state = self.lock();
+        let outgrows = state.registry.legacy_bytes() > self.config.legacy_list_bytes;
+        if outgrows == state.warned_of_size {
+            return;
+        }
+        state.warned_of_size = outgrows;
+        let nodes = state.registry.nodes();
+        drop(state);
+        if outgrows {
+            let limit = self.config.legacy_list_bytes;
+            let get = match self.config.oversized_list {
+                OversizedList::Truncate => "get as many nodes as fit, at least one of each name first",
+                OversizedList::Send => "get the whole list all the same, and may die of it",
+            };
+            warn!(nodes, %name, limit, "with this node the list outgrows what version 1 peers can read: they {get} (--oversized-list)");
+        }
+    }
+}
+
+/// A node's name, for the log: names of version 1 nodes may be any text.
+pub(super) fn shown_name(name: &str) -> Escaped<&str> {
+    escaped(name, MAX_ESCAPED_BYTES)
+}

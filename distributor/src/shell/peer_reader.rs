@@ -1,0 +1,236 @@
+//! The reading half of a connection: which bytes it takes, and what each packet does.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use net::{FrameReader, MAX_ESCAPED_BYTES, Socket, escaped};
+use protocol::{
+    Key, LeaveReason, Packet, Pong, RegisterOptions, Registration, Version, read_copy, write_history, write_refusal,
+};
+use socket2::SockRef;
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
+use crate::peer::outbox::Reply;
+use crate::registry::{Admission, RegisterError};
+use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
+use crate::shell::session::SessionGuard;
+use crate::token_bucket::TokenBucket;
+use crate::updates::budget::{AwaitedRoom, IncomingBudget, OutPacket, Room};
+
+/// Bytes of a packet that are read without room for all of it.
+const UNRESERVED_BYTES: usize = 4 * 1024;
+/// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
+/// newest state, and not from all that happened.
+const MAX_UNSENT_BYTES: u32 = 128 * 1024;
+/// Bytes that it may hold altogether, what is under way included (Linux takes twice that, for its own needs: socket(7)). Ten
+/// thousand peers that read slowly would use up what the system has for TCP otherwise; then it drops what comes in, for all.
+const MAX_SYSTEM_BYTES: usize = 128 * 1024;
+
+/// The reading half's state.
+pub(super) struct PeerReader {
+    pub(super) frames: FrameReader,
+    pub(super) commands: CommandReader,
+    pub(super) read_before: bool,
+    pub(super) registered: bool,
+    /// When the last packet came.
+    pub(super) heard_at: Instant,
+    pub(super) bucket: TokenBucket,
+    /// A packet that came too soon, and when it is handled.
+    pub(super) waiting: Option<(Bytes, Instant)>,
+    pub(super) room: RoomForPacket,
+}
+
+/// Where the bytes of packets are that have come and were not handled.
+pub(super) enum RoomForPacket {
+    /// They are few.
+    Little,
+    /// There is no room for more.
+    Awaited(AwaitedRoom),
+    /// They have room, since this time.
+    Roomy { _room: Room, since: Instant },
+}
+
+impl RoomForPacket {
+    pub(super) fn roomy(room: Room) -> Self {
+        Self::Roomy { _room: room, since: Instant::now() }
+    }
+
+    /// Waits for room, for ever when none is awaited. Cancel safe.
+    pub(super) async fn awaited(&mut self) -> Room {
+        match self {
+            Self::Awaited(room) => room.await,
+            Self::Little | Self::Roomy { .. } => std::future::pending().await,
+        }
+    }
+}
+
+impl PeerReader {
+    /// Whether there is room for what has come, and more. A few bytes need none.
+    pub(super) fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
+        if self.frames.buffered().len() <= UNRESERVED_BYTES {
+            self.room = RoomForPacket::Little;
+        } else if matches!(self.room, RoomForPacket::Little) {
+            self.room = match rooms.acquire() {
+                Ok(room) => RoomForPacket::roomy(room),
+                Err(awaited) => RoomForPacket::Awaited(awaited),
+            };
+        }
+        !matches!(self.room, RoomForPacket::Awaited(_))
+    }
+
+    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
+    pub(super) fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
+        let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
+        self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
+    }
+
+    /// Handles one packet; `false` when more bytes are needed first.
+    pub(super) fn handle_next_frame(&mut self, session_guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
+        let config = &session_guard.shared().config;
+        let session = &session_guard.session;
+        if !self.read_before && !self.frames.buffered().is_empty() {
+            if let Some(other) = guess_protocol(self.frames.buffered()) {
+                let message = format!("this is the registry port for packets; the peer looks like {other}");
+                return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
+            }
+            // The longest sign: by then the guess is as good as it gets.
+            self.read_before = self.frames.buffered().len() >= 12;
+        }
+        let frame = match self.waiting.take() {
+            Some((frame, at)) if at <= Instant::now() => frame,
+            Some(early) => {
+                self.waiting = Some(early);
+                return Ok(false);
+            }
+            None => match self.frames.next_frame() {
+                Ok(Some(frame)) => frame,
+                Ok(None) => return Ok(false),
+                Err(too_large) => {
+                    return Err(ConnectionEnd::Rejected(Rejection::new(413, "frame_too_large", too_large.to_string())));
+                }
+            },
+        };
+        self.read_before = true;
+        let now = Instant::now();
+        if let Err(wait) = self.bucket.try_spend(now.into_std()) {
+            self.waiting = Some((frame, now + wait));
+            return Ok(false);
+        }
+        self.heard_at = now;
+        let version = self.commands.version();
+        match self.commands.read(now.into_std(), &frame, config) {
+            Command::Ignore => {}
+            Command::RejectSilently(complaint) => {
+                session_guard.shared().counters.refused(complaint.status, complaint.reason);
+                session_guard.shared().warn_of_refusal(session.peer, &complaint);
+            }
+            Command::Register(registration, terms) => self.register(session_guard, *registration, &terms)?,
+            Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
+            Command::Leave => {
+                self.registered = false;
+                session_guard.unregister(LeaveReason::Leave);
+            }
+            Command::Acknowledge(Pong { revision: Some(known), digest }) => {
+                session_guard.acknowledge(known, digest, now.into_std())
+            }
+            Command::Acknowledge(_nothing) => {}
+            Command::Report(failed) => session_guard.report_failed(&failed),
+            Command::CopyPart => {
+                if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
+                    session_guard.restore_part(&part);
+                }
+            }
+            Command::GetHistory(key, node) => {
+                let mut out = BytesMut::new();
+                write_history(&mut out, &key, &session_guard.history(&node));
+                let memory = &session_guard.shared().update_budget;
+                if memory.has_room(out.len()) {
+                    let answer = OutPacket::reserved(out.freeze(), memory);
+                    session.outbox().reply(Reply::Packet(answer), self.commands.version());
+                } else {
+                    let complaint = Rejection::new(503, "busy", "what peers have not read takes too much memory");
+                    self.refuse(session_guard, Some(&key), &complaint, Some(SHORT_PATIENCE));
+                }
+            }
+            Command::Reject(key, complaint) => self.refuse(session_guard, key.as_ref(), &complaint, None),
+            Command::Cut(complaint) => return Err(ConnectionEnd::Rejected(complaint)),
+        }
+        if version == Version::V1 && self.commands.version() == Version::V2 {
+            tune_for_changes(&session.stream);
+        }
+        Ok(true)
+    }
+
+    fn register(
+        &mut self,
+        session_guard: &SessionGuard,
+        registration: Registration,
+        terms: &RegisterOptions,
+    ) -> Result<(), ConnectionEnd> {
+        let version = self.commands.version();
+        let (status, reason, message, after) = match session_guard.register(registration, version, terms) {
+            Ok(Admission::Listed(_)) => {
+                self.registered = true;
+                return Ok(());
+            }
+            Ok(Admission::Deferred(wait)) => {
+                self.registered = true;
+                (
+                    202,
+                    "held_back",
+                    "it comes and goes, or changes, too often; it will be listed as it is now",
+                    Some(wait),
+                )
+            }
+            Err(RegisterError::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
+            Err(RegisterError::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
+            Err(RegisterError::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
+            Err(RegisterError::NotYours) => {
+                let message = "this instance id is made of a secret, and the packet does not show it";
+                (403, "not_yours", message, None)
+            }
+            Err(RegisterError::Superseded) => return Ok(()),
+        };
+        let complaint = Rejection::new(status, reason, message);
+        // What a node cannot mend by waiting, its operators should see.
+        if after.is_none() || version == Version::V1 && status != 202 {
+            session_guard.shared().warn_of_refusal(session_guard.session.peer, &complaint);
+        }
+        match version {
+            Version::V1 => session_guard.shared().counters.refused(status, reason),
+            Version::V2 => self.refuse(session_guard, None, &complaint, after),
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, session_guard: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
+        let session = &session_guard.session;
+        let Rejection { status, reason, message } = complaint;
+        debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
+        session_guard.shared().counters.refused(*status, reason);
+        let mut out = BytesMut::new();
+        write_refusal(&mut out, key, *status, reason, message, after);
+        session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
+    }
+
+    /// When a version 2 peer must have registered.
+    pub(super) fn register_by(&self, register_timeout: Duration) -> Option<Instant> {
+        let waits = self.commands.version() == Version::V2 && !self.registered;
+        waits.then(|| self.heard_at + register_timeout)
+    }
+}
+
+/// Changes are small and many; what a peer has not taken is better made anew.
+fn tune_for_changes(stream: &Socket) {
+    #[cfg(target_os = "linux")]
+    let Some(stream) = stream.tcp() else { return };
+    let socket = SockRef::from(stream);
+    let limited = socket.set_send_buffer_size(MAX_SYSTEM_BYTES);
+    #[cfg(target_os = "linux")]
+    let limited = limited.and_then(|()| socket.set_tcp_notsent_lowat(MAX_UNSENT_BYTES));
+    if let Err(error) = limited {
+        debug!(%error, "cannot limit what the system holds for a peer");
+    }
+}

@@ -1,0 +1,78 @@
+//! Tells followers of changes.
+
+use std::time::Duration;
+
+use net::TimeSlice;
+use protocol::{Revision, Version};
+use tokio::time::{Instant, sleep};
+
+use crate::shell::session::{FlushOutcome, Writer};
+use crate::shell::shared::{Shared, index};
+
+/// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
+const WRITES_PER_SLICE: usize = 64;
+const BYTES_PER_SLICE: usize = 1 << 20;
+
+/// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into loopback sockets.
+const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
+/// A publisher rests this many times as long as it has worked, so that it takes a third of a core at most. A single change
+/// goes out at once, and a burst merges.
+const PAUSE_PER_WORK: u32 = 2;
+/// However much there is to tell, a change does not wait longer than this for the round before.
+const MAX_PAUSE: Duration = Duration::from_millis(250);
+
+impl Shared {
+    /// Tells every follower of this version of every change, merged while it is busy or rests. Runs until cancelled.
+    pub(crate) async fn publish(&self, version: Version) {
+        let mut told = Revision::default();
+        loop {
+            self.changed[index(version)].notified().await;
+            let begin = Instant::now();
+            let followers: Vec<_> = {
+                let mut state = self.lock();
+                if state.registry.defers_updates(version) {
+                    // Those who wait for it are told when it is over.
+                    continue;
+                }
+                if version == Version::V1 && state.followers[index(version)].all.is_empty() {
+                    // The list of thousands of nodes is not made for nobody, a thousand times a second.
+                    continue;
+                }
+                let newest = state.registry.publish(version);
+                let followers = &mut state.followers[index(version)];
+                let new = std::mem::take(&mut followers.new);
+                if std::mem::replace(&mut told, newest) == newest {
+                    new
+                } else {
+                    followers.all.values().cloned().collect()
+                }
+            };
+            let (mut bytes, mut worked) = (0, Duration::ZERO);
+            let mut slice = TimeSlice::new();
+            let mut turn = (0, 0);
+            for session in &followers {
+                let (flow, written) = session.flush(self, Writer::Publisher);
+                bytes += written;
+                turn = (turn.0 + 1, turn.1 + written);
+                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
+                    session.unfinished.notify_one();
+                }
+                if turn.0 == WRITES_PER_SLICE || turn.1 >= BYTES_PER_SLICE || slice.is_over() {
+                    worked += slice.worked();
+                    slice.yield_now().await;
+                    turn = (0, 0);
+                }
+            }
+            worked += slice.worked();
+            // Those that have ended meanwhile must not stay open for longer.
+            drop(followers);
+            let pause =
+                Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (PAUSE_PER_WORK + 1));
+            let left = pause.min(MAX_PAUSE).saturating_sub(begin.elapsed());
+            // Below the timer's resolution a pause would only add to every change.
+            if left >= Duration::from_millis(1) {
+                sleep(left).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! One connection as others see it: what is written to it, and the guard that removes it when its task ends.
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use net::Socket;
+use protocol::{CopyPart, Digest, LeaveReason, RegisterOptions, Registration, Revision, Version, WindowFull};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::entries::SessionId;
+use crate::peer::outbox::{Outbox, WriteStep};
+use crate::registry::{Admission, RegisterError};
+use crate::shell::shared::Shared;
+use crate::shell::update_queue::NetworkQueue;
+use crate::updates::budget::Reservation;
+
+/// One connection, as the publisher sees it.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) id: SessionId,
+    pub(crate) peer: SocketAddr,
+    pub(crate) stream: Socket,
+    /// Whoever holds it may write to the stream. Nothing waits inside, and the roster is asked from inside, never the other
+    /// way round.
+    pub(super) outbox: Mutex<Outbox>,
+    /// Wakes the connection's task: the publisher could not write everything, or the session is out.
+    pub(crate) unfinished: Notify,
+    /// Why the session is out, once it is.
+    pub(crate) cut_reason: OnceLock<LeaveReason>,
+    /// Another connection has its place.
+    pub(crate) is_evicted: AtomicBool,
+    /// What it says it needs is kept as long as it is registered.
+    pub(super) interest_reservation: Mutex<Option<Reservation>>,
+    pub(super) opened_at: Instant,
+    /// The connections of a network have one turn between them.
+    pub(crate) network_queue: NetworkQueue,
+    /// How long we had been awake when it last gave a sign of life.
+    pub(super) last_heard: AtomicU64,
+}
+
+/// Who writes to a session's stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Writer {
+    /// The publisher, to every session in turn; it never waits for one.
+    Publisher,
+    /// The connection's own task, which waits for what is in the way.
+    Connection,
+}
+
+/// How far writing came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FlushOutcome {
+    /// The peer has been given everything.
+    Done,
+    /// The socket takes nothing more since this time.
+    Stalled(std::time::Instant),
+    /// An old peer is given time to read.
+    Paced(WindowFull),
+    /// What the peer is owed can be made at this time.
+    Later(std::time::Instant),
+    /// The connection is broken.
+    Broken,
+}
+
+/// A connection's place in the membership. Leaving is its `Drop`, so panics and cancelled tasks leave too.
+#[derive(Debug)]
+pub(crate) struct SessionGuard {
+    pub(super) shared: Arc<Shared>,
+    pub(crate) session: Arc<Session>,
+}
+
+impl SessionGuard {
+    pub(crate) fn register(
+        &self,
+        registration: Registration,
+        version: Version,
+        terms: &RegisterOptions,
+    ) -> Result<Admission, RegisterError> {
+        self.shared.register(&self.session, registration, version, terms)
+    }
+
+    /// Takes the registration away while the connection lives on.
+    pub(crate) fn unregister(&self, reason: LeaveReason) {
+        self.session.outbox().unfollow();
+        self.shared.remove_session(&self.session, reason);
+        self.shared.lock().await_registration(&self.session);
+    }
+
+    /// The peer has given a sign of life.
+    pub(crate) fn heard(&self) {
+        self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// The peer knows this state; if not as it should, it is sent the list.
+    pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
+        let drifted = self.shared.lock().registry.acknowledge(self.session.id, known, digest);
+        if drifted && self.session.outbox().may_resend(now) {
+            warn!(peer = %self.session.peer, revision = %known, "its copy of the list is not what we told; sending it again");
+        }
+    }
+
+    pub(crate) fn report_failed(&self, failed: &[u64]) {
+        let now = Instant::now().into_std();
+        let changes = self.shared.lock().registry.report_failed(now, self.session.id, failed);
+        if changes {
+            self.shared.notify_followers();
+        }
+        self.shared.rescheduled.notify_one();
+    }
+
+    pub(crate) fn restore_part(&self, part: &CopyPart<'_>) {
+        let now = Instant::now().into_std();
+        let (complete, nodes) = {
+            let mut state = self.shared.lock();
+            let complete = state.registry.restore_part(now, self.session.id, part);
+            (complete, state.registry.nodes())
+        };
+        if complete {
+            let (revision, peer) = (part.revision, self.session.peer);
+            info!(nodes, %revision, %peer, "restored what the Distributor before knew");
+            self.shared.notify_followers();
+        }
+        self.shared.rescheduled.notify_one();
+    }
+
+    pub(crate) fn history(&self, node: &str) -> Vec<protocol::HistoryEvent> {
+        self.shared.lock().registry.history(Instant::now().into_std(), node)
+    }
+
+    /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is about to come.
+    pub(crate) fn defers_greetings(&self) -> bool {
+        self.shared.lock().registry.defers_updates(Version::V1)
+    }
+
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Drop for SessionGuard {
+    fn drop(&mut self) {
+        self.shared.remove_session(&self.session, LeaveReason::Closed);
+        let mut state = self.shared.lock();
+        state.has_registered(self.session.id);
+        if !self.session.is_evicted.load(Ordering::Relaxed) {
+            state.close(&self.session);
+        }
+    }
+}
+
+impl Session {
+    pub(crate) fn outbox(&self) -> MutexGuard<'_, Outbox> {
+        self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The session is out; its task ends it.
+    pub(super) fn cut(&self, reason: LeaveReason) {
+        let _ = self.cut_reason.set(reason);
+        self.unfinished.notify_one();
+    }
+
+    /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that was. Never waits.
+    ///
+    /// Changes are told by the publisher, so that they merge. What it cannot finish the connection's task does; until that has,
+    /// the publisher keeps its hands off. No change is lost between them: both ask for the newest state while they hold the
+    /// outbox, so whoever is last has told it.
+    pub(crate) fn flush(&self, shared: &Shared, writer: Writer) -> (FlushOutcome, usize) {
+        let mut outbox = self.outbox();
+        if writer == Writer::Publisher && (outbox.is_behind || outbox.owes_reply()) {
+            return (FlushOutcome::Done, 0);
+        }
+        let with_lists = writer == Writer::Publisher || outbox.is_behind;
+        let (mut written, mut told) = (0, 0);
+        let now = Instant::now().into_std();
+        let flow = loop {
+            let before = outbox.told();
+            let step = outbox.next(now, &mut shared.lock().registry, with_lists);
+            told += u64::from(outbox.told() != before);
+            let packet = match step {
+                WriteStep::Done => break FlushOutcome::Done,
+                WriteStep::WaitFor(unread) => break FlushOutcome::Paced(unread),
+                WriteStep::Later(at) => break FlushOutcome::Later(at),
+                WriteStep::Write(packet) => packet,
+            };
+            // One write per packet: old peers die of a packet in two pieces.
+            match self.stream.try_write(&packet) {
+                Ok(bytes) => {
+                    outbox.wrote(now, bytes);
+                    written += bytes;
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    outbox.blocked(now);
+                    break FlushOutcome::Stalled(outbox.stalled_since().unwrap_or(now));
+                }
+                Err(_broken) => break FlushOutcome::Broken,
+            }
+        };
+        if told > 0 {
+            shared.counters.told(told);
+        }
+        if written > 0 && outbox.is_behind {
+            // It goes on reading what it was behind with, though a ping may be stuck behind that.
+            self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        outbox.is_behind = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));
+        (flow, written)
+    }
+}

@@ -1,0 +1,106 @@
+//! Does what is due.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use protocol::{LeaveReason, Version, Visibility, write_copy_request, write_visibility};
+use tokio::time::Instant;
+use tracing::{debug, info};
+
+use crate::entries::SessionId;
+use crate::registry::DueActions;
+use crate::registry::liveness::Verdict;
+use crate::shell::logs::shown_name;
+use crate::shell::session::{FlushOutcome, Writer};
+use crate::shell::shared::{Shared, SharedState, index};
+
+impl Shared {
+    /// Does what is due, and watches over those who are silent. Runs until cancelled.
+    pub(crate) async fn run_timers(&self) {
+        loop {
+            let next = {
+                let state = self.lock();
+                let tick = (state.open_sessions > 0).then(|| Instant::now() + state.registry.liveness.period());
+                tick.into_iter().chain(state.registry.next_due().map(Instant::from_std)).min()
+            };
+            tokio::select! {
+                () = net::sleep_until_opt(next) => {}
+                () = self.rescheduled.notified() => {}
+            }
+            let now = Instant::now().into_std();
+            let (before, turn, verdicts) = {
+                let mut state = self.lock();
+                let before = state.registry.published();
+                let turn = state.registry.run_due(now);
+                let SharedState { registry, followers, .. } = &mut *state;
+                let heard = |session| {
+                    let followers = &followers[index(Version::V2)].all;
+                    let heard = followers.get(&session).map_or(0, |session| session.last_heard.load(Ordering::Relaxed));
+                    Duration::from_nanos(heard)
+                };
+                let verdicts = registry.liveness.tick(now, heard);
+                let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
+                self.active_time.store(active_time, Ordering::Relaxed);
+                (before, turn, verdicts)
+            };
+            self.apply_due(turn);
+            for (session, verdict) in verdicts {
+                self.apply_verdict(now, session, verdict);
+            }
+            self.cut_superseded(&mut self.lock());
+            if before != self.lock().registry.published() {
+                self.notify_followers();
+            }
+        }
+    }
+
+    fn apply_due(&self, turn: DueActions) {
+        let DueActions { copy_from, resolved, gone, warm } = turn;
+        if warm {
+            debug!(nodes = self.lock().registry.nodes(), "warm: whoever is not listed is not there");
+        }
+        for record in gone {
+            if let Some(held_back) = self.join_log.allow("gone", Instant::now().into_std()) {
+                let (name, address) = (shown_name(&record.name), record.address());
+                info!(%name, address, held_back, "left: it did not come back");
+            }
+        }
+        let mut packets = Vec::new();
+        if let Some(session) = copy_from {
+            let mut out = BytesMut::new();
+            write_copy_request(&mut out);
+            packets.push((session, out));
+        }
+        for (resolved, missing) in resolved {
+            let mut out = BytesMut::new();
+            let visibility = Visibility { seen: resolved.seen, of: resolved.of, enough: resolved.enough, missing };
+            write_visibility(&mut out, &visibility);
+            packets.push((resolved.session, out));
+        }
+        for (session, packet) in packets {
+            if let Some(session) = self.follower(session) {
+                session.outbox().notify(packet.freeze());
+                session.unfinished.notify_one();
+            }
+        }
+    }
+
+    fn apply_verdict(&self, now: std::time::Instant, session: SessionId, verdict: Verdict) {
+        let Some(session) = self.follower(session) else { return };
+        if self.lock().registry.apply_verdict(now, session.id, verdict) {
+            debug!(conn = session.id.0, peer = %session.peer, ?verdict, "liveness");
+        }
+        match verdict {
+            Verdict::Ping => {
+                session.outbox().ping();
+                let (flow, _) = session.flush(self, Writer::Publisher);
+                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
+                    session.unfinished.notify_one();
+                }
+            }
+            Verdict::Suspect | Verdict::Trust => {}
+            Verdict::Hung => session.cut(LeaveReason::Hung),
+        }
+    }
+}
