@@ -12,11 +12,11 @@ use tracing::{debug, info, warn};
 
 use crate::peer::command::{CommandReader, FrameCounts, Rejection};
 use crate::shell::farewell::{abort, farewell};
+use crate::shell::incoming_budget::Room;
 use crate::shell::peer_reader::{PeerReader, RoomForPacket};
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
 use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::Room;
 
 /// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
 const FRAMES_PER_SLICE: u32 = 64;

@@ -3,6 +3,7 @@
 mod admin;
 mod connection;
 mod farewell;
+mod incoming_budget;
 mod logs;
 mod metrics;
 mod peer_reader;

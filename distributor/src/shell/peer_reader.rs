@@ -15,9 +15,10 @@ use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
 use crate::registry::{Admission, RegisterError};
 use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
+use crate::shell::incoming_budget::{AwaitedRoom, IncomingBudget, Room};
 use crate::shell::session::SessionGuard;
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::{AwaitedRoom, IncomingBudget, OutPacket, Room};
+use crate::updates::budget::OutPacket;
 
 /// Bytes of a packet that are read without room for all of it.
 const UNRESERVED_BYTES: usize = 4 * 1024;

@@ -19,11 +19,12 @@ use crate::entries::{MAX_CHANGE_BYTES, SessionId};
 use crate::peer::outbox::Outbox;
 use crate::registry::history;
 use crate::registry::{Admission, RegisterError, Registry, Removal};
+use crate::shell::incoming_budget::IncomingBudget;
 use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, shown_name};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
 use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
-use crate::updates::budget::{Budget, IncomingBudget};
+use crate::updates::budget::Budget;
 
 /// How long a connection has to register until it may have to give way to others.
 const REGISTER_GRACE: Duration = Duration::from_millis(500);

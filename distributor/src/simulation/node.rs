@@ -1,0 +1,130 @@
+//! A node: the real replica, behind packets.
+
+use super::*;
+
+impl SimNode {
+    /// A new process: it knows nothing, and listens where the one before did.
+    pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant) {
+        *next_instance += 1;
+        self.instance = format!("i{next_instance}");
+        (self.is_up, self.is_frozen, self.draining) = (true, false, false);
+        (self.replica, self.highest, self.connection) = (Replica::default(), None, None);
+        self.table.clear();
+        self.connect_at = now;
+    }
+
+    pub(super) fn ports(&self) -> BTreeSet<u16> {
+        self.replica.nodes().iter().map(|known| known.address.port()).collect()
+    }
+
+    pub(super) fn addresses(&self) -> BTreeSet<SocketAddr> {
+        self.replica.nodes().iter().map(|known| known.address).collect()
+    }
+
+    pub(super) fn registration(&self) -> Vec<u8> {
+        let Self { name, port, .. } = self;
+        match self.version {
+            Version::V1 => format!(
+                r#"{{"uri":"/distributes","method":"POST","key":0,"params":{{"port":{port},"name":"{name}","urls":[],"x":{}}}}}¶"#,
+                self.draining
+            )
+            .into_bytes(),
+            Version::V2 => {
+                let advert =
+                    Advert { id: Some(self.instance.clone()), draining: self.draining, ..Advert::default() };
+                let mut have =
+                    self.replica.revision().map(|revision| ResumePoint { revision, digest: Some(self.replica.digest()) });
+                if self.lies {
+                    have = Some(self.lie().0);
+                }
+                let terms = RegisterOptions { resume: have, ..RegisterOptions::default() };
+                let mut out = BytesMut::new();
+                write_registration(&mut out, name, *port, &[], &advert, &terms);
+                out.to_vec()
+            }
+        }
+    }
+
+    /// A list with nodes that there are not: one that is new, and one in the place of each that there is, the state it claims to be,
+    /// and its digest.
+    pub(super) fn lie(&self) -> (ResumePoint, Vec<(u64, String)>) {
+        let entry = |port: u16, name: &str, id: &str| {
+            format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
+        };
+        let known = self.replica.entries().map(|(id, text)| {
+            let instance = text.split(r#""id":""#).nth(1).and_then(|rest| rest.split('"').next()).unwrap_or("none");
+            (id, entry(INVENTED[0], "invented", instance))
+        });
+        let mut entries: Vec<_> = known.collect();
+        entries.push((1 << 20, entry(INVENTED[1], "invented", "invented")));
+        let mut digest = Digest::default();
+        entries.iter().for_each(|(id, entry)| digest.add(*id, entry));
+        let known = self.replica.revision().unwrap_or(Revision { epoch: 1000, rev: 0 });
+        (ResumePoint { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
+    }
+
+    /// Carries out what the replica says has changed.
+    pub(super) fn follow(&mut self) {
+        for (address, known) in self.replica.last_changes() {
+            match known {
+                Some(known) => drop(self.table.insert(address, known)),
+                None => drop(self.table.remove(&address)),
+            }
+        }
+        assert!(self.table.values().eq(&self.replica.nodes()), "S9: changes lead to what there is");
+        assert!(INVENTED.iter().all(|port| !self.ports().contains(port)), "S10: nobody is told what was invented");
+    }
+
+    /// Takes a packet in, as the real node does; what it answers.
+    pub(super) fn handle(&mut self, now: Instant, frame: &[u8]) -> Vec<u8> {
+        let packet = Packet::parse(frame).expect("S3: nothing unreadable is sent");
+        let mut out = BytesMut::new();
+        if self.version == Version::V1 {
+            assert!(packet.meta.is_none(), "S3: a version 1 node is never sent what it does not know");
+            assert!(frame.len() <= LEGACY_READ_BYTES);
+        }
+        if packet.uri() == PING_URI {
+            write_pong(&mut out, self.replica.pong(true));
+            return out.to_vec();
+        }
+        if is_copy_request(&packet) {
+            if self.lies {
+                let (have, entries) = self.lie();
+                let entries = entries.iter().map(|(id, entry)| (*id, entry.as_str()));
+                write_copy(&mut out, have.revision, have.digest.unwrap_or_default(), entries);
+            } else if let Some(revision) = self.replica.revision() {
+                write_copy(&mut out, revision, self.replica.digest(), self.replica.entries());
+            }
+            return out.to_vec();
+        }
+        let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
+        // An entry that is replaced may be at another address then: whoever took an instance over was there.
+        let replaced: BTreeSet<u64> = match &news {
+            ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
+            ListUpdate::Snapshot(_) => BTreeSet::new(),
+        };
+        let stays = |known: &&KnownNode| known.ids.iter().all(|id| !replaced.contains(id));
+        let nodes = self.replica.nodes();
+        let before: BTreeSet<_> = nodes.iter().filter(stays).map(|known| known.address).collect();
+        let leaves = matches!(&news, ListUpdate::Delta(delta) if !delta.left.is_empty());
+        let outcome = self.replica.apply(now, &news);
+        if outcome == UpdateOutcome::Gap {
+            // It was greeted in the form of version 1, and no longer has what it said it had.
+            let lost = self.offered && self.replica.revision().is_none();
+            assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
+            write_list_request(&mut out, 1);
+            return out.to_vec();
+        }
+        assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
+        if self.replica.is_warming() && !leaves {
+            assert!(self.addresses().is_superset(&before), "S8: nobody goes while the SimDistributor warms up");
+        }
+        if outcome == UpdateOutcome::Changed {
+            self.follow();
+        }
+        let known = self.replica.revision().or(self.highest);
+        assert!(known >= self.highest || self.version == Version::V1, "S2: {known:?} after {:?}", self.highest);
+        self.highest = known;
+        Vec::new()
+    }
+}

@@ -1,0 +1,192 @@
+//! What happens to the mesh: faults, and then peace.
+
+use super::*;
+
+impl World {
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+    pub(super) fn new(seed: u64) -> Self {
+        let start = Instant::now();
+        let mut world = Self {
+            rng: Rng::with_seed(seed),
+            now: start,
+            epoch: 1000,
+            distributor: None,
+            nodes: Vec::new(),
+            connections: BTreeMap::new(),
+            next_connection: 0,
+            next_instance: 0,
+            impostors: BTreeSet::new(),
+            impostors_go: None,
+            peace: false,
+        };
+        for number in 0..world.rng.u16(2..6) {
+            let version = if world.rng.u8(0..4) == 0 { Version::V1 } else { Version::V2 };
+            let mut node = SimNode {
+                version,
+                name: format!("n{number}"),
+                port: 1000 + number,
+                instance: String::new(),
+                draining: false,
+                is_up: false,
+                is_frozen: false,
+                connection: None,
+                connect_at: start,
+                replica: Replica::default(),
+                table: BTreeMap::new(),
+                highest: None,
+                offered: false,
+                lies: version == Version::V2 && world.rng.u8(0..6) == 0,
+            };
+            node.start(&mut world.next_instance, start);
+            world.nodes.push(node);
+        }
+        world.start_distributor();
+        world
+    }
+
+    pub(super) fn start_distributor(&mut self) {
+        self.epoch += self.rng.u64(1..1000);
+        let registry = Registry::new(Config::default(), Budget::new(usize::MAX), self.now, self.epoch);
+        self.distributor = Some(SimDistributor { registry, checked: None });
+    }
+
+    pub(super) fn run(&mut self) {
+        for _ in 0..EVENTS {
+            self.act();
+            for _ in 0..self.rng.usize(0..4) {
+                let ms = [1, 10, 60, 400][self.rng.usize(0..4)];
+                let ms = self.rng.u64(1..=ms);
+                self.advance(Duration::from_millis(ms));
+            }
+        }
+        self.heal();
+    }
+
+    /// Something goes wrong, or right.
+    pub(super) fn act(&mut self) {
+        let node = self.rng.usize(0..self.nodes.len());
+        let connection = self.nodes[node].connection;
+        match self.rng.u8(0..18) {
+            0 | 1 => self.kill(node),
+            2..=4 if !self.nodes[node].is_up => {
+                let now = self.now;
+                self.nodes[node].start(&mut self.next_instance, now);
+            }
+            5 => self.nodes[node].is_frozen = true,
+            6 => self.nodes[node].is_frozen = false,
+            7 => self.cut(connection, LeaveReason::Reset),
+            8 => {
+                if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
+                    connection.black_hole.get_or_insert(self.now);
+                    // The node finds out by itself, or has a new address: it comes again, while the old session lives on.
+                    if self.rng.bool() {
+                        self.nodes[node].connection = None;
+                        self.nodes[node].replica.disconnected();
+                        self.nodes[node].connect_at = self.now;
+                    }
+                }
+            }
+            9 | 10 => {
+                if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
+                    let stalls = self.rng.bool();
+                    if self.rng.bool() {
+                        connection.down.is_stalled = stalls
+                    } else {
+                        connection.up.is_stalled = stalls
+                    }
+                }
+            }
+            11 => self.update(node),
+            12 => self.leave(node),
+            13 if self.rng.u8(0..3) == 0 => self.kill_distributor(),
+            16 => {
+                for _ in 0..self.rng.u8(1..5) {
+                    self.impersonate(node, true);
+                }
+            }
+            17 => self.impersonate(node, false),
+            14 => drop(self.distributor.is_none().then(|| self.start_distributor())),
+            _ => {}
+        }
+    }
+
+    /// A peer registers a node's instance as its own, and leaves at once or stays.
+    pub(super) fn impersonate(&mut self, number: usize, leaves: bool) {
+        let Some(distributor) = &mut self.distributor else { return };
+        let SimNode { name, instance, .. } = &self.nodes[number];
+        let params = format!(r#"{{"port":{IMPOSTOR},"name":"{name}","$":{{"id":"{instance}"}}}}"#);
+        let params = serde_json::from_str(&params).expect("it is JSON");
+        let registration = Registration::parse(Some(params), &Config::default().registration).expect("it is sound");
+        let (id, host) = (self.next_connection, "::ffff:10.0.0.1");
+        self.next_connection += 1;
+        let _ = distributor.registry.register(self.now, SessionId(id), registration, host, &RegisterOptions::default());
+        self.impostors.insert(id);
+        self.cut_superseded();
+        if leaves {
+            self.drop_session(id, LeaveReason::Closed);
+        }
+    }
+
+    /// Nothing goes wrong any more, and after a bounded time everybody knows the truth.
+    pub(super) fn heal(&mut self) {
+        self.peace = true;
+        if self.distributor.is_none() {
+            self.start_distributor();
+        }
+        self.nodes.iter_mut().for_each(|node| node.is_frozen = false);
+        for connection in self.connections.values_mut() {
+            connection.down.is_stalled = false;
+            connection.up.is_stalled = false;
+        }
+        self.impostors_go = Some(self.now + IMPOSTORS_STAY);
+        let until = self.now + HEALED_AFTER;
+        while !self.is_true() {
+            assert!(self.now < until, "not healed after {HEALED_AFTER:?}: {}", self.describe());
+            self.advance(2 * TICK);
+        }
+    }
+
+    pub(super) fn kill(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.is_up = false;
+        if let Some(id) = node.connection.take()
+            && let Some(connection) = self.connections.get_mut(&id)
+        {
+            connection.up.closed = Some(LeaveReason::Closed);
+        }
+    }
+
+    pub(super) fn leave(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        if node.version == Version::V2
+            && node.is_up
+            && let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))
+        {
+            let mut out = BytesMut::new();
+            write_leave(&mut out);
+            connection.up.send(&out);
+        }
+        self.kill(number);
+    }
+
+    pub(super) fn update(&mut self, number: usize) {
+        let node = &mut self.nodes[number];
+        node.draining = !node.draining;
+        if node.is_up
+            && let Some(connection) = node.connection.and_then(|id| self.connections.get_mut(&id))
+        {
+            connection.up.send(&node.registration());
+        }
+    }
+
+    pub(super) fn kill_distributor(&mut self) {
+        self.distributor = None;
+        self.impostors.clear();
+        let connections = std::mem::take(&mut self.connections);
+        for (id, connection) in connections {
+            if self.nodes[connection.node].connection == Some(id) {
+                self.lose(connection.node);
+            }
+        }
+    }
+}
