@@ -50,9 +50,9 @@ pub struct Config {
     pub handshake_timeout: Duration,
     /// Certificates for clients that speak TLS; the first is for those that name no host.
     pub certificates: Vec<CertificateFiles>,
-    /// Who comes without TLS is sent to this port, where it is spoken.
+    /// Clients without TLS are redirected to this port, where TLS is spoken.
     pub redirect: Option<u16>,
-    /// HTTP/2 is spoken without TLS too, to those who begin with it.
+    /// HTTP/2 is spoken without TLS too, to clients that begin with it.
     pub h2c: bool,
     /// Balancers whose connections begin with the PROXY protocol. Theirs must, and no other may.
     pub proxy_protocol: Vec<IpNet>,
@@ -102,12 +102,13 @@ pub struct Route {
     /// at a time.
     pub max_tunnels: usize,
     /// Percent of these that one client alone may have: of one address, or one /64 of IPv6. With
-    /// more clients each may have so many times as many as are free, as one alone: there is always
-    /// something left for the next.
+    /// more clients each may have the same multiple of what is free, so that something is always
+    /// left for the next.
     pub client_share: u8,
     /// How long a tunnel may stay in which neither side says anything.
     pub tunnel_idle_timeout: Duration,
-    /// How long they wait; who would wait for longer is declined at once.
+    /// How long requests wait for a permit. A request that would wait for longer is refused at
+    /// once.
     pub queue_timeout: Duration,
     /// How it is found out whether servers are alive, between requests.
     pub check: Option<Check>,
@@ -152,8 +153,8 @@ impl Route {
     /// Requests that a server is given at a time by default.
     pub const MAX_CONNECTIONS: usize = 1024;
 
-    /// Percent of a server's places that one client alone may have. The rest is more than those
-    /// need who ask for what is soon done, and a load test from one address does not notice it.
+    /// Percent of a server's permits that one client alone may have. The rest is enough for short
+    /// requests of others, and a load test from one address does not notice it.
     pub const CLIENT_SHARE: u8 = 90;
 
     /// Everything as usual.

@@ -19,7 +19,7 @@ use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::path::normalize;
 use crate::upstream::server_checks::MIN_PERIOD;
 
-/// Who is asked by a check, and what.
+/// What a check calls, and how.
 #[derive(Debug)]
 enum CheckTarget {
     Servers(Check),

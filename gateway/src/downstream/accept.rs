@@ -20,8 +20,8 @@ use crate::config::Config;
 use crate::downstream::connection::DownstreamConnection;
 use crate::io::stream::limit_unsent;
 
-/// After being told to stop, connections are taken for so long that the system has accepted
-/// already: they may have asked.
+/// How long connections are taken after a stop that the system has accepted already: they may have
+/// asked.
 const DRAIN_NOTICE: Duration = Duration::from_millis(50);
 /// Clients of one worker that wait for others to make room.
 const MAX_WAITING: usize = 128;
@@ -43,7 +43,7 @@ impl Worker {
         let mut connections = JoinSet::new();
         let mut full = LogThrottle::default();
         let mut accept_until = None;
-        // Those who wait for a place count among the connections.
+        // Clients that wait count among the connections.
         let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
         loop {
             tokio::select! {

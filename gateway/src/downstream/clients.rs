@@ -103,7 +103,7 @@ pub(crate) enum Admission {
 struct AcceptWait<'a>(&'a ClientTracker);
 
 impl ClientTracker {
-    /// For so many clients.
+    /// For `limit` clients.
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let free = Arc::new(Semaphore::new(limit));
@@ -365,7 +365,7 @@ mod tests {
     use super::*;
     use crate::io::client_pace::PATIENCE;
 
-    /// A house of so many seats, and who of its guests is told to go.
+    /// A tracker with a limit, and the clients that it tracks.
     struct TrackerScene {
         tracker: Arc<ClientTracker>,
         guests: Vec<ClientGuard>,
@@ -381,7 +381,7 @@ mod tests {
             self.guests.push(self.tracker.insert([10, 0, 0, client].into(), CancellationToken::new(), None));
         }
 
-        /// How many free seats there are, and who goes.
+        /// The clients that are evicted while `free` connections are left.
         fn evict_idlest(&self, free: usize) -> Vec<usize> {
             let told = |tracked: &ClientGuard| tracked.is_notified.load(Ordering::Relaxed);
             let before: Vec<_> = self.guests.iter().map(told).collect();

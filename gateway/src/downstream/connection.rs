@@ -31,7 +31,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// What has to be reachable without TLS, for those who issue certificates: RFC 8555, 8.3.
+/// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
 const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// A client that has just connected.
@@ -90,7 +90,7 @@ impl DownstreamConnection<'_> {
             }
             return self.http1(ClientStream::Plain(stream), &config, address, false).await;
         };
-        // Apart, so that those who need none of this hold no memory for it.
+        // Boxed, so that clients without TLS hold no memory for it.
         Box::pin(self.tls(stream, tls, &config, address, deadline)).await
     }
 
@@ -170,8 +170,7 @@ impl DownstreamConnection<'_> {
 }
 
 /// Whether this may become a request line, or was meant to be one and deserves an answer in words.
-/// No target begins like a second word in capital letters, but for a whole url and who is to be
-/// connected to.
+/// No target begins with a capital letter, but for an absolute url and the target of CONNECT.
 fn begins_http1(bytes: &[u8]) -> bool {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -200,7 +199,7 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
     }
 }
 
-/// Answers those who came without TLS where there is the same with it.
+/// Redirects clients without TLS to where TLS is spoken.
 struct RedirectHandler<'a, 'b> {
     /// Where it is.
     port: u16,
@@ -246,7 +245,7 @@ impl Handler for RedirectHandler<'_, '_> {
     }
 }
 
-/// Answers those who speak HTTP where TLS is spoken.
+/// Answers clients that speak HTTP where TLS is spoken.
 struct PlainOnTlsHandler;
 
 impl Handler for PlainOnTlsHandler {

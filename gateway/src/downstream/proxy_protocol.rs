@@ -1,5 +1,5 @@
-//! HAProxy's PROXY protocol, versions 1 and 2: a balancer in front of us says who its client is
-//! before that one's first byte.
+//! HAProxy's PROXY protocol, versions 1 and 2: a balancer in front of the gateway names its client
+//! before the client's first byte.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -20,7 +20,7 @@ const MAX_LINE_BYTES: usize = 107;
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Who a connection is from.
+/// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announced {
     Client(SocketAddr),
@@ -55,7 +55,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
     }
 }
 
-/// Who is announced, and how long the header is; `None` when more is needed.
+/// The client that is announced, and the header's length; `None` when more is needed.
 fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     // Version 1 is a line; before its end some of it looks wrong.
     let is_line = V1.starts_with(&bytes[..bytes.len().min(V1.len())]);

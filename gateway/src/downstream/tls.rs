@@ -74,7 +74,7 @@ impl Tls {
         Ok(Self { certificates, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
-    /// Reads certificates anew: who connects from now on sees these. On errors the old ones stay.
+    /// Reads certificates anew, for clients that connect from now on. On errors the old ones stay.
     ///
     /// # Errors
     /// As [`new`](Self::new).

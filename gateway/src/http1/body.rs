@@ -14,7 +14,7 @@ const MAX_TRAILER_BYTES: usize = 16 * 1024;
 /// Reads one body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum BodyReader {
-    /// So many bytes are still to come.
+    /// This many bytes are still to come.
     Length(u64),
     Chunked(ChunkState),
     /// Everything up to the end of the connection.
@@ -28,7 +28,7 @@ pub(crate) enum BodyReader {
 pub(crate) enum ChunkState {
     /// In the line with the size.
     Size,
-    /// In the data, of which so many bytes are still to come.
+    /// In the data, of which this many bytes are still to come.
     Data(u64),
     /// In the line end after the data.
     DataEnd,

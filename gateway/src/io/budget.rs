@@ -99,7 +99,7 @@ impl ConnectionBudget {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
     }
 
-    /// Holds so many bytes for `client`.
+    /// Reserves `bytes` for `client`.
     ///
     /// # Errors
     /// [`OverBudget`] when the client, or all of them together, hold as much as they may.
@@ -116,7 +116,7 @@ impl Reservation {
         self.granted > 0
     }
 
-    /// Holds so many bytes from now on, if those are more.
+    /// Raises the reservation to `bytes`, if that is more.
     ///
     /// # Errors
     /// As [`ConnectionBudget::reserve`]; what was held still is.

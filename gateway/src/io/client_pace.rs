@@ -42,7 +42,7 @@ impl ClientPace {
         ClientWait(self)
     }
 
-    /// The client has taken so many bytes.
+    /// The client has taken `bytes`.
     pub(crate) fn record_bytes(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }

@@ -1,18 +1,18 @@
-//! Who has how many places of one server, who waits for one, and whose turn it is. Pure.
+//! Fair shares of a number of permits: how many each client has, which requests wait, and which is
+//! next. Pure.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use foldhash::HashMap;
 
-/// Places, and those who wait for them, by client. `W`: how one who waits is told.
+/// Permits, and the requests that wait for them, by client. `W`: how a request that waits is told.
 ///
-/// One client may have so many times as many places as are free (the dynamic threshold of Choudhury
+/// One client may have a multiple of the permits that are free (the dynamic threshold of Choudhury
 /// and Hahne, known from the buffers of switches): alone it has nearly all, two have half of that
-/// each, and there is always a place left for the next. Places that become free go to the clients
-/// that wait in turn, however many requests of one wait; every other one goes to a client that has
-/// none, if one waits, so that many addresses with some places each do not keep a new client
-/// waiting.
+/// each, and there is always a permit left for the next. Released permits go to the waiting clients
+/// by rotation, however many requests of one wait; every other one goes to a client that has none,
+/// if one waits, so that many addresses with some places each do not keep a new client waiting.
 #[derive(Debug)]
 pub(crate) struct FairQueue<W> {
     free: usize,
@@ -23,7 +23,7 @@ pub(crate) struct FairQueue<W> {
     /// Those with a queue, the next one first: those that had a place when they began to wait, and
     /// those that had none.
     rotation: [VecDeque<IpAddr>; 2],
-    /// Which of these had the last turn.
+    /// Which of these was served last.
     last: usize,
     waiting: usize,
     max_waiting: usize,
@@ -91,7 +91,7 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// How many have their turn before the next request of `client` that waits.
+    /// How many requests are served before the next one of `client`.
     pub(crate) fn ahead(&self, client: IpAddr) -> usize {
         let (own, list) = match self.queues.get(&client) {
             Some(queue) => (queue.waiters.len(), queue.list),
@@ -126,7 +126,7 @@ impl<W> FairQueue<W> {
         Some(self.tickets)
     }
 
-    /// Who has got this ticket waits no more, if it still did.
+    /// The request with this ticket waits no more, if it still did.
     pub(crate) fn cancel(&mut self, client: IpAddr, ticket: u64) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         let Ok(at) = queue.waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
@@ -180,8 +180,7 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    /// How many places each of so many clients gets, when each takes what it can, one after the
-    /// other.
+    /// How many permits each of `clients` gets, when each takes what it can, one after the other.
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
         let mut queue = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)

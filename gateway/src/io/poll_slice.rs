@@ -1,5 +1,5 @@
-//! How long one connection may work before others of its worker have their turn, found out with
-//! clock readings that are made anyway.
+//! How long one connection may work before others of its worker run, measured with clock readings
+//! that are made anyway.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant};
 
-/// How long that is: a few dozen requests, and short enough that fifty clients who always have
+/// How long that is: a few dozen requests, and short enough that fifty clients that always have
 /// something to do keep the others waiting for a hundredth of a second only.
 pub(crate) const SLICE: Duration = Duration::from_micros(250);
 
@@ -66,7 +66,7 @@ impl<'a> PollSlice<'a> {
         }
     }
 
-    /// Lets others run if the turn is over. Whether it was. Cancel safe.
+    /// Lets others run if the slice is over. Gives whether it was. Cancel safe.
     pub(crate) async fn yield_if_over(&mut self, now: Instant) -> bool {
         let is_over = self.is_over(now);
         if is_over {

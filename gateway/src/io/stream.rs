@@ -101,8 +101,8 @@ impl ClientStream {
     }
 }
 
-/// Has the system take no more than so much ahead of what it sends, or thousands who do not read
-/// would have its memory, 4 MB each. What is on its way is not limited by this.
+/// Limits what the system takes ahead of what it sends. Otherwise thousands of clients that do not
+/// read would fill its memory, 4 MB each. What is on its way is not limited by this.
 pub(crate) fn limit_unsent(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 pub(crate) enum Framing {
     /// There is none.
     Empty,
-    /// After so many bytes.
+    /// After this many bytes.
     Length(u64),
     /// After the last chunk.
     Chunked,

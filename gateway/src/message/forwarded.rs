@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::message::fields::Fields;
 use crate::message::head::is_host;
 
-/// A request has been passed on so many times: more is a circle.
+/// How many gateways have passed a request on.
 pub(crate) const HOPS: &str = "x-gateway-hops";
 
 /// What a request says about where it comes from, as the server is told.
@@ -47,9 +47,8 @@ impl ForwardedInfo {
         }
     }
 
-    /// Of a request that came by way of a proxy that is believed, at `peer`: who the client is, and
-    /// what servers are told. The client is the last one in `X-Forwarded-For` that is not believed
-    /// itself.
+    /// Of a request that came through a trusted proxy at `peer`: its client, and what servers are
+    /// told. The client is the last one in `X-Forwarded-For` that is not believed itself.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));

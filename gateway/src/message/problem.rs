@@ -14,7 +14,7 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// After so many seconds a node that restarts has registered again.
+    /// The seconds after which a node that restarts has registered again.
     pub(crate) const RETRY_AFTER_SECONDS: &'static str = "3";
 
     pub(crate) fn new(status: StatusCode, kind: impl Into<String>, detail: impl Into<String>) -> Self {
@@ -35,7 +35,7 @@ impl Problem {
             }
             CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
-        // Who exactly was lost is for the log: clients outside need not know our addresses.
+        // Which node was lost is for the log: clients outside need not know addresses.
         let detail = match error {
             CallError::Lost { url, .. } => format!("the node that worked on {url} was lost before it answered"),
             other => other.to_string(),

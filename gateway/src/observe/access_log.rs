@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use net::{LineWriter, escaped, escaped_json, time_of_day};
 
-/// Lines are written so long after the first of them, all at once: a thread that is woken for each
-/// costs more than the rest.
+/// How long lines are gathered before all are written at once: waking a thread for each costs more
+/// than the rest.
 const GATHER: Duration = Duration::from_millis(50);
 /// At the end, how long a slow disk is waited for.
 const LONGEST_FLUSH: Duration = Duration::from_secs(1);

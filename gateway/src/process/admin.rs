@@ -30,7 +30,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
-/// Operators at a time; when one more comes, the one who came first goes.
+/// Operators at a time. When one more comes, the oldest connection is closed.
 const MAX_CLIENTS: usize = 64;
 
 /// What there is to tell.
@@ -61,8 +61,8 @@ impl Admin {
                     let Some(stream) = socket.into_tcp() else { continue };
                     let admin = self.clone();
                     order.retain(|client| !client.is_finished());
-                    // What is asked here is answered at once: who came first is idle, or does not
-                    // read.
+                    // Requests here are answered at once: the oldest connection is idle, or its
+                    // client does not read.
                     if order.len() >= MAX_CLIENTS && let Some(first) = order.pop_front() {
                         first.abort();
                     }

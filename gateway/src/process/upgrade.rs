@@ -28,8 +28,8 @@ use super::notify::{NOTIFY_SOCKET, notify};
 
 /// Says to a process that its standard input is such a socket.
 const VARIABLE: &str = "GATEWAY_TAKES_OVER";
-/// Its value from those who say at the end that the new process may go on alone. Older ones, whose
-/// value is 1, say nothing.
+/// Its value from processes that say at the end that the new one may go on alone. Older ones, with
+/// the value 1, say nothing.
 const SAYS_SO: &str = "2";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -184,8 +184,7 @@ impl NewProcess {
         }
     }
 
-    /// Lets it go on alone, and tells systemd, if that is who waits for us, that it is the service
-    /// now. Gives its number.
+    /// Lets it go on alone, and tells systemd that it is the service now. Gives its process id.
     ///
     /// # Errors
     /// When it has ended in the meantime.

@@ -22,8 +22,8 @@ use crate::upstream::holders::PermitKind;
 
 /// Servers that are tried for one request.
 const MAX_TRIES: usize = 4;
-/// While more than half of a server's places are taken, a body is given to it when so much of it
-/// has come, or all: who sends little by little has no place until then.
+/// While more than half of a server's permits are taken, a request waits for this much of its body,
+/// or all of it, before it takes one: a client that sends little by little holds none until then.
 const BUFFERED_BYTES: usize = 64 * 1024;
 /// Cookies that are looked at: each costs more than a request without one may.
 const MAX_COOKIES: usize = 8;

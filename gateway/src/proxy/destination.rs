@@ -1,4 +1,4 @@
-//! Who is to answer a request.
+//! What answers a request: nodes, servers, or nothing.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use super::Proxy;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;
 
-/// Who answers a request.
+/// What answers a request.
 #[derive(Debug)]
 pub(super) enum Destination<'a> {
     /// Nodes that are called with packets, under this method and path.

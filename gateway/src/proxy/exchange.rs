@@ -127,7 +127,7 @@ pub(crate) trait Exchange: Send {
 
     /// Carries bytes both ways until both sides have said that no more come, one is gone, or
     /// nothing was said for as long as `idle`: after a response of 101, and before nothing else. It
-    /// has its place until then, unless it has to give way.
+    /// keeps its permit until then, unless it is evicted.
     fn tunnel(
         &mut self,
         server: TcpStream,

@@ -39,7 +39,7 @@ use crate::route::limits::Limited;
 use crate::route::path;
 use crate::upstream::table::UpstreamTable;
 
-/// Bytes of a node's stream that wait for a client; there may be thousands who do not read.
+/// Bytes of a node's stream that wait for a client; thousands may not read.
 const STREAM_WINDOW: u32 = 16 * 1024;
 /// How often a request may be passed on by gateways: more is a circle.
 const MAX_HOPS: u8 = 5;
@@ -50,7 +50,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
     pub(crate) upstreams: &'a UpstreamTable,
     pub(crate) origin: ForwardedInfo,
-    /// Who is connected.
+    /// The peer: a client, or a proxy in front of it.
     pub(crate) client: IpAddr,
     pub(crate) metrics: &'a Metrics,
     pub(crate) retries: &'a RetryBudget,
@@ -69,7 +69,7 @@ struct RequestContext<'a> {
     /// In normal form.
     path: &'a str,
     query: &'a str,
-    /// Who asks.
+    /// The client, as far as it is known.
     client: IpAddr,
     origin: &'a ForwardedInfo,
     hops: u8,

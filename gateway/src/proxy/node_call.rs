@@ -73,7 +73,7 @@ pub(super) fn client_key(route: &Route, client: IpAddr) -> Option<String> {
     (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }
 
-/// A call to the node whose turn it is.
+/// A call to the node that the route's balance picks.
 pub(super) fn with_balance<'a>(call: RawCall<'a>, route: &Route, key: Option<&'a str>) -> RawCall<'a> {
     match (key, route.balance) {
         (Some(key), _) => call.sticky_key(key),

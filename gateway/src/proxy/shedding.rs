@@ -7,14 +7,15 @@ use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
 /// How often a worker looks how late it is.
 const TICK: Duration = Duration::from_millis(50);
-/// Later than this some requests are declined, and most of them at the longest. A full house of
-/// clients who each wait for one answer makes a worker later by a tenth or two of a second; that is
-/// what it is for.
+/// Above the first of these some requests are rejected, and most of them above the second. A full
+/// set of clients with one request each delays a worker by a tenth or two of a second, which is
+/// normal.
 const FIRST: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(1000);
 const MOST: f64 = 0.9;
-/// A client that is told at once that it is declined, and asks again at once, costs nearly as much
-/// as one who is answered: it is told later, after so many looks whether the worker is still late.
+/// A client that is rejected at once, and asks again at once, costs nearly as much as one that is
+/// served. So the rejection is delayed, by at most this many looks whether the worker is still
+/// late.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_LOOKS: u32 = 3;
 /// Part of one look in the mean: a single stall, such as of the machine, says little.
@@ -43,8 +44,7 @@ impl Shedding {
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
-    /// Whether those who are declined are better told later: while the worker keeps up, they are
-    /// not.
+    /// Whether rejections are delayed: not while the worker keeps up.
     pub(crate) fn is_delaying(&self) -> bool {
         self.late() > FIRST
     }

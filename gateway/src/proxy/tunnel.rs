@@ -16,7 +16,7 @@ use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 use crate::upstream::holders::Holder;
 
-/// Reads of one direction in one turn: others of the same thread have theirs then.
+/// Reads of one direction in one poll. Then other tasks of the thread run.
 const MAX_READS: u32 = 8;
 
 /// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay
@@ -24,12 +24,12 @@ const MAX_READS: u32 = 8;
 const LOOKS: u32 = 8;
 
 /// Carries bytes both ways until both sides have said that no more come, neither has said anything
-/// for as long as `idle`, or the tunnel has to give way to another one. A side that does not take
-/// what has come for it is not read for, and a tunnel in which nothing waits holds no buffer.
+/// for as long as `idle`, or the tunnel is evicted for another one. A side that does not take what
+/// has come for it is not read for, and a tunnel in which nothing waits holds no buffer.
 ///
 /// # Errors
 /// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and
-/// [`io::ErrorKind::QuotaExceeded`] for one that gives way: what was on its way is lost.
+/// [`io::ErrorKind::QuotaExceeded`] for one that is evicted: what was on its way is lost.
 pub(crate) async fn run(
     mut client: ClientStream,
     server: TcpStream,
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let look = (idle / LOOKS).max(Duration::from_millis(1));
     let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
     poll_fn(|task| {
-        // Each may use up what a task may do in one turn: they take turns.
+        // Each may use up what a task may do in one poll, so they alternate.
         down_first = !down_first;
         let (mut up, mut down) = (up.poll_once(holder), down.poll_once(holder));
         let (up, down) = if down_first {
@@ -93,7 +93,7 @@ enum DirectionState {
     Done,
 }
 
-/// One direction in one turn.
+/// One direction in one poll.
 struct DirectionPoll<'a> {
     way: &'a mut TunnelDirection,
     reads: u32,
@@ -188,7 +188,7 @@ mod tests {
     trait Side: AsyncRead + AsyncWrite + Unpin + Send {}
     impl<T: AsyncRead + AsyncWrite + Unpin + Send> Side for T {}
 
-    /// Two who speak through a tunnel, the client in clear or with TLS.
+    /// Both ends of a tunnel, the client's in clear or with TLS.
     async fn tunnel(is_tls: bool) -> (Box<dyn Side>, TcpStream, AbortOnDropHandle<io::Result<()>>) {
         let (client, inner) = pair().await;
         let (outer, server) = pair().await;

@@ -32,7 +32,7 @@ impl CookieSigner {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), ids: Mutex::default() }
     }
 
-    /// What a server is called in cookies: only who knows the secret can find out where that is.
+    /// What a server is called in cookies: its address cannot be found out without the secret.
     pub(crate) fn id(&self, address: SocketAddr) -> u64 {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() >= MAX_REMEMBERED {

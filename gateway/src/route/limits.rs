@@ -30,12 +30,12 @@ pub struct RouteLimits {
     clients: Mutex<Option<ClientRates>>,
 }
 
-/// So many requests in a while.
+/// A number of requests in a time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Requests.
     pub requests: u32,
-    /// In so long.
+    /// The time that they are counted in.
     pub every: Duration,
     /// Requests that may come at once.
     pub burst: u32,
@@ -82,8 +82,8 @@ impl Clone for RouteLimits {
 }
 
 impl RouteLimits {
-    /// So many requests at a time, of which one client alone may have `client_share` percent, and
-    /// so many in a while.
+    /// `max_concurrency` requests at a time, of which one client alone may have `client_share`
+    /// percent, and `rate` in a time.
     pub fn new(max_concurrency: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
         let in_flight = max_concurrency.map(|limit| Arc::new(Mutex::new(FairQueue::new(limit, client_share, 0))));
         Self { max_concurrency, client_share, rate, in_flight, clients: Mutex::default() }

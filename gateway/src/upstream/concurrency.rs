@@ -25,7 +25,7 @@ pub(crate) const MAX_WAITING: usize = 1024;
 const CROWDED: Duration = Duration::from_secs(10);
 /// How often slow clients are looked for, however many requests come.
 const SWEEP: Duration = Duration::from_millis(10);
-/// One tunnel in so many is closed by one sweep at most: those that wait replace the present ones
+/// One tunnel in this many is closed by one sweep at most: those that wait replace the present ones
 /// within seconds and not at once. Each costs its worker a connection to the server, and other
 /// requests wait meanwhile.
 const TUNNELS_FOR_ONE: usize = 512;
@@ -37,9 +37,9 @@ const LOOK_AGAIN: u32 = 4;
 pub(crate) struct ConcurrencyLimit {
     limit: usize,
     kind: PermitKind,
-    /// As in `state`, for those who only want to know.
+    /// As in `state`, to be read without the lock.
     free: AtomicUsize,
-    /// Requests and tunnels that had to give way, at all servers.
+    /// Requests and tunnels that were evicted, at all servers.
     evicted: Arc<AtomicU64>,
     /// Held for moments only; nothing waits inside.
     state: Mutex<LimitState>,
@@ -103,9 +103,9 @@ pub(crate) struct Permit {
 /// A server has as much to do as it may have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueError {
-    /// Who waited for it would do so for too long, or as many wait as may.
+    /// The request would wait for too long, or the queue is full.
     Full,
-    /// Who waited for it has done so for too long.
+    /// The request has waited for too long.
     TimedOut,
 }
 
@@ -133,7 +133,7 @@ impl ConcurrencyLimits {
         limits
     }
 
-    /// Requests and tunnels that had to give way to others.
+    /// Requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
@@ -156,7 +156,7 @@ impl ConcurrencyLimit {
         self.free.load(Ordering::Relaxed) == 0
     }
 
-    /// More than half are taken: who has nothing to give to the server yet is not given one.
+    /// More than half are taken: a request without a body yet is not given one.
     pub(crate) fn is_half_full(&self) -> bool {
         self.free.load(Ordering::Relaxed) < self.limit / 2
     }
@@ -283,11 +283,11 @@ impl Drop for InnerPermit {
         if state.queue.waiting() > 0 {
             // The rate is of interest only while requests wait.
             state.drain_rate.record_release(Instant::now());
-            // As many as may now: who was kept waiting by its share may have room for more than
-            // one.
+            // As many as may now: a client that waited because of its share may have room for more
+            // than one.
             while let Some((client, waiter)) = state.queue.pop() {
-                // Who waits no more has said so before it stops listening. If one had not, its
-                // place would be given back in turn.
+                // A request leaves the queue before it stops listening. If one had not, its permit
+                // would be released in turn.
                 unwanted.extend(waiter.send(Self::new(&self.limits, client)).err());
             }
         }
@@ -297,8 +297,8 @@ impl Drop for InnerPermit {
 }
 
 impl Permit {
-    /// The client is waited for, or not any more. From the first time on the request may have to
-    /// give way to others.
+    /// The client is waited for, or not any more. From the first time on the request may be
+    /// evicted.
     pub(crate) fn waits_for_client(&self, waits: bool) {
         match self.inner.holder.get() {
             Some(holder) => holder.set_waiting(waits),
@@ -307,20 +307,20 @@ impl Permit {
         }
     }
 
-    /// So many bytes have come from the client, or were taken by it.
+    /// Counts bytes that have come from the client, or were taken by it.
     pub(crate) fn record_bytes(&self, bytes: usize) {
         if let Some(holder) = self.inner.holder.get() {
             holder.record_bytes(bytes as u64);
         }
     }
 
-    /// Ready when it has to give way to others. Polled by the task that calls
+    /// Ready when it is evicted. Polled by the task that calls
     /// [`waits_for_client`](Self::waits_for_client), after that.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
     }
 
-    /// From now on the request may have to give way to others.
+    /// From now on the request may be evicted.
     pub(crate) fn holder(&self) -> &Holder {
         let InnerPermit { limits, client, holder } = &self.inner;
         holder.get_or_init(|| limits.lock().holders.add(*client, Instant::now()))
@@ -357,7 +357,7 @@ struct QueuedRequest<'a> {
 }
 
 impl<'a> QueuedRequest<'a> {
-    /// `None` for who would wait in vain, and when as many wait as may.
+    /// `None` for a request that would wait in vain, and when the queue is full.
     fn enqueue(
         limits: &'a ConcurrencyLimit,
         client: IpAddr,
@@ -413,7 +413,7 @@ mod tests {
         check(&mut drain_rate, 100, 200, 5, 5);
         check(&mut drain_rate, 100, 200, 1, 1);
         check(&mut drain_rate, 1, 200, 7, 7);
-        // Who waits alone sees that it has become better.
+        // A request that waits alone sees that it has become better.
         check(&mut drain_rate, 1, 200, 2, 2);
     }
 }

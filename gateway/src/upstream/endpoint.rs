@@ -29,8 +29,8 @@ const MAX_IDLE: usize = 256;
 /// After a failed connect, how long a server is passed over; twice as long after each that follows.
 const FIRST_COOL_DOWN: Duration = Duration::from_millis(500);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(10);
-/// How a server does is remembered for so long after it has gone: it may come back, as after a
-/// restart of the Distributor.
+/// How long a server's health is remembered after it has gone: it may come back, as after a restart
+/// of the Distributor.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 
 /// One server, whatever it answers. It outlives changes of the list.
@@ -269,7 +269,7 @@ impl ServerConnection {
 }
 
 impl IdleLimits {
-    /// To a server that has said that it keeps connections so long, or nothing.
+    /// From what the server says in `Keep-Alive`, if it does.
     pub(crate) fn from_header(said: Option<Duration>) -> Self {
         let said = said.map(|said| said.saturating_sub(IN_TRANSIT).min(MAX_IDLE_TIME));
         Self { sure: said.unwrap_or(RELIABLE_IDLE), most: said.unwrap_or(MAX_IDLE_TIME) }

@@ -42,7 +42,7 @@ pub(super) struct GroupMember {
     pub(super) check: Option<Arc<ServerCheck>>,
 }
 
-/// Who is to answer a request.
+/// The group of servers that answers a request.
 #[derive(Debug)]
 pub(crate) struct UpstreamMatch {
     pub(crate) group: Arc<UpstreamGroup>,

@@ -1,5 +1,5 @@
-//! Those who have a place and whose client is waited for: who of them gives way when places are
-//! short. Pure, but for how they hear of it.
+//! Requests and tunnels that hold a permit while their client is waited for, and which of them are
+//! evicted when permits are short. Pure, but for how they are told.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,13 +10,13 @@ use foldhash::HashMap;
 use futures::task::AtomicWaker;
 use tokio::time::{Duration, Instant};
 
-/// While others wait for a place, a client that takes or sends fewer bytes a second than this gives
-/// way. Slow lines are faster; with fewer bytes a few attackers could have all places of a server
-/// for next to nothing.
+/// While requests wait for a permit, a client that takes or sends fewer bytes a second than this is
+/// evicted. Slow lines are faster. With a lower rate a few attackers could hold all permits of a
+/// server for next to nothing.
 pub(crate) const MIN_RATE: u64 = 16 * 1024;
 /// How long that is looked at: a system tells of what a client has taken in pieces of 32 KiB.
 const WINDOW: Duration = Duration::from_secs(2);
-/// A tunnel in which something was said so recently does not give way.
+/// A tunnel that carried something within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
 /// What is done with places.
@@ -28,7 +28,7 @@ pub(crate) enum PermitKind {
     Tunnels,
 }
 
-/// One who has a place and waits for its client, now or from time to time.
+/// The holder of a permit that waits for its client, now or from time to time.
 #[derive(Debug)]
 pub(crate) struct Holder {
     client: IpAddr,
@@ -36,7 +36,7 @@ pub(crate) struct Holder {
     bytes: AtomicU64,
     /// It is the client that is waited for, and not the server.
     is_waiting: AtomicBool,
-    /// It is to give way.
+    /// It is to end for others.
     is_evicted: AtomicBool,
     waker: AtomicWaker,
     /// Where it stands in the list.
@@ -76,7 +76,7 @@ impl Holder {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Ready when it is to give way. One task may wait.
+    /// Ready when it is evicted. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
@@ -107,13 +107,13 @@ impl Holders {
         self.evicting -= usize::from(holder.is_evicted.load(Ordering::Relaxed));
     }
 
-    /// Those who have been told to give way and have not done so yet.
+    /// Holders that are being evicted and are still there.
     pub(crate) fn evicting(&self) -> usize {
         self.evicting
     }
 
-    /// Tells so many to give way, or as many as should. `usual`: as many who wait for their clients
-    /// leave enough for others, so that of these only the slow ones go. Gives how many were told.
+    /// Evicts `wanted` holders, or as many as are slow. `usual`: while no more than this many wait
+    /// for their clients, only slow ones are evicted. Gives how many are.
     pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {
@@ -201,7 +201,7 @@ mod tests {
             self.all.push(self.holders.add([10, 0, 0, client].into(), self.now));
         }
 
-        /// Who is told to go, after so long.
+        /// The holders that are evicted after this time.
         fn evict_slow(&mut self, after: Duration, wanted: usize, usual: usize) -> Vec<usize> {
             self.now += after;
             let before: Vec<_> = self.all.iter().map(|holder| holder.is_evicted.load(Ordering::Relaxed)).collect();

@@ -1,4 +1,4 @@
-//! The side of servers: who answers which prefix, how each of them does, and how much each may be
+//! The side of servers: which of them answer which prefix, how each does, and how much each may be
 //! given at a time.
 //!
 //! It reads no request and writes no response.
@@ -33,7 +33,7 @@ pub(crate) struct WorkerShared {
 }
 
 impl WorkerShared {
-    /// With so many bytes to hold for clients.
+    /// With a budget of `max_held_bytes` for clients.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
@@ -46,7 +46,7 @@ impl WorkerShared {
         }
     }
 
-    /// Requests and tunnels that had to give way to others.
+    /// Requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.limits.evicted()
     }

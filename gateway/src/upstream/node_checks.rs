@@ -127,7 +127,7 @@ impl NodeChecks {
         }
     }
 
-    /// Forgets failures; who has no more of them is healthy again.
+    /// Forgets failures. A node without any is healthy again.
     fn forget_unless(&self, is_kept: impl Fn(&SocketAddr, &Arc<str>) -> bool) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|node, failed| {

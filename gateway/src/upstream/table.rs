@@ -1,5 +1,4 @@
-//! HTTP servers behind the gateway: who answers which paths, whose turn it is, and how much each
-//! may be given.
+//! The table of HTTP servers: which of them answer which prefixes.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,7 +44,7 @@ pub(crate) struct UpstreamTable {
     state: RwLock<TableState>,
 }
 
-/// Who answers what.
+/// Which servers answer which prefixes.
 #[derive(Debug, Default)]
 struct TableState {
     /// By prefix, in normal form and without a slash at its end: `` is everything. What a request
@@ -107,7 +106,7 @@ impl UpstreamTable {
         Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Who answers a path in normal form: the longest prefix of whole segments wins.
+    /// The group that answers a path in normal form: the longest prefix of whole segments wins.
     pub(crate) fn find(&self, path: &str) -> Option<UpstreamMatch> {
         self.state.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
@@ -270,8 +269,8 @@ impl TableState {
         group.gone = is_gone.then(|| group.gone.unwrap_or(GroupGone { since: now, node }));
     }
 
-    /// Forgets what is too much to be remembered: the oldest of those who left the most behind, so
-    /// that who invents prefixes takes the room from itself.
+    /// Forgets gone prefixes beyond the limit: the oldest of the nodes that left the most behind,
+    /// so that a node that invents prefixes displaces its own.
     fn evict_gone_groups(&mut self) {
         if self.gone <= MAX_REMEMBERED {
             return;

@@ -101,7 +101,7 @@ impl Exchange for Http1Connection<'_> {
             return Ok(done);
         }
         self.flush().await?;
-        // There may be thousands who wait for what is slow.
+        // Thousands may wait for a slow server.
         buffers::release(std::mem::take(&mut self.output));
         if self.input.buffer.is_empty() {
             buffers::release(std::mem::take(&mut self.input.buffer));
@@ -125,7 +125,7 @@ impl Exchange for Http1Connection<'_> {
         if !self.input.body.is_done() || !self.input.buffer.is_empty() || self.client.stop.is_cancelled() {
             return Ok(());
         }
-        // It gives way to others like one that does nothing, and holds as little.
+        // It may be evicted like an idle client, and holds as little.
         self.client.mark_idle(Instant::now());
         buffers::release(std::mem::take(&mut self.input.buffer));
         buffers::release(std::mem::take(&mut self.output));

@@ -57,8 +57,8 @@ impl Http1Input {
         Ok(stream.recv(&mut self.buffer)?)
     }
 
-    /// What comes next; 0 at the end. There may be thousands who wait here: they hold no more than
-    /// what has come.
+    /// What comes next; 0 at the end. Thousands may wait here, so a client holds no more than what
+    /// has come.
     pub(super) async fn read_more(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
         loop {
             if self.buffer.is_empty() {

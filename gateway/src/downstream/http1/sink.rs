@@ -39,7 +39,7 @@ impl Sink for Http1Sink<'_> {
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
             return;
         }
-        // Who answers before it has heard all of it may never take the rest.
+        // A server that answers before it has all of the request may never take the rest.
         if early {
             self.keep_alive = KeepAlive::Closes;
         }

@@ -239,8 +239,7 @@ impl Exchange for Http2Exchange {
     }
 
     async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
-        // There are so many streams to a connection, and what is in its window: others may need
-        // them.
+        // Streams and window of a connection are limited, and other requests may need them.
         Ok(())
     }
 

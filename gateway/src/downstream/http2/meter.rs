@@ -9,8 +9,7 @@ use super::frames::FrameHead;
 const BURST: f64 = 1000.0;
 /// Points that come back in a second.
 const PER_SECOND: f64 = 100.0;
-/// Bytes of responses that earn a point: who takes much has to say much about how much more it
-/// takes.
+/// Bytes of responses that earn a point: a client that takes much has to send many WINDOW_UPDATEs.
 const BYTES_PER_POINT: f64 = 2048.0;
 /// Follows the frames of one client.
 #[derive(Debug)]

@@ -58,7 +58,7 @@ impl AsyncRead for MeteredStream<'_> {
         let this = &mut *self;
         let now = Instant::now();
         if this.slice.is_over(now) {
-            // Frames without end make no more work in this turn.
+            // Frames without end make no more work in this time slice.
             wake_later(task);
             return Poll::Pending;
         }

@@ -55,7 +55,7 @@ const FREE_STREAMS: usize = 4;
 const STREAM_BYTES: usize = 5 * 1024;
 /// Streams that we have had to reset because of what the client did.
 const MAX_LOCAL_RESETS: usize = 100;
-/// A client that is to leave, and does not say that it has heard so, has so long.
+/// How long a client that is to go may take to acknowledge that.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);

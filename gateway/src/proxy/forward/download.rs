@@ -22,14 +22,14 @@ use crate::proxy::ended::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-/// Room for a read of a response: at first, for most of them; then; and for one of which so much
-/// has been taken that its client is one who reads. What has been read when a client stops is held
-/// for as long as it does.
+/// Room for a read of a response: at first, for most of them; then; and for one of which the client
+/// has taken much, and so does read. What has been read when a client stops is held for as long as
+/// it does.
 pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
 pub(super) const READ_BYTES: usize = 8 * 1024;
 pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
 pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
-/// The system takes so much for a client that takes nothing. From there on it is asked whether it
+/// The system takes this much for a client that takes nothing. From there on it is asked whether it
 /// would take more before more is read.
 pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 /// Bytes of parts that leave together.

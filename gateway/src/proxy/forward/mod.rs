@@ -98,8 +98,8 @@ pub(crate) trait Sink: Send {
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// When all is on its way, and nothing follows for a while: there may be thousands who wait,
-    /// and none of them holds a buffer.
+    /// When all is on its way, and nothing follows for a while: thousands may wait, and none of
+    /// them holds a buffer.
     fn release_buffers(&mut self);
 
     /// Waits until the client would take more, when all is on its way.

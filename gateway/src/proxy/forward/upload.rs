@@ -22,7 +22,7 @@ use crate::upstream::concurrency::Permit;
 /// attacker, or its client is gone.
 pub(super) const MIN_BODY_RATE: u64 = 1024;
 pub(super) const BODY_GRACE: Duration = Duration::from_secs(5);
-/// However much has come before, a client may pause for so long.
+/// How long a client may pause, however much has come before.
 pub(super) const BODY_PAUSE: Duration = Duration::from_secs(10);
 
 /// How sending a request ended, if it did before the response was there.
@@ -81,7 +81,8 @@ pub(super) fn ended<S: Source>(ended: Ended) -> UploadEnd {
     if S::is_client_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
 }
 
-/// Until when the next piece of a body has to come, of which so many bytes have since `begin`.
+/// Until when the next piece of a body has to come, of which `received` bytes have come since
+/// `begin`.
 pub(crate) fn body_deadline(begin: Instant, received: u64, now: Instant) -> Instant {
     let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
     slowest.min(now + BODY_PAUSE)
