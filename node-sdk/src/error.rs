@@ -18,10 +18,10 @@ pub enum StartError {
     #[error("the route {0} is given twice; each route has one handler")]
     DoubledRoute(String),
     /// A name with a wrong form.
-    #[error("'{0}' is no name for a node; use 1 to 128 of A-Z a-z 0-9 . _ -")]
+    #[error("'{0}' is not a valid node name; use 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name(String),
     /// An address that is not `host:port`, or whose name is not known.
-    #[error("'{address}' is no address; write it like 127.0.0.1:9010")]
+    #[error("'{address}' is not an address; write it like 127.0.0.1:9010")]
     Address {
         /// The text as given.
         address: String,
@@ -33,7 +33,7 @@ pub enum StartError {
     #[error("the node cannot start")]
     Bind(#[from] net::BindError),
     /// A handler asks for a state that the builder was not given.
-    #[error("the handler of {route} wants a state of type {state}; give it with .state(…)")]
+    #[error("the handler of {route} needs a state of type {state}; give it with .state(…)")]
     MissingState {
         /// Which handler.
         route: String,
@@ -41,7 +41,7 @@ pub enum StartError {
         state: &'static str,
     },
     /// A setting for the last route, before any route was given.
-    #[error("{0} is said of the route before it, and there is none; write .route(…).{0}(…)")]
+    #[error("{0} applies to the route before it, and there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
     /// The node has stopped, and had to cut connections with calls in flight.
     #[error("stopped; {connections} connections were cut while calls were in flight")]
@@ -118,7 +118,7 @@ pub enum CallError {
         retry_after: Option<Duration>,
     },
     /// The response is not of the type that was asked for. The call was carried out.
-    #[error("the answer of {url} is not as expected")]
+    #[error("the response of {url} is not of the expected type")]
     Answer {
         /// What was called.
         url: String,

@@ -1,4 +1,5 @@
-//! What a microservice embeds: it listens, registers, knows its peers, and calls them.
+//! What a microservice embeds: a [`Node`] listens, registers at the Distributor, knows its peers, and
+//! calls them directly.
 //!
 //! ```no_run
 //! use node_sdk::{Node, Params, ServiceError};
@@ -18,8 +19,41 @@
 //! }
 //! ```
 //!
-//! A node keeps serving, and calling, from what it knows when the Distributor is gone. Callers of
-//! version 1 are answered in their own form.
+//! # Answering calls
+//!
+//! A handler is an async function. Its arguments say what it needs of a call: [`Params`], [`Path`],
+//! [`State`], [`Peers`], [`Deadline`], [`Caller`], [`Trace`], or a type of your own that is
+//! [`FromCall`]. It returns anything that is [`Respond`], or a [`ServiceError`].
+//! [`guard`](NodeBuilder::guard)s check calls before a handler, [`layer`](NodeBuilder::layer)s stand
+//! around it. [`Items`] and [`Streaming`] are arguments and results in parts.
+//!
+//! # Calling other nodes
+//!
+//! [`Peers`] calls what other nodes offer, by url:
+//!
+//! ```no_run
+//! # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
+//! use std::time::Duration;
+//!
+//! let name: String = peers.call("GET/members/7/name", &()).timeout(Duration::from_secs(1)).await?;
+//! peers.emit("members.renamed", &name)?;
+//! # Ok(()) }
+//! ```
+//!
+//! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or is
+//! idempotent, is retried elsewhere within a budget. Calls made while a call is handled inherit its
+//! deadline and trace. Dropping the future of a call cancels the call, on the remote node too.
+//! [`service!`] makes a trait to implement and a typed client of one description.
+//!
+//! # When the Distributor is gone
+//!
+//! A node keeps serving and calling with the nodes that it knows, and registers again when the
+//! Distributor is back. Callers of version 1 are answered in their own form.
+//!
+//! # Tests
+//!
+//! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a clock
+//! that can be paused. Gateways find what only they need in [`gateway`].
 
 mod balance;
 mod client;

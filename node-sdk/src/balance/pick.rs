@@ -95,7 +95,7 @@ impl<M: Member> Pool<M> {
     /// `connect` is called for those that should be connected, so that they are ready the next
     /// time.
     pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
-        debug_assert!(self.is_scheduled, "who changes a pool plans it");
+        debug_assert!(self.is_scheduled, "the schedule is rebuilt after each change of a pool");
         if let Some(instance) = options.instance {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
             connect(provider);

@@ -41,7 +41,7 @@ impl RetryBudget {
     pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = self.calls.load(Ordering::Relaxed);
-        #[expect(clippy::cast_precision_loss, reason = "nobody makes 2^52 calls between two retries")]
+        #[expect(clippy::cast_precision_loss, reason = "no process makes 2^52 calls between two retries")]
         let paid = (calls - account.calls) as f64 * PER_CALL;
         let time = now.saturating_duration_since(account.at).as_secs_f64() * PER_SECOND;
         account.left = (account.left + paid + time).min(MOST);

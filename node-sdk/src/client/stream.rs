@@ -201,10 +201,10 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
             }),
             Some(Err(StreamEnd::Violation(abuse))) => Err(self.unreadable(serde_json::Error::custom(match abuse {
                 FlowViolation::Gap => "a part is missing, or came twice",
-                FlowViolation::Overrun => "more came than was asked for",
+                FlowViolation::Overrun => "a part came without credit",
             }))),
             Some(Err(StreamEnd::OutOfMemory)) => {
-                Err(self.unreadable(serde_json::Error::custom("there is no room to keep parts until they are taken")))
+                Err(self.unreadable(serde_json::Error::custom("there is no memory for the parts of the stream")))
             }
             None => {
                 self.open = None;

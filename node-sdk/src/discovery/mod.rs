@@ -48,7 +48,7 @@ pub(crate) fn start(
         match cache::load(path) {
             Ok(Some((replica, age))) => {
                 let nodes = replica.entries().count();
-                info!(nodes, age_s = age.as_secs(), path = %path.display(), "known from the cache, until the Distributor or a call says otherwise");
+                info!(nodes, age_s = age.as_secs(), path = %path.display(), "nodes known from the cache, until the Distributor or a call says otherwise");
                 view.seed(replica);
             }
             Ok(None) => {}

@@ -346,7 +346,7 @@ impl RegistryClient {
         }
         let (name, port) = (&self.identity.name, self.identity.port);
         let (listens, shown) = (SocketAddr::new(listen, port), SocketAddr::new(here, port));
-        warn!(%name, distributor = %self.address, "nobody can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
+        warn!(%name, distributor = %self.address, "no other machine can call this node: it listens on {listens}, and others are told {shown}; have it listen on {here} or on 0.0.0.0");
     }
 
     fn handle_rejection(&self, session: &mut RegistrySession<'_>, answer: &Response<'_>) {
@@ -416,7 +416,7 @@ impl RegistrySession<'_> {
     fn request_list(&mut self, now: Instant) {
         if self.list_requested_at.is_none_or(|asked| asked + ASK_AGAIN <= now) {
             self.list_requested_at = Some(now);
-            debug!("what came does not fit what is known; asking for the list");
+            debug!("an update does not fit the known list; requesting the whole list");
             write_list_request(&mut self.unsent, 1);
         }
     }

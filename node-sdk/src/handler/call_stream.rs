@@ -128,7 +128,7 @@ impl CallStream {
     /// The error that ends a stream with nothing to send, if the node stops.
     pub(crate) fn stop_error(&self) -> Option<ServiceError> {
         let leaves = self.lock().leaving;
-        leaves.then(|| ServiceError::new(503, "leaving", "this node leaves").retry_after(REOPEN_AFTER))
+        leaves.then(|| ServiceError::new(503, "leaving", "this node is stopping").retry_after(REOPEN_AFTER))
     }
 
     /// Bytes of parts that the handler has not read.

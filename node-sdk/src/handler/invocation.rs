@@ -82,7 +82,7 @@ impl Next {
 impl FromCall for Next {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let next = call.next.borrow_mut().take();
-        next.ok_or_else(|| ServiceError::internal("only a layer has something after it, and only once"))
+        next.ok_or_else(|| ServiceError::internal("only a layer can take Next, and only once"))
     }
 }
 

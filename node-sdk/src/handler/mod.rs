@@ -100,7 +100,7 @@ pub trait FromCall: Sized {
 pub struct StateTypes<'a>(pub(crate) &'a StateMap);
 
 /// An async function that can answer calls: with up to eight arguments that are [`FromCall`], and a
-/// `Result` with anything that is a [`Respond`].
+/// `Result` with anything that is a [`Respond`](crate::Respond).
 #[diagnostic::on_unimplemented(
     message = "this function cannot handle calls",
     note = "a handler is `async fn(...) -> Result<T, E>` with arguments such as `Params<T>`, `State<T>` and `Peers`, \

@@ -72,7 +72,7 @@ impl<'a> ResponseSink<'a> {
         let bytes = writer.end(self.out);
         if bytes > limit {
             self.clear();
-            let message = format!("the answer has {bytes} bytes; this caller can read {limit}");
+            let message = format!("the response has {bytes} bytes; this caller can read {limit}");
             self.failure(&ServiceError::new(500, "answer_too_large", message));
         }
     }

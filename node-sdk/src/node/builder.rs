@@ -311,7 +311,7 @@ impl NodeBuilder {
                 if *enough {
                     info!(seen, of, "visible");
                 } else {
-                    warn!(seen, of, missing = ?escaped(missing.join(", "), MAX_ESCAPED_BYTES), "not everybody knows that this node is there");
+                    warn!(seen, of, missing = ?escaped(missing.join(", "), MAX_ESCAPED_BYTES), "some nodes do not know this node yet");
                 }
                 ready(&node, &visibility);
                 stop.cancelled().await;

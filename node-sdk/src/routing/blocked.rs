@@ -22,10 +22,10 @@ impl BlockedAddresses {
         let address = canonical(address);
         let host = embedded(address.ip());
         if is_no_host(host) {
-            return Some("no node can be there: its address is none of one host");
+            return Some("its address is not that of one host");
         }
         if is_link_local(host) || address.ip() == METADATA {
-            return Some("it is at an address of the link, where machines' metadata is served");
+            return Some("its address is link-local, where cloud metadata is served");
         }
         let is_own = |own: &SocketAddr| {
             let port = own.port() == address.port();

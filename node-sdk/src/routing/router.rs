@@ -88,7 +88,7 @@ impl RouterError {
         match self {
             Self::TooLong => "it has parameters and more than 64 segments",
             Self::TooManyShapes => {
-                "16 routes of as many segments that begin alike have their parameters elsewhere, each in other places"
+                "16 routes with as many segments and the same first one have their parameters in other places"
             }
         }
     }

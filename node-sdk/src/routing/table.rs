@@ -203,7 +203,7 @@ impl RoutingTable {
             if let Some(held_back) =
                 self.log_throttle.as_mut().and_then(|log_throttle| log_throttle.allow(now.into_std()))
             {
-                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), held_back, "a node is passed over: {why}");
+                warn!(node = %address, name = ?escaped(&node.name, MAX_ESCAPED_BYTES), held_back, "a node is not called: {why}");
             }
         }
         let is_callable = blocked.is_none() && callable(known).is_some();
@@ -259,7 +259,7 @@ impl RoutingTable {
                     if let Some(held_back) = log_throttle.and_then(|log_throttle| log_throttle.allow(now.into_std())) {
                         let (name, route) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(route, MAX_ESCAPED_BYTES));
                         let reason = refused.reason();
-                        warn!(node = %address, ?name, ?route, held_back, "a route is passed over: {reason}");
+                        warn!(node = %address, ?name, ?route, held_back, "a route is not called: {reason}");
                     }
                 }
             }
@@ -361,7 +361,7 @@ mod tests {
         assert!(pool.is_scheduled() && !pool.list().is_empty());
         let members = pool.list().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
         let set: Members = members.collect();
-        assert_eq!(set.len(), pool.list().len(), "nobody twice");
+        assert_eq!(set.len(), pool.list().len(), "no node twice");
         set
     }
 

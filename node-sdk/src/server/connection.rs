@@ -177,7 +177,7 @@ pub(crate) async fn run(
         tokio::select! {
             biased;
             writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it takes none of its answers",
+            () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it reads none of its responses",
             () = finish.cancelled(), if !leaving => {
                 connection.leaving = true;
                 connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
@@ -368,7 +368,7 @@ impl CallerConnection<'_> {
     /// A part of a stream from the caller. A part for a call that is over is ignored.
     fn handle_part(&mut self, key: u64, part: Part, frame: &Bytes) -> Result<(), &'static str> {
         let Some(call_stream) = self.handles.call_stream(key) else { return Ok(()) };
-        call_stream.push_part(part, frame.clone()).map_err(|_abuse| "parts of a stream that it must not send")
+        call_stream.push_part(part, frame.clone()).map_err(|_abuse| "stream parts that break flow control")
     }
 
     /// A control packet. An unknown one is ignored.

@@ -126,32 +126,32 @@ impl LocalService {
             to.key = None;
         }
         if context.hops > MAX_HOPS {
-            let message = format!("calls that are made for calls have gone {MAX_HOPS} deep, as they do in a loop");
+            let message = format!("calls that handlers make for calls are {MAX_HOPS} deep, as in a loop");
             return StartedCall::failed(to, context, ServiceError::new(508, "loop", message));
         }
         if let Some(left) = request.meta.time_left {
             let waited = now.saturating_duration_since(made);
             if waited >= left {
                 // The caller no longer waits.
-                let error = ServiceError::new(504, "deadline", "its time was over before it was begun");
+                let error = ServiceError::new(504, "deadline", "the deadline was over before the call began");
                 return StartedCall::failed(to, context, error);
             }
             if waited > left / 2 {
                 // Under overload, the calls that have waited longest would all be answered too
                 // late.
                 let error =
-                    ServiceError::new(503, "overloaded", "it has waited for half of its time, and was not begun");
+                    ServiceError::new(503, "overloaded", "the call waited for half of its time before it could begin");
                 return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
         }
         if to.call_stream.is_some() && !may_stream {
-            let error = ServiceError::new(503, "overloaded", "as many streams as one caller may have are open");
+            let error = ServiceError::new(503, "overloaded", "this caller has too many open streams");
             return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
         }
         let permit = match offer.max_concurrency.as_ref().map(|permits| Arc::clone(permits).try_acquire_owned()) {
             Some(Ok(permit)) => Some(permit),
             Some(Err(_full)) => {
-                let error = ServiceError::new(503, "overloaded", "as many calls as may be are at work");
+                let error = ServiceError::new(503, "overloaded", "too many calls of this route are running");
                 return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
             None => None,

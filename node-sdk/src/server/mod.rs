@@ -62,7 +62,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                     set_options(&stream);
                     connections.spawn(run(stream, peer, Arc::clone(&service), finish.clone()));
                 } else if let Some(held_back) = full.allow(Instant::now().into_std()) {
-                    warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: there are as many callers as allowed");
+                    warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: too many callers");
                 }
             }
             Some(ended) = connections.join_next() => {

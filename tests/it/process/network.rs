@@ -292,7 +292,7 @@ async fn a_node_that_nobody_can_call_says_so() {
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
     let distributor = format!("{}:{}", net.here, cluster.address.port());
     let node = net.start(NODE, &[&distributor]);
-    let line = node.line("nobody can call this node").await;
+    let line = node.line("no other machine can call this node").await;
     for part in ["listens on 127.0.0.1:", &format!("others are told {}:", net.there), "0.0.0.0"] {
         assert!(line.contains(part), "{part}: {line}");
     }
@@ -301,6 +301,6 @@ async fn a_node_that_nobody_can_call_says_so() {
     let near = Process::start(NODE, &[&format!("127.0.0.1:{}", cluster.address.port())]);
     for process in [&free, &near] {
         process.line("connected").await;
-        assert!(!process.output().contains("nobody can call"), "{}", process.output());
+        assert!(!process.output().contains("no other machine can call"), "{}", process.output());
     }
 }

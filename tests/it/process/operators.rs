@@ -102,7 +102,7 @@ async fn no_entry_makes_a_gateway_call_itself() {
         let response = request(gateway.at, "GET", path, "").await;
         assert_eq!(response.status, 404, "{path}: {}", response.body);
     }
-    gateway.process.line("a node is passed over: this process listens there itself").await;
+    gateway.process.line("a node is not called: this process listens there itself").await;
 }
 
 #[tokio::test]

@@ -135,7 +135,7 @@ async fn a_node_that_cannot_start_says_why() {
     let address = taken.local_addr().unwrap().to_string();
     assert!(matches!(start(Node::builder("a").listen(address)).await, Err(StartError::Bind(_))));
     let error = start(Node::builder("a").route("GET/a", hello)).await.unwrap_err().to_string();
-    assert_eq!(error, "the handler of GET/a wants a state of type alloc::string::String; give it with .state(…)");
+    assert_eq!(error, "the handler of GET/a needs a state of type alloc::string::String; give it with .state(…)");
 }
 
 #[tokio::test]

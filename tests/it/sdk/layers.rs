@@ -135,7 +135,7 @@ async fn layers_are_around_handlers() {
     check("GET/shorter", 7, "2", &["> GET/shorter", "< 200 2"]).await;
     check("GET/refused", 7, "403 no: no", &["> GET/refused", "> inner", "< 403 no: no"]).await;
     check("GET/fails", 0, "500 internal: the handler failed", &["> GET/fails"]).await;
-    let astray = "500 internal: only a layer has something after it, and only once";
+    let astray = "500 internal: only a layer can take Next, and only once";
     check("GET/astray", 0, astray, &["> GET/astray", &format!("< {astray}")]).await;
     // Arguments that do not fit are an answer like any other.
     let bad = "400 bad_params: invalid value: integer `1000`, expected u8 at line 1 column 4";

@@ -160,7 +160,7 @@ impl Connection {
             }
             let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
             if stalls.is_some_and(|at| at <= now) {
-                warn!(node = %self.address, "connection closed: the node has taken nothing for {WRITE_TIMEOUT:?}");
+                warn!(node = %self.address, "connection closed: the node has read nothing for {WRITE_TIMEOUT:?}");
                 return Poll::Ready(DriverPause::End("stalled"));
             }
             let (due, expired) = self.pass_time(now);
@@ -258,7 +258,7 @@ impl Connection {
                 Ok(Some(frame)) => socket.responses.push(frame),
                 Ok(None) => break,
                 Err(too_large) => {
-                    warn!(node = %self.address, "connection closed: an answer: {too_large}");
+                    warn!(node = %self.address, "connection closed: a response is too large: {too_large}");
                     return Err("answer too large");
                 }
             }
@@ -310,7 +310,7 @@ impl Connection {
                         unexpected += cost_of(bytes);
                     }
                     if let Some(held_back) = state.bad_frames.allow(now) {
-                        debug!(node = %self.address, key, held_back, "an answer that nobody waits for");
+                        debug!(node = %self.address, key, held_back, "a response that no call waits for");
                     }
                 }
             }
@@ -325,10 +325,10 @@ impl Connection {
             if let Some(held_back) = shows {
                 warn!(
                     node = %self.address, instance = ?self.shown_instance(), rest_s = cool_down.as_secs(), held_back,
-                    "connection closed: the node goes on sending what nobody waits for"
+                    "connection closed: the node keeps sending frames that no call waits for"
                 );
             }
-            return Err("it sends what nobody waits for");
+            return Err("it sends frames that no call waits for");
         }
         Ok(())
     }

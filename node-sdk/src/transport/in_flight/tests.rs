@@ -80,7 +80,7 @@ fn limits_are_exact() {
     assert_eq!(scene.admit(2), Err(EnqueueError::Full));
     assert_eq!(scene.write().unwrap().len(), 100, "all in one write");
     assert!(scene.admit(2).is_ok());
-    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "somebody waits for four calls");
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "four calls are in flight");
     assert!(scene.answer(second));
     assert_eq!(scene.admit(2), Err(EnqueueError::Full), "and for the answer of one that is there");
     assert!(scene.outcome(second).unwrap().is_ok());
@@ -193,7 +193,7 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
     scene.calls.cancel(keys[2]);
     assert!(scene.write().is_some() && !scene.calls.is_held_back());
     scene.admit(2).unwrap();
-    assert!(scene.write().is_none(), "a call nobody waits for has still to be read");
+    assert!(scene.write().is_none(), "a cancelled call has still to be read");
 }
 
 #[test]
