@@ -24,3 +24,69 @@ pub(crate) trait LocalCall: Send + Sync {
         context: Context,
     ) -> Pin<Box<dyn Future<Output = Bytes> + Send>>;
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, Weak};
+    use std::time::Duration;
+
+    use net::Network;
+
+    use super::*;
+    use crate::balance::Balance;
+    use crate::client::CallArguments;
+    use crate::client::mesh::Mesh;
+    use crate::client::raw_call::RawCall;
+    use crate::error::CallError;
+    use crate::routing::blocked::BlockedAddresses;
+    use crate::routing::local_node::LocalNode;
+    use crate::routing::registry_view::RegistryView;
+
+    /// A node that offers `GET/a`, and answers after some time.
+    struct Stub {
+        takes: Duration,
+        calls: Mutex<Vec<String>>,
+    }
+
+    impl LocalCall for Stub {
+        fn name(&self) -> &str {
+            "stub"
+        }
+
+        fn offers(&self, method: &str, path: &str) -> bool {
+            (method, path) == ("GET", "/a")
+        }
+
+        fn call(
+            self: Arc<Self>,
+            _url: (&str, &str),
+            params: &str,
+            context: Context,
+        ) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
+            assert!(context.deadline.is_some());
+            self.calls.lock().unwrap().push(params.to_owned());
+            Box::pin(async move {
+                tokio::time::sleep(self.takes).await;
+                Bytes::from_static(b"done")
+            })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_calls_itself_without_a_connection() {
+        let local_node = LocalNode::new("i".to_owned(), None, Network::default(), BlockedAddresses::default());
+        let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node)), local_node, Balance::default());
+        let call = async |path| RawCall::new(&mesh, "GET", path, CallArguments::Text("[1]")).await;
+        assert!(matches!(call("/a").await, Err(CallError::NoRoute { .. })), "nothing is offered yet");
+        let stub = Arc::new(Stub { takes: Duration::from_secs(4), calls: Mutex::default() });
+        let weak: Weak<Stub> = Arc::downgrade(&stub);
+        mesh.set_local(weak);
+        assert_eq!(&call("/a").await.unwrap().packet()[..], b"done");
+        assert!(matches!(call("/b").await, Err(CallError::NoRoute { .. })));
+        let short = RawCall::new(&mesh, "GET", "/a", CallArguments::Text("[2]")).timeout(Duration::from_secs(1));
+        assert!(matches!(short.await, Err(CallError::Deadline { .. })));
+        assert_eq!(*stub.calls.lock().unwrap(), ["[1]", "[2]"]);
+        drop(stub);
+        assert!(matches!(call("/a").await, Err(CallError::NoRoute { .. })), "the service is gone");
+    }
+}
