@@ -86,11 +86,11 @@ pub trait GatewayPeers: Sized {
 
 impl GatewayPeers for Peers {
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers {
-        Peers::register(identity, address, stop)
+        Self::register(identity, address, stop)
     }
 
     fn for_thread(&self) -> Peers {
-        Peers { mesh: Arc::new(self.mesh.for_thread()), registration: Arc::clone(&self.registration) }
+        Self { mesh: Arc::new(self.mesh.for_thread()), registration: Arc::clone(&self.registration) }
     }
 
     fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a> {
@@ -99,7 +99,7 @@ impl GatewayPeers for Peers {
 
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a> {
         let (method, path) = split_url(url);
-        RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).to_address(address).without_health_effect()
+        RawCall::new(&self.mesh, method, path, CallArguments::Text("{}")).with_address(address).without_health_effect()
     }
 
     fn has_known(&self, method: &str, path: &str) -> bool {

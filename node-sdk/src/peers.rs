@@ -109,7 +109,7 @@ impl Peers {
         let (method, path) = split_url(url);
         let calls = self.providers(url).into_iter().map(|address| async move {
             let call =
-                Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).to_address(address));
+                Call::new(RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).with_address(address));
             (address, call.await)
         });
         futures::future::join_all(calls).await

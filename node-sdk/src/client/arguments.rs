@@ -2,8 +2,8 @@
 
 use serde::Serialize;
 
-use crate::client::attempt::SubmitError;
 use crate::error::CallError;
+use crate::transport::write_queue::EnqueueError;
 use net::buffers::with_scratch;
 
 /// The arguments of a call.
@@ -54,4 +54,10 @@ impl std::fmt::Debug for CallArguments<'_> {
             Self::Text(text) => text,
         })
     }
+}
+
+/// Why a connection did not take a call.
+pub(super) enum SubmitError {
+    Params(serde_json::Error),
+    Connection(EnqueueError),
 }

@@ -3,7 +3,6 @@
 
 use std::borrow::Cow;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
@@ -13,7 +12,8 @@ use protocol::{CallMeta, Packet, Part, Version, success_parts, write_request};
 use tokio::time::{Instant, timeout_at};
 
 use crate::balance::PickOptions;
-use crate::client::hedge::HedgeState;
+use crate::client::arguments::SubmitError;
+use crate::client::progress::{CallProgress, CallState, HedgeState};
 use crate::client::raw_call::{RawCall, is_idempotent};
 use crate::client::response::{RawResponse, is_declined};
 use crate::context::Context;
@@ -27,52 +27,6 @@ use crate::transport::write_queue::EnqueueError;
 
 /// A timeout that no clock can express is replaced by this.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
-
-/// How far a call has come.
-#[derive(Debug, Default)]
-pub(super) struct CallProgress {
-    /// Set with the first attempt.
-    pub(super) deadline: Option<Instant>,
-    pub(super) state: CallState,
-    /// The nodes that were tried without success.
-    pub(super) tried: Vec<SocketAddr>,
-    /// The node that was lost and may have carried out the call.
-    pub(super) lost: Option<SocketAddr>,
-    /// A response that says that the call was not carried out; returned if no other node does
-    /// better.
-    pub(super) declined: Option<Bytes>,
-    pub(super) full: bool,
-    pub(super) too_large: bool,
-    /// The call that has become a stream.
-    pub(super) opened: Option<PendingCall>,
-    pub(super) hedge: HedgeState,
-}
-
-#[derive(Default)]
-pub(super) enum CallState {
-    /// The next attempt is to be made.
-    #[default]
-    Due,
-    Waiting(PendingCall),
-    /// This node answers itself.
-    Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
-}
-
-/// Why a connection did not take a call.
-pub(super) enum SubmitError {
-    Params(serde_json::Error),
-    Connection(EnqueueError),
-}
-
-impl std::fmt::Debug for CallState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Due => "due",
-            Self::Waiting(_) => "waiting",
-            Self::Own(_) => "at work here",
-        })
-    }
-}
 
 impl RawCall<'_> {
     /// Makes an attempt. A one-way call is answered at once.

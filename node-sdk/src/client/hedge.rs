@@ -1,33 +1,18 @@
 //! A second attempt while the first is still under way.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, sleep};
 
 use crate::balance::{PickOptions, Readiness};
-use crate::client::attempt::CallState;
+use crate::client::progress::{CallState, HedgeState};
 use crate::client::raw_call::RawCall;
 use crate::context::Context;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::CallFailure;
-
-/// Asking a second provider.
-#[derive(Debug, Default)]
-pub(super) enum HedgeState {
-    /// Not begun to wait.
-    #[default]
-    Idle,
-    /// On the heap: few calls are hedged.
-    At(Pin<Box<Sleep>>),
-    /// Another provider works on it too.
-    Asked(PendingCall),
-    /// No second provider is called, or the hedge is over.
-    Done,
-}
 
 impl RawCall<'_> {
     /// Calls a second provider when it is time, and polls that call. When it ends, it takes the

@@ -8,6 +8,7 @@ pub(crate) mod events;
 mod hedge;
 pub(crate) mod local_call;
 pub(crate) mod mesh;
+mod progress;
 pub(crate) mod raw_call;
 pub(crate) mod response;
 pub(crate) mod stream;

@@ -7,8 +7,8 @@ use tokio::time::Instant;
 
 use crate::balance::{Balance, PickOptions};
 use crate::client::arguments::CallArguments;
-use crate::client::attempt::CallProgress;
 use crate::client::mesh::Mesh;
+use crate::client::progress::CallProgress;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
@@ -99,7 +99,7 @@ impl<'a> RawCall<'a> {
     }
 
     /// Calls the node at this address.
-    pub(crate) fn to_address(mut self, address: SocketAddr) -> Self {
+    pub(crate) fn with_address(mut self, address: SocketAddr) -> Self {
         self.address = Some(address);
         self
     }

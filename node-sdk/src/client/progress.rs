@@ -1,0 +1,65 @@
+//! How far a call has come, over all its attempts.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep};
+
+use crate::transport::connection::PendingCall;
+
+/// How far a call has come.
+#[derive(Debug, Default)]
+pub(super) struct CallProgress {
+    /// Set with the first attempt.
+    pub(super) deadline: Option<Instant>,
+    pub(super) state: CallState,
+    /// The nodes that were tried without success.
+    pub(super) tried: Vec<SocketAddr>,
+    /// The node that was lost and may have carried out the call.
+    pub(super) lost: Option<SocketAddr>,
+    /// A response that says that the call was not carried out; returned if no other node does
+    /// better.
+    pub(super) declined: Option<Bytes>,
+    pub(super) full: bool,
+    pub(super) too_large: bool,
+    /// The call that has become a stream.
+    pub(super) opened: Option<PendingCall>,
+    pub(super) hedge: HedgeState,
+}
+
+#[derive(Default)]
+pub(super) enum CallState {
+    /// The next attempt is to be made.
+    #[default]
+    Due,
+    Waiting(PendingCall),
+    /// This node answers itself.
+    Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
+}
+
+/// Asking a second provider.
+#[derive(Debug, Default)]
+pub(super) enum HedgeState {
+    /// Not begun to wait.
+    #[default]
+    Idle,
+    /// On the heap: few calls are hedged.
+    At(Pin<Box<Sleep>>),
+    /// Another provider works on it too.
+    Asked(PendingCall),
+    /// No second provider is called, or the hedge is over.
+    Done,
+}
+
+impl fmt::Debug for CallState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Due => "due",
+            Self::Waiting(_) => "waiting",
+            Self::Own(_) => "at work here",
+        })
+    }
+}
