@@ -10,7 +10,7 @@ const FAILURES: u32 = 5;
 /// How long the first ejection lasts. Each next one lasts twice as long, up to the longest. After
 /// it, one call tests the member.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
-const LONGEST_EJECTION: Duration = Duration::from_secs(30);
+const MAX_EJECTION: Duration = Duration::from_secs(30);
 /// How long slow start lasts: a process that has just started is slow. The share grows from a
 /// tenth.
 const SLOW_START: Duration = Duration::from_secs(10);
@@ -72,7 +72,7 @@ impl Load {
     pub fn record_failure(&self, now: Instant, in_time: bool) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= FAILURES {
-            let longest = millis(LONGEST_EJECTION);
+            let longest = millis(MAX_EJECTION);
             let time =
                 self.ejection.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |time| Some((time * 2).min(longest)));
             self.failures.store(0, Ordering::Relaxed);

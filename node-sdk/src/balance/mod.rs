@@ -27,7 +27,7 @@ const MAX_SCHEDULE_SHARE: u32 = 16;
 pub struct Pool<M> {
     list: Vec<M>,
     /// Most members that are called.
-    most: usize,
+    max_members: usize,
     /// The members that are called, if there are several: positions in `list`.
     members: Vec<usize>,
     /// The order in which members are called: those of our zone if there are any, each as often as
@@ -96,11 +96,11 @@ impl<M: Clone> Clone for Pool<M> {
 }
 
 impl<M: Member> Pool<M> {
-    /// An empty pool, of whose members at most `most` are called. The schedule begins at a random
+    /// An empty pool, of whose members at most `max_members` are called. The schedule begins at a random
     /// position, because many processes start together.
-    pub fn new(most: usize) -> Self {
+    pub fn new(max_members: usize) -> Self {
         let cursor = AtomicUsize::new(fastrand::usize(..));
-        Self { list: Vec::new(), most, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
+        Self { list: Vec::new(), max_members, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
     }
 
     /// All members, called or not.
@@ -135,10 +135,10 @@ impl<M: Member> Pool<M> {
             return;
         }
         let mut members: Vec<usize> = (0..self.list.len()).collect();
-        if members.len() > self.most {
+        if members.len() > self.max_members {
             let rendezvous_score = |at: &usize| std::cmp::Reverse(self.list[*at].rendezvous_score());
-            members.select_nth_unstable_by_key(self.most, rendezvous_score);
-            members.truncate(self.most);
+            members.select_nth_unstable_by_key(self.max_members, rendezvous_score);
+            members.truncate(self.max_members);
             members.sort_unstable();
         }
         let near: Vec<usize> = members.iter().copied().filter(|at| self.list[*at].same_zone()).collect();
@@ -162,20 +162,20 @@ fn schedule(weights: &[u32]) -> Vec<usize> {
     }
     // As few as possible: weights of 100 and 200 are one position and two.
     let divisor = weights.iter().copied().fold(0, gcd);
-    let turns = |weight: u32| {
+    let positions_of = |weight: u32| {
         if most / divisor <= MAX_SCHEDULE_SHARE {
             weight / divisor
         } else {
             (weight * MAX_SCHEDULE_SHARE).div_ceil(most)
         }
     };
-    let mut places = Vec::new();
+    let mut slots = Vec::new();
     for (position, weight) in weights.iter().enumerate() {
-        let turns = turns(*weight);
-        places.extend((0..turns).map(|turn| ((f64::from(turn) + 0.5) / f64::from(turns), position)));
+        let count = positions_of(*weight);
+        slots.extend((0..count).map(|at| ((f64::from(at) + 0.5) / f64::from(count), position)));
     }
-    places.sort_by(|a, b| a.0.total_cmp(&b.0));
-    places.into_iter().map(|(_, position)| position).collect()
+    slots.sort_by(|a, b| a.0.total_cmp(&b.0));
+    slots.into_iter().map(|(_, position)| position).collect()
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

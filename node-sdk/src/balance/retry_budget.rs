@@ -9,7 +9,7 @@ const PER_CALL: f64 = 0.2;
 /// Retries a second besides, for nodes that call rarely.
 const PER_SECOND: f64 = 10.0;
 /// Most retries that are saved up.
-const MOST: f64 = 100.0;
+const MAX_SAVED: f64 = 100.0;
 
 /// A budget that all calls of a node share.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl RetryBudget {
         #[expect(clippy::cast_precision_loss, reason = "no process makes 2^52 calls between two retries")]
         let paid = (calls - account.calls) as f64 * PER_CALL;
         let time = now.saturating_duration_since(account.at).as_secs_f64() * PER_SECOND;
-        account.left = (account.left + paid + time).min(MOST);
+        account.left = (account.left + paid + time).min(MAX_SAVED);
         (account.calls, account.at) = (calls, account.at.max(now));
         let enough = account.left >= 1.0;
         if enough {

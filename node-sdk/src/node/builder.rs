@@ -26,7 +26,7 @@ use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::transport::budget::{self, Budget};
 
 /// How long a node may take to stop after a signal: the time of its server, and some to log it.
-const LONGEST_STOP: Duration = server::LONGEST_SERVED.saturating_add(Duration::from_secs(3));
+const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
 
 /// A node that is being described.
 #[must_use = "a node runs when it is served"]
@@ -216,7 +216,7 @@ impl NodeBuilder {
     /// let node = Node::builder("mails").subscribe("members.joined", welcome);
     /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
-        self.offer(format!("{}{event}", PREFIX), boxed(handler), true)
+        self.offer(format!("{PREFIX}{event}"), boxed(handler), true)
     }
 
     /// How many calls of the last route may run at a time, over all callers. Further calls are
@@ -284,7 +284,7 @@ impl NodeBuilder {
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
     /// time, so that the exit code of `main` tells. A node that has started ends only by a signal.
     pub async fn serve(self) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
         let node = self.start().await?;
         stop.cancelled().await;
         node.end().await
@@ -302,7 +302,7 @@ impl NodeBuilder {
         within: Duration,
         ready: impl FnOnce(&Node, &Visibility),
     ) -> Result<(), StartError> {
-        let stop = net::stop_on_signals(|| LONGEST_STOP).map_err(StartError::Signals)?;
+        let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
         let node = self.start().await?;
         tokio::select! {
             () = stop.cancelled() => {}

@@ -24,7 +24,7 @@ use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
 use crate::server::running_calls::{CallHandle, RunningCall, RunningCalls};
-use crate::transport::budget::{LEAST_BYTES, PeerShare};
+use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
 /// Running calls of one caller; with more, it is not read from until one is done.
@@ -114,7 +114,7 @@ pub(crate) async fn run(
         strikes: 0,
         slice: TimeSlice::with_queue(&service.busy),
         share: PeerShare::new(&service.budget),
-        allowed_bytes: LEAST_BYTES,
+        allowed_bytes: MIN_BYTES,
         running_bytes: 0,
         in_streams,
         full: LogThrottle::default(),
@@ -258,7 +258,7 @@ impl CallerConnection<'_> {
     fn has_kept(&mut self, before: usize, to: &ResponseTarget) -> bool {
         let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
-            if waiting - before > LEAST_BYTES {
+            if waiting - before > MIN_BYTES {
                 // At once: other callers may be served before this one is charged again.
                 self.charge();
             }

@@ -29,7 +29,7 @@ const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
 /// How long [`serve`] may take to end.
-pub(crate) const LONGEST_SERVED: Duration = STOP_TIME.saturating_add(FINISH_TIME);
+pub(crate) const MAX_STOP_TIME: Duration = STOP_TIME.saturating_add(FINISH_TIME);
 
 /// Serves callers until `stop` is cancelled and they have closed, or their time is over. Returns
 /// how many connections were cut with calls in flight.

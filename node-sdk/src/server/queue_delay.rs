@@ -8,7 +8,7 @@ use tokio::time::Instant;
 const DRIFT_PPM: u32 = 100;
 
 /// No connection is older than this; a larger time is ignored.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+const MAX_AGE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// Estimates the queue delay of calls: the fastest call so far shows when, by our clock, the
 /// caller's clock was at zero.
@@ -22,7 +22,7 @@ impl QueueDelay {
     /// caller's clock, and read at `received`. Waiting in the buffers of an overloaded node shows
     /// here.
     pub(crate) fn delay(&mut self, received: Instant, sent: Duration) -> Duration {
-        let Some(zero) = received.checked_sub(sent).filter(|_| sent < LONGEST) else { return Duration::ZERO };
+        let Some(zero) = received.checked_sub(sent).filter(|_| sent < MAX_AGE) else { return Duration::ZERO };
         let known = match self.baseline {
             None => zero,
             // The clocks may have drifted since the fastest call.

@@ -13,7 +13,7 @@ impl Backoff {
     /// A node that restarts is back after about this time.
     const FIRST: Duration = Duration::from_millis(100);
     /// A node that is gone for longer disappears from the list sooner or later.
-    const LONGEST: Duration = Duration::from_secs(3);
+    const MAX: Duration = Duration::from_secs(3);
 
     pub(crate) fn new() -> Self {
         Self { next: Self::FIRST }
@@ -22,7 +22,7 @@ impl Backoff {
     /// The wait after one more failure; `chance` is from 0 to 1.
     pub(crate) fn failed(&mut self, chance: f64) -> Duration {
         let wait = self.next.mul_f64(0.5 + chance / 2.0);
-        self.next = (self.next * 2).min(Self::LONGEST);
+        self.next = (self.next * 2).min(Self::MAX);
         wait
     }
 

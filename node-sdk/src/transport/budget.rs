@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The default for all callers together: partly received packets, running calls, and parts and
-/// responses that were not read. Ten thousand callers have 160 MiB of [`LEAST_BYTES`] besides, and
+/// responses that were not read. Ten thousand callers have 160 MiB of [`MIN_BYTES`] besides, and
 /// an allocator in which thousands of buffers grow holds half as much again, so a node that hostile
 /// callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just
 /// that.
@@ -16,10 +16,10 @@ pub(crate) const CALLED_BYTES: usize = 256 << 20;
 /// Most bytes for one caller: several of the largest packets, either way.
 const MAX_CALLER_BYTES: usize = 64 << 20;
 /// What each peer may have in any case, so that small calls always get through.
-pub(crate) const LEAST_BYTES: usize = 16 * 1024;
+pub(crate) const MIN_BYTES: usize = 16 * 1024;
 /// Beyond that, a peer has at most this part of what is free, as 1 in this many. So something is
 /// always left for the next peer, and many greedy peers end with equal shares.
-const PART_OF_FREE: usize = 2;
+const FREE_DIVISOR: usize = 2;
 /// The budget is charged in portions, so that small changes do not touch the shared counter.
 const PORTION: usize = 16 * 1024;
 
@@ -85,7 +85,7 @@ impl PeerShare {
 
     /// Charges the bytes that are held for the peer. Returns how many may be held.
     pub(crate) fn charge(&mut self, held: usize) -> usize {
-        let charged = held.saturating_sub(LEAST_BYTES).next_multiple_of(PORTION);
+        let charged = held.saturating_sub(MIN_BYTES).next_multiple_of(PORTION);
         // Two peers at once may exceed the limit by a portion each; then none is read from.
         if charged > self.charged {
             self.budget.used.fetch_add(charged - self.charged, Ordering::Relaxed);
@@ -93,7 +93,7 @@ impl PeerShare {
             self.budget.used.fetch_sub(self.charged - charged, Ordering::Relaxed);
         }
         self.charged = charged;
-        (self.budget.free() / PART_OF_FREE).clamp(LEAST_BYTES, self.budget.max_share)
+        (self.budget.free() / FREE_DIVISOR).clamp(MIN_BYTES, self.budget.max_share)
     }
 
     /// Whether anything is charged.
@@ -103,7 +103,7 @@ impl PeerShare {
 
     /// Whether this many bytes together may be held.
     pub(crate) fn fits(&self, held: usize) -> bool {
-        held <= LEAST_BYTES || held <= self.budget.free() + self.charged
+        held <= MIN_BYTES || held <= self.budget.free() + self.charged
     }
 
     /// Memory was refused once.
@@ -157,7 +157,7 @@ mod tests {
         let (mut large, small) = (PeerShare::new(&budget), PeerShare::new(&budget));
         assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));
         large.charge(1 << 20);
-        assert!(small.fits(LEAST_BYTES) && !small.fits(LEAST_BYTES + PORTION + 1));
+        assert!(small.fits(MIN_BYTES) && !small.fits(MIN_BYTES + PORTION + 1));
         assert!(large.fits(1 << 20), "what it has");
     }
 }

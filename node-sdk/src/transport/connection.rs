@@ -19,7 +19,7 @@ use tokio::time::Instant;
 pub(crate) use self::open_stream::OpenStream;
 use crate::balance::{Load, Readiness};
 use crate::transport::backoff::Backoff;
-use crate::transport::budget::{Budget, LEAST_BYTES, PeerShare};
+use crate::transport::budget::{Budget, MIN_BYTES, PeerShare};
 use crate::transport::in_flight::{CallDeadlines, CallResult, InFlight};
 use crate::transport::limits::{InFlightLimits, MAX_FRAME_BYTES};
 use crate::transport::unexpected::UnexpectedFrames;
@@ -233,7 +233,7 @@ impl ConnectionState {
     fn charge(&mut self, begun: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + begun;
         // Small amounts are not charged to the shared budget.
-        (held > LEAST_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
+        (held > MIN_BYTES || self.share.is_charged()).then(|| self.share.charge(held))
     }
 
     /// While too much is held, ends the stream with the most bytes of parts. Returns the tasks to

@@ -12,7 +12,7 @@ use serde::de::{DeserializeOwned, Error as _};
 /// 64 KiB or more, which no budget counts. A larger part is most of its buffer.
 const SMALL_BYTES: usize = 64 * 1024;
 /// What a waiting part costs beside its own bytes.
-const PLACE_BYTES: usize = 64;
+const PART_OVERHEAD_BYTES: usize = 64;
 
 /// The receiving side: parts that were received, in order.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl ReceiveWindow {
             return Err(FlowViolation::Overrun);
         }
         self.credit -= i64::try_from(frame.len()).unwrap_or(i64::MAX);
-        self.waiting_bytes += PLACE_BYTES + frame.len();
+        self.waiting_bytes += PART_OVERHEAD_BYTES + frame.len();
         self.waiting.push_back(if frame.len() > SMALL_BYTES { frame } else { Bytes::copy_from_slice(&frame) });
         Ok(self.reader.take())
     }
@@ -83,7 +83,7 @@ impl ReceiveWindow {
     /// The next part; `None` after the last.
     pub(crate) fn poll_part(&mut self, task: &mut Context<'_>) -> Poll<Option<Bytes>> {
         if let Some(frame) = self.waiting.pop_front() {
-            self.waiting_bytes -= PLACE_BYTES + frame.len();
+            self.waiting_bytes -= PART_OVERHEAD_BYTES + frame.len();
             self.consumed = self.consumed.saturating_add(u32::try_from(frame.len()).unwrap_or(u32::MAX));
             return Poll::Ready(Some(frame));
         }
@@ -205,7 +205,7 @@ mod tests {
         assert!(receive.push(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
         assert!(receive.push(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
         assert_eq!(receive.push(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
-        assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES + 2 * PLACE_BYTES);
+        assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES + 2 * PART_OVERHEAD_BYTES);
         let mut ended = ReceiveWindow::new(STREAM_WINDOW);
         assert!(ended.push(Part { number: 1, is_end: true }, frame(0)).is_ok());
         assert_eq!(ended.push(part(2), frame(1)).err(), Some(FlowViolation::Gap));
@@ -230,7 +230,7 @@ mod tests {
             assert_eq!(send.next_number(), number);
             send.sent(1000);
             sent += 1000;
-            let places = receive.waiting.len() * PLACE_BYTES;
+            let places = receive.waiting.len() * PART_OVERHEAD_BYTES;
             assert!(receive.waiting_bytes <= STREAM_WINDOW as usize + 1000 + places);
         }
         assert!(granted <= sent && sent <= granted + u64::from(STREAM_WINDOW) + 1000);
