@@ -1,4 +1,5 @@
-//! What a call costs in heap allocations, both sides together, once everything is warm: counted, so no clock has a say in it.
+//! Heap allocations of a call, both sides together, once everything is warm. They are counted, so
+//! the result does not depend on a clock.
 #![expect(clippy::print_stdout, reason = "the figures are worth seeing")]
 #![expect(clippy::unwrap_used, reason = "in a test a panic is how to fail")]
 
@@ -16,7 +17,7 @@ use tokio::task::JoinSet;
 const IN_FLIGHT: usize = 64;
 const CALLS: usize = 200;
 
-/// A message with two texts in it: whoever reads it has to allocate them.
+/// A message with two texts, which its reader has to allocate.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 struct Message {
     id: u64,

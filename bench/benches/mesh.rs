@@ -69,7 +69,7 @@ fn registration(number: usize) -> Value {
     json!({ "port": 9010, "name": format!("node-{number}"), "urls": ["POST/goods", "GET/goods", "DELETE/goods"] })
 }
 
-/// Reads lists until one has so many entries; gives the bytes read.
+/// Reads lists until one has `nodes` entries; returns the bytes read.
 async fn complete(peer: &mut Peer, nodes: usize) -> usize {
     let mut bytes = 0;
     loop {
@@ -82,7 +82,7 @@ async fn complete(peer: &mut Peer, nodes: usize) -> usize {
     }
 }
 
-/// All nodes connect and register at once, and are done when everybody has everybody.
+/// All nodes connect and register at once, and are done when each has all others in its list.
 async fn cold_start(nodes: usize) {
     // Old readers could not read the list of a thousand; for the figure they get it whole.
     let mut rounds = Vec::new();

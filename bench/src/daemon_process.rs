@@ -44,7 +44,7 @@ impl Daemon {
                 break SocketAddr::new("127.0.0.1".parse().unwrap(), digits.parse().unwrap());
             }
         };
-        // A log that nobody reads would stop it.
+        // A full pipe would block its log.
         tokio::task::spawn_local(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let daemon = Self { child, address };
         daemon.move_to(0);
@@ -87,7 +87,7 @@ impl Daemon {
         None
     }
 
-    /// Somebody who wants all of core 0, and does nothing with it.
+    /// A process that uses all of core 0 and does nothing.
     pub(crate) fn spinner() -> Child {
         let child = Command::new("sh").args(["-c", "while :; do :; done"]).kill_on_drop(true).spawn().unwrap();
         pin_to(child.id(), 0);
@@ -110,7 +110,7 @@ impl Daemon {
         }
     }
 
-    /// Others go first, by so much, before all its threads.
+    /// Lowers the priority of all its threads.
     pub(crate) fn be_nice(&self, nice: i32) {
         for task in self.process().tasks().unwrap().flatten() {
             rustix::process::setpriority_process(Pid::from_raw(task.tid), nice).unwrap();
@@ -153,11 +153,11 @@ fn cpu_of(process: &procfs::process::Process) -> Duration {
     Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
-/// Keeps a process, or this one, on one core; where there is one only, on that.
+/// Pins a process, or this one, to one core, if the machine has it.
 pub(crate) fn pin_to(pid: Option<u32>, core: usize) {
     let mut set = CpuSet::new();
     set.set(core);
     let pid = pid.and_then(|pid| Pid::from_raw(i32::try_from(pid).unwrap()));
-    // It is but a measurement: without the core it is a noisier one.
+    // A failure only makes the measurement noisier.
     let _ = sched_setaffinity(pid, &set);
 }

@@ -1,7 +1,18 @@
-//! The Distributor in figures and under faults, beside Redis, NATS and etcd where they are installed.
+//! The Distributor in figures and under faults, beside Redis, NATS and etcd where they are
+//! installed.
 //!
-//! Measured as a user would see it: real processes, real sockets, one machine. The measured process has core 0 to itself, this
-//! one and all its connections core 1, so that the CPU time of the one is no matter of the other.
+//! Measured as a user would see it: real processes, real sockets, one machine. The measured process
+//! has core 0 to itself, this one and all its connections core 1, so that the CPU time of the one
+//! is no matter of the other.
+//!
+//! `registry` measures the Distributor, `calls` the SDK, `gateway` the gateway, each beside its
+//! competitors; `attacks` what hostile peers and clients cost. No scene decides whether a change is
+//! right: that is what `tests` is for.
+//!
+//! ```sh
+//! cargo build --profile dist -p distributor -p gateway -p bench
+//! target/dist/drill fan-out --nodes 1000
+//! ```
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 #![expect(clippy::unwrap_used, reason = "a surprise voids the run")]
 #![expect(clippy::disallowed_methods, reason = "a measurement reads the clock")]
@@ -15,7 +26,8 @@ mod report;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build --profile dist
+/// Measures a Distributor, and what happens when things go wrong. Build it first: cargo build
+/// --profile dist
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -25,7 +37,8 @@ struct Args {
 
 #[derive(Clone, Debug, Subcommand)]
 enum Scene {
-    /// One change told to many: time until the last knows, CPU for each; beside redis, nats-server and etcd.
+    /// One change told to many: time until the last knows, CPU for each; beside redis, nats-server
+    /// and etcd.
     FanOut {
         /// Nodes that are told.
         #[arg(long, default_value_t = 1000)]
@@ -120,7 +133,8 @@ enum Scene {
         #[arg(long)]
         only: Option<String>,
     },
-    /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and haproxy where they are installed.
+    /// TLS, tunnels, idle clients, a changing registry and attackers at the door; beside nginx and
+    /// haproxy where they are installed.
     Edge {
         /// Leaves out all but this: tls, tunnel, idle, changes, soak, attack, overload or starved.
         #[arg(long)]

@@ -44,7 +44,7 @@ pub(crate) enum Check {
     KeyInBoth,
     /// an escaped delimiter in text comes back escaped, never raw
     EscapedDelimiter,
-    /// members that nobody knows are ignored
+    /// unknown members are ignored
     UnknownMembers,
     /// the order of members, and white space between them, mean nothing
     MemberOrder,
@@ -56,7 +56,7 @@ pub(crate) enum Check {
     Version2Form,
     /// a caller of version 2 learns of a failure by status, word and text
     Version2Failure,
-    /// each packet is answered in its own form, whatever came before it
+    /// each packet is answered in its own form, independent of earlier packets
     MixedVersions,
     /// a call is answered once
     AnsweredOnce,

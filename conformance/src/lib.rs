@@ -1,4 +1,12 @@
-//! Does a running node keep the protocol? Calls it in every way that callers may, and some that they should not.
+//! Checks whether a running node keeps the protocol: calls it in every way that callers may, and in
+//! some that they should not.
+//!
+//! The program is `nodeconform`. It speaks bytes, not the SDK, so that a node in any language can be
+//! checked; it must not depend on a Distributor.
+//!
+//! ```sh
+//! cargo run -p conformance -- 127.0.0.1:9010 --url GET/goods
+//! ```
 #![expect(clippy::print_stdout, reason = "it prints a table")]
 
 mod check;
@@ -17,14 +25,15 @@ use crate::wire::Target;
 
 /// Runs the checks of docs/PROTOCOL.md against a node that is called with packets.
 ///
-/// Prints a line for each: ok, FAILED or skipped, what is expected, and what was seen. Exit code: 0 nothing failed; 1
-/// something did; 2 wrong use, or nobody is there.
+/// Prints a line for each: ok, FAILED or skipped, what is expected, and what was seen. Exit code: 0
+/// nothing failed; 1 something did; 2 wrong use, or no process accepts connections.
 #[derive(Debug, Parser)]
 #[command(name = "nodeconform")]
 struct ConformArgs {
     /// Where the node is: host:port.
     address: String,
-    /// What to call, some hundred times; one that nobody offers will do, but shows less.
+    /// What to call, some hundred times. A route that the node does not offer will do, but shows
+    /// less.
     #[arg(long, default_value = "GET/nodeconform", value_parser = Route::parse)]
     url: Route,
     /// Arguments of each call: a JSON object.
@@ -46,7 +55,7 @@ struct ConformArgs {
 pub async fn main() -> ExitCode {
     let args = ConformArgs::parse();
     let Some(address) = find(&args.address).await else {
-        eprintln!("nobody takes connections at {}", args.address);
+        eprintln!("no process accepts connections at {}", args.address);
         return ExitCode::from(2);
     };
     let target = Target {
@@ -77,7 +86,7 @@ pub async fn main() -> ExitCode {
                 Err(seen) => {
                     failed += 1;
                     is_gone = target.answer_to_a_fresh_call().await.is_err();
-                    let after = if is_gone { "; after that nobody answers" } else { "" };
+                    let after = if is_gone { "; after that the node does not answer" } else { "" };
                     ("FAILED", format!("seen: {seen}{after}"))
                 }
             }
@@ -92,7 +101,7 @@ fn parse_object(text: &str) -> Result<Map<String, Value>, serde_json::Error> {
     serde_json::from_str(text)
 }
 
-/// The first address of that name at which somebody takes connections.
+/// The first address of that name at which a process accepts connections.
 async fn find(address: &str) -> Option<SocketAddr> {
     for address in tokio::net::lookup_host(address).await.ok()? {
         if wire::Wire::connect(address).await.is_ok() {

@@ -87,7 +87,8 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Result<Self, String> {
         match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // Pieces are to go out as they are written; where that cannot be had, they may be joined.
+                // Pieces are to go out as they are written; where that cannot be had, they may be
+                // joined.
                 let _ = stream.set_nodelay(true);
                 Ok(Self { stream, decoder: FrameDecoder::new(MAX_FRAME_BYTES) })
             }

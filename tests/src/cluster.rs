@@ -1,4 +1,4 @@
-//! A Distributor in this process, and what joins it.
+//! A Distributor in this process, and the nodes and gateways that join it.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -97,7 +97,7 @@ impl Cluster {
     }
 }
 
-/// Waits until a condition holds; looking again costs nothing but a moment.
+/// Waits until a condition holds, and panics with `what` after [`PATIENCE`].
 #[track_caller]
 pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl Future<Output = ()> {
     let place = std::panic::Location::caller();
@@ -111,8 +111,8 @@ pub fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) -> impl 
     }
 }
 
-/// A port that is free, and that the system does not give to anybody else: for what must be restarted where it was, and
-/// for what must not be there.
+/// A free port outside the range that the system assigns from: for a server that restarts at the
+/// same address, and for an address where no server must be.
 pub fn pick_port() -> u16 {
     // Below the range of ports that systems give out.
     static NEXT: AtomicU16 = AtomicU16::new(20_000);

@@ -1,4 +1,4 @@
-//! A peer that says something again and again, as fast as it is taken.
+//! A peer that sends the same bytes again and again, as fast as they are accepted.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -16,7 +16,8 @@ pub struct Flood {
 }
 
 impl Flood {
-    /// Says `first`, then `again` without a pause, and reads and forgets whatever it is told. When it is cut it stops.
+    /// Sends `first`, then `again` without a pause, and discards all that it receives. It stops
+    /// when the connection is cut.
     pub fn start(address: SocketAddr, first: &[u8], again: &[u8]) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.write_all(first).unwrap();
@@ -46,7 +47,7 @@ impl Flood {
         Self { stop, bytes, thread: Some(thread) }
     }
 
-    /// How much of what it said has been taken.
+    /// How many bytes have been accepted.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }

@@ -59,7 +59,8 @@ pub async fn big() -> Result<String, ServiceError> {
     Ok("x".repeat(300_000))
 }
 
-/// A cluster with a gateway that speaks HTTP/2 in clear, a node, and a server that is played by hand.
+/// A cluster with a gateway that speaks HTTP/2 in clear, a node, and a server that is played by
+/// hand.
 pub async fn served() -> (Cluster, SocketAddr, Server, Node) {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/api"]).await;

@@ -1,4 +1,23 @@
 //! The harness: clusters on port 0, raw peers, processes to kill, and old peers in Node.js.
+//!
+//! A [`Cluster`] is a Distributor in this process. Nodes and gateways join it, and a [`Peer`] sees
+//! each packet that they are sent. All wait for conditions, for at most [`PATIENCE`]; none sleeps.
+//! A [`Process`] is a program that a test starts, signals and kills, a [`Namespace`] a machine at
+//! the end of a cable that a test cuts. The tests themselves are in `tests/it`, sorted by what they
+//! test; helpers that two of them need belong here.
+//!
+//! ```no_run
+//! # async fn example() {
+//! use node_sdk::{Node, ServiceError};
+//! use tests::Cluster;
+//!
+//! let cluster = Cluster::start();
+//! let node = Node::builder("n").route("GET/n", async || Ok::<_, ServiceError>(7));
+//! let _node = cluster.node(node).await;
+//! let gateway = cluster.gateway().await;
+//! assert_eq!(Cluster::wait_routed(gateway, "/n").await.body, "7");
+//! # }
+//! ```
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 #![expect(clippy::missing_panics_doc, reason = "in a test a surprise is a failure")]
 

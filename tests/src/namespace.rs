@@ -1,4 +1,5 @@
-//! A machine of its own, as far as the network is concerned: a namespace at the other end of a cable that can be cut.
+//! A machine of its own, as far as the network is concerned: a namespace at the other end of a
+//! cable that can be cut.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -19,8 +20,9 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// A new one; `None`, with a line that says so, where that needs rights or tools that are not there. In CI it must work.
-    #[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was not run")]
+    /// A new one; `None`, with a line that says so, where that needs rights or tools that are not
+    /// there. In CI it must work.
+    #[expect(clippy::print_stderr, reason = "the person who runs the tests should know which were skipped")]
     pub fn new() -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);

@@ -48,7 +48,7 @@ impl Peer {
         .unwrap()
     }
 
-    /// Connects from a local port that the system does not give to anybody else.
+    /// Connects from a local port that the system does not assign to other sockets.
     pub async fn connect_from_own_port(address: SocketAddr) -> Self {
         Self::connect_from(pick_port(), address).await
     }
@@ -176,7 +176,8 @@ impl Peer {
         }
     }
 
-    /// Asks for the list under a key and reads up to the answer: whatever was sent before has been handled then.
+    /// Asks for the list under a key and reads up to the answer. All packets sent before have been
+    /// handled then.
     pub async fn ask(&mut self, key: u64) -> Vec<Value> {
         self.send_packet(&json!({ "uri": "/distributes", "method": "GET", "key": key })).await;
         loop {
@@ -244,7 +245,8 @@ impl Listener {
         Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
     }
 
-    /// A place where connects are neither answered nor refused: its backlog is full. Keep both while it has to be one.
+    /// An address where connects are neither answered nor refused, because its backlog is full.
+    /// Keep both sockets for as long as it is needed.
     pub async fn black_hole() -> (Socket, u16, Vec<Socket>) {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         socket.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();

@@ -203,7 +203,7 @@ pub async fn echo_server() -> SocketAddr {
 /// A gateway that knows the server.
 pub async fn gateway_before(cluster: &Cluster, server: Server) -> (SocketAddr, Server) {
     let gateway = cluster.gateway_with(Config { request_timeout: Duration::from_secs(2), ..Config::default() }).await;
-    // Whatever the server says: it is not asked in vain.
+    // The route is known once the answer is no longer 404.
     while try_request(gateway).await.starts_with("HTTP/1.1 404") {}
     (gateway, server)
 }

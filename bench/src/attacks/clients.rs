@@ -1,4 +1,4 @@
-//! Clients that attack a front door: what each of them says, and how little of the answer it reads.
+//! Clients that attack a gateway: what each sends, and how little of the answer it reads.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -10,13 +10,13 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 const SLOW_CLIENTS: usize = 5000;
-/// Attackers that send as much as they can; more of them are no matter of HTTP.
+/// Attackers that send as much as they can. More of them would measure the network, not HTTP.
 const FLOODING_CLIENTS: usize = 50;
-/// How far apart the attackers come: all in one moment would be an attack of ours.
+/// The time between two attackers: all at once would be an attack of its own.
 const APART: Duration = Duration::from_micros(400);
-/// An attacker that uploads sends so much at a time, 1.3 kB a second.
+/// Bytes that an attacker uploads at a time: 1.3 kB a second.
 const UPLOAD_PART: usize = 2600;
-/// An attacker that downloads reads so much at a time, 3 kB a second.
+/// Bytes that an attacker reads of a download at a time: 3 kB a second.
 const DOWNLOAD_PART: usize = 6000;
 
 /// What attackers do.
@@ -34,7 +34,7 @@ pub(crate) struct ClientAttack {
 #[derive(Clone, Copy)]
 enum ReadRate {
     Nothing,
-    /// So many bytes each time.
+    /// This number of bytes each time.
     Slowly(usize),
     /// All, so that it sees that it is cut, and comes again.
     All,
@@ -123,7 +123,7 @@ impl ClientAttack {
             spawn_local(async move {
                 sleep(APART * u32::try_from(number).unwrap()).await;
                 loop {
-                    // An attacker spends little: all of their systems' memory would be ours here.
+                    // Small buffers: on this machine the attackers' memory is ours.
                     let socket = TcpSocket::new_v4().unwrap();
                     socket.set_recv_buffer_size(4096).unwrap();
                     socket.bind(from.source(number)).unwrap();

@@ -1,4 +1,5 @@
-//! Thousands that are slow, or few that flood: what good clients notice of them, and what memory they take.
+//! Thousands of slow clients, or a few that flood: what good clients notice, and what memory they
+//! cost.
 
 mod clients;
 pub(crate) mod peers;
@@ -22,7 +23,7 @@ const CLIENTS: usize = 64;
 const ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 0, 1, 1))];
 const REQUEST: &str = "GET /echo HTTP/1.1\r\nHost: door\r\n\r\n";
 const RATE: f64 = 5000.0;
-/// Short, as for half load: the machine's stalls are nobody's attack.
+/// Short, as for half load, so that stalls of the machine spoil few rounds.
 const ROUND: Duration = Duration::from_millis(200);
 const ROUNDS: usize = 11;
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -33,12 +34,12 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// After the last attacker has come, and after all have gone.
 const SETTLES: Duration = Duration::from_secs(2);
 
-/// All attacks at each of them, one after the other; floods are HTTP/2, which one of them is asked for here. With `only` none but
-/// those whose name begins so.
+/// All attacks at each of them, one after the other; floods are HTTP/2, which one of them is asked
+/// for here. With `only` none but those whose name begins so.
 pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
     title(
-        "5000 slow attackers, or 50 that flood: p99 of 64 good clients with 5000 requests a second, of whom half have the address \
-         127.0.0.1 and half another one; and of new clients, one after the other",
+        "5000 slow attackers, or 50 that flood: p99 of 64 good clients with 5000 requests a second, half of them at the address \
+         127.0.0.1 and half at another one; and of new clients, one after the other",
     );
     let memories: Vec<u64> = fronts.iter().map(|front| front.process.rss_bytes()).collect();
     for attack in attacks().iter().filter(|attack| only.is_none_or(|only| attack.name.starts_with(only))) {
@@ -68,7 +69,8 @@ pub(crate) async fn attackers(fronts: &[EdgeServer], only: Option<&str>) {
     }
 }
 
-/// What good clients see: those that stay, at each of the two addresses, and new ones of the second.
+/// What good clients see: those that stay, at each of the two addresses, and new ones of the
+/// second.
 struct AttackSample([AttackKind; 3]);
 
 /// Percent of requests that were answered, and the 99th percentile of how long those took.

@@ -27,10 +27,11 @@ const APART: Duration = Duration::from_micros(400);
 /// Peers that do not read; peers whose packets do not end.
 const UNREAD: usize = 200;
 const HALF_PACKETS: usize = 5000;
-/// Peers of all kinds, from so many addresses: the places that the others leave.
+/// Peers of all kinds, from [`ADDRESSES`] addresses: the connections that the others leave.
 const ALL_KINDS: usize = 9800;
 const ADDRESSES: usize = 40;
-/// Nodes with entries of 62 kB, which make a list of 6.9 MB: the longest list has room for those of all peers.
+/// Nodes with entries of 62 kB, which make a list of 6.9 MB: the longest list has room for those of
+/// all peers.
 const LARGE_ENTRIES: usize = 110;
 /// Names of version 1 nodes in the history.
 const LONG_NAMES: usize = 200;
@@ -50,15 +51,16 @@ struct PeerAttack {
 
 enum AttackMeans {
     Nothing,
-    /// So many connections that say this without a pause, after something else.
+    /// Connections that first send one text and then another without a pause.
     Floods(usize, String, String),
-    /// So many connections that say what is made for each, then something else every 0.9 s, and do not read.
+    /// Connections that send a text made for each, then another one every 0.9 s, and do not read.
     Unread(usize, fn(usize) -> String, &'static str),
     /// The same, where each says something else again, and from many addresses.
     Mixture(usize, fn(usize) -> (String, &'static str)),
 }
 
-/// It goes on until this is dropped. Those who attack have a thread of their own: what they do there delays no witness's own work.
+/// It goes on until this is dropped. The attackers have a thread of their own, so that they do not
+/// delay the witnesses.
 struct Running {
     _floods: Vec<Flood>,
     _stop: DropGuard,
@@ -98,7 +100,7 @@ impl AttackMeans {
     }
 }
 
-/// Starts so many, each from its address if it has one, in a thread of their own.
+/// Starts these connections in a thread of their own, each from its address if it has one.
 fn spawn_unread(
     at: SocketAddr,
     stop: &CancellationToken,
@@ -163,7 +165,7 @@ pub(crate) async fn hostile(only: Option<&str>, attack: Option<&str>) {
     }
 }
 
-/// A packet of so many bytes, one-way.
+/// A one-way packet of `bytes` bytes.
 fn one_way(bytes: usize) -> String {
     format!(r#"{{"uri":"/nothing","method":"GET","$":{{}},"params":[{}1]}}¶"#, "1,".repeat(bytes / 2))
 }
@@ -172,8 +174,8 @@ fn half_packet() -> String {
     one_way(60_000).trim_end_matches("]}¶").to_owned()
 }
 
-/// What a peer says first, and then again: a question for the list, or for the history, with a half packet behind it, or needs of its own, or a
-/// key of its own.
+/// What a peer says first, and then again: a question for the list, or for the history, with a half
+/// packet behind it, or needs of its own, or a key of its own.
 fn of_all_kinds(number: usize) -> (String, &'static str) {
     let port = 10_000 + number % 10_000;
     let list = format!(r#"{{"uri":"/distributes","method":"GET","key":{},"$":{{}}}}¶"#, 100 + number);

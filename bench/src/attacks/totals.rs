@@ -1,5 +1,5 @@
-//! What ten thousand hostile peers make a node and a gateway keep, with default settings: memory, beside what the process itself
-//! counts, and whether others are still answered.
+//! What ten thousand hostile peers make a node and a gateway keep, with default settings: memory,
+//! beside what the process itself counts, and whether others are still answered.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, LazyLock, OnceLock};
@@ -21,7 +21,8 @@ use crate::report::{row, title};
 const PEERS: usize = 10_000;
 /// How far apart they come.
 const APART: Duration = Duration::from_micros(400);
-/// How long they are watched when all have come: longer than what does not end, or is not read, is kept for.
+/// How long they are watched when all have come: longer than what does not end, or is not read, is
+/// kept for.
 const TIME: Duration = Duration::from_secs(16);
 /// How long it takes until what they had is given back.
 const AFTER: Duration = Duration::from_secs(5);
@@ -90,7 +91,8 @@ fn begin(kinds: Vec<LoadKind>, at: SocketAddr) -> DropGuard {
     stop.drop_guard()
 }
 
-/// Prints what they cost `victim`. `good` asks it for something, and gives what it says that it keeps, when there is an answer.
+/// Prints what they cost `victim`. `good` asks it for something, and gives what it says that it
+/// keeps, when there is an answer.
 async fn watch(
     name: &str,
     kinds: Vec<LoadKind>,
@@ -277,7 +279,7 @@ pub(crate) async fn serve(distributor: String) {
     std::future::pending::<()>().await;
 }
 
-/// The head of a request with a body of so many bytes.
+/// The head of a request with a body of `bytes` bytes.
 fn post(path: &str, bytes: usize) -> String {
     format!("POST {path} HTTP/1.1\r\nHost: g\r\nContent-Type: application/json\r\nContent-Length: {bytes}\r\n\r\n")
 }
@@ -286,7 +288,8 @@ fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: g\r\n\r\n")
 }
 
-/// HTTP/2 without a window, and as many streams as there may be, with so many bytes of fields each.
+/// HTTP/2 without a window, and the most streams that are allowed, with `bytes` bytes of fields
+/// each.
 fn no_window(path: &str, bytes: usize) -> Vec<u8> {
     let frame = |kind: u8, flags: u8, stream: u32, payload: &[u8]| {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

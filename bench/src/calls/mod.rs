@@ -34,7 +34,8 @@ fn good() -> Message {
     Message { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() }
 }
 
-/// The node that is called. What it works for each call, it works as a machine does that has one core.
+/// The node that is called. What it works for each call, it works as a machine does that has one
+/// core.
 pub(crate) async fn serve(distributor: String, work_us: u64) {
     async fn echo(Params(good): Params<Message>) -> Result<Message, ServiceError> {
         Ok(good)
@@ -61,7 +62,8 @@ pub(crate) async fn serve(distributor: String, work_us: u64) {
     node.stop().await;
 }
 
-/// The server of the floors: bytes come back as they are, or, as `json`, as the message that was read from them.
+/// The server of the floors: bytes come back as they are, or, as `json`, as the message that was
+/// read from them.
 pub(crate) async fn serve_bytes(json: bool) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -121,7 +123,8 @@ pub(crate) async fn calls() {
     competitors().await;
 }
 
-/// The same through nats-server: its own CPU comes on top of what is printed for service and client.
+/// The same through nats-server: its own CPU comes on top of what is printed for service and
+/// client.
 async fn nats_server() {
     let Some(broker) = Daemon::other("nats-server", &["-p", "19105", "-a", "127.0.0.1"], 19_105).await else {
         return row("NATS request and reply", "not installed");
@@ -311,7 +314,7 @@ pub(crate) async fn survive(restarts: usize) {
     let peers = caller.peers();
     let listed = async |count: usize| {
         peers.wait_until(|nodes| nodes.iter().filter(|node| node.name == "echo").count() == count).await;
-        // Everybody is connected.
+        // All are connected.
         while peers.gather::<Message>("GET/echo", &good()).await.iter().any(|(_, answer)| answer.is_err()) {}
     };
     let second = Duration::from_secs(1);

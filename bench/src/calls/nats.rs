@@ -1,4 +1,5 @@
-//! Request and reply through nats-server: a service and a client, each over one connection of their own.
+//! Request and reply through nats-server: a service and a client, each over one connection of their
+//! own.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -21,9 +22,10 @@ async fn connect(address: SocketAddr, subscribe: &str) -> TcpStream {
     stream
 }
 
-/// Takes the next message off the buffer: where an answer goes, or whom it is for, and what it says.
+/// Takes the next message off the buffer: the subject of its answer, or its own, and its text.
 fn next(buffer: &[u8]) -> Option<(usize, &str, &[u8])> {
-    // It asks once after the beginning, and again after minutes: it need not be answered for so short a time.
+    // It asks once after the beginning, and again after minutes: it need not be answered for so
+    // short a time.
     const PING: &[u8] = b"PING\r\n";
     if let Some(rest) = buffer.strip_prefix(PING) {
         return next(rest).map(|(whole, address, body)| (whole + PING.len(), address, body));
@@ -60,7 +62,7 @@ pub(crate) async fn serve<T: serde::Serialize + serde::de::DeserializeOwned>(add
     }
 }
 
-/// So many requests in flight for a while; how long each took.
+/// Keeps `in_flight` requests in flight for a while; returns how long each took.
 pub(crate) async fn call<T>(address: SocketAddr, in_flight: usize, value: &T, during: Duration) -> Vec<Duration>
 where
     T: serde::Serialize + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,

@@ -1,5 +1,5 @@
-//! The HTTP server behind the gateway and its competitors: it answers at once, echoes a WebSocket, and
-//! knows one large answer and a slow one.
+//! The HTTP server behind the gateway and its competitors: it answers at once, echoes a WebSocket,
+//! and knows one large answer and a slow one.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -22,12 +22,13 @@ pub(crate) async fn serve() {
         "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{ANSWER}",
         ANSWER.len()
     );
-    // For those who do not read it.
+    // For clients that do not read it.
     let big: Rc<[u8]> =
         format!("HTTP/1.1 200 OK\r\nContent-Length: {BIG_BYTES}\r\n\r\n{}", "x".repeat(BIG_BYTES)).into_bytes().into();
     while let Ok((mut stream, _)) = listener.accept().await {
         stream.set_nodelay(true).unwrap();
-        // Filling the system's buffers for those who do not read would take the time of its own core.
+        // Filling the system's buffers for clients that do not read would take the time of this
+        // core.
         socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES).unwrap();
         let (answer, big) = (answer.clone(), Rc::clone(&big));
         tokio::task::spawn_local(async move {
@@ -39,7 +40,7 @@ pub(crate) async fn serve() {
                     }
                     let line = memmem::find(&buffer, b"\r\n").unwrap_or(end);
                     let (is_big, is_slow) = (asks_for(&buffer[..line], "/big"), asks_for(&buffer[..line], "/slow"));
-                    // It answers when it has heard all, as most do.
+                    // It answers when it has read the whole body, as most servers do.
                     let body = length_of(&buffer[..end]);
                     buffer.drain(..end + 4);
                     while buffer.len() < body {
@@ -68,7 +69,7 @@ fn asks_for(line: &[u8], path: &str) -> bool {
     memmem::find(line, format!("{path} ").as_bytes()).is_some()
 }
 
-/// After an upgrade what comes goes back.
+/// After an upgrade it returns the bytes that it reads.
 async fn echo(mut stream: TcpStream) {
     let switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     let mut sent = stream.write_all(switch).await;

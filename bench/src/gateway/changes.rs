@@ -1,4 +1,5 @@
-//! A registry that pushes changes to a gateway: how long until they count, and how long a look-up takes.
+//! A registry that pushes changes to a gateway: how long until they count, and how long a look-up
+//! takes.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -75,7 +76,7 @@ impl FakeDistributor {
         let (mut stream, _) = self.listener.accept().await.unwrap();
         stream.set_nodelay(true).unwrap();
         let mut scrap = [0; 4096];
-        // Its registration; what it says after that is nobody's matter here.
+        // Its registration. Later packets do not matter here.
         assert!(stream.read(&mut scrap).await.unwrap() > 0);
         let mut out = BytesMut::new();
         let entries = self.entries.iter().map(|(id, entry)| (*id, entry.as_str()));
@@ -100,7 +101,8 @@ fn names(count: usize, name: impl Fn(usize) -> String) -> String {
     (0..count).map(name).collect::<Vec<_>>().join(",")
 }
 
-/// From the write of a push until a request is not answered by 404 any more, `program` on the one core and all else on the other.
+/// From the write of a push until a request is not answered by 404 any more, `program` on the one
+/// core and all else on the other.
 pub(crate) async fn changes(program: &str) {
     title("a node is pushed: how long until the gateway routes to it, with how many there already");
     // Each at a port of its own: the one before may not be gone yet.

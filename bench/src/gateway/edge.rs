@@ -1,4 +1,5 @@
-//! What a front door meets besides requests: TLS, tunnels, clients that do nothing, a registry that changes, and attackers.
+//! What a front door meets besides requests: TLS, tunnels, clients that do nothing, a registry that
+//! changes, and attackers.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -31,7 +32,7 @@ const ROUNDS: usize = 21;
 const IDLE: usize = 2000;
 const REQUEST: &[u8] = b"GET /echo HTTP/1.1\r\nHost: localhost\r\nUser-Agent: drill\r\nAccept: */*\r\n\r\n";
 
-/// Somebody in front of the same server, in clear and with TLS.
+/// The gateway or a competitor before the same server, in clear and with TLS.
 pub(crate) struct EdgeServer {
     pub(crate) name: &'static str,
     pub(crate) process: Daemon,
@@ -104,7 +105,7 @@ pub(crate) async fn edge(only: Option<&str>, attack: Option<&str>, seconds: u64)
         overload::overload(&program(), back_end.address).await;
     }
     if wanted("starved") {
-        title("somebody who gets a twentieth of a core is asked for more than that is enough for");
+        title("more requests than a server with a twentieth of a core can answer");
         for front in fronts(&trust, back_end.address).await {
             overload::starved(front.name, &front.process).await;
         }
@@ -181,13 +182,14 @@ listen door
     fronts
 }
 
-/// Somebody who only passes bytes on: what is beyond that is another front's own.
+/// A relay that only passes bytes on. What others cost beyond that is their own work.
 async fn relay(back_end: SocketAddr) -> EdgeServer {
     let process = Daemon::server(&["relay", &back_end.to_string()]).await;
     EdgeServer { name: "a relay, nothing else", secure: process.address, process }
 }
 
-/// The CPU time of each unit of work, and how many of them there were, for each round of one of those compared.
+/// The CPU time of each unit of work, and how many of them there were, for each round of one of
+/// those compared.
 type Rounds = Vec<(Duration, usize)>;
 
 /// Runs rounds of each, in turn, beginning with another one every time.
@@ -385,7 +387,7 @@ async fn soak(back_end: SocketAddr, seconds: u64) {
     while Instant::now() < end {
         sleep(Duration::from_millis(2500)).await;
         step += 1;
-        // Somebody dies, and another one comes.
+        // One provider dies, and another one joins.
         let place = usize::try_from(step).unwrap() % providers.len();
         let next = Daemon::server(&["call-server", &distributor.address.to_string()]).await;
         sleep(Duration::from_millis(300)).await;

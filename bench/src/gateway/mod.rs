@@ -32,7 +32,7 @@ const CLIENTS: usize = 64;
 /// About half of what the slowest of those compared can do.
 const HALF: f64 = 20_000.0;
 const HALF_ROUNDS: usize = 201;
-/// Short: a machine that is not one's own stands still for 20 ms now and then, which should spoil few rounds, and not all.
+/// Short, as a virtual machine stands still for 20 ms now and then: that spoils few of many rounds.
 const HALF_ROUND: Duration = Duration::from_millis(100);
 pub(crate) const ANSWER: &str = r#"{"id":42,"name":"widget","price":9.5,"tags":"a,b"}"#;
 /// What a node is asked for the same, by an old one.
@@ -69,7 +69,7 @@ pub(crate) async fn door(only: Option<&str>) {
         Rc::new(Daemon::other(program.to_str().unwrap(), &arguments, port).await.expect("build it first"))
     };
     let gateway = start(PORTS[0], "off").await;
-    // Nobody is behind it yet who speaks HTTP: it learns of that as it learns of everything.
+    // It learns of the HTTP server as of every provider: from the registry.
     let _registered = register(distributor.address, http.address).await;
     let mut add = |name, process, path| doors.push(GatewayUnderTest { name, process, path });
     add("gateway, packets", Rc::clone(&gateway), "/echo?id=42&name=widget&price=9.5&tags=a,b");
@@ -105,7 +105,7 @@ pub(crate) async fn door(only: Option<&str>) {
     }
 }
 
-/// Somebody in front of the back end, and what to ask there.
+/// The gateway or a competitor before the back end, and the path to request.
 struct GatewayUnderTest {
     name: &'static str,
     process: Rc<Daemon>,
@@ -140,12 +140,12 @@ async fn most(doors: &[GatewayUnderTest]) {
     }
 }
 
-/// Who is asked for what at half load.
+/// A server and the request that it gets at half load.
 struct RequestSample {
     name: &'static str,
     address: SocketAddr,
     request: String,
-    /// Which of all of them does no more than stand between the same two.
+    /// The index of the relay between the same client and server.
     floor: usize,
 }
 

@@ -1,5 +1,5 @@
-//! Requests at their own times, whatever becomes of those before: from one thread that does as little else as it can, as it shares its
-//! core with the back end.
+//! Requests that are sent at fixed times, also while earlier ones are unanswered. One thread sends
+//! them and does little else, since it shares its core with the back end.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
@@ -17,7 +17,7 @@ use crate::gateway::{is_answer, is_whole};
 use crate::report::percentiles;
 
 const MAX_EVENTS: usize = 64;
-/// Every request is, of those that can be.
+/// All requests are answered by then.
 const ANSWERED_BY: Duration = Duration::from_secs(15);
 /// How long a client under attack waits for the last answers, and for a connection.
 const ANSWERED_UNDER_ATTACK_BY: Duration = Duration::from_secs(2);
@@ -33,7 +33,8 @@ struct OpenLoopClients {
     all: Vec<OpenLoopClient>,
 }
 
-/// How long it took after it was due, how long after it was sent, and whether it is the right one: the server may have declined.
+/// How long it took after it was due, how long after it was sent, and whether it is the right one:
+/// the server may have declined.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct TimedResponse {
     /// Which of the clients asked, from 0.
@@ -55,7 +56,7 @@ struct OpenLoopClient {
 }
 
 impl OpenLoop {
-    /// So many connections, to ask for that.
+    /// Opens `clients` connections for this request.
     pub(crate) async fn connect(address: SocketAddr, request: &str, clients: usize) -> Self {
         Self::connect_from(&vec![None; clients], address, request).await
     }
@@ -64,12 +65,12 @@ impl OpenLoop {
     pub(crate) async fn connect_from(sources: &[Option<IpAddr>], address: SocketAddr, request: &str) -> Self {
         let (sources, request) = (sources.to_vec(), request.as_bytes().to_vec());
         let connected = spawn_blocking(move || OpenLoopClients::connect(&sources, address, request)).await.unwrap();
-        assert!(connected.all.iter().all(|client| client.stream.is_some()), "everybody is let in");
+        assert!(connected.all.iter().all(|client| client.stream.is_some()), "every client is let in");
         Self(Arc::new(Mutex::new(connected)))
     }
 
-    /// Sends `rate` requests a second for that time, over each of the connections in turn, and gives all answers, in the order in
-    /// which they came.
+    /// Sends `rate` requests a second for that time, over each of the connections in turn, and
+    /// gives all answers, in the order in which they came.
     pub(crate) async fn run(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
         let answers =
@@ -79,13 +80,14 @@ impl OpenLoop {
         answers
     }
 
-    /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is given up, and so are the connections.
+    /// As [`run`](Self::run), of more than can be answered: what is not when the time is over is
+    /// given up, and so are the connections.
     pub(crate) async fn run_and_give_up(self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         spawn_blocking(move || self.0.lock().unwrap().run(rate, time, Instant::now() + time, false)).await.unwrap()
     }
 
-    /// As [`run`](Self::run), of a server that is under attack: a client that is cut comes again at once. The answers to all requests
-    /// of that time; those that did not come are wrong ones.
+    /// As [`run`](Self::run), of a server that is under attack: a client that is cut comes again at
+    /// once. The answers to all requests of that time; those that did not come are wrong ones.
     pub(crate) async fn run_under_attack(&self, rate: f64, time: Duration) -> Vec<TimedResponse> {
         let clients = Arc::clone(&self.0);
         let end = Instant::now() + time + ANSWERED_UNDER_ATTACK_BY;
@@ -98,8 +100,8 @@ impl OpenLoop {
         spawn_blocking(run).await.unwrap()
     }
 
-    /// The middle and the 99th percentile of how long after it was due each answer was there: a request that has to wait for the one
-    /// before counts from when it should have left.
+    /// The middle and the 99th percentile of how long after it was due each answer was there: a
+    /// request that has to wait for the one before counts from when it should have left.
     pub(crate) async fn percentiles(&self, rate: f64, time: Duration) -> (Duration, Duration) {
         let answers = self.run(rate, time).await;
         assert!(answers.iter().all(|answer| answer.is_right), "every answer is right");
@@ -124,7 +126,7 @@ impl OpenLoopClients {
         Self { epoll, address, request, all }
     }
 
-    /// With `may_cut` the server may cut clients, and let nobody in.
+    /// With `may_cut` the server may cut clients, and refuse new ones.
     fn run(&mut self, rate: f64, time: Duration, end: Instant, may_cut: bool) -> Vec<TimedResponse> {
         let Self { epoll, address, request, all } = self;
         let total = (rate * time.as_secs_f64()) as u32;

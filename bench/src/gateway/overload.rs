@@ -8,15 +8,16 @@ use crate::gateway::open_loop::{OpenLoop, TimedResponse};
 use crate::report::{percentiles, row, title};
 
 const PORT: u16 = 19_160;
-/// With this, one who is nice has a twentieth of what somebody else has who is not.
+/// At this nice value a process gets a twentieth of the time of one at 0.
 const NICE: i32 = 13;
-/// More than it can do, from so many clients.
+/// Requests a second, more than it can answer, from [`AT_ONCE`] clients.
 const STARVED_RATE: f64 = 20_000.0;
 const AT_ONCE: usize = 64;
 const STARVED_TIME: Duration = Duration::from_secs(15);
-/// What the server does at a time, each for [`SLOW`](crate::gateway::back_end) and what a timer is late.
+/// What the server does at a time, each for [`SLOW`](crate::gateway::back_end) and what a timer is
+/// late.
 const AT_A_TIME: usize = 8;
-/// So many that one is free whenever a request is due.
+/// Enough clients that one is free whenever a request is due.
 const CLIENTS: usize = 4000;
 const TIME: Duration = Duration::from_secs(2);
 
@@ -60,7 +61,8 @@ pub(crate) async fn overload(program: &str, back_end: SocketAddr) {
     row("half as many after that", &format!("nothing is declined after {:.1} s", took.as_secs_f64()));
 }
 
-/// As [`overload`], of somebody in front who has little CPU: a twentieth of a core, beside somebody else who wants all of it.
+/// As [`overload`], with a twentieth of a core for the gateway, beside a process that uses the rest
+/// of it.
 pub(crate) async fn starved(name: &str, gateway: &Daemon) {
     gateway.be_nice(NICE);
     let _spinner = Daemon::spinner();

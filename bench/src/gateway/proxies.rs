@@ -1,4 +1,5 @@
-//! The proxies that the gateway is compared with: each on one core, without a log, with connections to its server kept.
+//! The proxies that the gateway is compared with: each on one core, without a log, with connections
+//! to its server kept.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The least that standing between clients and a server can cost here: whatever comes goes to the other side, and nobody looks at it.
+//! The floor for a proxy: it passes bytes on to the other side and does not look at them.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -9,7 +9,7 @@ use socket2::SockRef;
 
 /// As much as there is in one read.
 const READ_BYTES: usize = 16 * 1024;
-/// What the system takes ahead for somebody who does not read, as at the gateway.
+/// What the system accepts for a side that does not read, as at the gateway.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 const MAX_EVENTS: usize = 1024;
 /// What the listener is called among the connections.

@@ -17,7 +17,7 @@ const TICK: Duration = Duration::from_millis(100);
 const TICKS_PER_SECOND: usize = 10;
 const PINGS_PER_SECOND: usize = 200;
 
-/// Asks everybody who connects, in turn, for ever. Prints its address first.
+/// Prints its address, then pings all its connections in turn, without end.
 pub(crate) async fn serve() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -46,7 +46,7 @@ pub(crate) async fn serve() {
     }
 }
 
-/// Connects so many, who answer for as long as they are kept.
+/// Connects `count` clients, which answer until they are dropped.
 pub(crate) async fn clients(address: SocketAddr, count: usize) -> tokio::task::JoinSet<()> {
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..count {
@@ -68,7 +68,7 @@ pub(crate) async fn clients(address: SocketAddr, count: usize) -> tokio::task::J
 /// As long as a change that says that one node has joined.
 const CHANGE: [u8; 330] = [b'x'; 330];
 
-/// Whenever anybody sends anything, everybody who is connected gets the same bytes. Prints its address first.
+/// Prints its address. When a connection sends a byte, all connections get the same bytes.
 pub(crate) async fn serve_fan_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
@@ -90,7 +90,8 @@ pub(crate) async fn serve_fan_out() {
     }
 }
 
-/// How long it takes until the last of so many has read what such a server sends, round by round.
+/// How long it takes, in each round, until the last of `count` clients has read what such a server
+/// sends.
 pub(crate) async fn fan_out(address: SocketAddr, count: usize, rounds: usize, gap: Duration) -> Vec<Duration> {
     let told: Rc<(Cell<usize>, Notify)> = Rc::default();
     let mut tasks = tokio::task::JoinSet::new();

@@ -1,4 +1,5 @@
-//! What is measured.
+//! The Distributor: changes to many nodes, starts, restarts, nodes that freeze, idle or flap.
+//! Hostile peers are in `attacks`.
 
 pub(crate) mod baseline;
 mod brokers;
@@ -17,7 +18,7 @@ use crate::report::{mb, ms, percentiles, row, title};
 /// A port for what must come back where it was.
 const PORT: u16 = 19_000;
 
-/// A Distributor with so many nodes that all know each other.
+/// A Distributor with `nodes` nodes that all know each other.
 async fn settled(nodes: usize, arguments: &[&str]) -> (Daemon, Swarm) {
     let daemon = Daemon::distributor(0, arguments).await;
     let mut swarm = Swarm::new(daemon.address);
@@ -160,7 +161,7 @@ pub(crate) async fn restart(nodes: usize) {
 }
 
 pub(crate) async fn frozen(nodes: usize, seconds: u64) {
-    title(&format!("100 changes a second for {seconds} s, told to {nodes}, of whom one in twenty stops reading"));
+    title(&format!("100 changes a second for {seconds} s, told to {nodes}; one in twenty stops reading"));
     let mut before = None;
     for frozen in [0, nodes / 20] {
         let (daemon, swarm) = settled(nodes, &[]).await;
@@ -229,7 +230,7 @@ pub(crate) async fn idle(nodes: usize, seconds: u64) {
     #[expect(clippy::cast_precision_loss, reason = "seconds are few")]
     let share = (daemon.cpu() - before).as_secs_f64() / seconds as f64;
     let fewest = swarm.nodes().iter().map(|node| node.fewest.get()).min();
-    assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "nobody was lost, and nothing was told");
+    assert_eq!((swarm.connected(), fewest), (nodes, Some(usize::MAX)), "no node was lost, and no list was shorter");
     drop((daemon, swarm));
     let bare = Daemon::server(&["floor"]).await;
     let clients = baseline::clients(bare.address, nodes).await;

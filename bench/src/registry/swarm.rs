@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-/// Nodes that are what a real node is, with all that is told taken in and checked; the others count.
+/// Nodes that keep and check a replica, as a real node does; the others only count entries.
 const THOROUGH: usize = 8;
 
 /// All nodes, and what they have seen together.
@@ -32,10 +32,11 @@ pub(crate) struct SwarmSample {
     pub(crate) bytes: Cell<u64>,
     /// Lists and changes.
     pub(crate) packets: Cell<u64>,
-    /// What everybody should find in a list or change; counts nodes that have.
+    /// The text that every node should find in a list or change, and how many have.
     needle: RefCell<Vec<u8>>,
     found: Cell<usize>,
-    /// When changes were made, by the number in their name, and how long it took each node to be told.
+    /// When changes were made, by the number in their name, and how long it took each node to be
+    /// told.
     made: RefCell<Vec<Instant>>,
     pub(crate) latencies: RefCell<Vec<u32>>,
     thorough: RefCell<Vec<Rc<SwarmNode>>>,
@@ -98,26 +99,27 @@ impl Swarm {
         }
     }
 
-    /// Waits until everybody has seen something that was made after this was called.
+    /// Waits until every node has seen a change that was made after this was called.
     pub(crate) fn watch(&self, needle: &str) -> impl Future<Output = ()> + '_ {
         self.seen.needle.replace(needle.as_bytes().to_vec());
         self.seen.found.set(0);
         async move {
             let awake = self.nodes.iter().filter(|node| !node.frozen.get()).count();
-            self.until("everybody is told", |swarm| swarm.seen.found.get() >= awake).await;
+            self.until("every node is told", |swarm| swarm.seen.found.get() >= awake).await;
         }
     }
 
-    /// Waits until everybody knows so many entries, in the same state.
+    /// Waits until every node knows this number of entries, in the same state.
     pub(crate) async fn complete(&self, entries: usize) {
-        self.until("everybody is complete", |swarm| swarm.is_complete(entries)).await;
+        self.until("every node is complete", |swarm| swarm.is_complete(entries)).await;
         if self.nodes.first().is_some_and(|node| !node.old) {
             self.check().await;
         }
     }
 
     fn is_complete(&self, entries: usize) -> bool {
-        // Those that only count take an entry that is told again for one more; one that knows, in the same state, corrects them.
+        // Those that only count take an entry that is told again for one more; one that knows, in
+        // the same state, corrects them.
         let known = self.nodes.first().map(|node| (node.revision.get(), node.entries.get()));
         self.nodes.iter().filter(|node| !node.frozen.get()).all(|node| {
             if let Some((revision, entries)) = known
@@ -130,7 +132,7 @@ impl Swarm {
         })
     }
 
-    /// Everybody who is awake has the same state; a wrong one voids the run.
+    /// Checks that all nodes that read have the same state; a wrong one voids the run.
     pub(crate) async fn check(&self) {
         self.until("all are in one state", |swarm| {
             let mut states = swarm.nodes.iter().filter(|node| !node.frozen.get()).map(|node| node.revision.get());
@@ -179,7 +181,8 @@ impl SwarmNode {
         self.thaw.notify_one();
     }
 
-    /// Connects, and comes back as a real node does: at its own moment of three seconds, and then every three seconds.
+    /// Connects, and comes back as a real node does: at its own moment of three seconds, and then
+    /// every three seconds.
     async fn run(&self, address: SocketAddr, seen: &SwarmSample) {
         loop {
             if let Ok(stream) = TcpStream::connect(address).await {
@@ -309,7 +312,8 @@ impl SwarmNode {
                     write_list_request(&mut out, 1);
                 }
             }
-            // What is kept while a Distributor warms up is known as well; a change does not add to that.
+            // What is kept while a Distributor warms up is known as well; a change does not add to
+            // that.
             self.entries.set(if is_change && !replica.is_warming() { replica.len() } else { replica.nodes().len() });
         }
         self.fewest.set(self.fewest.get().min(self.entries.get()));
@@ -337,8 +341,9 @@ impl SwarmNode {
     }
 }
 
-/// A packet that is coming in. Ten thousand nodes have no room for ten thousand lists: of a large one that nobody takes in,
-/// entries are counted as they come, and its head and the stamp at its end are kept.
+/// A packet that is coming in. Ten thousand nodes have no room for ten thousand lists: of a large
+/// one that is not parsed, entries are counted as they come, and its head and the stamp at its end
+/// are kept.
 #[derive(Debug, Default)]
 struct Arriving {
     bytes: Vec<u8>,
@@ -351,8 +356,8 @@ struct Arriving {
 
 /// Larger ones are counted as they come.
 const LARGE: usize = 64 * 1024;
-/// Of a large packet, what is kept of its beginning, and what may be the beginning of something at its end.
-/// The head has no entry yet.
+/// Of a large packet, what is kept of its beginning, and what may be the beginning of something at
+/// its end. The head has no entry yet.
 const HEAD: usize = 48;
 const OVERLAP: usize = 24;
 
@@ -370,7 +375,7 @@ impl Arriving {
         if !may_count || self.stamped || (self.bytes.len() < LARGE && !self.is_counted) {
             return;
         }
-        // Whatever begins in the overlap is looked at again with what follows.
+        // What begins in the overlap is searched again with what follows.
         let upto = self.bytes.len() - OVERLAP;
         let stamp = memmem::find(&self.bytes[HEAD..], br#","$":{"epoch":"#).map(|at| HEAD + at);
         let upto = stamp.unwrap_or(upto).max(HEAD);

@@ -1,4 +1,5 @@
-//! Nodes that behave well while others do not: when they are told of changes, and when they are pinged.
+//! Nodes that behave well while others do not: when they are told of changes, and when they are
+//! pinged.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -45,9 +46,10 @@ struct WitnessSample {
 
 /// What they have seen in a while.
 pub(crate) struct Report {
-    /// How long each of them took to be told of each change; those that were not told in that time are missing.
+    /// How long each of them took to be told of each change; those that were not told in that time
+    /// are missing.
     pub(crate) told: Vec<Duration>,
-    /// So many there would be if all had been told.
+    /// How many there would be if all had been told.
     pub(crate) expected: usize,
     /// Between two pings, of the one that waited longest.
     pub(crate) longest_silence: Duration,
@@ -58,7 +60,7 @@ pub(crate) struct Report {
 }
 
 impl Witnesses {
-    /// So many, who all know the list.
+    /// Joins `count` witnesses, and waits until all know the list.
     pub(crate) async fn join(address: SocketAddr, count: usize) -> Self {
         let seen = Rc::<WitnessSample>::default();
         let mut tasks = Vec::new();
@@ -83,7 +85,7 @@ impl Witnesses {
         Self { address, seen, tasks }
     }
 
-    /// Nodes join and leave for that time, one every 50 ms, and whatever else is to be watched is asked after each.
+    /// Nodes join and leave for that time, one every 50 ms; `each` is called after every change.
     pub(crate) async fn watch(&self, time: Duration, mut each: impl FnMut()) -> Report {
         self.seen.told.take();
         self.seen.made.take();
@@ -92,7 +94,8 @@ impl Witnesses {
         let mut changes = 0;
         while begin.elapsed() < time {
             self.seen.made.borrow_mut().push(Instant::now());
-            // A Distributor that is late is not waited for: it takes what is written to it when it can.
+            // A Distributor that is late is not waited for: it takes what is written to it when it
+            // can.
             let node = join(self.address, &format!("c{changes:06}"), changes).await;
             changes += 1;
             sleep(GAP).await;
@@ -187,7 +190,7 @@ async fn history(address: SocketAddr, name: &str) -> Option<Vec<HistoryEvent>> {
     let mut decoder = FrameDecoder::new(MAX_PACKET_BYTES);
     loop {
         while let Ok(Some(frame)) = decoder.next_frame() {
-            // The list that greets everybody may come first.
+            // The list that each new session gets may come first.
             let packet = Packet::parse(&frame).ok().filter(|packet| packet.uri() == HISTORY_URI);
             if let Some(events) = packet.and_then(|packet| packet.params) {
                 return serde_json::from_str(events.get()).ok();

@@ -1,4 +1,5 @@
-//! The checks of `nodeconform`, on our nodes, on an old service with one line changed, and on old ones.
+//! The checks of `nodeconform`, on our nodes, on an old service with one line changed, and on old
+//! ones.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ fn begin(address: SocketAddr, arguments: &[&str]) -> Process {
 async fn end(mut process: Process) -> (BTreeMap<String, String>, Option<i32>) {
     let code = process.ended().await.code();
     // What it printed last may be read after its end.
-    process.line(if code == Some(2) { "nobody" } else { "in all" }).await;
+    process.line(if code == Some(2) { "no process" } else { "in all" }).await;
     let output = process.output();
     let output = output.split("in all").next().unwrap_or_default();
     let verdicts = output.lines().filter_map(|line| {

@@ -56,7 +56,7 @@ async fn the_shop_opens_sells_refuses_and_closes() {
         let listed = client.request("GET", "/purchases", "").await.unwrap().json();
         assert_eq!(listed.as_array().unwrap().len(), number);
     }
-    // What was sold is told to the goods by events, which nobody waits for.
+    // Goods learn of sales by events, which no caller waits for.
     eventually("the sales are counted", async || request(gateway, "GET", "/goods/1", "").await.json()["sold"] == 10)
         .await;
     assert_eq!(request(gateway, "GET", "/purchases/report", "").await.json(), json!({ "과일": 12_000 }));

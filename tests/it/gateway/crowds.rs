@@ -1,4 +1,4 @@
-//! Many who are slow, or idle, or ask for what takes long: what others notice of them.
+//! Many clients that are slow or idle, or whose requests take long: what others notice of them.
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Places of the server for requests, and as many for tunnels.
+/// Permits of the server for requests, and as many for tunnels.
 const PERMITS: usize = 40;
 /// More than that.
 const ATTACKERS: usize = 3 * PERMITS;
@@ -86,7 +86,7 @@ async fn connect(from: u8, to: SocketAddr) -> TcpStream {
 
 const UPGRADE: &str = "GET /ws HTTP/1.1\r\nHost: g\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
 
-/// Those of one kind.
+/// Attackers of one kind.
 struct SlowClient {
     name: &'static str,
     first: &'static str,
@@ -97,13 +97,13 @@ struct SlowClient {
 }
 
 impl SlowClient {
-    /// How many permits they get at least: one client alone has no more than nine tenths of them, and
-    /// once half of them are taken, a body has to be gathered first.
+    /// How many permits they get at least: one client alone has no more than nine tenths of them,
+    /// and once half of them are taken, a body has to be gathered first.
     fn permits(&self) -> usize {
         if self.first == POST { PERMITS / 2 } else { PERMITS * 9 / 10 }
     }
 
-    /// All of them are there, and go on until this is dropped.
+    /// Connects all of them; they go on until this is dropped.
     async fn begin(&self, gateway: SocketAddr) -> Vec<AbortOnDropHandle<()>> {
         let (first, count) = self.addresses;
         let come = (0..ATTACKERS).map(async |at| {
@@ -124,7 +124,7 @@ impl SlowClient {
     }
 }
 
-/// Good clients, one after the other, are answered in time, whatever the attackers do.
+/// Good clients, one after the other, are answered in time during the attack.
 async fn check(attack: SlowClient) {
     let cluster = Cluster::start();
     let (at, begun) = gateway(&cluster, route()).await;
@@ -132,7 +132,8 @@ async fn check(attack: SlowClient) {
     // They have all the permits that they get.
     eventually(attack.name, async || begun.load(Ordering::Relaxed) >= attack.permits()).await;
     if attack.addresses.0 == 1 {
-        // While all of them wait at once, a client of their own address may be declined for a moment.
+        // While all of them wait at once, a client of their own address may be declined for a
+        // moment.
         let begun = Instant::now();
         let is_served = async || {
             let response = HttpClient::over(connect(1, at).await).request("GET", "/", "").await;
@@ -151,7 +152,7 @@ async fn check(attack: SlowClient) {
         worst = worst.max(begun.elapsed());
         sleep(Duration::from_millis(20)).await;
     }
-    // Whoever is slow may be waited for once, and never so long that anybody is declined.
+    // A request may wait for a slow client once, but never until it is declined.
     assert!(worst < Duration::from_secs(3), "{}: {worst:?}", attack.name);
     let mut tunnel = RawStream(connect(1, at).await);
     tunnel.send(UPGRADE).await;
@@ -329,7 +330,7 @@ async fn small(Params(_): Params<serde_json::Value>) -> Result<&'static str, Ser
     Ok("ok")
 }
 
-/// A gateway that holds so many times a large answer for all clients, and 64 KiB for the rounding of each.
+/// A gateway that holds `times` large answers for all clients, and 64 KiB for the rounding of each.
 async fn holding(cluster: &Cluster, times: usize) -> (SocketAddr, Node) {
     let node = Node::builder("goods").route("GET/large", large).route("POST/small", small);
     let node = cluster.node(node).await;

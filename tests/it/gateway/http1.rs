@@ -145,7 +145,7 @@ async fn gh29_operators_have_a_door_of_their_own() {
     for path in ["/health", "/ready", "/metrics"] {
         assert_eq!(client.request("GET", path, "").await.unwrap().problem(), "no_route");
     }
-    // Whoever asks for a port that is taken is told; the usual one is not worth a front door.
+    // A port that is asked for and taken is an error; the default one is not worth failing for.
     let other = format!("127.0.0.1:{}", tests::pick_port());
     let mut taken = Process::start(GATEWAY, &["--listen", &other, "--admin", &asked, "--distributor", &address]);
     assert_eq!(taken.ended().await.code(), Some(3));

@@ -25,7 +25,7 @@ async fn nodes_answer_over_http2_as_over_http1() {
     assert_eq!((status, body.len(), &fields["content-length"]), (200, 0, &http::HeaderValue::from_static("19")));
     let (status, _, body, _) = ask(&mut client, head("GET", "/big").body(()).unwrap(), &[]).await.unwrap();
     assert_eq!((status, body.len()), (200, 300_002), "more than a window");
-    // Without h2c, or where nobody begins with its preface, HTTP/1.1 is spoken.
+    // Without h2c, or without its preface, HTTP/1.1 is spoken.
     assert_eq!(request(gateway, "GET", "/double?n=1", "").await.status, 200);
     for _ in 0..3 {
         let many = (0..100).map(|_| {
@@ -133,8 +133,9 @@ async fn gh18_what_http1_could_not_say_is_refused() {
     check(&mut client, head("GET", "/double?n=1"), Ok(200)).await;
 }
 
-/// A path has no fragment (RFC 9113, 8.3.1), and the h2 crate cuts one off without a word. What is left is the only path that there is:
-/// it decides where the request goes, and is what the server is told.
+/// A path has no fragment (RFC 9113, 8.3.1), and the h2 crate cuts one off without a word. What is
+/// left is the only path that there is: it decides where the request goes, and is what the server
+/// is told.
 #[tokio::test]
 async fn gh18_a_fragment_neither_routes_a_request_nor_reaches_a_server() {
     let (_cluster, gateway, server, _node) = served().await;

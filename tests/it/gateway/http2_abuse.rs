@@ -58,7 +58,8 @@ async fn gh18_fields_that_no_client_library_sends_are_refused() {
     }
 }
 
-/// Sends these frames, without reading a byte, until the gateway ends the connection: with what reason it does.
+/// Sends these frames, without reading a byte, until the gateway ends the connection: with what
+/// reason it does.
 async fn flood(gateway: SocketAddr, mut next: impl FnMut(u32) -> Vec<u8>) -> Option<u32> {
     let stream = TcpStream::connect(gateway).await.unwrap();
     let (mut read, mut write) = stream.into_split();
@@ -103,7 +104,8 @@ async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
     let (_cluster, gateway, _server, _node) = served().await;
     let mut good = connect(gateway).await;
     let headers = |at: u32| frame(1, 5, at * 2 + 1, &GET[..6]);
-    // Requests that are taken back at once (CVE-2023-44487), and those that the server is made to reset (CVE-2025-8671).
+    // Requests that are taken back at once (CVE-2023-44487), and those that the server is made to
+    // reset (CVE-2025-8671).
     assert_eq!(flood(gateway, |at| [headers(at), frame(3, 0, at * 2 + 1, &[0, 0, 0, 8])].concat()).await, CALM);
     let reset_us = |at: u32| [headers(at), frame(8, 0, at * 2 + 1, &[0; 4])].concat();
     assert!(flood(gateway, reset_us).await.is_some());
@@ -118,7 +120,8 @@ async fn gh12_to_gh16_floods_are_ended_and_others_are_served() {
     let empty =
         |at: u32| if at == 0 { frame(1, 4, 1, &[0x83, 0x86, 0x84, 0x41, 1, b'g']) } else { frame(0, 0, 1, &[]) };
     assert!(flood(gateway, empty).await.is_some());
-    // A field of 4 kB that is named again and again: 16 kB are taken, counted as they are when decompressed.
+    // A field of 4 kB that is named again and again: 16 kB are taken, counted as they are when
+    // decompressed.
     let bomb = |at: u32| {
         let mut block = GET[..6].to_vec();
         if at == 0 {

@@ -13,7 +13,7 @@ async fn hello() -> Result<&'static str, ServiceError> {
     Ok("hello")
 }
 
-/// One of two nodes registers a port where nobody can be reached; no call fails, whatever its method.
+/// One of two nodes registers a port that cannot be reached. No call fails, of any method.
 async fn check_passed_over(port: u16) {
     let cluster = Cluster::start();
     let _unreachable = RawNode::register(&cluster, port).await;
@@ -140,7 +140,8 @@ async fn gu19_what_a_client_no_longer_waits_for_is_not_sent() {
     let cluster = Cluster::start();
     let node = RawNode::join(&cluster).await;
     let gateway = cluster.gateway().await;
-    // Two such calls do not fit into what an old node can read at once, so the second waits for the first's answer.
+    // Two such calls do not fit into what an old node can read at once, so the second waits for the
+    // first's answer.
     let big = |n: &str| json!({ "n": n, "x": "x".repeat(40_000) }).to_string();
     let first = big("first");
     let first = tokio::spawn(async move { request(gateway, "POST", "/x", &first).await });

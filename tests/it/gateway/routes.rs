@@ -1,4 +1,4 @@
-//! What holds below a path: whose turn it is, how much there may be, and who is believed.
+//! What a route sets: balance, health checks, limits, and trusted addresses.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -167,7 +167,8 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "its thread is held up on purpose")]
 async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
-    /// With stalls of this length the gateway, which runs in the same thread, is later than it may be.
+    /// With stalls of this length the gateway, which runs in the same thread, is later than it may
+    /// be.
     const STALL: Duration = Duration::from_secs(1);
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
@@ -211,7 +212,7 @@ async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
     server.answers(200);
     let waits = tokio::spawn(async move { request(at, "GET", "/", "").await });
     held[0].abort();
-    assert_eq!(timeout(PATIENCE, waits).await.unwrap().unwrap().status, 200, "whoever waits is next");
+    assert_eq!(timeout(PATIENCE, waits).await.unwrap().unwrap().status, 200, "the waiting request is next");
     held[1].abort();
 }
 
@@ -238,7 +239,7 @@ async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
     let tcp = Route { check: Some(Check::Tcp), check_every: every, ..route(&[&well, &ill]) };
     let at = gateway(&cluster, tcp).await;
     ill.stop().await;
-    eventually("nobody is asked in vain", async || turns(at, 10).await.len() == 1).await;
+    eventually("no server is asked in vain", async || turns(at, 10).await.len() == 1).await;
 }
 
 #[tokio::test]

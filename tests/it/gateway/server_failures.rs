@@ -24,7 +24,8 @@ async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let mut client = HttpClient::connect(gateway).await;
-    // It closes between requests; or with a request on its way, which is then sent again if that does no harm.
+    // It closes between requests; or with a request on its way, which is then sent again if that
+    // does no harm.
     for (method, closes_first, status) in
         [("GET", true, 200), ("POST", true, 200), ("GET", false, 200), ("POST", false, 502)]
     {
@@ -123,7 +124,8 @@ async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     upstream.send(ok).await;
     assert!(!client.read_to("\r\n\r\nok").await.contains("close"));
-    // An early answer leaves the server with half a request, which the next one would be taken for the rest of.
+    // An early answer leaves the server with half a request, which the next one would be taken for
+    // the rest of.
     client.send(&format!("{post}{}", "x".repeat(100_000))).await;
     upstream.head().await;
     upstream.send(ok).await;

@@ -67,7 +67,8 @@ async fn bodies_pass_as_they_come_with_trailers() {
     }
     upstream.send("0\r\nX-Sum: s\r\nContent-Length: 7\r\n\r\n").await;
     assert_eq!(client.read_to("\r\n\r\n").await, "0\r\nX-Sum: s\r\n\r\n");
-    // A body that ends with its connection ends in order for the client, in HTTP/1.0 with the connection.
+    // A body that ends with its connection ends in order for the client, in HTTP/1.0 with the
+    // connection.
     client.send("GET /api HTTP/1.1\r\nHost: g\r\n\r\n").await;
     upstream.head().await;
     upstream.send("HTTP/1.1 200 OK\r\nDate: then\r\nConnection: close\r\n\r\nabc").await;

@@ -163,7 +163,8 @@ async fn gh8_who_does_not_read_is_not_read_for() {
     stream.write_all(&get("/large", LINES)).await.unwrap();
     eventually("something is sent", async || made.load(Ordering::Relaxed) > 2).await;
     eventually("it is given up", async || Arc::strong_count(&made) == idle).await;
-    // Of 100 MB less than 1 was made: a small window on the way from the node, and what the system takes.
+    // Of 100 MB less than 1 was made: a small window on the way from the node, and what the system
+    // takes.
     let made = made.load(Ordering::Relaxed);
     let mut all = Vec::new();
     let _ = timeout(PATIENCE, stream.read_to_end(&mut all)).await.expect("the end");

@@ -1,4 +1,4 @@
-//! Programs stop when they are told to, whatever has become of their output.
+//! Programs stop when they are told to, even if their output is blocked or gone.
 
 use std::io::{PipeReader, PipeWriter, Write};
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ use crate::programs::{DISTRIBUTOR, GATEWAY, GOODS, HELLO, SHOP};
 enum Output {
     /// A pipe whose reader goes once the program is up.
     Dead,
-    /// A pipe that nobody reads, full once the program is up.
+    /// A pipe that is not read, and is full once the program is up.
     Full,
     /// The same, full from the beginning.
     AlwaysFull,
@@ -32,7 +32,7 @@ enum Output {
 /// A program, killed when it is dropped.
 struct Program {
     child: Child,
-    /// Kept, and read by nobody.
+    /// Kept, and never read.
     output: Option<(PipeReader, PipeWriter)>,
 }
 
@@ -142,7 +142,7 @@ async fn end(program: &'static str, output: Output, signal: Signal, is_twice: bo
         }
     }
     let status = process.ended().await;
-    eventually("nobody is listed", async || observer.ask(2).await.is_empty()).await;
+    eventually("no node is listed", async || observer.ask(2).await.is_empty()).await;
     status
 }
 

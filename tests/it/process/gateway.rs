@@ -1,4 +1,4 @@
-//! The front door as a process: TLS, its configuration file, and what signals do to it.
+//! The gateway as a process: TLS, its configuration file, and what signals do to it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -43,7 +43,7 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
         assert!(seen.contains("x-forwarded-proto: https\r\n") && seen.contains("proto=https\r\n"), "{seen}");
         assert_eq!(stream.get_ref().1.protocol_version(), Some(ProtocolVersion::TLSv1_3));
     }
-    // Nobody has a certificate for that name: the first is shown, and the client refuses it.
+    // There is no certificate for that name: the first is shown, and the client refuses it.
     let error = connect_tls(&client, secure, "c.test").await.unwrap_err();
     assert!(error.to_string().contains("not valid for name"), "{error}");
     // What was agreed once need not be agreed again.
@@ -78,7 +78,11 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     }
     let challenge = request(plain, "GET", "/.well-known/acme-challenge/x", "").await;
     assert_eq!(challenge.status, 200, "for those who issue certificates");
-    assert_eq!(request(secure, "GET", "/", "").await.problem(), "tls_wanted", "in words, to whoever forgot the s");
+    assert_eq!(
+        request(secure, "GET", "/", "").await.problem(),
+        "tls_wanted",
+        "in words, for clients that forgot the s"
+    );
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
@@ -157,7 +161,8 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
-/// Asks again and again, with a connection for every few requests, until told to stop: how many were answered, and what was not.
+/// Asks again and again, with a connection for every few requests, until told to stop: how many
+/// were answered, and what was not.
 async fn load(at: SocketAddr, path: &'static str, stop: Arc<AtomicBool>, count: Arc<AtomicU64>) -> Vec<String> {
     let mut failed = Vec::new();
     while !stop.load(Ordering::Relaxed) {

@@ -1,5 +1,5 @@
-//! Networks that fail: each test has a machine of its own at the end of a cable. Skipped, with a line, where that is not
-//! possible.
+//! Networks that fail: each test has a machine of its own at the end of a cable. Skipped, with a
+//! line, where that is not possible.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::programs::{GATEWAY, NODE};
 
-/// A Distributor that listens here, a node of ours over there that has joined, and somebody who watches.
+/// A Distributor that listens here, a node of ours over there that has joined, and a peer that
+/// watches.
 async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Process, Peer) {
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), config);
     let mut watcher = Peer::connect(([127, 0, 0, 1], cluster.address.port()).into()).await;
@@ -22,7 +23,7 @@ async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Proces
     (cluster, node, watcher)
 }
 
-/// Nobody leaves for so long.
+/// Checks that no node leaves for that time.
 async fn nobody_leaves(watcher: &mut Peer, time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now())
@@ -245,12 +246,13 @@ async fn gu2_a_server_in_a_black_hole_costs_a_second_and_no_request() {
 async fn the_loopback_of_another_machine_is_not_called() {
     let Some(net) = Namespace::new() else { return };
     let cluster = Cluster::on("0.0.0.0:0".parse().unwrap(), distributor::Config::default());
-    // Registers through the loopback of the Distributor's machine, and can be called from everywhere.
+    // Registers through the loopback of the Distributor's machine, and can be called from
+    // everywhere.
     let port = pick_port();
     let (by_loopback, listen) = (format!("127.0.0.1:{}", cluster.address.port()), format!("0.0.0.0:{port}"));
     let node = Process::start_with(NODE, &[&by_loopback], &[("LISTEN", &listen)]);
     node.line("connected").await;
-    // On the gateway's own loopback somebody else has that very port.
+    // On the gateway's own loopback another server has that very port.
     let impostor = "import http.server as h\nclass H(h.BaseHTTPRequestHandler):\n def do_GET(self):\n  print('CALLED', flush=True)\nprint('ready', flush=True)\nh.HTTPServer(('127.0.0.1', int(__import__('sys').argv[1])), H).serve_forever()";
     let impostor = net.start("python3", &["-c", impostor, &port.to_string()]);
     impostor.line("ready").await;

@@ -1,4 +1,4 @@
-//! What operators read, and what nobody may make them read.
+//! What operators read, and what no peer may make them read.
 
 use std::time::Duration;
 
@@ -132,7 +132,7 @@ async fn oe16_a_file_that_was_lost_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let at = std::net::SocketAddr::from(([127, 0, 0, 1], pick_port()));
-    // Nobody listens there: 502 or 503, and not 404.
+    // No server listens there: 502 or 503, and not 404.
     let whole = format!(
         "listen = \"{at}\"\nadmin = \"off\"\n[[route]]\nprefix = \"/\"\nservers = [\"127.0.0.1:{}\"]\n",
         pick_port()

@@ -96,7 +96,7 @@ impl Load {
         Self { done, stop, clients }
     }
 
-    /// Waits for so many more answers.
+    /// Waits for this number of further answers.
     async fn go_on(&self, answers: usize) {
         let until = self.done.load(Ordering::Relaxed) + answers;
         eventually("load goes on", async || self.done.load(Ordering::Relaxed) >= until).await;
@@ -217,7 +217,7 @@ async fn rs2_a_gateway_that_is_told_to_stop_under_load_costs_no_request() {
     for _ in 0..16 {
         clients.push(tokio::spawn(async move {
             let mut count = 0;
-            // Until nobody listens any more: whoever was let in is answered.
+            // Until the port is closed: every client that was let in is answered.
             while let Ok(stream) = tokio::net::TcpStream::connect(at).await {
                 let mut client = HttpClient::over(stream);
                 loop {

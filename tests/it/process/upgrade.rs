@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 
 use crate::programs::GATEWAY;
 
-/// A gateway without a Distributor: its successor waits for one for five seconds, and is not ready before that.
+/// A gateway without a Distributor: its successor waits for one for five seconds, and is not ready
+/// before that.
 struct ReplaceableGateway {
     process: Process,
     at: SocketAddr,
@@ -46,7 +47,7 @@ impl ReplaceableGateway {
         eventually("the successor has started", async || has()).await;
     }
 
-    /// Nobody has the port any more.
+    /// Waits until no process has the port.
     async fn is_gone(&self) {
         eventually("the port is free", async || TcpListener::bind(self.at).is_ok()).await;
     }
@@ -111,7 +112,7 @@ async fn up9_the_first_process_of_a_container_is_not_replaced() {
     assert_eq!(process.ended().await.code(), Some(0));
 }
 
-#[expect(clippy::print_stderr, reason = "whoever runs the tests should know what was not run")]
+#[expect(clippy::print_stderr, reason = "the person who runs the tests should know which were skipped")]
 fn skipped() {
     eprintln!("skipped: no namespace for processes can be made here");
 }

@@ -1,4 +1,4 @@
-//! Telling everybody, however they listen.
+//! Changes reach all followers, also beside one that does not read.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
         peer.list_with(&name).await;
         peers.push(peer);
     }
-    // Everybody else goes on being told while the kernel's buffers of the stuck one are full.
+    // All others are still told while the kernel's buffers of the stuck one are full.
     let mut gone = false;
     for round in 0.. {
         let (changing, others) = peers.split_first_mut().unwrap();
@@ -45,7 +45,8 @@ async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
         }
     }
     assert!(gone);
-    // Its system knows at once, although it has not read what came before: when it wakes, it finds that it has to come again.
+    // Its system knows at once, although it has not read what came before: when it wakes, it finds
+    // that it has to come again.
     eventually("the connection is reset", async || stuck.is_reset()).await;
 }
 

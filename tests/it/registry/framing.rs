@@ -1,4 +1,4 @@
-//! Frames on the registry port, whatever is done to them.
+//! Frames on the registry port: in pieces, too long, broken, or too many.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What one hostile peer of the Distributor can do to all others: nothing that they notice.
+//! One hostile peer of the Distributor does nothing that others notice.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,7 +9,8 @@ use tokio::time::timeout;
 
 use crate::programs::DISTRIBUTOR;
 
-/// Far beyond what a change takes, and far below what it took when one peer could keep all others waiting.
+/// Far beyond what a change takes, and far below what it took when one peer could keep all others
+/// waiting.
 const SOON: Duration = Duration::from_secs(3);
 
 /// A Distributor in a process of its own, so that its memory and its thread are its own.
@@ -66,7 +67,8 @@ async fn fr14_others_are_told_and_asked_whatever_one_connection_says_without_a_p
     }
 }
 
-/// A Distributor whose list is nearly as long as it may be: 128 nodes of the service `big`, of 60 kB each, which stay.
+/// A Distributor whose list is nearly as long as it may be: 128 nodes of the service `big`, of 60
+/// kB each, which stay.
 async fn full() -> (Process, SocketAddr) {
     let (process, address) = distributor(&[]).await;
     for port in 1..=128 {
@@ -141,7 +143,8 @@ async fn cr6_packets_that_do_not_end_share_what_the_distributor_reads_ahead() {
         peer.send(&begun).await;
         peers.push(peer);
     }
-    // A registration that takes several reads has to wait until some of these are cut: they have 2 s now, not a minute.
+    // A registration that takes several reads has to wait until some of these are cut: they have 2
+    // s now, not a minute.
     let mut node = Peer::connect(address).await;
     let params = json!({ "port": 9, "name": "long", "$": { "id": "long", "meta": "x".repeat(50_000) } });
     node.send_packet(&json!({ "uri": "/distributes", "method": "POST", "params": params, "$": {} })).await;

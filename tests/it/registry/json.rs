@@ -1,4 +1,4 @@
-//! JSON on the registry port: what is refused, and who is told.
+//! JSON on the registry port: what is refused, and which peers are told.
 
 use serde_json::json;
 use tests::{Cluster, Peer};
@@ -11,7 +11,8 @@ async fn version_2(cluster: &Cluster) -> Peer {
     peer
 }
 
-/// What each packet is answered with: the reason of a refusal, or "" for silence. Each on a connection of its own.
+/// What each packet is answered with: the reason of a refusal, or "" for silence. Each on a
+/// connection of its own.
 async fn check(packets: &[(&str, &str)]) {
     let cluster = Cluster::start();
     for (packet, reason) in packets {

@@ -1,5 +1,5 @@
-//! Old and new in every mix. The old ones are emulations in Node.js of what has been in the field for years, their
-//! weaknesses included: whatever would kill the originals kills these.
+//! Old and new in every mix. The old ones are emulations in Node.js of what has been in the field
+//! for years, their weaknesses included: what would kill the originals kills these.
 
 use std::net::SocketAddr;
 use std::sync::Mutex;
@@ -102,7 +102,8 @@ impl Mix {
             .await;
     }
 
-    /// Sends a request and checks the data of its answer, in the form that this gateway gives to this service.
+    /// Sends a request and checks the data of its answer, in the form that this gateway gives to
+    /// this service.
     async fn check(&self, service: Generation, method: &str, path: &str, body: &str, data: Value) {
         let response = request(self.gateway, method, path, body).await;
         assert_eq!((response.status, response.header("content-type")), (200, Some("application/json")), "{path}");
@@ -121,7 +122,7 @@ impl Mix {
         assert_eq!(answer, expected, "{method} {path}");
     }
 
-    /// Nobody has died of anything.
+    /// Checks that all of them are still running.
     fn check_alive(&mut self) {
         for process in self.old.iter_mut().chain([&mut self.distributor]) {
             assert!(process.is_running(), "{}", process.output());
@@ -232,7 +233,8 @@ async fn our_nodes_call_old_services_and_read_their_results() {
             let peers = node.peers().clone();
             tokio::spawn(async move {
                 let params = json!({ "n": n, "text": "가나다 \u{b6}".repeat(100) });
-                // An old service answers with a raw delimiter in the text, which nobody can read: so ask for no text back.
+                // An old service answers with a raw delimiter in the text, which no reader can cut:
+                // so ask for no text back.
                 peers.call::<Value>("DELETE/goods", &params).await.unwrap()
             })
         })

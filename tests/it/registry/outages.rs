@@ -49,13 +49,13 @@ async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
     for node in &nodes {
         node.peers().wait_until(|nodes| nodes.len() == 3).await;
     }
-    // Everybody has to be in the same state when it dies.
+    // All nodes have to be in the same state when it dies.
     let _ = nodes[0].wait_visible(100, Duration::from_secs(20)).await;
     distributor.kill().await;
     eventually("the loss is noticed", async || nodes.iter().all(|node| node.peers().stale_for().is_some())).await;
     let distributor = distributor_on(port).await;
     distributor.line("restored").await;
-    // Whoever asks now, version 1 or 2, finds all of them, though some are still on their way.
+    // A peer of version 1 or 2 that asks now finds all of them, though some are still on their way.
     let mut old = Peer::connect(address.parse().unwrap()).await;
     assert_eq!(old.next_list().await, ["one", "two", "three"]);
     eventually("they are back", async || nodes.iter().all(|node| node.peers().stale_for().is_none())).await;
@@ -107,7 +107,8 @@ async fn rs18_a_node_tries_calmly_while_nobody_answers() {
         attempts += 1;
         peer.close();
     }
-    // Each loss is followed by a moment at random within three seconds, and no two attempts are under way at once.
+    // Each loss is followed by a moment at random within three seconds, and no two attempts are
+    // under way at once.
     assert!((2..=12).contains(&attempts), "{attempts} attempts in 8 s");
 }
 
@@ -132,7 +133,7 @@ async fn rs18_whoever_is_first_in_the_list_tries_calmly_too() {
     assert!((2..=6).contains(&attempts), "{attempts} attempts in 6 s");
 }
 
-/// Local ports from which somebody connects to `port` and has no answer yet.
+/// Local ports from which a process connects to `port` and has no answer yet.
 fn unanswered(port: u16) -> Vec<u16> {
     let sockets = procfs::net::tcp().unwrap().into_iter();
     let is_one = |socket: &procfs::net::TcpNetEntry| {

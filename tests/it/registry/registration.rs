@@ -1,4 +1,4 @@
-//! Registering: who is listed, in what order, and who is told.
+//! Registering: which nodes are listed, in what order, and which followers are told.
 
 use serde_json::json;
 use tests::{Cluster, Peer, eventually};

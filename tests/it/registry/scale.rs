@@ -9,7 +9,8 @@ use tokio::task::JoinSet;
 
 use crate::programs::DISTRIBUTOR;
 
-/// All nodes connect and register at once; each is done when its list has everybody. Gives the bytes they read together.
+/// All nodes connect and register at once; each is done when its list has all of them. Returns the
+/// bytes they read together.
 async fn cold_start(nodes: usize) -> usize {
     let cluster = Cluster::start();
     let mut tasks = JoinSet::new();
@@ -35,7 +36,7 @@ async fn cold_start(nodes: usize) -> usize {
 #[tokio::test]
 async fn five_hundred_old_nodes_that_start_at_once_are_soon_complete() {
     let bytes = cold_start(500).await;
-    // The old Distributor sent 9.3 GB. A list for everybody is 500 × 500 records of 120 bytes.
+    // The old Distributor sent 9.3 GB. A list for each is 500 × 500 records of 120 bytes.
     let one_list_each = 500 * 500 * 120;
     assert!(bytes <= 3 * one_list_each, "{bytes} bytes");
 }
@@ -58,7 +59,7 @@ async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
             (peer, news)
         });
     }
-    // Whoever came first is told of the others in a few rounds, not one by one.
+    // The first nodes are told of the others in a few rounds, not one by one.
     let most = tasks.join_all().await.into_iter().map(|(_, news)| news).max().unwrap();
     assert!(most < NODES / 2, "{most} lists and changes for {NODES} joins");
 }
@@ -66,7 +67,7 @@ async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
 const SESSIONS: usize = 10_000;
 const MAX_RSS_BYTES: u64 = 200 << 20;
 
-/// How soon everybody is told is a figure: `drill frozen --nodes 10000` prints it.
+/// How soon all are told is a figure: `drill frozen --nodes 10000` prints it.
 #[tokio::test]
 async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
     let descriptors = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX);
@@ -78,13 +79,16 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
     let program = DISTRIBUTOR;
     let mut flags =
         vec!["--listen", "127.0.0.1:0", "--max-connections", "12000", "--registrations-per-second", "100000"];
-    // One thread reads for all of them, beside other tests: one that answers late is this test's fault, not a hung node.
+    // One thread reads for all of them, beside other tests: one that answers late is this test's
+    // fault, not a hung node.
     flags.extend(["--pings-per-second", "1", "--register-timeout", "1m", "--write-timeout", "1m"]);
-    // Nor is one that registers late to be greeted with the whole list: to read that takes the time for which others wait.
+    // Nor is one that registers late to be greeted with the whole list: to read that takes the time
+    // for which others wait.
     flags.extend(["--greet-after", "1m"]);
     let distributor = Process::start(program, &flags);
     let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();
-    // Everybody wants to know of one service only, or most of the time would go into ten thousand long lists.
+    // Each node wants to know of one service only, or most of the time would go into ten thousand
+    // long lists.
     let join = async move |name: &str, port: u64, id: String| {
         let mut peer = Peer::connect(address).await;
         let params = json!({ "port": port, "name": name, "urls": [], "$": { "v": 2, "id": id } });
@@ -120,7 +124,7 @@ async fn ov10_ten_thousand_sessions_are_told_of_a_hundred_changes_a_second() {
     }
     drop(changing);
     let _last = join("changing", last, "last".to_owned()).await;
-    assert_eq!(sessions.join_all().await.len(), SESSIONS, "everybody knows the truth in the end");
+    assert_eq!(sessions.join_all().await.len(), SESSIONS, "all know the truth in the end");
     let process = procfs::process::Process::new(distributor.pid().as_raw_nonzero().get()).unwrap();
     let rss = process.stat().unwrap().rss * procfs::page_size();
     assert!(rss < MAX_RSS_BYTES, "{rss} bytes");

@@ -90,7 +90,7 @@ async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
     assert_eq!(caller.peers().providers("GET/who"), [light.address()]);
     light.set_weight(0);
     caller.peers().wait_until(|nodes| advert(nodes, "b").is_some_and(|advert| advert.weight == 0)).await;
-    assert!(caller.peers().call::<u16>("GET/who", &()).await.is_err(), "nobody wants calls");
+    assert!(caller.peers().call::<u16>("GET/who", &()).await.is_err(), "no node accepts calls");
     heavy.set_draining(false);
     caller.peers().wait_until(|nodes| advert(nodes, "a").is_some_and(|advert| !advert.draining)).await;
     assert_eq!(caller.peers().call::<u16>("GET/who", &()).await.unwrap(), 7);

@@ -36,7 +36,7 @@ async fn a_process_says_when_everybody_knows_that_it_is_there() {
     assert!(other.peers().nodes().iter().any(|node| node.name == "who"), "it is not said too early");
     process.line("visible").await;
     assert_eq!(process.terminate().await.code(), Some(0));
-    // Whoever does not acknowledge keeps it waiting, and SIGTERM ends that too.
+    // A node that does not acknowledge keeps it waiting, and SIGTERM ends that too.
     let _laggard = joined(&cluster, "laggard").await;
     let process = Process::start(NODE, &[&cluster.address.to_string(), "100"]);
     other.peers().wait_until(|nodes| nodes.iter().any(|node| node.name == "who")).await;

@@ -296,7 +296,7 @@ async fn a_node_proves_itself_and_tells_its_secret_to_the_distributor_only() {
         let secret = registration["$"]["secret"].as_str().expect("a secret").to_owned();
         let id = registration["params"]["$"]["id"].as_str().unwrap().to_owned();
         assert_eq!(id, protocol::Secret::new(secret.clone()).unwrap().instance());
-        assert!(!registration["params"].to_string().contains(&secret), "everybody sees that");
+        assert!(!registration["params"].to_string().contains(&secret), "every node sees that");
         let entry =
             json!({ "port": callee.port(), "name": "n", "urls": ["GET/n"], "$": { "v": 2, "id": "n" }, "host": "::1" });
         let entry = entry.to_string().replace("::1", "::ffff:127.0.0.1");

@@ -55,7 +55,8 @@ async fn ov3_expired_work_is_not_begun() {
     assert_eq!(BEGUN.load(Ordering::SeqCst), 0);
     caller.send_packet(&call(1000)).await;
     assert_eq!(caller.next().await.unwrap()["params"], 0);
-    // These were made a second before one that is here already, so they have waited for a second on the way: OV3.
+    // These were made a second before one that is here already, so they have waited for a second on
+    // the way: OV3.
     let call =
         |sent, d| json!({ "uri": "/count", "method": "GET", "key": 1, "params": {}, "$": { "d": d, "t": sent } });
     caller.send_packet(&call(5000, 1000)).await;
@@ -98,7 +99,7 @@ async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
         assert_eq!(call.to_instance(&id_of(node)).await.unwrap(), at);
     }
     assert!(callers[0].peers().call::<usize>("GET/n", &()).to_instance("nobody").await.is_err());
-    // By a key: everybody agrees where it belongs, and keys belong to all of them.
+    // By a key: all callers agree where it belongs, and each provider gets some of the keys.
     let mut owners = [0; 3];
     for key in 0..60 {
         let key = format!("member {key}");
@@ -205,7 +206,8 @@ async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
 
 #[tokio::test]
 async fn gu15_when_most_are_ejected_nobody_is() {
-    // Three that answer nothing, and one that does: it must not get it all when they come back to life together.
+    // Three that answer nothing, and one that does: it must not get it all when they come back to
+    // life together.
     let cluster = Cluster::start();
     let mut frozen = Vec::new();
     for id in ["a", "b", "c"] {
@@ -225,7 +227,8 @@ async fn gu15_when_most_are_ejected_nobody_is() {
         failed >= 3
     })
     .await;
-    // The table of the first two seconds: most are ejected, so they go on being asked, and one of four calls goes well.
+    // The table of the first two seconds: most are ejected, so they go on being asked, and one of
+    // four calls goes well.
     let mut outcomes = [0, 0];
     for _ in 0..8 {
         outcomes[usize::from(call().await.is_ok())] += 1;

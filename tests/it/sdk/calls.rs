@@ -256,7 +256,7 @@ async fn a_node_calls_itself_without_a_socket() {
     async fn refuses() -> HandlerResult<()> {
         Err(ServiceError::conflict("taken", "it is taken"))
     }
-    // There is no Distributor, so it is in nobody's list.
+    // There is no Distributor, so it is in no list.
     let distributor = Listener::bind().await;
     let node = Node::builder("alone")
         .distributor(format!("127.0.0.1:{}", distributor.port()))
@@ -370,7 +370,7 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
     .await;
     caller.peers().wait_for(&["GET/m"]).await;
     assert_eq!(caller.peers().call::<String>("GET/m", &()).await.unwrap(), "new");
-    assert!(caller.peers().call::<String>("GET/n", &()).await.is_err(), "nobody offers it any more");
+    assert!(caller.peers().call::<String>("GET/n", &()).await.is_err(), "no node offers it any more");
 }
 
 #[tokio::test]

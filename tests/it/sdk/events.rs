@@ -51,13 +51,13 @@ async fn one_of_each_group_is_told() {
     eventually("all are told", async || told(&sums).iter().sum::<usize>() == 200).await;
     let [one, other, stock] = told(&sums);
     assert!(one > 20 && other > 20 && one + other == 100 && stock == 100, "{:?}", told(&sums));
-    assert_eq!(caller.peers().emit("orders.deleted", &1).unwrap(), 0, "nobody wants that");
+    assert_eq!(caller.peers().emit("orders.deleted", &1).unwrap(), 0, "no node subscribes to that");
 }
 
 #[tokio::test]
 async fn all_are_told() {
     let (_cluster, nodes, sums) = cluster().await;
-    // Whoever tells is told too, as one of its group.
+    // The node that emits an event gets it too, as one of its group.
     assert_eq!(nodes[0].peers().broadcast("orders.created", &1).unwrap(), 3);
     eventually("all are told", async || told(&sums) == [1, 1, 1]).await;
     assert_eq!(nodes[0].peers().emit("orders.created", &10).unwrap(), 2);
@@ -95,7 +95,7 @@ async fn an_event_is_no_call() {
     let gateway = cluster.gateway().await;
     Cluster::wait_routed(gateway, "/ask").await;
     assert_eq!(request(gateway, "EVENT", "/orders.created", "1").await.status, 404);
-    // Whoever wants an answer all the same gets none, and is served on.
+    // A caller that wants an answer all the same gets none, and is still served.
     let mut peer = Peer::connect(nodes[2].address()).await;
     peer.send(r#"{"uri":"/orders.created","method":"EVENT","key":7,"$":{},"params":5}¶"#).await;
     peer.send(r#"{"uri":"/none","method":"GET","key":8,"$":{},"params":{}}¶"#).await;

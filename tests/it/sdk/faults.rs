@@ -1,4 +1,4 @@
-//! What services, callees and load can do to a node that is none of its doing.
+//! What other services, callees and load can do to a node.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -92,7 +92,8 @@ async fn gu16_a_link_that_died_while_idle_costs_no_call() {
         } else {
             link.close()
         }
-        // Whatever came before this answer has reached the caller: both are of one machine, and of one loop.
+        // All that came before this answer has reached the caller: both are of one machine, and of
+        // one loop.
         registered.ask(1).await;
     }
 }
@@ -175,7 +176,7 @@ async fn rs9_a_panic_outside_of_the_handler_costs_that_connection() {
 
 #[tokio::test]
 async fn ov4_a_node_under_load_keeps_its_place() {
-    // Distributor, callee and callers share this thread: whoever is not given its turn shows.
+    // Distributor, callee and callers share this thread: one that gets no time shows.
     let cluster = Cluster::start();
     let _callee = cluster.node(Node::builder("callee").route("GET/hello", hello)).await;
     let caller = cluster.node(Node::builder("caller")).await;
@@ -202,7 +203,8 @@ async fn ov4_a_node_under_load_keeps_its_place() {
             pings += 1;
             watch.pong().await;
         } else {
-            // The Distributor has warmed up, or says that somebody is trusted again: then somebody was not.
+            // The Distributor has warmed up, or says that a node is trusted again: then one was
+            // not.
             let (news, nobody) = (&packet["params"], json!([]));
             assert!(
                 news["joined"] == nobody && news["left"] == nobody && packet["$"].get("suspect").is_none(),
@@ -214,7 +216,8 @@ async fn ov4_a_node_under_load_keeps_its_place() {
     load.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
-/// Whoever has been connected to by the system, and has not taken the connection yet, may have been sent calls already.
+/// A node whose system has accepted a connection may have been sent calls before the node itself
+/// has accepted it.
 #[tokio::test]
 async fn a_node_that_stops_takes_the_connections_that_wait_for_it() {
     let cluster = Cluster::start();
@@ -259,7 +262,8 @@ async fn rs2_a_node_that_is_told_to_stop_under_load_costs_no_call() {
     drop(stays);
 }
 
-/// Writes the same bytes to a node again and again, until it is dropped or the node ends the connection.
+/// Writes the same bytes to a node again and again, until it is dropped or the node ends the
+/// connection.
 struct CallFlood {
     is_over: Arc<AtomicBool>,
 }
@@ -316,7 +320,8 @@ async fn ov4_callers_without_a_pause_get_nobody_suspected() {
     check(4, &unknown(1 << 20)).await;
     check(4, &unknown(8 << 10)).await;
     check(100, &unknown(64 << 10)).await;
-    // Packets that are parsed instead of cut apart; calls that are carried out; empty packets; packets that are no calls.
+    // Packets that are parsed instead of cut apart; calls that are carried out; empty packets;
+    // packets that are no calls.
     check(4, &format!(r#"{{"method":"GET","uri":"/who","params":[{}]}}¶"#, ones(1 << 20))).await;
     check(4, &r#"{"uri":"/who","method":"GET","$":{},"params":null}¶"#.repeat(1000)).await;
     check(4, &"¶".repeat(100_000)).await;
@@ -330,7 +335,8 @@ fn resident(pid: i32) -> u64 {
     process.statm().unwrap().resident * procfs::page_size()
 }
 
-/// A node in a process of its own with a budget of 64 MB, an attack on it, and a caller that gets its answers all the same.
+/// A node in a process of its own with a budget of 64 MB, an attack on it, and a caller that gets
+/// its answers all the same.
 async fn with_little_room(attack: &str, connections: usize, first: &str, then: &str, word: Option<&str>) {
     let cluster = Cluster::start();
     let start = |budget: &str| {
@@ -348,7 +354,7 @@ async fn with_little_room(attack: &str, connections: usize, first: &str, then: &
         peers.push(tokio::spawn(async move {
             let (mut reads, mut writes) = socket.into_split();
             let writing = async { tokio::io::AsyncWriteExt::write_all(&mut writes, &bytes).await };
-            // Nobody reads, and nobody closes.
+            // No side reads, and none closes.
             let _ = tokio::time::timeout(Duration::from_secs(4), writing).await;
             let mut said = vec![0; 1 << 16];
             let _ = tokio::io::AsyncReadExt::read(&mut reads, &mut said).await;
@@ -363,7 +369,8 @@ async fn with_little_room(attack: &str, connections: usize, first: &str, then: &
         most = most.max(resident(i32::try_from(pid).unwrap()));
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    // The budget; as much again that the allocator keeps, and is made at the moment; and the program.
+    // The budget; as much again that the allocator keeps, and is made at the moment; and the
+    // program.
     assert!(most < 300_000_000, "{attack}: {most} bytes");
     if let Some(word) = word {
         node.line(word).await;

@@ -18,7 +18,7 @@ async fn number(number: State<usize>) -> HandlerResult<usize> {
     Ok(*number)
 }
 
-/// So many providers that tell their numbers.
+/// Providers of `GET/n`, which answer with their numbers.
 async fn providers(cluster: &Cluster, count: usize, with: impl Fn(usize, NodeBuilder) -> NodeBuilder) -> Vec<Node> {
     let mut nodes = Vec::new();
     for at in 0..count {

@@ -227,7 +227,7 @@ async fn a_hedged_call_does_not_wait_for_the_slow() {
 
 #[tokio::test(start_paused = true)]
 async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
-    /// Whoever has the highest address.
+    /// Picks the node with the highest address.
     #[derive(Debug)]
     struct Highest;
     impl Balancer for Highest {
@@ -236,7 +236,7 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
             (0..candidates.len()).max_by_key(|at| candidates[*at].address).unwrap()
         }
     }
-    /// Nobody whom there is.
+    /// Picks a node that does not exist.
     #[derive(Debug)]
     struct Beyond;
     impl Balancer for Beyond {

@@ -1,5 +1,5 @@
 //! A node for tests that kill it: says who it is, quickly or slowly, and counts.
-#![expect(clippy::print_stdout, reason = "whoever started it reads it")]
+#![expect(clippy::print_stdout, reason = "the test that started it reads it")]
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -61,8 +61,9 @@ async fn swallow(mut items: Items<String>) -> Result<usize, ServiceError> {
     Ok(items.try_next().await?.map_or(0, |text| text.len()))
 }
 
-/// Arguments: where the Distributor is; how many percent of all nodes should know of it before it says that they do. The environment's
-/// `BUFFERS` says how many bytes it keeps for callers; `LISTEN` says where it listens, if not on a loopback port of the system's choice.
+/// Arguments: the address of the Distributor, and the percentage of nodes that must know this node
+/// before it prints that it is ready. The variable `BUFFERS` sets how many bytes it holds for
+/// callers; `LISTEN` sets its address, by default a loopback port that the system chooses.
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let _log = init_log(LogFormat::Text, &"info".parse::<LogLevel>()?);

@@ -1,4 +1,4 @@
-//! `tonic-shop FOLDER [PORT [PORT [PORT]]]`: the three services at fixed addresses, without anybody to find them by.
+//! `tonic-shop FOLDER [PORT [PORT [PORT]]]`: the three services at fixed addresses, without a registry.
 
 mod database;
 mod goods;
