@@ -64,7 +64,7 @@ pub(crate) struct TlsTable {
 pub(crate) struct FileError {
     file: PathBuf,
     /// Line and column, from 1.
-    place: Option<(usize, usize)>,
+    position: Option<(usize, usize)>,
     message: String,
 }
 
@@ -74,9 +74,9 @@ impl ConfigFile {
     /// # Errors
     /// [`FileError`] says what to change.
     pub(crate) fn read(file: &Path) -> Result<Self, FileError> {
-        let wrong = |place, message| FileError { file: file.to_owned(), place, message };
+        let wrong = |position, message| FileError { file: file.to_owned(), position, message };
         let text = std::fs::read_to_string(file).map_err(|error| wrong(None, error.to_string()))?;
-        Self::parse(&text).map_err(|(place, message)| wrong(place, message))
+        Self::parse(&text).map_err(|(position, message)| wrong(position, message))
     }
 
     /// A file that says nothing at all is taken for one that was lost, or cut while it was written:
@@ -87,12 +87,12 @@ impl ConfigFile {
             return Err((None, "it says nothing; a gateway that is to have the defaults needs no file".to_owned()));
         }
         toml::from_str(text).map_err(|error| {
-            let place = error.span().map(|span| {
+            let position = error.span().map(|span| {
                 let before = &text[..span.start];
                 let line = before.rsplit('\n').next().unwrap_or_default();
                 (before.matches('\n').count() + 1, line.chars().count() + 1)
             });
-            (place, explained(error.message()))
+            (position, explained(error.message()))
         })
     }
 }
@@ -114,7 +114,7 @@ fn explained(message: &str) -> String {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let Some((line, column)) = self.place {
+        if let Some((line, column)) = self.position {
             write!(f, ":{line}:{column}")?;
         }
         write!(f, ": {}", self.message)
@@ -187,7 +187,7 @@ mod tests {
 
     #[test]
     fn oe1_oe2_what_is_wrong_is_named_with_its_place() {
-        for (text, place, message) in [
+        for (text, position, message) in [
             ("lisen = \"a\"", (1, 1), "unknown key `lisen`; did you mean `listen`?"),
             (
                 "workers = 1\n  request_timout = \"1s\"",
@@ -224,9 +224,9 @@ mod tests {
             ("trusted = [\"x\"]", (1, 11), "10.0.0.0/8"),
             ("[tls]\nlisten = \"127.0.0.1:1\"\ncertificates = []", (3, 16), "TLS needs a certificate"),
         ] {
-            let (seen_place, seen) = ConfigFile::parse(text).unwrap_err();
+            let (seen_position, seen) = ConfigFile::parse(text).unwrap_err();
             assert!(seen.contains(message), "{text}: {seen}");
-            assert_eq!(seen_place, Some(place), "{text}: {seen}");
+            assert_eq!(seen_position, Some(position), "{text}: {seen}");
         }
     }
 }

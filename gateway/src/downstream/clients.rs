@@ -368,133 +368,133 @@ mod tests {
     /// A tracker with a limit, and the clients that it tracks.
     struct TrackerScene {
         tracker: Arc<ClientTracker>,
-        guests: Vec<ClientGuard>,
+        clients: Vec<ClientGuard>,
     }
 
     impl TrackerScene {
         fn new(limit: usize) -> Self {
-            Self { tracker: Arc::new(ClientTracker::new(limit)), guests: Vec::new() }
+            Self { tracker: Arc::new(ClientTracker::new(limit)), clients: Vec::new() }
         }
 
         async fn come(&mut self, client: u8) {
             tokio::time::advance(Duration::from_millis(5)).await;
-            self.guests.push(self.tracker.insert([10, 0, 0, client].into(), CancellationToken::new(), None));
+            self.clients.push(self.tracker.insert([10, 0, 0, client].into(), CancellationToken::new(), None));
         }
 
         /// The clients that are evicted while `free` connections are left.
         fn evict_idlest(&self, free: usize) -> Vec<usize> {
             let told = |tracked: &ClientGuard| tracked.is_notified.load(Ordering::Relaxed);
-            let before: Vec<_> = self.guests.iter().map(told).collect();
+            let before: Vec<_> = self.clients.iter().map(told).collect();
             self.tracker.evict_idlest(None, free, Instant::now());
-            (0..before.len()).filter(|at| told(&self.guests[*at]) && !before[*at]).collect()
+            (0..before.len()).filter(|at| told(&self.clients[*at]) && !before[*at]).collect()
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_whoever_has_done_nothing_for_longest_goes_first() {
-        let mut house = TrackerScene::new(3);
+        let mut scene = TrackerScene::new(3);
         for client in 0..3 {
-            house.come(client).await;
+            scene.come(client).await;
         }
-        house.guests.iter().for_each(|tracked| tracked.mark_busy());
-        assert_eq!(house.evict_idlest(0), [0; 0], "all have something under way");
+        scene.clients.iter().for_each(|tracked| tracked.mark_busy());
+        assert_eq!(scene.evict_idlest(0), [0; 0], "all have something under way");
         for at in [1, 2, 0] {
             tokio::time::advance(Duration::from_millis(5)).await;
-            house.guests[at].mark_idle(Instant::now());
+            scene.clients[at].mark_idle(Instant::now());
         }
-        house.guests[1].mark_busy();
-        assert_eq!(house.evict_idlest(0), [2]);
-        assert!(house.guests[2].stop.is_cancelled());
-        assert_eq!(house.evict_idlest(0), [0; 0], "one is going already");
-        let tracker = Arc::clone(&house.tracker);
+        scene.clients[1].mark_busy();
+        assert_eq!(scene.evict_idlest(0), [2]);
+        assert!(scene.clients[2].stop.is_cancelled());
+        assert_eq!(scene.evict_idlest(0), [0; 0], "one is going already");
+        let tracker = Arc::clone(&scene.tracker);
         let waits = tracker.wait_guard();
-        assert_eq!(house.evict_idlest(0), [0]);
-        drop((house.guests.pop(), waits));
-        house.guests[1].mark_idle(Instant::now());
-        let _all: Vec<_> = house.guests.drain(..).collect();
+        assert_eq!(scene.evict_idlest(0), [0]);
+        drop((scene.clients.pop(), waits));
+        scene.clients[1].mark_idle(Instant::now());
+        let _all: Vec<_> = scene.clients.drain(..).collect();
         drop(_all);
-        let taken = house.tracker.lock();
+        let taken = scene.tracker.lock();
         assert!(taken.list.is_empty() && taken.each.is_empty() && taken.evicting == 0);
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_who_takes_next_to_nothing_of_a_response_makes_room() {
-        let mut house = TrackerScene::new(3);
+        let mut scene = TrackerScene::new(3);
         for client in 0..3 {
-            house.come(client).await;
+            scene.come(client).await;
         }
-        house.guests.iter().for_each(|client| client.mark_busy());
-        let paces: Vec<_> = house.guests.iter().map(|client| Arc::clone(&client.pace)).collect();
+        scene.clients.iter().for_each(|client| client.mark_busy());
+        let paces: Vec<_> = scene.clients.iter().map(|client| Arc::clone(&client.pace)).collect();
         let (_slow, _quick) = (paces[0].wait(), paces[1].wait());
-        assert_eq!(house.evict_idlest(0), [0; 0], "none is judged that soon");
+        assert_eq!(scene.evict_idlest(0), [0; 0], "none is judged that soon");
         for _ in 0..4 {
             tokio::time::advance(PATIENCE / 2).await;
             paces[0].record_bytes(10);
             paces[1].record_bytes(20_000);
         }
-        assert_eq!(house.evict_idlest(0), [0], "one is quick, and one waits for its server");
+        assert_eq!(scene.evict_idlest(0), [0], "one is quick, and one waits for its server");
         tokio::time::advance(9 * PATIENCE).await;
-        drop(house.guests.remove(0));
-        assert_eq!(house.evict_idlest(0), [0], "it takes nothing any more");
+        drop(scene.clients.remove(0));
+        assert_eq!(scene.evict_idlest(0), [0], "it takes nothing any more");
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_who_does_not_finish_a_head_goes_before_all_others() {
-        let mut house = TrackerScene::new(40);
+        let mut scene = TrackerScene::new(40);
         for client in [1, 2, 3] {
-            house.come(client).await;
+            scene.come(client).await;
         }
-        house.guests[0].mark_idle(Instant::now());
-        house.guests[2].mark_busy();
-        assert_eq!(house.evict_idlest(0), [0], "who has just come stays, beside one that is idle");
+        scene.clients[0].mark_idle(Instant::now());
+        scene.clients[2].mark_busy();
+        assert_eq!(scene.evict_idlest(0), [0], "who has just come stays, beside one that is idle");
         tokio::time::advance(UNFINISHED).await;
-        let tracker = Arc::clone(&house.tracker);
+        let tracker = Arc::clone(&scene.tracker);
         let _waits = tracker.wait_guard();
-        house.come(4).await;
-        assert_eq!(house.evict_idlest(0), [1]);
-        assert!(house.guests[1].is_evicted.load(Ordering::Relaxed), "at once");
+        scene.come(4).await;
+        assert_eq!(scene.evict_idlest(0), [1]);
+        assert!(scene.clients[1].is_evicted.load(Ordering::Relaxed), "at once");
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_what_one_client_has_beyond_its_share_goes_before_others() {
-        let mut house = TrackerScene::new(20);
+        let mut scene = TrackerScene::new(20);
         for client in [1, 2, 2, 3] {
-            house.come(client).await;
-            house.guests.last().unwrap().mark_idle(Instant::now());
+            scene.come(client).await;
+            scene.clients.last().unwrap().mark_idle(Instant::now());
         }
         tokio::time::advance(Duration::from_millis(5)).await;
-        assert_eq!(house.evict_idlest(0), [1], "though the first has been idle for longer");
-        house.guests[1].tracked.is_notified.store(false, Ordering::Relaxed);
-        house.guests[1].set_client([10, 0, 0, 9].into());
-        house.guests[2].set_client([10, 0, 0, 8].into());
-        house.tracker.lock().evicting = 0;
-        assert_eq!(house.evict_idlest(0), [0]);
+        assert_eq!(scene.evict_idlest(0), [1], "though the first has been idle for longer");
+        scene.clients[1].tracked.is_notified.store(false, Ordering::Relaxed);
+        scene.clients[1].set_client([10, 0, 0, 9].into());
+        scene.clients[2].set_client([10, 0, 0, 8].into());
+        scene.tracker.lock().evicting = 0;
+        assert_eq!(scene.evict_idlest(0), [0]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_one_client_does_not_have_the_last_seats() {
-        let mut house = TrackerScene::new(100);
+        let mut scene = TrackerScene::new(100);
         for _ in 0..90 {
-            house.come(1).await;
+            scene.come(1).await;
         }
-        let may = |client: u8, free| house.tracker.has_share_left([10, 0, 0, client].into(), free);
+        let may = |client: u8, free| scene.tracker.has_share_left([10, 0, 0, client].into(), free);
         assert!(!may(1, 10) && may(2, 10) && may(1, 11) && may(2, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn gh9_some_make_room_before_anybody_waits_and_few_looks_are_enough() {
-        let mut house = TrackerScene::new(1000);
+        let mut scene = TrackerScene::new(1000);
         for client in 0..=255 {
             for _ in 0..4 {
-                house.come(client).await;
+                scene.come(client).await;
             }
         }
-        house.guests.iter().for_each(|tracked| tracked.mark_idle(Instant::now()));
-        assert!(house.tracker.is_short(19) && !house.tracker.is_short(20));
-        assert_eq!(house.evict_idlest(15).len(), 5);
-        let _waits: Vec<_> = (0..10).map(|_| house.tracker.wait_guard()).collect();
-        assert_eq!(house.evict_idlest(15).len(), 0, "not that soon");
+        scene.clients.iter().for_each(|tracked| tracked.mark_idle(Instant::now()));
+        assert!(scene.tracker.is_short(19) && !scene.tracker.is_short(20));
+        assert_eq!(scene.evict_idlest(15).len(), 5);
+        let _waits: Vec<_> = (0..10).map(|_| scene.tracker.wait_guard()).collect();
+        assert_eq!(scene.evict_idlest(15).len(), 0, "not that soon");
         tokio::time::advance(LOOK).await;
-        assert_eq!(house.evict_idlest(15).len(), 10);
+        assert_eq!(scene.evict_idlest(15).len(), 10);
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct RequestHead {
 }
 
 /// What is read of a head beside its fields.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadParts {
     pub(crate) method: Span,
     pub(crate) target: Span,

@@ -194,9 +194,9 @@ impl ConcurrencyLimit {
         if let Some(permit) = self.try_acquire(endpoint, client, now) {
             return Ok(permit);
         }
-        let (place, mut granted) = oneshot::channel();
+        let (grant, mut granted) = oneshot::channel();
         let _waiting =
-            QueuedRequest::enqueue(self, address_group(client), place, now, deadline).ok_or(QueueError::Full)?;
+            QueuedRequest::enqueue(self, address_group(client), grant, now, deadline).ok_or(QueueError::Full)?;
         let mut pause = SWEEP;
         loop {
             let now = Instant::now();
@@ -204,7 +204,7 @@ impl ConcurrencyLimit {
             let look_again = now + pause;
             pause *= LOOK_AGAIN;
             match timeout_at(deadline.min(look_again), &mut granted).await {
-                Ok(Ok(place)) => return Ok(self.issue_permit(endpoint, place, Instant::now())),
+                Ok(Ok(inner)) => return Ok(self.issue_permit(endpoint, inner, Instant::now())),
                 // A client with fewer requests in the queue took its place.
                 Ok(Err(_displaced)) => return Err(QueueError::Full),
                 Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
@@ -255,9 +255,9 @@ impl ConcurrencyLimit {
         }
     }
 
-    fn issue_permit(self: &Arc<Self>, endpoint: &Arc<Endpoint>, place: InnerPermit, now: Instant) -> Permit {
+    fn issue_permit(self: &Arc<Self>, endpoint: &Arc<Endpoint>, inner: InnerPermit, now: Instant) -> Permit {
         endpoint.load.begin(now.into_std());
-        Permit { endpoint: Arc::clone(endpoint), acquired_at: now, inner: place }
+        Permit { endpoint: Arc::clone(endpoint), acquired_at: now, inner }
     }
 
     fn lock(&self) -> MutexGuard<'_, LimitState> {
@@ -361,7 +361,7 @@ impl<'a> QueuedRequest<'a> {
     fn enqueue(
         limits: &'a ConcurrencyLimit,
         client: IpAddr,
-        place: oneshot::Sender<InnerPermit>,
+        grant: oneshot::Sender<InnerPermit>,
         now: Instant,
         deadline: Instant,
     ) -> Option<Self> {
@@ -370,7 +370,7 @@ impl<'a> QueuedRequest<'a> {
         if now + state.drain_rate.predicted_wait(now, ahead) > deadline {
             return None;
         }
-        let ticket = state.queue.enqueue(client, place)?;
+        let ticket = state.queue.enqueue(client, grant)?;
         Some(Self { limits, client, ticket })
     }
 }

@@ -562,7 +562,7 @@ mod tests {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
         let group = both.find("/").unwrap().group;
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
-        let turns = || -> Vec<_> { (0..4).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect() };
+        let picks = || -> Vec<_> { (0..4).filter_map(|_| pick(&group, Balance::RoundRobin, &[])).collect() };
         assert_eq!(pick(&group, Balance::RoundRobin, &[one]), Some(2));
         assert_eq!(pick(&group, Balance::RoundRobin, &[one, two]), None);
         let rest = |address| {
@@ -570,9 +570,9 @@ mod tests {
             endpoint.cool_down_until(Instant::now() + Duration::from_secs(1));
         };
         rest(two);
-        assert_eq!(turns(), [1; 4]);
+        assert_eq!(picks(), [1; 4]);
         rest(one);
-        assert_eq!(turns().len(), 4, "better than nobody");
+        assert_eq!(picks().len(), 4, "better than none");
     }
 
     #[tokio::test]

@@ -99,8 +99,8 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     // What comes is there before it is asked for.
     to.write_all("GET / HTTP/1.1\r\nHost: g\r\n\r\n".repeat(REQUESTS).as_bytes()).await.unwrap();
     let reads = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
-    let turns = Arc::new(AtomicUsize::new(0));
-    let counts = Arc::clone(&turns);
+    let yields = Arc::new(AtomicUsize::new(0));
+    let counts = Arc::clone(&yields);
     let others = tokio::spawn(async move {
         loop {
             tokio::task::yield_now().await;
@@ -116,7 +116,7 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
         () = timeout(PATIENCE, done).map(|done| done.expect("all are answered")) => {}
         _ = http1::run(stream, &config, &client, &works) => unreachable!("the client is there"),
     }
-    assert!(turns.load(Ordering::Relaxed) >= REQUESTS / 10, "{turns:?} turns");
+    assert!(yields.load(Ordering::Relaxed) >= REQUESTS / 10, "{yields:?} yields");
     others.abort();
     reads.abort();
 }
