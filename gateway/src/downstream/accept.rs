@@ -60,13 +60,13 @@ impl Worker {
                         }
                         Admission::Waits => {
                             connections.spawn(worker().run_when_free(socket, client, is_tls));
-                            "a client that does nothing goes"
+                            "an idle client is evicted"
                         }
                         Admission::Refused => "connection closed",
                     };
                     if let Some(held_back) = full.allow(Instant::now().into_std()) {
                         let limit = config.borrow().max_connections;
-                        warn!(%client, limit, held_back, "{what}: there are as many as allowed (--max-connections)");
+                        warn!(%client, limit, held_back, "{what}: the limit of clients is reached (--max-connections)");
                     }
                 }
                 Some(ended) = connections.join_next() => {

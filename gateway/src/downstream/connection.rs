@@ -228,7 +228,7 @@ impl Handler for RedirectHandler<'_, '_> {
             _ => host,
         };
         if name.is_empty() {
-            let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "say which host the request is for");
+            let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "the request names no host");
             return Ok(exchange.respond(FullResponse::from(&problem)));
         }
         let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
@@ -250,7 +250,7 @@ struct PlainOnTlsHandler;
 
 impl Handler for PlainOnTlsHandler {
     async fn handle(&self, _head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
-        let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "speak TLS here: ask for https:// instead");
+        let problem = Problem::new(StatusCode::BAD_REQUEST, "tls_wanted", "this port speaks TLS: use https://");
         Ok(exchange.respond(FullResponse::from(&problem)))
     }
 

@@ -87,7 +87,7 @@ impl RequestHead {
     fn apply_absolute_target(&mut self) -> Result<(), Problem> {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {
-            let detail = format!("{} is not for gateways", self.method());
+            let detail = format!("{} is not supported", self.method());
             return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
         }
         if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
@@ -120,7 +120,7 @@ impl RequestHead {
 
     fn check_host(&self) -> Result<(), Problem> {
         match self.host() {
-            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is no name of a host")),
+            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is not a host name")),
             _ => Ok(()),
         }
     }
@@ -150,7 +150,7 @@ pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
 pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
     let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
         && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-    if is_one { Ok(()) } else { Err(bad("bad_request_line", "methods are capital letters")) }
+    if is_one { Ok(()) } else { Err(bad("bad_request_line", "a method consists of capital letters")) }
 }
 
 pub(crate) fn bad(kind: &'static str, detail: &str) -> Problem {

@@ -183,13 +183,17 @@ impl Handler for Admin {
     async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let path = head.target().split('?').next().unwrap_or_default();
         if !matches!(head.method(), "GET" | "HEAD") {
-            let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "here is only to GET");
+            let problem = Problem::new(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "only GET and HEAD are supported here",
+            );
             return Ok(exchange.respond(FullResponse::from(&problem)));
         }
         let response = match self.text(path) {
             Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
             None => {
-                let detail = "there are /health, /ready, /metrics and /routes";
+                let detail = "unknown path: there are /health, /ready, /metrics and /routes";
                 FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
             }
         };

@@ -164,8 +164,8 @@ impl Proxy<'_> {
                     problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
                 ForwardError::Malformed(why) => {
-                    debug!(server = %endpoint.address, why, "a response makes no sense");
-                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response makes no sense"));
+                    debug!(server = %endpoint.address, why, "a response is malformed");
+                    return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response is malformed"));
                 }
                 ForwardError::Deadline => {
                     problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")

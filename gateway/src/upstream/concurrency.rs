@@ -251,7 +251,7 @@ impl ConcurrencyLimit {
                 PermitKind::Requests => "slow clients lose their requests",
                 PermitKind::Tunnels => "tunnels that have been silent for longest are closed",
             };
-            warn!(limit = self.limit, told, held_back, "{what}: others wait for a place at their server");
+            warn!(limit = self.limit, told, held_back, "{what}: others wait for their server");
         }
     }
 

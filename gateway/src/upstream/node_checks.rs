@@ -91,7 +91,7 @@ impl NodeChecks {
         match answer.read() {
             Ok(answer) if answer.status < 400 => Ok(()),
             Ok(answer) => Err(format!("it answers with status {}", answer.status)),
-            Err(_) => Err("it answers with no packet".to_owned()),
+            Err(_) => Err("it does not answer with a packet".to_owned()),
         }
     }
 

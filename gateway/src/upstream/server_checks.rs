@@ -116,7 +116,7 @@ async fn probe(address: SocketAddr, how: &config::Check) -> Result<(), &'static 
             Ok(Some(head)) if head.status.as_u16() < 400 => return Ok(()),
             Ok(Some(_)) => return Err("it answers with an error"),
             Ok(None) => {}
-            Err(_) => return Err("it answers with no HTTP"),
+            Err(_) => return Err("it does not answer with HTTP"),
         }
         if stream.read_buf(&mut input).await.map_err(|_| "it was lost")? == 0 {
             return Err("it does not answer");

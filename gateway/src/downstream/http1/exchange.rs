@@ -38,7 +38,7 @@ impl Exchange for Http1Connection<'_> {
         held: &mut Reservation,
     ) -> Result<Bytes, BodyError> {
         let too_large = || {
-            let detail = format!("a body may have {limit} bytes");
+            let detail = format!("the body is larger than {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
         };
         // Said before the client is asked to go on with what cannot be taken.

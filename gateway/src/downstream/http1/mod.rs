@@ -167,7 +167,7 @@ impl Http1Connection<'_> {
             handler.record_rejection(problem.status);
             self.respond(FullResponse::from(&problem));
             self.flush().await?;
-            return Err(self.close("a head that makes no sense").await);
+            return Err(self.close("a malformed head").await);
         }
     }
 

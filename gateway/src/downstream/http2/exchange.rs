@@ -143,7 +143,7 @@ impl Exchange for Http2Exchange {
         held: &mut Reservation,
     ) -> Result<Bytes, BodyError> {
         let too_large = || {
-            let detail = format!("a body may have {limit} bytes");
+            let detail = format!("the body is larger than {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
         };
         match self.length {

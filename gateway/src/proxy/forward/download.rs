@@ -110,13 +110,13 @@ impl<S: Sink> ResponsePump<'_, S> {
                             self.sink.end(b"");
                             break;
                         }
-                        return Err(ForwardError::Ended(Ended("the server went in mid response")));
+                        return Err(ForwardError::Ended(Ended("the server closed in mid response")));
                     }
                 }
                 Err(_broken) => {
                     self.deadline.disarm();
                     self.sink.flush().await?;
-                    return Err(ForwardError::Ended(Ended("the server's response makes no sense")));
+                    return Err(ForwardError::Ended(Ended("the server's response is malformed")));
                 }
             }
         }
