@@ -19,7 +19,7 @@ use crate::io::client_pace::ClientPace;
 
 /// How long a client may take to finish what it has begun, before it is the first to be evicted.
 const UNFINISHED: Duration = Duration::from_secs(1);
-/// With more clients than this part of all, the place is crowded.
+/// With more clients than this part of all, the tracker is crowded.
 const CROWDED: usize = 5;
 /// With fewer free connections than this part of all, some clients are evicted before others have
 /// to wait.

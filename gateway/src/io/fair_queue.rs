@@ -16,11 +16,11 @@ use foldhash::HashMap;
 #[derive(Debug)]
 pub(crate) struct FairQueue<W> {
     free: usize,
-    /// Percent of the places that one client alone may have.
+    /// Percent of the permits that one client alone may have.
     max_percent: usize,
     held: HashMap<IpAddr, usize>,
     queues: HashMap<IpAddr, Queue<W>>,
-    /// Those with a queue, the next one first: those that had a place when they began to wait, and
+    /// Those with a queue, the next one first: those that had a permit when they began to wait, and
     /// those that had none.
     rotation: [VecDeque<IpAddr>; 2],
     /// Which of these was served last.
@@ -63,7 +63,7 @@ impl<W> FairQueue<W> {
         self.waiting
     }
 
-    /// Takes a place, if `client` may have one now.
+    /// Takes a permit, if `client` may have one now.
     pub(crate) fn try_acquire(&mut self, client: IpAddr) -> bool {
         if self.free == 0 {
             return false;
@@ -80,7 +80,7 @@ impl<W> FairQueue<W> {
         may
     }
 
-    /// A place of `client` is free.
+    /// A permit of `client` is released.
     pub(crate) fn release(&mut self, client: IpAddr) {
         self.free += 1;
         if let Some(held) = self.held.get_mut(&client) {
@@ -138,7 +138,7 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// Takes a place for the next request among those that may have one.
+    /// Takes a permit for the next request among those that may have one.
     pub(crate) fn pop(&mut self) -> Option<(IpAddr, W)> {
         let first = 1 - self.last;
         self.pop_from(first).or_else(|| self.pop_from(1 - first))

@@ -25,7 +25,7 @@ pub(crate) struct RequestHead {
     pub(crate) framing: Framing,
     /// The connection may be used again after this.
     pub(crate) keep_alive: bool,
-    /// The client waits for leave before it sends the body.
+    /// The client waits for `100 Continue` before it sends the body.
     pub(crate) expects_continue: bool,
     /// It asks for a WebSocket.
     pub(crate) upgrades: bool,

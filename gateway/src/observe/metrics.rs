@@ -72,8 +72,8 @@ pub(crate) struct ProcessTotals {
     pub(crate) stale: Option<Duration>,
     /// Lines of the access log that were lost.
     pub(crate) lost: u64,
-    /// Requests and tunnels that lost their place at a server, because they were slow or silent
-    /// while others waited.
+    /// Requests and tunnels that were evicted, because they were slow or silent while others
+    /// waited.
     pub(crate) evicted: u64,
     /// Bytes that are held for clients beyond what each connection may, and how often more was
     /// refused.

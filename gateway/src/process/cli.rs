@@ -127,7 +127,7 @@ struct FileOnlySettings {
     config: Config,
 }
 
-/// The command line, which says where the rest stands, and can be asked again.
+/// The command line. It names the file, which can be read again.
 #[derive(Debug)]
 pub(crate) struct CommandLine {
     matches: ArgMatches,

@@ -101,7 +101,7 @@ fn limit_to_open_files(config: &mut Config) {
     }
 }
 
-/// Listens where the settings say, with what was inherited where that is the same place.
+/// Listens where the settings say, with the inherited listeners of the same address.
 fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError> {
     let mut inherited = inherited;
     let mut take = |purpose: ListenerKind, address: SocketAddr| -> io::Result<Vec<TcpListener>> {

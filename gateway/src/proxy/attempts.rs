@@ -61,8 +61,8 @@ impl Proxy<'_> {
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let endpoint = &picked.endpoint;
-            // A place is for what there is something to do for. While many are taken, a client that
-            // sends little is not given one.
+            // A permit is for a request that the server can work on. While many are taken, a client
+            // that sends little is not given one.
             if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
                 has_buffered = true;
                 Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;

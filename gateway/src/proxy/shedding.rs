@@ -1,4 +1,4 @@
-//! When a worker cannot keep up, some requests are declined: the rest is served in time, and
+//! When a worker cannot keep up, some requests are rejected: the rest is served in time, and
 //! nothing piles up.
 
 use std::sync::atomic::{AtomicU64, Ordering};

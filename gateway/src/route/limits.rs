@@ -12,9 +12,9 @@ use tokio::time::Instant;
 
 use crate::io::fair_queue::FairQueue;
 
-/// Sets of places, each for clients whose hash is alike.
+/// Sets of cells, each for clients whose hash is alike.
 const SETS: usize = 16 * 1024;
-/// Places of a set: the table knows 65,536 clients at a time, in a megabyte and a half.
+/// Cells of a set: the table knows 65,536 clients at a time, in a megabyte and a half.
 const WAYS: usize = 4;
 
 /// Limits of one route. A copy begins anew.

@@ -66,7 +66,7 @@ struct DrainRate {
     interval: Duration,
 }
 
-/// What tells the places of servers apart.
+/// What tells the limits of servers apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LimitKey {
     server: SocketAddr,
@@ -75,14 +75,14 @@ struct LimitKey {
     is_for_tunnels: bool,
 }
 
-/// The places of all servers: two routes may have different limits for one server.
+/// The limits of all servers: two routes may have different ones for one server.
 #[derive(Debug, Default)]
 pub(crate) struct ConcurrencyLimits {
     known: Mutex<HashMap<LimitKey, Weak<ConcurrencyLimit>>>,
     evicted: Arc<AtomicU64>,
 }
 
-/// One place, until it is dropped.
+/// One permit of a limit, until it is dropped.
 #[derive(Debug)]
 struct InnerPermit {
     limits: Arc<ConcurrencyLimit>,
@@ -110,8 +110,7 @@ pub(crate) enum QueueError {
 }
 
 impl ConcurrencyLimits {
-    /// The places of a server, of which there are `limit`; those of another limit or share are
-    /// others.
+    /// The limit of a server. Another number or share is another limit, with permits of its own.
     pub(crate) fn limit_for(
         &self,
         server: SocketAddr,
@@ -161,7 +160,7 @@ impl ConcurrencyLimit {
         self.free.load(Ordering::Relaxed) < self.limit / 2
     }
 
-    /// A place for a request of `client`, if it may have one now.
+    /// A permit for a request of `client`, if it may have one now.
     pub(crate) fn try_acquire(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -182,8 +181,8 @@ impl ConcurrencyLimit {
         Some(self.issue_permit(endpoint, InnerPermit::new(self, client), now))
     }
 
-    /// A place for a request of `client`, waited for until `deadline` if it has to be, and if there
-    /// may be one by then.
+    /// A permit for a request of `client`. Waits for one until `deadline`, if there may be one by
+    /// then.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -396,7 +395,7 @@ mod tests {
         let mut now = Instant::now();
         let mut drain_rate = DrainRate::default();
         assert_eq!(drain_rate.predicted_wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
-        // In queues of this length, so many places become free, one after so many milliseconds.
+        // In queues of `length`, `times` permits are released, one each `each` milliseconds.
         let mut check = |drain_rate: &mut DrainRate, length: usize, times: usize, each: u64, expected: u64| {
             for at in 0..times {
                 if at % length == 0 {

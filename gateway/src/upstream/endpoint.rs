@@ -39,7 +39,7 @@ pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     pub(crate) load: Load,
     since: Instant,
-    /// In milliseconds after `since`; 0 when it does not rest.
+    /// In milliseconds after `since`; 0 when it does not cool down.
     cooling_down_until: AtomicU64,
     /// In milliseconds after `since`, when it was missed first; 0 while it is there.
     unlisted_since: AtomicU64,

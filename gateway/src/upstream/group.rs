@@ -123,13 +123,12 @@ impl Member for GroupMember {
 }
 
 impl PickedEndpoint {
-    /// A place for a request of `client` among those of the server, if it may have one now.
+    /// A permit of the server for a request of `client`, if it may have one now.
     pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
         self.limit(kind).try_acquire(&self.endpoint, client, now)
     }
 
-    /// A place for a request of `client` among those of the server, waited for until `deadline` if
-    /// it has to be.
+    /// A permit of the server for a request of `client`. Waits for one until `deadline`.
     pub(crate) async fn acquire(
         &self,
         kind: PermitKind,
@@ -140,7 +139,7 @@ impl PickedEndpoint {
         self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
     }
 
-    /// More than half of the server's places are taken.
+    /// More than half of the server's permits are taken.
     pub(crate) fn is_half_full(&self) -> bool {
         self.requests.is_half_full()
     }

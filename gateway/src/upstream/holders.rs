@@ -19,7 +19,7 @@ const WINDOW: Duration = Duration::from_secs(2);
 /// A tunnel that carried something within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
-/// What is done with places.
+/// What a permit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PermitKind {
     /// Slow ones are evicted.

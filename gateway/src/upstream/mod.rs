@@ -20,8 +20,8 @@ use crate::io::budget::Budget;
 use crate::upstream::concurrency::ConcurrencyLimits;
 use crate::upstream::server_checks::ServerChecks;
 
-/// What all workers share: the places of servers, whether they are alive, and what cookies are
-/// signed with.
+/// What all workers share: the limits of servers, whether they are alive, and the secret that
+/// cookies are signed with.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,

@@ -95,7 +95,7 @@ impl Exchange for Http1Connection<'_> {
         F: Future + Send,
         F::Output: Send,
     {
-        // Answers that wait leave first.
+        // Responses that wait are written first.
         let mut work = std::pin::pin!(work);
         if let Poll::Ready(done) = std::future::poll_fn(|task| Poll::Ready(work.as_mut().poll(task))).await {
             return Ok(done);

@@ -32,7 +32,7 @@ pub(super) struct Http1Input {
     pub(super) body: BodyReader,
     /// Pieces of it that have been read and not used yet.
     pub(super) read_ahead: VecDeque<Piece>,
-    /// The client waits for leave to send the body.
+    /// The client waits for `100 Continue` before it sends the body.
     pub(super) needs_continue: bool,
 }
 

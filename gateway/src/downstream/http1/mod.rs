@@ -79,7 +79,7 @@ struct Http1Timeouts {
     write: Duration,
 }
 
-/// Serves one client until it goes, does nothing for too long, or has to leave and its requests are
+/// Serves one client until it goes, is idle for too long, or has to go and its requests are
 /// answered.
 pub(crate) async fn run(
     stream: ClientStream,
@@ -144,7 +144,7 @@ impl Http1Connection<'_> {
         }
     }
 
-    /// The next request. Answers that wait leave before it is waited for.
+    /// The next request. Responses that wait are written before it is waited for.
     async fn next_head(&mut self, is_first: bool, handler: &impl Handler) -> Result<RequestHead, Ended> {
         loop {
             let problem = match self.input.next_head() {

@@ -42,7 +42,7 @@ pub(super) struct Http2Exchange {
     /// A response whose body is all there.
     full: Option<FullResponse>,
     status: Option<StatusCode>,
-    /// The client waits for leave to send the body.
+    /// The client waits for `100 Continue` before it sends the body.
     needs_continue: bool,
     length: Framing,
     is_head: bool,
@@ -244,7 +244,7 @@ impl Exchange for Http2Exchange {
     }
 
     async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
-        // No head of HTTP/2 asks for another protocol, so no server's answer is taken for leave to
+        // No head of HTTP/2 asks for another protocol, so no server's response is taken for a
         // change to one.
         Ended("HTTP/2 has no upgrades")
     }

@@ -60,8 +60,8 @@ const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one client until it goes, does nothing for too long, costs too much, or has to leave and
-/// its requests are answered.
+/// Serves one client until it goes, is idle for too long, costs too much, or has to go and its
+/// requests are answered.
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,

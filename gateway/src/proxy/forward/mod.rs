@@ -118,8 +118,7 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) idle_timeout: Duration,
     /// A cookie that the client is given with the response.
     pub(crate) set_cookie: Option<String>,
-    /// Its place at the server, which it may have to give up for others while its client is waited
-    /// for.
+    /// Its permit at the server. It may be evicted while its client is waited for.
     pub(crate) permit: &'a Permit,
 }
 
