@@ -96,8 +96,8 @@ impl<M: Clone> Clone for Pool<M> {
 }
 
 impl<M: Member> Pool<M> {
-    /// An empty pool, of whose members at most `max_members` are called. The schedule begins at a random
-    /// position, because many processes start together.
+    /// An empty pool, of whose members at most `max_members` are called. The schedule begins at a
+    /// random position, because many processes start together.
     pub fn new(max_members: usize) -> Self {
         let cursor = AtomicUsize::new(fastrand::usize(..));
         Self { list: Vec::new(), max_members, members: Vec::new(), schedule: Vec::new(), is_scheduled: true, cursor }
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn everybody_agrees_who_is_close_to_a_key() {
         let address = |port: u16| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-        // Whoever changes this makes old and new callers disagree.
+        // A change of this makes callers of different versions disagree.
         assert_eq!(affinity::score("member 7", address(1)), 18_238_533_787_092_928_065);
         let owners: Vec<u16> = (0..1000)
             .map(|key| (1..=4).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap())
@@ -242,7 +242,7 @@ mod tests {
             let share = owners.iter().filter(|owner| **owner == port).count();
             assert!((200..300).contains(&share), "{port} owns {share} of 1000");
         }
-        // Whoever leaves takes along only what was its own.
+        // A member that leaves takes along only its own keys.
         for (key, owner) in owners.iter().enumerate() {
             let among_three = (1..=3).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap();
             assert!(*owner == 4 || *owner == among_three);

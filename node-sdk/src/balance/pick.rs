@@ -38,7 +38,7 @@ pub enum Balance {
 /// ```
 /// use node_sdk::{Balance, Balancer, Candidate, Node};
 ///
-/// /// Whoever was the quickest of late.
+/// /// The provider with the lowest latency.
 /// #[derive(Debug)]
 /// struct Quickest;
 ///

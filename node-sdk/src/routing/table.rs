@@ -400,8 +400,8 @@ mod tests {
             }
             let callable = table.nodes.values().filter(|known| callable(known).is_some()).count();
             assert_eq!(table.connections.len(), callable, "seed {seed}");
-            let nobody: Vec<NodeChange> = table.nodes.keys().map(|address| (*address, None)).collect();
-            table.apply(&nobody, Instant::now());
+            let none: Vec<NodeChange> = table.nodes.keys().map(|address| (*address, None)).collect();
+            table.apply(&none, Instant::now());
             assert!(seen(&table).is_empty() && table.connections.is_empty() && table.nodes().len() == 0);
         }
     }

@@ -128,7 +128,7 @@ mod tests {
         fn check(callers: usize, least: usize) {
             let budget = Budget::new(DEFAULT_BYTES);
             let mut shares: Vec<_> = (0..callers).map(|_| (PeerShare::new(&budget), 0)).collect();
-            // Each takes what it may, a read at a time, until nobody may.
+            // Each holds what it may, a read at a time, until none may hold more.
             while shares.iter_mut().fold(false, |takes, (share, held)| {
                 let more = share.charge(*held).saturating_sub(*held).min(PORTION);
                 *held += more;

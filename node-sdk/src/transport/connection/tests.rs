@@ -11,8 +11,8 @@ use crate::transport::in_flight::MANY_IN_FLIGHT;
 const PATIENCE: Duration = Duration::from_secs(30);
 const HELLO: &[u8] = b"hello";
 
-/// A link, and the node's end of its connection, which knows who calls. The link's task runs only
-/// while something is awaited.
+/// A connection, and the node's end of its socket, after the first packet. The task of the
+/// connection runs only while the test awaits something.
 async fn connected() -> (Arc<Connection>, TcpStream) {
     connected_within(&Budget::for_connections()).await
 }
@@ -45,7 +45,7 @@ fn there(mut node: &TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// The link's task has as many turns as it takes.
+/// Lets the task of the connection run as often as it takes.
 async fn reads(node: &TcpStream, expected: &[u8]) {
     let (mut bytes, give_up) = (Vec::new(), Instant::now() + PATIENCE);
     while bytes.len() < expected.len() {
@@ -123,7 +123,7 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
     }
 }
 
-/// What becomes of a link whose node sends so many packets.
+/// Why a connection ends whose node sends this many packets.
 async fn flooded(
     connection: &Arc<Connection>,
     mut node: &TcpStream,
@@ -165,7 +165,7 @@ async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_w
         &large,
     ] {
         let (connection, node) = connected().await;
-        // One that waits gives nobody a right to more than one answer.
+        // A waiting call allows one response, and no more.
         let mut waits = call(&connection, b"call");
         let count = if packet.len() > 1000 { 100 } else { MANY_PACKETS };
         let packets = (0..count).map(|_| packet.to_owned());
@@ -243,7 +243,8 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
     assert!(whole >= 1 && whole + crowded == 20, "{whole} {crowded}");
     assert_eq!((connection.lock().calls.parts_bytes(), budget.usage().bytes), (0, 0));
 
-    // A packet that does not end is nobody's to give up: the link is closed.
+    // A packet that does not end belongs to no stream that could be ended: the connection is
+    // closed.
     let half = format!("{{\"key\":7,\"$\":{{}},\"params\":\"{}", "x".repeat(3 << 20));
     let waits = call(&connection, b"call");
     assert_eq!(flooded(&connection, &node, std::iter::once(half)).await, Readiness::CoolingDown);

@@ -15,9 +15,9 @@ struct Scene {
     start: Instant,
 }
 
-struct Nobody;
+struct NoWake;
 
-impl Wake for Nobody {
+impl Wake for NoWake {
     fn wake(self: Arc<Self>) {}
 }
 
@@ -61,7 +61,7 @@ impl Scene {
 
     /// What became of a call.
     fn outcome(&mut self, key: u64) -> Option<CallResult> {
-        match self.calls.poll(key, &mut Context::from_waker(&Waker::from(Arc::new(Nobody)))) {
+        match self.calls.poll(key, &mut Context::from_waker(&Waker::from(Arc::new(NoWake)))) {
             Poll::Ready(outcome) => Some(outcome),
             Poll::Pending => None,
         }
