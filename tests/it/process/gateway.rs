@@ -376,7 +376,7 @@ async fn operators_see_what_goes_where() {
         routes.line(line).await;
     }
     assert_eq!(gateway.terminate().await.code(), Some(0));
-    let mut nobody = Process::start(GATEWAY, &["routes", "--admin", &admin]);
-    assert_eq!(nobody.ended().await.code(), Some(1));
-    nobody.line("say with --admin where it is").await;
+    let mut unanswered = Process::start(GATEWAY, &["routes", "--admin", &admin]);
+    assert_eq!(unanswered.ended().await.code(), Some(1));
+    unanswered.line("name its address with --admin").await;
 }
