@@ -100,14 +100,14 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is told of every change that it needs, in the form of its version. Returns whether it was before.
-    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Interests>>) -> bool {
+    /// From now on the peer is told of every change that it needs, in the form of its version.
+    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Interests>>) {
         // A greeting in the form of version 1 is no state to go on from.
         let before = std::mem::replace(&mut self.version, version);
         if self.known.view.needs != needs || before != version {
             self.known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
         }
-        std::mem::replace(&mut self.follows, true)
+        self.follows = true;
     }
 
     /// It says that it knows this state already.

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use protocol::{RegisterOptions, Registration, Secret};
+use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 
+use crate::entries::interests::Interests;
 use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
 use crate::registry::deferred::Deferred;
 use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
+use crate::updates::budget::Reservation;
 
 /// What is told to whoever registers while we stop.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
@@ -33,11 +35,92 @@ pub(crate) enum RegisterError {
     Full,
     /// The instance id is made of a secret that the peer has not shown.
     NotYours,
-    /// The session is out already.
+    /// The session is about to be cut.
     Superseded,
 }
 
+/// What an accepted registration changes for its session.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    pub(crate) admission: Admission,
+    /// What the node is told of; `None` is all.
+    pub(crate) interests: Option<Arc<Interests>>,
+    /// The bytes of those, as long as the node is registered.
+    pub(crate) reservation: Option<Reservation>,
+    /// The state from which it can be told the changes.
+    pub(crate) resume: Option<ResumePoint>,
+}
+
+/// What a peer is told of a registration that is not listed now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// In HTTP's numbers.
+    pub(crate) status: u16,
+    /// A stable word.
+    pub(crate) reason: &'static str,
+    pub(crate) message: &'static str,
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Admission {
+    /// What the peer is told, if the registration is not listed at once.
+    pub(crate) fn notice(&self) -> Option<Refusal> {
+        match self {
+            Self::Listed(_) => None,
+            Self::Deferred(wait) => Some(Refusal {
+                status: 202,
+                reason: "held_back",
+                message: "it comes and goes, or changes, too often; it will be listed as it is now",
+                retry_after: Some(*wait),
+            }),
+        }
+    }
+}
+
+impl RegisterError {
+    /// What the peer is told; nothing when the session is about to be cut with a reason of its own.
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        let (status, reason, message, retry_after) = match self {
+            Self::Busy(wait) => (503, "busy", "too many register at once", Some(*wait)),
+            Self::Draining(wait) => (503, "draining", "this Distributor stops", Some(*wait)),
+            Self::Full => (507, "registry_full", "the list would become larger than nodes take", None),
+            Self::NotYours => {
+                (403, "not_yours", "this instance id is made of a secret, and the packet does not show it", None)
+            }
+            Self::Superseded => return None,
+        };
+        Some(Refusal { status, reason, message, retry_after })
+    }
+}
+
 impl Registry {
+    /// May this session register? If so it is registered, and what that means for the session is returned. `is_cut` when the session
+    /// is about to end: a newer connection keeps the instance then.
+    ///
+    /// # Errors
+    /// [`RegisterError`] when it is not taken; an earlier registration stands, and the session is what it was.
+    pub(crate) fn accept(
+        &mut self,
+        now: Instant,
+        (session, is_cut): (SessionId, bool),
+        registration: Registration,
+        host: &str,
+        options: &RegisterOptions,
+    ) -> Result<Accepted, RegisterError> {
+        let interests = options.interests.clone().map(Interests::new);
+        let reservation = match &interests {
+            Some(interests) if !self.interest_budget.has_room(interests.bytes()) => return Err(RegisterError::Full),
+            Some(interests) => Some(self.interest_budget.reserve(interests.bytes())),
+            None => None,
+        };
+        if is_cut {
+            return Err(RegisterError::Superseded);
+        }
+        let resume = options.resume.filter(|point| self.can_resume_from(*point));
+        let admission = self.register(now, session, registration, host, options)?;
+        Ok(Accepted { admission, interests: interests.map(Arc::new), reservation, resume })
+    }
+
     /// A peer registers, for the first time or again.
     ///
     /// # Errors

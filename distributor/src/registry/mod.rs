@@ -21,7 +21,7 @@ use protocol::{Digest, HistoryEvent, Key, LeaveReason, ResumePoint, Revision, Up
 use crate::config::Config;
 use crate::entries::view::View;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
-pub(crate) use crate::registry::admission::{Admission, RegisterError};
+pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError};
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;
@@ -53,6 +53,8 @@ pub(crate) struct Registry {
     visibility: VisibilityWaits,
     pub(crate) liveness: Liveness,
     admission_rate: TokenBucket,
+    /// What the interests of all nodes take.
+    interest_budget: Budget,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
     /// Sessions that are out, because their instance has registered on a newer one; the shell has not been told of these yet.
@@ -114,6 +116,7 @@ impl Registry {
             visibility: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: TokenBucket::new(config.registrations_per_second, config.registration_burst),
+            interest_budget: Budget::new(config.max_list_bytes),
             tenures: HashMap::new(),
             deferred: DeferredRegistrations::default(),
             superseded: Vec::new(),
@@ -154,6 +157,11 @@ impl Registry {
     /// Bytes of the list, with those of registrations that wait; and of changes that are remembered.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
+    }
+
+    /// What the interests of all nodes take, and may take.
+    pub(crate) fn interest_budget(&self) -> &Budget {
+        &self.interest_budget
     }
 
     /// All that is listed.

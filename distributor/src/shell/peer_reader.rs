@@ -13,7 +13,7 @@ use tracing::debug;
 
 use crate::peer::command::{Command, CommandReader, Rejection, guess_protocol};
 use crate::peer::outbox::Reply;
-use crate::registry::{Admission, RegisterError};
+use crate::registry::Refusal;
 use crate::shell::connection::{ConnectionEnd, SHORT_PATIENCE};
 use crate::shell::incoming_budget::{AwaitedRoom, IncomingBudget, Room};
 use crate::shell::session::SessionGuard;
@@ -127,7 +127,7 @@ impl PeerReader {
                 session_guard.shared().counters.refused(complaint.status, complaint.reason);
                 session_guard.shared().warn_of_refusal(session.peer, &complaint);
             }
-            Command::Register(registration, terms) => self.register(session_guard, *registration, &terms)?,
+            Command::Register(registration, options) => self.register(session_guard, *registration, &options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
                 self.registered = false;
@@ -164,46 +164,25 @@ impl PeerReader {
         Ok(true)
     }
 
-    fn register(
-        &mut self,
-        session_guard: &SessionGuard,
-        registration: Registration,
-        terms: &RegisterOptions,
-    ) -> Result<(), ConnectionEnd> {
+    fn register(&mut self, session_guard: &SessionGuard, registration: Registration, options: &RegisterOptions) {
         let version = self.commands.version();
-        let (status, reason, message, after) = match session_guard.register(registration, version, terms) {
-            Ok(Admission::Listed(_)) => {
+        let refusal = match session_guard.register(registration, version, options) {
+            Ok(admission) => {
                 self.registered = true;
-                return Ok(());
+                admission.notice()
             }
-            Ok(Admission::Deferred(wait)) => {
-                self.registered = true;
-                (
-                    202,
-                    "held_back",
-                    "it comes and goes, or changes, too often; it will be listed as it is now",
-                    Some(wait),
-                )
-            }
-            Err(RegisterError::Busy(wait)) => (503, "busy", "too many register at once", Some(wait)),
-            Err(RegisterError::Draining(wait)) => (503, "draining", "this Distributor stops", Some(wait)),
-            Err(RegisterError::Full) => (507, "registry_full", "the list would become larger than nodes take", None),
-            Err(RegisterError::NotYours) => {
-                let message = "this instance id is made of a secret, and the packet does not show it";
-                (403, "not_yours", message, None)
-            }
-            Err(RegisterError::Superseded) => return Ok(()),
+            Err(refused) => refused.refusal(),
         };
+        let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
         let complaint = Rejection::new(status, reason, message);
         // What a node cannot mend by waiting, its operators should see.
-        if after.is_none() || version == Version::V1 && status != 202 {
+        if retry_after.is_none() || version == Version::V1 && status != 202 {
             session_guard.shared().warn_of_refusal(session_guard.session.peer, &complaint);
         }
         match version {
             Version::V1 => session_guard.shared().counters.refused(status, reason),
-            Version::V2 => self.refuse(session_guard, None, &complaint, after),
+            Version::V2 => self.refuse(session_guard, None, &complaint, retry_after),
         }
-        Ok(())
     }
 
     fn refuse(&self, session_guard: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {

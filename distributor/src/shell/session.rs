@@ -77,9 +77,9 @@ impl SessionGuard {
         &self,
         registration: Registration,
         version: Version,
-        terms: &RegisterOptions,
+        options: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
-        self.shared.register(&self.session, registration, version, terms)
+        self.shared.register(&self.session, registration, version, options)
     }
 
     /// Takes the registration away while the connection lives on.

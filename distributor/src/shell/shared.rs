@@ -14,11 +14,10 @@ use tokio::time::Instant;
 use tracing::warn;
 
 use crate::config::Config;
-use crate::entries::interests::Interests;
 use crate::entries::{MAX_CHANGE_BYTES, SessionId};
 use crate::peer::outbox::Outbox;
 use crate::registry::history;
-use crate::registry::{Admission, RegisterError, Registry, Removal};
+use crate::registry::{Accepted, Admission, RegisterError, Registry, Removal};
 use crate::shell::incoming_budget::IncomingBudget;
 use crate::shell::logs::{MAX_JOIN_LINES, RegistrationLog, shown_name};
 use crate::shell::metrics::{Counters, MetricsSnapshot};
@@ -54,8 +53,6 @@ pub(crate) struct Shared {
     pub(crate) update_budget: Budget,
     /// What packets of peers take that have begun to come.
     pub(crate) incoming_budget: IncomingBudget,
-    /// What the needs of all nodes take.
-    pub(super) interest_budget: Budget,
     pub(crate) counters: Counters,
     /// How long we have been awake, in nanoseconds: see `liveness`.
     pub(super) active_time: AtomicU64,
@@ -126,7 +123,6 @@ impl Shared {
             update_queue: UpdateQueue::default(),
             update_budget: memory,
             incoming_budget: IncomingBudget::new(config.max_incoming_bytes, config.max_frame_bytes),
-            interest_budget: Budget::new(config.max_list_bytes),
             counters: Counters::default(),
             config,
             active_time: AtomicU64::new(0),
@@ -209,7 +205,7 @@ impl Shared {
                 ("unread", self.update_budget.used(), self.update_budget.limit()),
                 ("incoming", self.incoming_budget.used(), self.incoming_budget.limit()),
                 ("list", list, self.config.max_list_bytes),
-                ("needs", self.interest_budget.used(), self.interest_budget.limit()),
+                ("needs", registry.interest_budget().used(), registry.interest_budget().limit()),
                 ("changes", changes, MAX_CHANGE_BYTES),
                 ("history", history, history::MAX_BYTES),
             ],
@@ -245,53 +241,31 @@ impl Shared {
         session: &Arc<Session>,
         registration: Registration,
         version: Version,
-        terms: &RegisterOptions,
+        options: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
         let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
-        let needs = terms.interests.clone().map(Interests::new);
-        let interest_reservation = match &needs {
-            Some(needs) if !self.interest_budget.has_room(needs.bytes()) => return Err(RegisterError::Full),
-            Some(needs) => Some(self.interest_budget.reserve(needs.bytes())),
-            None => None,
-        };
-        // Before it is among the followers: a round that finds it there tells it.
-        let followed = {
-            let mut outbox = session.outbox();
-            let followed = outbox.follow(version, needs.map(Arc::new));
-            if let Some(have) = terms.resume
-                && self.lock().registry.can_resume_from(have)
-            {
-                outbox.resume_from(have);
-            }
-            followed
-        };
+        // Locked in this order, as by all that write to a peer.
+        let mut outbox = session.outbox();
         let mut state = self.lock();
         let before = state.registry.published();
-        let admission = match session.cut_reason.get() {
-            // It is about to be cut; the newer connection keeps the instance.
-            Some(_) => Err(RegisterError::Superseded),
-            None => state.registry.register(now, session.id, registration, &host, terms),
-        };
-        let admission = match admission {
-            Ok(admission) => admission,
-            Err(turned) => {
-                drop(state);
-                if !followed {
-                    session.outbox().unfollow();
-                }
-                return Err(turned);
-            }
-        };
-        *session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner) = interest_reservation;
+        let asks = (session.id, session.cut_reason.get().is_some());
+        let accepted = state.registry.accept(now, asks, registration, &host, options)?;
+        let Accepted { admission, interests, reservation, resume } = accepted;
+        outbox.follow(version, interests);
+        if let Some(resume) = resume {
+            outbox.resume_from(resume);
+        }
+        drop(outbox);
+        *session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner) = reservation;
         let followers = &mut state.followers[index(version)];
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             followers.new.push(Arc::clone(session));
         }
         state.has_registered(session.id);
         self.cut_superseded(&mut state);
-        let warns_of_loopback = terms.loopback && !session.peer.ip().to_canonical().is_loopback();
+        let warns_of_loopback = options.loopback && !session.peer.ip().to_canonical().is_loopback();
         if warns_of_loopback {
             state.registry.record_loopback(now, session.id);
         }
@@ -303,7 +277,7 @@ impl Shared {
         } else {
             self.changed[index(version)].notify_one();
         }
-        if terms.visibility.is_some() || terms.resume.is_some() {
+        if options.visibility.is_some() || options.resume.is_some() {
             self.rescheduled.notify_one();
         }
         let logged = RegistrationLog { nodes, name: &name, host: &host, port, urls, version };
