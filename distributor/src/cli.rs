@@ -27,11 +27,11 @@ const LONGEST_STOP: Duration = Duration::from_secs(5);
 struct Args {
     #[command(subcommand)]
     command: Option<CliCommand>,
-    /// Address to listen on; may be given several times. [::] takes IPv4 as well, unless an IPv4 address of that port is
-    /// given too.
+    /// Address to listen on; may be given several times. [::] takes IPv4 as well, unless an IPv4
+    /// address of that port is given too.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_LISTEN", value_delimiter = ',', default_value = "127.0.0.1:9000", value_parser = listen_address)]
     listen: Vec<SocketAddr>,
-    /// Address for operators: /health, /metrics. Nobody listens there unless it is given.
+    /// Address for operators: /health, /metrics. Without it there is none.
     #[arg(long, value_name = "ADDRESS", env = "DISTRIBUTOR_ADMIN", value_parser = listen_address)]
     admin: Option<SocketAddr>,
     /// Connections at a time; further ones are closed at once.
@@ -40,7 +40,7 @@ struct Args {
     /// Connections at a time from one address, this machine's own excepted.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_MAX_CONNECTIONS_PER_ADDRESS", default_value_t = 256)]
     max_connections_per_address: usize,
-    /// Bytes of all entries of the list together; who would make it longer is not taken.
+    /// Bytes of all entries of the list together; a registration that would exceed it is refused.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_MAX_LIST_BYTES", default_value_t = 8_388_608)]
     max_list_bytes: usize,
     /// Bytes, all together, of what peers have been sent and have not read.
@@ -67,7 +67,8 @@ struct Args {
     /// Changes of one node's registration that are told at once.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_UPDATE_BURST", default_value_t = 10)]
     update_burst: u32,
-    /// Pings a second to all nodes together; with more nodes than this each is asked less than once a second.
+    /// Pings a second to all nodes together; with more nodes than this each is asked less than once
+    /// a second.
     #[arg(long, value_name = "N", env = "DISTRIBUTOR_PINGS_PER_SECOND", default_value_t = 500)]
     pings_per_second: u32,
     /// After this time a peer that has not registered is sent the list.
@@ -103,7 +104,8 @@ struct Args {
     /// Bytes of a list that version 1 nodes can read.
     #[arg(long, value_name = "BYTES", env = "DISTRIBUTOR_LEGACY_LIST_BYTES", default_value_t = 65_536)]
     legacy_list_bytes: usize,
-    /// After this time without a list, version 1 nodes on other machines are assumed to have read everything.
+    /// After this time without a list, version 1 nodes on other machines are assumed to have read
+    /// everything.
     #[arg(long, value_name = "TIME", env = "DISTRIBUTOR_LEGACY_READ_TIME", default_value = "500ms", value_parser = duration)]
     legacy_read_time: Duration,
     /// What version 1 nodes get when the list is larger than that.
@@ -197,7 +199,8 @@ pub fn main() -> ExitCode {
     })
 }
 
-/// Stays below the limit of open files, so that a full house is answered by closing and not by errors of accept.
+/// Stays below the limit of open files, so that a full house is answered by closing and not by
+/// errors of accept.
 fn connections_within(open_files: u64, wanted: usize) -> usize {
     let room = usize::try_from(open_files.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX).max(1);
     if room < wanted {

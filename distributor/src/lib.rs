@@ -1,10 +1,24 @@
-//! The Distributor: the middle of the star.
+//! The Distributor keeps the list of live nodes and tells every node of each join and leave.
 //!
-//! Every node keeps one TCP connection to it. The set of live registered connections is the registry: whoever
-//! connects is told the list of nodes, and every registered node is told the new list at each join and leave.
+//! Every node keeps one TCP connection to it. The set of registered nodes is the registry. A peer
+//! that connects is sent the list of nodes, and every registered node is told of each join and
+//! leave.
 //!
-//! `registry` decides, over the table of `entries` and the encoded `updates`; `peer` is what frames mean, and what one
-//! peer is owed. All of these are pure. `shell` is around them.
+//! `registry` decides, over the table of `entries` and the encoded `updates`; `peer` knows what
+//! frames mean and what one peer is owed. All of these are pure: time is an argument. `shell`, with
+//! its sockets, tasks and clocks, is around them.
+//!
+//! ```no_run
+//! use tokio::net::TcpListener;
+//! use tokio_util::sync::CancellationToken;
+//!
+//! # async fn example() -> std::io::Result<()> {
+//! let listener = TcpListener::bind("127.0.0.1:9000").await?;
+//! let stop = CancellationToken::new();
+//! distributor::serve(vec![listener], distributor::Config::default(), stop).await;
+//! # Ok(())
+//! # }
+//! ```
 
 mod cli;
 mod config;

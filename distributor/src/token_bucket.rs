@@ -1,4 +1,4 @@
-//! So many at once, and then so many a second.
+//! A rate limit: so many at once, and then so many a second.
 
 use std::time::{Duration, Instant};
 

@@ -12,13 +12,14 @@ use tokio::time::timeout;
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of a packet: two hundred events with names of version 1, which may be as long as a packet (13 MB), and the list that
-/// may come before them.
+/// Most bytes of a packet: two hundred events with names of version 1, which may be as long as a
+/// packet (13 MB), and the list that may come before them.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
 /// Columns of a name; longer ones push the rest aside.
 const NAME_BYTES: usize = 64;
 
-/// Prints what happened to nodes whose name, address (`host:port`) or instance is `node`; with `json` as it came.
+/// Prints what happened to nodes whose name, address (`host:port`) or instance is `node`; with
+/// `json` as it came.
 ///
 /// # Errors
 /// When the Distributor cannot be reached or does not answer.
@@ -29,7 +30,7 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
     })??;
     let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
     match io::stdout().lock().write_all(text.as_bytes()) {
-        // Whoever has read enough of it is free to go.
+        // A reader that has seen enough may close the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
@@ -60,7 +61,7 @@ async fn ask(distributor: &str, node: &str) -> io::Result<String> {
     let mut decoder = FrameDecoder::new(MAX_ANSWER_BYTES);
     loop {
         while let Some(frame) = decoder.next_frame().map_err(io::Error::other)? {
-            // The list that greets everybody may come first.
+            // The greeting list may come first.
             if let Ok(packet) = Packet::parse(&frame)
                 && packet.uri() == HISTORY_URI
                 && let Some(params) = packet.params

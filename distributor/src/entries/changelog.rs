@@ -1,4 +1,5 @@
-//! The last changes of the table, one for each revision, and what they make of one state when another is known.
+//! The last changes of the table, one for each revision, and the differences between states that
+//! follow from them.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -11,8 +12,8 @@ use crate::entries::view::View;
 
 /// Changes that are remembered: a node that is further behind gets the list.
 pub(crate) const MAX_CHANGES: usize = 8192;
-/// Bytes of entries as they were before those changes. As many as a list has, and as many again: whoever is further behind is told
-/// in fewer bytes by the list.
+/// Bytes of entries as they were before those changes: twice those of the longest list. For a peer
+/// that is further behind, the list has fewer bytes.
 pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
 
 /// The last changes, the newest last.
@@ -30,9 +31,10 @@ pub(super) struct Changelog {
 pub(super) enum Change {
     /// Something happened to a node.
     Entry(EntryChange),
-    /// What is said of the whole changed.
+    /// The header of lists changed.
     Header,
-    /// The nodes of these entries have come. Whoever knew the entries already need not be told.
+    /// The nodes of these entries have registered. Peers that knew the entries already need not be
+    /// told.
     Confirmed(Vec<Arc<Record>>),
 }
 
@@ -45,7 +47,8 @@ pub(super) struct EntryChange {
 }
 
 impl Changelog {
-    /// No changes yet, at this revision, which is equal to a state of an earlier Distributor if there is one.
+    /// No changes yet, at this revision, which is equal to a state of an earlier Distributor if
+    /// there is one.
     pub(super) fn new(revision: Revision, equal_to: Option<ResumePoint>) -> Self {
         let resumes = equal_to.map(|equal| (equal, revision.rev));
         Self { revision, resumes, changes: VecDeque::new(), bytes: 0 }
@@ -61,7 +64,8 @@ impl Changelog {
         self.bytes
     }
 
-    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
+    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it
+    /// needs the list.
     pub(super) fn base(&self, have: ResumePoint) -> Option<u64> {
         let ResumePoint { revision, digest } = have;
         let rev = match self.resumes {
@@ -79,7 +83,7 @@ impl Changelog {
         self.changes.range(self.changes.len().saturating_sub(behind)..)
     }
 
-    /// What those were at an earlier revision that something has happened to since.
+    /// The entries that have changed since a revision, as they were then.
     pub(super) fn reverted_since(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
         let mut undone = HashMap::new();
         for touched in self.after(rev).filter_map(Change::touched) {
@@ -89,8 +93,8 @@ impl Changelog {
         undone
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that sees this much of it. `listed` finds
-    /// the entries of the newest state.
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that
+    /// sees this much of it. `listed` finds the entries of the newest state.
     pub(super) fn difference<'a>(
         &'a self,
         base: u64,
@@ -131,8 +135,8 @@ impl Changelog {
             };
             let after = after.filter(|record| view.includes(record));
             let has_returned = returned.contains(&id);
-            // A peer that is shown the confirmed only may have been told of it, by a list, before this was noted. Telling it twice
-            // does no harm.
+            // A list may have shown it, before this was logged, to a peer that sees confirmed
+            // entries only. Sending it twice does no harm.
             let before = before.filter(|_| !(has_returned && after.is_some()));
             match (before, after) {
                 (None, None) if has_returned => difference.left.push((id, reason)),

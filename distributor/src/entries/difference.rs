@@ -15,7 +15,7 @@ pub(crate) struct Difference {
     pub(crate) trusted: Vec<u64>,
     /// Something happened, even if nothing of it is left to tell.
     pub(crate) has_changes: bool,
-    /// What is said of the whole changed.
+    /// The header of lists changed.
     pub(crate) header_changed: bool,
 }
 

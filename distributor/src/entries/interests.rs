@@ -1,10 +1,10 @@
-//! What a node has asked to be told of.
+//! The services and urls that a node wants to be told of.
 
 use std::collections::BTreeSet;
 
 use crate::entries::record::Record;
 
-/// Services, by name, and urls as they are registered. Equal for nodes that need the same.
+/// Service names, and urls as they are registered. Equal for nodes that want the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Interests(BTreeSet<String>);
 

@@ -1,4 +1,5 @@
-//! Who is there, and what has changed since when: the heart of the Distributor, without I/O.
+//! The table of registered nodes, without I/O: entries, who owns each, and the last changes. It
+//! decides nothing: the registry asks, and it answers.
 
 mod changelog;
 mod difference;
@@ -26,19 +27,20 @@ pub(crate) struct EntryTable {
     changelog: Changelog,
     entries: BTreeMap<u64, Entry>,
     sessions: HashMap<SessionId, u64>,
-    /// Where an instance of version 2 sits.
+    /// The entry of each version 2 instance.
     instances: HashMap<Box<str>, u64>,
-    /// Where nodes of version 1 sit that are expected back.
+    /// The entries of version 1 nodes that are expected back.
     awaited: HashMap<NodeIdentity, u64>,
-    /// How many entries each place has, by its hash.
+    /// How many entries each identity has, by its hash.
     identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
     next_id: u64,
     /// Entries that only a copy has shown so far: their own nodes have not come.
     unconfirmed: usize,
-    /// Whose nodes have come since the last change that says so.
+    /// Entries whose nodes have registered since the last change that says so.
     returned: Vec<Arc<Record>>,
-    /// Somebody was told a list without the unconfirmed, and has to be told of those who come.
+    /// A list without the unconfirmed entries was sent, so its receivers have to be told when their
+    /// nodes come.
     is_partly_published: bool,
     /// The first revision since which every list has been whole.
     whole_since: u64,
@@ -56,18 +58,18 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Session(SessionId),
-    /// Nobody, and it goes at this time unless its node is back by then.
+    /// No session. The entry is removed at this time unless its node is back by then.
     Retained(Instant),
 }
 
 /// What a registration did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegisterOutcome {
-    /// Somebody who was not listed is.
+    /// A node that was not listed is listed.
     Joined,
     /// An entry was replaced.
     Updated,
-    /// The entry stays what it was: nobody has to be told.
+    /// The entry stays what it was: no peer has to be told.
     Unchanged,
 }
 
@@ -75,7 +77,7 @@ pub(crate) enum RegisterOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Registered {
     pub(crate) entrance: RegisterOutcome,
-    /// The session that had registered the same instance, and is out now.
+    /// The session that had registered the same instance, which no longer owns the entry.
     pub(crate) superseded: Option<SessionId>,
 }
 
@@ -125,7 +127,7 @@ impl EntryTable {
         self.entries.get(&id).map(|entry| &entry.record)
     }
 
-    /// Whether a place is kept for this node, or its instance has one already.
+    /// Whether an entry is retained for this node, or its instance has one.
     pub(crate) fn is_awaited(&self, record: &Record) -> bool {
         match &record.instance {
             Some(instance) => self.instances.contains_key(instance),
@@ -138,7 +140,7 @@ impl EntryTable {
         self.instances.get(instance).and_then(|id| self.record(*id))
     }
 
-    /// Whether an entry has this place.
+    /// Whether an entry has this identity.
     pub(crate) fn has_identity(&self, identity: &NodeIdentity) -> bool {
         self.identity_counts.contains_key(&self.hasher.hash_one(identity))
     }
@@ -148,17 +150,19 @@ impl EntryTable {
         self.unconfirmed == 0
     }
 
-    /// The first revision since which every list has been whole; `None` while some are not, or have to be made so.
+    /// The first revision since which every list has been whole; `None` while some are not, or have
+    /// to be made so.
     pub(crate) fn whole_since(&self) -> Option<u64> {
         (self.is_whole() && !self.is_partly_published).then_some(self.whole_since)
     }
 
-    /// A list without the unconfirmed is told.
+    /// A list without the unconfirmed entries is sent.
     pub(crate) fn publish_partly(&mut self) {
         self.is_partly_published = true;
     }
 
-    /// Makes a change of the nodes that have come since the last one, for whoever was told a list without them.
+    /// Logs a change with the nodes that have come since the last one, for peers that were sent a
+    /// list without them.
     pub(crate) fn confirm_returned(&mut self) {
         let returned = std::mem::take(&mut self.returned);
         if self.is_partly_published && !returned.is_empty() {
@@ -178,9 +182,10 @@ impl EntryTable {
         }
     }
 
-    /// Registers a session at the end, or replaces its registration in place, or takes the place that is kept for it.
-    /// `host` is the remote end of its connection. Another session that has registered the same instance is out: it is a
-    /// connection that the instance has given up and that has not ended yet; the instance keeps its place.
+    /// Registers a session at the end, replaces its registration in place, or gives it the entry
+    /// that is retained for its node. `host` is the remote end of its connection. Another session
+    /// with the same instance loses it: the instance has given up that connection, which has not
+    /// ended yet. The instance keeps its entry.
     pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> Registered {
         let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
         let own = self.sessions.get(&session).copied();
@@ -191,7 +196,7 @@ impl EntryTable {
         {
             superseded = self.evict(id);
             if own.is_some() {
-                // It sits elsewhere already, and nobody sits twice.
+                // The session has an entry already, and may have only one.
                 self.remove(id, LeaveReason::Superseded);
             }
         }
@@ -228,13 +233,14 @@ impl EntryTable {
         Registered { entrance, superseded }
     }
 
-    /// Removes what a session registered. A session that never registered, or is out already, changes nothing.
+    /// Removes what a session registered. A session that never registered, or was removed, changes
+    /// nothing.
     pub(crate) fn remove_session(&mut self, session: SessionId, reason: LeaveReason) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         self.remove(id, reason)
     }
 
-    /// The session is gone, and its node is kept for it until `until`.
+    /// The session is gone, and its entry is retained until `until`.
     pub(crate) fn retain_entry(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         let entry = self.entries.get_mut(&id)?;
@@ -244,7 +250,7 @@ impl EntryTable {
         Some(record)
     }
 
-    /// Removes up to `most` of those whose time to come back is over.
+    /// Removes up to `most` of the retained entries whose time is over.
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
         let is_due = |entry: &Entry| matches!(entry.held_by, Owner::Retained(until) if until <= now);
         let due: Vec<u64> =
@@ -252,7 +258,7 @@ impl EntryTable {
         due.into_iter().filter_map(|id| self.remove(id, LeaveReason::Unreachable)).collect()
     }
 
-    /// When the next of those goes.
+    /// When the next retained entry is due.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let times = self.entries.values().filter_map(|entry| match entry.held_by {
             Owner::Retained(until) => Some(until),
@@ -261,12 +267,13 @@ impl EntryTable {
         times.min()
     }
 
-    /// How many are kept for nodes that are not there.
+    /// How many entries are retained for nodes that are not connected.
     pub(crate) fn retained_len(&self) -> usize {
         self.entries.len() - self.sessions.len()
     }
 
-    /// Marks a node that gives no sign of life, or one that does again. Returns whether that is new.
+    /// Marks a node that gives no sign of life, or one that does again. Returns whether that is
+    /// new.
     pub(crate) fn mark_suspect(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(&id).filter(|entry| entry.record.suspect != suspect)?;
         let before = Arc::clone(&entry.record);
@@ -276,14 +283,14 @@ impl EntryTable {
         Some(record)
     }
 
-    /// A new revision although nobody came or went.
+    /// A new revision although no entry has changed.
     pub(crate) fn touch(&mut self) {
         self.changelog.push(Change::Header);
     }
 
-    /// Takes over what a node knew of the Distributor before: everybody in it is expected back by `until`. Whoever has
-    /// registered with us already stays. Receivers that know that state can be told of changes since then; others are told of
-    /// an entry when its own node has come.
+    /// Restores what a node knew of the Distributor before. Each of its nodes is expected back by
+    /// `until`, and nodes that have registered already stay. Peers that know that state can be sent
+    /// the changes since; other peers are told of an entry when its own node has registered.
     pub(crate) fn restore(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
         let registered = std::mem::take(&mut self.entries);
         let sessions = std::mem::take(&mut self.sessions);
@@ -324,12 +331,14 @@ impl EntryTable {
         records
     }
 
-    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it needs the list.
+    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it
+    /// needs the list.
     pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
         self.changelog.base(have)
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that sees this much of it.
+    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that
+    /// sees this much of it.
     pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
         self.changelog.difference(base, target, view, |id| self.record(id))
     }
@@ -349,8 +358,9 @@ impl EntryTable {
         self.entries.values().map(|entry| &entry.record)
     }
 
-    /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of registration: the first node of
-    /// each name before the second of any, so that every service is known for as long as possible.
+    /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of
+    /// registration: the first node of each name before the second of any, so that every service is
+    /// known for as long as possible.
     pub(crate) fn entries_within(&self, max_bytes: usize) -> Vec<&str> {
         let mut left = max_bytes;
         let mut take = |record: &Record| {
@@ -370,7 +380,7 @@ impl EntryTable {
         self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(&*record.entry)).collect()
     }
 
-    /// Makes the session that holds a seat hold it no longer.
+    /// Takes an entry from the session that owns it.
     fn evict(&mut self, id: u64) -> Option<SessionId> {
         let session = self.holder(id)?;
         self.sessions.remove(&session);

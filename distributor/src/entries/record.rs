@@ -9,7 +9,7 @@ pub(crate) struct SessionId(pub(crate) u64);
 /// What lists show of a node, and what we know of it besides.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Its place in the order of registration, and its name in changes.
+    /// Its number in the order of registration, by which changes name it.
     pub(crate) id: u64,
     pub(crate) name: Box<str>,
     /// As lists spell it.
@@ -18,10 +18,12 @@ pub(crate) struct Record {
     pub(crate) urls: Box<[Box<str>]>,
     pub(crate) instance: Option<Box<str>>,
     pub(crate) version: Version,
-    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the wire.
+    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the
+    /// wire.
     pub(crate) entry: Box<str>,
     pub(crate) suspect: bool,
-    /// Its own node has registered here. What has only been copied from another node may be invented.
+    /// Its own node has registered here. An entry that was only copied from another node may be
+    /// invented.
     pub(crate) is_confirmed: bool,
 }
 

@@ -211,12 +211,13 @@ fn a_successor_goes_on_from_a_copy() {
 }
 
 proptest! {
-    /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its newest session, in the
-    /// place it has always had.
+    /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its
+    /// newest session, in the place it has always had.
     #[test]
     fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
         let mut registry = EntryTable::new(1);
-        // Sessions with the instance they registered last, in order of place; those superseded are out.
+        // Sessions with the instance they registered last, in order of place; those superseded are
+        // out.
         let mut model: Vec<(u64, u64)> = Vec::new();
         for (session, id) in steps {
             let Some(id) = id else {
@@ -239,8 +240,8 @@ proptest! {
         }
     }
 
-    /// The registry is a list of sessions with their last registration, in the order they first registered, and every
-    /// change of it has a number.
+    /// The registry is a list of sessions with their last registration, in the order they first
+    /// registered, and every change of it has a number.
     #[test]
     fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
         let mut registry = EntryTable::new(1);
@@ -267,7 +268,8 @@ proptest! {
         }
     }
 
-    /// Applied to what was there at its base, a difference gives what was there at its target, whatever came after.
+    /// Applied to what was there at its base, a difference gives what was there at its target,
+    /// whatever came after.
     #[test]
     fn differences_lead_from_any_state_to_any_later_one(
         steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),

@@ -8,9 +8,10 @@ use crate::entries::record::Record;
 /// How much of the registry a peer is shown. Peers that are shown the same are sent the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct View {
-    /// What it needs; `None`: all.
+    /// What it wants to be told of; `None` means all.
     pub(crate) needs: Option<Arc<Interests>>,
-    /// It is not shown what has only been copied from another node: it was told a list while there was some of that.
+    /// It does not see entries that were only copied from another node: it was sent a list while
+    /// there were some.
     pub(crate) confirmed_only: bool,
 }
 

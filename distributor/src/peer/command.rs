@@ -30,9 +30,9 @@ pub(crate) struct FrameCounts {
 /// What is to be done about a frame.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Nothing, or nothing that this peer may be told.
+    /// Nothing is to be done, or nothing that this peer may be told.
     Ignore,
-    /// A version 1 node's registration is not taken. It may not be told; whoever reads the log should be.
+    /// A version 1 node's registration is refused. The node may not be told, so it is logged.
     RejectSilently(Rejection),
     /// Register, or replace the registration.
     Register(Box<Registration>, RegisterOptions),
@@ -75,7 +75,7 @@ impl CommandReader {
         Self { version: Version::V1, counts: FrameCounts::default(), blank_second: None, blank_in_second: 0 }
     }
 
-    /// What the peer has shown to speak so far.
+    /// The version that the peer has shown so far.
     pub(crate) fn version(&self) -> Version {
         self.version
     }
@@ -86,7 +86,8 @@ impl CommandReader {
             return self.read_blank(now, config);
         }
         self.counts.packets += 1;
-        // So that offsets count from where the packet begins, not from the line end that was typed after the last one.
+        // So that offsets count from where the packet begins, not from the line end that was typed
+        // after the last one.
         let frame = frame.trim_ascii();
         if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
             return self.strike(Rejection::new(400, "too_deep", too_deep.to_string()), config);
@@ -108,15 +109,15 @@ impl CommandReader {
         self.version = self.version.max(packet.version()).max(shown);
         match (packet.uri(), packet.method()) {
             (REGISTRY_URI, "POST") => match register(&packet, config) {
-                Ok((registration, terms)) => Command::Register(Box::new(registration), terms),
+                Ok((registration, options)) => Command::Register(Box::new(registration), options),
                 Err(error) => {
-                    let complaint = Rejection::new(400, error.reason(), describe(&error));
+                    let rejection = Rejection::new(400, error.reason(), describe(&error));
                     match self.version {
                         Version::V1 => {
                             self.counts.ignored += 1;
-                            Command::RejectSilently(complaint)
+                            Command::RejectSilently(rejection)
                         }
-                        Version::V2 => self.refuse(packet.key, complaint),
+                        Version::V2 => self.refuse(packet.key, rejection),
                     }
                 }
             },
@@ -157,24 +158,26 @@ impl CommandReader {
         Command::Ignore
     }
 
-    /// A broken packet: three of them and the peer is cut, because what follows is not likely to be better.
-    fn strike(&mut self, complaint: Rejection, config: &Config) -> Command {
+    /// A broken packet: three of them and the peer is cut, because what follows is not likely to be
+    /// better.
+    fn strike(&mut self, rejection: Rejection, config: &Config) -> Command {
         self.counts.strikes += 1;
         if self.counts.strikes >= config.max_strikes {
-            return Command::Cut(complaint);
+            return Command::Cut(rejection);
         }
         match self.version {
             Version::V1 => Command::Ignore,
-            Version::V2 => Command::Reject(None, complaint),
+            Version::V2 => Command::Reject(None, rejection),
         }
     }
 
-    /// A sound packet with a wrong content: no strike, and silence towards version 1, as it has always been.
-    fn refuse(&mut self, key: Option<Key>, complaint: Rejection) -> Command {
+    /// A sound packet with a wrong content: no strike, and silence towards version 1, as it has
+    /// always been.
+    fn refuse(&mut self, key: Option<Key>, rejection: Rejection) -> Command {
         self.counts.ignored += 1;
         match self.version {
             Version::V1 => Command::Ignore,
-            Version::V2 => Command::Reject(key, complaint),
+            Version::V2 => Command::Reject(key, rejection),
         }
     }
 }
@@ -184,7 +187,7 @@ fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, Regis
     Ok((registration, RegisterOptions::parse(packet.meta, &config.registration)?))
 }
 
-/// Names what surely is no packet by the first bytes of a connection, so that its owner finds the mistake.
+/// Names another protocol by the first bytes of a connection, so that its owner finds the mistake.
 pub(crate) fn guess_protocol(first_bytes: &[u8]) -> Option<&'static str> {
     const SIGNS: [(&[u8], &str); 10] = [
         (b"\x16\x03", "TLS"),
@@ -229,7 +232,7 @@ mod tests {
             .iter()
             .map(|frame| match reader.read(now, frame.as_bytes(), &Config::default()) {
                 Command::Ignore => "ignore".to_owned(),
-                Command::RejectSilently(complaint) => format!("overlook {}", complaint.reason),
+                Command::RejectSilently(rejection) => format!("overlook {}", rejection.reason),
                 Command::Register(registration, _) => format!("register {}", registration.name),
                 Command::GetList(key) => format!("ask {key}"),
                 Command::Leave => "leave".to_owned(),
@@ -237,10 +240,10 @@ mod tests {
                 Command::Report(failed) => format!("report {failed:?}"),
                 Command::CopyPart => "copy".to_owned(),
                 Command::GetHistory(key, node) => format!("recount {key} {node}"),
-                Command::Reject(key, complaint) => {
-                    format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), complaint.reason)
+                Command::Reject(key, rejection) => {
+                    format!("refuse {} {}", key.map_or_else(String::new, |key| key.to_string()), rejection.reason)
                 }
-                Command::Cut(complaint) => format!("cut {}", complaint.reason),
+                Command::Cut(rejection) => format!("cut {}", rejection.reason),
             })
             .collect();
         assert_eq!(seen, expected);

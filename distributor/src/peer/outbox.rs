@@ -1,7 +1,8 @@
-//! What one peer is still to be told, without I/O.
+//! What one peer is still to be sent, without I/O.
 //!
-//! There is no queue: a peer is owed what leads it to the newest state or nothing, at most one reply and one notice, and the
-//! rest of at most one packet that its socket took in part. So a peer that stands still costs the same however much changes.
+//! There is no queue: a peer is owed what leads it to the newest state or nothing, at most one
+//! reply and one notice, and the rest of at most one packet that its socket took in part. So a peer
+//! that stands still costs the same however much changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,10 +16,10 @@ use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
 use crate::updates::lists::{NextUpdate, PeerState, StateAfter};
 
-/// A peer that cannot be put right by the list is not sent it with every sign of life.
+/// A peer whose digest stays wrong is sent the list once in this time, not with every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
 
-/// What one peer is still to be told.
+/// What one peer is still to be sent.
 #[derive(Debug)]
 pub(crate) struct Outbox {
     version: Version,
@@ -36,7 +37,7 @@ pub(crate) struct Outbox {
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
-    /// The connection's task waits for what is in the way of the rest, and then goes on by itself.
+    /// The connection's task waits for what blocks the rest, and then goes on by itself.
     pub(crate) is_behind: bool,
 }
 
@@ -56,13 +57,13 @@ pub(crate) enum WriteStep {
     Write(Bytes),
     /// An old peer is still reading: wait for this.
     WaitFor(WindowFull),
-    /// Ask again at this time: what the peer is owed is its own, and many such peers have to be served.
+    /// Ask again at this time: the packet is for this peer only, and has to wait.
     Later(Instant),
     /// Nothing until something changes.
     Done,
 }
 
-/// What a peer is told of our own accord.
+/// What a peer is sent unasked.
 enum Unsolicited {
     Nothing,
     Packet(OutPacket, Option<StateAfter>),
@@ -80,8 +81,8 @@ impl From<NextUpdate> for Unsolicited {
 }
 
 impl Outbox {
-    /// A peer that has just connected and is owed the list at `greet_at`, unless it registers before. `legacy_read_time` is
-    /// `None` when its end can be looked at.
+    /// A peer that has just connected and is owed the list at `greet_at`, unless it registers
+    /// before. `legacy_read_time` is `None` when its end can be looked at.
     pub(crate) fn new(greet_at: Instant, legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
         Self {
             version: Version::V1,
@@ -117,7 +118,7 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is told nothing of its own accord.
+    /// From now on the peer is sent nothing unasked.
     pub(crate) fn unfollow(&mut self) {
         self.follows = false;
     }
@@ -132,12 +133,13 @@ impl Outbox {
         (!self.follows && self.known.told.is_none()).then_some(self.greet_at)
     }
 
-    /// The list it is owed cannot be told yet.
+    /// The list that it is owed cannot be sent yet.
     pub(crate) fn greet_later(&mut self, at: Instant) {
         self.greet_at = at;
     }
 
-    /// The peer is owed a reply. One at a time: ask [`owes_reply`](Self::owes_reply) before reading its next packet.
+    /// The peer is owed a reply. One at a time: ask [`owes_reply`](Self::owes_reply) before reading
+    /// its next packet.
     pub(crate) fn reply(&mut self, reply: Reply, version: Version) {
         self.version = version;
         self.reply = Some(reply);
@@ -148,7 +150,8 @@ impl Outbox {
         self.reply.is_some()
     }
 
-    /// What the peer knows is not what it was told: it is owed the whole list, unless it has just been. Returns whether it is.
+    /// The peer's digest is not that of the state it was sent. It is owed the whole list, unless it
+    /// got that just now. Returns whether it is.
     pub(crate) fn may_resend(&mut self, now: Instant) -> bool {
         let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
         if !is_new || self.reply.is_some() || !self.known.view.is_all() {
@@ -174,7 +177,7 @@ impl Outbox {
         !self.remainder.is_empty()
     }
 
-    /// Since when it goes out, if that is a large packet whose bytes are kept for this peer.
+    /// Since when a large packet, whose bytes are kept for this peer, has been on its way.
     pub(crate) fn unread_since(&self) -> Option<Instant> {
         self.remainder_since.filter(|_| self.remainder.is_reserved())
     }
@@ -184,7 +187,8 @@ impl Outbox {
         self.stalled_since
     }
 
-    /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which merges them.
+    /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which
+    /// merges them.
     pub(crate) fn next(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> WriteStep {
         if !self.remainder.is_empty() {
             return WriteStep::Write(self.remainder.next());
@@ -231,7 +235,7 @@ impl Outbox {
         WriteStep::Write(self.remainder.next())
     }
 
-    /// What the peer is told of our own accord, and the state that it knows then.
+    /// What the peer is sent unasked, and the state that it knows then.
     fn unasked(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> Unsolicited {
         if let Some(notice) = &self.notice {
             return Unsolicited::Packet(notice.clone().into(), None);

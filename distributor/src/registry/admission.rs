@@ -1,4 +1,5 @@
-//! May it register? All of that is asked here; what a registration then does to the table of entries, too.
+//! May a session register, and what does its registration do to the table of entries? All of that
+//! is decided here.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,15 +13,15 @@ use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::Reservation;
 
-/// What is told to whoever registers while we stop.
+/// After how long peers that register while the Distributor stops should come back.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 
 /// What became of a registration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It is listed; the session it superseded is out.
+    /// It is listed. A session that it superseded has lost its entry.
     Listed(Registered),
-    /// It will be, in so long: its node comes and goes, or changes, too often.
+    /// It will be listed in so long: its node comes and goes, or changes, too often.
     Deferred(Duration),
 }
 
@@ -29,7 +30,7 @@ pub(crate) enum Admission {
 pub(crate) enum RegisterError {
     /// Too many register at once; there is room in so long.
     Busy(Duration),
-    /// We stop; another will be there in so long.
+    /// The Distributor stops; another will be there in so long.
     Draining(Duration),
     /// The list would be larger than nodes take.
     Full,
@@ -94,11 +95,13 @@ impl RegisterError {
 }
 
 impl Registry {
-    /// May this session register? If so it is registered, and what that means for the session is returned. `is_cut` when the session
-    /// is about to end: a newer connection keeps the instance then.
+    /// May this session register? If so it is registered, and what that means for the session is
+    /// returned. `is_cut` when the session is about to end: a newer connection keeps the instance
+    /// then.
     ///
     /// # Errors
-    /// [`RegisterError`] when it is not taken; an earlier registration stands, and the session is what it was.
+    /// [`RegisterError`] when it is not taken; an earlier registration stands, and the session is
+    /// what it was.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -131,13 +134,13 @@ impl Registry {
         session: SessionId,
         registration: Registration,
         host: &str,
-        terms: &RegisterOptions,
+        options: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
         let known = self.entries.record_of(session).map(Arc::clone);
         if self.draining {
             return Err(RegisterError::Draining(RETRY_AFTER_STOP));
         }
-        if !proves_itself(&registration, terms) {
+        if !proves_itself(&registration, options) {
             return Err(RegisterError::NotYours);
         }
         let record = Record::new(0, &registration, host);
@@ -152,8 +155,9 @@ impl Registry {
         {
             return Err(RegisterError::Busy(wait));
         }
-        // An epoch is the time of a start: one that is still to come was made up, or is of no use after the next start.
-        if let Some(have) = terms.resume
+        // An epoch is the time of a start: one that is still to come was made up, or is of no use
+        // after the next start.
+        if let Some(have) = options.resume
             && have.revision.epoch < self.entries.revision().epoch
             && known.is_none()
         {
@@ -165,7 +169,7 @@ impl Registry {
             self.liveness.watch(session);
         }
         let wait = match &known {
-            // Whoever wants no more calls is believed at once.
+            // A node that drains is believed at once.
             Some(known) if known.entry != record.entry && !is_draining(&registration) => {
                 self.update_delay(now, session)
             }
@@ -183,14 +187,14 @@ impl Registry {
         }
         self.deferred.remove(session);
         let registered = self.list_entry(now, session, &registration, host);
-        if let Some(visible) = terms.visibility.filter(|_| is_v2) {
+        if let Some(visible) = options.visibility.filter(|_| is_v2) {
             self.visibility.open(now, session, self.revision(), visible);
         }
         Ok(Admission::Listed(registered))
     }
 
-    /// Whether the list would have more bytes than it may, with this entry and all that wait to be listed. What is replaced does
-    /// not count.
+    /// Whether the list would have more bytes than it may, with this entry and all that wait to be
+    /// listed. What is replaced does not count.
     fn exceeds_list_limit(&self, session: SessionId, record: &Record) -> bool {
         let instance = record.instance.as_deref();
         let replaced = self.entries.record_of(session);
@@ -238,10 +242,10 @@ impl Registry {
     }
 }
 
-/// Whether a peer may register this instance: an id that is made of a secret belongs to who shows the secret, any other to
-/// whoever says it.
-fn proves_itself(registration: &Registration, terms: &RegisterOptions) -> bool {
-    let fits = |id: &str| terms.secret.as_ref().is_some_and(|secret| secret.instance() == id);
+/// Whether a peer may register this instance. An id that is made of a secret needs that secret; any
+/// other id is free.
+fn proves_itself(registration: &Registration, options: &RegisterOptions) -> bool {
+    let fits = |id: &str| options.secret.as_ref().is_some_and(|secret| secret.instance() == id);
     instance_of(registration).is_none_or(|id| !Secret::guards(id) || fits(id))
 }
 

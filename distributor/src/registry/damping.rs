@@ -1,7 +1,8 @@
-//! Flap damping: who comes and goes too often is listed later.
+//! Flap damping: a node that comes and goes too often is listed later.
 //!
-//! As routers do it (RFC 2439): a short stay costs a penalty, which halves with time. Beyond the cut-off the next join waits
-//! until the penalty has fallen to the reuse threshold. Whoever stays for long, or comes for the first time, never waits.
+//! As routers do it (RFC 2439): a short stay costs a penalty, which halves with time. Beyond the
+//! cut-off the next join waits until the penalty has fallen to the reuse threshold. A node that
+//! stays for long, or comes for the first time, never waits.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -17,17 +18,18 @@ const HALF_LIFE: Duration = Duration::from_secs(8);
 const CUT_OFF: f64 = 2.5;
 /// The penalty at which it waits no longer.
 const REUSE: f64 = 1.0;
-/// No penalty grows beyond this, so that nobody waits longer than three half-lives.
+/// No penalty grows beyond this, so that no node waits longer than three half-lives.
 const MOST: f64 = 8.0;
-/// Places that are remembered; beyond it new flappers are not noticed until old ones have faded.
+/// Identities that are remembered. Beyond it new flappers are not noticed until old ones have
+/// faded.
 const MAX_IDENTITIES: usize = 4096;
 /// A penalty that does not matter any more.
 const FADED: f64 = 0.1;
 
-/// The penalties of places: host, port and name.
+/// The penalties of identities: host, port and name.
 #[derive(Debug, Default)]
 pub(crate) struct Damping {
-    /// By a hash of the place: its name may be long.
+    /// By a hash of the identity, as its name may be long.
     penalties: HashMap<u64, (f64, Instant)>,
     hasher: RandomState,
 }

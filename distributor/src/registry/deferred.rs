@@ -1,4 +1,5 @@
-//! Registrations that wait until they are listed, because their nodes come and go, or change, too often.
+//! Registrations that wait until they are listed, because their nodes come and go, or change, too
+//! often.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -82,7 +83,8 @@ impl DeferredRegistrations {
 }
 
 impl Registry {
-    /// A registration waits, in place of any that its session, or its instance on another session, has had waiting.
+    /// A registration waits, in place of any that its session, or its instance on another session,
+    /// has had waiting.
     pub(super) fn defer(&mut self, session: SessionId, deferred: Deferred) {
         self.deferred.remove(session);
         if let Some(instance) = instance_of(&deferred.registration) {
@@ -91,7 +93,8 @@ impl Registry {
         self.deferred.insert(session, deferred);
     }
 
-    /// An instance registers: what it has had waiting on another session is older, and must not take over from it later.
+    /// An instance registers: what it has had waiting on another session is older, and must not
+    /// take over from it later.
     pub(super) fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
         if let Some(other) = self.deferred.session_of(instance)
             && other != session

@@ -1,4 +1,4 @@
-//! What happened to nodes, for whoever asks why.
+//! What happened to nodes, for operators who ask why.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -11,10 +11,11 @@ use crate::entries::Record;
 pub(crate) const MAX_EVENTS: usize = 4096;
 /// Most events of one answer: the last ones.
 pub(crate) const MAX_ANSWER: usize = 200;
-/// Bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes have no more; names of version 1 nodes may have
-/// as many as a packet.
+/// Bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes have no
+/// more; names of version 1 nodes may have as many as a packet.
 const MAX_TEXT_BYTES: usize = 128;
-/// Bytes of all of them; more than as many events as there may be take, unless nodes have the longest names and instances.
+/// Bytes of all of them; more than as many events as there may be take, unless nodes have the
+/// longest names and instances.
 pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
 
 /// The last events, the oldest first.
@@ -69,7 +70,8 @@ impl History {
         self.bytes
     }
 
-    /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is empty.
+    /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is
+    /// empty.
     pub(crate) fn events_of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let text = shortened(node);
         let matches = |entry: &StoredEvent| {

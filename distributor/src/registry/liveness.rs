@@ -1,4 +1,5 @@
-//! Who is still there although nothing is heard: pings on a budget, and deadlines that know when we ourselves were late.
+//! Which peers are alive although they are silent: pings on a budget, and deadlines in active time,
+//! so that our own pauses count against no peer.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -6,26 +7,27 @@ use std::time::{Duration, Instant};
 
 use crate::entries::SessionId;
 
-/// How often [`Liveness::tick`] should be called, and half as often in a large mesh: see [`Liveness::period`].
+/// How often [`Liveness::tick`] should be called, and half as often in a large mesh: see
+/// [`Liveness::period`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// No peer is pinged more often than this, however few there are.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// With more peers than this, two fifths of the budget are used: ten thousand that do nothing cost less than a hundredth of
-/// a core.
+/// With more peers than this, two fifths of the budget are used: ten thousand that do nothing cost
+/// less than a hundredth of a core.
 const LARGE_MESH: usize = 1000;
-/// After a ping, how long an answer may take until others are told to prefer somebody else.
+/// How long the answer to a ping may take before other nodes are told to prefer others.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 
-/// The part of the pings that may go to peers that somebody doubts. Whoever says that everybody does not answer must not keep the
-/// others from being asked.
+/// The share of the pings for peers that were reported. A peer that reports all others must not
+/// keep the rest from being pinged.
 const PROBE_SHARE: f64 = 0.25;
-/// Doubts that are looked into at once.
+/// Reported peers that are pinged at once.
 const PROBE_BURST: f64 = 16.0;
 
-/// How long we have been awake, as far as it counts for others' deadlines: when a tick comes late, because we were stopped or
-/// starved, the time we missed is nobody's fault.
+/// The time that counts for peers' deadlines. When a tick comes late because this process was
+/// stopped or starved, the missed time does not count.
 pub(crate) type ActiveTime = Duration;
 
 /// Watches version 2 peers.
@@ -34,13 +36,13 @@ pub(crate) struct Liveness {
     pings_per_second: u32,
     /// Pings that may be sent now.
     credit: f64,
-    /// Doubts that may be looked into now.
+    /// Reported peers that may be pinged now.
     probes: f64,
     active_time: ActiveTime,
     last_tick: Option<Instant>,
     watched: HashMap<SessionId, WatchedSession>,
-    /// Who is to be asked, and who should have answered: one entry for each watched session in one of them, and some for
-    /// sessions that are not watched any more.
+    /// The sessions to be pinged, and those that should have answered. Each watched session is in
+    /// one of them; some entries are of sessions that are no longer watched.
     pings: DueQueue,
     checks: DueQueue,
 }
@@ -82,12 +84,13 @@ impl Liveness {
         }
     }
 
-    /// How long we have been awake: what to note when something is heard from a peer.
+    /// The active time so far, to be stored when a peer is heard.
     pub(crate) fn active_time(&self) -> ActiveTime {
         self.active_time
     }
 
-    /// How often [`tick`](Self::tick) should be called. In a large mesh waking up costs more than what is done then.
+    /// How often [`tick`](Self::tick) should be called. In a large mesh waking up costs more than
+    /// what is done then.
     pub(crate) fn period(&self) -> Duration {
         if self.watched.len() > LARGE_MESH { 2 * TICK } else { TICK }
     }
@@ -125,7 +128,8 @@ impl Liveness {
         self.watched.remove(&session);
     }
 
-    /// Somebody says that a peer does not answer: it is asked at once, as long as doubts keep to their share.
+    /// A peer was reported not to answer. It is pinged at once, as long as such pings keep to their
+    /// share.
     pub(crate) fn probe(&mut self, session: SessionId) {
         let now = self.active_time;
         if let Some(watch) = self.watched.get_mut(&session)
@@ -134,13 +138,14 @@ impl Liveness {
             && self.probes >= 1.0
         {
             self.probes -= 1.0;
-            // Before everybody who is due already: after a burst of joins that is a long queue.
+            // Before all peers that are due already: after a burst of joins that is a long queue.
             watch.due = ActiveTime::ZERO;
             self.pings.push(Reverse((watch.due, session)));
         }
     }
 
-    /// What is to be done now. `heard` tells how long we had been awake when something was last heard from a peer.
+    /// What is to be done now. `heard` tells how long we had been awake when something was last
+    /// heard from a peer.
     pub(crate) fn tick(
         &mut self,
         now: Instant,
@@ -150,8 +155,8 @@ impl Liveness {
         self.last_tick = Some(now);
         let passed = passed.min(2 * self.period());
         self.active_time += passed;
-        // A quarter more than the budget needs, to make up for what a late tick left undone. Peers that came in a burst are
-        // asked in a burst once, and spread by this.
+        // A quarter more than the budget needs, to make up for what a late tick left undone. Peers
+        // that came in a burst are asked in a burst once, and spread by this.
         let budget = 1.25 * f64::from(self.budget());
         self.credit =
             (self.credit + budget * passed.as_secs_f64()).min((budget * self.period().as_secs_f64()).max(1.0));
@@ -163,7 +168,8 @@ impl Liveness {
         verdicts
     }
 
-    /// Judges those whose time to answer is over. They are as few as were asked in that time, so there is no limit.
+    /// Judges those whose time to answer is over. They are as few as were asked in that time, so
+    /// there is no limit.
     fn check(&mut self, heard: &mut impl FnMut(SessionId) -> ActiveTime, verdicts: &mut Vec<(SessionId, Verdict)>) {
         let (active_time, interval) = (self.active_time, self.interval());
         while let Some(session) = pop_due(&mut self.checks, &self.watched, active_time) {
@@ -180,7 +186,8 @@ impl Liveness {
                 self.watched.remove(&session);
                 verdicts.push((session, Verdict::Hung));
             } else {
-                // Not asked again: what was sent is on its way, or in front of whatever would be sent now.
+                // Not asked again: what was sent is on its way, or in front of whatever would be
+                // sent now.
                 if !std::mem::replace(&mut watch.suspect, true) {
                     verdicts.push((session, Verdict::Suspect));
                 }
@@ -204,8 +211,8 @@ impl Liveness {
     }
 }
 
-/// Takes out the first that is due. Entries that are void by now are dropped on the way: their session is gone, or due at
-/// another time.
+/// Takes out the first that is due. Entries that are void by now are dropped on the way: their
+/// session is gone, or due at another time.
 fn pop_due(
     queue: &mut DueQueue,
     watched: &HashMap<SessionId, WatchedSession>,
@@ -243,8 +250,9 @@ mod tests {
             Self { liveness, start: Instant::now(), heard: HashMap::new() }
         }
 
-        /// Ticks from one millisecond to another; everybody answers but the peer, which does if it `answers`. Gives what
-        /// was decided about the peer, with the second, and how many pings were sent.
+        /// Ticks from one millisecond to another; everybody answers but the peer, which does if it
+        /// `answers`. Gives what was decided about the peer, with the second, and how many pings
+        /// were sent.
         fn run(&mut self, from: u64, to: u64, step: u64, answers: bool) -> (Vec<(f64, Verdict)>, usize) {
             let (mut decided, mut pings) = (Vec::new(), 0);
             // Clocks are finer than milliseconds.
@@ -286,7 +294,8 @@ mod tests {
 
     #[test]
     fn a_burst_of_joins_puts_no_judgement_off() {
-        // It takes 40 s until all of them have been asked for the first time, and this one's turn comes after 8 s.
+        // It takes 40 s until all of them have been asked for the first time, and this one's turn
+        // comes after 8 s.
         let mut scene = LivenessScene::new(9999);
         scene.liveness.remove_session(PEER);
         scene.run(0, 200, 100, true);

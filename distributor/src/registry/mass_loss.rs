@@ -1,11 +1,11 @@
-//! When many vanish at once without a word, it is more likely the network than the nodes.
+//! When many nodes vanish at once without a FIN, the network is a likelier cause than the nodes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// The time in which losses count together: one period in which nodes reconnect.
 const WINDOW: Duration = Duration::from_secs(3);
-/// So many may vanish whatever their share: a small mesh on one machine does.
+/// So many may vanish whatever their share, as a small mesh on one machine does.
 const FEW: usize = 8;
 /// This part of all that were there is many.
 const SHARE: usize = 3;
@@ -17,7 +17,7 @@ pub(crate) struct MassLoss {
 }
 
 impl MassLoss {
-    /// Another one has, out of `listed`. Returns whether they are too many to be believed at once.
+    /// One more of `listed` nodes has vanished. Returns whether too many have.
     pub(crate) fn is_mass(&mut self, now: Instant, listed: usize) -> bool {
         while self.times.front().is_some_and(|time| *time + WINDOW <= now) {
             self.times.pop_front();

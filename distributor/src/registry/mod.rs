@@ -1,4 +1,5 @@
-//! Who is there, and what is done about it: every decision of the Distributor that needs no socket.
+//! The set of registered nodes and every decision about it. Without I/O: no socket, task, clock or
+//! log.
 
 mod admission;
 mod damping;
@@ -34,10 +35,12 @@ use crate::token_bucket::TokenBucket;
 use crate::updates::budget::{Budget, OutPacket};
 use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState, legacy_bytes};
 
-/// Between two rounds in which those who did not come back are removed, and the least that one round removes.
+/// The time between two rounds that remove nodes which did not come back, and the least that one
+/// round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
 const LEAST_REMOVALS: usize = 16;
-/// A round removes this part of all at most, so that callers find out about a mistake before everybody is gone.
+/// A round removes at most this part of all nodes, so that a mistake is noticed before all are
+/// gone.
 const REMOVAL_SHARE: usize = 20;
 
 /// The state of the Distributor.
@@ -57,7 +60,7 @@ pub(crate) struct Registry {
     interest_budget: Budget,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
-    /// Sessions that are out, because their instance has registered on a newer one; the shell has not been told of these yet.
+    /// Sessions whose instance has registered on a newer one, which the shell has not polled yet.
     superseded: Vec<SessionId>,
     suspicions: Suspicions,
     /// What a node has handed over so far of what it knows.
@@ -68,7 +71,7 @@ pub(crate) struct Registry {
     draining: bool,
 }
 
-/// The states to which everybody is being led.
+/// The states that are being published.
 #[derive(Debug, Default)]
 struct Targets {
     legacy: Option<(OutPacket, Revision)>,
@@ -82,7 +85,7 @@ struct Tenure {
     updates: Option<Box<TokenBucket>>,
 }
 
-/// A node that has gone.
+/// A node whose session has ended.
 #[derive(Debug)]
 pub(crate) struct Removal {
     pub(crate) record: Arc<Record>,
@@ -90,12 +93,12 @@ pub(crate) struct Removal {
     pub(crate) is_retained: bool,
 }
 
-/// What time brings.
+/// What is due.
 #[derive(Debug, Default)]
 pub(crate) struct DueActions {
     /// The node to ask for what it knows.
     pub(crate) copy_from: Option<SessionId>,
-    /// Barriers to tell of.
+    /// Visibility waits that have ended.
     pub(crate) resolved: Vec<(Resolved, Vec<String>)>,
     /// Nodes that did not come back.
     pub(crate) gone: Vec<Arc<Record>>,
@@ -104,7 +107,7 @@ pub(crate) struct DueActions {
 }
 
 impl Registry {
-    /// A roster that knows nobody. `epoch` should be higher than any before.
+    /// An empty registry. `epoch` should be higher than any before.
     pub(crate) fn new(config: Config, memory: Budget, now: Instant, epoch: u64) -> Self {
         Self {
             entries: EntryTable::new(epoch),
@@ -154,7 +157,8 @@ impl Registry {
         (self.history.len(), self.history.bytes())
     }
 
-    /// Bytes of the list, with those of registrations that wait; and of changes that are remembered.
+    /// Bytes of the list, with those of registrations that wait; and of changes that are
+    /// remembered.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
@@ -170,18 +174,18 @@ impl Registry {
         self.entries.records()
     }
 
-    /// An earlier list is about to come: nobody should be told anything before.
+    /// An earlier list is about to come, and nothing should be sent before.
     pub(crate) fn is_restoring(&self) -> bool {
         self.warmup.is_restoring()
     }
 
-    /// Peers of this version are told no list for now: an earlier one is about to come, or an old peer, which forgets what a list
-    /// does not show, would be shown less than it knows.
+    /// Peers of this version are sent no list for now: an earlier list is about to come, or an old
+    /// peer, which forgets what a list lacks, would see fewer nodes than it knows.
     pub(crate) fn defers_updates(&self, version: Version) -> bool {
         self.is_restoring() || version == Version::V1 && !self.entries.is_whole()
     }
 
-    /// What makes followers have to be told when it is another one than before.
+    /// The state that followers should know: when it differs from before, they are told.
     pub(crate) fn published(&self) -> (Revision, [bool; 2]) {
         (self.revision(), [self.defers_updates(Version::V1), self.defers_updates(Version::V2)])
     }
@@ -192,7 +196,7 @@ impl Registry {
             || self.entries.whole_since().is_some_and(|since| have.revision.rev >= since)
     }
 
-    /// The next session that is out, because its instance has registered on a newer one. It is to be told, and cut.
+    /// The next session whose instance has registered on a newer one. It is to be told, and cut.
     pub(crate) fn poll_superseded(&mut self) -> Option<SessionId> {
         self.superseded.pop()
     }
@@ -202,7 +206,7 @@ impl Registry {
         legacy_bytes(&self.entries)
     }
 
-    /// From now on nobody is taken in.
+    /// From now on no registration is accepted.
     pub(crate) fn drain(&mut self) {
         self.draining = true;
     }
@@ -243,15 +247,16 @@ impl Registry {
         Some(Removal { record, is_retained })
     }
 
-    /// An instance has left its place. As long as another one has the place, whoever says to be there comes and goes, and not who
-    /// is: its next join must not wait for that.
+    /// An instance has left. As long as another entry has the same identity, the one that left was
+    /// an impostor of it or its predecessor, and the next join must not wait for that.
     fn penalise_short_stay(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if !self.entries.has_identity(identity) {
             self.damping.penalise(now, identity, stay);
         }
     }
 
-    /// A peer was found not to answer, or to answer again. Returns whether that has to be told.
+    /// A peer was found not to answer, or to answer again. Returns whether followers have to be
+    /// told.
     pub(crate) fn apply_verdict(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> bool {
         let (suspect, event) = match verdict {
             Verdict::Suspect => (true, "suspect"),
@@ -273,13 +278,13 @@ impl Registry {
 
     /// Does what is due.
     pub(crate) fn run_due(&mut self, now: Instant) -> DueActions {
-        let mut turn = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };
-        if turn.copy_from.is_some() {
+        let mut due = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };
+        if due.copy_from.is_some() {
             self.copy.clear();
         }
         if self.warmup.try_end(now) {
             self.entries.touch();
-            turn.warm = true;
+            due.warm = true;
         }
         for session in self.deferred.due(now) {
             if let Some(Deferred { registration, host, .. }) = self.deferred.remove(session) {
@@ -288,17 +293,17 @@ impl Registry {
         }
         if self.entries.retained_len() > 0 && self.next_removal <= now {
             let most = LEAST_REMOVALS.max(self.entries.len() / REMOVAL_SHARE);
-            turn.gone = self.entries.expire(now, most);
-            if !turn.gone.is_empty() {
+            due.gone = self.entries.expire(now, most);
+            if !due.gone.is_empty() {
                 self.next_removal = now + REMOVAL_PERIOD;
             }
-            for record in &turn.gone {
+            for record in &due.gone {
                 self.history.record(now, self.revision().rev, record, "left", "it did not come back");
             }
         }
         for id in self.suspicions.expire(now) {
             if let Some(record) = self.entries.mark_suspect(id, false) {
-                self.history.record(now, self.revision().rev, &record, "trusted", "nobody complains any more");
+                self.history.record(now, self.revision().rev, &record, "trusted", "no peer reports it any more");
             }
         }
         let resolved = self.visibility.poll_resolved(now);
@@ -306,14 +311,14 @@ impl Registry {
             let record = self.entries.record_of(*session)?;
             Some(format!("{} {}", record.name, record.address()))
         };
-        turn.resolved = resolved
+        due.resolved = resolved
             .into_iter()
             .map(|resolved| {
                 let missing = resolved.missing.iter().filter_map(name).collect();
                 (resolved, missing)
             })
             .collect();
-        turn
+        due
     }
 
     /// When something is due next.
@@ -331,9 +336,9 @@ impl Registry {
             Version::V1 => self.targets.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
             Version::V2 => {
                 self.entries.confirm_returned();
-                let target = TargetState { stamp: self.stamp(), is_whole: self.entries.is_whole() };
+                let target = TargetState { header: self.header(), is_whole: self.entries.is_whole() };
                 let before = std::mem::replace(&mut self.targets.news, target);
-                self.lists.shared_delta(&self.entries, before.stamp.revision, target.stamp);
+                self.lists.shared_delta(&self.entries, before.header.revision, target.header);
             }
         }
         self.revision()
@@ -346,9 +351,9 @@ impl Registry {
 
     /// What a version 2 peer has to be told.
     pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
-        let stamp = self.targets.news.stamp;
-        let is_known =
-            stamp.revision.epoch == self.entries.revision().epoch && self.entries.base(stamp.revision.into()).is_some();
+        let header = self.targets.news.header;
+        let is_known = header.revision.epoch == self.entries.revision().epoch
+            && self.entries.base(header.revision.into()).is_some();
         if !is_known {
             // More has changed since than is remembered, in the middle of a round.
             self.publish(Version::V2);
@@ -360,13 +365,14 @@ impl Registry {
 
     /// The list under a peer's own key.
     pub(crate) fn list_for(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
-        let stamp = self.stamp();
+        let header = self.header();
         self.count_unconfirmed(|registry| {
-            registry.lists.list_for(now, &registry.entries, &registry.config, stamp, (version, key), view)
+            registry.lists.list_for(now, &registry.entries, &registry.config, header, (version, key), view)
         })
     }
 
-    /// Whoever is told a list without those that are only copied has to be told of them when they come.
+    /// A peer that is sent a list without the unconfirmed entries has to be told when their nodes
+    /// come.
     fn count_unconfirmed(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
         let dispatch = dispatch(self);
         if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
@@ -375,7 +381,7 @@ impl Registry {
         dispatch
     }
 
-    /// Says what a registration shows to be wrong with its node, for whoever asks why it is not called.
+    /// Records that a node listens on loopback only, for operators who ask why it is not called.
     pub(crate) fn record_loopback(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
             let why = "it listens on its own machine's loopback only: nodes on other machines cannot call it";
@@ -383,7 +389,7 @@ impl Registry {
         }
     }
 
-    /// A question for a sign of life.
+    /// A ping with the newest state.
     pub(crate) fn ping(&self) -> Bytes {
         let mut out = BytesMut::new();
         write_ping(&mut out, self.liveness.interval(), self.entries.revision(), self.entries.digest());
@@ -395,7 +401,7 @@ impl Registry {
         self.history.events_of(now, node)
     }
 
-    fn stamp(&self) -> UpdateHeader {
+    fn header(&self) -> UpdateHeader {
         UpdateHeader {
             revision: self.entries.revision(),
             digest: Some(self.entries.digest()),

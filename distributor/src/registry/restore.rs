@@ -39,7 +39,8 @@ impl Registry {
         true
     }
 
-    /// Whether a copy, and those who have registered and are not in it, would make a longer list than nodes take.
+    /// Whether a copy, together with the registered nodes that it lacks, would make a longer list
+    /// than nodes accept.
     fn exceeds_copy_limit(&self, copy: &[Record]) -> bool {
         let instances: HashSet<_> = copy.iter().filter_map(|record| record.instance.as_deref()).collect();
         let is_new = |record: &&Arc<Record>| record.instance.as_deref().is_none_or(|id| !instances.contains(id));
@@ -50,7 +51,7 @@ impl Registry {
 }
 
 impl Record {
-    /// A record of an entry that another Distributor has told; `None` when no node can be made of it.
+    /// The record of an entry that another Distributor has sent; `None` when it is no entry.
     pub(super) fn from_entry(id: u64, entry: &str) -> Option<Self> {
         let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
         Some(Self::new(id, &registration, &host_text(host)))

@@ -11,11 +11,13 @@ use crate::registry::Registry;
 
 /// Nodes of one report that are looked into.
 const MAX_REPORTED: usize = 64;
-/// A reporter's word on a node counts once in this time.
+/// A reporter's report of a node counts once in this time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// Reporters and nodes that are remembered for that; beyond it reports count for nothing until old ones are forgotten.
+/// Reporters and nodes that are remembered for that; beyond it reports count for nothing until old
+/// ones are forgotten.
 pub(super) const MAX_PROBES: usize = 4096;
-/// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer, it is suspect for as long.
+/// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer,
+/// it is suspect for as long.
 const SUSPICION: Duration = Duration::from_secs(5);
 /// Nodes of version 1 about which something was reported.
 const MAX_SUSPICIONS: usize = 1024;
@@ -82,8 +84,8 @@ impl Suspicions {
 }
 
 impl Registry {
-    /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a while for each node. Returns
-    /// whether anything has to be told at once.
+    /// A peer says that calls to these nodes failed. That counts if it is a node itself, once in a
+    /// while for each node. Returns whether anything has to be told at once.
     pub(crate) fn report_failed(&mut self, now: Instant, by: SessionId, failed: &[u64]) -> bool {
         let rev = self.revision().rev;
         if self.entries.record_of(by).is_none() {

@@ -32,13 +32,13 @@ impl RegistryScene {
         session: u64,
         port: u16,
         advert: &str,
-        terms: &RegisterOptions,
+        options: &RegisterOptions,
     ) -> Result<Admission, RegisterError> {
         let params = format!(r#"{{"port":{port},"name":"n{port}","$":{{"id":"i{port}"{advert}}}}}"#);
         let params = serde_json::from_str(&params).unwrap();
         let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
         let now = self.at(ms);
-        self.registry.register(now, SessionId(session), registration, "::1", terms)
+        self.registry.register(now, SessionId(session), registration, "::1", options)
     }
 
     fn register(&mut self, ms: u64, session: u64, port: u16) -> Result<Admission, RegisterError> {
@@ -252,7 +252,7 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         (10_000, 78, false),
         (10_000, 2, false),
         (10_000, 3, true),
-        // Both again, before their word counts again: nobody complains any more.
+        // Both again, before their word counts again: no peer reports it any more.
         (14_000, 2, true),
         (15_100, 3, false),
         (19_000, 2, false),
@@ -273,7 +273,8 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
     assert_eq!(scene.registry.suspicions.probes_len(), MAX_PROBES);
 }
 
-/// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked for on session 1.
+/// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked
+/// for on session 1.
 fn restored() -> (RegistryScene, ResumePoint) {
     let mut before = RegistryScene::new();
     before.register_all(1..=3);
@@ -285,8 +286,8 @@ fn restored() -> (RegistryScene, ResumePoint) {
     let packet = protocol::Packet::parse(&packets[..packets.len() - 2]).unwrap();
     let mut scene = RegistryScene::new();
     scene.registry.entries = EntryTable::new(200);
-    let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
-    scene.register_with(0, 1, 1, "", &terms).unwrap();
+    let options = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
+    scene.register_with(0, 1, 1, "", &options).unwrap();
     assert_eq!(scene.run_due(100).copy_from, Some(SessionId(1)));
     assert!(scene.registry.restore_part(scene.at(100), SessionId(1), &protocol::read_copy(&packet).unwrap()));
     (scene, have)
@@ -334,8 +335,8 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     // Our epoch is the time of our start: a later one was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
         let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
-        let terms = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
-        scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &terms).unwrap();
+        let options = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
+        scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &options).unwrap();
         assert_eq!(scene.registry.is_restoring(), restoring, "{later}");
     }
     // It is not what was offered, or names an instance twice.
@@ -347,8 +348,8 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
     let offered = Revision { epoch: 99, rev: 5 };
     for (rev, entries, used) in [(6, vec![&one], false), (5, vec![&one, &again], false), (5, vec![&one, &two], true)] {
         let mut scene = RegistryScene::new();
-        let terms = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
-        scene.register_with(0, 1, 1, "", &terms).unwrap();
+        let options = RegisterOptions { resume: Some(offered.into()), ..RegisterOptions::default() };
+        scene.register_with(0, 1, 1, "", &options).unwrap();
         assert_eq!(scene.run_due(100).copy_from, Some(SessionId(1)));
         let entries: Vec<_> = (1..).zip(entries.into_iter().map(|entry| &**entry)).collect();
         let mut digest = Digest::default();
@@ -408,22 +409,22 @@ fn a_successor_is_rebuilt_from_a_client() {
     let part = protocol::read_copy(&packet).unwrap();
 
     let mut scene = RegistryScene::new();
-    let terms =
+    let options =
         RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
     // It has started later.
     scene.registry.entries = EntryTable::new(200);
-    scene.register_with(10, 7, 7, "", &terms).unwrap();
+    scene.register_with(10, 7, 7, "", &options).unwrap();
     assert!(scene.registry.is_restoring());
     assert!(!scene.registry.restore_part(scene.at(20), SessionId(7), &part), "it was not asked");
     assert_eq!(scene.run_due(110).copy_from, Some(SessionId(7)));
     assert!(!scene.registry.restore_part(scene.at(120), SessionId(8), &part), "another was asked");
     assert!(scene.registry.restore_part(scene.at(120), SessionId(7), &part));
-    assert!(!scene.registry.is_restoring() && !scene.registry.stamp().warming);
+    assert!(!scene.registry.is_restoring() && !scene.registry.header().warming);
     assert_eq!((scene.registry.nodes(), scene.registry.entries.retained_len()), (30, 29));
     let restored = scene.registry.revision();
     assert!(restored > have);
     for port in 1..=29 {
-        scene.register_with(1000, 100 + u64::from(port), port, "", &terms).unwrap();
+        scene.register_with(1000, 100 + u64::from(port), port, "", &options).unwrap();
     }
     assert_eq!(scene.registry.revision(), restored, "everybody is back where they were");
     scene.run_due(8000);
@@ -433,10 +434,10 @@ fn a_successor_is_rebuilt_from_a_client() {
 #[test]
 fn a_copy_that_is_damaged_is_not_used() {
     let (mut scene, have) = (RegistryScene::new(), Revision { epoch: 5, rev: 1 });
-    let terms =
+    let options =
         RegisterOptions { resume: Some(ResumePoint { revision: have, digest: None }), ..RegisterOptions::default() };
-    scene.register_with(0, 1, 1, "", &terms).unwrap();
-    scene.register_with(0, 2, 2, "", &terms).unwrap();
+    scene.register_with(0, 1, 1, "", &options).unwrap();
+    scene.register_with(0, 2, 2, "", &options).unwrap();
     for expected in [Some(SessionId(2)), Some(SessionId(1)), None] {
         let asked = scene.run_due(200).copy_from;
         assert_eq!(asked, expected);
@@ -445,7 +446,7 @@ fn a_copy_that_is_damaged_is_not_used() {
             assert!(!scene.registry.restore_part(scene.at(200), asked, &part));
         }
     }
-    assert!(!scene.registry.is_restoring() && scene.registry.stamp().warming);
+    assert!(!scene.registry.is_restoring() && scene.registry.header().warming);
     assert!(scene.run_due(6000).warm);
 }
 
@@ -502,15 +503,15 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
 }
 
 #[test]
-fn a_barrier_names_those_who_have_not_seen() {
+fn a_wait_names_nodes_that_have_not_seen() {
     let mut scene = RegistryScene::new();
     scene.register_all(1..=3);
-    let terms = RegisterOptions {
+    let options = RegisterOptions {
         visibility: Some(VisibilityTarget { percent: 100, within: 500 }),
         ..RegisterOptions::default()
     };
-    scene.register_with(1000, 4, 4, "", &terms).unwrap();
-    assert!(scene.registry.stamp().ack);
+    scene.register_with(1000, 4, 4, "", &options).unwrap();
+    assert!(scene.registry.header().ack);
     let newest = scene.registry.revision();
     for session in [1, 3, 4] {
         assert!(!scene.registry.acknowledge(SessionId(session), newest, None));
@@ -519,7 +520,7 @@ fn a_barrier_names_those_who_have_not_seen() {
     let resolved = scene.run_due(1500).resolved;
     assert_eq!((resolved[0].0.seen, resolved[0].0.of, resolved[0].0.enough), (3, 4, false));
     assert_eq!(resolved[0].1, ["n2 [::1]:2"]);
-    assert!(!scene.registry.stamp().ack);
+    assert!(!scene.registry.header().ack);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Who wants to know when others have seen it, and who has seen what.
+//! Which sessions wait until other nodes know of their registration, and which state each session
+//! has acknowledged.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -7,13 +8,14 @@ use protocol::{Revision, VisibilityTarget};
 
 use crate::entries::SessionId;
 
-/// How often open barriers are looked at: counting everybody's acknowledgements at each of them would cost more.
+/// How often waits are checked: counting all acknowledgements at each of them would cost more.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// The longest a barrier stays open.
+/// The longest that a session may wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// Barriers that are open, at most one for each session, and the revisions that version 2 sessions have acknowledged.
+/// The waits, at most one for each session, and the revisions that version 2 sessions have
+/// acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct VisibilityWaits {
     open: HashMap<SessionId, VisibilityWait>,
@@ -28,7 +30,7 @@ struct VisibilityWait {
     until: Instant,
 }
 
-/// How a barrier ended.
+/// How a wait ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Resolved {
     pub(crate) session: SessionId,
@@ -39,7 +41,7 @@ pub(crate) struct Resolved {
     pub(crate) missing: Vec<SessionId>,
 }
 
-/// Nodes that are named when a barrier is not reached.
+/// Nodes that are named when a wait ends in vain.
 const MAX_MISSING: usize = 8;
 
 impl VisibilityWaits {
@@ -78,7 +80,7 @@ impl VisibilityWaits {
         self.look_at
     }
 
-    /// Barriers that are reached, or over.
+    /// Waits that have ended: enough nodes know, or the time is over.
     pub(crate) fn poll_resolved(&mut self, now: Instant) -> Vec<Resolved> {
         if self.look_at.is_none_or(|at| now < at) {
             return Vec::new();
@@ -132,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_barrier_is_raised_by_enough_acknowledgements_or_by_time() {
+    fn a_wait_ends_by_enough_acknowledgements_or_by_time() {
         check(100, 10, 10, Some((10, true)));
         check(100, 10, 9, None);
         check(100, 9, 10, None);

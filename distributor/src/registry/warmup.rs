@@ -1,4 +1,5 @@
-//! After a start: how long lists may lack nodes that are there, and how to get back what the Distributor before knew.
+//! After a start: how long lists may lack nodes that are there, and how to get back what the
+//! Distributor before knew.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,10 @@ use crate::entries::SessionId;
 
 /// The period in which nodes that are not connected try to be.
 const PERIOD: Duration = Duration::from_secs(3);
-/// Nobody who is coming back takes longer than this.
+/// No node that comes back takes longer than this.
 const LONGEST: Duration = Duration::from_secs(6);
-/// With nobody coming back from an earlier Distributor, joins that have been quiet for so long are all there are.
+/// When no node comes back from an earlier Distributor, all have joined once no join has come for
+/// so long.
 const QUIET: Duration = Duration::from_secs(1);
 /// From the first node that has an older list to the choice of the newest.
 const COLLECT: Duration = Duration::from_millis(100);
@@ -21,7 +23,7 @@ const MAX_COPIES: u32 = 3;
 /// Offers that are remembered: the best of so many is good enough.
 const MAX_OFFERS: usize = 64;
 
-/// After a copy, those in it who are not back within two periods, and a second, are gone.
+/// After a copy, nodes in it that are not back within two periods and a second are gone.
 pub(crate) const RETURN_WITHIN: Duration = LONGEST.saturating_add(Duration::from_secs(1));
 
 /// Where a Distributor that has just started stands.
@@ -37,7 +39,7 @@ pub(crate) struct Warmup {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Whoever comes is added.
+    /// Nodes that come are added.
     Gathering,
     /// Nodes have come that know an earlier Distributor's list; it is asked for at this time.
     Collecting(Instant),
@@ -116,7 +118,7 @@ impl Warmup {
         self.stage = Stage::Collecting(now);
     }
 
-    /// An earlier list is taken over: everybody is known.
+    /// An earlier list is restored: all nodes are known.
     pub(crate) fn record_restored(&mut self) {
         self.stage = Stage::Warm;
         self.offers.clear();
@@ -149,7 +151,8 @@ impl Warmup {
     }
 
     fn next_offer(&mut self, now: Instant) -> Option<SessionId> {
-        // What most of them hold; of several such states the newest. One node can claim the newest, and be alone with it.
+        // What most of them hold; of several such states the newest. One node can claim the newest,
+        // and be alone with it.
         let witnesses = |have: ResumePoint| self.offers.iter().filter(|(other, _)| *other == have).count();
         let rank = |&at: &usize| {
             let (have, _) = self.offers[at];

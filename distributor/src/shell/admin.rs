@@ -1,4 +1,4 @@
-//! What operators and their machines ask: is it alive, and what has it done. On an address of its own.
+//! Answers `/health` and `/metrics`, on an address of its own.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,15 +14,16 @@ use tokio::time::timeout;
 use crate::shell::metrics;
 use crate::shell::shared::Shared;
 
-/// Operators at a time; when one more comes, the one who came first goes: what is asked here is answered at once, so that one is idle, or
-/// does not read.
+/// Admin connections at a time. When one more comes, the oldest is closed: requests are answered at
+/// once, so the oldest is idle or does not read.
 const MAX_CLIENTS: usize = 8;
 /// How long one may take, from its connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request: what a browser sends with it is less than a quarter of that.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
-/// Answers until it is dropped: also while the Distributor stops. One request to a connection, which is closed then.
+/// Answers until it is dropped: also while the Distributor stops. One request to a connection,
+/// which is closed then.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut acceptor = Acceptor::new(listener);
     let mut clients = JoinSet::new();
@@ -39,7 +40,8 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 }
                 let shared = Arc::clone(&shared);
                 order.push_back(clients.spawn(async move {
-                    // One that is too slow, or breaks off, is nobody's business.
+                    // An admin client that is slow or breaks off harms nothing, so its error is not
+                    // logged.
                     let _ = timeout(PATIENCE, converse(stream, &shared)).await;
                 }));
             }

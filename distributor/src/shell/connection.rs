@@ -18,14 +18,15 @@ use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
 use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
 
-/// Packets of one peer that are handled before other tasks have their turn, when they take less than a [`TimeSlice`].
+/// Packets of one peer that are handled before other tasks run, if they take less than a
+/// [`TimeSlice`].
 const FRAMES_PER_SLICE: u32 = 64;
-/// While memory is short: how long a peer may take to send a packet, or to read a large one.
+/// How long a peer may take to send a packet, or to read a large one, while memory is short.
 pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(2);
-/// How often a peer that has kept much for longer than that looks whether memory is short: ten thousand such peers cost a few hundredths of
-/// a core.
+/// How often a connection whose peer has taken longer than that checks whether memory is short. Ten
+/// thousand such connections cost a few hundredths of a core.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// How often a peer that waits to be greeted looks whether an earlier list has come.
+/// How often a connection that waits to greet its peer checks whether an earlier list has come.
 const RESTORING: Duration = Duration::from_millis(50);
 /// Why a connection ended.
 pub(super) enum ConnectionEnd {
@@ -33,22 +34,23 @@ pub(super) enum ConnectionEnd {
     Gone(LeaveReason),
     /// We are stopping.
     Stopping,
-    /// The peer is told what is wrong, then cut.
+    /// The peer is told what is wrong, and is then cut.
     Rejected(Rejection),
-    /// It is out, and told so.
+    /// The registry has removed the session; the peer is told why.
     CutByRegistry(LeaveReason),
-    /// The peer takes nothing of what it is told.
+    /// The peer reads nothing of what it is sent.
     Stalled,
-    /// The peer takes its time while memory is short.
+    /// The peer reads slowly while memory is short.
     Slow,
-    /// Another connection has its place.
+    /// Another connection needs its place among those that are allowed.
     Evicted,
 }
 
-/// Serves one connection until it ends. Dropping the future ends it as well; both leave the membership.
-pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
-    let session = &session_guard.session;
-    let config = &session_guard.shared().config;
+/// Serves one connection until it ends. Dropping the future ends it as well; either way its session
+/// is removed.
+pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
+    let session = &guard.session;
+    let config = &guard.shared().config;
     let mut reader = PeerReader {
         frames: FrameReader::new(config.max_frame_bytes),
         commands: CommandReader::new(),
@@ -59,7 +61,7 @@ pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
         waiting: None,
         room: RoomForPacket::Little,
     };
-    let end = serve(&session_guard, &mut reader, &stop).await;
+    let end = serve(&guard, &mut reader, &stop).await;
     let reason = match end {
         ConnectionEnd::Gone(reason) | ConnectionEnd::CutByRegistry(reason) => reason,
         ConnectionEnd::Stopping | ConnectionEnd::Evicted => LeaveReason::Closed,
@@ -67,13 +69,13 @@ pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Stalled | ConnectionEnd::Slow => LeaveReason::Stalled,
     };
     // The list must not wait for the farewell.
-    session_guard.unregister(reason);
+    guard.unregister(reason);
     let (peer, conn) = (session.peer, session.id.0);
     let FrameCounts { packets, ignored, blank, strikes } = reader.commands.counts;
-    // Others wait for its room.
+    // Other connections wait for the memory of its packet.
     drop(reader);
     let is_lost = session.outbox().is_mid_packet() || matches!(end, ConnectionEnd::CutByRegistry(_));
-    let complaint = match end {
+    let rejection = match end {
         ConnectionEnd::Gone(_) | ConnectionEnd::Stopping | ConnectionEnd::Evicted => {
             let reason = reason.as_str();
             debug!(conn, %peer, packets, ignored, blank, strikes, reason, "connection closed");
@@ -81,14 +83,14 @@ pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
         }
         ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
-            if let Some(held_back) = session_guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
+            if let Some(held_back) = guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
                 warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         ConnectionEnd::Slow => {
-            if let Some(held_back) = session_guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
-                let used = session_guard.shared().update_budget.used();
+            if let Some(held_back) = guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
+                let used = guard.shared().update_budget.used();
                 warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
             }
             return abort(&session.stream);
@@ -97,21 +99,21 @@ pub(crate) async fn run(session_guard: SessionGuard, stop: CancellationToken) {
             Rejection::new(409, "superseded", "the same instance has registered on a newer connection")
         }
         ConnectionEnd::CutByRegistry(reason) => Rejection::new(408, reason.as_str(), "no answer to pings"),
-        ConnectionEnd::Rejected(complaint) => complaint,
+        ConnectionEnd::Rejected(rejection) => rejection,
     };
-    let Rejection { status, reason, message } = complaint;
-    if let Some(held_back) = session_guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
+    let Rejection { status, reason, message } = rejection;
+    if let Some(held_back) = guard.shared().cut_log.allow(reason, Instant::now().into_std()) {
         let shown = escaped(&message, MAX_ESCAPED_BYTES);
         info!(conn, %peer, packets, ignored, blank, strikes, reason, held_back, "cut: {shown}");
     }
     // A packet behind an unfinished one would be part of it.
-    let heard = !session.outbox().is_mid_packet() && farewell(&session_guard, status, reason, &message).await;
+    let heard = !session.outbox().is_mid_packet() && farewell(&guard, status, reason, &message).await;
     if !heard && is_lost {
         abort(&session.stream);
     }
 }
 
-/// Where a peer stands in the queue of those for which a packet of their own has to be made.
+/// Where a peer stands in the queue of peers that wait for a packet of their own.
 enum QueueState {
     NotNeeded,
     Awaited(AwaitedHead),
@@ -125,22 +127,23 @@ enum Wake {
     Ready(std::io::Result<Ready>),
     /// The publisher could not write everything, or the session is out.
     Unfinished,
-    /// An old peer's end was looked at; whether it reads.
+    /// An old peer's socket was looked at. Whether the peer reads.
     Looked(bool),
     /// There is room for the rest of a packet.
     Room(Room),
-    /// The next list that is made for one peer may be this one's.
+    /// It is first in the queue for a packet of its own.
     QueueHead(QueueHead),
     /// A deadline may be over.
     Due,
 }
 
-async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
-    let session = &session_guard.session;
-    let config = &session_guard.shared().config;
+async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &CancellationToken) -> ConnectionEnd {
+    let session = &guard.session;
+    let config = &guard.shared().config;
     let mut look = BacklogPoller::default();
-    // A peer that always has something to say never makes this task wait; what it says may cost a microsecond or a millisecond.
-    let mut slice = TimeSlice::with_queue(&session_guard.shared().slices);
+    // A peer that always has something to say never makes this task wait; what it says may cost a
+    // microsecond or a millisecond.
+    let mut slice = TimeSlice::with_queue(&guard.shared().slices);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
     let mut turn = QueueState::NotNeeded;
@@ -152,11 +155,11 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
         if session.is_evicted.load(Ordering::Relaxed) {
             return ConnectionEnd::Evicted;
         }
-        let (flow, _) = session.flush(session_guard.shared(), Writer::Connection);
+        let (flow, _) = session.flush(guard.shared(), Writer::Connection);
         // A peer that asks faster than it reads is not read from: one reply at a time.
         let mut handled = 0;
         while !session.outbox().owes_reply() {
-            match reader.handle_next_frame(session_guard) {
+            match reader.handle_next_frame(guard) {
                 Ok(true) => handled += 1,
                 Ok(false) => break,
                 Err(end) => return end,
@@ -170,7 +173,7 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
         if owes_reply && flow == FlushOutcome::Done {
             continue;
         }
-        let has_room = reader.has_room(&session_guard.shared().incoming_budget);
+        let has_room = reader.has_room(&guard.shared().incoming_budget);
         let listening = !owes_reply && reader.waiting.is_none() && has_room;
         let (writable, paced) = match flow {
             FlushOutcome::Done => {
@@ -195,24 +198,25 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
         let now = Instant::now();
         let later = match flow {
             FlushOutcome::Later(at) => {
-                turn.wait_for(&session_guard.shared().update_queue, session).then(|| Instant::from_std(at))
+                turn.wait_for(&guard.shared().update_queue, session).then(|| Instant::from_std(at))
             }
             FlushOutcome::Done | FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Broken => {
                 turn = QueueState::NotNeeded;
                 None
             }
         };
-        // Whoever keeps much has less time while that is short; how much there is is looked at once in a while.
+        // A peer that holds much memory has less time while memory is short, which is checked once
+        // in a while.
         let keeps_since = session.outbox().unread_since().map(Instant::from_std);
         let has_room_since = if let RoomForPacket::Roomy { since, .. } = &reader.room { Some(*since) } else { None };
         let keeps_until = keeps_since.map(|since| since + SHORT_PATIENCE);
         let has_room_until =
-            has_room_since.map(|since| since + session_guard.shared().incoming_budget.patience(SHORT_PATIENCE));
+            has_room_since.map(|since| since + guard.shared().incoming_budget.patience(SHORT_PATIENCE));
         let is_over = |until: Option<Instant>| until.is_some_and(|until| until <= now);
-        if is_over(keeps_until) && session_guard.shared().update_budget.is_short() {
+        if is_over(keeps_until) && guard.shared().update_budget.is_short() {
             return ConnectionEnd::Slow;
         }
-        if is_over(has_room_until) && session_guard.shared().incoming_budget.is_short() {
+        if is_over(has_room_until) && guard.shared().incoming_budget.is_short() {
             return ConnectionEnd::Rejected(takes_too_long());
         }
         let looks = [keeps_until, has_room_until].into_iter().flatten();
@@ -225,8 +229,9 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
         // One timer for all: there are thousands of these.
         let deadlines = [frame_deadline, write_deadline, register_deadline, greet_at, too_soon, later, look_again];
         let next = deadlines.into_iter().flatten().min();
-        // On the heap: most connections never wait for an old peer to read, and each would keep the room.
-        let mut reading = paced.map(|unread| Box::pin(read_enough(session_guard, unread, &mut look)));
+        // On the heap: most connections never wait for an old peer to read, and each would keep the
+        // room.
+        let mut reading = paced.map(|unread| Box::pin(read_enough(guard, unread, &mut look)));
         let room = &mut reader.room;
         let woken = slice.idle_while(async {
             tokio::select! {
@@ -251,7 +256,7 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
                     false => Ok(None),
                 });
                 match filled {
-                    Ok(Some(true)) => session_guard.heard(),
+                    Ok(Some(true)) => guard.heard(),
                     Ok(Some(false)) => return ConnectionEnd::Gone(LeaveReason::Closed),
                     Ok(None) => {}
                     Err(error) => return ConnectionEnd::Gone(reason(&error)),
@@ -281,7 +286,7 @@ async fn serve(session_guard: &SessionGuard, reader: &mut PeerReader, stop: &Can
                         "a version 2 peer registers at once",
                     ));
                 }
-                if is_due(greet_at) && session_guard.defers_greetings() {
+                if is_due(greet_at) && guard.defers_greetings() {
                     session.outbox().greet_later((now + RESTORING).into_std());
                 }
             }
@@ -315,7 +320,7 @@ async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Resul
     stream.ready(interest).await
 }
 
-/// Waits for a future, for ever when there is none.
+/// Waits for a future, or for ever when there is none.
 async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     match future {
         Some(future) => future.await,
@@ -324,8 +329,8 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
 }
 
 /// Waits for what an old peer's window waits for. Returns whether the peer reads.
-async fn read_enough(session_guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
-    let (session, shared) = (&session_guard.session, session_guard.shared());
+async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
+    let (session, shared) = (&guard.session, guard.shared());
     match unread {
         WindowFull::Until(time) => {
             sleep_until(Instant::from_std(time)).await;
@@ -345,7 +350,7 @@ async fn read_enough(session_guard: &SessionGuard, unread: WindowFull, look: &mu
 }
 
 impl QueueState {
-    /// Enters the queue if it has not. Returns whether it is the peer's turn.
+    /// Enters the queue unless the peer is in it. Returns whether the peer is first.
     fn wait_for(&mut self, update_queue: &UpdateQueue, session: &Session) -> bool {
         if matches!(self, Self::NotNeeded) {
             *self = Self::Awaited(update_queue.enter(&session.network_queue));
@@ -353,7 +358,7 @@ impl QueueState {
         matches!(self, Self::Now { .. })
     }
 
-    /// Waits for the turn, for ever when none is awaited. Cancel safe.
+    /// Waits until the peer is first, or for ever when it is not in the queue. Cancel safe.
     async fn awaited(&mut self) -> QueueHead {
         match self {
             Self::Awaited(head) => head.await,

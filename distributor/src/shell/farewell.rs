@@ -1,4 +1,5 @@
-//! How a connection ends: the reason that a peer is told, and a reset for one that would not read it.
+//! How a connection ends: the reason that a peer is told, and a reset for one that would not read
+//! it.
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -12,16 +13,17 @@ use tracing::debug;
 
 use crate::shell::session::SessionGuard;
 
-/// After a peer was told why it is cut, what it still sends is read for so long and so much: closing with unread bytes
-/// would reset the connection and take the message away.
+/// After a peer was told why it is cut, what it still sends is read for so long and so much:
+/// closing with unread bytes would reset the connection and take the message away.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
 /// Bytes of that taken at a time.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
-/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether the peer has closed too.
-pub(super) async fn farewell(session_guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
-    let stream = &session_guard.session.stream;
+/// Says why, once and without waiting for a peer that does not read, and closes. Returns whether
+/// the peer has closed too.
+pub(super) async fn farewell(guard: &SessionGuard, status: u16, reason: &str, message: &str) -> bool {
+    let stream = &guard.session.stream;
     let mut out = BytesMut::new();
     write_refusal(&mut out, None, status, reason, message, None);
     let shut = |stream| SockRef::from(stream).shutdown(Shutdown::Write);
@@ -45,13 +47,15 @@ pub(super) async fn farewell(session_guard: &SessionGuard, status: u16, reason: 
     closed.await.unwrap_or(false)
 }
 
-/// Reads what nobody needs. The room for that is this thread's, and not a piece for each of thousands that are cut.
+/// Reads bytes and drops them. The buffer is on the stack: thousands of connections that are cut
+/// need no buffer each.
 fn pass_over(stream: &Socket) -> std::io::Result<usize> {
     stream.try_read(&mut [0; LINGER_READ_BYTES])
 }
 
-/// Closes with a reset. A close in order stays behind what the peer has not read: the system gives that up some time later
-/// without a word, and a peer that reads again waits for ever on a connection that is gone.
+/// Closes with a reset. An orderly close would wait behind the bytes that the peer has not read.
+/// The system gives those up later without a word, and a peer that reads again would wait for ever
+/// on a connection that is gone.
 pub(super) fn abort(stream: &Socket) {
     let Some(stream) = stream.tcp() else { return };
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {

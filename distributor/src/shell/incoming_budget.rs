@@ -7,20 +7,22 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// Room for packets that have begun to come, for as many at a time as a limit in bytes allows. When there is none the next ones wait in the
-/// order in which they asked, and are woken one by one as others are done: thousands that wait cost nothing until it is their turn.
+/// Memory for packets that have begun to come, for as many at a time as a limit in bytes allows.
+/// When there is none, connections wait in the order in which they asked, and are woken one by one.
+/// Thousands that wait cost nothing until then.
 #[derive(Debug)]
 pub(crate) struct IncomingBudget {
     free: Arc<Semaphore>,
     /// How many wait.
     waiting: Arc<AtomicUsize>,
     limit: usize,
-    /// Bytes of one: a packet may get as large as that, and one that has begun must not wait for the rest of its room, which all others may
-    /// have begun to use.
+    /// Bytes reserved for one packet: the most that it may have. A packet that has begun must not
+    /// wait for the rest of its room.
     each: u32,
 }
 
-/// However many wait, a packet has this part of the usual time: cutting connections and taking them in again costs others their turn.
+/// However many wait, a packet has at least this part of the usual time: cutting connections and
+/// accepting them again takes time from all.
 const MOST_HASTE: u32 = 4;
 
 /// Room for one packet, until it is dropped.
@@ -51,20 +53,21 @@ impl IncomingBudget {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// How long a packet may have room while that is short: `usual` when few wait, and so much less when many do that those who have come
-    /// last wait for about as long. What an honest peer sends is in its socket by the time it has room.
+    /// How long a packet may have room while room is short: `usual` when few wait, and less when
+    /// many do, so that the last one waits for about as long. The packet of an honest peer is in
+    /// its socket by the time it has room.
     pub(crate) fn patience(&self, usual: Duration) -> Duration {
         let rooms = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
         let turns = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
         usual.div_f64(turns).max(usual / MOST_HASTE)
     }
 
-    /// Whether half of all is used: those who have room should not have it for long.
+    /// Whether more than half is used. Packets that have room should end soon then.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 2
     }
 
-    /// Room for a packet, at once or after those who have asked before.
+    /// Room for a packet, at once or after earlier requests.
     pub(crate) fn acquire(&self) -> Result<Room, AwaitedRoom> {
         match Arc::clone(&self.free).try_acquire_many_owned(self.each) {
             Ok(room) => Ok(room),

@@ -1,4 +1,4 @@
-//! Lines about nodes and registrations, as many of each kind as a log can bear.
+//! Log lines about nodes and registrations. Each kind has a limit.
 
 use std::net::SocketAddr;
 
@@ -13,8 +13,8 @@ use crate::peer::command::Rejection;
 use crate::registry::Admission;
 use crate::shell::shared::Shared;
 
-/// Log lines of one kind about nodes that come and go, in `LogThrottle::LOG_PERIOD`; the next says how many were left out. `distributor why`
-/// knows all.
+/// Log lines of one kind about nodes that come and go, in `LogThrottle::LOG_PERIOD`. The next line
+/// says how many were left out, and `distributor why` knows all.
 pub(super) const MAX_JOIN_LINES: u32 = 100;
 
 /// A registration, for its line.
@@ -79,16 +79,17 @@ impl Shared {
         }
     }
 
-    /// Says that a node is not listed. A version 1 node is told nothing, and its operators would wonder.
-    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, complaint: &Rejection) {
-        let Rejection { reason, message, .. } = complaint;
+    /// Logs that a node is not listed. A version 1 node is told nothing, so its operators find the
+    /// reason here.
+    pub(crate) fn warn_of_refusal(&self, peer: SocketAddr, rejection: &Rejection) {
+        let Rejection { reason, message, .. } = rejection;
         if let Some(held_back) = self.refusal_log.allow(reason, Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
             warn!(%peer, reason, held_back, "a registration is not taken: {message}");
         }
     }
 
-    /// Says once, and by name, that version 1 peers can no longer read the whole list.
+    /// Logs once, with the node's name, that version 1 peers can no longer read the whole list.
     pub(super) fn warn_of_size(&self, name: Escaped<&str>) {
         let mut state = self.lock();
         let outgrows = state.registry.legacy_bytes() > self.config.legacy_list_bytes;

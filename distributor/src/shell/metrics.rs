@@ -20,8 +20,8 @@ impl Counters {
         self.told.fetch_add(packets, Ordering::Relaxed);
     }
 
-    /// Something was refused, unless the status says that it was taken all the same. The reasons are words of this program, so there are
-    /// few.
+    /// Something was refused, unless the status says that it was taken all the same. The reasons
+    /// are words of this program, so there are few.
     pub(crate) fn refused(&self, status: u16, reason: &'static str) {
         if status < 400 {
             return;
@@ -57,7 +57,8 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) cut: BTreeMap<&'static str, u64>,
     /// What was refused, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// Lines that were left out of the log, as there were many alike; and those that it could not take.
+    /// Lines that were left out of the log because there were many alike, and lines that could not
+    /// be written.
     pub(crate) log_lines_held_back: u64,
     pub(crate) log_lines_lost: u64,
     /// Connections that wait for room for a packet.

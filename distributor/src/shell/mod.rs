@@ -1,4 +1,5 @@
-//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what that says.
+//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what that
+//! says.
 
 mod admin;
 mod connection;

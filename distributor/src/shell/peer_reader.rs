@@ -20,13 +20,14 @@ use crate::shell::session::SessionGuard;
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::OutPacket;
 
-/// Bytes of a packet that are read without room for all of it.
+/// Bytes of a packet that are read before room for all of it is reserved.
 const UNRESERVED_BYTES: usize = 4 * 1024;
-/// Bytes that the system may hold for a version 2 peer before it has sent them: a peer that stands still catches up from the
-/// newest state, and not from all that happened.
+/// Unsent bytes that the system may hold for a version 2 peer. A peer that stops reading then
+/// catches up from the newest state, and not through all states between.
 const MAX_UNSENT_BYTES: u32 = 128 * 1024;
-/// Bytes that it may hold altogether, what is under way included (Linux takes twice that, for its own needs: socket(7)). Ten
-/// thousand peers that read slowly would use up what the system has for TCP otherwise; then it drops what comes in, for all.
+/// All bytes that the system may hold for it, sent or not (Linux takes twice that, for its own
+/// needs: socket(7)). Otherwise ten thousand slow peers would use up the system's memory for TCP,
+/// and it would drop what comes in, for all.
 const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 
 /// The reading half's state.
@@ -43,7 +44,7 @@ pub(super) struct PeerReader {
     pub(super) room: RoomForPacket,
 }
 
-/// Where the bytes of packets are that have come and were not handled.
+/// Where the bytes of a packet that has begun to come are kept.
 pub(super) enum RoomForPacket {
     /// They are few.
     Little,
@@ -81,16 +82,17 @@ impl PeerReader {
         !matches!(self.room, RoomForPacket::Awaited(_))
     }
 
-    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its side.
+    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its
+    /// side.
     pub(super) fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
         let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
         self.frames.fill_at_most(socket, room.saturating_sub(self.frames.buffered().len()))
     }
 
     /// Handles one packet; `false` when more bytes are needed first.
-    pub(super) fn handle_next_frame(&mut self, session_guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
-        let config = &session_guard.shared().config;
-        let session = &session_guard.session;
+    pub(super) fn handle_next_frame(&mut self, guard: &SessionGuard) -> Result<bool, ConnectionEnd> {
+        let config = &guard.shared().config;
+        let session = &guard.session;
         if !self.read_before && !self.frames.buffered().is_empty() {
             if let Some(other) = guess_protocol(self.frames.buffered()) {
                 let message = format!("this is the registry port for packets; the peer looks like {other}");
@@ -123,40 +125,40 @@ impl PeerReader {
         let version = self.commands.version();
         match self.commands.read(now.into_std(), &frame, config) {
             Command::Ignore => {}
-            Command::RejectSilently(complaint) => {
-                session_guard.shared().counters.refused(complaint.status, complaint.reason);
-                session_guard.shared().warn_of_refusal(session.peer, &complaint);
+            Command::RejectSilently(rejection) => {
+                guard.shared().counters.refused(rejection.status, rejection.reason);
+                guard.shared().warn_of_refusal(session.peer, &rejection);
             }
-            Command::Register(registration, options) => self.register(session_guard, *registration, &options),
+            Command::Register(registration, options) => self.register(guard, *registration, &options),
             Command::GetList(key) => session.outbox().reply(Reply::List(key), self.commands.version()),
             Command::Leave => {
                 self.registered = false;
-                session_guard.unregister(LeaveReason::Leave);
+                guard.unregister(LeaveReason::Leave);
             }
             Command::Acknowledge(Pong { revision: Some(known), digest }) => {
-                session_guard.acknowledge(known, digest, now.into_std())
+                guard.acknowledge(known, digest, now.into_std())
             }
             Command::Acknowledge(_nothing) => {}
-            Command::Report(failed) => session_guard.report_failed(&failed),
+            Command::Report(failed) => guard.report_failed(&failed),
             Command::CopyPart => {
                 if let Some(part) = Packet::parse(&frame).ok().as_ref().and_then(read_copy) {
-                    session_guard.restore_part(&part);
+                    guard.restore_part(&part);
                 }
             }
             Command::GetHistory(key, node) => {
                 let mut out = BytesMut::new();
-                write_history(&mut out, &key, &session_guard.history(&node));
-                let memory = &session_guard.shared().update_budget;
+                write_history(&mut out, &key, &guard.history(&node));
+                let memory = &guard.shared().update_budget;
                 if memory.has_room(out.len()) {
                     let answer = OutPacket::reserved(out.freeze(), memory);
                     session.outbox().reply(Reply::Packet(answer), self.commands.version());
                 } else {
-                    let complaint = Rejection::new(503, "busy", "what peers have not read takes too much memory");
-                    self.refuse(session_guard, Some(&key), &complaint, Some(SHORT_PATIENCE));
+                    let rejection = Rejection::new(503, "busy", "what peers have not read takes too much memory");
+                    self.refuse(guard, Some(&key), &rejection, Some(SHORT_PATIENCE));
                 }
             }
-            Command::Reject(key, complaint) => self.refuse(session_guard, key.as_ref(), &complaint, None),
-            Command::Cut(complaint) => return Err(ConnectionEnd::Rejected(complaint)),
+            Command::Reject(key, rejection) => self.refuse(guard, key.as_ref(), &rejection, None),
+            Command::Cut(rejection) => return Err(ConnectionEnd::Rejected(rejection)),
         }
         if version == Version::V1 && self.commands.version() == Version::V2 {
             tune_for_changes(&session.stream);
@@ -164,9 +166,9 @@ impl PeerReader {
         Ok(true)
     }
 
-    fn register(&mut self, session_guard: &SessionGuard, registration: Registration, options: &RegisterOptions) {
+    fn register(&mut self, guard: &SessionGuard, registration: Registration, options: &RegisterOptions) {
         let version = self.commands.version();
-        let refusal = match session_guard.register(registration, version, options) {
+        let refusal = match guard.register(registration, version, options) {
             Ok(admission) => {
                 self.registered = true;
                 admission.notice()
@@ -174,22 +176,22 @@ impl PeerReader {
             Err(refused) => refused.refusal(),
         };
         let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
-        let complaint = Rejection::new(status, reason, message);
+        let rejection = Rejection::new(status, reason, message);
         // What a node cannot mend by waiting, its operators should see.
         if retry_after.is_none() || version == Version::V1 && status != 202 {
-            session_guard.shared().warn_of_refusal(session_guard.session.peer, &complaint);
+            guard.shared().warn_of_refusal(guard.session.peer, &rejection);
         }
         match version {
-            Version::V1 => session_guard.shared().counters.refused(status, reason),
-            Version::V2 => self.refuse(session_guard, None, &complaint, retry_after),
+            Version::V1 => guard.shared().counters.refused(status, reason),
+            Version::V2 => self.refuse(guard, None, &rejection, retry_after),
         }
     }
 
-    fn refuse(&self, session_guard: &SessionGuard, key: Option<&Key>, complaint: &Rejection, after: Option<Duration>) {
-        let session = &session_guard.session;
-        let Rejection { status, reason, message } = complaint;
+    fn refuse(&self, guard: &SessionGuard, key: Option<&Key>, rejection: &Rejection, after: Option<Duration>) {
+        let session = &guard.session;
+        let Rejection { status, reason, message } = rejection;
         debug!(conn = session.id.0, peer = %session.peer, reason, "refused: {}", escaped(message, MAX_ESCAPED_BYTES));
-        session_guard.shared().counters.refused(*status, reason);
+        guard.shared().counters.refused(*status, reason);
         let mut out = BytesMut::new();
         write_refusal(&mut out, key, *status, reason, message, after);
         session.outbox().reply(Reply::Packet(out.freeze().into()), self.commands.version());
@@ -202,7 +204,8 @@ impl PeerReader {
     }
 }
 
-/// Changes are small and many; what a peer has not taken is better made anew.
+/// Limits what the system holds for a peer: changes are small and many, and a newer packet is
+/// better than an old one.
 fn tune_for_changes(stream: &Socket) {
     #[cfg(target_os = "linux")]
     let Some(stream) = stream.tcp() else { return };

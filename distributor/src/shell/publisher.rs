@@ -9,20 +9,23 @@ use tokio::time::{Instant, sleep};
 use crate::shell::session::{FlushOutcome, Writer};
 use crate::shell::shared::{Shared, index};
 
-/// Sockets written to, and bytes written, before other tasks have their turn, when that takes less than a [`TimeSlice`].
+/// Sockets written to, and bytes written, before other tasks run, if that takes less than a
+/// [`TimeSlice`].
 const WRITES_PER_SLICE: usize = 64;
 const BYTES_PER_SLICE: usize = 1 << 20;
 
-/// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into loopback sockets.
+/// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into
+/// loopback sockets.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
-/// A publisher rests this many times as long as it has worked, so that it takes a third of a core at most. A single change
-/// goes out at once, and a burst merges.
+/// A publisher rests this many times as long as it has worked, so that it takes a third of a core
+/// at most. A single change goes out at once, and a burst merges.
 const PAUSE_PER_WORK: u32 = 2;
 /// However much there is to tell, a change does not wait longer than this for the round before.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 impl Shared {
-    /// Tells every follower of this version of every change, merged while it is busy or rests. Runs until cancelled.
+    /// Tells every follower of this version of every change, merged while it is busy or rests. Runs
+    /// until cancelled.
     pub(crate) async fn publish(&self, version: Version) {
         let mut told = Revision::default();
         loop {
@@ -31,11 +34,12 @@ impl Shared {
             let followers: Vec<_> = {
                 let mut state = self.lock();
                 if state.registry.defers_updates(version) {
-                    // Those who wait for it are told when it is over.
+                    // Followers are sent the list when the restoring is over.
                     continue;
                 }
                 if version == Version::V1 && state.followers[index(version)].all.is_empty() {
-                    // The list of thousands of nodes is not made for nobody, a thousand times a second.
+                    // Without followers no list is encoded: with thousands of nodes that costs
+                    // milliseconds for each change.
                     continue;
                 }
                 let newest = state.registry.publish(version);
@@ -64,7 +68,7 @@ impl Shared {
                 }
             }
             worked += slice.worked();
-            // Those that have ended meanwhile must not stay open for longer.
+            // Sessions that have ended meanwhile must be closed now.
             drop(followers);
             let pause =
                 Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (PAUSE_PER_WORK + 1));

@@ -16,11 +16,12 @@ use crate::shell::admin;
 use crate::shell::connection;
 use crate::shell::shared::{ConnectionLimit, Shared};
 
-/// While we stop, so long whoever registers is told to come back later; the others see the end of their connections then.
+/// While stopping, the Distributor tells peers that register for so long to come back later. Then
+/// all connections are closed.
 const DRAIN: Duration = Duration::from_millis(200);
 
-/// Serves all `listeners` as one registry until `stop` is cancelled; then tells those who register to come back, closes every
-/// connection and returns.
+/// Serves all `listeners` as one registry until `stop` is cancelled; then tells those who register
+/// to come back, closes every connection and returns.
 ///
 /// Dropping the future stops at once as well.
 pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: CancellationToken) {
@@ -61,7 +62,8 @@ pub async fn serve_with_admin(
             shared.drain();
             sleep(DRAIN).await;
         }
-        // None of them ends by itself. A registry that accepts but does not publish is worse than none.
+        // None of them ends by itself. A registry that accepts but does not publish is worse than
+        // none.
         Some(Err(ended)) = tasks.join_next() => if ended.is_panic() { std::panic::resume_unwind(ended.into_panic()) },
     }
     closing.cancel();
@@ -78,8 +80,8 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
             (stream, peer) = acceptor.accept() => {
                 set_options(&stream);
                 let (reason, refused) = match shared.open(stream, peer) {
-                    Ok(session_guard) => {
-                        connections.spawn(connection::run(session_guard, stop.clone()));
+                    Ok(guard) => {
+                        connections.spawn(connection::run(guard, stop.clone()));
                         continue;
                     }
                     Err(refused) => refused,
@@ -96,7 +98,8 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
                     warn!(%peer, limit, held_back, "connection closed: there are {what}");
                 }
             }
-            // A panic in a connection has ended that connection only; the membership has seen it leave.
+            // A panic in a connection has ended that connection only, and its guard has removed the
+            // session.
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
                     warn!(%error, "a connection's task panicked; its node has left");

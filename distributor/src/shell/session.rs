@@ -1,4 +1,5 @@
-//! One connection as others see it: what is written to it, and the guard that removes it when its task ends.
+//! One connection as others see it: what is written to it, and the guard that removes it when its
+//! task ends.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -23,21 +24,22 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Socket,
-    /// Whoever holds it may write to the stream. Nothing waits inside, and the roster is asked from inside, never the other
-    /// way round.
+    /// A task that holds this lock may write to the stream. Nothing waits inside. The registry is
+    /// locked while the outbox is, never the other way round.
     pub(super) outbox: Mutex<Outbox>,
-    /// Wakes the connection's task: the publisher could not write everything, or the session is out.
+    /// Wakes the connection's task: the publisher could not write everything, or the session is to
+    /// end.
     pub(crate) unfinished: Notify,
-    /// Why the session is out, once it is.
+    /// Why the registry has removed the session, once it has.
     pub(crate) cut_reason: OnceLock<LeaveReason>,
-    /// Another connection has its place.
+    /// Another connection needs its place among those that are allowed.
     pub(crate) is_evicted: AtomicBool,
-    /// What it says it needs is kept as long as it is registered.
+    /// The memory of its interests, as long as it is registered.
     pub(super) interest_reservation: Mutex<Option<Reservation>>,
     pub(super) opened_at: Instant,
-    /// The connections of a network have one turn between them.
+    /// The queue that it shares with the other connections of its address group.
     pub(crate) network_queue: NetworkQueue,
-    /// How long we had been awake when it last gave a sign of life.
+    /// The active time at its last sign of life, in nanoseconds.
     pub(super) last_heard: AtomicU64,
 }
 
@@ -59,13 +61,13 @@ pub(crate) enum FlushOutcome {
     Stalled(std::time::Instant),
     /// An old peer is given time to read.
     Paced(WindowFull),
-    /// What the peer is owed can be made at this time.
+    /// What the peer is owed can be encoded at this time.
     Later(std::time::Instant),
     /// The connection is broken.
     Broken,
 }
 
-/// A connection's place in the membership. Leaving is its `Drop`, so panics and cancelled tasks leave too.
+/// Removes a session when it is dropped, so panics and cancelled tasks remove theirs too.
 #[derive(Debug)]
 pub(crate) struct SessionGuard {
     pub(super) shared: Arc<Shared>,
@@ -94,7 +96,7 @@ impl SessionGuard {
         self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The peer knows this state; if not as it should, it is sent the list.
+    /// The peer says that it knows this state. If its digest is wrong, it is sent the list.
     pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
         let drifted = self.shared.lock().registry.acknowledge(self.session.id, known, digest);
         if drifted && self.session.outbox().may_resend(now) {
@@ -130,7 +132,8 @@ impl SessionGuard {
         self.shared.lock().registry.history(Instant::now().into_std(), node)
     }
 
-    /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is about to come.
+    /// Whether a peer that has just connected is greeted later: what an earlier Distributor knew is
+    /// about to come.
     pub(crate) fn defers_greetings(&self) -> bool {
         self.shared.lock().registry.defers_updates(Version::V1)
     }
@@ -156,17 +159,19 @@ impl Session {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session is out; its task ends it.
+    /// The registry has removed the session; its task ends it.
     pub(super) fn cut(&self, reason: LeaveReason) {
         let _ = self.cut_reason.set(reason);
         self.unfinished.notify_one();
     }
 
-    /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that was. Never waits.
+    /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that
+    /// was. Never waits.
     ///
-    /// Changes are told by the publisher, so that they merge. What it cannot finish the connection's task does; until that has,
-    /// the publisher keeps its hands off. No change is lost between them: both ask for the newest state while they hold the
-    /// outbox, so whoever is last has told it.
+    /// The publisher sends changes, so that they merge. What it cannot finish, the connection's
+    /// task does; until that is done the publisher skips the session. No change is lost between
+    /// them: both ask for the newest state while they hold the outbox, so the last of them has sent
+    /// it.
     pub(crate) fn flush(&self, shared: &Shared, writer: Writer) -> (FlushOutcome, usize) {
         let mut outbox = self.outbox();
         if writer == Writer::Publisher && (outbox.is_behind || outbox.owes_reply()) {

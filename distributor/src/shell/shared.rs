@@ -1,4 +1,5 @@
-//! The roster as all connections share it, and the tasks that tell of its changes and keep its time.
+//! The registry as all connections share it, behind one lock, with the followers and the limits
+//! that go with it.
 
 use std::collections::hash_map;
 use std::collections::{BTreeMap, HashMap};
@@ -25,47 +26,51 @@ use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
 use crate::updates::budget::Budget;
 
-/// How long a connection has to register until it may have to give way to others.
+/// How long a connection has to register before it may be evicted in favour of others.
 const REGISTER_GRACE: Duration = Duration::from_millis(500);
 
-/// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is written to.
+/// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is
+/// written to.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
     pub(super) state: Mutex<SharedState>,
     pub(super) changed: [Notify; 2],
-    /// Something may be due earlier than the time keeper thinks.
+    /// Something may be due earlier than the timer task thinks.
     pub(super) rescheduled: Notify,
-    /// What is said of registrations that are not taken, and of connections that are cut: an attacker must not fill the log.
+    /// Log lines about registrations that are refused, and connections that are cut: an attacker
+    /// must not fill the log.
     pub(super) refusal_log: LogThrottles,
     pub(crate) cut_log: LogThrottles,
-    /// What is said of nodes that are listed, and have something wrong.
+    /// Log lines about nodes that are listed and have something wrong.
     pub(super) warnings: LogThrottles,
-    /// What is said of nodes that come and go: there are as many as nodes, and one that flaps must not fill the log either.
+    /// Log lines about nodes that come and go. A node that flaps must not fill the log either.
     pub(super) join_log: LogThrottles,
     /// What old peers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
-    /// Connections whose peers always have something to say have one turn at a time between them.
+    /// Connections whose peers send without a pause work one at a time.
     pub(crate) slices: SliceQueue,
     /// Peers for which a packet of their own has to be made.
     pub(crate) update_queue: UpdateQueue,
-    /// What packets take that are on their way to peers.
+    /// Memory of packets on their way to peers.
     pub(crate) update_budget: Budget,
-    /// What packets of peers take that have begun to come.
+    /// Memory of packets that have begun to come.
     pub(crate) incoming_budget: IncomingBudget,
     pub(crate) counters: Counters,
-    /// How long we have been awake, in nanoseconds: see `liveness`.
+    /// The active time in nanoseconds: see `liveness`.
     pub(super) active_time: AtomicU64,
 }
 
 #[derive(Debug)]
 pub(super) struct SharedState {
     pub(super) registry: Registry,
-    /// Those who are told of changes, version 1 and version 2 apart: they are told at their own pace.
+    /// The sessions that are sent changes. Version 1 and version 2 are apart, as each has its own
+    /// pace.
     pub(super) followers: [Followers; 2],
     /// The connections of each [network](address_group).
     pub(super) by_address_group: HashMap<IpAddr, AddressCounts>,
-    /// Connections that have registered nothing, the oldest first: they give way when there is no room for others.
+    /// Connections that have registered nothing, the oldest first. They are evicted when there is
+    /// no room for others.
     pub(super) unregistered: BTreeMap<SessionId, Arc<Session>>,
     pub(super) next_session: u64,
     pub(super) open_sessions: usize,
@@ -76,16 +81,17 @@ pub(super) struct SharedState {
 #[derive(Debug, Default)]
 pub(super) struct AddressCounts {
     pub(super) open: usize,
-    /// Those that have registered nothing.
+    /// Connections that have registered nothing.
     pub(super) unregistered: usize,
     pub(super) turn: NetworkQueue,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    /// In the order in which they came, so that a round walks through memory, ours and the system's, in order.
+    /// In the order in which they came, so that a round walks through memory, ours and the
+    /// system's, in order.
     pub(super) all: BTreeMap<SessionId, Arc<Session>>,
-    /// Those who have registered since the last round.
+    /// Sessions that have registered since the last round.
     pub(super) new: Vec<Arc<Session>>,
 }
 
@@ -174,7 +180,7 @@ impl Shared {
         state.by_address_group.entry(network).or_default().open += 1;
         state.await_registration(&session);
         drop(state);
-        // The time keeper sleeps while there is nobody.
+        // The timer task sleeps while there are no connections.
         self.rescheduled.notify_one();
         Ok(SessionGuard { shared: Arc::clone(self), session })
     }
@@ -212,7 +218,7 @@ impl Shared {
         }
     }
 
-    /// From now on whoever registers is told to come back later.
+    /// From now on peers that register are told to come back later.
     pub(crate) fn drain(&self) {
         self.lock().registry.drain();
     }
@@ -246,7 +252,7 @@ impl Shared {
         let host = host_text(session.peer.ip());
         let now = Instant::now().into_std();
         let (name, port, urls) = (registration.name.clone(), registration.port, registration.urls.len());
-        // Locked in this order, as by all that write to a peer.
+        // All code that writes to a peer locks them in this order.
         let mut outbox = session.outbox();
         let mut state = self.lock();
         let before = state.registry.published();
@@ -306,8 +312,8 @@ impl Shared {
         self.log_removal(nodes, session.peer, &record, reason, is_retained);
     }
 
-    /// A panic inside would have left half a change behind; no code of ours panics there, and a live registry serves
-    /// better than none.
+    /// A panic inside would have left half a change behind; no code of ours panics there, and a
+    /// live registry serves better than none.
     pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -344,8 +350,8 @@ impl SharedState {
         }
     }
 
-    /// There is no room for a new connection: of the network that has most of those that have registered nothing, the one that
-    /// has been there for longest gives way, if it has had the time to register.
+    /// Evicts a connection to make room for a new one: the oldest without a registration, of the
+    /// address group that has most of these, if it has had the time to register.
     fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
         let (network, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;
         let oldest = self.unregistered.values().find(|session| address_group(session.peer.ip()) == *network)?;
@@ -368,7 +374,8 @@ pub(super) fn index(version: Version) -> usize {
     }
 }
 
-/// Higher at every start, as long as the clock is not set back; a Distributor that succeeds another sees to it itself.
+/// Higher at every start, as long as the clock is not set back. A Distributor that restores an
+/// earlier list raises it itself.
 #[expect(clippy::disallowed_methods, reason = "the clock names this start and decides nothing")]
 fn epoch() -> u64 {
     let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();

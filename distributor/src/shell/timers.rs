@@ -16,7 +16,7 @@ use crate::shell::session::{FlushOutcome, Writer};
 use crate::shell::shared::{Shared, SharedState, index};
 
 impl Shared {
-    /// Does what is due, and watches over those who are silent. Runs until cancelled.
+    /// Does what is due, and pings peers that are silent. Runs until cancelled.
     pub(crate) async fn run_timers(&self) {
         loop {
             let next = {
@@ -29,10 +29,10 @@ impl Shared {
                 () = self.rescheduled.notified() => {}
             }
             let now = Instant::now().into_std();
-            let (before, turn, verdicts) = {
+            let (before, due, verdicts) = {
                 let mut state = self.lock();
                 let before = state.registry.published();
-                let turn = state.registry.run_due(now);
+                let due = state.registry.run_due(now);
                 let SharedState { registry, followers, .. } = &mut *state;
                 let heard = |session| {
                     let followers = &followers[index(Version::V2)].all;
@@ -42,9 +42,9 @@ impl Shared {
                 let verdicts = registry.liveness.tick(now, heard);
                 let active_time = u64::try_from(registry.liveness.active_time().as_nanos()).unwrap_or(u64::MAX);
                 self.active_time.store(active_time, Ordering::Relaxed);
-                (before, turn, verdicts)
+                (before, due, verdicts)
             };
-            self.apply_due(turn);
+            self.apply_due(due);
             for (session, verdict) in verdicts {
                 self.apply_verdict(now, session, verdict);
             }
@@ -55,10 +55,10 @@ impl Shared {
         }
     }
 
-    fn apply_due(&self, turn: DueActions) {
-        let DueActions { copy_from, resolved, gone, warm } = turn;
+    fn apply_due(&self, due: DueActions) {
+        let DueActions { copy_from, resolved, gone, warm } = due;
         if warm {
-            debug!(nodes = self.lock().registry.nodes(), "warm: whoever is not listed is not there");
+            debug!(nodes = self.lock().registry.nodes(), "warm: lists are complete");
         }
         for record in gone {
             if let Some(held_back) = self.join_log.allow("gone", Instant::now().into_std()) {

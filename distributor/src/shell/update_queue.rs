@@ -1,25 +1,26 @@
-//! Who is next, of the peers for which packets of their own have to be made.
+//! The queue of peers that wait for packets of their own.
 
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// A queue of networks, each of which is a queue of connections. Packets that only one peer is sent are made at a pace, and as memory allows:
-/// the connection that is first looks again and again whether it is time, and thousands that wait behind it cost nothing. A network with
-/// thousands of them has one turn where another has one.
+/// A queue of address groups, each of which is a queue of connections. Packets for a single peer
+/// are encoded at a pace, and as memory allows. Only the first connection looks at the clock, and
+/// thousands that wait behind it cost nothing. An address group with thousands of connections is
+/// served as often as one with a single connection.
 #[derive(Debug)]
 pub(crate) struct UpdateQueue {
     all: Arc<Semaphore>,
 }
 
-/// The queue of one network's connections.
+/// The queue of one address group's connections.
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkQueue(Arc<Semaphore>);
 
-/// It is a connection's turn until this is dropped.
+/// A connection is first in the queue until this is dropped.
 pub(crate) type QueueHead = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-/// Waits for the turn. Dropped, it leaves the queue.
+/// Waits until the connection is first. Dropped, it leaves the queue.
 pub(crate) type AwaitedHead = Pin<Box<dyn Future<Output = QueueHead> + Send>>;
 
 impl Default for UpdateQueue {
@@ -35,7 +36,7 @@ impl Default for NetworkQueue {
 }
 
 impl UpdateQueue {
-    /// Enters the queue of a network, at its end.
+    /// Enters the queue of an address group, at its end.
     pub(crate) fn enter(&self, network: &NetworkQueue) -> AwaitedHead {
         let (own, all) = (Arc::clone(&network.0), Arc::clone(&self.all));
         Box::pin(async move {
@@ -57,7 +58,8 @@ mod tests {
             matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
         let (turns, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
-        // Three of a crowd, and then one of another network; what is asked in vain holds its place in the queue.
+        // Three of a crowd, and then one of another network; what is asked in vain holds its place
+        // in the queue.
         let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.enter(network))).into();
         let mut order = Vec::new();
         let mut now = waiting[0].as_mut().unwrap().as_mut();

@@ -1,5 +1,6 @@
-//! The whole mesh in one thread, from one seed: real packets between the real roster and real replicas, over connections that
-//! split, stall, break, and swallow what they carry; with nodes and Distributors that die and come back.
+//! The whole mesh in one thread, from one seed: real packets between the real registry and real
+//! replicas, over connections that split, stall, break, and swallow what they carry; with nodes and
+//! Distributors that die and come back.
 //!
 //! `SIMULATION_HISTORIES=10000000 cargo test --release -p distributor simulation` runs more of them,
 //! `SIMULATION_SEED=<n>` runs one again.
@@ -51,7 +52,8 @@ struct World {
     connections: BTreeMap<u64, SimConnection>,
     next_connection: u64,
     next_instance: u64,
-    /// Sessions of peers that are no nodes, and register what nodes do; and when the last of them goes.
+    /// Sessions of peers that are no nodes, and register what nodes do; and when the last of them
+    /// goes.
     impostors: BTreeSet<u64>,
     impostors_go: Option<Instant>,
     peace: bool,
@@ -98,7 +100,8 @@ struct SimNode {
     connection: Option<u64>,
     connect_at: Instant,
     replica: Replica,
-    /// What the changes that the replica names have made of nothing: calls are routed by such a table.
+    /// What the changes that the replica names have made of nothing: calls are routed by such a
+    /// table.
     table: BTreeMap<SocketAddr, KnownNode>,
     highest: Option<Revision>,
     /// It told this connection that it has a list.

@@ -189,13 +189,13 @@ impl World {
         };
         let (registry, session) = (&mut distributor.registry, SessionId(id));
         match connection.commands.read(self.now, frame, &Config::default()) {
-            Command::Register(registration, terms) => {
+            Command::Register(registration, options) => {
                 let version = connection.commands.version();
                 connection.outbox.follow(version, None);
-                if let Some(have) = terms.resume.filter(|have| registry.can_resume_from(*have)) {
+                if let Some(have) = options.resume.filter(|have| registry.can_resume_from(*have)) {
                     connection.outbox.resume_from(have);
                 }
-                let _admission = registry.register(self.now, session, *registration, "::ffff:10.0.0.1", &terms);
+                let _admission = registry.register(self.now, session, *registration, "::ffff:10.0.0.1", &options);
                 self.cut_superseded();
             }
             Command::GetList(key) => connection.outbox.reply(Reply::List(key), connection.commands.version()),

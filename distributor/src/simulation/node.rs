@@ -37,16 +37,16 @@ impl SimNode {
                 if self.lies {
                     have = Some(self.lie().0);
                 }
-                let terms = RegisterOptions { resume: have, ..RegisterOptions::default() };
+                let options = RegisterOptions { resume: have, ..RegisterOptions::default() };
                 let mut out = BytesMut::new();
-                write_registration(&mut out, name, *port, &[], &advert, &terms);
+                write_registration(&mut out, name, *port, &[], &advert, &options);
                 out.to_vec()
             }
         }
     }
 
-    /// A list with nodes that there are not: one that is new, and one in the place of each that there is, the state it claims to be,
-    /// and its digest.
+    /// A list with nodes that there are not: one that is new, and one in the place of each that
+    /// there is, the state it claims to be, and its digest.
     pub(super) fn lie(&self) -> (ResumePoint, Vec<(u64, String)>) {
         let entry = |port: u16, name: &str, id: &str| {
             format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
@@ -98,7 +98,8 @@ impl SimNode {
             return out.to_vec();
         }
         let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
-        // An entry that is replaced may be at another address then: whoever took an instance over was there.
+        // An entry that is replaced may be at another address then: whoever took an instance over
+        // was there.
         let replaced: BTreeSet<u64> = match &news {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
             ListUpdate::Snapshot(_) => BTreeSet::new(),

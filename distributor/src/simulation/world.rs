@@ -78,7 +78,8 @@ impl World {
             8 => {
                 if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
                     connection.black_hole.get_or_insert(self.now);
-                    // The node finds out by itself, or has a new address: it comes again, while the old session lives on.
+                    // The node finds out by itself, or has a new address: it comes again, while the
+                    // old session lives on.
                     if self.rng.bool() {
                         self.nodes[node].connection = None;
                         self.nodes[node].replica.disconnected();

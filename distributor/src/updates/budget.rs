@@ -1,4 +1,5 @@
-//! How much memory packets take that wait to be read by somebody, all connections together.
+//! How much memory packets take until all their receivers have read them, for all connections
+//! together.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -39,12 +40,12 @@ impl Budget {
         self.used().saturating_add(bytes) <= self.limit
     }
 
-    /// Whether half of the limit is used: peers that keep bytes for long should no longer.
+    /// Whether more than half of the limit is used. Peers that hold bytes for long are cut then.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 2
     }
 
-    /// Counts bytes that are there already, or have to be.
+    /// Reserves bytes, even beyond the limit.
     pub(crate) fn reserve(&self, bytes: usize) -> Reservation {
         self.used.fetch_add(bytes, Ordering::Relaxed);
         Reservation { used: Arc::clone(&self.used), bytes }
@@ -69,7 +70,7 @@ impl OutPacket {
     /// Small packets are not counted: there is one at most for each connection.
     pub(crate) const UNRESERVED_BYTES: usize = 4 * 1024;
 
-    /// A packet whose bytes are counted until the last of those who are sent it has taken them.
+    /// A packet whose bytes are counted until its last receiver has read them.
     pub(crate) fn reserved(packet: Bytes, memory: &Budget) -> Self {
         let is_large = packet.len() > Self::UNRESERVED_BYTES;
         let grant = is_large.then(|| Arc::new(memory.reserve(packet.len())));
@@ -114,7 +115,7 @@ impl OutPacket {
         self.own.advance(own);
         self.shared.advance(bytes - own);
         if self.is_empty() {
-            // Nothing of a large packet is kept for those who have it.
+            // A peer that has read a large packet keeps nothing of it.
             *self = Self::default();
         }
     }

@@ -1,4 +1,4 @@
-//! Lists and changes as they go over the wire: encoded once for everybody who knows the same.
+//! Lists and changes as they go over the wire, encoded once for all peers that know the same.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -14,68 +14,70 @@ use crate::entries::view::View;
 use crate::entries::{Difference, EntryTable, Record};
 use crate::updates::budget::{Budget, OutPacket};
 
-/// The packets of the newest revision, as far as somebody has needed them.
+/// The packets of the newest revision that at least one peer has needed.
 #[derive(Debug)]
 pub(crate) struct ListCache {
-    /// What all of these take that somebody still reads.
+    /// Counts the bytes of these packets until the last peer has read them.
     memory: Budget,
     legacy: Option<(Revision, OutPacket)>,
     snapshot: Option<(UpdateHeader, OutPacket)>,
-    /// What the packets below lead to.
+    /// The state to which the packets below lead.
     target: TargetState,
     changes: HashMap<PeerState, OutPacket>,
-    /// What has changed since when, for whoever is shown what: the same for all those whom the last changes did not concern,
-    /// whatever each of them was told last.
+    /// What has changed since a revision, for one view. Peers that the last changes did not concern
+    /// share one difference, whatever each of them was sent last.
     differences: HashMap<(u64, View), Arc<Difference>>,
-    /// From one state that everybody was led to, to the next; the last ones, the newest last, no more bytes than a list has.
+    /// The last deltas between two states that were published, the newest last. Together they have
+    /// no more bytes than a list.
     shared_deltas: VecDeque<SharedDelta>,
     subsets: HashMap<View, OutPacket>,
-    /// The last list of a part that was asked for, and of which state.
+    /// The last partial list that a peer asked for, with its state.
     answered: Option<(TargetState, View, OutPacket)>,
-    /// When the next list may be encoded that only one peer wants.
+    /// When the next list for a single peer may be encoded.
     subset_at: Option<Instant>,
 }
 
-/// A state to which everybody is led.
+/// A state that is published to all peers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TargetState {
-    pub(crate) stamp: UpdateHeader,
-    /// The node of every entry has registered here: nobody has to be told a part only.
+    pub(crate) header: UpdateHeader,
+    /// The node of every entry has registered here, so every peer may see the whole list.
     pub(crate) is_whole: bool,
 }
 
-/// What leads everybody from one state to the next.
+/// The packet that leads all peers from one published state to the next.
 #[derive(Debug)]
 struct SharedDelta {
     from: Revision,
     to: Revision,
     packet: OutPacket,
-    /// Whoever sees all has to be told.
+    /// Peers that see all entries have to be sent it.
     has_changes: bool,
 }
 
-/// A peer that has missed at most so many changes gets them merged into one packet of its own, if that has at most so many
-/// bytes. Others get the steps that everybody got, or the list: those cost the same memory however many peers are behind.
+/// A peer that has missed at most so many changes gets them merged into a packet of its own of at
+/// most so many bytes. Other peers get the shared deltas or the list, which cost the same memory
+/// however many peers are behind.
 const MAX_OWN_CHANGES: u64 = 1024;
 const MAX_OWN_BYTES: usize = 16 * 1024;
-/// Packets, of each kind, that are kept for the next peer that knows, and needs, the same. In a mesh whose nodes say what they need
-/// there are about as many kinds as services.
+/// Packets of each kind that are kept for the next peer with the same state and the same interests.
+/// A mesh has about as many kinds as services.
 const MAX_CACHED: usize = 256;
-/// Bytes of lists of a part that are kept so.
+/// Bytes of partial lists that are kept in this way.
 const MAX_CACHED_BYTES: usize = 16 << 20;
-/// Lists of a part are encoded at this pace, in bytes a second, so that peers that all need something else leave time for others:
-/// an entry that is looked at counts as so many bytes.
+/// Partial lists are encoded at this pace, in bytes a second, so that peers with different
+/// interests leave time for other work. An entry that is examined counts as so many bytes.
 const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
 const BYTES_OF_A_LOOK: usize = 64;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PeerState {
-    /// The state it was told last, or says that it holds.
+    /// The state that it was sent last, or says that it holds.
     pub(crate) told: Option<Revision>,
-    /// Of that state, if it says so.
+    /// The digest of that state, if the peer gave one.
     pub(crate) digest: Option<Digest>,
-    /// Changes up to this are none that it needs.
+    /// No change up to this one concerns it.
     pub(crate) seen: Option<Revision>,
     pub(crate) view: View,
 }
@@ -84,26 +86,27 @@ pub(crate) struct PeerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateAfter {
     pub(crate) revision: Revision,
-    /// It knows nothing of what has only been copied, and is told when the nodes of that come.
+    /// It does not know the entries that were only copied. It is told of each when its node
+    /// registers.
     pub(crate) confirmed_only: bool,
 }
 
 /// What a version 2 peer should be sent.
 #[derive(Debug)]
 pub(crate) enum NextUpdate {
-    /// Nothing: it knows this state, as far as it needs it.
+    /// Nothing: it knows all of this state that concerns it.
     Nothing(Revision),
-    /// This, after which it knows that.
+    /// This packet, after which it knows that state.
     Packet(OutPacket, StateAfter),
-    /// Something that only this peer is sent, at this time: there are many such peers, or they read slowly.
+    /// A packet for this peer only, at this time: many such peers wait, or memory is short.
     Later(Instant),
 }
 
-/// When a peer may try again for which there is no memory now.
+/// When a peer may try again after there was no memory for its packet.
 const MEMORY_AGAIN: Duration = Duration::from_millis(100);
 
 impl ListCache {
-    /// Packets that are counted in `memory`.
+    /// A cache whose packets are counted in `memory`.
     pub(crate) fn new(memory: Budget) -> Self {
         Self {
             memory,
@@ -132,8 +135,9 @@ impl ListCache {
         }
     }
 
-    /// What a version 2 peer has to be told, in the fewest bytes. `target` is the state to which everybody is being led now:
-    /// when all take the same steps, the same bytes do for all, however slow some of them are.
+    /// The packet that a version 2 peer should be sent, in the fewest bytes. `target` is the state
+    /// that is being published: when all peers take the same deltas, the same bytes serve all of
+    /// them, however slow some are.
     pub(crate) fn update_for(
         &mut self,
         now: Instant,
@@ -141,7 +145,7 @@ impl ListCache {
         target: TargetState,
         known: &PeerState,
     ) -> NextUpdate {
-        let newest = target.stamp.revision;
+        let newest = target.header.revision;
         let is_there =
             |state: Option<Revision>| state.is_some_and(|state| state.epoch == newest.epoch && state.rev >= newest.rev);
         if is_there(known.told) || is_there(known.seen) {
@@ -178,14 +182,14 @@ impl ListCache {
                 return NextUpdate::Packet(packet.clone(), told_then);
             }
             if difference.is_empty() || difference.bytes() <= entries.list_bytes().min(MAX_OWN_BYTES) {
-                // The digest is of all there is.
+                // The digest covers all entries.
                 let knows_all = known.view.needs.is_none() && !told_then.confirmed_only;
-                let stamp = UpdateHeader {
-                    digest: target.stamp.digest.filter(|_| knows_all),
-                    warming: target.stamp.warming || told_then.confirmed_only,
-                    ..target.stamp
+                let header = UpdateHeader {
+                    digest: target.header.digest.filter(|_| knows_all),
+                    warming: target.header.warming || told_then.confirmed_only,
+                    ..target.header
                 };
-                let packet = OutPacket::reserved(encode_change(&difference, &stamp, told), &self.memory);
+                let packet = OutPacket::reserved(encode_change(&difference, &header, told), &self.memory);
                 if self.changes.len() < MAX_CACHED {
                     self.changes.insert(known.clone(), packet.clone());
                 }
@@ -201,10 +205,10 @@ impl ListCache {
         }
         let view = View { needs: known.view.needs.clone(), confirmed_only: !target.is_whole };
         if view.is_all() {
-            let (packet, revision) = self.snapshot(entries, target.stamp);
+            let (packet, revision) = self.snapshot(entries, target.header);
             return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
         }
-        match self.subset(now, entries, target.stamp, &view) {
+        match self.subset(now, entries, target.header, &view) {
             Ok(packet) => {
                 NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
@@ -223,27 +227,27 @@ impl ListCache {
         difference
     }
 
-    /// The list for a peer that asked under a key of its own, as the registry is now.
+    /// The newest list, for a peer that asked under a key of its own.
     pub(crate) fn list_for(
         &mut self,
         now: Instant,
         entries: &EntryTable,
         config: &Config,
-        stamp: UpdateHeader,
+        header: UpdateHeader,
         (version, key): (Version, &Key),
         view: &View,
     ) -> NextUpdate {
         let view = View { needs: view.needs.clone(), confirmed_only: !entries.is_whole() };
         let list = match version {
             Version::V1 => Ok(self.legacy(entries, config).0),
-            Version::V2 if view.is_all() => self.newest(now, entries, stamp),
+            Version::V2 if view.is_all() => self.newest(now, entries, header),
             Version::V2 => {
-                let target = TargetState { stamp, is_whole: entries.is_whole() };
-                // What everybody is led to may be an earlier state, and is kept for others.
+                let target = TargetState { header, is_whole: entries.is_whole() };
+                // The published state may be an earlier one. Its packets are kept for other peers.
                 match &self.answered {
                     Some((of, to, list)) if (of, to) == (&target, &view) => Ok(list.clone()),
-                    _ if target == self.target => self.subset(now, entries, stamp, &view),
-                    _ => self.encode_subset(now, entries, stamp, &view).inspect(|list| {
+                    _ if target == self.target => self.subset(now, entries, header, &view),
+                    _ => self.encode_subset(now, entries, header, &view).inspect(|list| {
                         self.answered = Some((target, view.clone(), list.clone()));
                     }),
                 }
@@ -251,27 +255,27 @@ impl ListCache {
         };
         match list {
             Ok(list) => {
-                let told = StateAfter { revision: stamp.revision, confirmed_only: view.confirmed_only };
+                let told = StateAfter { revision: header.revision, confirmed_only: view.confirmed_only };
                 NextUpdate::Packet(under_key(&list, key), told)
             }
             Err(at) => NextUpdate::Later(at),
         }
     }
 
-    /// Everybody who was led to `from` is led to the state of `stamp` now.
-    pub(crate) fn shared_delta(&mut self, entries: &EntryTable, from: Revision, stamp: UpdateHeader) {
-        if from == stamp.revision {
+    /// Peers that were led to `from` are led to the state of `header` now.
+    pub(crate) fn shared_delta(&mut self, entries: &EntryTable, from: Revision, header: UpdateHeader) {
+        if from == header.revision {
             return;
         }
         let in_order = self.shared_deltas.back().is_none_or(|step| step.to == from);
         let base = entries.base(from.into());
-        let base = base.filter(|_| in_order && from.epoch == stamp.revision.epoch);
+        let base = base.filter(|_| in_order && from.epoch == header.revision.epoch);
         let Some(base) = base else { return self.shared_deltas.clear() };
-        let difference = entries.difference(base, stamp.revision.rev, &View::default());
-        let packet = OutPacket::reserved(encode_change(&difference, &stamp, from), &self.memory);
+        let difference = entries.difference(base, header.revision.rev, &View::default());
+        let packet = OutPacket::reserved(encode_change(&difference, &header, from), &self.memory);
         self.shared_deltas.push_back(SharedDelta {
             from,
-            to: stamp.revision,
+            to: header.revision,
             packet,
             has_changes: difference.has_changes,
         });
@@ -284,7 +288,7 @@ impl ListCache {
         }
     }
 
-    /// Packets of an earlier state are of no use any more.
+    /// Sets the published state, and drops the packets of an earlier one.
     fn set_target(&mut self, target: TargetState) {
         if self.target != target {
             self.target = target;
@@ -294,41 +298,43 @@ impl ListCache {
         }
     }
 
-    /// A whole list that is new enough: the few changes since then follow it. When thousands come at once, encoding the
-    /// list for each of them would take longer than sending it.
-    fn snapshot(&mut self, entries: &EntryTable, stamp: UpdateHeader) -> (OutPacket, Revision) {
+    /// A whole list that is new enough; a delta with the few changes since then follows it. When
+    /// thousands of peers connect at once, encoding the list for each would take longer than
+    /// sending it.
+    fn snapshot(&mut self, entries: &EntryTable, header: UpdateHeader) -> (OutPacket, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &UpdateHeader| {
-            let is_ours = of.revision.epoch == stamp.revision.epoch
+            let is_ours = of.revision.epoch == header.revision.epoch
                 && entries.base(of.revision.into()).is_some()
-                && of.revision <= stamp.revision;
-            let behind = stamp.revision.rev.saturating_sub(of.revision.rev);
-            is_ours && behind * ENTRIES_PER_CHANGE <= entries.len() as u64 && (of.warming || !stamp.warming)
+                && of.revision <= header.revision;
+            let behind = header.revision.rev.saturating_sub(of.revision.rev);
+            is_ours && behind * ENTRIES_PER_CHANGE <= entries.len() as u64 && (of.warming || !header.warming)
         };
         if let Some((of, packet)) = &self.snapshot
             && is_new_enough(of)
         {
             return (packet.clone(), of.revision);
         }
-        let bytes = encode_list(entries.records_at(stamp.revision.rev).into_iter(), &stamp);
+        let bytes = encode_list(entries.records_at(header.revision.rev).into_iter(), &header);
         let packet = OutPacket::reserved(bytes, &self.memory);
-        self.snapshot = Some((stamp, packet.clone()));
-        (packet, stamp.revision)
+        self.snapshot = Some((header, packet.clone()));
+        (packet, header.revision)
     }
 
-    /// The whole list as it is now, or when it can be had: while the registry changes, peers that ask at different times have nothing
-    /// in common.
-    fn newest(&mut self, now: Instant, entries: &EntryTable, stamp: UpdateHeader) -> Result<OutPacket, Instant> {
-        let is_newest = |of: &UpdateHeader| of.revision == stamp.revision && of.warming == stamp.warming;
+    /// The newest whole list, or when it can be had. While the registry changes, peers that ask at
+    /// different times share no list.
+    fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Instant> {
+        let is_newest = |of: &UpdateHeader| of.revision == header.revision && of.warming == header.warming;
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
         }
         self.reserve(now, entries, entries.list_bytes())?;
         self.snapshot = None;
-        Ok(self.snapshot(entries, stamp).0)
+        Ok(self.snapshot(entries, header).0)
     }
 
-    /// Has a list of so many bytes encoded that may be for one peer only, or says when it may be.
+    /// Reserves time and memory to encode a list of so many bytes for one peer, or says when to try
+    /// again.
     fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
@@ -338,18 +344,18 @@ impl ListCache {
         if self.memory.has_room(bytes) { Ok(()) } else { Err(now + MEMORY_AGAIN) }
     }
 
-    /// The list of a part, or when it can be had.
+    /// The partial list of a view, or when it can be had.
     fn subset(
         &mut self,
         now: Instant,
         entries: &EntryTable,
-        stamp: UpdateHeader,
+        header: UpdateHeader,
         view: &View,
     ) -> Result<OutPacket, Instant> {
         if let Some(known) = self.subsets.get(view) {
             return Ok(known.clone());
         }
-        let packet = self.encode_subset(now, entries, stamp, view)?;
+        let packet = self.encode_subset(now, entries, header, view)?;
         let cached: usize = self.subsets.values().map(OutPacket::len).sum();
         if self.subsets.len() < MAX_CACHED && cached + packet.len() <= MAX_CACHED_BYTES {
             self.subsets.insert(view.clone(), packet.clone());
@@ -361,13 +367,13 @@ impl ListCache {
         &mut self,
         now: Instant,
         entries: &EntryTable,
-        stamp: UpdateHeader,
+        header: UpdateHeader,
         view: &View,
     ) -> Result<OutPacket, Instant> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(at);
         }
-        let records = entries.records_at(stamp.revision.rev).into_iter().filter(|record| view.includes(record));
+        let records = entries.records_at(header.revision.rev).into_iter().filter(|record| view.includes(record));
         let mut digest = Digest::default();
         let mut bytes = 0;
         for record in records.clone() {
@@ -375,8 +381,8 @@ impl ListCache {
             bytes += record.entry.len();
         }
         self.reserve(now, entries, bytes)?;
-        let stamp = UpdateHeader { digest: Some(digest), warming: stamp.warming || view.confirmed_only, ..stamp };
-        Ok(OutPacket::reserved(encode_list(records, &stamp), &self.memory))
+        let header = UpdateHeader { digest: Some(digest), warming: header.warming || view.confirmed_only, ..header };
+        Ok(OutPacket::reserved(encode_list(records, &header), &self.memory))
     }
 }
 
@@ -385,7 +391,7 @@ pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
     r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + entries.list_bytes()
 }
 
-/// The key of lists that nobody asked for.
+/// The key of lists that are sent unasked.
 const UNASKED: Key = Key::Number(0);
 
 fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
@@ -394,7 +400,7 @@ fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
         write_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
-    // An old peer would call whatever it is told: nothing is told that only a copy shows.
+    // An old peer would call every node in its list, so entries that were only copied are left out.
     let confirmed = entries.records().filter(|record| record.is_confirmed);
     let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
     match config.oversized_list {
@@ -408,19 +414,19 @@ fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
     }
 }
 
-fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, stamp: &UpdateHeader) -> Bytes {
+fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, header: &UpdateHeader) -> Bytes {
     let mut out = BytesMut::new();
     let suspect = records.clone().filter(|record| record.suspect).map(|record| record.id);
-    write_snapshot(&mut out, &UNASKED, stamp, records.map(|record| (record.id, &*record.entry)), suspect);
+    write_snapshot(&mut out, &UNASKED, header, records.map(|record| (record.id, &*record.entry)), suspect);
     out.freeze()
 }
 
-fn encode_change(difference: &Difference, stamp: &UpdateHeader, base: Revision) -> Bytes {
+fn encode_change(difference: &Difference, header: &UpdateHeader, base: Revision) -> Bytes {
     let Difference { joined, left, suspect, trusted, .. } = difference;
     let mut out = BytesMut::new();
     write_delta(
         &mut out,
-        stamp,
+        header,
         base,
         joined.iter().map(|record| (record.id, &*record.entry)),
         left.iter().copied(),
@@ -429,7 +435,8 @@ fn encode_change(difference: &Difference, stamp: &UpdateHeader, base: Revision) 
     out.freeze()
 }
 
-/// The same list under another key. Only the key is the peer's own: what follows it is one copy for all.
+/// The same list under another key. Only the key is the peer's own; the bytes that follow are
+/// shared.
 fn under_key(list: &OutPacket, key: &Key) -> OutPacket {
     if *key == UNASKED {
         return list.clone();
@@ -460,12 +467,12 @@ mod tests {
         entries
     }
 
-    fn stamp(entries: &EntryTable) -> UpdateHeader {
+    fn header(entries: &EntryTable) -> UpdateHeader {
         UpdateHeader { revision: entries.revision(), digest: Some(entries.digest()), ..UpdateHeader::default() }
     }
 
     fn target(entries: &EntryTable) -> TargetState {
-        TargetState { stamp: stamp(entries), is_whole: entries.is_whole() }
+        TargetState { header: header(entries), is_whole: entries.is_whole() }
     }
 
     fn lists() -> ListCache {
@@ -489,7 +496,7 @@ mod tests {
             for version in [Version::V1, Version::V2] {
                 let key: Key = serde_json::from_str(key).unwrap();
                 let (config, view) = (Config::default(), View::default());
-                let answer = lists.list_for(now(), &entries, &config, stamp(&entries), (version, &key), &view);
+                let answer = lists.list_for(now(), &entries, &config, header(&entries), (version, &key), &view);
                 let NextUpdate::Packet(answer, _) = answer else { panic!("{answer:?}") };
                 let answer = answer.bytes();
                 let packet = Packet::parse(&answer[..answer.len() - 2]).unwrap();
@@ -507,7 +514,7 @@ mod tests {
         let mut kept = Vec::new();
         for second in 1..=10 {
             let (now, key) = (start + Duration::from_secs(second), Key::Number(second));
-            let (of, view) = (stamp(&entries), View::default());
+            let (of, view) = (header(&entries), View::default());
             match lists.list_for(now, &entries, &Config::default(), of, (Version::V2, &key), &view) {
                 NextUpdate::Packet(packet, _) => kept.push(packet),
                 NextUpdate::Later(at) => assert!(at > now),
@@ -518,7 +525,7 @@ mod tests {
         assert!((1..=3).contains(&kept.len()), "{} are kept", kept.len());
         assert!(!memory.has_room(entries.list_bytes()), "all the others wait for memory");
         kept.clear();
-        let of = stamp(&entries);
+        let of = header(&entries);
         let asked = (Version::V2, &Key::Number(11));
         let now = start + Duration::from_secs(11);
         let answer = lists.list_for(now, &entries, &Config::default(), of, asked, &View::default());

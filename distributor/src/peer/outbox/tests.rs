@@ -42,7 +42,8 @@ impl Peer {
         self.start + Duration::from_millis(ms)
     }
 
-    /// What happens at `ms`, with so many nodes there, when the socket takes everything: entries told, or when to ask again.
+    /// What happens at `ms`, with so many nodes there, when the socket takes everything: entries
+    /// told, or when to ask again.
     #[track_caller]
     fn check(&mut self, ms: u64, nodes: u64, expected: Result<Option<usize>, u64>) {
         self.nodes(nodes);
