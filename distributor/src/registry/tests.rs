@@ -538,3 +538,23 @@ fn a_digest_shows_drift_only_at_the_same_revision() {
         assert_eq!(scene.registry.acknowledge(SessionId(1), known, said), drifted, "{known} {said:?}");
     }
 }
+
+#[test]
+fn what_is_not_accepted_changes_nothing() {
+    let mut scene = RegistryScene::with(Config { max_list_bytes: 1000, ..Config::default() });
+    let accept = |scene: &mut RegistryScene, is_cut: bool, interest: usize| {
+        let params = serde_json::from_str(r#"{"port":1,"name":"n","$":{}}"#).unwrap();
+        let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+        let options = RegisterOptions { interests: Some(vec!["x".repeat(interest)]), ..RegisterOptions::default() };
+        scene.registry.accept(scene.start, (SessionId(1), is_cut), registration, "::1", &options)
+    };
+    for (is_cut, interest, expected) in [(true, 1, RegisterError::Superseded), (false, 1000, RegisterError::Full)] {
+        assert_eq!(accept(&mut scene, is_cut, interest).unwrap_err(), expected);
+        assert_eq!((scene.registry.nodes(), scene.registry.interest_budget().used()), (0, 0));
+    }
+    let accepted = accept(&mut scene, false, 100).unwrap();
+    assert_eq!(scene.registry.nodes(), 1);
+    assert!(scene.registry.interest_budget().used() >= 100, "for as long as the session is registered");
+    drop(accepted);
+    assert_eq!(scene.registry.interest_budget().used(), 0);
+}

@@ -1,5 +1,6 @@
 //! Tells followers of changes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use net::TimeSlice;
@@ -23,16 +24,27 @@ const PAUSE_PER_WORK: u32 = 2;
 /// However much there is to tell, a change does not wait longer than this for the round before.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
-impl Shared {
-    /// Tells every follower of this version of every change, merged while it is busy or rests. Runs
-    /// until cancelled.
-    pub(crate) async fn publish(&self, version: Version) {
+/// The task that sends the followers of one version the newest state.
+pub(super) struct Publisher {
+    shared: Arc<Shared>,
+    version: Version,
+}
+
+impl Publisher {
+    pub(super) fn new(shared: Arc<Shared>, version: Version) -> Self {
+        Self { shared, version }
+    }
+
+    /// Sends every follower every change, merged while the publisher works or pauses. Runs until
+    /// cancelled.
+    pub(super) async fn run(self) {
+        let Self { shared, version } = self;
         let mut told = Revision::default();
         loop {
-            self.changed[index(version)].notified().await;
+            shared.changed[index(version)].notified().await;
             let begin = Instant::now();
             let followers: Vec<_> = {
-                let mut state = self.lock();
+                let mut state = shared.lock();
                 if state.registry.defers_updates(version) {
                     // Followers are sent the list when the restoring is over.
                     continue;
@@ -55,7 +67,7 @@ impl Shared {
             let mut slice = TimeSlice::new();
             let mut turn = (0, 0);
             for session in &followers {
-                let (flow, written) = session.flush(self, Writer::Publisher);
+                let (flow, written) = session.flush(&shared, Writer::Publisher);
                 bytes += written;
                 turn = (turn.0 + 1, turn.1 + written);
                 if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::shell::admin;
 use crate::shell::connection;
+use crate::shell::publisher::Publisher;
 use crate::shell::shared::{ConnectionLimit, Shared};
 
 /// While stopping, the Distributor tells peers that register for so long to come back later. Then
@@ -46,8 +47,7 @@ pub async fn serve_with_admin(
         tasks.spawn(accept(Acceptor::new(listener), Arc::clone(&shared), closing.clone()));
     }
     for version in [Version::V1, Version::V2] {
-        let publisher = Arc::clone(&shared);
-        tasks.spawn(async move { publisher.publish(version).await });
+        tasks.spawn(Publisher::new(Arc::clone(&shared), version).run());
     }
     if let Some(listener) = admin {
         if let Ok(address) = listener.local_addr() {
