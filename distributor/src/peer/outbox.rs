@@ -14,7 +14,7 @@ use crate::entries::interests::Interests;
 use crate::entries::view::View;
 use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
-use crate::updates::lists::{NextUpdate, PeerState, StateAfter};
+use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
 
 /// A peer whose digest stays wrong is sent the list once in this time, not with every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
@@ -58,7 +58,7 @@ pub(crate) enum WriteStep {
     /// An old peer is still reading: wait for this.
     WaitFor(WindowFull),
     /// Ask again at this time: the packet is for this peer only, and has to wait.
-    Later(Instant),
+    Later(Wait),
     /// Nothing until something changes.
     Done,
 }
@@ -67,7 +67,7 @@ pub(crate) enum WriteStep {
 enum Unsolicited {
     Nothing,
     Packet(OutPacket, Option<StateAfter>),
-    Later(Instant),
+    Later(Wait),
 }
 
 impl From<NextUpdate> for Unsolicited {
@@ -75,7 +75,7 @@ impl From<NextUpdate> for Unsolicited {
         match dispatch {
             NextUpdate::Nothing(_) => Self::Nothing,
             NextUpdate::Packet(packet, told) => Self::Packet(packet, Some(told)),
-            NextUpdate::Later(at) => Self::Later(at),
+            NextUpdate::Later(wait) => Self::Later(wait),
         }
     }
 }
@@ -201,7 +201,7 @@ impl Outbox {
                     told = Some(then);
                     packet
                 }
-                NextUpdate::Later(at) => return WriteStep::Later(at),
+                NextUpdate::Later(wait) => return WriteStep::Later(wait),
                 NextUpdate::Nothing(_) => return WriteStep::Done,
             },
             None => match self.unasked(now, registry, with_lists) {
@@ -209,7 +209,7 @@ impl Outbox {
                     told = then;
                     packet
                 }
-                Unsolicited::Later(at) => return WriteStep::Later(at),
+                Unsolicited::Later(wait) => return WriteStep::Later(wait),
                 Unsolicited::Nothing => return WriteStep::Done,
             },
         };

@@ -17,6 +17,7 @@ use crate::shell::peer_reader::{PeerReader, RoomForPacket};
 use crate::shell::session::{FlushOutcome, Session, SessionGuard, Writer};
 use crate::shell::update_queue::{AwaitedHead, QueueHead, UpdateQueue};
 use crate::token_bucket::TokenBucket;
+use crate::updates::lists::Wait;
 
 /// Packets of one peer that are handled before other tasks run, if they take less than a
 /// [`TimeSlice`].
@@ -115,9 +116,9 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
 
 /// Where a peer stands in the queue of peers that wait for a packet of their own.
 enum QueueState {
-    NotNeeded,
+    Outside,
     Awaited(AwaitedHead),
-    Now { _head: QueueHead },
+    First { _head: QueueHead },
 }
 
 /// What a connection's task has waited for.
@@ -146,7 +147,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
     let mut slice = TimeSlice::with_queue(&guard.shared().slices);
     // Since when an old peer has read nothing of what is before it.
     let mut unread_since = None;
-    let mut turn = QueueState::NotNeeded;
+    let mut queue_state = QueueState::Outside;
     loop {
         slice.yield_if_over().await;
         if let Some(reason) = session.cut_reason.get() {
@@ -197,11 +198,11 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
         };
         let now = Instant::now();
         let later = match flow {
-            FlushOutcome::Later(at) => {
-                turn.wait_for(&guard.shared().update_queue, session).then(|| Instant::from_std(at))
+            FlushOutcome::Later(wait) => {
+                queue_state.next_try(wait, &guard.shared().update_queue, session).map(Instant::from_std)
             }
             FlushOutcome::Done | FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Broken => {
-                turn = QueueState::NotNeeded;
+                queue_state = QueueState::Outside;
                 None
             }
         };
@@ -240,7 +241,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                 () = session.unfinished.notified() => Wake::Unfinished,
                 reads = or_pending(&mut reading) => Wake::Looked(reads),
                 room = room.awaited() => Wake::Room(room),
-                head = turn.awaited() => Wake::QueueHead(head),
+                head = queue_state.awaited() => Wake::QueueHead(head),
                 () = sleep_until_opt(next) => Wake::Due,
             }
         });
@@ -264,7 +265,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
             }
             Wake::Unfinished => {}
             Wake::Room(room) => reader.room = RoomForPacket::roomy(room),
-            Wake::QueueHead(head) => turn = QueueState::Now { _head: head },
+            Wake::QueueHead(head) => queue_state = QueueState::First { _head: head },
             Wake::Looked(reads) => {
                 if reads {
                     unread_since = None;
@@ -350,19 +351,29 @@ async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut Backlo
 }
 
 impl QueueState {
-    /// Enters the queue unless the peer is in it. Returns whether the peer is first.
-    fn wait_for(&mut self, update_queue: &UpdateQueue, session: &Session) -> bool {
-        if matches!(self, Self::NotNeeded) {
-            *self = Self::Awaited(update_queue.enter(&session.network_queue));
+    /// When to try again. A peer that waits for the pace enters the queue, and tries again when it is
+    /// first. One for which there is no memory steps aside for a while: the packets of others, which
+    /// may be smaller, must not wait for it.
+    fn next_try(&mut self, wait: Wait, queue: &UpdateQueue, session: &Session) -> Option<std::time::Instant> {
+        match (&self, wait) {
+            (Self::Awaited(_), _) => None,
+            (Self::First { .. }, Wait::Pace(at)) => Some(at),
+            (Self::First { .. } | Self::Outside, Wait::Memory(at)) => {
+                *self = Self::Outside;
+                Some(at)
+            }
+            (Self::Outside, Wait::Pace(_)) => {
+                *self = Self::Awaited(queue.enter(&session.network_queue));
+                None
+            }
         }
-        matches!(self, Self::Now { .. })
     }
 
     /// Waits until the peer is first, or for ever when it is not in the queue. Cancel safe.
     async fn awaited(&mut self) -> QueueHead {
         match self {
             Self::Awaited(head) => head.await,
-            Self::NotNeeded | Self::Now { .. } => std::future::pending().await,
+            Self::Outside | Self::First { .. } => std::future::pending().await,
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::registry::{Admission, RegisterError};
 use crate::shell::shared::Shared;
 use crate::shell::update_queue::NetworkQueue;
 use crate::updates::budget::Reservation;
+use crate::updates::lists::Wait;
 
 /// One connection, as the publisher sees it.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub(crate) enum FlushOutcome {
     /// An old peer is given time to read.
     Paced(WindowFull),
     /// What the peer is owed can be encoded at this time.
-    Later(std::time::Instant),
+    Later(Wait),
     /// The connection is broken.
     Broken,
 }
@@ -187,7 +188,7 @@ impl Session {
             let packet = match step {
                 WriteStep::Done => break FlushOutcome::Done,
                 WriteStep::WaitFor(unread) => break FlushOutcome::Paced(unread),
-                WriteStep::Later(at) => break FlushOutcome::Later(at),
+                WriteStep::Later(wait) => break FlushOutcome::Later(wait),
                 WriteStep::Write(packet) => packet,
             };
             // One write per packet: old peers die of a packet in two pieces.

@@ -95,7 +95,9 @@ impl Shared {
             Verdict::Ping => {
                 session.outbox().ping();
                 let (flow, _) = session.flush(self, Writer::Publisher);
-                if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
+                // While the connection's task waits with a list, it has to write the ping first.
+                let is_behind = session.outbox().is_behind;
+                if is_behind || !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();
                 }
             }

@@ -69,6 +69,8 @@ const MAX_CACHED_BYTES: usize = 16 << 20;
 /// interests leave time for other work. An entry that is examined counts as so many bytes.
 const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
 const BYTES_OF_A_LOOK: usize = 64;
+/// A list for which there is no memory is only read: a fraction of the work of encoding it.
+const BYTES_IN_VAIN: usize = 4;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -99,7 +101,26 @@ pub(crate) enum NextUpdate {
     /// This packet, after which it knows that state.
     Packet(OutPacket, StateAfter),
     /// A packet for this peer only, at this time: many such peers wait, or memory is short.
-    Later(Instant),
+    Later(Wait),
+}
+
+/// What a packet for one peer waits for, and when to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// Such packets are encoded at a pace.
+    Pace(Instant),
+    /// There was no memory for this one. A smaller one may fit.
+    Memory(Instant),
+}
+
+#[cfg(test)]
+impl Wait {
+    /// When to try again.
+    fn until(self) -> Instant {
+        match self {
+            Self::Pace(at) | Self::Memory(at) => at,
+        }
+    }
 }
 
 /// When a peer may try again after there was no memory for its packet.
@@ -212,7 +233,7 @@ impl ListCache {
             Ok(packet) => {
                 NextUpdate::Packet(packet, StateAfter { revision: newest, confirmed_only: view.confirmed_only })
             }
-            Err(at) => NextUpdate::Later(at),
+            Err(wait) => NextUpdate::Later(wait),
         }
     }
 
@@ -258,7 +279,7 @@ impl ListCache {
                 let told = StateAfter { revision: header.revision, confirmed_only: view.confirmed_only };
                 NextUpdate::Packet(under_key(&list, key), told)
             }
-            Err(at) => NextUpdate::Later(at),
+            Err(wait) => NextUpdate::Later(wait),
         }
     }
 
@@ -323,7 +344,7 @@ impl ListCache {
 
     /// The newest whole list, or when it can be had. While the registry changes, peers that ask at
     /// different times share no list.
-    fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Instant> {
+    fn newest(&mut self, now: Instant, entries: &EntryTable, header: UpdateHeader) -> Result<OutPacket, Wait> {
         let is_newest = |of: &UpdateHeader| of.revision == header.revision && of.warming == header.warming;
         if let Some((_, list)) = self.snapshot.as_ref().filter(|(of, _)| is_newest(of)) {
             return Ok(list.clone());
@@ -335,13 +356,15 @@ impl ListCache {
 
     /// Reserves time and memory to encode a list of so many bytes for one peer, or says when to try
     /// again.
-    fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Instant> {
+    fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Wait> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
-            return Err(at);
+            return Err(Wait::Pace(at));
         }
-        let pace = Duration::from_secs_f64((bytes + BYTES_OF_A_LOOK * entries.len()) as f64 / SUBSET_BYTES_PER_SECOND);
+        let has_room = self.memory.has_room(bytes);
+        let worked = if has_room { bytes } else { bytes / BYTES_IN_VAIN };
+        let pace = Duration::from_secs_f64((worked + BYTES_OF_A_LOOK * entries.len()) as f64 / SUBSET_BYTES_PER_SECOND);
         self.subset_at = Some(now + pace);
-        if self.memory.has_room(bytes) { Ok(()) } else { Err(now + MEMORY_AGAIN) }
+        if has_room { Ok(()) } else { Err(Wait::Memory(now + MEMORY_AGAIN)) }
     }
 
     /// The partial list of a view, or when it can be had.
@@ -351,7 +374,7 @@ impl ListCache {
         entries: &EntryTable,
         header: UpdateHeader,
         view: &View,
-    ) -> Result<OutPacket, Instant> {
+    ) -> Result<OutPacket, Wait> {
         if let Some(known) = self.subsets.get(view) {
             return Ok(known.clone());
         }
@@ -369,9 +392,9 @@ impl ListCache {
         entries: &EntryTable,
         header: UpdateHeader,
         view: &View,
-    ) -> Result<OutPacket, Instant> {
+    ) -> Result<OutPacket, Wait> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
-            return Err(at);
+            return Err(Wait::Pace(at));
         }
         let records = entries.records_at(header.revision.rev).into_iter().filter(|record| view.includes(record));
         let mut digest = Digest::default();
@@ -517,7 +540,7 @@ mod tests {
             let (of, view) = (header(&entries), View::default());
             match lists.list_for(now, &entries, &Config::default(), of, (Version::V2, &key), &view) {
                 NextUpdate::Packet(packet, _) => kept.push(packet),
-                NextUpdate::Later(at) => assert!(at > now),
+                NextUpdate::Later(wait) => assert!(wait.until() > now),
                 NextUpdate::Nothing(_) => panic!("it has asked"),
             }
             register(&mut entries, 1000 + second);
@@ -581,7 +604,7 @@ mod tests {
                 NextUpdate::Nothing(_) => break,
                 // What only one peer is sent waits for what others were sent just now.
                 NextUpdate::Later(later) => {
-                    at = later;
+                    at = later.until();
                     continue;
                 }
             };
@@ -672,7 +695,7 @@ mod tests {
             let known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
             match lists.update_for(start + Duration::from_micros(micros), &entries, target(&entries), &known) {
                 NextUpdate::Packet(..) => None,
-                NextUpdate::Later(at) => Some(at),
+                NextUpdate::Later(wait) => Some(wait.until()),
                 NextUpdate::Nothing(_) => panic!("it knows nothing"),
             }
         };
