@@ -2,6 +2,7 @@
 //! catalogue in `docs/FAULTS.md`.
 #![expect(clippy::unwrap_used, reason = "in a test a surprise is a failure")]
 
+mod docs;
 mod examples;
 mod gateway;
 mod process;

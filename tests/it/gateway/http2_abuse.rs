@@ -7,7 +7,7 @@ use bytes::Bytes;
 use gateway::Config;
 use node_sdk::Node;
 use tests::http2::{GET, PREFACE, ask, big, connect, double, frame, head, served};
-use tests::{Cluster, PATIENCE, request};
+use tests::{Cluster, HttpClient, PATIENCE, request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -178,4 +178,29 @@ async fn gh9_an_idle_client_that_does_not_listen_makes_room_too() {
     // Its settings show that it has been let in.
     deaf.read_exact(&mut [0; 9]).await.unwrap();
     assert_eq!(request(gateway, "GET", "/double?n=1", "").await.status, 200);
+}
+
+#[tokio::test]
+async fn gh9_a_client_that_takes_nothing_of_its_response_makes_room_too() {
+    let cluster = Cluster::start();
+    let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
+    let config = Config { h2c: true, max_connections: 1, ..Config::default() };
+    let gateway = cluster.gateway_with(config).await;
+    Cluster::wait_routed(gateway, "/double?n=1").await;
+    let mut deaf = TcpStream::connect(gateway).await.unwrap();
+    let path = b"/double?n=1";
+    let fields = [&[0x82, 0x86, 0x41, 1, b'g', 0x04, u8::try_from(path.len()).unwrap()], &path[..]].concat();
+    // SETTINGS_INITIAL_WINDOW_SIZE is 0: the response's body waits.
+    let no_window = frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]);
+    deaf.write_all(&[PREFACE, &no_window, &frame(1, 5, 1, &fields)].concat()).await.unwrap();
+    deaf.read_exact(&mut [0; 9]).await.unwrap();
+    let served = async {
+        loop {
+            let answer = HttpClient::connect(gateway).await.request("GET", "/double?n=1", "").await;
+            if answer.is_some_and(|answer| answer.status == 200) {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, served).await.expect("it is evicted, and others are served");
 }

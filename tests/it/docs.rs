@@ -1,0 +1,154 @@
+//! The documents are true: the code map names all folders there are, what it calls pure is pure, and
+//! files that documents name are there.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// What a pure module may not use, outside its tests.
+const IMPURE: [&str; 8] = [
+    "tokio::",
+    "std::fs",
+    "std::io::Read",
+    "std::thread",
+    "Instant::now",
+    "SystemTime::now",
+    "fastrand::",
+    "tracing::",
+];
+const MAP: &str = "docs/ARCHITECTURE.md";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// The folders that the map names: those of its lines that begin with a path.
+fn mapped() -> Vec<(String, bool)> {
+    let text = read(MAP);
+    let mut folders = Vec::new();
+    let mut all_pure = false;
+    for line in text.lines() {
+        if line.starts_with("### ") {
+            all_pure = line.ends_with("(pure)");
+        }
+        let Some((folder, rest)) = line.strip_prefix("- `").and_then(|line| line.split_once("/`")) else { continue };
+        folders.push((folder.to_owned(), all_pure || rest.starts_with(" (pure)")));
+    }
+    folders
+}
+
+fn rust_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+#[test]
+fn the_code_map_names_all_folders_and_no_others() {
+    let mapped: BTreeSet<String> = mapped().into_iter().map(|(folder, _)| folder).collect();
+    for folder in &mapped {
+        assert!(root().join(folder).is_dir(), "{MAP} names {folder}/, and there is no such folder");
+    }
+    for krate in ["protocol", "net", "distributor", "node-sdk", "gateway"] {
+        for entry in fs::read_dir(root().join(krate).join("src")).unwrap() {
+            let entry = entry.unwrap();
+            let name = format!("{krate}/src/{}", entry.file_name().to_string_lossy());
+            assert!(!entry.path().is_dir() || mapped.contains(&name), "{MAP} does not name {name}/");
+        }
+    }
+}
+
+#[test]
+fn what_the_code_map_calls_pure_uses_no_system() {
+    let pure: Vec<String> = mapped().into_iter().filter(|(_, is_pure)| *is_pure).map(|(folder, _)| folder).collect();
+    assert!(pure.len() > 3, "{pure:?}");
+    let mut found = Vec::new();
+    for path in pure.iter().flat_map(|folder| rust_files(&root().join(folder))) {
+        let text = fs::read_to_string(&path).unwrap();
+        // Tests stand at the end of a file.
+        let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+        for (number, line) in code.lines().enumerate() {
+            let is_comment = line.trim_start().starts_with("//");
+            let Some(used) = IMPURE.iter().find(|word| !is_comment && line.contains(**word)) else { continue };
+            let path = path.strip_prefix(root()).unwrap().display();
+            found.push(format!("{path}:{}: {used}", number + 1));
+        }
+    }
+    assert!(found.is_empty(), "{MAP} calls these pure:\n{}", found.join("\n"));
+}
+
+#[test]
+fn files_that_documents_name_are_there() {
+    let crates = ["protocol", "net", "distributor", "node-sdk", "gateway", "tests", "bench", "conformance", "examples"];
+    let mut documents = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned(), "examples/README.md".to_owned()];
+    documents.extend(fs::read_dir(root().join("docs")).unwrap().map(|entry| {
+        let name = entry.unwrap().file_name();
+        format!("docs/{}", name.to_string_lossy())
+    }));
+    let mut missing = Vec::new();
+    for document in &documents {
+        for (number, line) in read(document).lines().enumerate() {
+            // In code, or the target of a link.
+            for word in line.split(['`', '(', ')', '#', ' ']) {
+                let Some((krate, rest)) = word.split_once('/').filter(|(krate, _)| crates.contains(krate)) else {
+                    continue;
+                };
+                // A file, a module, or a module of tests.
+                let all = [word.to_owned(), format!("{krate}/src/{rest}"), format!("tests/it/{word}")];
+                let is_there = |path: &String| {
+                    let path = root().join(path);
+                    path.exists() || path.with_extension("rs").exists()
+                };
+                if !all.iter().any(is_there) {
+                    missing.push(format!("{document}:{}: {word}", number + 1));
+                }
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such files:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn the_glossary_names_types_and_modules_that_are_there() {
+    let crates = ["protocol", "net", "distributor", "node-sdk", "gateway"];
+    let mut code = String::new();
+    for path in crates.iter().flat_map(|krate| rust_files(&root().join(krate).join("src"))) {
+        code.push_str(&fs::read_to_string(path).unwrap());
+    }
+    let is_type = |name: &str| {
+        ["struct", "enum", "trait", "type"].iter().any(|kind| {
+            code.match_indices(&format!("{kind} {name}")).any(|(at, found)| {
+                !code[at + found.len()..].starts_with(|next: char| next.is_alphanumeric() || next == '_')
+            })
+        })
+    };
+    let mut missing = Vec::new();
+    for (number, line) in read("docs/GLOSSARY.md").lines().enumerate() {
+        // What stands between backquotes.
+        for word in line.split('`').skip(1).step_by(2) {
+            let is_there = match word.split_once('/') {
+                Some((krate, module)) if crates.contains(&krate) => {
+                    let path = root().join(krate).join("src").join(module);
+                    path.is_dir() || path.with_extension("rs").exists()
+                }
+                _ if word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric) => is_type(word),
+                _ => true,
+            };
+            if !is_there {
+                missing.push(format!("docs/GLOSSARY.md:{}: {word}", number + 1));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no such types or modules:\n{}", missing.join("\n"));
+}
