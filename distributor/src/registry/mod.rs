@@ -33,7 +33,8 @@ use crate::registry::visibility::{Resolved, VisibilityWaits};
 use crate::registry::warmup::{RETURN_WITHIN, Warmup};
 use crate::token_bucket::TokenBucket;
 use crate::updates::budget::{Budget, OutPacket};
-use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState, legacy_bytes};
+use crate::updates::encode::legacy_bytes;
+use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState};
 
 /// The time between two rounds that remove nodes which did not come back, and the least that one
 /// round removes.

@@ -2,4 +2,5 @@
 //! Without I/O: no socket, task, clock or log, and no decision about nodes.
 
 pub(crate) mod budget;
+pub(crate) mod encode;
 pub(crate) mod lists;

@@ -1,0 +1,70 @@
+//! Lists and changes as bytes.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use protocol::{Key, REGISTRY_URI, Revision, UpdateHeader, write_delta, write_list, write_snapshot};
+
+use crate::config::{Config, OversizedList};
+use crate::entries::{Difference, EntryTable, Record};
+use crate::updates::budget::OutPacket;
+
+/// Bytes of the whole list for version 1, without encoding it.
+pub(crate) fn legacy_bytes(entries: &EntryTable) -> usize {
+    r#"{"uri":"/distributes","method":"GET","key":0,"params":[]}¶"#.len() + entries.list_bytes()
+}
+
+/// The key of lists that are sent unasked.
+pub(super) const UNASKED: Key = Key::Number(0);
+
+pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
+    let encode = |entries: &mut dyn Iterator<Item = &str>| {
+        let mut out = BytesMut::new();
+        write_list(&mut out, &UNASKED, entries);
+        out.freeze()
+    };
+    // An old peer would call every node in its list, so entries that were only copied are left out.
+    let confirmed = entries.records().filter(|record| record.is_confirmed);
+    let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
+    match config.oversized_list {
+        OversizedList::Truncate if !fits => {
+            // Every entry is counted with a comma; the first has none.
+            let frame_bytes = encode(&mut std::iter::empty()).len();
+            let room = (config.legacy_list_bytes + 1).saturating_sub(frame_bytes);
+            encode(&mut entries.entries_within(room).into_iter())
+        }
+        OversizedList::Truncate | OversizedList::Send => encode(&mut confirmed.map(|record| &*record.entry)),
+    }
+}
+
+pub(super) fn encode_list<'a>(records: impl Iterator<Item = &'a Arc<Record>> + Clone, header: &UpdateHeader) -> Bytes {
+    let mut out = BytesMut::new();
+    let suspect = records.clone().filter(|record| record.suspect).map(|record| record.id);
+    write_snapshot(&mut out, &UNASKED, header, records.map(|record| (record.id, &*record.entry)), suspect);
+    out.freeze()
+}
+
+pub(super) fn encode_change(difference: &Difference, header: &UpdateHeader, base: Revision) -> Bytes {
+    let Difference { joined, left, suspect, trusted, .. } = difference;
+    let mut out = BytesMut::new();
+    write_delta(
+        &mut out,
+        header,
+        base,
+        joined.iter().map(|record| (record.id, &*record.entry)),
+        left.iter().copied(),
+        (suspect.iter().copied(), trusted.iter().copied()),
+    );
+    out.freeze()
+}
+
+/// The same list under another key. Only the key is the peer's own; the bytes that follow are
+/// shared.
+pub(super) fn under_key(list: &OutPacket, key: &Key) -> OutPacket {
+    if *key == UNASKED {
+        return list.clone();
+    }
+    let before_key = format!(r#"{{"uri":"{REGISTRY_URI}","method":"GET","key":"#);
+    let after_key = before_key.len() + UNASKED.to_string().len();
+    list.with_own_head(format!("{before_key}{}", key.to_string().replace('¶', "\\u00b6")).into(), after_key)
+}
