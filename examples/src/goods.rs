@@ -21,7 +21,7 @@ CREATE TABLE IF NOT EXISTS sales (
     sold INTEGER NOT NULL
 )";
 
-/// Goods of a page, and bytes after which it ends with whatever good is the next: whoever takes the pages slowly keeps one of them here.
+/// Goods of a page, and bytes after which a page ends with the next good. One page is held for each slow reader.
 const PAGE_GOODS: u32 = 100;
 const PAGE_BYTES: usize = 64 * 1024;
 /// Bytes after which the list ends likewise: one answer may have 8 MiB, and every good less than that.

@@ -474,7 +474,7 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
         (2, &owned, None, Err(RegisterError::NotYours)),
         (2, &owned, Some("t"), Err(RegisterError::NotYours)),
         (2, &owned, Some("s"), Ok(Some(1))),
-        // An id that is made of no secret is registered by whoever says it, as ever.
+        // An id that is made of no secret can be registered by any peer, as before.
         (3, r#","id":"i1""#, None, Ok(None)),
         (4, r#","id":"i1""#, Some("t"), Ok(Some(3))),
         (5, "", Some("s"), Ok(None)),

@@ -98,8 +98,8 @@ impl SimNode {
             return out.to_vec();
         }
         let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
-        // An entry that is replaced may be at another address then: whoever took an instance over
-        // was there.
+        // A replaced entry may be at another address: that of the process that took the instance
+        // over.
         let replaced: BTreeSet<u64> = match &news {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
             ListUpdate::Snapshot(_) => BTreeSet::new(),

@@ -246,7 +246,7 @@ proptest! {
     }
 
     /// Whatever happens, each call has one outcome, and the stream stays in step: what is written
-    /// are whole packets of calls that somebody waits for, or waited for then, in order.
+    /// are whole packets, in order, of calls whose caller waits, or waited at that time.
     #[test]
     fn calls_and_bytes_add_up(steps in proptest::collection::vec((0_u8..6, 0_usize..1000), 0..300)) {
         let limits = InFlightLimits { max_calls: 8, max_queued_bytes: 4000, max_packet_bytes: 1000 };
