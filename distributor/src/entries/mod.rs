@@ -5,6 +5,7 @@ mod changelog;
 mod difference;
 pub(crate) mod interests;
 mod record;
+mod restore;
 pub(crate) mod view;
 
 use std::collections::hash_map;
@@ -286,40 +287,6 @@ impl EntryTable {
     /// A new revision although no entry has changed.
     pub(crate) fn touch(&mut self) {
         self.changelog.push(Change::Header);
-    }
-
-    /// Restores what a node knew of the Distributor before. Each of its nodes is expected back by
-    /// `until`, and nodes that have registered already stay. Peers that know that state can be sent
-    /// the changes since; other peers are told of an entry when its own node has registered.
-    pub(crate) fn restore(&mut self, copied: ResumePoint, records: impl IntoIterator<Item = Record>, until: Instant) {
-        let registered = std::mem::take(&mut self.entries);
-        let sessions = std::mem::take(&mut self.sessions);
-        let revision = self.revision();
-        // Whatever was told under our epoch so far is void: its ids may be others' now.
-        let epoch = revision.epoch.max(copied.revision.epoch + 1);
-        *self = Self::new(epoch);
-        self.changelog = Changelog::new(Revision { epoch, rev: revision.rev + 1 }, Some(copied));
-        for record in records {
-            self.next_id = self.next_id.max(record.id + 1);
-            self.insert(Record { is_confirmed: false, ..record }, Owner::Retained(until));
-        }
-        let mut sessions: Vec<_> = sessions.into_iter().collect();
-        sessions.sort_unstable_by_key(|(_, id)| *id);
-        for (session, id) in sessions {
-            let Some(Entry { record, .. }) = registered.get(&id) else { continue };
-            let identity = record.identity();
-            let known = match &record.instance {
-                Some(instance) => self.instances.get(instance).copied(),
-                None => self.awaited.get(&identity).copied(),
-            };
-            let id = known.unwrap_or(self.next_id);
-            self.next_id = self.next_id.max(id + 1);
-            self.sessions.insert(session, id);
-            self.awaited.remove(&identity);
-            let before = self.entries.get(&id).map(|entry| Arc::clone(&entry.record));
-            self.insert(Record { id, ..(**record).clone() }, Owner::Session(session));
-            self.log_change(id, before, LeaveReason::Changed);
-        }
     }
 
     /// All nodes of an earlier revision, one of [`base`](Self::base), in order of registration.
