@@ -1,6 +1,7 @@
 //! The table of registered nodes, without I/O: entries, who owns each, and the last changes. It
 //! decides nothing: the registry asks, and it answers.
 
+pub(crate) mod address_shares;
 mod changelog;
 mod difference;
 pub(crate) mod interests;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use protocol::{Digest, LeaveReason, Registration, ResumePoint, Revision};
 
+use crate::entries::address_shares::AddressShares;
 pub(crate) use crate::entries::changelog::MAX_CHANGE_BYTES;
 use crate::entries::changelog::{Change, Changelog, EntryChange};
 pub(crate) use crate::entries::difference::Difference;
@@ -48,6 +50,9 @@ pub(crate) struct EntryTable {
     digest: Digest,
     /// Bytes of all entries together.
     entry_bytes: usize,
+    /// The same of confirmed entries, by address: another node may have invented the host of one
+    /// that is only copied.
+    shares: AddressShares,
 }
 
 #[derive(Debug)]
@@ -100,6 +105,7 @@ impl EntryTable {
             whole_since: 0,
             digest: Digest::default(),
             entry_bytes: 0,
+            shares: AddressShares::default(),
         }
     }
 
@@ -320,6 +326,11 @@ impl EntryTable {
         self.entry_bytes + self.entries.len().saturating_sub(1)
     }
 
+    /// Bytes of the confirmed entries, by address.
+    pub(crate) fn shares(&self) -> &AddressShares {
+        &self.shares
+    }
+
     /// All nodes in order of registration.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Arc<Record>> + Clone {
         self.entries.values().map(|entry| &entry.record)
@@ -359,7 +370,11 @@ impl EntryTable {
         self.detach(id);
         self.digest.add(id, &record.entry);
         self.entry_bytes += record.entry.len();
-        self.unconfirmed += usize::from(!record.is_confirmed);
+        if record.is_confirmed {
+            self.shares.add(&record.host, record.entry.len());
+        } else {
+            self.unconfirmed += 1;
+        }
         *self.identity_counts.entry(self.hasher.hash_one(record.identity())).or_default() += 1;
         if let Some(instance) = &record.instance {
             self.instances.insert(instance.clone(), id);
@@ -392,7 +407,11 @@ impl EntryTable {
         let Entry { record, .. } = self.entries.remove(&id)?;
         self.digest.remove(id, &record.entry);
         self.entry_bytes -= record.entry.len();
-        self.unconfirmed -= usize::from(!record.is_confirmed);
+        if record.is_confirmed {
+            self.shares.remove(&record.host, record.entry.len());
+        } else {
+            self.unconfirmed -= 1;
+        }
         if let hash_map::Entry::Occupied(mut count) =
             self.identity_counts.entry(self.hasher.hash_one(record.identity()))
         {

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use protocol::{RegisterOptions, Registration, ResumePoint, Secret};
 
+use crate::entries::address_shares::{is_same_address, is_within_share};
 use crate::entries::interests::Interests;
 use crate::entries::{Record, RegisterOutcome, Registered, SessionId};
 use crate::registry::deferred::Deferred;
 use crate::registry::{Registry, Tenure};
 use crate::token_bucket::TokenBucket;
-use crate::updates::budget::Reservation;
 
 /// After how long peers that register while the Distributor stops should come back.
 pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
@@ -34,6 +34,8 @@ pub(crate) enum RegisterError {
     Draining(Duration),
     /// The list would be larger than nodes take.
     Full,
+    /// The nodes of its address would hold more of the list than is left for others.
+    AddressFull,
     /// The instance id is made of a secret that the peer has not shown.
     NotYours,
     /// The session is about to be cut.
@@ -46,8 +48,6 @@ pub(crate) struct Accepted {
     pub(crate) admission: Admission,
     /// What the node is told of; `None` is all.
     pub(crate) interests: Option<Arc<Interests>>,
-    /// The bytes of those, as long as the node is registered.
-    pub(crate) reservation: Option<Reservation>,
     /// The state from which it can be told the changes.
     pub(crate) resume: Option<ResumePoint>,
 }
@@ -85,6 +85,9 @@ impl RegisterError {
             Self::Busy(wait) => (503, "busy", "too many register at once", Some(*wait)),
             Self::Draining(wait) => (503, "draining", "this Distributor stops", Some(*wait)),
             Self::Full => (507, "registry_full", "the list would become larger than nodes take", None),
+            Self::AddressFull => {
+                (507, "address_full", "nodes of this address hold as much of the list as is left for others", None)
+            }
             Self::NotYours => {
                 (403, "not_yours", "this instance id is made of a secret, and the packet does not show it", None)
             }
@@ -111,17 +114,15 @@ impl Registry {
         options: &RegisterOptions,
     ) -> Result<Accepted, RegisterError> {
         let interests = options.interests.clone().map(Interests::new);
-        let reservation = match &interests {
-            Some(interests) if !self.interest_budget.has_room(interests.bytes()) => return Err(RegisterError::Full),
-            Some(interests) => Some(self.interest_budget.reserve(interests.bytes())),
-            None => None,
-        };
+        let interest_bytes = interests.as_ref().map_or(0, Interests::bytes);
+        self.interest_budget.check(session, host, interest_bytes)?;
         if is_cut {
             return Err(RegisterError::Superseded);
         }
         let resume = options.resume.filter(|point| self.can_resume_from(*point));
         let admission = self.register(now, session, registration, host, options)?;
-        Ok(Accepted { admission, interests: interests.map(Arc::new), reservation, resume })
+        self.interest_budget.set(session, host, interest_bytes);
+        Ok(Accepted { admission, interests: interests.map(Arc::new), resume })
     }
 
     /// A peer registers, for the first time or again.
@@ -144,9 +145,7 @@ impl Registry {
             return Err(RegisterError::NotYours);
         }
         let record = Record::new(0, &registration, host);
-        if self.exceeds_list_limit(session, &record) {
-            return Err(RegisterError::Full);
-        }
+        self.check_room(session, &record)?;
         // Old nodes cannot be told to come later.
         let is_v2 = registration.advert.is_some();
         if known.is_none()
@@ -193,16 +192,25 @@ impl Registry {
         Ok(Admission::Listed(registered))
     }
 
-    /// Whether the list would have more bytes than it may, with this entry and all that wait to be
-    /// listed. What is replaced does not count.
-    fn exceeds_list_limit(&self, session: SessionId, record: &Record) -> bool {
+    /// Whether the list has room for this entry beside all others and all that wait to be listed,
+    /// and its address a share that is large enough. What is replaced does not count.
+    fn check_room(&self, session: SessionId, record: &Record) -> Result<(), RegisterError> {
+        let (host, bytes) = (&*record.host, record.entry.len());
         let instance = record.instance.as_deref();
         let replaced = self.entries.record_of(session);
         let replaced = replaced.or_else(|| instance.and_then(|instance| self.entries.record_of_instance(instance)));
-        let replaced = replaced.map_or(0, |record| record.entry.len());
+        let replaced_bytes = replaced.map_or(0, |record| record.entry.len());
+        if bytes <= replaced_bytes {
+            return Ok(());
+        }
         let deferred = self.deferred.get(session).map_or(0, |deferred| deferred.bytes);
-        let others = (self.entries.list_bytes() + self.deferred.bytes()).saturating_sub(replaced + deferred);
-        record.entry.len() > replaced && others + record.entry.len() > self.config.max_list_bytes
+        let others = (self.entries.list_bytes() + self.deferred.bytes()).saturating_sub(replaced_bytes + deferred);
+        let free = self.config.max_list_bytes.checked_sub(others + bytes).ok_or(RegisterError::Full)?;
+        let own = replaced.filter(|record| record.is_confirmed && is_same_address(&record.host, host));
+        let replaced_bytes = own.map_or(0, |record| record.entry.len());
+        let held = self.entries.shares().held_by(host) + self.deferred.shares().held_by(host);
+        let held = held.saturating_sub(replaced_bytes + deferred) + bytes;
+        if is_within_share(host, held, free) { Ok(()) } else { Err(RegisterError::AddressFull) }
     }
 
     fn update_delay(&mut self, now: Instant, session: SessionId) -> Option<Duration> {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use protocol::Registration;
 
 use crate::entries::SessionId;
+use crate::entries::address_shares::AddressShares;
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
 
@@ -16,7 +17,7 @@ pub(super) struct DeferredRegistrations {
     by_session: BTreeMap<SessionId, Deferred>,
     by_instance: HashMap<Box<str>, SessionId>,
     /// Bytes of the entries that they would have.
-    bytes: usize,
+    shares: AddressShares,
 }
 
 /// One registration that waits.
@@ -37,7 +38,12 @@ impl DeferredRegistrations {
 
     /// Bytes of the entries that they would have.
     pub(super) fn bytes(&self) -> usize {
-        self.bytes
+        self.shares.total()
+    }
+
+    /// The same by address.
+    pub(super) fn shares(&self) -> &AddressShares {
+        &self.shares
     }
 
     pub(super) fn get(&self, session: SessionId) -> Option<&Deferred> {
@@ -54,14 +60,14 @@ impl DeferredRegistrations {
         if let Some(instance) = instance_of(&deferred.registration) {
             self.by_instance.insert(instance.into(), session);
         }
-        self.bytes += deferred.bytes;
+        self.shares.add(&deferred.host, deferred.bytes);
         self.by_session.insert(session, deferred);
     }
 
     /// What a session has had waiting waits no more.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Deferred> {
         let deferred = self.by_session.remove(&session)?;
-        self.bytes -= deferred.bytes;
+        self.shares.remove(&deferred.host, deferred.bytes);
         if let Some(instance) = instance_of(&deferred.registration)
             && self.by_instance.get(instance) == Some(&session)
         {

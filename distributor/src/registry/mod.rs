@@ -5,6 +5,7 @@ mod admission;
 mod damping;
 mod deferred;
 pub(crate) mod history;
+mod interest_budget;
 pub(crate) mod liveness;
 mod mass_loss;
 mod restore;
@@ -20,12 +21,14 @@ use bytes::{Bytes, BytesMut};
 use protocol::{Digest, HistoryEvent, Key, LeaveReason, ResumePoint, Revision, UpdateHeader, Version, write_ping};
 
 use crate::config::Config;
+use crate::entries::address_shares::share_of;
 use crate::entries::view::View;
 use crate::entries::{EntryTable, NodeIdentity, Record, SessionId};
 pub(crate) use crate::registry::admission::{Accepted, Admission, Refusal, RegisterError};
 use crate::registry::damping::Damping;
 use crate::registry::deferred::{Deferred, DeferredRegistrations};
 use crate::registry::history::History;
+use crate::registry::interest_budget::InterestBudget;
 use crate::registry::liveness::{Liveness, Verdict};
 use crate::registry::mass_loss::MassLoss;
 use crate::registry::suspicions::Suspicions;
@@ -58,7 +61,7 @@ pub(crate) struct Registry {
     pub(crate) liveness: Liveness,
     admission_rate: TokenBucket,
     /// What the interests of all nodes take.
-    interest_budget: Budget,
+    interest_budget: InterestBudget,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
     /// Sessions whose instance has registered on a newer one, which the shell has not polled yet.
@@ -120,7 +123,7 @@ impl Registry {
             visibility: VisibilityWaits::default(),
             liveness: Liveness::new(config.pings_per_second),
             admission_rate: TokenBucket::new(config.registrations_per_second, config.registration_burst),
-            interest_budget: Budget::new(config.max_list_bytes),
+            interest_budget: InterestBudget::new(config.max_list_bytes),
             tenures: HashMap::new(),
             deferred: DeferredRegistrations::default(),
             superseded: Vec::new(),
@@ -164,8 +167,15 @@ impl Registry {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
 
+    /// Bytes of the list that the address with the most of it has, and that one address may have now.
+    /// This machine is excepted.
+    pub(crate) fn largest_share(&self) -> (usize, usize) {
+        let free = self.config.max_list_bytes.saturating_sub(self.bytes().0);
+        (self.entries.shares().largest_with(self.deferred.shares()), share_of(free))
+    }
+
     /// What the interests of all nodes take, and may take.
-    pub(crate) fn interest_budget(&self) -> &Budget {
+    pub(crate) fn interest_budget(&self) -> &InterestBudget {
         &self.interest_budget
     }
 
@@ -221,6 +231,7 @@ impl Registry {
     /// A session has ended, or has taken its registration back.
     pub(crate) fn remove_session(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Removal> {
         self.warmup.record_leave(now, session);
+        self.interest_budget.remove(session);
         self.visibility.remove_session(session);
         self.liveness.remove_session(session);
         let tenure = self.tenures.remove(&session);

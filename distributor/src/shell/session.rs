@@ -16,7 +16,6 @@ use crate::peer::outbox::{Outbox, WriteStep};
 use crate::registry::{Admission, RegisterError};
 use crate::shell::shared::Shared;
 use crate::shell::update_queue::NetworkQueue;
-use crate::updates::budget::Reservation;
 use crate::updates::lists::Wait;
 
 /// One connection, as the publisher sees it.
@@ -35,8 +34,6 @@ pub(crate) struct Session {
     pub(crate) cut_reason: OnceLock<LeaveReason>,
     /// Another connection needs its place among those that are allowed.
     pub(crate) is_evicted: AtomicBool,
-    /// The memory of its interests, as long as it is registered.
-    pub(super) interest_reservation: Mutex<Option<Reservation>>,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
     pub(crate) network_queue: NetworkQueue,

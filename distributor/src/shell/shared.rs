@@ -171,7 +171,6 @@ impl Shared {
             unfinished: Notify::new(),
             cut_reason: OnceLock::new(),
             is_evicted: AtomicBool::new(false),
-            interest_reservation: Mutex::default(),
             opened_at: now,
             network_queue: state.by_address_group.entry(network).or_default().turn.clone(),
             last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),
@@ -192,6 +191,7 @@ impl Shared {
         let state = self.lock();
         let registry = &state.registry;
         let (list, changes) = registry.bytes();
+        let (list_of_one, share_of_one) = registry.largest_share();
         let (history_events, history) = registry.history_size();
         MetricsSnapshot {
             connections: state.open_sessions,
@@ -211,6 +211,7 @@ impl Shared {
                 ("unread", self.update_budget.used(), self.update_budget.limit()),
                 ("incoming", self.incoming_budget.used(), self.incoming_budget.limit()),
                 ("list", list, self.config.max_list_bytes),
+                ("list_of_one_address", list_of_one, share_of_one),
                 ("needs", registry.interest_budget().used(), registry.interest_budget().limit()),
                 ("changes", changes, MAX_CHANGE_BYTES),
                 ("history", history, history::MAX_BYTES),
@@ -258,13 +259,12 @@ impl Shared {
         let before = state.registry.published();
         let asks = (session.id, session.cut_reason.get().is_some());
         let accepted = state.registry.accept(now, asks, registration, &host, options)?;
-        let Accepted { admission, interests, reservation, resume } = accepted;
+        let Accepted { admission, interests, resume } = accepted;
         outbox.follow(version, interests);
         if let Some(resume) = resume {
             outbox.resume_from(resume);
         }
         drop(outbox);
-        *session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner) = reservation;
         let followers = &mut state.followers[index(version)];
         if followers.all.insert(session.id, Arc::clone(session)).is_none() {
             followers.new.push(Arc::clone(session));
@@ -297,7 +297,6 @@ impl Shared {
         for followers in &mut state.followers {
             followers.all.remove(&session.id);
         }
-        session.interest_reservation.lock().unwrap_or_else(PoisonError::into_inner).take();
         let restoring = state.registry.is_restoring();
         let departure = state.registry.remove_session(Instant::now().into_std(), session.id, reason);
         let nodes = state.registry.nodes();

@@ -1,0 +1,109 @@
+//! A space in bytes that all peers share: how much of it the peers of each address hold.
+
+use std::collections::{HashMap, hash_map};
+use std::net::{IpAddr, Ipv6Addr};
+
+use net::address_group;
+
+/// How many times as much as stays free one address may hold. Alone it has half of the space, two
+/// have a third each, and something is always left for the next: the dynamic threshold of Choudhury
+/// and Hahne, known from the buffers of switches. With its 256 connections an address has 16 KiB for
+/// each node in half of the default list.
+const MAX_TIMES_FREE: usize = 1;
+
+/// Bytes that are held, by [address group](address_group).
+#[derive(Debug, Default)]
+pub(crate) struct AddressShares {
+    total: usize,
+    held: HashMap<IpAddr, usize>,
+}
+
+impl AddressShares {
+    /// Bytes of all of them together.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// Bytes of the peers that share the address of `host`.
+    pub(crate) fn held_by(&self, host: &str) -> usize {
+        self.held.get(&group_of(host)).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn add(&mut self, host: &str, bytes: usize) {
+        self.total += bytes;
+        *self.held.entry(group_of(host)).or_default() += bytes;
+    }
+
+    /// As many as were added.
+    pub(crate) fn remove(&mut self, host: &str, bytes: usize) {
+        self.total -= bytes;
+        if let hash_map::Entry::Occupied(mut held) = self.held.entry(group_of(host)) {
+            *held.get_mut() -= bytes;
+            if *held.get() == 0 {
+                held.remove();
+            }
+        }
+    }
+
+    /// What the address that a share holds for, and that holds most, has here and in `other`.
+    pub(crate) fn largest_with(&self, other: &Self) -> usize {
+        let both = |group| [self, other].into_iter().filter_map(|shares| shares.held.get(group)).sum();
+        let groups = self.held.keys().chain(other.held.keys()).filter(|group| !group.is_loopback());
+        groups.map(both).max().unwrap_or(0)
+    }
+}
+
+/// What one address may hold while `free` bytes are left for all.
+pub(crate) fn share_of(free: usize) -> usize {
+    free.saturating_mul(MAX_TIMES_FREE)
+}
+
+/// Whether the peers that share the address of `host` may hold `held` bytes while `free` are left
+/// for all. This machine is excepted, as from the limit of connections: all nodes may be on it.
+pub(crate) fn is_within_share(host: &str, held: usize, free: usize) -> bool {
+    held <= share_of(free) || group_of(host).is_loopback()
+}
+
+/// Whether two hosts count as one address.
+pub(crate) fn is_same_address(one: &str, other: &str) -> bool {
+    group_of(one) == group_of(other)
+}
+
+/// A host is the remote end of a connection, and so an address.
+fn group_of(host: &str) -> IpAddr {
+    host.parse().map_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED), address_group)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_count_for_the_address_that_holds_them() {
+        let (mut one, mut other) = (AddressShares::default(), AddressShares::default());
+        for (host, bytes) in [("::ffff:10.0.0.1", 5), ("10.0.0.1", 2), ("2001:db8::1", 4), ("::1", 100)] {
+            one.add(host, bytes);
+        }
+        other.add("2001:db8::2", 6);
+        assert_eq!((one.total(), one.held_by("10.0.0.1"), one.held_by("10.0.0.2")), (111, 7, 0));
+        assert_eq!((one.largest_with(&other), other.largest_with(&one)), (10, 10));
+        for (host, bytes) in [("10.0.0.1", 7), ("2001:db8::9", 4), ("::ffff:127.0.0.1", 0), ("::1", 100)] {
+            one.remove(host, bytes);
+        }
+        assert!(one.total() == 0 && one.held.is_empty());
+    }
+
+    #[test]
+    fn one_address_holds_no_more_than_is_free_and_this_machine_all() {
+        for (host, held, free, expected) in [
+            ("10.0.0.1", 50, 50, true),
+            ("10.0.0.1", 51, 49, false),
+            ("2001:db8::1", 51, 49, false),
+            ("::1", 100, 0, true),
+            ("::ffff:127.0.0.1", 100, 0, true),
+        ] {
+            assert_eq!(is_within_share(host, held, free), expected, "{host} {held} {free}");
+        }
+        assert!(is_same_address("2001:db8::1", "2001:db8::2") && !is_same_address("10.0.0.1", "10.0.0.2"));
+    }
+}
