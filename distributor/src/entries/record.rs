@@ -3,7 +3,7 @@
 use protocol::{Registration, Version};
 
 /// A connection for as long as it lives. Never used twice, unlike an address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
 /// What lists show of a node, and what we know of it besides.

@@ -122,7 +122,9 @@ impl Registry {
         let resume = options.resume.filter(|point| self.can_resume_from(*point));
         let admission = self.register(now, session, registration, host, options)?;
         self.interest_budget.set(session, host, interest_bytes);
-        Ok(Accepted { admission, interests: interests.map(Arc::new), resume })
+        let interests = interests.map(Arc::new);
+        self.visibility.set_interests(session, interests.as_ref());
+        Ok(Accepted { admission, interests, resume })
     }
 
     /// A peer registers, for the first time or again.
@@ -187,7 +189,8 @@ impl Registry {
         self.deferred.remove(session);
         let registered = self.list_entry(now, session, &registration, host);
         if let Some(visible) = options.visibility.filter(|_| is_v2) {
-            self.visibility.open(now, session, self.revision(), visible);
+            let listed = self.tenures.get(&session).map_or_else(|| self.revision(), |tenure| tenure.listed);
+            self.visibility.open(now, session, listed, visible);
         }
         Ok(Admission::Listed(registered))
     }
@@ -230,7 +233,12 @@ impl Registry {
             self.supersede_deferred(session, instance);
         }
         let registered = self.entries.register(session, registration, host);
-        self.tenures.entry(session).or_insert(Tenure { since: now, updates: None });
+        let listed = self.entries.revision();
+        let tenure = self.tenures.entry(session).or_insert(Tenure { since: now, listed, updates: None });
+        match registered.entrance {
+            RegisterOutcome::Joined | RegisterOutcome::Updated => tenure.listed = listed,
+            RegisterOutcome::Unchanged => {}
+        }
         if let Some(superseded) = registered.superseded {
             self.deferred.remove(superseded);
             self.forget(superseded);

@@ -85,6 +85,9 @@ struct Targets {
 #[derive(Debug)]
 struct Tenure {
     since: Instant,
+    /// The state that first showed what it has registered now. Nodes with interests are not told of
+    /// later ones that do not concern them.
+    listed: Revision,
     /// Made with the first update.
     updates: Option<Box<TokenBucket>>,
 }
@@ -318,7 +321,8 @@ impl Registry {
                 self.history.record(now, self.revision().rev, &record, "trusted", "no peer reports it any more");
             }
         }
-        let resolved = self.visibility.poll_resolved(now);
+        let record_of = |session| self.entries.record_of(session).map(|record| &**record);
+        let resolved = self.visibility.poll_resolved(now, record_of);
         let name = |session: &SessionId| {
             let record = self.entries.record_of(*session)?;
             Some(format!("{} {}", record.name, record.address()))

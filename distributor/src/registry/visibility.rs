@@ -1,12 +1,14 @@
 //! Which sessions wait until other nodes know of their registration, and which state each session
 //! has acknowledged.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, hash_map};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use protocol::{Revision, VisibilityTarget};
 
-use crate::entries::SessionId;
+use crate::entries::interests::Interests;
+use crate::entries::{Record, SessionId};
 
 /// How often waits are checked: counting all acknowledgements at each of them would cost more.
 const LOOK: Duration = Duration::from_millis(10);
@@ -14,13 +16,28 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The longest that a session may wait.
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// The waits, at most one for each session, and the revisions that version 2 sessions have
-/// acknowledged.
+/// What is compared in one look, in names and urls: waits beyond that are checked in the next one.
+/// It takes a few milliseconds.
+const MAX_COMPARISONS: usize = 20_000;
+
+/// The waits, at most one for each session, and what version 2 sessions have acknowledged.
 #[derive(Debug, Default)]
 pub(crate) struct VisibilityWaits {
-    open: HashMap<SessionId, VisibilityWait>,
-    acknowledged: HashMap<SessionId, Revision>,
+    open: BTreeMap<SessionId, VisibilityWait>,
+    watchers: HashMap<SessionId, Watcher>,
+    /// The interests of all watchers, each once, with how many have them.
+    interests: HashMap<Arc<Interests>, usize>,
     look_at: Option<Instant>,
+    /// The wait to check first.
+    next: SessionId,
+}
+
+/// A session that is told of changes.
+#[derive(Debug, Default)]
+struct Watcher {
+    acknowledged: Revision,
+    /// What it is told of; `None` for all.
+    interests: Option<Arc<Interests>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -47,12 +64,39 @@ const MAX_MISSING: usize = 8;
 impl VisibilityWaits {
     /// A version 2 session follows: its acknowledgement counts.
     pub(crate) fn add_session(&mut self, session: SessionId) {
-        self.acknowledged.entry(session).or_default();
+        self.watchers.entry(session).or_default();
+    }
+
+    /// It is told of these nodes only: of the others it has nothing to acknowledge.
+    pub(crate) fn set_interests(&mut self, session: SessionId, interests: Option<&Arc<Interests>>) {
+        let Some(watcher) = self.watchers.get_mut(&session) else { return };
+        // Equal ones are kept once, and compared once.
+        let known = interests.map(|interests| {
+            let known = self.interests.get_key_value(interests).map_or(interests, |(known, _)| known);
+            Arc::clone(known)
+        });
+        let before = std::mem::replace(&mut watcher.interests, known.clone());
+        if let Some(known) = known {
+            *self.interests.entry(known).or_default() += 1;
+        }
+        self.forget_interests(before);
+    }
+
+    fn forget_interests(&mut self, interests: Option<Arc<Interests>>) {
+        let Some(interests) = interests else { return };
+        if let hash_map::Entry::Occupied(mut count) = self.interests.entry(interests) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
     }
 
     /// It does not any more.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
-        self.acknowledged.remove(&session);
+        if let Some(watcher) = self.watchers.remove(&session) {
+            self.forget_interests(watcher.interests);
+        }
         self.open.remove(&session);
     }
 
@@ -70,8 +114,8 @@ impl VisibilityWaits {
 
     /// A session knows this state.
     pub(crate) fn acknowledge(&mut self, session: SessionId, revision: Revision) {
-        if let Some(known) = self.acknowledged.get_mut(&session) {
-            *known = revision.max(*known);
+        if let Some(watcher) = self.watchers.get_mut(&session) {
+            watcher.acknowledged = revision.max(watcher.acknowledged);
         }
     }
 
@@ -80,20 +124,45 @@ impl VisibilityWaits {
         self.look_at
     }
 
-    /// Waits that have ended: enough nodes know, or the time is over.
-    pub(crate) fn poll_resolved(&mut self, now: Instant) -> Vec<Resolved> {
+    /// Waits that have ended: enough of the nodes that are told of it know, or the time is over.
+    /// `record_of` gives what a session has registered.
+    pub(crate) fn poll_resolved<'r>(
+        &mut self,
+        now: Instant,
+        record_of: impl Fn(SessionId) -> Option<&'r Record>,
+    ) -> Vec<Resolved> {
         if self.look_at.is_none_or(|at| now < at) {
             return Vec::new();
         }
-        let mut revisions: Vec<_> = self.acknowledged.values().copied().collect();
-        revisions.sort_unstable();
-        let of = revisions.len();
+        let mut watchers: HashMap<Option<*const Interests>, (Option<&Interests>, Vec<Revision>)> = HashMap::new();
+        for Watcher { acknowledged, interests } in self.watchers.values() {
+            let same = watchers.entry(interests.as_ref().map(Arc::as_ptr));
+            same.or_insert_with(|| (interests.as_deref(), Vec::new())).1.push(*acknowledged);
+        }
+        watchers.values_mut().for_each(|(_, revisions)| revisions.sort_unstable());
         let mut resolved = Vec::new();
-        for (&session, wait) in &self.open {
-            let seen = of - revisions.partition_point(|revision| *revision < wait.revision);
+        let mut comparisons = 0;
+        for (&session, wait) in self.open.range(self.next..).chain(self.open.range(..self.next)) {
+            if comparisons > MAX_COMPARISONS {
+                self.next = session;
+                break;
+            }
+            let record = record_of(session);
+            let is_told = |interests: Option<&Interests>| match (interests, record) {
+                (Some(interests), Some(record)) => interests.include(record),
+                (None, _) | (_, None) => true,
+            };
+            comparisons += watchers.len() * (1 + record.map_or(0, |record| record.urls.len()));
+            let (mut seen, mut of) = (0, 0);
+            for (_, revisions) in watchers.values().filter(|(interests, _)| is_told(*interests)) {
+                seen += revisions.len() - revisions.partition_point(|revision| *revision < wait.revision);
+                of += revisions.len();
+            }
             let enough = seen * 100 >= of * usize::from(wait.percent);
             if enough || wait.until <= now {
-                let behind = self.acknowledged.iter().filter(|(_, revision)| **revision < wait.revision);
+                let behind = self.watchers.iter().filter(|(_, watcher)| {
+                    watcher.acknowledged < wait.revision && is_told(watcher.interests.as_deref())
+                });
                 let missing = behind.map(|(session, _)| *session).take(MAX_MISSING).collect();
                 resolved.push(Resolved { session, seen, of, enough, missing });
             }
@@ -101,13 +170,17 @@ impl VisibilityWaits {
         for Resolved { session, .. } in &resolved {
             self.open.remove(session);
         }
-        self.look_at = self.open.values().map(|wait| wait.until.min(now + LOOK)).min();
+        self.look_at = self.open.values().map(|wait| wait.until.max(now).min(now + LOOK)).min();
         resolved
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
+    use protocol::{Registration, RegistrationLimits};
+
     use super::*;
 
     const NEW: Revision = Revision { epoch: 1, rev: 7 };
@@ -125,7 +198,7 @@ mod tests {
         for id in 0..10 {
             waits.acknowledge(SessionId(id), if id < acknowledged { NEW } else { OLD });
         }
-        let resolved = waits.poll_resolved(start + Duration::from_millis(after));
+        let resolved = waits.poll_resolved(start + Duration::from_millis(after), |_| None);
         assert_eq!(resolved.first().map(|resolved| (resolved.seen, resolved.enough)), expected);
         assert_eq!(waits.is_open(), expected.is_none());
         if let Some(resolved) = resolved.first() {
@@ -155,9 +228,61 @@ mod tests {
         waits.acknowledge(SessionId(1), NEW);
         waits.remove_session(SessionId(2));
         waits.acknowledge(SessionId(2), NEW);
-        assert_eq!(waits.poll_resolved(start + LOOK)[0].of, 2);
+        assert_eq!(waits.poll_resolved(start + LOOK, |_| None)[0].of, 2);
         waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 5000 });
         waits.remove_session(SessionId(0));
         assert!(!waits.is_open());
+    }
+
+    #[test]
+    fn b4_a_node_that_is_told_nothing_of_a_change_need_not_acknowledge_it() {
+        let record = |name: &str| {
+            let params = format!(r#"{{"port":1,"name":"{name}","urls":[]}}"#);
+            let params = serde_json::from_str(&params).unwrap();
+            let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
+            Record::new(1, &registration, "::ffff:127.0.0.1")
+        };
+        let needs = |names: &[&str]| Some(Arc::new(Interests::new(names.iter().copied().map(str::to_owned).collect())));
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let start = Instant::now();
+        // The new node, one that wants all, and one with interests.
+        let check = |interests: Option<Arc<Interests>>, expected: (usize, usize, bool)| {
+            let mut waits = VisibilityWaits::default();
+            (0..3).for_each(|id| waits.add_session(SessionId(id)));
+            waits.set_interests(SessionId(2), needs(&["before"]).as_ref());
+            waits.set_interests(SessionId(2), interests.as_ref());
+            waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 0 });
+            (0..2).for_each(|id| waits.acknowledge(SessionId(id), NEW));
+            let new = record("new");
+            let resolved = waits.poll_resolved(start + LOOK, |_| Some(&new));
+            let Resolved { seen, of, enough, missing, .. } = &resolved[0];
+            assert_eq!((*seen, *of, *enough), expected);
+            assert_eq!(missing.len(), of - seen);
+            (0..3).for_each(|id| waits.remove_session(SessionId(id)));
+            assert!(waits.interests.is_empty());
+        };
+        check(None, (2, 3, false));
+        check(needs(&["x"]), (2, 2, true));
+        check(needs(&["x", "new"]), (2, 3, false));
+    }
+
+    #[test]
+    fn waits_that_are_not_checked_in_one_look_are_in_the_next() {
+        let mut waits = VisibilityWaits::default();
+        #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
+        let start = Instant::now();
+        for id in 0..1000 {
+            waits.add_session(SessionId(id));
+            waits.set_interests(SessionId(id), Some(&Arc::new(Interests::new(vec![format!("n{id}")]))));
+            waits.open(start, SessionId(id), NEW, VisibilityTarget { percent: 100, within: 0 });
+        }
+        let (mut now, mut looks, mut ended) = (start, 0, HashSet::new());
+        while let Some(at) = waits.next_due() {
+            now = at.max(now + Duration::from_millis(1));
+            looks += 1;
+            ended.extend(waits.poll_resolved(now, |_| None).into_iter().map(|resolved| resolved.session));
+        }
+        assert_eq!(ended.len(), 1000);
+        assert!((40..60).contains(&looks), "{looks}");
     }
 }
