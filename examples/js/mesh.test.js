@@ -6,8 +6,10 @@ const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
 const { createHash } = require('node:crypto');
 const { once } = require('node:events');
+const { cp, mkdtemp, rm, writeFile } = require('node:fs/promises');
 const http = require('node:http');
 const net = require('node:net');
+const { tmpdir } = require('node:os');
 const path = require('node:path');
 const { test } = require('node:test');
 const { farEnd } = require('./hosts');
@@ -854,4 +856,20 @@ test('an old Distributor is as good', async (t) => {
     assert.equal(lists[0].length, 1, 'what is known stays');
     services[0].leave();
   }
+});
+
+test('b9 it loads in a package of ECMAScript modules', async (t) => {
+  const home = await mkdtemp(path.join(tmpdir(), 'mesh-'));
+  t.after(() => rm(home, { recursive: true }));
+  await cp(__dirname, path.join(home, 'mesh'), { recursive: true });
+  await writeFile(path.join(home, 'package.json'), '{"type":"module"}');
+  await writeFile(path.join(home, 'main.js'), `import Server from './mesh/mesh.js';
+    import { offerHttp } from './mesh/http.js';
+    console.log(typeof Server, typeof Server.Client, typeof offerHttp, Server.Server === Server);
+  `);
+  const child = spawn(process.execPath, [path.join(home, 'main.js')], { stdio: ['ignore', 'pipe', 'pipe'] });
+  const said = [];
+  for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => said.push(String(chunk)));
+  const [code] = await once(child, 'close');
+  assert.deepEqual([code, said.join('')], [0, 'function function function true\n']);
 });
