@@ -12,8 +12,8 @@ use crate::{Listener, LogThrottle, Socket, warn};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// Longest pause. Descriptors that become free are used again within this time.
 const MAX_PAUSE: Duration = Duration::from_millis(500);
-/// After this many connections in a row that died before they were accepted, the loop pauses: their
-/// errors may be the listener's after all.
+/// The loop pauses after this many connections in a row that died before they were accepted: the
+/// errors may come from the listener after all.
 const MAX_DEAD_IN_A_ROW: u32 = 100;
 
 /// A listening socket whose errors are handled. It pauses while the system is out of descriptors or
@@ -67,8 +67,8 @@ impl Acceptor {
     }
 }
 
-/// Whether an error is of one connection that died in the backlog, and not of the listener.
-/// accept(2) of Linux says to retry after these.
+/// Whether an error concerns one connection that died in the backlog, and not the listener.
+/// accept(2) of Linux says to retry after such errors.
 fn is_one_connections_fault(error: &io::Error) -> bool {
     use io::ErrorKind as Kind;
     const EPROTO: i32 = 71;

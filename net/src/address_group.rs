@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The part of an address that counts as one peer: a whole IPv4 address, or the first 64 bits of an
-/// IPv6 address, because one network has all addresses of these (RFC 4291, 2.5.4). An IPv4 address
-/// mapped to IPv6 counts as IPv4, and loopback as itself.
+/// IPv6 address, because all addresses that begin with them belong to one network (RFC 4291,
+/// 2.5.4). An IPv4 address mapped to IPv6 counts as IPv4, and loopback as itself.
 pub fn address_group(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {

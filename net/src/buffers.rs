@@ -1,7 +1,7 @@
 //! Buffers that a thread uses again and again, so that neither an idle connection nor a small
 //! message costs one.
 //!
-//! [`with_scratch`] lends memory for text that is copied on, [`with_read_buffer`] memory to read
+//! [`with_scratch`] lends memory for text that is then copied, [`with_read_buffer`] memory to read
 //! into, and [`acquire`] gives a buffer that is kept until [`release`] takes it back.
 
 use std::cell::RefCell;
@@ -38,7 +38,7 @@ pub fn with_scratch<R>(make: impl FnOnce(&mut Vec<u8>) -> R) -> R {
     made
 }
 
-/// Lends [`READ_BYTES`] to read into, with arbitrary contents: copying what is small costs less
+/// Lends [`READ_BYTES`] to read into, with arbitrary contents: copying a small message costs less
 /// than clearing room for it in every buffer. A call inside another one gets a buffer of its own.
 pub fn with_read_buffer<R>(read: impl FnOnce(&mut [u8]) -> R) -> R {
     let mut buffer = READ.take();

@@ -11,7 +11,7 @@ use crate::Socket;
 
 /// Most bytes of one read, so that other connections are served between two reads.
 const MAX_READ_BYTES: usize = 64 * 1024;
-/// Size of the first read, and of later ones when little comes. Most connections carry small
+/// Size of the first read, and of later ones while little arrives. Most connections carry small
 /// packets.
 const MIN_READ_BYTES: usize = 2 * 1024;
 /// A buffer that has held a larger frame is freed after it, because the next frame is rarely as
@@ -80,8 +80,8 @@ impl FrameReader {
             self.unfinished_since.get_or_insert_with(Instant::now);
         }
         if frame.as_ref().is_some_and(|frame| frame.len() > USUAL_FRAME_BYTES) {
-            // Done at once, because the bytes after it would keep all of its memory until they are
-            // a whole frame.
+            // Done at once: otherwise the bytes after the frame would keep all of its memory until
+            // they are a whole frame.
             let rest = BytesMut::from(self.decoder.unfinished());
             *self.decoder.buffer() = rest;
         } else if frame.is_none() && self.decoder.unfinished().is_empty() && self.read_bytes == MIN_READ_BYTES {
@@ -96,15 +96,14 @@ impl FrameReader {
         self.unfinished_since.map(|since| since + frame_timeout)
     }
 
-    /// Gives a frame that has begun its whole time again, because this process has not read until
-    /// now.
+    /// Restarts the time of a frame that has begun, because this process did not read until now.
     pub fn defer_deadline(&mut self) {
         if self.unfinished_since.is_some() {
             self.unfinished_since = Some(Instant::now());
         }
     }
 
-    /// The bytes that have been read and are not a whole frame yet.
+    /// The bytes that have been read but are not a whole frame yet.
     pub fn buffered(&self) -> &[u8] {
         self.decoder.unfinished()
     }

@@ -1,4 +1,4 @@
-//! How many bytes a peer on this machine has not read yet. Peers of version 1 do not say it, and
+//! How many bytes a peer on this machine has not read yet. Version 1 peers do not report it, and
 //! TCP does not show it.
 
 use std::collections::HashMap;
@@ -14,7 +14,7 @@ use crate::Socket;
 
 /// Shortest time between two snapshots.
 const MIN_AGE: Duration = Duration::from_millis(10);
-/// Snapshots may take one part in this many of the time, because the system's table lists every
+/// Snapshots may take at most one part in this many of all time: the system's table lists every
 /// socket of the machine.
 const COST_SHARE: u32 = 10;
 
@@ -30,8 +30,8 @@ pub struct PeerBacklog {
 #[derive(Debug)]
 struct BacklogSnapshot {
     taken: Instant,
-    /// By own and other end of a socket: bytes that its program has not read, and bytes that it has
-    /// not delivered.
+    /// By the local and the remote end of a socket: bytes that its program has not read, and bytes
+    /// that it has not delivered.
     queues: QueueBytes,
 }
 
@@ -51,9 +51,8 @@ impl PeerBacklog {
         cfg!(target_os = "linux") && Self::ends(stream).is_some()
     }
 
-    /// The bytes that were written to `stream` before `asked` and that its peer has not read, or a
-    /// little more. `None` when the peer is not on this machine, or the system does not say. Cancel
-    /// safe.
+    /// How many of the bytes written to `stream` before `asked` the peer has not read, or slightly
+    /// more. `None` when the peer is not on this machine, or the system does not say. Cancel safe.
     ///
     /// Waits for the next snapshot.
     async fn unread_bytes(&self, stream: &Socket, asked: Instant) -> Option<usize> {

@@ -15,10 +15,10 @@ use tokio::time::{Instant, sleep};
 
 /// Most bytes that one direction of a connection holds. A writer waits for room.
 const MAX_BYTES: usize = 256 * 1024;
-/// The first port of those that are chosen where none is given.
+/// The first of the ports that are chosen when none is given.
 const FIRST_PORT: u16 = 32_768;
 
-/// A network. Clones are cheap, and are the same network.
+/// A network. Clones are cheap and stand for the same network.
 #[derive(Clone, Debug, Default)]
 pub struct VirtualNet {
     shared: Arc<NetShared>,
@@ -44,7 +44,7 @@ struct NetState {
     connections: HashMap<u64, VirtualConnection>,
 }
 
-/// One host of a network. Clones are cheap, and are the same host.
+/// One host of a network. Clones are cheap and stand for the same host.
 #[derive(Clone, Debug)]
 pub struct Host {
     net: VirtualNet,

@@ -32,7 +32,7 @@ pub struct FrameDecoder {
 }
 
 impl FrameDecoder {
-    /// A decoder that takes frames of up to `max_frame_bytes`, delimiter not counted.
+    /// A decoder of frames of up to `max_frame_bytes`, not counting the delimiter.
     pub fn new(max_frame_bytes: usize) -> Self {
         Self { buffer: BytesMut::new(), searched: 0, max_frame_bytes }
     }

@@ -25,7 +25,7 @@ pub struct TooDeep {
 /// Checks that no array or object of `text` lies deeper than `max_depth`, in one pass and constant
 /// stack.
 ///
-/// The text need not be valid JSON. The parser finds what is not.
+/// The text need not be valid JSON: the parser finds other faults.
 ///
 /// # Errors
 /// [`TooDeep`] names the first bracket beyond the limit.

@@ -56,7 +56,7 @@ impl fmt::Display for Key {
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = <&RawValue>::deserialize(deserializer)?.get();
-        Self::from_json(text).ok_or_else(|| D::Error::custom("a key is a number or a string"))
+        Self::from_json(text).ok_or_else(|| D::Error::custom("a key must be a number or a string"))
     }
 }
 

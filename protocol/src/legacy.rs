@@ -3,7 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Most bytes that one read of an old peer takes. 65,536 arrive whole; 65,600 end the peer.
+/// Most bytes that one read of an old peer takes. A packet of 65,536 bytes arrives whole; one of
+/// 65,600 crashes the peer.
 pub const LEGACY_READ_BYTES: usize = 65_536;
 
 /// Counts the bytes that an old peer may not have read yet, and says when more may be written.

@@ -84,7 +84,11 @@ impl<'a> Packet<'a> {
         let text = std::str::from_utf8(frame).map_err(|error| PacketError::Encoding { at: error.valid_up_to() })?;
         serde_json::from_str(text)
             .and_then(|packet| {
-                if is_object(text) { Ok(packet) } else { Err(serde_json::Error::custom("a packet is a JSON object")) }
+                if is_object(text) {
+                    Ok(packet)
+                } else {
+                    Err(serde_json::Error::custom("a packet must be a JSON object"))
+                }
             })
             .map_err(|source| PacketError::Json { at: offset(text, &source), source })
     }

@@ -63,7 +63,7 @@ impl Route {
             match segment {
                 Segment::Literal("." | "..") => return Err(broken("the path has a dot segment")),
                 Segment::Literal(literal) if literal.contains(['{', '}']) => {
-                    return Err(broken("a parameter is a whole segment"));
+                    return Err(broken("a parameter must be a whole segment"));
                 }
                 Segment::Literal(_) => {}
                 Segment::Parameter(name) if name.is_empty() || name.contains(['{', '}']) => {
@@ -142,7 +142,7 @@ mod tests {
         check("GET/a b", Err("the path has a character that is not allowed in paths"));
         check("GET/a\u{1b}[31m", Err("the path has a character that is not allowed in paths"));
         check("GET/../etc", Err("the path has a dot segment"));
-        check("GET/a{id}", Err("a parameter is a whole segment"));
+        check("GET/a{id}", Err("a parameter must be a whole segment"));
         check("GET/{}", Err("a parameter has no name"));
         check("GET/{a}/{a}", Err("two parameters have the same name"));
     }

@@ -108,7 +108,7 @@ fn is_plain(c: char) -> bool {
         '\0'..='\u{9f}' => false,
         // Spaces that are as wide as others.
         '\u{a0}' | '\u{3000}' => true,
-        // They take no room or look like a space, though they count as letters or accents.
+        // These take no room or look like a space, though they count as letters or accents.
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}' => false,
         '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0000}'.. => false,
         _ => is_printable(c),

@@ -1,5 +1,5 @@
 //! Logging that cannot harm the task that logs: lines that may fail, a thread that writes them,
-//! limits on how often they come, and escaped text of others.
+//! limits on how often one cause is logged, and escaped text from peers.
 //!
 //! It must not wait for the disk, terminal or pipe that a log goes to. It must not import other
 //! parts of this crate.

@@ -26,13 +26,13 @@ impl LogThrottle {
     }
 
     /// A throttle that allows `burst` events in each period, for events that are of interest one by
-    /// one, such as joins, until they are too many. A period begins with the first event after the
-    /// one before.
+    /// one, such as joins, until there are too many. A period begins with the first event after the
+    /// previous period.
     pub fn with_burst(burst: u32, period: Duration) -> Self {
         Self { period, burst, begin: None, passed: 0, held_back: 0 }
     }
 
-    /// `Some(n)` when this event may be logged; n events were held back since the last that was.
+    /// `Some(n)` when this event may be logged; n events were held back since the last logged one.
     pub fn allow(&mut self, now: Instant) -> Option<u64> {
         if self.begin.is_none_or(|begin| now >= begin + self.period) {
             (self.begin, self.passed) = (Some(now), 0);
@@ -69,7 +69,7 @@ pub struct Tally {
 }
 
 impl LogThrottles {
-    /// Throttles of which each is like this one.
+    /// Throttles that are all like this one.
     pub fn new(each: LogThrottle) -> Self {
         Self { each, by_cause: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! Lines that a thread of their own writes, so that no task waits for the disk, terminal or pipe
+//! Lines written by a thread of their own, so that no task waits for the disk, terminal or pipe
 //! that they go to.
 
 use std::io::{self, Write};
@@ -44,8 +44,8 @@ impl LineWriter {
     pub const MAX_BYTES: usize = 4 << 20;
 
     /// Starts a thread that writes to `out`. It writes `batch_delay` after the first line, all
-    /// lines at once, because waking a thread for each costs more than all else. When lines were
-    /// lost and later ones are written, the thread calls `on_lost` with their number.
+    /// lines at once, because waking a thread for each line costs more than everything else. When
+    /// lines were lost and later ones are written, the thread calls `on_lost` with their number.
     ///
     /// # Errors
     /// When the system cannot start a thread.
@@ -193,7 +193,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// An output that fails some times after some bytes, and can be stopped for a while.
+    /// An output that fails a few times after some bytes, and can be stopped for a while.
     #[derive(Clone, Default)]
     struct TestOutput(Arc<(Mutex<OutputState>, Condvar)>);
 

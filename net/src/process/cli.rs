@@ -33,8 +33,8 @@ impl std::str::FromStr for LogLevel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // The filter reads an unknown word as the name of a module, and then logs nothing of any
-        // other.
+        // The filter reads an unknown word as the name of a module, and then logs nothing from any
+        // other module.
         let plain = |part: &str| part.contains(['=', '[']) || part.parse::<LevelFilter>().is_ok();
         match EnvFilter::builder().parse(text) {
             Ok(_) if !text.is_empty() && text.split(',').map(str::trim).all(plain) => Ok(Self(text.to_owned())),
@@ -50,17 +50,16 @@ impl std::str::FromStr for LogLevel {
 static LOG: OnceLock<LineWriter> = OnceLock::new();
 /// How long a process waits at its end for a slow log.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How much of the message of a panic is logged.
+/// How many bytes of a panic's message are logged.
 const PANIC_BYTES: usize = 1024;
 
 /// Starts the log on standard error, for panics too. No task waits for it. Lines that cannot be
-/// written, or not as fast as they come, are lost and counted, and the log says how many once it
-/// can be written again.
+/// written, or not as fast as they come, are lost and counted. Once the log can be written again,
+/// it says how many were lost.
 ///
 /// Keep the guard until the end of `main`: it waits for the last lines.
 pub fn init_log(format: LogFormat, level: &LogLevel) -> LogGuard {
-    let on_lost =
-        |lost| warn!(lost, "lines of this log were lost, because it could not be written as fast as they came");
+    let on_lost = |lost| warn!(lost, "log lines were lost, because they could not be written as fast as they came");
     // Without a thread there is no log, and the process goes on.
     if let Ok(writer) = LineWriter::start("log", io::stderr(), Duration::ZERO, on_lost) {
         let _ = LOG.set(writer);
@@ -98,7 +97,7 @@ pub fn log_lines_lost() -> u64 {
     LOG.get().map_or(0, LineWriter::lost)
 }
 
-/// Ends the process once the last lines of the log are written, or a second is over. Waits for
+/// Ends the process once the last lines of the log are written, or after a second. Waits for
 /// nothing else.
 pub fn exit_now(status: i32) -> ! {
     drop(LogGuard(()));
@@ -143,7 +142,7 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     let addresses: Vec<_> = text.trim().to_socket_addrs().map_err(|error| format!("{error}; {how}"))?.collect();
     // Old nodes connect to 127.0.0.1; `localhost` may stand for ::1 first.
     let preferred = addresses.iter().find(|address| address.is_ipv4()).or_else(|| addresses.first());
-    preferred.copied().ok_or_else(|| format!("the name has no address; {how}"))
+    preferred.copied().ok_or_else(|| format!("no address is known for this name; {how}"))
 }
 
 /// Longest time-out. More makes no sense, and this much can be added to any time.

@@ -1,4 +1,4 @@
-//! Random numbers for ids, other in each process.
+//! Random numbers for ids, which differ between processes.
 
 use std::cell::RefCell;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -6,9 +6,9 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use fastrand::Rng;
 
 thread_local! {
-    /// Seeded by the system. The generator's own seed is made of the time and the thread, and so
-    /// can be the same in two processes that start at one moment. Two nodes with one id would
-    /// supersede each other for ever.
+    /// Seeded by the system. The generator's own seed is made of the time and the thread, so it can
+    /// be the same in two processes that start at one moment. Two nodes with one id would supersede
+    /// each other for ever.
     static RNG: RefCell<Rng> = RefCell::new(Rng::with_seed(from_system()));
 }
 
@@ -17,8 +17,8 @@ pub fn unique_id() -> u128 {
     RNG.with_borrow_mut(|rng| rng.u128(1..))
 }
 
-/// A number from the system's source of randomness, by way of the keys of the standard library's
-/// hasher.
+/// A number from the system's source of randomness, obtained through the keys of the standard
+/// library's hasher.
 fn from_system() -> u64 {
     RandomState::new().build_hasher().finish()
 }

@@ -15,7 +15,7 @@ use tracing::info;
 
 /// The exit code of a program that Ctrl-C ended, as shells give it: 128 + SIGINT.
 const FORCED_EXIT_CODE: i32 = 130;
-/// The exit code of a program that has not stopped in time, the same as when requests were cut.
+/// The exit code of a program that has not stopped in time; the same as when requests were cut.
 const LATE_EXIT_CODE: i32 = 1;
 /// How long a last log line may delay the end of a program.
 const LAST_LINE_TIMEOUT: Duration = Duration::from_millis(500);

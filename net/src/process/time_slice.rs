@@ -49,7 +49,7 @@ impl Default for SliceQueue {
     }
 }
 
-/// Decides when to read the clock, in a loop whose steps may cost next to nothing or a lot.
+/// Decides when to read the clock, in a loop whose steps may cost almost nothing or a lot.
 #[derive(Debug)]
 struct ClockSteps {
     /// Steps and bytes since the clock was last read.
@@ -116,7 +116,7 @@ impl TimeSlice {
     }
 
     /// Waits until the task is scheduled, for work that takes long, such as a large packet. Returns
-    /// at once if a place is free.
+    /// at once if a permit is free.
     pub async fn acquire(&mut self) {
         let Some(SliceQueue(turns)) = &self.queue else { return };
         if self.permit.is_none() {
@@ -205,7 +205,7 @@ mod tests {
         assert!(!slice.is_over());
         slice.idle_while(std::future::ready(())).await;
         advance(2 * SHORT).await;
-        assert!(slice.is_over(), "what was ready at once was no wait");
+        assert!(slice.is_over(), "a future that is ready at once is no wait");
         slice.idle_while(sleep(SHORT)).await;
         assert!(!slice.is_over(), "it has waited");
     }
@@ -227,8 +227,8 @@ mod tests {
         let mut slice = TimeSlice::new();
         advance(TimeSlice::LENGTH).await;
         let looks: Vec<_> = (1..=64).filter(|_| slice.is_over_after(10)).collect();
-        assert_eq!(looks.len(), 7, "after 1, 2, 4, 8, and then each 16 more");
-        assert!(slice.is_over_after(ClockSteps::BYTES), "and after much");
+        assert_eq!(looks.len(), 7, "after 1, 2, 4, 8, and then every 16 steps");
+        assert!(slice.is_over_after(ClockSteps::BYTES), "and after many bytes");
         slice.yield_now().await;
         assert!(!slice.is_over_after(ClockSteps::BYTES));
     }
@@ -242,8 +242,8 @@ mod tests {
         assert!(!first.is_over() && second.is_over());
         {
             let mut waits = pin!(second.acquire());
-            assert!(is_pending(waits.as_mut()).await, "one thread, one turn");
-            // A task that waits leaves its place to others.
+            assert!(is_pending(waits.as_mut()).await, "one thread schedules one task");
+            // A task that waits gives up its permit.
             first.idle_while(sleep(SHORT)).await;
             waits.await;
         }
@@ -254,7 +254,7 @@ mod tests {
             advance(SliceQueue::MAX_WAIT).await;
             waits.await;
         }
-        assert!(!first.is_scheduled(), "it goes on all the same");
+        assert!(!first.is_scheduled(), "it goes on without being scheduled");
         drop(second);
         first.acquire().await;
         assert!(first.is_scheduled());

@@ -1,6 +1,6 @@
 //! Reads and writes of a TCP socket by system calls, without the C library. The library checks
-//! before and after each call whether the thread is to be cancelled, which takes a tenth of the
-//! time that a small message takes outside the kernel.
+//! before and after each call whether the thread is to be cancelled. That is a tenth of the time
+//! that a small message spends outside the kernel.
 
 use std::io;
 
@@ -26,8 +26,8 @@ const FLAGS: SendFlags = SendFlags::empty();
 pub fn recv_now(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let room = buffer.len();
     let mut taken = Err(io::ErrorKind::WouldBlock.into());
-    // A read of less than the buffer's size has taken everything. Another would cost as much and
-    // find nothing. The reactor remembers a close that came with these bytes.
+    // A read that does not fill the buffer has taken everything. Another read would cost as much
+    // and find nothing. The reactor remembers a close that came with these bytes.
     let _ = stream.try_io(Interest::READABLE, || {
         let read = retry_on_intr(|| recv(stream, &mut *buffer, RecvFlags::empty()));
         taken = read.map(|(bytes, _)| bytes).map_err(io::Error::from);

@@ -87,8 +87,8 @@ impl<'a> Request<'a> {
             key: Option<Key>,
         }
         let version = packet.version();
-        // Old peers log by sending text with a key of 0 to a service that does not answer. An
-        // answer would end them.
+        // Old peers log by sending text under key 0 to a service that does not answer. An answer
+        // would crash them.
         let is_text = packet.params.is_some_and(|params| params.get().starts_with('"'));
         let key = packet.key.filter(|_| version == Version::V2 || !is_text).or_else(|| {
             let params = packet.params.map(RawValue::get).filter(|params| is_object(params))?;

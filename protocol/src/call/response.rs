@@ -16,7 +16,7 @@ use crate::{Key, Packet, Version, seal};
 pub struct Response<'a> {
     /// The version that its form shows.
     pub version: Version,
-    /// A status of HTTP; 200 when the sender does not state one.
+    /// An HTTP status; 200 when the sender does not state one.
     pub status: u16,
     /// A stable word for the failure, in version 2.
     pub reason: Option<Cow<'a, str>>,

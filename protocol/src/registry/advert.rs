@@ -8,14 +8,14 @@ use crate::json::{is_object, read_member, to_json};
 /// What a version 2 node tells all nodes of itself, in `params.$`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Advert {
-    /// Instance id, other at each start of the process.
+    /// Instance id, which differs at each start of the process.
     pub id: Option<String>,
     /// The port speaks HTTP instead of packets.
     pub http: Option<HttpAdvert>,
     /// The node's share of the calls among the providers of a route. The default is 100; 0 gets
     /// none.
     pub weight: u16,
-    /// The node finishes the calls that it has and wants no more.
+    /// The node finishes its calls in flight and wants no new ones.
     pub draining: bool,
     /// Where the node runs, such as a data centre.
     pub zone: Option<String>,

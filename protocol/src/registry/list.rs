@@ -73,13 +73,13 @@ impl RegistryEntry {
 /// Why a node is not listed any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaveReason {
-    /// The node said that it leaves.
+    /// The node has said that it leaves.
     Leave,
     /// Its connection was closed in order, as the system does for a process that ends.
     Closed,
     /// Its connection was reset.
     Reset,
-    /// Its machine answers, and its process does not.
+    /// Its machine answers, but its process does not.
     Hung,
     /// Its machine does not answer, or the node has not come back.
     Unreachable,

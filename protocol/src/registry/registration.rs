@@ -77,10 +77,10 @@ pub enum RegistrationError {
         max: usize,
     },
     /// There are more interests than a registration may have urls, or one is longer.
-    #[error("there are more interests, or longer ones, than a registration may have urls")]
+    #[error("too many interests, or one is too long; the limits are those of urls")]
     TooManyInterests,
     /// There are more `http.prefixes` than a registration may have urls, or one is longer.
-    #[error("there are more http.prefixes, or longer ones, than a registration may have urls")]
+    #[error("too many http.prefixes, or one is too long; the limits are those of urls")]
     TooManyPrefixes,
     /// The name of a version 2 node has other characters than `A-Z a-z 0-9 . _ -`, or is too long.
     #[error("the name must be 1 to 128 of A-Z a-z 0-9 . _ -")]

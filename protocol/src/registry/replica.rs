@@ -9,9 +9,8 @@ use std::time::{Duration, Instant};
 
 use crate::{Delta, Digest, ListUpdate, Node, Pong, Revision, Snapshot, UpdateHeader};
 
-/// How long a node is retained that a new Distributor of version 1 does not list yet: two periods
-/// in which nodes reconnect, and 5 s. A Distributor of version 2 says itself how long it is
-/// warming.
+/// How long a node is retained while a new version 1 Distributor does not list it: two reconnect
+/// periods and 5 s. A version 2 Distributor says itself when it has warmed up.
 pub const RETENTION: Duration = Duration::from_secs(11);
 
 /// What one node knows of the registry.
@@ -58,14 +57,14 @@ struct Retained {
     until: RetainedUntil,
 }
 
-/// How long a node is retained that is not listed.
+/// How long a node that is not listed is retained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RetainedUntil {
     /// Until the Distributor says that it has warmed up.
     Warm,
     /// Until this time.
     At(Instant),
-    /// Until there is a Distributor again.
+    /// Until a Distributor is connected again.
     Open,
 }
 
@@ -144,7 +143,7 @@ impl Replica {
         }
     }
 
-    /// The known state, from which the Distributor can go on.
+    /// The known state, from which the Distributor can continue.
     pub fn revision(&self) -> Option<Revision> {
         self.revision
     }
@@ -154,7 +153,7 @@ impl Replica {
         self.digest
     }
 
-    /// The answer to a ping. `all` says whether this node is told of all others, or only of a part.
+    /// The answer to a ping. `all` says whether this node is told of all others, not only of some.
     pub fn pong(&self, all: bool) -> Pong {
         Pong { revision: self.revision, digest: all.then_some(self.digest) }
     }

@@ -15,10 +15,10 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// The largest epoch or revision. Not every reader of JSON has larger whole numbers.
+    /// The largest epoch or revision. Not every JSON reader keeps larger integers exact.
     pub const MAX: u64 = (1 << 53) - 1;
 
-    /// Whether every reader of JSON reads this exactly.
+    /// Whether every JSON reader keeps both numbers exact.
     pub fn is_sound(self) -> bool {
         self.epoch <= Self::MAX && self.rev <= Self::MAX
     }
@@ -30,8 +30,8 @@ impl fmt::Display for Revision {
     }
 }
 
-/// A checksum over the entries of a list, in any order. Equal lists have equal digests, and two
-/// others do once in four billion.
+/// A checksum over the entries of a list, in any order. Equal lists have equal digests. Two
+/// different lists have the same digest once in four billion cases.
 ///
 /// CRC-32 (ISO-HDLC, as in zlib) of `<id>:<entry as it goes over the wire>`, added up modulo 2³².
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

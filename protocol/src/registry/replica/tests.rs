@@ -286,7 +286,7 @@ fn the_loopback_of_a_distributor_on_another_machine_is_that_machine() {
             }
             let seen = hosts(&replica);
             assert!(seen.contains(&expected.to_owned()), "{host}, {far:?}: {seen:?}");
-            assert!(replica.entries().all(|(_, listed)| listed == text), "it is handed on as it came");
+            assert!(replica.entries().all(|(_, listed)| listed == text), "it is passed on as it came");
         }
         let seeded = Replica::seeded_from(far, Revision { epoch: 1, rev: 1 }, entries());
         assert_eq!((hosts(&seeded), seeded.registry_host()), (vec![expected.to_owned()], far));
