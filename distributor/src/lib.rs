@@ -4,9 +4,9 @@
 //! that connects is sent the list of nodes, and every registered node is told of each join and
 //! leave.
 //!
-//! `registry` decides, over the table of `entries` and the encoded `updates`; `peer` knows what
-//! frames mean and what one peer is owed. All of these are pure: time is an argument. `shell`, with
-//! its sockets, tasks and clocks, is around them.
+//! `registry` decides, with the table of `entries` and the encoded `updates`. `peer` knows what
+//! frames mean and what one peer is still to be sent. All of these are pure: time is an argument.
+//! `shell` surrounds them with sockets, tasks and clocks.
 //!
 //! ```no_run
 //! use tokio::net::TcpListener;

@@ -1,4 +1,4 @@
-//! A rate limit: so many at once, and then so many a second.
+//! A rate limit: a burst at once, and then a number of events per second.
 
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ impl TokenBucket {
         Self { per_second: f64::from(per_second.max(1)), burst, tokens: burst, at: None }
     }
 
-    /// Takes a token, or says how long it takes until there is one.
+    /// Takes a token, or says in how long there will be one.
     pub(crate) fn try_spend(&mut self, now: Instant) -> Result<(), Duration> {
         let passed = self.at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         self.at = Some(now);

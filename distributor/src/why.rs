@@ -12,10 +12,10 @@ use tokio::time::timeout;
 
 /// How long the answer may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Most bytes of a packet: two hundred events with names of version 1, which may be as long as a
-/// packet (13 MB), and the list that may come before them.
+/// Most bytes of a packet: two hundred events with names of version 1 nodes, which may be as long
+/// as a packet (13 MB), and the list that may come before them.
 const MAX_ANSWER_BYTES: usize = 32 << 20;
-/// Columns of a name; longer ones push the rest aside.
+/// The width of a name in columns. Longer names push the other columns aside.
 const NAME_BYTES: usize = 64;
 
 /// Prints what happened to nodes whose name, address (`host:port`) or instance is `node`; with
@@ -30,16 +30,16 @@ pub(crate) async fn why(distributor: &str, node: &str, json: bool) -> io::Result
     })??;
     let text = if json { format!("{}\n", escaped_json(&answer)) } else { table(node, serde_json::from_str(&answer)?) };
     match io::stdout().lock().write_all(text.as_bytes()) {
-        // A reader that has seen enough may close the pipe.
+        // A program that has read enough may close the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
 }
 
-/// A line for each event. Names and addresses are what nodes have made of them.
+/// A line for each event. Names come from nodes, and are escaped.
 fn table(node: &str, events: Vec<HistoryEvent>) -> String {
     if events.is_empty() {
-        return format!("nothing is known of {node}: it has not been there, or too long ago\n");
+        return format!("nothing is known of {node}: it has not registered, or too long ago\n");
     }
     let line = |HistoryEvent { ago, rev, name, address, event, why }| {
         let ago = Duration::from_millis(ago).as_secs_f64();

@@ -10,20 +10,20 @@ use crate::entries::difference::Difference;
 use crate::entries::record::Record;
 use crate::entries::view::View;
 
-/// Changes that are remembered: a node that is further behind gets the list.
+/// Changes that are kept. A node that is further behind gets the list.
 pub(crate) const MAX_CHANGES: usize = 8192;
-/// Bytes of entries as they were before those changes: twice those of the longest list. For a peer
-/// that is further behind, the list has fewer bytes.
+/// Bytes of the entries as they were before those changes: twice the longest list. For a peer that
+/// is further behind, the list is shorter than the changes.
 pub(crate) const MAX_CHANGE_BYTES: usize = 16 << 20;
 
 /// The last changes, the newest last.
 #[derive(Debug)]
 pub(super) struct Changelog {
     revision: Revision,
-    /// The state of an earlier Distributor that one of ours was equal to, and the number of ours.
+    /// A state of an earlier Distributor, and the number of the equal state here.
     resumes: Option<(ResumePoint, u64)>,
     changes: VecDeque<Change>,
-    /// Bytes that they keep alive.
+    /// Bytes that the changes keep alive.
     bytes: usize,
 }
 
@@ -31,9 +31,9 @@ pub(super) struct Changelog {
 pub(super) enum Change {
     /// Something happened to a node.
     Entry(EntryChange),
-    /// The header of lists changed.
+    /// Only the header of lists has changed.
     Header,
-    /// The nodes of these entries have registered. Peers that knew the entries already need not be
+    /// The nodes of these entries have registered. Peers that already knew the entries need not be
     /// told.
     Confirmed(Vec<Arc<Record>>),
 }
@@ -47,8 +47,8 @@ pub(super) struct EntryChange {
 }
 
 impl Changelog {
-    /// No changes yet, at this revision, which is equal to a state of an earlier Distributor if
-    /// there is one.
+    /// A changelog without changes, at this revision. `equal_to` is a state of an earlier
+    /// Distributor that is equal to it.
     pub(super) fn new(revision: Revision, equal_to: Option<ResumePoint>) -> Self {
         let resumes = equal_to.map(|equal| (equal, revision.rev));
         Self { revision, resumes, changes: VecDeque::new(), bytes: 0 }
@@ -59,12 +59,12 @@ impl Changelog {
         self.revision
     }
 
-    /// Bytes of changes that are remembered.
+    /// Bytes of the changes that are kept.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it
+    /// Our revision from which a receiver that has `have` can be told the changes; `None` when it
     /// needs the list.
     pub(super) fn base(&self, have: ResumePoint) -> Option<u64> {
         let ResumePoint { revision, digest } = have;
@@ -83,18 +83,18 @@ impl Changelog {
         self.changes.range(self.changes.len().saturating_sub(behind)..)
     }
 
-    /// The entries that have changed since a revision, as they were then.
+    /// The entries that have changed since a revision, as they were at that revision.
     pub(super) fn reverted_since(&self, rev: u64) -> HashMap<u64, Option<&Arc<Record>>> {
         let mut undone = HashMap::new();
         for touched in self.after(rev).filter_map(Change::touched) {
-            // The first change after it found what it was.
+            // The first change after the revision recorded the entry as it was.
             undone.entry(touched.id).or_insert(touched.before.as_ref());
         }
         undone
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that
-    /// sees this much of it. `listed` finds the entries of the newest state.
+    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
+    /// receiver with this view. `listed` finds the entries of the newest state.
     pub(super) fn difference<'a>(
         &'a self,
         base: u64,
@@ -104,7 +104,7 @@ impl Changelog {
     ) -> Difference {
         let mut difference = Difference::default();
         let undone = self.reverted_since(target);
-        // What it was at the base is what the first change found.
+        // The first change recorded the entry as it was at the base.
         let mut touched: BTreeMap<u64, (Option<&Arc<Record>>, LeaveReason)> = BTreeMap::new();
         let mut returned = HashSet::new();
         let changes = usize::try_from(target.saturating_sub(base)).unwrap_or(usize::MAX);
@@ -135,7 +135,7 @@ impl Changelog {
             };
             let after = after.filter(|record| view.includes(record));
             let has_returned = returned.contains(&id);
-            // A list may have shown it, before this was logged, to a peer that sees confirmed
+            // Before this was logged, a list may have shown it to a peer that sees confirmed
             // entries only. Sending it twice does no harm.
             let before = before.filter(|_| !(has_returned && after.is_some()));
             match (before, after) {
@@ -148,7 +148,7 @@ impl Changelog {
                 (before, Some(after)) => {
                     let was_suspect = match before {
                         Some(before) if before.entry == after.entry => before.suspect,
-                        // A new entry begins with trust.
+                        // A new entry is not suspect.
                         _ => {
                             difference.joined.push(Arc::clone(after));
                             false
@@ -165,7 +165,7 @@ impl Changelog {
         difference
     }
 
-    /// A change, which makes a new revision.
+    /// Logs a change, which makes a new revision.
     pub(super) fn push(&mut self, change: Change) {
         self.bytes += change.bytes();
         self.changes.push_back(change);
@@ -185,7 +185,7 @@ impl Change {
         }
     }
 
-    /// Bytes that it keeps alive.
+    /// Bytes that the change keeps alive.
     fn bytes(&self) -> usize {
         match self {
             Self::Entry(EntryChange { before, .. }) => before.as_ref().map_or(0, |record| record.bytes()),

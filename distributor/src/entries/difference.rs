@@ -13,20 +13,20 @@ pub(crate) struct Difference {
     pub(crate) left: Vec<(u64, LeaveReason)>,
     pub(crate) suspect: Vec<u64>,
     pub(crate) trusted: Vec<u64>,
-    /// Something happened, even if nothing of it is left to tell.
+    /// Something has changed, even if nothing of it is left to tell.
     pub(crate) has_changes: bool,
-    /// The header of lists changed.
+    /// The header of lists has changed.
     pub(crate) header_changed: bool,
 }
 
 impl Difference {
-    /// Nothing that the receiver has to know but that there is a new revision.
+    /// A difference that tells the receiver nothing but the new revision.
     pub(crate) fn is_empty(&self) -> bool {
         let Self { joined, left, suspect, trusted, header_changed, .. } = self;
         joined.is_empty() && left.is_empty() && suspect.is_empty() && trusted.is_empty() && !header_changed
     }
 
-    /// About how many bytes it takes to tell.
+    /// About how many bytes its delta has.
     pub(crate) fn bytes(&self) -> usize {
         let entries: usize = self.joined.iter().map(|record| record.entry.len() + 8).sum();
         entries + 32 * self.left.len() + 8 * (self.suspect.len() + self.trusted.len())

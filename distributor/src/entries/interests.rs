@@ -1,10 +1,10 @@
-//! The services and urls that a node wants to be told of.
+//! The services and urls of which a node wants to be told.
 
 use std::collections::BTreeSet;
 
 use crate::entries::record::Record;
 
-/// Service names, and urls as they are registered. Equal for nodes that want the same.
+/// Service names, and urls as registered. Nodes with the same interests have equal values.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Interests(BTreeSet<String>);
 
@@ -13,12 +13,12 @@ impl Interests {
         Self(needs.into_iter().collect())
     }
 
-    /// About how much memory they take.
+    /// About how many bytes of memory they take.
     pub(crate) fn bytes(&self) -> usize {
         self.0.iter().map(|need| need.len() + 2 * size_of::<String>()).sum()
     }
 
-    /// Whether a node is one of those.
+    /// Whether a node matches these interests.
     pub(crate) fn include(&self, record: &Record) -> bool {
         self.0.contains(&*record.name) || record.urls.iter().any(|url| self.0.contains(&**url))
     }

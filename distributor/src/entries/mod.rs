@@ -1,5 +1,5 @@
-//! The table of registered nodes, without I/O: entries, who owns each, and the last changes. It
-//! decides nothing: the registry asks, and it answers.
+//! The table of registered nodes, without I/O: the entries, the session that owns each, and the
+//! last changes. It decides nothing: the registry asks, and the table answers.
 
 pub(crate) mod address_shares;
 mod changelog;
@@ -38,14 +38,14 @@ pub(crate) struct EntryTable {
     identity_counts: HashMap<u64, u32>,
     hasher: RandomState,
     next_id: u64,
-    /// Entries that only a copy has shown so far: their own nodes have not come.
+    /// Entries that only a copy has shown so far: their own nodes have not registered.
     unconfirmed: usize,
     /// Entries whose nodes have registered since the last change that says so.
     returned: Vec<Arc<Record>>,
-    /// A list without the unconfirmed entries was sent, so its receivers have to be told when their
-    /// nodes come.
+    /// A list without the unconfirmed entries was sent. Its receivers must be told when those nodes
+    /// register.
     is_partly_published: bool,
-    /// The first revision since which every list has been whole.
+    /// The first revision from which every list has been whole.
     whole_since: u64,
     digest: Digest,
     /// Bytes of all entries together.
@@ -64,7 +64,7 @@ struct Entry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Owner {
     Session(SessionId),
-    /// No session. The entry is removed at this time unless its node is back by then.
+    /// No session owns the entry, which is removed at this time unless its node is back.
     Retained(Instant),
 }
 
@@ -75,7 +75,7 @@ pub(crate) enum RegisterOutcome {
     Joined,
     /// An entry was replaced.
     Updated,
-    /// The entry stays what it was: no peer has to be told.
+    /// The entry is unchanged: no peer has to be told.
     Unchanged,
 }
 
@@ -88,7 +88,7 @@ pub(crate) struct Registered {
 }
 
 impl EntryTable {
-    /// An empty registry. Its epoch should be higher than that of any before.
+    /// An empty table. Its epoch must be higher than that of any Distributor before.
     pub(crate) fn new(epoch: u64) -> Self {
         Self {
             changelog: Changelog::new(Revision { epoch, rev: 0 }, None),
@@ -134,7 +134,7 @@ impl EntryTable {
         self.entries.get(&id).map(|entry| &entry.record)
     }
 
-    /// Whether an entry is retained for this node, or its instance has one.
+    /// Whether this node's instance has an entry, or an entry is retained for the node.
     pub(crate) fn is_awaited(&self, record: &Record) -> bool {
         match &record.instance {
             Some(instance) => self.instances.contains_key(instance),
@@ -157,19 +157,19 @@ impl EntryTable {
         self.unconfirmed == 0
     }
 
-    /// The first revision since which every list has been whole; `None` while some are not, or have
-    /// to be made so.
+    /// The first revision from which every list has been whole; `None` while lists may lack
+    /// entries, or their receivers have not been told of all.
     pub(crate) fn whole_since(&self) -> Option<u64> {
         (self.is_whole() && !self.is_partly_published).then_some(self.whole_since)
     }
 
-    /// A list without the unconfirmed entries is sent.
+    /// Records that a list without the unconfirmed entries is sent.
     pub(crate) fn publish_partly(&mut self) {
         self.is_partly_published = true;
     }
 
-    /// Logs a change with the nodes that have come since the last one, for peers that were sent a
-    /// list without them.
+    /// Logs a change with the nodes that have registered since the last one, for peers that were
+    /// sent a list without them.
     pub(crate) fn confirm_returned(&mut self) {
         let returned = std::mem::take(&mut self.returned);
         if self.is_partly_published && !returned.is_empty() {
@@ -191,8 +191,8 @@ impl EntryTable {
 
     /// Registers a session at the end, replaces its registration in place, or gives it the entry
     /// that is retained for its node. `host` is the remote end of its connection. Another session
-    /// with the same instance loses it: the instance has given up that connection, which has not
-    /// ended yet. The instance keeps its entry.
+    /// with the same instance loses the entry to this one: the instance has given up that
+    /// connection, which has not ended yet.
     pub(crate) fn register(&mut self, session: SessionId, registration: &Registration, host: &str) -> Registered {
         let instance = registration.advert.as_ref().and_then(|advert| advert.id.as_deref());
         let own = self.sessions.get(&session).copied();
@@ -203,7 +203,7 @@ impl EntryTable {
         {
             superseded = self.evict(id);
             if own.is_some() {
-                // The session has an entry already, and may have only one.
+                // The session already has an entry, and may have only one.
                 self.remove(id, LeaveReason::Superseded);
             }
         }
@@ -247,7 +247,7 @@ impl EntryTable {
         self.remove(id, reason)
     }
 
-    /// The session is gone, and its entry is retained until `until`.
+    /// Retains the entry of a session that has ended, until `until`.
     pub(crate) fn retain_entry(&mut self, session: SessionId, until: Instant) -> Option<Arc<Record>> {
         let id = self.sessions.remove(&session)?;
         let entry = self.entries.get_mut(&id)?;
@@ -257,7 +257,7 @@ impl EntryTable {
         Some(record)
     }
 
-    /// Removes up to `most` of the retained entries whose time is over.
+    /// Removes up to `most` retained entries whose time is over.
     pub(crate) fn expire(&mut self, now: Instant, most: usize) -> Vec<Arc<Record>> {
         let is_due = |entry: &Entry| matches!(entry.held_by, Owner::Retained(until) if until <= now);
         let due: Vec<u64> =
@@ -279,8 +279,7 @@ impl EntryTable {
         self.entries.len() - self.sessions.len()
     }
 
-    /// Marks a node that gives no sign of life, or one that does again. Returns whether that is
-    /// new.
+    /// Marks a node as suspect, or as not suspect any more. Returns whether that is new.
     pub(crate) fn mark_suspect(&mut self, id: u64, suspect: bool) -> Option<Arc<Record>> {
         let entry = self.entries.get_mut(&id).filter(|entry| entry.record.suspect != suspect)?;
         let before = Arc::clone(&entry.record);
@@ -290,7 +289,7 @@ impl EntryTable {
         Some(record)
     }
 
-    /// A new revision although no entry has changed.
+    /// Makes a new revision although no entry has changed.
     pub(crate) fn touch(&mut self) {
         self.changelog.push(Change::Header);
     }
@@ -304,19 +303,19 @@ impl EntryTable {
         records
     }
 
-    /// The revision of ours that a receiver of `have` can be told the changes since; `None` when it
+    /// Our revision from which a receiver that has `have` can be told the changes; `None` when it
     /// needs the list.
     pub(crate) fn base(&self, have: ResumePoint) -> Option<u64> {
         self.changelog.base(have)
     }
 
-    /// What has changed from `base` to `target`, both of [`base`](Self::base), for a receiver that
-    /// sees this much of it.
+    /// What has changed from `base` to `target`, both results of [`base`](Self::base), for a
+    /// receiver with this view.
     pub(crate) fn difference(&self, base: u64, target: u64, view: &View) -> Difference {
         self.changelog.difference(base, target, view, |id| self.record(id))
     }
 
-    /// Bytes of changes that are remembered.
+    /// Bytes of the changes that are kept.
     pub(crate) fn change_bytes(&self) -> usize {
         self.changelog.bytes()
     }
@@ -337,8 +336,8 @@ impl EntryTable {
     }
 
     /// The confirmed entries that fit into `max_bytes` with a comma between them, in order of
-    /// registration: the first node of each name before the second of any, so that every service is
-    /// known for as long as possible.
+    /// registration. The first node of each name comes before the second of any, so that every
+    /// service stays known for as long as possible.
     pub(crate) fn entries_within(&self, max_bytes: usize) -> Vec<&str> {
         let mut left = max_bytes;
         let mut take = |record: &Record| {

@@ -1,4 +1,4 @@
-//! One node: what lists show of it, and what is known of it besides.
+//! One node: what lists show of it, and what else is known of it.
 
 use protocol::{Registration, Version};
 
@@ -6,10 +6,10 @@ use protocol::{Registration, Version};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct SessionId(pub(crate) u64);
 
-/// What lists show of a node, and what we know of it besides.
+/// What lists show of a node, and what else is known of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// Its number in the order of registration, by which changes name it.
+    /// Its number in the order of registration. Changes name it by this number.
     pub(crate) id: u64,
     pub(crate) name: Box<str>,
     /// As lists spell it.
@@ -18,12 +18,11 @@ pub(crate) struct Record {
     pub(crate) urls: Box<[Box<str>]>,
     pub(crate) instance: Option<Box<str>>,
     pub(crate) version: Version,
-    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is what goes over the
-    /// wire.
+    /// Its entry in lists: JSON text in which `¶` is escaped, so its length is that on the wire.
     pub(crate) entry: Box<str>,
     pub(crate) suspect: bool,
     /// Its own node has registered here. An entry that was only copied from another node may be
-    /// invented.
+    /// false.
     pub(crate) is_confirmed: bool,
 }
 
@@ -46,17 +45,17 @@ impl Record {
         }
     }
 
-    /// Whether lists show the same of both.
+    /// Whether lists show the same of both records.
     pub(crate) fn is_listed_as(&self, other: &Self) -> bool {
         (self.id, &self.entry, self.suspect) == (other.id, &other.entry, other.suspect)
     }
 
-    /// About how much memory it takes: the entry has what the other members have, too.
+    /// About how many bytes of memory it takes: the other members repeat what the entry has.
     pub(crate) fn bytes(&self) -> usize {
         size_of::<Self>() + 2 * self.entry.len() + self.urls.len() * size_of::<Box<str>>()
     }
 
-    /// What makes it the same node when it comes again without an instance.
+    /// The identity of a node that registers without an instance.
     pub(crate) fn identity(&self) -> NodeIdentity {
         (self.host.clone(), self.port, self.name.clone())
     }

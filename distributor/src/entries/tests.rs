@@ -150,7 +150,7 @@ fn changes_are_remembered_up_to_a_limit() {
     assert_eq!(registry.base(have(1)), Some(1));
     let newest = registry.revision();
     assert_eq!(registry.base(newest.into()), Some(newest.rev));
-    assert_eq!(registry.base(have(newest.rev + 1)), None, "from a future that never was");
+    assert_eq!(registry.base(have(newest.rev + 1)), None, "a state that never existed");
     assert_eq!(registry.base(Revision { epoch: 4, rev: 3 }.into()), None);
 }
 
@@ -207,17 +207,17 @@ fn a_successor_goes_on_from_a_copy() {
     assert_eq!(registry.register(SessionId(7), &instance(3), "::1"), registered(RegisterOutcome::Unchanged, None));
     registry.expire(start, 9);
     check(&registry, base, None, "+n9 -1 unreachable");
-    assert_eq!(registry.base(have.into()), Some(base), "for as long as the changes are remembered");
+    assert_eq!(registry.base(have.into()), Some(base), "while the changes are kept");
 }
 
 proptest! {
-    /// Whatever connects, freezes, comes back and dies late: an instance is listed once, by its
-    /// newest session, in the place it has always had.
+    /// Connections may freeze, come back and die late: an instance is listed once, by its newest
+    /// session, at the position it has always had.
     #[test]
     fn one_session_per_instance(steps in vec((0_u64..8, proptest::option::of(0_u64..4)), 0..60)) {
         let mut registry = EntryTable::new(1);
-        // Sessions with the instance they registered last, in order of place; those superseded are
-        // out.
+        // Sessions that are not superseded, in order of position, with the instance that each
+        // registered last.
         let mut model: Vec<(u64, u64)> = Vec::new();
         for (session, id) in steps {
             let Some(id) = id else {
@@ -240,8 +240,8 @@ proptest! {
         }
     }
 
-    /// The registry is a list of sessions with their last registration, in the order they first
-    /// registered, and every change of it has a number.
+    /// The registry is a list of sessions with their last registration, in the order in which they
+    /// first registered, and every change of it has a number.
     #[test]
     fn behaves_like_a_plain_list(steps in vec((0_u64..8, proptest::option::of("[a-d]")), 0..60)) {
         let mut registry = EntryTable::new(1);
@@ -268,8 +268,8 @@ proptest! {
         }
     }
 
-    /// Applied to what was there at its base, a difference gives what was there at its target,
-    /// whatever came after.
+    /// A difference, applied to the state at its base, gives the state at its target, whatever
+    /// changed later.
     #[test]
     fn differences_lead_from_any_state_to_any_later_one(
         steps in vec((0_u64..6, proptest::option::of(0_u64..4), any::<bool>()), 1..60),

@@ -8,15 +8,15 @@ use crate::entries::record::Record;
 /// How much of the registry a peer is shown. Peers that are shown the same are sent the same bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct View {
-    /// What it wants to be told of; `None` means all.
+    /// The peer's interests; `None` means all.
     pub(crate) needs: Option<Arc<Interests>>,
-    /// It does not see entries that were only copied from another node: it was sent a list while
-    /// there were some.
+    /// The peer does not see entries that were only copied from another node: it was sent a list
+    /// while there were such entries.
     pub(crate) confirmed_only: bool,
 }
 
 impl View {
-    /// It is shown all there is.
+    /// Whether the peer is shown all entries.
     pub(crate) fn is_all(&self) -> bool {
         self.needs.is_none() && !self.confirmed_only
     }

@@ -9,7 +9,7 @@ use protocol::{
 
 use crate::config::Config;
 
-/// Reads the frames of one connection and keeps the score of bad ones.
+/// Reads the frames of one connection and counts bad ones.
 #[derive(Debug)]
 pub(crate) struct CommandReader {
     version: Version,
@@ -18,7 +18,7 @@ pub(crate) struct CommandReader {
     blank_in_second: u32,
 }
 
-/// What came over one connection, for the line in the log when it ends.
+/// Counts the frames of one connection, for the log line at its end.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct FrameCounts {
     pub(crate) packets: u64,
@@ -27,10 +27,10 @@ pub(crate) struct FrameCounts {
     pub(crate) strikes: u32,
 }
 
-/// What is to be done about a frame.
+/// What a frame asks for.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Nothing is to be done, or nothing that this peer may be told.
+    /// Nothing to do, or nothing that this peer may be told.
     Ignore,
     /// A version 1 node's registration is refused. The node may not be told, so it is logged.
     RejectSilently(Rejection),
@@ -38,7 +38,7 @@ pub(crate) enum Command {
     Register(Box<Registration>, RegisterOptions),
     /// Send the list under this key.
     GetList(Key),
-    /// Take the registration away; the peer is about to go.
+    /// Remove the registration: the peer is about to leave.
     Leave,
     /// The peer knows this state, and is alive.
     Acknowledge(Pong),
@@ -46,18 +46,18 @@ pub(crate) enum Command {
     Report(Vec<u64>),
     /// A part of what the peer knows: the frame is to be read with [`protocol::read_copy`].
     CopyPart,
-    /// Tell what happened to a node, under this key.
+    /// Send the history of a node under this key.
     GetHistory(Key, String),
-    /// Tell what is wrong and go on: the peer has shown `$`.
+    /// Tell the peer what is wrong and go on: it has shown `$`.
     Reject(Option<Key>, Rejection),
-    /// Tell what is wrong and close.
+    /// Tell the peer what is wrong and close.
     Cut(Rejection),
 }
 
 /// What is wrong, for the peer and for the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Rejection {
-    /// In HTTP's numbers.
+    /// A status as in HTTP.
     pub(crate) status: u16,
     /// A stable word.
     pub(crate) reason: &'static str,
@@ -80,13 +80,13 @@ impl CommandReader {
         self.version
     }
 
-    /// Decides about one frame that arrived at `now`.
+    /// Decides what to do about one frame that arrived at `now`.
     pub(crate) fn read(&mut self, now: Instant, frame: &[u8], config: &Config) -> Command {
         if is_blank(frame) {
             return self.read_blank(now, config);
         }
         self.counts.packets += 1;
-        // So that offsets count from where the packet begins, not from the line end that was typed
+        // Offsets then count from the start of the packet, and not from a line end that was typed
         // after the last one.
         let frame = frame.trim_ascii();
         if let Err(too_deep) = check_depth(frame, config.max_json_depth) {
@@ -99,7 +99,7 @@ impl CommandReader {
             }
             Err(PacketError::Json { at, source }) => {
                 let source = source.to_string();
-                // The parser counts lines and columns, which a packet has none of.
+                // The parser counts lines and columns; a packet has neither.
                 let what = source.split(" at line ").next().unwrap_or_default();
                 return self.strike(Rejection::new(400, "bad_json", format!("at byte {at}: {what}")), config);
             }
@@ -134,7 +134,7 @@ impl CommandReader {
                 Command::GetHistory(packet.key.unwrap_or(Key::Number(0)), node)
             }
             (uri, method) => {
-                let message = format!("{method}{uri} is nothing that a Distributor knows");
+                let message = format!("{method}{uri} is unknown to a Distributor");
                 self.refuse(packet.key, Rejection::new(501, "unsupported", message))
             }
         }
@@ -158,7 +158,7 @@ impl CommandReader {
         Command::Ignore
     }
 
-    /// A broken packet: three of them and the peer is cut, because what follows is not likely to be
+    /// A broken packet. After the third the peer is cut, because later ones are unlikely to be
     /// better.
     fn strike(&mut self, rejection: Rejection, config: &Config) -> Command {
         self.counts.strikes += 1;
@@ -171,8 +171,8 @@ impl CommandReader {
         }
     }
 
-    /// A sound packet with a wrong content: no strike, and silence towards version 1, as it has
-    /// always been.
+    /// A well-formed packet with wrong content. It does not count as broken, and version 1 peers
+    /// are told nothing, as ever.
     fn refuse(&mut self, key: Option<Key>, rejection: Rejection) -> Command {
         self.counts.ignored += 1;
         match self.version {
@@ -187,7 +187,8 @@ fn register(packet: &Packet<'_>, config: &Config) -> Result<(Registration, Regis
     Ok((registration, RegisterOptions::parse(packet.meta, &config.registration)?))
 }
 
-/// Names another protocol by the first bytes of a connection, so that its owner finds the mistake.
+/// Names another protocol by the first bytes of a connection, so that its operator finds the
+/// mistake.
 pub(crate) fn guess_protocol(first_bytes: &[u8]) -> Option<&'static str> {
     const SIGNS: [(&[u8], &str); 10] = [
         (b"\x16\x03", "TLS"),
@@ -222,7 +223,7 @@ mod tests {
 
     const V2: &str = r#"{"uri":"/x","method":"GET","$":{}}"#;
 
-    /// The intents of frames on one connection, in short.
+    /// Checks the commands of frames on one connection, in a short form.
     #[track_caller]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
     fn check(frames: &[&str], expected: &[&str]) {

@@ -1,5 +1,5 @@
-//! One peer: what its frames ask for, and what it is owed. Without I/O: no socket, task, clock or
-//! log.
+//! One peer: what its frames ask for, and what it is still to be sent. Without I/O: no socket,
+//! task, clock or log.
 
 pub(crate) mod command;
 pub(crate) mod outbox;

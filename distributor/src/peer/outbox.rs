@@ -1,8 +1,8 @@
 //! What one peer is still to be sent, without I/O.
 //!
-//! There is no queue: a peer is owed what leads it to the newest state or nothing, at most one
-//! reply and one notice, and the rest of at most one packet that its socket took in part. So a peer
-//! that stands still costs the same however much changes.
+//! There is no queue. A peer is owed the update to the newest state or nothing, at most one reply
+//! and one notice, and the rest of at most one packet that its socket took in part. So a peer that
+//! stands still costs the same however much changes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::registry::Registry;
 use crate::updates::budget::OutPacket;
 use crate::updates::lists::{NextUpdate, PeerState, StateAfter, Wait};
 
-/// A peer whose digest stays wrong is sent the list once in this time, not with every sign of life.
+/// A peer whose digest stays wrong is sent the list once in this time, not at every sign of life.
 const CORRECT_AGAIN: Duration = Duration::from_secs(30);
 
 /// What one peer is still to be sent.
@@ -32,34 +32,34 @@ pub(crate) struct Outbox {
     notice: Option<Bytes>,
     ping: bool,
     remainder: OutPacket,
-    /// Since when the rest of a packet goes out.
+    /// Since when the rest of a packet has been on its way.
     remainder_since: Option<Instant>,
     window: ReadWindow,
     stalled_since: Option<Instant>,
     corrected_at: Option<Instant>,
-    /// The connection's task waits for what blocks the rest, and then goes on by itself.
+    /// The connection's task waits for what blocks the rest, and then continues by itself.
     pub(crate) is_behind: bool,
 }
 
-/// What a peer gets for a packet of its own.
+/// The reply to a packet of a peer.
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// The list under this key.
     List(Key),
-    /// A packet of its own.
+    /// Another packet, for this peer only.
     Packet(OutPacket),
 }
 
 /// What a peer's socket should do now.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteStep {
-    /// Write these bytes and say how many were taken.
+    /// Write these bytes and record how many were taken.
     Write(Bytes),
     /// An old peer is still reading: wait for this.
     WaitFor(WindowFull),
-    /// Ask again at this time: the packet is for this peer only, and has to wait.
+    /// Ask again at this time: the packet is for this peer only and has to wait.
     Later(Wait),
-    /// Nothing until something changes.
+    /// Do nothing until something changes.
     Done,
 }
 
@@ -81,8 +81,8 @@ impl From<NextUpdate> for Unsolicited {
 }
 
 impl Outbox {
-    /// A peer that has just connected and is owed the list at `greet_at`, unless it registers
-    /// before. `legacy_read_time` is `None` when its end can be looked at.
+    /// The outbox of a peer that has just connected and is owed the list at `greet_at`, unless it
+    /// registers before. `legacy_read_time` is `None` when the peer's socket can be observed.
     pub(crate) fn new(greet_at: Instant, legacy_list_bytes: usize, legacy_read_time: Option<Duration>) -> Self {
         Self {
             version: Version::V1,
@@ -101,9 +101,9 @@ impl Outbox {
         }
     }
 
-    /// From now on the peer is told of every change that it needs, in the form of its version.
+    /// From now on the peer is told of every change that concerns it, in the form of its version.
     pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Interests>>) {
-        // A greeting in the form of version 1 is no state to go on from.
+        // A greeting in the form of version 1 carries no state that changes could start from.
         let before = std::mem::replace(&mut self.version, version);
         if self.known.view.needs != needs || before != version {
             self.known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
@@ -111,7 +111,7 @@ impl Outbox {
         self.follows = true;
     }
 
-    /// It says that it knows this state already.
+    /// Records that the peer says it already knows this state.
     pub(crate) fn resume_from(&mut self, have: ResumePoint) {
         if self.known.told.is_none() && self.known.view.needs.is_none() {
             (self.known.told, self.known.digest) = (Some(have.revision), have.digest);
@@ -128,12 +128,12 @@ impl Outbox {
         self.known.told
     }
 
-    /// When the peer is greeted with the list, if it still has to be.
+    /// When to greet the peer with the list, if that has not happened yet.
     pub(crate) fn greet_at(&self) -> Option<Instant> {
         (!self.follows && self.known.told.is_none()).then_some(self.greet_at)
     }
 
-    /// The list that it is owed cannot be sent yet.
+    /// Postpones the greeting, because the list cannot be sent yet.
     pub(crate) fn greet_later(&mut self, at: Instant) {
         self.greet_at = at;
     }
@@ -150,8 +150,8 @@ impl Outbox {
         self.reply.is_some()
     }
 
-    /// The peer's digest is not that of the state it was sent. It is owed the whole list, unless it
-    /// got that just now. Returns whether it is.
+    /// Records that the peer's digest is not that of the state it was sent. The peer is owed the
+    /// whole list, unless it was sent that recently. Returns whether it is owed.
     pub(crate) fn may_resend(&mut self, now: Instant) -> bool {
         let is_new = self.corrected_at.is_none_or(|at| at + CORRECT_AGAIN <= now);
         if !is_new || self.reply.is_some() || !self.known.view.is_all() {
@@ -162,7 +162,7 @@ impl Outbox {
         true
     }
 
-    /// The peer is to be told this. A notice that is still waiting is void.
+    /// The peer is owed this notice, in place of one that is still waiting.
     pub(crate) fn notify(&mut self, packet: Bytes) {
         self.notice = Some(packet);
     }
@@ -177,18 +177,18 @@ impl Outbox {
         !self.remainder.is_empty()
     }
 
-    /// Since when a large packet, whose bytes are kept for this peer, has been on its way.
+    /// Since when a large packet whose bytes are kept for this peer has been on its way.
     pub(crate) fn unread_since(&self) -> Option<Instant> {
         self.remainder_since.filter(|_| self.remainder.is_reserved())
     }
 
-    /// Since when the socket has taken nothing of what is owed.
+    /// Since when the socket has taken none of the owed bytes.
     pub(crate) fn stalled_since(&self) -> Option<Instant> {
         self.stalled_since
     }
 
-    /// The next thing to do at `now`. Without `with_lists` changes wait for the publisher, which
-    /// merges them.
+    /// The next step at `now`. Without `with_lists`, changes wait for the publisher, which merges
+    /// them.
     pub(crate) fn next(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> WriteStep {
         if !self.remainder.is_empty() {
             return WriteStep::Write(self.remainder.next());
@@ -213,7 +213,7 @@ impl Outbox {
                 Unsolicited::Nothing => return WriteStep::Done,
             },
         };
-        // Old peers die of a packet in two pieces.
+        // A packet in two pieces crashes old peers.
         let packet = if self.version == Version::V1 { packet.in_one_piece() } else { packet };
         if self.version == Version::V1
             && let Err(unread) = self.window.admit(now, packet.len())
@@ -235,7 +235,7 @@ impl Outbox {
         WriteStep::Write(self.remainder.next())
     }
 
-    /// What the peer is sent unasked, and the state that it knows then.
+    /// The next packet that the peer is sent unasked, and the state that it knows then.
     fn unasked(&mut self, now: Instant, registry: &mut Registry, with_lists: bool) -> Unsolicited {
         if let Some(notice) = &self.notice {
             return Unsolicited::Packet(notice.clone().into(), None);
@@ -269,19 +269,19 @@ impl Outbox {
         }
     }
 
-    /// The socket took `bytes` of what it was given.
+    /// Records that the socket took `bytes` of the bytes to write.
     pub(crate) fn wrote(&mut self, now: Instant, bytes: usize) {
         self.remainder.advance(bytes);
         self.window.record_write(now, bytes);
         self.stalled_since = None;
     }
 
-    /// The socket took nothing.
+    /// Records that the socket took nothing.
     pub(crate) fn blocked(&mut self, now: Instant) {
         self.stalled_since.get_or_insert(now);
     }
 
-    /// Everything written so far. Ask before looking at the peer's end.
+    /// All bytes written so far. Call it before observing the peer's socket.
     pub(crate) fn written(&self) -> u64 {
         self.window.written()
     }
@@ -292,7 +292,7 @@ impl Outbox {
         self.window.confirm_read(written, unread)
     }
 
-    /// The peer's end cannot be seen after all.
+    /// Records that the peer's socket cannot be observed after all.
     pub(crate) fn fall_back_to_time(&mut self, legacy_read_time: Duration) {
         self.window.fall_back_to_time(legacy_read_time);
     }

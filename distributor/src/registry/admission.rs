@@ -1,5 +1,4 @@
-//! May a session register, and what does its registration do to the table of entries? All of that
-//! is decided here.
+//! Decides whether a session may register, and what its registration does to the table of entries.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,18 +20,18 @@ pub(super) const RETRY_AFTER_STOP: Duration = Duration::from_secs(3);
 pub(crate) enum Admission {
     /// It is listed. A session that it superseded has lost its entry.
     Listed(Registered),
-    /// It will be listed in so long: its node comes and goes, or changes, too often.
+    /// It will be listed after this time: its node comes and goes, or changes, too often.
     Deferred(Duration),
 }
 
 /// Why a registration is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RegisterError {
-    /// Too many register at once; there is room in so long.
+    /// Too many nodes register at once; there is room after this time.
     Busy(Duration),
-    /// The Distributor stops; another will be there in so long.
+    /// The Distributor is stopping; another should be there after this time.
     Draining(Duration),
-    /// The list would be larger than nodes take.
+    /// The list would be larger than nodes accept.
     Full,
     /// The nodes of its address would hold more of the list than is left for others.
     AddressFull,
@@ -46,7 +45,7 @@ pub(crate) enum RegisterError {
 #[derive(Debug)]
 pub(crate) struct Accepted {
     pub(crate) admission: Admission,
-    /// What the node is told of; `None` is all.
+    /// The node's interests; `None` means all.
     pub(crate) interests: Option<Arc<Interests>>,
     /// The state from which it can be told the changes.
     pub(crate) resume: Option<ResumePoint>,
@@ -55,7 +54,7 @@ pub(crate) struct Accepted {
 /// What a peer is told of a registration that is not listed now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// In HTTP's numbers.
+    /// A status as in HTTP.
     pub(crate) status: u16,
     /// A stable word.
     pub(crate) reason: &'static str,
@@ -71,7 +70,7 @@ impl Admission {
             Self::Deferred(wait) => Some(Refusal {
                 status: 202,
                 reason: "held_back",
-                message: "it comes and goes, or changes, too often; it will be listed as it is now",
+                message: "the node comes and goes, or changes, too often; it will be listed as it is now",
                 retry_after: Some(*wait),
             }),
         }
@@ -89,7 +88,7 @@ impl RegisterError {
                 (507, "address_full", "nodes of this address hold as much of the list as is left for others", None)
             }
             Self::NotYours => {
-                (403, "not_yours", "this instance id is made of a secret, and the packet does not show it", None)
+                (403, "not_yours", "this instance id is made of a secret that the packet does not contain", None)
             }
             Self::Superseded => return None,
         };
@@ -98,13 +97,12 @@ impl RegisterError {
 }
 
 impl Registry {
-    /// May this session register? If so it is registered, and what that means for the session is
-    /// returned. `is_cut` when the session is about to end: a newer connection keeps the instance
-    /// then.
+    /// Registers this session if it may, and returns what that changes for the session. `is_cut`
+    /// says that the session is about to end: a newer connection keeps the instance then.
     ///
     /// # Errors
-    /// [`RegisterError`] when it is not taken; an earlier registration stands, and the session is
-    /// what it was.
+    /// [`RegisterError`] when it is refused. An earlier registration stands, and the session is
+    /// unchanged.
     pub(crate) fn accept(
         &mut self,
         now: Instant,
@@ -127,10 +125,10 @@ impl Registry {
         Ok(Accepted { admission, interests, resume })
     }
 
-    /// A peer registers, for the first time or again.
+    /// Registers a peer, for the first time or again.
     ///
     /// # Errors
-    /// [`RegisterError`] when it is not taken; an earlier registration stands.
+    /// [`RegisterError`] when it is refused. An earlier registration stands.
     pub(crate) fn register(
         &mut self,
         now: Instant,
@@ -156,8 +154,8 @@ impl Registry {
         {
             return Err(RegisterError::Busy(wait));
         }
-        // An epoch is the time of a start: one that is still to come was made up, or is of no use
-        // after the next start.
+        // An epoch is the time of a start. One in the future was made up, or is of no use after the
+        // next start.
         if let Some(have) = options.resume
             && have.revision.epoch < self.entries.revision().epoch
             && known.is_none()
@@ -170,7 +168,7 @@ impl Registry {
             self.liveness.watch(session);
         }
         let wait = match &known {
-            // A node that drains is believed at once.
+            // A node that starts to drain is listed so at once.
             Some(known) if known.entry != record.entry && !is_draining(&registration) => {
                 self.update_delay(now, session)
             }
@@ -179,7 +177,7 @@ impl Registry {
             None => self.damping.delay(now, &record.identity()),
         };
         if let Some(wait) = wait {
-            let why = format!("it comes and goes too often; {:.1} s", wait.as_secs_f32());
+            let why = format!("it comes and goes too often; listed in {:.1} s", wait.as_secs_f32());
             self.history.record(now, self.revision().rev, &record, "held back", why);
             let since = self.deferred.get(session).map_or(now, |deferred| deferred.since);
             let (host, bytes) = (host.to_owned(), record.entry.len());

@@ -1,8 +1,8 @@
 //! Flap damping: a node that comes and goes too often is listed later.
 //!
-//! As routers do it (RFC 2439): a short stay costs a penalty, which halves with time. Beyond the
-//! cut-off the next join waits until the penalty has fallen to the reuse threshold. A node that
-//! stays for long, or comes for the first time, never waits.
+//! It works as in routers (RFC 2439): a short stay costs a penalty, which halves with time. Beyond
+//! the cut-off, the next join waits until the penalty has fallen to the reuse threshold. A node
+//! that stays for long, or joins for the first time, never waits.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -10,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use crate::entries::NodeIdentity;
 
-/// A stay of at least this is none too short.
+/// A stay of at least this is not too short.
 const LONG_STAY: Duration = Duration::from_secs(16);
-/// In this time a penalty halves.
+/// A penalty halves in this time.
 const HALF_LIFE: Duration = Duration::from_secs(8);
-/// Short stays, less what has faded, after which the next join waits.
+/// The cut-off: after this many short stays, less what has faded, the next join waits.
 const CUT_OFF: f64 = 2.5;
-/// The penalty at which it waits no longer.
+/// The reuse threshold: the penalty at which a join waits no longer.
 const REUSE: f64 = 1.0;
 /// No penalty grows beyond this, so that no node waits longer than three half-lives.
 const MOST: f64 = 8.0;
-/// Identities that are remembered. Beyond it new flappers are not noticed until old ones have
-/// faded.
+/// Identities that are remembered. Beyond this number, new flappers are not noticed until old ones
+/// have faded.
 const MAX_IDENTITIES: usize = 4096;
-/// A penalty that does not matter any more.
+/// A penalty that is small enough to forget.
 const FADED: f64 = 0.1;
 
 /// The penalties of identities: host, port and name.
@@ -35,7 +35,7 @@ pub(crate) struct Damping {
 }
 
 impl Damping {
-    /// A node that was listed, or wanted to be, for `stay` has gone.
+    /// Records that a node has left that was listed, or deferred, for `stay`.
     pub(crate) fn penalise(&mut self, now: Instant, identity: &NodeIdentity, stay: Duration) {
         if stay >= LONG_STAY {
             return;
@@ -51,7 +51,7 @@ impl Damping {
         *penalty = ((faded(*penalty, now) + 1.0).min(MOST), now);
     }
 
-    /// How long a join must wait now.
+    /// How long a join of this identity must wait now.
     pub(crate) fn delay(&self, now: Instant, identity: &NodeIdentity) -> Option<Duration> {
         let penalty = faded(*self.penalties.get(&self.hasher.hash_one(identity))?, now);
         // penalty × 2^(-t / half-life) = reuse

@@ -1,5 +1,4 @@
-//! Registrations that wait until they are listed, because their nodes come and go, or change, too
-//! often.
+//! Registrations that wait to be listed, because their nodes come and go, or change, too often.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -11,7 +10,7 @@ use crate::entries::address_shares::AddressShares;
 use crate::registry::Registry;
 use crate::registry::admission::instance_of;
 
-/// All of them, at most one for each session, and one for each instance.
+/// All deferred registrations, at most one for each session and one for each instance.
 #[derive(Debug, Default)]
 pub(super) struct DeferredRegistrations {
     by_session: BTreeMap<SessionId, Deferred>,
@@ -20,12 +19,12 @@ pub(super) struct DeferredRegistrations {
     shares: AddressShares,
 }
 
-/// One registration that waits.
+/// A deferred registration.
 #[derive(Debug)]
 pub(super) struct Deferred {
     pub(super) registration: Registration,
     pub(super) host: String,
-    /// Of the entry that it would have.
+    /// Bytes of the entry that it would have.
     pub(super) bytes: usize,
     pub(super) since: Instant,
     pub(super) until: Instant,
@@ -55,7 +54,7 @@ impl DeferredRegistrations {
         self.by_instance.get(instance).copied()
     }
 
-    /// One more, of a session, and an instance, that has none.
+    /// Adds a registration of a session and an instance that have none here.
     fn insert(&mut self, session: SessionId, deferred: Deferred) {
         if let Some(instance) = instance_of(&deferred.registration) {
             self.by_instance.insert(instance.into(), session);
@@ -64,7 +63,7 @@ impl DeferredRegistrations {
         self.by_session.insert(session, deferred);
     }
 
-    /// What a session has had waiting waits no more.
+    /// Drops the deferred registration of a session.
     pub(super) fn remove(&mut self, session: SessionId) -> Option<Deferred> {
         let deferred = self.by_session.remove(&session)?;
         self.shares.remove(&deferred.host, deferred.bytes);
@@ -76,21 +75,21 @@ impl DeferredRegistrations {
         Some(deferred)
     }
 
-    /// The sessions of those whose time has come.
+    /// The sessions whose registrations are due.
     pub(super) fn due(&self, now: Instant) -> Vec<SessionId> {
         let due = self.by_session.iter().filter(|(_, deferred)| deferred.until <= now);
         due.map(|(session, _)| *session).collect()
     }
 
-    /// When the next of them is due.
+    /// When the next one is due.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.by_session.values().map(|deferred| deferred.until).min()
     }
 }
 
 impl Registry {
-    /// A registration waits, in place of any that its session, or its instance on another session,
-    /// has had waiting.
+    /// Defers a registration. It replaces one of the same session, or of the same instance on
+    /// another session.
     pub(super) fn defer(&mut self, session: SessionId, deferred: Deferred) {
         self.deferred.remove(session);
         if let Some(instance) = instance_of(&deferred.registration) {
@@ -99,14 +98,14 @@ impl Registry {
         self.deferred.insert(session, deferred);
     }
 
-    /// An instance registers: what it has had waiting on another session is older, and must not
-    /// take over from it later.
+    /// Drops what an instance that registers has deferred on another session: it is older, and must
+    /// not take over later.
     pub(super) fn supersede_deferred(&mut self, session: SessionId, instance: &str) {
         if let Some(other) = self.deferred.session_of(instance)
             && other != session
         {
             self.deferred.remove(other);
-            // If that session has an entry as well, it is another instance's, and stays.
+            // If that session also has an entry, it belongs to another instance, and stays.
             if self.entries.record_of(other).is_none() {
                 self.forget(other);
                 self.superseded.push(other);

@@ -11,18 +11,18 @@ use crate::entries::Record;
 pub(crate) const MAX_EVENTS: usize = 4096;
 /// Most events of one answer: the last ones.
 pub(crate) const MAX_ANSWER: usize = 200;
-/// Bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes have no
-/// more; names of version 1 nodes may have as many as a packet.
+/// Most bytes of a node's name, and of an instance, that are kept. Names of version 2 nodes are not
+/// longer; names of version 1 nodes may be as long as a packet.
 const MAX_TEXT_BYTES: usize = 128;
-/// Bytes of all of them; more than as many events as there may be take, unless nodes have the
-/// longest names and instances.
+/// Most bytes of all events. Only nodes with the longest names and instances reach it before the
+/// limit of events.
 pub(crate) const MAX_BYTES: usize = MAX_EVENTS * 512;
 
 /// The last events, the oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct History {
     events: VecDeque<StoredEvent>,
-    /// That they take.
+    /// Bytes that the events take.
     bytes: usize,
 }
 
@@ -38,7 +38,7 @@ struct StoredEvent {
 }
 
 impl History {
-    /// Something happened to a node.
+    /// Records what happened to a node.
     pub(crate) fn record(
         &mut self,
         at: Instant,
@@ -60,7 +60,7 @@ impl History {
         }
     }
 
-    /// How many events are remembered.
+    /// How many events are kept.
     pub(crate) fn len(&self) -> usize {
         self.events.len()
     }
@@ -70,8 +70,8 @@ impl History {
         self.bytes
     }
 
-    /// The last events of nodes of this name, address (`host:port`) or instance; of all when it is
-    /// empty.
+    /// The last events of nodes with this name, address (`host:port`) or instance; of all nodes
+    /// when it is empty.
     pub(crate) fn events_of(&self, now: Instant, node: &str) -> Vec<HistoryEvent> {
         let text = shortened(node);
         let matches = |entry: &StoredEvent| {
@@ -153,7 +153,7 @@ mod tests {
         let old = Registration::parse(Some(old), &RegistrationLimits::default()).unwrap();
         history.record(now, 1, &Record::new(1, &old, "::1"), "joined", "");
         assert_eq!(history.events[0].name.len(), 126);
-        assert_eq!(history.events_of(now, &name).len(), 1, "it is found all the same");
+        assert_eq!(history.events_of(now, &name).len(), 1, "it is found by its full name");
     }
 
     #[test]

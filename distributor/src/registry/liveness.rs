@@ -1,5 +1,5 @@
-//! Which peers are alive although they are silent: pings on a budget, and deadlines in active time,
-//! so that our own pauses count against no peer.
+//! Whether silent peers are alive: pings within a budget, and deadlines in active time, so that our
+//! own pauses count against no peer.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -10,23 +10,24 @@ use crate::entries::SessionId;
 /// How often [`Liveness::tick`] should be called, and half as often in a large mesh: see
 /// [`Liveness::period`].
 pub(crate) const TICK: Duration = Duration::from_millis(50);
-/// No peer is pinged more often than this, however few there are.
+/// No peer is pinged more often than this, however few peers there are.
 const LEAST_INTERVAL: Duration = Duration::from_secs(1);
-/// With more peers than this, two fifths of the budget are used: ten thousand that do nothing cost
-/// less than a hundredth of a core.
+/// With more peers than this, two fifths of the budget are used: ten thousand idle peers cost less
+/// than a hundredth of a core.
 const LARGE_MESH: usize = 1000;
-/// How long the answer to a ping may take before other nodes are told to prefer others.
+/// How long the answer to a ping may take before the peer is suspect, and other nodes prefer
+/// others.
 const SUSPECT_AFTER: Duration = Duration::from_millis(750);
 /// After a ping, how long an answer may take until the peer counts as hung.
 const HUNG_AFTER: Duration = Duration::from_secs(7);
 
 /// The share of the pings for peers that were reported. A peer that reports all others must not
-/// keep the rest from being pinged.
+/// keep the unreported ones from being pinged.
 const PROBE_SHARE: f64 = 0.25;
 /// Reported peers that are pinged at once.
 const PROBE_BURST: f64 = 16.0;
 
-/// The time that counts for peers' deadlines. When a tick comes late because this process was
+/// The time that counts towards peers' deadlines. When a tick comes late because this process was
 /// stopped or starved, the missed time does not count.
 pub(crate) type ActiveTime = Duration;
 
@@ -41,8 +42,8 @@ pub(crate) struct Liveness {
     active_time: ActiveTime,
     last_tick: Option<Instant>,
     watched: HashMap<SessionId, WatchedSession>,
-    /// The sessions to be pinged, and those that should have answered. Each watched session is in
-    /// one of them; some entries are of sessions that are no longer watched.
+    /// The sessions to ping, and those whose answers are due. Each watched session is in one of the
+    /// two queues; some entries belong to sessions that are no longer watched.
     pings: DueQueue,
     checks: DueQueue,
 }
@@ -51,7 +52,7 @@ type DueQueue = BinaryHeap<Reverse<(ActiveTime, SessionId)>>;
 
 #[derive(Debug)]
 struct WatchedSession {
-    /// When the ping was sent that is not answered yet.
+    /// When the unanswered ping was sent.
     pinged: Option<ActiveTime>,
     suspect: bool,
     due: ActiveTime,
@@ -62,11 +63,11 @@ struct WatchedSession {
 pub(crate) enum Verdict {
     /// Ask for a sign of life.
     Ping,
-    /// It has not answered for a moment.
+    /// The peer is suspect: it has not answered in time.
     Suspect,
-    /// It has, after all.
+    /// The peer has answered after all.
     Trust,
-    /// It does not answer.
+    /// The peer is hung: it does not answer.
     Hung,
 }
 
@@ -84,24 +85,24 @@ impl Liveness {
         }
     }
 
-    /// The active time so far, to be stored when a peer is heard.
+    /// The active time so far. It is stored when something is received from a peer.
     pub(crate) fn active_time(&self) -> ActiveTime {
         self.active_time
     }
 
-    /// How often [`tick`](Self::tick) should be called. In a large mesh waking up costs more than
-    /// what is done then.
+    /// How often [`tick`](Self::tick) should be called. In a large mesh, waking up costs more than
+    /// the work that follows.
     pub(crate) fn period(&self) -> Duration {
         if self.watched.len() > LARGE_MESH { 2 * TICK } else { TICK }
     }
 
-    /// Between two pings to a peer that is otherwise silent.
+    /// The time between two pings to a peer that is otherwise silent.
     pub(crate) fn interval(&self) -> Duration {
         let peers = u32::try_from(self.watched.len()).unwrap_or(u32::MAX);
         (Duration::from_secs(1) * peers / self.budget()).max(LEAST_INTERVAL)
     }
 
-    /// Pings a second to all.
+    /// Pings a second to all peers together.
     fn budget(&self) -> u32 {
         let budget = if self.watched.len() > LARGE_MESH {
             self.pings_per_second.saturating_mul(2) / 5
@@ -111,24 +112,24 @@ impl Liveness {
         budget.max(1)
     }
 
-    /// Watches a peer from now on. Its first ping comes within an interval, at a moment of its own.
+    /// Watches a peer from now on. Its first ping is sent within one interval.
     pub(crate) fn watch(&mut self, session: SessionId) {
         if self.watched.contains_key(&session) {
             return;
         }
-        // Sessions come in bursts; their pings should not.
+        // Sessions begin in bursts; their pings should not.
         let spread = (session.0 % 64) as f64 / 64.0;
         let due = self.active_time + self.interval().mul_f64(spread);
         self.watched.insert(session, WatchedSession { pinged: None, suspect: false, due });
         self.pings.push(Reverse((due, session)));
     }
 
-    /// Watches it no more.
+    /// Stops watching a peer.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         self.watched.remove(&session);
     }
 
-    /// A peer was reported not to answer. It is pinged at once, as long as such pings keep to their
+    /// Pings a peer at once that was reported not to answer, as long as such pings keep to their
     /// share.
     pub(crate) fn probe(&mut self, session: SessionId) {
         let now = self.active_time;
@@ -138,14 +139,15 @@ impl Liveness {
             && self.probes >= 1.0
         {
             self.probes -= 1.0;
-            // Before all peers that are due already: after a burst of joins that is a long queue.
+            // It goes before all peers that are already due: after a burst of joins they are a long
+            // queue.
             watch.due = ActiveTime::ZERO;
             self.pings.push(Reverse((watch.due, session)));
         }
     }
 
-    /// What is to be done now. `heard` tells how long we had been awake when something was last
-    /// heard from a peer.
+    /// What is to be done now. `heard` gives the active time at which something was last received
+    /// from a peer.
     pub(crate) fn tick(
         &mut self,
         now: Instant,
@@ -155,8 +157,8 @@ impl Liveness {
         self.last_tick = Some(now);
         let passed = passed.min(2 * self.period());
         self.active_time += passed;
-        // A quarter more than the budget needs, to make up for what a late tick left undone. Peers
-        // that came in a burst are asked in a burst once, and spread by this.
+        // A quarter more than the budget needs makes up for late ticks. Peers that came in a burst
+        // are pinged in a burst once; this spreads later pings.
         let budget = 1.25 * f64::from(self.budget());
         self.credit =
             (self.credit + budget * passed.as_secs_f64()).min((budget * self.period().as_secs_f64()).max(1.0));
@@ -168,8 +170,8 @@ impl Liveness {
         verdicts
     }
 
-    /// Judges those whose time to answer is over. They are as few as were asked in that time, so
-    /// there is no limit.
+    /// Judges the peers whose time to answer is over. At most as many are due as were pinged in
+    /// that time, so no limit is needed.
     fn check(&mut self, heard: &mut impl FnMut(SessionId) -> ActiveTime, verdicts: &mut Vec<(SessionId, Verdict)>) {
         let (active_time, interval) = (self.active_time, self.interval());
         while let Some(session) = pop_due(&mut self.checks, &self.watched, active_time) {
@@ -186,7 +188,7 @@ impl Liveness {
                 self.watched.remove(&session);
                 verdicts.push((session, Verdict::Hung));
             } else {
-                // Not asked again: what was sent is on its way, or in front of whatever would be
+                // Not pinged again: the first ping is on its way, or ahead of whatever would be
                 // sent now.
                 if !std::mem::replace(&mut watch.suspect, true) {
                     verdicts.push((session, Verdict::Suspect));
@@ -197,7 +199,7 @@ impl Liveness {
         }
     }
 
-    /// Asks those whose turn it is, as many as the budget allows.
+    /// Pings the peers that are due, as many as the budget allows.
     fn ask(&mut self, verdicts: &mut Vec<(SessionId, Verdict)>) {
         while self.credit >= 1.0 {
             let Some(session) = pop_due(&mut self.pings, &self.watched, self.active_time) else { return };
@@ -211,8 +213,8 @@ impl Liveness {
     }
 }
 
-/// Takes out the first that is due. Entries that are void by now are dropped on the way: their
-/// session is gone, or due at another time.
+/// Removes the first session that is due. Void entries are dropped on the way: their session is
+/// gone, or due at another time.
 fn pop_due(
     queue: &mut DueQueue,
     watched: &HashMap<SessionId, WatchedSession>,
@@ -233,7 +235,7 @@ fn pop_due(
 mod tests {
     use super::*;
 
-    /// One peer among `others`, and what it is judged to be over time.
+    /// One peer among `others`, and the verdicts on it over time.
     struct LivenessScene {
         liveness: Liveness,
         start: Instant,
@@ -250,8 +252,8 @@ mod tests {
             Self { liveness, start: Instant::now(), heard: HashMap::new() }
         }
 
-        /// Ticks from one millisecond to another; everybody answers but the peer, which does if it
-        /// `answers`. Gives what was decided about the peer, with the second, and how many pings
+        /// Ticks from one millisecond to another. All other peers answer; the peer does if it
+        /// `answers`. Returns the verdicts on the peer, each with its second, and how many pings
         /// were sent.
         fn run(&mut self, from: u64, to: u64, step: u64, answers: bool) -> (Vec<(f64, Verdict)>, usize) {
             let (mut decided, mut pings) = (Vec::new(), 0);
@@ -294,8 +296,7 @@ mod tests {
 
     #[test]
     fn a_burst_of_joins_puts_no_judgement_off() {
-        // It takes 40 s until all of them have been asked for the first time, and this one's turn
-        // comes after 8 s.
+        // All of them have had their first ping after 40 s, and this one after 8 s.
         let mut scene = LivenessScene::new(9999);
         scene.liveness.remove_session(PEER);
         scene.run(0, 200, 100, true);
@@ -321,7 +322,7 @@ mod tests {
         for (peers, expected) in [(100, 100), (1000, 500), (10_000, 200)] {
             let mut scene = LivenessScene::new(peers - 1);
             scene.run(0, 120_000, 50, true);
-            // As long as the longest interval: within it pings may come in waves.
+            // As long as the longest interval, within which pings may come in waves.
             let (_, pings) = scene.run(120_000, 170_000, 50, true);
             assert!(pings.abs_diff(expected * 50) <= expected * 2, "{pings} pings in 50 s to {peers} peers");
         }
@@ -329,14 +330,14 @@ mod tests {
 
     #[test]
     fn cr12_rs5_our_own_delays_are_nobodys_fault() {
-        // Stopped for a minute: not a second of it counts.
+        // Stopped for a minute, of which not a second counts.
         let mut scene = LivenessScene::new(10);
         scene.run(0, 10_000, 50, true);
         let (decided, _) = scene.run(70_000, 70_500, 50, false);
         assert_eq!(decided, []);
         scene.heard.insert(PEER, scene.liveness.active_time());
         assert_eq!(scene.run(70_500, 90_000, 50, true).0, []);
-        // Awake one time in ten: deadlines are as much longer.
+        // Active for a tenth of the time: deadlines are ten times longer.
         let (decided, _) = scene.run(90_000, 200_000, 500, false);
         let [(suspect, Verdict::Suspect), (hung, Verdict::Hung)] = decided[..] else { panic!("{decided:?}") };
         assert!(suspect >= 93.0 && hung >= 120.0, "{decided:?}");

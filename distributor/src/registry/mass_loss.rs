@@ -1,13 +1,15 @@
-//! When many nodes vanish at once without a FIN, the network is a likelier cause than the nodes.
+//! Detects mass loss: when many nodes vanish at once without a FIN, the network is a likelier cause
+//! than the nodes.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// The time in which losses count together: one period in which nodes reconnect.
+/// The time in which losses count together: one reconnect period.
 const WINDOW: Duration = Duration::from_secs(3);
-/// So many may vanish whatever their share, as a small mesh on one machine does.
+/// This many nodes may vanish whatever their share is: a small mesh on one machine may vanish as a
+/// whole.
 const FEW: usize = 8;
-/// This part of all that were there is many.
+/// One part in this many of the listed nodes is a mass.
 const SHARE: usize = 3;
 
 /// The last nodes that vanished without a FIN.
@@ -17,7 +19,7 @@ pub(crate) struct MassLoss {
 }
 
 impl MassLoss {
-    /// One more of `listed` nodes has vanished. Returns whether too many have.
+    /// Records that one more of `listed` nodes has vanished. Returns whether too many have.
     pub(crate) fn is_mass(&mut self, now: Instant, listed: usize) -> bool {
         while self.times.front().is_some_and(|time| *time + WINDOW <= now) {
             self.times.pop_front();
@@ -25,7 +27,7 @@ impl MassLoss {
         let before = listed + self.times.len();
         let is_mass = self.times.len() >= FEW.max(before / SHARE);
         if !is_mass {
-            // Those that are kept stay listed, so they need not be counted.
+            // Retained nodes stay listed, so they need not be added.
             self.times.push_back(now);
         }
         is_mass
@@ -44,7 +46,7 @@ mod tests {
             let mut losses = MassLoss::default();
             let gone = (0..nodes).filter(|gone| !losses.is_mass(start, nodes - gone)).count();
             assert_eq!(gone, believed, "{nodes}");
-            assert!(!losses.is_mass(start + WINDOW, 1), "a period later another one is believed");
+            assert!(!losses.is_mass(start + WINDOW, 1), "a period later, another loss is believed");
         }
     }
 }

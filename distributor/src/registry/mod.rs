@@ -39,12 +39,12 @@ use crate::updates::budget::{Budget, OutPacket};
 use crate::updates::encode::legacy_bytes;
 use crate::updates::lists::{ListCache, NextUpdate, PeerState, TargetState};
 
-/// The time between two rounds that remove nodes which did not come back, and the least that one
-/// round removes.
+/// The time between two rounds that remove nodes which did not come back, and the least number that
+/// one round removes.
 const REMOVAL_PERIOD: Duration = Duration::from_millis(250);
 const LEAST_REMOVALS: usize = 16;
-/// A round removes at most this part of all nodes, so that a mistake is noticed before all are
-/// gone.
+/// A round removes at most one part in this many of all nodes, so that a mistake is noticed before
+/// all are gone.
 const REMOVAL_SHARE: usize = 20;
 
 /// The state of the Distributor.
@@ -64,12 +64,13 @@ pub(crate) struct Registry {
     interest_budget: InterestBudget,
     tenures: HashMap<SessionId, Tenure>,
     deferred: DeferredRegistrations,
-    /// Sessions whose instance has registered on a newer one, which the shell has not polled yet.
+    /// Sessions whose instance has registered on a newer session, and which the shell has not
+    /// polled yet.
     superseded: Vec<SessionId>,
     suspicions: Suspicions,
     /// What a node has handed over so far of what it knows.
     copy: Vec<Record>,
-    /// What peers of either version are being told now.
+    /// The states that peers of either version are being told.
     targets: Targets,
     next_removal: Instant,
     draining: bool,
@@ -103,7 +104,7 @@ pub(crate) struct Removal {
 /// What is due.
 #[derive(Debug, Default)]
 pub(crate) struct DueActions {
-    /// The node to ask for what it knows.
+    /// The node to ask for its copy.
     pub(crate) copy_from: Option<SessionId>,
     /// Visibility waits that have ended.
     pub(crate) resolved: Vec<(Resolved, Vec<String>)>,
@@ -114,7 +115,7 @@ pub(crate) struct DueActions {
 }
 
 impl Registry {
-    /// An empty registry. `epoch` should be higher than any before.
+    /// An empty registry. `epoch` must be higher than that of any Distributor before.
     pub(crate) fn new(config: Config, memory: Budget, now: Instant, epoch: u64) -> Self {
         Self {
             entries: EntryTable::new(epoch),
@@ -149,23 +150,22 @@ impl Registry {
         self.entries.len()
     }
 
-    /// How many of them give no sign of life.
+    /// How many listed nodes are suspect.
     pub(crate) fn suspects(&self) -> usize {
         self.entries.records().filter(|record| record.suspect).count()
     }
 
-    /// How many registrations wait.
+    /// How many registrations are deferred.
     pub(crate) fn held_back(&self) -> usize {
         self.deferred.len()
     }
 
-    /// How many events are remembered, and the bytes that they take.
+    /// How many events are kept, and their bytes.
     pub(crate) fn history_size(&self) -> (usize, usize) {
         (self.history.len(), self.history.bytes())
     }
 
-    /// Bytes of the list, with those of registrations that wait; and of changes that are
-    /// remembered.
+    /// Bytes of the list and of deferred registrations; and of the changes that are kept.
     pub(crate) fn bytes(&self) -> (usize, usize) {
         (self.entries.list_bytes() + self.deferred.bytes(), self.entries.change_bytes())
     }
@@ -182,35 +182,37 @@ impl Registry {
         &self.interest_budget
     }
 
-    /// All that is listed.
+    /// All listed nodes.
     #[cfg(test)]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Record>> {
         self.entries.records()
     }
 
-    /// An earlier list is about to come, and nothing should be sent before.
+    /// Whether an earlier list is about to be restored, so that nothing should be sent before.
     pub(crate) fn is_restoring(&self) -> bool {
         self.warmup.is_restoring()
     }
 
-    /// Peers of this version are sent no list for now: an earlier list is about to come, or an old
-    /// peer, which forgets what a list lacks, would see fewer nodes than it knows.
+    /// Whether peers of this version are sent no list for now: an earlier list is about to be
+    /// restored, or an old peer, which forgets nodes that a list lacks, would see fewer nodes than
+    /// it knows.
     pub(crate) fn defers_updates(&self, version: Version) -> bool {
         self.is_restoring() || version == Version::V1 && !self.entries.is_whole()
     }
 
-    /// The state that followers should know: when it differs from before, they are told.
+    /// The state that followers should know. When it changes, they are told.
     pub(crate) fn published(&self) -> (Revision, [bool; 2]) {
         (self.revision(), [self.defers_updates(Version::V1), self.defers_updates(Version::V2)])
     }
 
-    /// Whether a peer that says what it holds can be told what has changed since.
+    /// Whether a peer that holds this state can be told the changes since.
     pub(crate) fn can_resume_from(&self, have: ResumePoint) -> bool {
         have.revision.epoch != self.entries.revision().epoch
             || self.entries.whole_since().is_some_and(|since| have.revision.rev >= since)
     }
 
-    /// The next session whose instance has registered on a newer one. It is to be told, and cut.
+    /// The next session whose instance has registered on a newer session. It is to be told so, and
+    /// cut.
     pub(crate) fn poll_superseded(&mut self) -> Option<SessionId> {
         self.superseded.pop()
     }
@@ -231,7 +233,7 @@ impl Registry {
         self.liveness.remove_session(session);
     }
 
-    /// A session has ended, or has taken its registration back.
+    /// Records that a session has ended, or has withdrawn its registration.
     pub(crate) fn remove_session(&mut self, now: Instant, session: SessionId, reason: LeaveReason) -> Option<Removal> {
         self.warmup.record_leave(now, session);
         self.interest_budget.remove(session);
@@ -251,7 +253,7 @@ impl Registry {
         let is_retained = vanished && self.mass_loss.is_mass(now, self.entries.len());
         if is_retained {
             self.entries.retain_entry(session, now + RETURN_WITHIN);
-            let why = format!("{}, as many others at once", reason.as_str());
+            let why = format!("{}, as did many others at once", reason.as_str());
             self.history.record(now, self.revision().rev, &record, "kept", why);
         } else {
             let stay = tenure.map_or(Duration::MAX, |tenure| now.saturating_duration_since(tenure.since));
@@ -270,7 +272,7 @@ impl Registry {
         }
     }
 
-    /// A peer was found not to answer, or to answer again. Returns whether followers have to be
+    /// Records that a peer does not answer, or answers again. Returns whether followers have to be
     /// told.
     pub(crate) fn apply_verdict(&mut self, now: Instant, session: SessionId, verdict: Verdict) -> bool {
         let (suspect, event) = match verdict {
@@ -285,13 +287,13 @@ impl Registry {
         true
     }
 
-    /// A peer knows this state, with this digest. Returns whether it should have another one.
+    /// Records that a peer knows this state, with this digest. Returns whether the digest is wrong.
     pub(crate) fn acknowledge(&mut self, session: SessionId, known: Revision, digest: Option<Digest>) -> bool {
         self.visibility.acknowledge(session, known);
         known == self.entries.revision() && digest.is_some_and(|digest| digest != self.entries.digest())
     }
 
-    /// Does what is due.
+    /// Does what is due at `now`.
     pub(crate) fn run_due(&mut self, now: Instant) -> DueActions {
         let mut due = DueActions { copy_from: self.warmup.next_copy_source(now), ..DueActions::default() };
         if due.copy_from.is_some() {
@@ -346,7 +348,7 @@ impl Registry {
         [self.warmup.next_due(), self.visibility.next_due(), removal, deferred, suspicion].into_iter().flatten().min()
     }
 
-    /// From now on peers of this version are told of the state as it is now. Returns that state.
+    /// Publishes the present state to peers of this version, and returns it.
     pub(crate) fn publish(&mut self, version: Version) -> Revision {
         match version {
             Version::V1 => self.targets.legacy = Some(self.lists.legacy(&self.entries, &self.config)),
@@ -360,18 +362,18 @@ impl Registry {
         self.revision()
     }
 
-    /// The list that version 1 peers are being told.
+    /// The list that version 1 peers are being sent.
     pub(crate) fn legacy(&mut self) -> Option<(OutPacket, Revision)> {
         self.targets.legacy.clone()
     }
 
-    /// What a version 2 peer has to be told.
+    /// The packet that a version 2 peer has to be sent.
     pub(crate) fn update_for(&mut self, now: Instant, known: &PeerState) -> NextUpdate {
         let header = self.targets.news.header;
         let is_known = header.revision.epoch == self.entries.revision().epoch
             && self.entries.base(header.revision.into()).is_some();
         if !is_known {
-            // More has changed since than is remembered, in the middle of a round.
+            // In the middle of a round, more has changed than the changelog keeps.
             self.publish(Version::V2);
         }
         self.count_unconfirmed(|registry| {
@@ -379,7 +381,7 @@ impl Registry {
         })
     }
 
-    /// The list under a peer's own key.
+    /// The list under the key of a peer's request.
     pub(crate) fn list_for(&mut self, now: Instant, version: Version, key: &Key, view: &View) -> NextUpdate {
         let header = self.header();
         self.count_unconfirmed(|registry| {
@@ -387,8 +389,8 @@ impl Registry {
         })
     }
 
-    /// A peer that is sent a list without the unconfirmed entries has to be told when their nodes
-    /// come.
+    /// A peer that is sent a list without the unconfirmed entries has to be told when those nodes
+    /// register.
     fn count_unconfirmed(&mut self, dispatch: impl FnOnce(&mut Self) -> NextUpdate) -> NextUpdate {
         let dispatch = dispatch(self);
         if matches!(&dispatch, NextUpdate::Packet(_, told) if told.confirmed_only) {
@@ -400,7 +402,7 @@ impl Registry {
     /// Records that a node listens on loopback only, for operators who ask why it is not called.
     pub(crate) fn record_loopback(&mut self, now: Instant, session: SessionId) {
         if let Some(record) = self.entries.record_of(session) {
-            let why = "it listens on its own machine's loopback only: nodes on other machines cannot call it";
+            let why = "it listens only on the loopback of its own machine: nodes on other machines cannot call it";
             self.history.record(now, self.entries.revision().rev, record, "unreachable", why);
         }
     }

@@ -1,4 +1,4 @@
-//! What a node hands over, after a restart, of what it knew of the Distributor before.
+//! After a restart: restores the list of an earlier Distributor from the copy of a node.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use crate::registry::Registry;
 use crate::registry::warmup::RETURN_WITHIN;
 
 impl Registry {
-    /// A part of what a node knows has come. Returns whether that was the last, and is in use now.
+    /// Takes a part of a node's copy. Returns whether it was the last part and the copy is now in
+    /// use.
     pub(crate) fn restore_part(&mut self, now: Instant, session: SessionId, part: &CopyPart<'_>) -> bool {
         let Some(offered) = self.warmup.expected_copy(session) else { return false };
         let records: Option<Vec<_>> =
@@ -39,8 +40,8 @@ impl Registry {
         true
     }
 
-    /// Whether a copy, together with the registered nodes that it lacks, would make a longer list
-    /// than nodes accept.
+    /// Whether a copy, with the registered nodes that it lacks, would make a longer list than nodes
+    /// accept.
     fn exceeds_copy_limit(&self, copy: &[Record]) -> bool {
         let instances: HashSet<_> = copy.iter().filter_map(|record| record.instance.as_deref()).collect();
         let is_new = |record: &&Arc<Record>| record.instance.as_deref().is_none_or(|id| !instances.contains(id));
@@ -51,14 +52,14 @@ impl Registry {
 }
 
 impl Record {
-    /// The record of an entry that another Distributor has sent; `None` when it is no entry.
+    /// The record of an entry that another Distributor has sent; `None` when it is not an entry.
     pub(super) fn from_entry(id: u64, entry: &str) -> Option<Self> {
         let RegistryEntry { registration, host } = RegistryEntry::parse(entry)?;
         Some(Self::new(id, &registration, &host_text(host)))
     }
 }
 
-/// Whether each id, and each instance, is there once.
+/// Whether each id and each instance occurs once.
 fn is_sound(copy: &[Record]) -> bool {
     let (mut ids, mut instances) = (HashSet::new(), HashSet::new());
     copy.iter().all(|record| ids.insert(record.id) && record.instance.as_ref().is_none_or(|id| instances.insert(id)))

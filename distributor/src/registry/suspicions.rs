@@ -1,4 +1,4 @@
-//! What peers report of nodes that do not answer their calls.
+//! Reports of peers about nodes that do not answer their calls.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -9,24 +9,24 @@ use protocol::Version;
 use crate::entries::SessionId;
 use crate::registry::Registry;
 
-/// Nodes of one report that are looked into.
+/// Most nodes of one report that are considered.
 const MAX_REPORTED: usize = 64;
 /// A reporter's report of a node counts once in this time.
 const PROBE_INTERVAL: Duration = Duration::from_secs(10);
-/// Reporters and nodes that are remembered for that; beyond it reports count for nothing until old
-/// ones are forgotten.
+/// Pairs of reporter and node that are remembered for that. Beyond this number, reports count for
+/// nothing until old ones are forgotten.
 pub(super) const MAX_PROBES: usize = 4096;
-/// Version 1 nodes cannot be asked. When two peers within this time say that one does not answer,
-/// it is suspect for as long.
+/// Version 1 nodes cannot be pinged. When two peers report one within this time, it is suspect for
+/// the same time.
 const SUSPICION: Duration = Duration::from_secs(5);
-/// Nodes of version 1 about which something was reported.
+/// Version 1 nodes that were reported.
 const MAX_SUSPICIONS: usize = 1024;
 
 /// Version 1 nodes about which something was reported, and who may report what.
 #[derive(Debug, Default)]
 pub(super) struct Suspicions {
     reported: HashMap<u64, Suspicion>,
-    /// Reporters with the nodes that they have reported, and until when that is remembered.
+    /// Reporters with the nodes that they have reported, and until when each pair is remembered.
     probes: HashMap<(SessionId, u64), Instant>,
 }
 
@@ -37,7 +37,7 @@ struct Suspicion {
 }
 
 impl Suspicions {
-    /// When the next of them is over.
+    /// When the next suspicion is over.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.reported.values().map(|suspicion| suspicion.until).min()
     }

@@ -25,7 +25,7 @@ impl RegistryScene {
         self.start + Duration::from_millis(ms)
     }
 
-    /// Registers version 2 node `n<port>` with more members of `$`.
+    /// Registers version 2 node `n<port>` with further members of `$`.
     fn register_with(
         &mut self,
         ms: u64,
@@ -91,7 +91,7 @@ impl RegistryScene {
         self.registry.run_due(now)
     }
 
-    /// Names of those listed.
+    /// Names of the listed nodes.
     fn listed(&self) -> String {
         self.registry.entries.records().map(|record| &*record.name).collect::<Vec<_>>().join(" ")
     }
@@ -117,7 +117,7 @@ fn bc3_only_a_flapper_waits_to_be_listed() {
         changes += usize::from(scene.registry.revision() != before);
     }
     assert_eq!((changes, scene.listed().as_str()), (3, "n1"));
-    assert_eq!(scene.register(9_900, 500, 8), new(), "nobody else waits");
+    assert_eq!(scene.register(9_900, 500, 8), new(), "no other node waits");
     let Ok(Admission::Deferred(wait)) = scene.register(10_000, 501, 7) else { panic!("it should wait") };
     let ends = 10_000 + u64::try_from(wait.as_millis()).unwrap();
     assert!(scene.registry.next_due().unwrap() <= scene.at(ends + 1));
@@ -144,7 +144,7 @@ fn updates_beyond_a_burst_wait_and_the_last_one_counts() {
     scene.run_due(1100);
     let record = scene.registry.entries.record_of(SessionId(1)).unwrap();
     assert!(record.entry.contains(r#""weight":19"#), "{}", record.entry);
-    // Whoever wants no more calls does not wait.
+    // A node that drains does not wait.
     let admission = scene.register_with(1100, 1, 1, r#","draining":true"#, &RegisterOptions::default());
     assert!(matches!(admission, Ok(Admission::Listed(_))), "{admission:?}");
 }
@@ -175,10 +175,10 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
     assert_eq!(scene.register(0, 1, 1), new());
     assert_eq!(scene.register(0, 2, 2), new());
     assert_eq!(scene.register(0, 3, 3), Err(RegisterError::Full));
-    // Neither by what replaces an entry, nor by what waits to be listed.
+    // Neither an entry that replaces another, nor a deferred one, makes it longer.
     let zone = r#","zone":"far away, in another identity""#;
     assert_eq!(scene.register_with(0, 1, 1, zone, &RegisterOptions::default()), Err(RegisterError::Full));
-    assert!(scene.register(0, 1, 1).is_ok(), "what is no longer than before is taken");
+    assert!(scene.register(0, 1, 1).is_ok(), "an entry of the same length is accepted");
     scene.leave(0, 2, LeaveReason::Closed);
     scene.leave(0, 1, LeaveReason::Closed);
     assert_eq!(scene.register(0, 3, 3), new());
@@ -283,14 +283,14 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
     let mut scene = RegistryScene::new();
     flap(&mut scene, 7);
     let Ok(Admission::Deferred(wait)) = scene.register(0, 1, 7) else { panic!("it should wait") };
-    // The instance comes from another place, where it need not wait.
+    // The instance registers with another identity, which need not wait.
     let params = r#"{"port":8,"name":"n8","$":{"id":"i7"}}"#;
     let registration = Registration::parse(Some(serde_json::from_str(params).unwrap()), &RegistrationLimits::default());
     let now = scene.at(10);
     let admission =
         scene.registry.register(now, SessionId(2), registration.unwrap(), "::1", &RegisterOptions::default());
     assert_eq!(admission, new());
-    assert_eq!(scene.registry.poll_superseded(), Some(SessionId(1)), "the older one is told, and cut");
+    assert_eq!(scene.registry.poll_superseded(), Some(SessionId(1)), "the older session is told, and cut");
     scene.leave(20, 1, LeaveReason::Superseded);
     scene.run_due(u64::try_from(wait.as_millis()).unwrap() + 100);
     assert_eq!(scene.listed(), "n8");
@@ -301,13 +301,13 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
 fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
     let mut scene = RegistryScene::new();
     flap(&mut scene, 7);
-    // Two that wait.
+    // Two deferred registrations.
     assert!(matches!(scene.register(0, 1, 7), Ok(Admission::Deferred(_))));
     assert!(matches!(scene.register(0, 2, 7), Ok(Admission::Deferred(_))));
     assert_eq!((scene.registry.poll_superseded(), scene.registry.poll_superseded()), (Some(SessionId(1)), None));
     scene.run_due(30_000);
     assert_eq!(scene.listed(), "n7");
-    // One that is listed.
+    // One listed registration.
     scene.register(30_000, 3, 7).unwrap();
     assert_eq!((scene.registry.poll_superseded(), scene.registry.poll_superseded()), (Some(SessionId(2)), None));
     assert!(scene.leave(30_000, 2, LeaveReason::Closed).is_none());
@@ -341,7 +341,7 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
         (10_000, 78, false),
         (10_000, 2, false),
         (10_000, 3, true),
-        // Both again, before their word counts again: no peer reports it any more.
+        // Both report again, before their reports count again: no peer reports it any more.
         (14_000, 2, true),
         (15_100, 3, false),
         (19_000, 2, false),
@@ -362,8 +362,8 @@ fn reports_count_from_nodes_only_and_once_in_a_while() {
     assert_eq!(scene.registry.suspicions.probes_len(), MAX_PROBES);
 }
 
-/// A Distributor that has been handed a copy with nodes 1 to 3, of which 1 has come. It was asked
-/// for on session 1.
+/// A Distributor that has restored a copy with nodes 1 to 3, of which 1 has registered. The copy
+/// was requested on session 1.
 fn restored() -> (RegistryScene, ResumePoint) {
     let mut before = RegistryScene::new();
     before.register_all(1..=3);
@@ -382,7 +382,7 @@ fn restored() -> (RegistryScene, ResumePoint) {
     (scene, have)
 }
 
-/// The nodes that a peer is told of, and whether it knows all then.
+/// The nodes that a peer is told of, and whether it then knows all.
 fn told(scene: &mut RegistryScene, ms: u64, known: &mut PeerState) -> (String, bool) {
     scene.registry.publish(Version::V2);
     let now = scene.at(ms);
@@ -399,19 +399,19 @@ fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
     let (mut scene, have) = restored();
     let mut newcomer = PeerState::default();
     assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
-    // Who held that state knows them all, and is told of nobody.
+    // A peer that held that state knows all nodes, and is told of none.
     let mut remembers = PeerState { told: Some(have.revision), digest: have.digest, ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut remembers), (String::new(), true));
-    // Who says to hold that state, and holds another, does not.
+    // A peer that claims that state, but holds another, does not.
     let mut forges = PeerState { told: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
     assert!(scene.registry.defers_updates(Version::V1), "an old peer would forget what it is not shown");
-    // Its own node comes, as it was.
+    // The node of an entry registers, unchanged.
     scene.register(1000, 2, 2).unwrap();
     assert_eq!(told(&mut scene, 1000, &mut newcomer), ("n2".to_owned(), false));
     let asked = scene.registry.list_for(scene.at(1000), Version::V2, &Key::Number(7), &View::default());
     assert!(matches!(asked, NextUpdate::Packet(_, told) if told.confirmed_only));
-    // The last one does not come.
+    // The last node does not register.
     assert_eq!(scene.run_due(8000).gone.len(), 1);
     assert_eq!(told(&mut scene, 8000, &mut newcomer), (String::new(), true));
     assert!(!scene.registry.defers_updates(Version::V1));
@@ -421,14 +421,14 @@ fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
 #[test]
 fn bc5_a_copy_that_cannot_be_is_not_used() {
     let (mut scene, epoch) = (RegistryScene::new(), 100);
-    // Our epoch is the time of our start: a later one was made up.
+    // Our epoch is the time of our start: a later epoch was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
         let have = ResumePoint::from(Revision { epoch: (epoch + later) as u64, rev: 5 });
         let options = RegisterOptions { resume: Some(have), ..RegisterOptions::default() };
         scene.register_with(0, (10 + later) as u64, (10 + later) as u16, "", &options).unwrap();
         assert_eq!(scene.registry.is_restoring(), restoring, "{later}");
     }
-    // It is not what was offered, or names an instance twice.
+    // The copy is not the offered one, or names an instance twice.
     let entry = |id: &str, port: u16| {
         let text = format!(r#"{{"port":{port},"name":"a","urls":[],"host":"::1","$":{{"id":"{id}"}}}}"#);
         serde_json::value::RawValue::from_string(text).unwrap()
@@ -461,7 +461,7 @@ fn a_mass_loss_is_not_believed_at_once() {
         .filter(|session| scene.leave(60_000, *session, LeaveReason::Reset).is_some_and(|gone| gone.is_retained))
         .count();
     assert_eq!((is_retained, scene.registry.nodes()), (40, 40));
-    // Half of those come back as if nothing had been; the rest goes, a few at a time.
+    // Half of them come back as if nothing had happened; the others are removed, a few at a time.
     let before = scene.registry.revision();
     for port in 41..=60 {
         scene.register(62_000, u64::from(port) + 1000, port).unwrap();
@@ -515,7 +515,7 @@ fn a_successor_is_rebuilt_from_a_client() {
     for port in 1..=29 {
         scene.register_with(1000, 100 + u64::from(port), port, "", &options).unwrap();
     }
-    assert_eq!(scene.registry.revision(), restored, "everybody is back where they were");
+    assert_eq!(scene.registry.revision(), restored, "all nodes are back where they were");
     scene.run_due(8000);
     assert_eq!(scene.listed().split(' ').count(), 29);
 }
@@ -559,7 +559,7 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
     for (session, advert, secret, expected) in [
         (1, &*owned, None, Err(RegisterError::NotYours)),
         (1, &owned, Some("s"), Ok(None)),
-        // Everybody sees the id.
+        // All nodes see the id.
         (2, &owned, None, Err(RegisterError::NotYours)),
         (2, &owned, Some("t"), Err(RegisterError::NotYours)),
         (2, &owned, Some("s"), Ok(Some(1))),

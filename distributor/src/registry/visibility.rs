@@ -1,4 +1,4 @@
-//! Which sessions wait until other nodes know of their registration, and which state each session
+//! Sessions that wait until other nodes know of their registration, and the state that each session
 //! has acknowledged.
 
 use std::collections::{BTreeMap, HashMap, hash_map};
@@ -10,7 +10,7 @@ use protocol::{Revision, VisibilityTarget};
 use crate::entries::interests::Interests;
 use crate::entries::{Record, SessionId};
 
-/// How often waits are checked: counting all acknowledgements at each of them would cost more.
+/// How often waits are checked. Checking them at each acknowledgement would cost more.
 const LOOK: Duration = Duration::from_millis(10);
 
 /// The longest that a session may wait.
@@ -54,15 +54,15 @@ pub(crate) struct Resolved {
     pub(crate) seen: usize,
     pub(crate) of: usize,
     pub(crate) enough: bool,
-    /// Some of those that have not acknowledged it.
+    /// Some of the sessions that have not acknowledged it.
     pub(crate) missing: Vec<SessionId>,
 }
 
-/// Nodes that are named when a wait ends in vain.
+/// Most nodes that are named when a wait ends without enough acknowledgements.
 const MAX_MISSING: usize = 8;
 
 impl VisibilityWaits {
-    /// A version 2 session follows: its acknowledgement counts.
+    /// Counts a version 2 session among those whose acknowledgement is needed.
     pub(crate) fn add_session(&mut self, session: SessionId) {
         self.watchers.entry(session).or_default();
     }
@@ -92,7 +92,7 @@ impl VisibilityWaits {
         }
     }
 
-    /// It does not any more.
+    /// Does not count a session any more.
     pub(crate) fn remove_session(&mut self, session: SessionId) {
         if let Some(watcher) = self.watchers.remove(&session) {
             self.forget_interests(watcher.interests);
@@ -100,26 +100,27 @@ impl VisibilityWaits {
         self.open.remove(&session);
     }
 
-    /// A session wants to know when its registration, which led to `revision`, has been seen.
+    /// Records that a session waits until enough nodes know of its registration, which led to
+    /// `revision`.
     pub(crate) fn open(&mut self, now: Instant, session: SessionId, revision: Revision, visible: VisibilityTarget) {
         let until = now + Duration::from_millis(visible.within.into()).min(LONGEST);
         self.open.insert(session, VisibilityWait { revision, percent: visible.percent, until });
         self.look_at.get_or_insert(now + LOOK);
     }
 
-    /// Whether acknowledgements are of interest.
+    /// Whether any session waits for acknowledgements.
     pub(crate) fn is_open(&self) -> bool {
         !self.open.is_empty()
     }
 
-    /// A session knows this state.
+    /// Records that a session knows this state.
     pub(crate) fn acknowledge(&mut self, session: SessionId, revision: Revision) {
         if let Some(watcher) = self.watchers.get_mut(&session) {
             watcher.acknowledged = revision.max(watcher.acknowledged);
         }
     }
 
-    /// When to look again.
+    /// When to check the waits next.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.look_at
     }

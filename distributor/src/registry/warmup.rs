@@ -1,5 +1,5 @@
-//! After a start: how long lists may lack nodes that are there, and how to get back what the
-//! Distributor before knew.
+//! After a start: how long lists may lack nodes, and how to get back the list of the Distributor
+//! before.
 
 use std::time::{Duration, Instant};
 
@@ -7,31 +7,31 @@ use protocol::ResumePoint;
 
 use crate::entries::SessionId;
 
-/// The period in which nodes that are not connected try to be.
+/// The reconnect period: nodes that are not connected try to connect at least this often.
 const PERIOD: Duration = Duration::from_secs(3);
-/// No node that comes back takes longer than this.
+/// Every node that comes back has done so within this time.
 const LONGEST: Duration = Duration::from_secs(6);
-/// When no node comes back from an earlier Distributor, all have joined once no join has come for
-/// so long.
+/// If no node comes back from an earlier Distributor, all nodes have joined when no join has come
+/// for this time.
 const QUIET: Duration = Duration::from_secs(1);
-/// From the first node that has an older list to the choice of the newest.
+/// How long to wait, after the first node that has an older list, before the newest list is chosen.
 const COLLECT: Duration = Duration::from_millis(100);
-/// How long a node may take to hand over what it knows.
+/// How long a node may take to send its copy.
 const COPY: Duration = Duration::from_secs(1);
-/// Nodes that are asked before the lists are built up from nothing.
+/// Most nodes that are asked before the list is built from nothing.
 const MAX_COPIES: u32 = 3;
-/// Offers that are remembered: the best of so many is good enough.
+/// Most offers that are kept: the best of this many is good enough.
 const MAX_OFFERS: usize = 64;
 
-/// After a copy, nodes in it that are not back within two periods and a second are gone.
+/// Nodes of a copy that are not back within two periods and a second are gone.
 pub(crate) const RETURN_WITHIN: Duration = LONGEST.saturating_add(Duration::from_secs(1));
 
-/// Where a Distributor that has just started stands.
+/// The stages of a start.
 #[derive(Debug)]
 pub(crate) struct Warmup {
     started: Instant,
     last_join: Option<Instant>,
-    /// What nodes say that they hold. Nodes whose list is the same are counted together.
+    /// The lists that nodes offer. Nodes that offer the same list are counted together.
     offers: Vec<(ResumePoint, SessionId)>,
     stage: Stage,
     copies: u32,
@@ -39,15 +39,15 @@ pub(crate) struct Warmup {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// Nodes that come are added.
+    /// No node has offered a list so far. Nodes that register are added.
     Gathering,
-    /// Nodes have come that know an earlier Distributor's list; it is asked for at this time.
+    /// Nodes have offered an earlier Distributor's list; one is asked for it at this time.
     Collecting(Instant),
-    /// This node was asked for what it knows, and has until this time.
+    /// This node was asked for its copy, and has until this time.
     Copying(SessionId, ResumePoint, Instant),
-    /// Nodes knew an earlier list, and none could be had.
+    /// Nodes have offered an earlier list, but none could be restored.
     Rebuilding,
-    /// Lists show all there are.
+    /// Lists show all nodes.
     Warm,
 }
 
@@ -56,22 +56,22 @@ impl Warmup {
         Self { started, last_join: None, offers: Vec::new(), stage: Stage::Gathering, copies: 0 }
     }
 
-    /// Lists may lack nodes that are there.
+    /// Whether lists may lack nodes.
     pub(crate) fn is_warming(&self) -> bool {
         self.stage != Stage::Warm
     }
 
-    /// An earlier list is about to come: nothing should be told before.
+    /// Whether an earlier list is about to be restored, so that nothing should be sent before.
     pub(crate) fn is_restoring(&self) -> bool {
         matches!(self.stage, Stage::Collecting(_) | Stage::Copying(..))
     }
 
-    /// A node has registered.
+    /// Records that a node has registered.
     pub(crate) fn record_join(&mut self, now: Instant) {
         self.last_join = Some(now);
     }
 
-    /// A node has come with a list of another epoch.
+    /// Records that a node offers a list of another epoch.
     pub(crate) fn record_offer(&mut self, now: Instant, session: SessionId, have: ResumePoint) {
         let fresh = match self.stage {
             Stage::Gathering => true,
@@ -86,7 +86,7 @@ impl Warmup {
         }
     }
 
-    /// The node that should be asked for what it knows now, if any.
+    /// The node that should be asked for its copy now, if any.
     pub(crate) fn next_copy_source(&mut self, now: Instant) -> Option<SessionId> {
         let due = match self.stage {
             Stage::Collecting(until) | Stage::Copying(_, _, until) => until <= now,
@@ -95,7 +95,7 @@ impl Warmup {
         due.then(|| self.next_offer(now)).flatten()
     }
 
-    /// A session has ended; if it was to hand over its list, another is asked.
+    /// Records that a session has ended. If it was asked for its copy, another node is asked.
     pub(crate) fn record_leave(&mut self, now: Instant, session: SessionId) {
         self.offers.retain(|(_, other)| *other != session);
         if let Stage::Copying(asked, ..) = self.stage
@@ -105,7 +105,7 @@ impl Warmup {
         }
     }
 
-    /// What this node was asked for, if it was and there is still time.
+    /// The state that this node was asked for, if there is still time.
     pub(crate) fn expected_copy(&self, session: SessionId) -> Option<ResumePoint> {
         match self.stage {
             Stage::Copying(asked, have, _) if asked == session => Some(have),
@@ -113,18 +113,18 @@ impl Warmup {
         }
     }
 
-    /// What it handed over is no list.
+    /// Records that the copy is not a sound list.
     pub(crate) fn record_bad_copy(&mut self, now: Instant) {
         self.stage = Stage::Collecting(now);
     }
 
-    /// An earlier list is restored: all nodes are known.
+    /// Records that an earlier list is restored: all nodes are known.
     pub(crate) fn record_restored(&mut self) {
         self.stage = Stage::Warm;
         self.offers.clear();
     }
 
-    /// Whether the time is over in which lists may lack nodes. True once.
+    /// Ends the warm-up if its time is over. Returns whether it has ended just now.
     pub(crate) fn try_end(&mut self, now: Instant) -> bool {
         let over = self.end().is_some_and(|end| end <= now);
         if over {
@@ -151,8 +151,8 @@ impl Warmup {
     }
 
     fn next_offer(&mut self, now: Instant) -> Option<SessionId> {
-        // What most of them hold; of several such states the newest. One node can claim the newest,
-        // and be alone with it.
+        // The state that most nodes hold; of several such states the newest. A single node may
+        // claim the newest state.
         let witnesses = |have: ResumePoint| self.offers.iter().filter(|(other, _)| *other == have).count();
         let rank = |&at: &usize| {
             let (have, _) = self.offers[at];
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn a_mesh_that_starts_is_complete_when_joins_are_quiet() {
         let (mut warmup, at) = start();
-        assert!(warmup.is_warming() && !warmup.try_end(at(5999)), "nobody is there yet");
+        assert!(warmup.is_warming() && !warmup.try_end(at(5999)), "no node has registered yet");
         warmup.record_join(at(100));
         warmup.record_join(at(900));
         assert_eq!(warmup.next_due(), Some(at(1900)));
@@ -244,7 +244,7 @@ mod tests {
         assert_eq!(warmup.next_copy_source(at(1300)), None);
         assert!(warmup.is_warming() && !warmup.is_restoring());
         warmup.record_join(at(2000));
-        assert!(!warmup.try_end(at(5999)) && warmup.try_end(at(6000)), "all of them may still be coming");
+        assert!(!warmup.try_end(at(5999)) && warmup.try_end(at(6000)), "all nodes may still come back");
     }
 
     #[test]
@@ -257,6 +257,6 @@ mod tests {
         let (mut warmup, at) = start();
         assert!(warmup.try_end(at(6000)));
         warmup.record_offer(at(6001), SessionId(1), have(1));
-        assert!(!warmup.is_warming(), "two periods later it is only late");
+        assert!(!warmup.is_warming(), "two periods later, the node is only late");
     }
 }

@@ -17,13 +17,13 @@ use crate::shell::shared::Shared;
 /// Admin connections at a time. When one more comes, the oldest is closed: requests are answered at
 /// once, so the oldest is idle or does not read.
 const MAX_CLIENTS: usize = 8;
-/// How long one may take, from its connection to the end of the answer.
+/// How long a request may take, from its connection to the end of the answer.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Bytes of a request: what a browser sends with it is less than a quarter of that.
+/// Bytes of a request. A browser sends less than a quarter of that.
 const MAX_HEAD_BYTES: usize = 8 * 1024;
 
-/// Answers until it is dropped: also while the Distributor stops. One request to a connection,
-/// which is closed then.
+/// Answers until it is dropped, also while the Distributor stops. Each connection carries one
+/// request and is then closed.
 pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
     let mut acceptor = Acceptor::new(listener);
     let mut clients = JoinSet::new();
@@ -40,7 +40,7 @@ pub(crate) async fn serve(listener: TcpListener, shared: Arc<Shared>) {
                 }
                 let shared = Arc::clone(&shared);
                 order.push_back(clients.spawn(async move {
-                    // An admin client that is slow or breaks off harms nothing, so its error is not
+                    // An admin client that is slow or disconnects does no harm, so its error is not
                     // logged.
                     let _ = timeout(PATIENCE, converse(stream, &shared)).await;
                 }));
@@ -54,7 +54,13 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut head = Vec::new();
     while !head.windows(4).any(|end| end == b"\r\n\r\n") {
         if head.len() >= MAX_HEAD_BYTES {
-            return answer(&mut stream, "431 Request Header Fields Too Large", "its head is too large\n", true).await;
+            return answer(
+                &mut stream,
+                "431 Request Header Fields Too Large",
+                "the head of the request is too large\n",
+                true,
+            )
+            .await;
         }
         if stream.read_buf(&mut head).await? == 0 {
             return Ok(());
@@ -64,7 +70,7 @@ async fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         None => ("400 Bad Request", "this is no request of HTTP/1\n".to_owned(), true),
         Some(("GET", target)) => found(target, shared, true),
         Some(("HEAD", target)) => found(target, shared, false),
-        Some(_) => ("405 Method Not Allowed", "here is only to GET\n".to_owned(), true),
+        Some(_) => ("405 Method Not Allowed", "only GET is allowed here\n".to_owned(), true),
     };
     answer(&mut stream, status, &body, with_body).await
 }
@@ -81,7 +87,7 @@ fn found(target: &str, shared: &Shared, with_body: bool) -> (&'static str, Strin
     let (status, body) = match target.split('?').next().unwrap_or_default() {
         "/health" => ("200 OK", "alive\n".to_owned()),
         "/metrics" => ("200 OK", metrics::text(&shared.figures())),
-        _ => ("404 Not Found", "there are /health and /metrics\n".to_owned()),
+        _ => ("404 Not Found", "not found; try /health or /metrics\n".to_owned()),
     };
     (status, body, with_body)
 }
@@ -95,7 +101,7 @@ async fn answer(stream: &mut TcpStream, status: &str, body: &str, with_body: boo
     let body = if with_body { body } else { "" };
     stream.write_all(format!("{head}{body}").as_bytes()).await?;
     stream.shutdown().await?;
-    // Closing with unread bytes would reset the connection and take the answer away.
+    // Closing with unread bytes would reset the connection, and the answer would be lost.
     let mut scrap = [0; 256];
     while stream.read(&mut scrap).await? > 0 {}
     Ok(())

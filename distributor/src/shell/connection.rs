@@ -1,4 +1,5 @@
-//! One connection: reads packets, writes what its session is owed, and ends when either fails.
+//! One connection: reads packets, writes what its session is still to be sent, and ends when either
+//! fails.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -31,7 +32,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const RESTORING: Duration = Duration::from_millis(50);
 /// Why a connection ended.
 pub(super) enum ConnectionEnd {
-    /// The peer closed, or broke, its side.
+    /// The peer closed its side, or the connection broke.
     Gone(LeaveReason),
     /// We are stopping.
     Stopping,
@@ -39,16 +40,16 @@ pub(super) enum ConnectionEnd {
     Rejected(Rejection),
     /// The registry has removed the session; the peer is told why.
     CutByRegistry(LeaveReason),
-    /// The peer reads nothing of what it is sent.
+    /// The peer reads none of the bytes that it is sent.
     Stalled,
     /// The peer reads slowly while memory is short.
     Slow,
-    /// Another connection needs its place among those that are allowed.
+    /// The connection was evicted to make room for another one.
     Evicted,
 }
 
-/// Serves one connection until it ends. Dropping the future ends it as well; either way its session
-/// is removed.
+/// Serves one connection until it ends. Dropping the future ends it too; either way its session is
+/// removed.
 pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     let session = &guard.session;
     let config = &guard.shared().config;
@@ -85,14 +86,14 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
         ConnectionEnd::Stalled => {
             let seconds = config.write_timeout.as_secs_f32();
             if let Some(held_back) = guard.shared().cut_log.allow(reason.as_str(), Instant::now().into_std()) {
-                warn!(conn, %peer, packets, held_back, "cut: it has taken nothing of what it was sent for {seconds} s");
+                warn!(conn, %peer, packets, held_back, "cut: the peer has not read anything that it was sent for {seconds} s");
             }
             return abort(&session.stream);
         }
         ConnectionEnd::Slow => {
             if let Some(held_back) = guard.shared().cut_log.allow("slow", Instant::now().into_std()) {
                 let used = guard.shared().update_budget.used();
-                warn!(conn, %peer, held_back, used, "cut: it reads slowly, and what peers have not read takes too much memory");
+                warn!(conn, %peer, held_back, used, "cut: the peer reads slowly, and unread packets take too much memory");
             }
             return abort(&session.stream);
         }
@@ -114,7 +115,7 @@ pub(crate) async fn run(guard: SessionGuard, stop: CancellationToken) {
     }
 }
 
-/// Where a peer stands in the queue of peers that wait for a packet of their own.
+/// The position of a peer in the queue of peers that wait for a packet of their own.
 enum QueueState {
     Outside,
     Awaited(AwaitedHead),
@@ -124,11 +125,11 @@ enum QueueState {
 /// What a connection's task has waited for.
 enum Wake {
     Stopping,
-    /// The socket can be read, or written; or it is broken.
+    /// The socket is readable, writable, or broken.
     Ready(std::io::Result<Ready>),
-    /// The publisher could not write everything, or the session is out.
+    /// The publisher could not write everything, or the registry has removed the session.
     Unfinished,
-    /// An old peer's socket was looked at. Whether the peer reads.
+    /// An old peer's socket was observed. Whether the peer reads.
     Looked(bool),
     /// There is room for the rest of a packet.
     Room(Room),
@@ -142,10 +143,10 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
     let session = &guard.session;
     let config = &guard.shared().config;
     let mut look = BacklogPoller::default();
-    // A peer that always has something to say never makes this task wait; what it says may cost a
+    // A peer that sends without a pause never makes this task wait, and a packet may cost a
     // microsecond or a millisecond.
     let mut slice = TimeSlice::with_queue(&guard.shared().slices);
-    // Since when an old peer has read nothing of what is before it.
+    // Since when an old peer has read none of its unread bytes.
     let mut unread_since = None;
     let mut queue_state = QueueState::Outside;
     loop {
@@ -284,7 +285,7 @@ async fn serve(guard: &SessionGuard, reader: &mut PeerReader, stop: &Cancellatio
                     return ConnectionEnd::Rejected(Rejection::new(
                         408,
                         "not_registered",
-                        "a version 2 peer registers at once",
+                        "a version 2 peer must register at once",
                     ));
                 }
                 if is_due(greet_at) && guard.defers_greetings() {
@@ -299,7 +300,7 @@ fn takes_too_long() -> Rejection {
     Rejection::new(408, "frame_timeout", "a packet took too long from its first byte to its last")
 }
 
-/// What an error of the socket says about the peer.
+/// What a socket error says about the peer.
 fn reason(error: &std::io::Error) -> LeaveReason {
     use std::io::ErrorKind as Kind;
     match error.kind() {
@@ -310,7 +311,7 @@ fn reason(error: &std::io::Error) -> LeaveReason {
     }
 }
 
-/// Waits until the socket can be read, or written, as far as that is wanted.
+/// Waits until the socket is readable or writable, as far as either is wanted.
 async fn ready(stream: &Socket, to_read: bool, to_write: bool) -> std::io::Result<Ready> {
     let interest = match (to_read, to_write) {
         (true, true) => Interest::READABLE | Interest::WRITABLE,
@@ -329,7 +330,7 @@ async fn or_pending<F: Future + Unpin>(future: &mut Option<F>) -> F::Output {
     }
 }
 
-/// Waits for what an old peer's window waits for. Returns whether the peer reads.
+/// Waits until an old peer's read window may have room. Returns whether the peer reads.
 async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut BacklogPoller) -> bool {
     let (session, shared) = (&guard.session, guard.shared());
     match unread {
@@ -351,9 +352,9 @@ async fn read_enough(guard: &SessionGuard, unread: WindowFull, look: &mut Backlo
 }
 
 impl QueueState {
-    /// When to try again. A peer that waits for the pace enters the queue, and tries again when it is
-    /// first. One for which there is no memory steps aside for a while: the packets of others, which
-    /// may be smaller, must not wait for it.
+    /// When to try again. A peer that waits for the pace enters the queue, and tries again when it
+    /// is first. A peer for which there is no memory leaves the queue for a while: the packets of
+    /// others, which may be smaller, must not wait for it.
     fn next_try(&mut self, wait: Wait, queue: &UpdateQueue, session: &Session) -> Option<std::time::Instant> {
         match (&self, wait) {
             (Self::Awaited(_), _) => None,

@@ -1,5 +1,5 @@
-//! How a connection ends: the reason that a peer is told, and a reset for one that would not read
-//! it.
+//! How a connection ends: the peer is told the reason, or the connection is reset if the peer would
+//! not read it.
 
 use std::net::Shutdown;
 use std::time::Duration;
@@ -13,11 +13,11 @@ use tracing::debug;
 
 use crate::shell::session::SessionGuard;
 
-/// After a peer was told why it is cut, what it still sends is read for so long and so much:
-/// closing with unread bytes would reset the connection and take the message away.
+/// After a peer was told why it is cut, its bytes are read for this time and up to this amount:
+/// closing with unread bytes would reset the connection, and the message would be lost.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 4 << 20;
-/// Bytes of that taken at a time.
+/// Bytes of one such read.
 const LINGER_READ_BYTES: usize = 16 * 1024;
 
 /// Says why, once and without waiting for a peer that does not read, and closes. Returns whether
@@ -54,8 +54,8 @@ fn pass_over(stream: &Socket) -> std::io::Result<usize> {
 }
 
 /// Closes with a reset. An orderly close would wait behind the bytes that the peer has not read.
-/// The system gives those up later without a word, and a peer that reads again would wait for ever
-/// on a connection that is gone.
+/// The system later drops those without notice, and a peer that reads again would wait for ever on
+/// a connection that is gone.
 pub(super) fn abort(stream: &Socket) {
     let Some(stream) = stream.tcp() else { return };
     if let Err(error) = SockRef::from(stream).set_linger(Some(Duration::ZERO)) {

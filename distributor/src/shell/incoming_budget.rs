@@ -1,4 +1,4 @@
-//! Room for packets that have begun to come, all connections together.
+//! Memory for packets that have begun to arrive, for all connections together.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 
-/// Memory for packets that have begun to come, for as many at a time as a limit in bytes allows.
-/// When there is none, connections wait in the order in which they asked, and are woken one by one.
-/// Thousands that wait cost nothing until then.
+/// Memory for packets that have begun to arrive, for as many at a time as a limit in bytes allows.
+/// When there is none, connections wait in the order of their requests and are woken one by one.
+/// Until then, thousands of waiting connections cost nothing.
 #[derive(Debug)]
 pub(crate) struct IncomingBudget {
     free: Arc<Semaphore>,
@@ -21,48 +21,48 @@ pub(crate) struct IncomingBudget {
     each: u32,
 }
 
-/// However many wait, a packet has at least this part of the usual time: cutting connections and
-/// accepting them again takes time from all.
+/// However many connections wait, a packet has at least one part in this many of the usual time:
+/// cutting connections and accepting them again costs time for all.
 const MOST_HASTE: u32 = 4;
 
 /// Room for one packet, until it is dropped.
 pub(crate) type Room = OwnedSemaphorePermit;
-/// Waits for room. Dropped, it loses its place in the queue.
+/// Waits for room. Dropping it leaves the queue.
 pub(crate) type AwaitedRoom = Pin<Box<dyn Future<Output = Room> + Send>>;
 
 impl IncomingBudget {
-    /// Room of `each` bytes, in so many together; for one packet at the least.
+    /// A budget of `total` bytes, for packets of `each` bytes; at least for one packet.
     pub(crate) fn new(limit: usize, each: usize) -> Self {
         let each = u32::try_from(each).unwrap_or(u32::MAX);
         let limit = limit.clamp(usize::try_from(each).unwrap_or(usize::MAX), Semaphore::MAX_PERMITS);
         Self { free: Arc::new(Semaphore::new(limit)), waiting: Arc::default(), limit, each }
     }
 
-    /// Bytes that are set aside now.
+    /// Bytes that are reserved now.
     pub(crate) fn used(&self) -> usize {
         self.limit - self.free.available_permits()
     }
 
-    /// Bytes that may be.
+    /// Bytes that may be reserved.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// How many wait for some.
+    /// How many connections wait for room.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// How long a packet may have room while room is short: `usual` when few wait, and less when
-    /// many do, so that the last one waits for about as long. The packet of an honest peer is in
-    /// its socket by the time it has room.
+    /// How long a packet may occupy its room while room is short: `usual` when few connections
+    /// wait, and less when many do, so that the last one still waits for about `usual`. The packet
+    /// of an honest peer is already in its socket when it gets room.
     pub(crate) fn patience(&self, usual: Duration) -> Duration {
         let rooms = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
         let turns = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
         usual.div_f64(turns).max(usual / MOST_HASTE)
     }
 
-    /// Whether more than half is used. Packets that have room should end soon then.
+    /// Whether more than half is used. Packets that have room should then end soon.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 2
     }
@@ -83,7 +83,7 @@ impl IncomingBudget {
     }
 }
 
-/// One more waits until this is dropped.
+/// Counts one more waiting connection until it is dropped.
 struct Waits(Arc<AtomicUsize>);
 
 impl Waits {
@@ -120,13 +120,13 @@ mod tests {
         drop(first);
         assert!(polled(&mut fourth).is_none(), "another one was first");
         let third = polled(&mut third).unwrap();
-        // One that has gone is passed over.
+        // A request that was dropped is skipped.
         drop((fourth, second));
         let fifth = polled(&mut fifth).unwrap();
-        assert!(rooms.acquire().is_err(), "and one that comes now has to wait");
+        assert!(rooms.acquire().is_err(), "a later request has to wait");
         drop((third, fifth));
         assert_eq!((rooms.used(), rooms.waiting()), (0, 0));
         assert_eq!(rooms.patience(Duration::from_secs(10)), Duration::from_secs(10));
-        assert!(IncomingBudget::new(0, 100).acquire().is_ok(), "there is always room for one");
+        assert!(IncomingBudget::new(0, 100).acquire().is_ok(), "there is always room for one packet");
     }
 }

@@ -13,11 +13,11 @@ use crate::peer::command::Rejection;
 use crate::registry::Admission;
 use crate::shell::shared::Shared;
 
-/// Log lines of one kind about nodes that come and go, in `LogThrottle::LOG_PERIOD`. The next line
-/// says how many were left out, and `distributor why` knows all.
+/// Log lines of one kind about nodes that come and go, in each `LOG_PERIOD`. The next line says how
+/// many were held back, and `distributor why` shows all.
 pub(super) const MAX_JOIN_LINES: u32 = 100;
 
-/// A registration, for its line.
+/// A registration, for its log line.
 pub(super) struct RegistrationLog<'a> {
     pub(super) nodes: usize,
     pub(super) name: &'a str,
@@ -28,7 +28,7 @@ pub(super) struct RegistrationLog<'a> {
 }
 
 impl Shared {
-    /// Says what became of a registration.
+    /// Logs what became of a registration.
     pub(super) fn log_registration(
         &self,
         now: std::time::Instant,
@@ -51,12 +51,12 @@ impl Shared {
             }
             (Some(held_back), Admission::Deferred(wait)) => {
                 let seconds = wait.as_secs_f32();
-                info!(%name, %host, port, seconds, held_back, "held back: it comes and goes, or changes, too often");
+                info!(%name, %host, port, seconds, held_back, "held back: the node comes and goes, or changes, too often");
             }
             (None, _) => debug!(nodes, %name, %host, port, "registered"),
         }
         if warns_of_loopback && let Some(held_back) = self.warnings.allow("loopback", now) {
-            warn!(%name, %host, port, held_back, "this node listens on its own machine's loopback only, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
+            warn!(%name, %host, port, held_back, "this node listens only on the loopback of its own machine, and nodes on other machines cannot call it: let it listen on {host} or 0.0.0.0");
         }
     }
 
@@ -71,7 +71,7 @@ impl Shared {
     ) {
         let (name, reason) = (shown_name(&record.name), reason.as_str());
         let (event, message) = match is_retained {
-            true => ("kept", "gone, as many others at once: it stays listed for a while"),
+            true => ("kept", "lost, as were many others at once: the node stays listed for a while"),
             false => ("left", "left"),
         };
         if let Some(held_back) = self.join_log.allow(event, Instant::now().into_std()) {
@@ -85,7 +85,7 @@ impl Shared {
         let Rejection { reason, message, .. } = rejection;
         if let Some(held_back) = self.refusal_log.allow(reason, Instant::now().into_std()) {
             let message = escaped(message, MAX_ESCAPED_BYTES);
-            warn!(%peer, reason, held_back, "a registration is not taken: {message}");
+            warn!(%peer, reason, held_back, "a registration is refused: {message}");
         }
     }
 
@@ -103,14 +103,14 @@ impl Shared {
             let limit = self.config.legacy_list_bytes;
             let get = match self.config.oversized_list {
                 OversizedList::Truncate => "get as many nodes as fit, at least one of each name first",
-                OversizedList::Send => "get the whole list all the same, and may die of it",
+                OversizedList::Send => "still get the whole list, which may crash them",
             };
             warn!(nodes, %name, limit, "with this node the list outgrows what version 1 peers can read: they {get} (--oversized-list)");
         }
     }
 }
 
-/// A node's name, for the log: names of version 1 nodes may be any text.
+/// A node's name, escaped for the log: names of version 1 nodes may be any text.
 pub(super) fn shown_name(name: &str) -> Escaped<&str> {
     escaped(name, MAX_ESCAPED_BYTES)
 }

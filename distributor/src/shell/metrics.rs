@@ -1,4 +1,4 @@
-//! What the Distributor has done and what it keeps, for Prometheus.
+//! Figures of what the Distributor has done and what it holds, for Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use protocol::Revision;
 
-/// What is counted for this alone.
+/// Counters that only the metrics need.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     told: AtomicU64,
@@ -15,12 +15,12 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    /// Peers were told so many lists and changes.
+    /// Counts lists and changes that peers were sent.
     pub(crate) fn told(&self, packets: u64) {
         self.told.fetch_add(packets, Ordering::Relaxed);
     }
 
-    /// Something was refused, unless the status says that it was taken all the same. The reasons
+    /// Counts a refusal, unless the status says that the packet was accepted after all. The reasons
     /// are words of this program, so there are few.
     pub(crate) fn refused(&self, status: u16, reason: &'static str) {
         if status < 400 {
@@ -38,7 +38,7 @@ impl Counters {
     }
 }
 
-/// How it is at one moment.
+/// The figures at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct MetricsSnapshot {
     pub(crate) connections: usize,
@@ -47,27 +47,27 @@ pub(crate) struct MetricsSnapshot {
     /// Nodes that are listed.
     pub(crate) nodes: usize,
     pub(crate) suspects: usize,
-    /// Registrations that wait.
+    /// Deferred registrations.
     pub(crate) held_back: usize,
     pub(crate) revision: Revision,
     pub(crate) history_events: usize,
-    /// Lists and changes that peers were told.
+    /// Lists and changes that peers were sent.
     pub(crate) told: u64,
     /// Connections that were cut, by reason.
     pub(crate) cut: BTreeMap<&'static str, u64>,
-    /// What was refused, by reason.
+    /// Refusals, by reason.
     pub(crate) refused: BTreeMap<&'static str, u64>,
-    /// Lines that were left out of the log because there were many alike, and lines that could not
-    /// be written.
+    /// Log lines that were held back because there were many alike, and lines that could not be
+    /// written.
     pub(crate) log_lines_held_back: u64,
     pub(crate) log_lines_lost: u64,
     /// Connections that wait for room for a packet.
     pub(crate) waiting: usize,
-    /// Of each kind: bytes that are kept, and may be.
+    /// For each kind: bytes that are held, and their limit.
     pub(crate) memory: Vec<(&'static str, usize, usize)>,
 }
 
-/// All that in Prometheus' text format 0.0.4.
+/// All figures in Prometheus' text format 0.0.4.
 pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     let mut out = String::new();
     let mut about = |name: &str, kind: &str, help: &str, values: &[(String, u64)]| {
@@ -86,24 +86,24 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     let help = "Connections that have registered nothing.";
     about("unregistered_connections", "gauge", help, &few(figures.unregistered));
     about("nodes", "gauge", "Nodes that are listed.", &few(figures.nodes));
-    about("suspects", "gauge", "Nodes that are listed and give no sign of life.", &few(figures.suspects));
-    let help = "Registrations that wait, as their nodes come and go, or change, too often.";
+    about("suspects", "gauge", "Listed nodes that give no sign of life.", &few(figures.suspects));
+    let help = "Registrations that are deferred because their nodes come and go, or change, too often.";
     about("held_back", "gauge", help, &few(figures.held_back));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
     about("told_total", "counter", "ListCache and changes that peers were told.", &one(figures.told));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
-    about("refused_total", "counter", "What was refused, by reason.", &reasons(&figures.refused));
+    about("refused_total", "counter", "Refusals, by reason.", &reasons(&figures.refused));
     let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
         figures.memory.iter().map(|kind| labelled((kind.0, value(kind) as u64), "kind")).collect()
     };
-    about("memory_bytes", "gauge", "Bytes that are kept, by kind.", &memory(|(_, used, _)| *used));
-    about("memory_limit_bytes", "gauge", "Bytes that may be kept, by kind.", &memory(|(_, _, limit)| *limit));
-    let help = "Connections whose packets wait for others to end, as too many bytes of packets have come.";
+    about("memory_bytes", "gauge", "Bytes that are held, by kind.", &memory(|(_, used, _)| *used));
+    about("memory_limit_bytes", "gauge", "Limits of bytes that are held, by kind.", &memory(|(_, _, limit)| *limit));
+    let help = "Connections that wait for memory for a packet.";
     about("waiting_for_memory", "gauge", help, &few(figures.waiting));
-    let help = "Lines that were left out of the log, as there were many of their kind.";
+    let help = "Log lines that were held back because there were many of their kind.";
     about("log_lines_held_back_total", "counter", help, &one(figures.log_lines_held_back));
-    let help = "Lines of the log that could not be written as fast as they came.";
+    let help = "Log lines that could not be written as fast as they came.";
     about("log_lines_lost_total", "counter", help, &one(figures.log_lines_lost));
     out
 }
@@ -163,7 +163,7 @@ mod tests {
         ] {
             check(&text, name, expected);
         }
-        assert!(!text.contains("held_back\"}"), "that is none");
+        assert!(!text.contains("held_back\"}"), "held-back lines are no removals");
         assert!(text.lines().all(|line| line.starts_with("# ") || line.starts_with("distributor_")), "{text}");
     }
 }

@@ -1,5 +1,5 @@
-//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what that
-//! says.
+//! Sockets, tasks, clocks and logs. It decides nothing: it asks the registry, and does what the
+//! registry says.
 
 mod admin;
 mod connection;

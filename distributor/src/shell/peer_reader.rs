@@ -1,4 +1,4 @@
-//! The reading half of a connection: which bytes it takes, and what each packet does.
+//! The reading half of a connection: which bytes it reads, and what each packet does.
 
 use std::time::Duration;
 
@@ -25,32 +25,32 @@ const UNRESERVED_BYTES: usize = 4 * 1024;
 /// Unsent bytes that the system may hold for a version 2 peer. A peer that stops reading then
 /// catches up from the newest state, and not through all states between.
 const MAX_UNSENT_BYTES: u32 = 128 * 1024;
-/// All bytes that the system may hold for it, sent or not (Linux takes twice that, for its own
-/// needs: socket(7)). Otherwise ten thousand slow peers would use up the system's memory for TCP,
-/// and it would drop what comes in, for all.
+/// All bytes that the system may hold for a version 2 peer, sent or not (Linux takes twice that,
+/// for its own needs: socket(7)). Otherwise ten thousand slow peers would use up the system's
+/// memory for TCP, and the system would drop incoming bytes of all connections.
 const MAX_SYSTEM_BYTES: usize = 128 * 1024;
 
-/// The reading half's state.
+/// The state of the reading half.
 pub(super) struct PeerReader {
     pub(super) frames: FrameReader,
     pub(super) commands: CommandReader,
     pub(super) read_before: bool,
     pub(super) registered: bool,
-    /// When the last packet came.
+    /// When the last packet arrived.
     pub(super) heard_at: Instant,
     pub(super) bucket: TokenBucket,
-    /// A packet that came too soon, and when it is handled.
+    /// A packet that arrived too soon, and when to handle it.
     pub(super) waiting: Option<(Bytes, Instant)>,
     pub(super) room: RoomForPacket,
 }
 
-/// Where the bytes of a packet that has begun to come are kept.
+/// Where the bytes of a packet that has begun to arrive are held.
 pub(super) enum RoomForPacket {
-    /// They are few.
+    /// They are few and need no reservation.
     Little,
-    /// There is no room for more.
+    /// They wait for room.
     Awaited(AwaitedRoom),
-    /// They have room, since this time.
+    /// They have had room since this time.
     Roomy { _room: Room, since: Instant },
 }
 
@@ -69,7 +69,7 @@ impl RoomForPacket {
 }
 
 impl PeerReader {
-    /// Whether there is room for what has come, and more. A few bytes need none.
+    /// Whether there is room for the buffered bytes, and more. A few bytes need none.
     pub(super) fn has_room(&mut self, rooms: &IncomingBudget) -> bool {
         if self.frames.buffered().len() <= UNRESERVED_BYTES {
             self.room = RoomForPacket::Little;
@@ -82,7 +82,7 @@ impl PeerReader {
         !matches!(self.room, RoomForPacket::Awaited(_))
     }
 
-    /// Takes what the socket has, as far as there is room; `false` when the peer has closed its
+    /// Reads what the socket has, as far as there is room; `false` when the peer has closed its
     /// side.
     pub(super) fn fill(&mut self, socket: &Socket, max_frame_bytes: usize) -> std::io::Result<bool> {
         let room = if matches!(self.room, RoomForPacket::Roomy { .. }) { max_frame_bytes } else { UNRESERVED_BYTES };
@@ -95,10 +95,10 @@ impl PeerReader {
         let session = &guard.session;
         if !self.read_before && !self.frames.buffered().is_empty() {
             if let Some(other) = guess_protocol(self.frames.buffered()) {
-                let message = format!("this is the registry port for packets; the peer looks like {other}");
+                let message = format!("this port is for packets to the Distributor; the peer seems to speak {other}");
                 return Err(ConnectionEnd::Rejected(Rejection::new(400, "wrong_protocol", message)));
             }
-            // The longest sign: by then the guess is as good as it gets.
+            // The longest signature: after this many bytes the guess is as good as it gets.
             self.read_before = self.frames.buffered().len() >= 12;
         }
         let frame = match self.waiting.take() {
@@ -153,7 +153,7 @@ impl PeerReader {
                     let answer = OutPacket::reserved(out.freeze(), memory);
                     session.outbox().reply(Reply::Packet(answer), self.commands.version());
                 } else {
-                    let rejection = Rejection::new(503, "busy", "what peers have not read takes too much memory");
+                    let rejection = Rejection::new(503, "busy", "unread packets of peers take too much memory");
                     self.refuse(guard, Some(&key), &rejection, Some(SHORT_PATIENCE));
                 }
             }
@@ -177,7 +177,7 @@ impl PeerReader {
         };
         let Some(Refusal { status, reason, message, retry_after }) = refusal else { return };
         let rejection = Rejection::new(status, reason, message);
-        // What a node cannot mend by waiting, its operators should see.
+        // Waiting does not help such a node, so its operators should see the reason.
         if retry_after.is_none() || version == Version::V1 && status != 202 {
             guard.shared().warn_of_refusal(guard.session.peer, &rejection);
         }
@@ -204,8 +204,8 @@ impl PeerReader {
     }
 }
 
-/// Limits what the system holds for a peer: changes are small and many, and a newer packet is
-/// better than an old one.
+/// Limits the bytes that the system holds for a peer: changes are small and many, and a newer
+/// packet is better than an old one.
 fn tune_for_changes(stream: &Socket) {
     #[cfg(target_os = "linux")]
     let Some(stream) = stream.tcp() else { return };

@@ -18,10 +18,10 @@ const BYTES_PER_SLICE: usize = 1 << 20;
 /// Lists per second, in bytes, that a publisher aims at: a fraction of what one core copies into
 /// loopback sockets.
 const PUBLISH_BYTES_PER_SECOND: f64 = 256e6;
-/// A publisher rests this many times as long as it has worked, so that it takes a third of a core
-/// at most. A single change goes out at once, and a burst merges.
+/// A publisher pauses this many times as long as it has worked, so that it takes a third of a core
+/// at most. A single change goes out at once, and a burst is merged.
 const PAUSE_PER_WORK: u32 = 2;
-/// However much there is to tell, a change does not wait longer than this for the round before.
+/// However long a round takes, a change does not wait longer than this after it.
 const MAX_PAUSE: Duration = Duration::from_millis(250);
 
 /// The task that sends the followers of one version the newest state.
@@ -35,7 +35,7 @@ impl Publisher {
         Self { shared, version }
     }
 
-    /// Sends every follower every change, merged while the publisher works or pauses. Runs until
+    /// Sends every change to every follower, merged while the publisher works or pauses. Runs until
     /// cancelled.
     pub(super) async fn run(self) {
         let Self { shared, version } = self;
@@ -46,7 +46,7 @@ impl Publisher {
             let followers: Vec<_> = {
                 let mut state = shared.lock();
                 if state.registry.defers_updates(version) {
-                    // Followers are sent the list when the restoring is over.
+                    // Followers are sent the list once the restoring is over.
                     continue;
                 }
                 if version == Version::V1 && state.followers[index(version)].all.is_empty() {
@@ -80,7 +80,7 @@ impl Publisher {
                 }
             }
             worked += slice.worked();
-            // Sessions that have ended meanwhile must be closed now.
+            // Sessions that ended meanwhile must be closed now.
             drop(followers);
             let pause =
                 Duration::from_secs_f64(bytes as f64 / PUBLISH_BYTES_PER_SECOND).max(worked * (PAUSE_PER_WORK + 1));

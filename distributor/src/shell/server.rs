@@ -17,19 +17,19 @@ use crate::shell::connection;
 use crate::shell::publisher::Publisher;
 use crate::shell::shared::{ConnectionLimit, Shared};
 
-/// While stopping, the Distributor tells peers that register for so long to come back later. Then
-/// all connections are closed.
+/// While stopping, the Distributor tells peers that register to come back later, for this time.
+/// Then all connections are closed.
 const DRAIN: Duration = Duration::from_millis(200);
 
-/// Serves all `listeners` as one registry until `stop` is cancelled; then tells those who register
-/// to come back, closes every connection and returns.
+/// Serves all `listeners` as one registry until `stop` is cancelled. Then tells peers that register
+/// to come back later, closes every connection and returns.
 ///
-/// Dropping the future stops at once as well.
+/// Dropping the future stops at once too.
 pub async fn serve(listeners: Vec<impl Into<Listener>>, config: Config, stop: CancellationToken) {
     serve_with_admin(listeners, None, config, stop).await;
 }
 
-/// As [`serve`], and answers operators who ask for `/health` and `/metrics` over HTTP at `admin`.
+/// As [`serve`], and answers operators' requests for `/health` and `/metrics` over HTTP at `admin`.
 pub async fn serve_with_admin(
     listeners: Vec<impl Into<Listener>>,
     admin: Option<TcpListener>,
@@ -51,7 +51,7 @@ pub async fn serve_with_admin(
     }
     if let Some(listener) = admin {
         if let Ok(address) = listener.local_addr() {
-            info!(%address, "telling operators of /health and /metrics");
+            info!(%address, "serving /health and /metrics to operators");
         }
         tasks.spawn(admin::serve(listener, Arc::clone(&shared)));
     }
@@ -62,8 +62,8 @@ pub async fn serve_with_admin(
             shared.drain();
             sleep(DRAIN).await;
         }
-        // None of them ends by itself. A registry that accepts but does not publish is worse than
-        // none.
+        // None of them ends by itself. A registry that accepts nodes but does not publish them is
+        // worse than none.
         Some(Err(ended)) = tasks.join_next() => if ended.is_panic() { std::panic::resume_unwind(ended.into_panic()) },
     }
     closing.cancel();
@@ -88,10 +88,10 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
                 };
                 drop(refused);
                 let (throttle, limit, what) = match reason {
-                    ConnectionLimit::Total => (&mut full, shared.config.max_connections, "as many as allowed (--max-connections)"),
+                    ConnectionLimit::Total => (&mut full, shared.config.max_connections, "as many connections as allowed (--max-connections)"),
                     ConnectionLimit::PerAddress => {
                         let limit = shared.config.max_connections_per_address;
-                        (&mut crowded, limit, "as many from its address as allowed (--max-connections-per-address)")
+                        (&mut crowded, limit, "as many connections from its address as allowed (--max-connections-per-address)")
                     }
                 };
                 if let Some(held_back) = throttle.allow(Instant::now().into_std()) {
@@ -102,7 +102,7 @@ async fn accept(mut acceptor: Acceptor, shared: Arc<Shared>, stop: CancellationT
             // session.
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
-                    warn!(%error, "a connection's task panicked; its node has left");
+                    warn!(%error, "the task of a connection panicked; its node has left");
                 } else {
                     debug!(open = connections.len(), "connection ended");
                 }

@@ -1,4 +1,4 @@
-//! One connection as others see it: what is written to it, and the guard that removes it when its
+//! One connection as the publisher and the registry see it, and the guard that removes it when its
 //! task ends.
 
 use std::net::SocketAddr;
@@ -24,15 +24,15 @@ pub(crate) struct Session {
     pub(crate) id: SessionId,
     pub(crate) peer: SocketAddr,
     pub(crate) stream: Socket,
-    /// A task that holds this lock may write to the stream. Nothing waits inside. The registry is
-    /// locked while the outbox is, never the other way round.
+    /// A task that holds this lock may write to the stream. Nothing waits while it is held. The
+    /// registry may be locked while the outbox is, and never the other way round.
     pub(super) outbox: Mutex<Outbox>,
     /// Wakes the connection's task: the publisher could not write everything, or the session is to
     /// end.
     pub(crate) unfinished: Notify,
     /// Why the registry has removed the session, once it has.
     pub(crate) cut_reason: OnceLock<LeaveReason>,
-    /// Another connection needs its place among those that are allowed.
+    /// The connection is evicted to make room for another one.
     pub(crate) is_evicted: AtomicBool,
     pub(super) opened_at: Instant,
     /// The queue that it shares with the other connections of its address group.
@@ -44,16 +44,16 @@ pub(crate) struct Session {
 /// Who writes to a session's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Writer {
-    /// The publisher, to every session in turn; it never waits for one.
+    /// The publisher, to every session in turn. It never waits for a session.
     Publisher,
-    /// The connection's own task, which waits for what is in the way.
+    /// The connection's own task, which waits for whatever blocks the bytes.
     Connection,
 }
 
-/// How far writing came.
+/// The result of writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlushOutcome {
-    /// The peer has been given everything.
+    /// Everything is written.
     Done,
     /// The socket takes nothing more since this time.
     Stalled(std::time::Instant),
@@ -94,11 +94,11 @@ impl SessionGuard {
         self.session.last_heard.store(self.shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The peer says that it knows this state. If its digest is wrong, it is sent the list.
+    /// Records that the peer knows this state. If its digest is wrong, it is sent the list.
     pub(crate) fn acknowledge(&self, known: Revision, digest: Option<Digest>, now: std::time::Instant) {
         let drifted = self.shared.lock().registry.acknowledge(self.session.id, known, digest);
         if drifted && self.session.outbox().may_resend(now) {
-            warn!(peer = %self.session.peer, revision = %known, "its copy of the list is not what we told; sending it again");
+            warn!(peer = %self.session.peer, revision = %known, "its copy of the list differs from what it was sent; sending the list again");
         }
     }
 
@@ -120,7 +120,7 @@ impl SessionGuard {
         };
         if complete {
             let (revision, peer) = (part.revision, self.session.peer);
-            info!(nodes, %revision, %peer, "restored what the Distributor before knew");
+            info!(nodes, %revision, %peer, "restored the list of the Distributor before");
             self.shared.notify_followers();
         }
         self.shared.rescheduled.notify_one();
@@ -163,13 +163,13 @@ impl Session {
         self.unfinished.notify_one();
     }
 
-    /// Writes what the peer is owed as far as its socket takes it, and says how many bytes that
-    /// was. Never waits.
+    /// Writes what the peer is owed, as far as its socket takes it, and returns the number of
+    /// bytes. Never waits.
     ///
-    /// The publisher sends changes, so that they merge. What it cannot finish, the connection's
-    /// task does; until that is done the publisher skips the session. No change is lost between
-    /// them: both ask for the newest state while they hold the outbox, so the last of them has sent
-    /// it.
+    /// The publisher sends changes, so that they merge. The connection's task finishes what the
+    /// publisher cannot; until that is done, the publisher skips the session. No change is lost
+    /// between them: both ask for the newest state while they hold the outbox, so the last of them
+    /// has sent it.
     pub(crate) fn flush(&self, shared: &Shared, writer: Writer) -> (FlushOutcome, usize) {
         let mut outbox = self.outbox();
         if writer == Writer::Publisher && (outbox.is_behind || outbox.owes_reply()) {
@@ -188,7 +188,7 @@ impl Session {
                 WriteStep::Later(wait) => break FlushOutcome::Later(wait),
                 WriteStep::Write(packet) => packet,
             };
-            // One write per packet: old peers die of a packet in two pieces.
+            // One write per packet: a packet in two pieces crashes old peers.
             match self.stream.try_write(&packet) {
                 Ok(bytes) => {
                     outbox.wrote(now, bytes);
@@ -205,7 +205,7 @@ impl Session {
             shared.counters.told(told);
         }
         if written > 0 && outbox.is_behind {
-            // It goes on reading what it was behind with, though a ping may be stuck behind that.
+            // The peer still reads earlier packets, though a ping may be stuck behind them.
             self.last_heard.store(shared.active_time.load(Ordering::Relaxed), Ordering::Relaxed);
         }
         outbox.is_behind = matches!(flow, FlushOutcome::Stalled(_) | FlushOutcome::Paced(_) | FlushOutcome::Later(_));

@@ -26,11 +26,11 @@ use crate::shell::session::{Session, SessionGuard};
 use crate::shell::update_queue::{NetworkQueue, UpdateQueue};
 use crate::updates::budget::Budget;
 
-/// How long a connection has to register before it may be evicted in favour of others.
+/// How long a connection has to register before it may be evicted to make room for others.
 const REGISTER_GRACE: Duration = Duration::from_millis(500);
 
-/// The shared state. Its lock is held for computing only: nothing waits inside, and no peer is
-/// written to.
+/// The shared state. Its lock is held for computing only: nothing waits, and no peer is written to,
+/// while it is held.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) config: Config,
@@ -38,23 +38,24 @@ pub(crate) struct Shared {
     pub(super) changed: [Notify; 2],
     /// Something may be due earlier than the timer task thinks.
     pub(super) rescheduled: Notify,
-    /// Log lines about registrations that are refused, and connections that are cut: an attacker
-    /// must not fill the log.
+    /// Throttles of log lines about refused registrations and cut connections: an attacker must not
+    /// fill the log.
     pub(super) refusal_log: LogThrottles,
     pub(crate) cut_log: LogThrottles,
-    /// Log lines about nodes that are listed and have something wrong.
+    /// Throttles of log lines about faults of listed nodes.
     pub(super) warnings: LogThrottles,
-    /// Log lines about nodes that come and go. A node that flaps must not fill the log either.
+    /// Throttles of log lines about nodes that come and go. A node that flaps must not fill the log
+    /// either.
     pub(super) join_log: LogThrottles,
-    /// What old peers on this machine have read.
+    /// Observes what old peers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
     /// Connections whose peers send without a pause work one at a time.
     pub(crate) slices: SliceQueue,
-    /// Peers for which a packet of their own has to be made.
+    /// The queue of peers that wait for a packet of their own.
     pub(crate) update_queue: UpdateQueue,
     /// Memory of packets on their way to peers.
     pub(crate) update_budget: Budget,
-    /// Memory of packets that have begun to come.
+    /// Memory of packets that have begun to arrive.
     pub(crate) incoming_budget: IncomingBudget,
     pub(crate) counters: Counters,
     /// The active time in nanoseconds: see `liveness`.
@@ -64,8 +65,8 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 pub(super) struct SharedState {
     pub(super) registry: Registry,
-    /// The sessions that are sent changes. Version 1 and version 2 are apart, as each has its own
-    /// pace.
+    /// The sessions that are sent changes. Version 1 and version 2 are separate, because each has
+    /// its own pace.
     pub(super) followers: [Followers; 2],
     /// The connections of each [network](address_group).
     pub(super) by_address_group: HashMap<IpAddr, AddressCounts>,
@@ -88,19 +89,19 @@ pub(super) struct AddressCounts {
 
 #[derive(Debug, Default)]
 pub(super) struct Followers {
-    /// In the order in which they came, so that a round walks through memory, ours and the
-    /// system's, in order.
+    /// In order of their registration, so that a round walks through our memory and the system's in
+    /// order.
     pub(super) all: BTreeMap<SessionId, Arc<Session>>,
     /// Sessions that have registered since the last round.
     pub(super) new: Vec<Arc<Session>>,
 }
 
-/// Why a connection is not taken.
+/// Why a connection is not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ConnectionLimit {
-    /// There are as many as allowed.
+    /// There are as many connections as allowed.
     Total,
-    /// There are as many from its address as allowed.
+    /// There are as many connections from its address as allowed.
     PerAddress,
 }
 
@@ -135,7 +136,8 @@ impl Shared {
         })
     }
 
-    /// A session for a new connection, or the stream back when there are as many as allowed.
+    /// Makes a session for a new connection, or returns the stream when there are as many as
+    /// allowed.
     pub(crate) fn open(
         self: &Arc<Self>,
         stream: Socket,
@@ -155,7 +157,7 @@ impl Shared {
                 return Err((ConnectionLimit::Total, stream));
             };
             if let Some(held_back) = self.cut_log.allow("gave_way", now.into_std()) {
-                warn!(peer = %session.peer, held_back, "cut: it has registered nothing, and there is no room for others (--max-connections)");
+                warn!(peer = %session.peer, held_back, "cut: the peer has not registered, and there is no room for others (--max-connections)");
             }
         }
         let id = SessionId(state.next_session);
@@ -184,7 +186,7 @@ impl Shared {
         Ok(SessionGuard { shared: Arc::clone(self), session })
     }
 
-    /// How it is now.
+    /// The figures for operators at this moment.
     pub(crate) fn figures(&self) -> MetricsSnapshot {
         let said = [&self.refusal_log, &self.cut_log, &self.warnings, &self.join_log].map(LogThrottles::tallies);
         let cut = said[1].iter().map(|(reason, tally)| (*reason, tally.seen)).collect();
@@ -224,7 +226,7 @@ impl Shared {
         self.lock().registry.drain();
     }
 
-    /// Sessions whose instances have registered on newer ones are told so, and end.
+    /// Tells sessions whose instances have registered on newer sessions so, and ends them.
     pub(super) fn cut_superseded(&self, state: &mut SharedState) {
         while let Some(session) = state.registry.poll_superseded() {
             for followers in &mut state.followers {
@@ -311,15 +313,15 @@ impl Shared {
         self.log_removal(nodes, session.peer, &record, reason, is_retained);
     }
 
-    /// A panic inside would have left half a change behind; no code of ours panics there, and a
-    /// live registry serves better than none.
+    /// A panic under the lock would have left half a change behind. No code of ours panics there,
+    /// and a live registry is better than none.
     pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl SharedState {
-    /// A connection has registered nothing, so far or any more.
+    /// Counts a connection that has not registered, or is no longer registered.
     pub(super) fn await_registration(&mut self, session: &Arc<Session>) {
         if session.is_evicted.load(Ordering::Relaxed) {
             return;
@@ -329,7 +331,7 @@ impl SharedState {
         }
     }
 
-    /// It has, or is closed.
+    /// Stops counting a connection that has registered, or is closed.
     pub(super) fn has_registered(&mut self, session: SessionId) {
         if let Some(session) = self.unregistered.remove(&session)
             && let Some(counts) = self.by_address_group.get_mut(&address_group(session.peer.ip()))
@@ -338,7 +340,7 @@ impl SharedState {
         }
     }
 
-    /// A connection is closed, or is about to be.
+    /// Removes a connection that is closed, or about to be.
     pub(super) fn close(&mut self, session: &Session) {
         self.open_sessions -= 1;
         if let hash_map::Entry::Occupied(mut counts) = self.by_address_group.entry(address_group(session.peer.ip())) {
@@ -349,7 +351,7 @@ impl SharedState {
         }
     }
 
-    /// Evicts a connection to make room for a new one: the oldest without a registration, of the
+    /// Evicts a connection to make room for a new one: the oldest without a registration, in the
     /// address group that has most of these, if it has had the time to register.
     fn evict_unregistered(&mut self, now: Instant) -> Option<Arc<Session>> {
         let (network, _) = self.by_address_group.iter().max_by_key(|(_, counts)| counts.unregistered)?;

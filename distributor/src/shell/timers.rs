@@ -63,7 +63,7 @@ impl Shared {
         for record in gone {
             if let Some(held_back) = self.join_log.allow("gone", Instant::now().into_std()) {
                 let (name, address) = (shown_name(&record.name), record.address());
-                info!(%name, address, held_back, "left: it did not come back");
+                info!(%name, address, held_back, "left: the node did not come back");
             }
         }
         let mut packets = Vec::new();
@@ -95,7 +95,7 @@ impl Shared {
             Verdict::Ping => {
                 session.outbox().ping();
                 let (flow, _) = session.flush(self, Writer::Publisher);
-                // While the connection's task waits with a list, it has to write the ping first.
+                // A connection's task that waits to send a list has to write the ping first.
                 let is_behind = session.outbox().is_behind;
                 if is_behind || !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();

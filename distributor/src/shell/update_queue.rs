@@ -18,9 +18,9 @@ pub(crate) struct UpdateQueue {
 #[derive(Clone, Debug)]
 pub(crate) struct NetworkQueue(Arc<Semaphore>);
 
-/// A connection is first in the queue until this is dropped.
+/// Holds the first position of the queue until it is dropped.
 pub(crate) type QueueHead = (OwnedSemaphorePermit, OwnedSemaphorePermit);
-/// Waits until the connection is first. Dropped, it leaves the queue.
+/// Waits until the connection is first. Dropping it leaves the queue.
 pub(crate) type AwaitedHead = Pin<Box<dyn Future<Output = QueueHead> + Send>>;
 
 impl Default for UpdateQueue {
@@ -58,17 +58,17 @@ mod tests {
             matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
         let (turns, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
-        // Three of a crowd, and then one of another network; what is asked in vain holds its place
-        // in the queue.
+        // Three connections of one network, and then one of another. A future that is not ready
+        // keeps its position in the queue.
         let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.enter(network))).into();
         let mut order = Vec::new();
         let mut now = waiting[0].as_mut().unwrap().as_mut();
         let Poll::Ready(mut places) = now.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-            panic!("nobody is before it")
+            panic!("it is first in the queue")
         };
         waiting[0] = None;
         for _ in 0..3 {
-            assert!(!waiting.iter_mut().flatten().any(polled), "it is one's turn at a time");
+            assert!(!waiting.iter_mut().flatten().any(polled), "one connection at a time is first");
             drop(places);
             let next = waiting.iter_mut().enumerate().find_map(|(number, awaited)| {
                 match awaited.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop())) {

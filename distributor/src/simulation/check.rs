@@ -1,4 +1,4 @@
-//! What always holds, and what holds in the end.
+//! What holds at every moment, and what holds in the end.
 
 use super::*;
 
@@ -8,7 +8,7 @@ impl World {
         self.nodes
             .iter()
             .filter(|node| node.is_up)
-            // Whoever claims to know what it does not is not told of it.
+            // A peer that claims to know a state that it does not know is not told of it.
             .all(|node| node.connection.is_some() && (node.lies || node.ports() == up && !node.replica.is_warming()))
     }
 
@@ -35,10 +35,10 @@ impl World {
             assert_eq!(instances.len(), named, "S1: an instance is listed once");
             let known = |name: &str| self.nodes.iter().any(|node| node.name == name);
             let mut confirmed = entries.iter().filter(|record| record.is_confirmed);
-            assert!(confirmed.all(|record| known(&record.name)), "S5: who has not registered is not listed");
+            assert!(confirmed.all(|record| known(&record.name)), "S5: a node that has not registered is not listed");
         }
         for connection in self.connections.values() {
-            assert!(connection.down.bytes.len() <= PIPE_BYTES, "S4: nothing is queued beyond what the socket takes");
+            assert!(connection.down.bytes.len() <= PIPE_BYTES, "S4: nothing is queued beyond the buffer of the socket");
         }
     }
 }

@@ -32,15 +32,16 @@ use crate::updates::budget::Budget;
 
 /// Histories that a usual run of the tests goes through.
 const HISTORIES: u64 = 100_000;
-/// What happens to a mesh before it is left in peace.
+/// Faults of a mesh before the faults end.
 const EVENTS: usize = 30;
-/// In peace, everybody knows the truth after so long: a flapper's longest wait, and a reconnect.
+/// After the faults, all nodes know the truth within this time: a flapper's longest wait, and a
+/// reconnect.
 const HEALED_AFTER: Duration = Duration::from_secs(60);
-/// Peers that register what nodes do leave so long after: a flapper's longest wait is over by then.
+/// Impersonators leave this long after the faults: a flapper's longest wait is over by then.
 const IMPOSTORS_STAY: Duration = Duration::from_secs(26);
 /// When the system gives up a connection whose other end gives no sign of life.
 const DEAD_AFTER: Duration = Duration::from_secs(4);
-/// What one end of a connection takes before the other has read it.
+/// Bytes that one end of a connection takes before the other has read them.
 const PIPE_BYTES: usize = 1500;
 
 struct World {
@@ -52,8 +53,8 @@ struct World {
     connections: BTreeMap<u64, SimConnection>,
     next_connection: u64,
     next_instance: u64,
-    /// Sessions of peers that are no nodes, and register what nodes do; and when the last of them
-    /// goes.
+    /// Sessions of impersonators, which are not nodes but register as nodes do; and when the last
+    /// of them leaves.
     impostors: BTreeSet<u64>,
     impostors_go: Option<Instant>,
     peace: bool,
@@ -70,7 +71,7 @@ struct SimConnection {
     node: usize,
     down: SimPipe,
     up: SimPipe,
-    /// What either end sends vanishes, since then.
+    /// Since then, what either end sends is lost.
     black_hole: Option<Instant>,
     outbox: Outbox,
     commands: CommandReader,
@@ -83,7 +84,7 @@ struct SimConnection {
 #[derive(Default)]
 struct SimPipe {
     bytes: BytesMut,
-    /// Nothing arrives for now.
+    /// Nothing arrives at present.
     is_stalled: bool,
     /// The sender has closed; the receiver finds out when it has read the rest.
     closed: Option<LeaveReason>,
@@ -100,19 +101,18 @@ struct SimNode {
     connection: Option<u64>,
     connect_at: Instant,
     replica: Replica,
-    /// What the changes that the replica names have made of nothing: calls are routed by such a
-    /// table.
+    /// The table that the replica's changes lead to: calls are routed by such a table.
     table: BTreeMap<SocketAddr, KnownNode>,
     highest: Option<Revision>,
-    /// It told this connection that it has a list.
+    /// The connection on which it has said that it has a list.
     offered: bool,
-    /// It hands over invented nodes when it is asked what it knows.
+    /// It sends invented nodes when it is asked for its copy.
     lies: bool,
 }
 
-/// Where the nodes are that are invented.
+/// Ports of invented nodes.
 const INVENTED: [u16; 2] = [666, 667];
-/// Where peers are that register what nodes do.
+/// Ports of impersonators.
 const IMPOSTOR: u16 = 555;
 
 fn histories() -> std::ops::Range<u64> {

@@ -3,11 +3,11 @@
 use super::*;
 
 impl World {
-    /// Time passes, and whatever it brings.
+    /// Lets time pass, with everything that is due.
     pub(super) fn advance(&mut self, time: Duration) {
         let to = self.now + time;
         while self.now < to {
-            // In peace time only has to pass.
+            // After the faults, time only has to pass.
             let step = if self.peace { 2 * TICK } else { TICK };
             self.now = to.min(self.now + step);
             for node in &mut self.nodes {
@@ -102,7 +102,7 @@ impl World {
         }
     }
 
-    /// Both ends write what they can, and what is under way arrives in pieces.
+    /// Both ends write what they can, and bytes under way arrive in pieces.
     pub(super) fn deliver(&mut self) {
         let ids: Vec<u64> = self.connections.keys().copied().collect();
         for id in ids {
@@ -113,7 +113,7 @@ impl World {
         }
     }
 
-    /// What the shell does with an outbox and a socket that takes so much.
+    /// Does what the shell does with an outbox and a socket that takes this many bytes.
     pub(super) fn flush(&mut self, id: u64, publishes: bool) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
@@ -148,7 +148,7 @@ impl World {
             if distributor.registry.defers_updates(version) {
                 continue;
             }
-            // Sometimes the publisher rests, and changes merge.
+            // Sometimes the publisher pauses, and changes merge.
             if !self.peace && self.rng.bool() {
                 continue;
             }
@@ -182,7 +182,7 @@ impl World {
         }
     }
 
-    /// What the shell does with a packet from a node.
+    /// Does what the shell does with a packet from a node.
     pub(super) fn handle(&mut self, id: u64, frame: &[u8]) {
         let (Some(distributor), Some(connection)) = (&mut self.distributor, self.connections.get_mut(&id)) else {
             return;
@@ -218,7 +218,7 @@ impl World {
                 }
             }
             Command::GetHistory(..) | Command::Ignore => {}
-            strange => panic!("nodes send nothing that is wrong: {strange:?}"),
+            strange => panic!("nodes send only correct packets: {strange:?}"),
         }
     }
 
@@ -243,7 +243,7 @@ impl World {
         }
     }
 
-    /// The node finds that its connection is gone.
+    /// The node notices that its connection is gone.
     pub(super) fn lose(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         if let Some(id) = node.connection.take() {
@@ -275,7 +275,7 @@ impl World {
         }
     }
 
-    /// A connection breaks in the middle: what is under way is lost.
+    /// A connection breaks in the middle: bytes under way are lost.
     pub(super) fn cut(&mut self, connection: Option<u64>, reason: LeaveReason) {
         if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
             connection.up = SimPipe { closed: Some(reason), ..SimPipe::default() };
@@ -285,7 +285,7 @@ impl World {
 }
 
 impl SimPipe {
-    /// Nothing follows an end.
+    /// Nothing follows the end of a stream.
     pub(super) fn send(&mut self, bytes: &[u8]) {
         if self.closed.is_none() {
             self.bytes.extend_from_slice(bytes);

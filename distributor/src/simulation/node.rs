@@ -3,7 +3,7 @@
 use super::*;
 
 impl SimNode {
-    /// A new process: it knows nothing, and listens where the one before did.
+    /// A new process: it knows nothing, and listens where its predecessor did.
     pub(super) fn start(&mut self, next_instance: &mut u64, now: Instant) {
         *next_instance += 1;
         self.instance = format!("i{next_instance}");
@@ -45,8 +45,8 @@ impl SimNode {
         }
     }
 
-    /// A list with nodes that there are not: one that is new, and one in the place of each that
-    /// there is, the state it claims to be, and its digest.
+    /// A list with invented nodes, one new and one in place of each real node; the state that it
+    /// claims to be; and its digest.
     pub(super) fn lie(&self) -> (ResumePoint, Vec<(u64, String)>) {
         let entry = |port: u16, name: &str, id: &str| {
             format!(r#"{{"port":{port},"name":"{name}","urls":[],"host":"::ffff:10.0.0.1","$":{{"v":2,"id":"{id}"}}}}"#)
@@ -63,7 +63,7 @@ impl SimNode {
         (ResumePoint { revision: Revision { rev: known.rev + 1, ..known }, digest: Some(digest) }, entries)
     }
 
-    /// Carries out what the replica says has changed.
+    /// Applies the changes that the replica reports.
     pub(super) fn follow(&mut self) {
         for (address, known) in self.replica.last_changes() {
             match known {
@@ -71,11 +71,11 @@ impl SimNode {
                 None => drop(self.table.remove(&address)),
             }
         }
-        assert!(self.table.values().eq(&self.replica.nodes()), "S9: changes lead to what there is");
-        assert!(INVENTED.iter().all(|port| !self.ports().contains(port)), "S10: nobody is told what was invented");
+        assert!(self.table.values().eq(&self.replica.nodes()), "S9: changes lead to the nodes that are known");
+        assert!(INVENTED.iter().all(|port| !self.ports().contains(port)), "S10: no node is told of an invented one");
     }
 
-    /// Takes a packet in, as the real node does; what it answers.
+    /// Handles a packet as the real node does, and returns the answer.
     pub(super) fn handle(&mut self, now: Instant, frame: &[u8]) -> Vec<u8> {
         let packet = Packet::parse(frame).expect("S3: nothing unreadable is sent");
         let mut out = BytesMut::new();
@@ -98,8 +98,8 @@ impl SimNode {
             return out.to_vec();
         }
         let news = ListUpdate::parse(&packet).expect("S3: nothing unreadable is sent");
-        // A replaced entry may be at another address: that of the process that took the instance
-        // over.
+        // A replaced entry may be at another address: that of the process that has taken over the
+        // instance.
         let replaced: BTreeSet<u64> = match &news {
             ListUpdate::Delta(delta) => delta.joined.iter().map(|(id, _)| *id).collect(),
             ListUpdate::Snapshot(_) => BTreeSet::new(),
@@ -110,7 +110,8 @@ impl SimNode {
         let leaves = matches!(&news, ListUpdate::Delta(delta) if !delta.left.is_empty());
         let outcome = self.replica.apply(now, &news);
         if outcome == UpdateOutcome::Gap {
-            // It was greeted in the form of version 1, and no longer has what it said it had.
+            // It was greeted in the form of version 1, and no longer has the list that it said it
+            // had.
             let lost = self.offered && self.replica.revision().is_none();
             assert!(lost || self.lies, "S2: {outcome:?} of {news:?}");
             write_list_request(&mut out, 1);
@@ -118,7 +119,7 @@ impl SimNode {
         }
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
         if self.replica.is_warming() && !leaves {
-            assert!(self.addresses().is_superset(&before), "S8: nobody goes while the SimDistributor warms up");
+            assert!(self.addresses().is_superset(&before), "S8: no node is removed while the SimDistributor warms up");
         }
         if outcome == UpdateOutcome::Changed {
             self.follow();

@@ -1,4 +1,4 @@
-//! What happens to the mesh: faults, and then peace.
+//! What happens to the mesh: faults, and then none.
 
 use super::*;
 
@@ -62,7 +62,7 @@ impl World {
         self.heal();
     }
 
-    /// Something goes wrong, or right.
+    /// One event: something fails, or recovers.
     pub(super) fn act(&mut self) {
         let node = self.rng.usize(0..self.nodes.len());
         let connection = self.nodes[node].connection;
@@ -78,7 +78,7 @@ impl World {
             8 => {
                 if let Some(connection) = connection.and_then(|id| self.connections.get_mut(&id)) {
                     connection.black_hole.get_or_insert(self.now);
-                    // The node finds out by itself, or has a new address: it comes again, while the
+                    // The node notices by itself, or has a new address: it connects again while the
                     // old session lives on.
                     if self.rng.bool() {
                         self.nodes[node].connection = None;
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// A peer registers a node's instance as its own, and leaves at once or stays.
+    /// An impersonator registers a node's instance as its own, and leaves at once or stays.
     pub(super) fn impersonate(&mut self, number: usize, leaves: bool) {
         let Some(distributor) = &mut self.distributor else { return };
         let SimNode { name, instance, .. } = &self.nodes[number];
@@ -128,7 +128,7 @@ impl World {
         }
     }
 
-    /// Nothing goes wrong any more, and after a bounded time everybody knows the truth.
+    /// No more faults happen, and after a bounded time all nodes know the truth.
     pub(super) fn heal(&mut self) {
         self.peace = true;
         if self.distributor.is_none() {

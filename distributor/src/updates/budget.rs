@@ -1,4 +1,4 @@
-//! How much memory packets take until all their receivers have read them, for all connections
+//! The memory that packets take until all their receivers have read them, for all connections
 //! together.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::{Buf, Bytes};
 
-/// Counts bytes that are kept for peers, up to a limit. Clones count together.
+/// Counts bytes that are held for peers, up to a limit. Clones count together.
 #[derive(Clone, Debug)]
 pub(crate) struct Budget {
     used: Arc<AtomicUsize>,
@@ -25,22 +25,22 @@ impl Budget {
         Self { used: Arc::default(), limit }
     }
 
-    /// Bytes that may be kept.
+    /// Bytes that may be held.
     pub(crate) fn limit(&self) -> usize {
         self.limit
     }
 
-    /// Bytes that are kept now.
+    /// Bytes that are held now.
     pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether so many more fit.
+    /// Whether this many more bytes fit.
     pub(crate) fn has_room(&self, bytes: usize) -> bool {
         self.used().saturating_add(bytes) <= self.limit
     }
 
-    /// Whether more than half of the limit is used. Peers that hold bytes for long are cut then.
+    /// Whether more than half of the limit is used. Peers that hold bytes for long are then cut.
     pub(crate) fn is_short(&self) -> bool {
         self.used() > self.limit / 2
     }
@@ -67,7 +67,7 @@ pub(crate) struct OutPacket {
 }
 
 impl OutPacket {
-    /// Small packets are not counted: there is one at most for each connection.
+    /// Packets up to this size are not counted: each connection has at most one.
     pub(crate) const UNRESERVED_BYTES: usize = 4 * 1024;
 
     /// A packet whose bytes are counted until its last receiver has read them.
@@ -77,7 +77,7 @@ impl OutPacket {
         Self { own: Bytes::new(), shared: packet, grant }
     }
 
-    /// The same with other first bytes, instead of `replaced` of them.
+    /// The same packet with other first bytes, which replace `replaced` bytes.
     pub(crate) fn with_own_head(&self, own: Bytes, replaced: usize) -> Self {
         Self { own, shared: self.shared.slice(replaced..), grant: self.grant.clone() }
     }
@@ -90,17 +90,17 @@ impl OutPacket {
         self.own.is_empty() && self.shared.is_empty()
     }
 
-    /// Whether it is so large that it is counted.
+    /// Whether the packet is large enough to be counted.
     pub(crate) fn is_reserved(&self) -> bool {
         self.grant.is_some()
     }
 
-    /// What goes out next.
+    /// The bytes that go out next.
     pub(crate) fn next(&self) -> Bytes {
         if self.own.is_empty() { self.shared.clone() } else { self.own.clone() }
     }
 
-    /// The same in one piece.
+    /// The same bytes in one piece.
     pub(crate) fn in_one_piece(self) -> Self {
         if self.own.is_empty() {
             return self;
@@ -109,13 +109,13 @@ impl OutPacket {
         Self { own: Bytes::new(), shared, grant: self.grant }
     }
 
-    /// So many bytes were taken.
+    /// Records that this many bytes were written.
     pub(crate) fn advance(&mut self, bytes: usize) {
         let own = bytes.min(self.own.len());
         self.own.advance(own);
         self.shared.advance(bytes - own);
         if self.is_empty() {
-            // A peer that has read a large packet keeps nothing of it.
+            // A peer that has read a large packet holds no memory for it.
             *self = Self::default();
         }
     }
@@ -144,7 +144,7 @@ mod tests {
         let packet = OutPacket::reserved(vec![7; 60_000].into(), &memory);
         assert!(memory.is_short() && !memory.has_room(50_000) && memory.has_room(40_000));
         let mut other = packet.with_own_head(Bytes::from_static(b"abc"), 2);
-        assert_eq!((other.len(), memory.used()), (60_001, 60_000), "what is shared counts once");
+        assert_eq!((other.len(), memory.used()), (60_001, 60_000), "shared bytes count once");
         drop(packet);
         other.advance(60_000);
         assert_eq!((other.len(), memory.used()), (1, 60_000));

@@ -1,4 +1,4 @@
-//! Lists and changes as bytes.
+//! Encodes lists and changes.
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ pub(super) fn encode_legacy(entries: &EntryTable, config: &Config) -> Bytes {
         write_list(&mut out, &UNASKED, entries);
         out.freeze()
     };
-    // An old peer would call every node in its list, so entries that were only copied are left out.
+    // An old peer calls every node in its list, so entries that were only copied are left out.
     let confirmed = entries.records().filter(|record| record.is_confirmed);
     let fits = legacy_bytes(entries) <= config.legacy_list_bytes;
     match config.oversized_list {

@@ -1,4 +1,4 @@
-//! Lists and changes as they go over the wire, encoded once for all peers that know the same.
+//! Lists and changes as they are sent, encoded once for all peers that know the same state.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ pub(crate) struct ListCache {
     target: TargetState,
     changes: HashMap<PeerState, OutPacket>,
     /// What has changed since a revision, for one view. Peers that the last changes did not concern
-    /// share one difference, whatever each of them was sent last.
+    /// share one difference, even if they were last sent different states.
     differences: HashMap<(u64, View), Arc<Difference>>,
     /// The last deltas between two states that were published, the newest last. Together they have
     /// no more bytes than a list.
@@ -49,13 +49,13 @@ struct SharedDelta {
     from: Revision,
     to: Revision,
     packet: OutPacket,
-    /// Peers that see all entries have to be sent it.
+    /// Peers that see all entries must be sent this packet.
     has_changes: bool,
 }
 
-/// A peer that has missed at most so many changes gets them merged into a packet of its own of at
-/// most so many bytes. Other peers get the shared deltas or the list, which cost the same memory
-/// however many peers are behind.
+/// A peer that has missed at most this many changes gets them merged into a packet of its own, of
+/// at most this many bytes. Other peers get the shared deltas or the list, which cost the same
+/// memory however many peers are behind.
 const MAX_OWN_CHANGES: u64 = 1024;
 const MAX_OWN_BYTES: usize = 16 * 1024;
 /// Packets of each kind that are kept for the next peer with the same state and the same interests.
@@ -64,18 +64,19 @@ const MAX_CACHED: usize = 256;
 /// Bytes of partial lists that are kept in this way.
 const MAX_CACHED_BYTES: usize = 16 << 20;
 /// Partial lists are encoded at this pace, in bytes a second, so that peers with different
-/// interests leave time for other work. An entry that is examined counts as so many bytes.
+/// interests leave time for other work. Each entry that is examined counts as this many bytes.
 const SUBSET_BYTES_PER_SECOND: f64 = 256e6;
 const BYTES_OF_A_LOOK: usize = 64;
-/// A list for which there is no memory is only read: a fraction of the work of encoding it.
+/// For a list for which there is no memory, the entries are only read: a fraction of the work of
+/// encoding it.
 const BYTES_IN_VAIN: usize = 4;
 
 /// What a version 2 peer knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PeerState {
-    /// The state that it was sent last, or says that it holds.
+    /// The state that it was last sent, or that it says it holds.
     pub(crate) told: Option<Revision>,
-    /// The digest of that state, if the peer gave one.
+    /// The digest of that state, if the peer stated one.
     pub(crate) digest: Option<Digest>,
     /// No change up to this one concerns it.
     pub(crate) seen: Option<Revision>,
@@ -86,7 +87,7 @@ pub(crate) struct PeerState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StateAfter {
     pub(crate) revision: Revision,
-    /// It does not know the entries that were only copied. It is told of each when its node
+    /// The peer does not know the entries that were only copied. It is told of each when its node
     /// registers.
     pub(crate) confirmed_only: bool,
 }
@@ -94,11 +95,11 @@ pub(crate) struct StateAfter {
 /// What a version 2 peer should be sent.
 #[derive(Debug)]
 pub(crate) enum NextUpdate {
-    /// Nothing: it knows all of this state that concerns it.
+    /// Nothing: it already knows what concerns it up to this state.
     Nothing(Revision),
     /// This packet, after which it knows that state.
     Packet(OutPacket, StateAfter),
-    /// A packet for this peer only, at this time: many such peers wait, or memory is short.
+    /// A packet for this peer only, later: many such peers wait, or memory is short.
     Later(Wait),
 }
 
@@ -281,7 +282,7 @@ impl ListCache {
         }
     }
 
-    /// Peers that were led to `from` are led to the state of `header` now.
+    /// Adds the step that leads peers from `from` to the state of `header`.
     pub(crate) fn shared_delta(&mut self, entries: &EntryTable, from: Revision, header: UpdateHeader) {
         if from == header.revision {
             return;
@@ -317,9 +318,9 @@ impl ListCache {
         }
     }
 
-    /// A whole list that is new enough; a delta with the few changes since then follows it. When
-    /// thousands of peers connect at once, encoding the list for each would take longer than
-    /// sending it.
+    /// A whole list that is recent enough; a delta with the few changes since then follows it. When
+    /// thousands of peers connect at once, encoding a list for each would take longer than sending
+    /// it.
     fn snapshot(&mut self, entries: &EntryTable, header: UpdateHeader) -> (OutPacket, Revision) {
         const ENTRIES_PER_CHANGE: u64 = 8;
         let is_new_enough = |of: &UpdateHeader| {
@@ -352,8 +353,8 @@ impl ListCache {
         Ok(self.snapshot(entries, header).0)
     }
 
-    /// Reserves time and memory to encode a list of so many bytes for one peer, or says when to try
-    /// again.
+    /// Reserves time and memory to encode a list of this many bytes for one peer, or says when to
+    /// try again.
     fn reserve(&mut self, now: Instant, entries: &EntryTable, bytes: usize) -> Result<(), Wait> {
         if let Some(at) = self.subset_at.filter(|at| now < *at) {
             return Err(Wait::Pace(at));
@@ -482,12 +483,12 @@ mod tests {
             match lists.list_for(now, &entries, &Config::default(), of, (Version::V2, &key), &view) {
                 NextUpdate::Packet(packet, _) => kept.push(packet),
                 NextUpdate::Later(wait) => assert!(wait.until() > now),
-                NextUpdate::Nothing(_) => panic!("it has asked"),
+                NextUpdate::Nothing(_) => panic!("the peer has asked for the list"),
             }
             register(&mut entries, 1000 + second);
         }
         assert!((1..=3).contains(&kept.len()), "{} are kept", kept.len());
-        assert!(!memory.has_room(entries.list_bytes()), "all the others wait for memory");
+        assert!(!memory.has_room(entries.list_bytes()), "all other lists wait for memory");
         kept.clear();
         let of = header(&entries);
         let asked = (Version::V2, &Key::Number(11));
@@ -519,7 +520,8 @@ mod tests {
         }
     }
 
-    /// What a node is sent until it knows everything, in entries; and that it then does.
+    /// The number of entries in the packets that a node is sent until it knows everything. Checks
+    /// that it then does.
     #[track_caller]
     fn check(
         lists: &mut ListCache,
@@ -543,7 +545,7 @@ mod tests {
             let (packet, told) = match lists.update_for(at, entries, target(entries), &known) {
                 NextUpdate::Packet(packet, told) => (packet, told),
                 NextUpdate::Nothing(_) => break,
-                // What only one peer is sent waits for what others were sent just now.
+                // A packet for one peer waits for recent ones for other peers.
                 NextUpdate::Later(later) => {
                     at = later.until();
                     continue;
@@ -570,7 +572,7 @@ mod tests {
         (100..110).for_each(|session| register(&mut entries, session));
         entries.remove_session(SessionId(0), LeaveReason::Closed);
         check(&mut lists, &entries, &mut node, None, &[10]);
-        // The list of a moment ago and what has changed since are as good as a new one.
+        // A recent list, and the changes since then, are as good as a new list.
         check(&mut lists, &entries, &mut Replica::default(), None, &[100, 10]);
         (110..120).for_each(|session| register(&mut entries, session));
         check(&mut lists, &entries, &mut Replica::default(), None, &[119]);
@@ -637,13 +639,13 @@ mod tests {
             match lists.update_for(start + Duration::from_micros(micros), &entries, target(&entries), &known) {
                 NextUpdate::Packet(..) => None,
                 NextUpdate::Later(wait) => Some(wait.until()),
-                NextUpdate::Nothing(_) => panic!("it knows nothing"),
+                NextUpdate::Nothing(_) => panic!("the peer knows nothing"),
             }
         };
         assert_eq!(news("n0001", 0), None);
         let later = news("n0002", 0).unwrap();
         assert!((start..start + Duration::from_millis(1)).contains(&later), "{:?}", later - start);
-        assert_eq!(news("n0001", 0), None, "it is there already");
+        assert_eq!(news("n0001", 0), None, "the peer already has it");
         assert_eq!(news("n0002", 1000), None);
     }
 
@@ -662,7 +664,7 @@ mod tests {
         let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
         assert!(matches!(news("b", 1), NextUpdate::Later(_)));
         assert!(memory.is_short());
-        // Those who read it are done, and everybody has been led on.
+        // The receivers of the list have read it, and all peers are at a later state.
         drop((kept, lists));
         assert_eq!(memory.used(), 0);
     }

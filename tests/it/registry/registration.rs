@@ -157,7 +157,7 @@ async fn an_old_node_that_is_not_taken_shows_in_the_log() {
     let distributor = tests::Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
     let mut old = Peer::connect(format!("127.0.0.1:{}", distributor.port().await).parse().unwrap()).await;
     old.register_with(json!({ "port": 1, "name": "old", "urls": vec!["GET/x"; 257] })).await;
-    distributor.line("is not taken: 257 urls; at most 256 are allowed").await;
+    distributor.line("is refused: 257 urls; at most 256 are allowed").await;
 }
 
 #[tokio::test]

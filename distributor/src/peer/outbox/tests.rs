@@ -21,7 +21,7 @@ impl Peer {
         Self { outbox, registry: Registry::new(config, Budget::new(usize::MAX), start, 1), start }
     }
 
-    /// Sees to it that there are so many nodes, whose entries are of the same length.
+    /// Makes this many nodes listed. Their entries have the same length.
     fn nodes(&mut self, nodes: u64) {
         for session in 0..nodes {
             let params = serde_json::from_str(r#"{"port":1,"name":"n","urls":[]}"#).unwrap();
@@ -42,8 +42,8 @@ impl Peer {
         self.start + Duration::from_millis(ms)
     }
 
-    /// What happens at `ms`, with so many nodes there, when the socket takes everything: entries
-    /// told, or when to ask again.
+    /// What happens at `ms`, with this many nodes listed, when the socket takes everything: the
+    /// entries sent, or when to ask again.
     #[track_caller]
     fn check(&mut self, ms: u64, nodes: u64, expected: Result<Option<usize>, u64>) {
         self.nodes(nodes);
@@ -54,7 +54,7 @@ impl Peer {
                 Ok(Some(String::from_utf8_lossy(&bytes).matches("port").count()))
             }
             WriteStep::WaitFor(unread) => Err(unread),
-            WriteStep::Later(_) => panic!("nobody has needs of its own"),
+            WriteStep::Later(_) => panic!("no peer has interests"),
             WriteStep::Done => Ok(None),
         };
         assert_eq!(seen, expected.map_err(|ms| WindowFull::Until(self.at(ms))));
