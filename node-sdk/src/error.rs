@@ -25,14 +25,14 @@ pub enum StartError {
     Address {
         /// The text as given.
         address: String,
-        /// What the system says.
+        /// The error of the system.
         #[source]
         source: io::Error,
     },
     /// The address cannot be listened on.
     #[error("the node cannot start")]
     Bind(#[from] net::BindError),
-    /// A handler asks for a state that the builder was not given.
+    /// A handler needs a state that the builder was not given.
     #[error("the handler of {route} needs a state of type {state}; give it with .state(…)")]
     MissingState {
         /// Which handler.
@@ -40,8 +40,8 @@ pub enum StartError {
         /// Which type.
         state: &'static str,
     },
-    /// A setting for the last route, before any route was given.
-    #[error("{0} applies to the route before it, and there is none; write .route(…).{0}(…)")]
+    /// A setting for the last route, but no route was given before.
+    #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
     /// The node has stopped, and had to cut connections with calls in flight.
     #[error("stopped; {connections} connections were cut while calls were in flight")]
@@ -49,7 +49,7 @@ pub enum StartError {
         /// How many.
         connections: usize,
     },
-    /// The system refuses signal handlers.
+    /// The system refuses the signal handlers.
     #[error("cannot handle signals")]
     Signals(#[source] io::Error),
 }
@@ -63,14 +63,14 @@ pub enum CallError {
         /// What was called.
         url: String,
     },
-    /// Nodes have offered this, but none can be reached now. Nothing was sent; worth another try in
+    /// Nodes have offered this, but none can be reached now. Nothing was sent; try again in a few
     /// seconds.
     #[error("no node that offers {url} can be reached")]
     NoProvider {
         /// What was called.
         url: String,
     },
-    /// The queues of all nodes that offer this are full. Nothing was sent; worth another try later.
+    /// The queues of all nodes that offer this are full. Nothing was sent; try again later.
     #[error("too many calls wait for {url}")]
     Overloaded {
         /// What was called.
@@ -78,7 +78,7 @@ pub enum CallError {
     },
     /// The arguments are larger than the nodes that offer this can take: 64 KiB in version 1, 8 MiB
     /// in version 2. Nothing was sent.
-    #[error("the arguments of {url} are larger than its nodes can take (64 KiB in version 1, 8 MiB in version 2)")]
+    #[error("the arguments of {url} are larger than its nodes accept (64 KiB in version 1, 8 MiB in version 2)")]
     TooLarge {
         /// What was called.
         url: String,
@@ -99,7 +99,7 @@ pub enum CallError {
         /// The node that was called.
         node: SocketAddr,
     },
-    /// The stream takes no more parts: it has ended, and its end says why. The part was not sent.
+    /// The stream has ended, and its end says why. The part was not sent.
     #[error("the stream {url} has ended")]
     Ended {
         /// What was called.
@@ -108,13 +108,13 @@ pub enum CallError {
     /// The node refused the call, or failed to carry it out.
     #[error("{status} {reason}: {message}")]
     Refused {
-        /// A status code of HTTP; 500 for any error of a version 1 node.
+        /// An HTTP status code; 500 for any error of a version 1 node.
         status: u16,
         /// A stable word; `old_error` for version 1 nodes.
         reason: String,
         /// For a person.
         message: String,
-        /// When it is worth trying again, if the node says so.
+        /// When to try again, if the node says so.
         retry_after: Option<Duration>,
     },
     /// The response is not of the type that was asked for. The call was carried out.
@@ -122,7 +122,7 @@ pub enum CallError {
     Answer {
         /// What was called.
         url: String,
-        /// What does not fit.
+        /// Which part of it does not fit.
         #[source]
         source: serde_json::Error,
     },
@@ -166,13 +166,13 @@ pub enum CallError {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("{status} {reason}: {message}")]
 pub struct ServiceError {
-    /// A status code of HTTP, 400 to 599.
+    /// An HTTP status code, 400 to 599.
     pub status: u16,
     /// A stable word in snake_case, for programs.
     pub reason: Cow<'static, str>,
     /// For people. Callers can read it.
     pub message: String,
-    /// When it is worth trying again.
+    /// When to try again.
     pub retry_after: Option<Duration>,
 }
 
@@ -182,7 +182,7 @@ impl ServiceError {
         Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after: None }
     }
 
-    /// Says when it is worth trying again.
+    /// Says when to try again.
     pub fn retry_after(mut self, after: Duration) -> Self {
         self.retry_after = Some(after);
         self
@@ -193,17 +193,17 @@ impl ServiceError {
         Self::new(400, reason, message)
     }
 
-    /// 404: what the arguments name is not there.
+    /// 404: the thing that the arguments name does not exist.
     pub fn not_found(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(404, reason, message)
     }
 
-    /// 409: it is there already, or has changed.
+    /// 409: the thing already exists, or has changed.
     pub fn conflict(reason: &'static str, message: impl Into<String>) -> Self {
         Self::new(409, reason, message)
     }
 
-    /// 500: our own fault. Log the details; the caller gets only the text.
+    /// 500: a fault of this service. Log the details; the caller gets only the text.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(500, "internal", message)
     }
@@ -214,8 +214,8 @@ pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
 }
 
-/// A failed call becomes the response of the handler that made it: what the handler needed is not
-/// there.
+/// A failed call becomes the response of the handler that made it, because the handler cannot do
+/// without the call.
 impl From<CallError> for ServiceError {
     fn from(error: CallError) -> Self {
         let message = error.to_string();

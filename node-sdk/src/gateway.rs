@@ -1,5 +1,5 @@
-//! What gateways use of this crate, and services do not: calls whose packets pass through unread,
-//! health, and how one of several servers is picked.
+//! The part of this crate that only gateways use: calls whose packets pass through unread, health,
+//! and how one of several servers is picked.
 //!
 //! ```no_run
 //! use node_sdk::gateway::{GatewayPeers, Identity};
@@ -33,8 +33,8 @@ use crate::routing::table::Lookup;
 /// What gateways do with [`Peers`].
 pub trait GatewayPeers: Sized {
     /// Registers `identity` at the Distributor at `address` (`host:port`), and keeps it registered
-    /// and informed until `stop` is cancelled. Returns at once. Before the first list, the peers
-    /// are those of the cache file, if there is one.
+    /// and informed until `stop` is cancelled. Returns at once. Before the first list, the known
+    /// nodes are those of the cache file, if there is one.
     ///
     /// While the Distributor cannot be reached, the known nodes stay in use, and an attempt to
     /// connect is made every [`RECONNECT_PERIOD`](crate::RECONNECT_PERIOD), a tenth more or less.
@@ -43,18 +43,18 @@ pub trait GatewayPeers: Sized {
     fn join(identity: Identity, address: String, stop: CancellationToken) -> Peers;
 
     /// The same nodes over connections of their own, for another runtime: a connection belongs to
-    /// the runtime of the task that first calls over it. The returned peers know what these know,
-    /// at the same moment.
+    /// the runtime of the task that first calls over it. The returned peers always know the same
+    /// nodes.
     fn for_thread(&self) -> Peers;
 
     /// Calls with JSON text, and returns the packet of the response unread. `params` must be a JSON
-    /// object if any provider may be of version 1. Fails as [`Peers::call`] does, but never with
-    /// `Refused` or `Answer`: what the node answered is in the [`RawResponse`].
+    /// object if any provider may be a version 1 node. Fails as [`Peers::call`] does, but never
+    /// with `Refused` or `Answer`: an answer of the node is in the [`RawResponse`].
     fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a>;
 
     /// Calls `url` of the node at `address`, and of no other node, to find out whether it is
-    /// healthy. JSON text goes in and a packet comes out, as with [`call_raw`](Self::call_raw). The
-    /// result does not change how other calls are balanced: that is for the caller to decide.
+    /// healthy. It takes JSON text and returns a packet, as [`call_raw`](Self::call_raw) does. The
+    /// result does not change how other calls are balanced: the caller decides about that.
     fn probe<'a>(&'a self, url: &'a str, address: SocketAddr) -> RawCall<'a>;
 
     /// Whether a node offers this, or has offered it within the last ten minutes.
@@ -67,15 +67,15 @@ pub trait GatewayPeers: Sized {
     /// Sets whether the node at this address is healthy. Calls go to a node that is not healthy
     /// only if most others are no better, as with nodes that fail calls. This holds for the peers
     /// of [all threads](Self::for_thread) until the opposite is set or another process listens
-    /// there. Returns whether it is a change.
+    /// there. Returns whether that is a change.
     fn set_health(&self, address: SocketAddr, healthy: bool) -> bool;
 
     /// Whether the node at this address is healthy, which it is unless
     /// [`set_health`](Self::set_health) has said otherwise.
     fn is_healthy(&self, address: SocketAddr) -> bool;
 
-    /// Why the node at this address is never called, if it is not: the address is one of this
-    /// process, of no host, or link-local.
+    /// Why the node at this address is never called, if so: the address belongs to this process or
+    /// to no host, or is link-local.
     fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str>;
 
     /// Whether the node at this address registers `route` but is not called for it, because there

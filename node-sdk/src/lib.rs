@@ -24,8 +24,8 @@
 //! A handler is an async function. Its arguments say what it needs of a call: [`Params`], [`Path`],
 //! [`State`], [`Peers`], [`Deadline`], [`Caller`], [`Trace`], or a type of your own that is
 //! [`FromCall`]. It returns anything that is [`Respond`], or a [`ServiceError`].
-//! [`guard`](NodeBuilder::guard)s check calls before a handler, [`layer`](NodeBuilder::layer)s stand
-//! around it. [`Items`] and [`Streaming`] are arguments and results in parts.
+//! [`guard`](NodeBuilder::guard)s check calls before a handler, and [`layer`](NodeBuilder::layer)s
+//! wrap it. [`Items`] and [`Streaming`] are arguments and results in parts.
 //!
 //! # Calling other nodes
 //!
@@ -40,20 +40,20 @@
 //! # Ok(()) }
 //! ```
 //!
-//! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or is
-//! idempotent, is retried elsewhere within a budget. Calls made while a call is handled inherit its
-//! deadline and trace. Dropping the future of a call cancels the call, on the remote node too.
-//! [`service!`] makes a trait to implement and a typed client of one description.
+//! Calls are balanced by latency and load, see [`Balance`]. A call that never reached the wire, or
+//! is idempotent, is retried elsewhere within a budget. Calls made while a call is handled inherit
+//! its deadline and trace. Dropping the future of a call cancels the call, on the remote node too.
+//! [`service!`] makes a trait to implement and a typed client from one description.
 //!
 //! # When the Distributor is gone
 //!
 //! A node keeps serving and calling with the nodes that it knows, and registers again when the
-//! Distributor is back. Callers of version 1 are answered in their own form.
+//! Distributor is back. Version 1 callers are answered in their own form.
 //!
 //! # Tests
 //!
-//! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a clock
-//! that can be paused. Gateways find what only they need in [`gateway`].
+//! The feature `testing` has `testing::TestMesh`: a Distributor and nodes in one process, on a
+//! clock that can be paused. The module [`gateway`] has the functions that only gateways need.
 
 mod balance;
 mod client;

@@ -25,14 +25,14 @@ use crate::routing::registry_view::SharedTable;
 use crate::routing::table::Lookup;
 use crate::transport::budget::BufferUsage;
 
-/// The other nodes, and calls to them. Cheap to clone; all clones are one.
+/// The other nodes, and calls to them. Clones are cheap and stand for the same peers.
 #[derive(Clone, Debug)]
 pub struct Peers {
     pub(crate) mesh: Arc<Mesh>,
     pub(crate) registration: Arc<RegistrationHandle>,
 }
 
-/// The nodes known, as they come and go.
+/// The known nodes, as they come and go.
 #[derive(Debug)]
 pub struct Changes {
     changed: watch::Receiver<()>,
@@ -51,10 +51,10 @@ impl Peers {
     /// result as a `T`.
     ///
     /// Providers are picked as [`Balance`](crate::Balance) says; a node that offers the url itself
-    /// calls itself. A provider that cannot be reached is passed over. A call that was lost on the
-    /// way is tried once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110,
-    /// 9.2.2), or if [`Call::idempotent`] says so. A call made while another one is handled has no
-    /// more time than that one.
+    /// calls itself. A provider that cannot be reached is skipped. A call that was lost on the way
+    /// is tried once more elsewhere if its method is idempotent by HTTP's rules (RFC 9110, 9.2.2),
+    /// or if [`Call::idempotent`] says so. A call made while another one is handled has no more
+    /// time than that one.
     ///
     /// Await the returned value to run the call. Dropping that future cancels the call, on the
     /// remote node too.
@@ -73,8 +73,8 @@ impl Peers {
 
     /// Opens a stream with a node that offers `url`. What the node sends is read as `T`s; the
     /// caller can send more than `params`. Providers are picked and tried as [`call`](Self::call)
-    /// does, until one has opened the stream. A node that answers in one piece, as nodes of version
-    /// 1 do, gives a stream of one item. Await the returned value to open the stream; dropping that
+    /// does, until one has opened the stream. A response in one piece, as version 1 nodes send,
+    /// becomes a stream of one item. Await the returned value to open the stream; dropping that
     /// future cancels it.
     ///
     /// ```no_run
@@ -115,8 +115,8 @@ impl Peers {
         futures::future::join_all(calls).await
     }
 
-    /// Sends a message that needs no response, such as a line for a log, to one node that offers
-    /// `url`. Returns when the message is queued for its connection.
+    /// Sends a message without a response, such as a log line, to one node that offers `url`.
+    /// Returns when the message is queued for its connection.
     ///
     /// # Errors
     /// [`CallError`] when no node can be reached. Success does not mean that the message arrived.
@@ -125,12 +125,13 @@ impl Peers {
         RawCall::new(&self.mesh, method, path, CallArguments::Value(params)).one_way().await.map(drop)
     }
 
-    /// Sends an event to one node of each group that has subscribed to `event`; the nodes of one
-    /// name are a group. Returns how many nodes it was handed to; 0 when no node has subscribed.
+    /// Sends an event to one node of each group that has subscribed to `event`; nodes with the same
+    /// name are a group. Returns the number of nodes to which it was sent; 0 when no node has
+    /// subscribed.
     ///
-    /// An event goes directly to its subscribers, once, and is not answered. A node that is not
-    /// there, or that is lost with the event on its way, does not get it later. The node of a group
-    /// is picked as for calls. Returns at once. A node whose builder has
+    /// An event goes directly to its subscribers, once, and is not answered. A node that is away,
+    /// or that is lost while the event is on its way, does not get it later. The node of a group is
+    /// picked as for calls. Returns at once. A node whose builder has
     /// [`interests`](crate::NodeBuilder::interests) must name the event among them, as
     /// `EVENT/orders.created`, to know its subscribers.
     ///
@@ -142,7 +143,7 @@ impl Peers {
     ///
     /// # Errors
     /// [`CallError::Params`] when `payload` has no JSON form, and [`CallError::TooLarge`] when it
-    /// is larger than nodes take.
+    /// is larger than nodes accept.
     pub fn emit(&self, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
         events::emit(&self.mesh, event, payload)
     }
@@ -155,24 +156,24 @@ impl Peers {
         events::broadcast(&self.mesh, event, payload)
     }
 
-    /// The nodes known now, by address. They include this node once the Distributor has listed it.
+    /// The nodes that are known now, by address. They include this node once the Distributor has
+    /// listed it.
     pub fn nodes(&self) -> Vec<Arc<Node>> {
         self.mesh.table().read().nodes().cloned().collect()
     }
 
-    /// The name of the node whose instance id this is.
+    /// The name of the node with this instance id.
     pub(crate) fn name_of(&self, instance: &str) -> Option<String> {
         let is_it = |node: &&Arc<Node>| node.advert.as_ref().and_then(|advert| advert.id.as_deref()) == Some(instance);
         self.mesh.table().read().nodes().find(is_it).map(|node| node.name.clone())
     }
 
-    /// Whether a node offers this now, as far as is known.
+    /// Whether a known node offers this now.
     pub fn offers(&self, method: &str, path: &str) -> bool {
         self.mesh.table().read().offers(method, path)
     }
 
-    /// The addresses of the nodes that offer `url`, such as `GET/members`, as far as is known now;
-    /// in order.
+    /// The addresses of the known nodes that offer `url`, such as `GET/members`, in order.
     pub fn providers(&self, url: &str) -> Vec<SocketAddr> {
         let (method, path) = split_url(url);
         match self.mesh.lookup(method, path) {
@@ -213,22 +214,22 @@ impl Peers {
         }
     }
 
-    /// The nodes known now, and after each change.
+    /// The nodes that are known now, and after each change.
     pub fn changes(&self) -> Changes {
         let mut changed = self.mesh.table().subscribe();
         changed.mark_changed();
         Changes { changed, table: Arc::downgrade(self.mesh.table()) }
     }
 
-    /// For how long there has been no Distributor to tell of changes; `None` while there is one.
-    /// The known nodes stay in use, however long that is.
+    /// For how long no Distributor has been connected, so that changes are not known; `None` while
+    /// one is. The known nodes stay in use, however long that is.
     pub fn stale_for(&self) -> Option<Duration> {
         self.mesh.view().stale_for()
     }
 
     /// How many bytes this process holds for the nodes that it calls, in all threads: partly
     /// received packets, and parts of streams that were not read. Streams and packets that were cut
-    /// for want of memory count as refused.
+    /// for lack of memory count as refused.
     pub fn buffer_usage(&self) -> BufferUsage {
         self.mesh.local_node().buffer_budget.usage()
     }
@@ -242,16 +243,16 @@ impl Peers {
         self.registration.wait_visible(percent, within).await
     }
 
-    /// From now on calls to what this node offers itself are handled by `service`.
+    /// From now on `service` handles calls of routes that this node itself offers.
     pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
         self.mesh.set_local(service);
     }
 }
 
 impl Changes {
-    /// All known nodes, by address, after the next change; several changes in a row count as one. A
-    /// node that has not changed is the same [`Arc`] as before. `None` when the peers are gone.
-    /// Cancel safe.
+    /// All known nodes, by address, after the next change. Several changes in a row count as one. A
+    /// node that has not changed is the same [`Arc`] as before. `None` once the [`Peers`] are
+    /// dropped. Cancel safe.
     pub async fn next(&mut self) -> Option<Vec<Arc<Node>>> {
         self.changed.changed().await.ok()?;
         let table = self.table.upgrade()?;

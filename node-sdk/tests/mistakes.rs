@@ -1,6 +1,7 @@
-//! The mistakes that are made most often, and what the compiler says to them: our words, whatever it says around them.
+//! The most common mistakes, and the compiler's messages for them: our words must be among them.
 //!
-//! Each file of `mistakes` begins with lines `//~ text`: the compiler refuses it, and says that.
+//! Each file of `mistakes` begins with lines `//~ text`: the compiler refuses the file with a
+//! message that contains the text.
 
 use std::fs;
 use std::path::Path;
@@ -17,14 +18,14 @@ fn mistakes_are_explained() {
          [dependencies]\nnode-sdk = {{ path = {here:?} }}\nserde = {{ version = \"1\", features = [\"derive\"] }}\n"
     );
     fs::write(project.join("Cargo.toml"), manifest).unwrap();
-    // The versions that the workspace has, which are on this machine.
+    // The versions of the workspace, which are already on this machine.
     fs::copy(here.join("../Cargo.lock"), project.join("Cargo.lock")).unwrap();
     let mut mistakes = Vec::new();
     for file in fs::read_dir(here.join("tests/mistakes")).unwrap() {
         let path = file.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
         let expected: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("//~ ")).map(str::to_owned).collect();
-        assert!(!expected.is_empty(), "{}: what is the compiler to say?", path.display());
+        assert!(!expected.is_empty(), "{}: no expected message", path.display());
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
         fs::write(programs.join(path.file_name().unwrap()), text).unwrap();
         mistakes.push((name, expected));
@@ -41,7 +42,7 @@ fn mistakes_are_explained() {
         let said = String::from_utf8_lossy(&checked.stderr);
         assert!(!checked.status.success(), "{name} compiles");
         for text in expected {
-            // The compiler wraps and indents what it says.
+            // The compiler wraps and indents its messages.
             let said = said.split_whitespace().collect::<Vec<_>>().join(" ");
             assert!(said.contains(&text), "{name} does not say: {text}\n{said}");
         }

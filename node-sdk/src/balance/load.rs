@@ -7,8 +7,8 @@ use super::peak_ewma::PeakEwma;
 
 /// Calls that fail in a row before a member is ejected.
 const FAILURES: u32 = 5;
-/// How long the first ejection lasts. Each next one lasts twice as long, up to the longest. After
-/// it, one call tests the member.
+/// How long the first ejection lasts, and the longest. Each ejection lasts twice as long as the one
+/// before. After it, one call tests the member.
 const FIRST_EJECTION: Duration = Duration::from_secs(1);
 const MAX_EJECTION: Duration = Duration::from_secs(30);
 /// How long slow start lasts: a process that has just started is slow. The share grows from a
@@ -16,7 +16,7 @@ const MAX_EJECTION: Duration = Duration::from_secs(30);
 const SLOW_START: Duration = Duration::from_secs(10);
 const MIN_SLOW_START_SHARE: f64 = 0.1;
 
-/// The load and health of one member. All times are in milliseconds since it became known.
+/// The load and health of one member. All times are in milliseconds since the member became known.
 #[derive(Debug)]
 pub struct Load {
     since: Instant,
@@ -25,14 +25,14 @@ pub struct Load {
     /// Calls that failed in a row.
     failures: AtomicU32,
     ejected_until: AtomicU64,
-    /// When it was connected last.
+    /// When the last connection was made.
     connected: AtomicU64,
     /// How long the next ejection lasts.
     ejection: AtomicU64,
 }
 
 impl Load {
-    /// Of a member that has just become known.
+    /// The load of a member that has just become known.
     pub fn new(now: Instant) -> Self {
         Self {
             since: now,
@@ -45,8 +45,8 @@ impl Load {
         }
     }
 
-    /// A call begins. After an ejection this call tests the member, and others go elsewhere until
-    /// it has ended.
+    /// Records that a call begins. After an ejection this call tests the member, and other calls go
+    /// elsewhere until it has ended.
     pub fn begin(&self, now: Instant) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         if self.ejected_until.load(Ordering::Relaxed) > 0 {
@@ -54,12 +54,12 @@ impl Load {
         }
     }
 
-    /// A call has ended, with a response or without.
+    /// Records that a call has ended, with a response or without.
     pub fn end(&self) {
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// A response came after this time.
+    /// Records a response that took this time.
     pub fn record_response(&self, now: Instant, took: Duration) {
         self.ewma.record(self.millis_at(now), took);
         if self.failures.load(Ordering::Relaxed) > 0 || self.ejected_until.load(Ordering::Relaxed) > 0 {
@@ -67,8 +67,8 @@ impl Load {
         }
     }
 
-    /// A call was lost or timed out. One call that timed out (not `in_time`) is enough to eject the
-    /// member for a moment.
+    /// Records a call that was lost or timed out. One call that timed out (not `in_time`) is enough
+    /// to eject the member for a moment.
     pub fn record_failure(&self, now: Instant, in_time: bool) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed) + 1;
         if failures >= FAILURES {
@@ -82,13 +82,13 @@ impl Load {
         }
     }
 
-    /// There is a new connection: slow start begins.
+    /// Records a new connection: slow start begins.
     pub fn connected(&self, now: Instant) {
         self.connected.store(self.millis_at(now), Ordering::Relaxed);
         self.reset();
     }
 
-    /// Whether it is in slow start, and gets fewer calls than others.
+    /// Whether the member is in slow start, and gets fewer calls than others.
     pub fn is_starting(&self, now: Instant) -> bool {
         self.slow_start_share(now) < 1.0
     }
@@ -96,18 +96,18 @@ impl Load {
     /// Whether a member in slow start takes a call, rather than `other`. `sample` is a random
     /// number from 0 to 1.
     pub fn wins_slow_start(&self, other: &Self, now: Instant, sample: f64) -> bool {
-        // Where all members have just been connected, each has its usual share.
+        // If all members have just been connected, each gets its usual share.
         sample < self.slow_start_share(now) / other.slow_start_share(now)
     }
 
-    /// The part of its usual calls that it gets, from 0 to 1.
+    /// The part of its usual calls that the member gets, from 0 to 1.
     fn slow_start_share(&self, now: Instant) -> f64 {
         let age = self.millis_at(now).saturating_sub(self.connected.load(Ordering::Relaxed));
         let slow_start = millis(SLOW_START);
         if age >= slow_start { 1.0 } else { (age as f64 / slow_start as f64).max(MIN_SLOW_START_SHARE) }
     }
 
-    /// It gave a sign of life: its failures are forgotten.
+    /// Records a sign of life: earlier failures no longer count.
     pub fn reset(&self) {
         self.failures.store(0, Ordering::Relaxed);
         self.ejected_until.store(0, Ordering::Relaxed);
@@ -128,7 +128,7 @@ impl Load {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// Its calls in flight for its weight, with one more.
+    /// Its calls in flight and one more, divided by its weight.
     pub fn load_per_weight(&self, weight: u16) -> u64 {
         (u64::from(self.in_flight()) + 1) * 1_000_000 / u64::from(weight.max(1))
     }
@@ -144,12 +144,12 @@ impl Load {
         (latency > 0).then(|| Duration::from_micros(latency))
     }
 
-    /// What one more call has to expect: the lower the better.
+    /// The Peak EWMA cost of one more call: the lower the better.
     pub fn peak_ewma_cost(&self, now: Instant) -> u64 {
         self.ewma.cost(self.millis_at(now), self.in_flight())
     }
 
-    /// From 1: 0 stands for never.
+    /// Times begin at 1: 0 stands for never.
     fn millis_at(&self, now: Instant) -> u64 {
         millis(now.saturating_duration_since(self.since)) + 1
     }
@@ -185,7 +185,7 @@ mod tests {
         (0..3).for_each(|_| load.begin(at(0)));
         load.end();
         assert_eq!(load.peak_ewma_cost(at(0)), 901 * 901 * 3);
-        assert_eq!(load.peak_ewma_cost(at(1_000_000)), 901 * 901 * 3, "one call finds out");
+        assert_eq!(load.peak_ewma_cost(at(1_000_000)), 901 * 901 * 3, "one call tests it");
     }
 
     #[test]
@@ -194,7 +194,7 @@ mod tests {
         load.record_failure(at(1000), false);
         assert!(load.is_ejected(at(1999)) && !load.is_ejected(at(2001)));
         load.begin(at(2001));
-        assert!(load.is_ejected(at(2500)), "one call finds out");
+        assert!(load.is_ejected(at(2500)), "one call tests it");
         load.record_response(at(2600), Duration::from_millis(1));
         assert!(!load.is_ejected(at(2600)));
     }
@@ -212,6 +212,6 @@ mod tests {
         }
         load.record_response(at(now), Duration::from_millis(1));
         (0..5).for_each(|_| load.record_failure(at(now), true));
-        assert!(!load.is_ejected(at(now + 1001)), "an answer begins anew");
+        assert!(!load.is_ejected(at(now + 1001)), "a response resets the count");
     }
 }

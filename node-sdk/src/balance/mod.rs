@@ -16,10 +16,10 @@ pub use self::load::Load;
 pub use self::pick::{Balance, Balancer, Candidate, PickOptions};
 pub use self::retry_budget::RetryBudget;
 
-/// Most providers of a route that one node calls. Each of many callers has other ones, and fewer
-/// connections.
+/// Most providers of a route that one node calls. With many callers, each has a different subset,
+/// and fewer connections.
 pub(crate) const MAX_SUBSET: usize = 100;
-/// Most positions of one member in a schedule; finer weights are rounded.
+/// Most positions of one member in a schedule. Finer weights are rounded.
 const MAX_SCHEDULE_SHARE: u32 = 16;
 
 /// The members that can take the same calls, with the schedule of those that are called.
@@ -62,7 +62,7 @@ pub trait Member {
         None
     }
 
-    /// Its rank among too many members: those with the highest scores are called.
+    /// Its rank when there are too many members: those with the highest scores are called.
     fn rendezvous_score(&self) -> u64 {
         0
     }
@@ -71,15 +71,15 @@ pub trait Member {
 /// Whether a provider can be called; what comes first is better.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Readiness {
-    /// A live connection, or no doubt that there will be one.
+    /// It has a live connection, or will certainly have one.
     Ready,
     /// Being connected.
     Connecting,
-    /// It fails calls, or gives no sign of life.
+    /// It fails calls, or is suspect.
     Ejected,
-    /// Not connected, and worth a try.
+    /// Not connected, and worth an attempt.
     Reconnect,
-    /// Failed a moment ago.
+    /// Connecting to it has just failed.
     CoolingDown,
 }
 
@@ -126,7 +126,7 @@ impl<M: Member> Pool<M> {
         self.is_scheduled
     }
 
-    /// Makes the schedule anew: by weight, and spread out as evenly as possible.
+    /// Makes the schedule again: by weight, and spread out as evenly as possible.
     pub fn rebuild_schedule(&mut self) {
         self.is_scheduled = true;
         (self.members, self.schedule) = (Vec::new(), Vec::new());
@@ -160,7 +160,7 @@ fn schedule(weights: &[u32]) -> Vec<usize> {
     if most == 0 || weights.iter().all(|weight| *weight == most) {
         return (0..weights.len()).collect();
     }
-    // As few as possible: weights of 100 and 200 are one position and two.
+    // As few positions as possible: weights of 100 and 200 give one and two.
     let divisor = weights.iter().copied().fold(0, gcd);
     let positions_of = |weight: u32| {
         if most / divisor <= MAX_SCHEDULE_SHARE {
@@ -233,7 +233,7 @@ mod tests {
     #[test]
     fn everybody_agrees_who_is_close_to_a_key() {
         let address = |port: u16| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
-        // A change of this makes callers of different versions disagree.
+        // A change of these values makes callers of different versions disagree.
         assert_eq!(affinity::score("member 7", address(1)), 18_238_533_787_092_928_065);
         let owners: Vec<u16> = (0..1000)
             .map(|key| (1..=4).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap())
@@ -242,7 +242,7 @@ mod tests {
             let share = owners.iter().filter(|owner| **owner == port).count();
             assert!((200..300).contains(&share), "{port} owns {share} of 1000");
         }
-        // A member that leaves takes along only its own keys.
+        // When a member leaves, only its own keys move.
         for (key, owner) in owners.iter().enumerate() {
             let among_three = (1..=3).max_by_key(|port| affinity::score(&key.to_string(), address(*port))).unwrap();
             assert!(*owner == 4 || *owner == among_three);

@@ -4,7 +4,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The average halves after this time without a sample: a node that was slow once is tried again.
+/// The average halves after this time without a sample, so that a node that was slow once is tried
+/// again.
 const HALF_LIFE_MS: u64 = 1024;
 /// The weight of a sample below the average, as 1 in this many. A higher sample becomes the
 /// average.
@@ -20,7 +21,7 @@ pub(crate) struct PeakEwma {
 }
 
 impl PeakEwma {
-    /// Adds a sample. Of two at the same moment, one counts.
+    /// Adds a sample. Of two samples at the same moment, one counts.
     pub(crate) fn record(&self, now_ms: u64, took: Duration) {
         let sample = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         let known = self.latency_at(now_ms);
@@ -34,11 +35,12 @@ impl PeakEwma {
         self.latency.load(Ordering::Relaxed)
     }
 
-    /// The square of the latency times the calls in flight, and one more. Latency counts twice: a
-    /// slow node is slow even when it has little to do, while a node with much to do becomes slow,
-    /// which its latency then shows.
+    /// The square of the latency, times the calls in flight plus one. Latency counts twice: a slow
+    /// node is slow even when it has little to do, while a node with much to do becomes slow, which
+    /// its latency then shows.
     pub(crate) fn cost(&self, now_ms: u64, in_flight: u32) -> u64 {
-        // The average decays only for a node without calls in flight: one call measures it anew.
+        // The average decays only for a node without calls in flight: one call then measures it
+        // again.
         let latency = if in_flight == 0 { self.latency_at(now_ms) } else { self.latency() };
         // A node without a sample costs little, but not nothing when many calls wait for it.
         (latency + 1).saturating_pow(2).saturating_mul(u64::from(in_flight) + 1)

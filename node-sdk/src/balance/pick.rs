@@ -29,7 +29,7 @@ pub enum Balance {
     RoundRobin,
     /// The provider with the fewest calls in flight from this process for its weight.
     LeastInFlight,
-    /// As a [`Balancer`] decides.
+    /// The provider that a [`Balancer`] picks.
     Custom(&'static dyn Balancer),
 }
 
@@ -68,7 +68,7 @@ pub struct Candidate<'a> {
     pub instance: Option<&'a str>,
     /// Its share of the calls, in hundredths of the usual one.
     pub weight: u16,
-    /// The calls of this process that it has not answered.
+    /// The calls of this process that the provider has not answered.
     pub in_flight: u32,
     /// Its average latency for this process, which rises at once and falls slowly; `None` before
     /// its first response.
@@ -77,12 +77,12 @@ pub struct Candidate<'a> {
     pub same_zone: bool,
 }
 
-/// What to pick by.
+/// How to pick a member for one call.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PickOptions<'a> {
     /// How.
     pub balance: Balance,
-    /// Calls with the same key go to the same provider, as long as it is there.
+    /// Calls with the same key go to the same provider, as long as it is a member.
     pub sticky: Option<&'a str>,
     /// Only this instance.
     pub instance: Option<&'a str>,
@@ -91,9 +91,8 @@ pub struct PickOptions<'a> {
 }
 
 impl<M: Member> Pool<M> {
-    /// The member to call. One without a live connection is picked only when no other has one;
-    /// `connect` is called for those that should be connected, so that they are ready the next
-    /// time.
+    /// The member to call. A member without a live connection is picked only when no other has one.
+    /// `connect` is called for members that should be connected, so that they are ready next time.
     pub fn pick(&self, options: &PickOptions<'_>, now: Instant, mut connect: impl FnMut(&M)) -> Option<&M> {
         debug_assert!(self.is_scheduled, "the schedule is rebuilt after each change of a pool");
         if let Some(instance) = options.instance {
@@ -120,8 +119,8 @@ impl<M: Member> Pool<M> {
         {
             return Some(provider);
         }
-        // A second attempt does not move the cursor, or a member whose calls fail would always be
-        // the first.
+        // A second attempt does not move the cursor. Otherwise a member whose calls fail would
+        // always be first.
         let cursor = self.cursor.fetch_add(usize::from(options.tried.is_empty()), Ordering::Relaxed);
         let next = self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)?;
         if !is_ready(next, options, now) {
@@ -133,8 +132,8 @@ impl<M: Member> Pool<M> {
         Some(self.pick_of_two(cursor, next, options, now))
     }
 
-    /// Power of two choices: the next of the schedule, which is ready, unless a random other one is
-    /// clearly cheaper.
+    /// Power of two choices: the next member of the schedule, which is ready, unless another random
+    /// one is clearly cheaper.
     fn pick_of_two<'a>(&'a self, cursor: usize, next: &'a M, options: &PickOptions<'_>, now: Instant) -> &'a M {
         let count = self.schedule.len();
         let overflows_zone = next.same_zone() && next.load().in_flight() >= ZONE_OVERFLOW;
@@ -145,7 +144,7 @@ impl<M: Member> Pool<M> {
         let other = if overflows_zone {
             self.members[fastrand::usize(..self.members.len())]
         } else {
-            // Never the same one: among few members it would often be drawn.
+            // Never the same member: among few members it would often be drawn.
             self.schedule[(cursor % count + fastrand::usize(1..count)) % count]
         };
         let other = &self.list[other];
@@ -159,8 +158,8 @@ impl<M: Member> Pool<M> {
         if picks_other && is_ready(other, options, now) { other } else { next }
     }
 
-    /// The best of all members, for when the next of the schedule is not ready. Members that should
-    /// be connected again are named to `connect`.
+    /// The best of all members, used when the next of the schedule is not ready. `connect` is
+    /// called for members that should be connected again.
     fn pick_best(
         &self,
         cursor: usize,
@@ -186,7 +185,7 @@ impl<M: Member> Pool<M> {
         }
         let (rank, provider) = best?;
         if rank == Readiness::CoolingDown {
-            // No better member is left: a refused connect costs less than a refused call.
+            // No better member is left. A refused connect costs less than a refused call.
             connect(provider);
         }
         Some(provider)
@@ -196,7 +195,8 @@ impl<M: Member> Pool<M> {
     /// connection; members of our zone first, until they overflow.
     fn pick_least_in_flight(&self, cursor: usize, options: &PickOptions<'_>, now: Instant) -> Option<&M> {
         let least = |positions: &[usize], not: Option<SocketAddr>| {
-            // From the next of the schedule on, so that equal members are all called.
+            // The comparison starts at the next of the schedule, so that equal members are all
+            // called.
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
             let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
                 let address = provider.address();
@@ -263,8 +263,8 @@ impl<M: Member> Pool<M> {
         Some(up.get(balancer.pick(&candidates)).copied().unwrap_or(first))
     }
 
-    /// The readiness of members when all are compared. When most are ejected they are hardly at
-    /// fault, and the rest could not bear the load: then none counts as ejected.
+    /// The readiness of members when all are compared. When most are ejected, they are hardly at
+    /// fault and the others could not bear the load, so none counts as ejected.
     fn ranks(&self, now: Instant) -> impl Fn(&M) -> Readiness + use<M> {
         let ejected = self.members().filter(|member| member.readiness(now) == Readiness::Ejected).count();
         let panic = ejected * 2 > self.members.len();

@@ -6,9 +6,9 @@ use std::time::Instant;
 
 /// Retries for each call: a fifth. When everything fails, the load grows by no more than that.
 const PER_CALL: f64 = 0.2;
-/// Retries a second besides, for nodes that call rarely.
+/// Further retries a second, for nodes that call rarely.
 const PER_SECOND: f64 = 10.0;
-/// Most retries that are saved up.
+/// Most unused retries that are saved.
 const MAX_SAVED: f64 = 100.0;
 
 /// A budget that all calls of a node share.
@@ -21,23 +21,23 @@ pub struct RetryBudget {
 #[derive(Debug)]
 struct RetryTokens {
     left: f64,
-    /// Calls and time since the last payment.
+    /// Calls and time since retries were last added.
     calls: u64,
     at: Instant,
 }
 
 impl RetryBudget {
-    /// With the retries of one second.
+    /// A budget with the retries of one second.
     pub fn new(now: Instant) -> Self {
         Self { calls: AtomicU64::new(0), account: Mutex::new(RetryTokens { left: PER_SECOND, calls: 0, at: now }) }
     }
 
-    /// A call begins, and pays in.
+    /// Records a call, which adds to the budget.
     pub fn deposit(&self) {
         self.calls.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether one retry may be made; then it counts.
+    /// Takes one retry from the budget; `false` when there is none.
     pub fn try_withdraw(&self, now: Instant) -> bool {
         let mut account = self.account.lock().unwrap_or_else(PoisonError::into_inner);
         let calls = self.calls.load(Ordering::Relaxed);

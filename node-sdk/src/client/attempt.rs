@@ -1,5 +1,5 @@
-//! The attempts of a call: where each goes, what a failed one is tried again for, and what the
-//! caller is told in the end.
+//! The attempts of a call: where each goes, which failures lead to another attempt, and the result
+//! for the caller.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::{CallDeadlines, CallFailure, StreamOptions};
 use crate::transport::write_queue::EnqueueError;
 
-/// A timeout that no clock can express is replaced by this.
+/// Replaces a timeout that no clock can express.
 const FOR_EVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
 impl RawCall<'_> {
@@ -79,7 +79,7 @@ impl RawCall<'_> {
             match self.submit(provider, &captured, now, deadline, &context) {
                 Ok(None) => return Ok(Some(Bytes::new())),
                 Ok(Some(mut pending)) => {
-                    // The call may be lost already, and its response must wake this task.
+                    // The call may already be lost, and its response must wake this task.
                     if let Poll::Ready(outcome) = pending.poll(task) {
                         if let Some(frame) = self.resolve(pending, outcome)? {
                             return Ok(Some(frame));
@@ -92,7 +92,7 @@ impl RawCall<'_> {
                 Err(SubmitError::Params(source)) => return Err(CallError::Params { url: self.url(), source }),
                 Err(SubmitError::Connection(refusal)) => {
                     self.progress.full |= refusal == EnqueueError::Full;
-                    // A version 2 provider may take what one of version 1 cannot read.
+                    // A version 2 provider may accept a packet that a version 1 node cannot read.
                     self.progress.too_large |= refusal == EnqueueError::TooLarge;
                     self.progress.tried.push(provider.connection.address);
                 }
@@ -111,7 +111,8 @@ impl RawCall<'_> {
     ) -> Result<Option<PendingCall>, SubmitError> {
         let connection = &provider.connection;
         let version = connection.version;
-        // Arguments are serialized by the caller's code: not while the connection is locked.
+        // Serializing arguments runs the caller's code, so it must not happen while the connection
+        // is locked.
         self.arguments.with_text(|text| {
             let merged = match version {
                 Version::V1 => {

@@ -1,4 +1,4 @@
-//! A typed call: its settings, and the result that it is awaited for.
+//! A typed call: its settings and its result.
 
 use std::future::{Future, IntoFuture};
 use std::marker::PhantomData;
@@ -13,7 +13,8 @@ use crate::client::raw_call::RawCall;
 use crate::client::response::read_result;
 use crate::error::CallError;
 
-/// A call that is about to be made: set what differs from the defaults, then await it.
+/// A call that is about to be made. Change the settings that should differ from the defaults, then
+/// await it.
 #[must_use = "a call is made when it is awaited"]
 #[derive(Debug)]
 pub struct Call<'a, T> {
@@ -27,23 +28,22 @@ impl<'a, T> Call<'a, T> {
     }
 
     /// How long the whole call may take, with all its attempts. 5 s unless set, and never longer
-    /// than the call that is being handled.
+    /// than the remaining time of a call that is being handled.
     pub fn timeout(mut self, deadline: Duration) -> Self {
         self.raw = self.raw.timeout(deadline);
         self
     }
 
-    /// Says that the call may be carried out twice: it is tried again when it was lost on the way.
+    /// Says that the call may be carried out twice, so it is retried when it was lost on the way.
     pub fn idempotent(mut self) -> Self {
         self.raw.idempotent = true;
         self
     }
 
     /// When there is no response after this time, the call is made a second time, to another
-    /// provider. The first response counts, and the other call is cancelled. For calls that must
-    /// not wait for one slow node. Only calls that may be carried out twice are hedged, see
-    /// [`idempotent`](Self::idempotent), and only within the retry budget: a fifth of all calls,
-    /// and ten a second.
+    /// provider. The first response counts, and the other call is cancelled. This is for calls that
+    /// must not wait for one slow node. Only [idempotent](Self::idempotent) calls are hedged, and
+    /// only within the retry budget: a fifth of all calls, and ten a second.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers) -> Result<(), node_sdk::CallError> {
@@ -57,8 +57,8 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// Calls with the same key go to the same provider, as long as it is there and has not many
-    /// more calls in flight than the others.
+    /// Calls with the same key go to the same provider, as long as it is known and does not have
+    /// many more calls in flight than the others.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {
@@ -76,7 +76,7 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// How a provider is picked, unless as the node's builder says.
+    /// How a provider is picked, if not as the node's builder says.
     pub fn balance(mut self, balance: Balance) -> Self {
         self.raw = self.raw.balance(balance);
         self

@@ -17,7 +17,7 @@ use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
 use crate::transport::limits::MAX_FRAME_BYTES;
 use net::buffers::with_scratch;
 
-/// Most bytes of a payload: as a packet, with its envelope, it is within what every node reads.
+/// Most bytes of a payload. With its envelope it makes a packet that every node can read.
 const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).

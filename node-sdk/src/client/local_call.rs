@@ -8,12 +8,12 @@ use bytes::Bytes;
 
 use crate::context::Context;
 
-/// The service of this very node, as calls see it.
+/// The service of this node itself, as calls see it.
 pub(crate) trait LocalCall: Send + Sync {
     /// The name of the node.
     fn name(&self) -> &str;
 
-    /// Whether the node offers this itself.
+    /// Whether the node itself offers this.
     fn offers(&self, method: &str, path: &str) -> bool;
 
     /// Calls a route of this node. Gives the response as a frame.

@@ -26,13 +26,13 @@ pub(crate) struct Mesh {
 }
 
 impl Mesh {
-    /// That of the thread which registers.
+    /// The mesh of the thread that registers.
     pub(crate) fn new(view: Arc<RegistryView>, local_node: Arc<LocalNode>, balance: Balance) -> Self {
         let (table, retries) = (Arc::clone(view.main()), RetryBudget::new(Instant::now().into_std()));
         Self { table, view, local_node, retries, balance, local: OnceLock::new() }
     }
 
-    /// That of another thread: it has connections and a retry budget of its own.
+    /// The mesh of another thread, with connections and a retry budget of its own.
     pub(crate) fn for_thread(&self) -> Self {
         Self {
             table: self.view.for_thread(),
@@ -75,7 +75,7 @@ impl Mesh {
         });
     }
 
-    /// Calls to the node at this address fail.
+    /// Reports that calls to the node at this address fail.
     pub(crate) fn record_failed(&self, address: SocketAddr) {
         self.view.record_failed(address);
     }
@@ -93,7 +93,7 @@ impl Mesh {
         self.local.get()?.upgrade()
     }
 
-    /// From now on calls to what this node offers itself are handled by `service`.
+    /// From now on `service` handles calls of routes that this node itself offers.
     pub(crate) fn set_local(&self, service: Weak<dyn LocalCall>) {
         let _ = self.local.set(service);
     }

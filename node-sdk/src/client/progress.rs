@@ -1,4 +1,4 @@
-//! How far a call has come, over all its attempts.
+//! The progress of a call over all its attempts.
 
 use std::fmt;
 use std::future::Future;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, Sleep};
 
 use crate::transport::connection::PendingCall;
 
-/// How far a call has come.
+/// The progress of a call.
 #[derive(Debug, Default)]
 pub(super) struct CallProgress {
     /// Set with the first attempt.
@@ -18,14 +18,14 @@ pub(super) struct CallProgress {
     pub(super) state: CallState,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
-    /// The node that was lost and may have carried out the call.
+    /// The lost node that may have carried out the call.
     pub(super) lost: Option<SocketAddr>,
-    /// A response that says that the call was not carried out; returned if no other node does
-    /// better.
+    /// A response which says that the call was not carried out. It is returned if no other node
+    /// succeeds.
     pub(super) declined: Option<Bytes>,
     pub(super) full: bool,
     pub(super) too_large: bool,
-    /// The call that has become a stream.
+    /// The stream that the call has become.
     pub(super) opened: Option<PendingCall>,
     pub(super) hedge: HedgeState,
 }
@@ -43,12 +43,12 @@ pub(super) enum CallState {
 /// Asking a second provider.
 #[derive(Debug, Default)]
 pub(super) enum HedgeState {
-    /// Not begun to wait.
+    /// Not started.
     #[default]
     Idle,
     /// On the heap: few calls are hedged.
     At(Pin<Box<Sleep>>),
-    /// Another provider works on it too.
+    /// A second provider works on it too.
     Asked(PendingCall),
     /// No second provider is called, or the hedge is over.
     Done,
@@ -59,7 +59,7 @@ impl fmt::Debug for CallState {
         f.write_str(match self {
             Self::Due => "due",
             Self::Waiting(_) => "waiting",
-            Self::Own(_) => "at work here",
+            Self::Own(_) => "running on this node",
         })
     }
 }

@@ -22,7 +22,7 @@ pub struct RawCall<'a> {
     pub(super) path: &'a str,
     pub(super) arguments: CallArguments<'a>,
     pub(super) timeout: Duration,
-    /// Until the first attempt: when the call began, if the caller has said so.
+    /// Until the first attempt: when the call began, if the caller has stated it.
     pub(super) started: Option<Instant>,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
@@ -31,7 +31,7 @@ pub struct RawCall<'a> {
     /// Without a response after this time, another provider is called too.
     pub(super) hedge: Option<Duration>,
     pub(super) address: Option<SocketAddr>,
-    /// Its failure does not count against the node: the caller decides.
+    /// A failure does not count against the node: the caller decides.
     pub(super) is_probe: bool,
     pub(super) pick: PickOptions<'a>,
     pub(super) progress: CallProgress,

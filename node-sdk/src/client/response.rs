@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::error::CallError;
 
-/// A response as it came.
+/// A response as it was received.
 #[derive(Debug)]
 pub struct RawResponse {
     pub(crate) frame: Bytes,
@@ -24,7 +24,7 @@ impl RawResponse {
     /// Reads the response.
     ///
     /// # Errors
-    /// When the frame is no packet: an old service answers `null` to a method that it does not
+    /// When the frame is not a packet: an old service answers `null` to a method that it does not
     /// know.
     pub fn read(&self) -> Result<Response<'_>, protocol::PacketError> {
         Packet::parse(&self.frame).map(|packet| Response::from_packet(&packet))
@@ -51,7 +51,7 @@ impl ResponseError {
 
 /// Reads the result of a response.
 pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, ResponseError> {
-    // The usual response is read once. If it does not fit, the whole packet says why.
+    // The usual response is read once. If that fails, parsing the whole packet says why.
     if let Some((_, body)) = success_parts(&raw.frame)
         && let Ok(result) = serde_json::from_slice(body)
     {

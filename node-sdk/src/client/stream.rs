@@ -25,7 +25,8 @@ use crate::transport::in_flight::{CallFailure, StreamEnd};
 use crate::transport::write_queue::EnqueueError;
 use net::buffers::with_scratch;
 
-/// A stream that is about to be opened: set what differs from the defaults, then await it.
+/// A stream that is about to be opened. Change the settings that should differ from the defaults,
+/// then await it.
 #[must_use = "a stream is opened when it is awaited"]
 #[derive(Debug)]
 pub struct StreamCall<'a, T> {
@@ -104,9 +105,9 @@ impl<T: DeserializeOwned> Future for Opening<'_, T> {
 /// The response of a node, unread: see [`RawCall::open`].
 #[derive(Debug)]
 pub enum RawReply {
-    /// One piece.
+    /// The response came in one piece.
     Response(RawResponse),
-    /// Parts as they come: JSON text.
+    /// The response comes in parts, each a JSON text.
     Stream(Duplex<Box<RawValue>>),
 }
 
@@ -146,7 +147,7 @@ impl RawCall<'_> {
 #[derive(Debug)]
 pub struct Duplex<T> {
     open: Option<Arc<OpenStream>>,
-    /// What came in one piece.
+    /// The item of a response in one piece.
     whole: VecDeque<T>,
     url: String,
     opened: Instant,
@@ -200,11 +201,11 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
                 }
             }),
             Some(Err(StreamEnd::Violation(abuse))) => Err(self.unreadable(serde_json::Error::custom(match abuse {
-                FlowViolation::Gap => "a part is missing, or came twice",
-                FlowViolation::Overrun => "a part came without credit",
+                FlowViolation::Gap => "a part is missing or was sent twice",
+                FlowViolation::Overrun => "a part was sent without credit",
             }))),
             Some(Err(StreamEnd::OutOfMemory)) => {
-                Err(self.unreadable(serde_json::Error::custom("there is no memory for the parts of the stream")))
+                Err(self.unreadable(serde_json::Error::custom("no memory is left for the parts of the stream")))
             }
             None => {
                 self.open = None;
@@ -212,7 +213,7 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
             }
         };
         if result.is_err() {
-            // Nothing sound can follow.
+            // Nothing valid can follow.
             self.open = None;
         }
         Poll::Ready(Some(result))

@@ -1,5 +1,5 @@
-//! The cache file: what a node knew of the mesh, so that it can call others before a Distributor is
-//! there.
+//! The cache file: what a node knew of the mesh, so that it can call others before it reaches a
+//! Distributor.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -30,13 +30,13 @@ struct CacheHeader {
 const FORMAT: u32 = 2;
 /// Names that are tried for the new file; one of 128 random bits is hardly ever taken.
 const MAX_NAMES: u32 = 4;
-/// A larger file than any list is not ours.
+/// A file that is larger than any list is not ours.
 const MAX_FILE_BYTES: u64 = 32 << 20;
 
 /// Reads the file, and its age. `None` when there is no file.
 ///
 /// # Errors
-/// When the file cannot be read, or is damaged. Then nothing of it is used.
+/// When the file cannot be read or is damaged. Nothing of it is then used.
 pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
     let text = match fs::metadata(path) {
         Ok(file) if file.len() > MAX_FILE_BYTES => return Err(invalid("it is larger than any list")),
@@ -47,7 +47,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
     let (head, entries) = text.split_once('\n').ok_or_else(|| invalid("it has no first line"))?;
     let CacheHeader { v, revision, digest, saved, far } = serde_json::from_str(head)?;
     if v != FORMAT {
-        return Err(invalid("it is of another version"));
+        return Err(invalid("its format is of another version"));
     }
     let entries: Option<Vec<(u64, &str)>> = entries
         .lines()
@@ -56,7 +56,7 @@ pub(crate) fn load(path: &Path) -> io::Result<Option<(Replica, Duration)>> {
             Some((id.parse().ok()?, entry))
         })
         .collect();
-    let entries = entries.ok_or_else(|| invalid("a line is no entry"))?;
+    let entries = entries.ok_or_else(|| invalid("a line is not an entry"))?;
     let replica = Replica::seeded_from(far, revision, entries.into_iter());
     if replica.digest() != digest || !revision.is_sound() {
         return Err(invalid("its checksum is wrong"));
@@ -153,7 +153,7 @@ mod tests {
             assert_eq!((loaded.revision(), loaded.digest()), (replica().revision(), replica().digest()));
             assert!(age < Duration::from_secs(60));
         }
-        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "nothing temporary is left");
+        assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1, "no temporary file is left");
         assert_eq!(text(&Replica::default()), None);
     }
 
@@ -213,7 +213,7 @@ mod tests {
         let (folder, path) = file();
         let other = folder.path().join("other");
         fs::write(&other, "precious").unwrap();
-        // Where the name was known before; and the path itself may be a link: that is replaced.
+        // A link under the earlier, known name; and a link as the path itself, which is replaced.
         let guessed = folder.path().join(format!("peers.{}.tmp", std::process::id()));
         std::os::unix::fs::symlink(&other, &guessed).unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
@@ -238,7 +238,7 @@ mod tests {
 
     const FILE: &str = "WRITE_THIS_FILE_UNTIL_KILLED";
 
-    /// Not a test, but the process that the next one kills.
+    /// Not a test, but the process that the next test kills.
     #[test]
     fn rs14_a_process_that_writes_without_end() {
         let Ok(path) = std::env::var(FILE) else { return };
@@ -260,12 +260,12 @@ mod tests {
                 .stdout(std::process::Stdio::null())
                 .spawn()
                 .unwrap();
-            // It has replaced the file: it is in the middle of the next one, somewhere.
+            // The writer has replaced the file, and is now somewhere within the next one.
             let before = newest.take();
             while newest.is_none() || newest == before {
                 newest = fs::metadata(&path).ok().map(|file| std::os::unix::fs::MetadataExt::ino(&file));
             }
-            // Some turns of a loop: a moment at random.
+            // A few rounds of a loop, to kill it at a random moment.
             (0..fastrand::u32(..3000)).for_each(|_| drop(fs::metadata(&path)));
             writer.kill().unwrap();
             writer.wait().unwrap();

@@ -22,7 +22,7 @@ use crate::routing::blocked::BlockedAddresses;
 use crate::routing::local_node::LocalNode;
 use crate::routing::registry_view::RegistryView;
 
-/// Period of attempts to connect to the Distributor, as of version 1 nodes.
+/// Period of attempts to connect to the Distributor, the same as that of version 1 nodes.
 pub const RECONNECT_PERIOD: Duration = Duration::from_secs(3);
 /// Pause after the first panic in a row, and the longest pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,11 +48,11 @@ pub(crate) fn start(
         match cache::load(path) {
             Ok(Some((replica, age))) => {
                 let nodes = replica.entries().count();
-                info!(nodes, age_s = age.as_secs(), path = %path.display(), "nodes known from the cache, until the Distributor or a call says otherwise");
+                info!(nodes, age_s = age.as_secs(), path = %path.display(), "using nodes from the cache file until the Distributor sends a list");
                 view.seed(replica);
             }
             Ok(None) => {}
-            Err(error) => warn!(%error, path = %path.display(), "the cache of peers is not used"),
+            Err(error) => warn!(%error, path = %path.display(), "the cache file is not used"),
         }
     }
     let client = RegistryClient {
@@ -82,7 +82,10 @@ async fn run(mut client: RegistryClient, view: Arc<RegistryView>, stop: Cancella
         // A new session reads everything again.
         view.disconnected();
         let pause = restarts.pause_after(begun.elapsed());
-        error!(pause_s = pause.as_secs(), "the connection to the Distributor panicked, and is made again");
+        error!(
+            pause_s = pause.as_secs(),
+            "the task that connects to the Distributor panicked, and will be started again"
+        );
         tokio::select! {
             () = stop.cancelled() => return,
             () = sleep(pause) => {}

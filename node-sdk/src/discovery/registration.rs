@@ -1,4 +1,4 @@
-//! The registration of a process, and changes of it while it lasts.
+//! The registration of a process, and changes to it while it lasts.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -24,16 +24,16 @@ pub struct Identity {
     pub name: String,
     /// The address that it listens on.
     pub port: u16,
-    /// The address of its machine on which it listens for calls, if it does.
+    /// The local address on which it listens for calls, if it does.
     pub listen: Option<IpAddr>,
-    /// Addresses on which it listens for other clients than nodes: a node that registers one of
+    /// Addresses on which it listens for clients that are not nodes. A node that registers one of
     /// these is never called.
     pub own: Vec<SocketAddr>,
     /// Its routes.
     pub routes: Vec<Route>,
     /// The rest of its advert. The instance id is set when it joins.
     pub advert: Advert,
-    /// The services, by name, and the urls, as registered, that it wants to know; `None` for all.
+    /// Its interests: services, by name, and urls, as registered; `None` for all.
     pub interests: Option<Vec<String>>,
     /// The cache file.
     pub cache: Option<PathBuf>,
@@ -44,7 +44,7 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// A process with the defaults, which wants to know all nodes.
+    /// An identity with the defaults, which wants to know all nodes.
     pub fn new(name: impl Into<String>, port: u16, routes: Vec<Route>) -> Self {
         Self {
             name: name.into(),
@@ -77,7 +77,7 @@ pub(crate) struct RegistrationHandle {
 }
 
 impl RegistrationHandle {
-    /// Changes the advert of the node: all other nodes are told.
+    /// Changes the advert of the node. All other nodes are told.
     pub(crate) fn advertise(&self, change: impl FnOnce(&mut Advert)) {
         self.advert.send_if_modified(|advert| {
             let before = advert.clone();
@@ -103,12 +103,12 @@ impl RegistrationHandle {
     }
 }
 
-/// A secret from the system's random numbers. Without one the id proves nothing, and the node works
-/// all the same.
+/// A secret from the system's random numbers. Without a secret the id proves nothing, but the node
+/// still works.
 pub(super) fn new_secret() -> Option<Secret> {
     let mut bytes = [0; SECRET_BYTES];
     if let Err(error) = getrandom::fill(&mut bytes) {
-        warn!(%error, "the system has no random numbers; this node cannot prove that it is itself");
+        warn!(%error, "the system has no random numbers; this node cannot prove its identity");
         return None;
     }
     Secret::new(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())

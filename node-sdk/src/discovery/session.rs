@@ -24,14 +24,14 @@ use crate::discovery::registration::{Identity, MAX_VISIBILITY_REQUESTS, Visibili
 use crate::discovery::{RECONNECT_PERIOD, cache};
 use crate::routing::registry_view::RegistryView;
 
-/// A Distributor in the same network answers a connect in well under this, unless it is not there.
+/// A Distributor in the same network answers a connect in well under this time, unless it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most bytes of a list: twice the limit of our Distributor.
 const MAX_LIST_BYTES: usize = 16 << 20;
 /// Most bytes that wait for a Distributor that does not read: a copy of all entries, and more.
 const MAX_UNSENT_BYTES: usize = 32 << 20;
-/// A Distributor of version 2 is gone after this time without a sign of life, or after three times
-/// the ping period that it announced.
+/// A version 2 Distributor counts as gone after this time without a sign of life, or after three
+/// times the ping period that it announced.
 const SILENCE: Duration = Duration::from_secs(15);
 /// How long to wait for a list that was requested before requesting it again.
 const ASK_AGAIN: Duration = Duration::from_secs(3);
@@ -39,7 +39,7 @@ const ASK_AGAIN: Duration = Duration::from_secs(3);
 const REPORT_PERIOD: Duration = Duration::from_secs(1);
 /// Pause between two writes of the cache file.
 const CACHE_PERIOD: Duration = Duration::from_secs(5);
-/// How often the log mentions attempts that fail for the same reason.
+/// How often attempts that fail for the same reason are logged.
 const LOG_PERIOD: Duration = Duration::from_secs(30);
 /// The reason of a rejection when the instance id does not belong to the secret; and the pause
 /// before the next attempt.
@@ -55,20 +55,20 @@ pub(super) struct RegistryClient {
     pub(super) view: Arc<RegistryView>,
     pub(super) adverts: watch::Receiver<Advert>,
     pub(super) requested: mpsc::Receiver<VisibilityRequest>,
-    /// Requests that the Distributor has got.
+    /// Visibility requests that the Distributor has received.
     pub(super) waiting: Vec<VisibilityRequest>,
-    /// The Distributor whose nodes cannot call this one, as the log has said.
+    /// The Distributor for which the log has said that its nodes cannot call this one.
     pub(super) warned: Option<IpAddr>,
 }
 
 /// The state of one connection to the Distributor.
 struct RegistrySession<'a> {
     stream: &'a Socket,
-    /// What the socket has not taken yet.
+    /// Bytes that the socket has not taken yet.
     unsent: BytesMut,
-    /// The Distributor has sent a packet of version 2.
+    /// The Distributor has sent a version 2 packet.
     is_v2: bool,
-    /// When the Distributor counts as gone, unless a packet comes.
+    /// When the Distributor counts as gone, unless a packet arrives.
     silent_at: Option<Instant>,
     silence: Duration,
     list_requested_at: Option<Instant>,
@@ -76,12 +76,12 @@ struct RegistrySession<'a> {
     register_at: Option<Instant>,
     report_at: Instant,
     bad: LogThrottle,
-    /// It has sent a packet. A process that accepts connections need not be a working Distributor.
+    /// A packet has arrived. A process that accepts connections need not be a working Distributor.
     has_told: bool,
 }
 
 impl RegistryClient {
-    /// Makes one session after the other, until `stop` is cancelled.
+    /// Makes one session after another until `stop` is cancelled.
     pub(super) async fn run(&mut self, stop: CancellationToken) {
         let mut failures = LogThrottle::new(LOG_PERIOD);
         let mut losses = LogThrottle::default();
@@ -107,7 +107,7 @@ impl RegistryClient {
                     let shown = losses.allow(Instant::now().into_std());
                     told_lost = shown.is_some();
                     if let Some(held_back) = shown {
-                        warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; peers known stay in use");
+                        warn!(distributor = %self.address, reason, held_back, "connection to the Distributor lost; the known nodes stay in use");
                     }
                     // All nodes lost the Distributor at this moment, so they return one after the
                     // other, spread over one period. The first returns at once, unless sessions end
@@ -168,7 +168,7 @@ impl RegistryClient {
         let mut reader = FrameReader::new(MAX_LIST_BYTES);
         let mut stored_at = Instant::now();
         let mut slice = TimeSlice::new();
-        // What was read may hold more packets.
+        // The buffer may hold more packets.
         let mut more = false;
         loop {
             while more {
@@ -188,7 +188,8 @@ impl RegistryClient {
             if let Err(reason) = session.write() {
                 return reason;
             }
-            // A Distributor that never pauses must not block other tasks, nor the stop of this one.
+            // A Distributor that never pauses must not block other tasks, or keep this one from
+            // stopping.
             let is_over = slice.is_over();
             if is_over {
                 slice.yield_now().await;
@@ -213,7 +214,8 @@ impl RegistryClient {
                 () = stop.cancelled() => {
                     if session.is_v2 {
                         write_leave(&mut session.unsent);
-                        // If the socket does not take it, the end of the connection says the same.
+                        // If the socket does not take the packet, the end of the connection tells
+                        // the same.
                         let _ = session.write();
                     }
                     self.store().await;
@@ -238,7 +240,7 @@ impl RegistryClient {
                     self.store().await;
                     stored_at = Instant::now();
                 }
-                // Once in a time slice the other branches run, although there is something to read.
+                // The other branches run once in a time slice, although there is something to read.
                 () = ready(()), if is_over => {}
                 () = sleep_until_opt(session.silent_at) => return "no sign of life",
                 () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
@@ -397,7 +399,7 @@ fn registry_host(here: IpAddr, there: IpAddr) -> Option<IpAddr> {
 impl RegistrySession<'_> {
     /// Writes as much as the socket takes.
     fn write(&mut self) -> Result<(), &'static str> {
-        // A Distributor of version 1 crashes on a packet in two pieces; a fresh socket takes a
+        // A version 1 Distributor crashes on a packet in two pieces. A new socket takes a
         // registration as a whole.
         while !self.unsent.is_empty() {
             match self.stream.try_write(&self.unsent) {
@@ -424,7 +426,7 @@ impl RegistrySession<'_> {
     fn complain(&mut self, error: &str) {
         if let Some(held_back) = self.bad.allow(Instant::now().into_std()) {
             let error = escaped(error, MAX_ESCAPED_BYTES);
-            warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays");
+            warn!(?error, held_back, "ignored a packet from the Distributor; the last list stays in use");
         }
     }
 }

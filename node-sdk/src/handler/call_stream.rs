@@ -14,8 +14,7 @@ use protocol::{Part, STREAM_WINDOW};
 use crate::error::{ServiceError, no_room};
 use crate::transport::flow::{FlowViolation, ReceiveWindow, SendWindow};
 
-/// When a caller may open a stream again that ended because its node stops: other nodes offer it
-/// now.
+/// When a caller may reopen a stream that ended because its node stops: other nodes offer it now.
 const REOPEN_AFTER: Duration = Duration::from_millis(100);
 
 /// A running call that may be a stream.
@@ -32,14 +31,14 @@ pub(crate) struct CallStream {
 struct CallStreamState {
     receive: ReceiveWindow,
     send: SendWindow,
-    /// The handler takes items.
+    /// The handler reads items.
     takes_items: bool,
     is_open: bool,
     /// The node stops: a stream that has nothing to send ends.
     leaving: bool,
     /// The stream ended before its last part.
     cut: bool,
-    /// Its parts were discarded for want of memory.
+    /// Its parts were discarded for lack of memory.
     out_of_memory: bool,
 }
 
@@ -71,7 +70,7 @@ impl CallStream {
         Arc::new(Self { state: Mutex::new(state), task: AtomicWaker::new(), held })
     }
 
-    /// A part has come from the caller.
+    /// Takes a part from the caller.
     pub(crate) fn push_part(&self, part: Part, frame: Bytes) -> Result<(), FlowViolation> {
         let mut state = self.lock();
         if !state.takes_items {
@@ -85,7 +84,7 @@ impl CallStream {
         Ok(())
     }
 
-    /// The caller grants more credit.
+    /// Takes more credit from the caller.
     pub(crate) fn grant(&self, bytes: u32) {
         let waker = self.lock().send.grant(bytes);
         waker.into_iter().for_each(std::task::Waker::wake);
@@ -101,8 +100,8 @@ impl CallStream {
         self.task.register(task.waker());
     }
 
-    /// Marks the stream as open, if items are wanted or there are `parts`. Whether the packet that
-    /// opens it is to be sent now.
+    /// Marks the stream as open, if items are wanted or there are `parts`. Returns whether the
+    /// packet that opens it is to be sent now.
     pub(crate) fn set_open(&self, parts: bool) -> bool {
         let mut state = self.lock();
         (parts || state.takes_items) && !std::mem::replace(&mut state.is_open, true)
@@ -120,7 +119,7 @@ impl CallStream {
         Poll::Ready(state.send.next_number())
     }
 
-    /// A part of this size was sent.
+    /// Records that a part of this size was sent.
     pub(crate) fn sent(&self, bytes: usize) {
         self.lock().send.sent(bytes);
     }
@@ -148,7 +147,7 @@ impl CallStream {
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// The call is over.
+    /// Records that the call is over.
     pub(crate) fn close(&self) {
         let mut state = self.lock();
         state.cut = !state.receive.is_over();
@@ -157,7 +156,7 @@ impl CallStream {
         waker.into_iter().for_each(std::task::Waker::wake);
     }
 
-    /// The handler takes what the caller sends.
+    /// Records that the handler reads the caller's parts.
     pub(crate) fn expect_items(&self) {
         self.lock().takes_items = true;
     }
@@ -177,8 +176,8 @@ impl CallStream {
         }
         Poll::Ready(match taken {
             Some(frame) => Some(Ok(frame)),
-            None if out_of_memory => Some(Err(no_room("the parts of this stream, which are not taken"))),
-            None if cut => Some(Err(ServiceError::new(499, "cut", "the caller went before the last part"))),
+            None if out_of_memory => Some(Err(no_room("the parts of this stream, which are not read"))),
+            None if cut => Some(Err(ServiceError::new(499, "cut", "the caller has gone before the last part"))),
             None => None,
         })
     }
@@ -188,7 +187,7 @@ impl CallStream {
     }
 }
 
-/// Parts that were not read no longer count.
+/// Unread parts no longer count.
 impl Drop for CallStream {
     fn drop(&mut self) {
         self.held.fetch_sub(self.lock().receive.waiting_bytes(), Ordering::Relaxed);

@@ -16,7 +16,7 @@ use crate::handler::{FromCall, IncomingCall, StateTypes, params};
 use crate::peers::Peers;
 
 /// The arguments of the call, read as a `T`: its `params`, joined with the parameters of the path.
-/// Numbers and booleans may come as text, as they do from a query string.
+/// Numbers and booleans may be given as text, as they are in a query string.
 ///
 /// ```
 /// use node_sdk::{Params, ServiceError};
@@ -34,7 +34,7 @@ use crate::peers::Peers;
 pub struct Params<T>(pub T);
 
 /// The parameters of the path: `Path<u64>` for `GET/goods/{id}`, `Path<(u64, String)>` for two in
-/// their order, or a type with members of their names.
+/// order, or a type whose members have the parameters' names.
 ///
 /// ```
 /// use node_sdk::{Node, Path, ServiceError};
@@ -77,16 +77,16 @@ pub struct Deadline(Option<Instant>);
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
-    /// The peers, to find its name.
+    /// The known nodes, to find its name.
     pub(crate) peers: Option<Peers>,
-    /// Bytes that wait in all its streams.
+    /// Bytes that wait in all streams of the caller.
     pub(crate) held_in_streams: Option<Arc<AtomicUsize>>,
 }
 
 impl<T: DeserializeOwned> FromCall for Params<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let read = params::read(&call.params());
-        // What was read without an error was JSON.
+        // Arguments that were read without an error were JSON.
         call.verified.set(call.verified.get() || read.is_ok());
         read.map(Self).map_err(|error| ServiceError::bad_request("bad_params", error.to_string()))
     }
@@ -147,7 +147,7 @@ impl Caller {
         self.address
     }
 
-    /// The id of the calling instance; callers of version 1 have none.
+    /// The id of the calling instance; version 1 callers have none.
     pub fn instance(&self) -> Option<&str> {
         self.instance.as_deref()
     }

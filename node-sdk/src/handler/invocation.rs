@@ -25,7 +25,7 @@ pub(crate) trait PollHandler: Send {
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress>;
 
-    /// The same for layers, which see the response before the caller does.
+    /// Does the same for layers, which see the response before the caller does.
     fn poll_outcome(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Result<Outcome, ServiceError>>;
 }
 
@@ -97,7 +97,7 @@ pin_project! {
     struct Invocation<F> {
         #[pin]
         future: F,
-        // Once the function has returned a stream.
+        // The function has returned a stream.
         parts: Option<Parts>,
     }
 }

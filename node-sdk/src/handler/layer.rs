@@ -10,7 +10,7 @@ use crate::handler::respond::Outcome;
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{IncomingCall, StateMap};
 
-/// A guard or a layer, as the builder got it.
+/// A guard or a layer, as given to the builder.
 #[derive(Clone)]
 pub(crate) enum Layer {
     /// Decides whether a call goes on.
@@ -39,7 +39,7 @@ impl AnyHandler for Layered {
         let next = Next::new(self.inner.begin(call));
         call.next.replace(Some(next));
         let begun = self.layer.begin(call);
-        // A `Next` that the layer has not taken must not reach the layer around it.
+        // A `Next` that the layer has not used must not reach the layer around it.
         call.next.replace(None);
         begun
     }

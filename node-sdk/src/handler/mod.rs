@@ -28,7 +28,7 @@ use crate::error::ServiceError;
 use crate::peers::Peers;
 use crate::routing::path_params;
 
-/// A call, as the types of a handler's arguments see it.
+/// A call, as a handler's arguments see it.
 #[derive(Debug)]
 pub struct IncomingCall<'a> {
     pub(crate) version: Version,
@@ -41,7 +41,7 @@ pub struct IncomingCall<'a> {
     pub(crate) caller: &'a Caller,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<&'a Arc<CallStream>>,
-    /// For a layer: what it stands around.
+    /// For a layer: the layers and the handler that it wraps.
     pub(crate) next: RefCell<Option<Next>>,
     pub(crate) node: &'a NodeContext,
 }
@@ -57,7 +57,7 @@ pub(crate) struct NodeContext {
 #[derive(Debug, Default)]
 pub(crate) struct StateMap(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
-/// A type that a handler can have as an argument. Types of your own are made of those that exist:
+/// A type that a handler can have as an argument. Make types of your own from the existing ones:
 ///
 /// ```no_run
 /// use node_sdk::{Caller, FromCall, IncomingCall, ServiceError};

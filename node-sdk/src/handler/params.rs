@@ -9,12 +9,12 @@ use serde_json::value::RawValue;
 
 use crate::routing::path_params::{names, to_json};
 
-/// Reads arguments into a type. A member that comes as text, as all do from a query string, is read
-/// as the number or boolean that the type wants.
+/// Reads arguments into a type. A member that is text, as all members of a query string are, is
+/// read as the number or boolean that the type wants.
 ///
 /// The error names the member at fault.
 pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
-    // The usual arguments are read once, as they are.
+    // Most arguments can be read once, as they are.
     let error = match serde_json::from_str(text) {
         Ok(read) => return Ok(read),
         Err(error) => error,
@@ -28,8 +28,8 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     if text == "null" { T::deserialize(ParamObject("{}")).map_err(|_| error) } else { Err(error) }
 }
 
-/// Reads the parameters of a path: into a value if there is one of them, into a tuple in their
-/// order, or into a type with members of their names.
+/// Reads the parameters of a path: one into a value, several into a tuple in order, or into a type
+/// whose members have the parameters' names.
 pub(crate) fn read_path<T: DeserializeOwned>(route: &Route, captured: &[&str]) -> Result<T, serde_json::Error> {
     let values = captured.iter().map(|text| to_json(&percent_decode_str(text).decode_utf8_lossy()));
     let values: Vec<String> = values.collect();
@@ -242,7 +242,8 @@ impl<'de> Deserializer<'de> for ParamValue<'de> {
         visitor.visit_newtype_struct(self)
     }
 
-    /// A query string has no lists: one text is a list of one, and elements are read like members.
+    /// A query string has no lists. A single text is a list of one element, and elements are read
+    /// like members.
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
         let elements: Vec<&RawValue> = match self.value.get().as_bytes().first() {
             Some(b'"') => vec![self.value],
@@ -372,7 +373,7 @@ mod tests {
         let texts: BTreeMap<String, serde_json::Value> = read(params).unwrap();
         assert_eq!(texts["a"], "1");
         assert_eq!(read::<Option<u8>>("null").unwrap(), None);
-        assert!(read::<Good>("{\"id\":7,").is_err(), "no JSON at all");
+        assert!(read::<Good>("{\"id\":7,").is_err(), "it is not JSON");
     }
 
     #[test]

@@ -10,14 +10,14 @@ use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
 use net::buffers::with_scratch;
 
-/// A result with a status. Anything that has a JSON form is one, with 200.
+/// A result with a status. Anything that has a JSON form is a result with status 200.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the result of a handler",
     note = "results are anything that is `Serialize`, `Created<T>`, `Accepted<T>`, `NoContent` and `Streaming<S>`; \
             add `#[derive(serde::Serialize)]` to `{Self}`"
 )]
 pub trait Respond: Send {
-    /// A status code of HTTP, 200 to 299.
+    /// An HTTP status code, 200 to 299.
     fn status(&self) -> u16 {
         200
     }
@@ -28,7 +28,7 @@ pub trait Respond: Send {
     /// When it has no JSON form.
     fn write(&self, out: &mut Vec<u8>) -> Result<(), serde_json::Error>;
 
-    /// The stream of its parts, if it is a response in parts.
+    /// The stream of its parts, if the response comes in parts.
     #[doc(hidden)]
     fn into_parts(self) -> Result<Parts, Self>
     where
@@ -38,15 +38,15 @@ pub trait Respond: Send {
     }
 }
 
-/// 201: something new is there.
+/// 201: something has been created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Created<T>(pub T);
 
-/// 202: it will be done.
+/// 202: the request is accepted and will be carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted<T>(pub T);
 
-/// 204: it is done, and there is nothing to say.
+/// 204: the request is carried out, and there is no result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoContent;
 
@@ -105,7 +105,7 @@ pub(crate) fn append(result: &impl Respond, out: &mut BytesMut) -> Result<(), se
     })
 }
 
-/// The response of a handler, as the layers around it see it: they return or replace it.
+/// The response of a handler, as the layers around it see it. They return or replace it.
 pub struct Outcome {
     status: u16,
     body: OutcomeBody,
@@ -135,12 +135,12 @@ impl Outcome {
         Ok(Self { status, body })
     }
 
-    /// A status code of HTTP, 200 to 299.
+    /// An HTTP status code, 200 to 299.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// The result as JSON; `None` when it comes in parts, which are not made yet.
+    /// The result as JSON; `None` when it comes in parts, which do not exist yet.
     pub fn body(&self) -> Option<&RawValue> {
         match &self.body {
             OutcomeBody::Json(body) => Some(body),

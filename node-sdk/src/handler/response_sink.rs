@@ -1,4 +1,4 @@
-//! Where one response goes, and how it is written: whole or in parts.
+//! The destination of one response, and how it is written: whole or in parts.
 
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,7 +14,7 @@ use crate::error::ServiceError;
 use crate::handler::call_stream::{CallStream, Parts};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Bytes of one response's parts that are written before other responses are.
+/// Bytes of one response's parts that are written before other responses get their turn.
 const PARTS_BYTES: usize = 64 * 1024;
 
 /// How far a response has been written.
@@ -22,11 +22,11 @@ const PARTS_BYTES: usize = 64 * 1024;
 pub(crate) enum WriteProgress {
     /// The response is complete.
     Done,
-    /// A part of it can be sent; the work goes on after that.
+    /// A part of it can be sent; then the work continues.
     More,
 }
 
-/// Where a response goes. A call without a key is not answered.
+/// The destination of a response. A call without a key is not answered.
 #[derive(Debug)]
 pub(crate) struct ResponseTarget {
     pub(crate) version: Version,
@@ -44,7 +44,7 @@ impl Drop for ResponseTarget {
     }
 }
 
-/// Writes one response. What fails to become one leaves no bytes.
+/// Writes one response. A result that cannot be written leaves no bytes.
 #[derive(Debug)]
 pub(crate) struct ResponseSink<'a> {
     out: &'a mut BytesMut,
@@ -80,14 +80,14 @@ impl<'a> ResponseSink<'a> {
     /// Why there is no result.
     pub(crate) fn failure(&mut self, error: &ServiceError) {
         let Some(key) = &self.to.key else {
-            return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call that is not answered has failed");
+            return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call without a response has failed");
         };
         let ServiceError { status, reason, message, retry_after } = error;
         let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };
         write_response(self.out, self.to.version, key, failure);
     }
 
-    /// Says that the response comes in parts. `false` when the caller takes no stream.
+    /// Says that the response comes in parts; `false` when the caller does not accept a stream.
     pub(crate) fn open(&mut self) -> bool {
         let Some((call_stream, key)) = self.stream() else { return false };
         if call_stream.set_open(true) {

@@ -1,4 +1,4 @@
-//! A service that is described once, as a trait; both sides are made of it.
+//! Describes a service once, as a trait, from which both sides are made.
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use protocol::{Route, Segment};
@@ -12,12 +12,12 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 
 /// Describes a service as a trait to implement, with a typed client.
 ///
-/// Each method has its route and named arguments, which travel as the members of `params`; the
+/// Each method has its route and named arguments, which are sent as the members of `params`; the
 /// parameters of the route stand in the path. Arguments are owned, and `Serialize` and
 /// `Deserialize`. The trait's `offer` adds its routes to a node. The client's methods fail as
 /// [`Peers::call`](crate::Peers::call) does, and have its defaults. Calls with another timeout or
-/// with a key, and streams, use the same urls without the client: nothing on the wire shows how a
-/// service was written.
+/// with a sticky key, and streams, use the same urls without the client: nothing on the wire shows
+/// how a service was written.
 ///
 /// ```
 /// use node_sdk::{CallError, Node, Peers, ServiceError};
@@ -125,7 +125,7 @@ macro_rules! service {
 /// The url of a call: the route, with arguments in place of its parameters.
 pub fn fill(route: &str, arguments: &impl Serialize) -> Result<String, CallError> {
     let no_json = |source| CallError::Params { url: route.to_owned(), source };
-    // No node can offer what is no route: the call fails with that.
+    // No node can offer a url that is not a route, so the call fails with this error.
     let Some(parsed) = Route::parse(route).ok().filter(Route::is_pattern) else { return Ok(route.to_owned()) };
     let arguments = serde_json::to_value(arguments).map_err(no_json)?;
     let mut url = parsed.method().to_owned();

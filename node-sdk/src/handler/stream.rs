@@ -43,7 +43,7 @@ pub struct Items<T> {
 
 /// A response in parts, made of a [`Stream`] of results: what a handler returns. The stream is
 /// polled for the next part when the caller has read the earlier ones, and dropped when the caller
-/// is gone. An error ends it, and the caller is told. When the node stops, the stream ends as soon
+/// has gone. An error ends it, and the caller is told. When the node stops, the stream ends as soon
 /// as it has nothing to send.
 ///
 /// ```
@@ -60,7 +60,7 @@ pub struct Streaming<S>(pub S);
 impl<T> FromCall for Items<T> {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
         let Some(call_stream) = call.call_stream else {
-            return Err(ServiceError::bad_request("no_stream", "this route takes a stream; open one"));
+            return Err(ServiceError::bad_request("no_stream", "this route reads a stream; open a stream"));
         };
         call_stream.expect_items();
         Ok(Self { call_stream: Arc::clone(call_stream), is_over: false, item: PhantomData })
@@ -97,7 +97,7 @@ where
     E: Into<ServiceError>,
 {
     fn write(&self, _out: &mut Vec<u8>) -> Result<(), serde_json::Error> {
-        Err(serde::ser::Error::custom("it is a stream"))
+        Err(serde::ser::Error::custom("the result is a stream"))
     }
 
     fn into_parts(self) -> Result<Parts, Self> {

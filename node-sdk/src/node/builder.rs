@@ -1,4 +1,4 @@
-//! The description of a node: where it listens, what it offers, what it needs.
+//! The description of a node: where it listens, what it offers, and what it needs.
 
 use std::fmt;
 use std::io;
@@ -25,7 +25,7 @@ use crate::server;
 use crate::server::dispatch::{LocalRoute, LocalService};
 use crate::transport::budget::{self, Budget};
 
-/// How long a node may take to stop after a signal: the time of its server, and some to log it.
+/// How long a node may take to stop after a signal: the time of its server, and some for the log.
 const MAX_STOP_TIME_AFTER_SIGNAL: Duration = server::MAX_STOP_TIME.saturating_add(Duration::from_secs(3));
 
 /// A node that is being described.
@@ -41,14 +41,14 @@ pub struct NodeBuilder {
     network: Network,
     max_buffer_bytes: usize,
     routes: Vec<RouteDefinition>,
-    /// Around the routes that follow; the outermost first.
+    /// The guards and layers of the routes that follow; the outermost first.
     layers: Vec<Layer>,
     states: StateMap,
-    /// A setting for the last route that came before any route.
+    /// A setting for the last route that was given before any route.
     misplaced: Option<&'static str>,
 }
 
-/// A route as it was given.
+/// A route as given.
 struct RouteDefinition {
     text: String,
     handler: Box<dyn AnyHandler>,
@@ -124,16 +124,16 @@ impl NodeBuilder {
         self
     }
 
-    /// Keeps the known nodes in this file, so that the next start can call them before the
-    /// Distributor is there. The file is replaced in one step; a damaged file is not used. Each
-    /// process needs its own file.
+    /// Keeps the known nodes in this file, so that the next start can call them before it reaches
+    /// the Distributor. The file is replaced in one step; a damaged file is not used. Each process
+    /// needs its own file.
     pub fn cache(mut self, path: impl Into<PathBuf>) -> Self {
         self.cache = Some(path.into());
         self
     }
 
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of
-    /// one caller share a task: work that blocks belongs into `tokio::task::spawn_blocking`.
+    /// one caller share a task: work that blocks belongs in `tokio::task::spawn_blocking`.
     pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
         self.offer(route.to_owned(), boxed(handler), false)
     }
@@ -164,7 +164,7 @@ impl NodeBuilder {
     }
 
     /// Has `layer` answer the calls of the routes that follow, until the [`group`](Self::group)
-    /// ends. A layer is written like a handler, and gets what it stands around as
+    /// ends. A layer is written like a handler, and gets the handler that it wraps as
     /// [`Next`](crate::Next): it may act before it, after it or instead of it, and change its
     /// response. The layer given first is the outermost. Each costs an allocation or two per call
     /// and a copy of the response; routes without layers pay nothing.
@@ -186,8 +186,8 @@ impl NodeBuilder {
         self
     }
 
-    /// Routes with guards and layers of their own: the routes that `group` adds stay, its guards
-    /// and layers end with it.
+    /// Adds routes with guards and layers of their own. The routes that `group` adds stay; its
+    /// guards and layers end with the group.
     pub fn group(mut self, group: impl FnOnce(Self) -> Self) -> Self {
         let outer = self.layers.len();
         self = group(self);
@@ -202,8 +202,8 @@ impl NodeBuilder {
     }
 
     /// Has `handler` called for an event, such as `orders.created`, whenever another node
-    /// [emits](crate::Peers::emit) it. Of all nodes with the name of this one, one gets the event.
-    /// The result of the handler is discarded; an error is a debug line in the log.
+    /// [emits](crate::Peers::emit) it. Of all nodes with this node's name, one gets the event. The
+    /// result of the handler is discarded; an error is a debug line in the log.
     ///
     /// ```
     /// use node_sdk::{Node, Params, ServiceError};
@@ -247,10 +247,10 @@ impl NodeBuilder {
 
     /// How many bytes this node holds for its callers at a time: partly received packets, arguments
     /// of running calls, and parts and responses that were not read. 256 MiB unless set. Each
-    /// caller has 16 KiB in any case, and beyond that at most 64 MiB and half of what is free; a
-    /// caller with more is not read from until it has less. A response without room becomes 503
-    /// `no_room`. Of a caller's streams that are not read, the one with the most bytes ends with
-    /// it.
+    /// caller has 16 KiB in any case. Beyond that it has at most 64 MiB, and at most half of the
+    /// free bytes; a caller that holds more is not read from until it holds less. A response
+    /// without room becomes 503 `no_room`. Of a caller's streams that are not read, the one with
+    /// the most bytes ends with that error.
     pub fn max_buffer_bytes(mut self, bytes: usize) -> Self {
         self.max_buffer_bytes = bytes;
         self
@@ -269,7 +269,7 @@ impl NodeBuilder {
         self.shared_state(Arc::new(state))
     }
 
-    /// As [`state`](Self::state), for a value that is shared already.
+    /// As [`state`](Self::state), for a value that is already shared.
     pub fn shared_state<T: Send + Sync + 'static>(mut self, state: Arc<T>) -> Self {
         self.states.insert(state);
         self
@@ -282,7 +282,8 @@ impl NodeBuilder {
     ///
     /// # Errors
     /// [`StartError`] when the node cannot start; [`StartError::Cut`] when calls did not finish in
-    /// time, so that the exit code of `main` tells. A node that has started ends only by a signal.
+    /// time, so that the exit code of `main` shows it. A node that has started ends only by a
+    /// signal.
     pub async fn serve(self) -> Result<(), StartError> {
         let stop = net::stop_on_signals(|| MAX_STOP_TIME_AFTER_SIGNAL).map_err(StartError::Signals)?;
         let node = self.start().await?;
@@ -321,10 +322,10 @@ impl NodeBuilder {
     }
 
     /// Listens and begins to register. The node runs until it is stopped or dropped. A Distributor
-    /// that is not there yet is no error.
+    /// that cannot be reached yet is not an error.
     ///
     /// # Errors
-    /// [`StartError`]; then nothing is left running.
+    /// [`StartError`]. Nothing is left running.
     #[expect(clippy::unused_async, reason = "it needs the runtime, and may come to wait")]
     pub async fn start(self) -> Result<Node, StartError> {
         let Self {

@@ -47,7 +47,7 @@ impl Node {
     }
 
     /// Drains this node: it stays listed and serves the calls that come, and other nodes stop
-    /// picking it. Returns at once; `false` takes it back.
+    /// picking it. `false` ends the drain. Returns at once.
     pub fn set_draining(&self, draining: bool) {
         self.peers.advertise(|advert| advert.draining = draining);
     }
@@ -99,7 +99,7 @@ impl Node {
 }
 
 impl Node {
-    /// Stops, and tells whether anything was cut.
+    /// Stops, and returns whether anything was cut.
     async fn end(self) -> Result<(), StartError> {
         match self.stop().await {
             0 => Ok(()),

@@ -1,6 +1,6 @@
 //! A mesh in one process, to test services with: a Distributor, and nodes whose connections are
-//! buffers, on tokio's clock. With paused time, what takes minutes, such as the return to a
-//! Distributor that was gone, takes milliseconds.
+//! buffers, on tokio's clock. With paused time, an event that takes minutes, such as the return to
+//! a Distributor that was gone, takes milliseconds.
 //!
 //! ```
 //! # #[tokio::main(flavor = "current_thread", start_paused = true)]
@@ -18,7 +18,7 @@
 //! caller.peers().wait_for(&["GET/hello"]).await;
 //! assert_eq!(caller.peers().call::<String>("GET/hello", &()).await.unwrap(), "Hello!");
 //!
-//! // Without a Distributor they go on with what they know.
+//! // Without a Distributor, nodes go on with what they know.
 //! mesh.kill_distributor();
 //! assert_eq!(caller.peers().call::<String>("GET/hello", &()).await.unwrap(), "Hello!");
 //!
@@ -39,10 +39,10 @@ use crate::node::{Node, NodeBuilder};
 /// Where the Distributor listens on its host.
 const PORT: u16 = 9000;
 
-/// A Distributor, and the network of its nodes. Dropping it stops everything but nodes that still
-/// exist.
+/// A Distributor, and the network of its nodes. Dropping it stops everything except nodes that
+/// still exist.
 ///
-/// Each test has a mesh of its own. Addresses are made up, `10.0.0.1` and up.
+/// Each test has a mesh of its own. Its addresses are fictitious, from `10.0.0.1` on.
 #[derive(Debug)]
 pub struct TestMesh {
     net: VirtualNet,
@@ -50,7 +50,7 @@ pub struct TestMesh {
     distributor: Option<DropGuard>,
 }
 
-/// A node of a [`TestMesh`], and the machine it runs on.
+/// A node of a [`TestMesh`], and its machine.
 #[derive(Debug)]
 pub struct TestNode {
     node: Node,
@@ -59,7 +59,7 @@ pub struct TestNode {
 }
 
 impl TestMesh {
-    /// A mesh with a Distributor that runs.
+    /// A mesh with a running Distributor.
     pub fn start() -> Self {
         let net = VirtualNet::default();
         let host = net.host();
@@ -108,14 +108,13 @@ impl TestMesh {
         self.distributor = Some(guard);
     }
 
-    /// Freezes the Distributor, as SIGSTOP does: it neither reads nor writes. `false` lets it go
-    /// on.
+    /// Freezes the Distributor, as SIGSTOP does: it neither reads nor writes. `false` thaws it.
     pub fn freeze_distributor(&self, is_frozen: bool) {
         self.host.freeze(is_frozen);
     }
 
-    /// Drops everything between a node and the Distributor, without telling either. `false` ends
-    /// it.
+    /// Drops everything between a node and the Distributor, without an error at either. `false`
+    /// ends that.
     pub fn isolate(&self, node: &TestNode, is_isolated: bool) {
         self.net.cut(&self.host, &node.host, is_isolated);
     }
@@ -134,17 +133,18 @@ impl TestNode {
     }
 
     /// Freezes the connections of the node, as SIGSTOP does: it neither reads nor writes. Its work
-    /// goes on. `false` ends it.
+    /// goes on. `false` thaws them.
     pub fn freeze(&self, is_frozen: bool) {
         self.host.freeze(is_frozen);
     }
 
-    /// Delays everything that the node sends and is sent from now on.
+    /// From now on delays everything that the node sends and receives.
     pub fn slow(&self, delay: Duration) {
         self.host.set_delay(delay);
     }
 
-    /// Drops everything between this node and another one, without telling either. `false` ends it.
+    /// Drops everything between this node and another one, without an error at either. `false` ends
+    /// that.
     pub fn partition(&self, other: &Self, is_cut: bool) {
         self.net.cut(&self.host, &other.host, is_cut);
     }

@@ -2,13 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-/// The address of cloud machines' metadata over IPv6; over IPv4 it is link-local.
+/// The IPv6 address of the metadata of cloud machines. Its IPv4 address is link-local.
 const METADATA: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 /// Addresses that a process never calls for its peers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct BlockedAddresses {
-    /// Addresses on which the process itself listens, other than for nodes.
+    /// Addresses on which the process itself listens for clients that are not nodes.
     own: Vec<SocketAddr>,
 }
 
@@ -17,7 +17,7 @@ impl BlockedAddresses {
         Self { own: own.into_iter().map(canonical).collect() }
     }
 
-    /// Why an address is never called, if it is not.
+    /// Why an address is never called, if so.
     pub(crate) fn reason(&self, address: SocketAddr) -> Option<&'static str> {
         let address = canonical(address);
         let host = embedded(address.ip());
@@ -35,12 +35,12 @@ impl BlockedAddresses {
     }
 }
 
-/// An IPv4 address as such, even if it is written as an IPv6 one.
+/// The IPv4 address, even if it is mapped to IPv6.
 fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
-/// The IPv4 address that an IPv6 one is translated to on its way (RFC 6052), if it is.
+/// The IPv4 address to which an IPv6 address is translated on its way (RFC 6052), if it is.
 fn embedded(host: IpAddr) -> IpAddr {
     match host {
         IpAddr::V6(host) if host.octets()[..12] == [0, 0x64, 0xff, 0x9b, 0, 0, 0, 0, 0, 0, 0, 0] => {
@@ -51,7 +51,8 @@ fn embedded(host: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether an address is not that of one host. A connection to 0.0.0.0 or :: ends at this machine.
+/// Whether an address does not belong to one host. A connection to 0.0.0.0 or :: ends at this
+/// machine.
 fn is_no_host(host: IpAddr) -> bool {
     host.is_unspecified()
         || host.is_multicast()
@@ -124,7 +125,7 @@ mod tests {
             check(&[everywhere], "192.0.2.1:8001", false);
             check(&[everywhere], "127.0.0.1:8002", false);
         }
-        // Whatever else this machine is called: where it would send from is one of its addresses.
+        // Another address of this machine: the one from which it would send.
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
         if socket.connect("192.0.2.1:9").is_ok() {
             let address = SocketAddr::new(socket.local_addr().unwrap().ip(), 8001);

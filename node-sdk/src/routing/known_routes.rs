@@ -1,4 +1,4 @@
-//! Routes that no node offers any more, without I/O: to tell "not now" from "never".
+//! Routes that no node offers any more, to tell "not now" from "never". Without I/O.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -9,17 +9,17 @@ use tokio::time::Instant;
 
 use crate::routing::router::Router;
 
-/// Routes whose last provider has gone, each for some time, up to a limit. Beyond it, the node that
-/// left the most routes behind loses its oldest: a node that invents routes takes the room from
-/// itself.
+/// Routes whose last provider has gone. Each is kept for some time, up to a limit on all. Beyond
+/// the limit, the node that left the most routes behind loses its oldest one, so a node that
+/// invents routes only displaces its own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KnownRoutes {
     routes: Router<u64>,
     /// By number, the oldest first.
     by_age: BTreeMap<u64, GoneRoute>,
-    /// The numbers of the routes that each node left behind.
+    /// The numbers of the routes that each node has left behind.
     by_node: BTreeMap<SocketAddr, BTreeSet<u64>>,
-    /// The nodes by how many routes they left behind.
+    /// The nodes by how many routes they have left behind.
     fullest: BTreeSet<(usize, SocketAddr)>,
     next: u64,
 }
@@ -32,9 +32,9 @@ struct GoneRoute {
 }
 
 impl KnownRoutes {
-    /// Most routes.
+    /// Most routes that are kept.
     pub(crate) const MAX_ROUTES: usize = 10_000;
-    /// How long a route is known: a node that is deployed anew, or has failed, is back by then.
+    /// How long a route is kept: a node that is deployed again, or has failed, is back by then.
     pub(crate) const TIME: Duration = Duration::from_secs(600);
 
     /// Adds a route whose last provider, at `node`, has gone.
@@ -43,7 +43,7 @@ impl KnownRoutes {
             self.remove(number);
         }
         let number = self.next;
-        // A route that cannot be looked up need not be known.
+        // A route that cannot be looked up need not be kept.
         if self.routes.entry(route, || number).is_err() {
             return;
         }
@@ -80,7 +80,7 @@ impl KnownRoutes {
         }
     }
 
-    /// Changes which routes a node has left behind.
+    /// Changes the set of routes that a node has left behind.
     fn count(&mut self, node: SocketAddr, change: impl FnOnce(&mut BTreeSet<u64>) -> bool) {
         let numbers = self.by_node.entry(node).or_default();
         self.fullest.remove(&(numbers.len(), node));

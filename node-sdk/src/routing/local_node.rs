@@ -1,4 +1,4 @@
-//! The node that a routing table belongs to, as far as routing needs it.
+//! The node to which a routing table belongs, as far as routing needs to know it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use protocol::write_hello;
 use crate::routing::blocked::BlockedAddresses;
 use crate::transport::budget::Budget;
 
-/// The node that the table belongs to.
+/// The node to which the table belongs.
 #[derive(Debug)]
 pub(crate) struct LocalNode {
     /// The id of this instance.

@@ -7,8 +7,8 @@ use protocol::{Members, Route, Segment, Version};
 use serde_json::value::RawValue;
 
 /// The arguments of a call as its handler sees them: with the parameters of the path, which win
-/// over members of the same name, and without the `key` that version 1 callers put among them. Text
-/// that is not JSON stays as it is.
+/// over members of the same name, and without the `key` that version 1 callers add. Text that is
+/// not JSON stays unchanged.
 pub(crate) fn of_call<'a>(version: Version, params: Option<&'a str>, route: &Route, captured: &[&str]) -> Cow<'a, str> {
     let enveloped = version == Version::V1;
     let text = params.unwrap_or("null");
@@ -31,7 +31,7 @@ pub(crate) fn names(route: &Route) -> impl Iterator<Item = &str> {
 }
 
 /// Adds the decoded parameters of a path to arguments; they win over members of the same name.
-/// Arguments that are not an object stay as they are.
+/// Arguments that are not an object stay unchanged.
 pub(crate) fn merge<'a>(params: &'a str, from_path: impl Iterator<Item = (&'a str, &'a str)>) -> Cow<'a, str> {
     let from_path: Vec<_> = from_path.collect();
     if from_path.is_empty() {

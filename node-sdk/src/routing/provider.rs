@@ -1,4 +1,4 @@
-//! A node as a provider of one route: what balancing sees of it.
+//! A node as a provider of one route, as balancing sees it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ pub(crate) struct Provider {
     pub(crate) connection: Arc<Connection>,
     pub(crate) route: Route,
     pub(super) weight: u16,
-    /// The Distributor has had no sign of life from it for a moment.
+    /// The Distributor has listed it as suspect.
     pub(super) suspect: bool,
     /// It runs in our zone.
     pub(super) same_zone: bool,

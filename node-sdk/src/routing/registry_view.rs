@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use crate::routing::local_node::LocalNode;
 use crate::routing::table::{NodeChange, RoutingTable};
 
-/// Entries that are reported at a time. A call to another node is reported when it fails again.
+/// Most entries that are reported at a time. Further nodes are reported when a call to them fails
+/// again.
 const MAX_FAILED: usize = 64;
 
 /// The replica of the process. Discovery feeds it, and every change reaches all tables at once.
@@ -26,9 +27,9 @@ pub(crate) struct RegistryView {
 #[derive(Debug)]
 struct ViewState {
     replica: Replica,
-    /// Since when there has been no Distributor to tell of changes.
+    /// Since when no Distributor has been connected.
     stale_since: Option<Instant>,
-    /// Entries of nodes that calls failed at, to be reported to the Distributor.
+    /// Entries of nodes to which calls failed, to be reported to the Distributor.
     failed: BTreeSet<u64>,
     /// The cache file lacks what is known.
     unsaved: bool,
@@ -69,7 +70,7 @@ impl RegistryView {
         table
     }
 
-    /// Starts with what an earlier process knew; nothing is known before.
+    /// Starts with the nodes that an earlier process knew. Nothing must be known before.
     pub(crate) fn seed(&self, replica: Replica) {
         self.change(|known| {
             *known = replica;
@@ -77,7 +78,7 @@ impl RegistryView {
         });
     }
 
-    /// Applies what the Distributor sent.
+    /// Applies an update from the Distributor.
     pub(crate) fn apply_update(&self, update: &ListUpdate<'_>) -> UpdateOutcome {
         let now = Instant::now().into_std();
         let mut outcome = UpdateOutcome::Same;
@@ -93,7 +94,7 @@ impl RegistryView {
         outcome
     }
 
-    /// There is a new connection to a Distributor, at that address unless it is on this machine.
+    /// Records a new connection to a Distributor, at this address unless it is on this machine.
     pub(crate) fn reconnected(&self, registry_host: Option<IpAddr>) {
         let mut state = self.lock();
         state.replica.connected();
@@ -106,12 +107,13 @@ impl RegistryView {
         state.stale_since.get_or_insert_with(Instant::now);
     }
 
-    /// For how long there has been no Distributor; `None` while there is one.
+    /// For how long no Distributor has been connected; `None` while one is.
     pub(crate) fn stale_for(&self) -> Option<Duration> {
         self.lock().stale_since.map(|since| since.elapsed())
     }
 
-    /// Removes nodes that a new Distributor has not listed for too long. Gives when to look again.
+    /// Removes nodes that a new Distributor has not listed for too long. Returns when to check
+    /// again.
     pub(crate) fn expire(&self) -> Option<Instant> {
         self.change(|replica| replica.expire(Instant::now().into_std()));
         self.lock().replica.next_expiry().map(Instant::from_std)
@@ -131,8 +133,8 @@ impl RegistryView {
         self.lock().unsaved
     }
 
-    /// The text for the cache file, which `write` makes if the file is out of date. It counts as
-    /// saved from now on.
+    /// The text for the cache file, which `write` makes if the file is out of date. It then counts
+    /// as saved.
     pub(crate) fn cache_text(&self, write: impl FnOnce(&Replica) -> Option<String>) -> Option<String> {
         let mut state = self.lock();
         std::mem::take(&mut state.unsaved).then(|| write(&state.replica)).flatten()
@@ -148,7 +150,7 @@ impl RegistryView {
         std::mem::take(&mut self.lock().failed).into_iter().collect()
     }
 
-    /// Calls to the node at this address fail: the Distributor is told.
+    /// Records that calls to the node at this address fail, so that the Distributor is told.
     pub(crate) fn record_failed(&self, address: SocketAddr) {
         let mut state = self.lock();
         if state.failed.len() < MAX_FAILED {
@@ -163,7 +165,7 @@ impl RegistryView {
     }
 
     /// Sets in all tables whether a node is healthy. Returns whether that is a change in the main
-    /// one.
+    /// table.
     pub(crate) fn set_health(&self, address: SocketAddr, healthy: bool) -> bool {
         let state = self.lock();
         let set = |table: &SharedTable| {
@@ -196,12 +198,12 @@ impl SharedTable {
         Arc::new(Self { table: RwLock::new(table), changed: watch::Sender::default() })
     }
 
-    /// The table as it is. To be released before anything is done that could change it.
+    /// The table as it is now. Release it before doing anything that could change it.
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, RoutingTable> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is told after each change.
+    /// A receiver that is told after each change.
     pub(crate) fn subscribe(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }

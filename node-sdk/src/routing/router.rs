@@ -1,4 +1,4 @@
-//! Looks up which route a method and path belong to, without I/O.
+//! Finds the route that a method and path belong to, without I/O.
 
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 
@@ -9,7 +9,8 @@ use smol_str::SmolStr;
 
 /// Most shapes of the routes with parameters that have the same method, number of segments, and
 /// first segment. A shape says which segments are parameters. A look-up tries each shape once, so
-/// this bounds its cost, whatever is registered. Routes of up to five segments have no more shapes.
+/// this bounds its cost, whatever is registered. Routes of up to five segments cannot have more
+/// shapes.
 const MAX_SHAPES: usize = 16;
 /// Most segments of a route with parameters.
 const MAX_SEGMENTS: usize = 64;
@@ -26,8 +27,8 @@ pub(crate) struct Router<T> {
 #[derive(Clone, Debug)]
 struct MethodRoutes<T> {
     /// Routes without parameters, the usual case: one look-up. The paths are stored in the map
-    /// itself: among a hundred thousand, one more memory access each would cost as much as the
-    /// rest.
+    /// itself: among a hundred thousand routes, one more memory access would cost as much as the
+    /// rest of the look-up.
     exact: HashMap<SmolStr, T>,
     patterns: Patterns<T>,
 }
@@ -35,7 +36,7 @@ struct MethodRoutes<T> {
 /// Routes with parameters.
 #[derive(Clone, Debug)]
 struct Patterns<T> {
-    /// Hashes texts that peers choose, so that they cannot choose where these fall.
+    /// Hashes texts that peers choose, so that peers cannot choose their hashes.
     hasher: RandomState,
     /// The shapes of the patterns with the same number of segments and first segment, best first.
     groups: Hashed<Vec<Shape>>,
@@ -48,7 +49,7 @@ struct Shape {
     /// A bit per segment, the first one highest; set for a parameter. So the best shape is the
     /// lowest number.
     parameters: u64,
-    /// How many patterns have it.
+    /// How many patterns have this shape.
     patterns: usize,
 }
 
@@ -69,7 +70,7 @@ struct PassThroughHasher(u64);
 pub(crate) enum RouterError {
     /// It has parameters, and more than 64 segments.
     TooLong,
-    /// There are too many shapes of routes like it.
+    /// Too many shapes of similar routes are registered.
     TooManyShapes,
 }
 
@@ -83,28 +84,28 @@ pub(crate) struct RouteMatch<'r, 'p, T> {
 }
 
 impl RouterError {
-    /// A text for the author of the service.
+    /// The reason, for the author of the service.
     pub(crate) const fn reason(self) -> &'static str {
         match self {
-            Self::TooLong => "it has parameters and more than 64 segments",
+            Self::TooLong => "a route with parameters has at most 64 segments",
             Self::TooManyShapes => {
-                "16 routes with as many segments and the same first one have their parameters in other places"
+                "16 routes with the same number of segments and the same first segment already have parameters at other positions"
             }
         }
     }
 
-    /// As an error about a route.
+    /// Converts it into an error about a route.
     pub(crate) fn into_error(self, route: &Route) -> RouteError {
         RouteError { text: route.as_str().chars().take(60).collect(), reason: self.reason() }
     }
 }
 
 impl<T> Router<T> {
-    /// The value of a route, made by `new` if there is none. Names of parameters make no
+    /// The value of a route, made by `new` if there is none. The names of parameters make no
     /// difference: `GET/a/{x}` and `GET/a/{y}` are one route.
     ///
     /// # Errors
-    /// When the route is new, and would make look-ups too slow.
+    /// When the route is new and would make look-ups too slow.
     pub(crate) fn entry(&mut self, route: &Route, new: impl FnOnce() -> T) -> Result<&mut T, RouterError> {
         if !route.is_pattern() {
             // There are few methods: the text is allocated once for each.
@@ -139,7 +140,7 @@ impl<T> Router<T> {
     }
 
     /// Removes a route, and leaves nothing behind: names come and go for years. Returns whether
-    /// routes that were [refused](RouterError) may be taken now.
+    /// routes that were [refused](RouterError) may be accepted now.
     pub(crate) fn remove(&mut self, route: &Route) -> bool {
         let Some(method) = self.methods.get_mut(route.method()) else { return false };
         let makes_room = if route.is_pattern() {
@@ -168,7 +169,7 @@ impl<T> Router<T> {
 }
 
 impl<T> Patterns<T> {
-    /// Whether a route may be added, if it is not there.
+    /// Whether a route that has no value may be added.
     fn check(&self, route: &Route) -> Result<(), RouterError> {
         if segments(route.path()).nth(MAX_SEGMENTS).is_some() {
             return Err(RouterError::TooLong);
@@ -251,7 +252,7 @@ impl<T> Patterns<T> {
                 empty |= bit(at);
             }
         }
-        // A parameter takes no segment that is empty.
+        // A parameter does not match an empty segment.
         let shapes = groups.into_iter().flatten().flatten().filter(|shape| shape.parameters & empty == 0);
         for Shape { parameters, .. } in shapes {
             *tried += 1;
@@ -319,14 +320,14 @@ fn bit(at: usize) -> u64 {
     1 << (MAX_SEGMENTS - 1 - at)
 }
 
-/// Which segments are parameters; those beyond the limit do not count.
+/// The segments that are parameters; those beyond the limit do not count.
 fn shape(route: &Route) -> u64 {
     let segments = route.segments().take(MAX_SEGMENTS).enumerate();
     let parameters = segments.filter(|(_, segment)| matches!(segment, Segment::Parameter(_)));
     parameters.fold(0, |shape, (at, _)| shape | bit(at))
 }
 
-/// Whether two routes with parameters differ in the names of these at most.
+/// Whether two routes with parameters differ at most in the names of the parameters.
 fn is_same(one: &Route, other: &Route) -> bool {
     one.segments().map(literal_of).eq(other.segments().map(literal_of))
 }
@@ -358,7 +359,7 @@ impl Hasher for PassThroughHasher {
     }
 
     fn write(&mut self, _bytes: &[u8]) {
-        debug_assert!(false, "only hashes are looked up");
+        debug_assert!(false, "only hashes are hashed");
     }
 
     fn write_u64(&mut self, hash: u64) {
@@ -454,7 +455,7 @@ mod tests {
         assert!(router.methods.is_empty());
     }
 
-    /// As the rule says, by looking at all of them.
+    /// The result by the rule, found by comparing all routes.
     fn naive<'r>(routes: &'r [Route], method: &str, path: &str) -> Option<&'r Route> {
         let is_literal = |route: &Route| -> Vec<bool> {
             route.segments().map(|segment| matches!(segment, Segment::Literal(_))).collect()
@@ -475,7 +476,7 @@ mod tests {
             let most_segments = rng.usize(1..8);
             let text = |rng: &mut fastrand::Rng, parameters: bool| {
                 let mut text = String::new();
-                // Often the same number, so that there are too many shapes.
+                // Often the same number of segments, so that there are too many shapes.
                 let least = if seed % 4 == 0 { most_segments } else { 1 };
                 for at in 0..rng.usize(least..=most_segments) {
                     let segment = match rng.u8(0..if parameters { 8 } else { 4 }) {
@@ -545,7 +546,7 @@ mod tests {
                 assert!(tried <= 2 * MAX_SHAPES, "{path}: {tried}");
                 let mut tried = 0;
                 assert!(method.patterns.find(&format!("{path}/miss"), &mut tried).is_none());
-                assert_eq!(tried, 0, "no pattern has as many segments");
+                assert_eq!(tried, 0, "no pattern has this many segments");
             }
         }
     }

@@ -26,30 +26,30 @@ pub(crate) struct RoutingTable {
     router: Router<Arc<Providers>>,
     /// The subscribers of events.
     events: Router<Arc<SubscriberGroups>>,
-    /// Routes of nodes that take no calls now, with the number of these nodes.
+    /// Routes of nodes that take no calls now, each with the number of these nodes.
     inactive: Router<usize>,
-    /// Routes that had providers. Looked up only when `router` has none: a route that is gone must
-    /// not hide one that is there.
+    /// Routes that had providers. They are looked up only when `router` has none, because a route
+    /// that is gone must not hide a present one.
     known_routes: KnownRoutes,
     /// The nodes that are never called, and why.
     blocked: BTreeMap<SocketAddr, &'static str>,
-    /// The nodes of which routes were refused.
+    /// The nodes some of whose routes were refused.
     refused: BTreeSet<SocketAddr>,
     /// `None` for the tables of other threads, so that each warning is logged once.
     log_throttle: Option<LogThrottle>,
 }
 
-/// An address, and the node that is there now.
+/// An address, and the node that is now there.
 pub(crate) type NodeChange = (SocketAddr, Option<KnownNode>);
 
 /// The result of a look-up.
 #[derive(Debug)]
 pub(crate) enum Lookup<'p> {
-    /// There are providers; with the segments of the path that parameters captured.
+    /// The route has providers. With the segments of the path that parameters captured.
     Available(Arc<Providers>, Vec<&'p str>),
-    /// No node offers it any more, or none takes calls.
+    /// No node offers the route any more, or none takes calls.
     Unavailable,
-    /// No node has offered it.
+    /// No node has ever offered the route.
     Unknown,
 }
 
@@ -69,7 +69,7 @@ impl RoutingTable {
         }
     }
 
-    /// A table of the same nodes for another thread, with connections of its own.
+    /// A table with the same nodes for another thread, with connections of its own.
     pub(crate) fn for_thread(&self, now: Instant) -> Self {
         let mut follower = Self::new(Arc::clone(&self.local_node));
         (follower.known_routes, follower.log_throttle) = (self.known_routes.clone(), None);
@@ -82,12 +82,12 @@ impl RoutingTable {
         follower
     }
 
-    /// The connection, made or not, to the node at this address.
+    /// The connection to the node at this address, open or not.
     pub(crate) fn connection(&self, address: SocketAddr) -> Option<&Arc<Connection>> {
         self.connections.get(&address)
     }
 
-    /// Why the node at this address is never called, if it is not.
+    /// Why the node at this address is never called, if so.
     pub(crate) fn blocked_reason(&self, address: SocketAddr) -> Option<&'static str> {
         self.blocked.get(&address).copied()
     }
@@ -105,13 +105,13 @@ impl RoutingTable {
         if let Some(found) = self.router.find(method, path) {
             return Lookup::Available(Arc::clone(found.value), found.captured);
         }
-        // The clock is read only for a route that is not there, which is rare.
+        // The clock is read only for a route without providers, which is rare.
         let is_known =
             self.inactive.find(method, path).is_some() || self.known_routes.contains(method, path, Instant::now());
         if is_known { Lookup::Unavailable } else { Lookup::Unknown }
     }
 
-    /// Whether the node at this address offers a route and is not called for it: see
+    /// Whether the node at this address offers a route but is not called for it: see
     /// [`RouterError`].
     pub(crate) fn is_refused(&self, address: SocketAddr, route: &Route) -> bool {
         self.refused.contains(&address) && !self.router.has(route)
@@ -188,14 +188,14 @@ impl RoutingTable {
         makes_room
     }
 
-    /// Adds a node that is not in the table; `connection` is the one to its address, if there was
-    /// one.
+    /// Adds a node that is not in the table; `connection` is the earlier connection to its address,
+    /// if there was one.
     fn add(&mut self, known: &KnownNode, connection: Option<Arc<Connection>>, now: Instant) {
         let KnownNode { address, node, .. } = known;
         self.nodes.insert(*address, known.clone());
         let advert = node.advert.as_ref();
         let instance = advert.and_then(|advert| advert.id.as_ref());
-        // This process is in the list too. A gateway offers nothing there.
+        // The list contains this process too. A gateway offers nothing there.
         let offers = !node.routes.is_empty() || advert.is_some_and(|advert| advert.http.is_some());
         let blocked = offers.then(|| self.local_node.blocked.reason(*address)).flatten();
         if let Some(why) = blocked {
@@ -328,7 +328,7 @@ mod tests {
     use super::*;
     use crate::routing::blocked::BlockedAddresses;
 
-    /// Few enough that every one is shared, left and taken up again.
+    /// Few enough that each is shared, left and offered again.
     const ROUTES: [&str; 7] =
         ["GET/a", "POST/a", "GET/a/{x}", "GET/a/{y}", "GET/{x}/b", "EVENT/told", "EVENT/told.too"];
     const PATHS: [(&str, &str); 5] = [("GET", "/a"), ("POST", "/a"), ("GET", "/a/1"), ("GET", "/1/b"), ("GET", "/a/b")];
@@ -354,18 +354,18 @@ mod tests {
         KnownNode { address, node: Arc::new(node), ids: vec![port.into()] }
     }
 
-    /// Each with its weight, and whether it is suspect and near.
+    /// Each with its weight, and whether it is suspect and in the same zone.
     type Members = BTreeSet<(SocketAddr, u16, bool, bool)>;
 
     fn members(pool: &Providers) -> Members {
         assert!(pool.is_scheduled() && !pool.list().is_empty());
         let members = pool.list().iter().map(|one| (one.connection.address, one.weight, one.suspect, one.same_zone));
         let set: Members = members.collect();
-        assert_eq!(set.len(), pool.list().len(), "no node twice");
+        assert_eq!(set.len(), pool.list().len(), "no node is listed twice");
         set
     }
 
-    /// Who is called for what.
+    /// The providers of each route.
     fn seen(table: &RoutingTable) -> Vec<(String, Members)> {
         let mut seen = Vec::new();
         for (method, path) in PATHS {
@@ -421,19 +421,19 @@ mod tests {
         let offer = |port, weight, path: &str| node_of(port, weight, [format!("GET{path}")]);
         let is_gone = |table: &RoutingTable, path: &str| matches!(table.lookup("GET", path), Lookup::Unavailable);
         let address = |change: &NodeChange| (change.0, None);
-        let (here, resting) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/resting"));
-        table.apply(&[here.clone(), resting.clone()], Instant::now());
-        assert!(!is_gone(&table, "/here/1") && is_gone(&table, "/resting") && !is_gone(&table, "/never"));
+        let (here, inactive) = (offer(1, 100, "/here/{x}"), offer(2, 0, "/inactive"));
+        table.apply(&[here.clone(), inactive.clone()], Instant::now());
+        assert!(!is_gone(&table, "/here/1") && is_gone(&table, "/inactive") && !is_gone(&table, "/never"));
         tokio::time::advance(2 * KnownRoutes::TIME).await;
         table.apply(&[address(&here)], Instant::now());
-        assert!(is_gone(&table, "/here/1") && is_gone(&table, "/resting"), "who rests is there");
-        table.apply(&[address(&resting)], Instant::now());
+        assert!(is_gone(&table, "/here/1") && is_gone(&table, "/inactive"), "a node of weight 0 is still known");
+        table.apply(&[address(&inactive)], Instant::now());
         tokio::time::advance(KnownRoutes::TIME / 2).await;
-        assert!(is_gone(&table, "/here/1") && is_gone(&table.for_thread(Instant::now()), "/resting"));
+        assert!(is_gone(&table, "/here/1") && is_gone(&table.for_thread(Instant::now()), "/inactive"));
         tokio::time::advance(KnownRoutes::TIME / 2).await;
-        assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/resting"), "not for ever");
+        assert!(!is_gone(&table, "/here/1") && !is_gone(&table, "/inactive"), "not for ever");
         table.apply(&[], Instant::now());
-        assert!(table.inactive.find("GET", "/resting").is_none());
+        assert!(table.inactive.find("GET", "/inactive").is_none());
     }
 
     #[tokio::test]
@@ -474,7 +474,7 @@ mod tests {
         table.apply(&[node("x", true)], Instant::now());
         let second = providers(&table);
         assert!(Arc::ptr_eq(&first.list()[0].connection, &second.list()[0].connection), "the same process");
-        assert!(!first.list()[0].suspect && second.list()[0].suspect, "who was picked from stays as it was");
+        assert!(!first.list()[0].suspect && second.list()[0].suspect, "the pool of an earlier pick stays unchanged");
         table.apply(&[node("y", false)], Instant::now());
         assert!(!Arc::ptr_eq(&first.list()[0].connection, &providers(&table).list()[0].connection), "another process");
         table.apply(&[(first.list()[0].connection.address, None)], Instant::now());

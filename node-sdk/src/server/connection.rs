@@ -1,5 +1,5 @@
-//! The connection of one caller: all packets of a read are begun, and all responses that are ready
-//! leave together.
+//! The connection of one caller: it begins all calls of a read, and writes all ready responses
+//! together.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -27,15 +27,15 @@ use crate::server::running_calls::{CallHandle, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
-/// Running calls of one caller; with more, it is not read from until one is done.
+/// Most running calls of one caller. It is not read from until one is done.
 const MAX_RUNNING: usize = 1024;
-/// Streams of one caller, and calls that may become streams. They do not count as running calls,
-/// since they may last, and the caller's reading paces them. More are refused.
+/// Most streams of one caller, with calls that may become streams. They do not count as running
+/// calls, since they may last long, and the caller's reading paces them. Further ones are refused.
 const MAX_STREAMS: usize = 4096;
-/// What a running call costs beside its packet: the state of its handler, its slot, its stream. A
+/// Bytes of a running call beside its packet: the state of its handler, its slot, its stream. A
 /// handler that only sleeps took 470 bytes.
 const CALL_BYTES: usize = 1024;
-/// Bytes of responses that may wait for one caller; with more, it is not read from until it reads.
+/// Most bytes of responses that wait for one caller. It is not read from until it has read some.
 /// Its other limits are in [`budget`](crate::transport::budget).
 const MAX_WAITING_BYTES: usize = 8 << 20;
 /// How often a caller that is over its limit is checked again: other callers free memory.
@@ -44,7 +44,7 @@ const ROOM_PERIOD: Duration = Duration::from_millis(50);
 const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a caller may read none of its responses.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Broken packets after which a connection is cut; later ones are hardly better.
+/// Broken packets after which a connection is cut: later packets are unlikely to be better.
 const MAX_STRIKES: u32 = 3;
 /// Most bytes of a caller's instance id; ours have 32.
 const MAX_INSTANCE_BYTES: usize = 128;
@@ -55,7 +55,7 @@ const FRAMES_PER_YIELD: usize = 32;
 /// A larger packet is begun only with a time slice among the busy callers of this node.
 const LARGE_FRAME_BYTES: usize = 16 * 1024;
 
-/// With this many packets at a time, all responses that are ready leave in one write, which costs
+/// With this many packets at a time, all ready responses leave in one write, because a write costs
 /// as much as many responses.
 const MANY: usize = 8;
 
@@ -68,7 +68,7 @@ struct CallerConnection<'a> {
     large: Option<Bytes>,
     /// When the bytes in the reader were received.
     received: Instant,
-    /// Packets that were begun since the reader was last empty, and before that.
+    /// Packets that were begun since the reader was last empty, and in the period before.
     frames_begun: usize,
     frames_begun_before: usize,
     queue_delay: QueueDelay,
@@ -79,14 +79,14 @@ struct CallerConnection<'a> {
     strikes: u32,
     slice: TimeSlice,
     share: PeerShare,
-    /// Bytes that may be held for it now.
+    /// Bytes that may be held for the caller now.
     allowed_bytes: usize,
-    /// Bytes of running calls: their packets, and what each costs.
+    /// Bytes of running calls: their packets, and [`CALL_BYTES`] for each.
     running_bytes: usize,
-    /// Bytes that wait in all its streams.
+    /// Bytes that wait in all streams of the caller.
     in_streams: Arc<AtomicUsize>,
     full: LogThrottle,
-    /// The node stops: streams that have nothing to send end.
+    /// Cancelled when the node stops: streams that have nothing to send then end.
     leaving: bool,
 }
 
@@ -212,13 +212,13 @@ impl CallerConnection<'_> {
             && self.running_bytes + self.in_streams.load(Ordering::Relaxed) < self.allowed_bytes
     }
 
-    /// Bytes that are held for it.
+    /// Bytes that are held for the caller.
     fn held_bytes(&self) -> usize {
         let (come, large) = (self.reader.buffered().len(), self.large.as_ref().map_or(0, Bytes::len));
         come + large + self.running_bytes + self.in_streams.load(Ordering::Relaxed) + self.responses.kept_bytes()
     }
 
-    /// Charges what is held for it to the budget, and stores how much may be held.
+    /// Charges the bytes held for the caller to the budget, and stores how many may be held.
     fn charge(&mut self) {
         let held = self.held_bytes();
         self.allowed_bytes = self.share.charge(held);
@@ -228,7 +228,7 @@ impl CallerConnection<'_> {
     }
 
     /// Parts that handlers do not read must not keep the caller from being read. While they are
-    /// most of what may be held for the caller, the stream with the most of them ends.
+    /// most of the bytes that may be held for the caller, the stream with the most parts ends.
     fn crowd_out(&mut self) {
         while self.in_streams.load(Ordering::Relaxed) > self.allowed_bytes / 2 {
             let waiting =
@@ -244,7 +244,7 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// Counts and logs that something was refused for want of memory.
+    /// Counts and logs that something was refused for lack of memory.
     fn note_full(&mut self, what: &str) {
         self.share.count_refusal();
         if let Some(held_back) = self.full.allow(Instant::now().into_std()) {
@@ -253,13 +253,12 @@ impl CallerConnection<'_> {
         }
     }
 
-    /// Whether the response that was written after `before` bytes fits. Otherwise an error takes
-    /// its place.
+    /// Checks that the response written after `before` bytes fits. Otherwise an error replaces it.
     fn has_kept(&mut self, before: usize, to: &ResponseTarget) -> bool {
         let waiting = self.responses.len();
         if waiting == before || self.share.fits(waiting) {
             if waiting - before > MIN_BYTES {
-                // At once: other callers may be served before this one is charged again.
+                // Charged at once: other callers may be served before this one is charged again.
                 self.charge();
             }
             return true;
@@ -269,19 +268,19 @@ impl CallerConnection<'_> {
         false
     }
 
-    /// Whether the caller reads its responses. Otherwise its calls do not go on.
+    /// Whether the caller reads its responses. Otherwise its calls do not continue.
     fn is_reading(&self) -> bool {
         self.responses.len() < MAX_WAITING_BYTES.min(self.allowed_bytes)
     }
 
-    /// Whether packets are few. Then each is answered by itself, and the caller works on the first
-    /// response while the next call is handled.
+    /// Whether packets are few. Each is then answered by itself, so that the caller works on the
+    /// first response while the next call is handled.
     fn has_few(&self) -> bool {
         self.frames_begun_before < MANY && self.frames_begun < MANY
     }
 
-    /// Begins the packets that have come. Most handlers are done at once. Returns whether there may
-    /// be more packets.
+    /// Begins the packets that have arrived. Most handlers are done at once. Returns whether there
+    /// may be more packets.
     fn begin(&mut self, task: &mut TaskContext<'_>) -> Result<bool, &'static str> {
         let now = Instant::now();
         for _ in 0..if self.has_few() { 1 } else { FRAMES_PER_YIELD } {
@@ -411,8 +410,8 @@ impl CallerConnection<'_> {
     }
 }
 
-/// Waits for what the read window of a version 1 caller waits for, and returns what its end showed.
-/// Never completes when the window waits for nothing.
+/// Waits until the read window of a version 1 caller may have room, and returns what the caller's
+/// socket showed. Never completes when the window waits for nothing.
 async fn read_enough(
     stream: &Socket,
     service: &LocalService,
@@ -430,7 +429,7 @@ async fn read_enough(
     }
 }
 
-/// Writes what the socket takes. The step says what the rest waits for.
+/// Writes as much as the socket takes. The returned step says what the rest waits for.
 fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
     loop {
         let now = Instant::now().into_std();

@@ -1,4 +1,4 @@
-//! The routes of a node, and how one call is begun and answered.
+//! The routes of a node, and how a call is begun and answered.
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
@@ -31,7 +31,7 @@ use crate::transport::budget::Budget;
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 /// Most calls in a row, each made while the one before is handled. Services that call each other in
-/// a circle would go on until the deadline. No sound service comes near this.
+/// a circle would go on until the deadline. No correct service comes near this number.
 const MAX_HOPS: u8 = 32;
 
 /// The routes of a node, and what all its callers share.
@@ -68,11 +68,11 @@ pub(crate) struct StartedCall {
 }
 
 impl LocalService {
-    /// Finds the handler of a call, which was `made` at that time, and begins it. An error of the
-    /// call becomes its response.
+    /// Finds the handler of a call that was made at `made`, and begins it. An error of the call
+    /// becomes its response.
     ///
     /// # Errors
-    /// When `frame`, from which `request` was cut, is no packet after all.
+    /// When `frame`, from which `request` was split without parsing, is not a packet after all.
     pub(crate) fn begin(
         &self,
         frame: &[u8],
@@ -87,8 +87,7 @@ impl LocalService {
         if verified || request.verified || serde_json::from_str::<&RawValue>(params.unwrap_or("null")).is_ok() {
             return Ok(begun);
         }
-        // The request was cut out without parsing, and its arguments turned out to be something
-        // else.
+        // The request was split without parsing, and its arguments turned out not to be JSON.
         let mut request = Request::from_packet(Packet::parse(frame)?);
         Ok(self.begin_in(&mut request, made, caller, may_stream, now))
     }
@@ -126,7 +125,9 @@ impl LocalService {
             to.key = None;
         }
         if context.hops > MAX_HOPS {
-            let message = format!("calls that handlers make for calls are {MAX_HOPS} deep, as in a loop");
+            let message = format!(
+                "this call is the end of a chain of {MAX_HOPS} calls, each made for the one before; services may be calling each other in a loop"
+            );
             return StartedCall::failed(to, context, ServiceError::new(508, "loop", message));
         }
         if let Some(left) = request.meta.time_left {
@@ -137,10 +138,12 @@ impl LocalService {
                 return StartedCall::failed(to, context, error);
             }
             if waited > left / 2 {
-                // Under overload, the calls that have waited longest would all be answered too
-                // late.
-                let error =
-                    ServiceError::new(503, "overloaded", "the call waited for half of its time before it could begin");
+                // Under overload, all calls that have waited longest would be answered too late.
+                let error = ServiceError::new(
+                    503,
+                    "overloaded",
+                    "the call waited for half of its time before it could be begun",
+                );
                 return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
             }
         }
@@ -227,7 +230,7 @@ impl StartedCall {
         Self { to, context, running: Err(error), _permit: None }
     }
 
-    /// Hands out where the response goes, until [`attach_target`](Self::attach_target).
+    /// Lends the target of the response, until [`attach_target`](Self::attach_target).
     pub(crate) fn detach_target(&mut self) -> ResponseTarget {
         ResponseTarget { version: self.to.version, key: self.to.key.take(), call_stream: self.to.call_stream.take() }
     }
@@ -236,7 +239,8 @@ impl StartedCall {
         self.to = to;
     }
 
-    /// Polls the work. What is ready of the response is in `sink`. A panic costs this call only.
+    /// Polls the work. The ready part of the response is then in `sink`. A panic costs only this
+    /// call.
     pub(crate) fn poll_answer(
         &mut self,
         task: &mut TaskContext<'_>,
@@ -263,7 +267,7 @@ impl StartedCall {
     }
 }
 
-/// What a call that was not done at once has written.
+/// Returns what a call that was not done at once has written.
 #[derive(Debug)]
 pub(crate) struct PolledResponse {
     pub(crate) version: Version,

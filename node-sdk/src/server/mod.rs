@@ -23,8 +23,8 @@ const MAX_CALLERS: usize = 10_000;
 /// After the node has left the registry, how long callers have to learn of it and to close their
 /// connections.
 const STOP_TIME: Duration = Duration::from_secs(2);
-/// Then a node without callers ends after this time: connections that the system has accepted, and
-/// this process not yet, may carry calls.
+/// After that, a node without callers ends only after this time: connections that the system has
+/// accepted, but this process has not, may carry calls.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// How long calls in flight may take to finish after that.
 const FINISH_TIME: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
             }
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
-                    warn!(%error, "a caller's connection panicked");
+                    warn!(%error, "the task of a caller's connection panicked");
                 }
             }
         }

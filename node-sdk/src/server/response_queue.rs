@@ -9,10 +9,10 @@ use protocol::{LEGACY_READ_BYTES, ReadWindow, Version, WindowFull};
 use crate::error::ServiceError;
 use crate::handler::response_sink::{ResponseSink, ResponseTarget};
 
-/// A guess: a version 1 caller on another machine that sends calls also reads within this time.
+/// An estimate: a version 1 caller on another machine that sends calls also reads within this time.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(50);
 
-/// A buffer that has become larger is not used again.
+/// A buffer that has become larger is not reused.
 const USUAL_BATCH_BYTES: usize = 64 * 1024;
 
 /// Responses to one caller. Those of version 2 leave in one write; those of version 1 one by one,
@@ -28,10 +28,10 @@ pub(crate) struct ResponseQueue {
     remainder_capacity: usize,
 }
 
-/// What the caller's socket should do now.
+/// The next step for the caller's socket.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum WriteStep {
-    /// Write these bytes, and report how many were taken.
+    /// Write these bytes, and record how many were taken.
     Write(Bytes),
     /// A version 1 caller is still reading: wait for this.
     WaitFor(WindowFull),
@@ -58,13 +58,13 @@ impl ResponseQueue {
         self.batch.len() + self.legacy_bytes + self.remainder.len()
     }
 
-    /// Bytes that are held for what waits.
+    /// Bytes that are held for waiting responses.
     pub(crate) fn kept_bytes(&self) -> usize {
         self.batch.len() + self.legacy_bytes + self.remainder_capacity.max(self.remainder.len())
     }
 
-    /// The caller reads nothing now: the remainder of a large write is copied, without what was
-    /// written.
+    /// Called while the caller does not read: copies the remainder of a large write, without the
+    /// bytes that were written.
     pub(crate) fn shrink(&mut self) {
         if self.remainder_capacity > USUAL_BATCH_BYTES && self.remainder.len() <= self.remainder_capacity / 2 {
             self.remainder = Bytes::copy_from_slice(&self.remainder);
@@ -72,7 +72,7 @@ impl ResponseQueue {
         }
     }
 
-    /// Replaces what was written after `bytes` by an error.
+    /// Replaces everything written after `bytes` by an error.
     pub(crate) fn replace(&mut self, bytes: usize, to: &ResponseTarget, error: &ServiceError) {
         let added = self.len().saturating_sub(bytes);
         match to.version {
@@ -90,7 +90,7 @@ impl ResponseQueue {
         self.answer(to, |sink| sink.failure(error));
     }
 
-    /// Gives `answer` a sink to write one response to.
+    /// Gives `answer` a sink for one response.
     pub(crate) fn answer<R>(&mut self, to: &ResponseTarget, answer: impl FnOnce(&mut ResponseSink<'_>) -> R) -> R {
         match to.version {
             Version::V2 => answer(&mut ResponseSink::new(&mut self.batch, to)),
@@ -137,13 +137,12 @@ impl ResponseQueue {
         if self.remainder.is_empty() { WriteStep::Done } else { WriteStep::Write(self.remainder.clone()) }
     }
 
-    /// Bytes written so far. To be read before looking at the caller's end.
+    /// Bytes written so far. Read this before observing the caller's socket.
     pub(crate) fn written(&self) -> u64 {
         self.window.written()
     }
 
-    /// What the caller's end showed after `written` bytes: how many of them it had not read, at
-    /// most.
+    /// Records that the caller had at most `unread` bytes unread when `written` had been written.
     pub(crate) fn seen(&mut self, written: u64, unread: Option<usize>) {
         match unread {
             Some(unread) => drop(self.window.confirm_read(written, unread)),
@@ -189,7 +188,7 @@ mod tests {
             });
         }
 
-        /// At `ms`: bytes of the next write, or when to ask again.
+        /// Checks at `ms` the bytes of the next write, or when to ask again.
         #[track_caller]
         fn check(&mut self, ms: u64, expected: Result<Option<usize>, u64>) {
             let at = |ms| self.start + Duration::from_millis(ms);

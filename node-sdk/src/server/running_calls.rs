@@ -1,4 +1,4 @@
-//! The running calls of one caller, and what the caller can do about each.
+//! The running calls of one caller, and how the caller can affect each.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -13,7 +13,7 @@ use crate::server::dispatch::{PolledResponse, StartedCall};
 /// A running call, with its key if that is a number.
 pub(super) struct RunningCall {
     pub(super) key: Option<u64>,
-    /// What it counts against the caller's limit.
+    /// The bytes that it counts against the caller's limit.
     pub(super) bytes: usize,
     pub(super) begun: Option<StartedCall>,
 }
@@ -22,7 +22,7 @@ pub(super) struct RunningCall {
 #[derive(Default)]
 pub(super) struct RunningCalls {
     pub(super) by_key: HashMap<u64, CallHandle>,
-    /// How many of them are, or may become, streams.
+    /// How many of the calls are, or may become, streams.
     pub(super) streams: usize,
 }
 
@@ -45,11 +45,11 @@ impl RunningCalls {
     }
 }
 
-/// What a caller can do with a running call.
+/// The means by which a caller can affect a running call.
 pub(super) struct CallHandle {
     pub(super) abort: AbortHandle,
     pub(super) call_stream: Option<Arc<CallStream>>,
-    /// What it counts against the caller's limit.
+    /// The bytes that it counts against the caller's limit.
     pub(super) bytes: usize,
 }
 

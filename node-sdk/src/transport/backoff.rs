@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-/// Doubles from attempt to attempt up to a limit, with a random part so that many callers do not
-/// come at once.
+/// The wait doubles from attempt to attempt up to a limit, with a random part so that many callers
+/// do not connect at once.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next: Duration,

@@ -5,25 +5,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The default for all callers together: partly received packets, running calls, and parts and
-/// responses that were not read. Ten thousand callers have 160 MiB of [`MIN_BYTES`] besides, and
-/// an allocator in which thousands of buffers grow holds half as much again, so a node that hostile
-/// callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just
-/// that.
+/// responses that were not read. Ten thousand callers have 160 MiB of [`MIN_BYTES`] besides, and an
+/// allocator in which thousands of buffers grow holds half as much again, so a node that hostile
+/// callers fill stays below 1 GB (`drill hostile --only node-memory`). With 384 MiB it had just 1
+/// GB.
 pub(crate) const DEFAULT_BYTES: usize = 256 << 20;
-/// For all nodes that are called together: partly received packets, and parts of streams that were
-/// not read.
+/// The default for all called nodes together: partly received packets, and parts of streams that
+/// were not read.
 pub(crate) const CALLED_BYTES: usize = 256 << 20;
-/// Most bytes for one caller: several of the largest packets, either way.
+/// Most bytes for one caller: several of the largest packets, in either direction.
 const MAX_CALLER_BYTES: usize = 64 << 20;
-/// What each peer may have in any case, so that small calls always get through.
+/// Bytes that each peer may always have, so that small calls always get through.
 pub(crate) const MIN_BYTES: usize = 16 * 1024;
-/// Beyond that, a peer has at most this part of what is free, as 1 in this many. So something is
-/// always left for the next peer, and many greedy peers end with equal shares.
+/// Beyond that, a peer has at most one part in this many of the free bytes. So something is always
+/// left for the next peer, and many greedy peers end with equal shares.
 const FREE_DIVISOR: usize = 2;
 /// The budget is charged in portions, so that small changes do not touch the shared counter.
 const PORTION: usize = 16 * 1024;
 
-/// The budget that all callers of a node share, or all nodes that it calls.
+/// The budget that all callers of a node share, or that all nodes share which it calls.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -46,12 +46,13 @@ pub struct BufferUsage {
 }
 
 impl Budget {
-    /// For callers.
+    /// A budget for callers.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
         Self::with_max_share(limit, MAX_CALLER_BYTES)
     }
 
-    /// For nodes that are called: one connection may carry all that a gateway has asked for.
+    /// A budget for called nodes: one connection may carry all responses that a gateway has asked
+    /// for.
     pub(crate) fn for_connections() -> Arc<Self> {
         Self::with_max_share(CALLED_BYTES, CALLED_BYTES)
     }
@@ -74,7 +75,7 @@ impl Budget {
 #[derive(Debug)]
 pub(crate) struct PeerShare {
     budget: Arc<Budget>,
-    /// What is charged to the budget: whole portions.
+    /// The bytes charged to the budget: whole portions.
     charged: usize,
 }
 
@@ -86,7 +87,7 @@ impl PeerShare {
     /// Charges the bytes that are held for the peer. Returns how many may be held.
     pub(crate) fn charge(&mut self, held: usize) -> usize {
         let charged = held.saturating_sub(MIN_BYTES).next_multiple_of(PORTION);
-        // Two peers at once may exceed the limit by a portion each; then none is read from.
+        // Two peers at once may exceed the limit by a portion each; no peer is read from then.
         if charged > self.charged {
             self.budget.used.fetch_add(charged - self.charged, Ordering::Relaxed);
         } else if charged < self.charged {
@@ -106,7 +107,7 @@ impl PeerShare {
         held <= MIN_BYTES || held <= self.budget.free() + self.charged
     }
 
-    /// Memory was refused once.
+    /// Counts one refusal of memory.
     pub(crate) fn count_refusal(&self) {
         self.budget.refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -128,7 +129,7 @@ mod tests {
         fn check(callers: usize, least: usize) {
             let budget = Budget::new(DEFAULT_BYTES);
             let mut shares: Vec<_> = (0..callers).map(|_| (PeerShare::new(&budget), 0)).collect();
-            // Each holds what it may, a read at a time, until none may hold more.
+            // Each holds as much as it may, a read at a time, until none may hold more.
             while shares.iter_mut().fold(false, |takes, (share, held)| {
                 let more = share.charge(*held).saturating_sub(*held).min(PORTION);
                 *held += more;
@@ -141,7 +142,7 @@ mod tests {
             assert!(fewest >= least, "{callers}: {fewest} to {most}");
             let used = budget.usage().bytes;
             assert!(used <= DEFAULT_BYTES + PORTION, "{callers}: {used}");
-            assert!(PeerShare::new(&budget).charge(0) >= fewest.min(most) / 2, "the next one gets some");
+            assert!(PeerShare::new(&budget).charge(0) >= fewest.min(most) / 2, "the next peer gets some");
             drop(shares);
             assert_eq!(budget.usage().bytes, 0, "all is given back");
         }
@@ -158,6 +159,6 @@ mod tests {
         assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));
         large.charge(1 << 20);
         assert!(small.fits(MIN_BYTES) && !small.fits(MIN_BYTES + PORTION + 1));
-        assert!(large.fits(1 << 20), "what it has");
+        assert!(large.fits(1 << 20), "bytes that it already holds");
     }
 }

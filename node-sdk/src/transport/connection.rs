@@ -45,7 +45,7 @@ pub(crate) struct Connection {
     /// A health check has failed.
     unhealthy: AtomicBool,
     state: Mutex<ConnectionState>,
-    /// Wakes the task that owns the socket: there is something to write, or the connection is
+    /// Wakes the task that owns the socket when there is something to write, or the connection is
     /// retired.
     task: AtomicWaker,
     /// The first packet to a version 2 node: it names this instance.
@@ -63,7 +63,7 @@ struct ConnectionState {
     socket: Option<Arc<Socket>>,
     /// The remainder of a write that a caller began: it leaves before all other bytes.
     remainder: BytesMut,
-    /// The task holds bytes that the system has not taken.
+    /// Whether the task holds bytes that the system has not taken.
     is_writing: bool,
     /// When the first packet of the connection was queued.
     hello_at: Instant,
@@ -74,7 +74,7 @@ struct ConnectionState {
     cut: LogThrottle,
     /// The node has sent too many unexpected frames, and is not called before this.
     cooling_down_until: Option<Instant>,
-    /// The bytes that are held for the node, of those for all nodes.
+    /// The share of this node in the bytes that are held for all nodes.
     share: PeerShare,
 }
 
@@ -90,7 +90,7 @@ enum ConnectionPhase {
     Down(Instant),
 }
 
-/// A call that was accepted. Dropping it cancels the call: if it is not written it never will be,
+/// A call that was accepted. Dropping it cancels the call: an unwritten packet is never written,
 /// and otherwise the node is told.
 #[derive(Debug)]
 pub(crate) struct PendingCall {
@@ -150,7 +150,7 @@ impl Connection {
         !self.unhealthy.load(Ordering::Relaxed)
     }
 
-    /// Returns whether it is a change.
+    /// Returns whether that is a change.
     pub(crate) fn set_health(&self, healthy: bool) -> bool {
         self.unhealthy.swap(!healthy, Ordering::Relaxed) == healthy
     }
@@ -178,7 +178,7 @@ impl Connection {
     }
 
     /// Accepts a call whose packet `write` makes for a given key and the time since the first
-    /// packet. To be connected first: the call is written as soon as there is a connection.
+    /// packet. Begin to connect first: the call is written as soon as there is a connection.
     pub(crate) fn submit(
         self: &Arc<Self>,
         now: Instant,
@@ -210,7 +210,7 @@ impl Connection {
         Ok(())
     }
 
-    /// No more calls will come: the connection closes when those in flight are done.
+    /// Takes no more calls: the connection closes when those in flight are done.
     pub(crate) fn retire(&self) {
         self.lock().retired = true;
         self.task.wake();
@@ -221,14 +221,14 @@ impl Connection {
         self.instance.as_deref().map(|instance| escaped(instance, MAX_ESCAPED_BYTES).to_string())
     }
 
-    /// Nothing waits inside, and a panic elsewhere leaves the state whole.
+    /// Nothing waits while it is held, and a panic elsewhere leaves the state whole.
     fn lock(&self) -> MutexGuard<'_, ConnectionState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ConnectionState {
-    /// Charges the bytes of parts and of a packet that has `begun`. Returns how many bytes may be
+    /// Charges the bytes of parts and the `begun` bytes of a packet. Returns how many bytes may be
     /// held, if there are many.
     fn charge(&mut self, begun: usize) -> Option<usize> {
         let held = self.calls.parts_bytes() + begun;
@@ -263,21 +263,21 @@ impl ConnectionState {
         Ok(wakers)
     }
 
-    /// The bytes of the task's next write; `false` when there are none.
+    /// Fills the task's next write; `false` when there is nothing to write.
     fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
         std::mem::swap(&mut self.remainder, into);
         self.is_writing = !into.is_empty() || self.calls.fill_write_buffer(now.into_std(), into);
         self.is_writing
     }
 
-    /// A single call is written at once, before the task runs: the node begins with it while other
+    /// Writes a single call at once, before the task runs, so that the node begins it while other
     /// calls are made. The lock is hardly contended then, and most of a large packet is left to the
     /// task.
     fn write_at_once(&mut self, now: Instant) {
         let is_alone = self.calls.is_quiet() && self.remainder.is_empty() && !self.is_writing;
         let Some(socket) = self.socket.as_ref().filter(|_| is_alone) else { return };
         if self.calls.fill_write_buffer(now.into_std(), &mut self.remainder) {
-            // The task finds out if the connection is broken.
+            // The task will notice if the connection is broken.
             let small = &self.remainder[..self.remainder.len().min(MAX_BYTES_AT_ONCE)];
             let taken = socket.try_write(small).unwrap_or(0);
             self.calls.wrote(taken);
@@ -314,7 +314,7 @@ impl PendingCall {
         &self.connection
     }
 
-    /// The stream that the call has become, when its result says so.
+    /// The stream that the call has become, if its result says so.
     pub(crate) fn into_stream(self) -> OpenStream {
         OpenStream::new(&self.connection, self.key)
     }
@@ -325,7 +325,7 @@ impl Drop for PendingCall {
         if !self.done {
             self.connection.lock().calls.cancel(self.key);
             self.stop_counting();
-            // The node may have to be told, and a retired connection closes with its last call.
+            // The node may have to be told, and a retired connection closes after its last call.
             self.connection.task.wake();
         }
     }

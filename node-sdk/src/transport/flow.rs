@@ -1,5 +1,5 @@
-//! The two directions of a stream, without I/O: parts that were received and not read, and the
-//! credit to send.
+//! The two directions of a stream, without I/O: received parts that were not read, and the credit
+//! to send.
 
 use std::collections::VecDeque;
 use std::task::{Context, Poll, Waker};
@@ -8,19 +8,19 @@ use bytes::Bytes;
 use protocol::{Packet, Part, Side, parse_part};
 use serde::de::{DeserializeOwned, Error as _};
 
-/// A smaller part is copied: otherwise it would keep alive the whole buffer that it was read with,
+/// A smaller part is copied. Otherwise it would keep alive the whole buffer that it was read with,
 /// 64 KiB or more, which no budget counts. A larger part is most of its buffer.
 const SMALL_BYTES: usize = 64 * 1024;
-/// What a waiting part costs beside its own bytes.
+/// The memory of a waiting part beside its own bytes.
 const PART_OVERHEAD_BYTES: usize = 64;
 
 /// The receiving side: parts that were received, in order.
 #[derive(Debug)]
 pub(crate) struct ReceiveWindow {
-    /// Bytes that the peer may send ahead; the last part may go beyond. Credit is returned when
+    /// Bytes that the peer may send ahead; the last part may exceed them. Credit is returned when
     /// half of it is consumed, which keeps the peer busy.
     window: u32,
-    /// The credit that is left: with any, one whole part may be sent.
+    /// The credit that is left. With any credit, one whole part may be sent.
     credit: i64,
     waiting: VecDeque<Bytes>,
     waiting_bytes: usize,
@@ -35,9 +35,9 @@ pub(crate) struct ReceiveWindow {
 /// How the peer broke the rules of flow control.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FlowViolation {
-    /// A part is missing, or comes twice.
+    /// A part is missing or was sent twice.
     Gap,
-    /// A part without credit.
+    /// A part was sent without credit.
     Overrun,
 }
 
@@ -56,7 +56,7 @@ impl ReceiveWindow {
         Self { window, credit, waiting, waiting_bytes: 0, last: 0, consumed: 0, is_over: false, reader: None }
     }
 
-    /// A part was received. Returns the task to wake.
+    /// Takes a received part. Returns the task to wake.
     pub(crate) fn push(&mut self, part: Part, frame: Bytes) -> Result<Option<Waker>, FlowViolation> {
         if self.is_over || part.number != self.last + 1 {
             return Err(FlowViolation::Gap);
@@ -74,7 +74,7 @@ impl ReceiveWindow {
         Ok(self.reader.take())
     }
 
-    /// No more parts come. Returns the task to wake.
+    /// Records that no more parts follow. Returns the task to wake.
     pub(crate) fn end(&mut self) -> Option<Waker> {
         self.is_over = true;
         self.reader.take()
@@ -105,7 +105,7 @@ impl ReceiveWindow {
         self.waiting_bytes = 0;
     }
 
-    /// Whether no more parts come; some may wait to be read.
+    /// Whether no more parts follow. Some may still wait to be read.
     pub(crate) fn is_over(&self) -> bool {
         self.is_over
     }
@@ -128,7 +128,7 @@ impl SendWindow {
         Self { credit: credit.into(), sent: 0, is_over: false, writer: None }
     }
 
-    /// The peer grants credit. Returns the task to wake.
+    /// Takes credit from the peer. Returns the task to wake.
     pub(crate) fn grant(&mut self, bytes: u32) -> Option<Waker> {
         // Saturating: no peer can use so much credit.
         self.credit = self.credit.saturating_add(bytes.into());
@@ -154,7 +154,7 @@ impl SendWindow {
         self.sent + 1
     }
 
-    /// A packet of this size was sent, without its delimiter.
+    /// Records that a packet of this size was sent, not counting its delimiter.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.sent += 1;
         self.credit -= i64::try_from(bytes).unwrap_or(i64::MAX);
@@ -203,7 +203,10 @@ mod tests {
         assert_eq!(receive.push(part(0), frame(1)).err(), Some(FlowViolation::Gap));
         assert_eq!(receive.push(part(2), frame(1)).err(), Some(FlowViolation::Gap));
         assert!(receive.push(part(1), frame(STREAM_WINDOW as usize - 1)).is_ok());
-        assert!(receive.push(part(2), frame(MAX_FRAME_BYTES)).is_ok(), "with any credit left, one whole part");
+        assert!(
+            receive.push(part(2), frame(MAX_FRAME_BYTES)).is_ok(),
+            "with any credit left, one whole part may be sent"
+        );
         assert_eq!(receive.push(part(3), frame(1)).err(), Some(FlowViolation::Overrun));
         assert_eq!(receive.waiting_bytes(), STREAM_WINDOW as usize - 1 + MAX_FRAME_BYTES + 2 * PART_OVERHEAD_BYTES);
         let mut ended = ReceiveWindow::new(STREAM_WINDOW);
@@ -218,7 +221,7 @@ mod tests {
         let (mut sent, mut granted) = (0, 0);
         for number in 1..=1000 {
             while send.poll_ready(&mut task).is_pending() {
-                let Poll::Ready(Some(taken)) = receive.poll_part(&mut task) else { panic!("it is there") };
+                let Poll::Ready(Some(taken)) = receive.poll_part(&mut task) else { panic!("the part has arrived") };
                 assert_eq!(taken.len(), 1000);
                 if let Some(credit) = receive.next_credit() {
                     assert!((STREAM_WINDOW / 2..STREAM_WINDOW / 2 + 1000).contains(&credit));

@@ -15,8 +15,8 @@ use crate::transport::write_queue::{EnqueueError, QueuedRange, WriteQueue};
 
 /// The calls of one connection: those that wait to be written, and those that wait for a response.
 ///
-/// A call has a slot from its beginning until its result is read or it is cancelled. The key names
-/// slot and generation, so that a late response reaches no other call.
+/// A call has a slot from its beginning until its result is read or the call is cancelled. Its key
+/// names slot and generation, so that a late response reaches no other call.
 #[derive(Debug)]
 pub(crate) struct InFlight {
     limits: InFlightLimits,
@@ -25,7 +25,7 @@ pub(crate) struct InFlight {
     /// Slots of calls without a result.
     waiting: usize,
     write_queue: WriteQueue,
-    /// The next write has been delayed once.
+    /// Whether the next write has been delayed once.
     has_yielded: bool,
     /// The most calls in flight since there was only one, and in the period before.
     peak: usize,
@@ -36,7 +36,7 @@ pub(crate) struct InFlight {
     answers_due: u64,
     /// Bytes of parts that were not read, of all streams.
     parts_bytes: usize,
-    /// Bytes of parts that may come for cancelled streams: they were on their way.
+    /// Bytes of parts that may still arrive for cancelled streams: they were on their way.
     parts_due: u64,
 }
 
@@ -49,7 +49,7 @@ pub(crate) type CallResult = Result<Bytes, CallFailure>;
 /// Why there is no response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CallFailure {
-    /// The connection was lost, or never came to be. If the call was `written`, it may have been
+    /// The connection was lost, or could not be made. If the call was `written`, it may have been
     /// carried out.
     Lost { written: bool },
     /// Its time is over. If the call was `written`, it may have been carried out.
@@ -68,7 +68,7 @@ enum SlotState {
     Free,
     Waiting(WaitingCall),
     Done(CallResult),
-    /// On the heap: few calls are streams, and all slots would have their size.
+    /// On the heap: few calls are streams, and every slot would have the size of a stream.
     Open(Box<StreamSlot>),
 }
 
@@ -86,7 +86,7 @@ pub(crate) struct CallDeadlines {
 pub(crate) struct StreamOptions {
     /// Its deadline, if it has one.
     pub(crate) deadline: Option<Instant>,
-    /// Bytes that the node has been told it may send ahead.
+    /// Bytes that the node was allowed to send ahead.
     pub(crate) window: u32,
 }
 
@@ -159,7 +159,7 @@ impl InFlight {
         self.write_queue.push(&self.limits, None, write).map(drop)
     }
 
-    /// The result of a call, once. Then its slot is free, unless it is a stream that was opened.
+    /// The result of a call, once. Its slot is then free, unless the call has become a stream.
     pub(crate) fn poll(&mut self, key: u64, context: &mut Context<'_>) -> Poll<CallResult> {
         let Some(slot) = self.slot(key) else { return Poll::Ready(Err(CallFailure::Lost { written: true })) };
         match &mut self.slots[slot].state {
@@ -179,7 +179,7 @@ impl InFlight {
         }
     }
 
-    /// Cancels a call. If it is not written it never will be; otherwise a version 2 node is told.
+    /// Cancels a call. An unwritten packet is never written; otherwise a version 2 node is told.
     pub(crate) fn cancel(&mut self, key: u64) {
         let Some(slot) = self.slot(key) else { return };
         match self.release(slot) {
@@ -198,7 +198,7 @@ impl InFlight {
         }
     }
 
-    /// A response came. Returns how long it took, unless it ends a stream, and the task to wake.
+    /// Takes a response. Returns how long it took, unless it ends a stream, and the task to wake.
     ///
     /// # Errors
     /// No call waits for it.
@@ -231,7 +231,7 @@ impl InFlight {
         is_due
     }
 
-    /// Whether a part without a stream is due: the node may have sent it before it heard of the
+    /// Whether a part without a stream is due: the node may have sent it before it knew of the
     /// cancellation.
     pub(crate) fn accept_late_part(&mut self, key: u64, bytes: usize) -> bool {
         let is_due = self.parts_due > 0 && self.was_used(key);
@@ -241,14 +241,14 @@ impl InFlight {
         is_due
     }
 
-    /// Whether some call has had this key.
+    /// Whether any call has had this key.
     pub(crate) fn was_used(&self, key: u64) -> bool {
         let slot = usize::try_from(key & ((1 << SLOT_BITS) - 1)).ok().and_then(|slot| self.slots.get(slot));
         slot.is_some_and(|slot| (1..=u64::from(slot.generation)).contains(&(key >> SLOT_BITS)))
     }
 
-    /// The only call that a version 1 node has not answered, if there is just one: a response
-    /// without a key must be for it, even if it was cancelled.
+    /// The only call that a version 1 node has not answered, if there is just one. A response
+    /// without a key must belong to it, even if it was cancelled.
     pub(crate) fn only_unanswered(&self) -> Option<u64> {
         self.write_queue.only_unread()
     }
@@ -284,7 +284,7 @@ impl InFlight {
         wakers
     }
 
-    /// The connection is lost, and with it every call. Returns the tasks to wake.
+    /// Fails every call, because the connection is lost. Returns the tasks to wake.
     pub(crate) fn fail_all(&mut self) -> Vec<Waker> {
         let mut wakers = Vec::new();
         for slot in 0..self.slots.len() {
@@ -304,13 +304,13 @@ impl InFlight {
         wakers
     }
 
-    /// Swaps the bytes of the next write with an empty buffer; `false` when there are none, or none
-    /// may leave now.
+    /// Swaps the bytes of the next write into an empty buffer; `false` when there are none, or none
+    /// may be written now.
     pub(crate) fn fill_write_buffer(&mut self, now: Instant, into: &mut BytesMut) -> bool {
         self.write_queue.fill(now, into)
     }
 
-    /// The socket has taken this many bytes.
+    /// Records that the socket has taken this many bytes.
     pub(crate) fn wrote(&mut self, bytes: usize) {
         self.write_queue.wrote(bytes);
     }
@@ -321,20 +321,20 @@ impl InFlight {
     }
 
     /// When [`expire`](Self::expire) or [`fill_write_buffer`](Self::fill_write_buffer) may have
-    /// something to do without another event.
+    /// work without another event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         self.next_deadline.into_iter().chain(self.write_queue.next_due()).min()
     }
 
-    /// Whether the last call is to be written at once: it is the only one, and there were few
-    /// before.
+    /// Whether the last call is to be written at once: it is the only one, and few calls were in
+    /// flight before.
     pub(crate) fn is_quiet(&self) -> bool {
         self.waiting == 1 && self.last_peak < MANY_IN_FLIGHT
     }
 
     /// Whether to yield once before writing, so that tasks about to wake can join this write: a
-    /// write costs as much as many calls. Only once for each write, and only with many calls in
-    /// flight: few tasks rarely have a call to add, and each would wait in vain.
+    /// write costs as much as many calls. It yields only once for each write, and only with many
+    /// calls in flight: few tasks rarely have a call to add, and each call would wait in vain.
     pub(crate) fn yields_for_others(&mut self) -> bool {
         let gathers = self.write_queue.can_gather();
         self.has_yielded = gathers && self.len() >= MANY_IN_FLIGHT && !self.has_yielded;

@@ -8,7 +8,7 @@ pub(crate) const MAX_FRAME_BYTES: usize = 8 << 20;
 /// How long a call may take, unless it sets a timeout.
 pub const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
 
-/// The limits of one connection.
+/// The limits of a connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InFlightLimits {
     /// Most calls in flight: less than 65,536.

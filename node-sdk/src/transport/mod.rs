@@ -1,5 +1,5 @@
-//! Connections to other nodes, and what both directions of calls share. Nothing here knows routes
-//! or the registry.
+//! Connections to other nodes, and the parts that both directions of calls share. Nothing here
+//! knows routes or the registry.
 
 pub(crate) mod backoff;
 pub(crate) mod budget;

@@ -2,33 +2,33 @@
 
 use std::time::{Duration, Instant};
 
-/// Frames that are no response, part or credit that is due: invented keys, nonsense, empty frames.
-/// Reading them costs the caller's thread, so they have a budget, which refills with time and with
-/// useful frames. A node that exceeds it has its connection closed and is called again after a
-/// cool-down, which doubles each time.
+/// A budget for frames that are not a response, part or credit that is due: invented keys,
+/// nonsense, empty frames. Reading them costs time on the caller's thread. The budget refills with
+/// time and with useful frames. When a node exceeds it, its connection is closed, and the node is
+/// called again after a cool-down, which doubles each time.
 ///
-/// It lasts as long as the node is known, over all its connections.
+/// The budget lasts as long as the node is known, over all its connections.
 #[derive(Clone, Debug)]
 pub(crate) struct UnexpectedFrames {
     /// The points that are left.
     budget: u64,
     refilled: Instant,
-    /// When it was last used up, and the cool-down after that.
+    /// When the budget was last used up, and the cool-down after that.
     closed: Option<Instant>,
     cool_down: Duration,
 }
 
-/// The points of a packet, and how many bytes cost one more.
+/// The points of a packet, and how many bytes cost one more point.
 const PACKET: u64 = 1;
 const BYTES_PER_POINT: usize = 8 * 1024;
-/// Points a second: more than a sound node sends, and reading them costs next to nothing.
+/// Points a second: more than a correct node uses, and reading that many costs almost nothing.
 const PER_SECOND: u64 = 200;
-/// Most points: a burst of doubled responses, or one packet of the largest size.
+/// Most points: a burst of duplicate responses, or one packet of the largest size.
 const BURST: u64 = 2000;
 /// The first cool-down, and the longest.
 const FIRST_COOL_DOWN: Duration = Duration::from_secs(1);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(30);
-/// After this time without another, the next cool-down is the first again.
+/// After this time without a cool-down, the next one is as short as the first again.
 const FORGIVEN_AFTER: Duration = Duration::from_secs(120);
 
 /// The points of a packet of this size.
@@ -41,8 +41,8 @@ impl UnexpectedFrames {
         Self { budget: BURST, refilled: now, closed: None, cool_down: Duration::ZERO }
     }
 
-    /// Spends points for unexpected frames; each of the useful packets may have one with it.
-    /// Returns whether the budget allows them.
+    /// Spends points for unexpected frames. Each useful packet may be accompanied by one. Returns
+    /// whether the budget allows them.
     pub(crate) fn try_spend(&mut self, now: Instant, points: u64, useful: u64) -> bool {
         let refill =
             (now.saturating_duration_since(self.refilled).as_millis() as u64).saturating_mul(PER_SECOND) / 1000;
@@ -55,7 +55,7 @@ impl UnexpectedFrames {
         fits
     }
 
-    /// The connection is closed for what came. Returns the cool-down.
+    /// Records that the connection is closed because of unexpected frames. Returns the cool-down.
     pub(crate) fn close(&mut self, now: Instant) -> Duration {
         let is_forgiven = self.closed.is_none_or(|closed| now.saturating_duration_since(closed) >= FORGIVEN_AFTER);
         self.cool_down = if is_forgiven { FIRST_COOL_DOWN } else { (self.cool_down * 2).min(MAX_COOL_DOWN) };
@@ -73,7 +73,7 @@ mod tests {
         Instant::now()
     }
 
-    /// For how many of so many milliseconds, with the same in each, the budget lasts.
+    /// For how many milliseconds the budget lasts when each brings the same frames.
     #[track_caller]
     fn check(points: u64, useful: u64, milliseconds: u64, lasts: u64) {
         let start = start();
@@ -89,9 +89,9 @@ mod tests {
         check(1, 0, 60_000, 2499);
         check(100, 0, 1000, 20);
         check(2001, 0, 1, 0);
-        // One in five milliseconds refills as fast as it is used.
+        // One frame in five milliseconds is refilled as fast as it is used.
         check(0, 0, 60_000, 60_000);
-        // Each answer may have one along, as with those who end packets twice.
+        // Each response may be accompanied by one, as from nodes that end packets twice.
         check(100, 100, 60_000, 60_000);
         check(200, 100, 60_000, 19);
     }
@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn bytes_cost_too() {
         assert_eq!([0, 100, 8191, 8192, 8 << 20].map(cost_of), [1, 1, 1, 2, 1025]);
-        assert!(cost_of(8 << 20) < BURST, "the largest packet is one that may come");
+        assert!(cost_of(8 << 20) < BURST, "one packet of the largest size is allowed");
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) enum WriteQueue {
     Legacy(LegacyQueue),
 }
 
-/// To version 2 nodes: all packets that wait leave in one write.
+/// The queue for version 2 nodes: all waiting packets leave in one write.
 #[derive(Debug, Default)]
 pub(crate) struct BatchQueue {
     bytes: BytesMut,
@@ -25,11 +25,12 @@ pub(crate) struct BatchQueue {
     written: u64,
 }
 
-/// To version 1 nodes: a write for each packet, and at most [`LEGACY_READ_BYTES`] that the node may
-/// not have read. A call that is answered was read, and all that was written before it.
+/// The queue for version 1 nodes: a write for each packet, and at most [`LEGACY_READ_BYTES`] that
+/// the node may not have read. A call that is answered was read, and so was everything written
+/// before it.
 #[derive(Debug, Default)]
 pub(crate) struct LegacyQueue {
-    /// Packets that are not written, with their numbers and keys, oldest first. One-way packets
+    /// Packets that are not yet written, with their numbers and keys, oldest first. One-way packets
     /// have no key.
     queue: VecDeque<(u64, Option<u64>, Bytes)>,
     queued_bytes: usize,
@@ -59,12 +60,13 @@ struct UnreadPacket {
 pub(crate) enum EnqueueError {
     /// The queue is full.
     Full,
-    /// A version 1 node could not read it in one piece; a version 2 node would cut the connection.
+    /// The packet is too large: a version 1 node could not read it in one piece, and a version 2
+    /// node would cut the connection.
     TooLarge,
 }
 
-/// A guess of when a version 1 node has read a one-way packet, which it does not answer: one that
-/// works reads within this time.
+/// An estimate of when a version 1 node has read a one-way packet, which it does not answer: a node
+/// that works reads within this time.
 const LEGACY_READ_TIME: Duration = Duration::from_millis(500);
 
 /// A larger buffer is freed when it is empty.
@@ -99,7 +101,7 @@ impl WriteQueue {
         }
     }
 
-    /// When [`fill`](Self::fill) may have something to do without another event.
+    /// When [`fill`](Self::fill) may have work without another event.
     pub(crate) fn next_due(&self) -> Option<Instant> {
         match self {
             Self::Legacy(legacy) if !legacy.queue.is_empty() => {
@@ -116,14 +118,16 @@ impl WriteQueue {
         }
     }
 
-    /// The node has answered this call: it has read that call and all before it.
+    /// Records that the node has answered this call, so that it has read the call and everything
+    /// before it.
     pub(crate) fn has_read(&mut self, key: u64) {
         if let Self::Legacy(legacy) = self {
             legacy.has_read(key);
         }
     }
 
-    /// The only packet that a version 1 node has before it, if there is just one and it is a call.
+    /// The only packet that a version 1 node has not read or answered, if there is just one and it
+    /// is a call.
     pub(crate) fn only_unread(&self) -> Option<u64> {
         match self {
             Self::Legacy(LegacyQueue { unread, .. }) if unread.len() == 1 => unread.front().and_then(|it| it.key),
@@ -131,7 +135,7 @@ impl WriteQueue {
         }
     }
 
-    /// Queues a small packet, however much waits.
+    /// Queues a small packet, however many bytes wait.
     pub(crate) fn push_unbounded(&mut self, write: impl FnOnce(&mut BytesMut)) {
         if let Self::Batch(batch) = self {
             write(&mut batch.bytes);
@@ -195,7 +199,7 @@ impl WriteQueue {
     pub(crate) fn withdraw(&mut self, limits: &InFlightLimits, key: u64, range: QueuedRange) {
         match self {
             Self::Batch(batch) if range.first >= batch.first => {
-                // Peers ignore an empty frame, so the packet becomes one.
+                // Peers ignore empty frames, so the packet becomes an empty frame.
                 let start = usize::try_from(range.first - batch.first).unwrap_or(usize::MAX);
                 let end = start + range.bytes - protocol::DELIMITER.len();
                 batch.bytes[start..end].fill(b' ');
@@ -265,7 +269,7 @@ impl BatchQueue {
 }
 
 impl LegacyQueue {
-    /// The node has answered this call, so it has read it and all before it.
+    /// The node has answered this call, so it has read the call and everything before it.
     fn has_read(&mut self, key: u64) {
         if let Some(position) = self.unread.iter().position(|unread| unread.key == Some(key)) {
             let read: usize = self.unread.drain(..=position).map(|unread| unread.bytes).sum();

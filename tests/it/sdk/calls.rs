@@ -276,7 +276,7 @@ async fn a_node_calls_itself_without_a_socket() {
 #[tokio::test]
 async fn settings_of_a_route_need_one() {
     for (node, text) in [
-        (Node::builder("n").max_concurrency(3), "max_concurrency applies to the route before it, and there is none"),
+        (Node::builder("n").max_concurrency(3), "max_concurrency applies to the route before it, but there is none"),
         (Node::builder("n").one_way(), "write .route(…).one_way(…)"),
     ] {
         let error = node.start().await.map(drop).unwrap_err().to_string();

@@ -18,14 +18,14 @@ use crate::transport::in_flight::InFlight;
 use crate::transport::limits::MAX_FRAME_BYTES;
 use crate::transport::unexpected::cost_of;
 
-/// A node in the same network answers a connect in well under this, unless it is not there.
+/// A node in the same network answers a connect in well under this time, unless it is gone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long a node may read nothing of what is written to it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Responses that are handed out before their callers run: client and server then work at the same
-/// time.
+/// Responses that are handed out before their callers run, so that client and server work at the
+/// same time.
 const RESPONSES_PER_YIELD: usize = 32;
 
 /// Rounds of reading and writing before other tasks run; fewer if they take longer than a
@@ -36,12 +36,12 @@ const ROUNDS_PER_YIELD: u32 = 8;
 struct Driver {
     stream: Arc<Socket>,
     reader: FrameReader,
-    /// What the system has not taken yet.
+    /// Bytes that the system has not taken yet.
     unsent: BytesMut,
     stalled_since: Option<Instant>,
     /// The responses of one read; kept for its capacity.
     responses: Vec<Bytes>,
-    /// The reader may hold more frames.
+    /// Whether the reader may hold more frames.
     more: bool,
 }
 
@@ -98,8 +98,8 @@ impl Connection {
         true
     }
 
-    /// Waits for the connection; meanwhile the deadlines of calls expire. `None` when it took too
-    /// long.
+    /// Waits for the connection, and meanwhile ends calls whose deadline is over. `None` when it
+    /// took too long.
     async fn wait_connected(
         &self,
         mut connecting: Pin<&mut impl Future<Output = std::io::Result<Socket>>>,
@@ -152,7 +152,7 @@ impl Connection {
             }
             if socket.more {
                 // Callers that have their responses may call again meanwhile, and the node begins
-                // with these calls.
+                // these calls.
                 break;
             }
             if writing || readable {
@@ -160,7 +160,7 @@ impl Connection {
             }
             let stalls = socket.stalled_since.map(|since| since + WRITE_TIMEOUT);
             if stalls.is_some_and(|at| at <= now) {
-                warn!(node = %self.address, "connection closed: the node has read nothing for {WRITE_TIMEOUT:?}");
+                warn!(node = %self.address, "connection closed: the node has not read anything for {WRITE_TIMEOUT:?}");
                 return Poll::Ready(DriverPause::End("stalled"));
             }
             let (due, expired) = self.pass_time(now);
@@ -193,7 +193,7 @@ impl Connection {
         (due, expired)
     }
 
-    /// The earliest deadline hardly ever changes, so the timer is only moved when it has to be
+    /// The earliest deadline hardly ever changes, so the timer is moved only when it has to fire
     /// earlier.
     fn sleep_until(&self, context: &mut Context<'_>, mut timer: Pin<&mut Sleep>, due: Instant) -> Poll<()> {
         if timer.is_elapsed() || timer.deadline() > due {
@@ -202,14 +202,14 @@ impl Connection {
         timer.poll(context)
     }
 
-    /// Writes what waits. Returns whether anything was written.
+    /// Writes waiting bytes. Returns whether anything was written.
     fn write(&self, context: &mut Context<'_>, socket: &mut Driver, now: Instant) -> Result<bool, &'static str> {
         let mut progress = false;
         let mut state = self.lock();
         loop {
             if socket.unsent.is_empty() && !state.fill_write_buffer(now, &mut socket.unsent) {
                 if state.retired && state.calls.len() == 0 {
-                    // A call from now on fails as not written.
+                    // From now on a call fails as not written.
                     state.socket = None;
                     return Err("retired");
                 }

@@ -19,7 +19,7 @@ pub(crate) struct OpenStream {
 }
 
 impl OpenStream {
-    /// Of the key of an open stream, which counts as in flight until it is dropped.
+    /// An open stream with this key. It counts as in flight until it is dropped.
     pub(super) fn new(connection: &Arc<Connection>, key: u64) -> Self {
         connection.load.begin(Instant::now().into_std());
         Self { connection: Arc::clone(connection), key }
@@ -33,7 +33,7 @@ impl OpenStream {
         self.connection.address
     }
 
-    /// The next part. An end that is not a part comes once, and `None` after it.
+    /// The next part. An end that is not a part is returned once, and `None` after it.
     pub(crate) fn poll_part(&self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let mut state = self.connection.lock();
         let polled = state.calls.poll_part(self.key, context);

@@ -17,7 +17,7 @@ async fn connected() -> (Arc<Connection>, TcpStream) {
     connected_within(&Budget::for_connections()).await
 }
 
-/// The same, with so much for what comes.
+/// The same, with a budget of this many bytes for received parts.
 async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
@@ -33,7 +33,7 @@ async fn connected_within(budget: &Arc<Budget>) -> (Arc<Connection>, TcpStream) 
     (connection, node)
 }
 
-/// What has come; nothing if nothing has.
+/// The bytes that have arrived, possibly none.
 fn there(mut node: &TcpStream) -> Vec<u8> {
     let mut bytes = vec![0; 64 * 1024];
     match node.read(&mut bytes) {
@@ -45,7 +45,7 @@ fn there(mut node: &TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// Lets the task of the connection run as often as it takes.
+/// Lets the task of the connection run until the expected bytes have arrived.
 async fn reads(node: &TcpStream, expected: &[u8]) {
     let (mut bytes, give_up) = (Vec::new(), Instant::now() + PATIENCE);
     while bytes.len() < expected.len() {
@@ -71,7 +71,7 @@ fn call(connection: &Arc<Connection>, packet: &[u8]) -> PendingCall {
 async fn a_call_that_is_alone_leaves_at_once_and_others_with_the_next_write() {
     let (connection, node) = connected().await;
     let _first = call(&connection, b"first");
-    // No task has had a turn: the caller has written it.
+    // No task has run: the caller has written it.
     let (mut bytes, give_up) = (Vec::new(), Instant::now() + PATIENCE);
     while bytes.is_empty() && Instant::now() < give_up {
         bytes = there(&node);
@@ -102,8 +102,8 @@ async fn after_many_calls_one_that_is_alone_waits_for_others() {
 async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
     let (connection, node) = connected().await;
     let large = vec![b'a'; MAX_FRAME_BYTES];
-    // The rest waits for the task, which has had no turn, and then for the system, which does not
-    // take all at once.
+    // The rest waits for the task, which has not run, and then for the system, which does not take
+    // everything at once.
     for has_turn in [false, true] {
         let first = call(&connection, &large);
         assert_eq!(connection.lock().remainder.len(), MAX_FRAME_BYTES - MAX_BYTES_AT_ONCE);
@@ -115,7 +115,7 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
         let mut bytes = BytesMut::from(&large[..]);
         write_cancel(&mut bytes, first.key);
         drop(first);
-        // It is alone, and not first.
+        // It is a single call, but not the first one.
         let second = call(&connection, b"second");
         bytes.extend_from_slice(b"second");
         reads(&node, &bytes).await;
@@ -123,7 +123,7 @@ async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
     }
 }
 
-/// Why a connection ends whose node sends this many packets.
+/// Why a connection ends when its node sends this many packets.
 async fn flooded(
     connection: &Arc<Connection>,
     mut node: &TcpStream,
@@ -177,7 +177,7 @@ async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_w
             &packet[..packet.len().min(80)]
         );
         assert!(poll_fn(|context| waits.poll(context)).await.is_err());
-        // Longer than after a connection that was just lost.
+        // This is longer than after a connection that was merely lost.
         let rests = begin + Duration::from_millis(900);
         assert_eq!(connection.readiness(rests), Readiness::CoolingDown, "{}", &packet[..packet.len().min(80)]);
     }
@@ -188,11 +188,11 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     let (connection, node) = connected().await;
     let answer = |key: u64| format!("{{\"key\":{key},\"$\":{{}},\"params\":1}}¶");
     for _ in 0..4 {
-        // All are given up, and then answered.
+        // All calls are given up, and then answered.
         let given_up: Vec<_> = (0..5000).map(|_| call(&connection, b"call").key).collect();
         assert_eq!(flooded(&connection, &node, given_up.into_iter().map(answer)).await, Readiness::Ready);
     }
-    // Parts of streams that were given up are on their way for a while.
+    // Parts of streams that were given up may be on their way for a while.
     let part = |key: u64, n| format!("{{\"key\":{key},\"$\":{{\"n\":{n}}},\"params\":\"{}\"}}¶", "x".repeat(100));
     let now = Instant::now();
     let terms = crate::transport::in_flight::StreamOptions { deadline: None, window: protocol::STREAM_WINDOW };
@@ -204,7 +204,7 @@ async fn a_node_that_is_merely_slow_is_not_cut() {
     }
 }
 
-/// A stream whose node may send so much ahead.
+/// A stream whose node may send this many bytes ahead.
 fn open(connection: &Arc<Connection>, window: u32) -> PendingCall {
     let now = Instant::now();
     let terms = crate::transport::in_flight::StreamOptions { deadline: None, window };
@@ -226,7 +226,7 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
     let held = connection.lock().calls.parts_bytes();
     assert!((1 << 20..=LIMIT).contains(&held), "{held}");
     assert!(budget.usage().refused >= 16 && budget.usage().bytes >= held - MIN_BYTES);
-    // Who was not crowded out has its part, the others are told.
+    // A stream that was not crowded out has its part; the others are told.
     let (mut whole, mut crowded) = (0, 0);
     for mut stream in streams {
         assert!(poll_fn(|context| stream.poll(context)).await.is_ok());
@@ -237,14 +237,13 @@ async fn nodes_that_fill_streams_have_no_more_than_a_budget() {
                 assert_eq!(ending, crate::transport::in_flight::StreamEnd::OutOfMemory);
                 crowded += 1;
             }
-            None => panic!("it says how it ended"),
+            None => panic!("a stream must say how it ended"),
         }
     }
     assert!(whole >= 1 && whole + crowded == 20, "{whole} {crowded}");
     assert_eq!((connection.lock().calls.parts_bytes(), budget.usage().bytes), (0, 0));
 
-    // A packet that does not end belongs to no stream that could be ended: the connection is
-    // closed.
+    // An endless packet belongs to no stream that could be ended, so the connection is closed.
     let half = format!("{{\"key\":7,\"$\":{{}},\"params\":\"{}", "x".repeat(3 << 20));
     let waits = call(&connection, b"call");
     assert_eq!(flooded(&connection, &node, std::iter::once(half)).await, Readiness::CoolingDown);

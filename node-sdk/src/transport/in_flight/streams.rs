@@ -26,7 +26,7 @@ pub(super) struct StreamSlot {
 /// How a stream ended, if not by a last part.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum StreamEnd {
-    /// A response as calls have them: the only result, or an error.
+    /// A response as that of a call: the only result, or an error.
     Response(Bytes),
     Failed(CallFailure),
     /// The node broke the rules of streams.
@@ -40,7 +40,7 @@ pub(crate) enum StreamEnd {
 pub(crate) struct StreamClosed;
 
 impl InFlight {
-    /// A part of a stream came. Returns how long it took if it is the first, and the task to wake.
+    /// Takes a part of a stream. Returns how long it took if it is the first, and the task to wake.
     ///
     /// # Errors
     /// No call waits for it.
@@ -75,10 +75,10 @@ impl InFlight {
         }
     }
 
-    /// The node grants credit for a stream. Returns the task to wake.
+    /// Takes credit that the node grants for a stream. Returns the task to wake.
     ///
     /// # Errors
-    /// The credit is useless: no stream sends under this key, it grants nothing, or there was
+    /// The credit is useless: no stream sends under this key, it grants nothing, or the stream has
     /// enough.
     pub(crate) fn grant(&mut self, key: u64, bytes: u32) -> Result<Option<Waker>, ()> {
         let open = self.open(key).filter(|open| !open.is_over() && bytes > 0).ok_or(())?;
@@ -87,7 +87,7 @@ impl InFlight {
         if is_needed { Ok(waker) } else { Err(()) }
     }
 
-    /// The next part of a stream; an ending that is no part comes once, and `None` after it.
+    /// The next part of a stream. An end that is not a part is returned once, and `None` after it.
     pub(crate) fn poll_part(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Option<Result<Bytes, StreamEnd>>> {
         let Some(open) = self.open(key) else { return Poll::Ready(None) };
         let before = open.receive.waiting_bytes();
@@ -96,13 +96,13 @@ impl InFlight {
         let (credit, after) = (open.receive.next_credit(), open.receive.waiting_bytes());
         self.parts_bytes -= before - after;
         if let Some(credit) = credit {
-            // Credit packets are few and small, and without them the node stops.
+            // Credit packets are few and small, and without them the node stops sending.
             self.write_queue.push_unbounded(|out| write_credit(out, key, credit));
         }
         Poll::Ready(Some(Ok(frame)))
     }
 
-    /// Whether a part may be sent on a stream; an error when it is over.
+    /// Whether a part may be sent on a stream; an error when the stream is over.
     pub(crate) fn poll_send(&mut self, key: u64, task: &mut Context<'_>) -> Poll<Result<(), StreamClosed>> {
         match self.open(key) {
             Some(open) if !open.is_over() && !open.send.is_over() => open.send.poll_ready(task).map(Ok),
@@ -115,7 +115,7 @@ impl InFlight {
         self.parts_bytes
     }
 
-    /// Ends the stream with the most bytes of parts; its node is told. Returns the task to wake;
+    /// Ends the stream with the most bytes of parts, and tells the node. Returns the task to wake;
     /// `None` if no stream has any parts.
     pub(crate) fn crowd_out(&mut self) -> Option<Option<Waker>> {
         let waiting = |state: &SlotState| match state {
@@ -169,7 +169,7 @@ impl InFlight {
         }
     }
 
-    /// Ends a stream before its last part; the node is told unless it knows. Returns the task to
+    /// Ends a stream before its last part, and tells the node unless it knows. Returns the task to
     /// wake.
     pub(super) fn end(&mut self, slot: usize, end: StreamEnd) -> Option<Waker> {
         let key = self.key(slot);
@@ -214,12 +214,12 @@ impl StreamSlot {
         Self { opening: Some(opening), receive, send, deadline, end: None, range }
     }
 
-    /// No more parts come.
+    /// Records that no more parts follow.
     pub(super) fn is_over(&self) -> bool {
         self.end.is_some() || self.receive.is_over()
     }
 
-    /// Wakes a task that waits to send: the stream is over.
+    /// Wakes a task that waits to send, because the stream is over.
     fn wake_writer(&mut self) {
         if let Some(writer) = self.send.grant(0) {
             writer.wake();

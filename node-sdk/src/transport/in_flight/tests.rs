@@ -31,7 +31,7 @@ impl Scene {
         self.start + Duration::from_millis(ms)
     }
 
-    /// A call of so many bytes, the delimiter included, that has a second.
+    /// Accepts a call of this many bytes, delimiter included, with a timeout of one second.
     fn admit(&mut self, bytes: usize) -> Result<u64, EnqueueError> {
         self.admit_until(bytes, 1000)
     }
@@ -59,7 +59,7 @@ impl Scene {
         self.calls.handle_response(now, key, Bytes::from_static(b"{}")).is_ok()
     }
 
-    /// What became of a call.
+    /// The result of a call.
     fn outcome(&mut self, key: u64) -> Option<CallResult> {
         match self.calls.poll(key, &mut Context::from_waker(&Waker::from(Arc::new(NoWake)))) {
             Poll::Ready(outcome) => Some(outcome),
@@ -72,7 +72,7 @@ impl Scene {
 fn limits_are_exact() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     assert_eq!(scene.admit(1001), Err(EnqueueError::TooLarge));
-    assert!(scene.admit(1000).is_ok(), "alone, any size up to a packet's fits");
+    assert!(scene.admit(1000).is_ok(), "alone, a call of any packet size fits");
     assert_eq!(scene.admit(2), Err(EnqueueError::Full));
     assert_eq!(scene.write().unwrap().len(), 1000);
     let second = scene.admit(60).unwrap();
@@ -82,7 +82,7 @@ fn limits_are_exact() {
     assert!(scene.admit(2).is_ok());
     assert_eq!(scene.admit(2), Err(EnqueueError::Full), "four calls are in flight");
     assert!(scene.answer(second));
-    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "and for the answer of one that is there");
+    assert_eq!(scene.admit(2), Err(EnqueueError::Full), "the response of one is not read yet");
     assert!(scene.outcome(second).unwrap().is_ok());
     assert!(scene.admit(2).is_ok());
 }
@@ -93,20 +93,20 @@ fn a_write_waits_once_for_others_to_call_while_many_are_in_flight() {
     let mut scene = Scene::new(Version::V2, limits);
     for _ in 1..MANY_IN_FLIGHT {
         scene.admit(10).unwrap();
-        assert!(!scene.calls.yields_for_others(), "there are few");
+        assert!(!scene.calls.yields_for_others(), "few calls are in flight");
     }
     scene.write();
     let last = scene.admit(10).unwrap();
     assert!(scene.calls.yields_for_others() && !scene.calls.yields_for_others());
     assert_eq!(scene.write().map(|bytes| bytes.len()), Some(10));
-    assert!(!scene.calls.yields_for_others(), "all is written");
+    assert!(!scene.calls.yields_for_others(), "everything is written");
     scene.admit(10).unwrap();
     assert!(scene.calls.yields_for_others(), "this is another write");
     scene.write();
     assert!(scene.answer(last) && scene.outcome(last).is_some());
     let mut old = Scene::new(Version::V1, limits);
     assert!((0..MANY_IN_FLIGHT).all(|_| old.admit(10).is_ok()));
-    assert!(!old.calls.yields_for_others(), "each packet has a write of its own");
+    assert!(!old.calls.yields_for_others(), "each packet is written by itself");
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn gu6_only_known_keys_are_answers_and_each_only_once() {
     assert!(scene.answer(key) && !scene.answer(key));
     assert_eq!(scene.outcome(key), Some(Ok(Bytes::from_static(b"{}"))));
     let next = scene.admit(2).unwrap();
-    assert!(next != key && !scene.answer(key), "the slot is the same, the key is not");
+    assert!(next != key && !scene.answer(key), "the slot is the same, but the key is not");
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn what_old_nodes_do_not_answer_is_read_after_a_while() {
 }
 
 proptest! {
-    /// Whatever happens, an old node never has more than one read's worth before it.
+    /// Whatever happens, an old node never has more unread bytes than one read takes.
     #[test]
     fn the_window_holds(steps in proptest::collection::vec((0_u8..4, 2_usize..40_000), 0..200)) {
         let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 50, max_queued_bytes: 1 << 20, ..LIMITS });
@@ -233,7 +233,7 @@ proptest! {
                     }
                 }
                 _ => {
-                    // A node answers something that it has read, and reads in order.
+                    // A node answers a packet that it has read, and reads in order.
                     if !written.is_empty() {
                         let key = written.drain(..=number % written.len()).next_back().unwrap().0;
                         scene.answer(key);
@@ -245,8 +245,8 @@ proptest! {
         }
     }
 
-    /// Whatever happens, each call has one outcome, and the stream stays in step: what is written
-    /// are whole packets, in order, of calls whose caller waits, or waited at that time.
+    /// Whatever happens, each call has one outcome, and the stream stays in step: all written
+    /// packets are whole, in order, and belong to calls whose caller waits, or waited at that time.
     #[test]
     fn calls_and_bytes_add_up(steps in proptest::collection::vec((0_u8..6, 0_usize..1000), 0..300)) {
         let limits = InFlightLimits { max_calls: 8, max_queued_bytes: 4000, max_packet_bytes: 1000 };
