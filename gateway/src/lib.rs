@@ -1,9 +1,9 @@
 //! The gateway: HTTP in, packets or HTTP out.
 //!
-//! Its routes are those that nodes register, and what a configuration file says. A request becomes
-//! one call to one of the nodes that offer its method and path, with the node's answer as the
-//! response; or it is passed on to one of the servers of the longest prefix of its path, and bodies
-//! are streamed. Calling nodes and picking one of several is the work of [`node_sdk`].
+//! Its routes are those that nodes register, and those of a configuration file. A request becomes
+//! one call to one of the nodes that offer its method and path, and the node's answer becomes the
+//! response. Otherwise it is passed on to one of the servers of the longest prefix of its path, and
+//! bodies are streamed. [`node_sdk`] calls nodes and picks one of several.
 //!
 //! ```no_run
 //! use gateway::{Balance, Config, FixedServer, Route};
@@ -21,10 +21,10 @@
 //! ```
 //!
 //! A request goes down through the folders: `downstream` is the side of clients, `proxy` decides
-//! who answers, `upstream` is the side of servers. `route` and `config` say what holds for a path.
-//! `message` is what both versions of HTTP share, and `http1` the codec of one of them: both are
-//! pure. `io` and `observe` are used by all and import none of the others. `process` starts all of
-//! it, and no other folder imports it.
+//! what answers, and `upstream` is the side of servers. `route` and `config` have the rules for a
+//! path. `message` is what both versions of HTTP share, and `http1` is the codec of one of them:
+//! both are pure. All folders use `io` and `observe`, which import none of the others. `process`
+//! starts everything, and no other folder imports it.
 
 mod config;
 mod downstream;

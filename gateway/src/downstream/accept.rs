@@ -1,4 +1,4 @@
-//! The clients of a worker: which of them are let in, and which have to wait or to go.
+//! Accepts the clients of a worker: which are admitted, which wait, and which are evicted.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -20,12 +20,12 @@ use crate::config::Config;
 use crate::downstream::connection::DownstreamConnection;
 use crate::io::stream::limit_unsent;
 
-/// How long connections are taken after a stop that the system has accepted already: they may have
-/// asked.
+/// How long, after a stop, connections are still taken that the system has already accepted: they
+/// may carry requests.
 const DRAIN_NOTICE: Duration = Duration::from_millis(50);
-/// Clients of one worker that wait for others to make room.
+/// Most clients of one worker that wait for others to be evicted.
 const MAX_WAITING: usize = 128;
-/// The least time for which the system lets a client take nothing.
+/// The least time for which the system lets a client read nothing.
 const MIN_TCP_TIMEOUT: Duration = Duration::from_secs(300);
 
 impl Worker {
@@ -43,7 +43,7 @@ impl Worker {
         let mut connections = JoinSet::new();
         let mut full = LogThrottle::default();
         let mut accept_until = None;
-        // Clients that wait count among the connections.
+        // Waiting clients count as connections.
         let most = config.borrow().max_connections.saturating_add(MAX_WAITING);
         loop {
             tokio::select! {
@@ -71,7 +71,7 @@ impl Worker {
                 }
                 Some(ended) = connections.join_next() => {
                     if let Err(error) = ended && error.is_panic() {
-                        warn!(%error, "a client's connection panicked");
+                        warn!(%error, "the task of a client's connection panicked");
                     }
                 }
                 () = sleep_until_opt(accept_until) => break,
@@ -93,7 +93,7 @@ impl Worker {
         drop((follows, watches));
     }
 
-    /// Another client has been told to go, which takes a moment.
+    /// Another client is being evicted, which takes a moment.
     async fn run_when_free(self, socket: Socket, address: SocketAddr, is_tls: bool) {
         if let Some(permit) = self.clients.wait().await {
             self.run(socket, address, is_tls, permit).await;
@@ -102,8 +102,7 @@ impl Worker {
 
     async fn run(self, socket: Socket, address: SocketAddr, is_tls: bool, permit: OwnedSemaphorePermit) {
         let Some(stream) = socket.into_tcp() else { return };
-        // A client that pauses is given up by our own time-outs, or, in a tunnel, by those at its
-        // ends.
+        // Our own time-outs close a client that pauses; in a tunnel, those of its two ends do.
         set_tcp_options_with_timeout(&stream, self.upstreams.snapshot().config.write_timeout.max(MIN_TCP_TIMEOUT));
         limit_unsent(&stream);
         let _connected = self.metrics.connection();
@@ -112,13 +111,13 @@ impl Worker {
         let reason = tokio::select! {
             biased;
             reason = DownstreamConnection { worker: &self, address, client: &client, tls }.serve(stream) => reason,
-            () = poll_fn(|task| client.poll_evicted(task)) => "made room for others",
+            () = poll_fn(|task| client.poll_evicted(task)) => "evicted to make room for others",
         };
         debug!(client = %address, reason, "client's connection ended");
     }
 }
 
-/// The next client, with whether it has to speak TLS. Cancel safe.
+/// The next client, and whether it has to speak TLS. Cancel safe.
 async fn accept(acceptors: &mut [(Acceptor, bool)]) -> ((Socket, SocketAddr), bool) {
     let accepting = acceptors.iter_mut().map(|(acceptor, is_tls)| {
         Box::pin(async {

@@ -1,7 +1,7 @@
-//! The clients that are connected, and which of them are idle. When connections are short, some are
-//! evicted: first clients that have not finished a head, a handshake or a body for a while, or take
-//! next to nothing of a response; then what one client has beyond its share; then those that have
-//! been idle for longest. A client with a request under way stays, unless the gateway waits for it.
+//! The connected clients, and which of them are idle. When connections are short, some are evicted:
+//! first clients that have not finished a head, a handshake or a body for a while, or hardly read
+//! their response; then the connections of one client beyond its share; then those that have been
+//! idle for longest. A client with a request under way stays, unless the gateway waits for it.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,22 +17,24 @@ use tokio_util::sync::CancellationToken;
 
 use crate::io::client_pace::ClientPace;
 
-/// How long a client may take to finish what it has begun, before it is the first to be evicted.
+/// How long a client may take to finish a head, a handshake or a body before it is among the first
+/// to be evicted.
 const UNFINISHED: Duration = Duration::from_secs(1);
-/// With more clients than this part of all, the tracker is crowded.
+/// With more clients than one part in this many of all connections, the tracker is crowded.
 const CROWDED: usize = 5;
-/// With fewer free connections than this part of all, some clients are evicted before others have
-/// to wait.
+/// With fewer free connections than one part in this many, some clients are evicted before others
+/// have to wait.
 const KEPT_FREE: usize = 50;
-/// Percent of all connections that one client alone may have; as for the permits of a server.
+/// Percent of all connections that one client alone may have, as for the permits of a server.
 const CLIENT_SHARE: usize = 90;
-/// A client with more than this part of all connections is evicted before those that have been idle
-/// for longer.
+/// A client with more than one part in this many of all connections is evicted before clients that
+/// have been idle for longer.
 const SURPLUS: usize = 20;
-/// How long a client waits for another one to go: that one has a second for a last request.
+/// How long a client waits for another one to be evicted: the other one has a second for a last
+/// request.
 const MAX_WAIT: Duration = Duration::from_secs(3);
-/// How often all are looked at, where there are more than a few: a flood of new clients must not
-/// cost more than they do.
+/// How often all clients are examined, if there are more than a few: searching must not cost more
+/// than a flood of new clients does.
 const LOOK: Duration = Duration::from_millis(20);
 const A_FEW: usize = 500;
 
@@ -41,19 +43,19 @@ const A_FEW: usize = 500;
 pub(crate) struct ClientTracker {
     since: Instant,
     limit: usize,
-    /// Connections that there may be beside those that there are.
+    /// Connections that are still free.
     free: Arc<Semaphore>,
     taken: Mutex<TrackedClients>,
-    /// Clients that wait until others have gone.
+    /// Clients that wait for others to be evicted.
     waiting: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct TrackedClients {
     list: Vec<(Arc<TrackedClient>, IpAddr)>,
-    /// How many each client has.
+    /// How many connections each client has.
     each: HashMap<IpAddr, usize>,
-    /// Those that are being evicted and are still there.
+    /// Clients that are being evicted and have not gone yet.
     evicting: usize,
     next_look: Option<Instant>,
 }
@@ -61,26 +63,26 @@ struct TrackedClients {
 /// One client.
 #[derive(Debug)]
 pub(crate) struct TrackedClient {
-    /// Cancelled when the client is to go after what it has asked for.
+    /// Cancelled when the client is to be closed after its present requests.
     pub(crate) stop: CancellationToken,
     since: Instant,
-    /// Since when it does nothing, in milliseconds after `since`, from 1, times two; and whether it
-    /// has begun something. 0 while it has a request under way.
+    /// Since when it has been idle, in milliseconds after `since`, from 1, times two; plus one if
+    /// it has begun a head, a handshake or a body. 0 while it has a request under way.
     idle_since: AtomicU64,
-    /// It is to go now.
+    /// It is to be closed now.
     is_evicted: AtomicBool,
     waker: AtomicWaker,
-    /// It was told to go, one way or the other.
+    /// It is being evicted, in either way.
     is_notified: AtomicBool,
-    /// Where it stands in the list.
+    /// Its position in the list.
     index: AtomicUsize,
-    /// Many were here when it came.
+    /// The tracker was crowded when it came.
     is_crowded: bool,
-    /// How it takes its responses.
+    /// How fast it reads its responses.
     pub(crate) pace: Arc<ClientPace>,
 }
 
-/// A tracked client, until it goes.
+/// A tracked client. Dropping it ends the tracking.
 #[derive(Debug)]
 pub(crate) struct ClientGuard {
     tracker: Arc<ClientTracker>,
@@ -88,30 +90,30 @@ pub(crate) struct ClientGuard {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What becomes of a new client.
+/// What happens to a new client.
 #[derive(Debug)]
 pub(crate) enum Admission {
-    /// It is served, and counts for as long as this permit is there.
+    /// It is served, and counts until this permit is dropped.
     Admitted(OwnedSemaphorePermit),
-    /// Another client has been told to go: see [`ClientTracker::wait`].
+    /// Another client is being evicted: see [`ClientTracker::wait`].
     Waits,
     Refused,
 }
 
-/// A client that waits for a connection, until it is dropped.
+/// A client that waits for a connection. Dropping it ends the wait.
 #[derive(Debug)]
 struct AcceptWait<'a>(&'a ClientTracker);
 
 impl ClientTracker {
-    /// For `limit` clients.
+    /// A tracker for `limit` clients.
     pub(crate) fn new(limit: usize) -> Self {
         let limit = limit.min(Semaphore::MAX_PERMITS);
         let free = Arc::new(Semaphore::new(limit));
         Self { since: Instant::now(), limit, free, taken: Mutex::default(), waiting: AtomicUsize::new(0) }
     }
 
-    /// Lets a new client in if there is room for it. When room is short, some other client is told
-    /// to go. `is_proxy`: it speaks for many clients. `may_wait`: fewer clients wait than may.
+    /// Admits a new client if there is room for it. When room is short, another client is evicted.
+    /// `is_proxy`: it stands for many clients. `may_wait`: one more client may wait.
     pub(crate) fn admit(
         &self,
         client: IpAddr,
@@ -137,7 +139,7 @@ impl ClientTracker {
         timeout(MAX_WAIT, Arc::clone(&self.free).acquire_owned()).await.ok()?.ok()
     }
 
-    /// Has a client that was admitted among those that may be told to go.
+    /// Tracks an admitted client, which may then be evicted.
     pub(crate) fn track(
         self: &Arc<Self>,
         client: IpAddr,
@@ -166,20 +168,20 @@ impl ClientTracker {
     }
 
     /// Whether `client` may have one more connection while `free` are left: no client takes the
-    /// last ones from all others. If it may not, only connections of its own are evicted for it.
+    /// last ones from all others. If it may not, only its own connections are evicted for it.
     fn has_share_left(&self, client: IpAddr, free: usize) -> bool {
         let has = self.lock().each.get(&address_group(client)).copied().unwrap_or(0);
         has * (100 - CLIENT_SHARE) < free.max(1) * CLIENT_SHARE
     }
 
-    /// Whether connections are so short that clients should be evicted.
+    /// Whether so few connections are free that clients should be evicted.
     fn is_short(&self, free: usize) -> bool {
         free == 0 || free < self.limit / KEPT_FREE
     }
 
-    /// Evicts some clients, so that those that wait have a connection and some are free; with `of`
-    /// only connections of that client. Gives whether one is being evicted for one more client that
-    /// waits.
+    /// Evicts some clients, so that waiting ones get a connection and some are free; with `of`,
+    /// only connections of that client. Returns whether one is being evicted for one more waiting
+    /// client.
     fn evict_idlest(&self, of: Option<IpAddr>, free: usize, now: Instant) -> bool {
         let (waiting, of) = (self.waiting.load(Ordering::Relaxed), of.map(address_group));
         let mut taken = self.lock();
@@ -193,7 +195,7 @@ impl ClientTracker {
         taken.evicting > waiting
     }
 
-    /// Counts a client that waits until others have gone.
+    /// Counts a client that waits for others to be evicted.
     fn wait_guard(&self) -> AcceptWait<'_> {
         self.waiting.fetch_add(1, Ordering::Relaxed);
         AcceptWait(self)
@@ -218,7 +220,8 @@ impl ClientTracker {
                 _ => (idle & 1 == 1, now.saturating_sub(idle >> 1)),
             };
             let has = taken.each.get(client).copied().unwrap_or(0);
-            // A client that has just come, and may be about to ask, is the last.
+            // A client that has just connected, and may be about to send a request, is evicted
+            // last.
             let order = match has_begun {
                 true if age >= long => 3,
                 _ if has > surplus => 2,
@@ -235,7 +238,7 @@ impl ClientTracker {
         }
     }
 
-    /// From 1.
+    /// Times begin at 1.
     fn millis_at(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX / 4) + 1
     }
@@ -260,40 +263,41 @@ impl TrackedClient {
         }
     }
 
-    /// Whether many clients were here already when it came: what one of them may have at a time is
-    /// less then.
+    /// Whether the tracker was crowded when the client came. Such a client may have fewer requests
+    /// at a time.
     pub(crate) fn is_crowded(&self) -> bool {
         self.is_crowded
     }
 
-    /// For a client that is never asked to make room.
+    /// A client that is never evicted.
     pub(crate) fn untracked(stop: CancellationToken) -> Self {
         Self::new(stop, Instant::now(), false)
     }
 
-    /// It has nothing under way.
+    /// Records that the client has nothing under way.
     pub(crate) fn mark_idle(&self, now: Instant) {
         self.idle_since.store(self.millis_at(now) << 1, Ordering::Relaxed);
     }
 
-    /// It has begun to say something, and nothing can be done before there is more of it.
+    /// Records that the client has begun a message, and that nothing can be done before more of it
+    /// arrives.
     pub(crate) fn mark_started(&self, now: Instant) {
         self.idle_since.store(self.millis_at(now) << 1 | 1, Ordering::Relaxed);
     }
 
-    /// It has asked for something.
+    /// Records that the client has a request under way.
     pub(crate) fn mark_busy(&self) {
         self.idle_since.store(0, Ordering::Relaxed);
     }
 
-    /// Ready when it has to go at once. One task may wait.
+    /// Ready when the client has to be closed at once. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    /// A client between two requests may be about to ask, and is told to go first. One that has
-    /// begun something and does not go on is not waited for.
+    /// A client between two requests may be about to send one, so it is told to close first. A
+    /// client that has begun a message and does not continue is closed at once.
     fn evict(&self) {
         self.is_notified.store(true, Ordering::Relaxed);
         let idle = self.idle_since.load(Ordering::Relaxed);
@@ -311,7 +315,7 @@ impl TrackedClient {
 }
 
 impl ClientGuard {
-    /// The balancer before us has named another client.
+    /// Changes the client, because the balancer in front of us has named another one.
     pub(crate) fn set_client(&self, client: IpAddr) {
         let (mut taken, client) = (self.tracker.lock(), address_group(client));
         let index = self.tracked.index.load(Ordering::Relaxed);
@@ -344,7 +348,7 @@ impl Drop for ClientGuard {
     fn drop(&mut self) {
         let mut taken = self.tracker.lock();
         let index = self.tracked.index.load(Ordering::Relaxed);
-        // The last one moves to where this one was.
+        // The last client moves to this one's position.
         let (_, client) = taken.list.swap_remove(index);
         if let Some((moved, _)) = taken.list.get(index) {
             moved.index.store(index, Ordering::Relaxed);
@@ -365,7 +369,7 @@ mod tests {
     use super::*;
     use crate::io::client_pace::PATIENCE;
 
-    /// A tracker with a limit, and the clients that it tracks.
+    /// A tracker with a limit, and its clients.
     struct TrackerScene {
         tracker: Arc<ClientTracker>,
         clients: Vec<ClientGuard>,
@@ -397,7 +401,7 @@ mod tests {
             scene.come(client).await;
         }
         scene.clients.iter().for_each(|tracked| tracked.mark_busy());
-        assert_eq!(scene.evict_idlest(0), [0; 0], "all have something under way");
+        assert_eq!(scene.evict_idlest(0), [0; 0], "all have a request under way");
         for at in [1, 2, 0] {
             tokio::time::advance(Duration::from_millis(5)).await;
             scene.clients[at].mark_idle(Instant::now());
@@ -405,7 +409,7 @@ mod tests {
         scene.clients[1].mark_busy();
         assert_eq!(scene.evict_idlest(0), [2]);
         assert!(scene.clients[2].stop.is_cancelled());
-        assert_eq!(scene.evict_idlest(0), [0; 0], "one is going already");
+        assert_eq!(scene.evict_idlest(0), [0; 0], "one is already being evicted");
         let tracker = Arc::clone(&scene.tracker);
         let waits = tracker.wait_guard();
         assert_eq!(scene.evict_idlest(0), [0]);
@@ -426,7 +430,7 @@ mod tests {
         scene.clients.iter().for_each(|client| client.mark_busy());
         let paces: Vec<_> = scene.clients.iter().map(|client| Arc::clone(&client.pace)).collect();
         let (_slow, _quick) = (paces[0].wait(), paces[1].wait());
-        assert_eq!(scene.evict_idlest(0), [0; 0], "none is judged that soon");
+        assert_eq!(scene.evict_idlest(0), [0; 0], "no client is judged that early");
         for _ in 0..4 {
             tokio::time::advance(PATIENCE / 2).await;
             paces[0].record_bytes(10);
@@ -435,7 +439,7 @@ mod tests {
         assert_eq!(scene.evict_idlest(0), [0], "one is quick, and one waits for its server");
         tokio::time::advance(9 * PATIENCE).await;
         drop(scene.clients.remove(0));
-        assert_eq!(scene.evict_idlest(0), [0], "it takes nothing any more");
+        assert_eq!(scene.evict_idlest(0), [0], "it does not read any more");
     }
 
     #[tokio::test(start_paused = true)]
@@ -446,7 +450,7 @@ mod tests {
         }
         scene.clients[0].mark_idle(Instant::now());
         scene.clients[2].mark_busy();
-        assert_eq!(scene.evict_idlest(0), [0], "who has just come stays, beside one that is idle");
+        assert_eq!(scene.evict_idlest(0), [0], "a new client stays while another is idle");
         tokio::time::advance(UNFINISHED).await;
         let tracker = Arc::clone(&scene.tracker);
         let _waits = tracker.wait_guard();
@@ -493,7 +497,7 @@ mod tests {
         assert!(scene.tracker.is_short(19) && !scene.tracker.is_short(20));
         assert_eq!(scene.evict_idlest(15).len(), 5);
         let _waits: Vec<_> = (0..10).map(|_| scene.tracker.wait_guard()).collect();
-        assert_eq!(scene.evict_idlest(15).len(), 0, "not that soon");
+        assert_eq!(scene.evict_idlest(15).len(), 0, "not that early");
         tokio::time::advance(LOOK).await;
         assert_eq!(scene.evict_idlest(15).len(), 10);
     }

@@ -1,4 +1,4 @@
-//! One client from its first byte: where it really is, whether it speaks TLS, and which version of
+//! One client from its first byte: its real address, whether it speaks TLS, and its version of
 //! HTTP.
 
 use std::net::SocketAddr;
@@ -25,10 +25,10 @@ use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::route::path;
 
-/// How a client begins that speaks HTTP/2 without having said so in TLS: RFC 9113, 3.4.
+/// The first bytes of a client that speaks HTTP/2 without TLS's negotiation: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// While the first bytes are not all there, they are looked at again after this, then twice as
-/// long, up to the longest.
+/// While the first bytes are incomplete, they are examined again after this time, then after twice
+/// as long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
@@ -43,7 +43,7 @@ pub(crate) struct DownstreamConnection<'a> {
     pub(crate) tls: Option<&'a Tls>,
 }
 
-/// What is to be known before the first request.
+/// What the first bytes of a client show.
 enum Peeked<T> {
     Known(T),
     /// More bytes are needed.
@@ -51,7 +51,7 @@ enum Peeked<T> {
 }
 
 impl DownstreamConnection<'_> {
-    /// Serves it until it goes. Says why it ended.
+    /// Serves the client until its connection ends. Returns why it ended.
     pub(crate) async fn serve(self, mut stream: TcpStream) -> &'static str {
         let config = Arc::clone(&self.worker.upstreams.snapshot().config);
         let begun = Instant::now();
@@ -64,7 +64,7 @@ impl DownstreamConnection<'_> {
                     address = announced;
                     self.client.set_client(announced.ip());
                 }
-                // It speaks for itself, such as to find out whether we are alive.
+                // The balancer connects for itself, for example to check whether we are alive.
                 Ok(Ok(Announced::Local)) => {}
                 Ok(Err(_)) => return "no PROXY header",
                 Err(_elapsed) => return "no PROXY header in time",
@@ -76,7 +76,7 @@ impl DownstreamConnection<'_> {
                 let look = |bytes: &[u8]| match bytes {
                     bytes if bytes.starts_with(&PREFACE[..4]) => Peeked::Known(true),
                     bytes if PREFACE.starts_with(bytes) => Peeked::More,
-                    // What is neither is an invalid preface: RFC 9113, 3.4.
+                    // Anything else is an invalid preface: RFC 9113, 3.4.
                     bytes => Peeked::Known(!begins_http1(bytes)),
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
@@ -102,7 +102,7 @@ impl DownstreamConnection<'_> {
         address: SocketAddr,
         deadline: Instant,
     ) -> &'static str {
-        // A client that has forgotten the s in https is told so in words.
+        // A client that wrote http instead of https is told so.
         let look = |bytes: &[u8]| match bytes.first() {
             Some(first) => Peeked::Known(first.is_ascii_alphabetic()),
             None => Peeked::More,
@@ -169,8 +169,8 @@ impl DownstreamConnection<'_> {
     }
 }
 
-/// Whether this may become a request line, or was meant to be one and deserves an answer in words.
-/// No target begins with a capital letter, but for an absolute url and the target of CONNECT.
+/// Whether this may become a request line, or was meant to be one and deserves a readable answer.
+/// No target begins with a capital letter, except an absolute url and the target of CONNECT.
 fn begins_http1(bytes: &[u8]) -> bool {
     let mut words = bytes.splitn(2, |byte| *byte == b' ');
     let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
@@ -178,8 +178,8 @@ fn begins_http1(bytes: &[u8]) -> bool {
         || target.first().is_none_or(|first| *first == b'H' || !first.is_ascii_uppercase())
 }
 
-/// Looks at what a client says first, without taking it. `None` when it goes before enough is
-/// there.
+/// Examines the first bytes of a client without consuming them. `None` when it closes before there
+/// are enough.
 async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Option<T> {
     let mut first = [0; PREFACE.len()];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
@@ -187,8 +187,8 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
         let there = stream.peek(&mut first).await.ok().filter(|there| *there > 0)?;
         match look(&first[..there]) {
             Peeked::Known(known) => return Some(known),
-            // The system does not tell when more comes to what it has told of: it is looked for. It
-            // may have gone, which is not told either.
+            // The system does not report further bytes after those that it has reported, so they
+            // are polled for. It does not report a close either.
             Peeked::More if pause > LONGEST_PAUSE => return None,
             Peeked::More if there == before => {
                 sleep(pause).await;

@@ -9,10 +9,10 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, sleep};
 
-/// Longest header: version 1 has 107 bytes at most, version 2 a few hundred with all that balancers
-/// add.
+/// Longest header: version 1 has at most 107 bytes, version 2 a few hundred with everything that
+/// balancers add.
 const MAX_BYTES: usize = 1024;
-/// How version 1 begins, and how long it may be.
+/// The first bytes of version 1, and its longest line.
 const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
 /// While it is not all there, it is looked at again after this, then twice as long, up to the
@@ -28,10 +28,10 @@ pub(crate) enum Announced {
     Local,
 }
 
-/// Takes the header off a connection, and nothing that follows it. Not cancel safe.
+/// Consumes the header of a connection, and nothing that follows it. Not cancel safe.
 ///
 /// # Errors
-/// When there is none, or it makes no sense.
+/// When there is no header, or it is malformed.
 pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
     let mut first = [0; MAX_BYTES];
     let (mut before, mut pause) = (0, LOOK_AGAIN);
@@ -44,7 +44,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<Announced> {
             }
             Some(Err(())) => return Err(io::ErrorKind::InvalidData.into()),
             None if there == 0 || there == MAX_BYTES => return Err(io::ErrorKind::UnexpectedEof.into()),
-            // The system does not tell when more comes to what it has told of.
+            // The system does not report further bytes after those that it has reported.
             None if pause > LONGEST_PAUSE => return Err(io::ErrorKind::TimedOut.into()),
             None if there == before => {
                 sleep(pause).await;
@@ -62,7 +62,7 @@ fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     if is_line && bytes.len() < MAX_LINE_BYTES && !bytes.contains(&b'\n') {
         return None;
     }
-    // However it is cut: lines end with CR and LF.
+    // However it is cut, a line ends with CR and LF.
     if is_line && memchr::memchr(b'\n', bytes).is_some_and(|end| end == 0 || bytes[end - 1] != b'\r') {
         return Some(Err(()));
     }
@@ -97,7 +97,8 @@ fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
 mod tests {
     use super::*;
 
-    /// What a header followed by a request means, and that every part of it is waited for.
+    /// Checks the meaning of a header that a request follows, and that every incomplete part of it
+    /// is waited for.
     #[track_caller]
     fn check(header: &[u8], expected: Option<Announced>) {
         let bytes = [header, b"GET / HTTP/1.1\r\n"].concat();
@@ -127,7 +128,7 @@ mod tests {
         };
         let v4 = [192, 0, 2, 1, 192, 0, 2, 2, 0x12, 0x67, 1, 187];
         check(&version_2(1, 0x11, &v4), client("192.0.2.1:4711"));
-        // With what a balancer adds: its own id for the connection.
+        // With an addition of the balancer: its own id for the connection.
         check(&version_2(1, 0x11, &[&v4[..], &[5, 0, 2, 1, 2]].concat()), client("192.0.2.1:4711"));
         check(&version_2(0, 0, &[]), Some(Announced::Local));
         let v6 = [[0; 15].as_slice(), &[1], &[0; 16], &[0x12, 0x67, 1, 187]].concat();
@@ -144,7 +145,7 @@ mod tests {
         assert_eq!(parse(&[b'P'; 200]), Some(Err(())));
         for bare in ["PROXY TCP4 192.0.2.1 192.0.2.2 4711 443\n", "PROXY UNKNOWN\n"] {
             check(bare.as_bytes(), None);
-            assert_eq!(parse(bare.as_bytes()), Some(Err(())), "as a segment of its own");
+            assert_eq!(parse(bare.as_bytes()), Some(Err(())), "as a segment by itself");
         }
     }
 }

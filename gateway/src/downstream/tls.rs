@@ -1,5 +1,5 @@
-//! TLS in front of clients: certificates from files, the right one for each name, and new ones
-//! without a connection lost.
+//! TLS for clients: certificates from files, the right one for each name, and new ones without
+//! losing a connection.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,7 +30,7 @@ impl fmt::Debug for Tls {
     }
 }
 
-/// What a client is shown. Replaced as a whole.
+/// The certificates that clients are shown. They are replaced as a whole.
 #[derive(Debug)]
 struct Certificates {
     current: RwLock<Arc<CertificateTable>>,
@@ -38,7 +38,7 @@ struct Certificates {
 
 #[derive(Debug)]
 struct CertificateTable {
-    /// For clients that name no host, or one that no certificate is for: the first.
+    /// The first certificate, for clients that name no host, or a host without a certificate.
     usual: Arc<CertifiedKey>,
     /// By name, in small letters; `*.` stands for one label.
     names: HashMap<String, Arc<CertifiedKey>>,
@@ -67,14 +67,15 @@ impl Tls {
             .with_no_client_auth()
             .with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        // Resumption without memory: what a session needs is with the client, under a key that
-        // changes every few hours. It outlives new certificates, and is never for early data, which
-        // could be sent again by others (RFC 8446, 8).
+        // Resumption without memory: the client holds the state of its session, under a key that
+        // changes every few hours. It survives new certificates, and never allows early data, which
+        // others could replay (RFC 8446, 8).
         config.ticketer = ring::Ticketer::new().map_err(unusable)?;
         Ok(Self { certificates, acceptor: TlsAcceptor::from(Arc::new(config)) })
     }
 
-    /// Reads certificates anew, for clients that connect from now on. On errors the old ones stay.
+    /// Reads the certificates again, for clients that connect from now on. On errors the old ones
+    /// stay in use.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -103,12 +104,13 @@ impl CertificateTable {
         for files in files {
             let key = Arc::new(read(files)?);
             for name in dns_names(&key) {
-                // The first that is given wins, as among those without a name.
+                // The first certificate for a name wins, as the first of all does for clients
+                // without a name.
                 names.entry(name).or_insert_with(|| Arc::clone(&key));
             }
             usual.get_or_insert(key);
         }
-        let none = || CertificateError { file: PathBuf::new(), why: "there is no certificate".to_owned() };
+        let none = || CertificateError { file: PathBuf::new(), why: "no certificate is configured".to_owned() };
         Ok(Self { usual: usual.ok_or_else(none)?, names })
     }
 
@@ -122,7 +124,7 @@ impl CertificateTable {
     }
 }
 
-/// A certificate with those that vouch for it, and its key.
+/// A certificate with its chain and its key.
 fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
     let CertificateFiles { chain: chain_file, key: key_file } = files;
     let wrong = |file: &Path, why: String| CertificateError { file: file.to_owned(), why };
@@ -130,7 +132,7 @@ fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
         .and_then(Iterator::collect)
         .map_err(|error| wrong(chain_file, explain(&error, "a CERTIFICATE")))?;
     if chain.is_empty() {
-        return Err(wrong(chain_file, "it has no CERTIFICATE in PEM form".to_owned()));
+        return Err(wrong(chain_file, "it contains no CERTIFICATE in PEM form".to_owned()));
     }
     let key = PrivateKeyDer::from_pem_file(key_file).map_err(|error| {
         let text = std::fs::read_to_string(key_file).unwrap_or_default();
@@ -148,7 +150,7 @@ fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
     match certified.keys_match() {
         Ok(()) | Err(rustls::Error::InconsistentKeys(rustls::InconsistentKeys::Unknown)) => Ok(certified),
         Err(rustls::Error::InconsistentKeys(_)) => {
-            Err(wrong(key_file, format!("this is not the key of the certificate in {}", chain_file.display())))
+            Err(wrong(key_file, format!("the key does not belong to the certificate in {}", chain_file.display())))
         }
         Err(error) => Err(wrong(chain_file, format!("the first certificate cannot be read: {error}"))),
     }
@@ -157,13 +159,13 @@ fn read(files: &CertificateFiles) -> Result<CertifiedKey, CertificateError> {
 fn explain(error: &pem::Error, wanted: &str) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),
-        pem::Error::NoItemsFound => format!("it has no {} in PEM form", wanted.trim_start_matches("a ")),
-        other => format!("{wanted} in PEM form is wanted: {other}"),
+        pem::Error::NoItemsFound => format!("it contains no {} in PEM form", wanted.trim_start_matches("a ")),
+        other => format!("it must contain {wanted} in PEM form: {other}"),
     }
 }
 
-/// A process that reads the key can pose as this gateway. Where files are mounted with fixed rights
-/// that cannot be helped, so it is no error.
+/// A process that reads the key can pose as this gateway. Files may be mounted with fixed rights,
+/// so this is only a warning.
 fn warn_of_readers(key: &Path) {
     #[cfg(unix)]
     {
@@ -175,7 +177,7 @@ fn warn_of_readers(key: &Path) {
     }
 }
 
-/// The names that a certificate is for.
+/// The names for which a certificate is valid.
 fn dns_names(key: &CertifiedKey) -> Vec<String> {
     let parsed = key.cert.first().and_then(|certificate| webpki::EndEntityCert::try_from(certificate).ok());
     parsed.iter().flat_map(|certificate| certificate.valid_dns_names()).map(str::to_ascii_lowercase).collect()

@@ -1,4 +1,4 @@
-//! What all connections of one worker share.
+//! The state that all connections of one worker share.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,10 +21,11 @@ use crate::upstream::WorkerShared;
 use crate::upstream::node_checks::check_nodes;
 use crate::upstream::table::UpstreamTable;
 
-/// How old gateways register: they pass over entries of this name, so ours must have it too.
+/// The name under which old gateways register. They ignore entries of this name, so ours must have
+/// it too.
 const NAME: &str = "gate";
 
-/// What all connections of a worker share.
+/// The state that all connections of a worker share.
 #[derive(Clone, Debug)]
 pub(crate) struct Worker {
     pub(crate) peers: Peers,
@@ -35,7 +36,7 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<WorkerShared>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) tls: Option<Arc<Tls>>,
-    /// Of all workers.
+    /// Shared by all workers.
     pub(super) clients: Arc<ClientTracker>,
     /// Runs for as long as clients are served.
     _checks: Arc<AbortOnDropHandle<()>>,
@@ -43,7 +44,7 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    /// Registers, and goes on doing so.
+    /// Registers, and stays registered.
     pub(crate) fn open(
         address: SocketAddr,
         own: Vec<SocketAddr>,
@@ -84,12 +85,12 @@ impl Worker {
         Self { peers: self.peers.for_thread(), upstreams, metrics, retries, shedding, ..self.clone() }
     }
 
-    /// The same, stopped by `stop`.
+    /// The same worker, stopped by `stop`.
     pub(super) fn with_stop(&self, stop: &CancellationToken) -> Self {
         Self { stop: stop.clone(), ..self.clone() }
     }
 
-    /// Connections from there are many clients'.
+    /// Whether connections from this address carry many clients.
     pub(super) fn is_proxy_for_many(&self, peer: IpAddr) -> bool {
         let snapshot = self.upstreams.snapshot();
         let networks = snapshot.config.trusted.iter().chain(&snapshot.config.proxy_protocol);

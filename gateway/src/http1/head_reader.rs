@@ -1,4 +1,4 @@
-//! The head of a request, taken only when it can be understood in one way. Pure.
+//! The head of a request, accepted only when it has a single meaning. Pure.
 
 use std::mem::MaybeUninit;
 
@@ -13,17 +13,17 @@ use crate::message::head::{
 };
 use crate::message::problem::Problem;
 
-/// Bytes of a head. Larger ones are attacks, or cookies that no service will want.
+/// Most bytes of a head. Larger heads are attacks, or cookies that no service wants.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Finds the end of heads in a buffer that grows.
 #[derive(Debug, Default)]
 pub(crate) struct HeadReader {
-    /// Bytes that have been looked at.
+    /// Bytes that have been searched.
     searched: usize,
-    /// Where the line begins that is not complete.
+    /// The start of the incomplete line.
     line: usize,
-    /// An empty line has been passed over.
+    /// Whether an empty line has been skipped.
     has_skipped: bool,
 }
 
@@ -31,15 +31,14 @@ impl HeadReader {
     /// Takes the next head off `buffer`; `None` until it is whole.
     ///
     /// # Errors
-    /// The problem to answer with; nothing that follows on the connection can be understood.
+    /// The problem to answer with. Later bytes of the connection cannot be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<RequestHead>, Problem> {
         self.whole(buffer)?.map(parse).transpose()
     }
 
-    /// As [`next`](Self::next), for whatever kind of head it is.
+    /// As [`next`](Self::next), for a head of any kind.
     pub(crate) fn whole(&mut self, buffer: &mut BytesMut) -> Result<Option<Box<[u8]>>, Problem> {
-        // Where the head begins: before its first line one that is empty is passed over (RFC 9112,
-        // 2.2).
+        // The start of the head: one empty line before its first line is skipped (RFC 9112, 2.2).
         let mut start = 0;
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
@@ -49,7 +48,7 @@ impl HeadReader {
             // An empty line ends the head.
             if end - 1 == self.line && self.line > start {
                 if end + 1 - start > MAX_HEAD_BYTES {
-                    return Err(too_large(format!("a head has {MAX_HEAD_BYTES} bytes at most")));
+                    return Err(too_large(format!("the head has more than {MAX_HEAD_BYTES} bytes")));
                 }
                 // A copy: a part of the buffer would hold all of it for as long as the request
                 // takes.
@@ -60,7 +59,7 @@ impl HeadReader {
             }
             if end - 1 == self.line {
                 if std::mem::replace(&mut self.has_skipped, true) {
-                    return Err(bad("bad_request_line", "a request begins with a method, not with empty lines"));
+                    return Err(bad("bad_request_line", "a request must begin with a method, not with empty lines"));
                 }
                 start = end + 1;
             }
@@ -73,19 +72,19 @@ impl HeadReader {
             return Err(target_too_long());
         }
         if self.searched > MAX_HEAD_BYTES {
-            return Err(too_large(format!("the head of a request has {MAX_HEAD_BYTES} bytes at most")));
+            return Err(too_large(format!("the head of the request has more than {MAX_HEAD_BYTES} bytes")));
         }
-        // What is not HTTP at all need not be waited for.
+        // Bytes that are not HTTP at all are refused without waiting for more.
         if let Some(first) = buffer.first()
             && !first.is_ascii_uppercase()
             && *first != b'\r'
         {
-            return Err(bad("bad_request_line", "a request begins with a method in capital letters"));
+            return Err(bad("bad_request_line", "a request must begin with a method in capital letters"));
         }
         Ok(None)
     }
 
-    /// Something of a head is there, and not all of it.
+    /// Whether a head has begun and is incomplete.
     pub(crate) fn has_begun(&self) -> bool {
         self.searched > 0
     }
@@ -113,12 +112,12 @@ fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
     }
     let host = summary.host.map(span);
     if summary.hosts != 1 && (is_1_1 || summary.hosts > 1) {
-        let detail = format!("a request has one Host header; this one has {}", summary.hosts);
+        let detail = format!("a request must have one Host header; this one has {}", summary.hosts);
         return Err(bad("bad_host", &detail));
     }
     let framing = match (summary.length, summary.chunked) {
         (Some(_), true) => {
-            return Err(bad("bad_framing", "a request has Content-Length or Transfer-Encoding, not both"));
+            return Err(bad("bad_framing", "a request must not have both Content-Length and Transfer-Encoding"));
         }
         (_, true) if !is_1_1 => return Err(bad("bad_framing", "HTTP/1.0 has no Transfer-Encoding")),
         (None, true) => Framing::Chunked,
@@ -141,7 +140,7 @@ fn parse(bytes: Box<[u8]>) -> Result<RequestHead, Problem> {
     RequestHead::new(Fields::new(bytes, spans), parts)
 }
 
-/// What the fields say of the message itself.
+/// What the fields say about the message itself.
 #[derive(Default)]
 struct FieldSummary<'a> {
     hosts: usize,
@@ -157,7 +156,7 @@ struct FieldSummary<'a> {
 
 impl<'a> FieldSummary<'a> {
     fn read_field(&mut self, name: &str, value: &'a [u8], is_1_1: bool) -> Result<(), Problem> {
-        // Most names differ in their length.
+        // Most names already differ in length.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") => {
                 self.hosts += 1;
@@ -190,14 +189,14 @@ impl<'a> FieldSummary<'a> {
     fn read_length(&mut self, value: &[u8]) -> Result<(), Problem> {
         match self.length.replace(content_length(value)?) {
             None => Ok(()),
-            Some(_) => Err(bad("bad_framing", "a request has one Content-Length at most")),
+            Some(_) => Err(bad("bad_framing", "a request must have at most one Content-Length")),
         }
     }
 
     fn read_coding(&mut self, value: &[u8]) -> Result<(), Problem> {
         let is_second = std::mem::replace(&mut self.chunked, true);
         if is_second || !value.eq_ignore_ascii_case(b"chunked") {
-            return Err(bad("bad_framing", "the only Transfer-Encoding is chunked, once"));
+            return Err(bad("bad_framing", "the only supported Transfer-Encoding is chunked, once"));
         }
         Ok(())
     }
@@ -205,7 +204,7 @@ impl<'a> FieldSummary<'a> {
 
 fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
     match error {
-        httparse::Error::TooManyHeaders => too_large(format!("a request has {MAX_FIELDS} header fields at most")),
+        httparse::Error::TooManyHeaders => too_large(format!("a request must have at most {MAX_FIELDS} header fields")),
         httparse::Error::Version => {
             let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or_default();
             let version = line.rsplit(|byte| *byte == b' ').next().unwrap_or_default();
@@ -218,9 +217,11 @@ fn refuse(error: httparse::Error, bytes: &[u8]) -> Problem {
             }
             bad("bad_request_line", "a request line is METHOD /path HTTP/1.1")
         }
-        httparse::Error::HeaderName => bad("bad_field", "a header field has a broken name, or is folded"),
+        httparse::Error::HeaderName => {
+            bad("bad_field", "the name of a header field is invalid, or the field is folded")
+        }
         httparse::Error::HeaderValue | httparse::Error::NewLine => {
-            bad("bad_field", "a line has a character that none may have")
+            bad("bad_field", "a line contains a character that is not allowed")
         }
         _ => bad("bad_request_line", "a request line is METHOD /path HTTP/1.1"),
     }
@@ -234,7 +235,7 @@ mod tests {
         HeadReader::default().next(&mut BytesMut::from(bytes))
     }
 
-    /// `fields` in a request: its verdict, as status and word, or how its body ends.
+    /// Checks a request with these `fields`: the problem's status and word, or how the body ends.
     #[track_caller]
     fn check(fields: &str, expected: Result<Framing, (u16, &str)>) {
         let text = format!("POST /x HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
@@ -252,7 +253,7 @@ mod tests {
             "{:?}",
             String::from_utf8_lossy(bytes)
         );
-        // However the bytes arrive.
+        // The result is the same however the bytes arrive.
         let mut reader = HeadReader::default();
         let mut buffer = BytesMut::new();
         let mut by_bytes = Ok(None);
@@ -361,7 +362,7 @@ mod tests {
         let target = |bytes: usize| format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", "x".repeat(bytes - 1));
         check_raw(target(MAX_TARGET_BYTES - 20).as_bytes(), Ok(Framing::Empty));
         check_raw(target(40 * 1024).as_bytes(), Err((414, "target_too_long")));
-        // Not only once it is whole.
+        // The limit applies before the head is complete.
         let mut endless = BytesMut::from(&b"GET / HTTP/1.1\r\nX: "[..]);
         endless.resize(MAX_HEAD_BYTES + 1, b'x');
         assert_eq!(HeadReader::default().next(&mut endless).unwrap_err().status, 431);

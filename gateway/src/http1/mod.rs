@@ -1,5 +1,5 @@
-//! The codec of HTTP/1.1: what can be understood in one way only, and nothing else. Pure: no
-//! socket, no clock, and nothing of the other folders but `message`.
+//! The codec of HTTP/1.1, which accepts only messages with a single meaning. Pure: no socket, no
+//! clock, and no imports from other folders but `message`.
 
 pub(crate) mod body;
 pub(crate) mod head_reader;

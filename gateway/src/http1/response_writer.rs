@@ -1,4 +1,4 @@
-//! Responses as they are written. Pure, but for the date.
+//! Writes responses. Pure, but for the date.
 
 use std::cell::RefCell;
 use std::fmt::Write;
@@ -28,7 +28,7 @@ pub(crate) fn put_full<'a>(
         out.put_slice(value.as_bytes());
         out.put_slice(b"\r\n");
     }
-    // These have no body by themselves (RFC 9110, 8.6).
+    // Responses with these statuses never have a body (RFC 9110, 8.6).
     let has_none = status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED;
     if !has_none {
         out.put_slice(b"content-length: ");
@@ -43,12 +43,12 @@ pub(crate) fn put_full<'a>(
     }
 }
 
-/// What becomes of the connection after a response.
+/// What happens to the connection after a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeepAlive {
-    /// It stays, as it does in HTTP/1.1 by itself.
+    /// It stays open, which is the default of HTTP/1.1.
     Stays,
-    /// It stays, and HTTP/1.0 wants to hear that.
+    /// It stays open, which HTTP/1.0 has to be told.
     StaysAsAsked,
     Closes,
 }
@@ -71,7 +71,7 @@ pub(crate) fn status_line(out: &mut BytesMut, status: StatusCode) {
     out.put_slice(b"\r\n");
 }
 
-/// Appends the time of day (RFC 9110, 6.6.1).
+/// Appends the time of day as a `Date` field (RFC 9110, 6.6.1).
 pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
     date(now, |date| {
         out.put_slice(b"date: ");
@@ -80,7 +80,7 @@ pub(crate) fn put_date(out: &mut BytesMut, now: Instant) {
     });
 }
 
-/// The time of day as HTTP has it, made once a second.
+/// The time of day in the form of HTTP, made once a second.
 pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
     thread_local! {
         static DATE: RefCell<Option<(Instant, String)>> = const { RefCell::new(None) };
@@ -94,12 +94,12 @@ pub(crate) fn date<T>(now: Instant, with: impl FnOnce(&str) -> T) -> T {
 }
 
 pub(crate) fn put_chunk(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
-    // A chunk of nothing is the last one.
+    // An empty chunk would be the last one.
     if data.is_empty() {
         return;
     }
     if as_chunk {
-        // With room for the size and the line ends: a large piece is copied once.
+        // Reserves room for the size and the line ends, so that a large piece is copied only once.
         out.reserve(data.len() + 24);
         let _ = write!(out, "{:x}\r\n", data.len());
         out.put_slice(data);
@@ -109,7 +109,7 @@ pub(crate) fn put_chunk(out: &mut BytesMut, as_chunk: bool, data: &[u8]) {
     }
 }
 
-/// The last chunk, and what follows it.
+/// Appends the last chunk and the trailers.
 pub(crate) fn put_last_chunk(out: &mut BytesMut, trailers: &[u8]) {
     out.put_slice(b"0\r\n");
     put_trailers(out, trailers);

@@ -15,8 +15,8 @@ const OWN_BYTES: usize = 16 * 1024;
 /// What is beyond that comes from the budget in pieces of this size.
 const GRANT_BYTES: usize = 64 * 1024;
 
-/// What all connections of the process may hold beyond their own. One client has at most as much as
-/// is free: alone half of it, two a third each.
+/// The bytes that all connections of the process may hold beyond their own. One client may hold at
+/// most as much as is free: a single client half of the budget, two clients a third each.
 #[derive(Debug)]
 pub(crate) struct Budget {
     limit: usize,
@@ -31,15 +31,15 @@ struct BudgetState {
     held: HashMap<IpAddr, usize>,
 }
 
-/// What one connection holds.
+/// The bytes that one connection holds.
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionBudget {
     budget: Arc<Budget>,
-    /// Bytes of its own that are in use.
+    /// Bytes of its own allowance that are in use.
     own: Arc<AtomicUsize>,
 }
 
-/// Bytes that are held until this is dropped.
+/// A reservation of bytes, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
     connection: ConnectionBudget,
@@ -48,7 +48,7 @@ pub(crate) struct Reservation {
     granted: usize,
 }
 
-/// There is no room for more.
+/// The budget has no room for more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct OverBudget;
 
@@ -94,7 +94,7 @@ impl Budget {
 }
 
 impl ConnectionBudget {
-    /// Of a connection that holds nothing yet.
+    /// The account of a connection that holds nothing yet.
     pub(crate) fn new(budget: &Arc<Budget>) -> Self {
         Self { budget: Arc::clone(budget), own: Arc::new(AtomicUsize::new(0)) }
     }
@@ -102,7 +102,7 @@ impl ConnectionBudget {
     /// Reserves `bytes` for `client`.
     ///
     /// # Errors
-    /// [`OverBudget`] when the client, or all of them together, hold as much as they may.
+    /// [`OverBudget`] when the client, or all clients together, hold as much as they may.
     pub(crate) fn reserve(&self, client: IpAddr, bytes: usize) -> Result<Reservation, OverBudget> {
         let mut held = Reservation { connection: self.clone(), client, own: 0, granted: 0 };
         held.grow_to(bytes)?;
@@ -111,7 +111,7 @@ impl ConnectionBudget {
 }
 
 impl Reservation {
-    /// It takes part of what all may hold together.
+    /// Whether bytes of the shared budget are reserved.
     pub(crate) fn is_large(&self) -> bool {
         self.granted > 0
     }
@@ -119,7 +119,7 @@ impl Reservation {
     /// Raises the reservation to `bytes`, if that is more.
     ///
     /// # Errors
-    /// As [`ConnectionBudget::reserve`]; what was held still is.
+    /// As [`ConnectionBudget::reserve`]. Bytes that were held before stay reserved.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         let more = bytes.saturating_sub(self.own + self.granted);
         if more == 0 {
@@ -135,8 +135,8 @@ impl Reservation {
         self.grant(more)
     }
 
-    /// As [`grow_to`](Self::grow_to), and leaves what is the connection's own to others of it.
-    /// Either of them is used for one holding.
+    /// As [`grow_to`](Self::grow_to), but leaves the connection's own allowance to its other
+    /// reservations. A reservation uses either the allowance or the budget.
     pub(crate) fn grow_shared_to(&mut self, bytes: usize) -> Result<(), OverBudget> {
         match bytes.saturating_sub(self.granted) {
             0 => Ok(()),
@@ -199,7 +199,7 @@ mod tests {
         let mut held = Vec::new();
         let mut take = |number: u8| {
             let before = held.len();
-            // Each over a connection of its own.
+            // Each with a connection of its own.
             while let Ok(one) = ConnectionBudget::new(&budget).reserve(client(number), OWN_BYTES + 1) {
                 held.push(one);
             }
@@ -211,6 +211,6 @@ mod tests {
         assert_eq!(budget.usage().0, 0);
         let account = ConnectionBudget::new(&budget);
         assert!(account.reserve(client(1), 33 * GRANT_BYTES).is_err());
-        assert!(account.reserve(client(1), usize::MAX / 2).is_err(), "more than there will ever be");
+        assert!(account.reserve(client(1), usize::MAX / 2).is_err(), "more than any budget has");
     }
 }

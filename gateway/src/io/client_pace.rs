@@ -1,18 +1,18 @@
-//! How fast a client takes what it is sent, while we wait for it.
+//! How fast a client reads its responses, while we wait for it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use tokio::time::{Duration, Instant};
 
-/// How long a client is waited for before its pace is judged.
+/// How long we wait for a client before its pace is judged.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
-/// Bytes a second that a client takes at the least, while connections are short: as at a server
-/// that others wait for.
+/// The least bytes a second that a client must read while connections are short; the same as while
+/// permits of a server are short.
 const MIN_RATE: u64 = 16 * 1024;
 
-/// Counts for how long a client was waited for, and what it took. The client's task writes, and the
-/// search for connections to evict reads; a judgement that comes a moment late does no harm, so no
-/// order is kept between the counters.
+/// Counts for how long we waited for a client, and the bytes that it read. The client's task writes
+/// the counters, and the search for connections to evict reads them. A judgement that comes
+/// slightly late does no harm, so the counters are not ordered.
 #[derive(Debug)]
 pub(crate) struct ClientPace {
     since: Instant,
@@ -20,12 +20,12 @@ pub(crate) struct ClientPace {
     waiting: AtomicUsize,
     /// Since when, in milliseconds after `since`, from 1.
     waits_from: AtomicU64,
-    /// Milliseconds that it was waited for before that.
+    /// Milliseconds of waiting before that.
     waited: AtomicU64,
     bytes: AtomicU64,
 }
 
-/// A response that waits for its client, until this is dropped.
+/// Marks a response as waiting for its client, until it is dropped.
 pub(crate) struct ClientWait<'a>(&'a ClientPace);
 
 impl ClientPace {
@@ -34,7 +34,7 @@ impl ClientPace {
         Self { since, waiting: AtomicUsize::new(0), waits_from: zero(), waited: zero(), bytes: zero() }
     }
 
-    /// A response can go on only when the client has taken more.
+    /// Records that a response can continue only when the client has read more.
     pub(crate) fn wait(&self) -> ClientWait<'_> {
         if self.waiting.fetch_add(1, Ordering::Relaxed) == 0 {
             self.waits_from.store(self.now(), Ordering::Relaxed);
@@ -42,14 +42,15 @@ impl ClientPace {
         ClientWait(self)
     }
 
-    /// The client has taken `bytes`.
+    /// Records that the client has read `bytes`.
     pub(crate) fn record_bytes(&self, bytes: usize) {
         self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
-    /// For how many milliseconds the client has been waited for while it took less than it must;
-    /// `None` if it is not waited for, not for long enough, or fast enough: then counting begins
-    /// anew. `now`: in milliseconds after the instant given to [`new`](Self::new), from 1.
+    /// For how many milliseconds we have waited for the client while it read less than it must.
+    /// `None` if we do not wait, have not waited long enough, or the client is fast enough;
+    /// counting then begins again. `now`: in milliseconds after the instant given to
+    /// [`new`](Self::new), from 1.
     pub(crate) fn slow_for(&self, now: u64) -> Option<u64> {
         if self.waiting.load(Ordering::Relaxed) == 0 {
             return None;

@@ -6,13 +6,14 @@ use std::net::IpAddr;
 
 use foldhash::HashMap;
 
-/// Permits, and the requests that wait for them, by client. `W`: how a request that waits is told.
+/// Permits, and the requests that wait for them, by client. `W` notifies a waiting request.
 ///
-/// One client may have a multiple of the permits that are free (the dynamic threshold of Choudhury
-/// and Hahne, known from the buffers of switches): alone it has nearly all, two have half of that
-/// each, and there is always a permit left for the next. Released permits go to the waiting clients
-/// by rotation, however many requests of one wait; every other one goes to a client that has none,
-/// if one waits, so that many addresses with some places each do not keep a new client waiting.
+/// One client may have a multiple of the free permits (the dynamic threshold of Choudhury and
+/// Hahne, known from the buffers of switches): a single client has nearly all, two have half of
+/// that each, and a permit is always left for the next client. Released permits go to the waiting
+/// clients by rotation, however many requests of one client wait. Every other permit goes to a
+/// client that has none, if one waits, so that many addresses with a few permits each do not keep a
+/// new client waiting.
 #[derive(Debug)]
 pub(crate) struct FairQueue<W> {
     free: usize,
@@ -20,17 +21,17 @@ pub(crate) struct FairQueue<W> {
     max_percent: usize,
     held: HashMap<IpAddr, usize>,
     queues: HashMap<IpAddr, Queue<W>>,
-    /// Those with a queue, the next one first: those that had a permit when they began to wait, and
-    /// those that had none.
+    /// Clients with a queue, the next one first: those that had a permit when they began to wait,
+    /// and those that had none.
     rotation: [VecDeque<IpAddr>; 2],
-    /// Which of these was served last.
+    /// Which of the two lists was served last.
     last: usize,
     waiting: usize,
     max_waiting: usize,
     tickets: u64,
 }
 
-/// Those of one client that wait, each with its ticket, and in which list the client is.
+/// The waiting requests of one client, each with its ticket, and the list in which the client is.
 #[derive(Debug)]
 struct Queue<W> {
     waiters: VecDeque<(u64, W)>,
@@ -69,7 +70,7 @@ impl<W> FairQueue<W> {
             return false;
         }
         let held = self.held.entry(client).or_default();
-        // With 90 percent: nine times as many as are free.
+        // With 90 percent: nine times the number of free permits.
         let may = self.max_percent == 100 || *held * (100 - self.max_percent) < self.free * self.max_percent;
         if may {
             *held += 1;
@@ -80,7 +81,7 @@ impl<W> FairQueue<W> {
         may
     }
 
-    /// A permit of `client` is released.
+    /// Releases a permit of `client`.
     pub(crate) fn release(&mut self, client: IpAddr) {
         self.free += 1;
         if let Some(held) = self.held.get_mut(&client) {
@@ -97,15 +98,15 @@ impl<W> FairQueue<W> {
             Some(queue) => (queue.waiters.len(), queue.list),
             None => (0, self.list_of(client)),
         };
-        // After each of its own list, one of the other.
+        // One request of the other list after each of its own list.
         let rounds = own + 1;
         let mine = self.rotation[list].len();
         let others = mine.min(self.rotation[1 - list].len());
         self.waiting.min((mine + others).saturating_mul(rounds))
     }
 
-    /// Has a request of `client` wait. When the queue is full, it displaces the last request of the
-    /// client with the most in the queue; `None` when that is `client` itself.
+    /// Enqueues a request of `client`. When the queue is full, it displaces the last request of the
+    /// client with the most queued requests; `None` when that is `client` itself.
     pub(crate) fn enqueue(&mut self, client: IpAddr, waiter: W) -> Option<u64> {
         if self.waiting >= self.max_waiting {
             let own = self.queues.get(&client).map_or(0, |queue| queue.waiters.len());
@@ -126,7 +127,7 @@ impl<W> FairQueue<W> {
         Some(self.tickets)
     }
 
-    /// The request with this ticket waits no more, if it still did.
+    /// Removes the request with this ticket, if it still waits.
     pub(crate) fn cancel(&mut self, client: IpAddr, ticket: u64) {
         let Some(queue) = self.queues.get_mut(&client) else { return };
         let Ok(at) = queue.waiters.binary_search_by_key(&ticket, |(ticket, _)| *ticket) else { return };
@@ -138,7 +139,7 @@ impl<W> FairQueue<W> {
         }
     }
 
-    /// Takes a permit for the next request among those that may have one.
+    /// Takes a permit for the next request that may have one.
     pub(crate) fn pop(&mut self) -> Option<(IpAddr, W)> {
         let first = 1 - self.last;
         self.pop_from(first).or_else(|| self.pop_from(1 - first))
@@ -166,7 +167,7 @@ impl<W> FairQueue<W> {
         None
     }
 
-    /// In which list `client` waits if it begins to now.
+    /// The list in which `client` waits if it begins now.
     fn list_of(&self, client: IpAddr) -> usize {
         if self.held.contains_key(&client) { HAVE_SOME } else { HAVE_NONE }
     }
@@ -180,7 +181,7 @@ mod tests {
         [10, 0, 0, number].into()
     }
 
-    /// How many permits each of `clients` gets, when each takes what it can, one after the other.
+    /// How many permits each of `clients` gets when each takes all that it can, one after another.
     fn taken(limit: usize, percent: u8, clients: u8) -> Vec<usize> {
         let mut queue = FairQueue::<()>::new(limit, percent, 0);
         (0..clients)
@@ -193,7 +194,7 @@ mod tests {
         assert_eq!(taken(1000, 90, 1), [900]);
         assert_eq!(taken(1000, 90, 3), [900, 90, 9]);
         assert_eq!(taken(1000, 50, 3), [500, 250, 125]);
-        assert_eq!(taken(1000, 100, 2), [1000, 0], "no share is kept for others");
+        assert_eq!(taken(1000, 100, 2), [1000, 0], "no permits are kept for others");
         assert_eq!(taken(9, 90, 2), [9, 0]);
         assert_eq!(taken(1, 1, 2), [1, 0]);
     }
@@ -208,7 +209,7 @@ mod tests {
             }
         }
         assert!(held.iter().all(|held| (105..=110).contains(held)), "{held:?}");
-        assert!(queue.free() > 0 && queue.try_acquire(client(10)), "there is one left for the next");
+        assert!(queue.free() > 0 && queue.try_acquire(client(10)), "one permit is left for the next client");
     }
 
     #[test]
@@ -219,7 +220,7 @@ mod tests {
             queue.enqueue(client(number), name).unwrap();
         }
         assert_eq!([1, 2, 3].map(|number| queue.ahead(client(number))), [5, 4, 2]);
-        assert_eq!(queue.pop(), None, "none is free");
+        assert_eq!(queue.pop(), None, "no permit is free");
         let mut last = client(0);
         let mut order = Vec::new();
         while queue.waiting() > 0 {
@@ -228,7 +229,7 @@ mod tests {
             last = who;
             order.push(name);
         }
-        assert_eq!(order, ["a", "b", "d", "c", "e"], "who has none, and who has had one, in turn");
+        assert_eq!(order, ["a", "b", "d", "c", "e"], "clients without a permit, and clients with one, by rotation");
         queue.release(last);
         assert!(
             queue.held.is_empty()
@@ -263,9 +264,9 @@ mod tests {
         let first = queue.enqueue(client(1), 'a').unwrap();
         queue.enqueue(client(1), 'b').unwrap();
         queue.enqueue(client(1), 'c').unwrap();
-        assert_eq!(queue.enqueue(client(1), 'd'), None, "its own are the most");
+        assert_eq!(queue.enqueue(client(1), 'd'), None, "the client itself has the most queued requests");
         queue.enqueue(client(2), 'e').unwrap();
-        assert_eq!(queue.waiting(), 3, "another one of the first made room");
+        assert_eq!(queue.waiting(), 3, "another request of the first client made room");
         queue.cancel(client(1), first);
         queue.cancel(client(1), first);
         queue.release(client(0));

@@ -1,5 +1,5 @@
-//! Bytes and time-outs, what one client may have of something, and how long one connection may
-//! work. It knows nothing of HTTP.
+//! Bytes, time-outs, fair shares of clients, and how long one connection may work. It knows nothing
+//! about HTTP.
 
 pub(crate) mod budget;
 pub(crate) mod client_pace;

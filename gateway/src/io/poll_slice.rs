@@ -1,5 +1,5 @@
 //! How long one connection may work before others of its worker run, measured with clock readings
-//! that are made anyway.
+//! that are needed in any case.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;
@@ -9,15 +9,15 @@ use std::task::{Context, Poll};
 use tokio::task::yield_now;
 use tokio::time::{Duration, Instant};
 
-/// How long that is: a few dozen requests, and short enough that fifty clients that always have
-/// something to do keep the others waiting for a hundredth of a second only.
+/// The length of a slice: a few dozen requests, and so short that fifty clients that never pause
+/// delay the others only by a hundredth of a second.
 pub(crate) const SLICE: Duration = Duration::from_micros(250);
 
-/// How often a task has been polled: a task that has been polled again has waited.
+/// Counts the polls of a task. A task that has been polled again has waited.
 #[derive(Debug, Default)]
 pub(crate) struct PollCounter(AtomicU64);
 
-/// What a task has worked since it last waited.
+/// How long a task has worked since it last waited.
 #[derive(Debug)]
 pub(crate) struct PollSlice<'a> {
     polls: &'a PollCounter,
@@ -26,7 +26,7 @@ pub(crate) struct PollSlice<'a> {
 }
 
 impl PollCounter {
-    /// Counts how often `future` is polled. As cancel safe as it is.
+    /// Counts how often `future` is polled. As cancel safe as `future`.
     pub(crate) async fn count_polls<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         poll_fn(|task| {
@@ -41,7 +41,7 @@ impl PollCounter {
         self.0.load(Ordering::Relaxed)
     }
 
-    /// The task is polled again.
+    /// Counts one more poll of the task.
     pub(crate) fn count(&self) {
         // Written by one task alone.
         self.0.store(self.0.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
@@ -53,8 +53,8 @@ impl<'a> PollSlice<'a> {
         Self { polls, seen: 0, begin: None }
     }
 
-    /// Whether the task has worked for [`SLICE`] at `now`. Counts from the first question after it
-    /// has waited.
+    /// Whether the task has worked for [`SLICE`] at `now`. Counting begins with the first call
+    /// after a wait.
     pub(crate) fn is_over(&mut self, now: Instant) -> bool {
         let polls = self.polls.0.load(Ordering::Relaxed);
         match self.begin {
@@ -66,7 +66,7 @@ impl<'a> PollSlice<'a> {
         }
     }
 
-    /// Lets others run if the slice is over. Gives whether it was. Cancel safe.
+    /// Lets others run if the slice is over, and returns whether it was. Cancel safe.
     pub(crate) async fn yield_if_over(&mut self, now: Instant) -> bool {
         let is_over = self.is_over(now);
         if is_over {
@@ -76,7 +76,7 @@ impl<'a> PollSlice<'a> {
     }
 }
 
-/// Has a task polled again when others have run, and what the system has to tell has been heard.
+/// Has a task polled again after others have run and events of the system have been read.
 pub(crate) fn wake_later(task: &mut Context<'_>) {
     let polled: Poll<()> = pin!(yield_now()).poll(task);
     debug_assert!(polled.is_pending());

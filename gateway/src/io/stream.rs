@@ -1,4 +1,4 @@
-//! A client's bytes: over TCP as they are, or inside TLS.
+//! A client's bytes: over plain TCP, or inside TLS.
 
 use std::future::poll_fn;
 use std::io;
@@ -24,25 +24,25 @@ use crate::io::client_pace::ClientPace;
 #[derive(Debug)]
 pub(crate) enum ClientStream {
     Plain(TcpStream),
-    /// The lock is for its halves, which one task holds: it is never waited for.
+    /// The lock is for its two halves, which one task holds, so it is never contended.
     Tls(Box<Mutex<TlsStream<TcpStream>>>),
 }
 
-/// Bytes that a connection's system has taken and not sent yet, above which it takes no more:
-/// enough to send on while we are asleep.
+/// Unsent bytes of a connection above which the system takes no more: enough to keep sending while
+/// we sleep.
 const MAX_UNSENT_BYTES: u32 = 64 * 1024;
 
-/// Room in a buffer that is worth making a smaller one.
+/// Unused room in a buffer that makes a smaller one worthwhile.
 const LARGE_ROOM_BYTES: usize = 1024;
 
-/// What is read from, while something else writes.
+/// The half that reads, while the other one writes.
 #[derive(Debug)]
 pub(crate) enum ReadHalf<'a> {
     Plain(tcp::ReadHalf<'a>),
     Tls(&'a Mutex<TlsStream<TcpStream>>),
 }
 
-/// What is written to, while something else reads.
+/// The half that writes, while the other one reads.
 #[derive(Debug)]
 pub(crate) enum WriteHalf<'a> {
     Plain(tcp::WriteHalf<'a>),
@@ -52,7 +52,7 @@ pub(crate) enum WriteHalf<'a> {
 /// Why bytes cannot be written.
 #[derive(Debug)]
 pub(crate) enum WriteError {
-    /// The client takes nothing.
+    /// The client does not read.
     Stalled,
     Broken,
 }
@@ -91,7 +91,7 @@ impl ClientStream {
         }
     }
 
-    /// When it is dropped, the client sees that it was cut, and not that it has ended.
+    /// From now on, dropping the stream resets it, so that the client sees a cut and not an end.
     pub(crate) fn reset_on_drop(&mut self) {
         let socket = match self {
             Self::Plain(stream) => &*stream,
@@ -101,31 +101,31 @@ impl ClientStream {
     }
 }
 
-/// Limits what the system takes ahead of what it sends. Otherwise thousands of clients that do not
-/// read would fill its memory, 4 MB each. What is on its way is not limited by this.
+/// Limits the unsent bytes that the system takes. Otherwise thousands of clients that do not read
+/// would fill its memory, 4 MB each. Bytes that are on their way are not limited by this.
 pub(crate) fn limit_unsent(stream: &TcpStream) {
     #[cfg(target_os = "linux")]
     if let Err(error) = socket2::SockRef::from(stream).set_tcp_notsent_lowat(MAX_UNSENT_BYTES) {
-        debug!(%error, "cannot limit what the system takes ahead");
+        debug!(%error, "cannot limit the unsent bytes of a connection");
     }
 }
 
-/// What tells when it can be read, so that waiting needs no buffer, and is then read without
-/// waiting.
+/// A source that says when it is readable, so that waiting needs no buffer, and that is then read
+/// without waiting.
 pub(crate) trait Readable: AsyncRead + Unpin {
-    /// Whether a read would give something, or find the end. May be wrong: the read gives nothing
-    /// then. One task may wait.
+    /// Whether a read would return bytes, or find the end. It may be wrong; the read then returns
+    /// nothing. One task may wait.
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>>;
 
-    /// The socket whose bytes are read as they are.
+    /// The socket, if its bytes are not inside TLS.
     fn plain(&self) -> Option<&TcpStream>;
 
     /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
     ///
-    /// Unlike `try_read`, this knows after a short read that there is no more, and spares asking
-    /// the system again.
+    /// Unlike `try_read`, it knows after a short read that there are no more bytes, and spares a
+    /// system call.
     fn recv(&mut self, buffer: &mut BytesMut) -> io::Result<Option<usize>> {
-        debug_assert!(buffer.capacity() > buffer.len(), "without room nothing can be told from the end");
+        debug_assert!(buffer.capacity() > buffer.len(), "without free room, nothing to read would look like the end");
         match self.plain() {
             Some(socket) if buffer.capacity() - buffer.len() <= MAX_RECV_BYTES => match recv_into(socket, buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
@@ -147,7 +147,7 @@ pub(crate) trait Readable: AsyncRead + Unpin {
 impl Readable for ClientStream {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            // Cheaper than tokio's `readable`, which any number of tasks may wait for.
+            // Cheaper than tokio's `readable`, which supports any number of waiting tasks.
             Self::Plain(stream) => stream.poll_read_ready(task),
             Self::Tls(stream) => poll_readable_tls(own(stream), task),
         }
@@ -189,19 +189,19 @@ impl Readable for tcp::ReadHalf<'_> {
 
 fn poll_readable_tls(stream: &TlsStream<TcpStream>, task: &mut Context<'_>) -> Poll<io::Result<()>> {
     let (socket, session) = stream.get_ref();
-    // What has been read from the system, but not from the session, no socket will tell of.
+    // No socket reports bytes that were read from the system but not yet from the session.
     if session.wants_read() { socket.poll_read_ready(task) } else { Poll::Ready(Ok(())) }
 }
 
-/// Whether it was taken at once.
+/// Whether all bytes were taken at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Written {
     Full,
-    /// The client was waited for.
+    /// The write had to wait for the client.
     Late,
 }
 
-/// Writes all of it, unless nothing is taken for as long as `limit`.
+/// Writes all bytes, unless none are taken for `limit`.
 pub(crate) async fn write_all(
     to: &mut (impl AsyncWrite + Unpin),
     output: &mut BytesMut,
@@ -213,7 +213,7 @@ pub(crate) async fn write_all(
         return Ok(outcome);
     }
     while !output.is_empty() {
-        // Mostly it is taken at once, and no time has to be looked at.
+        // Usually the bytes are taken at once, and the clock need not be read.
         let written = match to.write(output).now_or_never() {
             Some(written) => written,
             None => {
@@ -233,7 +233,7 @@ pub(crate) async fn write_all(
             }
         }
     }
-    // A TLS session may hold some of it back.
+    // A TLS session may hold some bytes back.
     let flushed = match to.flush().now_or_never() {
         Some(flushed) => flushed,
         None => {
@@ -246,8 +246,8 @@ pub(crate) async fn write_all(
     Ok(outcome)
 }
 
-/// What waits for a client that is slow should take no more room than it needs: there may be
-/// thousands of them.
+/// Bytes that wait for a slow client should take no more memory than they need: there may be
+/// thousands of such clients.
 pub(crate) fn shrink(buffer: &mut BytesMut) {
     if buffer.capacity() - buffer.len() >= LARGE_ROOM_BYTES {
         let whole = std::mem::replace(buffer, BytesMut::from(&buffer[..]));
@@ -281,8 +281,8 @@ impl AsyncRead for ReadHalf<'_> {
     }
 }
 
-/// A client that goes without TLS's farewell, as most do, has gone all the same: where a message
-/// ends, HTTP says.
+/// A client that closes without TLS's close_notify, as most do, counts as closed: HTTP says where a
+/// message ends.
 fn poll_read_tls(
     stream: &mut TlsStream<TcpStream>,
     task: &mut Context<'_>,
@@ -295,11 +295,10 @@ fn poll_read_tls(
 }
 
 impl WriteHalf<'_> {
-    /// Completes when the system would take more: until then what is to be written is better not
-    /// fetched.
+    /// Completes when the system would take more bytes. Until then it is better not to fetch them.
     ///
     /// # Errors
-    /// [`WriteError::Stalled`] when that takes as long as `limit`.
+    /// [`WriteError::Stalled`] after `limit`.
     pub(crate) async fn writable(&mut self, limit: Duration, client: &ClientPace) -> Result<(), WriteError> {
         let mut writable = poll_fn(|task| match self {
             Self::Plain(stream) => poll_writable(stream.as_ref(), task),
@@ -316,7 +315,7 @@ impl WriteHalf<'_> {
     }
 }
 
-/// The runtime takes a socket for writable until a write fails, and then the bytes have to be held.
+/// The runtime takes a socket as writable until a write fails, and the bytes then have to be held.
 /// So the system is asked.
 fn poll_writable(socket: &TcpStream, task: &mut Context<'_>) -> Poll<io::Result<()>> {
     let ask = || match retry_on_intr(|| poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&Timespec::default())))? {
@@ -400,7 +399,7 @@ mod tests {
             }
         }
         assert!(taken > 0 && taken < 1 << 20, "{taken} bytes");
-        // It goes on as soon as the client does.
+        // Writing continues as soon as the client reads.
         let read = async {
             let mut part = [0; 8192];
             while client.read(&mut part).await.unwrap() > 0 {}

@@ -1,4 +1,4 @@
-//! A time-out that is set often and seldom over.
+//! A time-out that is set often and rarely expires.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The system's timer is touched when it is over, or has to be sooner.
+/// The runtime's timer is changed only when it fires, or has to fire earlier.
 #[derive(Debug)]
 pub(crate) struct Timer {
     sleep: Pin<Box<Sleep>>,

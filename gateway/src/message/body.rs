@@ -1,11 +1,11 @@
-//! Bodies, whichever version of HTTP they come in. Pure.
+//! Bodies of both versions of HTTP. Pure.
 
 use bytes::Bytes;
 
 /// Where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Framing {
-    /// There is none.
+    /// There is no body.
     Empty,
     /// After this many bytes.
     Length(u64),
@@ -15,11 +15,11 @@ pub(crate) enum Framing {
     Close,
 }
 
-/// What is next in a body.
+/// The next piece of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Piece {
     Data(Bytes),
-    /// The end, with the lines that follow a chunked body.
+    /// The end, with the trailers of a chunked body.
     End(Bytes),
     /// More bytes are needed.
     More,

@@ -1,6 +1,6 @@
-//! The fields of a head: one piece of memory, and where each of them stands in it. Pure.
+//! The fields of a head: one piece of memory, and the position of each field in it. Pure.
 
-/// The bytes of a head, and where its fields stand in them.
+/// The bytes of a head, and the positions of its fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fields {
     bytes: Box<[u8]>,
@@ -15,7 +15,7 @@ pub(crate) struct Span {
 }
 
 impl Fields {
-    /// Of our own making.
+    /// Fields that we made ourselves.
     pub(crate) fn from_pairs(pairs: &[(&str, &str)]) -> Self {
         let mut builder = FieldsBuilder::default();
         for (name, value) in pairs {
@@ -24,12 +24,12 @@ impl Fields {
         builder.finish()
     }
 
-    /// What stands where in `bytes`.
+    /// A position in `bytes`.
     pub(crate) fn new(bytes: Box<[u8]>, spans: Vec<(Span, Span)>) -> Self {
         Self { bytes, spans }
     }
 
-    /// Where in `bytes` the `headers` stand that were found in them.
+    /// The positions in `bytes` of `headers` that were parsed from them.
     pub(crate) fn spans(bytes: &[u8], headers: &[httparse::Header<'_>]) -> Vec<(Span, Span)> {
         let span = |part: &[u8]| Span::within(part, bytes);
         headers.iter().map(|field| (span(field.name.as_bytes()), span(field.value))).collect()
@@ -40,7 +40,7 @@ impl Fields {
         self.iter().find(|(other, _)| other.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
     }
 
-    /// Names and values as they came.
+    /// Names and values as received.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
     }
@@ -50,7 +50,7 @@ impl Fields {
     }
 }
 
-/// Fields that are put together, beside other texts of the same head.
+/// Builds fields, beside other texts of the same head.
 #[derive(Debug, Default)]
 pub(crate) struct FieldsBuilder {
     bytes: Vec<u8>,
@@ -58,14 +58,14 @@ pub(crate) struct FieldsBuilder {
 }
 
 impl FieldsBuilder {
-    /// A text that is no field.
+    /// Adds a text that is not a field.
     pub(crate) fn text(&mut self, text: &[u8]) -> Span {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
         Span { start: offset(start), end: offset(self.bytes.len()) }
     }
 
-    /// A field. Gives where its value stands.
+    /// Adds a field. Returns the position of its value.
     pub(crate) fn push(&mut self, name: &[u8], value: &[u8]) -> Span {
         let (name, value) = (self.text(name), self.text(value));
         self.spans.push((name, value));
@@ -92,7 +92,7 @@ fn offset(at: usize) -> u32 {
 }
 
 impl Span {
-    /// Where `part` stands in `whole`, of which it is a part.
+    /// The position of `part` in `whole`, of which it is a part.
     pub(crate) fn within(part: &[u8], whole: &[u8]) -> Self {
         let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
         let bound = |at: usize| u32::try_from(at.min(whole.len())).unwrap_or(u32::MAX);

@@ -1,4 +1,4 @@
-//! What a request says of where it comes from, and what servers are told of that. Pure.
+//! The origin of a request: what the request says about it, and what servers are told. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::message::fields::Fields;
 use crate::message::head::is_host;
 
-/// How many gateways have passed a request on.
+/// The field that counts the gateways which have passed a request on.
 pub(crate) const HOPS: &str = "x-gateway-hops";
 
 /// What a request says about where it comes from, as the server is told.
@@ -15,11 +15,11 @@ pub(crate) const HOPS: &str = "x-gateway-hops";
 pub(crate) struct ForwardedInfo {
     /// `X-Forwarded-For` and `-Proto`.
     pub(crate) fields: String,
-    /// What a proxy before us has said in `Forwarded`, if it is believed.
+    /// What a trusted proxy in front of us has said in `Forwarded`.
     pub(crate) before: String,
     /// RFC 7239's `for` and `proto`.
     pub(crate) forwarded: [String; 2],
-    /// What the client has asked for, if a proxy before us says.
+    /// The host that the client requested, if a proxy in front of us says so.
     pub(crate) host: Option<String>,
     is_tls: bool,
 }
@@ -52,7 +52,8 @@ impl ForwardedInfo {
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
-            // What is no text stays in its place, so that it hides nothing beside it.
+            // A value that is not text stays in its position, so that it does not hide its
+            // neighbours.
             values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(", ")
         };
         let before = all("x-forwarded-for");
@@ -76,13 +77,13 @@ impl ForwardedInfo {
         (client, origin)
     }
 
-    /// The client speaks TLS, with us or with a proxy that is believed.
+    /// Whether the client speaks TLS, with us or with a trusted proxy.
     pub(crate) fn is_tls(&self) -> bool {
         self.is_tls
     }
 }
 
-/// An address as it stands in `X-Forwarded-For`, with a port or without.
+/// Reads an address of `X-Forwarded-For`, with or without a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
     address
@@ -91,7 +92,7 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
         .map(|ip: IpAddr| ip.to_canonical())
 }
 
-/// Fields that tell where a request comes from.
+/// Whether a field states the origin of a request.
 pub(crate) fn is_rebuilt(name: &[u8]) -> bool {
     let starts =
         |prefix: &str| name.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix.as_bytes()));

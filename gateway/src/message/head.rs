@@ -1,4 +1,4 @@
-//! The head of a request, whichever version of HTTP it comes in. Pure.
+//! The head of a request of either version of HTTP. Pure.
 
 use http::StatusCode;
 
@@ -6,9 +6,9 @@ use crate::message::body::Framing;
 use crate::message::fields::{Fields, Span};
 use crate::message::problem::Problem;
 
-/// Bytes of a request target: what browsers and other servers agree on is 8,000 and a little.
+/// Most bytes of a request target: browsers and other servers agree on slightly more than 8,000.
 pub(crate) const MAX_TARGET_BYTES: usize = 16 * 1024;
-/// Fields of a head.
+/// Most fields of a head.
 pub(crate) const MAX_FIELDS: usize = 100;
 
 /// A request's head. Everything in it is a part of one piece of memory.
@@ -18,20 +18,20 @@ pub(crate) struct RequestHead {
     method: Span,
     target: Span,
     host: Option<Span>,
-    /// The host is named by the target alone, and by no field.
+    /// Only the target names the host, and no field does.
     pub(crate) names_host_in_target: bool,
-    /// HTTP/1.1, or else 1.0.
+    /// Whether it is HTTP/1.1; otherwise it is HTTP/1.0.
     pub(crate) is_1_1: bool,
     pub(crate) framing: Framing,
-    /// The connection may be used again after this.
+    /// Whether the connection may be used again.
     pub(crate) keep_alive: bool,
     /// The client waits for `100 Continue` before it sends the body.
     pub(crate) expects_continue: bool,
-    /// It asks for a WebSocket.
+    /// The request asks for a WebSocket.
     pub(crate) upgrades: bool,
 }
 
-/// What is read of a head beside its fields.
+/// The parts of a head beside its fields.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HeadParts {
     pub(crate) method: Span,
@@ -46,7 +46,7 @@ pub(crate) struct HeadParts {
 
 impl RequestHead {
     /// # Errors
-    /// The problem to answer with: a host or a target that cannot be.
+    /// The problem to answer with: an invalid host or target.
     pub(crate) fn new(fields: Fields, parts: HeadParts) -> Result<Self, Problem> {
         let HeadParts { method, target, host, is_1_1, framing, keep_alive, expects_continue, upgrades } = parts;
         let mut head = Self {
@@ -69,7 +69,7 @@ impl RequestHead {
         self.fields.text(self.method)
     }
 
-    /// Path and query as they came.
+    /// The path and query as received.
     pub(crate) fn target(&self) -> &str {
         self.fields.text(self.target)
     }
@@ -82,8 +82,8 @@ impl RequestHead {
         &self.fields
     }
 
-    /// A target in absolute form names its host again: that must be the one that `Host` names (RFC
-    /// 9112, 3.2.2).
+    /// A target in absolute form names its host too, which must be the one in `Host` (RFC 9112,
+    /// 3.2.2).
     fn apply_absolute_target(&mut self) -> Result<(), Problem> {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {
@@ -97,7 +97,7 @@ impl RequestHead {
             .into_iter()
             .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
         let Some(scheme) = scheme else {
-            return Err(bad("bad_target", "the target of a request begins with /"));
+            return Err(bad("bad_target", "the target of a request must begin with /"));
         };
         let rest = &target[scheme.len()..];
         let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
@@ -120,7 +120,7 @@ impl RequestHead {
 
     fn check_host(&self) -> Result<(), Problem> {
         match self.host() {
-            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is not a host name")),
+            Some(host) if !is_host(host) => Err(bad("bad_host", "the Host header is not a valid host name")),
             _ => Ok(()),
         }
     }
@@ -137,20 +137,20 @@ pub(crate) fn is_host(host: &str) -> bool {
     })
 }
 
-/// Digits, and nothing else; fewer than 2^63, as some peers count in signed numbers.
+/// Reads digits only; the number is less than 2^63, because some peers use signed numbers.
 pub(crate) fn content_length(value: &[u8]) -> Result<u64, Problem> {
     let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
     let number = std::str::from_utf8(value).ok().filter(|_| digits).and_then(|text| text.parse::<i64>().ok());
     number
         .and_then(|number| u64::try_from(number).ok())
-        .ok_or_else(|| bad("bad_framing", "Content-Length is a number of bytes"))
+        .ok_or_else(|| bad("bad_framing", "Content-Length must be a number of bytes"))
 }
 
-/// Capital letters, with hyphens between them: all methods that there are.
+/// Checks a method: capital letters with hyphens between them, as all registered methods have.
 pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
     let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
         && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
-    if is_one { Ok(()) } else { Err(bad("bad_request_line", "a method consists of capital letters")) }
+    if is_one { Ok(()) } else { Err(bad("bad_request_line", "a method must consist of capital letters")) }
 }
 
 pub(crate) fn bad(kind: &'static str, detail: &str) -> Problem {
@@ -162,6 +162,6 @@ pub(crate) fn too_large(detail: String) -> Problem {
 }
 
 pub(crate) fn target_too_long() -> Problem {
-    let detail = format!("the target of a request has {MAX_TARGET_BYTES} bytes at most");
+    let detail = format!("the target of the request has more than {MAX_TARGET_BYTES} bytes");
     Problem::new(StatusCode::URI_TOO_LONG, "target_too_long", detail)
 }

@@ -1,11 +1,11 @@
-//! Fields that belong to one connection, and stay on it (RFC 9110, 7.6.1). Pure.
+//! Fields that belong to one connection and are not passed on (RFC 9110, 7.6.1). Pure.
 
 use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::is_rebuilt;
 
-/// What a message says of its own connection.
+/// What a message says about its own connection.
 pub(crate) struct HopByHop<'a> {
-    /// The values of `Connection`: more fields that belong to it.
+    /// The values of `Connection`: further fields that belong to the connection.
     named: Vec<&'a [u8]>,
 }
 
@@ -13,7 +13,7 @@ impl<'a> HopByHop<'a> {
     pub(crate) fn new(fields: &'a Fields) -> Self {
         let connection = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"connection"));
         let named = connection.flat_map(|(_, value)| tokens(value));
-        // A client cannot have the name of the host taken off on the way.
+        // A client cannot have the host removed in this way.
         let usual = |token: &&[u8]| {
             [&b"close"[..], b"keep-alive", b"upgrade", b"host"].iter().any(|one| token.eq_ignore_ascii_case(one))
         };
@@ -25,7 +25,8 @@ impl<'a> HopByHop<'a> {
     }
 }
 
-/// Fields that mean nothing after a body, or too much, also where some take `_` for a hyphen.
+/// Whether a field is meaningless after a body, or means too much there. `_` counts as a hyphen, as
+/// it does for some servers.
 pub(crate) fn late_trailer(name: &[u8]) -> bool {
     let hyphens: Vec<u8>;
     let name = if name.contains(&b'_') {

@@ -1,5 +1,5 @@
-//! What messages of both versions of HTTP have in common. Pure: no socket and no clock, and it
-//! imports nothing of the other folders.
+//! The parts that messages of both versions of HTTP share. Pure: no socket and no clock, and it
+//! imports no other folder.
 
 pub(crate) mod body;
 pub(crate) mod fields;

@@ -1,15 +1,15 @@
-//! Errors that the gateway answers itself, as `application/problem+json` (RFC 9457).
+//! Errors with which the gateway itself answers, as `application/problem+json` (RFC 9457).
 
 use http::StatusCode;
 use node_sdk::CallError;
 
-/// One thing that is wrong with a request, or with what it needed.
+/// A fault of a request, or of something that it needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Problem {
     pub(crate) status: StatusCode,
-    /// A stable word; the problem's `type` is `/problems/` and this.
+    /// A stable word; the problem's `type` is `/problems/` and this word.
     pub(crate) kind: String,
-    /// For a person.
+    /// A text for people.
     pub(crate) detail: String,
 }
 
@@ -21,7 +21,7 @@ impl Problem {
         Self { status, kind: kind.into(), detail: detail.into() }
     }
 
-    /// What a call that brought no answer means to the client.
+    /// The problem that a client is told when a call has failed.
     pub(crate) fn from_call(error: &CallError) -> Self {
         let (status, kind) = match error {
             CallError::NoRoute { .. } => (StatusCode::NOT_FOUND, "no_route"),
@@ -35,9 +35,9 @@ impl Problem {
             }
             CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
         };
-        // Which node was lost is for the log: clients outside need not know addresses.
+        // The address of the lost node is only logged: clients outside need not know it.
         let detail = match error {
-            CallError::Lost { url, .. } => format!("the node that worked on {url} was lost before it answered"),
+            CallError::Lost { url, .. } => format!("the node that handled {url} was lost before it answered"),
             other => other.to_string(),
         };
         Self::new(status, kind, detail)
@@ -47,7 +47,7 @@ impl Problem {
     pub(crate) fn body(&self) -> String {
         let text = |text: &str| serde_json::Value::from(text).to_string();
         let title = self.status.canonical_reason().unwrap_or("Error");
-        // In the order in which a person reads it.
+        // In the order in which people read it.
         format!(
             r#"{{"type":{},"title":{},"status":{},"detail":{}}}"#,
             text(&format!("/problems/{}", self.kind)),

@@ -1,4 +1,4 @@
-//! The head of a response, whichever version of HTTP it goes out in. Pure.
+//! The head of a response in either version of HTTP. Pure.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ pub(crate) struct ResponseHead {
     pub(crate) framing: Framing,
     /// The connection may be used again.
     pub(crate) keep_alive: bool,
-    /// For how long the server keeps it when it is not in use, if it says.
+    /// For how long the server keeps an idle connection, if it says so.
     pub(crate) keep_for: Option<Duration>,
 }
 

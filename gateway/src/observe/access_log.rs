@@ -1,5 +1,5 @@
-//! A line for each request, on standard output. Requests do not wait for it: what it cannot take is
-//! lost, and counted.
+//! A line for each request, on standard output. Requests do not wait for it: lines that it cannot
+//! take are lost and counted.
 
 use std::fmt::Write as _;
 use std::io;
@@ -9,18 +9,18 @@ use std::time::{Duration, SystemTime};
 use clap::ValueEnum;
 use net::{LineWriter, escaped, escaped_json, time_of_day};
 
-/// How long lines are gathered before all are written at once: waking a thread for each costs more
-/// than the rest.
+/// How long lines are gathered before they are written together: waking a thread for each costs
+/// more than everything else.
 const GATHER: Duration = Duration::from_millis(50);
-/// At the end, how long a slow disk is waited for.
+/// How long the end of the process waits for a slow disk.
 const LONGEST_FLUSH: Duration = Duration::from_secs(1);
-/// Bytes of a target, or of a method and a target, that are logged.
+/// Most bytes of a target, or of a method and a target, that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
 
-/// How lines look.
+/// The form of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum AccessLogFormat {
-    /// There are none.
+    /// No lines.
     #[default]
     Off,
     /// `time client "METHOD target" status milliseconds`.
@@ -36,7 +36,7 @@ pub(crate) struct AccessLog {
     lines: LineWriter,
 }
 
-/// A request that is over.
+/// A finished request.
 #[derive(Debug)]
 pub(crate) struct AccessLogEntry<'a> {
     pub(crate) client: IpAddr,
@@ -48,12 +48,12 @@ pub(crate) struct AccessLogEntry<'a> {
 }
 
 impl AccessLog {
-    /// Begins to write to standard output; `None` when there is nothing to write.
+    /// Starts a log on standard output; `None` when no lines are wanted.
     pub(crate) fn start(format: AccessLogFormat) -> Option<Self> {
         if format == AccessLogFormat::Off {
             return None;
         }
-        // The metrics tell how many were lost.
+        // The metrics show how many lines were lost.
         let lines = LineWriter::start("access-log", io::stdout(), GATHER, |_lost| {}).ok()?;
         Some(Self { format, lines })
     }
@@ -62,7 +62,7 @@ impl AccessLog {
         self.lines.push(entry.line(self.format, time_of_day()));
     }
 
-    /// Waits until everything is written, or a second is over.
+    /// Waits until everything is written, at most for a second.
     pub(crate) fn flush(&self) {
         self.lines.flush(LONGEST_FLUSH);
     }

@@ -1,12 +1,12 @@
-//! What a worker has done, for Prometheus: counted by one thread, read by another.
+//! Figures of a worker, for Prometheus: one thread counts, another one reads.
 
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the times that are told apart, in microseconds; a hundred seconds are longer
-/// than any request takes.
+/// Upper bounds of the histogram of request times, in microseconds. No request takes longer than a
+/// hundred seconds.
 const BOUNDS_US: [u64; 10] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_000, 1_000_000, 10_000_000];
 
 /// Counters of one worker.
@@ -14,9 +14,9 @@ const BOUNDS_US: [u64; 10] = [250, 500, 1000, 2500, 5000, 10_000, 50_000, 250_00
 pub(crate) struct Metrics {
     /// By status, from 100 to 599.
     responses: [AtomicU64; 500],
-    /// Requests that ended without a response, mostly because the client went.
+    /// Requests that ended without a response, mostly because the client closed.
     unanswered: AtomicU64,
-    /// Clients that are connected.
+    /// Connected clients.
     connections: AtomicU64,
     /// By the bound that they are below; the last is for all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
@@ -36,7 +36,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered, or given up if there is no status.
+    /// Counts a request that was answered, or given up if there is no status.
     pub(crate) fn request(&self, status: Option<u16>, took: Duration) {
         let counter = status.and_then(|status| self.responses.get(usize::from(status).checked_sub(100)?));
         counter.unwrap_or(&self.unanswered).fetch_add(1, Ordering::Relaxed);
@@ -63,12 +63,12 @@ impl Drop for ConnectionCount {
     }
 }
 
-/// What is known of all workers together.
+/// Figures of the whole process.
 #[derive(Debug, Default)]
 pub(crate) struct ProcessTotals {
-    /// Nodes that are known.
+    /// Known nodes.
     pub(crate) nodes: usize,
-    /// For how long there has been no Distributor.
+    /// For how long no Distributor has been connected.
     pub(crate) stale: Option<Duration>,
     /// Lines of the access log that were lost.
     pub(crate) lost: u64,
@@ -80,7 +80,7 @@ pub(crate) struct ProcessTotals {
     pub(crate) held: (usize, u64),
 }
 
-/// What all workers have done, in Prometheus' text format 0.0.4.
+/// Writes the figures of all workers in Prometheus' text format 0.0.4.
 pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     let ProcessTotals { nodes, stale, lost, evicted, held: (held, refused) } = totals;
     let sum = |counter: fn(&Metrics) -> &AtomicU64| -> u64 {
@@ -102,7 +102,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_unanswered_total", "counter", "Requests that ended without a response.", &mut |out| {
         let _ = writeln!(out, "gateway_unanswered_total {}", sum(|worker| &worker.unanswered));
     });
-    about("gateway_connections", "gauge", "Clients that are connected.", &mut |out| {
+    about("gateway_connections", "gauge", "Connected clients.", &mut |out| {
         let _ = writeln!(out, "gateway_connections {}", sum(|worker| &worker.connections));
     });
     about("gateway_request_seconds", "histogram", "From a request's head to the end of its response.", &mut |out| {
@@ -120,7 +120,7 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_nodes", "gauge", "Nodes that are known.", &mut |out| {
         let _ = writeln!(out, "gateway_nodes {nodes}");
     });
-    about("gateway_registry_stale_seconds", "gauge", "For how long there has been no Distributor.", &mut |out| {
+    about("gateway_registry_stale_seconds", "gauge", "For how long no Distributor has been connected.", &mut |out| {
         let _ = writeln!(out, "gateway_registry_stale_seconds {}", stale.unwrap_or_default().as_secs_f64());
     });
     about("gateway_access_log_lost_total", "counter", "Lines of the access log that were lost.", &mut |out| {
@@ -134,7 +134,8 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
     about("gateway_over_budget_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_over_budget_total {refused}");
     });
-    let help = "Requests and tunnels that were slow or silent while others waited for their place at a server.";
+    let help =
+        "Requests and tunnels that were evicted because they were slow or silent while others waited for a server.";
     about("gateway_gave_way_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_gave_way_total {evicted}");
     });

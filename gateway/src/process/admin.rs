@@ -1,5 +1,5 @@
-//! What operators and their machines ask: is it alive, is it ready, what has it done. On an address
-//! of its own.
+//! Answers operators and their tools on an address of its own: whether the gateway is alive and
+//! ready, its metrics, and its routes.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write;
@@ -30,10 +30,10 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
-/// Operators at a time. When one more comes, the oldest connection is closed.
+/// Most connections of operators. When one more comes, the oldest is closed.
 const MAX_CLIENTS: usize = 64;
 
-/// What there is to tell.
+/// The state that is reported.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) peers: Peers,
@@ -41,14 +41,14 @@ pub(crate) struct Admin {
     /// Cancelled when the gateway begins to stop.
     pub(crate) stop: CancellationToken,
     pub(crate) config: watch::Receiver<Arc<Config>>,
-    /// Of each worker.
+    /// The metrics of each worker.
     pub(crate) upstreams: Arc<[Arc<UpstreamTable>]>,
     pub(crate) access_log: Option<Arc<AccessLog>>,
     pub(crate) shared: Arc<WorkerShared>,
 }
 
 impl Admin {
-    /// Answers until it is dropped: also while the gateway stops.
+    /// Answers until it is dropped, also while the gateway stops.
     pub(crate) async fn serve(self, listener: TcpListener) {
         let mut acceptor = Acceptor::new(listener);
         let mut clients = JoinSet::new();
@@ -82,7 +82,7 @@ impl Admin {
         match path {
             "/health" => Some((StatusCode::OK, "alive\n".to_owned())),
             "/ready" if self.stop.is_cancelled() => Some(unavailable("stopping")),
-            // With fixed servers there is something to serve before the registry is known.
+            // With fixed servers, some requests can be served before the registry is known.
             "/ready"
                 if self.peers.nodes().is_empty()
                     && self.config.borrow().routes.iter().all(|route| route.servers.is_empty()) =>
@@ -101,7 +101,7 @@ impl Admin {
                 let mut text = metrics::text(&self.workers, &totals);
                 let _ = writeln!(
                     text,
-                    "# HELP gateway_log_lines_lost_total Lines of the log that could not be written as fast as they came.\n\
+                    "# HELP gateway_log_lines_lost_total Log lines that could not be written as fast as they came.\n\
                      # TYPE gateway_log_lines_lost_total counter\n\
                      gateway_log_lines_lost_total {}",
                     net::log_lines_lost()
@@ -115,7 +115,7 @@ impl Admin {
 }
 
 impl Admin {
-    /// What goes where, and why.
+    /// Describes which requests go where, and why.
     fn routes(&self) -> String {
         let mut out = String::new();
         let mut nodes: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -132,7 +132,7 @@ impl Admin {
             };
             for route in &node.routes {
                 let mark = match self.peers.is_refused(at, route) {
-                    true => ", passed over: too many routes like it have parameters in other places",
+                    true => ", not called: too many similar routes have parameters at other positions",
                     false => "",
                 };
                 let who = format!("{at} {}{state}{mark}", escaped(&node.name, MAX_ESCAPED_BYTES));
@@ -140,20 +140,23 @@ impl Admin {
                 nodes.entry(escaped(route, Route::MAX_BYTES).to_string()).or_default().push(who);
             }
         }
-        let _ = writeln!(out, "A request goes to the nodes that register its very route, called with packets:");
+        let _ = writeln!(
+            out,
+            "A request goes to the nodes that register exactly its route, which are called with packets:"
+        );
         for (route, nodes) in &nodes {
             let _ = writeln!(out, "  {route}");
             for node in nodes {
                 let _ = writeln!(out, "      {node}");
             }
         }
-        let _ = writeln!(out, "else to the servers of the longest prefix of its path, over HTTP:");
+        let _ = writeln!(out, "Otherwise it goes to the servers of the longest prefix of its path, over HTTP:");
         let mut prefixes = BTreeMap::new();
         self.upstreams.iter().for_each(|upstreams| upstreams.status(&mut prefixes, Instant::now()));
         for (prefix, servers) in &prefixes {
             let _ = writeln!(out, "  {prefix}");
             if servers.is_empty() {
-                let _ = writeln!(out, "      none now: 503 at once");
+                let _ = writeln!(out, "      no server now: 503 at once");
             }
             for (address, server) in servers {
                 let _ = writeln!(out, "      {address} {server}");
@@ -170,7 +173,7 @@ impl Admin {
             })
             .collect();
         if !barred.is_empty() {
-            let _ = writeln!(out, "These are never called:");
+            let _ = writeln!(out, "These nodes are never called:");
         }
         for (at, why, node) in barred {
             let _ = writeln!(out, "      {at} {}: {why}", escaped(&node.name, MAX_ESCAPED_BYTES));
@@ -193,7 +196,7 @@ impl Handler for Admin {
         let response = match self.text(path) {
             Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),
             None => {
-                let detail = "unknown path: there are /health, /ready, /metrics and /routes";
+                let detail = "unknown path; known are /health, /ready, /metrics and /routes";
                 FullResponse::from(&Problem::new(StatusCode::NOT_FOUND, "not_found", detail))
             }
         };

@@ -1,5 +1,5 @@
-//! The life of the `gateway` process: listeners opened or inherited, a new configuration on SIGHUP,
-//! a successor on SIGUSR2.
+//! The life of the `gateway` process: it opens or inherits listeners, reloads the configuration on
+//! SIGHUP, and starts a successor on SIGUSR2.
 
 use std::io;
 use std::net::SocketAddr;
@@ -23,17 +23,17 @@ use crate::downstream::tls::Tls;
 use crate::process::serve::{Listeners, Stop, serve_all};
 use crate::process::upgrade::{self, Inherited, ListenerKind, NewProcess, OldProcess};
 
-/// Descriptors that are not clients' and not their servers'.
+/// Descriptors that belong neither to clients nor to connections to servers.
 const OTHER_DESCRIPTORS: u64 = 100;
 /// How long stopping may take when there is nothing to drain any more, or the time for that is
 /// over.
 const LONGEST_END: Duration = Duration::from_secs(5);
-/// The system's word for a file that has got too large. Unless it is heard, it ends the process.
+/// The signal for a file that has become too large. Unless it is handled, it ends the process.
 const SIGXFSZ: i32 = 25;
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves until a signal. `read` gives the settings as they are now: it is asked at each SIGHUP.
+/// Serves until a signal. `read` reads the present settings, and is called at each SIGHUP.
 pub(crate) async fn run(
     settings: Settings,
     read: impl Fn() -> Result<Settings, FileError> + Send + 'static,
@@ -53,7 +53,7 @@ async fn run_inner(
     let listeners = open(&settings, inherited)?;
     let handed = duplicate(&listeners)?;
     let (mut hangups, mut upgrades) = (signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?);
-    // A log that may not grow any more is a log that is lost, not the end.
+    // A log that may not grow any more is lost, and must not end the process.
     let _ignored = signal(SignalKind::from_raw(SIGXFSZ))?;
     let (sender, config) = watch::channel(Arc::new(settings.config.clone()));
     let bounds = config.clone();
@@ -80,7 +80,7 @@ async fn run_inner(
         });
         ready
     });
-    // Its listeners are there: no client is refused from now on. A new process is announced by the
+    // The listeners are open: from now on no client is refused. A new process is announced by the
     // one that it replaces.
     if ready.is_none() {
         notify("READY=1");
@@ -101,7 +101,7 @@ fn limit_to_open_files(config: &mut Config) {
     }
 }
 
-/// Listens where the settings say, with the inherited listeners of the same address.
+/// Listens on the addresses of the settings, with the inherited listeners of the same addresses.
 fn open(settings: &Settings, inherited: Inherited) -> Result<Listeners, BoxError> {
     let mut inherited = inherited;
     let mut take = |purpose: ListenerKind, address: SocketAddr| -> io::Result<Vec<TcpListener>> {
@@ -142,7 +142,7 @@ fn bind_admin(address: SocketAddr, wanted: bool) -> Result<Option<TcpListener>, 
     }
 }
 
-/// The listeners once more, for a successor.
+/// Copies of the listeners, for a successor.
 fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> {
     let Listeners { http, https, admin, .. } = listeners;
     let all =
@@ -151,9 +151,9 @@ fn duplicate(listeners: &Listeners) -> io::Result<Vec<(ListenerKind, OwnedFd)>> 
     all.map(|(purpose, listener)| Ok((purpose, listener.as_fd().try_clone_to_owned()?))).collect()
 }
 
-/// SIGHUP: what the file says now holds, unless it makes no sense.
+/// SIGHUP: applies the file as it is now, unless it has mistakes.
 ///
-/// A file that has lost all of its routes is taken for one that was cut while it was written. To
+/// A file that has lost all of its routes counts as one that was cut while it was written. To
 /// remove all routes, start a new process.
 fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::Sender<Arc<Config>>) {
     let unusable = |wrong: &dyn std::fmt::Display| error!("{wrong}; the configuration stays as it was");
@@ -169,7 +169,7 @@ fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::
     let before = sender.borrow().routes.len();
     if before > 0 && new.config.routes.is_empty() {
         let lost = format!(
-            "the file has no [[route]] any more, and had {before}; if that is meant, start a new process (SIGUSR2)"
+            "the file no longer has any [[route]], and had {before}; if that is intended, start a new process (SIGUSR2)"
         );
         return unusable(&lost);
     }
@@ -184,13 +184,13 @@ fn reload(new: Result<Settings, FileError>, running: &Settings, sender: &watch::
         ("access_log", config.access_log == new.config.access_log),
     ];
     for (name, _) in fixed.iter().filter(|(_, is_same)| !is_same) {
-        warn!("{name} has changed: that takes a new process (SIGUSR2)");
+        warn!("{name} has changed, which takes effect only in a new process (SIGUSR2)");
     }
-    // Clients are not redirected to a port that is not open yet.
+    // Clients must not be redirected to a port that is not open yet.
     let redirect = if running.tls == new.tls { new.config.redirect } else { config.redirect };
     let max_connections = config.max_connections;
     sender.send_replace(Arc::new(Config { max_connections, redirect, ..new.config }));
-    info!("the configuration was read anew");
+    info!("the configuration has been reloaded");
 }
 
 /// SIGUSR2: a new process serves, and this one drains.
@@ -198,11 +198,11 @@ async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedF
     loop {
         tokio::select! {
             biased;
-            // Kept any longer, these listeners would let clients in that are never accepted.
+            // If these listeners stayed open, they would admit clients that are never accepted.
             () = stop.drain.cancelled() => return,
             heard = signals.recv() => if heard.is_none() { return },
         }
-        info!("starting the program anew");
+        info!("starting a new process");
         let handed = async {
             let successor = NewProcess::start()?;
             successor.wait_ready(&listeners).await?;
@@ -210,16 +210,16 @@ async fn hand_over_to(signals: &mut Signal, listeners: Vec<(ListenerKind, OwnedF
         };
         let handed = tokio::select! {
             biased;
-            // A signal to this process stops the service: dropped, the new process is killed.
+            // A signal to this process stops the service: dropping the new process kills it.
             () = stop.drain.cancelled() => {
-                info!("the new process is ended too: it was not ready yet");
+                info!("the new process was not ready yet, and is stopped too");
                 return;
             }
             handed = handed => handed,
         };
         match handed {
             Ok(pid) => {
-                info!(pid, "the new process is ready; this one finishes what it has");
+                info!(pid, "the new process is ready; this one finishes its requests");
                 stop.admin.cancel();
                 stop.drain.cancel();
                 return;

@@ -1,7 +1,7 @@
 //! The life of the process: command line, listeners, signals, replacement by a new process, and
 //! what operators ask.
 //!
-//! Nothing here is on the way of a request, and no other folder imports this one.
+//! No request passes through this folder, and no other folder imports it.
 
 pub(crate) mod admin;
 pub(crate) mod cli;

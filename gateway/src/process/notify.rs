@@ -1,12 +1,12 @@
-//! What systemd is told, as sd_notify(3) does.
+//! Notifies systemd, as sd_notify(3) does.
 
 use std::io;
 use std::os::unix::net::UnixDatagram;
 
-/// Where systemd listens, if it wants to be told.
+/// The variable with the socket on which systemd listens, if it wants notifications.
 pub(super) const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 
-/// Tells systemd something, as sd_notify(3) does. Without systemd, does nothing.
+/// Sends a notification to systemd, as sd_notify(3) does. Does nothing without systemd.
 pub(crate) fn notify(state: &str) {
     let Some(path) = std::env::var_os(NOTIFY_SOCKET) else { return };
     let _ = send_state(&path, state);
@@ -14,7 +14,7 @@ pub(crate) fn notify(state: &str) {
 
 fn send_state(path: &std::ffi::OsStr, state: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
-    // It is never waited for.
+    // Sending never blocks.
     socket.set_nonblocking(true)?;
     #[cfg(target_os = "linux")]
     if let Some(name) = path.as_encoded_bytes().strip_prefix(b"@") {
@@ -39,6 +39,6 @@ mod tests {
         let read = there.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..read], b"READY=1");
         std::fs::remove_file(&folder).unwrap();
-        assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "nobody waits for it");
+        assert!(send_state(folder.as_os_str(), "READY=1").is_err(), "no socket receives it");
     }
 }

@@ -1,4 +1,4 @@
-//! Serving until told to stop: workers, each with a thread, and the address for operators.
+//! Serves until told to stop: workers, each with a thread, and the address for operators.
 
 use std::io;
 use std::sync::Arc;
@@ -19,29 +19,29 @@ use crate::observe::metrics::Metrics;
 use crate::process::admin::Admin;
 use crate::upstream::table::UpstreamTable;
 
-/// How long a successor waits for the Distributor before it serves what it knows.
+/// How long a successor waits for the Distributor before it serves with the nodes that it knows.
 const MAX_REGISTRY_WAIT: Duration = Duration::from_secs(5);
 
-/// Where clients come in.
+/// The listeners of a gateway.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    /// Without TLS.
+    /// For clients without TLS.
     pub http: Vec<TcpListener>,
-    /// With TLS: there have to be certificates.
+    /// For clients with TLS, which needs certificates.
     pub https: Vec<TcpListener>,
-    /// Where operators ask.
+    /// For operators.
     pub admin: Option<TcpListener>,
-    /// Told when clients are served. Other processes may have served these listeners until then, so
-    /// serving begins when the registry is known, or a few seconds are over.
+    /// Notified when clients are served. Another process may have served these listeners until
+    /// then, so serving begins only when the registry is known, or after a few seconds.
     pub ready: Option<oneshot::Sender<()>>,
 }
 
 /// How a gateway is stopped.
 #[derive(Clone, Debug, Default)]
 pub struct Stop {
-    /// No new clients; those there are get their answers.
+    /// Accept no new clients; those that are connected get their answers.
     pub drain: CancellationToken,
-    /// Operators are not answered any more: another process does that.
+    /// Do not answer operators any more: another process does.
     pub admin: CancellationToken,
 }
 
@@ -62,13 +62,12 @@ pub async fn serve(listener: TcpListener, config: Config, stop: CancellationToke
     Ok(())
 }
 
-/// As [`serve`], with a thread for each listener of a kind: they share an address, and nothing on
-/// the way of a request. What `config` changes to holds for connections and requests that come
-/// after that; where the registry is, how many clients there may be and how the access log looks
-/// stay as they are.
+/// As [`serve`], with a thread for each listener of a kind. The threads share an address, and no
+/// state on the path of a request. A change of `config` applies to later connections and requests.
+/// The address of the registry, the limit of clients and the form of the access log do not change.
 ///
 /// # Errors
-/// Those of the listeners' own address, of certificates, and of the system that gives no threads.
+/// Those of the listeners' addresses, of certificates, and of a system that refuses threads.
 pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>>, stop: Stop) -> io::Result<()> {
     let Listeners { http, https, admin, ready } = listeners;
     let address = http.first().or_else(|| https.first()).ok_or(io::ErrorKind::InvalidInput)?.local_addr()?;
@@ -143,12 +142,12 @@ pub async fn serve_all(listeners: Listeners, config: watch::Receiver<Arc<Config>
     Ok(())
 }
 
-/// Reads certificates anew whenever the configuration is.
+/// Reads certificates again whenever the configuration changes.
 async fn renew(tls: Arc<Tls>, mut config: watch::Receiver<Arc<Config>>) {
     while config.changed().await.is_ok() {
         let files = config.borrow_and_update().certificates.clone();
         if let Err(error) = tls.reload(&files) {
-            warn!("the certificates stay as they were: {error}");
+            warn!("the earlier certificates stay in use: {error}");
         }
     }
 }

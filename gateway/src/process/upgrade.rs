@@ -2,10 +2,10 @@
 //! and none is lost.
 //!
 //! The old process starts the new one with a socket as its standard input, and sends its listeners
-//! over that, each with a byte that says what it is for. The new one answers when it is ready; then
-//! the old one says that it may go on alone, and drains. If one of them ends before that, the other
-//! one knows by the end of the socket: the new one ends too, the old one goes on. Whatever makes
-//! the old one give up, it kills the new one.
+//! over that socket, each with a byte that says what it is for. The new process answers when it is
+//! ready. The old one then tells it to continue alone, and drains. If one of them ends before that,
+//! the other one notices the end of the socket: the new one ends too, the old one continues.
+//! Whenever the old one gives up, it kills the new one.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -33,13 +33,13 @@ const VARIABLE: &str = "GATEWAY_TAKES_OVER";
 const SAYS_SO: &str = "2";
 /// How long a new process may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// What it says then.
+/// The byte of a new process that is ready.
 const READY: u8 = b'r';
-/// What it is told then: it goes on alone.
+/// The byte that tells a new process to continue alone.
 const GO_ON: u8 = b'g';
-/// Behind the last listener.
+/// The byte after the last listener.
 const END: u8 = b'.';
-/// More listeners than any gateway has: threads times two, and one.
+/// More listeners than any gateway has: two for each thread, and one.
 const MAX_LISTENERS: usize = 4096;
 
 /// What a listener is for.
@@ -50,17 +50,17 @@ pub(crate) enum ListenerKind {
     Admin,
 }
 
-/// The listeners of a process that is taken over.
+/// The listeners of a process that is replaced.
 pub(crate) type Inherited = Vec<(ListenerKind, TcpListener)>;
 
-/// The way back to the process that is taken over.
+/// The socket to the process that is replaced.
 #[derive(Debug)]
 pub(crate) struct OldProcess {
     socket: UnixStream,
 }
 
-/// A process that has been started to take over. It is killed, and gone, when this is dropped
-/// before it may go on alone.
+/// A process that was started to take over. Dropping this before the process may continue alone
+/// kills it.
 #[derive(Debug)]
 pub(crate) struct NewProcess {
     child: Option<Child>,
@@ -76,11 +76,11 @@ impl ListenerKind {
 }
 
 /// In a new process: the listeners of the old one, if there is one. From then on this process ends
-/// when the old one does before it is told to go on alone: what has stopped that one, or started
-/// another, does not know of this one.
+/// if the old one ends before telling it to continue alone: the service manager that has stopped
+/// the old one, or started another, does not know this process.
 ///
 /// # Errors
-/// When what it says makes no sense.
+/// When the old process sends something unexpected.
 pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
     let Some(says_so) = std::env::var_os(VARIABLE) else { return Ok(None) };
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
@@ -92,7 +92,7 @@ pub(crate) fn inherit() -> io::Result<Option<(OldProcess, Inherited)>> {
         let watch = move || {
             let mut said = [0];
             if watched.read_exact(&mut said).is_err() || said[0] != GO_ON {
-                error!("the process to be taken over has ended before that was done; this one ends too");
+                error!("the old process ended before this one could take over; this one ends too");
                 net::exit_now(1);
             }
         };
@@ -116,16 +116,16 @@ fn receive(socket: &UnixStream) -> io::Result<Inherited> {
         match (received.bytes, purpose, descriptor) {
             (1, Some(purpose), Some(descriptor)) => listeners.push((purpose, TcpListener::from(descriptor))),
             (1, None, None) if byte[0] == END => return Ok(listeners),
-            _ => return Err(io::Error::other("the process to be taken over says nothing of use")),
+            _ => return Err(io::Error::other("the old process sent something unexpected")),
         }
     }
-    Err(io::Error::other("the process to be taken over has too many listeners"))
+    Err(io::Error::other("the old process has too many listeners"))
 }
 
 impl OldProcess {
-    /// Tells it to stop accepting.
+    /// Tells the old process to stop accepting.
     pub(crate) fn ready(mut self) {
-        // If it has gone in the meantime, there is nothing to tell.
+        // If it has ended meanwhile, it need not be told.
         let _ = self.socket.write_all(&[READY]);
     }
 }
@@ -142,7 +142,7 @@ impl NewProcess {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut arguments = std::env::args_os();
-        // By the name that it was started by: there the new program is, if there is one.
+        // By the name with which it was started: a new version of the program has the same name.
         let program = arguments.next().ok_or(io::ErrorKind::NotFound)?;
         let mut command = Command::new(program);
         command.args(arguments).env(VARIABLE, SAYS_SO).stdin(Stdio::from(OwnedFd::from(theirs)));
@@ -150,10 +150,10 @@ impl NewProcess {
         Ok(Self { child: Some(child), socket: tokio::net::UnixStream::from_std(ours)? })
     }
 
-    /// Gives it `listeners`, and returns when it is ready.
+    /// Sends `listeners` to the new process, and returns when it is ready.
     ///
     /// # Errors
-    /// When it ends, or is not ready in time.
+    /// When the new process ends, or is not ready in time.
     pub(crate) async fn wait_ready(&self, listeners: &[(ListenerKind, OwnedFd)]) -> io::Result<()> {
         timeout(PATIENCE, self.hand_over(listeners))
             .await
@@ -165,13 +165,12 @@ impl NewProcess {
         for (byte, descriptor) in all.chain([(END, None)]) {
             let sent = self.socket.async_io(Interest::WRITABLE, || send(&self.socket, byte, descriptor)).await;
             if sent.is_err() {
-                // A process that does not take them does not answer either: what comes of it is
-                // seen below.
+                // A process that does not read them does not answer either, which is noticed below.
                 break;
             }
         }
         let mut answer = [0];
-        let ended = || io::Error::other("the new process ended before it was ready; it says why");
+        let ended = || io::Error::other("the new process ended before it was ready; its log says why");
         loop {
             self.socket.readable().await?;
             match self.socket.try_read(&mut answer) {
@@ -184,10 +183,11 @@ impl NewProcess {
         }
     }
 
-    /// Lets it go on alone, and tells systemd that it is the service now. Gives its process id.
+    /// Tells the new process to continue alone, and systemd that it is the service now. Returns its
+    /// process id.
     ///
     /// # Errors
-    /// When it has ended in the meantime.
+    /// When the new process has ended meanwhile.
     pub(crate) fn release(mut self) -> io::Result<u32> {
         self.socket.try_write(&[GO_ON])?;
         let child = self.child.take().ok_or(io::ErrorKind::NotFound)?;
@@ -205,27 +205,29 @@ impl Drop for NewProcess {
     }
 }
 
-/// Programs that are the first process of a container, and end it with the process that they have
-/// started.
+/// Programs that run as the first process of a container, and end it when the process that they
+/// have started ends.
 const INITS: [&str; 6] = ["tini", "docker-init", "dumb-init", "catatonit", "podman-init", "s6-svscan"];
 
-/// Why this process must not end before the service does, if it must not.
+/// Why this process must not end before the service does, if so.
 fn why_not() -> Option<&'static str> {
     let is_set = |name| std::env::var_os(name).is_some_and(|value: std::ffi::OsString| !value.is_empty());
     let number = std::process::id();
     if number == 1 {
         return Some(
-            "this is the first process of its container, which would end with it: replace the container instead",
+            "this is the first process of its container, which would end with it; replace the container instead",
         );
     }
     let is_below_init = rustix::process::getppid().is_some_and(|parent| parent.is_init());
     let init = std::fs::read_to_string("/proc/1/comm").unwrap_or_default();
     if is_below_init && INITS.contains(&init.trim_end()) {
-        return Some("the init of this container would end it with this process: replace the container instead");
+        return Some(
+            "the init of this container would end the container with this process; replace the container instead",
+        );
     }
     let is_main = std::env::var("SYSTEMD_EXEC_PID").is_ok_and(|main| main == number.to_string());
     if is_main && !is_set(NOTIFY_SOCKET) {
-        return Some("systemd would take the end of this process for that of the service: it needs Type=notify");
+        return Some("systemd would take the end of this process for that of the service; set Type=notify in its unit");
     }
     None
 }
@@ -260,6 +262,6 @@ mod tests {
         }
         assert_eq!(received.len(), 3);
         ours.shutdown(std::net::Shutdown::Both).unwrap();
-        assert!(receive(&theirs).is_err(), "an end in the middle");
+        assert!(receive(&theirs).is_err(), "the stream ended too early");
     }
 }

@@ -1,4 +1,5 @@
-//! A request to a server, and to another one when the first has not carried it out.
+//! The attempts of a request at servers: another one is tried when the first has not carried it
+//! out.
 
 use std::net::SocketAddr;
 
@@ -20,17 +21,17 @@ use crate::upstream::endpoint::{ConnectError, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
 
-/// Servers that are tried for one request.
+/// Most servers that are tried for one request.
 const MAX_TRIES: usize = 4;
-/// While more than half of a server's permits are taken, a request waits for this much of its body,
-/// or all of it, before it takes one: a client that sends little by little holds none until then.
+/// While more than half of a server's permits are taken, a request waits for this many bytes of its
+/// body, or all of it, before it takes one. A client that sends slowly holds no permit until then.
 const BUFFERED_BYTES: usize = 64 * 1024;
-/// Cookies that are looked at: each costs more than a request without one may.
+/// Most cookies that are checked: each costs more than the rest of a request.
 const MAX_COOKIES: usize = 8;
 
 impl Proxy<'_> {
     /// Passes a request on to one of the servers, and to another one only if the first cannot have
-    /// carried it out, or if it may be carried out twice.
+    /// carried it out, or if the request may be carried out twice.
     pub(super) async fn forward_with_retries(
         &self,
         context: &RequestContext<'_>,
@@ -57,23 +58,22 @@ impl Proxy<'_> {
                 if full {
                     return Err(overloaded());
                 }
-                let detail = format!("no server that answers {} can be reached", &path[..target.prefix_bytes.max(1)]);
+                let detail = format!("no server of {} can be reached", &path[..target.prefix_bytes.max(1)]);
                 return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_provider", detail));
             };
             let endpoint = &picked.endpoint;
-            // A permit is for a request that the server can work on. While many are taken, a client
-            // that sends little is not given one.
+            // A permit is for a request that the server can handle. While many are taken, a client
+            // that sends slowly does not get one.
             if head.framing != Framing::Empty && !has_buffered && picked.is_half_full() {
                 has_buffered = true;
                 Box::pin(exchange.buffer_body(BUFFERED_BYTES, &mut held)).await?;
                 let buffered = Instant::now();
-                // The client's time is not the server's.
+                // Time spent on the client does not count against the server.
                 deadline += buffered.saturating_duration_since(now);
                 now = buffered;
             }
             let wait_until = deadline.min(now + route.queue_timeout);
-            // Nearly always there is nothing to wait for, neither here nor below: what waits is on
-            // the heap.
+            // There is hardly ever a wait, here or below, so the waiting future is on the heap.
             let permit = match picked.try_acquire(kind, client, now) {
                 Some(permit) => Ok(permit),
                 None => exchange.until_client_gone(Box::pin(picked.acquire(kind, client, now, wait_until))).await?,
@@ -109,11 +109,11 @@ impl Proxy<'_> {
                     continue;
                 }
                 Err(ConnectError::Exhausted) => {
-                    let detail = "this machine has no port or descriptor left to connect to a server with";
+                    let detail = "the gateway's machine has no port or descriptor left for a connection to a server";
                     return Err(problem(StatusCode::SERVICE_UNAVAILABLE, "no_local_port", detail));
                 }
             };
-            // What was open has taken no time.
+            // An open connection has taken no time.
             now = if server.is_used { permit.acquired_at } else { Instant::now() };
             let left = deadline.saturating_duration_since(now);
             if left.is_zero() {
@@ -152,15 +152,15 @@ impl Proxy<'_> {
                 }
                 Err(failed) => failed,
             };
-            // A server closes what it has not used for a while, and may have done so while the
-            // request was on its way.
+            // A server closes connections that have been idle for a while, and may have done so
+            // while the request was on its way.
             let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
             if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
                 endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
             }
             let in_vain = match failed {
                 ForwardError::Unanswered => {
-                    let detail = "the server that worked on the request was lost before it answered";
+                    let detail = "the server that handled the request was lost before it answered";
                     problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
                 ForwardError::Malformed(why) => {
@@ -178,7 +178,7 @@ impl Proxy<'_> {
             }
             again = true;
             if is_race {
-                // The others have been open for longer.
+                // The other connections have been open for longer.
                 endpoint.close_idle();
             } else {
                 tried.push(endpoint.address);
@@ -215,14 +215,15 @@ fn pick_endpoint(
             let choice = PickOptions { sticky: Some(&key), tried, ..PickOptions::default() };
             return group.pick(&choice, now).map(|picked| (picked, None));
         }
-        // Those that stay for long are spread by how many there are.
+        // Long-lived connections are balanced by their number.
         (None, None | Some(Balance::RoundRobin)) if head.upgrades => Balance::LeastInFlight,
         (None, balance) => balance.unwrap_or(Balance::RoundRobin),
     };
     by(balance).map(|picked| (picked, None))
 }
 
-/// A status that says that the server, or one behind it, cannot do its work: others may do better.
+/// Whether a status says that the server, or one behind it, cannot do its work, so that another
+/// server may succeed.
 fn counts_as_failure(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }

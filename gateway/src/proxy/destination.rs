@@ -1,4 +1,4 @@
-//! What answers a request: nodes, servers, or nothing.
+//! The destination of a request: nodes, servers, or nothing.
 
 use std::borrow::Cow;
 
@@ -8,14 +8,14 @@ use super::Proxy;
 use crate::proxy::translate::readable_path;
 use crate::upstream::group::UpstreamMatch;
 
-/// What answers a request.
+/// The destination of a request.
 #[derive(Debug)]
 pub(super) enum Destination<'a> {
-    /// Nodes that are called with packets, under this method and path.
+    /// Nodes that are called with packets, with this method and path.
     Node(&'a str, Cow<'a, str>),
     /// Servers that speak HTTP.
     Upstream(UpstreamMatch),
-    /// Nodes that are not there now.
+    /// Nodes that cannot be called now.
     Unavailable,
     Unknown,
 }

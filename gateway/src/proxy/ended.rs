@@ -13,7 +13,7 @@ use crate::message::problem::Problem;
 pub(crate) struct Ended(pub(crate) &'static str);
 
 impl Ended {
-    /// The client is gone, in both directions.
+    /// The client has gone, in both directions.
     pub(crate) const BROKEN: Self = Self("broken");
 }
 
@@ -26,16 +26,16 @@ impl From<io::Error> for Ended {
 impl From<WriteError> for Ended {
     fn from(error: WriteError) -> Self {
         match error {
-            WriteError::Stalled => Self("takes no response"),
+            WriteError::Stalled => Self("the client does not read its response"),
             WriteError::Broken => Self::BROKEN,
         }
     }
 }
 
-/// Why a body cannot be had.
+/// Why a body cannot be read.
 #[derive(Debug)]
 pub(crate) enum BodyError {
-    /// To be told to the client.
+    /// The client is told this problem.
     Problem(Problem),
     Ended(Ended),
 }

@@ -1,4 +1,4 @@
-//! One request and its response, whichever version of HTTP the client speaks.
+//! One request and its response, in either version of HTTP.
 
 use std::future::Future;
 
@@ -16,7 +16,7 @@ use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
 
-/// A response whose body is all there.
+/// A response with a complete body.
 #[derive(Debug)]
 pub(crate) struct FullResponse {
     pub(crate) status: StatusCode,
@@ -25,7 +25,7 @@ pub(crate) struct FullResponse {
     /// Where to ask instead.
     pub(crate) location: Option<String>,
     pub(crate) body: Bytes,
-    /// What it is held on account of.
+    /// The reservation for its body.
     pub(crate) held: Option<Reservation>,
 }
 
@@ -34,7 +34,7 @@ impl FullResponse {
         Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
     }
 
-    /// The fields of its head, but for those that every response has.
+    /// The fields of its head, except those that every response has.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let after = self.retry_after.map(|after| ("retry-after", after));
         let location = self.location.as_deref().map(|location| ("location", location));
@@ -55,14 +55,15 @@ impl From<&Problem> for FullResponse {
 
 /// Answers requests.
 pub(crate) trait Handler: Sync {
-    /// Answers one request: whatever it takes, ends with a response. Gives when that was done.
+    /// Answers one request: it always ends with a response. Returns when that was done.
     fn handle(
         &self,
         head: RequestHead,
         exchange: &mut impl Exchange,
     ) -> impl Future<Output = Result<Instant, Ended>> + Send;
 
-    /// A request made no sense, or took too long to come, and was answered with this.
+    /// Records that a request was malformed, or took too long to arrive, and was answered with this
+    /// problem.
     fn record_rejection(&self, status: StatusCode);
 
     /// Where many requests at a time are counted; `None` where they are not.
@@ -71,9 +72,9 @@ pub(crate) trait Handler: Sync {
     }
 }
 
-/// A request whose head has been read, and what it can be answered through.
+/// A request whose head has been read, and the means to answer it.
 pub(crate) trait Exchange: Send {
-    /// The whole body, of `limit` bytes at most, held on account of `held`.
+    /// Reads the whole body, of at most `limit` bytes, which `held` accounts for.
     fn whole_body(
         &mut self,
         limit: usize,
@@ -81,31 +82,31 @@ pub(crate) trait Exchange: Send {
         held: &mut Reservation,
     ) -> impl Future<Output = Result<Bytes, BodyError>> + Send;
 
-    /// Waits until `bytes` of the body have come, or all of it, and keeps them for what reads the
-    /// body next. Sends `100 Continue` if the client waits for it.
+    /// Waits until `bytes` of the body have arrived, or all of it, and keeps them for the next
+    /// reader of the body. Sends `100 Continue` if the client waits for it.
     fn buffer_body(
         &mut self,
         bytes: usize,
         held: &mut Reservation,
     ) -> impl Future<Output = Result<(), BodyError>> + Send;
 
-    /// Completes with what `work` gives, unless the client goes before that.
+    /// Completes with the result of `work`, unless the client closes before that.
     fn until_client_gone<F>(&mut self, work: F) -> impl Future<Output = Result<F::Output, Ended>> + Send
     where
         F: Future + Send,
         F::Output: Send;
 
-    /// Waits before a request is rejected, for as long as `pause` at most. Ends early when the
-    /// client sends anything, or has to go.
+    /// Delays a rejection by at most `pause`. Ends early when the client sends anything, or has to
+    /// be closed.
     fn delay_rejection(
         &mut self,
         pause: impl Future<Output = ()> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Answers. Gives when, which saves a reading of the clock.
+    /// Sends a complete response. Returns when, which saves a reading of the clock.
     fn respond(&mut self, response: FullResponse) -> Instant;
 
-    /// What the request was answered with, if it was.
+    /// The status of the response, if there was one.
     fn status(&self) -> Option<StatusCode>;
 
     /// Sends a request to a server, and passes the response on.
@@ -125,9 +126,9 @@ pub(crate) trait Exchange: Send {
         parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
     ) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Carries bytes both ways until both sides have said that no more come, one is gone, or
-    /// nothing was said for as long as `idle`: after a response of 101, and before nothing else. It
-    /// keeps its permit until then, unless it is evicted.
+    /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent
+    /// anything for `idle`. Only valid after a response with status 101, as the last step. It keeps
+    /// its permit until then, unless it is evicted.
     fn tunnel(
         &mut self,
         server: TcpStream,

@@ -1,4 +1,4 @@
-//! One request: whose it is, a call to a node or a request to a server, and the response.
+//! One request: its destination, a call to a node or a request to a server, and the response.
 
 mod attempts;
 mod destination;
@@ -39,12 +39,12 @@ use crate::route::limits::Limited;
 use crate::route::path;
 use crate::upstream::table::UpstreamTable;
 
-/// Bytes of a node's stream that wait for a client; thousands may not read.
+/// Bytes of a node's stream that wait for a client: thousands of clients may not read.
 const STREAM_WINDOW: u32 = 16 * 1024;
-/// How often a request may be passed on by gateways: more is a circle.
+/// How many gateways may pass a request on: more is a loop.
 const MAX_HOPS: u8 = 5;
 
-/// What answers the requests of one connection.
+/// The handler of the requests of one connection.
 #[derive(Debug)]
 pub(crate) struct Proxy<'a> {
     pub(crate) peers: &'a Peers,
@@ -60,16 +60,16 @@ pub(crate) struct Proxy<'a> {
     pub(crate) budget: ConnectionBudget,
 }
 
-/// What is known of a request before it is answered.
+/// What is known about a request before it is answered.
 struct RequestContext<'a> {
     head: &'a RequestHead,
     snapshot: &'a ConfigSnapshot,
-    /// What holds for its path.
+    /// The rules of its path.
     route: &'a Route,
     /// In normal form.
     path: &'a str,
     query: &'a str,
-    /// The client, as far as it is known.
+    /// The client, as far as known.
     client: IpAddr,
     origin: &'a ForwardedInfo,
     hops: u8,
@@ -78,7 +78,7 @@ struct RequestContext<'a> {
 }
 
 impl Handler for Proxy<'_> {
-    /// Dropping the future, as happens when the client goes, takes the call back.
+    /// Dropping the future, as happens when the client closes, cancels the call.
     async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
         let begin = Instant::now();
         let snapshot = self.upstreams.snapshot();
@@ -131,7 +131,7 @@ impl Proxy<'_> {
         }
     }
 
-    /// Gives when that was done.
+    /// Returns when that was done.
     async fn handle_request(
         &self,
         head: &RequestHead,
@@ -175,7 +175,7 @@ impl Proxy<'_> {
         let path = path::normalize(path).map_err(|bad| BodyError::Problem(bad.into()))?;
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
-            let detail = format!("the request has been passed on by {hops} gateways: it goes round in a circle");
+            let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
             return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
         }
         let route = snapshot.route(&path);
@@ -209,7 +209,7 @@ impl Proxy<'_> {
                     read_params(head, query, exchange, snapshot.config.max_body_bytes, deadline, &mut held).await?;
                 let key = client_key(route, client);
                 let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());
-                // What has no body has taken no time.
+                // A request without a body has taken no time to arrive.
                 let now = if has_body(method) { Instant::now() } else { begin };
                 let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
                 let form = StreamFormat::accepted(head.fields()).filter(|_| method != "HEAD");

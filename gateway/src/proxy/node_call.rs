@@ -1,4 +1,4 @@
-//! What a request is for the node that is called, and what its stream is for the client.
+//! Calls a node for a request, and relays its stream to the client.
 
 use std::net::IpAddr;
 
@@ -18,7 +18,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{body_params, form_params, has_body, is_one_json};
 
-/// Gives a client what a node tells little by little, for as long as both are there.
+/// Sends a client the parts of a node's stream as they arrive, until either of them closes.
 pub(super) async fn respond_with_parts(
     parts: Duplex<Box<RawValue>>,
     form: StreamFormat,
@@ -26,20 +26,21 @@ pub(super) async fn respond_with_parts(
     exchange: &mut impl Exchange,
     hold: impl Fn(usize) -> Result<Reservation, OverBudget> + Send + Sync,
 ) -> Result<Instant, BodyError> {
-    // Its arguments have been sent: a node that reads more of them gets the end.
+    // Its arguments have been sent: a node that reads further parts finds their end.
     parts.sender().finish();
     let mut held = None;
     let parts = parts.map(|part| match part {
-        Ok(part) if !is_one_json(part.get().as_bytes()) => Err(Ended("a part of a node's stream is no JSON")),
+        Ok(part) if !is_one_json(part.get().as_bytes()) => Err(Ended("a part of a node's stream is not JSON")),
         Ok(part) => {
-            // The one before has left, or is about to.
+            // The part before has left, or is about to.
             held = None;
-            let _until_the_next = held.insert(hold(part.get().len()).map_err(|_over| Ended("holds more than it may"))?);
+            let _until_the_next =
+                held.insert(hold(part.get().len()).map_err(|_over| Ended("the client holds more bytes than it may"))?);
             Ok(form.write(part.get()))
         }
         Err(error) => {
-            debug!(%error, "a node's stream has ended before its end");
-            Err(Ended("a node's stream has ended before its end"))
+            debug!(%error, "a node's stream was cut before its last part");
+            Err(Ended("a node's stream was cut before its last part"))
         }
     });
     exchange.respond_with_stream(head, &form.head(), parts).await?;
@@ -68,7 +69,7 @@ pub(super) async fn read_params(
     body_params(content_type, &body).map_err(BodyError::Problem)
 }
 
-/// What a client's calls have in common, if they are to be answered by the same node.
+/// The sticky key of a client's calls, if the same node is to answer them.
 pub(super) fn client_key(route: &Route, client: IpAddr) -> Option<String> {
     (route.sticky == Some(Sticky::Client)).then(|| client.to_string())
 }

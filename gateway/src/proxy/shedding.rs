@@ -1,34 +1,34 @@
-//! When a worker cannot keep up, some requests are rejected: the rest is served in time, and
-//! nothing piles up.
+//! When a worker cannot keep up, some requests are rejected, so that the others are served in time
+//! and nothing piles up.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::time::{Duration, Instant, MissedTickBehavior, interval, sleep};
 
-/// How often a worker looks how late it is.
+/// How often a worker measures its lag.
 const TICK: Duration = Duration::from_millis(50);
-/// Above the first of these some requests are rejected, and most of them above the second. A full
-/// set of clients with one request each delays a worker by a tenth or two of a second, which is
+/// Above the first lag some requests are rejected, and above the second one most of them. A full
+/// set of clients with one request each delays a worker by one or two tenths of a second, which is
 /// normal.
 const FIRST: Duration = Duration::from_millis(300);
 const LONGEST: Duration = Duration::from_millis(1000);
 const MOST: f64 = 0.9;
-/// A client that is rejected at once, and asks again at once, costs nearly as much as one that is
-/// served. So the rejection is delayed, by at most this many looks whether the worker is still
-/// late.
+/// A client that is rejected at once and retries at once costs nearly as much as one that is
+/// served. So the rejection is delayed, by at most this many measurements that still show a lag.
 const LOOK: Duration = Duration::from_secs(1);
 const MOST_LOOKS: u32 = 3;
-/// Part of one look in the mean: a single stall, such as of the machine, says little.
+/// The weight of one measurement in the mean: a single stall, such as one of the machine, says
+/// little.
 const SHARE: u64 = 4;
 
-/// How late a worker is.
+/// The lag of a worker.
 #[derive(Debug, Default)]
 pub(crate) struct Shedding {
     late_us: AtomicU64,
 }
 
 impl Shedding {
-    /// Looks how late the worker is, for as long as it is polled.
+    /// Measures the lag of the worker while it is polled.
     pub(crate) async fn run(&self) {
         let mut ticks = interval(TICK);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -44,12 +44,12 @@ impl Shedding {
         self.late_us.store(mean - mean / SHARE + late / SHARE, Ordering::Relaxed);
     }
 
-    /// Whether rejections are delayed: not while the worker keeps up.
+    /// Whether rejections are delayed, which they are not while the worker keeps up.
     pub(crate) fn is_delaying(&self) -> bool {
         self.late() > FIRST
     }
 
-    /// Waits for as long as a rejection is to be delayed. Cancel safe.
+    /// Waits as long as a rejection is to be delayed. Cancel safe.
     pub(crate) async fn delay(&self) {
         for _ in 0..MOST_LOOKS {
             sleep(LOOK).await;
@@ -63,7 +63,7 @@ impl Shedding {
         Duration::from_micros(self.late_us.load(Ordering::Relaxed))
     }
 
-    /// Whether a request is to be declined; `luck` is from 0 to 1, and asked for only if it
+    /// Whether to reject a request; `luck` returns a number from 0 to 1, and is called only if it
     /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let late = self.late();
@@ -88,14 +88,14 @@ mod tests {
         assert_eq!(declined(), 0, "a single stall");
         assert!(!shedding.is_delaying());
         record_lag(200, 100);
-        assert_eq!(declined(), 0, "a full house");
+        assert_eq!(declined(), 0, "all connections are in use");
         record_lag(650, 100);
         assert_eq!(declined(), 45);
         record_lag(5000, 100);
-        assert_eq!(declined(), 90, "some always get through, and show how it goes");
+        assert_eq!(declined(), 90, "some always get through, and show the lag");
         assert!(shedding.is_delaying());
         record_lag(0, 12);
         assert!(!shedding.is_delaying());
-        assert_eq!(declined(), 0, "within a second of its end");
+        assert_eq!(declined(), 0, "within a second after the overload");
     }
 }

@@ -1,4 +1,4 @@
-//! A node's stream as the body of a response: a part on a line, or an event for each. Pure.
+//! A node's stream as the body of a response: a line or an event for each part. Pure.
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -16,8 +16,8 @@ pub(crate) enum StreamFormat {
 }
 
 impl StreamFormat {
-    /// What a client that says so in `Accept` wants a stream as, if it does; the first that it
-    /// names counts.
+    /// The form in which a client accepts a stream by `Accept`, if any; the first one that it names
+    /// counts.
     pub(crate) fn accepted(fields: &Fields) -> Option<Self> {
         let accepts = fields.iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"accept"));
         accepts.flat_map(|(_, value)| tokens(value)).find_map(|range| {
@@ -48,7 +48,7 @@ impl StreamFormat {
         }
     }
 
-    /// One part, which is JSON: a line break in it can only stand between its words.
+    /// Writes one part, which is JSON: a line break can only stand between its tokens.
     pub(crate) fn write(self, part: &str) -> Bytes {
         let mut out = BytesMut::with_capacity(part.len() + 8);
         if self == Self::Events {

@@ -1,4 +1,4 @@
-//! HTTP requests into arguments of a call, and answers of nodes into responses. Pure.
+//! Translates HTTP requests into arguments of calls, and answers of nodes into responses. Pure.
 
 use bytes::Bytes;
 use http::StatusCode;
@@ -10,21 +10,21 @@ use serde_json::value::RawValue;
 use crate::message::problem::Problem;
 use crate::proxy::stream_body::StreamFormat;
 
-/// How deep a JSON body may be nested. Old services parse any depth and then die of writing it (at
-/// about 10,000).
+/// How deep a JSON body may be nested. Old services parse any depth, and crash when they write it
+/// (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
 
 /// The media type of answers.
 pub(crate) const JSON: &str = "application/json";
 
-/// Whether arguments come in the body; otherwise they come in the query string.
+/// Whether the arguments are in the body; otherwise they are in the query string.
 pub(crate) fn has_body(method: &str) -> bool {
     matches!(method, "POST" | "PUT" | "PATCH")
 }
 
-/// A path with the escapes of letters beyond ASCII undone, as services write their routes:
-/// `/%EC%83%81%ED%92%88` is `/상품`. Escapes of ASCII stay: what they stand for (`/`, `?`, `%`) would
-/// change the path's meaning. `None` when there is nothing to undo.
+/// A path whose escapes of letters beyond ASCII are decoded, as services write their routes:
+/// `/%EC%83%81%ED%92%88` is `/상품`. Escapes of ASCII stay: their characters (`/`, `?`, `%`) would
+/// change the meaning of the path. `None` when there is nothing to decode.
 pub(crate) fn readable_path(path: &str) -> Option<String> {
     if !path.contains('%') {
         return None;
@@ -53,16 +53,16 @@ pub(crate) fn readable_path(path: &str) -> Option<String> {
     if undone { String::from_utf8(bytes).ok() } else { None }
 }
 
-/// The arguments in a query string or form: an object of strings, an array where a name stands
-/// several times.
+/// The arguments in a query string or form: an object of strings, with an array for a name that
+/// occurs several times.
 pub(crate) fn form_params(form: &[u8]) -> String {
     plain_params(form).unwrap_or_else(|| any_params(form))
 }
 
-/// Those of most requests: few, each once, and nothing in them that has to be undone or escaped.
+/// The arguments of most requests: few, each once, and without anything to decode or escape.
 fn plain_params(form: &[u8]) -> Option<String> {
     const MAX_NAMES: usize = 8;
-    // As a form has them and as JSON has them.
+    // Characters that are the same in a form and in JSON.
     let is_plain = |byte: &u8| matches!(byte, b' '..=b'~') && !matches!(byte, b'%' | b'+' | b'"' | b'\\');
     let text = std::str::from_utf8(form).ok().filter(|text| text.as_bytes().iter().all(is_plain))?;
     let mut out = String::with_capacity(2 * form.len() + 16);
@@ -84,7 +84,7 @@ fn plain_params(form: &[u8]) -> Option<String> {
 
 fn any_params(form: &[u8]) -> String {
     let mut pairs: Vec<_> = form_urlencoded::parse(form).collect();
-    // Stable: the values of a name stay in their order.
+    // A stable sort: the values of a name keep their order.
     pairs.sort_by(|(one, _), (other, _)| one.cmp(other));
     let mut out = Vec::with_capacity(2 * form.len() + 16);
     for values in pairs.chunk_by(|(one, _), (other, _)| one == other) {
@@ -107,11 +107,11 @@ fn any_params(form: &[u8]) -> String {
         out.push(b'{');
     }
     out.push(b'}');
-    String::from_utf8(out).expect("what was put there is text")
+    String::from_utf8(out).expect("only text was written to it")
 }
 
 fn put_text(out: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(out, text).expect("a text is written to memory");
+    serde_json::to_writer(out, text).expect("writing to memory cannot fail");
 }
 
 /// The arguments in a body: a JSON object as it stands, or a form. An empty body has none.
@@ -136,7 +136,7 @@ pub(crate) fn body_params(content_type: Option<&str>, body: &[u8]) -> Result<Str
     if let Err(too_deep) = check_depth(body, MAX_JSON_DEPTH) {
         return Err(bad(format!("the body: {too_deep}")));
     }
-    let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is no JSON: {error}")))?;
+    let value: &RawValue = serde_json::from_str(text).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     if value.get().starts_with('{') {
         Ok(value.get().to_owned())
     } else {
@@ -152,19 +152,19 @@ fn is_json(media_type: &str) -> bool {
         .is_some_and(|subtype| subtype.eq_ignore_ascii_case("json") || subtype.to_ascii_lowercase().ends_with("+json"))
 }
 
-/// Whether `text` is one JSON value, and text in UTF-8: what a client is told to be JSON has to be.
-/// In one pass, without keeping anything of it.
+/// Whether `text` is one JSON value in UTF-8: a response that is labelled as JSON must be JSON. It
+/// takes one pass and stores nothing.
 pub(crate) fn is_one_json(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
 
-/// A node's answer as a response: status and body, or the problem that it tells of.
+/// A node's answer as a response: status and body, or the problem that it reports.
 ///
 /// Version 2: the status it gives, and its `params` unparsed. Version 1: 200 and the whole packet,
 /// as old clients expect.
 pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Problem> {
     let packet = answer.packet();
-    // The usual answer is cut out, and looked through once.
+    // The usual answer is split without parsing, and checked once.
     if let Some((_, body)) = success_parts(packet)
         && is_one_json(body)
     {
@@ -172,7 +172,7 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
     }
     let Ok(read) = answer.read() else {
         if packet.trim_ascii() != b"null" {
-            let detail = "the service answered with something that is no JSON";
+            let detail = "the service answered with something that is not JSON";
             return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
         }
         let detail = "the service does not know the method, although it registered it";
@@ -183,7 +183,7 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
         Version::V2 => {
             let status = StatusCode::from_u16(read.status).ok().filter(|status| status.as_u16() >= 200);
             let Some(status) = status else {
-                let detail = format!("the service answered with the status {}, which HTTP does not have", read.status);
+                let detail = format!("the service answered with status {}, which is not an HTTP status", read.status);
                 return Err(Problem::new(StatusCode::BAD_GATEWAY, "bad_answer", detail));
             };
             match (read.body, read.reason) {
@@ -191,7 +191,8 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
                 (None, None) => Ok((status, Bytes::from_static(b"null"))),
                 (None, Some(reason)) if reason == "stream" && status == StatusCode::NOT_ACCEPTABLE => {
                     let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
-                    let detail = format!("the answer is a stream: ask for it with 'Accept: {lines}' or '{events}'");
+                    let detail =
+                        format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
                     Err(Problem::new(status, reason, detail))
                 }
                 (None, Some(reason)) => Err(Problem::new(status, reason, read.message.unwrap_or_default())),
@@ -240,7 +241,7 @@ mod tests {
         ] {
             assert_eq!(is_one_json(text), expected, "{}", String::from_utf8_lossy(text));
         }
-        // However deep it is.
+        // Also at any depth.
         let [open, close] = ["[", "]"].map(|bracket| bracket.repeat(100_000));
         assert!(!is_one_json(open.as_bytes()) && is_one_json(format!("{open}{close}").as_bytes()));
     }

@@ -1,4 +1,4 @@
-//! Bytes both ways between a client and a server, after both have agreed to speak something else
+//! Relays bytes both ways between a client and a server that have agreed to speak another protocol
 //! than HTTP.
 
 use std::future::poll_fn;
@@ -19,17 +19,17 @@ use crate::upstream::holders::Holder;
 /// Reads of one direction in one poll. Then other tasks of the thread run.
 const MAX_READS: u32 = 8;
 
-/// How often it is looked whether a tunnel is idle while its time-out is on: one that is may stay
-/// for longer by this part of it.
+/// How often idleness is checked within the time-out of a tunnel: an idle tunnel may stay longer by
+/// one part in this many.
 const LOOKS: u32 = 8;
 
-/// Carries bytes both ways until both sides have said that no more come, neither has said anything
-/// for as long as `idle`, or the tunnel is evicted for another one. A side that does not take what
-/// has come for it is not read for, and a tunnel in which nothing waits holds no buffer.
+/// Relays bytes both ways until both sides have shut down, neither has sent anything for `idle`, or
+/// the tunnel is evicted for another one. While one side does not read, the other side is not read
+/// from. A tunnel in which nothing waits holds no buffer.
 ///
 /// # Errors
-/// Those of either connection, [`io::ErrorKind::TimedOut`] for one that was idle, and
-/// [`io::ErrorKind::QuotaExceeded`] for one that is evicted: what was on its way is lost.
+/// Those of either connection, [`io::ErrorKind::TimedOut`] for an idle tunnel, and
+/// [`io::ErrorKind::QuotaExceeded`] for an evicted one. Bytes that were on their way are lost.
 pub(crate) async fn run(
     mut client: ClientStream,
     server: TcpStream,
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let look = (idle / LOOKS).max(Duration::from_millis(1));
     let (mut timer, mut moved, mut silent) = (Timer::at(Instant::now() + look), 0, 0);
     poll_fn(|task| {
-        // Each may use up what a task may do in one poll, so they alternate.
+        // Each direction may use up the work that a task may do in one poll, so they alternate.
         down_first = !down_first;
         let (mut up, mut down) = (up.poll_once(holder), down.poll_once(holder));
         let (up, down) = if down_first {
@@ -57,8 +57,8 @@ pub(crate) async fn run(
         if holder.poll_evicted(task).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::QuotaExceeded.into()));
         }
-        // No clock is looked at for each message: how much has moved says whether anything was
-        // said.
+        // The clock is not read for each message: the number of moved bytes shows whether anything
+        // was sent.
         while timer.poll_expired(task).is_ready() {
             let before = std::mem::replace(&mut moved, holder.bytes());
             silent = if before == moved { silent + 1 } else { 0 };
@@ -75,9 +75,9 @@ pub(crate) async fn run(
 /// One direction.
 #[derive(Debug, Default)]
 struct TunnelDirection {
-    /// Read, and not taken when it was.
+    /// Bytes that were read and not taken at once.
     waiting: Vec<u8>,
-    /// Bytes of that which have been written since.
+    /// How many of them have been written since.
     written: usize,
     state: DirectionState,
 }
@@ -86,9 +86,9 @@ struct TunnelDirection {
 enum DirectionState {
     #[default]
     Reads,
-    /// What was written last may still be in a TLS session.
+    /// Whether the last written bytes may still be in a TLS session.
     Unflushed,
-    /// No more comes; the other side has not been told.
+    /// No more bytes follow; the other side has not been told yet.
     Ends,
     Done,
 }
@@ -107,7 +107,8 @@ impl TunnelDirection {
 }
 
 impl DirectionPoll<'_> {
-    /// Passes on all that can be. Ready when no more comes, and the other side knows.
+    /// Passes on as many bytes as possible. Ready when no more follow, and the other side has been
+    /// told.
     fn poll(&mut self, task: &mut Context<'_>, from: &mut ClientStream, to: &mut ClientStream) -> Poll<io::Result<()>> {
         loop {
             while self.way.written < self.way.waiting.len() {
@@ -131,8 +132,8 @@ impl DirectionPoll<'_> {
         }
     }
 
-    /// Reads once, and writes what is taken of it. What is not taken waits: no more than one read,
-    /// of [`READ_BYTES`](net::buffers::READ_BYTES) at most.
+    /// Reads once, and writes as many of the bytes as are taken. The others wait: at most one read,
+    /// of [`READ_BYTES`](net::buffers::READ_BYTES).
     fn poll_pass_on(
         &mut self,
         task: &mut Context<'_>,
@@ -188,7 +189,7 @@ mod tests {
     trait Side: AsyncRead + AsyncWrite + Unpin + Send {}
     impl<T: AsyncRead + AsyncWrite + Unpin + Send> Side for T {}
 
-    /// Both ends of a tunnel, the client's in clear or with TLS.
+    /// Both ends of a tunnel, that of the client with or without TLS.
     async fn tunnel(is_tls: bool) -> (Box<dyn Side>, TcpStream, AbortOnDropHandle<io::Result<()>>) {
         let (client, inner) = pair().await;
         let (outer, server) = pair().await;
@@ -208,7 +209,7 @@ mod tests {
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpSocket::new_v4().unwrap();
-        // Little is under way in the system, so that what is in between shows.
+        // Small buffers in the system, so that the bytes in between show.
         socket.set_recv_buffer_size(4096).unwrap();
         socket.set_send_buffer_size(4096).unwrap();
         let stream = socket.connect(listener.local_addr().unwrap()).await.unwrap();
@@ -256,7 +257,7 @@ mod tests {
             say(&mut client, "last").await;
             client.shutdown().await.unwrap();
             reads(&mut server, "last").await;
-            assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the client says no more");
+            assert_eq!(server.read(&mut [0]).await.unwrap(), 0, "the client has shut down");
             assert!(!tunnel.is_finished());
             say(&mut server, "answer").await;
             reads(&mut client, "answer").await;
@@ -268,7 +269,7 @@ mod tests {
 
     #[tokio::test]
     async fn much_goes_both_ways_at_once() {
-        // No two parts of it are alike where one could be taken for the other.
+        // No part of it can be mistaken for another.
         let much = |seed: u32| -> Vec<u8> { (0..750_000).flat_map(|at: u32| (at ^ seed).to_le_bytes()).collect() };
         for is_tls in [false, true] {
             let (client, server, tunnel) = tunnel(is_tls).await;
@@ -291,14 +292,14 @@ mod tests {
     async fn who_does_not_read_is_not_read_for() {
         let (client, mut server, tunnel) = tunnel(false).await;
         let mut written = 0;
-        // It stops taking: that is what is waited for, and not for long.
+        // The test waits until the tunnel stops reading, which happens soon.
         while let Ok(bytes) = timeout(Duration::from_millis(300), server.write(&[b'x'; 8192])).await {
             written += bytes.unwrap();
-            assert!(written < 32 << 20, "it is held somewhere");
+            assert!(written < 32 << 20, "the bytes are held somewhere");
         }
         assert!(written > 0 && !tunnel.is_finished());
         drop(client);
-        assert!(tunnel.await.unwrap().is_err(), "what was on its way is lost, and the server hears of it");
+        assert!(tunnel.await.unwrap().is_err(), "bytes on their way are lost, and the server notices");
         assert!(server.read(&mut [0]).await.is_err());
     }
 
@@ -311,7 +312,7 @@ mod tests {
         let begun = Instant::now();
         let task = run(ClientStream::Plain(inner), outer, &holder, idle);
         let says = async {
-            // For longer than it may be silent, in either direction.
+            // For longer than the idle time-out, in either direction.
             while begun.elapsed() < 2 * idle {
                 say(&mut client, "x").await;
                 reads(&mut server, "x").await;

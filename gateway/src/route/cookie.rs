@@ -1,5 +1,5 @@
-//! The cookie that keeps a client with a server: it names the server without its address, and
-//! cannot be forged.
+//! The cookie that keeps a client with a server: it names the server without revealing its address,
+//! and cannot be forged.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -12,17 +12,17 @@ use ring::hmac;
 const NAME: &str = "gateway_server";
 /// Bytes of a secret that cannot be guessed.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
-/// Cookies of one field that are looked at.
+/// Most cookies of one field that are checked.
 const MAX_TRIED: usize = 8;
 
-/// Servers whose names are remembered; more than that are named anew.
+/// Servers whose names are remembered. The names of further servers are made again each time.
 const MAX_REMEMBERED: usize = 10_000;
 
 /// Signs cookies.
 #[derive(Debug)]
 pub(crate) struct CookieSigner {
     key: hmac::Key,
-    /// What servers are called. Of one worker: it is never waited for.
+    /// The names of servers. Each worker has its own, so it is never contended.
     ids: Mutex<HashMap<SocketAddr, u64>>,
 }
 
@@ -32,7 +32,7 @@ impl CookieSigner {
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes()), ids: Mutex::default() }
     }
 
-    /// What a server is called in cookies: its address cannot be found out without the secret.
+    /// The name of a server in cookies. It does not reveal the address without the secret.
     pub(crate) fn id(&self, address: SocketAddr) -> u64 {
         let mut ids = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
         if ids.len() >= MAX_REMEMBERED {
@@ -57,7 +57,7 @@ impl CookieSigner {
         let id = u64::from_str_radix(id, 16).ok().filter(|_| id.len() == 16)?;
         let hex = |at: usize| u8::from_str_radix(tag.get(at..at + 2)?, 16).ok();
         let tag: Vec<u8> = (0..tag.len()).step_by(2).map(hex).collect::<Option<_>>()?;
-        // In constant time: how much of a guess was right must not be told.
+        // In constant time: the time must not show how much of a guess was right.
         hmac::verify(&self.key, &id.to_be_bytes(), &tag).ok().map(|()| id)
     }
 
@@ -106,7 +106,7 @@ mod tests {
             String::new(),
         ] {
             check(&cookies, &broken, &[]);
-            // Whatever stands before it, ours counts.
+            // Our cookie counts, whatever stands before it.
             check(&cookies, &format!("{broken}; {pair}"), &[id]);
         }
         check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);

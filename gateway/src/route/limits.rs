@@ -1,4 +1,4 @@
-//! Limits of the requests below a path: at a time, and in a while for each client. The table of
+//! Limits of the requests below a path: at a time, and per period for each client. The table of
 //! clients is bounded.
 
 use std::convert::Infallible;
@@ -12,60 +12,60 @@ use tokio::time::Instant;
 
 use crate::io::fair_queue::FairQueue;
 
-/// Sets of cells, each for clients whose hash is alike.
+/// Sets of cells, each for clients with similar hashes.
 const SETS: usize = 16 * 1024;
-/// Cells of a set: the table knows 65,536 clients at a time, in a megabyte and a half.
+/// Cells of a set: the table holds 65,536 clients, in a megabyte and a half.
 const WAYS: usize = 4;
 
-/// Limits of one route. A copy begins anew.
+/// Limits of one route. A copy begins with empty counts.
 #[derive(Debug)]
 pub struct RouteLimits {
-    /// Requests at a time, of all workers.
+    /// Requests at a time, over all workers.
     pub(crate) max_concurrency: Option<usize>,
     /// Percent of these that one client alone may have.
     client_share: u8,
-    /// Requests in a while.
+    /// Requests per period.
     pub(crate) rate: Option<Rate>,
     in_flight: Option<Arc<InFlight>>,
     clients: Mutex<Option<ClientRates>>,
 }
 
-/// A number of requests in a time.
+/// A number of requests per period.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Requests.
     pub requests: u32,
-    /// The time that they are counted in.
+    /// The period in which they are counted.
     pub every: Duration,
-    /// Requests that may come at once.
+    /// Requests that may arrive at once.
     pub burst: u32,
-    /// Of whom.
+    /// Which requests count together.
     pub by: RateBy,
 }
 
-/// Whose requests count together.
+/// Which requests count together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RateBy {
-    /// All.
+    /// All requests of the route.
     Route,
-    /// Those from one address; of IPv6, from one /64, which is one customer's.
+    /// Requests from one address; for IPv6, from one /64, which belongs to one customer.
     Address,
-    /// Those with the same value of this header field; those without it count as one.
+    /// Requests with the same value of this header field; those without it count together.
     Header(String),
 }
 
-/// Requests of each client at a time. None waits.
+/// Requests of each client at a time. No request waits.
 type InFlight = Mutex<FairQueue<Infallible>>;
 
-/// Why a request is not taken.
+/// Why a request is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limited {
-    /// There are as many as may be at a time, or as many of this client.
+    /// All clients, or this client, have as many requests at a time as allowed.
     Concurrency,
     Rate,
 }
 
-/// A request that counts until it is dropped.
+/// Counts a request until it is dropped.
 #[derive(Debug)]
 pub(crate) struct RouteGuard(Option<(Arc<InFlight>, IpAddr)>);
 
@@ -82,14 +82,14 @@ impl Clone for RouteLimits {
 }
 
 impl RouteLimits {
-    /// `max_concurrency` requests at a time, of which one client alone may have `client_share`
-    /// percent, and `rate` in a time.
+    /// Limits of `max_concurrency` requests at a time, of which one client alone may have
+    /// `client_share` percent, and of `rate` per period.
     pub fn new(max_concurrency: Option<usize>, rate: Option<Rate>, client_share: u8) -> Self {
         let in_flight = max_concurrency.map(|limit| Arc::new(Mutex::new(FairQueue::new(limit, client_share, 0))));
         Self { max_concurrency, client_share, rate, in_flight, clients: Mutex::default() }
     }
 
-    /// Takes a request, or says why not. `header`: the value of the field that [`RateBy::Header`]
+    /// Admits a request, or says why not. `header`: the value of the field that [`RateBy::Header`]
     /// names.
     pub(crate) fn admit(&self, client: IpAddr, header: Option<&[u8]>, now: Instant) -> Result<RouteGuard, Limited> {
         if let Some(rate) = &self.rate {
@@ -112,7 +112,7 @@ impl RouteLimits {
         Ok(RouteGuard(Some((Arc::clone(in_flight), client))))
     }
 
-    /// The field whose value is wanted.
+    /// The field whose value [`admit`](Self::admit) needs.
     pub(crate) fn header(&self) -> Option<&str> {
         match &self.rate.as_ref()?.by {
             RateBy::Header(name) => Some(name),
@@ -129,12 +129,12 @@ impl Drop for RouteGuard {
     }
 }
 
-/// When each client will have paid for what it has had: the generic cell rate algorithm, one number
-/// for each.
+/// The generic cell rate algorithm: one time for each client, at which it has paid for its
+/// requests.
 #[derive(Debug)]
 struct ClientRates {
     cells: Vec<[RateCell; WAYS]>,
-    /// Its seed is random, so that a client cannot choose whose cell it takes.
+    /// Its seed is random, so that a client cannot choose its cell.
     hasher: std::collections::hash_map::RandomState,
     since: Instant,
 }
@@ -154,13 +154,13 @@ impl ClientRates {
     fn try_spend(&mut self, rate: &Rate, client: &impl std::hash::Hash, now: Instant) -> bool {
         let nanos = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let hash = self.hasher.hash_one(client);
-        // From 1: 0 is a cell that is free.
+        // Times begin at 1: 0 is a free cell.
         let now = nanos(now.saturating_duration_since(self.since)) + 1;
         let each = nanos(rate.every / rate.requests.max(1));
         let ahead = each.saturating_mul(rate.burst.max(1).into());
         let set = &mut self.cells[usize::try_from(hash).unwrap_or_default() % SETS];
-        // Its own cell, or else that of the client that has been gone for longest, which has mostly
-        // paid by now.
+        // Its own cell, or else that of the client that has been away for longest, which has
+        // usually paid by now.
         let own = set.iter().position(|cell| cell.tag == hash);
         let at = own.unwrap_or_else(|| (0..WAYS).min_by_key(|at| set[*at].paid_at).unwrap_or(0));
         let paid_at = if own.is_some() { set[at].paid_at.max(now) } else { now };
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(taken(&limits, "::ffff:10.0.0.1", None, start, 100), 0, "the same");
         assert_eq!(taken(&limits, "10.0.0.2", None, start, 100), 20, "another");
         assert_eq!(taken(&limits, "10.0.0.1", None, start + Duration::from_millis(500), 100), 5);
-        assert_eq!(taken(&limits, "10.0.0.1", None, start + Duration::from_secs(60), 100), 20, "no more is saved up");
+        assert_eq!(taken(&limits, "10.0.0.1", None, start + Duration::from_secs(60), 100), 20, "no more is saved");
         assert_eq!(taken(&limits, "2001:db8::1", None, start, 100), 20);
         assert_eq!(taken(&limits, "2001:db8::2:3", None, start, 100), 0, "one /64 is one client");
         assert_eq!(taken(&limits, "2001:db8:0:1::1", None, start, 100), 20);
@@ -221,7 +221,7 @@ mod tests {
         }
         assert_eq!(limits.clients.lock().unwrap().as_ref().unwrap().cells.len(), SETS);
         let last = IpAddr::from((clients - 1).to_be_bytes());
-        assert!(limits.admit(last, None, now + Duration::from_micros(2)).is_err(), "it has just been here");
+        assert!(limits.admit(last, None, now + Duration::from_micros(2)).is_err(), "this client was here just before");
     }
 
     #[tokio::test]
@@ -246,7 +246,7 @@ mod tests {
         };
         let first = take(1, 200);
         assert_eq!(first.len(), 90);
-        assert_eq!(take(2, 200).len(), 9, "there is room for others");
+        assert_eq!(take(2, 200).len(), 9, "room is left for other clients");
         drop(first);
         assert_eq!(take(2, 200).len(), 90);
     }

@@ -1,5 +1,5 @@
-//! What holds for the path of a request: its normal form, limits, and cookies. It imports no
-//! configuration.
+//! The rules for the path of a request: its normal form, limits, and cookies. It does not import
+//! the configuration.
 
 pub(crate) mod cookie;
 pub(crate) mod limits;

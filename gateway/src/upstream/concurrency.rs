@@ -1,7 +1,8 @@
-//! How many requests and tunnels one server is given at a time, and the queue of those that wait.
+//! The permits of one server: how many requests and tunnels it is sent at a time, and the queue of
+//! waiting ones.
 //!
-//! No client has all permits of a server ([`FairQueue`]). While they are short, clients that make a
-//! server wait are evicted ([`Holders`]). Tunnels have permits of their own.
+//! No client has all permits of a server ([`FairQueue`]). While permits are short, clients that
+//! make a server wait are evicted ([`Holders`]). Tunnels have permits of their own.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -18,30 +19,30 @@ use crate::io::fair_queue::FairQueue;
 use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::{Holder, Holders, PermitKind};
 
-/// Requests that wait for one server.
+/// Most requests that wait for one server.
 pub(crate) const MAX_WAITING: usize = 1024;
-/// How long permits count as short after a request had to wait. For that time slow clients are
+/// How long permits count as short after a request had to wait. During that time slow clients are
 /// evicted, so that some permits stay free.
 const CROWDED: Duration = Duration::from_secs(10);
-/// How often slow clients are looked for, however many requests come.
+/// How often slow clients are searched for, however many requests arrive.
 const SWEEP: Duration = Duration::from_millis(10);
-/// One tunnel in this many is closed by one sweep at most: those that wait replace the present ones
-/// within seconds and not at once. Each costs its worker a connection to the server, and other
-/// requests wait meanwhile.
+/// One sweep closes at most one tunnel in this many, so that waiting tunnels replace the present
+/// ones within seconds and not at once. Each new tunnel costs its worker a connection to the
+/// server, for which other requests wait.
 const TUNNELS_FOR_ONE: usize = 512;
 /// A request that waits looks for slow clients again after a pause that grows by this factor.
 const LOOK_AGAIN: u32 = 4;
 
-/// What one server may be given at a time, of all workers.
+/// The permits of one server, for all workers.
 #[derive(Debug)]
 pub(crate) struct ConcurrencyLimit {
     limit: usize,
     kind: PermitKind,
-    /// As in `state`, to be read without the lock.
+    /// The same value as in `state`, to be read without the lock.
     free: AtomicUsize,
-    /// Requests and tunnels that were evicted, at all servers.
+    /// Requests and tunnels that were evicted, over all servers.
     evicted: Arc<AtomicU64>,
-    /// Held for moments only; nothing waits inside.
+    /// Locked only briefly; nothing waits while it is.
     state: Mutex<LimitState>,
 }
 
@@ -56,17 +57,17 @@ struct LimitState {
     throttle: LogThrottle,
 }
 
-/// How fast permits are released while requests wait for one. A request that would wait for too
+/// How fast permits are released while requests wait for them. A request that would wait for too
 /// long is refused at once.
 #[derive(Debug, Default)]
 struct DrainRate {
-    /// When the last one was released, or a request began to wait for the next.
+    /// When the last permit was released, or a request began to wait for the next one.
     last: Option<Instant>,
-    /// The mean of the times between them.
+    /// The mean of the times between releases.
     interval: Duration,
 }
 
-/// What tells the limits of servers apart.
+/// The key of a server's limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct LimitKey {
     server: SocketAddr,
@@ -87,20 +88,20 @@ pub(crate) struct ConcurrencyLimits {
 struct InnerPermit {
     limits: Arc<ConcurrencyLimit>,
     client: IpAddr,
-    /// Those whose client had to be waited for are watched.
+    /// Set once the request has had to wait for its client.
     holder: OnceLock<Arc<Holder>>,
 }
 
-/// A request that a server may be given. It counts until this is dropped.
+/// The right to send a server one request, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
     endpoint: Arc<Endpoint>,
-    /// When it was.
+    /// When it was granted.
     pub(crate) acquired_at: Instant,
     inner: InnerPermit,
 }
 
-/// A server has as much to do as it may have.
+/// Why there is no permit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueError {
     /// The request would wait for too long, or the queue is full.
@@ -110,7 +111,8 @@ pub(crate) enum QueueError {
 }
 
 impl ConcurrencyLimits {
-    /// The limit of a server. Another number or share is another limit, with permits of its own.
+    /// The limit of a server. A different number or share is a different limit, with permits of its
+    /// own.
     pub(crate) fn limit_for(
         &self,
         server: SocketAddr,
@@ -124,7 +126,7 @@ impl ConcurrencyLimits {
             return limits;
         }
         if known.len() == known.capacity() {
-            // It would grow: a good time to drop what is no longer used.
+            // The map would grow: a good time to drop unused limits.
             known.retain(|_, limits| limits.strong_count() > 0);
         }
         let limits = Arc::new(ConcurrencyLimit::new(limit, kind, client_share, Arc::clone(&self.evicted)));
@@ -132,7 +134,7 @@ impl ConcurrencyLimits {
         limits
     }
 
-    /// Requests and tunnels that were evicted for others.
+    /// The number of requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.evicted.load(Ordering::Relaxed)
     }
@@ -155,12 +157,13 @@ impl ConcurrencyLimit {
         self.free.load(Ordering::Relaxed) == 0
     }
 
-    /// More than half are taken: a request without a body yet is not given one.
+    /// Whether more than half of the permits are taken. A request whose body has not arrived then
+    /// gets none.
     pub(crate) fn is_half_full(&self) -> bool {
         self.free.load(Ordering::Relaxed) < self.limit / 2
     }
 
-    /// A permit for a request of `client`, if it may have one now.
+    /// Takes a permit for a request of `client`, if it may have one now.
     pub(crate) fn try_acquire(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -181,8 +184,8 @@ impl ConcurrencyLimit {
         Some(self.issue_permit(endpoint, InnerPermit::new(self, client), now))
     }
 
-    /// A permit for a request of `client`. Waits for one until `deadline`, if there may be one by
-    /// then.
+    /// Takes a permit for a request of `client`. Waits for one until `deadline`, if it may become
+    /// free by then.
     pub(crate) async fn acquire(
         self: &Arc<Self>,
         endpoint: &Arc<Endpoint>,
@@ -204,7 +207,7 @@ impl ConcurrencyLimit {
             pause *= LOOK_AGAIN;
             match timeout_at(deadline.min(look_again), &mut granted).await {
                 Ok(Ok(inner)) => return Ok(self.issue_permit(endpoint, inner, Instant::now())),
-                // A client with fewer requests in the queue took its place.
+                // A request of a client with fewer queued requests has displaced it.
                 Ok(Err(_displaced)) => return Err(QueueError::Full),
                 Err(_elapsed) if look_again >= deadline => return Err(QueueError::TimedOut),
                 Err(_elapsed) => {}
@@ -221,7 +224,7 @@ impl ConcurrencyLimit {
         }
     }
 
-    /// A request had to wait not long ago: a few permits are kept free, so that others need not.
+    /// A request had to wait recently, so a few permits are kept free for others.
     fn keep_some_free(&self, state: &mut LimitState, now: Instant) {
         if state.crowded_until.is_some_and(|until| now >= until) {
             state.crowded_until = None;
@@ -236,7 +239,7 @@ impl ConcurrencyLimit {
         }
         state.next_sweep = Some(now + SWEEP);
         let wanted = match self.kind {
-            // More than are needed at this moment, so that others need not wait.
+            // More than are needed now, so that others need not wait.
             PermitKind::Requests => (self.limit / 4).saturating_sub(state.queue.free()).max(1),
             PermitKind::Tunnels => state.queue.waiting().min(self.limit.div_ceil(TUNNELS_FOR_ONE)),
         };
@@ -247,8 +250,8 @@ impl ConcurrencyLimit {
             && let Some(held_back) = state.throttle.allow(now.into_std())
         {
             let what = match self.kind {
-                PermitKind::Requests => "slow clients lose their requests",
-                PermitKind::Tunnels => "tunnels that have been silent for longest are closed",
+                PermitKind::Requests => "requests of slow clients are evicted",
+                PermitKind::Tunnels => "the tunnels that have been silent for longest are evicted",
             };
             warn!(limit = self.limit, told, held_back, "{what}: others wait for their server");
         }
@@ -280,13 +283,13 @@ impl Drop for InnerPermit {
         }
         state.queue.release(self.client);
         if state.queue.waiting() > 0 {
-            // The rate is of interest only while requests wait.
+            // The rate matters only while requests wait.
             state.drain_rate.record_release(Instant::now());
-            // As many as may now: a client that waited because of its share may have room for more
-            // than one.
+            // As many as allowed now: a client that waited because of its share may have room for
+            // more than one.
             while let Some((client, waiter)) = state.queue.pop() {
                 // A request leaves the queue before it stops listening. If one had not, its permit
-                // would be released in turn.
+                // would be released again.
                 unwanted.extend(waiter.send(Self::new(&self.limits, client)).err());
             }
         }
@@ -296,8 +299,7 @@ impl Drop for InnerPermit {
 }
 
 impl Permit {
-    /// The client is waited for, or not any more. From the first time on the request may be
-    /// evicted.
+    /// Records whether the request waits for its client. From the first wait on it may be evicted.
     pub(crate) fn waits_for_client(&self, waits: bool) {
         match self.inner.holder.get() {
             Some(holder) => holder.set_waiting(waits),
@@ -306,15 +308,15 @@ impl Permit {
         }
     }
 
-    /// Counts bytes that have come from the client, or were taken by it.
+    /// Counts bytes that the client has sent or read.
     pub(crate) fn record_bytes(&self, bytes: usize) {
         if let Some(holder) = self.inner.holder.get() {
             holder.record_bytes(bytes as u64);
         }
     }
 
-    /// Ready when it is evicted. Polled by the task that calls
-    /// [`waits_for_client`](Self::waits_for_client), after that.
+    /// Ready when the request is evicted. The task that calls
+    /// [`waits_for_client`](Self::waits_for_client) polls it afterwards.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.inner.holder.get().map_or(Poll::Pending, |holder| holder.poll_evicted(task))
     }
@@ -327,21 +329,21 @@ impl Permit {
 }
 
 impl DrainRate {
-    /// Part of a sample in the mean. Places become free by the dozen.
+    /// The weight of a sample in the mean. Permits become free by the dozen.
     const SHARE: u32 = 32;
 
-    /// A permit is released, and a request waits.
+    /// Records that a permit is released while a request waits.
     fn record_release(&mut self, now: Instant) {
         if let Some(last) = self.last.replace(now) {
             self.interval = (self.interval * (Self::SHARE - 1) + now.saturating_duration_since(last)) / Self::SHARE;
         }
     }
 
-    /// How long a request that begins to wait at `now` waits behind `ahead` others. The next in the
-    /// queue always waits, and so measures whether the rate has become better.
+    /// How long a request that begins to wait at `now` behind `ahead` others will wait. The first
+    /// of the queue always waits, and so measures whether the rate has improved.
     fn predicted_wait(&mut self, now: Instant, ahead: usize) -> Duration {
         if ahead == 0 {
-            // What became free before that was not waited for.
+            // No request waited for permits that were released earlier.
             self.last = Some(now);
         }
         self.interval.saturating_mul(u32::try_from(ahead).unwrap_or(u32::MAX))
@@ -356,7 +358,7 @@ struct QueuedRequest<'a> {
 }
 
 impl<'a> QueuedRequest<'a> {
-    /// `None` for a request that would wait in vain, and when the queue is full.
+    /// Enqueues a request; `None` when it would wait in vain, or the queue is full.
     fn enqueue(
         limits: &'a ConcurrencyLimit,
         client: IpAddr,
@@ -394,14 +396,18 @@ mod tests {
     fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
         let mut now = Instant::now();
         let mut drain_rate = DrainRate::default();
-        assert_eq!(drain_rate.predicted_wait(now, usize::MAX), Duration::ZERO, "nothing is known yet");
-        // In queues of `length`, `times` permits are released, one each `each` milliseconds.
+        assert_eq!(drain_rate.predicted_wait(now, usize::MAX), Duration::ZERO, "no rate is known yet");
+        // In a queue of `length`, `times` permits are released, one every `each` milliseconds.
         let mut check = |drain_rate: &mut DrainRate, length: usize, times: usize, each: u64, expected: u64| {
             for at in 0..times {
                 if at % length == 0 {
-                    // A long time in which nobody waits counts for nothing.
+                    // A long time in which no request waits does not count.
                     now += Duration::from_secs(1000);
-                    assert_eq!(drain_rate.predicted_wait(now, 0), Duration::ZERO, "whoever is next waits in any case");
+                    assert_eq!(
+                        drain_rate.predicted_wait(now, 0),
+                        Duration::ZERO,
+                        "the first of the queue always waits"
+                    );
                 }
                 now += Duration::from_millis(each);
                 drain_rate.record_release(now);
@@ -412,7 +418,7 @@ mod tests {
         check(&mut drain_rate, 100, 200, 5, 5);
         check(&mut drain_rate, 100, 200, 1, 1);
         check(&mut drain_rate, 1, 200, 7, 7);
-        // A request that waits alone sees that it has become better.
+        // A request that waits alone notices that the rate has improved.
         check(&mut drain_rate, 1, 200, 2, 2);
     }
 }

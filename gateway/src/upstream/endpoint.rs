@@ -1,4 +1,4 @@
-//! One HTTP server: how it does, and the connections to it.
+//! One HTTP server: its health, and the connections to it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,27 +13,28 @@ use tokio::time::{Instant, timeout};
 
 use crate::io::stream::limit_unsent;
 
-/// In one network a connect is answered in well under this, or not at all.
+/// Within a network, a connect is answered in well under this time, or not at all.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a connection that is not in use is surely open, if its server does not say: those in
-/// Node.js close theirs after five seconds, and a request that is on its way then is lost.
+/// How long an idle connection is surely open if its server does not say: servers in Node.js close
+/// theirs after five seconds, and a request on its way would be lost.
 const RELIABLE_IDLE: Duration = Duration::from_secs(4);
-/// A connection is kept no longer than this, whatever its server says, if it says nothing, too:
-/// what may be sent again can try it.
+/// The longest time for which an idle connection is kept. Beyond the time in which it is surely
+/// open, only requests that may be sent again use it.
 const MAX_IDLE_TIME: Duration = Duration::from_secs(60);
-/// A server that says for how long it keeps a connection is believed, less what a request may take
-/// to get there.
+/// Subtracted from the time for which a server says that it keeps a connection: a request may take
+/// this long to get there.
 const IN_TRANSIT: Duration = Duration::from_secs(1);
-/// Connections to one server that are kept though they are not in use.
+/// Most idle connections to one server.
 const MAX_IDLE: usize = 256;
-/// After a failed connect, how long a server is passed over; twice as long after each that follows.
+/// How long a server is skipped after a failed connect, and at most; the time doubles after each
+/// further failure.
 const FIRST_COOL_DOWN: Duration = Duration::from_millis(500);
 const MAX_COOL_DOWN: Duration = Duration::from_secs(10);
-/// How long a server's health is remembered after it has gone: it may come back, as after a restart
-/// of the Distributor.
+/// How long the health of a server is remembered after the server has gone: it may come back, for
+/// example after a restart of the Distributor.
 pub(crate) const FORGET_AFTER: Duration = Duration::from_secs(60);
 
-/// One server, whatever it answers. It outlives changes of the list.
+/// One server, for all its prefixes. It outlives changes of the list.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
@@ -41,44 +42,44 @@ pub(crate) struct Endpoint {
     since: Instant,
     /// In milliseconds after `since`; 0 when it does not cool down.
     cooling_down_until: AtomicU64,
-    /// In milliseconds after `since`, when it was missed first; 0 while it is there.
+    /// In milliseconds after `since`, when it was first missing; 0 while it is listed.
     unlisted_since: AtomicU64,
     state: Mutex<EndpointState>,
 }
 
 #[derive(Debug, Default)]
 struct EndpointState {
-    /// The last is the one that was used last.
+    /// The connection that was used last is at the end.
     idle: VecDeque<IdleConnection>,
     cool_down: Duration,
 }
 
-/// A connection that is not in use.
+/// An idle connection.
 #[derive(Debug)]
 struct IdleConnection {
     stream: TcpStream,
-    /// Until then the server does not close it.
+    /// Until then the server surely does not close it.
     sure: Instant,
     until: Instant,
 }
 
-/// For how long a connection may be kept that is not in use.
+/// For how long an idle connection may be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct IdleLimits {
     /// For any request.
     sure: Duration,
-    /// For one that may be sent again if the server has closed it meanwhile.
+    /// For a request that may be sent again if the server has closed the connection meanwhile.
     most: Duration,
 }
 
-/// Which connections a request may have.
+/// Which connections a request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Reuse {
-    /// Any: if the server is closing it, the request is sent again.
+    /// Any connection: if the server is closing it, the request is sent again.
     Any,
-    /// One that the server has not closed for sure, or else a new one.
+    /// An idle connection that is surely open, or else a new one.
     Sure,
-    /// A new one.
+    /// A new connection.
     Never,
 }
 
@@ -86,10 +87,10 @@ pub(crate) enum Reuse {
 /// closed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerConnection {
-    /// `None` only when it has been kept or taken.
+    /// `None` only after it has been returned to the pool or taken.
     stream: Option<TcpStream>,
     endpoint: Arc<Endpoint>,
-    /// It has been used before, so the server may be closing it.
+    /// Whether it has been used before, so that the server may be closing it.
     pub(crate) is_used: bool,
 }
 
@@ -98,7 +99,7 @@ pub(crate) struct ServerConnection {
 pub(crate) enum ConnectError {
     /// The server does not answer.
     Unreachable,
-    /// This machine has no port left to connect from, or no descriptor.
+    /// This machine has no port or descriptor left to connect with.
     Exhausted,
 }
 
@@ -114,10 +115,10 @@ impl Endpoint {
         }
     }
 
-    /// A connection: one that is there and not in use, or a new one.
+    /// A connection: an idle one or a new one.
     ///
     /// # Errors
-    /// When there is none to be had; the server is passed over for a while if it is its fault.
+    /// When no connection can be made. The server is skipped for a while if it is at fault.
     pub(crate) async fn connect(
         self: &Arc<Self>,
         reuse: Reuse,
@@ -149,7 +150,7 @@ impl Endpoint {
         Err(ConnectError::Unreachable)
     }
 
-    /// A connection that is there and not in use.
+    /// An idle connection.
     pub(crate) fn reuse(self: &Arc<Self>, reuse: Reuse, now: Instant) -> Option<ServerConnection> {
         loop {
             let stream = self.idle(reuse, now)?;
@@ -159,7 +160,7 @@ impl Endpoint {
         }
     }
 
-    /// Of those that are not in use the one that was used last.
+    /// The idle connection that was used last.
     fn idle(&self, reuse: Reuse, now: Instant) -> Option<TcpStream> {
         let mut state = self.lock();
         let last = state.idle.back()?;
@@ -171,12 +172,12 @@ impl Endpoint {
         if fits { state.idle.pop_back().map(|idle| idle.stream) } else { None }
     }
 
-    /// Closes connections that are not in use.
+    /// Closes idle connections.
     pub(crate) fn close_idle(&self) {
         self.lock().idle.clear();
     }
 
-    /// Closes connections that have not been used for a while, or that the server has closed.
+    /// Closes connections that have been idle for a while, or that the server has closed.
     pub(crate) fn sweep(&self, now: Instant) {
         self.lock().sweep(now);
     }
@@ -186,7 +187,7 @@ impl Endpoint {
             return;
         }
         let mut state = self.lock();
-        // The one that was used longest ago may be of use to few.
+        // The connection that has been idle for longest is of use to few requests.
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }
@@ -198,17 +199,17 @@ impl Endpoint {
         until > 0 && until > self.millis_at(now)
     }
 
-    /// It is on the list.
+    /// Records that the server is listed.
     pub(crate) fn mark_listed(&self) {
         self.unlisted_since.store(0, Ordering::Relaxed);
     }
 
-    /// It is passed over until then.
+    /// Until when it is skipped, if it is.
     pub(crate) fn cool_down_until(&self, until: Instant) {
         self.cooling_down_until.store(self.millis_at(until), Ordering::Relaxed);
     }
 
-    /// Whether it was there not long ago: asked whenever it is missed.
+    /// Whether it was listed recently. Called whenever it is missing.
     pub(crate) fn is_remembered(&self, now: Instant) -> bool {
         let now = self.millis_at(now);
         let since = self.unlisted_since.load(Ordering::Relaxed);
@@ -218,7 +219,7 @@ impl Endpoint {
         since == 0 || Duration::from_millis(now.saturating_sub(since)) < FORGET_AFTER
     }
 
-    /// From 1: 0 stands for never.
+    /// Times begin at 1: 0 stands for never.
     fn millis_at(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.since).as_millis()).unwrap_or(u64::MAX).saturating_add(1)
     }
@@ -234,14 +235,14 @@ impl EndpointState {
     }
 }
 
-/// Whether a server has sent nothing unasked, its end included. After that a connection is of no
-/// use.
+/// Whether a server has sent nothing unasked, including its end. Afterwards a connection would be
+/// useless.
 fn is_silent(stream: &TcpStream) -> bool {
     matches!(stream.try_read(&mut [0]), Err(error) if error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// It is not the server that is at fault, but this machine: no port (EADDRNOTAVAIL), no descriptor,
-/// no memory.
+/// Whether this machine is at fault, and not the server: no port (EADDRNOTAVAIL), no descriptor, no
+/// memory.
 fn is_exhausted(error: &io::Error) -> bool {
     const EMFILE: i32 = 24;
     const ENFILE: i32 = 23;
@@ -254,13 +255,13 @@ impl ServerConnection {
         self.stream.as_mut().expect("it is there until it is kept or taken")
     }
 
-    /// Takes the stream out: it will not be reused.
+    /// Takes the stream, which will not be reused.
     pub(crate) fn detach(&mut self) -> TcpStream {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 
-    /// Gives it back to be used again. `begun`: when the response had begun, and was perhaps whole
-    /// in the server's eyes.
+    /// Returns it to be used again. `begun`: when the response had begun, which the server may
+    /// count as its end.
     pub(crate) fn return_to_pool(mut self, limits: IdleLimits, begun: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
             self.endpoint.return_to_pool(stream, limits, begun, now);
@@ -269,7 +270,7 @@ impl ServerConnection {
 }
 
 impl IdleLimits {
-    /// From what the server says in `Keep-Alive`, if it does.
+    /// The limits that the server states in `Keep-Alive`, if it does.
     pub(crate) fn from_header(said: Option<Duration>) -> Self {
         let said = said.map(|said| said.saturating_sub(IN_TRANSIT).min(MAX_IDLE_TIME));
         Self { sure: said.unwrap_or(RELIABLE_IDLE), most: said.unwrap_or(MAX_IDLE_TIME) }
@@ -297,7 +298,7 @@ mod tests {
             if connected.is_used {
                 connected.return_to_pool(unsaid, now, now);
             }
-            assert_eq!(idle(), 1, "what is new leaves the others alone");
+            assert_eq!(idle(), 1, "a new connection leaves the others alone");
         };
         check(Reuse::Any, Duration::ZERO, true).await;
         check(Reuse::Sure, Duration::ZERO, true).await;
@@ -324,7 +325,7 @@ mod tests {
         let (unsaid, now) = (IdleLimits::from_header(None), Instant::now());
         for _ in 0..=MAX_IDLE {
             endpoint.connect(Reuse::Never, now).await.unwrap().return_to_pool(unsaid, now, now);
-            // The server takes it, or there would soon be too many that wait for that.
+            // The server accepts it; otherwise too many would soon wait to be accepted.
             drop(listener.accept().await.unwrap());
         }
         let later = now + RELIABLE_IDLE;
@@ -337,7 +338,7 @@ mod tests {
         let last = endpoint.connect(Reuse::Any, later).await.unwrap();
         assert!(last.is_used);
         last.return_to_pool(unsaid, later, later);
-        assert!(endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "the latest is there in a full list too");
+        assert!(endpoint.connect(Reuse::Sure, later).await.unwrap().is_used, "a full list keeps the latest one too");
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! All servers of one prefix, and which of them is picked.
+//! All servers of one prefix, and how one of them is picked.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
 use crate::upstream::server_checks::ServerCheck;
 
-/// All that answer one prefix; none when they are gone.
+/// All servers of one prefix; none when they have gone.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamGroup {
     pub(super) pool: Pool<GroupMember>,
-    /// How many register it, also those that want no requests now.
+    /// How many nodes register the prefix, including those that want no requests now.
     pub(super) registered: usize,
     /// That the last one went, if they had registered.
     pub(super) gone: Option<GroupGone>,
 }
 
-/// When the last server of a prefix went, and where it was.
+/// When the last server of a prefix went, and its address.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct GroupGone {
     pub(super) since: Instant,
@@ -35,7 +35,7 @@ pub(super) struct GroupMember {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) weight: u16,
     pub(super) strip: bool,
-    /// `None` for one that is fixed.
+    /// `None` for a fixed server.
     pub(super) node: Option<Arc<Node>>,
     pub(super) requests: Arc<ConcurrencyLimit>,
     pub(super) tunnels: Arc<ConcurrencyLimit>,
@@ -46,7 +46,7 @@ pub(super) struct GroupMember {
 #[derive(Debug)]
 pub(crate) struct UpstreamMatch {
     pub(crate) group: Arc<UpstreamGroup>,
-    /// Bytes of the path that are the prefix.
+    /// Bytes of the prefix in the path.
     pub(crate) prefix_bytes: usize,
 }
 
@@ -54,19 +54,19 @@ pub(crate) struct UpstreamMatch {
 #[derive(Debug)]
 pub(crate) struct PickedEndpoint {
     pub(crate) endpoint: Arc<Endpoint>,
-    /// It wants to be asked without the prefix.
+    /// Requests are sent to it without the prefix.
     pub(crate) strip: bool,
     pub(super) requests: Arc<ConcurrencyLimit>,
     pub(super) tunnels: Arc<ConcurrencyLimit>,
 }
 
 impl UpstreamGroup {
-    /// The endpoint that is next; `None` when all were tried.
+    /// Picks the next endpoint; `None` when all were tried.
     pub(crate) fn pick(&self, choice: &PickOptions<'_>, now: Instant) -> Option<PickedEndpoint> {
         self.pool.pick(choice, now, |_| {}).map(GroupMember::picked)
     }
 
-    /// The server of this id, if it does well.
+    /// The server with this id, if it is healthy.
     pub(crate) fn pick_by_cookie(
         &self,
         cookies: &CookieSigner,
@@ -79,7 +79,7 @@ impl UpstreamGroup {
             cookies.id(address) == id && !tried.contains(&address)
         };
         let member = self.pool.list().iter().find(is_it)?;
-        // One that has much to do is waited for: it has what the client left there.
+        // A busy server is waited for: it has the client's session.
         (member.readiness(now) <= Readiness::Connecting).then(|| member.picked())
     }
 }
@@ -123,12 +123,12 @@ impl Member for GroupMember {
 }
 
 impl PickedEndpoint {
-    /// A permit of the server for a request of `client`, if it may have one now.
+    /// Takes a permit of the server for a request of `client`, if it may have one now.
     pub(crate) fn try_acquire(&self, kind: PermitKind, client: IpAddr, now: Instant) -> Option<Permit> {
         self.limit(kind).try_acquire(&self.endpoint, client, now)
     }
 
-    /// A permit of the server for a request of `client`. Waits for one until `deadline`.
+    /// Takes a permit of the server for a request of `client`. Waits for one until `deadline`.
     pub(crate) async fn acquire(
         &self,
         kind: PermitKind,
@@ -139,7 +139,7 @@ impl PickedEndpoint {
         self.limit(kind).acquire(&self.endpoint, client, now, deadline).await
     }
 
-    /// More than half of the server's permits are taken.
+    /// Whether more than half of the server's permits are taken.
     pub(crate) fn is_half_full(&self) -> bool {
         self.requests.is_half_full()
     }

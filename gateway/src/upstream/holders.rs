@@ -1,5 +1,5 @@
-//! Requests and tunnels that hold a permit while their client is waited for, and which of them are
-//! evicted when permits are short. Pure, but for how they are told.
+//! Requests and tunnels that hold a permit while they wait for their client, and which of them are
+//! evicted when permits are short. Pure, except for how they are notified.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,11 +10,12 @@ use foldhash::HashMap;
 use futures::task::AtomicWaker;
 use tokio::time::{Duration, Instant};
 
-/// While requests wait for a permit, a client that takes or sends fewer bytes a second than this is
-/// evicted. Slow lines are faster. With a lower rate a few attackers could hold all permits of a
-/// server for next to nothing.
+/// While requests wait for a permit, a client that reads or sends fewer bytes a second than this is
+/// evicted. Even slow lines are faster. With a lower rate, a few attackers could hold all permits
+/// of a server at almost no cost.
 pub(crate) const MIN_RATE: u64 = 16 * 1024;
-/// How long that is looked at: a system tells of what a client has taken in pieces of 32 KiB.
+/// How long the rate is measured: a system reports the bytes that a client has read in pieces of 32
+/// KiB.
 const WINDOW: Duration = Duration::from_secs(2);
 /// A tunnel that carried something within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
@@ -22,9 +23,9 @@ const MIN_SILENCE: Duration = Duration::from_secs(1);
 /// What a permit is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PermitKind {
-    /// Slow ones are evicted.
+    /// Requests, of which slow ones are evicted.
     Requests,
-    /// Those that have been silent for longest are evicted.
+    /// Tunnels, of which those that have been silent for longest are evicted.
     Tunnels,
 }
 
@@ -32,9 +33,9 @@ pub(crate) enum PermitKind {
 #[derive(Debug)]
 pub(crate) struct Holder {
     client: IpAddr,
-    /// Bytes that have moved since; written by one task.
+    /// Bytes that have moved; written by one task.
     bytes: AtomicU64,
-    /// It is the client that is waited for, and not the server.
+    /// Whether the holder waits for the client, and not for the server.
     is_waiting: AtomicBool,
     /// It is to end for others.
     is_evicted: AtomicBool,
@@ -54,10 +55,10 @@ pub(crate) struct Holders {
 struct WatchedHolder {
     holder: Arc<Holder>,
     since: Instant,
-    /// What had moved, and when that was looked at.
+    /// The bytes that had moved at the last measurement, and its time.
     seen: u64,
     seen_at: Instant,
-    /// It has been quick once.
+    /// Whether it has been fast once.
     is_proven: bool,
 }
 
@@ -71,12 +72,12 @@ impl Holder {
         self.bytes.store(self.bytes.load(Ordering::Relaxed) + bytes, Ordering::Relaxed);
     }
 
-    /// How much has moved so far.
+    /// Bytes that have moved so far.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Ready when it is evicted. One task may wait.
+    /// Ready when the holder is evicted. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
         if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
@@ -107,21 +108,21 @@ impl Holders {
         self.evicting -= usize::from(holder.is_evicted.load(Ordering::Relaxed));
     }
 
-    /// Holders that are being evicted and are still there.
+    /// Holders that are being evicted and have not ended yet.
     pub(crate) fn evicting(&self) -> usize {
         self.evicting
     }
 
-    /// Evicts `wanted` holders, or as many as are slow. `usual`: while no more than this many wait
-    /// for their clients, only slow ones are evicted. Gives how many are.
+    /// Evicts `wanted` holders, or as many as are slow. `usual`: while at most this many wait for
+    /// their clients, only slow ones are evicted. Returns how many are evicted.
     pub(crate) fn evict_slow(&mut self, kind: PermitKind, now: Instant, wanted: usize, usual: usize) -> usize {
         let mut each: HashMap<IpAddr, usize> = HashMap::default();
         for watched in self.watched.iter().filter(|watched| !watched.is_evicted()) {
             *each.entry(watched.holder.client).or_default() += 1;
         }
         let count = |watched: &WatchedHolder| each.get(&watched.holder.client).copied().unwrap_or(0);
-        // Holders of the clients that have most come first, and of each client the slowest, or the
-        // longest silent.
+        // Holders of the clients with the most holders come first, and of each client the slowest,
+        // or the longest silent.
         let (mut slow, mut unproven) = (Vec::new(), Vec::new());
         for (at, watched) in self.watched.iter_mut().enumerate() {
             let moved = watched.holder.bytes();
@@ -190,7 +191,7 @@ mod tests {
     }
 
     impl HoldersScene {
-        /// With one holder of each of these clients.
+        /// A scene with one holder of each of these clients.
         fn new(kind: PermitKind, clients: &[u8]) -> Self {
             let mut scene = Self { holders: Holders::default(), all: Vec::new(), kind, now: Instant::now() };
             clients.iter().for_each(|client| scene.come(*client));
@@ -220,12 +221,12 @@ mod tests {
             scene.all[at].record_bytes(bytes);
         }
         scene.all[3].set_waiting(false);
-        assert_eq!(scene.evict_slow(SECOND, 9, 9), [0; 0], "nobody is judged that soon");
-        assert_eq!(scene.evict_slow(SECOND, 1, 9), [2], "the slowest first");
+        assert_eq!(scene.evict_slow(SECOND, 9, 9), [0; 0], "no holder is judged that early");
+        assert_eq!(scene.evict_slow(SECOND, 1, 9), [2], "the slowest is evicted first");
         assert_eq!(scene.evict_slow(Duration::ZERO, 9, 9), [0]);
         assert_eq!(scene.evict_slow(Duration::ZERO, 9, 9), [0; 0], "one waits for its server");
         assert_eq!(scene.holders.evicting(), 2);
-        assert_eq!(scene.evict_slow(2 * SECOND, 9, 9), [1], "it was quick once");
+        assert_eq!(scene.evict_slow(2 * SECOND, 9, 9), [1], "it was fast once");
         for at in [1, 0, 2, 3] {
             let holder = Arc::clone(&scene.all[at]);
             scene.holders.remove(&holder);
@@ -237,10 +238,10 @@ mod tests {
     fn when_nearly_all_wait_for_their_clients_those_who_have_just_come_give_way() {
         let mut scene = HoldersScene::new(PermitKind::Requests, &[1, 2, 2, 2, 3]);
         scene.all[4].record_bytes(MIN_RATE * 2);
-        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [0; 0], "so many are usual");
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [0; 0], "this many are usual");
         scene.come(2);
-        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [5], "the last one of who has most");
-        assert_eq!(scene.evict_slow(SECOND / 10, 9, 1), [0, 1, 2, 3], "not who is quick");
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [5], "the last one of the client with the most");
+        assert_eq!(scene.evict_slow(SECOND / 10, 9, 1), [0, 1, 2, 3], "not the fast one");
     }
 
     #[test]
@@ -250,7 +251,7 @@ mod tests {
         scene.all[0].record_bytes(1);
         assert_eq!(scene.evict_slow(SECOND, 0, 0), [0; 0]);
         scene.come(2);
-        assert_eq!(scene.evict_slow(SECOND * 2, 2, 0), [1, 3], "of whoever has most");
+        assert_eq!(scene.evict_slow(SECOND * 2, 2, 0), [1, 3], "of the client with the most");
         assert_eq!(scene.evict_slow(SECOND, 1, 0), [2]);
         assert_eq!(scene.evict_slow(SECOND, 9, 0), [0]);
     }

@@ -1,5 +1,5 @@
-//! The side of servers: which of them answer which prefix, how each does, and how much each may be
-//! given at a time.
+//! The side of servers: which of them answer which prefix, their health, and how many requests each
+//! may be sent at a time.
 //!
 //! It reads no request and writes no response.
 
@@ -20,8 +20,8 @@ use crate::io::budget::Budget;
 use crate::upstream::concurrency::ConcurrencyLimits;
 use crate::upstream::server_checks::ServerChecks;
 
-/// What all workers share: the limits of servers, whether they are alive, and the secret that
-/// cookies are signed with.
+/// The state that all workers share: the limits of servers, their health, and the secret that signs
+/// cookies.
 #[derive(Debug)]
 pub(crate) struct WorkerShared {
     limits: ConcurrencyLimits,
@@ -33,7 +33,7 @@ pub(crate) struct WorkerShared {
 }
 
 impl WorkerShared {
-    /// With a budget of `max_held_bytes` for clients.
+    /// A state with a budget of `max_held_bytes` for clients.
     pub(crate) fn new(max_held_bytes: usize) -> Self {
         let secret = format!("{:032x}", net::unique_id());
         let budget = Arc::new(Budget::new(max_held_bytes));
@@ -46,7 +46,7 @@ impl WorkerShared {
         }
     }
 
-    /// Requests and tunnels that were evicted for others.
+    /// The number of requests and tunnels that were evicted for others.
     pub(crate) fn evicted(&self) -> u64 {
         self.limits.evicted()
     }

@@ -18,27 +18,27 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::upstream::server_checks::{MAX_FAILURES, MIN_PERIOD, TIMEOUT};
 
-/// Nodes that are asked at a time, by one check.
+/// Most nodes that one check calls at a time.
 const MAX_AT_ONCE: usize = 256;
 
 /// The checks of all nodes, for all workers.
 struct NodeChecks {
     peers: Peers,
-    /// Those that failed.
+    /// Nodes that failed.
     failed: Mutex<BTreeMap<SocketAddr, FailedNode>>,
     log_throttle: Mutex<LogThrottle>,
 }
 
-/// How often a node failed.
+/// The failures of a node.
 #[derive(Default)]
 struct FailedNode {
-    /// Which of the processes that were there, if they say.
+    /// The instance that failed, if it states its id.
     instance: Option<String>,
-    /// In a row, by what was called.
+    /// Failures in a row, by called url.
     times: BTreeMap<Arc<str>, u32>,
 }
 
-/// Calls nodes as `config` says, for good, and passes over those that do not answer well.
+/// Calls nodes as `config` says, without end, and marks those that do not answer well as unhealthy.
 pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Config>>) {
     let checks = NodeChecks { peers, failed: Mutex::default(), log_throttle: Mutex::default() };
     loop {
@@ -53,7 +53,7 @@ pub(crate) async fn check_nodes(peers: Peers, mut config: watch::Receiver<Arc<Co
     }
 }
 
-/// What nodes are to be called at, and how often; as often as the most impatient route wants it.
+/// The urls to check, and how often: the shortest period of all routes counts.
 fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
     let mut urls = BTreeMap::new();
     for route in &config.routes {
@@ -66,10 +66,10 @@ fn wanted(config: &Config) -> BTreeMap<Arc<str>, Duration> {
 }
 
 impl NodeChecks {
-    /// One check, for ever.
+    /// Runs one check, without end.
     async fn run(&self, url: Arc<str>, every: Duration) {
         let mut ticks = interval(every);
-        // Nodes that take their time are not called any faster for it.
+        // Slow nodes are not called more often.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
@@ -90,17 +90,17 @@ impl NodeChecks {
         })?;
         match answer.read() {
             Ok(answer) if answer.status < 400 => Ok(()),
-            Ok(answer) => Err(format!("it answers with status {}", answer.status)),
-            Err(_) => Err("it does not answer with a packet".to_owned()),
+            Ok(answer) => Err(format!("its status was {}", answer.status)),
+            Err(_) => Err("its answer is not a packet".to_owned()),
         }
     }
 
-    /// What one node had to say for itself.
+    /// Records the result of checking one node.
     fn record_result(&self, node: SocketAddr, instance: Option<String>, url: &Arc<str>, wrong: Option<String>) {
         let mut all = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = all.entry(node).or_default();
         if failed.instance != instance {
-            // What another process did is not its fault.
+            // Failures of another process do not count.
             *failed = FailedNode { instance, ..FailedNode::default() };
         }
         match &wrong {
@@ -116,7 +116,7 @@ impl NodeChecks {
             let now = Instant::now().into_std();
             let passed = self.log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match passed {
-                Some(held_back) if is_healthy => info!(%node, held_back, "it is alive again"),
+                Some(held_back) if is_healthy => info!(%node, held_back, "the node is healthy again"),
                 Some(held_back) => {
                     let why = wrong.unwrap_or_default();
                     let why = escaped(why, MAX_ESCAPED_BYTES);

@@ -15,23 +15,23 @@ use tracing::{info, warn};
 use crate::config;
 use crate::http1::response_reader::ResponseReader;
 
-/// How long a server may take for its sign of life.
+/// How long a server may take to answer a check.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
 /// The shortest time between two checks of one server.
 pub(crate) const MIN_PERIOD: Duration = Duration::from_millis(10);
-/// Signs that have to fail in a row: one may be lost in a busy moment.
+/// Checks that have to fail in a row: a single one may fail in a busy moment.
 pub(crate) const MAX_FAILURES: u32 = 2;
 
-/// The checks of all workers: each server is asked once, however many of them use it.
+/// The checks of all workers: each server is checked once, however many workers use it.
 #[derive(Debug)]
 pub(crate) struct ServerChecks {
     known: Mutex<HashMap<CheckKey, Weak<ServerCheck>>>,
-    /// Of the log.
+    /// Throttles of the log.
     log_throttle: Arc<Mutex<LogThrottle>>,
 }
 
-/// Lines about servers in ten seconds: each is of interest, until it is one that flaps, or all of
-/// them.
+/// Log lines about servers in ten seconds: each is of interest, unless one server flaps, or all of
+/// them do.
 const MAX_LINES: u32 = 20;
 
 impl Default for ServerChecks {
@@ -41,10 +41,10 @@ impl Default for ServerChecks {
     }
 }
 
-/// Two routes may have the same server looked at in different ways.
+/// Two routes may check the same server in different ways.
 type CheckKey = (SocketAddr, config::Check, Duration);
 
-/// One server, checked for as long as this is held.
+/// One server, which is checked until this is dropped.
 #[derive(Debug)]
 pub(crate) struct ServerCheck {
     address: SocketAddr,
@@ -54,8 +54,8 @@ pub(crate) struct ServerCheck {
 }
 
 impl ServerChecks {
-    /// The check of a server. A new one begins at once, in the runtime of the first caller, and
-    /// takes the server for alive until it has seen otherwise.
+    /// The check of a server. A new check begins at once, in the runtime of the first caller, and
+    /// counts the server as alive until a check fails.
     pub(crate) fn get(&self, address: SocketAddr, how: &config::Check, every: Duration) -> Arc<ServerCheck> {
         let every = every.max(MIN_PERIOD);
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -64,7 +64,7 @@ impl ServerChecks {
             return check;
         }
         if known.len() == known.capacity() {
-            // It would grow: a good time to drop what is no longer used.
+            // The map would grow: a good time to drop unused checks.
             known.retain(|_, check| check.strong_count() > 0);
         }
         let check = Arc::new(ServerCheck { address, how: how.clone(), every, alive: AtomicBool::new(true) });
@@ -91,7 +91,7 @@ async fn run(check: Weak<ServerCheck>, log_throttle: Arc<Mutex<LogThrottle>>) {
             let now = Instant::now().into_std();
             let passed = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now);
             match (sign, passed) {
-                (Ok(()), Some(held_back)) => info!(server = %address, held_back, "it is alive again"),
+                (Ok(()), Some(held_back)) => info!(server = %address, held_back, "the server is healthy again"),
                 (Err(why), Some(held_back)) => {
                     warn!(server = %address, why, held_back, "it gives no sign of life and is passed over");
                 }
@@ -109,14 +109,14 @@ async fn probe(address: SocketAddr, how: &config::Check) -> Result<(), &'static 
     let config::Check::Http(path) = how else { return Ok(()) };
     let request =
         format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nuser-agent: gateway-check\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.map_err(|_| "it takes no request")?;
+    stream.write_all(request.as_bytes()).await.map_err(|_| "it does not read the request")?;
     let (mut input, mut reader) = (BytesMut::new(), ResponseReader::default());
     loop {
         match reader.next(&mut input, false) {
             Ok(Some(head)) if head.status.as_u16() < 400 => return Ok(()),
             Ok(Some(_)) => return Err("it answers with an error"),
             Ok(None) => {}
-            Err(_) => return Err("it does not answer with HTTP"),
+            Err(_) => return Err("its answer is not HTTP"),
         }
         if stream.read_buf(&mut input).await.map_err(|_| "it was lost")? == 0 {
             return Err("it does not answer");

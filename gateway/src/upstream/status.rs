@@ -1,11 +1,11 @@
-//! What operators are told of a server.
+//! The status of a server, for operators.
 
 use std::fmt;
 
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::Readiness;
 
-/// A server as all workers see it: as the one does that thinks worst of it.
+/// A server as the worker with the worst opinion of it sees it.
 #[derive(Debug)]
 pub(crate) struct EndpointStatus {
     pub(super) name: Option<String>,
@@ -24,7 +24,7 @@ impl fmt::Display for EndpointStatus {
             Readiness::Ready => "up",
             Readiness::Connecting => "full",
             Readiness::Ejected if self.suspect => "gives no sign of life",
-            Readiness::Ejected => "lets requests fail",
+            Readiness::Ejected => "fails requests",
             Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
         };
         write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)

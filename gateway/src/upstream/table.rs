@@ -24,15 +24,15 @@ use crate::upstream::endpoint::Endpoint;
 use crate::upstream::holders::PermitKind;
 
 /// Prefixes without a server that are remembered, to tell "not now" from "never", and for how long:
-/// a service that is deployed anew, or fails, is back by then.
+/// a service that is deployed again, or has failed, is back by then.
 const MAX_REMEMBERED: usize = 10_000;
-/// Prefixes of one node, as many as it may have urls, and bytes of one.
+/// Most prefixes of one node, the same as its limit of urls, and most bytes of a prefix.
 const MAX_PREFIXES: usize = 256;
 const MAX_PREFIX_BYTES: usize = 512;
-/// What is left of a table of this many times as many entries as it has is given back.
+/// A table with room for this many times its entries is shrunk.
 const MAX_EMPTY_RATIO: usize = 4;
 const REMEMBERED_PREFIX: Duration = Duration::from_secs(600);
-/// How often what is not needed any more is looked for.
+/// How often unused connections and prefixes are removed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
 /// The servers of one worker.
@@ -40,21 +40,21 @@ const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) struct UpstreamTable {
     /// Replaced as a whole when the configuration changes.
     snapshot: RwLock<Arc<ConfigSnapshot>>,
-    /// Changed in place, as much as has changed.
+    /// Changed in place, where nodes have changed.
     state: RwLock<TableState>,
 }
 
 /// Which servers answer which prefixes.
 #[derive(Debug, Default)]
 struct TableState {
-    /// By prefix, in normal form and without a slash at its end: `` is everything. What a request
-    /// has found does not change under it.
+    /// By prefix, in normal form and without a slash at its end: `` is everything. A group that a
+    /// request has found does not change.
     prefixes: HashMap<Box<str>, Arc<UpstreamGroup>>,
-    /// How many of them no node registers any more.
+    /// How many prefixes have no server any more.
     gone: usize,
-    /// The nodes that are such servers.
+    /// The nodes that are servers.
     nodes: HashMap<SocketAddr, Arc<Node>>,
-    /// Those that are there whether they register or not.
+    /// Fixed servers, which do not register.
     fixed: HashSet<SocketAddr>,
     endpoints: HashMap<SocketAddr, Arc<Endpoint>>,
 }
@@ -67,8 +67,8 @@ impl UpstreamTable {
         Self { snapshot: RwLock::new(Arc::new(snapshot)), state: RwLock::new(state) }
     }
 
-    /// Keeps to what `peers` know and `config` says, for as long as they do, and closes connections
-    /// that are not in use any more.
+    /// Follows the nodes of `peers` and the rules of `config` while both exist, and closes
+    /// connections that are not used any more.
     pub(crate) async fn run_updates(
         self: Arc<Self>,
         peers: Peers,
@@ -111,8 +111,7 @@ impl UpstreamTable {
         self.state.read().unwrap_or_else(PoisonError::into_inner).find(path)
     }
 
-    /// All prefixes with their servers, as an operator wants to see them: with what this worker
-    /// knows of them added to `all`.
+    /// Adds all prefixes with their servers to `all`, as this worker sees them, for operators.
     pub(crate) fn status(&self, all: &mut BTreeMap<String, BTreeMap<SocketAddr, EndpointStatus>>, now: Instant) {
         let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
         for (prefix, group) in &state.prefixes {
@@ -141,7 +140,7 @@ impl TableState {
         Some(UpstreamMatch { group: Arc::clone(group), prefix_bytes })
     }
 
-    /// Begins anew with other rules and the same nodes.
+    /// Applies other rules to the same nodes.
     fn apply_config(&mut self, snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let nodes: Vec<_> = std::mem::take(&mut self.nodes).into_values().collect();
         let old = std::mem::take(&mut self.prefixes);
@@ -158,16 +157,15 @@ impl TableState {
         self.prefixes.values_mut().for_each(|group| Arc::make_mut(group).pool.rebuild_schedule());
         self.gone = 0;
         self.apply_nodes(&nodes, snapshot, shared, now);
-        // What is written in no file any more is forgotten at once; what had registered may come
-        // back.
+        // A prefix that was only in the file is forgotten at once; a registered one may come back.
         for (prefix, group) in old.into_iter().filter(|(_, group)| group.gone.is_some()) {
             self.gone += usize::from(!self.prefixes.contains_key(&prefix));
             self.prefixes.entry(prefix).or_insert(group);
         }
     }
 
-    /// Takes in that these are the nodes now: servers that stay are kept, and prefixes that have
-    /// lost their last one remembered.
+    /// Applies the present nodes: servers that stay are kept, and prefixes that have lost their
+    /// last server are remembered.
     fn apply_nodes(&mut self, nodes: &[Arc<Node>], snapshot: &ConfigSnapshot, shared: &WorkerShared, now: Instant) {
         let servers = nodes.iter().filter(|node| http_advert(node).is_some());
         let new: HashMap<_, _> = servers.map(|node| (node_address(node), Arc::clone(node))).collect();
@@ -182,12 +180,12 @@ impl TableState {
         for node in &left {
             left_prefixes.extend(prefixes(node).map(|prefix| (node_address(node), prefix)));
         }
-        // A server that comes again below is as alive as it was.
+        // A server that is added again below keeps its health.
         let mut checks = Vec::new();
         for (_, prefix) in &left_prefixes {
             let Some(group) = self.prefixes.get_mut(&**prefix).map(Arc::make_mut) else { continue };
             group.registered -= 1;
-            // One look through a list takes out all that have moved.
+            // One pass over a list removes all nodes that have changed.
             if group.pool.is_scheduled() {
                 let has_moved =
                     |member: &GroupMember| member.node.is_some() && moved.contains(&member.endpoint.address);
@@ -207,7 +205,7 @@ impl TableState {
         self.evict_gone_groups();
         for address in left.iter().map(|node| node_address(node)) {
             let Some(endpoint) = self.endpoints.get(&address) else { continue };
-            // It may drain, or be another process.
+            // The node may drain, or be another process.
             endpoint.close_idle();
             if !new.contains_key(&address) && !self.fixed.contains(&address) {
                 endpoint.is_remembered(now);
@@ -217,7 +215,7 @@ impl TableState {
         self.nodes = new;
     }
 
-    /// Adds a node to the pools of its prefixes, which are given back.
+    /// Adds a node to the pools of its prefixes, and returns the prefixes.
     fn add_node(
         &mut self,
         node: &Arc<Node>,
@@ -235,9 +233,9 @@ impl TableState {
             && let Some(held_back) = shared.log_throttles.allow("prefixes", now.into_std())
         {
             let (name, prefix) = (escaped(&node.name, MAX_ESCAPED_BYTES), escaped(bad, MAX_ESCAPED_BYTES));
-            let passed_over = http.prefixes.len() - prefixes.len();
-            let why = "they are no paths, longer than 512 bytes, or more than 256";
-            warn!(node = %address, ?name, ?prefix, passed_over, held_back, "prefixes are passed over: {why}");
+            let ignored = http.prefixes.len() - prefixes.len();
+            let why = "they are not paths, longer than 512 bytes, or more than 256";
+            warn!(node = %address, ?name, ?prefix, ignored, held_back, "prefixes are ignored: {why}");
         }
         let wants_requests = advert.weight > 0 && !advert.draining;
         for prefix in &prefixes {
@@ -245,7 +243,7 @@ impl TableState {
             if wants_requests {
                 let member = self.member(address, advert.weight, snapshot.route(prefix), shared, now);
                 let pool = &mut self.group_or_new(prefix).pool;
-                // Two of its prefixes may be one in normal form.
+                // Two of its prefixes may have the same normal form.
                 let is_there = |last: &GroupMember| last.node.is_some() && last.endpoint.address == address;
                 if !pool.list().last().is_some_and(is_there) {
                     pool.push(GroupMember { strip: http.strip, node: Some(Arc::clone(node)), ..member });
@@ -255,7 +253,7 @@ impl TableState {
         prefixes
     }
 
-    /// Makes a prefix fit to be picked from again, after it has changed.
+    /// Makes a changed prefix ready for picking again.
     fn reschedule(&mut self, prefix: &str, node: SocketAddr, now: Instant) {
         let Some(group) = self.prefixes.get_mut(prefix) else { return };
         let is_gone = group.registered == 0 && group.pool.list().is_empty();
@@ -292,7 +290,7 @@ impl TableState {
         }
     }
 
-    /// Forgets what has been gone for long.
+    /// Forgets prefixes that have been gone for long.
     fn sweep(&mut self, now: Instant) {
         let Self { prefixes, gone, nodes, fixed, endpoints } = self;
         endpoints.values().for_each(|endpoint| endpoint.sweep(now));
@@ -317,7 +315,7 @@ impl TableState {
         Arc::make_mut(self.prefixes.entry(prefix.into()).or_insert_with(new))
     }
 
-    /// A server as `route` has it: the one that is known, or a new one.
+    /// The server of `route`: the known one, or a new one.
     fn member(
         &mut self,
         address: SocketAddr,
@@ -344,7 +342,7 @@ fn http_advert(node: &Node) -> Option<&HttpAdvert> {
     node.advert.as_ref()?.http.as_ref()
 }
 
-/// The prefixes of a node in normal form, those that count.
+/// The valid prefixes of a node, in normal form.
 fn prefixes(node: &Node) -> impl Iterator<Item = String> {
     http_advert(node)
         .into_iter()
@@ -353,7 +351,7 @@ fn prefixes(node: &Node) -> impl Iterator<Item = String> {
         .filter_map(|prefix| usable_prefix(prefix))
 }
 
-/// A prefix in normal form, if it is one.
+/// A prefix in normal form, if it is valid.
 fn usable_prefix(prefix: &str) -> Option<String> {
     (prefix.len() <= MAX_PREFIX_BYTES).then(|| normal_prefix(prefix)).flatten()
 }
@@ -388,7 +386,7 @@ mod tests {
         Arc::new(Node { name, host, port, routes: Vec::new(), advert: Some(advert), suspect: false })
     }
 
-    /// A table with the configuration they keep to.
+    /// A table with its configuration.
     struct TableScene(TableState, ConfigSnapshot, WorkerShared);
 
     impl TableScene {
@@ -458,9 +456,9 @@ mod tests {
         assert_eq!((who(&scene), scene.0.gone), (vec![], 0), "it drains");
         scene.apply_nodes(&[Arc::clone(&one), Arc::clone(&two)]);
         assert_eq!((who(&scene), scene.0.gone), (vec![1, 1, 2, 2], 0));
-        assert!(Arc::ptr_eq(&scene.0.endpoints[&node_address(&one)], &endpoint), "how it does is known still");
+        assert!(Arc::ptr_eq(&scene.0.endpoints[&node_address(&one)], &endpoint), "its health is still known");
         scene.apply_nodes(&[node(1, 100, &["/other"]), two]);
-        assert_eq!(who(&scene), [2; 4], "the other answers something else now");
+        assert_eq!(who(&scene), [2; 4], "the other server has another prefix now");
         tokio::time::pause();
         scene.apply_nodes(&[]);
         tokio::time::advance(crate::upstream::endpoint::FORGET_AFTER).await;
@@ -491,7 +489,7 @@ mod tests {
         assert_eq!((who(&scene, "/a"), who(&scene, "/b")), (Some([2].into()), Some([].into())));
         scene.0.apply_config(&scene.1, &scene.2, Instant::now());
         scene.apply_nodes(&[]);
-        assert_eq!(who(&scene, "/fixed"), Some([1].into()), "what is fixed stays");
+        assert_eq!(who(&scene, "/fixed"), Some([1].into()), "a fixed server stays");
     }
 
     #[tokio::test(start_paused = true)]
@@ -500,7 +498,7 @@ mod tests {
         tokio::time::advance(REMEMBERED_PREFIX * 2).await;
         scene.0.sweep(Instant::now());
         let api = scene.find("/api/x").unwrap();
-        assert_eq!((api.prefix_bytes, pick(&api.group, Balance::RoundRobin, &[])), (4, None), "it is nobody else's");
+        assert_eq!((api.prefix_bytes, pick(&api.group, Balance::RoundRobin, &[])), (4, None), "no other server has it");
         scene.apply_nodes(&[node(2, 100, &["/"])]);
         tokio::time::advance(REMEMBERED_PREFIX).await;
         scene.0.sweep(Instant::now());
@@ -518,9 +516,9 @@ mod tests {
         scene.apply_nodes(&[node(1, 100, &["/api"])]);
         let first = check(&scene);
         scene.apply_nodes(&[node(1, 50, &["/api"])]);
-        assert!(std::sync::Weak::ptr_eq(&first, &check(&scene)), "the very same");
+        assert!(std::sync::Weak::ptr_eq(&first, &check(&scene)), "the same check");
         scene.apply_nodes(&[]);
-        assert_eq!(first.strong_count(), 0, "nobody asks for it any more");
+        assert_eq!(first.strong_count(), 0, "no server uses it any more");
     }
 
     #[tokio::test]
@@ -536,14 +534,14 @@ mod tests {
         let mut scene = TableScene::with(&all);
         scene.apply_nodes(&many);
         scene.apply_nodes(&[]);
-        assert!(scene.find("/real/x").is_some(), "who leaves many behind takes the room from itself");
+        assert!(scene.find("/real/x").is_some(), "a node that leaves many behind displaces its own");
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (1 + 60 * 166, 1 + 60 * 166));
         assert!(scene.0.prefixes.len() <= MAX_REMEMBERED);
         tokio::time::pause();
         tokio::time::advance(REMEMBERED_PREFIX).await;
         scene.0.sweep(Instant::now());
         assert_eq!((scene.0.prefixes.len(), scene.0.gone), (0, 0));
-        assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "it is given back");
+        assert!(scene.0.prefixes.capacity() < MAX_PREFIXES, "memory is given back");
     }
 
     #[tokio::test]
@@ -572,7 +570,7 @@ mod tests {
         rest(two);
         assert_eq!(picks(), [1; 4]);
         rest(one);
-        assert_eq!(picks().len(), 4, "better than none");
+        assert_eq!(picks().len(), 4, "better than no server");
     }
 
     #[tokio::test]
@@ -598,7 +596,10 @@ mod tests {
         let picked = || group.pick(&PickOptions::default(), Instant::now()).unwrap();
         let soon = || Instant::now() + Duration::from_secs(1);
         let first = picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.unwrap();
-        assert!(picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err(), "not in time");
+        assert!(
+            picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err(),
+            "no permit becomes free in time"
+        );
         let second = picked();
         let (second, ()) =
             tokio::join!(second.acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()), async { drop(first) });
@@ -613,6 +614,6 @@ mod tests {
         }
         let begun = Instant::now();
         assert!(picked().acquire(PermitKind::Requests, CLIENT, Instant::now(), soon()).await.is_err());
-        assert_eq!(Instant::now(), begun, "too many wait already: that is said at once");
+        assert_eq!(Instant::now(), begun, "too many wait already, so it is refused at once");
     }
 }

@@ -58,7 +58,8 @@ async fn whoever_accepts_a_stream_is_given_lines_or_events() {
     };
     let nothing = problem("nothing", "Bad Request", 400, "there is nothing to count");
     check("/count?upto=0", EVENTS, 400, "application/problem+json", &nothing).await;
-    let detail = "the answer is a stream: ask for it with 'Accept: application/x-ndjson' or 'text/event-stream'";
+    let detail =
+        "the answer is a stream; request it with 'Accept: application/x-ndjson' or 'Accept: text/event-stream'";
     let stream = problem("stream", "Not Acceptable", 406, detail);
     check("/count?upto=3", "*/*", 406, "application/problem+json", &stream).await;
 }

@@ -55,7 +55,7 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     let c = files.certificate("c", &["c.test"]);
     files.write(&text.replace(&b, &c));
     gateway.signal(Signal::HUP);
-    gateway.line("the configuration was read anew").await;
+    gateway.line("the configuration has been reloaded").await;
     eventually("the new certificate is shown", async || connect_tls(&client, secure, "c.test").await.is_ok()).await;
     // One that has agreed before may come back without being shown anything.
     assert!(connect_tls(&files.client(&[]), secure, "b.test").await.is_err());
@@ -65,7 +65,7 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
     std::fs::write(files.path("c.key"), "no key").unwrap();
     gateway.signal(Signal::HUP);
     let line = gateway.line("the configuration stays as it was").await;
-    assert!(line.contains("c.key: it has no PRIVATE KEY in PEM form"), "{line}");
+    assert!(line.contains("c.key: it contains no PRIVATE KEY in PEM form"), "{line}");
     assert!(connect_tls(&client, secure, "c.test").await.is_ok());
 
     let moved = request(plain, "GET", "/a?b", "").await;
@@ -101,7 +101,7 @@ async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
         assert_ne!(started.ended().await.code(), Some(0));
         started.line(why).await;
     };
-    check(&a.replace("a.key", "b.key"), "b.key: this is not the key of the certificate in").await;
+    check(&a.replace("a.key", "b.key"), "b.key: the key does not belong to the certificate in").await;
     check(&b.replace("b.pem", "none.pem"), "none.pem: No such file").await;
     std::fs::write(
         files.path("a.key"),
@@ -110,7 +110,7 @@ async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
     .unwrap();
     check(&a, "a.key: the key is encrypted; store it decrypted").await;
     std::fs::write(files.path("b.pem"), "hello").unwrap();
-    check(&b, "b.pem: it has no CERTIFICATE in PEM form").await;
+    check(&b, "b.pem: it contains no CERTIFICATE in PEM form").await;
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 404);
     files.write(&text("/two", two, "max_body_bytes = 3"));
     gateway.signal(Signal::HUP);
-    gateway.line("read anew").await;
+    gateway.line("has been reloaded").await;
     eventually("the new route", async || request(at, "GET", "/two", "").await.status == 200).await;
     assert_eq!(kept.request("GET", "/two", "").await.unwrap().status, 200, "over a connection that was there before");
     assert_eq!(kept.request("GET", "/one", "").await.unwrap().problem(), "no_route");
@@ -157,7 +157,7 @@ async fn oe10_a_new_configuration_costs_nothing_and_a_bad_one_changes_nothing() 
     assert_eq!(request(at, "GET", "/two", "").await.status, 200);
     files.write(&text("/two", two, "workers = 7"));
     gateway.signal(Signal::HUP);
-    gateway.line("workers has changed: that takes a new process").await;
+    gateway.line("workers has changed, which takes effect only in a new process").await;
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }
 
@@ -244,7 +244,7 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     files.write("lissen = 1");
     gateway.signal(Signal::USR2);
     gateway.line("did you mean `listen`?").await;
-    gateway.line("the new process ended before it was ready; it says why; this process goes on").await;
+    gateway.line("the new process ended before it was ready; its log says why; this process goes on").await;
     assert_eq!(request(at, "GET", "/", "").await.status, 200);
     assert_eq!(gateway.terminate().await.code(), Some(0));
 }

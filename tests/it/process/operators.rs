@@ -97,7 +97,7 @@ async fn no_entry_makes_a_gateway_call_itself() {
         peers.push(register(&cluster, json!({ "port": port, "name": "evil", "urls": urls })).await);
     }
     let routes = gateway.routes_with("evil: this process listens there itself").await;
-    assert!(routes.contains("These are never called"), "{routes}");
+    assert!(routes.contains("These nodes are never called"), "{routes}");
     for path in ["/admin/metrics", "/admin/health", "/round/admin", "/calls/admin", "/calls/round"] {
         let response = request(gateway.at, "GET", path, "").await;
         assert_eq!(response.status, 404, "{path}: {}", response.body);
@@ -143,7 +143,7 @@ async fn oe16_a_file_that_was_lost_changes_nothing() {
     for (text, line) in [
         ("", "it says nothing"),
         ("# nothing\n", "it says nothing"),
-        (whole.split("[[route]]").next().unwrap(), "the file has no [[route]] any more, and had 1"),
+        (whole.split("[[route]]").next().unwrap(), "the file no longer has any [[route]], and had 1"),
     ] {
         std::fs::write(&file, text).unwrap();
         let before = gateway.output().matches("the configuration stays as it was").count();
@@ -155,7 +155,7 @@ async fn oe16_a_file_that_was_lost_changes_nothing() {
     }
     std::fs::write(&file, whole.replace("prefix = \"/\"", "prefix = \"/y\"")).unwrap();
     gateway.signal(Signal::HUP);
-    gateway.line("the configuration was read anew").await;
+    gateway.line("the configuration has been reloaded").await;
     std::fs::write(&file, "").unwrap();
     let mut check = Process::start(GATEWAY, &["check", file.to_str().unwrap()]);
     assert_eq!(check.ended().await.code(), Some(2));
@@ -174,8 +174,8 @@ async fn bad_prefixes_are_told_once() {
     let advert = json!({ "v": 2, "id": "good", "http": { "prefixes": ["/good"], "strip": false } });
     let _good = register(&cluster, json!({ "port": 8, "name": "good", "urls": [], "$": advert })).await;
     gateway.routes_with("/good").await;
-    let line = gateway.process.line("prefixes are passed over").await;
-    assert!(line.contains("passed_over=200") && line.contains("bad\\u{202e}0"), "{line}");
+    let line = gateway.process.line("prefixes are ignored").await;
+    assert!(line.contains("ignored=200") && line.contains("bad\\u{202e}0"), "{line}");
     let output = gateway.process.output();
-    assert_eq!(output.matches("passed over").count(), 1, "{output}");
+    assert_eq!(output.matches("prefixes are ignored").count(), 1, "{output}");
 }

@@ -41,7 +41,7 @@ impl Exchange for Http1Connection<'_> {
             let detail = format!("the body is larger than {limit} bytes");
             BodyError::Problem(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "body_too_large", detail))
         };
-        // Said before the client is asked to go on with what cannot be taken.
+        // Refused before the client is asked to continue with a body that cannot be accepted.
         if let BodyReader::Length(bytes) = self.input.body
             && bytes > limit as u64
         {
@@ -95,7 +95,7 @@ impl Exchange for Http1Connection<'_> {
         F: Future + Send,
         F::Output: Send,
     {
-        // Responses that wait are written first.
+        // Waiting responses are written first.
         let mut work = std::pin::pin!(work);
         if let Poll::Ready(done) = std::future::poll_fn(|task| Poll::Ready(work.as_mut().poll(task))).await {
             return Ok(done);
@@ -121,11 +121,11 @@ impl Exchange for Http1Connection<'_> {
 
     async fn delay_rejection(&mut self, pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
         self.flush().await?;
-        // A client that sends is not made to wait with that, nor one that asks for more.
+        // The wait ends early for a client that sends, or that sends a further request.
         if !self.input.body.is_done() || !self.input.buffer.is_empty() || self.client.stop.is_cancelled() {
             return Ok(());
         }
-        // It may be evicted like an idle client, and holds as little.
+        // Meanwhile the client may be evicted like an idle one, and holds as little memory.
         self.client.mark_idle(Instant::now());
         buffers::release(std::mem::take(&mut self.input.buffer));
         buffers::release(std::mem::take(&mut self.output));
@@ -215,7 +215,8 @@ impl Exchange for Http1Connection<'_> {
 }
 
 impl Http1Connection<'_> {
-    /// Both sides have agreed: what has been read of either is passed on, and then all that comes.
+    /// Both sides have agreed. Bytes that were already read from either are passed on, and then all
+    /// further ones.
     async fn start_tunnel(
         &mut self,
         mut server: TcpStream,
@@ -231,11 +232,13 @@ impl Http1Connection<'_> {
         self.input.buffer = BytesMut::new();
         self.output = BytesMut::new();
         let client = self.stream.take().expect("a connection ends with its tunnel");
-        // A task of its own: each of its bytes would wake all that this one is made of.
+        // A task of its own: otherwise each byte would wake the whole task of the connection.
         let carries = async move { tunnel::run(client, server, permit.holder(), idle).await };
         match AbortOnDropHandle::new(tokio::spawn(carries)).await {
-            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("nothing was said in the tunnel")),
-            Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => Err(Ended("silent while others wait")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::TimedOut => Err(Ended("the tunnel was idle")),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::QuotaExceeded => {
+                Err(Ended("the tunnel was silent while others wait"))
+            }
             Ok(carried) => Ok(carried?),
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => std::panic::resume_unwind(panic),

@@ -1,4 +1,4 @@
-//! What the client sends: heads, bodies, and what is read ahead.
+//! The bytes that a client sends: heads, bodies, and bytes that are read ahead.
 
 use std::collections::VecDeque;
 
@@ -16,9 +16,9 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
 
-/// Room for one read: most requests, and a part of the others.
+/// Room for one read: all of most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;
-/// With less than this there is more made.
+/// With less free room than this, more is made.
 pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 
 /// What the client sends.
@@ -26,18 +26,19 @@ pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
 pub(super) struct Http1Input {
     pub(super) buffer: BytesMut,
     pub(super) heads: HeadReader,
-    /// The rest of a head is waited for.
+    /// Whether the rest of a head is awaited.
     pub(super) has_begun: bool,
-    /// Of the request at hand.
+    /// The body of the present request.
     pub(super) body: BodyReader,
-    /// Pieces of it that have been read and not used yet.
+    /// Pieces of the body that have been read and not used yet.
     pub(super) read_ahead: VecDeque<Piece>,
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) needs_continue: bool,
 }
 
 impl Http1Input {
-    /// Room for a read: a client that sends little by little is not given more each time.
+    /// Makes room for a read. A client that sends little at a time does not get more room each
+    /// time.
     pub(super) fn reserve_for_read(&mut self) {
         if self.buffer.capacity() - self.buffer.len() < MIN_READ_ROOM_BYTES {
             self.buffer.reserve(READ_BYTES);
@@ -57,8 +58,8 @@ impl Http1Input {
         Ok(stream.recv(&mut self.buffer)?)
     }
 
-    /// What comes next; 0 at the end. Thousands may wait here, so a client holds no more than what
-    /// has come.
+    /// Waits for more bytes and reads them; 0 at the end. Thousands of clients may wait here, so a
+    /// client holds no more memory than its bytes need.
     pub(super) async fn read_more(&mut self, stream: &mut (impl Readable + Send)) -> Result<usize, Ended> {
         loop {
             if self.buffer.is_empty() {
@@ -83,10 +84,10 @@ impl Http1Input {
         loop {
             match self.body.next(&mut self.buffer) {
                 Ok(Piece::More) => match timeout_at(deadline, self.read_more(stream)).await {
-                    Ok(Ok(0)) => return Err(Ended("closed by the client in mid body").into()),
+                    Ok(Ok(0)) => return Err(Ended("closed by the client within a body").into()),
                     Ok(read) => drop(read?),
                     Err(_elapsed) => {
-                        let detail = "the body of the request takes too long";
+                        let detail = "the body of the request took too long to arrive";
                         let slow = Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail);
                         return Err(BodyError::Problem(slow));
                     }

@@ -37,10 +37,9 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 const MAX_AHEAD_BYTES: usize = 32 * 1024;
 /// Bytes of responses that wait for one write.
 const MAX_BATCH_BYTES: usize = 64 * 1024;
-/// How much of an unwanted body is read, so that the connection can be used again.
+/// Bytes of an unwanted body that are read so that the connection can be used again.
 const MAX_DISCARDED_BYTES: usize = 64 * 1024;
-/// When we stop, how long a client that is kept alive may take for its next request, which is
-/// answered still.
+/// While stopping, how long an idle client may take for one more request, which is still answered.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last response, how long a client may go on sending before the connection is reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -56,18 +55,18 @@ struct Http1Connection<'a> {
     reservations: Vec<Reservation>,
     keep_alive: KeepAlive,
     is_head: bool,
-    /// What the request at hand is answered with, if it is.
+    /// The status that the present request was answered with, if it was.
     status: Option<StatusCode>,
     timer: Timer,
-    /// When it began to wait for a head, or for the rest of one.
+    /// When the wait for a head, or for the rest of one, began.
     since: Instant,
-    /// When the last request was answered, if nothing has been waited for since: this saves a
-    /// reading of the clock.
+    /// When the last request was answered, if there was no wait since: this saves a reading of the
+    /// clock.
     answered: Option<Instant>,
     limits: Http1Timeouts,
     client: &'a TrackedClient,
     slice: PollSlice<'a>,
-    /// Completes when the client is to go: waited for again and again.
+    /// Completes when the client is to be closed. It is awaited again and again.
     stop: Pin<&'a mut WaitForCancellationFutureOwned>,
 }
 
@@ -79,8 +78,8 @@ struct Http1Timeouts {
     write: Duration,
 }
 
-/// Serves one client until it goes, is idle for too long, or has to go and its requests are
-/// answered.
+/// Serves one client until it closes, is idle for too long, or has to be closed and its requests
+/// are answered.
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
@@ -135,7 +134,7 @@ impl Http1Connection<'_> {
             let answered = handler.handle(head, self).await?;
             self.answered = Some(answered);
             self.finish().await?;
-            // A client that asks again and again without a pause is not the only one.
+            // A client that sends requests without a pause must leave time for others.
             if self.slice.is_over(answered) {
                 self.flush().await?;
                 self.slice.yield_if_over(answered).await;
@@ -144,7 +143,7 @@ impl Http1Connection<'_> {
         }
     }
 
-    /// The next request. Responses that wait are written before it is waited for.
+    /// The next request. Waiting responses are written before it is awaited.
     async fn next_head(&mut self, is_first: bool, handler: &impl Handler) -> Result<RequestHead, Ended> {
         loop {
             let problem = match self.input.next_head() {
@@ -174,19 +173,20 @@ impl Http1Connection<'_> {
     /// Reads more, or tells what to say instead.
     async fn wait_for_head(&mut self, is_first: bool) -> Result<Option<Problem>, Ended> {
         let (has_begun, now) = (self.input.heads.has_begun(), self.answered.take().unwrap_or_else(Instant::now));
-        // The time for a head begins with its first byte, for the first one with the connection.
+        // The time for a head begins with its first byte; that for the first head begins with the
+        // connection.
         let newly_begun = !std::mem::replace(&mut self.input.has_begun, has_begun);
         if newly_begun && !is_first {
             self.since = now;
         }
         let limit = if has_begun || is_first { self.limits.header } else { self.limits.idle };
-        // A client that is about to ask is answered, and told that it was the last time. Closing at
-        // once would lose that request.
+        // A client that is about to send a request is answered, and told that it was the last one.
+        // Closing at once would lose that request.
         let stops = !has_begun && self.client.stop.is_cancelled();
         let due = self.since + limit;
         self.timer.set(if stops { due.min(now + LAST_REQUEST_WAIT) } else { due });
         if self.input.buffer.is_empty() {
-            // A client that has never asked for anything has not finished what it came for.
+            // A client that has not sent any request counts as one that has not finished a head.
             if !is_first {
                 self.client.mark_idle(now);
             }
@@ -204,7 +204,7 @@ impl Http1Connection<'_> {
             ready = open(&mut self.stream).readable() => ready?,
             () = self.timer.expired() => {
                 if has_begun {
-                    let detail = "the head of a request takes too long";
+                    let detail = "the head of the request took too long to arrive";
                     return Ok(Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_head", detail)));
                 }
                 return Err(if stops { self.close("stopped").await } else { Ended("idle") });
@@ -231,10 +231,10 @@ impl Http1Connection<'_> {
         match ahead.map_or_else(|| self.input.body.next(&mut self.input.buffer), Ok) {
             Ok(Piece::More) => self.send_continue().await?,
             Ok(piece) => return Ok(piece),
-            // It is said below, again.
+            // The next read reports this again.
             Err(MalformedBody(_)) => {}
         }
-        // As long as it does not go on, nothing can be done for it.
+        // While the client does not continue, nothing can be done for it.
         self.client.mark_started(Instant::now());
         let piece = self.input.next_piece(open(&mut self.stream), deadline).await;
         self.client.mark_busy();
@@ -244,7 +244,8 @@ impl Http1Connection<'_> {
         piece
     }
 
-    /// Tells a client that waits for it to send the body; what else waits leaves too.
+    /// Tells a client that waits for `100 Continue` to send the body. Other waiting bytes leave
+    /// too.
     async fn send_continue(&mut self) -> Result<(), Ended> {
         if std::mem::take(&mut self.input.needs_continue) && self.input.buffer.is_empty() {
             self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -252,7 +253,7 @@ impl Http1Connection<'_> {
         self.flush().await
     }
 
-    /// What the response says of the connection. It closes after a request with a large unread
+    /// What the response says about the connection. It closes after a request with a large unread
     /// body, and when the gateway stops.
     fn keep_alive_after(&mut self) -> KeepAlive {
         let unread = match self.input.body {
@@ -299,7 +300,7 @@ impl Http1Connection<'_> {
         Ok(())
     }
 
-    /// Writes all that waits.
+    /// Writes all waiting bytes.
     async fn flush(&mut self) -> Result<(), Ended> {
         if write_all(open(&mut self.stream), &mut self.output, self.limits.write, &self.client.pace).await?
             == Written::Late
@@ -310,12 +311,12 @@ impl Http1Connection<'_> {
         Ok(())
     }
 
-    /// Ends the connection so that the last response arrives: a system that has unread bytes
-    /// resets, and the client may lose what it has not read (RFC 9112, 9.6).
+    /// Ends the connection so that the last response arrives. A system with unread bytes resets the
+    /// connection, and the client may lose bytes that it has not read (RFC 9112, 9.6).
     async fn close(&mut self, why: &'static str) -> Ended {
         let _ = timeout(LINGER, open(&mut self.stream).shutdown()).await;
         self.timer.set(Instant::now() + LINGER);
-        // For as long as that: what is on its way may be much.
+        // For the whole time: many bytes may be on their way.
         loop {
             tokio::select! {
                 ready = open(&mut self.stream).readable() => if ready.is_err() { break },
@@ -331,7 +332,7 @@ impl Http1Connection<'_> {
     }
 }
 
-/// The client's stream. A connection ends when a tunnel takes it, so nothing asks for it then.
+/// The client's stream. When a tunnel takes it, the connection ends, so nothing uses it afterwards.
 fn open(stream: &mut Option<ClientStream>) -> &mut ClientStream {
     stream.as_mut().expect("a connection ends with its tunnel")
 }

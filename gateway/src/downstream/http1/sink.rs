@@ -15,7 +15,7 @@ use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
 
-/// A response on its way.
+/// A response on its way to the client.
 pub(super) struct Http1Sink<'a> {
     pub(super) head: &'a RequestHead,
     pub(super) to_client: WriteHalf<'a>,
@@ -39,7 +39,7 @@ impl Sink for Http1Sink<'_> {
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
             return;
         }
-        // A server that answers before it has all of the request may never take the rest.
+        // A server that answers before it has the whole request may never read the rest.
         if early {
             self.keep_alive = KeepAlive::Closes;
         }

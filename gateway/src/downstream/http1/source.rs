@@ -8,11 +8,11 @@ use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::forward::Source;
 
-/// The request's body, and what follows it.
+/// The body of the request, and the bytes that follow it.
 pub(super) struct Http1Source<'a> {
     pub(super) input: &'a mut Http1Input,
     pub(super) from_client: ReadHalf<'a>,
-    /// The response ends some time, whether the client is seen to go or not.
+    /// The response ends at some time, whether a close by the client is noticed or not.
     pub(super) has_deadline: bool,
 }
 

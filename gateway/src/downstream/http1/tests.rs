@@ -1,4 +1,4 @@
-//! What a connection does for the handler of its requests.
+//! A connection as the handler of its requests uses it.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Delays every rejection for ever, if it can.
+/// Delays every rejection for ever, if the connection lets it.
 #[derive(Default)]
 struct Delays {
     begun: Notify,
@@ -45,7 +45,7 @@ async fn ov1_who_is_held_back_is_answered_when_it_says_anything_or_has_to_leave(
     check(get, async |client, _| client.write_all(get.as_bytes()).await.unwrap()).await;
     check(get, async |client, _| client.shutdown().await.unwrap()).await;
     check(get, async |_, stop| stop.cancel()).await;
-    // These are not held back at all.
+    // Rejections of these are not delayed.
     check(&get.repeat(2), async |_, _| {}).await;
     check("POST / HTTP/1.1\r\nHost: g\r\nContent-Length: 5\r\n\r\n", async |_, _| {}).await;
 }
@@ -69,7 +69,7 @@ async fn check(request: &str, then: impl AsyncFnOnce(&mut TcpStream, &Cancellati
     };
     tokio::select! {
         asked = timeout(PATIENCE, asks) => asked.expect("it is answered"),
-        () = serves => unreachable!("what was answered may still have to be read"),
+        () = serves => unreachable!("the answered bytes may still have to be read"),
     }
 }
 
@@ -96,7 +96,7 @@ async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
     let (mut from, mut to) = client.into_split();
     let (config, works) = (Config::default(), Works { answered: AtomicUsize::new(0) });
     let client = TrackedClient::untracked(CancellationToken::new());
-    // What comes is there before it is asked for.
+    // The next request has arrived before it is read.
     to.write_all("GET / HTTP/1.1\r\nHost: g\r\n\r\n".repeat(REQUESTS).as_bytes()).await.unwrap();
     let reads = tokio::spawn(async move { tokio::io::copy(&mut from, &mut tokio::io::sink()).await });
     let yields = Arc::new(AtomicUsize::new(0));

@@ -20,11 +20,11 @@ use crate::proxy::ended::{BodyError, Ended};
 #[derive(Debug)]
 pub(super) struct Http2Body {
     pub(super) body: RecvStream,
-    /// Read already, and not wanted until now.
+    /// Bytes that were read before they were needed.
     pub(super) read_ahead: VecDeque<Piece>,
 }
 
-/// The response, before its head and after.
+/// The response, before and after its head.
 #[derive(Debug)]
 pub(super) struct Http2Sender {
     pub(super) respond: SendResponse<Bytes>,
@@ -44,18 +44,18 @@ impl Http2Body {
         match timeout_at(deadline, self.read()).await {
             Ok(piece) => Ok(piece?),
             Err(_elapsed) => {
-                let detail = "the body of the request takes too long";
+                let detail = "the body of the request took too long to arrive";
                 Err(BodyError::Problem(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", detail)))
             }
         }
     }
 
     pub(super) async fn read(&mut self) -> Result<Piece, Ended> {
-        let reset = |_| Ended("reset by the client in mid body");
+        let reset = |_| Ended("reset by the client within a body");
         match self.body.data().await {
             Some(data) => {
                 let data = data.map_err(reset)?;
-                // The client may send as much again: we never hold more than this.
+                // The client may send as many bytes again: we never hold more than this.
                 self.body.flow_control().release_capacity(data.len()).map_err(reset)?;
                 Ok(Piece::Data(data))
             }
@@ -85,23 +85,23 @@ impl Http2Sender {
             Some(send) => send.poll_reset(task),
             None => self.respond.poll_reset(task),
         };
-        reset.map(|_| Ended("reset by the client before it was answered"))
+        reset.map(|_| Ended("reset by the client before the response"))
     }
 }
 
-/// Both directions of a stream use it, in one task: it is never waited for.
+/// Both directions of a stream use it, in one task, so it is never contended.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Sends as the client takes it.
+/// Sends as fast as the client reads.
 pub(super) async fn send_data(
     out: &Mutex<&mut Http2Sender>,
     mut data: Bytes,
     ends: bool,
     limit: Duration,
 ) -> Result<(), Ended> {
-    let gone = || Ended("reset by the client in mid response");
+    let gone = || Ended("reset by the client within a response");
     loop {
         let room = {
             let mut out = lock(out);
@@ -121,7 +121,7 @@ pub(super) async fn send_data(
             });
             let client = Arc::clone(&lock(out).client);
             let _wait = client.wait();
-            let room = timeout(limit, room).await.map_err(|_elapsed| Ended("takes no response"))?;
+            let room = timeout(limit, room).await.map_err(|_elapsed| Ended("the client does not read its response"))?;
             room.and_then(Result::ok).ok_or_else(gone)?
         };
         let part = data.split_to(room.min(data.len()));

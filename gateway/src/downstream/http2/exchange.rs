@@ -29,12 +29,12 @@ use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
 use crate::upstream::concurrency::Permit;
 
-/// How much of an unwanted body is read, and for how long. Some clients take a reset for a failure,
-/// though it says NO_ERROR and follows the whole response (RFC 9113, 8.1).
+/// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a
+/// failure, even though it says NO_ERROR and follows the whole response (RFC 9113, 8.1).
 const MAX_DISCARDED_BYTES: usize = 16 << 20;
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A request, and what it can be answered through.
+/// A request, and the means to answer it.
 #[derive(Debug)]
 pub(super) struct Http2Exchange {
     incoming: Http2Body,
@@ -46,12 +46,12 @@ pub(super) struct Http2Exchange {
     needs_continue: bool,
     length: Framing,
     is_head: bool,
-    /// How long the client may take nothing.
+    /// How long the client may read nothing.
     limit: Duration,
 }
 
 impl Http2Exchange {
-    /// Takes a request over; with its head, or what is wrong with it.
+    /// Takes a request with its head, or with the problem of its head.
     pub(super) fn open(
         request: http::Request<RecvStream>,
         respond: SendResponse<Bytes>,
@@ -90,8 +90,8 @@ impl Http2Exchange {
         }
     }
 
-    /// Reads what the client still sends of its request, within limits: so it hears what is wrong
-    /// with that, and a small rest is not answered by a reset.
+    /// Reads the rest of a client's request, within limits, so that the client learns what is wrong
+    /// with it, and a small rest does not cause a reset.
     async fn discard_body(&mut self) {
         let until = Instant::now() + LINGER;
         let mut left = MAX_DISCARDED_BYTES;
@@ -239,13 +239,12 @@ impl Exchange for Http2Exchange {
     }
 
     async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
-        // Streams and window of a connection are limited, and other requests may need them.
+        // The streams and the window of a connection are limited, and other requests may need them.
         Ok(())
     }
 
     async fn tunnel(&mut self, _server: TcpStream, _to_client: Bytes, _permit: Permit, _idle: Duration) -> Ended {
-        // No head of HTTP/2 asks for another protocol, so no server's response is taken for a
-        // change to one.
+        // No HTTP/2 head asks for another protocol, so no server's response can switch to one.
         Ended("HTTP/2 has no upgrades")
     }
 }

@@ -1,25 +1,25 @@
 //! The heads of the frames that a client sends. Pure.
 
-/// What a client says before its first frame (RFC 9113, 3.4).
+/// The bytes that a client sends before its first frame (RFC 9113, 3.4).
 const PREFACE_BYTES: u32 = 24;
 const HEAD_BYTES: usize = 9;
 
-/// Finds frames in bytes that come in any pieces.
+/// Finds frames in bytes that arrive in any pieces.
 #[derive(Debug)]
 pub(crate) struct Frames {
     at: FramePosition,
 }
 
-/// What the next byte is.
+/// The position of the next byte.
 #[derive(Debug)]
 enum FramePosition {
-    /// Of a frame's payload, of which this many bytes are left. The preface counts as a payload.
+    /// In a frame's payload, of which this many bytes are left. The preface counts as a payload.
     Payload(u32),
-    /// Of a frame's head, of which this many bytes are there.
+    /// In a frame's head, of which this many bytes have arrived.
     Head([u8; HEAD_BYTES], usize),
 }
 
-/// What the first bytes of a frame say: RFC 9113, 4.1. The stream is of no interest here.
+/// The head of a frame: RFC 9113, 4.1. The stream is not needed here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHead {
     pub(crate) length: u32,
@@ -32,8 +32,8 @@ impl Frames {
         Self { at: FramePosition::Payload(PREFACE_BYTES) }
     }
 
-    /// Takes bytes off `bytes` up to the end of the next frame's head; all of them, and gives
-    /// `None`, when that is not there.
+    /// Consumes `bytes` up to the end of the next frame's head. Consumes all of them and returns
+    /// `None` when that end has not arrived.
     pub(crate) fn next(&mut self, bytes: &mut &[u8]) -> Option<FrameHead> {
         loop {
             match &mut self.at {

@@ -10,7 +10,7 @@ use crate::message::head::{
 };
 use crate::message::problem::Problem;
 
-/// The head of a request that came over HTTP/2, as HTTP/1.1 has it. `ends`: there is no body.
+/// The head of an HTTP/2 request in the form of HTTP/1.1. `ends`: there is no body.
 ///
 /// # Errors
 /// The problem to answer with.
@@ -30,7 +30,7 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
     }
     let mut lengths = of("content-length").map(content_length);
     let framing = match (lengths.next().transpose()?, lengths.next()) {
-        (_, Some(_)) => return Err(bad("bad_framing", "a request has one Content-Length at most")),
+        (_, Some(_)) => return Err(bad("bad_framing", "a request must have at most one Content-Length")),
         _ if ends => Framing::Empty,
         (Some(0), None) => Framing::Empty,
         (Some(bytes), None) => Framing::Length(bytes),
@@ -44,13 +44,13 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
     for (name, value) in fields.iter().filter(|(name, _)| !matches!(name.as_str(), "host" | "cookie")) {
         builder.push(name.as_str().as_bytes(), value.as_bytes());
     }
-    // They come in parts, so that each can be compressed: RFC 9113, 8.2.3.
+    // Cookies come in parts, so that each can be compressed: RFC 9113, 8.2.3.
     let cookies: Vec<&[u8]> = of("cookie").collect();
     if !cookies.is_empty() {
         builder.push(b"cookie", &cookies.join(&b"; "[..]));
     }
     if builder.len() > MAX_FIELDS {
-        return Err(too_large(format!("a request has {MAX_FIELDS} header fields at most")));
+        return Err(too_large(format!("a request must have at most {MAX_FIELDS} header fields")));
     }
     let parts = HeadParts {
         method,

@@ -1,15 +1,15 @@
-//! What a client costs without asking for anything: frames that are counted as they come, and a
-//! budget for them. Pure.
+//! The cost of a client's frames that request nothing: each frame is counted, within a budget.
+//! Pure.
 
 use tokio::time::{Duration, Instant};
 
 use super::frames::FrameHead;
 
-/// Points that a connection begins with, and never has more of. A browser does not use up a tenth.
+/// The points of a new connection, and the most that it ever has. A browser uses less than a tenth.
 const BURST: f64 = 1000.0;
-/// Points that come back in a second.
+/// Points that are regained in a second.
 const PER_SECOND: f64 = 100.0;
-/// Bytes of responses that earn a point: a client that takes much has to send many WINDOW_UPDATEs.
+/// Bytes of responses that earn a point: a client that reads much has to send many WINDOW_UPDATEs.
 const BYTES_PER_POINT: f64 = 2048.0;
 /// Follows the frames of one client.
 #[derive(Debug)]
@@ -23,12 +23,12 @@ impl Meter {
         Self { points: BURST, paid: now }
     }
 
-    /// A frame that came.
+    /// Counts a received frame.
     pub(crate) fn charge(&mut self, head: FrameHead) {
         self.points -= cost(head.kind, head.flags, head.length);
     }
 
-    /// Whether the client may go on.
+    /// Whether the client is within its budget.
     pub(crate) fn has_points(&mut self, now: Instant) -> bool {
         let since = now.saturating_duration_since(self.paid);
         if since > Duration::ZERO {
@@ -38,26 +38,25 @@ impl Meter {
         self.points >= 0.0
     }
 
-    /// Bytes that the client was sent.
+    /// Counts bytes that were sent to the client.
     pub(crate) fn sent(&mut self, bytes: usize) {
         self.points = (self.points + bytes as f64 / BYTES_PER_POINT).min(BURST);
     }
 }
 
-/// What a frame costs, by its type, flags and length (RFC 9113, 6).
+/// The cost of a frame, by its type, flags and length (RFC 9113, 6).
 fn cost(kind: u8, flags: u8, length: u32) -> f64 {
     const END_STREAM: u8 = 1;
     match kind {
-        // DATA: nothing in it is of no use but to end a stream, and little in it costs more than it
-        // is worth. The last of a request comes once for each.
+        // DATA: an empty frame is useless except to end a stream, and a small one costs more than
+        // it is worth. The last frame of a request comes once for each request.
         0 if length == 0 && flags & END_STREAM == 0 => 2.0,
         0 if flags & END_STREAM == 0 && length < 64 => 0.125,
-        // HEADERS: a request costs more than this in any case, and there is a limit to those at a
-        // time.
+        // HEADERS: a request costs more than this in any case, and requests at a time are limited.
         0 | 1 => 0.0,
         // RST_STREAM: work was done in vain.
         3 => 2.0,
-        // SETTINGS have to be acknowledged, and may change a lot.
+        // SETTINGS have to be acknowledged, and may change much.
         4 => 5.0,
         // PRIORITY, PING, WINDOW_UPDATE, CONTINUATION, and unknown frames.
         _ => 1.0,

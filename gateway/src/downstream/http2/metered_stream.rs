@@ -1,4 +1,4 @@
-//! The bytes of a client on their way to the h2 crate, with an eye on what they cost.
+//! The bytes of a client on their way to the h2 crate, which are metered.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,20 +17,20 @@ use crate::io::poll_slice::{PollSlice, wake_later};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
 
-/// A client's bytes on their way to `h2`, with an eye on what they cost.
+/// A client's bytes on their way to `h2`, which are metered.
 pub(super) struct MeteredStream<'a> {
     pub(super) stream: ClientStream,
     pub(super) frames: Frames,
     pub(super) meter: Meter,
     pub(super) activity: Arc<ConnectionActivity>,
     pub(super) slice: PollSlice<'a>,
-    /// All has been written: until when the client may read it.
+    /// Everything has been written; the client may read it until this time.
     pub(super) lingers: Option<Timer>,
 }
 
-/// What a connection's task wants to know of its bytes.
+/// What the connection's task observes of its bytes.
 pub(super) struct ConnectionActivity {
-    /// The client has used up what it may cost: nothing of it is read any more.
+    /// The client has used up its budget, and is not read from any more.
     pub(super) flood: AtomicBool,
     pub(super) since: Instant,
     /// In milliseconds after `since`.
@@ -58,7 +58,7 @@ impl AsyncRead for MeteredStream<'_> {
         let this = &mut *self;
         let now = Instant::now();
         if this.slice.is_over(now) {
-            // Frames without end make no more work in this time slice.
+            // Endless frames cause no more work in this time slice.
             wake_later(task);
             return Poll::Pending;
         }
@@ -94,8 +94,8 @@ impl AsyncWrite for MeteredStream<'_> {
         if self.lingers.is_none() {
             ready!(Pin::new(&mut self.stream).poll_shutdown(task))?;
         }
-        // The system resets a connection with unread bytes, and the client loses what it has not
-        // read. So the client's bytes are read until it goes, or for a while.
+        // The system resets a connection with unread bytes, and the client loses bytes that it has
+        // not read. So the client's bytes are read until it closes, or for a while.
         let this = &mut *self;
         let timer = this.lingers.get_or_insert_with(|| Timer::at(Instant::now() + LINGER));
         loop {

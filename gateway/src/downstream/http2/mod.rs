@@ -1,4 +1,4 @@
-//! One client's connection: streams in, each answered on its own, all in one task.
+//! One client's connection: streams in, each answered independently, all in one task.
 
 mod body;
 mod exchange;
@@ -35,33 +35,33 @@ use crate::proxy::exchange::{FullResponse, Handler};
 
 /// Requests of one client at a time.
 const MAX_STREAMS: u32 = 100;
-/// The same of a client that comes when many are here: the crate's table of streams takes 0.6 kB
-/// for each that there has ever been.
+/// The same for a client that connects when many are connected: the crate's table of streams takes
+/// 0.6 kB for each stream, up to the most that were ever open.
 const MAX_STREAMS_IN_A_CROWD: u32 = 16;
-/// Bytes of a request's header fields, counted as they are after decompression.
+/// Bytes of a request's header fields after decompression.
 const MAX_HEADERS_BYTES: u32 = 16 * 1024;
 /// Bytes of one response that wait to be written.
 const MAX_SEND_BYTES: usize = 32 * 1024;
-/// Bytes of a request's body that a client may send ahead, and of all of a connection's: ten
+/// Bytes that a client may send ahead of a request's body, and of all bodies of a connection: ten
 /// thousand clients may do that.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024;
-/// Streams that a client has reset and we have not seen yet.
+/// Streams that a client has reset and that we have not handled yet.
 const MAX_RESET: usize = 50;
-/// Streams of a client that are not counted: ten thousand clients have 190 MB of these.
+/// Streams of a client that are not charged: those of ten thousand clients take 190 MB.
 const FREE_STREAMS: usize = 4;
 /// What a further one costs, beside its fields, until it is answered; it comes from the budget of
 /// all clients. 4.7 kB were seen.
 const STREAM_BYTES: usize = 5 * 1024;
-/// Streams that we have had to reset because of what the client did.
+/// Streams that we may have to reset because of the client's errors.
 const MAX_LOCAL_RESETS: usize = 100;
-/// How long a client that is to go may take to acknowledge that.
+/// How long a client may take to acknowledge that the connection is to be closed.
 const LAST_REQUEST_WAIT: Duration = Duration::from_secs(1);
 /// After the last frame, how long the client may take to read it.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// Serves one client until it goes, is idle for too long, costs too much, or has to go and its
-/// requests are answered.
+/// Serves one client until it closes, is idle for too long, costs too much, or has to be closed and
+/// its requests are answered.
 pub(crate) async fn run(
     stream: ClientStream,
     config: &Config,
@@ -96,7 +96,7 @@ async fn serve(
         .max_local_error_reset_streams(Some(MAX_LOCAL_RESETS))
         .handshake::<_, Bytes>(&mut metered);
     let Some(mut connection) = timeout(config.header_timeout, handshake).await.ok().and_then(Result::ok) else {
-        // In order: what it has sent beyond that is read.
+        // An orderly end: bytes that the client has sent beyond that are read.
         let _ = timeout(LINGER, metered.shutdown()).await;
         return "no HTTP/2";
     };
@@ -118,7 +118,7 @@ async fn serve(
                         held = held.or_else(|| handler.reservation());
                         let room = held.as_mut().map_or(Ok(()), |held| held.grow_shared_to(held_bytes + costs));
                         if room.is_err() {
-                            // It has not been looked at, so the client may send it again.
+                            // The request has not been handled, so the client may send it again.
                             respond.send_reset(Reason::REFUSED_STREAM);
                             continue;
                         }
@@ -149,11 +149,11 @@ async fn serve(
                     client.mark_idle(now);
                     held = None;
                 }
-                // A client that asks again and again without a pause is not the only one.
+                // A client that sends requests without a pause must leave time for others.
                 slice.yield_if_over(now).await;
             }
             () = timer.expired(), if streams.is_empty() => {
-                // Responses may be on their way still, though they have been given away.
+                // Responses that were handed to the h2 crate may still be on their way.
                 let busy_until = activity.last_write() + config.idle_timeout;
                 if stopping || busy_until <= Instant::now() {
                     break ("idle", Reason::NO_ERROR);
@@ -162,8 +162,8 @@ async fn serve(
             }
             () = client.stop.cancelled(), if !stopping => {
                 stopping = true;
-                // Streams that are on their way are taken still; the client is told to ask
-                // elsewhere from then on.
+                // Streams that are already on their way are still accepted. The client is told to
+                // open new ones elsewhere.
                 connection.graceful_shutdown();
                 timer.set(Instant::now() + LAST_REQUEST_WAIT);
             }
@@ -176,7 +176,7 @@ async fn serve(
     why
 }
 
-/// What the fields of a request take.
+/// The memory that the fields of a request take.
 fn field_bytes<B>(request: &http::Request<B>) -> usize {
     request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }

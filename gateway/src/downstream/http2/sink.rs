@@ -16,14 +16,14 @@ use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
 
-/// Pieces of a response that are copied.
+/// Pieces of a response up to this size are copied.
 pub(super) const SMALL_BYTES: usize = 8 * 1024;
 
 /// A response on its way from a server.
 pub(super) struct Http2Sink<'a, 'b> {
     pub(super) outgoing: &'a Mutex<&'b mut Http2Sender>,
     pub(super) waiting: VecDeque<Bytes>,
-    /// Nothing more will be given, but these trailers.
+    /// The body is complete; these trailers follow.
     pub(super) end: Option<HeaderMap>,
     /// The head has not ended the stream.
     pub(super) open: bool,
@@ -73,7 +73,7 @@ impl Sink for Http2Sink<'_, '_> {
     }
 
     fn data(&mut self, data: Bytes) {
-        // A small piece would hold all of the buffer that it was read into for as long as it waits.
+        // While it waits, a small piece would keep alive the whole buffer that it was read into.
         let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
         self.waiting.push_back(data);
     }
@@ -93,7 +93,7 @@ impl Sink for Http2Sink<'_, '_> {
 
     fn release_buffers(&mut self) {}
 
-    /// [`flush`](Self::flush) has waited for the client's window already.
+    /// [`flush`](Self::flush) has already waited for the client's window.
     async fn writable(&mut self) -> Result<(), Ended> {
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Sink for Http2Sink<'_, '_> {
             }
         }
         let Some(trailers) = self.end.take() else { return Ok(()) };
-        let gone = |_| Ended("reset by the client in mid response");
+        let gone = |_| Ended("reset by the client within a response");
         let mut out = lock(self.outgoing);
         match &mut out.send {
             // The head has ended the stream already.

@@ -35,7 +35,7 @@ impl Source for Http2Source<'_, '_> {
     }
 
     fn is_client_gone(_ended: Ended) -> bool {
-        // A stream that has ended its request in order is not ended for us.
+        // A stream whose request has ended in order is not yet over.
         true
     }
 }

@@ -1,4 +1,4 @@
-//! A time-out that moves while it is waited for.
+//! A time-out that moves while it is awaited.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
@@ -7,7 +7,7 @@ use tokio::time::{Duration, Instant};
 
 use crate::io::timer::Timer;
 
-/// Until when something has to happen: moved while it is waited for.
+/// A deadline that can be moved while it is awaited.
 pub(super) struct MovingDeadline {
     pub(super) base: Instant,
     pub(super) after_ms: AtomicU64,
@@ -25,12 +25,12 @@ impl MovingDeadline {
         self.after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
-    /// Stops the clock while something else is waited for.
+    /// Stops the clock while the task waits for something else.
     pub(super) fn disarm(&self) {
         self.after_ms.store(u64::from(u32::MAX), Ordering::Relaxed);
     }
 
-    /// To be polled by the task that moves it, so that it is looked at again.
+    /// The task that moves the deadline must poll this, so that the new deadline is noticed.
     pub(super) fn poll_over(&self, timer: &mut Timer, task: &mut Context<'_>) -> Poll<()> {
         timer.set(self.base + Duration::from_millis(self.after_ms.load(Ordering::Relaxed)));
         timer.poll_expired(task)

@@ -1,4 +1,4 @@
-//! A response on its way to the client: a server's, or the stream of a node.
+//! A response on its way to the client: that of a server, or the stream of a node.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -22,19 +22,18 @@ use crate::proxy::ended::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-/// Room for a read of a response: at first, for most of them; then; and for one of which the client
-/// has taken much, and so does read. What has been read when a client stops is held for as long as
-/// it does.
+/// Read sizes: of the first read of a response, of later reads, and of a response of which the
+/// client has read much. Bytes that were read when a client stops are held until it continues.
 pub(super) const FIRST_READ_BYTES: usize = 4 * 1024;
 pub(super) const READ_BYTES: usize = 8 * 1024;
 pub(super) const LARGE_READ_BYTES: usize = 32 * 1024;
 pub(super) const LARGE_FROM_BYTES: u64 = 1 << 20;
-/// The system takes this much for a client that takes nothing. From there on it is asked whether it
-/// would take more before more is read.
+/// The system takes this many bytes for a client that does not read. From then on it is asked
+/// whether it would take more before more is read.
 pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
-/// Bytes of parts that leave together.
+/// Most bytes of parts that leave together.
 pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
-/// Heads before the response itself that a server may send, such as 103.
+/// Most interim responses of a server, such as 103.
 pub(super) const MAX_INTERIM: u32 = 16;
 
 /// A response on its way.
@@ -76,7 +75,7 @@ impl<S: Sink> ResponsePump<'_, S> {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
-        // Not needed while the body is passed on.
+        // The head is not needed while the body is passed on.
         drop(fields);
         self.is_response_begun.store(true, Ordering::Relaxed);
         let mut body = BodyReader::new(framing);
@@ -92,8 +91,8 @@ impl<S: Sink> ResponsePump<'_, S> {
                     break;
                 }
                 Ok(Piece::More) => {
-                    // Nothing is held back, and nothing is read that the client does not take. The
-                    // client's time is not the server's.
+                    // Nothing is held back, and nothing is read that the client does not read. Time
+                    // spent on the client does not count against the server.
                     self.deadline.disarm();
                     if input.is_empty() {
                         buffers::release(std::mem::take(input));
@@ -136,7 +135,7 @@ impl<S: Sink> ResponsePump<'_, S> {
                 Ok(Some(head)) if head.status.is_informational() && head.status.as_u16() != 101 => {
                     interim += 1;
                     if interim > MAX_INTERIM {
-                        return Err(ForwardError::Malformed("there is no end of its heads".to_owned()));
+                        return Err(ForwardError::Malformed("it has too many interim responses".to_owned()));
                     }
                 }
                 Ok(Some(head)) => return Ok(head),
@@ -210,7 +209,7 @@ pub(super) async fn relay_parts(
     let mut parts = std::pin::pin!(parts);
     let (mut batch, mut passed) = (BytesMut::new(), 0);
     loop {
-        // What is there leaves together: a frame of HTTP/2 for each of many small parts would look
+        // Available parts leave together: an HTTP/2 frame for each of many small parts would look
         // like an attack.
         let ready = if batch.len() < MAX_BATCH_BYTES { parts.next().now_or_never() } else { None };
         let part = match ready {
@@ -219,7 +218,7 @@ pub(super) async fn relay_parts(
                 passed += batch.len() as u64;
                 sink.data(batch.split().freeze());
                 sink.flush().await?;
-                // A client that waits holds no buffer.
+                // A client that waits for parts holds no buffer.
                 batch = BytesMut::new();
                 sink.release_buffers();
                 if passed >= ASK_FROM_BYTES {

@@ -1,4 +1,4 @@
-//! One request on its way to a server, and the response on its way back, both as they come.
+//! One request on its way to a server, and the response on its way back, both unbuffered.
 
 mod deadline;
 mod download;
@@ -28,13 +28,13 @@ use crate::upstream::endpoint::IdleLimits;
 pub(crate) use self::download::relay_stream;
 pub(crate) use self::upload::body_deadline;
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug)]
 pub(crate) enum Forwarded {
-    /// The response has been passed on. For how long the server's connection can be used again, if
-    /// it can, and when the response began.
+    /// The response has been passed on. With how long the server's connection can be used again, if
+    /// at all, and when the response began.
     Done { keep_server: Option<IdleLimits>, answered: Duration },
-    /// The server has gone over to another protocol, and so has the client.
+    /// The server has switched to another protocol, and so has the client.
     Tunnel { to_client: Bytes },
 }
 
@@ -43,11 +43,11 @@ pub(crate) enum Forwarded {
 pub(crate) enum ForwardError {
     /// The server's connection ended without a byte of a response.
     Unanswered,
-    /// What came is no response.
+    /// The server sent something that is not a response.
     Malformed(String),
     /// No response in time.
     Deadline,
-    /// The client is told, and its connection closed.
+    /// The client is told this problem, and its connection is closed.
     Client(Problem),
     /// The connection cannot go on.
     Ended(Ended),
@@ -68,9 +68,9 @@ impl From<BodyError> for ForwardError {
     }
 }
 
-/// Where a request's body comes from.
+/// The body of a request.
 pub(crate) trait Source: Send {
-    /// Something is there that can leave together with what came before it.
+    /// Whether a further piece is available that can leave together with the last one.
     fn has_more(&mut self) -> bool;
 
     /// The next piece: never [`Piece::More`].
@@ -79,8 +79,8 @@ pub(crate) trait Source: Send {
     /// Completes when the client goes.
     fn client_gone(&mut self) -> impl Future<Output = Ended> + Send;
 
-    /// Whether the client cannot read the response any more; otherwise it has only said that it
-    /// sends no more.
+    /// Whether the client cannot read the response any more; otherwise it has only closed its
+    /// sending side.
     fn is_client_gone(ended: Ended) -> bool;
 }
 
@@ -92,27 +92,27 @@ pub(crate) trait Sink: Send {
 
     fn data(&mut self, data: Bytes);
 
-    /// The end, with the lines that follow it.
+    /// Ends the body, with its trailers.
     fn end(&mut self, trailers: &[u8]);
 
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// When all is on its way, and nothing follows for a while: thousands may wait, and none of
-    /// them holds a buffer.
+    /// Called when everything is on its way and nothing follows for a while: thousands of requests
+    /// may wait, and none of them holds a buffer.
     fn release_buffers(&mut self);
 
-    /// Waits until the client would take more, when all is on its way.
+    /// Waits until the client would read more, when everything is on its way.
     fn writable(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
 }
 
-/// A request to be passed on.
+/// A request that is to be passed on.
 pub(crate) struct ForwardRequest<'a> {
     pub(crate) head: &'a RequestHead,
-    /// The head as the server is to see it.
+    /// The head for the server.
     pub(crate) bytes: BytesMut,
     pub(crate) now: Instant,
-    /// How long the server may take to take it, and to answer once it has all of it.
+    /// How long the server may take to read the request, and to answer once it has all of it.
     pub(crate) timeout: Duration,
     /// How long the server may send nothing of a response that it has begun.
     pub(crate) idle_timeout: Duration,
@@ -122,7 +122,7 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) permit: &'a Permit,
 }
 
-/// How it went.
+/// The progress of the request.
 #[derive(Debug)]
 pub(crate) struct ForwardOutcome {
     pub(crate) result: Result<Forwarded, ForwardError>,
@@ -184,7 +184,7 @@ pub(crate) async fn forward(
                 ended = upload.as_mut(), if uploads => match ended {
                     UploadEnd::Failed(failed) if !has_begun() => break Err(failed),
                     UploadEnd::Gone(ended) => break Err(ended.into()),
-                    // The server may have said why it takes no more.
+                    // The server may have said why it reads no more.
                     UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
                 () = poll_fn(|task| deadline.poll_over(timer, task)) => {
@@ -208,7 +208,7 @@ fn body_too_slow() -> Problem {
 /// Waits for something that depends on the client.
 async fn while_waiting_for_client<F: Future>(permit: &Permit, future: F) -> F::Output {
     let mut future = std::pin::pin!(future);
-    // Mostly there is nothing to wait for, and nothing to note.
+    // Usually there is no wait, and nothing to record.
     if let Poll::Ready(done) = poll_fn(|task| Poll::Ready(future.as_mut().poll(task))).await {
         return done;
     }

@@ -18,23 +18,24 @@ use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
 
-/// The least bytes a second of a body, after a moment of grace. A slower one comes from an
-/// attacker, or its client is gone.
+/// The least bytes a second of a body, after a grace time. A slower one comes from an attacker, or
+/// its client has gone.
 pub(super) const MIN_BODY_RATE: u64 = 1024;
 pub(super) const BODY_GRACE: Duration = Duration::from_secs(5);
-/// How long a client may pause, however much has come before.
+/// How long a client may pause, however many bytes have arrived before.
 pub(super) const BODY_PAUSE: Duration = Duration::from_secs(10);
 
-/// How sending a request ended, if it did before the response was there.
+/// How sending a request ended, if it did before the response.
 pub(super) enum UploadEnd {
-    /// The server takes no more.
+    /// The server reads no more.
     Refused,
     Failed(ForwardError),
-    /// The client is gone in both directions, and cannot read the response.
+    /// The client has gone in both directions, and cannot read the response.
     Gone(Ended),
 }
 
-/// While a body comes its client's time counts, and the server's when there is something for it.
+/// While a body arrives, the client's time counts; while bytes wait for the server, the server's
+/// time counts.
 pub(super) struct UploadClock<'a> {
     pub(super) deadline: &'a MovingDeadline,
     pub(super) timeout: Duration,
@@ -54,7 +55,7 @@ impl UploadClock<'_> {
     }
 }
 
-/// Sends head and body, then watches for the client's going.
+/// Sends head and body, then watches for the client to close.
 pub(super) async fn upload<S: Source>(
     source: &mut S,
     to_server: &mut WriteHalf<'_>,
@@ -67,7 +68,7 @@ pub(super) async fn upload<S: Source>(
     {
         return failed;
     }
-    // Mostly it is taken at once.
+    // Usually it is taken at once.
     let taken = send_now(to_server.as_ref(), &request).unwrap_or(0);
     if to_server.write_all(&request[taken..]).await.is_err() {
         return UploadEnd::Refused;
@@ -81,14 +82,13 @@ pub(super) fn ended<S: Source>(ended: Ended) -> UploadEnd {
     if S::is_client_gone(ended) { UploadEnd::Gone(ended) } else { UploadEnd::Failed(ended.into()) }
 }
 
-/// Until when the next piece of a body has to come, of which `received` bytes have come since
-/// `begin`.
+/// When the next piece of a body must have arrived, if `received` bytes have arrived since `begin`.
 pub(crate) fn body_deadline(begin: Instant, received: u64, now: Instant) -> Instant {
     let slowest = begin + BODY_GRACE + Duration::from_secs(received / MIN_BODY_RATE);
     slowest.min(now + BODY_PAUSE)
 }
 
-/// Sends what is in `out`, and the body; what ends it is left in `out`.
+/// Sends the bytes of `out` and the body. The end of the body is left in `out`.
 pub(super) async fn send_body<S: Source>(
     source: &mut S,
     to_server: &mut WriteHalf<'_>,
@@ -100,7 +100,7 @@ pub(super) async fn send_body<S: Source>(
     let mut received = 0;
     let mut slice = PollSlice::new(clock.polls);
     loop {
-        // What is there already leaves with the head.
+        // Bytes of the body that have already arrived leave with the head.
         if !source.has_more() {
             to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
             out.clear();
