@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_buffer_has_its_room_even_inside_another() {
+    fn a_read_buffer_keeps_its_size_even_inside_another() {
         let at = with_read_buffer(|outer| {
             outer[0] = 1;
             with_read_buffer(|inner| inner.fill(2));

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_room_of_a_large_frame_is_given_back_with_it() {
+    async fn a_large_frame_frees_its_buffer() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let socket = Socket::Tcp(listener.accept().await.unwrap().0);

@@ -161,7 +161,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_a_local_peer_has_not_read_is_known_exactly() {
+    async fn unread_bytes_of_a_local_peer_are_known_exactly() {
         for address in ["127.0.0.1:0", "[::]:0"] {
             let listener = crate::bind(address.parse().unwrap()).unwrap();
             let port = listener.local_addr().unwrap().port();

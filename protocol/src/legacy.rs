@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn what_is_seen_is_not_guessed() {
+    fn observed_reads_are_not_estimated() {
         let start = Instant::now();
         let mut window = ReadWindow::new(100, None);
         window.record_write(start, 100);

@@ -67,7 +67,7 @@ fn rg4_the_newest_session_of_an_instance_has_it() {
 }
 
 #[test]
-fn what_fits_covers_every_name_first() {
+fn a_partial_list_covers_every_name_first() {
     let mut registry = EntryTable::new(1);
     for (session, name) in ["a", "a", "b", "a", "c", "b"].into_iter().enumerate() {
         registry.register(SessionId(session as u64), &registration(name), "::1");
@@ -121,7 +121,7 @@ fn changes_merge_to_what_differs() {
 }
 
 #[test]
-fn a_receiver_gets_what_concerns_it() {
+fn a_receiver_gets_changes_that_concern_it() {
     let mut registry = EntryTable::new(1);
     registry.register(SessionId(1), &instance(1), "::1");
     registry.register(SessionId(2), &instance(2), "::1");
@@ -160,7 +160,7 @@ fn now() -> Instant {
 }
 
 #[test]
-fn a_kept_place_is_taken_again_without_a_change() {
+fn a_retained_entry_is_resumed_without_a_change() {
     let (mut registry, start) = (EntryTable::new(1), now());
     for (session, registration) in [(1, instance(1)), (2, registration("old")), (3, instance(3))] {
         registry.register(SessionId(session), &registration, "::1");
@@ -187,7 +187,7 @@ fn a_kept_place_is_taken_again_without_a_change() {
 }
 
 #[test]
-fn a_successor_goes_on_from_a_copy() {
+fn a_successor_continues_from_a_copy() {
     let (start, mut before) = (now(), EntryTable::new(5));
     for id in 1..=3 {
         before.register(SessionId(id), &instance(id), "::1");

@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn bc3_a_flapper_waits_and_nobody_else_does() {
+    fn bc3_only_a_flapper_waits() {
         let (mut damping, start) = (Damping::default(), now());
         for (second, waits) in [(0, false), (1, false), (2, true)] {
             damping.penalise(start + SECOND * second, &place("flapper"), SECOND);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_longer_than_three_half_lives() {
+    fn no_node_waits_longer_than_three_half_lives() {
         let (mut damping, start) = (Damping::default(), now());
         for _ in 0..10_000 {
             damping.penalise(start, &place("flapper"), SECOND);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_remembered_up_to_a_limit_and_forgotten_when_faded() {
+    fn identities_are_remembered_up_to_a_limit_until_they_fade() {
         let (mut damping, start) = (Damping::default(), now());
         for number in 0..=MAX_IDENTITIES {
             damping.penalise(start, &place(&number.to_string()), SECOND);

@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
-    fn names_without_end_are_kept_in_part() {
+    fn long_names_are_kept_in_part() {
         let (mut history, now) = (History::default(), Instant::now());
         let name = "상".repeat(20_000);
         let params = format!(r#"{{"port":1,"name":"{name}"}}"#);

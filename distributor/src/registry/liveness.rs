@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_answers_is_left_in_peace() {
+    fn a_peer_that_answers_is_not_suspect() {
         let mut scene = LivenessScene::new(0);
         assert_eq!(scene.run(0, 60_000, 50, true), (vec![], 60));
     }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn a_burst_of_joins_puts_no_judgement_off() {
+    fn a_burst_of_joins_delays_no_verdict() {
         // All of them have had their first ping after 40 s, and this one after 8 s.
         let mut scene = LivenessScene::new(9999);
         scene.liveness.remove_session(PEER);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn cr12_rs5_our_own_delays_are_nobodys_fault() {
+    fn cr12_rs5_our_own_delays_count_against_no_peer() {
         // Stopped for a minute, of which not a second counts.
         let mut scene = LivenessScene::new(10);
         scene.run(0, 10_000, 50, true);
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_doubt_is_looked_into_at_once() {
+    fn a_reported_peer_is_pinged_at_once() {
         let mut scene = LivenessScene::new(9999);
         scene.run(0, 30_000, 50, true);
         scene.liveness.probe(PEER);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn doubts_about_everybody_do_not_keep_others_from_being_asked() {
+    fn reports_of_all_peers_do_not_keep_others_from_being_pinged() {
         let mut scene = LivenessScene::new(799);
         scene.run(0, 20_000, 50, true);
         let mut decided = Vec::new();
@@ -366,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_said_of_those_who_left() {
+    fn peers_that_left_get_no_verdict() {
         let mut scene = LivenessScene::new(0);
         scene.liveness.remove_session(PEER);
         assert_eq!(scene.run(0, 20_000, 50, false), (vec![], 0));

@@ -163,14 +163,14 @@ fn rs13_new_nodes_are_taken_at_a_rate_and_old_ones_always() {
 }
 
 #[test]
-fn rg9_nobody_is_taken_while_we_stop() {
+fn rg9_no_node_is_registered_during_a_stop() {
     let mut scene = RegistryScene::new();
     scene.registry.drain();
     assert_eq!(scene.register(0, 1, 1), Err(RegisterError::Draining(RETRY_AFTER_STOP)));
 }
 
 #[test]
-fn bc6_the_list_never_outgrows_what_nodes_take() {
+fn bc6_the_list_never_outgrows_the_limit_of_nodes() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 150, ..Config::default() });
     assert_eq!(scene.register(0, 1, 1), new());
     assert_eq!(scene.register(0, 2, 2), new());
@@ -185,7 +185,7 @@ fn bc6_the_list_never_outgrows_what_nodes_take() {
 }
 
 #[test]
-fn bc6_what_waits_to_be_listed_counts() {
+fn bc6_deferred_registrations_count() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 180, ..Config::default() });
     for round in 0..4 {
         let _ = scene.register(0, round, 7);
@@ -298,7 +298,7 @@ fn rg4_a_registration_that_waits_never_takes_over_from_a_newer_one() {
 }
 
 #[test]
-fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
+fn rg4_a_superseded_session_is_told_and_cut_in_any_case() {
     let mut scene = RegistryScene::new();
     flap(&mut scene, 7);
     // Two deferred registrations.
@@ -315,7 +315,7 @@ fn rg4_who_is_superseded_is_told_and_cut_however_that_came_about() {
 }
 
 #[test]
-fn bc3_who_comes_and_goes_in_anothers_place_does_not_hold_that_one_back() {
+fn bc3_an_impostor_that_flaps_does_not_defer_the_real_node() {
     let mut scene = RegistryScene::new();
     scene.register(0, 1, 7).unwrap();
     for round in 0..10 {
@@ -395,7 +395,7 @@ fn told(scene: &mut RegistryScene, ms: u64, known: &mut PeerState) -> (String, b
 }
 
 #[test]
-fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
+fn bc5_a_copied_entry_is_told_only_to_peers_that_know_it() {
     let (mut scene, have) = restored();
     let mut newcomer = PeerState::default();
     assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
@@ -419,7 +419,7 @@ fn bc5_what_is_only_copied_is_told_to_nobody_who_does_not_know_it() {
 }
 
 #[test]
-fn bc5_a_copy_that_cannot_be_is_not_used() {
+fn bc5_an_impossible_copy_is_not_used() {
     let (mut scene, epoch) = (RegistryScene::new(), 100);
     // Our epoch is the time of our start: a later epoch was made up.
     for (later, restoring) in [(1, false), (0, false), (-1, true)] {
@@ -451,7 +451,7 @@ fn bc5_a_copy_that_cannot_be_is_not_used() {
 }
 
 #[test]
-fn a_mass_loss_is_not_believed_at_once() {
+fn a_mass_loss_retains_its_entries() {
     let mut scene = RegistryScene::new();
     for port in 1..=60 {
         scene.register(0, port.into(), port).unwrap();
@@ -476,7 +476,7 @@ fn a_mass_loss_is_not_believed_at_once() {
 }
 
 #[test]
-fn those_who_say_so_leave_at_once_however_many() {
+fn nodes_that_say_that_they_leave_do_so_at_once() {
     for reason in [LeaveReason::Leave, LeaveReason::Closed] {
         let mut scene = RegistryScene::new();
         scene.register_all(1..=60);
@@ -540,7 +540,7 @@ fn a_copy_that_is_damaged_is_not_used() {
 }
 
 #[test]
-fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secret() {
+fn rg15_an_instance_made_of_a_secret_is_registered_only_with_it() {
     let secret = Secret::new("s").unwrap();
     let with =
         |secret: Option<&str>| RegisterOptions { secret: secret.and_then(Secret::new), ..RegisterOptions::default() };
@@ -573,7 +573,7 @@ fn rg15_an_instance_that_is_made_of_a_secret_is_registered_by_who_shows_the_secr
 }
 
 #[test]
-fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
+fn reports_make_an_old_node_suspect_and_a_new_one_pinged() {
     let mut scene = RegistryScene::new();
     scene.register_old(0, 1, 1);
     scene.register_all(2..=4);
@@ -592,7 +592,7 @@ fn witnesses_make_an_old_node_suspect_for_a_while_and_a_new_one_asked() {
 }
 
 #[test]
-fn a_wait_names_nodes_that_have_not_seen() {
+fn a_wait_names_nodes_without_acknowledgement() {
     let mut scene = RegistryScene::new();
     scene.register_all(1..=3);
     let options = RegisterOptions {
@@ -629,7 +629,7 @@ fn a_digest_shows_drift_only_at_the_same_revision() {
 }
 
 #[test]
-fn what_is_not_accepted_changes_nothing() {
+fn a_refused_registration_changes_nothing() {
     let mut scene = RegistryScene::with(Config { max_list_bytes: 1000, ..Config::default() });
     let accept = |scene: &mut RegistryScene, is_cut: bool, interest: usize| {
         let params = serde_json::from_str(r#"{"port":1,"name":"n","$":{}}"#).unwrap();

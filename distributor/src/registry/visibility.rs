@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn those_who_leave_do_not_count() {
+    fn nodes_that_leave_do_not_count() {
         let mut waits = VisibilityWaits::default();
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();

@@ -200,14 +200,14 @@ mod tests {
     }
 
     #[test]
-    fn nobody_waits_for_longer_than_two_periods() {
+    fn no_peer_waits_longer_than_two_periods() {
         let (mut warmup, at) = start();
         (0..60).for_each(|tenth| warmup.record_join(at(tenth * 100)));
         assert!(!warmup.try_end(at(5999)) && warmup.try_end(at(6000)));
     }
 
     #[test]
-    fn the_newest_list_of_those_who_come_first_is_asked_for() {
+    fn the_newest_early_offer_is_asked_for() {
         let (mut warmup, at) = start();
         warmup.record_offer(at(10), SessionId(1), have(5));
         assert!(warmup.is_restoring());
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_most_hold_is_asked_for_before_one_that_claims_to_be_newer() {
+    fn the_most_common_list_is_asked_for_before_a_newer_one() {
         let (mut warmup, at) = start();
         let forged = ResumePoint { digest: Some(Digest(8)), ..have(5) };
         for (session, have) in [(1, have(900)), (2, have(5)), (3, forged), (4, have(5)), (5, have(4))] {
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_early_after_all_makes_it_cold_again() {
+    fn a_node_that_comes_early_restarts_the_warm_up() {
         let (mut warmup, at) = start();
         warmup.record_join(at(0));
         assert!(warmup.try_end(at(1000)));

@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn those_who_wait_for_room_have_it_in_their_order() {
+    fn waiting_connections_get_room_in_order() {
         let polled = |awaited: &mut AwaitedRoom| match awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(room) => Some(room),
             Poll::Pending => None,

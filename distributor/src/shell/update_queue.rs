@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn networks_take_turns_and_so_do_the_connections_of_each() {
+    fn networks_alternate_and_so_do_the_connections_of_each() {
         let polled = |awaited: &mut AwaitedHead| {
             matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };

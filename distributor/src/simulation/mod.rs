@@ -125,7 +125,7 @@ fn histories() -> std::ops::Range<u64> {
 
 #[test]
 #[expect(clippy::print_stderr, reason = "a failing history names itself")]
-fn whatever_happens_everybody_knows_the_truth_in_the_end() {
+fn all_nodes_know_the_truth_in_the_end() {
     let histories = histories();
     let threads = std::thread::available_parallelism().map_or(1, usize::from) as u64;
     std::thread::scope(|scope| {

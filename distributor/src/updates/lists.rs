@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_at_the_limit_is_whole_and_one_byte_beyond_it_is_not() {
+    fn a_list_at_the_limit_is_whole_and_a_longer_one_is_not() {
         let entries = entries(100);
         let bytes = encode_legacy(&entries, &Config::default()).len();
         assert_eq!(legacy_bytes(&entries), bytes);
@@ -511,7 +511,7 @@ mod tests {
     }
 
     #[test]
-    fn what_old_peers_get_beyond_the_limit_is_a_setting() {
+    fn a_setting_says_what_old_peers_get_beyond_the_limit() {
         let entries = entries(10);
         for (oversized_list, nodes) in [(OversizedList::Truncate, 3), (OversizedList::Send, 10)] {
             let config = Config { legacy_list_bytes: 300, oversized_list, ..Config::default() };
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn who_needs_little_is_told_little() {
+    fn a_node_with_few_interests_is_told_little() {
         let (mut entries, mut lists) = (entries(100), lists());
         let mut node = Replica::default();
         check(&mut lists, &entries, &mut node, Some("n0007"), &[1]);
@@ -606,7 +606,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_encoded_once_for_all_who_know_the_same() {
+    fn a_change_is_encoded_once_for_all_peers_with_the_same_state() {
         let (mut entries, mut lists) = (entries(10), lists());
         let known = PeerState { told: Some(entries.revision()), ..PeerState::default() };
         register(&mut entries, 10);
@@ -618,7 +618,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_of_an_earlier_epoch_is_gone_on_from_when_it_was_taken_over() {
+    fn a_list_of_an_earlier_epoch_is_a_base_once_it_is_restored() {
         let (before, mut lists) = (entries(3), lists());
         let mut node = Replica::default();
         check(&mut lists, &before, &mut node, None, &[3]);
@@ -650,7 +650,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_peer_is_sent_waits_for_memory() {
+    fn a_packet_for_one_peer_waits_for_memory() {
         let (entries, memory) = (entries(1000), Budget::new(100_000));
         let mut lists = ListCache::new(memory.clone());
         let needs = |name: &str| View {

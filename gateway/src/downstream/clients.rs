@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_whoever_has_done_nothing_for_longest_goes_first() {
+    async fn gh9_the_client_idle_for_longest_is_evicted_first() {
         let mut scene = TrackerScene::new(3);
         for client in 0..3 {
             scene.come(client).await;
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_who_takes_next_to_nothing_of_a_response_makes_room() {
+    async fn gh9_a_client_that_hardly_reads_makes_room() {
         let mut scene = TrackerScene::new(3);
         for client in 0..3 {
             scene.come(client).await;
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_who_does_not_finish_a_head_goes_before_all_others() {
+    async fn gh9_a_client_with_an_unfinished_head_goes_first() {
         let mut scene = TrackerScene::new(40);
         for client in [1, 2, 3] {
             scene.come(client).await;
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_what_one_client_has_beyond_its_share_goes_before_others() {
+    async fn gh9_connections_beyond_a_share_go_before_others() {
         let mut scene = TrackerScene::new(20);
         for client in [1, 2, 2, 3] {
             scene.come(client).await;
@@ -476,7 +476,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_one_client_does_not_have_the_last_seats() {
+    async fn gh9_one_client_does_not_get_the_last_connections() {
         let mut scene = TrackerScene::new(100);
         for _ in 0..90 {
             scene.come(1).await;
@@ -486,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gh9_some_make_room_before_anybody_waits_and_few_looks_are_enough() {
+    async fn gh9_some_are_evicted_before_a_client_waits_at_little_cost() {
         let mut scene = TrackerScene::new(1000);
         for client in 0..=255 {
             for _ in 0..4 {

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_header_is_refused() {
+    fn other_bytes_than_a_header_are_refused() {
         for bytes in
             [&b""[..], b"PROXY TCP4 192.0.2.1 192.0.2.2 4711 99999\r\n", b"PROXY TCP4 a b 1 2\r\n", b"\x16\x03\x01"]
         {

@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn gh1_lines_and_fields_are_as_the_rfc_has_them() {
+    fn gh1_lines_and_fields_follow_the_rfc() {
         let (field, line_feed, line) =
             (Err((400, "bad_field")), Err((400, "bare_line_feed")), Err((400, "bad_request_line")));
         check("X: a\r\n b\r\n", field);
@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_mean_the_same_whole_and_byte_by_byte() {
+    fn heads_mean_the_same_at_once_and_byte_by_byte() {
         let check = |text: &str, expected: Result<(), &str>| {
             for step in [text.len(), 1] {
                 let (mut reader, mut buffer) = (HeadReader::default(), BytesMut::new());

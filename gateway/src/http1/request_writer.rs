@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn gh20_what_belongs_to_a_connection_stays_on_it() {
+    fn gh20_fields_of_a_connection_stay_on_it() {
         check_request("GET /x", "", &["GET /t HTTP/1.1"]);
         check_request("GET /x", "X-A: b\r\nx-a:  c \r\n", &["GET /t HTTP/1.1", "X-A: b", "x-a: c"]);
         check_request(
@@ -203,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn gh20_nobody_says_for_himself_where_he_comes_from() {
+    fn gh20_no_client_states_its_own_origin() {
         let spoofed = "X-Forwarded-For: 1.1.1.1\r\nx-forwarded-user: root\r\nForwarded: for=1.1.1.1\r\nX-Real-IP: 1.1.1.1\r\nX_Forwarded_For: 1.1.1.1\r\nX-Gateway-Hops: 0\r\n";
         check_request("GET /x", spoofed, &["GET /t HTTP/1.1"]);
         check_request("GET /x", "Connection: X-Forwarded-For, Host\r\n", &["GET /t HTTP/1.1"]);
     }
 
     #[test]
-    fn a_proxy_that_is_believed_is_added_to() {
+    fn fields_of_a_trusted_proxy_are_extended() {
         let trusted = ["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
         let check = |fields: &str, client: &str, expected: &[&str]| {
             let text = format!("GET / HTTP/1.1\r\nHost: inner\r\n{fields}\r\n");
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_request_is_taken_over_or_made() {
+    fn the_id_of_a_request_is_kept_or_made() {
         let check = |fields: &str, expected: Option<&str>| {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();

@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn small_answers_take_nothing_from_others_and_large_ones_whole_pieces() {
+    fn small_answers_are_free_and_large_ones_take_whole_pieces() {
         let budget = Arc::new(Budget::new(1 << 20));
         let account = ConnectionBudget::new(&budget);
         let small = account.reserve(client(1), OWN_BYTES - 1).unwrap();
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_has_half_and_others_have_something_left() {
+    fn one_client_has_half_and_others_have_a_share() {
         let budget = Arc::new(Budget::new(64 * GRANT_BYTES));
         let mut held = Vec::new();
         let mut take = |number: u8| {

@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_never_has_all_places_but_where_there_are_few() {
+    fn one_client_never_has_all_permits_unless_there_are_few() {
         assert_eq!(taken(1000, 90, 1), [900]);
         assert_eq!(taken(1000, 90, 3), [900, 90, 9]);
         assert_eq!(taken(1000, 50, 3), [500, 250, 125]);
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_that_take_turns_have_as_much_each() {
+    fn alternating_clients_have_equal_shares() {
         let mut queue = FairQueue::<()>::new(1100, 90, 0);
         let mut held = [0; 10];
         for _ in 0..1000 {
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn places_go_to_clients_in_turn_and_back() {
+    fn permits_go_to_clients_by_rotation() {
         let mut queue = FairQueue::new(1, 90, 100);
         assert!(queue.try_acquire(client(0)) && !queue.try_acquire(client(1)));
         for (number, name) in [(1, "a"), (1, "b"), (1, "c"), (2, "d"), (1, "e")] {
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_has_no_place_does_not_wait_for_many_that_have_some() {
+    fn a_client_without_a_permit_does_not_wait_for_many_with_some() {
         let mut queue = FairQueue::new(200, 100, 1000);
         for number in 0..200 {
             assert!(queue.try_acquire(client(number)));
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_forgotten_or_displaced_waits_no_more() {
+    fn a_forgotten_or_displaced_request_waits_no_more() {
         let mut queue = FairQueue::new(1, 90, 3);
         assert!(queue.try_acquire(client(0)));
         let first = queue.enqueue(client(1), 'a').unwrap();

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_turn_counts_from_the_last_wait() {
+    async fn a_slice_counts_from_the_last_wait() {
         let polls = PollCounter::default();
         let work = async {
             let mut slice = PollSlice::new(&polls);

@@ -379,7 +379,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn little_is_taken_for_a_client_that_does_not_read() {
+    async fn few_bytes_are_held_for_a_client_that_does_not_read() {
         const PATIENCE: Duration = Duration::from_secs(30);
         const PIECE: [u8; 8192] = [b'x'; 8192];
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_shrinks_to_what_is_in_it() {
+    fn a_buffer_shrinks_to_its_contents() {
         let mut buffer = BytesMut::with_capacity(8192);
         buffer.extend_from_slice(b"abc");
         shrink(&mut buffer);

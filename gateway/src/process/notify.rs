@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn systemd_is_told_wherever_it_listens() {
+    fn systemd_is_notified_wherever_it_listens() {
         let folder = std::env::temp_dir().join(format!("notify-{:x}", net::unique_id()));
         let there = UnixDatagram::bind(&folder).unwrap();
         send_state(folder.as_os_str(), "READY=1").unwrap();

@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ov1_ov2_who_is_late_declines_some_and_recovers() {
+    fn ov1_ov2_a_lagging_worker_rejects_some_and_recovers() {
         let shedding = Shedding::default();
         let declined = || (0..100).filter(|sample| shedding.should_reject(|| f64::from(*sample) / 100.0)).count();
         let record_lag = |ms, times| (0..times).for_each(|_| shedding.record_lag(Duration::from_millis(ms)));

@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn streams_are_given_to_who_asks_for_them() {
+    fn streams_are_sent_to_clients_that_accept_them() {
         let check = |accept: &str, expected: Option<StreamFormat>| {
             assert_eq!(StreamFormat::accepted(&Fields::from_pairs(&[("Accept", accept)])), expected, "{accept}");
         };

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_json_is_not_given_out_as_such() {
+    fn only_json_is_labelled_as_json() {
         for (text, expected) in [
             (&b"{\"a\":[1,-2.5e3,\"\\u00e9\\n\",null]}"[..], true),
             (b" 1 ", true),
@@ -276,7 +276,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn plain_arguments_are_what_any_are(form in "([a-c]{0,2}=?[ -~]{0,3}&?){0,10}") {
+        fn plain_arguments_are_read_as_any_others(form in "([a-c]{0,2}=?[ -~]{0,3}&?){0,10}") {
             if let Some(plain) = plain_params(form.as_bytes()) {
                 let value = |text: &str| serde_json::from_str::<Value>(text).unwrap();
                 proptest::prop_assert_eq!(value(&plain), value(&any_params(form.as_bytes())));

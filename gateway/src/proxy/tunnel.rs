@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_side_hears_the_other_and_when_it_has_no_more_to_say() {
+    async fn each_side_receives_the_bytes_and_the_end_of_the_other() {
         for is_tls in [false, true] {
             let (mut client, mut server, tunnel) = tunnel(is_tls).await;
             for word in ["ask", "상품", "x"] {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_does_not_read_is_not_read_for() {
+    async fn a_side_that_does_not_read_stops_the_other() {
         let (client, mut server, tunnel) = tunnel(false).await;
         let mut written = 0;
         // The test waits until the tunnel stops reading, which happens soon.
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_in_which_nothing_is_said_is_closed_and_one_that_is_used_is_not() {
+    async fn only_an_idle_tunnel_is_closed() {
         let idle = Duration::from_millis(400);
         let (mut client, inner) = pair().await;
         let (outer, mut server) = pair().await;
@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_tunnel_gives_way_when_it_is_told_to() {
+    async fn a_tunnel_ends_when_it_is_evicted() {
         let (_client, inner) = pair().await;
         let (outer, _server) = pair().await;
         let (mut holders, now) = (Holders::default(), Instant::now());
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn others_have_their_turn_while_a_tunnel_is_pumped() {
+    async fn others_run_while_a_tunnel_is_pumped() {
         let (client, inner) = pair().await;
         let (outer, server) = pair().await;
         let holder = Holders::default().add([127, 0, 0, 1].into(), Instant::now());

@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_own_cookies_are_believed() {
+    fn only_our_own_cookies_are_accepted() {
         let cookies = CookieSigner::new("secret");
         let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
         let id = cookies.id(server);

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ov8_a_client_gets_its_rate_and_others_theirs() {
+    async fn ov8_each_client_gets_its_own_rate() {
         let limits = limits(None, 10, 20, RateBy::Address);
         let start = Instant::now();
         assert_eq!(taken(&limits, "10.0.0.1", None, start, 100), 20);
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_table_stays_as_large_as_it_is_and_forgets_the_oldest() {
+    async fn the_table_keeps_its_size_and_forgets_the_oldest() {
         let limits = limits(None, 1, 1, RateBy::Address);
         let now = Instant::now();
         let clients = u32::try_from(SETS * WAYS * 4).unwrap();
@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn ov7_no_more_than_so_many_at_a_time() {
+    async fn ov7_requests_at_a_time_are_limited() {
         let limits = limits(Some(2), 0, 0, RateBy::Route);
         let take = || limits.admit([10, 0, 0, 1].into(), None, Instant::now());
         let (first, second) = (take().unwrap(), take().unwrap());

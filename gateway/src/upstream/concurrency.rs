@@ -393,7 +393,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ov1_how_long_there_is_to_wait_follows_how_fast_it_goes() {
+    fn ov1_the_predicted_wait_follows_the_drain_rate() {
         let mut now = Instant::now();
         let mut drain_rate = DrainRate::default();
         assert_eq!(drain_rate.predicted_wait(now, usize::MAX), Duration::ZERO, "no rate is known yet");

@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn connections_are_used_again_and_not_for_ever() {
+    async fn connections_are_reused_but_not_for_ever() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), Instant::now()));
         let idle = || endpoint.lock().idle.len();

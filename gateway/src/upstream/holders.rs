@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_slower_than_the_least_rate_gives_way_and_nobody_else() {
+    fn only_holders_below_the_least_rate_are_evicted() {
         let mut scene = HoldersScene::new(PermitKind::Requests, &[0, 1, 2, 3]);
         for (at, bytes) in [(0, 3_000), (1, MIN_RATE * 2), (2, 0), (3, 0)] {
             scene.all[at].record_bytes(bytes);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn when_nearly_all_wait_for_their_clients_those_who_have_just_come_give_way() {
+    fn when_nearly_all_wait_for_clients_new_holders_are_evicted() {
         let mut scene = HoldersScene::new(PermitKind::Requests, &[1, 2, 2, 2, 3]);
         scene.all[4].record_bytes(MIN_RATE * 2);
         assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [0; 0], "this many are usual");

@@ -440,7 +440,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_has_lost_its_last_server_is_remembered_and_servers_are_kept() {
+    async fn a_prefix_without_servers_is_remembered_and_servers_are_kept() {
         let (one, two) = (node(1, 100, &["/api"]), node(2, 100, &["/api"]));
         let mut scene = TableScene::with(&[Arc::clone(&one)]);
         let who = |scene: &TableScene| {
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn other_rules_begin_anew_with_the_same_nodes() {
+    async fn other_rules_apply_to_the_same_nodes() {
         let fixed = |port| Route {
             servers: vec![FixedServer { address: SocketAddr::from(([127, 0, 0, 1], port)), weight: 100 }],
             ..Route::new(vec!["/fixed".to_owned()])
@@ -493,7 +493,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_drains_for_long_is_not_forgotten() {
+    async fn a_node_that_drains_for_long_is_not_forgotten() {
         let mut scene = TableScene::with(&[node(1, 0, &["/api"]), node(2, 100, &["/"])]);
         tokio::time::advance(REMEMBERED_PREFIX * 2).await;
         scene.0.sweep(Instant::now());
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_a_check_has_found_outlives_a_change_of_its_server() {
+    async fn the_result_of_a_check_outlives_a_change_of_its_server() {
         let route = Route { check: Some(config::Check::Tcp), ..Route::new(vec!["/api".to_owned()]) };
         let mut scene = TableScene::new(vec![route]);
         let check = |scene: &TableScene| {
@@ -522,7 +522,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn so_many_prefixes_without_a_server_are_remembered() {
+    async fn prefixes_without_a_server_are_remembered_up_to_a_limit() {
         let many: Vec<_> = (1..=60)
             .map(|port| {
                 let names: Vec<String> = (0..MAX_PREFIXES).map(|number| format!("/{port}/{number}")).collect();
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_node_has_so_many_prefixes_of_so_many_bytes() {
+    async fn a_node_has_a_limit_of_prefixes_and_their_bytes() {
         let names: Vec<String> = (0..=MAX_PREFIXES).map(|number| format!("/{number}")).collect();
         let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let (fits, long) = (format!("/{}", "x".repeat(511)), format!("/{}", "y".repeat(512)));
@@ -556,7 +556,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_rests_or_was_tried_is_passed_over() {
+    async fn servers_that_cool_down_or_were_tried_are_skipped() {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 100, &["/"])]);
         let group = both.find("/").unwrap().group;
         let [one, two] = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -574,7 +574,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_has_the_fewest_requests_for_its_weight_has_the_next() {
+    async fn the_server_with_the_fewest_requests_for_its_weight_is_next() {
         let both = TableScene::with(&[node(1, 100, &["/"]), node(2, 50, &["/"])]);
         let group = both.find("/").unwrap().group;
         let (mut seen, mut held) = (Vec::new(), Vec::new());
@@ -588,7 +588,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn gu4_a_full_server_is_waited_for_by_so_many_and_so_long() {
+    async fn gu4_a_limited_number_waits_for_a_full_server_for_a_limited_time() {
         let route = Route { max_connections: 1, ..Route::new(vec!["/".to_owned()]) };
         let mut full = TableScene::new(vec![route]);
         full.apply_nodes(&[node(1, 100, &["/"])]);

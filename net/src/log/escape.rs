@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_something_is_escaped() {
+    fn characters_with_effects_are_escaped() {
         check("\x1b]0;pwned\x07\x1b[2J", r"\u{1b}]0;pwned\u{7}\u{1b}[2J");
         check("a\r\nb\tc\0", r"a\r\nb\tc\u{0}");
         check("\u{7f}\u{85}\u{9b}31m\u{9f}", r"\u{7f}\u{85}\u{9b}31m\u{9f}");
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn quotes_tell_where_it_ends() {
+    fn quotes_show_the_end() {
         assert_eq!(format!("{:?}", escaped("x\" level=\"ERROR", 100)), r#""x\" level=\"ERROR""#);
     }
 }

@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn cr13_what_cannot_be_written_is_lost_and_counted_and_no_half_line_is_written() {
+    fn cr13_lost_lines_are_counted_and_no_half_line_is_written() {
         let output = TestOutput::default();
         let (lines, on_lost) = start(&output);
         output.change(|state| (state.fails_after, state.fails) = (Some(6), 2));

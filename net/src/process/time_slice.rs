@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_clock_is_looked_at_now_and_then() {
+    async fn the_clock_is_read_now_and_then() {
         let mut slice = TimeSlice::new();
         advance(TimeSlice::LENGTH).await;
         let looks: Vec<_> = (1..=64).filter(|_| slice.is_over_after(10)).collect();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn as_many_as_there_are_threads_are_busy_and_others_wait_in_a_queue() {
+    async fn as_many_tasks_as_threads_are_scheduled_and_others_wait() {
         let queue = SliceQueue::new();
         let (mut first, mut second) = (TimeSlice::with_queue(&queue), TimeSlice::with_queue(&queue));
         first.acquire().await;

@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_answer_counts_at_once_and_is_forgotten() {
+    fn a_slow_response_counts_at_once_and_fades() {
         let (load, at) = load();
         let answered = |ms, took| load.record_response(at(ms), Duration::from_micros(took));
         answered(0, 100);
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_lets_a_call_run_out_of_time_is_passed_over_for_a_second() {
+    fn a_node_that_lets_a_call_time_out_is_ejected_for_a_second() {
         let (load, at) = load();
         load.record_failure(at(1000), false);
         assert!(load.is_ejected(at(1999)) && !load.is_ejected(at(2001)));
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_one_after_the_other_are_worth_a_longer_rest_each_time() {
+    fn each_ejection_lasts_longer_than_the_last() {
         let (load, at) = load();
         let mut now = 0;
         for seconds in [1, 2, 4, 8, 16, 30, 30] {

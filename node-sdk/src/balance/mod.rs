@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn turns_are_spread_by_weight() {
+    fn the_schedule_is_spread_by_weight() {
         check(&[], &[]);
         check(&[100, 100, 100], &[0, 1, 2]);
         check(&[100, 200], &[1, 0, 1]);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn everybody_agrees_who_is_close_to_a_key() {
+    fn all_callers_agree_on_the_member_of_a_key() {
         let address = |port: u16| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
         // A change of these values makes callers of different versions disagree.
         assert_eq!(affinity::score("member 7", address(1)), 18_238_533_787_092_928_065);

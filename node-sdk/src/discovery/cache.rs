@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_loaded() {
+    fn a_stored_file_is_loaded() {
         let (_folder, path) = file();
         assert!(load(&path).unwrap().is_none());
         for _ in 0..2 {
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn rs15_an_old_file_tells_its_age() {
+    fn rs15_an_old_file_shows_its_age() {
         let (_folder, path) = file();
         let month = 31 * 24 * 3600;
         let head = CacheHeader {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_the_loopback_of_another_machine_is_kept_as_that() {
+    fn the_loopback_of_another_machine_stays_that() {
         let (_folder, path) = file();
         for far in [None, Some("10.0.0.9".parse().unwrap()), Some("fd00::9".parse().unwrap())] {
             let known = Replica::seeded_from(far, Revision { epoch: 5, rev: 7 }, [(3, ENTRY)].into_iter());

@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_panics_is_run_again_after_longer_and_longer_pauses() {
+    fn a_task_that_panics_is_restarted_after_growing_pauses() {
         let mut restarts = RestartBackoff { pause: FIRST_PAUSE };
         let ran = [0, 0, 5, 0, 0, 0, 29, 30, 0].map(Duration::from_secs);
         let pauses = ran.map(|ran| restarts.pause_after(ran).as_secs());

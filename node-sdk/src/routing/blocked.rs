@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_host_or_of_the_link_is_never_called() {
+    fn addresses_of_no_host_or_link_local_are_never_called() {
         for address in [
             "0.0.0.0:80",
             "0.1.2.3:80",
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_listen_on_is_never_called() {
+    fn own_listeners_are_never_called() {
         check(&["127.0.0.1:8001"], "127.0.0.1:8001", true);
         check(&["127.0.0.1:8001"], "[::ffff:127.0.0.1]:8001", true);
         check(&["127.0.0.1:8001"], "127.0.0.1:8002", false);

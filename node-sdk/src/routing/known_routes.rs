@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_leaves_many_behind_takes_the_room_from_itself() {
+    async fn a_node_that_leaves_many_behind_displaces_its_own() {
         let (mut known, now) = (KnownRoutes::default(), Instant::now());
         known.add(&route("GET/real"), node(1), now);
         for number in 0..2 * KnownRoutes::MAX_ROUTES {

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handler_sees_neither_the_key_of_old_callers_nor_misses_the_path() {
+    fn a_handler_sees_the_path_but_no_key_of_old_callers() {
         let route = Route::parse("GET/goods/{id}").unwrap();
         for (packet, captured, expected) in [
             (r#"{"params":{"key":1,"a":2}}"#, vec![], r#"{"a":2}"#),

@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(router.entry(&same, || unreachable!("it is there")).unwrap(), "GET/goods/{id}");
     }
     #[test]
-    fn what_is_removed_leaves_nothing_behind() {
+    fn a_removed_route_leaves_nothing_behind() {
         let mut router = router();
         let route = |text| Route::parse(text).unwrap();
         router.remove(&route("GET/goods/{id}"));
@@ -469,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_found_is_what_the_rule_says() {
+    fn look_ups_follow_the_rule() {
         let mut refused = 0;
         for seed in 0..400 {
             let rng = &mut fastrand::Rng::with_seed(seed);
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_up_tries_so_many_places_whatever_is_registered() {
+    fn a_look_up_tries_a_bounded_number_of_shapes() {
         for segments in 1..=15 {
             let mut router = Router::default();
             let taken = all(segments).filter(|route| router.entry(route, || ()).is_ok()).count();
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_refused_is_taken_when_there_is_room() {
+    fn a_refused_route_is_accepted_when_there_is_room() {
         let mut router = Router::default();
         let (taken, refused): (Vec<_>, Vec<_>) = all(6).partition(|route| router.entry(route, || ()).is_ok());
         let (refused, shape_of) = (&refused[0], |route: &Route| shape(route));

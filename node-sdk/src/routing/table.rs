@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_not_there_now_is_told_from_what_never_was_for_some_time() {
+    async fn routes_that_are_gone_differ_from_unknown_ones_for_some_time() {
         let mut table = table();
         let offer = |port, weight, path: &str| node_of(port, weight, [format!("GET{path}")]);
         let is_gone = |table: &RoutingTable, path: &str| matches!(table.lookup("GET", path), Lookup::Unavailable);
@@ -437,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_route_that_is_passed_over_is_taken_when_those_like_it_have_gone() {
+    async fn an_ignored_route_is_accepted_when_similar_ones_have_gone() {
         let mut table = table();
         let route = |bits: usize| {
             let segment = |at: usize| if bits >> at & 1 == 0 { "/x".to_owned() } else { format!("/{{p{at}}}") };
@@ -455,7 +455,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_link_stays_with_its_process_and_a_pick_does_not_change_under_a_call() {
+    async fn a_connection_stays_with_its_process_and_a_pool_with_its_call() {
         let mut table = table();
         let node = |id: &str, suspect| {
             let routes = vec![Route::parse("GET/a").unwrap()];

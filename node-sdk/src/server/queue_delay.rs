@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_waits_longer_than_the_fastest_is_seen() {
+    async fn calls_slower_than_the_fastest_have_waited() {
         let start = Instant::now() + Duration::from_secs(1000);
         let mut queue_delay = QueueDelay::default();
         let mut delay = |received, sent| {

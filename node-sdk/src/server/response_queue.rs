@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_would_cut_the_connection_becomes_an_error() {
+    fn a_response_that_would_cut_the_connection_becomes_an_error() {
         let mut caller = TestCaller::new();
         caller.push(Version::V2, 10);
         caller.push(Version::V2, MAX_FRAME_BYTES);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_would_kill_its_caller_becomes_an_error() {
+    fn a_response_that_would_crash_its_caller_becomes_an_error() {
         let around = r#"{"key":1,"errorcode":0,"errormessage":"success","results":""}¶"#.len();
         for (bytes, whole) in [(LEGACY_READ_BYTES - around, true), (LEGACY_READ_BYTES - around + 1, false)] {
             let mut caller = TestCaller::new();

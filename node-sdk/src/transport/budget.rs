@@ -124,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn many_who_want_all_have_the_same_and_leave_some() {
+    fn many_greedy_peers_have_equal_shares_and_leave_some() {
         #[track_caller]
         fn check(callers: usize, least: usize) {
             let budget = Budget::new(DEFAULT_BYTES);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_small_always_fits() {
+    fn small_amounts_always_fit() {
         let budget = Budget::new(1 << 20);
         let (mut large, small) = (PeerShare::new(&budget), PeerShare::new(&budget));
         assert!(large.fits(1 << 20) && !large.fits((1 << 20) + 1));

@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn credit_comes_back_in_portions_of_what_is_taken() {
+    fn credit_is_returned_in_portions() {
         let mut task = Context::from_waker(Waker::noop());
         let (mut receive, mut send) = (ReceiveWindow::new(STREAM_WINDOW), SendWindow::new(STREAM_WINDOW));
         let (mut sent, mut granted) = (0, 0);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_that_waits_keeps_nothing_but_itself() {
+    fn a_waiting_part_keeps_alive_nothing_else() {
         #[track_caller]
         fn check(bytes: usize, alone: bool) {
             let read = frame(1 << 20);

@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_use_has_a_budget() {
+    fn useless_frames_have_a_budget() {
         check(1, 0, 60_000, 2499);
         check(100, 0, 1000, 20);
         check(2001, 0, 1, 0);
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rest_is_twice_as_long_until_it_was_quiet_for_long() {
+    fn each_cool_down_doubles_until_a_long_quiet_time() {
         let start = start();
         let mut unexpected = UnexpectedFrames::new(start);
         let cool_downs: Vec<_> = (0..7).map(|_| unexpected.close(start).as_secs()).collect();

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_write_is_cut_apart_and_all_else_is_parsed() {
+    fn our_format_is_split_and_others_are_parsed() {
         let all = CallMeta {
             time_left: Some(Duration::from_millis(5)),
             sent: Some(Duration::from_millis(123_456)),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_ours_is_not_taken_for_it() {
+    fn lookalikes_of_our_format_are_parsed() {
         for (frame, valid) in [
             (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":{}}"#, true),
             (r#"{"uri":"/g","method":"GET","key":7,"$":{},"params":1,"key":8}"#, false),
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_in_both_places() {
+    fn a_key_is_found_in_either_place() {
         for (frame, key, version) in [
             (r#"{"uri":"/g","method":"GET","params":{"key":0}}"#, Some(Key::Number(0)), Version::V1),
             (

@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_as_usual() {
+    fn absent_members_have_defaults() {
         let usual = Advert::default;
         check("{}", usual());
         check(r#"{"v":2,"new":[]}"#, usual());

@@ -446,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_no_news() {
+    fn packets_that_do_not_fit_are_not_updates() {
         for (frame, good) in [
             (r#"{"uri":"/distributes","method":"GET","params":[]}"#, true),
             (r#"{"uri":"/distributes","method":"GET","params":[7],"$":{}}"#, true),

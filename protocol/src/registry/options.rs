@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_is_read() {
+    fn options_are_read() {
         let nothing = RegisterOptions::default;
         check("{}", &Ok(nothing()));
         check("7", &Ok(nothing()));

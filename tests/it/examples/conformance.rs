@@ -53,7 +53,7 @@ async fn our_nodes_keep_the_protocol() {
 }
 
 #[tokio::test]
-async fn so_does_an_old_service_with_one_line_changed() {
+async fn an_old_service_with_one_line_changed_keeps_the_protocol() {
     if !legacy_peers_can_run() {
         return;
     }

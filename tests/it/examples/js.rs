@@ -61,7 +61,7 @@ async fn an_old_service_with_one_line_changed_serves_callers_of_every_age() {
 }
 
 #[tokio::test]
-async fn it_comes_back_to_a_distributor_that_was_started_again() {
+async fn it_registers_again_after_a_restart_of_the_distributor() {
     if !legacy_peers_can_run() {
         return;
     }
@@ -82,7 +82,7 @@ async fn it_comes_back_to_a_distributor_that_was_started_again() {
 }
 
 #[tokio::test]
-async fn it_goes_on_serving_those_who_stay_as_they_are() {
+async fn it_keeps_serving_old_callers() {
     if !legacy_peers_can_run() {
         return;
     }

@@ -199,7 +199,7 @@ async fn ov9_requests_that_take_long_do_not_take_a_server_from_others() {
 }
 
 #[tokio::test]
-async fn slow_clients_are_left_alone_while_nobody_waits() {
+async fn slow_clients_are_not_evicted_while_no_request_waits() {
     let cluster = Cluster::start();
     let (at, _) = gateway(&cluster, route()).await;
     let mut slow = RawStream(connect(2, at).await);
@@ -216,7 +216,7 @@ async fn slow_clients_are_left_alone_while_nobody_waits() {
 }
 
 #[tokio::test]
-async fn one_client_has_all_that_it_asks_for_while_nobody_else_waits() {
+async fn one_client_has_all_permits_while_no_other_waits() {
     let cluster = Cluster::start();
     let (at, _) = gateway(&cluster, route()).await;
     let load = (0..4 * PERMITS)
@@ -242,7 +242,7 @@ async fn a_tunnel_that_is_silent_for_too_long_is_closed_on_both_sides() {
 }
 
 #[tokio::test]
-async fn a_body_is_given_to_a_busy_server_when_there_is_enough_of_it() {
+async fn a_body_goes_to_a_busy_server_once_enough_has_arrived() {
     let cluster = Cluster::start();
     let (at, begun) = gateway(&cluster, Route { max_connections: 4, ..route() }).await;
     let mut held = Vec::new();
@@ -306,7 +306,7 @@ async fn check_seats(name: &str, first: &[u8], from: (u8, u8)) {
 }
 
 #[tokio::test]
-async fn gh9_clients_that_have_said_a_byte_give_way_to_new_ones() {
+async fn gh9_clients_that_sent_one_byte_make_room_for_new_ones() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
     for (name, first) in [
         ("a byte", &b"G"[..]),

@@ -42,7 +42,7 @@ async fn told(gateway: std::net::SocketAddr, request: &str) -> String {
 }
 
 #[tokio::test]
-async fn gh1_gh5_nothing_follows_what_makes_no_sense() {
+async fn gh1_gh5_nothing_follows_a_malformed_request() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("math").route("GET/double", double).route("POST/double", double)).await;
     let gateway = cluster.gateway().await;
@@ -69,7 +69,7 @@ async fn gh1_gh5_nothing_follows_what_makes_no_sense() {
 }
 
 #[tokio::test]
-async fn gh3_a_body_that_nobody_wants_is_passed_over_or_ends_the_connection() {
+async fn gh3_an_unwanted_body_is_skipped_or_ends_the_connection() {
     let cluster = Cluster::start();
     let gateway = cluster.gateway().await;
     let post = |bytes: usize| {
@@ -83,7 +83,7 @@ async fn gh3_a_body_that_nobody_wants_is_passed_over_or_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
+async fn gh9_the_client_idle_for_longest_makes_room() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
     let gateway = cluster.gateway_with(Config { max_connections: 3, ..Config::default() }).await;
@@ -107,7 +107,7 @@ async fn gh9_whoever_has_been_idle_for_longest_makes_room() {
 }
 
 #[tokio::test]
-async fn gh29_operators_have_a_door_of_their_own() {
+async fn gh29_operators_have_an_address_of_their_own() {
     let cluster = Cluster::start();
     let [at, admin] = [(); 2].map(|()| std::net::SocketAddr::from(([127, 0, 0, 1], tests::pick_port())));
     let (listen, asked, address) = (at.to_string(), admin.to_string(), cluster.address.to_string());

@@ -82,7 +82,7 @@ async fn servers_are_asked_in_http1_with_trailers_both_ways() {
 }
 
 #[tokio::test]
-async fn gu8_gu19_an_end_in_the_middle_is_told_on_either_side() {
+async fn gu8_gu19_an_early_end_is_reported_to_the_other_side() {
     let (_cluster, gateway, server, _node) = served().await;
     let mut client = connect(gateway).await;
     let (response, _) = client.send_request(head("GET", "/api").body(()).unwrap(), true).unwrap();
@@ -114,7 +114,7 @@ async fn gu8_gu19_an_end_in_the_middle_is_told_on_either_side() {
 }
 
 #[tokio::test]
-async fn gh18_what_http1_could_not_say_is_refused() {
+async fn gh18_requests_that_http1_cannot_express_are_refused() {
     let (_cluster, gateway, _server, _node) = served().await;
     let mut client = connect(gateway).await;
     let check =
@@ -186,7 +186,7 @@ async fn gh3_an_answer_before_the_body_arrives_without_a_reset() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_body_is_told_also_after_the_answer() {
+async fn a_fault_of_a_body_is_reported_even_after_the_answer() {
     let (_cluster, gateway, _server, _node) = served().await;
     let length = [&[0, 14][..], b"content-length", &[1], b"1"].concat();
     let post = [&[0x83, 0x86, 0x84, 0x41, 1, b'g'][..], &length].concat();
@@ -218,7 +218,7 @@ async fn what_is_wrong_with_a_body_is_told_also_after_the_answer() {
 }
 
 #[tokio::test]
-async fn rs2_a_client_of_http2_is_told_to_ask_elsewhere() {
+async fn rs2_an_http2_client_is_told_to_connect_elsewhere() {
     let (cluster, gateway, server, _node) = served().await;
     let mut client = connect(gateway).await;
     let (response, _) = client.send_request(head("GET", "/api").body(()).unwrap(), true).unwrap();
@@ -237,7 +237,7 @@ async fn rs2_a_client_of_http2_is_told_to_ask_elsewhere() {
 }
 
 #[tokio::test]
-async fn gh5_http2_in_clear_is_spoken_only_where_that_is_wanted() {
+async fn gh5_http2_without_tls_is_spoken_only_if_configured() {
     let cluster = Cluster::start();
     let gateway = cluster.gateway().await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();

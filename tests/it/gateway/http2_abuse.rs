@@ -167,7 +167,7 @@ async fn gh17_a_client_that_opens_no_window_loses_its_streams() {
 }
 
 #[tokio::test]
-async fn gh9_an_idle_client_that_does_not_listen_makes_room_too() {
+async fn gh9_an_idle_http2_client_that_ignores_goaway_makes_room() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
     let config = Config { h2c: true, max_connections: 1, ..Config::default() };
@@ -181,7 +181,7 @@ async fn gh9_an_idle_client_that_does_not_listen_makes_room_too() {
 }
 
 #[tokio::test]
-async fn gh9_a_client_that_takes_nothing_of_its_response_makes_room_too() {
+async fn gh9_an_http2_client_that_does_not_read_makes_room() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("n").route("GET/double", double)).await;
     let config = Config { h2c: true, max_connections: 1, ..Config::default() };

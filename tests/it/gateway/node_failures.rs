@@ -26,18 +26,18 @@ async fn check_passed_over(port: u16) {
 }
 
 #[tokio::test]
-async fn gu1_a_node_that_refuses_is_passed_over() {
+async fn gu1_a_node_that_refuses_is_skipped() {
     check_passed_over(tests::pick_port()).await;
 }
 
 #[tokio::test]
-async fn gu2_a_node_in_a_black_hole_is_passed_over() {
+async fn gu2_a_node_in_a_black_hole_is_skipped() {
     let (_socket, port, _fillers) = Listener::black_hole().await;
     check_passed_over(port).await;
 }
 
 #[tokio::test]
-async fn gu3_gu5_an_answer_that_comes_too_late_is_nobodys() {
+async fn gu3_gu5_a_late_answer_belongs_to_no_call() {
     let cluster = Cluster::start();
     let node = RawNode::join(&cluster).await;
     let gateway =
@@ -55,7 +55,7 @@ async fn gu3_gu5_an_answer_that_comes_too_late_is_nobodys() {
 }
 
 #[tokio::test]
-async fn gu6_keys_that_nobody_waits_for_are_ignored() {
+async fn gu6_unknown_keys_are_ignored() {
     let cluster = Cluster::start();
     let node = RawNode::join(&cluster).await;
     let gateway = cluster.gateway().await;
@@ -96,7 +96,7 @@ async fn gu8_gu9_a_call_that_may_have_been_carried_out_is_not_made_twice() {
 }
 
 #[tokio::test]
-async fn gu10_one_of_three_leaves_and_nobody_notices() {
+async fn gu10_one_of_three_leaves_without_a_failed_call() {
     let cluster = Cluster::start();
     let mut nodes = Vec::new();
     for _ in 0..3 {
@@ -120,7 +120,7 @@ async fn gu10_one_of_three_leaves_and_nobody_notices() {
 }
 
 #[tokio::test]
-async fn gu11_gone_is_503_and_never_there_is_404() {
+async fn gu11_gone_is_503_and_unknown_is_404() {
     let cluster = Cluster::start();
     let gateway = cluster.gateway().await;
     assert_eq!(request(gateway, "GET", "/hello", "").await.problem(), "no_route");
@@ -136,7 +136,7 @@ async fn gu11_gone_is_503_and_never_there_is_404() {
 }
 
 #[tokio::test]
-async fn gu19_what_a_client_no_longer_waits_for_is_not_sent() {
+async fn gu19_a_call_whose_client_has_gone_is_not_sent() {
     let cluster = Cluster::start();
     let node = RawNode::join(&cluster).await;
     let gateway = cluster.gateway().await;

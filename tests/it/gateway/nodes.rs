@@ -86,7 +86,7 @@ async fn answers_of_our_nodes_become_responses() {
 }
 
 #[tokio::test]
-async fn what_has_get_has_head() {
+async fn a_route_with_get_has_head() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("math").route("GET/double", double)).await;
     let gateway = cluster.gateway().await;
@@ -100,7 +100,7 @@ async fn what_has_get_has_head() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_request_is_said() {
+async fn faults_of_a_request_are_named() {
     let cluster = Cluster::start();
     let _node = cluster.node(Node::builder("math").route("POST/double", double).route("GET/double", double)).await;
     let config = Config { max_body_bytes: 1000, request_timeout: Duration::from_millis(500), ..Config::default() };

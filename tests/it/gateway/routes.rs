@@ -38,7 +38,7 @@ async fn turns(gateway: SocketAddr, count: usize) -> HashMap<u16, usize> {
 }
 
 #[tokio::test]
-async fn a_cookie_keeps_a_client_with_a_server_as_long_as_that_is_there() {
+async fn a_cookie_keeps_a_client_with_a_server_while_it_exists() {
     let cluster = Cluster::start();
     let (one, two) = (CountingServer::start().await, CountingServer::start().await);
     let secret = Some("shared".to_owned());
@@ -84,7 +84,7 @@ async fn a_client_keeps_its_server_by_its_address_and_weights_are_shares() {
 }
 
 #[tokio::test]
-async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so() {
+async fn a_route_calls_nodes_in_turn_or_one_node_per_client() {
     let cluster = Cluster::start();
     let who =
         |name: &'static str| Node::builder(name).route("GET/who", move || async move { Ok::<_, ServiceError>(name) });
@@ -110,7 +110,7 @@ async fn nodes_are_called_in_turn_or_the_same_for_a_client_where_a_route_says_so
 }
 
 #[tokio::test]
-async fn least_connections_and_least_cost_pass_over_who_is_busy() {
+async fn least_connections_and_peak_ewma_avoid_a_busy_server() {
     let cluster = Cluster::start();
     for balance in [Balance::LeastInFlight, Balance::PeakEwma] {
         let (slow, quick) = (CountingServer::start().await, CountingServer::start().await);
@@ -129,7 +129,7 @@ async fn least_connections_and_least_cost_pass_over_who_is_busy() {
 }
 
 #[tokio::test]
-async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
+async fn ov7_ov8_limits_answer_at_once_with_retry_after() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 3, by: RateBy::Header("x-key".to_owned()) };
@@ -166,7 +166,7 @@ async fn ov7_ov8_limits_answer_at_once_and_say_when_to_come_back() {
 
 #[tokio::test]
 #[expect(clippy::disallowed_methods, reason = "its thread is held up on purpose")]
-async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
+async fn ov1_ov2_a_lagging_gateway_delays_its_rejections() {
     /// With stalls of this length the gateway, which runs in the same thread, is later than it may
     /// be.
     const STALL: Duration = Duration::from_secs(1);
@@ -198,7 +198,7 @@ async fn ov1_ov2_who_cannot_keep_up_tells_those_it_declines_later() {
 }
 
 #[tokio::test]
-async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
+async fn gu4_a_server_gets_its_limit_of_requests_and_the_rest_waits() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     server.answers(0);
@@ -217,7 +217,7 @@ async fn gu4_a_server_is_given_as_much_as_it_may_have_and_the_rest_waits() {
 }
 
 #[tokio::test]
-async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
+async fn a_server_that_fails_its_checks_is_skipped_until_it_recovers() {
     let cluster = Cluster::start();
     let (well, ill) = (CountingServer::start().await, CountingServer::start().await);
     let check = Some(Check::Http("/health".to_owned()));
@@ -243,7 +243,7 @@ async fn a_server_that_fails_its_checks_is_passed_over_until_it_is_well() {
 }
 
 #[tokio::test]
-async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
+async fn a_node_that_fails_its_checks_is_skipped_until_it_recovers() {
     let cluster = Cluster::start();
     let mut nodes = Vec::new();
     for name in ["well", "ill", "mute"] {
@@ -291,7 +291,7 @@ async fn a_node_that_fails_its_checks_is_passed_over_until_it_is_well() {
 }
 
 #[tokio::test]
-async fn gu15_who_lets_requests_fail_is_passed_over_but_never_most_of_them() {
+async fn gu15_servers_that_fail_are_ejected_but_never_most_of_them() {
     let cluster = Cluster::start();
     let (a, b, c) = (CountingServer::start().await, CountingServer::start().await, CountingServer::start().await);
     let at = gateway(&cluster, route(&[&a, &b, &c])).await;
@@ -309,7 +309,7 @@ async fn gu15_who_lets_requests_fail_is_passed_over_but_never_most_of_them() {
 }
 
 #[tokio::test]
-async fn gu12_what_may_be_asked_twice_is_asked_elsewhere_within_a_budget() {
+async fn gu12_repeatable_requests_are_retried_elsewhere_within_a_budget() {
     let cluster = Cluster::start();
     let (dead, well) = (CountingServer::start().await, CountingServer::start().await);
     dead.answers(0);
@@ -333,7 +333,7 @@ async fn gu12_what_may_be_asked_twice_is_asked_elsewhere_within_a_budget() {
 }
 
 #[tokio::test]
-async fn gu14_a_request_that_goes_round_is_stopped() {
+async fn gu14_a_request_in_a_loop_is_stopped() {
     let cluster = Cluster::start();
     let port = tests::pick_port();
     let at = SocketAddr::from(([127, 0, 0, 1], port));
@@ -348,7 +348,7 @@ async fn gu14_a_request_that_goes_round_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_balancer_before_us_says_who_the_client_is() {
+async fn a_balancer_in_front_names_the_client() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let here = || vec!["127.0.0.0/8".parse().unwrap()];
@@ -387,7 +387,7 @@ async fn a_balancer_before_us_says_who_the_client_is() {
 }
 
 #[tokio::test]
-async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
+async fn a_deadline_counts_from_the_end_of_the_body() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     server.answers(0);
@@ -402,7 +402,7 @@ async fn a_deadline_counts_from_the_end_of_the_body_however_late_that_comes() {
 }
 
 #[tokio::test]
-async fn gh3_whoever_sends_too_much_hears_of_it() {
+async fn gh3_a_client_that_sends_too_much_is_told() {
     let cluster = Cluster::start();
     let rate = Rate { requests: 1, every: Duration::from_secs(60), burst: 1, by: RateBy::Route };
     let server = CountingServer::start().await;

@@ -8,7 +8,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 #[tokio::test]
-async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
+async fn gu1_a_server_that_refuses_is_skipped_for_any_method() {
     let cluster = Cluster::start();
     let _nobody = Server::register(&cluster, tests::pick_port(), json!({ "prefixes": ["/api"] })).await;
     let _server = Server::join(&cluster, &["/api"]).await.answer_with_port();
@@ -20,7 +20,7 @@ async fn gu1_a_server_that_refuses_is_passed_over_whatever_the_method() {
 }
 
 #[tokio::test]
-async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
+async fn gu16_a_server_that_closes_idle_connections_costs_no_request() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let ok = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
     let mut client = HttpClient::connect(gateway).await;
@@ -61,7 +61,7 @@ async fn gu16_a_server_that_closes_what_it_has_not_used_costs_no_request() {
 }
 
 #[tokio::test]
-async fn gu3_gu8_gu18_what_servers_get_wrong_is_told() {
+async fn gu3_gu8_gu18_faults_of_servers_are_reported() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let check = async |response: &str, status: u16, kind: &str| {
         let asked = tokio::spawn(async move { request(gateway, "POST", "/api", "{}").await });
@@ -135,7 +135,7 @@ async fn a_connection_is_used_again_only_if_nothing_is_left_on_it() {
 }
 
 #[tokio::test]
-async fn gu8_a_body_that_ends_with_a_reset_is_not_whole() {
+async fn gu8_a_body_that_ends_with_a_reset_is_incomplete() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     for version in ["HTTP/1.1", "HTTP/1.0"] {
         let mut client = RawStream::to(gateway).await;

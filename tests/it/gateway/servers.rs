@@ -46,7 +46,7 @@ async fn a_request_and_its_response_pass_through() {
 }
 
 #[tokio::test]
-async fn bodies_pass_as_they_come_with_trailers() {
+async fn bodies_pass_unbuffered_with_trailers() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     client.send("POST /api HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n3;x=y\r\nabc\r\n").await;
@@ -139,7 +139,7 @@ async fn prefixes_lead_to_servers() {
 }
 
 #[tokio::test]
-async fn servers_take_turns_come_and_go() {
+async fn requests_alternate_between_servers_that_come_and_go() {
     let cluster = Cluster::start();
     let mut registered = Vec::new();
     for _ in 0..2 {
@@ -162,7 +162,7 @@ async fn servers_take_turns_come_and_go() {
 }
 
 #[tokio::test]
-async fn gh10_leave_to_send_a_body_is_given_once_somebody_takes_it() {
+async fn gh10_100_continue_is_sent_once_a_server_takes_the_body() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     client.send("POST /nowhere HTTP/1.1\r\nHost: g\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n").await;
@@ -206,7 +206,7 @@ async fn a_websocket_is_a_tunnel_that_outlives_its_registration() {
 }
 
 #[tokio::test]
-async fn gh4_what_is_no_websocket_is_no_tunnel() {
+async fn gh4_only_a_websocket_is_a_tunnel() {
     let (_cluster, gateway, server) = serve_prefixes(&["/api"]).await;
     let mut client = RawStream::to(gateway).await;
     let second = "GET /api/2 HTTP/1.1\r\nHost: g\r\n\r\n";
@@ -276,7 +276,7 @@ async fn servers_in_node_js_join_by_a_few_lines_and_a_deploy_costs_no_request() 
 }
 
 #[tokio::test]
-async fn a_file_names_servers_that_do_not_register_and_what_is_wrong_with_it_is_told() {
+async fn a_file_names_fixed_servers_and_its_mistakes_are_named() {
     let cluster = Cluster::start();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = listener.local_addr().unwrap();
@@ -323,7 +323,7 @@ async fn gh7_a_body_that_comes_too_slowly_is_given_up() {
 }
 
 #[tokio::test]
-async fn gh8_nothing_is_read_for_a_client_that_takes_nothing() {
+async fn gh8_nothing_is_read_for_a_client_that_does_not_read() {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/api"]).await;
     let config = Config { write_timeout: Duration::from_millis(500), ..Config::default() };

@@ -34,7 +34,7 @@ fn get(path: &str, accept: &str) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn whoever_accepts_a_stream_is_given_lines_or_events() {
+async fn a_client_that_accepts_a_stream_gets_lines_or_events() {
     let (_cluster, _node, gateway, _) = served().await;
     let mut http1 = HttpClient::connect(gateway).await;
     let mut http2 = http2::connect(gateway).await;
@@ -82,7 +82,7 @@ async fn http_1_0_has_no_chunks() {
 }
 
 #[tokio::test]
-async fn gu8_a_stream_that_breaks_off_is_not_taken_for_whole() {
+async fn gu8_a_cut_stream_does_not_look_complete() {
     let (_cluster, _node, gateway, _) = served().await;
     let path = "/count?upto=9&fails_at=5";
     let all = to_the_end(gateway, &get(path, LINES)).await;
@@ -99,7 +99,7 @@ async fn gu8_a_stream_that_breaks_off_is_not_taken_for_whole() {
 }
 
 #[tokio::test]
-async fn gu19_parts_come_when_they_are_there_and_the_stream_ends_when_its_client_goes() {
+async fn gu19_parts_arrive_at_once_and_the_stream_ends_with_its_client() {
     let (_cluster, _node, gateway, working) = served().await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(&get("/forever", EVENTS)).await.unwrap();
@@ -132,7 +132,7 @@ async fn a_node_that_takes_parts_is_told_that_there_are_none() {
 }
 
 #[tokio::test]
-async fn gu19_who_sends_on_and_on_while_a_stream_lasts_loses_it() {
+async fn gu19_a_client_that_floods_during_a_stream_loses_it() {
     let (_cluster, _node, gateway, working) = served().await;
     let mut stream = TcpStream::connect(gateway).await.unwrap();
     stream.write_all(&get("/forever", EVENTS)).await.unwrap();
@@ -142,7 +142,7 @@ async fn gu19_who_sends_on_and_on_while_a_stream_lasts_loses_it() {
 }
 
 #[tokio::test]
-async fn gh8_who_does_not_read_is_not_read_for() {
+async fn gh8_a_stream_waits_for_a_client_that_does_not_read() {
     async fn large(State(made): State<AtomicUsize>) -> Parts<String> {
         let next = move |_| {
             made.fetch_add(1, Ordering::Relaxed);

@@ -153,7 +153,7 @@ fn catches(pid: u32, signal: Signal) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn rs19_programs_stop_whatever_has_become_of_their_output() {
+async fn rs19_programs_stop_whatever_their_output_does() {
     let mut cases = Vec::new();
     for program in [DISTRIBUTOR, GATEWAY, GOODS, HELLO, SHOP] {
         for output in [Output::Dead, Output::Full, Output::AlwaysFull, Output::Closed, Output::NoSpace] {

@@ -25,7 +25,7 @@ async fn start(file: &Path) -> Process {
 }
 
 #[tokio::test]
-async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_lost() {
+async fn tls_shows_each_name_its_certificate_and_replaces_them_without_loss() {
     let (files, server) = (GatewayFiles::new(), echo_server().await);
     let (plain, secure) = (pick_address(), pick_address());
     let a = files.certificate("a", &["a.test", "*.wild.test"]);
@@ -87,7 +87,7 @@ async fn tls_shows_each_name_its_certificate_and_new_ones_without_a_connection_l
 }
 
 #[tokio::test]
-async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
+async fn ta10_an_unusable_certificate_is_reported_at_the_start() {
     let files = GatewayFiles::new();
     let (a, b) = (files.certificate("a", &["a.test"]), files.certificate("b", &["b.test"]));
     let check = async |certificate: &str, why: &str| {
@@ -114,7 +114,7 @@ async fn ta10_a_certificate_that_cannot_be_used_is_told_at_the_start() {
 }
 
 #[tokio::test]
-async fn ta4_a_handshake_that_stands_still_is_ended() {
+async fn ta4_a_stalled_handshake_is_ended() {
     let (files, secure) = (GatewayFiles::new(), pick_address());
     let a = files.certificate("a", &["a.test"]);
     let file = files.write(&format!(
@@ -275,7 +275,7 @@ async fn rs3_a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn rs17_whoever_is_behind_a_gateway_that_dies_hears_of_it() {
+async fn rs17_nodes_and_servers_notice_the_death_of_a_gateway() {
     let cluster = Cluster::start();
     let server = Server::join(&cluster, &["/ws"]).await;
     let at = pick_address();
@@ -300,7 +300,7 @@ async fn rs17_whoever_is_behind_a_gateway_that_dies_hears_of_it() {
 }
 
 #[tokio::test]
-async fn oe9_oe12_what_the_system_does_not_give_is_told() {
+async fn oe9_oe12_missing_resources_are_reported() {
     let at = pick_address().to_string();
     let limited = format!("ulimit -n 400; exec {GATEWAY} --listen {at} --admin off");
     let gateway = Process::start("bash", &["-c", &limited]);
@@ -318,7 +318,7 @@ async fn oe9_oe12_what_the_system_does_not_give_is_told() {
 }
 
 #[tokio::test]
-async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
+async fn cr13_cr14_cr15_a_log_that_cannot_be_written_ends_nothing() {
     let (server, folder) = (echo_server().await, tempfile::tempdir().unwrap());
     let file = folder.path().join("gateway.toml");
     std::fs::write(&file, format!("access_log = \"text\"\n[[route]]\nprefix = \"/\"\nservers = [\"{server}\"]\n"))
@@ -358,7 +358,7 @@ async fn cr13_cr14_cr15_a_log_that_cannot_be_written_is_no_end() {
 }
 
 #[tokio::test]
-async fn operators_see_what_goes_where() {
+async fn operators_see_the_routes() {
     let cluster = Cluster::start();
     let _server = Server::join(&cluster, &["/api"]).await;
     async fn hello() -> Result<&'static str, node_sdk::ServiceError> {

@@ -45,7 +45,7 @@ impl WatchedDistributor {
 }
 
 #[tokio::test]
-async fn oe17_figures_of_the_distributor_follow_what_happens() {
+async fn oe17_metrics_of_the_distributor_follow_events() {
     // Room for one packet that has begun.
     let watched = WatchedDistributor::start(&["--max-incoming-bytes", "1"]).await;
     for (name, expected) in [
@@ -97,7 +97,7 @@ async fn oe17_figures_of_the_distributor_follow_what_happens() {
 }
 
 #[tokio::test]
-async fn oe17_operators_of_the_distributor_who_stay_keep_nobody_out() {
+async fn oe17_idle_operators_of_the_distributor_do_not_block_others() {
     let watched = WatchedDistributor::start(&[]).await;
     let begins = ["GET /metrics HTTP/1.1\r\nHost: d\r\n\r\n", "GET /hea", "", "POST /health HTTP/1.1\r\n"];
     let mut all = Vec::new();

@@ -24,7 +24,7 @@ async fn scene(net: &Namespace, config: distributor::Config) -> (Cluster, Proces
 }
 
 /// Checks that no node leaves for that time.
-async fn nobody_leaves(watcher: &mut Peer, time: Duration) {
+async fn no_node_leaves(watcher: &mut Peer, time: Duration) {
     let until = Instant::now() + time;
     while let Some(left) = until.checked_duration_since(Instant::now())
         && let Ok(names) = timeout(left, watcher.next_list()).await
@@ -65,7 +65,7 @@ async fn cr7_an_old_node_whose_machine_is_gone_is_noticed_by_the_system() {
 }
 
 #[tokio::test]
-async fn pt3_one_way_is_not_enough() {
+async fn pt3_one_direction_is_not_enough() {
     for chain in ["OUTPUT", "INPUT"] {
         let Some(net) = Namespace::new() else { return };
         let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
@@ -77,21 +77,21 @@ async fn pt3_one_way_is_not_enough() {
 }
 
 #[tokio::test]
-async fn pt6_a_lossy_network_evicts_nobody() {
+async fn pt6_a_lossy_network_evicts_no_node() {
     let Some(net) = Namespace::new() else { return };
     let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.lose("0.05");
-    nobody_leaves(&mut watcher, Duration::from_secs(12)).await;
+    no_node_leaves(&mut watcher, Duration::from_secs(12)).await;
 }
 
 #[tokio::test]
-async fn pt9_a_link_that_flaps_evicts_nobody() {
+async fn pt9_a_flapping_link_evicts_no_node() {
     let Some(net) = Namespace::new() else { return };
     let (_cluster, _node, mut watcher) = scene(&net, distributor::Config::default()).await;
     for _ in 0..3 {
         for up in [false, true] {
             net.plug(up);
-            nobody_leaves(&mut watcher, Duration::from_secs(2)).await;
+            no_node_leaves(&mut watcher, Duration::from_secs(2)).await;
         }
     }
 }
@@ -112,7 +112,7 @@ async fn pt10_a_node_whose_connection_is_reset_comes_back() {
 }
 
 #[tokio::test]
-async fn pt8_a_slow_link_with_a_long_list_is_no_death() {
+async fn pt8_a_slow_link_with_a_long_list_evicts_no_node() {
     let Some(net) = Namespace::new() else { return };
     let (cluster, node, mut watcher) = scene(&net, distributor::Config::default()).await;
     net.throttle(256);
@@ -133,7 +133,7 @@ async fn pt8_a_slow_link_with_a_long_list_is_no_death() {
             }
         }
     });
-    nobody_leaves(&mut watcher, Duration::from_secs(16)).await;
+    no_node_leaves(&mut watcher, Duration::from_secs(16)).await;
     assert!(!node.output().contains("lost"), "{}", node.output());
     answering.abort();
 }

@@ -62,7 +62,7 @@ async fn register(cluster: &Cluster, registration: serde_json::Value) -> Peer {
 }
 
 #[tokio::test]
-async fn names_of_nodes_reach_no_terminal_as_they_are() {
+async fn names_of_nodes_are_escaped_for_terminals() {
     let cluster = Cluster::start();
     let _evil = register(&cluster, json!({ "port": 7, "name": NAME, "urls": ["GET/evil"] })).await;
     let gateway = GatewayWithAdmin::start(&cluster).await;
@@ -106,7 +106,7 @@ async fn no_entry_makes_a_gateway_call_itself() {
 }
 
 #[tokio::test]
-async fn oe17_operators_who_stay_keep_nobody_out() {
+async fn oe17_idle_operators_do_not_block_others() {
     let cluster = Cluster::start();
     let gateway = GatewayWithAdmin::start(&cluster).await;
     let begins = [
@@ -128,7 +128,7 @@ async fn oe17_operators_who_stay_keep_nobody_out() {
 }
 
 #[tokio::test]
-async fn oe16_a_file_that_was_lost_changes_nothing() {
+async fn oe16_a_lost_file_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("gateway.toml");
     let at = std::net::SocketAddr::from(([127, 0, 0, 1], pick_port()));
@@ -162,7 +162,7 @@ async fn oe16_a_file_that_was_lost_changes_nothing() {
 }
 
 #[tokio::test]
-async fn bad_prefixes_are_told_once() {
+async fn bad_prefixes_are_reported_once() {
     let cluster = Cluster::start();
     let gateway = GatewayWithAdmin::start(&cluster).await;
     let bad: Vec<String> = (0..200).map(|number| format!("bad\u{202e}{number}")).collect();

@@ -18,7 +18,7 @@ async fn peer(process: &Process) -> Peer {
 }
 
 #[tokio::test]
-async fn cr1_with_60_descriptors_those_inside_are_served_and_the_others_told_to_go() {
+async fn cr1_with_60_descriptors_connected_peers_are_served_and_others_refused() {
     let limited = format!("ulimit -n 60 && exec {DISTRIBUTOR} --listen 127.0.0.1:0");
     let process = Process::start("sh", &["-c", &limited]);
     let mut inside = peer(&process).await;
@@ -135,7 +135,7 @@ fn clock_shim() -> Option<PathBuf> {
 }
 
 #[tokio::test]
-async fn cr17_the_wall_clock_is_for_the_log_only() {
+async fn cr17_only_the_log_uses_the_wall_clock() {
     let Some(library) = clock_shim() else { return };
     let folder = tempfile::tempdir().unwrap();
     let clock = folder.path().join("clock");

@@ -114,7 +114,7 @@ async fn hello() -> Result<&'static str, ServiceError> {
 }
 
 #[tokio::test]
-async fn rs4_nobody_notices_that_the_distributor_is_killed_and_comes_back() {
+async fn rs4_a_kill_and_restart_of_the_distributor_costs_no_request() {
     let address = format!("127.0.0.1:{}", pick_port());
     let distributor = Process::start(DISTRIBUTOR, &["--listen", &address]);
     distributor.line("listening").await;
@@ -167,7 +167,7 @@ async fn a_node_says_when_the_distributor_is_lost_and_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
+async fn rs6_gu1_a_kill_of_one_of_two_instances_costs_no_request() {
     let cluster = Cluster::start();
     let address = cluster.address.to_string();
     let (first, second) = (Process::start(NODE, &[&address]), Process::start(NODE, &[&address]));
@@ -186,7 +186,7 @@ async fn rs6_gu1_nobody_notices_that_one_of_two_instances_is_killed() {
 }
 
 #[tokio::test]
-async fn a_node_that_is_told_to_stop_finishes_what_it_is_at() {
+async fn a_node_that_is_told_to_stop_finishes_its_calls() {
     let cluster = Cluster::start();
     let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let gateway = cluster.gateway().await;

@@ -19,7 +19,7 @@ fn busy() -> Config {
 }
 
 #[tokio::test]
-async fn bc1_a_reader_that_stops_costs_nobody_anything_and_is_cut() {
+async fn bc1_a_reader_that_stops_delays_no_peer_and_is_cut() {
     let cluster = Cluster::with(Config { write_timeout: Duration::from_millis(500), ..busy() });
     let mut stuck = Peer::connect_narrow(cluster.address).await;
     stuck.register_with(heavy("stuck")).await;
@@ -68,7 +68,7 @@ async fn bc1_an_old_reader_that_stops_is_cut_as_well() {
 }
 
 #[tokio::test]
-async fn bc7_half_a_list_is_none() {
+async fn bc7_half_a_list_is_ignored() {
     let distributor = Listener::bind().await;
     let node =
         Node::builder("observer").distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
@@ -95,7 +95,7 @@ async fn bc7_half_a_list_is_none() {
 }
 
 #[tokio::test]
-async fn old_nodes_get_what_they_can_read_and_new_nodes_get_all() {
+async fn old_nodes_get_a_readable_list_and_new_nodes_the_whole() {
     for (oversized_list, old_sees) in
         [(OversizedList::Truncate, &["old", "a", "b"][..]), (OversizedList::Send, &["old", "a", "b", "c"])]
     {
@@ -131,7 +131,7 @@ async fn an_old_reader_that_pauses_finds_one_read_and_the_newest_list() {
 }
 
 #[tokio::test]
-async fn a_burst_ends_with_the_truth_for_everybody() {
+async fn after_a_burst_all_nodes_know_the_truth() {
     let cluster = Cluster::start();
     let mut watchers = Vec::new();
     for number in 0..20 {

@@ -50,7 +50,7 @@ async fn fr4_empty_frames_are_skipped_up_to_a_rate() {
 }
 
 #[tokio::test]
-async fn fr5_endless_bytes_without_a_delimiter_are_cut_and_nobody_else_notices() {
+async fn fr5_endless_bytes_without_a_delimiter_are_cut_and_delay_no_peer() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
     let mut peer = cluster.registered("endless").await;
@@ -61,7 +61,7 @@ async fn fr5_endless_bytes_without_a_delimiter_are_cut_and_nobody_else_notices()
 }
 
 #[tokio::test]
-async fn fr6_a_frame_must_end_in_time_whatever_progress_it_makes() {
+async fn fr6_a_frame_must_end_in_time() {
     let cluster = Cluster::with(Config { frame_timeout: Duration::from_millis(200), ..Config::default() });
     let mut idle = cluster.registered("idle").await;
     let mut peer = cluster.registered("slow").await;
@@ -93,7 +93,7 @@ async fn check_cut(bytes: &[u8], reason: &str) {
 }
 
 #[tokio::test]
-async fn fr7_bytes_that_are_no_utf_8_are_cut() {
+async fn fr7_bytes_that_are_not_utf_8_are_cut() {
     for bytes in [&b"{\"uri\":\"\xff\"}\xC2\xB6"[..], b"{\"a\":\"\xb6\"}\xC2\xB6", b"{\"a\":\"\xc0\xaf\"}\xC2\xB6"] {
         check_cut(bytes, "bad_encoding").await;
     }
@@ -110,7 +110,7 @@ async fn fr8_a_delimiter_inside_a_name_breaks_that_packet_only() {
 }
 
 #[tokio::test]
-async fn fr9_an_escaped_delimiter_goes_round_and_stays_escaped() {
+async fn fr9_an_escaped_delimiter_stays_escaped() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
     let mut peer = cluster.peer().await;
@@ -144,12 +144,12 @@ async fn check_leaves_once(go: impl FnOnce(Peer)) {
 }
 
 #[tokio::test]
-async fn fr11_a_fin_in_mid_packet_is_one_leave() {
+async fn fr11_a_fin_within_a_packet_is_one_leave() {
     check_leaves_once(Peer::close).await;
 }
 
 #[tokio::test]
-async fn fr12_a_reset_in_mid_packet_is_one_leave() {
+async fn fr12_a_reset_within_a_packet_is_one_leave() {
     check_leaves_once(Peer::reset).await;
 }
 
@@ -168,7 +168,7 @@ async fn fr13_the_frame_limit_is_exact() {
 }
 
 #[tokio::test]
-async fn fr15_what_a_connection_left_unfinished_is_not_in_the_next() {
+async fn fr15_an_unfinished_packet_does_not_affect_the_next_connection() {
     let cluster = Cluster::start();
     let mut first = Peer::connect_from_own_port(cluster.address).await;
     let port = first.port();
@@ -180,7 +180,7 @@ async fn fr15_what_a_connection_left_unfinished_is_not_in_the_next() {
 }
 
 #[tokio::test]
-async fn fr17_a_peer_that_reads_nothing_cannot_hold_its_own_end_up() {
+async fn fr17_a_peer_that_does_not_read_cannot_delay_its_own_end() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
     let mut peer = Peer::connect_narrow(cluster.address).await;

@@ -21,7 +21,7 @@ async fn distributor(arguments: &[&str]) -> (Process, SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fr14_others_are_told_and_asked_whatever_one_connection_says_without_a_pause() {
+async fn fr14_a_connection_that_never_pauses_delays_no_peer() {
     let pad = |bytes: usize| "1,".repeat(bytes / 2) + "1";
     let old_name = "\u{200b}".repeat(20_000);
     let old: String = (1..=64)
@@ -96,7 +96,7 @@ fn rss_bytes(process: &Process) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cr6_peers_that_do_not_read_share_what_the_distributor_keeps_for_them() {
+async fn cr6_peers_that_do_not_read_share_a_budget() {
     const PEERS: usize = 100;
     /// Each of them alone was owed 7.7 MB, so that a hundred took more than 770.
     const MOST_BYTES: u64 = 450 << 20;
@@ -131,7 +131,7 @@ async fn cr6_peers_that_do_not_read_share_what_the_distributor_keeps_for_them() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn cr6_packets_that_do_not_end_share_what_the_distributor_reads_ahead() {
+async fn cr6_unfinished_packets_share_a_budget() {
     const PEERS: usize = 2000;
     /// What has room, 4 KiB or a little more of each other one, and connections.
     const MOST_BYTES: u64 = 64 << 20;
@@ -153,7 +153,7 @@ async fn cr6_packets_that_do_not_end_share_what_the_distributor_reads_ahead() {
 }
 
 #[tokio::test]
-async fn cr5_connections_that_register_nothing_give_way() {
+async fn cr5_connections_without_a_registration_are_evicted() {
     let config = distributor::Config { max_connections: 20, ..distributor::Config::default() };
     let cluster = tests::Cluster::with(config);
     let mut silent = Vec::new();

@@ -29,7 +29,7 @@ async fn check(packets: &[(&str, &str)]) {
 }
 
 #[tokio::test]
-async fn js1_broken_json_is_refused_with_its_place() {
+async fn js1_broken_json_is_refused_with_its_position() {
     let broken = [
         "[1,]",
         "[1 true]",
@@ -89,7 +89,7 @@ async fn js1_broken_json_is_refused_with_its_place() {
 }
 
 #[tokio::test]
-async fn js1_sound_json_is_no_strike() {
+async fn js1_valid_json_is_no_strike() {
     let packet = |extra: &str| format!(r#"{{"uri":"/distributes","method":"GET","key":99,"x":{extra}}}"#);
     let sound = [
         "[]",
@@ -200,7 +200,7 @@ async fn js6_wrong_types_are_refused() {
 }
 
 #[tokio::test]
-async fn js7_what_we_do_not_know_is_unsupported_to_version_2_and_silence_to_version_1() {
+async fn js7_unknown_packets_are_unsupported_in_version_2_and_ignored_in_version_1() {
     let unknown = [
         r#"{"uri":"/distributes","method":"PUT","key":7}"#,
         r#"{"uri":"/logs","method":"POST","params":"text"}"#,
@@ -216,7 +216,7 @@ async fn js7_what_we_do_not_know_is_unsupported_to_version_2_and_silence_to_vers
 }
 
 #[tokio::test]
-async fn js14_something_after_the_packet_spoils_all_of_it() {
+async fn js14_bytes_after_the_packet_spoil_it() {
     let packet = r#"{"uri":"/distributes","method":"POST","params":{"port":1,"name":"n"}}"#;
     check(&[
         (&format!("{packet}x"), "bad_json"),

@@ -20,7 +20,7 @@ async fn distributor_on(port: u16) -> Process {
 }
 
 #[tokio::test]
-async fn rs5_a_distributor_that_stood_still_evicts_nobody() {
+async fn rs5_a_distributor_that_was_stopped_evicts_no_node() {
     let distributor = Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
     let address = format!("127.0.0.1:{}", distributor.port().await);
     let nodes = [Process::start(NODE, &[&address]), Process::start(NODE, &[&address])];
@@ -40,7 +40,7 @@ async fn rs5_a_distributor_that_stood_still_evicts_nobody() {
 }
 
 #[tokio::test]
-async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
+async fn bc5_rs4_a_restarted_distributor_is_rebuilt_from_its_nodes() {
     let port = pick_port();
     let distributor = distributor_on(port).await;
     let address = format!("127.0.0.1:{port}");
@@ -64,7 +64,7 @@ async fn bc5_rs4_a_distributor_that_comes_back_is_rebuilt_from_its_clients() {
 }
 
 #[tokio::test]
-async fn pt1_without_a_distributor_peers_are_called_and_it_is_known_for_how_long() {
+async fn pt1_without_a_distributor_nodes_call_each_other_and_know_since_when() {
     let cluster = Cluster::start();
     let _service = cluster.node(Node::builder("who").route("GET/who", who)).await;
     let caller = cluster.node(Node::builder("caller")).await;
@@ -78,7 +78,7 @@ async fn pt1_without_a_distributor_peers_are_called_and_it_is_known_for_how_long
 }
 
 #[tokio::test]
-async fn a_node_with_a_cache_calls_before_a_distributor_is_there() {
+async fn a_node_with_a_cache_calls_before_it_reaches_a_distributor() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("peers");
     let cluster = Cluster::start();
@@ -97,7 +97,7 @@ async fn a_node_with_a_cache_calls_before_a_distributor_is_there() {
 }
 
 #[tokio::test]
-async fn rs18_a_node_tries_calmly_while_nobody_answers() {
+async fn rs18_a_node_retries_calmly_without_a_distributor() {
     let listener = Listener::bind().await;
     let _node = Node::builder("calm").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
     let until = Instant::now() + Duration::from_secs(8);
@@ -114,7 +114,7 @@ async fn rs18_a_node_tries_calmly_while_nobody_answers() {
 }
 
 #[tokio::test]
-async fn rs18_whoever_is_first_in_the_list_tries_calmly_too() {
+async fn rs18_the_first_node_of_the_list_retries_calmly_too() {
     let listener = Listener::bind().await;
     let _node = Node::builder("first").distributor(format!("127.0.0.1:{}", listener.port())).start().await.unwrap();
     let until = Instant::now() + Duration::from_secs(6);
@@ -144,7 +144,7 @@ fn unanswered(port: u16) -> Vec<u16> {
 }
 
 #[tokio::test]
-async fn pt12_a_connect_that_nobody_answers_is_given_up_and_tried_again() {
+async fn pt12_an_unanswered_connect_is_given_up_and_retried() {
     let (hole, port, fillers) = Listener::black_hole().await;
     let before = unanswered(port);
     let node = Node::builder("patient").distributor(format!("127.0.0.1:{port}")).start().await.unwrap();
@@ -164,7 +164,7 @@ async fn pt12_a_connect_that_nobody_answers_is_given_up_and_tried_again() {
 }
 
 #[tokio::test]
-async fn rg9_who_registers_while_the_distributor_stops_is_told_to_come_back() {
+async fn rg9_a_node_that_registers_during_a_stop_is_told_to_come_back() {
     let cluster = Cluster::start();
     let mut late = cluster.peer().await;
     assert_eq!(late.next_list().await.len(), 0);
@@ -183,7 +183,7 @@ async fn rg9_who_registers_while_the_distributor_stops_is_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn rs13_nodes_that_are_turned_away_come_again_and_all_join() {
+async fn rs13_rejected_nodes_come_again_and_all_join() {
     let config = Config { registrations_per_second: 20, registration_burst: 5, ..Config::default() };
     let cluster = Cluster::with(config);
     let mut nodes = Vec::new();

@@ -6,7 +6,7 @@ use tests::{Cluster, Peer, eventually};
 use crate::programs::DISTRIBUTOR;
 
 #[tokio::test]
-async fn every_byte_is_as_it_has_always_been() {
+async fn the_bytes_for_old_nodes_never_change() {
     let cluster = Cluster::start();
     let mut gate = cluster.peer().await;
     let empty = "{\"uri\":\"/distributes\",\"method\":\"GET\",\"key\":0,\"params\":[]}¶";
@@ -30,7 +30,7 @@ async fn every_byte_is_as_it_has_always_been() {
 }
 
 #[tokio::test]
-async fn extra_members_go_round_and_the_host_is_what_we_see() {
+async fn extra_members_are_kept_and_the_host_is_observed() {
     let cluster = Cluster::start();
     let mut peer = cluster.peer().await;
     peer.next_list().await;
@@ -53,7 +53,7 @@ async fn ipv6_nodes_are_spelled_as_they_are() {
 }
 
 #[tokio::test]
-async fn forked_workers_may_register_one_place_twice() {
+async fn forked_workers_may_register_one_address_twice() {
     let cluster = Cluster::start();
     let _first = cluster.registered("worker").await;
     let mut second = cluster.peer().await;
@@ -97,7 +97,7 @@ async fn rg4_the_newer_connection_of_an_instance_takes_over() {
 }
 
 #[tokio::test]
-async fn rg8_who_never_registered_is_never_told_of() {
+async fn rg8_a_peer_that_never_registered_is_never_listed() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
     for round in 0..1000 {
@@ -110,7 +110,7 @@ async fn rg8_who_never_registered_is_never_told_of() {
 }
 
 #[tokio::test]
-async fn rg14_a_late_end_does_not_touch_who_came_from_the_same_place() {
+async fn rg14_a_late_end_does_not_affect_a_newer_node_at_its_address() {
     let cluster = Cluster::start();
     let mut bystander = cluster.registered("bystander").await;
     let mut first = Peer::connect_from_own_port(cluster.address).await;
@@ -153,7 +153,7 @@ async fn limits_of_a_registration_are_exact() {
 }
 
 #[tokio::test]
-async fn an_old_node_that_is_not_taken_shows_in_the_log() {
+async fn a_refused_old_node_is_logged() {
     let distributor = tests::Process::start(DISTRIBUTOR, &["--listen", "127.0.0.1:0"]);
     let mut old = Peer::connect(format!("127.0.0.1:{}", distributor.port().await).parse().unwrap()).await;
     old.register_with(json!({ "port": 1, "name": "old", "urls": vec!["GET/x"; 257] })).await;
@@ -161,7 +161,7 @@ async fn an_old_node_that_is_not_taken_shows_in_the_log() {
 }
 
 #[tokio::test]
-async fn a_list_that_old_nodes_cannot_read_is_warned_of_once_and_by_name() {
+async fn a_list_that_old_nodes_cannot_read_is_reported_once_by_name() {
     let environment = [("DISTRIBUTOR_LISTEN", "127.0.0.1:0"), ("DISTRIBUTOR_LEGACY_LIST_BYTES", "200")];
     let distributor = tests::Process::start_with(DISTRIBUTOR, &[], &environment);
     let address = format!("127.0.0.1:{}", distributor.port().await).parse().unwrap();

@@ -42,7 +42,7 @@ async fn five_hundred_old_nodes_that_start_at_once_are_soon_complete() {
 }
 
 #[tokio::test]
-async fn bc2_new_nodes_that_start_at_once_are_told_of_each_other_once() {
+async fn bc2_new_nodes_that_start_together_are_told_of_each_other_once() {
     const NODES: usize = 300;
     let cluster = Cluster::start();
     let mut tasks = JoinSet::new();

@@ -42,7 +42,7 @@ async fn one_change_is_one_small_packet() {
 }
 
 #[tokio::test]
-async fn bc12_nothing_changed_nothing_told() {
+async fn bc12_without_a_change_nothing_is_sent() {
     let cluster = Cluster::start();
     let mut watcher = joined(&cluster, "watcher").await;
     let mut other = joined(&cluster, "other").await;
@@ -57,7 +57,7 @@ async fn bc12_nothing_changed_nothing_told() {
 }
 
 #[tokio::test]
-async fn who_needs_little_is_told_of_nobody_else() {
+async fn a_node_is_told_only_of_its_interests() {
     let cluster = Cluster::start();
     let goods = cluster.node(Node::builder("goods").route("GET/goods", who)).await;
     let picky = cluster.node(Node::builder("picky").interests(["GET/goods"])).await;
@@ -97,7 +97,7 @@ async fn draining_nodes_stay_listed_and_are_not_called_and_weights_are_kept() {
 }
 
 #[tokio::test]
-async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
+async fn rs7_bc8_cr18_a_frozen_node_is_removed_and_comes_back_as_itself() {
     let cluster = Cluster::start();
     let mut watcher = joined(&cluster, "watcher").await;
     let node = Process::start(NODE, &[&cluster.address.to_string()]);
@@ -120,7 +120,7 @@ async fn rs7_bc8_cr18_a_node_that_stands_still_goes_and_comes_back_as_itself() {
 }
 
 #[tokio::test]
-async fn bc13_a_node_asks_when_what_it_was_told_does_not_fit() {
+async fn bc13_a_node_asks_for_the_list_when_an_update_does_not_fit() {
     let distributor = Listener::bind().await;
     let node =
         Node::builder("observer").distributor(format!("127.0.0.1:{}", distributor.port())).start().await.unwrap();
@@ -155,7 +155,7 @@ async fn bc13_a_node_asks_when_what_it_was_told_does_not_fit() {
 }
 
 #[tokio::test]
-async fn bc6_a_list_that_no_node_takes_leaves_the_list_before() {
+async fn bc6_a_list_that_is_too_long_leaves_the_list_before() {
     let distributor = Listener::bind().await;
     let address = format!("127.0.0.1:{}", distributor.port());
     let node = Node::builder("reader").distributor(address).start().await.unwrap();
@@ -228,7 +228,7 @@ async fn fr14_a_flood_from_one_node_does_not_hold_up_the_others() {
 }
 
 #[tokio::test]
-async fn bc9_dead_peers_hold_nobody_up() {
+async fn bc9_dead_peers_delay_no_peer() {
     let cluster = Cluster::start();
     let mut dead = Vec::new();
     for number in 0..5 {
@@ -303,7 +303,7 @@ async fn relay(mut from: tokio::net::tcp::OwnedReadHalf, mut to: tokio::net::tcp
 }
 
 #[tokio::test]
-async fn pt7_a_slow_network_evicts_nobody() {
+async fn pt7_a_slow_network_evicts_no_node() {
     let cluster = Cluster::start();
     let mut watcher = joined(&cluster, "watcher").await;
     let slow = slow_way_to(cluster.address).await;

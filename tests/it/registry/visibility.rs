@@ -9,7 +9,7 @@ use super::joined;
 use crate::programs::NODE;
 
 #[tokio::test]
-async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
+async fn a_visibility_wait_counts_nodes_and_names_missing_ones() {
     let cluster = Cluster::start();
     let others = [cluster.node(Node::builder("one")).await, cluster.node(Node::builder("two")).await];
     others[0].peers().wait_until(|nodes| nodes.len() == 2).await;
@@ -27,7 +27,7 @@ async fn a_barrier_tells_who_has_seen_a_node_and_names_who_has_not() {
 }
 
 #[tokio::test]
-async fn a_process_says_when_everybody_knows_that_it_is_there() {
+async fn a_process_says_when_all_nodes_know_it() {
     let cluster = Cluster::start();
     let other = cluster.node(Node::builder("other")).await;
     other.peers().wait_until(|nodes| nodes.len() == 1).await;

@@ -42,7 +42,7 @@ fn greeter() -> node_sdk::NodeBuilder {
 }
 
 #[tokio::test]
-async fn nodes_call_each_other_by_what_they_offer() {
+async fn nodes_call_each_other_by_route() {
     let cluster = Cluster::start();
     let greeter = cluster.node(greeter()).await;
     let relay = cluster.node(Node::builder("relay").route("GET/relay", relay)).await;
@@ -76,7 +76,7 @@ impl io::Write for Dead {
 }
 
 #[tokio::test]
-async fn cr13_a_log_that_panics_takes_no_node_with_it() {
+async fn cr13_a_log_that_panics_ends_no_node() {
     let log = tracing_subscriber::fmt().with_env_filter("node_sdk=debug,net=debug").with_writer(|| Dead);
     let _log = log.finish().set_default();
     let address = ([127, 0, 0, 1], pick_port()).into();
@@ -250,7 +250,7 @@ async fn a_caller_that_sends_garbage_harms_itself_only() {
 }
 
 #[tokio::test]
-async fn a_node_that_answers_nothing_is_passed_over_until_it_does() {
+async fn a_silent_node_is_skipped_until_it_answers() {
     let cluster = Cluster::start();
     let frozen = Listener::bind().await;
     let mut registered = cluster.peer().await;

@@ -40,7 +40,7 @@ async fn calls_made_for_a_call_have_its_deadline_and_trace() {
 }
 
 #[tokio::test]
-async fn ov3_expired_work_is_not_begun() {
+async fn ov3_expired_calls_are_not_begun() {
     static BEGUN: AtomicUsize = AtomicUsize::new(0);
     async fn count() -> HandlerResult<usize> {
         Ok(BEGUN.fetch_add(1, Ordering::SeqCst))
@@ -114,7 +114,7 @@ async fn a_call_can_go_to_all_to_one_or_where_its_key_belongs() {
 }
 
 #[tokio::test]
-async fn a_near_provider_is_preferred_and_a_far_one_better_than_none() {
+async fn a_provider_in_the_own_zone_is_preferred() {
     let cluster = Cluster::start();
     let zone = |at| if at == 1 { "near" } else { "far" };
     let mut nodes = providers(&cluster, 3, |at, node| node.zone(zone(at))).await;
@@ -162,7 +162,7 @@ async fn gu17_a_slow_provider_gets_few_calls() {
 }
 
 #[tokio::test]
-async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
+async fn lost_calls_are_retried_within_the_budget() {
     // It takes each call and dies of it.
     let mortal = Listener::bind().await;
     let cluster = Cluster::start();
@@ -205,7 +205,7 @@ async fn whoever_is_lost_with_calls_is_replaced_within_the_budget() {
 }
 
 #[tokio::test]
-async fn gu15_when_most_are_ejected_nobody_is() {
+async fn gu15_when_most_are_ejected_none_is() {
     // Three that answer nothing, and one that does: it must not get it all when they come back to
     // life together.
     let cluster = Cluster::start();

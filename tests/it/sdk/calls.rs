@@ -171,7 +171,7 @@ fn gated(gate: &Arc<Gate>) -> NodeBuilder {
 }
 
 #[tokio::test]
-async fn a_call_that_is_given_up_is_taken_back() {
+async fn a_dropped_call_is_cancelled_at_the_node() {
     let gate = Arc::new(Gate::default());
     let (_cluster, _callee, caller) = pair(gated(&gate)).await;
     let dropped = || gate.dropped.load(Ordering::SeqCst);
@@ -188,7 +188,7 @@ async fn a_call_that_is_given_up_is_taken_back() {
 }
 
 #[tokio::test]
-async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
+async fn gu4_ov7_a_full_route_says_so_and_another_node_is_asked() {
     let gate = Arc::new(Gate::default());
     let (cluster, _callee, caller) = pair(gated(&gate).max_concurrency(2)).await;
     let calls: Vec<_> = (0..2)
@@ -218,7 +218,7 @@ async fn gu4_ov7_a_route_that_is_full_says_so_and_somebody_else_is_asked() {
 }
 
 #[tokio::test]
-async fn what_is_one_way_is_carried_out_and_never_answered() {
+async fn a_one_way_call_is_carried_out_and_never_answered() {
     async fn log(RawParams(line): RawParams, lines: State<Mutex<Vec<String>>>) -> HandlerResult<()> {
         lines.lock().unwrap().push(line);
         Ok(())
@@ -305,7 +305,7 @@ async fn the_exit_code_says_whether_anything_was_cut() {
 }
 
 #[tokio::test]
-async fn a_node_is_ready_when_what_it_needs_is_there() {
+async fn a_node_is_ready_when_its_interests_have_providers() {
     let cluster = Cluster::start();
     let node = cluster.node(Node::builder("needy").interests(["n", "GET/other"])).await;
     let mut ready = Box::pin(node.ready());
@@ -327,7 +327,7 @@ fn done_already<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
 }
 
 #[tokio::test]
-async fn gu7_an_answer_without_end_is_cut_off() {
+async fn gu7_an_endless_answer_is_cut() {
     let cluster = Cluster::start();
     let endless = Listener::bind().await;
     let mut registered = cluster.peer().await;
@@ -374,7 +374,7 @@ async fn gu13_another_service_at_an_old_address_is_not_called() {
 }
 
 #[tokio::test]
-async fn gu20_a_node_that_leaves_finishes_what_it_has_begun() {
+async fn gu20_a_node_that_leaves_finishes_its_calls() {
     let gate = Arc::new(Gate::default());
     let (_cluster, callee, caller) = pair(gated(&gate)).await;
     let peers = caller.peers().clone();

@@ -41,7 +41,7 @@ fn told(sums: &[Arc<AtomicUsize>; 3]) -> [usize; 3] {
 }
 
 #[tokio::test]
-async fn one_of_each_group_is_told() {
+async fn one_node_of_each_group_gets_an_event() {
     let (cluster, _nodes, sums) = cluster().await;
     let caller = cluster.node(Node::builder("caller")).await;
     caller.peers().wait_until(|nodes| nodes.len() == 4).await;
@@ -69,7 +69,7 @@ async fn all_are_told() {
 }
 
 #[tokio::test]
-async fn who_leaves_is_not_told_and_who_comes_is() {
+async fn nodes_that_left_get_no_event_and_new_ones_do() {
     let (cluster, mut nodes, sums) = cluster().await;
     let stock = nodes.pop().unwrap();
     assert_eq!(nodes.remove(0).stop().await, 0);
@@ -83,7 +83,7 @@ async fn who_leaves_is_not_told_and_who_comes_is() {
 }
 
 #[tokio::test]
-async fn an_event_is_no_call() {
+async fn an_event_is_not_a_call() {
     async fn ask(peers: Peers) -> Result<String, ServiceError> {
         Ok(peers.call::<()>("EVENT/orders.created", &1).await.unwrap_err().to_string())
     }
@@ -104,7 +104,7 @@ async fn an_event_is_no_call() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_an_event_is_said() {
+async fn invalid_event_names_are_reported() {
     let node = Node::builder("callee").subscribe("orders/{id}", async || Ok::<_, ServiceError>(()));
     let error = node.start().await.unwrap_err().to_string();
     assert!(error.contains("'orders/{id}'") && error.contains("an event has no parameters"), "{error}");

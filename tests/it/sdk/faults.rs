@@ -36,7 +36,7 @@ async fn next_call(link: &mut Peer) -> Option<Value> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn gu14_services_that_call_each_other_in_a_circle_are_stopped() {
+async fn gu14_services_that_call_each_other_in_a_loop_are_stopped() {
     type CallCounter = AtomicUsize;
     async fn ping(peers: Peers, count: State<CallCounter>) -> Result<u8, ServiceError> {
         count.fetch_add(1, Ordering::SeqCst);
@@ -99,7 +99,7 @@ async fn gu16_a_link_that_died_while_idle_costs_no_call() {
 }
 
 #[tokio::test]
-async fn gu18_answers_that_make_no_sense_cost_at_most_their_own_call() {
+async fn gu18_malformed_answers_cost_at_most_their_own_call() {
     let cluster = Cluster::start();
     let (callee, _registered) = by_hand(&cluster).await;
     let caller = cluster.node(Node::builder("caller")).await;
@@ -287,7 +287,7 @@ impl Drop for CallFlood {
 }
 
 #[tokio::test]
-async fn ov4_callers_without_a_pause_get_nobody_suspected() {
+async fn ov4_callers_that_never_pause_make_no_node_suspect() {
     let cluster = Cluster::start();
     let node = Process::start(NODE, &[&cluster.address.to_string()]);
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], node.port().await));
@@ -393,7 +393,7 @@ async fn gu4_answers_that_are_not_read_have_a_budget() {
 }
 
 #[tokio::test]
-async fn gu4_calls_at_work_have_a_budget() {
+async fn gu4_running_calls_have_a_budget() {
     let call = format!(r#"{{"uri":"/keep","method":"GET","key":7,"$":{{}},"params":"{}"}}¶"#, "x".repeat(4_000_000));
     with_little_room("calls at work", 20, &call.repeat(4), "", None).await;
     let small = r#"{"uri":"/keep","method":"GET","key":7,"$":{},"params":""}¶"#;
@@ -401,7 +401,7 @@ async fn gu4_calls_at_work_have_a_budget() {
 }
 
 #[tokio::test]
-async fn gu4_parts_that_are_not_taken_have_a_budget() {
+async fn gu4_unread_parts_have_a_budget() {
     let open =
         |key: u32| format!(r#"{{"uri":"/swallow","method":"POST","key":{key},"$":{{"c":1000}},"params":null}}¶"#);
     let part =

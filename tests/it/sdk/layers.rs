@@ -9,7 +9,7 @@ use node_sdk::{Caller, Next, NoContent, Node, Outcome, Params, Route, ServiceErr
 use tokio::time::sleep;
 
 #[tokio::test(start_paused = true)]
-async fn guards_come_before_handlers() {
+async fn guards_run_before_handlers() {
     async fn awake() -> Result<(), ServiceError> {
         sleep(Duration::from_millis(10)).await;
         Ok(())
@@ -150,7 +150,7 @@ async fn layers_are_around_handlers() {
 }
 
 #[tokio::test]
-async fn what_a_layer_wants_is_asked_for_at_start() {
+async fn arguments_of_a_layer_are_checked_at_start() {
     async fn nothing() -> Result<(), ServiceError> {
         Ok(())
     }

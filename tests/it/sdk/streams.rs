@@ -106,7 +106,7 @@ async fn calls_and_streams_are_told_apart() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_take_is_not_sent_more() {
+async fn a_side_that_does_not_read_is_sent_no_more() {
     let (sent, made) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     async fn large(State(made): State<AtomicUsize>) -> Parts<String> {
         let next = move |_| {
@@ -159,7 +159,7 @@ async fn whoever_does_not_take_is_not_sent_more() {
 }
 
 #[tokio::test]
-async fn open_streams_keep_nobody_from_being_answered_and_have_a_limit() {
+async fn open_streams_delay_no_call_and_have_a_limit() {
     const MAX_STREAMS: usize = 4096;
     let (_cluster, _callee, caller, working) = pair().await;
     let peers = caller.peers();
@@ -272,7 +272,7 @@ async fn a_stream_ends_with_its_connection() {
 }
 
 #[tokio::test]
-async fn who_sends_what_it_must_not_is_cut() {
+async fn a_peer_that_breaks_flow_control_is_cut() {
     let (_cluster, callee, ..) = pair().await;
     let check = async |packets: &[String]| {
         let mut peer = Peer::connect(callee.address()).await;

@@ -62,7 +62,7 @@ async fn a_distributor_that_comes_back_is_found_within_a_period() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_is_killed_is_gone_at_once() {
+async fn a_killed_node_is_gone_at_once() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     assert_eq!(call(&a, "GET/b").await.unwrap(), "hello");
     let killed = Instant::now();
@@ -75,7 +75,7 @@ async fn who_is_killed_is_gone_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_hangs_is_gone_within_ten_seconds_and_comes_back() {
+async fn a_hung_node_is_gone_within_ten_seconds_and_comes_back() {
     let (_mesh, [a, b]) = mesh(["a", "b"]).await;
     let frozen = Instant::now();
     b.freeze(true);
@@ -89,7 +89,7 @@ async fn who_hangs_is_gone_within_ten_seconds_and_comes_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pt4_who_cannot_be_reached_from_one_place_can_be_from_another() {
+async fn pt4_a_node_cut_off_from_one_caller_serves_others() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     a.partition(&b, true);
     // The registry is right: the node is there. Only this one cannot reach it, and says so in time.
@@ -105,7 +105,7 @@ async fn pt4_who_cannot_be_reached_from_one_place_can_be_from_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn pt2_who_is_cut_off_from_the_distributor_goes_on_and_comes_back() {
+async fn pt2_a_node_cut_off_from_the_distributor_goes_on_and_comes_back() {
     let (mesh, [a, b]) = mesh(["a", "b"]).await;
     mesh.isolate(&b, true);
     knows(&a, 1).await;
@@ -152,7 +152,7 @@ async fn a_node_that_stops_in_order_costs_no_call() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_node_that_has_just_come_is_spared() {
+async fn a_new_node_gets_few_calls_at_first() {
     async fn who(State(name): State<String>) -> Result<String, ServiceError> {
         Ok(String::clone(&name))
     }
@@ -188,7 +188,7 @@ async fn a_node_that_has_just_come_is_spared() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_hedged_call_does_not_wait_for_the_slow() {
+async fn a_hedged_call_does_not_wait_for_a_slow_node() {
     async fn count(State(calls): State<AtomicUsize>) -> Result<(), ServiceError> {
         calls.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -226,7 +226,7 @@ async fn a_hedged_call_does_not_wait_for_the_slow() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
+async fn a_custom_balancer_picks_among_callable_nodes() {
     /// Picks the node with the highest address.
     #[derive(Debug)]
     struct Highest;
@@ -268,7 +268,7 @@ async fn a_balancer_of_ones_own_picks_among_those_that_can_be_called() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn followers_know_what_their_leader_knows() {
+async fn peers_of_all_threads_know_the_same_nodes() {
     let (_mesh, [a, b, c]) = mesh(["a", "b", "c"]).await;
     let follower = a.peers().for_thread();
     assert_eq!(follower.call::<String>("GET/b", &()).await.unwrap(), "hello");

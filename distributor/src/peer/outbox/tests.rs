@@ -78,7 +78,7 @@ fn a_newcomer_is_greeted_once_and_follows_when_registered() {
 }
 
 #[test]
-fn who_registers_at_once_needs_no_greeting() {
+fn a_peer_that_registers_at_once_is_not_greeted() {
     let mut peer = Peer::new(65_536);
     peer.outbox.follow(Version::V1, None);
     peer.check(1, 3, Ok(Some(3)));
@@ -119,7 +119,7 @@ fn new_peers_that_know_the_list_get_changes_only() {
 }
 
 #[test]
-fn a_greeting_of_version_1_is_no_state_to_go_on_from() {
+fn a_greeting_of_version_1_is_no_base_for_changes() {
     let mut peer = Peer::new(65_536);
     peer.check(100, 3, Ok(Some(3)));
     peer.outbox.follow(Version::V2, None);
@@ -178,7 +178,7 @@ fn a_question_is_answered_under_its_key_even_when_nothing_changed() {
 }
 
 #[test]
-fn a_peer_that_has_drifted_gets_the_list_but_not_with_every_sign_of_life() {
+fn a_peer_that_has_drifted_gets_the_list_but_not_at_every_pong() {
     let mut peer = Peer::new(65_536);
     peer.outbox.follow(Version::V2, None);
     peer.check(0, 2, Ok(Some(2)));

@@ -40,7 +40,7 @@ impl Handler for Delays {
 }
 
 #[tokio::test]
-async fn ov1_who_is_held_back_is_answered_when_it_says_anything_or_has_to_leave() {
+async fn ov1_a_delayed_rejection_ends_when_the_client_sends_or_must_close() {
     let get = "GET / HTTP/1.1\r\nHost: g\r\n\r\n";
     check(get, async |client, _| client.write_all(get.as_bytes()).await.unwrap()).await;
     check(get, async |client, _| client.shutdown().await.unwrap()).await;
@@ -90,7 +90,7 @@ impl Handler for Works {
 }
 
 #[tokio::test]
-async fn ov11_others_have_their_turn_while_a_client_asks_without_a_pause() {
+async fn ov11_others_are_served_while_a_client_asks_without_a_pause() {
     const REQUESTS: usize = 1000;
     let (client, stream) = pair().await;
     let (mut from, mut to) = client.into_split();

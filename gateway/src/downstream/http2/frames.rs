@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_are_found_whatever_pieces_they_come_in() {
+    fn frames_are_found_in_any_pieces() {
         let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
         let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
         let headers = [0, 0, 3, 1, 5, 0x80, 0, 0, 7];

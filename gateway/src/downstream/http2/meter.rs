@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn gh12_gh15_what_costs_and_brings_nothing_is_counted() {
+    async fn gh12_gh15_useless_frames_are_counted() {
         check(0, 0, 0, Some(500));
         check(0, 1, 0, None);
         check(0, 0, 1, Some(8000));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn points_come_back_with_time_and_with_what_is_sent() {
+    async fn points_are_regained_with_time_and_sent_bytes() {
         let start = Instant::now();
         let mut meter = Meter::new(start);
         let ping = frame(6, 0, 8);

@@ -68,7 +68,7 @@ fn call(connection: &Arc<Connection>, packet: &[u8]) -> PendingCall {
 }
 
 #[tokio::test]
-async fn a_call_that_is_alone_leaves_at_once_and_others_with_the_next_write() {
+async fn a_single_call_leaves_at_once_and_others_with_the_next_write() {
     let (connection, node) = connected().await;
     let _first = call(&connection, b"first");
     // No task has run: the caller has written it.
@@ -84,7 +84,7 @@ async fn a_call_that_is_alone_leaves_at_once_and_others_with_the_next_write() {
 }
 
 #[tokio::test]
-async fn after_many_calls_one_that_is_alone_waits_for_others() {
+async fn after_many_calls_a_single_one_waits_for_others() {
     let (connection, node) = connected().await;
     let mut many: Vec<_> = (0..MANY_IN_FLIGHT).map(|_| call(&connection, b"x")).collect();
     reads(&node, &[b'x'; MANY_IN_FLIGHT]).await;
@@ -99,7 +99,7 @@ async fn after_many_calls_one_that_is_alone_waits_for_others() {
 }
 
 #[tokio::test]
-async fn what_the_system_does_not_take_at_once_leaves_before_what_comes_next() {
+async fn bytes_that_the_system_does_not_take_leave_before_later_ones() {
     let (connection, node) = connected().await;
     let large = vec![b'a'; MAX_FRAME_BYTES];
     // The rest waits for the task, which has not run, and then for the system, which does not take
@@ -148,7 +148,7 @@ async fn flooded(
 }
 
 #[tokio::test]
-async fn a_node_that_goes_on_sending_what_nobody_waits_for_is_not_called_for_a_while() {
+async fn a_node_that_keeps_sending_unexpected_frames_is_not_called_for_a_while() {
     const MANY_PACKETS: usize = 20_000;
     let large = format!("{{\"x\":\"{}\"}}¶", "x".repeat(1 << 20));
     for packet in [

@@ -123,7 +123,7 @@ fn what_the_socket_has_not_taken_counts() {
 }
 
 #[test]
-fn gu6_only_known_keys_are_answers_and_each_only_once() {
+fn gu6_only_known_keys_are_responses_and_each_only_once() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     let key = scene.admit(2).unwrap();
     for other in [key + 1, key + (1 << SLOT_BITS), 0, u64::MAX] {
@@ -136,7 +136,7 @@ fn gu6_only_known_keys_are_answers_and_each_only_once() {
 }
 
 #[test]
-fn what_was_not_written_whole_is_told_apart() {
+fn partly_written_packets_are_told_apart() {
     let mut scene = Scene::new(Version::V2, LIMITS);
     let keys: Vec<_> = (0..3).map(|_| scene.admit(10).unwrap()).collect();
     let mut bytes = BytesMut::new();
@@ -151,7 +151,7 @@ fn what_was_not_written_whole_is_told_apart() {
 }
 
 #[test]
-fn what_is_given_up_is_not_written_or_taken_back() {
+fn a_cancelled_call_is_not_written_or_is_cancelled_remotely() {
     let mut scene = Scene::new(Version::V2, InFlightLimits { max_queued_bytes: 1000, ..LIMITS });
     let (first, second) = (scene.admit(5).unwrap(), scene.admit(5).unwrap());
     scene.calls.cancel(first);
@@ -197,7 +197,7 @@ fn old_nodes_get_one_packet_per_write_within_the_window() {
 }
 
 #[test]
-fn what_old_nodes_do_not_answer_is_read_after_a_while() {
+fn one_way_packets_to_old_nodes_count_as_read_after_a_while() {
     let mut scene = Scene::new(Version::V1, InFlightLimits { max_calls: 9, max_queued_bytes: 1 << 20, ..LIMITS });
     for _ in 0..2 {
         scene.calls.send(|out| out.resize(LEGACY_READ_BYTES, b'x')).unwrap();

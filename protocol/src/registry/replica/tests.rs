@@ -145,7 +145,7 @@ fn rs4_no_node_is_removed_while_there_is_no_distributor() {
 }
 
 #[test]
-fn one_place_registered_twice_is_one_node() {
+fn an_address_registered_twice_is_one_node() {
     let mut observer = Observer::new();
     let mut out = BytesMut::new();
     let entries = [
@@ -160,7 +160,7 @@ fn one_place_registered_twice_is_one_node() {
 }
 
 #[test]
-fn bc4_changes_apply_to_what_they_start_from_and_nothing_goes_back() {
+fn bc4_deltas_apply_to_their_base_and_never_go_back() {
     let mut observer = Observer::new();
     observer.delta((5, 0), &header((5, 1), &[1]), (&[1], &[]), Gap, &[]);
     observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
@@ -176,7 +176,7 @@ fn bc4_changes_apply_to_what_they_start_from_and_nothing_goes_back() {
 }
 
 #[test]
-fn bc13_what_its_digest_does_not_fit_is_not_taken() {
+fn bc13_an_update_with_a_wrong_digest_is_ignored() {
     let mut observer = Observer::new();
     observer.snapshot(&header((5, 1), &[1, 2]), &[1, 3], Gap, &[]);
     observer.snapshot(&header((5, 1), &[1, 2]), &[1, 2], Changed, &[1, 2]);
@@ -202,7 +202,7 @@ fn bc5_no_node_is_removed_while_a_distributor_warms_up() {
 }
 
 #[test]
-fn a_distributor_that_succeeds_another_goes_on_from_its_state() {
+fn a_successor_continues_the_state_of_its_predecessor() {
     let mut observer = Observer::new();
     observer.snapshot(&header((5, 7), &[1, 2]), &[1, 2], Changed, &[1, 2]);
     observer.replica.disconnected();
@@ -245,7 +245,7 @@ fn suspects_are_marked_and_cleared() {
 }
 
 #[test]
-fn ranks_spread_from_nought_to_one() {
+fn ranks_spread_from_zero_to_one() {
     let text = |id: &str| format!(r#"{{"port":1,"name":"n","urls":[],"$":{{"id":"{id}"}},"host":"::1"}}"#);
     let texts = [(3, text("a")), (5, text("b")), (9, text("c")), (10, text("d"))];
     let entries = texts.iter().map(|(id, text)| (*id, text.as_str()));
