@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::{Buf, Bytes, BytesMut};
 
+use super::line_ends::LineEnds;
 use crate::message::body::{Framing, Piece};
 
 /// Bytes of a chunk's size line, extensions included.
@@ -16,7 +17,7 @@ const MAX_TRAILER_BYTES: usize = 16 * 1024;
 pub(crate) enum BodyReader {
     /// This many bytes are still to come.
     Length(u64),
-    Chunked(ChunkState),
+    Chunked(ChunkState, LineEnds),
     /// Everything up to the end of the connection.
     Close,
     /// The end has been read.
@@ -41,11 +42,12 @@ pub(crate) enum ChunkState {
 pub(crate) struct MalformedBody(pub(crate) &'static str);
 
 impl BodyReader {
-    pub(crate) fn new(framing: Framing) -> Self {
+    /// Of a request, or with liberal line ends of a response.
+    pub(crate) fn new(framing: Framing, line_ends: LineEnds) -> Self {
         match framing {
             Framing::Empty => Self::Length(0),
             Framing::Length(bytes) => Self::Length(bytes),
-            Framing::Chunked => Self::Chunked(ChunkState::Size),
+            Framing::Chunked => Self::Chunked(ChunkState::Size, line_ends),
             Framing::Close => Self::Close,
         }
     }
@@ -60,7 +62,7 @@ impl BodyReader {
     /// [`MalformedBody`] when nothing that follows can be understood.
     pub(crate) fn next(&mut self, buffer: &mut BytesMut) -> Result<Piece, MalformedBody> {
         loop {
-            let at = match self {
+            let (at, line_ends) = match self {
                 Self::Done | Self::Length(0) => {
                     *self = Self::Done;
                     return Ok(Piece::End(Bytes::new()));
@@ -68,18 +70,18 @@ impl BodyReader {
                 Self::Length(left) => return Ok(split_data(buffer, left)),
                 Self::Close if buffer.is_empty() => return Ok(Piece::More),
                 Self::Close => return Ok(Piece::Data(buffer.split().freeze())),
-                Self::Chunked(at) => at,
+                Self::Chunked(at, line_ends) => (at, *line_ends),
             };
             match at {
                 ChunkState::Size => {
-                    let Some(line) = line(buffer, MAX_SIZE_LINE_BYTES)? else { return Ok(Piece::More) };
-                    *at = match chunk_size(&buffer[..line])? {
+                    let Some(line) = line(buffer, MAX_SIZE_LINE_BYTES, line_ends)? else { return Ok(Piece::More) };
+                    *at = match chunk_size(&buffer[..line.text], line_ends)? {
                         0 => ChunkState::Trailers,
                         size => ChunkState::Data(size),
                     };
                     // The empty line after the last chunk, or its trailers, are read together with
                     // the line before.
-                    buffer.advance(line + 2);
+                    buffer.advance(line.whole);
                 }
                 ChunkState::Data(0) => *at = ChunkState::DataEnd,
                 ChunkState::Data(left) => return Ok(split_data(buffer, left)),
@@ -88,11 +90,15 @@ impl BodyReader {
                         buffer.advance(2);
                         *at = ChunkState::Size;
                     }
+                    [b'\n', ..] if line_ends == LineEnds::Liberal => {
+                        buffer.advance(1);
+                        *at = ChunkState::Size;
+                    }
                     [] | [b'\r'] => return Ok(Piece::More),
                     _ => return Err(MalformedBody("a chunk does not end after as many bytes as it says")),
                 },
                 ChunkState::Trailers => {
-                    let Some(trailers) = trailers(buffer)? else { return Ok(Piece::More) };
+                    let Some(trailers) = trailers(buffer, line_ends)? else { return Ok(Piece::More) };
                     *self = Self::Done;
                     return Ok(Piece::End(trailers));
                 }
@@ -111,22 +117,31 @@ fn split_data(buffer: &mut BytesMut, left: &mut u64) -> Piece {
     Piece::Data(buffer.split_to(bytes).freeze())
 }
 
-/// How long the first line is, without its end.
-fn line(buffer: &[u8], limit: usize) -> Result<Option<usize>, MalformedBody> {
+/// How long a line is, without its end and with it.
+#[derive(Clone, Copy)]
+struct LineLength {
+    text: usize,
+    whole: usize,
+}
+
+/// How long the first line is.
+fn line(buffer: &[u8], limit: usize, line_ends: LineEnds) -> Result<Option<LineLength>, MalformedBody> {
+    const TOO_LONG: MalformedBody = MalformedBody("a chunk's size, or a trailer, is too long");
     match memchr::memchr(b'\n', buffer) {
-        Some(at) if at == 0 || buffer[at - 1] != b'\r' => {
-            Err(MalformedBody("lines end with CR and LF, not with LF alone"))
-        }
-        Some(at) if at - 1 > limit => Err(MalformedBody("a chunk's size, or a trailer, is too long")),
-        Some(at) => Ok(Some(at - 1)),
-        None if buffer.len() > limit + 1 => Err(MalformedBody("a chunk's size, or a trailer, is too long")),
+        Some(at) => match line_ends.text_end(buffer, 0, at) {
+            None => Err(MalformedBody("lines end with CR and LF, not with LF alone")),
+            Some(text) if text > limit => Err(TOO_LONG),
+            Some(text) => Ok(Some(LineLength { text, whole: at + 1 })),
+        },
+        None if buffer.len() > limit + 1 => Err(TOO_LONG),
         None => Ok(None),
     }
 }
 
 /// The size of a chunk; what follows a semicolon means nothing to us (RFC 9112, 7.1.1), but has to
-/// be plain text.
-fn chunk_size(line: &[u8]) -> Result<u64, MalformedBody> {
+/// be plain text. Some servers fill the line up with spaces.
+fn chunk_size(line: &[u8], line_ends: LineEnds) -> Result<u64, MalformedBody> {
+    let line = if line_ends == LineEnds::Liberal { line.trim_ascii_end() } else { line };
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     // Shorter than any number that would overflow.
     if !(1..=15).contains(&digits) {
@@ -142,21 +157,22 @@ fn chunk_size(line: &[u8]) -> Result<u64, MalformedBody> {
 }
 
 /// The lines up to the empty one that ends the message, with their ends and without that one.
-fn trailers(buffer: &mut BytesMut) -> Result<Option<Bytes>, MalformedBody> {
+fn trailers(buffer: &mut BytesMut, line_ends: LineEnds) -> Result<Option<Bytes>, MalformedBody> {
     let mut end = 0;
-    while let Some(length) = line(&buffer[end..], MAX_TRAILER_BYTES)? {
-        if length == 0 {
+    while let Some(line) = line(&buffer[end..], MAX_TRAILER_BYTES, line_ends)? {
+        if line.text == 0 {
             let mut fields = [httparse::EMPTY_HEADER; 32];
             // With the empty line, as the parser wants it. What is broken stays where it is: it is
             // looked at again.
-            let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + 2], &mut fields) else {
+            let Ok(httparse::Status::Complete(_)) = httparse::parse_headers(&buffer[..end + line.whole], &mut fields)
+            else {
                 return Err(MalformedBody("a trailer is no header field"));
             };
             let lines = buffer.split_to(end).freeze();
-            buffer.advance(2);
+            buffer.advance(line.whole);
             return Ok(Some(lines));
         }
-        end += length + 2;
+        end += line.whole;
         if end > MAX_TRAILER_BYTES {
             return Err(MalformedBody("there are too many trailers"));
         }
@@ -178,8 +194,13 @@ mod tests {
     /// over.
     #[track_caller]
     fn check(framing: Framing, bytes: &[u8], expected: Result<(&str, &str, &str), &str>) {
+        check_as(LineEnds::Strict, framing, bytes, expected);
+    }
+
+    #[track_caller]
+    fn check_as(ends: LineEnds, framing: Framing, bytes: &[u8], expected: Result<(&str, &str, &str), &str>) {
         for step in [bytes.len().max(1), 1] {
-            let mut reader = BodyReader::new(framing);
+            let mut reader = BodyReader::new(framing, ends);
             let (mut buffer, mut data) = (BytesMut::new(), Vec::new());
             let mut chunks = bytes.chunks(step);
             let seen = loop {
@@ -214,6 +235,19 @@ mod tests {
         check(Framing::Chunked, b"0\r\nDigest: x\r\nB: c\r\n\r\nGET", Ok(("", "Digest: x\r\nB: c\r\n", "GET")));
         check(Framing::Chunked, b"3\r\nabc", Err("more is needed"));
         check(Framing::Close, b"abc", Err("more is needed"));
+    }
+
+    #[test]
+    fn a15_chunks_of_servers_may_end_with_line_feeds_and_be_filled_up_with_spaces() {
+        let check = |bytes: &[u8], expected| check_as(LineEnds::Liberal, Framing::Chunked, bytes, expected);
+        check(b"3\r\nabc\r\n0\r\n\r\nGET", Ok(("abc", "", "GET")));
+        check(b"3\nabc\n0\n\nGET", Ok(("abc", "", "GET")));
+        check(b"3  \r\nabc\n0 \n\r\nGET", Ok(("abc", "", "GET")));
+        check(b"0\nDigest: x\n\nGET", Ok(("", "Digest: x\n", "GET")));
+        check(b"2\nabc\n", Err("does not end"));
+        check(b"+2\nab\n", Err("a chunk's size"));
+        check(b"2 3\nab\n", Err("a chunk's size"));
+        check(b"\nab\n", Err("a chunk's size"));
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 
+use super::line_ends::LineEnds;
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, Span, tokens};
 use crate::message::head::{
@@ -25,9 +26,17 @@ pub(crate) struct HeadReader {
     line: usize,
     /// Whether an empty line has been skipped.
     has_skipped: bool,
+    /// A line begins with a space: it goes on with the field before it.
+    is_folded: bool,
+    line_ends: LineEnds,
 }
 
 impl HeadReader {
+    /// As for requests, but lines may end with LF alone, and fields may be folded.
+    pub(crate) fn liberal() -> Self {
+        Self { line_ends: LineEnds::Liberal, ..Self::default() }
+    }
+
     /// Takes the next head off `buffer`; `None` until it is whole.
     ///
     /// # Errors
@@ -42,27 +51,31 @@ impl HeadReader {
         let mut start = 0;
         for at in memchr_iter(b'\n', &buffer[self.searched..]) {
             let end = self.searched + at;
-            if end == self.line || buffer[end - 1] != b'\r' {
+            let Some(text_end) = self.line_ends.text_end(buffer, self.line, end) else {
                 return Err(bad("bare_line_feed", "lines end with CR and LF, not with LF alone"));
-            }
+            };
             // An empty line ends the head.
-            if end - 1 == self.line && self.line > start {
+            if text_end == self.line && self.line > start {
                 if end + 1 - start > MAX_HEAD_BYTES {
                     return Err(too_large(format!("the head has more than {MAX_HEAD_BYTES} bytes")));
                 }
                 // A copy: a part of the buffer would hold all of it for as long as the request
                 // takes.
-                let head = Box::from(&buffer[start..=end]);
+                let mut head: Box<[u8]> = Box::from(&buffer[start..=end]);
+                if self.is_folded && self.line_ends == LineEnds::Liberal {
+                    unfold(&mut head);
+                }
                 buffer.advance(end + 1);
-                *self = Self::default();
+                *self = Self { line_ends: self.line_ends, ..Self::default() };
                 return Ok(Some(head));
             }
-            if end - 1 == self.line {
+            if text_end == self.line {
                 if std::mem::replace(&mut self.has_skipped, true) {
                     return Err(bad("bad_request_line", "a request must begin with a method, not with empty lines"));
                 }
                 start = end + 1;
             }
+            self.is_folded |= matches!(buffer[self.line], b' ' | b'\t');
             self.line = end + 1;
         }
         buffer.advance(start);
@@ -87,6 +100,22 @@ impl HeadReader {
     /// Whether a head has begun and is incomplete.
     pub(crate) fn has_begun(&self) -> bool {
         self.searched > 0
+    }
+}
+
+/// Joins the lines of folded fields: their line ends become spaces (RFC 9112, 5.2). A folded first
+/// line stays one that cannot be read.
+fn unfold(head: &mut [u8]) {
+    let (mut from, mut is_first) = (0, true);
+    while let Some(at) = memchr(b'\n', &head[from..]) {
+        let end = from + at;
+        if !std::mem::replace(&mut is_first, false) && matches!(head.get(end + 1), Some(b' ' | b'\t')) {
+            head[end] = b' ';
+            if head[end - 1] == b'\r' {
+                head[end - 1] = b' ';
+            }
+        }
+        from = end + 1;
     }
 }
 

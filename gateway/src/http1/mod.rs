@@ -3,6 +3,7 @@
 
 pub(crate) mod body;
 pub(crate) mod head_reader;
+pub(crate) mod line_ends;
 pub(crate) mod request_writer;
 pub(crate) mod response_reader;
 pub(crate) mod response_writer;

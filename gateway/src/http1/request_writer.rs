@@ -7,7 +7,7 @@ use bytes::{BufMut, BytesMut};
 use net::unique_id;
 
 use crate::message::body::Framing;
-use crate::message::fields::Fields;
+use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::{ForwardedInfo, HOPS, is_rebuilt};
 use crate::message::head::RequestHead;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
@@ -92,8 +92,14 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
 /// of a body that is not there.
 pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
     let connection = HopByHop::new(fields);
+    let mut has_length = false;
     for (name, value) in fields.iter() {
-        if !connection.owns(name) || (with_length && name.eq_ignore_ascii_case(b"content-length")) {
+        if with_length && name.eq_ignore_ascii_case(b"content-length") {
+            // A server may say it twice.
+            if !std::mem::replace(&mut has_length, true) {
+                put(out, name, tokens(value).next().unwrap_or_default());
+            }
+        } else if !connection.owns(name) {
             put(out, name, value);
         }
     }
@@ -105,7 +111,9 @@ pub(crate) fn put_trailers(out: &mut BytesMut, trailers: &[u8]) {
     for line in trailers.split_inclusive(|byte| *byte == b'\n') {
         let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
         if !late_trailer(name) {
-            out.put_slice(line);
+            // A server may have ended it with LF alone.
+            out.put_slice(line.trim_ascii_end());
+            out.put_slice(b"\r\n");
         }
     }
 }
@@ -305,14 +313,15 @@ mod tests {
         let fields = "Server: s\r\nConnection: close, X-A\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n";
         check(fields, false, &["Server: s", "Set-Cookie: a", "Set-Cookie: b"]);
         check(fields, true, &["Server: s", "Content-Length: 3", "Set-Cookie: a", "Set-Cookie: b"]);
+        check("Content-Length: 3, 3\r\nContent-Length: 3\r\n", true, &["Content-Length: 3"]);
     }
 
     #[test]
     fn trailers_change_nothing_that_came_before() {
         let mut out = BytesMut::new();
         let spoofed = "X_Forwarded_For: 1.1.1.1\r\nx-forwarded_host: a\r\nX_Real_IP: 1.1.1.1\r\nSet_Cookie: a\r\n";
-        let trailers = format!("Digest: x\r\nContent-Length: 3\r\nSet-Cookie: a\r\n{spoofed}X: y\r\n");
+        let trailers = format!("Digest: x\nContent-Length: 3\r\nSet-Cookie: a\r\n{spoofed}X: y\r\n");
         put_trailers(&mut out, trailers.as_bytes());
-        assert_eq!(lines(&out), ["Digest: x", "X: y"]);
+        assert_eq!(out, "Digest: x\r\nX: y\r\n");
     }
 }

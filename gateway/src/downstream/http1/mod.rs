@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::downstream::clients::TrackedClient;
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
+use crate::http1::line_ends::LineEnds;
 use crate::http1::response_writer::KeepAlive;
 use crate::io::budget::Reservation;
 use crate::io::poll_slice::{PollCounter, PollSlice};
@@ -129,7 +130,7 @@ impl Http1Connection<'_> {
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };
             self.keep_alive = if head.keep_alive { stays } else { KeepAlive::Closes };
             self.is_head = head.method() == "HEAD";
-            self.input.body = BodyReader::new(head.framing);
+            self.input.body = BodyReader::new(head.framing, LineEnds::Strict);
             self.input.needs_continue = head.expects_continue;
             let answered = handler.handle(head, self).await?;
             self.answered = Some(answered);
@@ -260,7 +261,7 @@ impl Http1Connection<'_> {
             BodyReader::Done | BodyReader::Length(0) => false,
             _ if self.input.needs_continue => true,
             BodyReader::Length(bytes) => bytes > MAX_DISCARDED_BYTES as u64,
-            BodyReader::Chunked(_) | BodyReader::Close => false,
+            BodyReader::Chunked(..) | BodyReader::Close => false,
         };
         if unread || self.client.stop.is_cancelled() {
             self.keep_alive = KeepAlive::Closes;

@@ -11,6 +11,7 @@ use tokio::time::{Duration, Instant};
 use super::deadline::MovingDeadline;
 use super::{ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
 use crate::http1::body::BodyReader;
+use crate::http1::line_ends::LineEnds;
 use crate::http1::response_reader::ResponseReader;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::Readable;
@@ -78,7 +79,7 @@ impl<S: Sink> ResponsePump<'_, S> {
         // The head is not needed while the body is passed on.
         drop(fields);
         self.is_response_begun.store(true, Ordering::Relaxed);
-        let mut body = BodyReader::new(framing);
+        let mut body = BodyReader::new(framing, LineEnds::Liberal);
         loop {
             match body.next(input) {
                 Ok(Piece::Data(data)) => {
