@@ -10,7 +10,8 @@ use super::line_ends::LineEnds;
 use crate::message::body::Framing;
 use crate::message::fields::{Fields, Span, tokens};
 use crate::message::head::{
-    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, bad, check_method, content_length, target_too_long, too_large,
+    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, bad, check_expectation, check_method, content_length,
+    target_too_long, too_large,
 };
 use crate::message::problem::Problem;
 
@@ -192,10 +193,7 @@ impl<'a> FieldSummary<'a> {
                 self.host = Some(value);
             }
             6 if name.eq_ignore_ascii_case("expect") => {
-                if !value.eq_ignore_ascii_case(b"100-continue") {
-                    let detail = "the only thing that can be expected is 100-continue";
-                    return Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail));
-                }
+                check_expectation(value)?;
                 self.expects_continue = true;
             }
             7 if name.eq_ignore_ascii_case("upgrade") => {
@@ -370,7 +368,7 @@ mod tests {
         check_raw(b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", host);
         check_raw(b"GET HTTP://A/x?y HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
         let target = Err((400, "bad_target"));
-        for broken in ["http://a", "http://a?x", "ftp://a/", "a", "*", "?x"] {
+        for broken in ["http://a#x", "ftp://a/", "a", "*", "?x"] {
             check_raw(format!("GET {broken} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes(), target);
         }
         check_raw(b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n", Ok(Framing::Empty));
@@ -425,6 +423,40 @@ mod tests {
         let head = read(b"GET http://a/x HTTP/1.1\r\nHost: a\r\n\r\n").unwrap().unwrap();
         assert!(!head.names_host_in_target);
         check_raw(b"GET http://u@a/x HTTP/1.0\r\n\r\n", Err((400, "bad_host")));
+        check_raw(b"GET http:///x HTTP/1.0\r\n\r\n", Err((400, "bad_host")));
+        check_raw(b"GET http://?x HTTP/1.0\r\n\r\n", Err((400, "bad_host")));
+    }
+
+    #[test]
+    fn a24_an_absolute_target_means_what_its_parts_do() {
+        let check = |method: &str, target: &str, host: &str, expected: Result<&str, &str>| {
+            let seen = read(format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n\r\n").as_bytes());
+            let seen = seen.map(|head| head.expect("it is whole"));
+            let seen = seen.as_ref().map(|head| (head.target(), head.host())).map_err(|problem| &*problem.kind);
+            assert_eq!(seen, expected.map(|target| (target, Some(host))), "{method} {target} at {host}");
+        };
+        check("GET", "http://a/x", "a:80", Ok("/x"));
+        check("GET", "http://a:80/x", "A", Ok("/x"));
+        check("GET", "https://a:443/x", "a", Ok("/x"));
+        check("GET", "http://[::1]:80/", "[::1]", Ok("/"));
+        check("GET", "http://a:/x", "a", Ok("/x"));
+        check("GET", "http://a:443/x", "a", Err("bad_host"));
+        check("GET", "https://a:80/x", "a", Err("bad_host"));
+        check("GET", "http://a:8080/x", "a", Err("bad_host"));
+        check("GET", "http://a", "a", Ok("/"));
+        check("GET", "http://a?x=/y", "a", Ok("/?x=/y"));
+        check("GET", "HTTPS://a:443?x", "a", Ok("/?x"));
+        check("GET", "http://a#x", "a", Err("bad_target"));
+        check("OPTIONS", "http://a", "a:80", Ok("*"));
+        check("OPTIONS", "http://a/", "a", Ok("/"));
+        check("OPTIONS", "http://a?x", "a", Ok("/?x"));
+        check("OPTIONS", "*", "a", Ok("*"));
+        // Where no field names the host.
+        for (target, path) in [("http://a.b:81", "/"), ("http://a.b:81?x", "/?x")] {
+            let head = read(format!("GET {target} HTTP/1.0\r\nX: y\r\n\r\n").as_bytes()).unwrap().unwrap();
+            assert_eq!((head.target(), head.host(), head.names_host_in_target), (path, Some("a.b:81"), true));
+            assert_eq!(head.fields().get("x"), Some(&b"y"[..]));
+        }
     }
 
     #[test]

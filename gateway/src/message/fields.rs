@@ -45,6 +45,15 @@ impl Fields {
         self.spans.iter().map(|(name, value)| (&self.bytes[name.range()], &self.bytes[value.range()]))
     }
 
+    /// Moves what stands at `span` one byte to the left and puts `last` behind it. Gives where both
+    /// are: the text without `last`, and `last`.
+    pub(super) fn shift_left(&mut self, span: Span, last: u8) -> Option<(Span, Span)> {
+        let Span { start, end } = Span { start: span.start.checked_sub(1)?, end: span.end.checked_sub(1)? };
+        self.bytes.copy_within(span.range(), start as usize);
+        *self.bytes.get_mut(end as usize)? = last;
+        Some((Span { start, end }, Span { start: end, end: end + 1 }))
+    }
+
     pub(crate) fn text(&self, span: Span) -> &str {
         std::str::from_utf8(&self.bytes[span.range()]).unwrap_or_default()
     }

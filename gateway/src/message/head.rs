@@ -93,28 +93,36 @@ impl RequestHead {
         if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
             return self.check_host();
         }
-        let scheme = ["http://", "https://"]
-            .into_iter()
-            .find(|scheme| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+        let scheme = [Scheme::Http, Scheme::Https].into_iter().find(|scheme| scheme.begins(target));
         let Some(scheme) = scheme else {
             return Err(bad("bad_target", "the target of a request must begin with /"));
         };
-        let rest = &target[scheme.len()..];
-        let authority = &rest[..rest.find(['/', '?', '#']).unwrap_or(rest.len())];
-        if self.host().is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        let rest = &target[scheme.prefix().len()..];
+        let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if authority.is_empty() {
+            return Err(bad("bad_host", "the target names no host"));
+        }
+        if self.host().is_some_and(|host| !same_authority(host, authority, scheme)) {
             return Err(bad("bad_host", "the target names another host than the Host header"));
         }
-        let after = self.target.start + u32::try_from(scheme.len() + authority.len()).unwrap_or(u32::MAX);
-        if after == self.target.end || !rest[authority.len()..].starts_with('/') {
-            return Err(bad("bad_target", "the target of a request has a path"));
+        if path.starts_with('#') {
+            return Err(bad("bad_target", "the target of a request has no fragment"));
+        }
+        let has_path = path.starts_with('/');
+        // Of the server as a whole, or of its root (RFC 9112, 3.2.4; RFC 9110, 4.2.3).
+        let missing = if path.is_empty() && self.method() == "OPTIONS" { b'*' } else { b'/' };
+        let at = |bytes: usize| self.target.start + u32::try_from(bytes).unwrap_or(u32::MAX);
+        let mut host = Span { start: at(scheme.prefix().len()), end: at(scheme.prefix().len() + authority.len()) };
+        let mut start = host.end;
+        if !has_path && let Some((shifted, path)) = self.fields.shift_left(host, missing) {
+            (host, start) = (shifted, path.start);
         }
         if self.host.is_none() {
             // HTTP/1.0 need not say it again.
-            let start = self.target.start + u32::try_from(scheme.len()).unwrap_or(u32::MAX);
-            self.host = Some(Span { start, end: after });
+            self.host = Some(host);
             self.names_host_in_target = true;
         }
-        self.target.start = after;
+        self.target.start = start;
         self.check_host()
     }
 
@@ -124,6 +132,42 @@ impl RequestHead {
             _ => Ok(()),
         }
     }
+}
+
+/// How a client reaches a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    /// Over TLS.
+    Https,
+}
+
+impl Scheme {
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::Http => "http://",
+            Self::Https => "https://",
+        }
+    }
+
+    fn begins(self, target: &str) -> bool {
+        target.get(..self.prefix().len()).is_some_and(|start| start.eq_ignore_ascii_case(self.prefix()))
+    }
+
+    /// `authority` without the port that it has anyway.
+    fn without_default_port(self, authority: &str) -> &str {
+        let port = match self {
+            Self::Http => ":80",
+            Self::Https => ":443",
+        };
+        authority.strip_suffix(port).or_else(|| authority.strip_suffix(':')).unwrap_or(authority)
+    }
+}
+
+/// Whether two names of a host mean the same one: in any case of letters, and with the scheme's port
+/// or without (RFC 9110, 4.2.3).
+pub(crate) fn same_authority(one: &str, other: &str, scheme: Scheme) -> bool {
+    scheme.without_default_port(one).eq_ignore_ascii_case(scheme.without_default_port(other))
 }
 
 /// Whether every character may stand in the name of a host: RFC 3986, 3.2.2.
@@ -151,6 +195,15 @@ pub(crate) fn check_method(method: &str) -> Result<(), Problem> {
     let is_one = method.starts_with(|first: char| first.is_ascii_uppercase())
         && method.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
     if is_one { Ok(()) } else { Err(bad("bad_request_line", "a method must consist of capital letters")) }
+}
+
+/// The value of `Expect`: there is one that it may have (RFC 9110, 10.1.1).
+pub(crate) fn check_expectation(value: &[u8]) -> Result<(), Problem> {
+    if value.eq_ignore_ascii_case(b"100-continue") {
+        return Ok(());
+    }
+    let detail = "the only thing that can be expected is 100-continue";
+    Err(Problem::new(StatusCode::EXPECTATION_FAILED, "expectation_failed", detail))
 }
 
 pub(crate) fn bad(kind: &'static str, detail: &str) -> Problem {

@@ -169,7 +169,7 @@ impl Proxy<'_> {
         let (method, target) = (head.method(), head.target());
         if target == "*" {
             // Asked of the gateway itself, mostly to see whether it is there: RFC 9110, 9.3.7.
-            return Ok(exchange.respond(FullResponse::new(StatusCode::NO_CONTENT, "text/plain", "")));
+            return Ok(exchange.respond(FullResponse::new(StatusCode::OK, "text/plain", "")));
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = path::normalize(path).map_err(|bad| BodyError::Problem(bad.into()))?;

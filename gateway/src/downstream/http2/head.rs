@@ -6,7 +6,8 @@ use http::request::Parts;
 use crate::message::body::Framing;
 use crate::message::fields::FieldsBuilder;
 use crate::message::head::{
-    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, bad, check_method, content_length, target_too_long, too_large,
+    HeadParts, MAX_FIELDS, MAX_TARGET_BYTES, RequestHead, Scheme, bad, check_expectation, check_method, content_length,
+    same_authority, target_too_long, too_large,
 };
 use crate::message::problem::Problem;
 
@@ -25,7 +26,12 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
     let of = |name: &'static str| fields.get_all(name).iter().map(HeaderValue::as_bytes);
     let mut hosts = authority.map(str::as_bytes).into_iter().chain(of("host"));
     let host = hosts.next().ok_or_else(|| bad("bad_host", "a request names the host that it is for"))?;
-    if hosts.any(|other| !other.eq_ignore_ascii_case(host)) {
+    let scheme = if parts.uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+    let is_same = |other: &[u8]| match (std::str::from_utf8(host), std::str::from_utf8(other)) {
+        (Ok(host), Ok(other)) => same_authority(host, other, scheme),
+        _ => false,
+    };
+    if hosts.any(|other| !is_same(other)) {
         return Err(bad("bad_host", "the Host header names another host than :authority"));
     }
     let mut lengths = of("content-length").map(content_length);
@@ -36,8 +42,11 @@ pub(super) fn read_head(parts: &Parts, ends: bool) -> Result<RequestHead, Proble
         (Some(bytes), None) => Framing::Length(bytes),
         (None, None) => Framing::Chunked,
     };
-    let mut expects = of("expect");
-    let expects_continue = expects.next().is_some();
+    let mut expects_continue = false;
+    for expectation in of("expect") {
+        check_expectation(expectation)?;
+        expects_continue = true;
+    }
     let mut builder = FieldsBuilder::default();
     let (method, target) = (builder.text(method.as_bytes()), builder.text(target.as_bytes()));
     let host = builder.push(b"host", host);
