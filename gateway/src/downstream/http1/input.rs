@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use net::buffers;
 use tokio::time::{Instant, timeout_at};
@@ -11,7 +11,7 @@ use super::MAX_AHEAD_BYTES;
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
 use crate::io::stream::Readable;
-use crate::message::body::Piece;
+use crate::message::body::{Framing, Piece};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
@@ -47,6 +47,16 @@ impl Http1Input {
 
     pub(super) fn next_head(&mut self) -> Result<Option<RequestHead>, Problem> {
         self.heads.next(&mut self.buffer)
+    }
+
+    /// A body of no chunks that is there already is none: the request is one that may be sent again.
+    pub(super) fn skip_empty_body(&mut self, head: &mut RequestHead) {
+        const EMPTY: &[u8] = b"0\r\n\r\n";
+        if head.framing == Framing::Chunked && self.buffer.starts_with(EMPTY) {
+            self.buffer.advance(EMPTY.len());
+            head.framing = Framing::Empty;
+            head.expects_continue = false;
+        }
     }
 
     /// What the system has; `None` for nothing yet, 0 at the end.

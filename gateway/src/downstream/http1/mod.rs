@@ -124,7 +124,8 @@ impl Http1Connection<'_> {
     async fn serve(&mut self, handler: &impl Handler) -> Result<std::convert::Infallible, Ended> {
         let mut is_first = true;
         loop {
-            let head = self.next_head(is_first, handler).await?;
+            let mut head = self.next_head(is_first, handler).await?;
+            self.input.skip_empty_body(&mut head);
             self.status = None;
             is_first = false;
             let stays = if head.is_1_1 { KeepAlive::Stays } else { KeepAlive::StaysAsAsked };

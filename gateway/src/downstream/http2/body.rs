@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use futures::FutureExt;
 use h2::server::SendResponse;
 use h2::{RecvStream, SendStream};
 use http::{Response, StatusCode};
@@ -38,6 +39,28 @@ impl Http2Body {
             return Ok(piece);
         }
         self.next_of_client(deadline).await
+    }
+
+    /// Waits for the first piece that has something in it, and keeps it. Gives whether there is none,
+    /// nor trailers: the body is empty. Until `deadline`, or for nothing if that is `None`.
+    pub(super) async fn is_empty(&mut self, deadline: Option<Instant>) -> Result<bool, BodyError> {
+        loop {
+            let piece = match deadline {
+                Some(deadline) => self.next_of_client(deadline).await?,
+                None => match self.read().now_or_never() {
+                    Some(piece) => piece?,
+                    None => return Ok(false),
+                },
+            };
+            match piece {
+                Piece::Data(data) if data.is_empty() => {}
+                Piece::End(trailers) if trailers.is_empty() => return Ok(true),
+                piece => {
+                    self.read_ahead.push_back(piece);
+                    return Ok(false);
+                }
+            }
+        }
     }
 
     pub(super) async fn next_of_client(&mut self, deadline: Instant) -> Result<Piece, BodyError> {

@@ -27,6 +27,7 @@ use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse};
 use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::translate::has_body;
 use crate::upstream::concurrency::Permit;
 
 /// How many bytes of an unwanted body are read, and for how long. Some clients take a reset for a
@@ -73,6 +74,28 @@ impl Http2Exchange {
             limit,
         };
         (stream, head)
+    }
+
+    /// Finds out whether there is a body after all: the end of a stream may come in a frame of its
+    /// own, which is empty. A request of a kind that seldom has a body waits for its first piece,
+    /// another one is taken as far as it is there.
+    ///
+    /// # Errors
+    /// What is wrong with the body, or that it does not come.
+    pub(super) async fn settle_framing(&mut self, head: &mut RequestHead) -> Result<(), BodyError> {
+        if head.framing != Framing::Chunked || head.expects_continue {
+            return Ok(());
+        }
+        let waits = !has_body(head.method());
+        let deadline = waits.then(|| {
+            let now = Instant::now();
+            forward::body_deadline(now, 0, now)
+        });
+        if self.incoming.is_empty(deadline).await? {
+            head.framing = Framing::Empty;
+            self.length = Framing::Empty;
+        }
+        Ok(())
     }
 
     /// Sends what the request was answered with; how its handling `ended` decides how the stream

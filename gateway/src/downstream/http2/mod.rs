@@ -31,6 +31,7 @@ use crate::downstream::clients::TrackedClient;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::ClientStream;
 use crate::io::timer::Timer;
+use crate::proxy::ended::BodyError;
 use crate::proxy::exchange::{FullResponse, Handler};
 
 /// Requests of one client at a time.
@@ -126,13 +127,18 @@ async fn serve(
                     held_bytes += costs;
                     let (mut exchange, head) = Http2Exchange::open(request, respond, config.write_timeout, Arc::clone(&client.pace));
                     streams.push(async move {
+                        let head = match head {
+                            Ok(mut head) => exchange.settle_framing(&mut head).await.map(|()| head),
+                            Err(problem) => Err(BodyError::Problem(problem)),
+                        };
                         let ended = match head {
                             Ok(head) => handler.handle(head, &mut exchange).await.map(drop),
-                            Err(problem) => {
+                            Err(BodyError::Problem(problem)) => {
                                 handler.record_rejection(problem.status);
                                 crate::proxy::exchange::Exchange::respond(&mut exchange, FullResponse::from(&problem));
                                 Ok(())
                             }
+                            Err(BodyError::Ended(ended)) => Err(ended),
                         };
                         exchange.finish(ended).await;
                         costs
