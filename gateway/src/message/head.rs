@@ -88,7 +88,11 @@ impl RequestHead {
         let target = self.target();
         if matches!(self.method(), "CONNECT" | "TRACE") {
             let detail = format!("{} is not supported", self.method());
-            return Err(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
+            let allow = Some("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS".to_owned());
+            return Err(Problem {
+                allow,
+                ..Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
+            });
         }
         if target.starts_with('/') || (target == "*" && self.method() == "OPTIONS") {
             return self.check_host();

@@ -11,6 +11,8 @@ pub(crate) struct Problem {
     pub(crate) kind: String,
     /// A text for people.
     pub(crate) detail: String,
+    /// The methods that the path has, if it lacks that of the request.
+    pub(crate) allow: Option<String>,
 }
 
 impl Problem {
@@ -18,7 +20,7 @@ impl Problem {
     pub(crate) const RETRY_AFTER_SECONDS: &'static str = "3";
 
     pub(crate) fn new(status: StatusCode, kind: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { status, kind: kind.into(), detail: detail.into() }
+        Self { status, kind: kind.into(), detail: detail.into(), allow: None }
     }
 
     /// The problem that a client is told when a call has failed.

@@ -191,7 +191,8 @@ impl Handler for Admin {
                 "method_not_allowed",
                 "only GET and HEAD are supported here",
             );
-            return Ok(exchange.respond(FullResponse::from(&problem)));
+            let allow = Some("GET, HEAD".to_owned());
+            return Ok(exchange.respond(FullResponse { allow, ..FullResponse::from(&problem) }));
         }
         let response = match self.text(path) {
             Some((status, text)) => FullResponse::new(status, "text/plain; version=0.0.4; charset=utf-8", text),

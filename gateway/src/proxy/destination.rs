@@ -17,8 +17,13 @@ pub(super) enum Destination<'a> {
     Upstream(UpstreamMatch),
     /// Nodes that cannot be called now.
     Unavailable,
+    /// Nodes that offer the path by other methods: the value of `Allow`.
+    OtherMethods(String),
     Unknown,
 }
+
+/// The methods that nodes may offer a path by, as `Allow` lists them.
+const METHODS: [&str; 5] = ["GET", "POST", "PUT", "PATCH", "DELETE"];
 
 impl Proxy<'_> {
     /// Nodes that offer the very route come first, then servers of the longest prefix, then nodes
@@ -35,8 +40,46 @@ impl Proxy<'_> {
         if let Some(target) = self.upstreams.find(path) {
             return Destination::Upstream(target);
         }
-        let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
-        let is_known = paths.any(|path| methods.iter().any(|method| self.peers.has_known(method, path)));
-        if is_known { Destination::Unavailable } else { Destination::Unknown }
+        let is_known = |method: &str| {
+            let mut paths = [Some(path), readable.as_deref()].into_iter().flatten();
+            paths.any(|path| self.peers.has_known(method, path))
+        };
+        if methods.iter().any(|method| is_known(method)) {
+            return Destination::Unavailable;
+        }
+        match allow(is_known) {
+            Some(methods) => Destination::OtherMethods(methods),
+            None => Destination::Unknown,
+        }
+    }
+}
+
+/// The value of `Allow` for a path that is offered by some methods; `None` if by none.
+fn allow(is_offered: impl Fn(&str) -> bool) -> Option<String> {
+    let mut methods: Vec<_> = METHODS.into_iter().filter(|method| is_offered(method)).collect();
+    if methods.is_empty() {
+        return None;
+    }
+    // What has GET has HEAD, and each path is told of.
+    if methods.first() == Some(&"GET") {
+        methods.insert(1, "HEAD");
+    }
+    methods.push("OPTIONS");
+    Some(methods.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a19_a_path_tells_its_methods() {
+        let check = |offered: &[&str], expected: Option<&str>| {
+            assert_eq!(allow(|method| offered.contains(&method)).as_deref(), expected, "{offered:?}");
+        };
+        check(&[], None);
+        check(&["GET"], Some("GET, HEAD, OPTIONS"));
+        check(&["DELETE", "POST"], Some("POST, DELETE, OPTIONS"));
+        check(&["PUT", "GET", "PATCH"], Some("GET, HEAD, PUT, PATCH, OPTIONS"));
     }
 }

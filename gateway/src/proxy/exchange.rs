@@ -24,6 +24,8 @@ pub(crate) struct FullResponse {
     pub(crate) retry_after: Option<&'static str>,
     /// Where to ask instead.
     pub(crate) location: Option<String>,
+    /// The methods that the path has.
+    pub(crate) allow: Option<String>,
     pub(crate) body: Bytes,
     /// The reservation for its body.
     pub(crate) held: Option<Reservation>,
@@ -31,14 +33,16 @@ pub(crate) struct FullResponse {
 
 impl FullResponse {
     pub(crate) fn new(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self { status, content_type, retry_after: None, location: None, body: body.into(), held: None }
+        let (retry_after, location, allow, held) = (None, None, None, None);
+        Self { status, content_type, retry_after, location, allow, body: body.into(), held }
     }
 
     /// The fields of its head, except those that every response has.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let after = self.retry_after.map(|after| ("retry-after", after));
         let location = self.location.as_deref().map(|location| ("location", location));
-        [("content-type", self.content_type)].into_iter().chain(after).chain(location)
+        let allow = self.allow.as_deref().map(|allow| ("allow", allow));
+        [("content-type", self.content_type)].into_iter().chain(after).chain(location).chain(allow)
     }
 }
 
@@ -49,7 +53,8 @@ impl From<&Problem> for FullResponse {
             StatusCode::TOO_MANY_REQUESTS => Some("1"),
             _ => None,
         };
-        Self { retry_after, ..Self::new(problem.status, "application/problem+json", problem.body()) }
+        let allow = problem.allow.clone();
+        Self { retry_after, allow, ..Self::new(problem.status, "application/problem+json", problem.body()) }
     }
 }
 

@@ -25,16 +25,18 @@ use self::node_call::{call_problem, client_key, read_params, respond_with_parts,
 use crate::config::Route;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::io::budget::{ConnectionBudget, Reservation};
+use crate::message::body::Framing;
 use crate::message::forwarded::{ForwardedInfo, HOPS};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
+use crate::message::response_head::ResponseHead;
 use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
 use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
-use crate::proxy::translate::{JSON, has_body, response};
+use crate::proxy::translate::{JSON, has_body, is_stream, response};
 use crate::route::limits::Limited;
 use crate::route::path;
 use crate::upstream::table::UpstreamTable;
@@ -145,7 +147,7 @@ impl Proxy<'_> {
             Err(BodyError::Problem(problem)) => problem,
             Err(BodyError::Ended(ended)) => return Err(ended),
         };
-        let Problem { status, kind, detail } = &problem;
+        let Problem { status, kind, detail, .. } = &problem;
         debug!(status = status.as_u16(), kind = ?escaped(kind, MAX_ESCAPED_BYTES), detail = ?escaped(detail, MAX_ESCAPED_BYTES), "problem");
         if matches!(&**kind, "overloaded" | "too_many_requests") && self.shedding.is_delaying() {
             exchange.delay_rejection(Box::pin(self.shedding.delay())).await?;
@@ -199,6 +201,19 @@ impl Proxy<'_> {
         match self.destination(method, path) {
             // Said before the client sends a body in vain.
             Destination::Unavailable => Err(call_problem(CallError::NoProvider { url: url() })),
+            // Old gateways told no method from another.
+            Destination::OtherMethods(_) if snapshot.config.empty_404 => {
+                Err(call_problem(CallError::NoRoute { url: url() }))
+            }
+            Destination::OtherMethods(allow) if method == "OPTIONS" => {
+                let allow = Some(allow);
+                Ok(exchange.respond(FullResponse { allow, ..FullResponse::new(StatusCode::NO_CONTENT, JSON, "") }))
+            }
+            Destination::OtherMethods(allow) => {
+                let detail = format!("no node offers {}; {path} has {allow}", url());
+                let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail);
+                Err(BodyError::Problem(Problem { allow: Some(allow), ..problem }))
+            }
             Destination::Unknown => Err(call_problem(CallError::NoRoute { url: url() })),
             Destination::Upstream(target) => {
                 Box::pin(self.forward_with_retries(&context(path), &target, exchange)).await
@@ -212,8 +227,10 @@ impl Proxy<'_> {
                 // A request without a body has taken no time to arrive.
                 let now = if has_body(method) { Instant::now() } else { begin };
                 let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
-                let form = StreamFormat::accepted(head.fields()).filter(|_| method != "HEAD");
+                let form = StreamFormat::accepted(head.fields());
                 let answer = match form {
+                    // A stream is not begun for its head.
+                    _ if method == "HEAD" => exchange.until_client_gone(call).await?.map_err(call_problem)?,
                     None => exchange.until_client_gone(call).await?.map_err(call_problem)?,
                     Some(form) => {
                         match exchange
@@ -230,7 +247,15 @@ impl Proxy<'_> {
                         }
                     }
                 };
-                let (status, body) = response(&answer).map_err(BodyError::Problem)?;
+                let (status, body) = match (response(&answer), form) {
+                    // As a GET would be answered.
+                    (Err(problem), Some(form)) if method == "HEAD" && is_stream(&problem) => {
+                        let response = ResponseHead { framing: Framing::Empty, ..form.head() };
+                        exchange.respond_with_stream(head, &response, futures::stream::empty()).await?;
+                        return Ok(Instant::now());
+                    }
+                    (read, _) => read.map_err(BodyError::Problem)?,
+                };
                 drop(held);
                 // A client that does not read its answers does not get more and more of them.
                 let held = Some(self.budget.reserve(client, body.len())?);

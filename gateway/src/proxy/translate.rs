@@ -14,6 +14,9 @@ use crate::proxy::stream_body::StreamFormat;
 /// (at about 10,000).
 const MAX_JSON_DEPTH: usize = 64;
 
+/// The word for an answer that is a stream, and was not asked for as one.
+const STREAM: &str = "stream";
+
 /// The media type of answers.
 pub(crate) const JSON: &str = "application/json";
 
@@ -189,7 +192,7 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
             match (read.body, read.reason) {
                 (Some(body), _) => Ok((status, packet.slice_ref(body.get().as_bytes()))),
                 (None, None) => Ok((status, Bytes::from_static(b"null"))),
-                (None, Some(reason)) if reason == "stream" && status == StatusCode::NOT_ACCEPTABLE => {
+                (None, Some(reason)) if reason == STREAM && status == StatusCode::NOT_ACCEPTABLE => {
                     let [lines, events] = [StreamFormat::Lines, StreamFormat::Events].map(StreamFormat::media_type);
                     let detail =
                         format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
@@ -199,6 +202,11 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
             }
         }
     }
+}
+
+/// Whether a node says by it that its answer is a stream.
+pub(crate) fn is_stream(problem: &Problem) -> bool {
+    problem.status == StatusCode::NOT_ACCEPTABLE && problem.kind == STREAM
 }
 
 #[cfg(test)]

@@ -74,7 +74,7 @@ async fn answers_of_our_nodes_become_responses() {
         ("GET", "/double?n=x", "", 422, json!("no_number")),
         ("GET", "/panics", "", 500, json!("internal")),
         ("GET", "/nowhere", "", 404, json!("no_route")),
-        ("DELETE", "/double", "", 404, json!("no_route")),
+        ("DELETE", "/double", "", 405, json!("method_not_allowed")),
         ("POST", "/double", "{", 400, json!("bad_json")),
         ("POST", "/double", "[]", 400, json!("bad_json")),
     ] {

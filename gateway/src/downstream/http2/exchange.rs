@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
@@ -127,7 +127,7 @@ impl Http2Exchange {
     }
 
     async fn send_full(&mut self, full: FullResponse) -> Result<(), Ended> {
-        let FullResponse { status, content_type, retry_after, location, body, held: _held } = full;
+        let FullResponse { status, content_type, retry_after, location, allow, body, held: _held } = full;
         let mut response = Response::new(());
         *response.status_mut() = status;
         let fields = response.headers_mut();
@@ -135,8 +135,10 @@ impl Http2Exchange {
         if let Some(after) = retry_after {
             fields.insert(RETRY_AFTER, HeaderValue::from_static(after));
         }
-        if let Some(location) = location.and_then(|location| HeaderValue::try_from(location).ok()) {
-            fields.insert(LOCATION, location);
+        for (name, value) in [(LOCATION, location), (ALLOW, allow)] {
+            if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
+                fields.insert(name, value);
+            }
         }
         let has_none = matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if !has_none {

@@ -73,7 +73,11 @@ impl Sink for Http2Sink<'_, '_> {
     }
 
     fn data(&mut self, data: Bytes) {
-        // While it waits, a small piece would keep alive the whole buffer that it was read into.
+        // The head may have ended the stream.
+        if data.is_empty() {
+            return;
+        }
+        // A small piece would hold all of the buffer that it was read into for as long as it waits.
         let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
         self.waiting.push_back(data);
     }
