@@ -18,12 +18,11 @@ use crate::downstream::worker::Worker;
 use crate::io::budget::ConnectionBudget;
 use crate::io::stream::ClientStream;
 use crate::message::forwarded::ForwardedInfo;
-use crate::message::head::RequestHead;
+use crate::message::head::{RequestHead, Scheme};
 use crate::message::problem::Problem;
 use crate::proxy::Proxy;
 use crate::proxy::ended::Ended;
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
-use crate::route::path;
 
 /// The first bytes of a client that speaks HTTP/2 without TLS's negotiation: RFC 9113, 3.4.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -31,8 +30,6 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// as long, up to the longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
-const CHALLENGES: &str = "/.well-known/acme-challenge/";
 
 /// A client that has just connected.
 pub(crate) struct DownstreamConnection<'a> {
@@ -56,12 +53,13 @@ impl DownstreamConnection<'_> {
         let config = Arc::clone(&self.worker.upstreams.snapshot().config);
         let begun = Instant::now();
         let deadline = begun + config.header_timeout;
-        let mut address = self.address;
+        let (mut address, mut scheme) = (self.address, Scheme::Http);
         let peer = address.ip().to_canonical();
         if config.proxy_protocol.iter().any(|network| network.contains(&peer)) {
             match timeout_at(deadline, Box::pin(proxy_protocol::read(&mut stream))).await {
-                Ok(Ok(Announced::Client(announced))) => {
+                Ok(Ok(Announced::Client { address: announced, is_tls })) => {
                     address = announced;
+                    scheme = if is_tls { Scheme::Https } else { Scheme::Http };
                     self.client.set_client(announced.ip());
                 }
                 // The balancer connects for itself, for example to check whether we are alive.
@@ -71,8 +69,7 @@ impl DownstreamConnection<'_> {
             }
         }
         let Some(tls) = self.tls else {
-            let redirects = config.redirect.is_some();
-            if config.h2c && !redirects {
+            if config.h2c {
                 let look = |bytes: &[u8]| match bytes {
                     bytes if bytes.starts_with(&PREFACE[..4]) => Peeked::Known(true),
                     bytes if PREFACE.starts_with(bytes) => Peeked::More,
@@ -81,14 +78,14 @@ impl DownstreamConnection<'_> {
                 };
                 match timeout_at(deadline, peek(&stream, look)).await {
                     Ok(Some(true)) => {
-                        return Box::pin(self.http2(ClientStream::Plain(stream), &config, address, false)).await;
+                        return Box::pin(self.http2(ClientStream::Plain(stream), &config, address, scheme)).await;
                     }
                     Ok(Some(false)) => {}
                     Ok(None) => return "closed by the client",
                     Err(_elapsed) => return "idle",
                 }
             }
-            return self.http1(ClientStream::Plain(stream), &config, address, false).await;
+            return self.http1(ClientStream::Plain(stream), &config, address, scheme).await;
         };
         // Boxed, so that clients without TLS hold no memory for it.
         Box::pin(self.tls(stream, tls, &config, address, deadline)).await
@@ -121,9 +118,9 @@ impl DownstreamConnection<'_> {
                 let is_2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = ClientStream::from(stream);
                 if is_2 {
-                    self.http2(stream, config, address, true).await
+                    self.http2(stream, config, address, Scheme::Https).await
                 } else {
-                    self.http1(stream, config, address, true).await
+                    self.http1(stream, config, address, Scheme::Https).await
                 }
             }
             Ok(Err(error)) => {
@@ -139,13 +136,10 @@ impl DownstreamConnection<'_> {
         stream: ClientStream,
         config: &Arc<Config>,
         address: SocketAddr,
-        is_tls: bool,
+        scheme: Scheme,
     ) -> &'static str {
-        let (proxy, client) = (self.proxy(address, is_tls), self.client);
-        match config.redirect {
-            Some(port) if !is_tls => http1::run(stream, config, client, &RedirectHandler { port, proxy: &proxy }).await,
-            _ => http1::run(stream, config, client, &proxy).await,
-        }
+        let proxy = self.proxy(address, scheme);
+        http1::run(stream, config, self.client, &proxy).await
     }
 
     async fn http2(
@@ -153,16 +147,16 @@ impl DownstreamConnection<'_> {
         stream: ClientStream,
         config: &Arc<Config>,
         address: SocketAddr,
-        is_tls: bool,
+        scheme: Scheme,
     ) -> &'static str {
-        let proxy = self.proxy(address, is_tls);
+        let proxy = self.proxy(address, scheme);
         http2::run(stream, config, self.client, &proxy).await
     }
 
-    fn proxy(&self, address: SocketAddr, is_tls: bool) -> Proxy<'_> {
+    fn proxy(&self, address: SocketAddr, scheme: Scheme) -> Proxy<'_> {
         let Worker { peers, upstreams, metrics, retries, shedding, shared, access_log, .. } = self.worker;
         let client = address.ip().to_canonical();
-        let origin = ForwardedInfo::new(client, is_tls);
+        let origin = ForwardedInfo::new(client, scheme);
         let budget = ConnectionBudget::new(&shared.budget);
         let access_log = access_log.as_deref();
         Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, budget }
@@ -196,52 +190,6 @@ async fn peek<T>(stream: &TcpStream, look: impl Fn(&[u8]) -> Peeked<T>) -> Optio
             }
             Peeked::More => (before, pause) = (there, LOOK_AGAIN),
         }
-    }
-}
-
-/// Redirects clients without TLS to where TLS is spoken.
-struct RedirectHandler<'a, 'b> {
-    /// Where it is.
-    port: u16,
-    proxy: &'a Proxy<'b>,
-}
-
-impl Handler for RedirectHandler<'_, '_> {
-    async fn handle(&self, head: RequestHead, exchange: &mut impl Exchange) -> Result<Instant, Ended> {
-        let (path, query) = head.target().split_at(head.target().find('?').unwrap_or_else(|| head.target().len()));
-        // What is asked of no path is asked of us; and a path is looked at in the form in which it
-        // is answered.
-        let path = match path::normalize(path) {
-            _ if path == "*" => return self.proxy.handle(head, exchange).await,
-            Ok(path) if path.starts_with(CHALLENGES) => return self.proxy.handle(head, exchange).await,
-            Ok(path) => path,
-            Err(bad) => {
-                let problem = Problem::from(bad);
-                self.proxy.record_answer(&head, problem.status);
-                return Ok(exchange.respond(FullResponse::from(&problem)));
-            }
-        };
-        let host = head.host().unwrap_or_default();
-        // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
-        let name = match host.rsplit_once(':') {
-            Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
-            _ => host,
-        };
-        if name.is_empty() {
-            let problem = Problem::new(StatusCode::BAD_REQUEST, "bad_host", "the request names no host");
-            return Ok(exchange.respond(FullResponse::from(&problem)));
-        }
-        let port = if self.port == 443 { String::new() } else { format!(":{}", self.port) };
-        let location = Some(format!("https://{name}{port}{path}{query}"));
-        // 308 keeps method and body (RFC 9110, 15.4.9).
-        let answered = exchange
-            .respond(FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") });
-        self.proxy.record_answer(&head, StatusCode::PERMANENT_REDIRECT);
-        Ok(answered)
-    }
-
-    fn record_rejection(&self, status: StatusCode) {
-        self.proxy.record_rejection(status);
     }
 }
 

@@ -15,6 +15,8 @@ const MAX_BYTES: usize = 1024;
 /// The first bytes of version 1, and its longest line.
 const V1: &[u8] = b"PROXY ";
 const MAX_LINE_BYTES: usize = 107;
+/// In what version 2 adds of TLS: the client speaks it with the balancer (2.2.5).
+const CLIENT_SSL: u8 = 1;
 /// While it is not all there, it is looked at again after this, then twice as long, up to the
 /// longest.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
@@ -23,7 +25,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// The client of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Announced {
-    Client(SocketAddr),
+    Client {
+        address: SocketAddr,
+        /// It speaks TLS with the balancer, which says so in version 2.
+        is_tls: bool,
+    },
     /// The balancer itself, or a client whose address is none of TCP's.
     Local,
 }
@@ -70,21 +76,27 @@ fn parse(bytes: &[u8]) -> Option<Result<(Announced, usize), ()>> {
     if header.is_incomplete() {
         return None;
     }
-    let announced = |address: IpAddr, port: u16| Announced::Client(SocketAddr::new(address, port));
+    let announced = |address: IpAddr, port: u16, is_tls| {
+        let address = SocketAddr::new(address, port);
+        Announced::Client { address, is_tls }
+    };
     Some(match header {
         HeaderResult::V1(Ok(header)) => {
             let client = match &header.addresses {
-                v1::Addresses::Tcp4(of) => announced(of.source_address.into(), of.source_port),
-                v1::Addresses::Tcp6(of) => announced(of.source_address.into(), of.source_port),
+                v1::Addresses::Tcp4(of) => announced(of.source_address.into(), of.source_port, false),
+                v1::Addresses::Tcp6(of) => announced(of.source_address.into(), of.source_port, false),
                 v1::Addresses::Unknown => Announced::Local,
             };
             Ok((client, header.header.len()))
         }
         HeaderResult::V2(Ok(header)) => {
+            let is_tls = header.tlvs().flatten().any(|more| {
+                more.kind == v2::Type::SSL as u8 && more.value.first().is_some_and(|flags| flags & CLIENT_SSL != 0)
+            });
             let client = match (&header.command, &header.addresses) {
                 (v2::Command::Local, _) => Announced::Local,
-                (_, v2::Addresses::IPv4(of)) => announced(of.source_address.into(), of.source_port),
-                (_, v2::Addresses::IPv6(of)) => announced(of.source_address.into(), of.source_port),
+                (_, v2::Addresses::IPv4(of)) => announced(of.source_address.into(), of.source_port, is_tls),
+                (_, v2::Addresses::IPv6(of)) => announced(of.source_address.into(), of.source_port, is_tls),
                 _ => Announced::Local,
             };
             Ok((client, header.len()))
@@ -114,7 +126,7 @@ mod tests {
     }
 
     fn client(address: &str) -> Option<Announced> {
-        Some(Announced::Client(address.parse().unwrap()))
+        Some(Announced::Client { address: address.parse().unwrap(), is_tls: false })
     }
 
     #[test]
@@ -130,6 +142,12 @@ mod tests {
         check(&version_2(1, 0x11, &v4), client("192.0.2.1:4711"));
         // With an addition of the balancer: its own id for the connection.
         check(&version_2(1, 0x11, &[&v4[..], &[5, 0, 2, 1, 2]].concat()), client("192.0.2.1:4711"));
+        // Or that the client speaks TLS with it, or does not.
+        for (flags, is_tls) in [(1, true), (7, true), (0, false)] {
+            let more = [&v4[..], &[0x20, 0, 5, flags, 0, 0, 0, 0]].concat();
+            let address = "192.0.2.1:4711".parse().unwrap();
+            check(&version_2(1, 0x11, &more), Some(Announced::Client { address, is_tls }));
+        }
         check(&version_2(0, 0, &[]), Some(Announced::Local));
         let v6 = [[0; 15].as_slice(), &[1], &[0; 16], &[0x12, 0x67, 1, 187]].concat();
         check(&version_2(1, 0x21, &v6), client("[::1]:4711"));

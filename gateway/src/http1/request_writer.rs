@@ -76,10 +76,13 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
 
 /// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
 fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
-    let ForwardedInfo { fields, before, forwarded: [node, proto], .. } = origin;
+    let ForwardedInfo { fields, before, prefix, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
     let host = origin.host.as_deref().or(host).unwrap_or_default();
     put(out, b"x-forwarded-host", host.as_bytes());
+    if !prefix.is_empty() {
+        put(out, b"x-forwarded-prefix", prefix.as_bytes());
+    }
     let comma = if before.is_empty() { "" } else { ", " };
     // Always quoted: a host may contain characters that would end the value.
     let [open, close] = if host.is_empty() { ["", ""] } else { ["host=\"", "\";"] };
@@ -149,6 +152,7 @@ mod tests {
     use super::*;
     use crate::http1::head_reader::HeadReader;
     use crate::http1::response_reader::ResponseReader;
+    use crate::message::head::Scheme;
 
     const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
 
@@ -166,7 +170,7 @@ mod tests {
         let text = format!("{line} HTTP/1.1\r\nHost: a:80\r\nX-Request-Id: i\r\n{fields}\r\n");
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
-        let origin = ForwardedInfo::new([10, 0, 0, 1].into(), false);
+        let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
         put_request(
             &mut out,
             &head,
@@ -226,7 +230,7 @@ mod tests {
             let bytes: Vec<u8> = text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()).collect();
             let head = HeadReader::default().next(&mut BytesMut::from(&bytes[..])).unwrap().unwrap();
             let peer = IpAddr::from([10, 0, 0, 1]);
-            let (seen, origin) = ForwardedInfo::new(peer, false).through(peer, head.fields(), &trusted);
+            let (seen, origin) = ForwardedInfo::new(peer, Scheme::Http).through(peer, head.fields(), &trusted);
             assert_eq!(seen, client.parse::<IpAddr>().unwrap(), "{fields}");
             let mut out = BytesMut::new();
             put_request(
@@ -263,7 +267,7 @@ mod tests {
         let check = |text: &str, expected: &[&str]| {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            let origin = ForwardedInfo::new([10, 0, 0, 1].into(), false);
+            let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
             put_request(
                 &mut out,
                 &head,
@@ -282,7 +286,7 @@ mod tests {
             let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
-            let origin = ForwardedInfo::new([0; 16].into(), true);
+            let origin = ForwardedInfo::new([0; 16].into(), Scheme::Https);
             put_request(
                 &mut out,
                 &head,

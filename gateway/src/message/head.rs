@@ -147,6 +147,13 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
     const fn prefix(self) -> &'static str {
         match self {
             Self::Http => "http://",

@@ -16,6 +16,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const LONGEST_FLUSH: Duration = Duration::from_secs(1);
 /// Most bytes of a target, or of a method and a target, that are logged.
 const MAX_TARGET_BYTES: usize = 1024;
+/// Bytes of a host that are logged: DNS has none that are longer.
+const MAX_HOST_BYTES: usize = 255;
 
 /// The form of the lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -40,6 +42,9 @@ pub(crate) struct AccessLog {
 #[derive(Debug)]
 pub(crate) struct AccessLogEntry<'a> {
     pub(crate) client: IpAddr,
+    /// As the client speaks to us, or to a proxy that is believed.
+    pub(crate) scheme: &'a str,
+    pub(crate) host: Option<&'a str>,
     pub(crate) method: &'a str,
     pub(crate) target: &'a str,
     /// `None` when it ended without a response.
@@ -75,18 +80,20 @@ impl AccessLog {
 
 impl AccessLogEntry<'_> {
     fn line(&self, format: AccessLogFormat, time: SystemTime) -> String {
-        let Self { client, method, target, status, took } = self;
+        let Self { client, scheme, host, method, target, status, took } = self;
         let time = humantime::format_rfc3339_millis(time);
         let us = took.as_micros();
         let (ms, us) = (us / 1000, us % 1000);
         if format == AccessLogFormat::Json {
             let text = |text: &str| escaped_json(&serde_json::Value::from(text).to_string()).to_string();
-            // At a character's border.
-            let mut ends = (0..=target.len().min(MAX_TARGET_BYTES)).rev();
-            let target = &target[..ends.find(|at| target.is_char_boundary(*at)).unwrap_or(0)];
+            let target = &target[..target.floor_char_boundary(MAX_TARGET_BYTES)];
+            let host = host.map_or_else(
+                || "null".to_owned(),
+                |host: &str| text(&host[..host.floor_char_boundary(MAX_HOST_BYTES)]),
+            );
             let status = status.map_or_else(|| "null".to_owned(), |status| status.to_string());
             return format!(
-                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03}}}\n",
+                "{{\"time\":\"{time}\",\"client\":\"{client}\",\"scheme\":\"{scheme}\",\"host\":{host},\"method\":{},\"target\":{},\"status\":{status},\"ms\":{ms}.{us:03}}}\n",
                 text(method),
                 text(target),
             );
@@ -107,9 +114,11 @@ mod tests {
 
     #[test]
     fn lines_are_one_line() {
-        let check = |target: &str, status, format, expected: &str| {
+        let check = |target: &str, status: Option<u16>, format, expected: &str| {
             let entry = AccessLogEntry {
                 client: [10, 0, 0, 1].into(),
+                scheme: "https",
+                host: status.map(|_| "a\"b"),
                 method: "GET",
                 target,
                 status,
@@ -124,7 +133,7 @@ mod tests {
             "/\"한",
             Some(404),
             json,
-            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","method":"GET","target":"/\"한","status":404,"ms":1.234}"#,
+            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":"a\"b","method":"GET","target":"/\"한","status":404,"ms":1.234}"#,
         );
         let long = "한".repeat(1000);
         check(
@@ -143,7 +152,7 @@ mod tests {
             "/a\u{9b}31m\u{85}\u{202e}\u{1b}",
             None,
             json,
-            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","method":"GET","target":"/a\u009b31m\u0085\u202e\u001b","status":null,"ms":1.234}"#,
+            r#"{"time":"1970-01-01T00:00:00.000Z","client":"10.0.0.1","scheme":"https","host":null,"method":"GET","target":"/a\u009b31m\u0085\u202e\u001b","status":null,"ms":1.234}"#,
         );
     }
 }

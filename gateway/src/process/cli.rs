@@ -179,11 +179,16 @@ impl Args {
         set(&mut self.h2c, file.h2c, given("h2c"));
         let networks = |list: Vec<Parsed<_>>| list.into_iter().map(|Parsed(network)| network).collect();
         let (tls, certificates) = file.tls.map_or((None, Vec::new()), |tls| (Some(tls.listen.0), tls.certificates));
+        let trusted: Vec<_> = networks(file.trusted);
+        // Without TLS here, a proxy that is believed speaks it, at the usual port.
+        let is_behind_one = !trusted.is_empty() || !file.proxy_protocol.is_empty();
+        let behind_proxy = is_behind_one.then_some(443);
+        let redirect = tls.map(|tls| tls.port()).or(behind_proxy).filter(|_| file.redirect);
         let config = Config {
-            redirect: tls.map(|tls| tls.port()).filter(|_| file.redirect),
+            redirect,
             certificates,
             proxy_protocol: networks(file.proxy_protocol),
-            trusted: networks(file.trusted),
+            trusted,
             cookie_secret: file.cookie_secret,
             routes: file.route,
             ..Config::default()

@@ -6,6 +6,7 @@ pub(crate) mod ended;
 pub(crate) mod exchange;
 pub(crate) mod forward;
 mod node_call;
+mod redirect;
 pub(crate) mod shedding;
 pub(crate) mod stream_body;
 pub(crate) mod translate;
@@ -22,6 +23,7 @@ use tracing::debug;
 
 use self::destination::Destination;
 use self::node_call::{call_problem, client_key, read_params, respond_with_parts, with_balance};
+use self::redirect::CHALLENGES;
 use crate::config::Route;
 use crate::config::snapshot::ConfigSnapshot;
 use crate::io::budget::{ConnectionBudget, Reservation};
@@ -89,16 +91,16 @@ impl Handler for Proxy<'_> {
         let through = believed.then(|| self.origin.through(self.client, head.fields(), trusted));
         let (client, origin) =
             through.as_ref().map_or((self.client, &self.origin), |(client, origin)| (*client, origin));
-        let mut unanswered = LogOnDrop(Some((self, client, &head, begin)));
+        let mut unanswered = LogOnDrop(Some((self, client, origin, &head, begin)));
         let ended = self.handle_request(&head, exchange, &snapshot, (client, origin), begin).await;
         unanswered.0 = None;
         let took = ended.unwrap_or_else(|_| Instant::now()).saturating_duration_since(begin);
-        self.log(client, Some(&head), exchange.status(), took);
+        self.log((client, origin), Some(&head), exchange.status(), took);
         ended
     }
 
     fn record_rejection(&self, status: StatusCode) {
-        self.log(self.client, None, Some(status), Duration::ZERO);
+        self.log((self.client, &self.origin), None, Some(status), Duration::ZERO);
     }
 
     fn reservation(&self) -> Option<Reservation> {
@@ -107,29 +109,31 @@ impl Handler for Proxy<'_> {
 }
 
 /// A request that is dropped in the middle is told of too: it may have been carried out.
-struct LogOnDrop<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a RequestHead, Instant)>);
+struct LogOnDrop<'a>(Option<(&'a Proxy<'a>, IpAddr, &'a ForwardedInfo, &'a RequestHead, Instant)>);
 
 impl Drop for LogOnDrop<'_> {
     fn drop(&mut self) {
-        if let Some((proxy, client, head, begin)) = self.0 {
-            proxy.log(client, Some(head), None, begin.elapsed());
+        if let Some((proxy, client, origin, head, begin)) = self.0 {
+            proxy.log((client, origin), Some(head), None, begin.elapsed());
         }
     }
 }
 
 impl Proxy<'_> {
-    /// Logs and counts a request that another handler has answered.
-    pub(crate) fn record_answer(&self, head: &RequestHead, status: StatusCode) {
-        self.log(self.client, Some(head), Some(status), Duration::ZERO);
-    }
-
     /// `head`: of a request that made sense.
-    fn log(&self, client: IpAddr, head: Option<&RequestHead>, status: Option<StatusCode>, took: Duration) {
+    fn log(
+        &self,
+        (client, origin): (IpAddr, &ForwardedInfo),
+        head: Option<&RequestHead>,
+        status: Option<StatusCode>,
+        took: Duration,
+    ) {
         let status = status.map(|status| status.as_u16());
         self.metrics.request(status, took);
         if let Some(log) = self.access_log {
             let (method, target) = head.map_or(("-", "-"), |head| (head.method(), head.target()));
-            log.write(&AccessLogEntry { client, method, target, status, took });
+            let (scheme, host) = (origin.scheme.name(), origin.host.as_deref().or_else(|| head?.host()));
+            log.write(&AccessLogEntry { client, scheme, host, method, target, status, took });
         }
     }
 
@@ -175,6 +179,14 @@ impl Proxy<'_> {
         }
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let path = path::normalize(path).map_err(|bad| BodyError::Problem(bad.into()))?;
+        if let Some(port) = snapshot.config.redirect
+            && !origin.is_tls()
+            && !path.starts_with(CHALLENGES)
+        {
+            let host = origin.host.as_deref().or_else(|| head.host()).unwrap_or_default();
+            let location = redirect::location(host, (!origin.is_proxied).then_some(port), &path, query);
+            return Ok(exchange.respond(redirect::response(location.map_err(BodyError::Problem)?)));
+        }
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
         if hops >= MAX_HOPS {
             let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");

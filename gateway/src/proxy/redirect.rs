@@ -1,0 +1,54 @@
+//! Where clients without TLS are sent. Pure.
+
+use http::StatusCode;
+
+use crate::message::problem::Problem;
+use crate::proxy::exchange::FullResponse;
+
+/// What has to be reachable without TLS, so that certificates can be issued: RFC 8555, 8.3.
+pub(super) const CHALLENGES: &str = "/.well-known/acme-challenge/";
+/// The port that `https` has anyway.
+const DEFAULT_PORT: u16 = 443;
+
+/// The same with TLS: at `port`, or where a proxy in front speaks TLS.
+///
+/// # Errors
+/// The problem to answer with, when the request names no host.
+pub(super) fn location(host: &str, port: Option<u16>, path: &str, query: &str) -> Result<String, Problem> {
+    // Without the port that it was asked at, if any; an address of IPv6 has colons of its own.
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    if name.is_empty() {
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_host", "the request names no host"));
+    }
+    let port = port.filter(|port| *port != DEFAULT_PORT).map_or_else(String::new, |port| format!(":{port}"));
+    let mark = if query.is_empty() { "" } else { "?" };
+    Ok(format!("https://{name}{port}{path}{mark}{query}"))
+}
+
+/// 308 keeps method and body (RFC 9110, 15.4.9).
+pub(super) fn response(location: String) -> FullResponse {
+    let location = Some(location);
+    FullResponse { location, ..FullResponse::new(StatusCode::PERMANENT_REDIRECT, "text/plain", "") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a6_the_same_place_with_tls() {
+        let check = |host: &str, port: Option<u16>, query: &str, expected: Option<&str>| {
+            assert_eq!(location(host, port, "/a", query).ok().as_deref(), expected, "{host} {port:?}");
+        };
+        check("a", Some(443), "", Some("https://a/a"));
+        check("a:80", Some(8443), "b=c", Some("https://a:8443/a?b=c"));
+        check("[::1]:80", Some(443), "", Some("https://[::1]/a"));
+        check("[::1]", Some(8443), "", Some("https://[::1]:8443/a"));
+        check("a:8080", None, "", Some("https://a/a"));
+        check("", Some(443), "", None);
+        check(":80", Some(443), "", None);
+    }
+}
