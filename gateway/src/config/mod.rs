@@ -85,6 +85,16 @@ pub struct Route {
     pub servers: Vec<FixedServer>,
     /// They want to be asked without the prefix.
     pub strip: bool,
+    /// They see the path as the client has sent it, and not its normal form. A path with `..` in it
+    /// is refused.
+    pub raw_path: bool,
+    /// Where they redirect to is put below the prefix: for servers that are asked without it and do
+    /// not know it.
+    pub rewrite_location: bool,
+    /// They get fields whose names have a `_`, which some servers take for other fields.
+    pub underscores: bool,
+    /// The cookie of [`Sticky::Cookie`]. Unless given, each prefix has a name of its own.
+    pub cookie: Option<String>,
     /// How one of several is picked; unless given, [`Balance::RoundRobin`] of servers, and
     /// [`Balance::PeakEwma`] of nodes. Over HTTP, connections that are upgraded to another protocol
     /// go to the server with the fewest where others go in turn.
@@ -163,6 +173,10 @@ impl Route {
             prefixes,
             servers: Vec::new(),
             strip: false,
+            raw_path: false,
+            rewrite_location: false,
+            underscores: false,
+            cookie: None,
             balance: None,
             sticky: None,
             timeout: None,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use foldhash::HashMap;
 
 use crate::config::{Config, Route};
-use crate::route::cookie::CookieSigner;
+use crate::route::cookie::{CookieName, CookieSigner};
 use crate::route::path::{longest_prefix, normal_prefix};
 
 /// A configuration, ready to be asked. Requests keep to the one they began with.
@@ -29,6 +29,23 @@ impl ConfigSnapshot {
             });
         let routes = routes.collect();
         Self { config, cookies, routes, default_route: Route::new(Vec::new()) }
+    }
+
+    /// What the cookie is called that keeps a client with a server of this prefix, which `route`
+    /// holds for. Prefixes with servers of their own have cookies of their own, and those that stand
+    /// in one route have one.
+    pub(crate) fn cookie_name<'a>(&self, route: &'a Route, prefix: &str) -> CookieName<'a> {
+        let at = self.routes.get(prefix);
+        let own = at.map(|at| &self.config.routes[*at]);
+        match &route.cookie {
+            // Of the route itself, or of one above it, whose servers it has.
+            Some(name) if own.is_some() || !std::ptr::eq(self.route(prefix), route) => CookieName::new(name, ""),
+            Some(name) => CookieName::new(name, prefix),
+            None => {
+                let first = own.and_then(|own| normal_prefix(own.prefixes.first()?));
+                CookieName::new(CookieName::DEFAULT, first.as_deref().unwrap_or(prefix))
+            }
+        }
     }
 
     /// What holds for a path in normal form.

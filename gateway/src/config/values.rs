@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer};
 use crate::config::settings::{AdminAddress, admin_address, host_and_port};
 use crate::config::{Balance, CertificateFiles, Check, FixedServer, Route, Sticky};
 use crate::observe::access_log::AccessLogFormat;
-use crate::route::cookie::MIN_SECRET_BYTES;
+use crate::route::cookie::{MAX_NAME_BYTES, MIN_SECRET_BYTES};
 use crate::route::limits::{Rate, RateBy, RouteLimits};
 use crate::route::path::normalize;
 use crate::upstream::server_checks::MIN_PERIOD;
@@ -43,6 +43,16 @@ pub(super) fn secret<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Optio
     Ok(Some(secret))
 }
 
+/// The name of a cookie: a token (RFC 6265, 4.1.1).
+fn cookie<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.len() > MAX_NAME_BYTES || http::HeaderName::from_bytes(name.as_bytes()).is_err() {
+        let why = "the name of a cookie has letters, digits, `-` and `_`, such as \"backend\", and 64 of them at most";
+        return Err(D::Error::custom(why));
+    }
+    Ok(Some(name))
+}
+
 pub(super) fn certificates<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<CertificateFiles>, D::Error> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -67,6 +77,14 @@ pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<R
         servers: Vec<ServerEntry>,
         #[serde(default)]
         strip: bool,
+        #[serde(default)]
+        raw_path: bool,
+        #[serde(default)]
+        rewrite_location: bool,
+        #[serde(default)]
+        underscores: bool,
+        #[serde(default, deserialize_with = "cookie")]
+        cookie: Option<String>,
         balance: Option<BalanceName>,
         timeout: Option<Parsed<Duration>>,
         try_timeout: Option<Parsed<Duration>>,
@@ -115,6 +133,7 @@ pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<R
     }
     let tables: Vec<RouteEntry> = Deserialize::deserialize(deserializer)?;
     let mut seen: Vec<String> = Vec::new();
+    let mut cookies: Vec<String> = Vec::new();
     let routes = tables.into_iter().map(|table| {
         let prefixes = match table.prefix {
             OneOrMore::One(prefix) => vec![prefix],
@@ -149,6 +168,15 @@ pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<R
         if table.client_share.is_some_and(|percent| !(1..=100).contains(&percent)) {
             return Err(D::Error::custom("`client_share` is in percent, from 1 to 100"));
         }
+        if table.cookie.is_some() && !matches!(table.balance, Some(BalanceName::Cookie)) {
+            return Err(D::Error::custom("`cookie` is the name of the cookie of `balance = \"cookie\"`"));
+        }
+        if let Some(cookie) = &table.cookie {
+            if cookies.contains(cookie) {
+                return Err(D::Error::custom(format!("the cookie `{cookie}` is another route's already")));
+            }
+            cookies.push(cookie.clone());
+        }
         if table.check_every.is_some_and(|Parsed(every)| every < MIN_PERIOD) {
             return Err(D::Error::custom(format!("`check_every` is at least {MIN_PERIOD:?}")));
         }
@@ -181,6 +209,10 @@ pub(super) fn routes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<R
         Ok(Route {
             servers,
             strip: table.strip,
+            raw_path: table.raw_path,
+            rewrite_location: table.rewrite_location,
+            underscores: table.underscores,
+            cookie: table.cookie,
             balance,
             sticky,
             timeout: table.timeout.map(|Parsed(time)| time),

@@ -10,7 +10,8 @@ use crate::message::body::Framing;
 use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::{ForwardedInfo, HOPS, is_rebuilt};
 use crate::message::head::RequestHead;
-use crate::message::hop_by_hop::{HopByHop, late_trailer};
+use crate::message::hop_by_hop::{HopByHop, imitates, late_trailer};
+use crate::message::location::LocationRewrite;
 
 /// Longest request id that is accepted from a client.
 const MAX_REQUEST_ID_BYTES: usize = 128;
@@ -24,23 +25,29 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) origin: &'a ForwardedInfo,
     /// By how many gateways it has been passed on.
     pub(crate) hops: u8,
+    /// What has been taken off the path.
+    pub(crate) stripped: &'a str,
+    /// Fields with `_` in their names are passed on.
+    pub(crate) underscores: bool,
 }
 
 /// The head of a request as a server is to see it. Names keep their case; what a client says of
 /// where it comes from is replaced, as it could be a lie. Names with `_`, which some servers take
-/// for others, are left out.
-pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) {
-    let UpstreamRequest { target, server, origin, hops } = request;
+/// for others, are left out unless the server wants them; gives how many.
+pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) -> u64 {
+    let UpstreamRequest { target, server, origin, hops, stripped, underscores } = request;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
     out.put_slice(b" HTTP/1.1\r\n");
     let connection = HopByHop::new(head.fields());
-    let mut request_id = None;
+    let (mut request_id, mut left_out) = (None, 0);
     for (name, value) in head.fields().iter() {
         if name.eq_ignore_ascii_case(b"x-request-id") {
             request_id = request_id.or_else(|| plain_id(value));
-        } else if !connection.owns(name) && !is_rebuilt(name) && !name.contains(&b'_') {
+        } else if name.contains(&b'_') && (!underscores || imitates(name)) {
+            left_out += 1;
+        } else if !connection.owns(name) && !is_rebuilt(name) {
             put(out, name, value);
         }
     }
@@ -63,7 +70,7 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
     if head.upgrades {
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
     }
-    put_origin(out, head.host(), origin);
+    put_origin(out, head.host(), origin, stripped);
     put(out, HOPS.as_bytes(), itoa::Buffer::new().format(hops + 1).as_bytes());
     match request_id {
         Some(id) => put(out, b"x-request-id", id),
@@ -72,16 +79,17 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
         }
     }
     out.put_slice(b"\r\n");
+    left_out
 }
 
-/// X-Forwarded-For, -Proto and -Host, and RFC 7239's Forwarded.
-fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
+/// X-Forwarded-For, -Proto, -Host and -Prefix, and RFC 7239's Forwarded.
+fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo, stripped: &str) {
     let ForwardedInfo { fields, before, prefix, forwarded: [node, proto], .. } = origin;
     out.put_slice(fields.as_bytes());
     let host = origin.host.as_deref().or(host).unwrap_or_default();
     put(out, b"x-forwarded-host", host.as_bytes());
-    if !prefix.is_empty() {
-        put(out, b"x-forwarded-prefix", prefix.as_bytes());
+    if !prefix.is_empty() || !stripped.is_empty() {
+        ["x-forwarded-prefix: ", prefix, stripped, "\r\n"].iter().for_each(|part| out.put_slice(part.as_bytes()));
     }
     let comma = if before.is_empty() { "" } else { ", " };
     // Always quoted: a host may contain characters that would end the value.
@@ -92,8 +100,13 @@ fn put_origin(out: &mut BytesMut, host: Option<&str>, origin: &ForwardedInfo) {
 }
 
 /// The fields of a response as the client is to see them; `with_length`: its Content-Length tells
-/// of a body that is not there.
-pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_length: bool) {
+/// of a body that is not there. Where it redirects to may be put below a prefix.
+pub(crate) fn put_response_fields(
+    out: &mut BytesMut,
+    fields: &Fields,
+    with_length: bool,
+    location: Option<LocationRewrite<'_>>,
+) {
     let connection = HopByHop::new(fields);
     let mut has_length = false;
     for (name, value) in fields.iter() {
@@ -103,7 +116,10 @@ pub(crate) fn put_response_fields(out: &mut BytesMut, fields: &Fields, with_leng
                 put(out, name, tokens(value).next().unwrap_or_default());
             }
         } else if !connection.owns(name) {
-            put(out, name, value);
+            match location.filter(|_| LocationRewrite::applies_to(name)).and_then(|rewrite| rewrite.rewrite(value)) {
+                Some(place) => put(out, name, place.as_bytes()),
+                None => put(out, name, value),
+            }
         }
     }
 }
@@ -156,6 +172,10 @@ mod tests {
 
     const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
 
+    fn upstream_request<'a>(target: [&'a str; 4], origin: &'a ForwardedInfo) -> UpstreamRequest<'a> {
+        UpstreamRequest { target, server: SERVER, origin, hops: 0, stripped: "", underscores: false }
+    }
+
     fn lines(out: &BytesMut) -> Vec<String> {
         String::from_utf8(out.to_vec())
             .unwrap()
@@ -171,11 +191,7 @@ mod tests {
         let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
         let mut out = BytesMut::new();
         let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
-        put_request(
-            &mut out,
-            &head,
-            UpstreamRequest { target: ["/", "t", "", ""], server: SERVER, origin: &origin, hops: 0 },
-        );
+        put_request(&mut out, &head, upstream_request(["/", "t", "", ""], &origin));
         let lines = lines(&out);
         let usual = [
             "Host: a:80",
@@ -233,11 +249,7 @@ mod tests {
             let (seen, origin) = ForwardedInfo::new(peer, Scheme::Http).through(peer, head.fields(), &trusted);
             assert_eq!(seen, client.parse::<IpAddr>().unwrap(), "{fields}");
             let mut out = BytesMut::new();
-            put_request(
-                &mut out,
-                &head,
-                UpstreamRequest { target: ["/"; 4], server: SERVER, origin: &origin, hops: 0 },
-            );
+            put_request(&mut out, &head, upstream_request(["/"; 4], &origin));
             assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
         };
         check(
@@ -263,16 +275,49 @@ mod tests {
     }
 
     #[test]
+    fn a23_fields_with_underscores_are_left_out_or_passed_on() {
+        let text = "GET / HTTP/1.1\r\nHost: a\r\napi_key: k\r\nX_Forwarded_For: 6.6.6.6\r\nTransfer_Encoding: chunked\r\n\
+                    x_request_id: i\r\nCONTENT_LENGTH: 3\r\nX_Real-IP: 6.6.6.6\r\nForwarded_: x\r\nHOST_: b\r\n\r\n";
+        let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
+        let check = |underscores: bool, expected: &[&str], left_out: u64| {
+            let (mut out, origin) = (BytesMut::new(), ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http));
+            let request = UpstreamRequest { underscores, ..upstream_request(["/", "", "", ""], &origin) };
+            assert_eq!(put_request(&mut out, &head, request), left_out);
+            let seen: Vec<_> = lines(&out).into_iter().filter(|line| line.contains('_')).collect();
+            assert_eq!(seen, expected);
+        };
+        check(false, &[], 8);
+        // But for those that a server may take for ours.
+        check(true, &["api_key: k", "Forwarded_: x", "HOST_: b"], 5);
+    }
+
+    #[test]
+    fn a16_a_server_is_told_the_prefix_that_it_does_not_see() {
+        let head = HeadReader::default().next(&mut BytesMut::from(&b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"[..]));
+        let head = head.unwrap().unwrap();
+        for (before, stripped, expected) in [
+            ("", "", None),
+            ("", "/api", Some("x-forwarded-prefix: /api")),
+            ("/shop", "", Some("x-forwarded-prefix: /shop")),
+            ("/shop", "/api", Some("x-forwarded-prefix: /shop/api")),
+        ] {
+            let mut out = BytesMut::new();
+            let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
+            let origin = ForwardedInfo { prefix: before.to_owned(), ..origin };
+            let request = UpstreamRequest { stripped, ..upstream_request(["/", "", "", ""], &origin) };
+            put_request(&mut out, &head, request);
+            let seen = lines(&out).into_iter().find(|line| line.starts_with("x-forwarded-prefix"));
+            assert_eq!(seen.as_deref(), expected);
+        }
+    }
+
+    #[test]
     fn a_host_cannot_say_more_than_a_host() {
         let check = |text: &str, expected: &[&str]| {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
             let origin = ForwardedInfo::new([10, 0, 0, 1].into(), Scheme::Http);
-            put_request(
-                &mut out,
-                &head,
-                UpstreamRequest { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
-            );
+            put_request(&mut out, &head, upstream_request(["/", "", "", ""], &origin));
             assert!(expected.iter().all(|one| lines(&out).iter().any(|line| line == one)), "{:?}", lines(&out));
         };
         let forwarded = "forwarded: for=10.0.0.1;host=\"a,for=6.6.6.6;proto=https\";proto=http";
@@ -287,11 +332,7 @@ mod tests {
             let head = HeadReader::default().next(&mut BytesMut::from(text.as_bytes())).unwrap().unwrap();
             let mut out = BytesMut::new();
             let origin = ForwardedInfo::new([0; 16].into(), Scheme::Https);
-            put_request(
-                &mut out,
-                &head,
-                UpstreamRequest { target: ["/", "", "", ""], server: SERVER, origin: &origin, hops: 0 },
-            );
+            put_request(&mut out, &head, upstream_request(["/", "", "", ""], &origin));
             let ids: Vec<_> = lines(&out)
                 .into_iter()
                 .filter_map(|line| Some(line.strip_prefix("x-request-id: ")?.to_owned()))
@@ -311,7 +352,7 @@ mod tests {
             let text = format!("HTTP/1.1 200 OK\r\n{fields}\r\n");
             let head = ResponseReader::default().next(&mut BytesMut::from(text.as_bytes()), false).unwrap().unwrap();
             let mut out = BytesMut::new();
-            put_response_fields(&mut out, &head.fields, with_length);
+            put_response_fields(&mut out, &head.fields, with_length, None);
             assert_eq!(lines(&out), expected);
         };
         let fields = "Server: s\r\nConnection: close, X-A\r\nX-A: b\r\nKeep-Alive: timeout=5\r\nContent-Length: 3\r\nSet-Cookie: a\r\nSet-Cookie: b\r\n";

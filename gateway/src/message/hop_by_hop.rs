@@ -1,5 +1,7 @@
 //! Fields that belong to one connection and are not passed on (RFC 9110, 7.6.1). Pure.
 
+use std::borrow::Cow;
+
 use crate::message::fields::{Fields, tokens};
 use crate::message::forwarded::is_rebuilt;
 
@@ -28,16 +30,26 @@ impl<'a> HopByHop<'a> {
 /// Whether a field is meaningless after a body, or means too much there. `_` counts as a hyphen, as
 /// it does for some servers.
 pub(crate) fn late_trailer(name: &[u8]) -> bool {
-    let hyphens: Vec<u8>;
-    let name = if name.contains(&b'_') {
-        hyphens = name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect();
-        &hyphens[..]
-    } else {
-        name
-    };
+    let name = &*with_hyphens(name);
     let routes = ["host", "authorization", "set-cookie", "cookie", "content-type", "content-encoding", "location"];
     let is_late = routes.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()));
     is_late || belongs_to_connection(name) || is_rebuilt(name)
+}
+
+/// Fields with `_` that a server may take for those that it is told by the gateway alone.
+pub(crate) fn imitates(name: &[u8]) -> bool {
+    let name = &*with_hyphens(name);
+    let own = ["host", "x-request-id"];
+    belongs_to_connection(name) || is_rebuilt(name) || own.iter().any(|own| name.eq_ignore_ascii_case(own.as_bytes()))
+}
+
+/// A name as servers read it that take `_` for a hyphen.
+fn with_hyphens(name: &[u8]) -> Cow<'_, [u8]> {
+    if name.contains(&b'_') {
+        name.iter().map(|byte| if *byte == b'_' { b'-' } else { *byte }).collect()
+    } else {
+        Cow::Borrowed(name)
+    }
 }
 
 /// Fields of one connection, and those that say where a message ends: they are written anew.

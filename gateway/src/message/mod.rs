@@ -6,5 +6,6 @@ pub(crate) mod fields;
 pub(crate) mod forwarded;
 pub(crate) mod head;
 pub(crate) mod hop_by_hop;
+pub(crate) mod location;
 pub(crate) mod problem;
 pub(crate) mod response_head;

@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use crate::message::body::Framing;
 use crate::message::fields::Fields;
+use crate::message::location::LocationRewrite;
 
 /// A response's head.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,4 +26,13 @@ impl ResponseHead {
     pub(crate) fn tells_length(&self) -> bool {
         self.framing == Framing::Empty && self.status != StatusCode::NO_CONTENT
     }
+}
+
+/// What a response is given on its way to the client.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ResponseEdits<'a> {
+    /// A cookie that the client is given with it.
+    pub(crate) set_cookie: Option<String>,
+    /// Where it redirects to is put below a prefix.
+    pub(crate) location: Option<LocationRewrite<'a>>,
 }

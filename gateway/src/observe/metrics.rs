@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     /// By the bound that they are below; the last is for all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
     time_us: AtomicU64,
+    /// Fields of requests that servers were not given, because of a `_` in their names.
+    fields_left_out: AtomicU64,
 }
 
 impl Default for Metrics {
@@ -31,6 +33,7 @@ impl Default for Metrics {
             connections: AtomicU64::default(),
             times: Default::default(),
             time_us: AtomicU64::default(),
+            fields_left_out: AtomicU64::default(),
         }
     }
 }
@@ -44,6 +47,11 @@ impl Metrics {
         let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
         self.times[at].fetch_add(1, Ordering::Relaxed);
         self.time_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// A server was not given this many fields of a request.
+    pub(crate) fn record_fields_left_out(&self, count: u64) {
+        self.fields_left_out.fetch_add(count, Ordering::Relaxed);
     }
 
     /// A client is connected until what this gives is dropped.
@@ -117,6 +125,10 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
         let seconds = Duration::from_micros(sum(|worker| &worker.time_us)).as_secs_f64();
         let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
     });
+    let help = "Fields that servers were not given because their names have a _.";
+    about("gateway_fields_left_out_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_fields_left_out_total {}", sum(|worker| &worker.fields_left_out));
+    });
     about("gateway_nodes", "gauge", "Nodes that are known.", &mut |out| {
         let _ = writeln!(out, "gateway_nodes {nodes}");
     });
@@ -154,6 +166,7 @@ mod tests {
         workers[1].request(Some(599), Duration::from_secs(100));
         workers[1].request(None, Duration::ZERO);
         workers[1].request(Some(999), Duration::ZERO);
+        workers.iter().for_each(|worker| worker.record_fields_left_out(2));
         let _one = workers[0].connection();
         drop(workers[1].connection());
         let text = text(
@@ -177,6 +190,7 @@ mod tests {
             "gateway_request_seconds_bucket{le=\"+Inf\"} 5",
             "gateway_request_seconds_sum 100.0033",
             "gateway_request_seconds_count 5",
+            "gateway_fields_left_out_total 4",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",
             "gateway_gave_way_total 5",

@@ -13,9 +13,12 @@ use super::{Proxy, RequestContext, problem};
 use crate::config::{Balance, Sticky};
 use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
+use crate::message::location::LocationRewrite;
+use crate::message::response_head::ResponseEdits;
 use crate::proxy::ended::BodyError;
 use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::route::path::after_prefix;
 use crate::upstream::concurrency::QueueError;
 use crate::upstream::endpoint::{ConnectError, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
@@ -38,7 +41,8 @@ impl Proxy<'_> {
         target: &UpstreamMatch,
         exchange: &mut impl Exchange,
     ) -> Result<Instant, BodyError> {
-        let RequestContext { head, snapshot, route, path, query, client, origin, hops, begin, mut deadline } = *context;
+        let RequestContext { head, snapshot, route, path, raw_path, query, client, origin, .. } = *context;
+        let RequestContext { hops, begin, mut deadline, .. } = *context;
         let kind = if head.upgrades { PermitKind::Tunnels } else { PermitKind::Requests };
         let may_repeat = head.framing == Framing::Empty && is_idempotent(head.method());
         let config = &snapshot.config;
@@ -52,6 +56,7 @@ impl Proxy<'_> {
                 let detail = "all servers are at their connection limit";
                 problem(StatusCode::SERVICE_UNAVAILABLE, "overloaded", detail)
             };
+            let prefix = &path[..target.prefix_bytes];
             let Some((picked, set_cookie)) =
                 pick_endpoint(context, target, &tried, now).filter(|_| tried.len() < MAX_TRIES)
             else {
@@ -122,14 +127,34 @@ impl Proxy<'_> {
             }
             let mut bytes = buffers::acquire();
             bytes.reserve(1024);
-            let seen = if picked.strip { &path[target.prefix_bytes..] } else { path };
+            let stripped = if picked.strip { prefix } else { "" };
+            let seen = match raw_path {
+                Some(raw) => after_prefix(raw, stripped),
+                None => &path[stripped.len()..],
+            };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
-            let target = [slash, seen, mark, query];
-            put_request(&mut bytes, head, UpstreamRequest { target, server: endpoint.address, origin, hops });
+            let request = UpstreamRequest {
+                target: [slash, seen, mark, query],
+                server: endpoint.address,
+                origin,
+                hops,
+                stripped,
+                underscores: route.underscores,
+            };
+            let left_out = put_request(&mut bytes, head, request);
+            if left_out > 0 {
+                self.metrics.record_fields_left_out(left_out);
+            }
+            let location = (route.rewrite_location && !stripped.is_empty()).then(|| LocationRewrite {
+                prefix: stripped,
+                host: origin.host.as_deref().or_else(|| head.host()),
+                server: endpoint.address,
+            });
+            let edits = ResponseEdits { set_cookie, location };
             let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
             let idle_timeout = config.response_idle_timeout;
-            let request = ForwardRequest { head, bytes, now, timeout, idle_timeout, set_cookie, permit: &permit };
+            let request = ForwardRequest { head, bytes, now, timeout, idle_timeout, edits, permit: &permit };
             let asked = now;
             let forwarded = exchange.forward(request, server.stream()).await;
             now = Instant::now();
@@ -199,15 +224,16 @@ fn pick_endpoint(
     let by = |balance| group.pick(&PickOptions { balance, tried, ..PickOptions::default() }, now);
     let balance = match (route.sticky, route.balance) {
         (Some(Sticky::Cookie), _) => {
+            let name = snapshot.cookie_name(route, &context.path[..target.prefix_bytes]);
             let cookies = head.fields().iter().filter(|(name, _)| name.eq_ignore_ascii_case(b"cookie"));
-            let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(value)).take(MAX_COOKIES);
+            let mut ids = cookies.flat_map(|(_, value)| snapshot.cookies.read(name, value)).take(MAX_COOKIES);
             // Of several, as from two paths or from before a change of servers, any will do that
             // leads somewhere.
             if let Some(picked) = ids.find_map(|id| group.pick_by_cookie(&snapshot.cookies, id, tried, now)) {
                 return Some((picked, None));
             }
             let picked = by(Balance::LeastInFlight)?;
-            let cookie = snapshot.cookies.set_cookie(picked.endpoint.address, origin.is_tls());
+            let cookie = snapshot.cookies.set_cookie(name, picked.endpoint.address, origin.is_tls());
             return Some((picked, Some(cookie)));
         }
         (Some(Sticky::Client), _) => {

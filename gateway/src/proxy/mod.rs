@@ -12,6 +12,7 @@ pub(crate) mod stream_body;
 pub(crate) mod translate;
 pub(crate) mod tunnel;
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use http::StatusCode;
@@ -40,7 +41,7 @@ use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, has_body, is_stream, response};
 use crate::route::limits::Limited;
-use crate::route::path;
+use crate::route::path::{self, BadPath};
 use crate::upstream::table::UpstreamTable;
 
 /// Bytes of a node's stream that wait for a client: thousands of clients may not read.
@@ -70,8 +71,10 @@ struct RequestContext<'a> {
     snapshot: &'a ConfigSnapshot,
     /// The rules of its path.
     route: &'a Route,
-    /// In normal form.
+    /// In the form that it is routed by.
     path: &'a str,
+    /// As it was sent, if servers are to see it so.
+    raw_path: Option<&'a str>,
     query: &'a str,
     /// The client, as far as known.
     client: IpAddr,
@@ -177,14 +180,15 @@ impl Proxy<'_> {
             // Asked of the gateway itself, mostly to see whether it is there: RFC 9110, 9.3.7.
             return Ok(exchange.respond(FullResponse::new(StatusCode::OK, "text/plain", "")));
         }
-        let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let path = path::normalize(path).map_err(|bad| BodyError::Problem(bad.into()))?;
+        let (sent, query) = target.split_once('?').unwrap_or((target, ""));
+        let RoutedPath { path, raw_path, route } = find_route(snapshot, sent)?;
         if let Some(port) = snapshot.config.redirect
             && !origin.is_tls()
             && !path.starts_with(CHALLENGES)
         {
             let host = origin.host.as_deref().or_else(|| head.host()).unwrap_or_default();
-            let location = redirect::location(host, (!origin.is_proxied).then_some(port), &path, query);
+            let location =
+                redirect::location(host, (!origin.is_proxied).then_some(port), raw_path.unwrap_or(&path), query);
             return Ok(exchange.respond(redirect::response(location.map_err(BodyError::Problem)?)));
         }
         let hops = head.fields().get(HOPS).and_then(|hops| std::str::from_utf8(hops).ok()?.parse().ok()).unwrap_or(0);
@@ -192,7 +196,6 @@ impl Proxy<'_> {
             let detail = format!("the request has been passed on by {hops} gateways, so it goes round in a loop");
             return Err(problem(StatusCode::LOOP_DETECTED, "loop", detail));
         }
-        let route = snapshot.route(&path);
         let header = route.limits.header().map(|name| head.fields().get(name).unwrap_or_default());
         let guard = route.limits.admit(client, header, begin);
         let _guard = guard.map_err(|limited| limit_problem(limited, route))?;
@@ -202,6 +205,7 @@ impl Proxy<'_> {
             snapshot,
             route,
             path,
+            raw_path,
             query,
             client,
             origin,
@@ -273,6 +277,35 @@ impl Proxy<'_> {
                 let held = Some(self.budget.reserve(client, body.len())?);
                 Ok(exchange.respond(FullResponse { held, ..FullResponse::new(status, JSON, body) }))
             }
+        }
+    }
+}
+
+/// What is known of a request by its path.
+struct RoutedPath<'a> {
+    /// In the form that it is routed by.
+    path: Cow<'a, str>,
+    /// As it was sent, if servers are to see it so.
+    raw_path: Option<&'a str>,
+    route: &'a Route,
+}
+
+/// What holds for a path as it was sent.
+fn find_route<'a>(snapshot: &'a ConfigSnapshot, sent: &'a str) -> Result<RoutedPath<'a>, BodyError> {
+    let refused = |bad: BadPath| BodyError::Problem(bad.into());
+    match path::normalize(sent) {
+        Ok(path) => {
+            let route = snapshot.route(&path);
+            if route.raw_path {
+                path::check_raw(sent).map_err(refused)?;
+            }
+            Ok(RoutedPath { path, raw_path: route.raw_path.then_some(sent), route })
+        }
+        // Servers that see paths as they were sent may understand it.
+        Err(bad) => {
+            let path = path::raw_route(sent).ok().map(|path| (snapshot.route(&path), path));
+            let (route, path) = path.filter(|(route, _)| route.raw_path).ok_or_else(|| refused(bad))?;
+            Ok(RoutedPath { path: Cow::Owned(path), raw_path: Some(sent), route })
         }
     }
 }

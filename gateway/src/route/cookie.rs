@@ -1,15 +1,15 @@
 //! The cookie that keeps a client with a server: it names the server without revealing its address,
 //! and cannot be forged.
 
-use std::fmt::Write;
+use std::fmt::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 
 use foldhash::HashMap;
 use ring::hmac;
 
-/// The cookie's name.
-const NAME: &str = "gateway_server";
+/// Bytes of a cookie's name.
+pub(crate) const MAX_NAME_BYTES: usize = 64;
 /// Bytes of a secret that cannot be guessed.
 pub(crate) const MIN_SECRET_BYTES: usize = 16;
 /// Most cookies of one field that are checked.
@@ -17,6 +17,47 @@ const MAX_TRIED: usize = 8;
 
 /// Servers whose names are remembered. The names of further servers are made again each time.
 const MAX_REMEMBERED: usize = 10_000;
+
+/// What a cookie is called: a word, and for all prefixes but `/` a number that is made of the
+/// prefix. So the cookies of two prefixes are two cookies, whatever paths a proxy in front shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CookieName<'a> {
+    word: &'a str,
+    tag: Option<u32>,
+}
+
+impl<'a> CookieName<'a> {
+    pub(crate) const DEFAULT: &'static str = "gateway_server";
+
+    /// Of a prefix in normal form; `` is that of everything.
+    pub(crate) fn new(word: &'a str, prefix: &str) -> Self {
+        // FNV-1a: it has to tell the prefixes of one file from each other, and costs nothing.
+        let hash = |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        let tag = (!prefix.is_empty()).then(|| prefix.bytes().fold(0x811c_9dc5, hash));
+        Self { word, tag }
+    }
+
+    /// The value of the cookie in `pair`, if it is this one's.
+    fn value_in(self, pair: &[u8]) -> Option<&[u8]> {
+        let (name, value) = pair.split_at_checked(memchr::memchr(b'=', pair)?)?;
+        let rest = name.strip_prefix(self.word.as_bytes())?;
+        let is_ours = match self.tag {
+            None => rest.is_empty(),
+            Some(tag) => {
+                let text = std::str::from_utf8(rest.strip_prefix(b"_")?).ok()?;
+                text.len() == 8 && u32::from_str_radix(text, 16) == Ok(tag)
+            }
+        };
+        is_ours.then(|| &value[1..])
+    }
+}
+
+impl fmt::Display for CookieName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word)?;
+        self.tag.map_or(Ok(()), |tag| write!(f, "_{tag:08x}"))
+    }
+}
 
 /// Signs cookies.
 #[derive(Debug)]
@@ -44,10 +85,11 @@ impl CookieSigner {
         })
     }
 
-    /// The servers that a `Cookie` field names, in those of our cookies that have not been changed.
-    pub(crate) fn read(&self, field: &[u8]) -> impl Iterator<Item = u64> {
+    /// The servers that a `Cookie` field names, in those of our cookies of this name that have not
+    /// been changed.
+    pub(crate) fn read(&self, name: CookieName<'_>, field: &[u8]) -> impl Iterator<Item = u64> {
         let pairs = field.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-        let ours = pairs.filter_map(|pair| pair.strip_prefix(NAME.as_bytes())?.strip_prefix(b"="));
+        let ours = pairs.filter_map(move |pair| name.value_in(pair));
         // A browser has one for each path and domain. More of them are an attack.
         ours.take(MAX_TRIED).filter_map(|value| self.id_in(value))
     }
@@ -62,9 +104,9 @@ impl CookieSigner {
     }
 
     /// The value of `Set-Cookie` for a server. `is_tls`: it is to be sent over TLS only.
-    pub(crate) fn set_cookie(&self, server: SocketAddr, is_tls: bool) -> String {
+    pub(crate) fn set_cookie(&self, name: CookieName<'_>, server: SocketAddr, is_tls: bool) -> String {
         let (id, secure) = (self.id(server), if is_tls { "; Secure" } else { "" });
-        format!("{NAME}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
+        format!("{name}={id:016x}.{}; Path=/; HttpOnly; SameSite=Lax{secure}", self.tag(id))
     }
 
     fn tag(&self, id: u64) -> String {
@@ -86,11 +128,12 @@ mod tests {
         let cookies = CookieSigner::new("secret");
         let server: SocketAddr = "192.0.2.1:7001".parse().unwrap();
         let id = cookies.id(server);
-        let set = cookies.set_cookie(server, true);
+        let name = CookieName::new(CookieName::DEFAULT, "");
+        let set = cookies.set_cookie(name, server, true);
         let (pair, attributes) = set.split_once("; ").unwrap();
         assert_eq!(attributes, "Path=/; HttpOnly; SameSite=Lax; Secure");
         let check = |cookies: &CookieSigner, field: &str, expected: &[u64]| {
-            assert_eq!(cookies.read(field.as_bytes()).collect::<Vec<_>>(), expected, "{field}");
+            assert_eq!(cookies.read(name, field.as_bytes()).collect::<Vec<_>>(), expected, "{field}");
         };
         check(&cookies, pair, &[id]);
         check(&cookies, &format!("a=b; {pair};c"), &[id]);
@@ -110,9 +153,31 @@ mod tests {
             check(&cookies, &format!("{broken}; {pair}"), &[id]);
         }
         check(&cookies, &format!("{}{pair}", "gateway_server=x; ".repeat(MAX_TRIED)), &[]);
-        assert!(!cookies.set_cookie(server, false).contains("Secure"));
+        assert!(!cookies.set_cookie(name, server, false).contains("Secure"));
         // Where a server is tells nobody what it is called.
         assert_ne!(CookieSigner::new("other").id(server), id);
         assert_ne!(id, node_sdk::gateway::affinity::score("cookie", server));
+    }
+
+    #[test]
+    fn a5_each_prefix_has_a_cookie_of_its_own() {
+        let (cookies, at) = (CookieSigner::new("secret"), |port| SocketAddr::from(([192, 0, 2, 1], port)));
+        let names =
+            [("", 1), ("/api", 2), ("/api/v2", 3)].map(|(prefix, port)| (CookieName::new("s", prefix), at(port)));
+        let pair = |(name, server): (CookieName<'_>, SocketAddr)| {
+            cookies.set_cookie(name, server, false).split(';').next().unwrap().to_owned()
+        };
+        let all = names.map(pair).join("; ");
+        for (name, server) in names {
+            let seen: Vec<_> = cookies.read(name, all.as_bytes()).collect();
+            assert_eq!(seen, [cookies.id(server)], "{name} in {all}");
+        }
+        // Of several of one name, each is looked at.
+        let [(name, one), (_, two), _] = names;
+        let both = format!("{}; {}", pair((name, one)), pair((name, two)));
+        assert_eq!(cookies.read(name, both.as_bytes()).collect::<Vec<_>>(), [cookies.id(one), cookies.id(two)]);
+        let other = CookieName::new("other", "");
+        assert_eq!(cookies.read(other, all.as_bytes()).count(), 0);
+        assert_eq!(CookieName::new("s", "/api").to_string(), "s_0b81c40a");
     }
 }

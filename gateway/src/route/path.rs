@@ -1,4 +1,5 @@
-//! One normal form of a path, which routing and upstreams both see. Pure.
+//! One normal form of a path, which routing and upstreams both see; and paths that upstreams see as
+//! they were sent. Pure.
 
 use std::borrow::Cow;
 
@@ -33,6 +34,8 @@ pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
                 normal.truncate(end);
             }
             "." | "" => {}
+            // Some servers take it for `..` with a parameter.
+            segment if segment.starts_with("..;") => return Err(BadPath("a path has no segment that begins with ..;")),
             segment => {
                 ends.push(normal.len());
                 normal.push('/');
@@ -45,6 +48,107 @@ pub(crate) fn normalize(path: &str) -> Result<Cow<'_, str>, BadPath> {
         }
     }
     Ok(Cow::Owned(normal))
+}
+
+/// The form by which a path is routed whose servers see it as it was sent, and which need have no
+/// normal form: escaped slashes and what is no text stay escaped. It is the [normal
+/// form](normalize) of all paths that have one and no `..`.
+///
+/// # Errors
+/// [`BadPath`] for what [`check_raw`] refuses.
+pub(crate) fn raw_route(path: &str) -> Result<String, BadPath> {
+    check_raw(path)?;
+    let mut routed = String::with_capacity(path.len() + 1);
+    let mut segments = path.split('/').skip(1).peekable();
+    while let Some(segment) = segments.next() {
+        let is_last = segments.peek().is_none();
+        if !is_blank(segment) {
+            routed.push('/');
+            push_raw(&mut routed, segment);
+        } else if is_last {
+            routed.push('/');
+        }
+    }
+    Ok(routed)
+}
+
+/// Whether a path can be passed on as it was sent.
+///
+/// # Errors
+/// [`BadPath`] when any server may read a `..` in it, which would lead to the paths of others, or
+/// when it has characters that no path has.
+pub(crate) fn check_raw(path: &str) -> Result<(), BadPath> {
+    if !path.starts_with('/') {
+        return Err(BadPath("a path begins with /"));
+    }
+    if path.bytes().any(|byte| matches!(byte, b'\\' | b'#' | 0..=b' ' | 0x7f)) {
+        return Err(BadPath("a path has no backslash, no # and no control characters"));
+    }
+    let read = undo_escapes(path);
+    let mut segments = read.split(|byte| matches!(byte, b'/' | b'\\'));
+    // What follows a semicolon is a parameter to some.
+    let climbs = |segment: &[u8]| segment.split(|byte| *byte == b';').next() == Some(b"..");
+    match segments.any(climbs) {
+        true => Err(BadPath("a path that is passed on as it was sent has no ..")),
+        false => Ok(()),
+    }
+}
+
+/// What follows the first segments of a path as it was sent, as many as `prefix` has, which is in
+/// normal form.
+pub(crate) fn after_prefix<'a>(path: &'a str, prefix: &str) -> &'a str {
+    let mut left = prefix.matches('/').count();
+    let mut rest = path;
+    while left > 0
+        && let Some(segment) = rest.strip_prefix('/')
+    {
+        let (segment, after) = segment.split_at(segment.find('/').unwrap_or(segment.len()));
+        left -= usize::from(!is_blank(segment));
+        rest = after;
+    }
+    rest
+}
+
+/// A segment that a normal form has not.
+fn is_blank(segment: &str) -> bool {
+    matches!(segment, "" | "." | "%2e" | "%2E")
+}
+
+/// One segment, with the escapes undone that need not be, and those made that are missing; what is
+/// no escape stays.
+fn push_raw(routed: &mut String, segment: &str) {
+    let mut rest = segment.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let (byte, is_escaped, after) = match escaped_byte(rest) {
+            Some(byte) => (byte, true, &after[2..]),
+            None => (first, false, after),
+        };
+        let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        if unreserved || (!is_escaped && (stands_for_itself(byte) || byte == b'%')) {
+            routed.push(char::from(byte));
+        } else {
+            routed.push_str(&format!("%{byte:02X}"));
+        }
+        rest = after;
+    }
+}
+
+/// A path as servers read it that undo all escapes at once.
+fn undo_escapes(path: &str) -> Vec<u8> {
+    let (mut read, mut rest) = (Vec::with_capacity(path.len()), path.as_bytes());
+    while let Some((&first, after)) = rest.split_first() {
+        let escaped = escaped_byte(rest);
+        read.push(escaped.unwrap_or(first));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    read
+}
+
+/// The byte that an escape at the beginning stands for.
+fn escaped_byte(bytes: &[u8]) -> Option<u8> {
+    let [b'%', high, low, ..] = bytes else { return None };
+    let digit = |digit: u8| char::from(digit).to_digit(16);
+    digit(*high).zip(digit(*low)).and_then(|(high, low)| u8::try_from(high << 4 | low).ok())
 }
 
 /// Whether there is nothing to do, as with nearly all paths.
@@ -180,6 +284,8 @@ mod tests {
             ("/%c0%af", "UTF-8"),
             ("/%ff", "UTF-8"),
             ("/%ED%A0%80", "UTF-8"),
+            ("/..;/a", "..;"),
+            ("/a/%2e.;b=c/d", "..;"),
             ("a", "begins with /"),
             ("", "begins with /"),
         ] {
@@ -188,7 +294,63 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a8_a_path_as_it_was_sent_has_a_form_to_route_by() {
+        for (path, expected) in [
+            ("/api/queues/%2F/q", "/api/queues/%2F/q"),
+            ("/@scope%2fname", "/@scope%2Fname"),
+            ("/caf%E9", "/caf%E9"),
+            ("/a//b", "/a/b"),
+            ("//a/./b/", "/a/b/"),
+            ("/proxy/http://x/y", "/proxy/http:/x/y"),
+            ("/%61%5Cb/%00", "/a%5Cb/%00"),
+            ("/100%/%zz", "/100%/%zz"),
+            ("/a...b/..c", "/a...b/..c"),
+            ("/상품", "/%EC%83%81%ED%92%88"),
+            ("/a/.", "/a/"),
+            ("/", "/"),
+        ] {
+            assert_eq!(raw_route(path).as_deref(), Ok(expected), "{path}");
+        }
+        for path in [
+            "/..",
+            "/a/../b",
+            "/a/%2e%2E/b",
+            "/a/..%2fb",
+            "/a%2f..",
+            "/a%5c..%5Cb",
+            "/a/..;x/b",
+            "/a/%2e.%3bx",
+            "/a/..%2F",
+        ] {
+            assert_eq!(raw_route(path), Err(BadPath("a path that is passed on as it was sent has no ..")), "{path}");
+        }
+        for path in ["a", "", "/a\\b", "/a#b", "/a b", "/a\u{7f}"] {
+            assert!(raw_route(path).is_err(), "{path:?}");
+        }
+    }
+
+    #[test]
+    fn a8_a_prefix_is_taken_off_a_path_as_it_was_sent() {
+        for (path, prefix, expected) in [
+            ("/api/a%2Fb", "/api", "/a%2Fb"),
+            ("//api//a", "/api", "//a"),
+            ("/%61pi/./v2/%2F", "/api/v2", "/%2F"),
+            ("/./api", "/api", ""),
+            ("/api", "", "/api"),
+        ] {
+            assert_eq!(after_prefix(path, prefix), expected, "{path} without {prefix}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a8_both_forms_of_a_path_are_one(path in "/([a%/.2eEfF5cC~가;]|%2e|%2E|%61|/\\./|//|\\.\\.){0,12}") {
+            if let (Ok(normal), Ok(routed)) = (normalize(&path), raw_route(&path)) {
+                prop_assert_eq!(normal, routed);
+            }
+        }
+
         #[test]
         fn gh19_the_normal_form_of_a_normal_form_is_itself(path in "/([a%/.2eEfF5cC~가;]|%2e|%2E|%61|/\\./|//|\\.\\.){0,12}") {
             if let Ok(once) = normalize(&path) {

@@ -7,6 +7,7 @@ mod http2;
 mod http2_abuse;
 mod node_failures;
 mod nodes;
+mod origins;
 mod routes;
 mod server_failures;
 mod servers;

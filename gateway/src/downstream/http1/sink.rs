@@ -11,7 +11,7 @@ use crate::io::client_pace::ClientPace;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::message::body::Framing;
 use crate::message::head::RequestHead;
-use crate::message::response_head::ResponseHead;
+use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
 
@@ -29,13 +29,13 @@ pub(super) struct Http1Sink<'a> {
 }
 
 impl Sink for Http1Sink<'_> {
-    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>) {
+    fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>) {
         *self.status = Some(response.status);
         let out = &mut *self.output;
         buffers::make_ready(out);
         status_line(out, response.status);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
-            put_response_fields(out, &response.fields, false);
+            put_response_fields(out, &response.fields, false, None);
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
             return;
         }
@@ -43,7 +43,7 @@ impl Sink for Http1Sink<'_> {
         if early {
             self.keep_alive = KeepAlive::Closes;
         }
-        put_response_fields(out, &response.fields, response.tells_length());
+        put_response_fields(out, &response.fields, response.tells_length(), edits.location);
         match response.framing {
             Framing::Empty => {}
             Framing::Length(bytes) => {
@@ -58,7 +58,7 @@ impl Sink for Http1Sink<'_> {
             // HTTP/1.0 has no other way to say where it ends.
             Framing::Chunked | Framing::Close => self.keep_alive = KeepAlive::Closes,
         }
-        if let Some(cookie) = set_cookie {
+        if let Some(cookie) = &edits.set_cookie {
             out.put_slice(b"set-cookie: ");
             out.put_slice(cookie.as_bytes());
             out.put_slice(b"\r\n");

@@ -11,8 +11,10 @@ use tokio::time::{Duration, Instant};
 use super::body::{Http2Sender, lock, send_data};
 use crate::http1::response_writer::date;
 use crate::message::body::Framing;
+use crate::message::fields::tokens;
 use crate::message::hop_by_hop::{HopByHop, late_trailer};
-use crate::message::response_head::ResponseHead;
+use crate::message::location::LocationRewrite;
+use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
 use crate::proxy::forward::Sink;
 
@@ -43,26 +45,14 @@ impl<'a, 'b> Http2Sink<'a, 'b> {
 }
 
 impl Sink for Http2Sink<'_, '_> {
-    fn head(&mut self, response: &ResponseHead, _early: bool, set_cookie: Option<&str>) {
+    fn head(&mut self, response: &ResponseHead, _early: bool, edits: &ResponseEdits<'_>) {
         *self.status = Some(response.status);
-        let mut head = Response::new(());
-        *head.status_mut() = response.status;
+        let mut head = response_head(response, edits.location);
         let fields = head.headers_mut();
-        let connection = HopByHop::new(&response.fields);
-        let with_length = response.tells_length();
-        for (name, value) in response.fields.iter() {
-            if connection.owns(name) && !(with_length && name.eq_ignore_ascii_case(b"content-length")) {
-                continue;
-            }
-            // What was read as a field is one here too, in small letters.
-            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
-                fields.append(name, value);
-            }
-        }
         if let Framing::Length(bytes) = response.framing {
             fields.insert(CONTENT_LENGTH, HeaderValue::from(bytes));
         }
-        if let Some(cookie) = set_cookie.and_then(|cookie| HeaderValue::from_str(cookie).ok()) {
+        if let Some(cookie) = edits.set_cookie.as_ref().and_then(|cookie| HeaderValue::from_str(cookie).ok()) {
             fields.append(SET_COOKIE, cookie);
         }
         if !fields.contains_key(DATE) {
@@ -125,6 +115,32 @@ impl Sink for Http2Sink<'_, '_> {
             None => Ok(()),
         }
     }
+}
+
+/// A response's status and fields, as the client is to see them.
+fn response_head(response: &ResponseHead, location: Option<LocationRewrite<'_>>) -> Response<()> {
+    let mut head = Response::new(());
+    *head.status_mut() = response.status;
+    let fields = head.headers_mut();
+    let connection = HopByHop::new(&response.fields);
+    let with_length = response.tells_length() && !response.status.is_informational();
+    for (name, value) in response.fields.iter() {
+        if with_length && name.eq_ignore_ascii_case(b"content-length") {
+            // A server may say it twice.
+            if let Ok(length) = HeaderValue::from_bytes(tokens(value).next().unwrap_or_default()) {
+                fields.insert(CONTENT_LENGTH, length);
+            }
+        } else if !connection.owns(name) {
+            let place =
+                location.filter(|_| LocationRewrite::applies_to(name)).and_then(|rewrite| rewrite.rewrite(value));
+            let value = place.as_ref().map_or(value, |place| place.as_bytes());
+            // What was read as a field is one here too, in small letters.
+            if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name), HeaderValue::from_bytes(value)) {
+                fields.append(name, value);
+            }
+        }
+    }
+    head
 }
 
 pub(super) fn put_date(fields: &mut HeaderMap) {

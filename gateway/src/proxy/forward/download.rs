@@ -18,7 +18,7 @@ use crate::io::stream::Readable;
 use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
-use crate::message::response_head::ResponseHead;
+use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
@@ -49,7 +49,7 @@ pub(super) struct ResponsePump<'a, S> {
     /// The server has been given the whole request.
     pub(super) is_request_sent: &'a AtomicBool,
     pub(super) asked: Instant,
-    pub(super) set_cookie: Option<&'a str>,
+    pub(super) edits: &'a ResponseEdits<'a>,
     /// Bytes of the body that have been passed on.
     pub(super) passed: u64,
     pub(super) permit: &'a Permit,
@@ -71,7 +71,7 @@ impl<S: Sink> ResponsePump<'_, S> {
             return Err(ForwardError::Malformed("it changes to a protocol that was not asked for".to_owned()));
         }
         let answered = self.asked.elapsed();
-        self.sink.head(&response, !self.is_request_sent.load(Ordering::Relaxed), self.set_cookie);
+        self.sink.head(&response, !self.is_request_sent.load(Ordering::Relaxed), self.edits);
         if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
@@ -196,7 +196,7 @@ pub(crate) async fn relay_stream(
     source: &mut impl Source,
     sink: &mut impl Sink,
 ) -> Result<(), Ended> {
-    sink.head(response, false, None);
+    sink.head(response, false, &ResponseEdits::default());
     let polls = PollCounter::default();
     polls.count_polls(relay_parts(parts, source, sink, PollSlice::new(&polls))).await
 }

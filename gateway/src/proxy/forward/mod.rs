@@ -20,7 +20,7 @@ use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::message::response_head::ResponseHead;
+use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
@@ -88,7 +88,7 @@ pub(crate) trait Source: Send {
 pub(crate) trait Sink: Send {
     /// Its head. `early`: the server has not been given the whole request, and may never take the
     /// rest.
-    fn head(&mut self, response: &ResponseHead, early: bool, set_cookie: Option<&str>);
+    fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>);
 
     fn data(&mut self, data: Bytes);
 
@@ -116,8 +116,7 @@ pub(crate) struct ForwardRequest<'a> {
     pub(crate) timeout: Duration,
     /// How long the server may send nothing of a response that it has begun.
     pub(crate) idle_timeout: Duration,
-    /// A cookie that the client is given with the response.
-    pub(crate) set_cookie: Option<String>,
+    pub(crate) edits: ResponseEdits<'a>,
     /// Its permit at the server. It may be evicted while its client is waited for.
     pub(crate) permit: &'a Permit,
 }
@@ -140,8 +139,7 @@ pub(crate) async fn forward(
     server: &mut TcpStream,
     timer: &mut Timer,
 ) -> ForwardOutcome {
-    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, set_cookie, permit } = request;
-    let set_cookie = set_cookie.as_deref();
+    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, edits, permit } = request;
     let (deadline, is_response_begun, is_request_sent) =
         (MovingDeadline::after(timeout, asked), AtomicBool::new(false), AtomicBool::new(false));
     let (from_server, mut to_server) = server.split();
@@ -156,7 +154,7 @@ pub(crate) async fn forward(
         is_response_begun: response_begun,
         is_request_sent: request_sent,
         asked,
-        set_cookie,
+        edits: &edits,
         passed: 0,
         permit,
         slice: PollSlice::new(&polls),
