@@ -69,12 +69,21 @@ impl HttpClient {
         let _ = self.stream.write_all(bytes).await;
     }
 
-    /// Writes bytes and reads one response; `None` when the connection ends without one.
+    /// Writes bytes and reads one response, passing over what comes before it, such as 103; `None` when the connection ends without one.
     pub async fn raw(&mut self, bytes: &[u8]) -> Option<HttpResponse> {
         self.send(bytes).await;
-        timeout(PATIENCE, self.response()).await.expect("a response or the end of the connection")
+        let response = async {
+            loop {
+                let response = self.response().await?;
+                if response.status >= 200 || response.status == 101 {
+                    return Some(response);
+                }
+            }
+        };
+        timeout(PATIENCE, response).await.expect("a response or the end of the connection")
     }
 
+    /// The next head, that of the response or one before it, with the body.
     async fn response(&mut self) -> Option<HttpResponse> {
         let mut line = String::new();
         if self.stream.read_line(&mut line).await.ok()? == 0 {

@@ -29,13 +29,15 @@ pub(crate) struct UpstreamRequest<'a> {
     pub(crate) stripped: &'a str,
     /// Fields with `_` in their names are passed on.
     pub(crate) underscores: bool,
+    /// The client waits for the server's leave to send the body.
+    pub(crate) expects_continue: bool,
 }
 
 /// The head of a request as a server is to see it. Names keep their case; what a client says of
 /// where it comes from is replaced, as it could be a lie. Names with `_`, which some servers take
 /// for others, are left out unless the server wants them; gives how many.
 pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: UpstreamRequest<'_>) -> u64 {
-    let UpstreamRequest { target, server, origin, hops, stripped, underscores } = request;
+    let UpstreamRequest { target, server, origin, hops, stripped, underscores, expects_continue } = request;
     out.put_slice(head.method().as_bytes());
     out.put_u8(b' ');
     target.iter().for_each(|part| out.put_slice(part.as_bytes()));
@@ -69,6 +71,9 @@ pub(crate) fn put_request(out: &mut BytesMut, head: &RequestHead, request: Upstr
     }
     if head.upgrades {
         out.put_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n");
+    }
+    if expects_continue {
+        put(out, b"expect", b"100-continue");
     }
     put_origin(out, head.host(), origin, stripped);
     put(out, HOPS.as_bytes(), itoa::Buffer::new().format(hops + 1).as_bytes());
@@ -173,7 +178,15 @@ mod tests {
     const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 7);
 
     fn upstream_request<'a>(target: [&'a str; 4], origin: &'a ForwardedInfo) -> UpstreamRequest<'a> {
-        UpstreamRequest { target, server: SERVER, origin, hops: 0, stripped: "", underscores: false }
+        UpstreamRequest {
+            target,
+            server: SERVER,
+            origin,
+            hops: 0,
+            stripped: "",
+            underscores: false,
+            expects_continue: false,
+        }
     }
 
     fn lines(out: &BytesMut) -> Vec<String> {

@@ -11,8 +11,10 @@ use tokio::time::{Duration, Instant};
 use super::request_writer::put_trailers;
 
 /// Appends a response that is all there; `without_body`: as the answer to HEAD.
+#[expect(clippy::too_many_arguments, reason = "each is a part of one head")]
 pub(crate) fn put_full<'a>(
     out: &mut BytesMut,
+    line: &mut StatusLine,
     status: StatusCode,
     fields: impl Iterator<Item = (&'static str, &'a str)>,
     body: &[u8],
@@ -21,7 +23,7 @@ pub(crate) fn put_full<'a>(
     now: Instant,
 ) {
     out.reserve(256 + body.len());
-    status_line(out, status);
+    line.finish(out, status);
     for (name, value) in fields {
         out.put_slice(name.as_bytes());
         out.put_slice(b": ");
@@ -63,12 +65,33 @@ impl KeepAlive {
     }
 }
 
-pub(crate) fn status_line(out: &mut BytesMut, status: StatusCode) {
-    out.put_slice(b"HTTP/1.1 ");
-    out.put_slice(status.as_str().as_bytes());
-    out.put_u8(b' ');
-    out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
-    out.put_slice(b"\r\n");
+/// The status line of the next head. All begin alike, so it can be begun before the status is known:
+/// a client that is gone answers that with a reset.
+#[derive(Debug, Default)]
+pub(crate) struct StatusLine {
+    /// Bytes that have been written.
+    begun: usize,
+}
+
+impl StatusLine {
+    const START: &'static [u8] = b"HTTP/1.1 ";
+
+    /// Appends one byte, if one is left that all status lines have.
+    pub(crate) fn begin(&mut self, out: &mut BytesMut) {
+        if let Some(byte) = Self::START.get(self.begun) {
+            out.put_u8(*byte);
+            self.begun += 1;
+        }
+    }
+
+    /// Appends what is left of the line; the next one is another.
+    pub(crate) fn finish(&mut self, out: &mut BytesMut, status: StatusCode) {
+        out.put_slice(&Self::START[std::mem::take(&mut self.begun)..]);
+        out.put_slice(status.as_str().as_bytes());
+        out.put_u8(b' ');
+        out.put_slice(status.canonical_reason().unwrap_or_default().as_bytes());
+        out.put_slice(b"\r\n");
+    }
 }
 
 /// Appends the time of day as a `Date` field (RFC 9110, 6.6.1).
@@ -126,7 +149,8 @@ mod tests {
         let status = StatusCode::from_u16(status).unwrap();
         let retry_after = (status == StatusCode::SERVICE_UNAVAILABLE).then_some(("retry-after", "3"));
         let fields = [("content-type", "text/plain")].into_iter().chain(retry_after);
-        put_full(&mut out, status, fields, b"abc", keep_alive, without_body, Instant::now());
+        let line = &mut StatusLine::default();
+        put_full(&mut out, line, status, fields, b"abc", keep_alive, without_body, Instant::now());
         let text = String::from_utf8(out.to_vec()).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let (dates, lines): (Vec<_>, Vec<_>) = head.split("\r\n").partition(|line| line.starts_with("date: "));
@@ -153,5 +177,18 @@ mod tests {
             "HTTP/1.1 200 OK|content-type: text/plain|content-length: 3|connection: keep-alive|",
         );
         check(299, stays, false, "HTTP/1.1 299 |content-type: text/plain|content-length: 3|abc");
+    }
+
+    #[test]
+    fn a9_a_status_line_can_be_begun_before_its_status_is_known() {
+        for begun in [0, 1, 9, 20] {
+            let (mut out, mut line) = (BytesMut::new(), StatusLine::default());
+            (0..begun).for_each(|_| line.begin(&mut out));
+            assert_eq!(out.len(), begun.min(9));
+            for _ in 0..2 {
+                line.finish(&mut out, StatusCode::OK);
+            }
+            assert_eq!(out, "HTTP/1.1 200 OK\r\n".repeat(2), "after {begun}");
+        }
     }
 }

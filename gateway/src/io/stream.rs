@@ -1,7 +1,8 @@
 //! A client's bytes: over plain TCP, or inside TLS.
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
@@ -120,6 +121,9 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     /// The socket, if its bytes are not inside TLS.
     fn plain(&self) -> Option<&TcpStream>;
 
+    /// The socket once more, for what cannot wait for this one.
+    fn duplicate(&self) -> io::Result<TcpStream>;
+
     /// Reads what is there into the room that `buffer` has; 0 at the end, `None` for nothing yet.
     ///
     /// Unlike `try_read`, it knows after a short read that there are no more bytes, and spares a
@@ -144,6 +148,24 @@ pub(crate) trait Readable: AsyncRead + Unpin {
     }
 }
 
+/// Completes when the connection is reset: its client is gone in both directions. The end of what it
+/// sends is no reset. Cancel safe.
+pub(crate) async fn reset(stream: &(impl Readable + Sync)) {
+    let waited = match stream.plain() {
+        Some(socket) => socket.ready(Interest::ERROR).await,
+        None => match stream.duplicate() {
+            Ok(socket) => socket.ready(Interest::ERROR).await,
+            // Without a descriptor for it, a reset is seen when something is written.
+            Err(_) => pending().await,
+        },
+    };
+    drop(waited);
+}
+
+fn duplicate(socket: &TcpStream) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(socket.as_fd().try_clone_to_owned()?))
+}
+
 impl Readable for ClientStream {
     fn poll_readable(&mut self, task: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
@@ -157,6 +179,13 @@ impl Readable for ClientStream {
         match self {
             Self::Plain(stream) => Some(stream),
             Self::Tls(_) => None,
+        }
+    }
+
+    fn duplicate(&self) -> io::Result<TcpStream> {
+        match self {
+            Self::Plain(stream) => duplicate(stream),
+            Self::Tls(stream) => duplicate(lock(stream).get_ref().0),
         }
     }
 }
@@ -175,6 +204,13 @@ impl Readable for ReadHalf<'_> {
             Self::Tls(_) => None,
         }
     }
+
+    fn duplicate(&self) -> io::Result<TcpStream> {
+        match self {
+            Self::Plain(stream) => duplicate(stream.as_ref()),
+            Self::Tls(stream) => duplicate(lock(stream).get_ref().0),
+        }
+    }
 }
 
 impl Readable for tcp::ReadHalf<'_> {
@@ -184,6 +220,10 @@ impl Readable for tcp::ReadHalf<'_> {
 
     fn plain(&self) -> Option<&TcpStream> {
         Some(self.as_ref())
+    }
+
+    fn duplicate(&self) -> io::Result<TcpStream> {
+        duplicate(self.as_ref())
     }
 }
 

@@ -21,6 +21,11 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
+    /// One before the response itself, without fields.
+    pub(crate) fn interim(status: StatusCode) -> Self {
+        Self { status, fields: Fields::from_pairs(&[]), framing: Framing::Empty, keep_alive: true, keep_for: None }
+    }
+
     /// Its Content-Length tells of a body that is not there, as to HEAD, and is passed on; but 204
     /// has none (RFC 9110, 8.6).
     pub(crate) fn tells_length(&self) -> bool {

@@ -15,9 +15,9 @@ use crate::http1::request_writer::{UpstreamRequest, put_request};
 use crate::message::body::Framing;
 use crate::message::location::LocationRewrite;
 use crate::message::response_head::ResponseEdits;
-use crate::proxy::ended::BodyError;
+use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::Exchange;
-use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
 use crate::route::path::after_prefix;
 use crate::upstream::concurrency::QueueError;
 use crate::upstream::endpoint::{ConnectError, Reuse};
@@ -134,6 +134,7 @@ impl Proxy<'_> {
             };
             let slash = if seen.starts_with('/') { "" } else { "/" };
             let mark = if head.target().contains('?') { "?" } else { "" };
+            let awaits_continue = head.expects_continue && !has_buffered;
             let request = UpstreamRequest {
                 target: [slash, seen, mark, query],
                 server: endpoint.address,
@@ -141,6 +142,7 @@ impl Proxy<'_> {
                 hops,
                 stripped,
                 underscores: route.underscores,
+                expects_continue: awaits_continue,
             };
             let left_out = put_request(&mut bytes, head, request);
             if left_out > 0 {
@@ -154,18 +156,26 @@ impl Proxy<'_> {
             let edits = ResponseEdits { set_cookie, location };
             let timeout = route.try_timeout.filter(|_| may_repeat && !again).map_or(left, |most| most.min(left));
             let idle_timeout = config.response_idle_timeout;
-            let request = ForwardRequest { head, bytes, now, timeout, idle_timeout, edits, permit: &permit };
+            let request =
+                ForwardRequest { head, bytes, now, timeout, idle_timeout, edits, awaits_continue, permit: &permit };
             let asked = now;
-            let forwarded = exchange.forward(request, server.stream()).await;
+            exchange.begin_forward(awaits_continue).await?;
+            let outcome = {
+                let (mut source, mut sink, timer) = exchange.split(head, true, now);
+                forward(request, &mut source, &mut sink, server.stream(), timer).await
+            };
+            let is_whole = exchange.end_forward(&outcome);
             now = Instant::now();
-            let failed = match forwarded {
+            let failed = match outcome.result {
                 Ok(Forwarded::Done { keep_server, answered }) => {
                     if exchange.status().is_some_and(counts_as_failure) {
                         endpoint.load.record_failure(now.into_std(), true);
                     } else {
                         endpoint.load.record_response(now.into_std(), answered);
                     }
-                    if let Some(keep) = keep_server {
+                    // A server that was not given all of a request would take the next one for the rest
+                    // of it.
+                    if let Some(keep) = keep_server.filter(|_| is_whole) {
                         server.return_to_pool(keep, asked + answered, now);
                     }
                     return Ok(now);
@@ -180,7 +190,7 @@ impl Proxy<'_> {
             // A server closes connections that have been idle for a while, and may have done so
             // while the request was on its way.
             let is_race = server.is_used && matches!(failed, ForwardError::Unanswered);
-            if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_)) {
+            if !is_race && !matches!(failed, ForwardError::Client(_) | ForwardError::Ended(_) | ForwardError::Cut(_)) {
                 endpoint.load.record_failure(now.into_std(), !matches!(failed, ForwardError::Deadline));
             }
             let in_vain = match failed {
@@ -191,6 +201,10 @@ impl Proxy<'_> {
                 ForwardError::Malformed(why) => {
                     debug!(server = %endpoint.address, why, "a response is malformed");
                     return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response is malformed"));
+                }
+                ForwardError::Cut(why) => {
+                    debug!(server = %endpoint.address, why, "a response was cut");
+                    return Err(BodyError::Ended(Ended("the server's response did not end as it should")));
                 }
                 ForwardError::Deadline => {
                     problem(StatusCode::GATEWAY_TIMEOUT, "deadline", "the server did not answer in time")

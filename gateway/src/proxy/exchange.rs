@@ -3,17 +3,16 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use futures::Stream;
 use http::StatusCode;
 use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use crate::io::budget::Reservation;
+use crate::io::timer::Timer;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::forward::{ForwardOutcome, Sink, Source};
 use crate::upstream::concurrency::Permit;
 
 /// A response with a complete body.
@@ -114,22 +113,28 @@ pub(crate) trait Exchange: Send {
     /// The status of the response, if there was one.
     fn status(&self) -> Option<StatusCode>;
 
-    /// Sends a request to a server, and passes the response on.
-    fn forward(
-        &mut self,
-        request: ForwardRequest<'_>,
-        server: &mut TcpStream,
-    ) -> impl Future<Output = Result<Forwarded, ForwardError>> + Send;
+    /// Before a request is passed on: what waits for the client leaves, and so does leave to send
+    /// the body, unless `awaits_continue`: the server gives that.
+    fn begin_forward(&mut self, awaits_continue: bool) -> impl Future<Output = Result<(), Ended>> + Send;
 
-    /// Answers with a body that comes in parts, each of which leaves when it is there, and not
-    /// before the client takes it. A part that is an error cuts the response, so that it is not
-    /// taken for whole.
-    fn respond_with_stream(
-        &mut self,
-        head: &RequestHead,
-        response: &ResponseHead,
-        parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
-    ) -> impl Future<Output = Result<(), Ended>> + Send;
+    /// Before a response in parts that are not a server's.
+    fn begin_stream(&mut self);
+
+    /// Both directions, and a timer. `has_deadline`: the response ends some time, whether the client
+    /// is seen to go or not.
+    fn split<'a>(
+        &'a mut self,
+        head: &'a RequestHead,
+        has_deadline: bool,
+        now: Instant,
+    ) -> (impl Source, impl Sink, &'a mut Timer);
+
+    /// After a request was passed on. Gives whether all of it was, so that the server's connection
+    /// may be used again.
+    fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool;
+
+    /// After a response in parts. `is_whole`: it was not cut.
+    fn end_stream(&mut self, is_whole: bool);
 
     /// Relays bytes both ways until both sides have shut down, one fails, or neither has sent
     /// anything for `idle`. Only valid after a response with status 101, as the last step. It keeps

@@ -37,6 +37,7 @@ use crate::observe::access_log::{AccessLog, AccessLogEntry};
 use crate::observe::metrics::Metrics;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse, Handler};
+use crate::proxy::forward::respond_with_stream;
 use crate::proxy::shedding::Shedding;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, has_body, is_stream, response};
@@ -267,7 +268,7 @@ impl Proxy<'_> {
                     // As a GET would be answered.
                     (Err(problem), Some(form)) if method == "HEAD" && is_stream(&problem) => {
                         let response = ResponseHead { framing: Framing::Empty, ..form.head() };
-                        exchange.respond_with_stream(head, &response, futures::stream::empty()).await?;
+                        respond_with_stream(head, &response, futures::stream::empty(), exchange).await?;
                         return Ok(Instant::now());
                     }
                     (read, _) => read.map_err(BodyError::Problem)?,

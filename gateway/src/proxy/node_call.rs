@@ -15,6 +15,7 @@ use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::Exchange;
+use crate::proxy::forward::respond_with_stream;
 use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{body_params, form_params, has_body, is_one_json};
 
@@ -43,7 +44,7 @@ pub(super) async fn respond_with_parts(
             Err(Ended("a node's stream was cut before its last part"))
         }
     });
-    exchange.respond_with_stream(head, &form.head(), parts).await?;
+    respond_with_stream(head, &form.head(), parts, exchange).await?;
     Ok(Instant::now())
 }
 

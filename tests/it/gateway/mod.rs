@@ -5,6 +5,7 @@ mod crowds;
 mod http1;
 mod http2;
 mod http2_abuse;
+mod leniency;
 mod node_failures;
 mod nodes;
 mod origins;

@@ -15,18 +15,18 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::sink::Http1Sink;
 use super::source::Http1Source;
-use super::{Http1Connection, MAX_AHEAD_BYTES, open};
+use super::{Http1Connection, open};
 use crate::http1::body::BodyReader;
 use crate::http1::response_writer::{KeepAlive, put_full};
 use crate::io::budget::Reservation;
 use crate::io::stream::Readable;
+use crate::io::timer::Timer;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse};
-use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::forward::{self, ClientGone, ForwardOutcome, Sink, Source};
 use crate::proxy::tunnel;
 use crate::upstream::concurrency::Permit;
 
@@ -107,14 +107,23 @@ impl Exchange for Http1Connection<'_> {
             buffers::release(std::mem::take(&mut self.input.buffer));
         }
         loop {
-            let listens = self.input.buffer.len() < MAX_AHEAD_BYTES;
-            tokio::select! {
+            let gone = async {
+                match self.input.client_gone(open(&mut self.stream)).await {
+                    Some(gone) => gone,
+                    None => std::future::pending().await,
+                }
+            };
+            let gone = tokio::select! {
                 biased;
                 done = work.as_mut() => return Ok(done),
-                ready = open(&mut self.stream).readable(), if listens => ready?,
-            }
-            if self.input.read(open(&mut self.stream))? == Some(0) {
-                return Err(Ended("closed by the client before it was answered"));
+                gone = gone => gone,
+            };
+            match gone {
+                ClientGone::Surely(ended) => return Err(ended),
+                ClientGone::Perhaps => {
+                    self.line.begin(&mut self.output);
+                    self.flush().await?;
+                }
             }
         }
     }
@@ -142,7 +151,8 @@ impl Exchange for Http1Connection<'_> {
         let (keep_alive, now) = (self.keep_alive_after(), Instant::now());
         self.status = Some(response.status);
         buffers::make_ready(&mut self.output);
-        put_full(&mut self.output, response.status, response.fields(), &response.body, keep_alive, self.is_head, now);
+        let (line, status) = (&mut self.line, response.status);
+        put_full(&mut self.output, line, status, response.fields(), &response.body, keep_alive, self.is_head, now);
         self.reservations.extend(response.held.take().filter(Reservation::is_large));
         now
     }
@@ -151,59 +161,66 @@ impl Exchange for Http1Connection<'_> {
         self.status
     }
 
-    async fn forward(
-        &mut self,
-        request: ForwardRequest<'_>,
-        server: &mut TcpStream,
-    ) -> Result<Forwarded, ForwardError> {
-        self.send_continue().await?;
-        let keep_alive = self.keep_alive_while();
+    async fn begin_forward(&mut self, awaits_continue: bool) -> Result<(), Ended> {
+        if awaits_continue {
+            self.flush().await?;
+        } else {
+            self.send_continue().await?;
+        }
+        // Its body is on its way to the server.
+        if self.client.stop.is_cancelled() {
+            self.keep_alive = KeepAlive::Closes;
+        }
+        Ok(())
+    }
+
+    fn begin_stream(&mut self) {
+        self.keep_alive_after();
+    }
+
+    fn split<'a>(
+        &'a mut self,
+        head: &'a RequestHead,
+        has_deadline: bool,
+        _now: Instant,
+    ) -> (impl Source, impl Sink, &'a mut Timer) {
         let (from_client, to_client) = open(&mut self.stream).split();
-        let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: true };
-        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
-        let head = request.head;
-        let mut download =
-            Http1Sink { head, to_client, output, keep_alive, limit, status, client: &self.client.pace, chunks: false };
-        let outcome = forward::forward(request, &mut upload, &mut download, server, &mut self.timer).await;
-        self.keep_alive = download.keep_alive;
-        let chunks = download.chunks;
-        // A server that was not given all of a request would take the next one for the rest of it.
+        let source = Http1Source { input: &mut self.input, from_client, has_deadline };
+        self.chunks = false;
+        let sink = Http1Sink {
+            head,
+            to_client,
+            output: &mut self.output,
+            keep_alive: &mut self.keep_alive,
+            limit: self.limits.write,
+            status: &mut self.status,
+            client: &self.client.pace,
+            chunks: &mut self.chunks,
+            line: &mut self.line,
+            has_head: false,
+            zeros: 0,
+        };
+        (source, sink, &mut self.timer)
+    }
+
+    fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool {
+        self.input.needs_continue &= outcome.awaits_continue;
         let whole = self.input.body.is_done() && self.input.read_ahead.is_empty() && outcome.is_request_sent;
         if !whole {
             self.keep_alive = KeepAlive::Closes;
         }
-        if outcome.result.is_err() && outcome.is_response_begun && !chunks {
+        if outcome.is_response_begun {
+            self.end_stream(outcome.result.is_ok());
+        }
+        whole
+    }
+
+    fn end_stream(&mut self, is_whole: bool) {
+        if !is_whole && !self.chunks {
             // A client that reads to the end of the connection must not take this end for the
             // response's.
             open(&mut self.stream).reset_on_drop();
         }
-        outcome.result.map(|forwarded| match forwarded {
-            Forwarded::Done { keep_server, answered } => {
-                Forwarded::Done { keep_server: keep_server.filter(|_| whole), answered }
-            }
-            tunnel @ Forwarded::Tunnel { .. } => tunnel,
-        })
-    }
-
-    async fn respond_with_stream(
-        &mut self,
-        head: &RequestHead,
-        response: &ResponseHead,
-        parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
-    ) -> Result<(), Ended> {
-        let keep_alive = self.keep_alive_after();
-        let (from_client, to_client) = open(&mut self.stream).split();
-        let mut upload = Http1Source { input: &mut self.input, from_client, has_deadline: false };
-        let (output, status, limit) = (&mut self.output, &mut self.status, self.limits.write);
-        let mut download =
-            Http1Sink { head, to_client, output, keep_alive, limit, status, client: &self.client.pace, chunks: false };
-        let ended = forward::relay_stream(response, parts, &mut upload, &mut download).await;
-        self.keep_alive = download.keep_alive;
-        if ended.is_err() && !download.chunks {
-            // As with a server's response: this end is not the response's.
-            open(&mut self.stream).reset_on_drop();
-        }
-        ended
     }
 
     async fn tunnel(&mut self, server: TcpStream, to_client: Bytes, permit: Permit, idle: Duration) -> Ended {

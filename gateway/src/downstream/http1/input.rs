@@ -5,21 +5,28 @@ use std::collections::VecDeque;
 use bytes::{Buf, BytesMut};
 use http::StatusCode;
 use net::buffers;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Duration, Instant, sleep, timeout_at};
 
 use super::MAX_AHEAD_BYTES;
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
-use crate::io::stream::Readable;
+use crate::io::stream::{Readable, reset};
 use crate::message::body::{Framing, Piece};
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
 use crate::proxy::ended::{BodyError, Ended};
+use crate::proxy::forward::ClientGone;
 
 /// Room for one read: all of most requests, and a part of the others.
 pub(super) const READ_BYTES: usize = 4 * 1024;
 /// With less free room than this, more is made.
 pub(super) const MIN_READ_ROOM_BYTES: usize = 1024;
+
+/// A client that has said that it sends no more is asked at once whether it is there, again after twice
+/// this, then after twice as long each time; so often at most: a status line has as many bytes to ask
+/// with.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+const MAX_PROBES: u32 = 8;
 
 /// What the client sends.
 #[derive(Debug)]
@@ -34,6 +41,10 @@ pub(super) struct Http1Input {
     pub(super) read_ahead: VecDeque<Piece>,
     /// The client waits for `100 Continue` before it sends the body.
     pub(super) needs_continue: bool,
+    /// The client sends no more.
+    pub(super) has_ended: bool,
+    /// How often it was asked since then, during the request at hand, whether it is there.
+    pub(super) probes: u32,
 }
 
 impl Http1Input {
@@ -110,16 +121,34 @@ impl Http1Input {
         }
     }
 
-    /// Reads ahead, and completes when the client goes; with `None` when it has sent so much that
-    /// nothing more is read, so that its going cannot be seen.
-    pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send)) -> Option<Ended> {
-        while self.buffer.len() < MAX_AHEAD_BYTES {
+    /// Reads ahead, and completes when the client goes, or may have gone; with `None` when it has
+    /// sent so much that nothing more is read, so that its going cannot be seen. Cancel safe; to be
+    /// asked again.
+    ///
+    /// A system whose client is gone says the same as one whose client has only said that it sends no
+    /// more (RFC 9112, 9.6), until it is sent something. So the client is to be written to, at once
+    /// and now and then.
+    pub(super) async fn client_gone(&mut self, stream: &mut (impl Readable + Send + Sync)) -> Option<ClientGone> {
+        while !self.has_ended {
+            if self.buffer.len() >= MAX_AHEAD_BYTES {
+                return None;
+            }
             match self.read_more(stream).await {
-                Ok(0) => return Some(Ended("closed by the client before it was answered")),
+                Ok(0) => self.has_ended = true,
                 Ok(_) => {}
-                Err(ended) => return Some(ended),
+                Err(ended) => return Some(ClientGone::Surely(ended)),
             }
         }
-        None
+        let pause = match self.probes {
+            0 => Duration::ZERO,
+            probes => FIRST_PAUSE * 2_u32.pow(probes.min(MAX_PROBES)),
+        };
+        tokio::select! {
+            () = reset(stream) => Some(ClientGone::Surely(Ended::BROKEN)),
+            () = sleep(pause), if self.probes < MAX_PROBES => {
+                self.probes += 1;
+                Some(ClientGone::Perhaps)
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ use crate::downstream::clients::TrackedClient;
 use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::head_reader::HeadReader;
 use crate::http1::line_ends::LineEnds;
-use crate::http1::response_writer::KeepAlive;
+use crate::http1::response_writer::{KeepAlive, StatusLine};
 use crate::io::budget::Reservation;
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::stream::{ClientStream, Readable, Written, shrink, write_all};
@@ -52,9 +52,13 @@ struct Http1Connection<'a> {
     stream: Option<ClientStream>,
     input: Http1Input,
     output: BytesMut,
+    /// What has been written of the next status line.
+    line: StatusLine,
     /// On account of what it holds, if that is large.
     reservations: Vec<Reservation>,
     keep_alive: KeepAlive,
+    /// The body of the response goes in chunks.
+    chunks: bool,
     is_head: bool,
     /// The status that the present request was answered with, if it was.
     status: Option<StatusCode>,
@@ -99,10 +103,14 @@ pub(crate) async fn run(
             body: BodyReader::Done,
             read_ahead: VecDeque::new(),
             needs_continue: false,
+            has_ended: false,
+            probes: 0,
         },
         output: BytesMut::new(),
+        line: StatusLine::default(),
         reservations: Vec::new(),
         keep_alive: KeepAlive::Stays,
+        chunks: false,
         is_head: false,
         status: None,
         timer: Timer::at(now + limits.header),
@@ -133,6 +141,7 @@ impl Http1Connection<'_> {
             self.is_head = head.method() == "HEAD";
             self.input.body = BodyReader::new(head.framing, LineEnds::Strict);
             self.input.needs_continue = head.expects_continue;
+            self.input.probes = 0;
             let answered = handler.handle(head, self).await?;
             self.answered = Some(answered);
             self.finish().await?;
@@ -250,7 +259,8 @@ impl Http1Connection<'_> {
     /// too.
     async fn send_continue(&mut self) -> Result<(), Ended> {
         if std::mem::take(&mut self.input.needs_continue) && self.input.buffer.is_empty() {
-            self.output.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+            self.line.finish(&mut self.output, StatusCode::CONTINUE);
+            self.output.extend_from_slice(b"\r\n");
         }
         self.flush().await
     }
@@ -268,12 +278,6 @@ impl Http1Connection<'_> {
             self.keep_alive = KeepAlive::Closes;
         }
         self.keep_alive
-    }
-
-    /// As [`keep_alive_after`](Self::keep_alive_after), for a request whose body is on its way to a
-    /// server.
-    fn keep_alive_while(&self) -> KeepAlive {
-        if self.client.stop.is_cancelled() { KeepAlive::Closes } else { self.keep_alive }
     }
 
     /// After a response: the rest of the request is passed over, or the connection ends.

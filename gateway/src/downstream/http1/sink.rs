@@ -6,7 +6,7 @@ use net::buffers;
 use tokio::time::{Duration, Instant};
 
 use crate::http1::request_writer::put_response_fields;
-use crate::http1::response_writer::{KeepAlive, put_chunk, put_date, put_last_chunk, status_line};
+use crate::http1::response_writer::{KeepAlive, StatusLine, put_chunk, put_date, put_last_chunk};
 use crate::io::client_pace::ClientPace;
 use crate::io::stream::{WriteHalf, write_all};
 use crate::message::body::Framing;
@@ -20,20 +20,40 @@ pub(super) struct Http1Sink<'a> {
     pub(super) head: &'a RequestHead,
     pub(super) to_client: WriteHalf<'a>,
     pub(super) output: &'a mut BytesMut,
-    pub(super) keep_alive: KeepAlive,
+    pub(super) keep_alive: &'a mut KeepAlive,
     pub(super) limit: Duration,
     pub(super) status: &'a mut Option<StatusCode>,
     pub(super) client: &'a ClientPace,
     /// The body goes in chunks, so that its end is told from the connection's.
-    pub(super) chunks: bool,
+    pub(super) chunks: &'a mut bool,
+    /// What has been written of the status line, and whether it is whole.
+    pub(super) line: &'a mut StatusLine,
+    pub(super) has_head: bool,
+    /// Digits that the size of the next chunk begins with.
+    pub(super) zeros: u32,
 }
 
+/// Digits that a chunk's size may begin with: with its own they are fewer than the 16 that clients
+/// read (RFC 9112, 7.1 has no limit).
+const MAX_ZEROS: u32 = 8;
+
 impl Sink for Http1Sink<'_> {
+    fn interim(&mut self, response: &ResponseHead) {
+        // HTTP/1.0 knows none (RFC 9110, 15.2).
+        if self.head.is_1_1 {
+            buffers::make_ready(self.output);
+            self.line.finish(self.output, response.status);
+            put_response_fields(self.output, &response.fields, false, None);
+            self.output.put_slice(b"\r\n");
+        }
+    }
+
     fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>) {
         *self.status = Some(response.status);
+        self.has_head = true;
         let out = &mut *self.output;
         buffers::make_ready(out);
-        status_line(out, response.status);
+        self.line.finish(out, response.status);
         if response.status == StatusCode::SWITCHING_PROTOCOLS {
             put_response_fields(out, &response.fields, false, None);
             out.put_slice(b"connection: upgrade\r\nupgrade: websocket\r\n\r\n");
@@ -41,7 +61,7 @@ impl Sink for Http1Sink<'_> {
         }
         // A server that answers before it has the whole request may never read the rest.
         if early {
-            self.keep_alive = KeepAlive::Closes;
+            *self.keep_alive = KeepAlive::Closes;
         }
         put_response_fields(out, &response.fields, response.tells_length(), edits.location);
         match response.framing {
@@ -53,10 +73,10 @@ impl Sink for Http1Sink<'_> {
             }
             Framing::Chunked | Framing::Close if self.head.is_1_1 => {
                 out.put_slice(b"transfer-encoding: chunked\r\n");
-                self.chunks = true;
+                *self.chunks = true;
             }
             // HTTP/1.0 has no other way to say where it ends.
-            Framing::Chunked | Framing::Close => self.keep_alive = KeepAlive::Closes,
+            Framing::Chunked | Framing::Close => *self.keep_alive = KeepAlive::Closes,
         }
         if let Some(cookie) = &edits.set_cookie {
             out.put_slice(b"set-cookie: ");
@@ -72,12 +92,24 @@ impl Sink for Http1Sink<'_> {
 
     fn data(&mut self, data: Bytes) {
         buffers::make_ready(self.output);
-        put_chunk(self.output, self.chunks, &data);
+        if !data.is_empty() {
+            self.zeros = 0;
+        }
+        put_chunk(self.output, *self.chunks, &data);
     }
 
     fn end(&mut self, trailers: &[u8]) {
-        if self.chunks {
+        if *self.chunks {
             put_last_chunk(self.output, trailers);
+        }
+    }
+
+    fn probe(&mut self) {
+        if !self.has_head {
+            self.line.begin(self.output);
+        } else if *self.chunks && self.zeros < MAX_ZEROS {
+            self.output.put_u8(b'0');
+            self.zeros += 1;
         }
     }
 

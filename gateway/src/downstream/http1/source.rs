@@ -6,7 +6,7 @@ use super::input::Http1Input;
 use crate::io::stream::ReadHalf;
 use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::forward::Source;
+use crate::proxy::forward::{ClientGone, Source};
 
 /// The body of the request, and the bytes that follow it.
 pub(super) struct Http1Source<'a> {
@@ -25,11 +25,11 @@ impl Source for Http1Source<'_> {
         self.input.next_piece(&mut self.from_client, deadline).await
     }
 
-    async fn client_gone(&mut self) -> Ended {
+    async fn client_gone(&mut self) -> ClientGone {
         match self.input.client_gone(&mut self.from_client).await {
-            Some(ended) => ended,
+            Some(gone) => gone,
             None if self.has_deadline => std::future::pending().await,
-            None => Ended("asks for more while a stream lasts than is read ahead"),
+            None => ClientGone::Surely(Ended("asks for more while a stream lasts than is read ahead")),
         }
     }
 

@@ -119,7 +119,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// Sends as fast as the client reads.
 pub(super) async fn send_data(
-    out: &Mutex<&mut Http2Sender>,
+    out: &Mutex<Http2Sender>,
     mut data: Bytes,
     ends: bool,
     limit: Duration,

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
 use h2::server::SendResponse;
@@ -23,10 +23,9 @@ use crate::message::body::Framing;
 use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::problem::Problem;
-use crate::message::response_head::ResponseHead;
 use crate::proxy::ended::{BodyError, Ended};
 use crate::proxy::exchange::{Exchange, FullResponse};
-use crate::proxy::forward::{self, ForwardError, ForwardRequest, Forwarded};
+use crate::proxy::forward::{self, ForwardOutcome, Sink, Source};
 use crate::proxy::translate::has_body;
 use crate::upstream::concurrency::Permit;
 
@@ -39,7 +38,9 @@ const LINGER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Http2Exchange {
     incoming: Http2Body,
-    outgoing: Http2Sender,
+    /// Both directions use it, in one task.
+    outgoing: Mutex<Http2Sender>,
+    timer: Option<Timer>,
     /// A response whose body is all there.
     full: Option<FullResponse>,
     status: Option<StatusCode>,
@@ -65,7 +66,8 @@ impl Http2Exchange {
         let needs_continue = head.as_ref().is_ok_and(|head| head.expects_continue);
         let stream = Self {
             incoming: Http2Body { body, read_ahead: VecDeque::new() },
-            outgoing: Http2Sender { respond, send: None, client },
+            outgoing: Mutex::new(Http2Sender { respond, send: None, client }),
+            timer: None,
             full: None,
             status: None,
             needs_continue,
@@ -105,7 +107,7 @@ impl Http2Exchange {
             (Ok(()), Some(full)) => self.send_full(full).await,
             (ended, _) => ended,
         };
-        match &mut self.outgoing.send {
+        match &mut self.sender().send {
             // A response that was begun and is not whole must not look as if it were.
             Some(send) if sent.is_err() => send.send_reset(Reason::INTERNAL_ERROR),
             Some(_) => self.discard_body().await,
@@ -146,8 +148,12 @@ impl Http2Exchange {
         }
         put_date(fields);
         let ends = has_none || self.is_head || body.is_empty();
-        self.outgoing.begin(response, ends)?;
-        if ends { Ok(()) } else { send_data(&Mutex::new(&mut self.outgoing), body, true, self.limit).await }
+        self.sender().begin(response, ends)?;
+        if ends { Ok(()) } else { send_data(&self.outgoing, body, true, self.limit).await }
+    }
+
+    fn sender(&mut self) -> &mut Http2Sender {
+        self.outgoing.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn send_continue(&mut self) {
@@ -155,7 +161,7 @@ impl Http2Exchange {
             let mut leave = Response::new(());
             *leave.status_mut() = StatusCode::CONTINUE;
             // A client that is gone is found out otherwise.
-            let _ = self.outgoing.respond.send_informational(leave);
+            let _ = self.sender().respond.send_informational(leave);
         }
     }
 }
@@ -216,7 +222,7 @@ impl Exchange for Http2Exchange {
         tokio::select! {
             biased;
             done = work => Ok(done),
-            gone = poll_fn(|task| self.outgoing.poll_gone(task)) => Err(gone),
+            gone = poll_fn(|task| self.sender().poll_gone(task)) => Err(gone),
         }
     }
 
@@ -230,38 +236,31 @@ impl Exchange for Http2Exchange {
         self.status
     }
 
-    async fn forward(
-        &mut self,
-        request: ForwardRequest<'_>,
-        server: &mut TcpStream,
-    ) -> Result<Forwarded, ForwardError> {
-        self.send_continue();
-        let outgoing = Mutex::new(&mut self.outgoing);
-        let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
-        let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
-        let mut timer = Timer::at(Instant::now() + request.timeout);
-        let outcome = forward::forward(request, &mut upload, &mut download, server, &mut timer).await;
-        outcome.result.map(|forwarded| match forwarded {
-            // A server that was not given all of a request would take the next one for the rest of
-            // it.
-            Forwarded::Done { keep_server, answered } => {
-                Forwarded::Done { keep_server: keep_server.filter(|_| outcome.is_request_sent), answered }
-            }
-            tunnel @ Forwarded::Tunnel { .. } => tunnel,
-        })
+    async fn begin_forward(&mut self, awaits_continue: bool) -> Result<(), Ended> {
+        if !awaits_continue {
+            self.send_continue();
+        }
+        Ok(())
     }
 
-    async fn respond_with_stream(
-        &mut self,
-        _head: &RequestHead,
-        response: &ResponseHead,
-        parts: impl futures::Stream<Item = Result<Bytes, Ended>> + Send,
-    ) -> Result<(), Ended> {
-        let outgoing = Mutex::new(&mut self.outgoing);
-        let mut upload = Http2Source { incoming: &mut self.incoming, outgoing: &outgoing };
-        let mut download = Http2Sink::new(&outgoing, self.limit, &mut self.status);
-        forward::relay_stream(response, parts, &mut upload, &mut download).await
+    fn begin_stream(&mut self) {}
+
+    fn split<'a>(
+        &'a mut self,
+        _head: &'a RequestHead,
+        _has_deadline: bool,
+        now: Instant,
+    ) -> (impl Source, impl Sink, &'a mut Timer) {
+        let Self { incoming, outgoing, timer, limit, status, .. } = self;
+        let timer = timer.get_or_insert_with(|| Timer::at(now + *limit));
+        (Http2Source { incoming, outgoing }, Http2Sink::new(outgoing, *limit, status), timer)
     }
+
+    fn end_forward(&mut self, outcome: &ForwardOutcome) -> bool {
+        outcome.is_request_sent
+    }
+
+    fn end_stream(&mut self, _is_whole: bool) {}
 
     async fn delay_rejection(&mut self, _pause: impl Future<Output = ()> + Send) -> Result<(), Ended> {
         // The streams and the window of a connection are limited, and other requests may need them.

@@ -22,8 +22,8 @@ use crate::proxy::forward::Sink;
 pub(super) const SMALL_BYTES: usize = 8 * 1024;
 
 /// A response on its way from a server.
-pub(super) struct Http2Sink<'a, 'b> {
-    pub(super) outgoing: &'a Mutex<&'b mut Http2Sender>,
+pub(super) struct Http2Sink<'a> {
+    pub(super) outgoing: &'a Mutex<Http2Sender>,
     pub(super) waiting: VecDeque<Bytes>,
     /// The body is complete; these trailers follow.
     pub(super) end: Option<HeaderMap>,
@@ -34,17 +34,18 @@ pub(super) struct Http2Sink<'a, 'b> {
     pub(super) status: &'a mut Option<StatusCode>,
 }
 
-impl<'a, 'b> Http2Sink<'a, 'b> {
-    pub(super) fn new(
-        outgoing: &'a Mutex<&'b mut Http2Sender>,
-        limit: Duration,
-        status: &'a mut Option<StatusCode>,
-    ) -> Self {
+impl<'a> Http2Sink<'a> {
+    pub(super) fn new(outgoing: &'a Mutex<Http2Sender>, limit: Duration, status: &'a mut Option<StatusCode>) -> Self {
         Self { outgoing, waiting: VecDeque::new(), end: None, open: true, broken: None, limit, status }
     }
 }
 
-impl Sink for Http2Sink<'_, '_> {
+impl Sink for Http2Sink<'_> {
+    fn interim(&mut self, response: &ResponseHead) {
+        // A client that is gone is found out otherwise.
+        let _ = lock(self.outgoing).respond.send_informational(response_head(response, None));
+    }
+
     fn head(&mut self, response: &ResponseHead, _early: bool, edits: &ResponseEdits<'_>) {
         *self.status = Some(response.status);
         let mut head = response_head(response, edits.location);
@@ -84,6 +85,9 @@ impl Sink for Http2Sink<'_, '_> {
         }
         self.end = Some(fields);
     }
+
+    /// A stream that is gone has been reset.
+    fn probe(&mut self) {}
 
     fn release_buffers(&mut self) {}
 

@@ -9,15 +9,15 @@ use tokio::time::Instant;
 use super::body::{Http2Body, Http2Sender, lock};
 use crate::message::body::Piece;
 use crate::proxy::ended::{BodyError, Ended};
-use crate::proxy::forward::Source;
+use crate::proxy::forward::{ClientGone, Source};
 
 /// The request's body, on its way to a server.
-pub(super) struct Http2Source<'a, 'b> {
+pub(super) struct Http2Source<'a> {
     pub(super) incoming: &'a mut Http2Body,
-    pub(super) outgoing: &'a Mutex<&'b mut Http2Sender>,
+    pub(super) outgoing: &'a Mutex<Http2Sender>,
 }
 
-impl Source for Http2Source<'_, '_> {
+impl Source for Http2Source<'_> {
     fn has_more(&mut self) -> bool {
         if self.incoming.read_ahead.is_empty() {
             let read = self.incoming.read().now_or_never().and_then(Result::ok);
@@ -30,8 +30,8 @@ impl Source for Http2Source<'_, '_> {
         self.incoming.next_piece(deadline).await
     }
 
-    async fn client_gone(&mut self) -> Ended {
-        poll_fn(|task| lock(self.outgoing).poll_gone(task)).await
+    async fn client_gone(&mut self) -> ClientGone {
+        ClientGone::Surely(poll_fn(|task| lock(self.outgoing).poll_gone(task)).await)
     }
 
     fn is_client_gone(_ended: Ended) -> bool {

@@ -1,16 +1,18 @@
 //! A response on its way to the client: that of a server, or the stream of a node.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
 
 use bytes::{Bytes, BytesMut};
 use futures::{FutureExt, Stream, StreamExt};
+use http::StatusCode;
 use net::buffers;
 use tokio::net::tcp::ReadHalf;
-use tokio::time::{Duration, Instant};
+use tokio::time::{Duration, Instant, timeout};
 
 use super::deadline::MovingDeadline;
-use super::{ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
-use crate::http1::body::BodyReader;
+use super::state::ForwardState;
+use super::{ClientGone, ForwardError, Forwarded, Sink, Source, while_waiting_for_client};
+use crate::http1::body::{BodyReader, MalformedBody};
 use crate::http1::line_ends::LineEnds;
 use crate::http1::response_reader::ResponseReader;
 use crate::io::poll_slice::{PollCounter, PollSlice};
@@ -20,6 +22,7 @@ use crate::message::body::Piece;
 use crate::message::head::RequestHead;
 use crate::message::response_head::{ResponseEdits, ResponseHead};
 use crate::proxy::ended::Ended;
+use crate::proxy::exchange::Exchange;
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
@@ -36,6 +39,9 @@ pub(super) const ASK_FROM_BYTES: u64 = 8 * 1024;
 pub(super) const MAX_BATCH_BYTES: usize = 16 * 1024;
 /// Most interim responses of a server, such as 103.
 pub(super) const MAX_INTERIM: u32 = 16;
+/// How long a client waits for a server that neither says `100 Continue` nor answers: some servers know
+/// nothing of it. Longer than a server takes to look who asks, and some clients would wait for ever.
+pub(super) const CONTINUE_WAIT: Duration = Duration::from_secs(3);
 
 /// A response on its way.
 pub(super) struct ResponsePump<'a, S> {
@@ -44,10 +50,9 @@ pub(super) struct ResponsePump<'a, S> {
     pub(super) sink: &'a mut S,
     pub(super) deadline: &'a MovingDeadline,
     pub(super) idle_timeout: Duration,
-    /// The client is being given the response.
-    pub(super) is_response_begun: &'a AtomicBool,
-    /// The server has been given the whole request.
-    pub(super) is_request_sent: &'a AtomicBool,
+    /// How long the server may say nothing until the client sends its body all the same.
+    pub(super) continue_wait: Duration,
+    pub(super) state: &'a ForwardState,
     pub(super) asked: Instant,
     pub(super) edits: &'a ResponseEdits<'a>,
     /// Bytes of the body that have been passed on.
@@ -66,19 +71,19 @@ impl<S: Sink> ResponsePump<'_, S> {
 
     pub(super) async fn run_with(&mut self, input: &mut BytesMut) -> Result<Forwarded, ForwardError> {
         let response = self.response(input).await?;
-        let switches = response.status == http::StatusCode::SWITCHING_PROTOCOLS;
+        let switches = response.status == StatusCode::SWITCHING_PROTOCOLS;
         if switches && !self.head.upgrades {
             return Err(ForwardError::Malformed("it changes to a protocol that was not asked for".to_owned()));
         }
         let answered = self.asked.elapsed();
-        self.sink.head(&response, !self.is_request_sent.load(Ordering::Relaxed), self.edits);
+        self.sink.head(&response, !self.state.is_request_sent(), self.edits);
         if switches {
             return Ok(Forwarded::Tunnel { to_client: input.split().freeze() });
         }
         let ResponseHead { framing, keep_alive, keep_for, fields, .. } = response;
         // The head is not needed while the body is passed on.
         drop(fields);
-        self.is_response_begun.store(true, Ordering::Relaxed);
+        self.state.response_begins();
         let mut body = BodyReader::new(framing, LineEnds::Liberal);
         loop {
             match body.next(input) {
@@ -110,13 +115,13 @@ impl<S: Sink> ResponsePump<'_, S> {
                             self.sink.end(b"");
                             break;
                         }
-                        return Err(ForwardError::Ended(Ended("the server closed in mid response")));
+                        return Err(ForwardError::Cut("it closed in mid response"));
                     }
                 }
-                Err(_broken) => {
+                Err(MalformedBody(why)) => {
                     self.deadline.disarm();
                     self.sink.flush().await?;
-                    return Err(ForwardError::Ended(Ended("the server's response is malformed")));
+                    return Err(ForwardError::Cut(why));
                 }
             }
         }
@@ -126,22 +131,37 @@ impl<S: Sink> ResponsePump<'_, S> {
         Ok(Forwarded::Done { keep_server, answered })
     }
 
-    /// The head of the response; those before it are passed over.
+    /// The head of the response; those before it are passed on.
     pub(super) async fn response(&mut self, input: &mut BytesMut) -> Result<ResponseHead, ForwardError> {
         let mut reader = ResponseReader::default();
-        let mut interim = 0;
+        let (mut interim, mut unflushed) = (0, false);
         let without_body = self.head.method() == "HEAD";
         loop {
             match reader.next(input, without_body) {
-                Ok(Some(head)) if head.status.is_informational() && head.status.as_u16() != 101 => {
+                Ok(Some(head)) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
                     interim += 1;
                     if interim > MAX_INTERIM {
                         return Err(ForwardError::Malformed("it has too many interim responses".to_owned()));
                     }
+                    unflushed |= self.pass_on_interim(&head);
                 }
                 Ok(Some(head)) => return Ok(head),
                 Ok(None) => {
-                    if self.read(input).await? == 0 {
+                    if std::mem::take(&mut unflushed) {
+                        while_waiting_for_client(self.permit, self.sink.flush()).await?;
+                    }
+                    let read = if self.state.awaits_continue() {
+                        match Box::pin(timeout(self.continue_wait, self.read(input))).await {
+                            Ok(read) => read?,
+                            Err(_elapsed) => {
+                                unflushed |= self.pass_on_interim(&ResponseHead::interim(StatusCode::CONTINUE));
+                                continue;
+                            }
+                        }
+                    } else {
+                        self.read(input).await?
+                    };
+                    if read == 0 {
                         let cut = || ForwardError::Malformed("it ended in mid head".to_owned());
                         return Err(if input.is_empty() && interim == 0 { ForwardError::Unanswered } else { cut() });
                     }
@@ -151,16 +171,29 @@ impl<S: Sink> ResponsePump<'_, S> {
         }
     }
 
+    /// Passes on a head before that of the response. Leave to send the body is given once.
+    fn pass_on_interim(&mut self, head: &ResponseHead) -> bool {
+        if head.status == StatusCode::CONTINUE {
+            let was_given = self.head.expects_continue && !self.state.awaits_continue();
+            self.state.client_may_continue();
+            if was_given {
+                return false;
+            }
+        }
+        self.sink.interim(head);
+        true
+    }
+
     /// Reads on. A buffer that is empty is taken only when there is something to read: thousands
     /// may wait for a slow server.
     pub(super) async fn read(&mut self, input: &mut BytesMut) -> Result<usize, ForwardError> {
-        let is_response_begun = self.is_response_begun.load(Ordering::Relaxed);
+        let is_response_begun = self.state.is_response_begun();
         let read = loop {
             let readable = match Readable::readable(&mut self.from_server).now_or_never() {
                 Some(readable) => readable,
                 None => {
                     self.sink.release_buffers();
-                    Readable::readable(&mut self.from_server).await
+                    self.wait_readable().await?
                 }
             };
             if let Err(error) = readable {
@@ -183,22 +216,44 @@ impl<S: Sink> ResponsePump<'_, S> {
         };
         match read {
             Ok(bytes) => Ok(bytes),
-            Err(_reset) if is_response_begun => Err(Ended("the server was lost in mid response").into()),
+            Err(_reset) if is_response_begun => Err(ForwardError::Cut("it was lost in mid response")),
             Err(_reset) => Ok(0),
+        }
+    }
+
+    /// Waits until the server has something to read. A client that may be gone is written to
+    /// meanwhile.
+    async fn wait_readable(&mut self) -> Result<io::Result<()>, Ended> {
+        loop {
+            tokio::select! {
+                biased;
+                readable = Readable::readable(&mut self.from_server) => return Ok(readable),
+                () = self.state.probe_wanted() => {}
+            }
+            self.sink.probe();
+            self.sink.flush().await?;
         }
     }
 }
 
-/// Gives a client parts as they come, until the last, or until the client goes.
-pub(crate) async fn relay_stream(
+/// Answers with a body that comes in parts, each of which leaves when it is there, and not before the
+/// client takes it; until the last, or until the client goes. A part that is an error cuts the
+/// response, so that it is not taken for whole.
+pub(crate) async fn respond_with_stream(
+    head: &RequestHead,
     response: &ResponseHead,
-    parts: impl Stream<Item = Result<Bytes, Ended>>,
-    source: &mut impl Source,
-    sink: &mut impl Sink,
+    parts: impl Stream<Item = Result<Bytes, Ended>> + Send,
+    exchange: &mut impl Exchange,
 ) -> Result<(), Ended> {
-    sink.head(response, false, &ResponseEdits::default());
-    let polls = PollCounter::default();
-    polls.count_polls(relay_parts(parts, source, sink, PollSlice::new(&polls))).await
+    exchange.begin_stream();
+    let ended = {
+        let (mut source, mut sink, _) = exchange.split(head, false, Instant::now());
+        sink.head(response, false, &ResponseEdits::default());
+        let polls = PollCounter::default();
+        polls.count_polls(relay_parts(parts, &mut source, &mut sink, PollSlice::new(&polls))).await
+    };
+    exchange.end_stream(ended.is_ok());
+    ended
 }
 
 pub(super) async fn relay_parts(
@@ -226,10 +281,18 @@ pub(super) async fn relay_parts(
                     sink.writable().await?;
                 }
                 slice.yield_if_over(Instant::now()).await;
-                tokio::select! {
-                    biased;
-                    part = parts.next() => part,
-                    ended = source.client_gone() => return Err(ended),
+                loop {
+                    tokio::select! {
+                        biased;
+                        part = parts.next() => break part,
+                        gone = source.client_gone() => match gone {
+                            ClientGone::Surely(ended) => return Err(ended),
+                            ClientGone::Perhaps => {
+                                sink.probe();
+                                sink.flush().await?;
+                            }
+                        },
+                    }
                 }
             }
         };

@@ -2,10 +2,10 @@
 
 mod deadline;
 mod download;
+mod state;
 mod upload;
 
 use std::future::{Future, poll_fn};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 
 use bytes::{Bytes, BytesMut};
@@ -13,7 +13,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use self::deadline::MovingDeadline;
-use self::download::ResponsePump;
+use self::download::{CONTINUE_WAIT, ResponsePump};
+use self::state::ForwardState;
 use self::upload::{UploadClock, UploadEnd, upload};
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::io::timer::Timer;
@@ -25,7 +26,7 @@ use crate::proxy::ended::{BodyError, Ended};
 use crate::upstream::concurrency::Permit;
 use crate::upstream::endpoint::IdleLimits;
 
-pub(crate) use self::download::relay_stream;
+pub(crate) use self::download::respond_with_stream;
 pub(crate) use self::upload::body_deadline;
 
 /// The outcome of a request.
@@ -45,6 +46,8 @@ pub(crate) enum ForwardError {
     Unanswered,
     /// The server sent something that is not a response.
     Malformed(String),
+    /// The response has begun, and did not end as it should: in words for a log.
+    Cut(&'static str),
     /// No response in time.
     Deadline,
     /// The client is told this problem, and its connection is closed.
@@ -76,16 +79,29 @@ pub(crate) trait Source: Send {
     /// The next piece: never [`Piece::More`].
     fn next_piece(&mut self, deadline: Instant) -> impl Future<Output = Result<Piece, BodyError>> + Send;
 
-    /// Completes when the client goes.
-    fn client_gone(&mut self) -> impl Future<Output = Ended> + Send;
+    /// Completes when the client goes, or may have gone. Cancel safe; to be asked again.
+    fn client_gone(&mut self) -> impl Future<Output = ClientGone> + Send;
 
     /// Whether the client cannot read the response any more; otherwise it has only closed its
     /// sending side.
     fn is_client_gone(ended: Ended) -> bool;
 }
 
+/// What is seen of a client that goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ClientGone {
+    /// It is gone in both directions.
+    Surely(Ended),
+    /// It sends no more. It may read on, or not be there any more: what is [written](Sink::probe)
+    /// to it tells.
+    Perhaps,
+}
+
 /// Where a response goes.
 pub(crate) trait Sink: Send {
+    /// A head before that of the response itself, such as 103.
+    fn interim(&mut self, response: &ResponseHead);
+
     /// Its head. `early`: the server has not been given the whole request, and may never take the
     /// rest.
     fn head(&mut self, response: &ResponseHead, early: bool, edits: &ResponseEdits<'_>);
@@ -94,6 +110,10 @@ pub(crate) trait Sink: Send {
 
     /// Ends the body, with its trailers.
     fn end(&mut self, trailers: &[u8]);
+
+    /// Gives as little as can be given before anything else without a change of the response, if
+    /// anything can: a system whose client is gone answers it with a reset.
+    fn probe(&mut self);
 
     /// Waits until all that was given is on its way.
     fn flush(&mut self) -> impl Future<Output = Result<(), Ended>> + Send;
@@ -117,6 +137,8 @@ pub(crate) struct ForwardRequest<'a> {
     /// How long the server may send nothing of a response that it has begun.
     pub(crate) idle_timeout: Duration,
     pub(crate) edits: ResponseEdits<'a>,
+    /// The client waits for the server's leave to send the body.
+    pub(crate) awaits_continue: bool,
     /// Its permit at the server. It may be evicted while its client is waited for.
     pub(crate) permit: &'a Permit,
 }
@@ -129,6 +151,8 @@ pub(crate) struct ForwardOutcome {
     pub(crate) is_response_begun: bool,
     /// The server has been given the whole request.
     pub(crate) is_request_sent: bool,
+    /// The client has not been given leave to send its body.
+    pub(crate) awaits_continue: bool,
 }
 
 /// Sends a request and passes the response on.
@@ -139,20 +163,19 @@ pub(crate) async fn forward(
     server: &mut TcpStream,
     timer: &mut Timer,
 ) -> ForwardOutcome {
-    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, edits, permit } = request;
-    let (deadline, is_response_begun, is_request_sent) =
-        (MovingDeadline::after(timeout, asked), AtomicBool::new(false), AtomicBool::new(false));
+    let ForwardRequest { head, bytes, now: asked, timeout, idle_timeout, edits, awaits_continue, permit } = request;
+    let (deadline, state) = (MovingDeadline::after(timeout, asked), ForwardState::new(awaits_continue));
     let (from_server, mut to_server) = server.split();
-    let (deadline_ref, response_begun, request_sent, polls) =
-        (&deadline, &is_response_begun, &is_request_sent, PollCounter::default());
+    let polls = PollCounter::default();
     let mut download = ResponsePump {
         head,
         from_server,
         sink,
-        deadline: deadline_ref,
+        deadline: &deadline,
         idle_timeout,
-        is_response_begun: response_begun,
-        is_request_sent: request_sent,
+        // With time left for the answer.
+        continue_wait: CONTINUE_WAIT.min(timeout / 4),
+        state: &state,
         asked,
         edits: &edits,
         passed: 0,
@@ -160,19 +183,12 @@ pub(crate) async fn forward(
         slice: PollSlice::new(&polls),
     };
     let result = {
-        let clock = UploadClock {
-            deadline: &deadline,
-            timeout,
-            is_request_sent: &is_request_sent,
-            is_response_begun: &is_response_begun,
-            permit,
-            polls: &polls,
-        };
+        let clock = UploadClock { deadline: &deadline, timeout, state: &state, permit, polls: &polls };
         let upload = upload(source, &mut to_server, bytes, head.framing, clock);
         let (mut upload, mut uploads) = (std::pin::pin!(upload), true);
         let mut download = std::pin::pin!(download.run());
         loop {
-            let has_begun = || is_response_begun.load(Ordering::Relaxed);
+            let has_begun = || state.is_response_begun();
             tokio::select! {
                 biased;
                 outcome = poll_fn(|task| {
@@ -186,7 +202,7 @@ pub(crate) async fn forward(
                     UploadEnd::Refused | UploadEnd::Failed(_) => uploads = false,
                 },
                 () = poll_fn(|task| deadline.poll_over(timer, task)) => {
-                    break Err(if has_begun() { Ended("a response stood still").into() } else { ForwardError::Deadline });
+                    break Err(if has_begun() { ForwardError::Cut("it stood still in mid response") } else { ForwardError::Deadline });
                 }
                 () = poll_fn(|task| permit.poll_evicted(task)) => {
                     break Err(if has_begun() { Ended("too slow while others wait").into() } else { ForwardError::Client(body_too_slow()) });
@@ -194,8 +210,9 @@ pub(crate) async fn forward(
             }
         }
     };
-    let [is_response_begun, is_request_sent] = [is_response_begun, is_request_sent].map(AtomicBool::into_inner);
-    ForwardOutcome { result, is_response_begun, is_request_sent }
+    let (is_response_begun, is_request_sent, awaits_continue) =
+        (state.is_response_begun(), state.is_request_sent(), state.awaits_continue());
+    ForwardOutcome { result, is_response_begun, is_request_sent, awaits_continue }
 }
 
 fn body_too_slow() -> Problem {

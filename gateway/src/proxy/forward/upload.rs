@@ -1,7 +1,5 @@
 //! A request on its way to a server.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-
 use bytes::BytesMut;
 use net::buffers;
 use net::send_now;
@@ -10,7 +8,8 @@ use tokio::net::tcp::WriteHalf;
 use tokio::time::{Duration, Instant};
 
 use super::deadline::MovingDeadline;
-use super::{ForwardError, Source, while_waiting_for_client};
+use super::state::ForwardState;
+use super::{ClientGone, ForwardError, Source, while_waiting_for_client};
 use crate::http1::response_writer::{put_chunk, put_last_chunk};
 use crate::io::poll_slice::{PollCounter, PollSlice};
 use crate::message::body::Framing;
@@ -39,17 +38,15 @@ pub(super) enum UploadEnd {
 pub(super) struct UploadClock<'a> {
     pub(super) deadline: &'a MovingDeadline,
     pub(super) timeout: Duration,
-    /// The server has been given the whole request.
-    pub(super) is_request_sent: &'a AtomicBool,
-    /// The response has: what is left of the request changes nothing.
-    pub(super) is_response_begun: &'a AtomicBool,
+    pub(super) state: &'a ForwardState,
     pub(super) permit: &'a Permit,
     pub(super) polls: &'a PollCounter,
 }
 
 impl UploadClock<'_> {
     pub(super) fn set(&self, deadline: Instant) {
-        if !self.is_response_begun.load(Ordering::Relaxed) {
+        // What is left of a request changes nothing when the response has begun.
+        if !self.state.is_response_begun() {
             self.deadline.set(deadline);
         }
     }
@@ -73,9 +70,14 @@ pub(super) async fn upload<S: Source>(
     if to_server.write_all(&request[taken..]).await.is_err() {
         return UploadEnd::Refused;
     }
-    clock.is_request_sent.store(true, Ordering::Relaxed);
+    clock.state.request_was_sent();
     buffers::release(request);
-    ended::<S>(source.client_gone().await)
+    loop {
+        match source.client_gone().await {
+            ClientGone::Surely(ended) => return UploadEnd::Gone(ended),
+            ClientGone::Perhaps => clock.state.ask_for_probe().await,
+        }
+    }
 }
 
 pub(super) fn ended<S: Source>(ended: Ended) -> UploadEnd {
@@ -96,9 +98,22 @@ pub(super) async fn send_body<S: Source>(
     framing: Framing,
     clock: &UploadClock<'_>,
 ) -> Result<(), UploadEnd> {
-    let (begin, as_chunks) = (Instant::now(), framing == Framing::Chunked);
+    let as_chunks = framing == Framing::Chunked;
     let mut received = 0;
     let mut slice = PollSlice::new(clock.polls);
+    let mut first = None;
+    if clock.state.awaits_continue() && !source.has_more() {
+        to_server.write_all(out).await.map_err(|_broken| UploadEnd::Refused)?;
+        out.clear();
+        // Until the server gives its leave, the time is the server's. Some clients send all the same.
+        let latest = Instant::now() + clock.timeout + BODY_GRACE;
+        first = tokio::select! {
+            biased;
+            piece = source.next_piece(latest) => Some(piece),
+            () = clock.state.continued() => None,
+        };
+    }
+    let begin = Instant::now();
     loop {
         // Bytes of the body that have already arrived leave with the head.
         if !source.has_more() {
@@ -107,7 +122,10 @@ pub(super) async fn send_body<S: Source>(
         }
         let deadline = body_deadline(begin, received, Instant::now());
         clock.set(deadline + clock.timeout);
-        let piece = while_waiting_for_client(clock.permit, source.next_piece(deadline)).await;
+        let piece = match first.take() {
+            Some(piece) => piece,
+            None => while_waiting_for_client(clock.permit, source.next_piece(deadline)).await,
+        };
         let now = Instant::now();
         clock.set(now + clock.timeout);
         let piece = piece.map_err(|error| match error {

@@ -1,0 +1,74 @@
+//! What the two directions of a request tell each other.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+
+/// How far a request and its response are. Both directions belong to one task, and each is polled
+/// after the other: no waker is needed to tell a change.
+#[derive(Debug)]
+pub(super) struct ForwardState {
+    /// The client is being given the response.
+    is_response_begun: AtomicBool,
+    /// The server has been given the whole request.
+    is_request_sent: AtomicBool,
+    /// The client waits for leave to send its body.
+    awaits_continue: AtomicBool,
+    /// The client sends no more, and is to be written to.
+    wants_probe: AtomicBool,
+}
+
+impl ForwardState {
+    pub(super) fn new(awaits_continue: bool) -> Self {
+        let no = || AtomicBool::new(false);
+        let awaits_continue = AtomicBool::new(awaits_continue);
+        Self { is_response_begun: no(), is_request_sent: no(), awaits_continue, wants_probe: no() }
+    }
+
+    pub(super) fn is_response_begun(&self) -> bool {
+        self.is_response_begun.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn response_begins(&self) {
+        self.is_response_begun.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_request_sent(&self) -> bool {
+        self.is_request_sent.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn request_was_sent(&self) {
+        self.is_request_sent.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn awaits_continue(&self) -> bool {
+        self.awaits_continue.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn client_may_continue(&self) {
+        self.awaits_continue.store(false, Ordering::Relaxed);
+    }
+
+    /// Completes when the client has leave to send its body: for what is polled after the other
+    /// direction.
+    pub(super) async fn continued(&self) {
+        poll_fn(|_| if self.awaits_continue() { Poll::Pending } else { Poll::Ready(()) }).await;
+    }
+
+    /// Has the other direction write to the client, which is polled before this one: so it is polled
+    /// once more.
+    pub(super) async fn ask_for_probe(&self) {
+        self.wants_probe.store(true, Ordering::Relaxed);
+        poll_fn(|task| {
+            task.waker().wake_by_ref();
+            Poll::Ready(())
+        })
+        .await;
+    }
+
+    /// Completes when the client is to be written to.
+    pub(super) async fn probe_wanted(&self) {
+        poll_fn(|_| if self.wants_probe.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }).await;
+        self.wants_probe.store(false, Ordering::Relaxed);
+    }
+}
