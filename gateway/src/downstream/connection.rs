@@ -159,7 +159,7 @@ impl DownstreamConnection<'_> {
         let origin = ForwardedInfo::new(client, scheme);
         let budget = ConnectionBudget::new(&shared.budget);
         let access_log = access_log.as_deref();
-        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, budget }
+        Proxy { peers, upstreams, origin, client, metrics, retries, shedding, access_log, shared, budget }
     }
 }
 

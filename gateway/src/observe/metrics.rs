@@ -21,6 +21,8 @@ pub(crate) struct Metrics {
     /// By the bound that they are below; the last is for all others.
     times: [AtomicU64; BOUNDS_US.len() + 1],
     time_us: AtomicU64,
+    /// Responses of servers that were malformed, or cut.
+    malformed_responses: AtomicU64,
     /// Fields of requests that servers were not given, because of a `_` in their names.
     fields_left_out: AtomicU64,
 }
@@ -33,6 +35,7 @@ impl Default for Metrics {
             connections: AtomicU64::default(),
             times: Default::default(),
             time_us: AtomicU64::default(),
+            malformed_responses: AtomicU64::default(),
             fields_left_out: AtomicU64::default(),
         }
     }
@@ -47,6 +50,11 @@ impl Metrics {
         let at = BOUNDS_US.iter().position(|bound| us <= *bound).unwrap_or(BOUNDS_US.len());
         self.times[at].fetch_add(1, Ordering::Relaxed);
         self.time_us.fetch_add(us, Ordering::Relaxed);
+    }
+
+    /// A server has sent what is no whole response.
+    pub(crate) fn record_malformed_response(&self) {
+        self.malformed_responses.fetch_add(1, Ordering::Relaxed);
     }
 
     /// A server was not given this many fields of a request.
@@ -125,6 +133,10 @@ pub(crate) fn text(workers: &[Arc<Metrics>], totals: &ProcessTotals) -> String {
         let seconds = Duration::from_micros(sum(|worker| &worker.time_us)).as_secs_f64();
         let _ = writeln!(out, "gateway_request_seconds_sum {seconds}\ngateway_request_seconds_count {below}");
     });
+    let help = "Responses of servers that were malformed, or did not end as they should.";
+    about("gateway_malformed_responses_total", "counter", help, &mut |out| {
+        let _ = writeln!(out, "gateway_malformed_responses_total {}", sum(|worker| &worker.malformed_responses));
+    });
     let help = "Fields that servers were not given because their names have a _.";
     about("gateway_fields_left_out_total", "counter", help, &mut |out| {
         let _ = writeln!(out, "gateway_fields_left_out_total {}", sum(|worker| &worker.fields_left_out));
@@ -166,6 +178,7 @@ mod tests {
         workers[1].request(Some(599), Duration::from_secs(100));
         workers[1].request(None, Duration::ZERO);
         workers[1].request(Some(999), Duration::ZERO);
+        workers[0].record_malformed_response();
         workers.iter().for_each(|worker| worker.record_fields_left_out(2));
         let _one = workers[0].connection();
         drop(workers[1].connection());
@@ -190,6 +203,7 @@ mod tests {
             "gateway_request_seconds_bucket{le=\"+Inf\"} 5",
             "gateway_request_seconds_sum 100.0033",
             "gateway_request_seconds_count 5",
+            "gateway_malformed_responses_total 1",
             "gateway_fields_left_out_total 4",
             "gateway_nodes 7",
             "gateway_access_log_lost_total 3",

@@ -4,10 +4,10 @@
 use std::net::SocketAddr;
 
 use http::StatusCode;
-use net::buffers;
+use net::{MAX_ESCAPED_BYTES, buffers, escaped};
 use node_sdk::gateway::{PickOptions, is_idempotent};
 use tokio::time::{Instant, timeout_at};
-use tracing::debug;
+use tracing::warn;
 
 use super::{Proxy, RequestContext, problem};
 use crate::config::{Balance, Sticky};
@@ -20,7 +20,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::forward::{ForwardError, ForwardRequest, Forwarded, forward};
 use crate::route::path::after_prefix;
 use crate::upstream::concurrency::QueueError;
-use crate::upstream::endpoint::{ConnectError, Reuse};
+use crate::upstream::endpoint::{ConnectError, Endpoint, Reuse};
 use crate::upstream::group::{PickedEndpoint, UpstreamMatch};
 use crate::upstream::holders::PermitKind;
 
@@ -199,11 +199,11 @@ impl Proxy<'_> {
                     problem(StatusCode::BAD_GATEWAY, "node_lost", detail)
                 }
                 ForwardError::Malformed(why) => {
-                    debug!(server = %endpoint.address, why, "a response is malformed");
+                    self.record_malformed(endpoint, &why, now);
                     return Err(problem(StatusCode::BAD_GATEWAY, "bad_answer", "the server's response is malformed"));
                 }
                 ForwardError::Cut(why) => {
-                    debug!(server = %endpoint.address, why, "a response was cut");
+                    self.record_malformed(endpoint, why, now);
                     return Err(BodyError::Ended(Ended("the server's response did not end as it should")));
                 }
                 ForwardError::Deadline => {
@@ -223,6 +223,18 @@ impl Proxy<'_> {
                 tried.push(endpoint.address);
             }
         }
+    }
+}
+
+impl Proxy<'_> {
+    /// A server has sent what is no whole response. Its operator has to know.
+    fn record_malformed(&self, endpoint: &Endpoint, why: &str, now: Instant) {
+        let why = escaped(why, MAX_ESCAPED_BYTES).to_string();
+        self.metrics.record_malformed_response();
+        if let Some(held_back) = self.shared.log_throttles.allow("malformed_responses", now.into_std()) {
+            warn!(server = %endpoint.address, why, held_back, "a server's response is malformed, or was cut");
+        }
+        endpoint.record_malformed(why, now);
     }
 }
 

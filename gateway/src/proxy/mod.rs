@@ -43,6 +43,7 @@ use crate::proxy::stream_body::StreamFormat;
 use crate::proxy::translate::{JSON, has_body, is_stream, response};
 use crate::route::limits::Limited;
 use crate::route::path::{self, BadPath};
+use crate::upstream::WorkerShared;
 use crate::upstream::table::UpstreamTable;
 
 /// Bytes of a node's stream that wait for a client: thousands of clients may not read.
@@ -62,6 +63,7 @@ pub(crate) struct Proxy<'a> {
     pub(crate) retries: &'a RetryBudget,
     pub(crate) shedding: &'a Shedding,
     pub(crate) access_log: Option<&'a AccessLog>,
+    pub(crate) shared: &'a WorkerShared,
     /// Of what it holds.
     pub(crate) budget: ConnectionBudget,
 }

@@ -52,6 +52,16 @@ struct EndpointState {
     /// The connection that was used last is at the end.
     idle: VecDeque<IdleConnection>,
     cool_down: Duration,
+    malformed: Option<MalformedResponses>,
+}
+
+/// Responses that could not be understood, or did not end as they should.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MalformedResponses {
+    pub(crate) count: u64,
+    /// When the last one came, and what was wrong with it.
+    pub(crate) last: Instant,
+    pub(crate) why: String,
 }
 
 /// An idle connection.
@@ -192,6 +202,16 @@ impl Endpoint {
             state.idle.pop_front();
         }
         state.idle.push_back(IdleConnection { stream, sure: begun + limits.sure, until: now + limits.most });
+    }
+
+    pub(crate) fn record_malformed(&self, why: String, now: Instant) {
+        let mut state = self.lock();
+        let count = state.malformed.as_ref().map_or(0, |before| before.count) + 1;
+        state.malformed = Some(MalformedResponses { count, last: now, why });
+    }
+
+    pub(crate) fn malformed(&self) -> Option<MalformedResponses> {
+        self.lock().malformed.clone()
     }
 
     pub(crate) fn is_cooling_down(&self, now: Instant) -> bool {

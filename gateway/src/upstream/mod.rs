@@ -28,7 +28,7 @@ pub(crate) struct WorkerShared {
     checks: ServerChecks,
     secret: String,
     /// Of the log: all workers see the same.
-    log_throttles: LogThrottles,
+    pub(crate) log_throttles: LogThrottles,
     pub(crate) budget: Arc<Budget>,
 }
 

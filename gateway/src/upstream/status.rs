@@ -4,6 +4,9 @@ use std::fmt;
 
 use net::{MAX_ESCAPED_BYTES, escaped};
 use node_sdk::gateway::Readiness;
+use tokio::time::{Duration, Instant};
+
+use crate::upstream::endpoint::MalformedResponses;
 
 /// A server as the worker with the worst opinion of it sees it.
 #[derive(Debug)]
@@ -14,6 +17,23 @@ pub(crate) struct EndpointStatus {
     pub(super) suspect: bool,
     pub(super) readiness: Readiness,
     pub(super) in_flight: u32,
+    /// Since the process began, and for how long there was none.
+    pub(super) malformed: Option<(MalformedResponses, Duration)>,
+}
+
+impl EndpointStatus {
+    /// Adds what another worker has seen.
+    pub(super) fn add_malformed(&mut self, seen: Option<MalformedResponses>, now: Instant) {
+        let Some(seen) = seen else { return };
+        let before = self.malformed.take().map(|(before, _)| before);
+        let count = seen.count + before.as_ref().map_or(0, |before| before.count);
+        let last = match before {
+            Some(before) if before.last > seen.last => before,
+            _ => seen,
+        };
+        let ago = now.saturating_duration_since(last.last);
+        self.malformed = Some((MalformedResponses { count, ..last }, ago));
+    }
 }
 
 impl fmt::Display for EndpointStatus {
@@ -27,6 +47,12 @@ impl fmt::Display for EndpointStatus {
             Readiness::Ejected => "fails requests",
             Readiness::Reconnect | Readiness::CoolingDown => "cannot be reached",
         };
-        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)
+        write!(f, "{name} weight {}{strip}: {state}, {} in flight", self.weight, self.in_flight)?;
+        match &self.malformed {
+            Some((MalformedResponses { count, why, .. }, ago)) => {
+                write!(f, ", {count} malformed or cut responses, the last {} s ago: {why}", ago.as_secs())
+            }
+            None => Ok(()),
+        }
     }
 }

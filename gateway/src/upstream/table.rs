@@ -126,7 +126,9 @@ impl UpstreamTable {
                     suspect: member.is_suspect(),
                     readiness,
                     in_flight: 0,
+                    malformed: None,
                 });
+                described.add_malformed(member.endpoint.malformed(), now);
                 described.readiness = described.readiness.max(readiness);
                 described.in_flight += in_flight;
             }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::json;
-use tests::{Cluster, Peer, Process, eventually, pick_port, request};
+use tests::{Cluster, HttpClient, Peer, Process, Server, eventually, pick_port, request};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -178,4 +178,44 @@ async fn bad_prefixes_are_reported_once() {
     assert!(line.contains("ignored=200") && line.contains("bad\\u{202e}0"), "{line}");
     let output = gateway.process.output();
     assert_eq!(output.matches("prefixes are ignored").count(), 1, "{output}");
+}
+
+#[tokio::test]
+async fn a14_a_malformed_response_is_told_of_with_the_server_and_the_reason() {
+    let cluster = Cluster::start();
+    let server = Server::join(&cluster, &["/odd"]).await;
+    let address = server.listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        loop {
+            let mut asked = server.accept().await;
+            let head = asked.head().await;
+            asked
+                .send(match head.split(' ').nth(1) {
+                    Some("/odd/twice") => "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nx",
+                    Some("/odd/noise") => "\x1b[2Jnoise\r\n\r\n",
+                    Some("/odd/cut") => "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nx",
+                    Some("/odd/chunk") => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
+                    _ => "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+                })
+                .await;
+        }
+    });
+    let gateway = GatewayWithAdmin::start(&cluster).await;
+    eventually("it is known", async || request(gateway.at, "GET", "/odd", "").await.status == 200).await;
+    assert_eq!(request(gateway.at, "GET", "/odd/twice", "").await.problem(), "bad_answer");
+    let line = gateway.process.line("a server's response is malformed, or was cut").await;
+    assert!(line.contains("WARN") && line.contains(&address.to_string()) && line.contains("two values"), "{line}");
+    assert_eq!(request(gateway.at, "GET", "/odd/noise", "").await.problem(), "bad_answer");
+    for path in ["/odd/cut", "/odd/chunk"] {
+        let text = format!("GET {path} HTTP/1.1\r\nHost: g\r\n\r\n");
+        assert_eq!(HttpClient::connect(gateway.at).await.raw(text.as_bytes()).await, None);
+    }
+    let routes = gateway.routes_with("4 malformed or cut responses, the last ").await;
+    assert!(routes.contains(" s ago: a chunk's size is 1 to 15 hexadecimal digits"), "{routes}");
+    check_plain(&routes);
+    let metrics = request(gateway.admin, "GET", "/metrics", "").await.body;
+    assert!(metrics.contains("gateway_malformed_responses_total 4\n"), "{metrics}");
+    // One line in ten seconds.
+    let lines = gateway.process.output();
+    assert_eq!(lines.matches("a server's response is malformed").count(), 1, "{lines}");
 }
