@@ -153,6 +153,12 @@ fn cpu_of(process: &procfs::process::Process) -> Duration {
     Duration::from_secs_f64((stat.utime + stat.stime) as f64 / procfs::ticks_per_second() as f64)
 }
 
+/// Gives this thread the lowest priority.
+pub(crate) fn be_nicest() {
+    // A failure only makes the measurement noisier.
+    let _ = rustix::process::setpriority_process(None, 19);
+}
+
 /// Pins a process, or this one, to one core, if the machine has it.
 pub(crate) fn pin_to(pid: Option<u32>, core: usize) {
     let mut set = CpuSet::new();

@@ -3,11 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use futures::future::join_all;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::spawn_local;
 use tokio::time::{Instant, sleep, timeout_at};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::daemon_process::be_nicest;
 
 const SLOW_CLIENTS: usize = 5000;
 /// Attackers that send as much as they can. More of them would measure the network, not HTTP.
@@ -116,11 +118,18 @@ impl ClientAttack {
         APART * u32::try_from(self.attackers).unwrap()
     }
 
-    /// They come, one after the other, and again when they are cut off, until this is dropped.
-    pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> Vec<AbortOnDropHandle<()>> {
-        let come = |number: usize| {
-            let (first, again, every, reads) = (self.first.clone(), self.again.clone(), self.every, self.reads);
-            spawn_local(async move {
+    /// They come, one after the other, and again when they are cut off, until this is dropped. They
+    /// have a thread of the lowest priority: on a machine that shares its core with the good clients
+    /// they would else keep those from sending, and that would count against the server.
+    pub(crate) fn begin(&self, at: SocketAddr, from: Source) -> DropGuard {
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let (first, again, every, reads) = (self.first.clone(), self.again.clone(), self.every, self.reads);
+        let attackers = self.attackers;
+        std::thread::spawn(move || {
+            be_nicest();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let come = async |number: usize| {
                 sleep(APART * u32::try_from(number).unwrap()).await;
                 loop {
                     // Small buffers: on this machine the attackers' memory is ours.
@@ -135,14 +144,15 @@ impl ClientAttack {
                     }
                     sleep(every).await;
                 }
-            })
-        };
-        (0..self.attackers).map(|number| AbortOnDropHandle::new(come(number))).collect()
+            };
+            runtime.block_on(stopped.run_until_cancelled(join_all((0..attackers).map(come))));
+        });
+        stop.drop_guard()
     }
 }
 
 impl ReadRate {
-    /// ReadRate what it reads in that time; false if the connection has ended.
+    /// Waits for that time and reads what it reads; false if the connection has ended.
     async fn wait(self, stream: &mut TcpStream, time: Duration) -> bool {
         let end = Instant::now() + time;
         let mut left = match self {
