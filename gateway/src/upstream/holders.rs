@@ -1,6 +1,7 @@
 //! Requests and tunnels that hold a permit while they wait for their client, and which of them are
 //! evicted when permits are short. Pure, except for how they are notified.
 
+use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +18,10 @@ pub(crate) const MIN_RATE: u64 = 16 * 1024;
 /// How long the rate is measured: a system reports the bytes that a client has read in pieces of 32
 /// KiB.
 const WINDOW: Duration = Duration::from_secs(2);
+/// This number of evicted holders end at a time, and as many more with each sweep; the next ends
+/// when one has ended. Each end lets in a request that waited, which costs its worker a connection
+/// to the server. If all came at once, other requests would wait until all are done.
+const ENDING_AT_ONCE: usize = 4;
 /// A tunnel that carried something within this time is not evicted.
 const MIN_SILENCE: Duration = Duration::from_secs(1);
 
@@ -37,18 +42,26 @@ pub(crate) struct Holder {
     bytes: AtomicU64,
     /// Whether the holder waits for the client, and not for the server.
     is_waiting: AtomicBool,
-    /// It is to end for others.
+    /// It is to end for others, when it is told.
     is_evicted: AtomicBool,
+    /// It is to end now.
+    is_told: AtomicBool,
     waker: AtomicWaker,
-    /// Where it stands in the list.
+    /// Where it stands in the list; [`GONE`] when it has been removed.
     index: AtomicUsize,
 }
+
+/// The index of a holder that has been removed.
+const GONE: usize = usize::MAX;
 
 /// All of them of one server.
 #[derive(Debug, Default)]
 pub(crate) struct Holders {
     watched: Vec<WatchedHolder>,
+    /// Holders that are evicted and still there.
     evicting: usize,
+    /// Those of them that are not told yet, and some that ended by themselves meanwhile.
+    untold: VecDeque<Arc<Holder>>,
 }
 
 #[derive(Debug)]
@@ -80,7 +93,12 @@ impl Holder {
     /// Ready when the holder is evicted. One task may wait.
     pub(crate) fn poll_evicted(&self, task: &Context<'_>) -> Poll<()> {
         self.waker.register(task.waker());
-        if self.is_evicted.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        if self.is_told.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn tell(&self) {
+        self.is_told.store(true, Ordering::Release);
+        self.waker.wake();
     }
 }
 
@@ -91,6 +109,7 @@ impl Holders {
             bytes: AtomicU64::new(0),
             is_waiting: AtomicBool::new(true),
             is_evicted: AtomicBool::new(false),
+            is_told: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             index: AtomicUsize::new(self.watched.len()),
         });
@@ -100,12 +119,26 @@ impl Holders {
     }
 
     pub(crate) fn remove(&mut self, holder: &Holder) {
-        let index = holder.index.load(Ordering::Relaxed);
+        let index = holder.index.swap(GONE, Ordering::Relaxed);
         self.watched.swap_remove(index);
         if let Some(moved) = self.watched.get(index) {
             moved.holder.index.store(index, Ordering::Relaxed);
         }
         self.evicting -= usize::from(holder.is_evicted.load(Ordering::Relaxed));
+        if holder.is_told.load(Ordering::Relaxed) {
+            self.tell_next();
+        }
+    }
+
+    /// Tells the next evicted holder that is still there. Gives whether there was one.
+    fn tell_next(&mut self) -> bool {
+        while let Some(next) = self.untold.pop_front() {
+            if next.index.load(Ordering::Relaxed) != GONE {
+                next.tell();
+                return true;
+            }
+        }
+        false
     }
 
     /// Holders that are being evicted and have not ended yet.
@@ -160,13 +193,19 @@ impl Holders {
         let told = self.evicting - before;
         let beyond = (waiting_for_clients - told).saturating_sub(usual).min(wanted - told);
         unproven.into_iter().take(beyond).for_each(|(.., at)| self.evict(at));
-        self.evicting - before
+        let evicted = self.evicting - before;
+        for _ in 0..ENDING_AT_ONCE {
+            if !self.tell_next() {
+                break;
+            }
+        }
+        evicted
     }
 
     fn evict(&mut self, at: usize) {
         let holder = &self.watched[at].holder;
-        holder.is_evicted.store(true, Ordering::Release);
-        holder.waker.wake();
+        holder.is_evicted.store(true, Ordering::Relaxed);
+        self.untold.push_back(Arc::clone(holder));
         self.evicting += 1;
     }
 }
@@ -242,6 +281,27 @@ mod tests {
         scene.come(2);
         assert_eq!(scene.evict_slow(SECOND / 10, 9, 5), [5], "the last one of the client with the most");
         assert_eq!(scene.evict_slow(SECOND / 10, 9, 1), [0, 1, 2, 3], "not the fast one");
+    }
+
+    #[test]
+    fn evicted_holders_end_one_after_the_other() {
+        let clients = [1; ENDING_AT_ONCE + 3];
+        let mut scene = HoldersScene::new(PermitKind::Requests, &clients);
+        assert_eq!(scene.evict_slow(2 * SECOND, 99, 99).len(), clients.len());
+        let told = |scene: &HoldersScene| {
+            let is_told = |holder: &&Arc<Holder>| holder.is_told.load(Ordering::Relaxed);
+            scene.all.iter().filter(is_told).count()
+        };
+        assert_eq!(told(&scene), ENDING_AT_ONCE);
+        // One that was not told ends by itself: it makes no other end.
+        let [untold, told_one] = [0, clients.len() - 1].map(|at| Arc::clone(&scene.all[at]));
+        scene.holders.remove(&untold);
+        assert_eq!(told(&scene), ENDING_AT_ONCE);
+        scene.holders.remove(&told_one);
+        assert_eq!(told(&scene), ENDING_AT_ONCE + 1);
+        assert_eq!(scene.evict_slow(Duration::ZERO, 0, 99), [0; 0]);
+        assert_eq!(told(&scene), ENDING_AT_ONCE + 2, "the next sweep tells the rest");
+        assert!(scene.holders.untold.is_empty());
     }
 
     #[test]
