@@ -9,8 +9,8 @@ use crate::entries::record::Record;
 pub(crate) struct Interests(BTreeSet<String>);
 
 impl Interests {
-    pub(crate) fn new(needs: Vec<String>) -> Self {
-        Self(needs.into_iter().collect())
+    pub(crate) fn new(interests: Vec<String>) -> Self {
+        Self(interests.into_iter().collect())
     }
 
     /// About how many bytes of memory they take.

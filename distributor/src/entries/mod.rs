@@ -340,7 +340,7 @@ impl EntryTable {
     /// service stays known for as long as possible.
     pub(crate) fn entries_within(&self, max_bytes: usize) -> Vec<&str> {
         let mut left = max_bytes;
-        let mut take = |record: &Record| {
+        let mut fits = |record: &Record| {
             let fits = record.is_confirmed && record.entry.len() < left;
             if fits {
                 left -= record.entry.len() + 1;
@@ -350,9 +350,9 @@ impl EntryTable {
         let mut names = HashSet::new();
         let first_of_name: Vec<_> = self.records().map(|record| names.insert(&record.name)).collect();
         let mut taken: Vec<_> =
-            self.records().zip(&first_of_name).map(|(record, &first)| first && take(record)).collect();
+            self.records().zip(&first_of_name).map(|(record, &first)| first && fits(record)).collect();
         for (record, taken) in self.records().zip(&mut taken) {
-            *taken = *taken || take(record);
+            *taken = *taken || fits(record);
         }
         self.records().zip(taken).filter_map(|(record, taken)| taken.then_some(&*record.entry)).collect()
     }

@@ -9,7 +9,7 @@ use crate::entries::record::Record;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct View {
     /// The peer's interests; `None` means all.
-    pub(crate) needs: Option<Arc<Interests>>,
+    pub(crate) interests: Option<Arc<Interests>>,
     /// The peer does not see entries that were only copied from another node: it was sent a list
     /// while there were such entries.
     pub(crate) confirmed_only: bool,
@@ -18,11 +18,12 @@ pub(crate) struct View {
 impl View {
     /// Whether the peer is shown all entries.
     pub(crate) fn is_all(&self) -> bool {
-        self.needs.is_none() && !self.confirmed_only
+        self.interests.is_none() && !self.confirmed_only
     }
 
     /// Whether an entry is shown.
     pub(crate) fn includes(&self, record: &Record) -> bool {
-        (record.is_confirmed || !self.confirmed_only) && self.needs.as_ref().is_none_or(|needs| needs.include(record))
+        (record.is_confirmed || !self.confirmed_only)
+            && self.interests.as_ref().is_none_or(|interests| interests.include(record))
     }
 }

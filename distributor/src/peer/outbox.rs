@@ -102,19 +102,19 @@ impl Outbox {
     }
 
     /// From now on the peer is told of every change that concerns it, in the form of its version.
-    pub(crate) fn follow(&mut self, version: Version, needs: Option<Arc<Interests>>) {
+    pub(crate) fn follow(&mut self, version: Version, interests: Option<Arc<Interests>>) {
         // A greeting in the form of version 1 carries no state that changes could start from.
         let before = std::mem::replace(&mut self.version, version);
-        if self.known.view.needs != needs || before != version {
-            self.known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
+        if self.known.view.interests != interests || before != version {
+            self.known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
         }
         self.follows = true;
     }
 
     /// Records that the peer says it already knows this state.
     pub(crate) fn resume_from(&mut self, have: ResumePoint) {
-        if self.known.told.is_none() && self.known.view.needs.is_none() {
-            (self.known.told, self.known.digest) = (Some(have.revision), have.digest);
+        if self.known.revision.is_none() && self.known.view.interests.is_none() {
+            (self.known.revision, self.known.digest) = (Some(have.revision), have.digest);
         }
     }
 
@@ -124,13 +124,13 @@ impl Outbox {
     }
 
     /// The state that it was told last.
-    pub(crate) fn told(&self) -> Option<Revision> {
-        self.known.told
+    pub(crate) fn last_sent(&self) -> Option<Revision> {
+        self.known.revision
     }
 
     /// When to greet the peer with the list, if that has not happened yet.
     pub(crate) fn greet_at(&self) -> Option<Instant> {
-        (!self.follows && self.known.told.is_none()).then_some(self.greet_at)
+        (!self.follows && self.known.revision.is_none()).then_some(self.greet_at)
     }
 
     /// Postpones the greeting, because the list cannot be sent yet.
@@ -227,7 +227,7 @@ impl Outbox {
             }
         }
         if let Some(StateAfter { revision, confirmed_only }) = told {
-            (self.known.told, self.known.digest, self.known.seen) = (Some(revision), None, None);
+            (self.known.revision, self.known.digest, self.known.irrelevant_until) = (Some(revision), None, None);
             self.known.view.confirmed_only = confirmed_only;
         }
         self.remainder = packet;
@@ -244,7 +244,7 @@ impl Outbox {
             return Unsolicited::Packet(registry.ping().into(), None);
         }
         if !self.follows {
-            if self.known.told.is_some() || now < self.greet_at || registry.defers_updates(Version::V1) {
+            if self.known.revision.is_some() || now < self.greet_at || registry.defers_updates(Version::V1) {
                 return Unsolicited::Nothing;
             }
             return registry.list_for(now, self.version, &Key::Number(0), &View::default()).into();
@@ -254,7 +254,7 @@ impl Outbox {
         }
         match self.version {
             Version::V1 => match registry.legacy() {
-                Some((packet, revision)) if self.known.told.is_none_or(|told| told < revision) => {
+                Some((packet, revision)) if self.known.revision.is_none_or(|told| told < revision) => {
                     Unsolicited::Packet(packet, Some(StateAfter { revision, confirmed_only: false }))
                 }
                 _ => Unsolicited::Nothing,
@@ -262,7 +262,7 @@ impl Outbox {
             Version::V2 => {
                 let news = registry.update_for(now, &self.known);
                 if let NextUpdate::Nothing(revision) = news {
-                    self.known.seen = Some(revision);
+                    self.known.irrelevant_until = Some(revision);
                 }
                 news.into()
             }

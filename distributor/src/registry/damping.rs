@@ -70,7 +70,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn place(name: &str) -> NodeIdentity {
+    fn identity(name: &str) -> NodeIdentity {
         ("::1".into(), 1, name.into())
     }
 
@@ -83,23 +83,23 @@ mod tests {
     fn bc3_only_a_flapper_waits() {
         let (mut damping, start) = (Damping::default(), now());
         for (second, waits) in [(0, false), (1, false), (2, true)] {
-            damping.penalise(start + SECOND * second, &place("flapper"), SECOND);
-            assert_eq!(damping.delay(start + SECOND * second, &place("flapper")).is_some(), waits, "{second}");
+            damping.penalise(start + SECOND * second, &identity("flapper"), SECOND);
+            assert_eq!(damping.delay(start + SECOND * second, &identity("flapper")).is_some(), waits, "{second}");
         }
-        assert_eq!(damping.delay(start + SECOND * 2, &place("other")), None);
-        let wait = damping.delay(start + SECOND * 2, &place("flapper")).unwrap();
+        assert_eq!(damping.delay(start + SECOND * 2, &identity("other")), None);
+        let wait = damping.delay(start + SECOND * 2, &identity("flapper")).unwrap();
         assert!((SECOND * 11..SECOND * 13).contains(&wait), "{wait:?}");
-        assert_eq!(damping.delay(start + SECOND * 2 + wait, &place("flapper")), None);
+        assert_eq!(damping.delay(start + SECOND * 2 + wait, &identity("flapper")), None);
     }
 
     #[test]
     fn long_stays_and_rare_restarts_cost_nothing() {
         let (mut damping, start) = (Damping::default(), now());
         for round in 0..100 {
-            damping.penalise(start + SECOND * round, &place("forked"), LONG_STAY);
-            assert_eq!(damping.delay(start + SECOND * round, &place("forked")), None);
-            damping.penalise(start + SECOND * round * 6, &place("cron"), SECOND);
-            assert_eq!(damping.delay(start + SECOND * round * 6, &place("cron")), None, "{round}");
+            damping.penalise(start + SECOND * round, &identity("forked"), LONG_STAY);
+            assert_eq!(damping.delay(start + SECOND * round, &identity("forked")), None);
+            damping.penalise(start + SECOND * round * 6, &identity("cron"), SECOND);
+            assert_eq!(damping.delay(start + SECOND * round * 6, &identity("cron")), None, "{round}");
         }
     }
 
@@ -107,19 +107,19 @@ mod tests {
     fn no_node_waits_longer_than_three_half_lives() {
         let (mut damping, start) = (Damping::default(), now());
         for _ in 0..10_000 {
-            damping.penalise(start, &place("flapper"), SECOND);
+            damping.penalise(start, &identity("flapper"), SECOND);
         }
-        assert_eq!(damping.delay(start, &place("flapper")), Some(HALF_LIFE * 3));
+        assert_eq!(damping.delay(start, &identity("flapper")), Some(HALF_LIFE * 3));
     }
 
     #[test]
     fn identities_are_remembered_up_to_a_limit_until_they_fade() {
         let (mut damping, start) = (Damping::default(), now());
         for number in 0..=MAX_IDENTITIES {
-            damping.penalise(start, &place(&number.to_string()), SECOND);
+            damping.penalise(start, &identity(&number.to_string()), SECOND);
         }
         assert_eq!(damping.penalties.len(), MAX_IDENTITIES);
-        damping.penalise(start + SECOND * 60, &place("late"), SECOND);
+        damping.penalise(start + SECOND * 60, &identity("late"), SECOND);
         assert_eq!(damping.penalties.len(), 1);
     }
 }

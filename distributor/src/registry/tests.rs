@@ -387,7 +387,7 @@ fn told(scene: &mut RegistryScene, ms: u64, known: &mut PeerState) -> (String, b
     scene.registry.publish(Version::V2);
     let now = scene.at(ms);
     let NextUpdate::Packet(packet, then) = scene.registry.update_for(now, known) else { return (String::new(), true) };
-    (known.told, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
+    (known.revision, known.digest, known.view.confirmed_only) = (Some(then.revision), None, then.confirmed_only);
     let text = String::from_utf8(packet.bytes().to_vec()).unwrap();
     assert_eq!(text.contains("warming"), then.confirmed_only, "{text}");
     let names: Vec<_> = text.split(r#""name":""#).skip(1).filter_map(|rest| rest.split('"').next()).collect();
@@ -400,10 +400,10 @@ fn bc5_a_copied_entry_is_told_only_to_peers_that_know_it() {
     let mut newcomer = PeerState::default();
     assert_eq!(told(&mut scene, 100, &mut newcomer), ("n1".to_owned(), false));
     // A peer that held that state knows all nodes, and is told of none.
-    let mut remembers = PeerState { told: Some(have.revision), digest: have.digest, ..PeerState::default() };
+    let mut remembers = PeerState { revision: Some(have.revision), digest: have.digest, ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut remembers), (String::new(), true));
     // A peer that claims that state, but holds another, does not.
-    let mut forges = PeerState { told: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
+    let mut forges = PeerState { revision: Some(have.revision), digest: Some(Digest(1)), ..PeerState::default() };
     assert_eq!(told(&mut scene, 100, &mut forges), ("n1".to_owned(), false));
     assert!(scene.registry.defers_updates(Version::V1), "an old peer would forget what it is not shown");
     // The node of an entry registers, unchanged.

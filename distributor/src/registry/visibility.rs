@@ -243,14 +243,15 @@ mod tests {
             let registration = Registration::parse(Some(params), &RegistrationLimits::default()).unwrap();
             Record::new(1, &registration, "::ffff:127.0.0.1")
         };
-        let needs = |names: &[&str]| Some(Arc::new(Interests::new(names.iter().copied().map(str::to_owned).collect())));
+        let interests_in =
+            |names: &[&str]| Some(Arc::new(Interests::new(names.iter().copied().map(str::to_owned).collect())));
         #[expect(clippy::disallowed_methods, reason = "any instant will do as the beginning")]
         let start = Instant::now();
         // The new node, one that wants all, and one with interests.
         let check = |interests: Option<Arc<Interests>>, expected: (usize, usize, bool)| {
             let mut waits = VisibilityWaits::default();
             (0..3).for_each(|id| waits.add_session(SessionId(id)));
-            waits.set_interests(SessionId(2), needs(&["before"]).as_ref());
+            waits.set_interests(SessionId(2), interests_in(&["before"]).as_ref());
             waits.set_interests(SessionId(2), interests.as_ref());
             waits.open(start, SessionId(0), NEW, VisibilityTarget { percent: 100, within: 0 });
             (0..2).for_each(|id| waits.acknowledge(SessionId(id), NEW));
@@ -263,8 +264,8 @@ mod tests {
             assert!(waits.interests.is_empty());
         };
         check(None, (2, 3, false));
-        check(needs(&["x"]), (2, 2, true));
-        check(needs(&["x", "new"]), (2, 3, false));
+        check(interests_in(&["x"]), (2, 2, true));
+        check(interests_in(&["x", "new"]), (2, 3, false));
     }
 
     #[test]

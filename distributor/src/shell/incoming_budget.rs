@@ -58,8 +58,8 @@ impl IncomingBudget {
     /// of an honest peer is already in its socket when it gets room.
     pub(crate) fn patience(&self, usual: Duration) -> Duration {
         let rooms = u64::try_from(self.limit).unwrap_or(u64::MAX) / u64::from(self.each.max(1));
-        let turns = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
-        usual.div_f64(turns).max(usual / MOST_HASTE)
+        let rounds = 1.0 + self.waiting() as f64 / rooms.max(1) as f64;
+        usual.div_f64(rounds).max(usual / MOST_HASTE)
     }
 
     /// Whether more than half is used. Packets that have room should then end soon.

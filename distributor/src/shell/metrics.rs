@@ -10,14 +10,14 @@ use protocol::Revision;
 /// Counters that only the metrics need.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    told: AtomicU64,
+    updates_sent: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 impl Counters {
     /// Counts lists and changes that peers were sent.
-    pub(crate) fn told(&self, packets: u64) {
-        self.told.fetch_add(packets, Ordering::Relaxed);
+    pub(crate) fn record_updates(&self, packets: u64) {
+        self.updates_sent.fetch_add(packets, Ordering::Relaxed);
     }
 
     /// Counts a refusal, unless the status says that the packet was accepted after all. The reasons
@@ -29,8 +29,8 @@ impl Counters {
         *self.refused.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default() += 1;
     }
 
-    pub(crate) fn all_told(&self) -> u64 {
-        self.told.load(Ordering::Relaxed)
+    pub(crate) fn updates_sent(&self) -> u64 {
+        self.updates_sent.load(Ordering::Relaxed)
     }
 
     pub(crate) fn all_refused(&self) -> BTreeMap<&'static str, u64> {
@@ -52,7 +52,7 @@ pub(crate) struct MetricsSnapshot {
     pub(crate) revision: Revision,
     pub(crate) history_events: usize,
     /// Lists and changes that peers were sent.
-    pub(crate) told: u64,
+    pub(crate) updates_sent: u64,
     /// Connections that were cut, by reason.
     pub(crate) cut: BTreeMap<&'static str, u64>,
     /// Refusals, by reason.
@@ -91,7 +91,7 @@ pub(crate) fn text(figures: &MetricsSnapshot) -> String {
     about("held_back", "gauge", help, &few(figures.held_back));
     about("revision", "gauge", "Number of the newest state, since the start.", &one(figures.revision.rev));
     about("history_events", "gauge", "Events that are remembered.", &few(figures.history_events));
-    about("told_total", "counter", "ListCache and changes that peers were told.", &one(figures.told));
+    about("told_total", "counter", "Lists and changes that peers were sent.", &one(figures.updates_sent));
     about("cut_total", "counter", "Connections that were cut, by reason.", &reasons(&figures.cut));
     about("refused_total", "counter", "Refusals, by reason.", &reasons(&figures.refused));
     let memory = |value: fn(&(&str, usize, usize)) -> usize| -> Vec<_> {
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn each_figure_has_a_line() {
         let counters = Counters::default();
-        counters.told(3);
+        counters.record_updates(3);
         for (status, reason) in [(503, "busy"), (202, "held_back"), (503, "busy"), (507, "registry_full")] {
             counters.refused(status, reason);
         }
@@ -127,7 +127,7 @@ mod tests {
             held_back: 5,
             revision: Revision { epoch: 1, rev: 6 },
             history_events: 7,
-            told: counters.all_told(),
+            updates_sent: counters.updates_sent(),
             cut: [("slow", 8)].into(),
             refused: counters.all_refused(),
             log_lines_held_back: 9,

@@ -39,7 +39,7 @@ impl Publisher {
     /// cancelled.
     pub(super) async fn run(self) {
         let Self { shared, version } = self;
-        let mut told = Revision::default();
+        let mut published = Revision::default();
         loop {
             shared.changed[index(version)].notified().await;
             let begin = Instant::now();
@@ -57,7 +57,7 @@ impl Publisher {
                 let newest = state.registry.publish(version);
                 let followers = &mut state.followers[index(version)];
                 let new = std::mem::take(&mut followers.new);
-                if std::mem::replace(&mut told, newest) == newest {
+                if std::mem::replace(&mut published, newest) == newest {
                     new
                 } else {
                     followers.all.values().cloned().collect()
@@ -65,18 +65,18 @@ impl Publisher {
             };
             let (mut bytes, mut worked) = (0, Duration::ZERO);
             let mut slice = TimeSlice::new();
-            let mut turn = (0, 0);
+            let mut batch = (0, 0);
             for session in &followers {
                 let (flow, written) = session.flush(&shared, Writer::Publisher);
                 bytes += written;
-                turn = (turn.0 + 1, turn.1 + written);
+                batch = (batch.0 + 1, batch.1 + written);
                 if !matches!(flow, FlushOutcome::Done | FlushOutcome::Broken) {
                     session.unfinished.notify_one();
                 }
-                if turn.0 == WRITES_PER_SLICE || turn.1 >= BYTES_PER_SLICE || slice.is_over() {
+                if batch.0 == WRITES_PER_SLICE || batch.1 >= BYTES_PER_SLICE || slice.is_over() {
                     worked += slice.worked();
                     slice.yield_now().await;
-                    turn = (0, 0);
+                    batch = (0, 0);
                 }
             }
             worked += slice.worked();

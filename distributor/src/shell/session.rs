@@ -179,9 +179,9 @@ impl Session {
         let (mut written, mut told) = (0, 0);
         let now = Instant::now().into_std();
         let flow = loop {
-            let before = outbox.told();
+            let before = outbox.last_sent();
             let step = outbox.next(now, &mut shared.lock().registry, with_lists);
-            told += u64::from(outbox.told() != before);
+            told += u64::from(outbox.last_sent() != before);
             let packet = match step {
                 WriteStep::Done => break FlushOutcome::Done,
                 WriteStep::WaitFor(unread) => break FlushOutcome::Paced(unread),
@@ -202,7 +202,7 @@ impl Session {
             }
         };
         if told > 0 {
-            shared.counters.told(told);
+            shared.counters.record_updates(told);
         }
         if written > 0 && outbox.is_behind {
             // The peer still reads earlier packets, though a ping may be stuck behind them.

@@ -84,7 +84,7 @@ pub(super) struct AddressCounts {
     pub(super) open: usize,
     /// Connections that have registered nothing.
     pub(super) unregistered: usize,
-    pub(super) turn: NetworkQueue,
+    pub(super) queue: NetworkQueue,
 }
 
 #[derive(Debug, Default)]
@@ -174,7 +174,7 @@ impl Shared {
             cut_reason: OnceLock::new(),
             is_evicted: AtomicBool::new(false),
             opened_at: now,
-            network_queue: state.by_address_group.entry(network).or_default().turn.clone(),
+            network_queue: state.by_address_group.entry(network).or_default().queue.clone(),
             last_heard: AtomicU64::new(self.active_time.load(Ordering::Relaxed)),
         });
         state.open_sessions += 1;
@@ -203,7 +203,7 @@ impl Shared {
             held_back: registry.held_back(),
             revision: registry.revision(),
             history_events,
-            told: self.counters.all_told(),
+            updates_sent: self.counters.updates_sent(),
             cut,
             refused: self.counters.all_refused(),
             log_lines_held_back: said.iter().flat_map(BTreeMap::values).map(|tally| tally.held_back).sum(),

@@ -57,27 +57,27 @@ mod tests {
         let polled = |awaited: &mut AwaitedHead| {
             matches!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(_))
         };
-        let (turns, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
+        let (queue, crowd, other) = (UpdateQueue::default(), NetworkQueue::default(), NetworkQueue::default());
         // Three connections of one network, and then one of another. A future that is not ready
         // keeps its position in the queue.
-        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(turns.enter(network))).into();
+        let mut waiting: Vec<_> = [&crowd, &crowd, &crowd, &other].map(|network| Some(queue.enter(network))).into();
         let mut order = Vec::new();
         let mut now = waiting[0].as_mut().unwrap().as_mut();
-        let Poll::Ready(mut places) = now.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        let Poll::Ready(mut position) = now.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
             panic!("it is first in the queue")
         };
         waiting[0] = None;
         for _ in 0..3 {
             assert!(!waiting.iter_mut().flatten().any(polled), "one connection at a time is first");
-            drop(places);
+            drop(position);
             let next = waiting.iter_mut().enumerate().find_map(|(number, awaited)| {
                 match awaited.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-                    Poll::Ready(places) => Some((number, places)),
+                    Poll::Ready(position) => Some((number, position)),
                     Poll::Pending => None,
                 }
             });
             let number;
-            (number, places) = next.expect("the queue goes on");
+            (number, position) = next.expect("the queue goes on");
             waiting[number] = None;
             order.push(number);
         }

@@ -119,7 +119,7 @@ impl SimNode {
         }
         assert!(matches!(outcome, UpdateOutcome::Changed | UpdateOutcome::Same), "S2: {outcome:?} of {news:?}");
         if self.replica.is_warming() && !leaves {
-            assert!(self.addresses().is_superset(&before), "S8: no node is removed while the SimDistributor warms up");
+            assert!(self.addresses().is_superset(&before), "S8: no node is removed while the Distributor warms up");
         }
         if outcome == UpdateOutcome::Changed {
             self.follow();

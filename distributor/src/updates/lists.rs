@@ -75,11 +75,11 @@ const BYTES_IN_VAIN: usize = 4;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct PeerState {
     /// The state that it was last sent, or that it says it holds.
-    pub(crate) told: Option<Revision>,
+    pub(crate) revision: Option<Revision>,
     /// The digest of that state, if the peer stated one.
     pub(crate) digest: Option<Digest>,
     /// No change up to this one concerns it.
-    pub(crate) seen: Option<Revision>,
+    pub(crate) irrelevant_until: Option<Revision>,
     pub(crate) view: View,
 }
 
@@ -168,13 +168,13 @@ impl ListCache {
         let newest = target.header.revision;
         let is_there =
             |state: Option<Revision>| state.is_some_and(|state| state.epoch == newest.epoch && state.rev >= newest.rev);
-        if is_there(known.told) || is_there(known.seen) {
-            return NextUpdate::Nothing(known.seen.or(known.told).unwrap_or(newest));
+        if is_there(known.revision) || is_there(known.irrelevant_until) {
+            return NextUpdate::Nothing(known.irrelevant_until.or(known.revision).unwrap_or(newest));
         }
         let all = StateAfter { revision: newest, confirmed_only: false };
         if known.view.is_all()
             && let Some(step) = self.shared_deltas.back()
-            && Some(step.from) == known.told
+            && Some(step.from) == known.revision
             && step.to == newest
         {
             return match step.has_changes {
@@ -183,17 +183,17 @@ impl ListCache {
             };
         }
         self.set_target(target);
-        if let Some(told) = known.told
-            && let Some(base) = entries.base(match known.seen {
-                Some(seen) => seen.into(),
-                None => ResumePoint { revision: told, digest: known.digest },
+        if let Some(known_revision) = known.revision
+            && let Some(base) = entries.base(match known.irrelevant_until {
+                Some(revision) => revision.into(),
+                None => ResumePoint { revision: known_revision, digest: known.digest },
             })
             && (!known.view.is_all() || newest.rev.saturating_sub(base) <= MAX_OWN_CHANGES)
         {
             let difference = self.difference(entries, base, newest, &known.view);
-            let is_for_nobody =
-                if known.view.needs.is_some() { difference.is_empty() } else { !difference.has_changes };
-            if is_for_nobody && !known.view.confirmed_only && told.epoch == newest.epoch {
+            let concerns_no_peer =
+                if known.view.interests.is_some() { difference.is_empty() } else { !difference.has_changes };
+            if concerns_no_peer && !known.view.confirmed_only && known_revision.epoch == newest.epoch {
                 return NextUpdate::Nothing(newest);
             }
             let told_then =
@@ -203,13 +203,13 @@ impl ListCache {
             }
             if difference.is_empty() || difference.bytes() <= entries.list_bytes().min(MAX_OWN_BYTES) {
                 // The digest covers all entries.
-                let knows_all = known.view.needs.is_none() && !told_then.confirmed_only;
+                let knows_all = known.view.interests.is_none() && !told_then.confirmed_only;
                 let header = UpdateHeader {
                     digest: target.header.digest.filter(|_| knows_all),
                     warming: target.header.warming || told_then.confirmed_only,
                     ..target.header
                 };
-                let packet = OutPacket::reserved(encode_change(&difference, &header, told), &self.memory);
+                let packet = OutPacket::reserved(encode_change(&difference, &header, known_revision), &self.memory);
                 if self.changes.len() < MAX_CACHED {
                     self.changes.insert(known.clone(), packet.clone());
                 }
@@ -217,13 +217,13 @@ impl ListCache {
             }
         }
         if known.view.is_all()
-            && let Some(told) = known.told
-            && let Ok(at) = self.shared_deltas.binary_search_by_key(&told, |step| step.from)
+            && let Some(known_revision) = known.revision
+            && let Ok(at) = self.shared_deltas.binary_search_by_key(&known_revision, |step| step.from)
         {
             let SharedDelta { to, packet, .. } = &self.shared_deltas[at];
             return NextUpdate::Packet(packet.clone(), StateAfter { revision: *to, confirmed_only: false });
         }
-        let view = View { needs: known.view.needs.clone(), confirmed_only: !target.is_whole };
+        let view = View { interests: known.view.interests.clone(), confirmed_only: !target.is_whole };
         if view.is_all() {
             let (packet, revision) = self.snapshot(entries, target.header);
             return NextUpdate::Packet(packet, StateAfter { revision, confirmed_only: false });
@@ -257,7 +257,7 @@ impl ListCache {
         (version, key): (Version, &Key),
         view: &View,
     ) -> NextUpdate {
-        let view = View { needs: view.needs.clone(), confirmed_only: !entries.is_whole() };
+        let view = View { interests: view.interests.clone(), confirmed_only: !entries.is_whole() };
         let list = match version {
             Version::V1 => Ok(self.legacy(entries, config).0),
             Version::V2 if view.is_all() => self.newest(now, entries, header),
@@ -527,13 +527,13 @@ mod tests {
         lists: &mut ListCache,
         entries: &EntryTable,
         replica: &mut Replica,
-        needs: Option<&str>,
+        interests: Option<&str>,
         expected: &[usize],
     ) {
-        let needs = needs.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
-        let digest = needs.is_none().then(|| replica.digest());
-        let view = View { needs, confirmed_only: false };
-        let mut known = PeerState { told: replica.revision(), digest, seen: None, view };
+        let interests = interests.map(|need| Arc::new(Interests::new(vec![need.to_owned()])));
+        let digest = interests.is_none().then(|| replica.digest());
+        let view = View { interests, confirmed_only: false };
+        let mut known = PeerState { revision: replica.revision(), digest, irrelevant_until: None, view };
         let mut sent = Vec::new();
         let mut apply = |packet: &Bytes| {
             let packet = Packet::parse(&packet[..packet.len() - 2]).unwrap();
@@ -553,7 +553,7 @@ mod tests {
             };
             sent.push(count(&packet.bytes()));
             apply(&packet.bytes());
-            (known.told, known.digest) = (Some(told.revision), None);
+            (known.revision, known.digest) = (Some(told.revision), None);
             known.view.confirmed_only = told.confirmed_only;
             assert!(sent.len() < 5, "it never ends");
         }
@@ -608,7 +608,7 @@ mod tests {
     #[test]
     fn a_change_is_encoded_once_for_all_peers_with_the_same_state() {
         let (mut entries, mut lists) = (entries(10), lists());
-        let known = PeerState { told: Some(entries.revision()), ..PeerState::default() };
+        let known = PeerState { revision: Some(entries.revision()), ..PeerState::default() };
         register(&mut entries, 10);
         let mut packet = || match lists.update_for(now(), &entries, target(&entries), &known) {
             NextUpdate::Packet(packet, _) => packet.bytes().as_ptr(),
@@ -634,8 +634,8 @@ mod tests {
     fn lists_that_only_one_peer_is_sent_are_encoded_at_a_pace() {
         let (entries, mut lists, start) = (entries(1000), lists(), now());
         let mut news = |need: &str, micros: u64| {
-            let needs = Some(Arc::new(Interests::new(vec![need.to_owned()])));
-            let known = PeerState { view: View { needs, confirmed_only: false }, ..PeerState::default() };
+            let interests = Some(Arc::new(Interests::new(vec![need.to_owned()])));
+            let known = PeerState { view: View { interests, confirmed_only: false }, ..PeerState::default() };
             match lists.update_for(start + Duration::from_micros(micros), &entries, target(&entries), &known) {
                 NextUpdate::Packet(..) => None,
                 NextUpdate::Later(wait) => Some(wait.until()),
@@ -653,12 +653,12 @@ mod tests {
     fn a_packet_for_one_peer_waits_for_memory() {
         let (entries, memory) = (entries(1000), Budget::new(100_000));
         let mut lists = ListCache::new(memory.clone());
-        let needs = |name: &str| View {
-            needs: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
+        let interests = |name: &str| View {
+            interests: Some(Arc::new(Interests::new(vec![name.into(), "GET/¶".into()]))),
             confirmed_only: false,
         };
         let mut news = |name: &str, seconds: u64| {
-            let known = PeerState { view: needs(name), ..PeerState::default() };
+            let known = PeerState { view: interests(name), ..PeerState::default() };
             lists.update_for(now() + Duration::from_secs(seconds), &entries, target(&entries), &known)
         };
         let NextUpdate::Packet(kept, _) = news("a", 0) else { panic!("there is room") };
