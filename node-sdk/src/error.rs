@@ -119,7 +119,7 @@ pub enum CallError {
     },
     /// The response is not of the type that was asked for. The call was carried out.
     #[error("the response of {url} is not of the expected type")]
-    Answer {
+    Response {
         /// What was called.
         url: String,
         /// Which part of it does not fit.
@@ -226,7 +226,7 @@ impl From<CallError> for ServiceError {
             CallError::Deadline { .. } => Self::new(504, "deadline", message),
             CallError::Lost { .. } => Self::new(502, "lost", message),
             CallError::Ended { .. } => Self::new(502, "ended", message),
-            CallError::Answer { .. } => Self::new(502, "bad_answer", message),
+            CallError::Response { .. } => Self::new(502, "bad_answer", message),
             CallError::Params { .. } => Self::new(500, "internal", message),
             CallError::Refused { status, reason, message, retry_after } => {
                 Self { status, reason: Cow::Owned(reason), message, retry_after }

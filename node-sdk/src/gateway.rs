@@ -49,7 +49,7 @@ pub trait GatewayPeers: Sized {
 
     /// Calls with JSON text, and returns the packet of the response unread. `params` must be a JSON
     /// object if any provider may be a version 1 node. Fails as [`Peers::call`] does, but never
-    /// with `Refused` or `Answer`: an answer of the node is in the [`RawResponse`].
+    /// with `Refused` or `Response`: an answer of the node is in the [`RawResponse`].
     fn call_raw<'a>(&'a self, method: &'a str, path: &'a str, params: &'a str) -> RawCall<'a>;
 
     /// Calls `url` of the node at `address`, and of no other node, to find out whether it is

@@ -32,7 +32,7 @@ impl Problem {
             CallError::TooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "too_large_for_node"),
             CallError::Deadline { .. } => (StatusCode::GATEWAY_TIMEOUT, "deadline"),
             CallError::Lost { .. } => (StatusCode::BAD_GATEWAY, "node_lost"),
-            CallError::Refused { .. } | CallError::Answer { .. } | CallError::Ended { .. } => {
+            CallError::Refused { .. } | CallError::Response { .. } | CallError::Ended { .. } => {
                 (StatusCode::BAD_GATEWAY, "bad_answer")
             }
             CallError::Params { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),

@@ -34,7 +34,7 @@ impl RawResponse {
 /// Why a response holds no result.
 pub(crate) enum ResponseError {
     Refused { status: u16, reason: String, message: String, retry_after: Option<Duration> },
-    Answer(serde_json::Error),
+    Unreadable(serde_json::Error),
 }
 
 impl ResponseError {
@@ -44,7 +44,7 @@ impl ResponseError {
             Self::Refused { status, reason, message, retry_after } => {
                 CallError::Refused { status, reason, message, retry_after }
             }
-            Self::Answer(source) => CallError::Answer { url: url(), source },
+            Self::Unreadable(source) => CallError::Response { url: url(), source },
         }
     }
 }
@@ -74,7 +74,7 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
         (None, Version::V1) => serde_json::from_slice(&raw.frame),
         (None, Version::V2) => serde_json::from_str("null"),
     };
-    read.map_err(ResponseError::Answer)
+    read.map_err(ResponseError::Unreadable)
 }
 
 /// Whether a response says that its node is overloaded and has done nothing.

@@ -222,7 +222,7 @@ impl<T: DeserializeOwned> Stream for Duplex<T> {
 
 impl<T> Duplex<T> {
     fn unreadable(&self, source: serde_json::Error) -> CallError {
-        CallError::Answer { url: self.url.clone(), source }
+        CallError::Response { url: self.url.clone(), source }
     }
 }
 
