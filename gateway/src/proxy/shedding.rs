@@ -63,7 +63,7 @@ impl Shedding {
         Duration::from_micros(self.late_us.load(Ordering::Relaxed))
     }
 
-    /// Whether to reject a request; `luck` returns a number from 0 to 1, and is called only if it
+    /// Whether to reject a request; `sample` returns a number from 0 to 1, and is called only if it
     /// matters.
     pub(crate) fn should_reject(&self, sample: impl FnOnce() -> f64) -> bool {
         let late = self.late();

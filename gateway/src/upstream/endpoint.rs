@@ -192,7 +192,7 @@ impl Endpoint {
         self.lock().sweep(now);
     }
 
-    fn return_to_pool(&self, stream: TcpStream, limits: IdleLimits, begun: Instant, now: Instant) {
+    fn return_to_pool(&self, stream: TcpStream, limits: IdleLimits, response_began: Instant, now: Instant) {
         if limits.most.is_zero() {
             return;
         }
@@ -201,7 +201,7 @@ impl Endpoint {
         if state.idle.len() >= MAX_IDLE {
             state.idle.pop_front();
         }
-        state.idle.push_back(IdleConnection { stream, sure: begun + limits.sure, until: now + limits.most });
+        state.idle.push_back(IdleConnection { stream, sure: response_began + limits.sure, until: now + limits.most });
     }
 
     pub(crate) fn record_malformed(&self, why: String, now: Instant) {
@@ -280,11 +280,11 @@ impl ServerConnection {
         self.stream.take().expect("it is there until it is kept or taken")
     }
 
-    /// Returns it to be used again. `begun`: when the response had begun, which the server may
+    /// Returns it to be used again. `response_began`: when the response had begun, which the server may
     /// count as its end.
-    pub(crate) fn return_to_pool(mut self, limits: IdleLimits, begun: Instant, now: Instant) {
+    pub(crate) fn return_to_pool(mut self, limits: IdleLimits, response_began: Instant, now: Instant) {
         if let Some(stream) = self.stream.take() {
-            self.endpoint.return_to_pool(stream, limits, begun, now);
+            self.endpoint.return_to_pool(stream, limits, response_began, now);
         }
     }
 }

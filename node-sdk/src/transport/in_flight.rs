@@ -33,7 +33,7 @@ pub(crate) struct InFlight {
     /// No deadline is before this.
     next_deadline: Option<Instant>,
     /// Calls that were never answered, cancelled ones included: this many responses may come.
-    answers_due: u64,
+    responses_due: u64,
     /// Bytes of parts that were not read, of all streams.
     parts_bytes: usize,
     /// Bytes of parts that may still arrive for cancelled streams: they were on their way.
@@ -93,7 +93,7 @@ pub(crate) struct StreamOptions {
 #[derive(Debug)]
 struct WaitingCall {
     waker: Option<Waker>,
-    begun: Instant,
+    began: Instant,
     deadline: Instant,
     /// See [`CallDeadlines`].
     stream: Option<StreamOptions>,
@@ -114,7 +114,7 @@ impl InFlight {
             peak: 0,
             last_peak: 0,
             next_deadline: None,
-            answers_due: 0,
+            responses_due: 0,
             parts_bytes: 0,
             parts_due: 0,
         }
@@ -140,9 +140,9 @@ impl InFlight {
         let key = u64::from(self.slots[slot].generation) << SLOT_BITS | slot as u64;
         let range = self.write_queue.push(&self.limits, Some(key), |out| write(key, out))?;
         self.free.pop();
-        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, begun: now, deadline, stream, range });
+        self.slots[slot].state = SlotState::Waiting(WaitingCall { waker: None, began: now, deadline, stream, range });
         self.waiting += 1;
-        self.answers_due += 1;
+        self.responses_due += 1;
         if let Some(options) = stream {
             self.parts_due += u64::from(options.window);
         }
@@ -210,24 +210,24 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         self.write_queue.has_read(key);
         let Some(slot) = self.slot(key) else { return Err(frame) };
-        let begun = match &self.slots[slot].state {
-            SlotState::Waiting(waiting) => waiting.begun,
+        let began = match &self.slots[slot].state {
+            SlotState::Waiting(waiting) => waiting.began,
             SlotState::Open(open) if open.is_over() => return Err(frame),
             SlotState::Open(_) => {
-                self.answers_due = self.answers_due.saturating_sub(1);
+                self.responses_due = self.responses_due.saturating_sub(1);
                 return Ok((None, self.end(slot, StreamEnd::Response(frame))));
             }
             SlotState::Done(_) | SlotState::Free => return Err(frame),
         };
-        self.answers_due = self.answers_due.saturating_sub(1);
-        Ok((Some(now.saturating_duration_since(begun)), self.complete(slot, Ok(frame))))
+        self.responses_due = self.responses_due.saturating_sub(1);
+        Ok((Some(now.saturating_duration_since(began)), self.complete(slot, Ok(frame))))
     }
 
     /// Whether a response without a waiting call is due: each call may be answered once, however
     /// late. The `null` of a version 1 node has no key.
     pub(crate) fn accept_late_response(&mut self, key: Option<u64>) -> bool {
-        let is_due = self.answers_due > 0 && key.is_none_or(|key| self.was_used(key));
-        self.answers_due -= u64::from(is_due);
+        let is_due = self.responses_due > 0 && key.is_none_or(|key| self.was_used(key));
+        self.responses_due -= u64::from(is_due);
         is_due
     }
 

@@ -53,8 +53,8 @@ impl InFlight {
     ) -> Result<(Option<Duration>, Option<Waker>), Bytes> {
         let Some(slot) = self.slot(key) else { return Err(frame) };
         match &mut self.slots[slot].state {
-            SlotState::Waiting(WaitingCall { waker, begun, stream: Some(options), range, .. }) if part.number == 0 => {
-                let (waker, took) = (waker.take(), now.saturating_duration_since(*begun));
+            SlotState::Waiting(WaitingCall { waker, began, stream: Some(options), range, .. }) if part.number == 0 => {
+                let (waker, took) = (waker.take(), now.saturating_duration_since(*began));
                 let open = StreamSlot::new(frame, *options, *range);
                 self.next_deadline = self.next_deadline.into_iter().chain(open.deadline).min();
                 self.slots[slot].state = SlotState::Open(Box::new(open));
