@@ -1,5 +1,7 @@
 //! Errors with which the gateway itself answers, as `application/problem+json` (RFC 9457).
 
+use std::time::Duration;
+
 use http::StatusCode;
 use node_sdk::CallError;
 
@@ -13,14 +15,26 @@ pub(crate) struct Problem {
     pub(crate) detail: String,
     /// The methods that the path has, if it lacks that of the request.
     pub(crate) allow: Option<String>,
+    /// When it is worth trying again, if what was asked says so.
+    pub(crate) retry_after: Option<Duration>,
 }
 
 impl Problem {
     /// The seconds after which a node that restarts has registered again.
-    pub(crate) const RETRY_AFTER_SECONDS: &'static str = "3";
+    pub(crate) const RETRY_AFTER_SECONDS: u64 = 3;
 
     pub(crate) fn new(status: StatusCode, kind: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self { status, kind: kind.into(), detail: detail.into(), allow: None }
+        Self { status, kind: kind.into(), detail: detail.into(), allow: None, retry_after: None }
+    }
+
+    /// The seconds of `Retry-After`, rounded up: a client that comes earlier comes too early.
+    pub(crate) fn retry_after_seconds(&self) -> Option<u64> {
+        let said = self.retry_after.map(|after| after.as_secs() + u64::from(after.subsec_nanos() > 0));
+        said.or(match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => Some(Self::RETRY_AFTER_SECONDS),
+            StatusCode::TOO_MANY_REQUESTS => Some(1),
+            _ => None,
+        })
     }
 
     /// The problem that a client is told when a call has failed.
@@ -63,6 +77,22 @@ impl Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn b9_a_client_is_not_told_to_come_too_early() {
+        let check = |status: u16, milliseconds: Option<u64>, expected: Option<u64>| {
+            let retry_after = milliseconds.map(Duration::from_millis);
+            let problem = Problem { retry_after, ..Problem::new(StatusCode::from_u16(status).unwrap(), "x", "") };
+            assert_eq!(problem.retry_after_seconds(), expected, "{status} {milliseconds:?}");
+        };
+        check(503, Some(1500), Some(2));
+        check(503, Some(2000), Some(2));
+        check(429, Some(1), Some(1));
+        check(409, Some(10_000), Some(10));
+        check(503, None, Some(3));
+        check(429, None, Some(1));
+        check(409, None, None);
+    }
 
     #[test]
     fn problems_have_the_members_of_rfc_9457() {

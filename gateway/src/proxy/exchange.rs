@@ -1,5 +1,6 @@
 //! One request and its response, in either version of HTTP.
 
+use std::borrow::Cow;
 use std::future::Future;
 
 use bytes::Bytes;
@@ -20,7 +21,7 @@ use crate::upstream::concurrency::Permit;
 pub(crate) struct FullResponse {
     pub(crate) status: StatusCode,
     pub(crate) content_type: &'static str,
-    pub(crate) retry_after: Option<&'static str>,
+    pub(crate) retry_after: Option<Cow<'static, str>>,
     /// Where to ask instead.
     pub(crate) location: Option<String>,
     /// The methods that the path has.
@@ -38,7 +39,7 @@ impl FullResponse {
 
     /// The fields of its head, except those that every response has.
     pub(crate) fn fields(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let after = self.retry_after.map(|after| ("retry-after", after));
+        let after = self.retry_after.as_deref().map(|after| ("retry-after", after));
         let location = self.location.as_deref().map(|location| ("location", location));
         let allow = self.allow.as_deref().map(|allow| ("allow", allow));
         [("content-type", self.content_type)].into_iter().chain(after).chain(location).chain(allow)
@@ -47,11 +48,12 @@ impl FullResponse {
 
 impl From<&Problem> for FullResponse {
     fn from(problem: &Problem) -> Self {
-        let retry_after = match problem.status {
-            StatusCode::SERVICE_UNAVAILABLE => Some(Problem::RETRY_AFTER_SECONDS),
-            StatusCode::TOO_MANY_REQUESTS => Some("1"),
-            _ => None,
-        };
+        let retry_after = problem.retry_after_seconds().map(|seconds| match seconds {
+            // The usual ones cost nothing.
+            1 => Cow::Borrowed("1"),
+            Problem::RETRY_AFTER_SECONDS => Cow::Borrowed("3"),
+            other => Cow::Owned(other.to_string()),
+        });
         let allow = problem.allow.clone();
         Self { retry_after, allow, ..Self::new(problem.status, "application/problem+json", problem.body()) }
     }

@@ -198,7 +198,10 @@ pub(crate) fn response(answer: &RawResponse) -> Result<(StatusCode, Bytes), Prob
                         format!("the answer is a stream; request it with 'Accept: {lines}' or 'Accept: {events}'");
                     Err(Problem::new(status, reason, detail))
                 }
-                (None, Some(reason)) => Err(Problem::new(status, reason, read.message.unwrap_or_default())),
+                (None, Some(reason)) => {
+                    let problem = Problem::new(status, reason, read.message.unwrap_or_default());
+                    Err(Problem { retry_after: read.retry_after, ..problem })
+                }
             }
         }
     }

@@ -172,7 +172,8 @@ pub fn write_response(out: &mut BytesMut, to: Version, key: &Key, reply: Respons
             put_text(out, message);
             if let Some(after) = retry_after {
                 out.put_slice(br#","ra":"#);
-                put_number(out, u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+                // Rounded up: a caller that comes earlier comes too early.
+                put_number(out, u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX));
             }
             out.put_slice(b"}}");
             seal(out, start);
@@ -223,6 +224,16 @@ mod tests {
             REFUSED,
             r#"{"key":7,"$":{"s":404,"r":"no_member","m":"no such \"member\"","ra":1500}}"#,
         );
+    }
+
+    #[test]
+    fn b9_a_time_to_wait_is_rounded_up() {
+        for (microseconds, milliseconds) in [(1, 1), (1000, 1), (1001, 2), (1_500_000, 1500)] {
+            let retry_after = Some(Duration::from_micros(microseconds));
+            let reply = ResponsePayload::Failure { status: 503, reason: "busy", message: "", retry_after };
+            let expected = format!(r#"{{"key":7,"$":{{"s":503,"r":"busy","m":"","ra":{milliseconds}}}}}"#);
+            check(Version::V2, &Key::Number(7), reply, &expected);
+        }
     }
 
     #[test]

@@ -134,8 +134,8 @@ impl Http2Exchange {
         *response.status_mut() = status;
         let fields = response.headers_mut();
         fields.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        if let Some(after) = retry_after {
-            fields.insert(RETRY_AFTER, HeaderValue::from_static(after));
+        if let Some(after) = retry_after.and_then(|after| HeaderValue::try_from(&*after).ok()) {
+            fields.insert(RETRY_AFTER, after);
         }
         for (name, value) in [(LOCATION, location), (ALLOW, allow)] {
             if let Some(value) = value.and_then(|value| HeaderValue::try_from(value).ok()) {
