@@ -5,6 +5,7 @@ pub(crate) mod call_stream;
 mod extract;
 pub(crate) mod invocation;
 pub(crate) mod layer;
+mod param_forms;
 mod params;
 pub(crate) mod respond;
 pub(crate) mod response_sink;

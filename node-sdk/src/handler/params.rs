@@ -7,6 +7,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error, IntoDeserializer, Visitor
 use serde::forward_to_deserialize_any;
 use serde_json::value::RawValue;
 
+use crate::handler::param_forms::{ParamForm, ParamForms, is_number};
 use crate::routing::path_params::{names, to_json};
 
 /// Reads arguments into a type. A member that is text, as all members of a query string are, is
@@ -22,10 +23,27 @@ pub(crate) fn read<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Err
     if text.trim_ascii_start().starts_with('{') {
         // All of it must be JSON before single members are read.
         serde_json::from_str::<&RawValue>(text)?;
-        return T::deserialize(ParamObject(text));
+        return read_object(text);
     }
     // No arguments are enough for a type that needs no member.
-    if text == "null" { T::deserialize(ParamObject("{}")).map_err(|_| error) } else { Err(error) }
+    if text == "null" { read_object("{}").map_err(|_| error) } else { Err(error) }
+}
+
+fn read_object<T: DeserializeOwned>(object: &str) -> Result<T, serde_json::Error> {
+    let mut forms = ParamForms::default();
+    let mut error = match T::deserialize(ParamObject { object, forms: &forms }) {
+        Ok(read) => return Ok(read),
+        Err(error) => error,
+    };
+    while let Some(keeps_error) = forms.change(object, &error) {
+        match T::deserialize(ParamObject { object, forms: &forms }) {
+            Ok(read) => return Ok(read),
+            // The type wants something there, and the caller has given it an empty text.
+            Err(next) if keeps_error && next.to_string().starts_with("invalid type: null") => return Err(error),
+            Err(next) => error = next,
+        }
+    }
+    Err(error)
 }
 
 /// Reads the parameters of a path: one into a value, several into a tuple in order, or into a type
@@ -45,7 +63,9 @@ struct PathValues<'a> {
 
 impl<'a> PathValues<'a> {
     fn members(self) -> impl Iterator<Item = (&'a str, ParamValue<'a>)> {
-        let member = |(name, value): (&'a str, &'a RawValue)| (name, ParamValue { name: name.to_owned(), value });
+        let member = |(name, value): (&'a str, &'a RawValue)| {
+            (name, ParamValue { name: name.to_owned(), value, form: ParamForm::default() })
+        };
         self.names.into_iter().zip(self.values).map(member)
     }
 }
@@ -117,11 +137,14 @@ impl<'de> Deserializer<'de> for PathValues<'de> {
 }
 
 /// Arguments that are a JSON object.
-struct ParamObject<'a>(&'a str);
+struct ParamObject<'a> {
+    object: &'a str,
+    forms: &'a ParamForms,
+}
 
 impl<'de> ParamObject<'de> {
     fn json(&self) -> serde_json::Deserializer<serde_json::de::StrRead<'de>> {
-        serde_json::Deserializer::from_str(self.0)
+        serde_json::Deserializer::from_str(self.object)
     }
 }
 
@@ -129,9 +152,9 @@ impl<'de> Deserializer<'de> for ParamObject<'de> {
     type Error = serde_json::Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        let Members(members) = serde_json::from_str(self.0)?;
+        let Members(members) = serde_json::from_str(self.object)?;
         let members = members.into_iter().map(|(name, value)| {
-            let value = ParamValue { name: name.clone().into_owned(), value };
+            let value = ParamValue { name: name.clone().into_owned(), value, form: self.forms.of(&name) };
             (name.into_owned(), value)
         });
         visitor.visit_map(MapDeserializer::new(members))
@@ -177,6 +200,7 @@ fn is_raw(name: &str) -> bool {
 struct ParamValue<'a> {
     name: String,
     value: &'a RawValue,
+    form: ParamForm,
 }
 
 impl ParamValue<'_> {
@@ -196,9 +220,7 @@ impl<'de> IntoDeserializer<'de, serde_json::Error> for ParamValue<'de> {
 /// The number or boolean that JSON text holds in quotes; any other text as it is.
 fn unquoted(json: &str) -> &str {
     let inside = json.strip_prefix('"').and_then(|text| text.strip_suffix('"'));
-    let says_more =
-        |text: &&str| matches!(*text, "true" | "false") || serde_json::from_str::<serde_json::Number>(text).is_ok();
-    inside.filter(says_more).unwrap_or(json)
+    inside.filter(|text| is_number(text)).unwrap_or(json)
 }
 
 /// Text is read as a number or boolean where the type wants one; everything else is plain JSON.
@@ -224,11 +246,19 @@ impl<'de> Deserializer<'de> for ParamValue<'de> {
     }
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        serde_json::Deserializer::from_str(self.value.get()).deserialize_any(visitor).map_err(|e| self.named(&e))
+        let ParamForm { is_number, is_list, is_absent, .. } = self.form;
+        if is_absent {
+            return visitor.visit_unit();
+        }
+        if is_list || is_number && self.value.get().starts_with('[') {
+            return self.deserialize_seq(visitor);
+        }
+        let json = if is_number { unquoted(self.value.get()) } else { self.value.get() };
+        serde_json::Deserializer::from_str(json).deserialize_any(visitor).map_err(|e| self.named(&e))
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        if self.value.get() == "null" { visitor.visit_none() } else { visitor.visit_some(self) }
+        if self.form.is_absent || self.value.get() == "null" { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -249,7 +279,8 @@ impl<'de> Deserializer<'de> for ParamValue<'de> {
             Some(b'"') => vec![self.value],
             _ => serde_json::from_str(self.value.get()).map_err(|error| self.named(&error))?,
         };
-        let elements = elements.into_iter().map(|value| ParamValue { name: self.name.clone(), value });
+        let form = ParamForm { is_list: false, ..self.form };
+        let elements = elements.into_iter().map(|value| ParamValue { name: self.name.clone(), value, form });
         visitor.visit_seq(SeqDeserializer::new(elements))
     }
 
@@ -397,5 +428,82 @@ mod tests {
         let error = read_path::<u64>(&one, &["seven"]).unwrap_err().to_string();
         assert!(error.contains("member `id`"), "{error}");
         assert!(read_path::<u64>(&route("GET/goods"), &[]).is_err());
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Flat {
+        name: String,
+        #[serde(flatten)]
+        page: Page,
+    }
+
+    #[derive(Debug, PartialEq, serde::Deserialize)]
+    struct Page {
+        from: u64,
+        count: Option<u8>,
+        word: Option<String>,
+        #[serde(default)]
+        ids: Vec<u64>,
+        #[serde(default)]
+        all: bool,
+    }
+
+    #[test]
+    fn b9_flattened_members_read_from_a_query_string() {
+        type Expected<'a> = Result<(u64, Option<u8>, Option<&'a str>, &'a [u64], bool), &'a str>;
+        #[track_caller]
+        fn check(params: &str, expected: Expected<'_>) {
+            let seen = read::<Flat>(params).map_err(|error| error.to_string());
+            match (seen, expected) {
+                (Ok(Flat { name, page }), Ok((from, count, word, ids, all))) => {
+                    let word = word.map(str::to_owned);
+                    assert_eq!((&*name, page), ("7", Page { from, count, word, ids: ids.to_vec(), all }), "{params}");
+                }
+                (Err(seen), Err(expected)) => assert!(seen.contains(expected), "{params}: {seen}"),
+                (seen, expected) => panic!("{params}: {seen:?}, not {expected:?}"),
+            }
+        }
+        check(r#"{"name":"7","from":"1"}"#, Ok((1, None, None, &[], false)));
+        check(r#"{"name":"7","from":7,"count":8}"#, Ok((7, Some(8), None, &[], false)));
+        check(r#"{"name":"7","from":"7","all":"true","count":"20"}"#, Ok((7, Some(20), None, &[], true)));
+        // The same text is a number in one place, and a text in another.
+        check(r#"{"name":"7","word":"7","from":"7"}"#, Ok((7, None, Some("7"), &[], false)));
+        check(r#"{"name":"7","from":"7","ids":"3"}"#, Ok((7, None, None, &[3], false)));
+        check(r#"{"name":"7","from":"7","ids":["3","4"]}"#, Ok((7, None, None, &[3, 4], false)));
+        check(r#"{"name":"7","from":"7","count":"","word":""}"#, Ok((7, None, Some(""), &[], false)));
+        check(r#"{"name":"7","from":"x"}"#, Err("invalid type: string \"x\", expected u64"));
+        check(r#"{"name":"7","from":""}"#, Err("invalid type: string \"\", expected u64"));
+        check(r#"{"name":"7"}"#, Err("missing field `from`"));
+    }
+
+    #[test]
+    fn b9_an_empty_text_is_no_number_of_an_option() {
+        #[derive(Debug, Default, PartialEq, serde::Deserialize)]
+        #[serde(default)]
+        struct Options {
+            min: Option<u64>,
+            most: Option<f64>,
+            sold: Option<bool>,
+            size: Option<Size>,
+            word: Option<String>,
+            page: u64,
+        }
+        #[track_caller]
+        fn check(params: &str, expected: Result<Options, &str>) {
+            match (read::<Options>(params), expected) {
+                (Err(seen), Err(expected)) => assert!(seen.to_string().starts_with(expected), "{params}: {seen}"),
+                (seen, expected) => {
+                    assert_eq!(seen.map_err(|error| error.to_string()), expected.map_err(str::to_owned))
+                }
+            }
+        }
+        check(r#"{"min":""}"#, Ok(Options::default()));
+        check(r#"{"min":"","most":"","sold":"","size":""}"#, Ok(Options::default()));
+        // A text may be empty.
+        let word = || Some(String::new());
+        check(r#"{"word":""}"#, Ok(Options { word: word(), ..Options::default() }));
+        check(r#"{"word":"","min":"","page":"3"}"#, Ok(Options { word: word(), page: 3, ..Options::default() }));
+        check(r#"{"page":""}"#, Err("member `page`: invalid type: string \"\", expected u64"));
+        check(r#"{"min":"","page":"x"}"#, Err("member `page`: invalid type: string \"x\", expected u64"));
     }
 }

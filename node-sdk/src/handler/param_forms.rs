@@ -1,0 +1,96 @@
+//! What texts among the arguments of a call stand for, where the type of the handler does not say
+//! so by itself: a query string has only texts. Pure.
+
+use std::collections::BTreeMap;
+
+use protocol::Members;
+use serde_json::value::RawValue;
+
+/// Longer arguments are no query string, and are not read again.
+const MAX_BYTES: usize = 64 * 1024;
+/// Most times that arguments are read again: each finds out what one more member stands for.
+const MAX_REREADS: usize = 16;
+
+/// What the text of one member is read as.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ParamForm {
+    /// As the numbers or booleans that it has in quotes. serde asks a member of a flattened type
+    /// for what it is, and then takes nothing else.
+    pub(super) is_number: bool,
+    /// As a list of one.
+    pub(super) is_list: bool,
+    /// As nothing: it is empty, and an option of a type that has no empty text.
+    pub(super) is_absent: bool,
+    /// Its text was read as a number once, and should not have been.
+    pub(super) is_text: bool,
+}
+
+/// What members are read as, by their names. Found out by trial: after an error, the text that it
+/// names is read as something else.
+#[derive(Debug, Default)]
+pub(super) struct ParamForms {
+    by_name: BTreeMap<String, ParamForm>,
+    changes: usize,
+}
+
+impl ParamForms {
+    pub(super) fn of(&self, name: &str) -> ParamForm {
+        self.by_name.get(name).copied().unwrap_or_default()
+    }
+
+    /// Finds another form for the text that `error` names, among the members of `object`. `None`
+    /// when there is none; otherwise whether that form is nothing at all.
+    pub(super) fn change(&mut self, object: &str, error: &serde_json::Error) -> Option<bool> {
+        if object.len() > MAX_BYTES || self.changes == MAX_REREADS {
+            return None;
+        }
+        self.changes += 1;
+        let Members(members) = serde_json::from_str(object).ok()?;
+        let error = error.to_string();
+        let (member, error) = match error.strip_prefix("member `").and_then(|rest| rest.split_once("`: ")) {
+            Some((name, rest)) => (Some(name), rest),
+            None => (None, &*error),
+        };
+        let texts =
+            members.iter().filter(|(name, _)| member.is_none_or(|member| name.escape_debug().eq(member.chars())));
+        let texts = texts.flat_map(|(name, value)| texts_in(value).map(move |text| (&**name, text)));
+        texts.into_iter().find_map(|(name, text)| {
+            let form = self.by_name.get(name).copied().unwrap_or_default();
+            let form = form.after(&text, error)?;
+            self.by_name.insert(name.to_owned(), form);
+            Some(form.is_absent)
+        })
+    }
+}
+
+impl ParamForm {
+    /// The form after an error that may be about this text.
+    fn after(self, text: &str, error: &str) -> Option<Self> {
+        if text.is_empty() {
+            let is_about = error.starts_with("invalid type: string \"\",") || error.starts_with("unknown variant ``");
+            return (is_about && !self.is_absent).then_some(Self { is_absent: true, ..self });
+        }
+        if let Some(expected) = error.strip_prefix(&*format!("invalid type: string {text:?}, expected ")) {
+            if expected.starts_with("a sequence") {
+                return (!self.is_list).then_some(Self { is_list: true, ..self });
+            }
+            let may = !self.is_number && !self.is_text && is_number(text);
+            return may.then_some(Self { is_number: true, ..self });
+        }
+        // Another member has the same text, and is the number.
+        let kinds = ["integer", "floating point", "boolean"];
+        let is_about = kinds.iter().any(|kind| error.starts_with(&*format!("invalid type: {kind} `{text}`,")));
+        (is_about && self.is_number).then_some(Self { is_number: false, is_text: true, ..self })
+    }
+}
+
+/// Whether a text is a number or a boolean of JSON.
+pub(super) fn is_number(text: &str) -> bool {
+    matches!(text, "true" | "false") || serde_json::from_str::<serde_json::Number>(text).is_ok()
+}
+
+/// The text that a value is, or those in the list that it is.
+fn texts_in(value: &RawValue) -> impl Iterator<Item = String> {
+    let one = serde_json::from_str::<String>(value.get()).map(|text| vec![text]);
+    one.or_else(|_| serde_json::from_str::<Vec<String>>(value.get())).unwrap_or_default().into_iter()
+}
