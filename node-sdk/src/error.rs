@@ -1,12 +1,16 @@
 //! Errors, one variant for each thing that a caller or an author would do differently.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use net::{LogThrottle, MAX_ESCAPED_BYTES, escaped, warn};
 use protocol::RouteError;
 use thiserror::Error;
+use tokio::time::Instant;
 
 /// Why a node did not start, or did not stop in order. Nothing is left running.
 #[derive(Debug, Error)]
@@ -14,9 +18,14 @@ pub enum StartError {
     /// A route has the wrong form.
     #[error(transparent)]
     Route(#[from] RouteError),
-    /// Two handlers for one route.
-    #[error("the route {0} is given twice; each route has one handler")]
-    DoubledRoute(String),
+    /// Two handlers for one route. Names of parameters make no difference.
+    #[error("{}", doubled_text(route, other))]
+    DoubledRoute {
+        /// The route that was given first.
+        other: String,
+        /// The same one, as it was given again.
+        route: String,
+    },
     /// A name with a wrong form.
     #[error("'{0}' is not a valid node name; use 1 to 128 of A-Z a-z 0-9 . _ -")]
     Name(String),
@@ -43,10 +52,11 @@ pub enum StartError {
     /// A setting for the last route, but no route was given before.
     #[error("{0} applies to the route before it, but there is none; write .route(…).{0}(…)")]
     Misplaced(&'static str),
-    /// The node has stopped, and had to cut connections with calls in flight.
-    #[error("stopped; {connections} connections were cut while calls were in flight")]
+    /// The node has stopped, and had to cut connections with calls in flight, or to leave tasks of
+    /// [`spawn`](crate::spawn) at work.
+    #[error("stopped; {connections} connections were cut, or tasks left, at work")]
     Cut {
-        /// How many.
+        /// How many connections and tasks.
         connections: usize,
     },
     /// The system refuses the signal handlers.
@@ -84,11 +94,12 @@ pub enum CallError {
         url: String,
     },
     /// No answer in time. The call may have been carried out.
-    #[error("no answer from {url} within {within:.1?}")]
+    #[error("no answer from {url} within {}", Waited(*within))]
     Deadline {
         /// What was called.
         url: String,
-        /// How long was waited.
+        /// How long was waited: the time of the call, or what the call that it was made for had
+        /// left of its own, less a margin.
         within: Duration,
     },
     /// The node was lost before it answered. The call may have been carried out.
@@ -137,6 +148,25 @@ pub enum CallError {
     },
 }
 
+/// A time that was waited, for a person: `0.0ns` would look like a mistake.
+struct Waited(Duration);
+
+impl fmt::Display for Waited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_zero() { f.write_str("0 s, all that was left") } else { write!(f, "{:.1?}", self.0) }
+    }
+}
+
+fn doubled_text(route: &str, other: &str) -> String {
+    if route == other {
+        format!("the route {route} is given twice; each route has one handler")
+    } else {
+        format!(
+            "the routes {other} and {route} are one, as names of parameters make no difference; each route has one handler"
+        )
+    }
+}
+
 /// What a handler answers when it has no result: a status code of HTTP, a stable word, and a text
 /// for people. Errors of your own become one with `From`, and handlers can then return them:
 ///
@@ -177,8 +207,10 @@ pub struct ServiceError {
 }
 
 impl ServiceError {
-    /// Any status.
+    /// An error with this status, 400 to 599. Any other is no error of HTTP: it becomes 500, with a
+    /// warning in the log.
     pub fn new(status: u16, reason: &'static str, message: impl Into<String>) -> Self {
+        let status = error_status(status, reason);
         Self { status, reason: Cow::Borrowed(reason), message: message.into(), retry_after: None }
     }
 
@@ -209,6 +241,22 @@ impl ServiceError {
     }
 }
 
+/// The status that callers are told: that of an error, whatever a service says.
+pub(crate) fn error_status(status: u16, reason: &str) -> u16 {
+    static LOG_THROTTLE: Mutex<Option<LogThrottle>> = Mutex::new(None);
+    if (400..=599).contains(&status) {
+        return status;
+    }
+    let mut log_throttle = LOG_THROTTLE.lock().unwrap_or_else(PoisonError::into_inner);
+    let held_back = log_throttle.get_or_insert_default().allow(Instant::now().into_std());
+    drop(log_throttle);
+    if let Some(held_back) = held_back {
+        let reason = escaped(reason, MAX_ESCAPED_BYTES);
+        warn!(?reason, held_back, "an error has the status {status}, and is sent with 500: errors have 400 to 599");
+    }
+    500
+}
+
 /// There is no memory to hold something until the caller reads it.
 pub(crate) fn no_room(what: &str) -> ServiceError {
     ServiceError::new(503, "no_room", format!("there is no room now for {what}")).retry_after(Duration::from_secs(1))
@@ -229,8 +277,36 @@ impl From<CallError> for ServiceError {
             CallError::Response { .. } => Self::new(502, "bad_answer", message),
             CallError::Params { .. } => Self::new(500, "internal", message),
             CallError::Refused { status, reason, message, retry_after } => {
+                let status = error_status(status, &reason);
                 Self { status, reason: Cow::Owned(reason), message, retry_after }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn b9_a_status_that_is_no_error_is_sent_as_500() {
+        for (status, expected) in [(999, 500), (302, 500), (204, 500), (0, 500), (399, 500), (600, 500)] {
+            assert_eq!(ServiceError::new(status, "word", "text").status, expected, "{status}");
+        }
+        for status in [400, 404, 418, 500, 503, 599] {
+            assert_eq!(ServiceError::new(status, "word", "text").status, status);
+        }
+    }
+
+    #[test]
+    fn b9_the_time_that_was_waited_is_told_for_a_person() {
+        let check = |milliseconds, expected: &str| {
+            let within = Duration::from_millis(milliseconds);
+            let said = CallError::Deadline { url: "GET/a".to_owned(), within }.to_string();
+            assert_eq!(said, format!("no answer from GET/a within {expected}"));
+        };
+        check(5000, "5.0s");
+        check(180, "180.0ms");
+        check(0, "0 s, all that was left");
     }
 }

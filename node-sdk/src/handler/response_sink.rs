@@ -10,7 +10,7 @@ use protocol::{
     write_open, write_response,
 };
 
-use crate::error::ServiceError;
+use crate::error::{ServiceError, error_status};
 use crate::handler::call_stream::{CallStream, Parts};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -83,7 +83,8 @@ impl<'a> ResponseSink<'a> {
             return debug!(error = ?escaped(error, MAX_ESCAPED_BYTES), "a call without a response has failed");
         };
         let ServiceError { status, reason, message, retry_after } = error;
-        let failure = ResponsePayload::Failure { status: *status, reason, message, retry_after: *retry_after };
+        let status = error_status(*status, reason);
+        let failure = ResponsePayload::Failure { status, reason, message, retry_after: *retry_after };
         write_response(self.out, self.to.version, key, failure);
     }
 

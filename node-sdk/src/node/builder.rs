@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
-use protocol::{Advert, Route, Visibility};
+use protocol::{Advert, Route, RouteError, Segment, Visibility};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
@@ -355,7 +355,7 @@ impl NodeBuilder {
         for RouteDefinition { text, handler, max_concurrency, one_way } in given {
             let route = match text.strip_prefix(PREFIX) {
                 Some(event) => event_route(event)?,
-                None => Route::parse(&text)?,
+                None => own_route(&text)?,
             };
             if let Some(state) = handler.missing(&states) {
                 return Err(StartError::MissingState { route: text, state });
@@ -364,9 +364,10 @@ impl NodeBuilder {
                 max_concurrency.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
             let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
             let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
-            entry.map_err(|refused| refused.into_error(&route))?;
+            let entry = entry.map_err(|refused| refused.into_error(&route))?;
             if offer.is_some() {
-                return Err(StartError::DoubledRoute(text));
+                let other = entry.route.to_string();
+                return Err(StartError::DoubledRoute { other, route: route.to_string() });
             }
             routes.push(route);
         }
@@ -400,6 +401,26 @@ impl fmt::Debug for NodeBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let routes: Vec<_> = self.routes.iter().map(|route| &route.text).collect();
         f.debug_struct("NodeBuilder").field("name", &self.name).field("routes", &routes).finish_non_exhaustive()
+    }
+}
+
+/// The route of a handler. What looks like a pattern of another framework would be taken as it
+/// stands, and never match: it is refused.
+fn own_route(text: &str) -> Result<Route, StartError> {
+    let route = Route::parse(text)?;
+    let wrong = route.segments().find_map(|segment| match segment {
+        Segment::Literal(literal) if literal.contains('*') => {
+            Some("there are no wildcards, and a * matches only itself")
+        }
+        Segment::Literal(literal) if literal.starts_with(':') => Some("a parameter is written {name}, not :name"),
+        Segment::Parameter(name) if name.contains(['*', ':']) => {
+            Some("a parameter matches any one segment: there are no wildcards, and no expressions")
+        }
+        Segment::Literal(_) | Segment::Parameter(_) => None,
+    });
+    match wrong {
+        Some(reason) => Err(RouteError { text: text.chars().take(60).collect(), reason }.into()),
+        None => Ok(route),
     }
 }
 

@@ -19,8 +19,12 @@ pub(crate) type SubscriberGroups = BTreeMap<Box<str>, Arc<Providers>>;
 /// The route of a subscription.
 pub(crate) fn event_route(event: &str) -> Result<Route, RouteError> {
     let route = Route::parse(&format!("{PREFIX}{event}"))?;
+    let broken = |reason| Err(RouteError { text: event.chars().take(60).collect(), reason });
     if route.is_pattern() {
-        return Err(RouteError { text: event.to_owned(), reason: "an event has no parameters" });
+        return broken("an event has no parameters");
+    }
+    if event.contains('*') {
+        return broken("there are no wildcards: an event is subscribed to by its whole name");
     }
     Ok(route)
 }

@@ -128,14 +128,39 @@ async fn a_node_that_cannot_start_says_why() {
     let start = |builder: node_sdk::NodeBuilder| builder.start();
     assert!(matches!(start(Node::builder("a b")).await, Err(StartError::Name(_))));
     assert!(matches!(start(Node::builder("a").route("goods", panics)).await, Err(StartError::Route(_))));
-    let doubled = Node::builder("a").route("GET/a/{x}", panics).route("GET/a/{y}", panics);
-    assert!(matches!(start(doubled).await, Err(StartError::DoubledRoute(_))));
     assert!(matches!(start(Node::builder("a").listen("9010")).await, Err(StartError::Address { .. })));
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     assert!(matches!(start(Node::builder("a").listen(address)).await, Err(StartError::Bind(_))));
     let error = start(Node::builder("a").route("GET/a", hello)).await.unwrap_err().to_string();
     assert_eq!(error, "the handler of GET/a needs a state of type alloc::string::String; give it with .state(…)");
+}
+
+#[tokio::test]
+async fn b9_a_route_that_would_match_nothing_or_twice_is_refused_in_words() {
+    #[track_caller]
+    fn check(node: node_sdk::NodeBuilder, expected: &[&str]) -> impl Future<Output = ()> {
+        let place = std::panic::Location::caller();
+        async move {
+            let error = node.start().await.map(drop).unwrap_err().to_string();
+            assert!(expected.iter().all(|part| error.contains(part)), "{error} ({place})");
+        }
+    }
+    let node = || Node::builder("a");
+    check(node().route("GET/files/{*path}", panics), &["'GET/files/{*path}'", "no wildcards"]).await;
+    check(node().route("GET/files/{path:.*}", panics), &["no wildcards"]).await;
+    check(node().route("GET/files/*", panics), &["a * matches only itself"]).await;
+    check(node().route("GET/goods/:id", panics), &["a parameter is written {name}"]).await;
+    check(node().subscribe("orders.*", panics), &["'orders.*'", "no wildcards"]).await;
+    check(
+        node().route("GET/a/{x}", panics).route("GET/a/{y}", panics),
+        &["the routes GET/a/{x} and GET/a/{y} are one", "names of parameters"],
+    )
+    .await;
+    check(node().route("GET/a", panics).route("GET/a", panics), &["the route GET/a is given twice"]).await;
+    check(node().subscribe("a", panics).subscribe("a", panics), &["the route EVENT/a is given twice"]).await;
+    // What has such characters elsewhere is a route.
+    drop(node().route("GET/goods/a:b", panics).route("GET/{a}/{b-c}", panics).start().await.unwrap());
 }
 
 #[tokio::test]
