@@ -65,10 +65,24 @@ where
     runtime.block_on(async { while callers.join_next().await.is_some_and(|ended| ended.is_ok()) {} });
 }
 
+/// Allocations of a call of a node to itself: it sees no socket, and is done at once.
+fn check_own(runtime: &Runtime, node: &Node, url: &str, limit: f64) {
+    let calls = async |count: usize| {
+        for number in 0..count as u64 {
+            assert_eq!(node.peers().call::<u64>(url, &number).await.unwrap(), number);
+        }
+    };
+    runtime.block_on(calls(CALLS));
+    let AllocationInfo { count_total, .. } = measure(|| runtime.block_on(calls(CALLS)));
+    let per_call = count_total as f64 / CALLS as f64;
+    println!("{url} of its own: {per_call:.2} allocations per call");
+    assert!(per_call <= limit, "{url} of its own: {per_call} allocations per call, and {limit} at most");
+}
+
 #[test]
 fn a_call_allocates_little_more_than_its_message() {
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-    let (_cluster, _callee, caller) = runtime.block_on(async {
+    let (_cluster, callee, caller) = runtime.block_on(async {
         let cluster = Cluster::start();
         let callee = cluster.node(Node::builder("callee").route("GET/number", number).route("GET/good", good)).await;
         let caller = cluster.node(Node::builder("caller")).await;
@@ -79,4 +93,5 @@ fn a_call_allocates_little_more_than_its_message() {
     // Two texts, read twice.
     let good = Message { id: 42, name: "widget".to_owned(), price: 9.5, tags: "a,b".to_owned() };
     check(&runtime, &caller, "GET/good", &good, 6.0);
+    check_own(&runtime, &callee, "GET/number", 6.0);
 }

@@ -1,63 +1,99 @@
-//! What a call hands down to the calls that are made while it is handled: the deadline, the trace,
-//! and the depth.
+//! What a call hands down to the work that is done for it: the deadline, the trace, and the depth.
+//! The rules stand in docs/PROTOCOL.md, under "What a call hands down".
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{self, Poll};
+use std::time::Duration;
 
 use net::unique_id;
 use pin_project_lite::pin_project;
 use tokio::time::Instant;
 
-/// What applies to all work for one call.
-#[derive(Clone, Debug, Default)]
+use crate::tasks::NodeTasks;
+
+/// Calls that a handler makes end before its own deadline by this share of the time that is left,
+/// so that it can still answer, or undo what it has done.
+const MARGIN_SHARE: u32 = 10;
+/// And never earlier than this: it is enough for an answer, or one more call.
+const MAX_MARGIN: Duration = Duration::from_millis(100);
+
+/// What applies to all work for one call. Small enough to be copied, so that handing it down costs
+/// neither an allocation nor a counter.
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Context {
+    /// Until when the caller waits; `None` once it reads a stream.
     pub(crate) deadline: Option<Instant>,
     pub(crate) trace: Option<Trace>,
     /// How many calls in a row led to this one.
     pub(crate) hops: u8,
+    /// The caller takes a stream, so that what is opened for it may outlast the opening.
+    pub(crate) may_stream: bool,
 }
 
 /// The trace that a call belongs to, by W3C Trace Context; calls made for it belong to it too. As
-/// an argument of a handler it begins a trace if the caller has none. Handlers without that
-/// argument begin none, so a service that does not trace pays nothing.
-#[derive(Clone, PartialEq, Eq)]
+/// an argument of a handler it begins a trace if the caller has none, which all work for the call
+/// belongs to from then on. Handlers without that argument begin none, so a service that does not
+/// trace pays nothing. Gateways begin or continue one for each request.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Trace {
-    text: Arc<str>,
+    text: [u8; TRACE_BYTES],
 }
 
+/// The length of a `traceparent` of version 00, and where its parts are.
+const TRACE_BYTES: usize = 55;
+const TRACE_ID: std::ops::Range<usize> = 3..35;
+const PARENT_ID: std::ops::Range<usize> = 36..52;
+
 thread_local! {
-    static CURRENT: RefCell<Context> = RefCell::default();
+    static CURRENT: Cell<Context> = const { Cell::new(Context::EMPTY) };
 }
 
 impl Context {
+    const EMPTY: Self = Self { deadline: None, trace: None, hops: 0, may_stream: false };
+
     /// The context of the call that is being handled; an empty one outside of calls.
     pub(crate) fn current() -> Self {
-        CURRENT.with_borrow(Clone::clone)
+        CURRENT.get()
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
-        self.deadline.is_none() && self.trace.is_none() && self.hops == 0
+    /// Replaces what holds for the rest of the call that is being handled.
+    pub(crate) fn set_current(self) {
+        CURRENT.set(self);
     }
 
-    /// Runs `act` in this context.
-    pub(crate) fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
-        if self.is_empty() && CURRENT.with_borrow(Self::is_empty) {
-            return act();
-        }
+    /// The call that is being handled has become a stream, which has no deadline.
+    pub(crate) fn open_stream() {
+        CURRENT.set(Self { deadline: None, ..CURRENT.get() });
+    }
+
+    /// For work that outlasts the call: it has no deadline.
+    pub(crate) fn outlasting(self) -> Self {
+        Self { deadline: None, ..self }
+    }
+
+    /// The deadline of a call that is made now for this one.
+    pub(crate) fn inner_deadline(&self, now: Instant) -> Option<Instant> {
+        let deadline = self.deadline?;
+        let margin = (deadline.saturating_duration_since(now) / MARGIN_SHARE).min(MAX_MARGIN);
+        Some(deadline.checked_sub(margin).unwrap_or(deadline))
+    }
+
+    /// Runs `act` in this context, and keeps what `act` changes of it.
+    pub(crate) fn enter<T>(&mut self, act: impl FnOnce() -> T) -> T {
         /// Restores the context before, even when `act` panics.
-        struct RestoreOnDrop(Option<Context>);
-        impl Drop for RestoreOnDrop {
+        struct RestoreOnDrop<'a> {
+            before: Context,
+            entered: &'a mut Context,
+        }
+        impl Drop for RestoreOnDrop<'_> {
             fn drop(&mut self) {
-                if let Some(before) = self.0.take() {
-                    CURRENT.set(before);
-                }
+                *self.entered = CURRENT.replace(self.before);
             }
         }
-        let _leave = RestoreOnDrop(Some(CURRENT.replace(self.clone())));
+        let _leave = RestoreOnDrop { before: CURRENT.replace(*self), entered: self };
         act()
     }
 }
@@ -72,33 +108,45 @@ impl Trace {
         let (version, trace, parent, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
         let sound = version == "00" && hex(trace, 32) && hex(parent, 16) && hex(flags, 2) && parts.next().is_none();
         let known = trace.bytes().any(|byte| byte != b'0') && parent.bytes().any(|byte| byte != b'0');
-        (sound && known).then(|| Self { text: text.into() })
+        let text = text.as_bytes().try_into().ok()?;
+        (sound && known).then_some(Self { text })
     }
 
     /// A new trace.
     pub(crate) fn begin() -> Self {
-        Self { text: format!("00-{:032x}-{:016x}-01", unique_id(), low(unique_id())).into() }
+        let mut trace = Self { text: *b"00-00000000000000000000000000000000-0000000000000000-01" };
+        put_hex(&mut trace.text[TRACE_ID], unique_id());
+        trace.child()
     }
 
-    /// The `traceparent` of a call made in this trace: the same trace, and a parent of its own.
-    pub(crate) fn child(&self) -> String {
-        format!("00-{}-{:016x}-{}", self.id(), low(unique_id()), &self.text[53..])
+    /// The trace of a call made in this one: the same id, and a parent of its own.
+    pub(crate) fn child(mut self) -> Self {
+        put_hex(&mut self.text[PARENT_ID], low(unique_id()).into());
+        self
     }
 
     /// The id of the trace: 32 hexadecimal digits.
     pub fn id(&self) -> &str {
-        &self.text[3..35]
+        &self.traceparent()[TRACE_ID]
     }
 
     /// The `traceparent` of the call, for other systems.
     pub fn traceparent(&self) -> &str {
-        &self.text
+        std::str::from_utf8(&self.text).expect("only digits and dashes are put there")
+    }
+}
+
+/// Writes the last digits of a number, as many as there is room for.
+fn put_hex(digits: &mut [u8], mut number: u128) {
+    for digit in digits.iter_mut().rev() {
+        *digit = b"0123456789abcdef"[(number & 0xf) as usize];
+        number >>= 4;
     }
 }
 
 impl fmt::Debug for Trace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(self.traceparent())
     }
 }
 
@@ -132,28 +180,37 @@ impl<F: Future> Future for InContext<F> {
     }
 }
 
-/// Spawns a task in the context of the call that is being handled: the calls that the task makes
-/// have its deadline and trace. Tasks of `tokio::spawn` have neither.
+/// Spawns a task for the call that is being handled, which may outlast it: the calls that the task
+/// makes have its trace, and none of its deadline, and a caller that goes does not end them.
+/// [`Node::stop`](crate::Node::stop) waits for such tasks within its time. Tasks of `tokio::spawn`
+/// have no trace, and nothing waits for them.
 ///
 /// ```no_run
 /// # use node_sdk::{CallError, Peers, ServiceError};
-/// async fn both(peers: Peers) -> Result<u64, ServiceError> {
-///     let other = peers.clone();
-///     let left = node_sdk::spawn(async move { other.call::<u64>("GET/left", &()).await });
-///     let right: u64 = peers.call("GET/right", &()).await?;
-///     let left = left.await.map_err(|panic| ServiceError::internal(panic.to_string()))??;
-///     Ok(left + right)
+/// async fn order(peers: Peers) -> Result<(), ServiceError> {
+///     let later = peers.clone();
+///     node_sdk::spawn(async move { later.call::<()>("POST/mails", &"thank you").await });
+///     Ok(peers.call("POST/payments", &7).await?)
 /// }
 /// ```
+///
+/// Work that the response needs is not spawned, but awaited together:
+/// `tokio::try_join!(peers.call("GET/left", &()), peers.call("GET/right", &()))`.
 pub fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
 where
     F: Future<Output: Send + 'static> + Send + 'static,
 {
-    tokio::spawn(InContext::new(Context::current(), future))
+    let future = InContext::new(Context::current().outlasting(), future);
+    match NodeTasks::current() {
+        Some(tasks) => tasks.spawn(future),
+        None => tokio::spawn(future),
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::panic::AssertUnwindSafe;
+
     use super::*;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -162,7 +219,7 @@ mod tests {
     fn traces_are_read_as_w3c_has_them() {
         let trace = Trace::parse(PARENT).unwrap();
         assert_eq!((trace.id(), trace.traceparent()), ("4bf92f3577b34da6a3ce929d0e0e4736", PARENT));
-        let child = Trace::parse(&trace.child()).unwrap();
+        let child = Trace::parse(trace.child().traceparent()).unwrap();
         assert!(child.id() == trace.id() && child != trace);
         assert!(Trace::parse(Trace::begin().traceparent()).is_some());
         for broken in [
@@ -181,17 +238,36 @@ mod tests {
 
     #[tokio::test]
     async fn a_context_is_there_inside_and_gone_outside() {
-        let context = Context { trace: Trace::parse(PARENT), ..Context::default() };
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        let mut context = Context { deadline, trace: Trace::parse(PARENT), hops: 3, ..Context::default() };
         let inside = || Context::current().trace.map(|trace| trace.traceparent().to_owned());
         assert_eq!(inside(), None);
-        let seen = InContext::new(context.clone(), async {
+        let seen = InContext::new(context, async {
             tokio::task::yield_now().await;
-            let spawned = spawn(async { Context::current().trace.is_some() }).await.unwrap();
+            let spawned = spawn(async { Context::current() }).await.unwrap();
             let plain = tokio::spawn(async { Context::current().trace.is_some() }).await.unwrap();
-            (inside(), spawned, plain)
+            Context::open_stream();
+            tokio::task::yield_now().await;
+            (inside(), (spawned.trace.is_some(), spawned.deadline, spawned.hops), plain, Context::current().deadline)
         });
-        assert_eq!(seen.await, (Some(PARENT.to_owned()), true, false));
-        let panicked = std::panic::catch_unwind(|| context.enter(|| panic!("on purpose")));
+        assert_eq!(seen.await, (Some(PARENT.to_owned()), (true, None, 3), false, None));
+        let panicked = std::panic::catch_unwind(AssertUnwindSafe(|| context.enter(|| panic!("on purpose"))));
         assert!(panicked.is_err() && inside().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn b3_calls_for_a_call_end_a_margin_before_it() {
+        let now = Instant::now();
+        let check = |left, expected| {
+            let context = Context { deadline: Some(now + Duration::from_millis(left)), ..Context::default() };
+            assert_eq!(context.inner_deadline(now), Some(now + Duration::from_millis(expected)), "{left} ms");
+        };
+        check(10_000, 9_900);
+        check(1_000, 900);
+        check(200, 180);
+        // What is called then has another margin, and so it can answer as well.
+        check(180, 162);
+        check(0, 0);
+        assert_eq!(Context::default().inner_deadline(now), None);
     }
 }

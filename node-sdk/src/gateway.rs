@@ -19,11 +19,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use protocol::Route;
+pub use protocol::is_idempotent;
 use tokio_util::sync::CancellationToken;
 
 pub use crate::balance::{Load, Member, PickOptions, Pool, Readiness, RetryBudget, affinity};
 use crate::client::CallArguments;
-pub use crate::client::raw_call::{RawCall, is_idempotent};
+pub use crate::client::raw_call::RawCall;
 pub use crate::client::response::RawResponse;
 pub use crate::client::stream::RawReply;
 pub use crate::discovery::registration::Identity;

@@ -104,6 +104,12 @@ impl Route {
     }
 }
 
+/// Whether calls with this method may be carried out twice (RFC 9110, 9.2.2): they are tried again
+/// when they were lost, and dropped when their caller goes. TRACE is no method of the mesh.
+pub fn is_idempotent(method: &str) -> bool {
+    matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS")
+}
+
 impl fmt::Display for Route {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
@@ -126,6 +132,24 @@ mod tests {
         let route = Route::parse(text);
         let seen = route.as_ref().map(|route| (route.method(), route.path(), route.is_pattern()));
         assert_eq!(seen.map_err(|error| error.reason), expected);
+    }
+
+    #[test]
+    fn methods_that_may_be_carried_out_twice() {
+        for (method, expected) in [
+            ("GET", true),
+            ("HEAD", true),
+            ("PUT", true),
+            ("DELETE", true),
+            ("OPTIONS", true),
+            ("POST", false),
+            ("PATCH", false),
+            ("EVENT", false),
+            ("TRACE", false),
+            ("QUERY", false),
+        ] {
+            assert_eq!(is_idempotent(method), expected, "{method}");
+        }
     }
 
     #[test]

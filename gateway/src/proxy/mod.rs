@@ -245,7 +245,8 @@ impl Proxy<'_> {
                 let call = with_balance(self.peers.call_raw(node_method, &path, &params), route, key.as_deref());
                 // A request without a body has taken no time to arrive.
                 let now = if has_body(method) { Instant::now() } else { begin };
-                let call = call.started_at(now).timeout(deadline.saturating_duration_since(now));
+                let traceparent = head.fields().get("traceparent").and_then(|text| std::str::from_utf8(text).ok());
+                let call = call.started_at(now).timeout(deadline.saturating_duration_since(now)).in_trace(traceparent);
                 let form = StreamFormat::accepted(head.fields());
                 let answer = match form {
                     // A stream is not begun for its head.

@@ -49,6 +49,11 @@ pub trait Member {
     /// Whether it can be called now; what comes first is better.
     fn readiness(&self, now: Instant) -> Readiness;
 
+    /// The readiness that counts for a call with a sticky key.
+    fn sticky_readiness(&self, readiness: Readiness) -> Readiness {
+        readiness
+    }
+
     /// Its weight, in hundredths of the usual one.
     fn weight(&self) -> u16;
 
@@ -266,5 +271,29 @@ mod tests {
         assert_eq!(a, members("a"), "always the same");
         let shared = a.iter().filter(|member| b.contains(member)).count();
         assert!((15..55).contains(&shared), "{shared} in common: about a third");
+    }
+
+    #[tokio::test]
+    async fn b7_the_turns_of_a_member_that_is_left_out_are_shared() {
+        let mut pool = Pool::new(MAX_SUBSET);
+        let address = |port| SocketAddr::new("10.0.0.1".parse().unwrap(), port);
+        for port in 1..=3 {
+            pool.push(TestMember {
+                address: address(port),
+                load: Load::new(Instant::now().into_std()),
+                rendezvous_score: 0,
+            });
+        }
+        pool.rebuild_schedule();
+        let options =
+            PickOptions { balance: Balance::RoundRobin, excluded: Some(address(1)), ..PickOptions::default() };
+        // Slow start is over.
+        let now = Instant::now() + std::time::Duration::from_secs(60);
+        let mut counts = [0; 4];
+        for _ in 0..100 {
+            let picked = pool.pick(&options, now, |_| {}).unwrap();
+            counts[usize::from(picked.address.port())] += 1;
+        }
+        assert_eq!(counts, [0, 0, 50, 50]);
     }
 }

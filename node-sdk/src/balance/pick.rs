@@ -88,6 +88,15 @@ pub struct PickOptions<'a> {
     pub instance: Option<&'a str>,
     /// Addresses that were tried before, and are not picked again.
     pub tried: &'a [SocketAddr],
+    /// An address that is not picked, and whose turns the others share.
+    pub excluded: Option<SocketAddr>,
+}
+
+impl PickOptions<'_> {
+    /// Whether the member at this address may be picked.
+    fn allows(&self, address: SocketAddr) -> bool {
+        !self.tried.contains(&address) && self.excluded != Some(address)
+    }
 }
 
 impl<M: Member> Pool<M> {
@@ -98,11 +107,11 @@ impl<M: Member> Pool<M> {
         if let Some(instance) = options.instance {
             let provider = self.list.iter().find(|provider| provider.instance() == Some(instance))?;
             connect(provider);
-            return (!options.tried.contains(&provider.address())).then_some(provider);
+            return options.allows(provider.address()).then_some(provider);
         }
         if let [only] = &self.list[..] {
             let is_down = matches!(only.readiness(now), Readiness::Reconnect | Readiness::CoolingDown);
-            let is_open = !options.tried.contains(&only.address());
+            let is_open = options.allows(only.address());
             return is_open
                 .then(|| {
                     if is_down {
@@ -121,8 +130,19 @@ impl<M: Member> Pool<M> {
         }
         // A second attempt does not move the cursor. Otherwise a member whose calls fail would
         // always be first.
-        let cursor = self.cursor.fetch_add(usize::from(options.tried.is_empty()), Ordering::Relaxed);
-        let next = self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)?;
+        let step = usize::from(options.tried.is_empty());
+        let mut cursor = self.cursor.fetch_add(step, Ordering::Relaxed);
+        let mut next = self.scheduled(cursor)?;
+        if options.excluded.is_some() {
+            // Turns of the one that is left out are passed over: the next one would have them all.
+            for _ in 0..self.schedule.len() {
+                if options.excluded != Some(next.address()) {
+                    break;
+                }
+                cursor = if step > 0 { self.cursor.fetch_add(step, Ordering::Relaxed) } else { cursor.wrapping_add(1) };
+                next = self.scheduled(cursor)?;
+            }
+        }
         if !is_ready(next, options, now) {
             return self.pick_best(cursor, options, now, connect);
         }
@@ -130,6 +150,11 @@ impl<M: Member> Pool<M> {
             return self.pick_least_in_flight(cursor, options, now);
         }
         Some(self.pick_of_two(cursor, next, options, now))
+    }
+
+    /// The member whose turn it is.
+    fn scheduled(&self, cursor: usize) -> Option<&M> {
+        self.list.get(*self.schedule.get(cursor % self.schedule.len().max(1))?)
     }
 
     /// Power of two choices: the next member of the schedule, which is ready, unless another random
@@ -171,7 +196,7 @@ impl<M: Member> Pool<M> {
         let in_turn = (0..count).map(|step| &self.list[self.members[cursor.wrapping_add(step) % count]]);
         let rank_of = self.ranks(now);
         let mut best: Option<(Readiness, &M)> = None;
-        for provider in in_turn.filter(|provider| !options.tried.contains(&provider.address())) {
+        for provider in in_turn.filter(|provider| options.allows(provider.address())) {
             let rank = rank_of(provider);
             if rank == Readiness::Reconnect {
                 connect(provider);
@@ -200,7 +225,7 @@ impl<M: Member> Pool<M> {
             let (before, after) = positions.split_at(cursor % positions.len().max(1));
             let up = after.iter().chain(before).map(|at| &self.list[*at]).filter(|provider| {
                 let address = provider.address();
-                not != Some(address) && !options.tried.contains(&address) && provider.readiness(now) == Readiness::Ready
+                not != Some(address) && options.allows(address) && provider.readiness(now) == Readiness::Ready
             });
             up.min_by_key(|provider| provider.load().load_per_weight(provider.weight()))
         };
@@ -226,7 +251,7 @@ impl<M: Member> Pool<M> {
         now: Instant,
         mut connect: impl FnMut(&M),
     ) -> Option<&M> {
-        let open = || self.list.iter().filter(|provider| !options.tried.contains(&provider.address()));
+        let open = || self.list.iter().filter(|provider| options.allows(provider.address()));
         let in_flight: u32 = open().map(|provider| provider.load().in_flight()).sum();
         let count = u32::try_from(open().count()).unwrap_or(u32::MAX).max(1);
         let most = (in_flight + 1).div_ceil(count) * 5 / 4 + 1;
@@ -237,6 +262,7 @@ impl<M: Member> Pool<M> {
                 connect(provider);
             }
             let is_full = provider.load().in_flight() >= most;
+            let rank = provider.sticky_readiness(rank);
             ((rank, is_full, std::cmp::Reverse(affinity::score(key, provider.address()))), provider)
         });
         let (rank, provider) = ranked.min_by_key(|(rank, _)| *rank).map(|((rank, ..), provider)| (rank, provider))?;
@@ -256,7 +282,7 @@ impl<M: Member> Pool<M> {
     ) -> Option<&M> {
         let rank_of = self.ranks(now);
         self.members().filter(|provider| rank_of(provider) == Readiness::Reconnect).for_each(connect);
-        let open = self.members().filter(|provider| !options.tried.contains(&provider.address()));
+        let open = self.members().filter(|provider| options.allows(provider.address()));
         let up: Vec<&M> = open.filter(|provider| rank_of(provider) == Readiness::Ready).collect();
         let first = *up.first()?;
         let candidates: Vec<Candidate<'_>> = up.iter().map(|provider| candidate(*provider)).collect();
@@ -277,7 +303,7 @@ impl<M: Member> Pool<M> {
 
 /// Whether a member has a live connection, and was not tried before.
 fn is_ready<M: Member>(member: &M, options: &PickOptions<'_>, now: Instant) -> bool {
-    !options.tried.contains(&member.address()) && member.readiness(now) == Readiness::Ready
+    options.allows(member.address()) && member.readiness(now) == Readiness::Ready
 }
 
 /// Whether one member is clearly cheaper than another, or in our zone when the other is not.

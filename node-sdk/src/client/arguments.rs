@@ -2,7 +2,6 @@
 
 use serde::Serialize;
 
-use crate::error::CallError;
 use crate::transport::write_queue::EnqueueError;
 use net::buffers::with_scratch;
 
@@ -36,13 +35,6 @@ impl CallArguments<'_> {
             let text =
                 std::str::from_utf8(scratch).map_err(|error| SubmitError::Params(serde::ser::Error::custom(error)))?;
             read(text)
-        })
-    }
-
-    pub(super) fn text(self, url: &str) -> Result<String, CallError> {
-        self.with_text(|text| Ok(text.to_owned())).map_err(|refused| match refused {
-            SubmitError::Params(source) => CallError::Params { url: url.to_owned(), source },
-            SubmitError::Connection(_) => CallError::Overloaded { url: url.to_owned() },
         })
     }
 }

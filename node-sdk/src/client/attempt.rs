@@ -4,19 +4,21 @@
 use std::borrow::Cow;
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use protocol::{CallMeta, Packet, Part, Version, success_parts, write_request};
-use tokio::time::{Instant, timeout_at};
+use protocol::{CallMeta, Packet, Part, Version, is_idempotent, write_request};
+use tokio::time::Instant;
 
 use crate::balance::PickOptions;
 use crate::client::arguments::SubmitError;
+use crate::client::local_call::LocalCall;
 use crate::client::progress::{CallProgress, CallState, HedgeState};
-use crate::client::raw_call::{RawCall, is_idempotent};
+use crate::client::raw_call::RawCall;
 use crate::client::response::{RawResponse, is_declined};
-use crate::context::Context;
+use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::path_params;
 use crate::routing::provider::Provider;
@@ -32,39 +34,31 @@ impl RawCall<'_> {
     /// Makes an attempt. A one-way call is answered at once.
     fn poll_attempt(&mut self, task: &mut TaskContext<'_>) -> Result<Option<Bytes>, CallError> {
         let now = self.started.take().unwrap_or_else(Instant::now);
-        let context = Context::current();
-        let deadline = *self.progress.deadline.get_or_insert_with(|| {
-            if !self.is_probe {
-                self.mesh.retries().deposit();
-            }
-            let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
-            context.deadline.map_or(own, |inherited| own.min(inherited))
-        });
+        let context = self.context();
+        let deadline = self.progress.deadline.unwrap_or_else(|| self.begin(now, &context));
         if deadline <= now {
-            return Err(CallError::Deadline { url: self.url(), within: self.timeout });
+            return Err(self.deadline_error());
         }
-        if let Some(service) = self.mesh.local()
-            && self.address.is_none()
-            && self.pick.instance.is_none()
+        let local = self.local();
+        // A key belongs to one of all providers, whichever node calls.
+        if let Some(service) = &local
+            && self.pick.sticky.is_none()
             && self.progress.tried.is_empty()
-            // A stream needs a connection: to this node itself, if it is listed.
-            && self.window.is_none()
-            && service.offers(self.method, self.path)
         {
-            let text = self.arguments.text(&self.url())?;
-            let answer = service.call((self.method, self.path), &text, Context { deadline: Some(deadline), ..context });
-            if self.one_way {
-                tokio::spawn(answer);
-                return Ok(Some(Bytes::new()));
-            }
-            self.progress.state = CallState::Own(Box::pin(async move { timeout_at(deadline, answer).await.ok() }));
-            return Ok(None);
+            return self.call_local(service, deadline, context);
         }
-        let (providers, captured) = match self.mesh.lookup(self.method, self.path) {
-            Lookup::Available(providers, captured) => (providers, captured),
-            Lookup::Unavailable => return self.no_provider_error().map(Some),
-            Lookup::Unknown => return Err(CallError::NoRoute { url: self.url() }),
+        let (providers, captured) = match (self.mesh.lookup(self.method, self.path), &local) {
+            (Lookup::Available(providers, captured), _) => (providers, captured),
+            (_, Some(service)) => return self.call_local(service, deadline, context),
+            (Lookup::Unknown, None) if self.progress.declined.is_none() => {
+                return Err(CallError::NoRoute { url: self.url() });
+            }
+            (Lookup::Unavailable | Lookup::Unknown, None) => return self.no_provider_error().map(Some),
         };
+        if self.progress.declined_here {
+            let here = providers.list().iter().find(|provider| provider.is_local);
+            self.pick.excluded = here.map(|provider| provider.connection.address);
+        }
         loop {
             let options = PickOptions { tried: &self.progress.tried, ..self.pick };
             let picked = match self.address {
@@ -73,9 +67,17 @@ impl RawCall<'_> {
                     let provider = provider.filter(|_| self.progress.tried.is_empty());
                     provider.inspect(|provider| self.mesh.connect(&provider.connection))
                 }
-                None => providers.pick(&options, now, |provider| self.mesh.connect(&provider.connection)),
+                None => providers.pick(&options, now, |provider| {
+                    // A node calls itself without a connection.
+                    if !provider.is_local || local.is_none() {
+                        self.mesh.connect(&provider.connection);
+                    }
+                }),
             };
             let Some(provider) = picked else { return self.no_provider_error().map(Some) };
+            if let Some(service) = local.as_ref().filter(|_| provider.is_local) {
+                return self.call_local(service, deadline, context);
+            }
             match self.submit(provider, &captured, now, deadline, &context) {
                 Ok(None) => return Ok(Some(Bytes::new())),
                 Ok(Some(mut pending)) => {
@@ -100,6 +102,65 @@ impl RawCall<'_> {
         }
     }
 
+    /// The first attempt: returns the deadline of all of them.
+    fn begin(&mut self, now: Instant, context: &Context) -> Instant {
+        if !self.is_probe {
+            self.mesh.retries().deposit();
+        }
+        let own = now.checked_add(self.timeout).unwrap_or_else(|| now + FOR_EVER);
+        let deadline = context.inner_deadline(now).map_or(own, |inherited| own.min(inherited));
+        self.progress.within = deadline.saturating_duration_since(now);
+        *self.progress.deadline.insert(deadline)
+    }
+
+    /// What the call takes over from the one that is being handled.
+    pub(super) fn context(&self) -> Context {
+        let current = Context::current();
+        Context { trace: self.trace.or(current.trace), ..current }
+    }
+
+    /// The service of this node, if it may answer the call itself.
+    fn local(&self) -> Option<Arc<dyn LocalCall>> {
+        // A stream needs a connection: to this node itself, if it is listed.
+        let is_elsewhere = self.address.is_some() || self.pick.instance.is_some() || self.window.is_some();
+        if is_elsewhere || self.progress.declined_here {
+            return None;
+        }
+        self.mesh.local().filter(|service| service.offers(self.method, self.path))
+    }
+
+    /// Has this node answer itself.
+    fn call_local(
+        &mut self,
+        service: &Arc<dyn LocalCall>,
+        deadline: Instant,
+        context: Context,
+    ) -> Result<Option<Bytes>, CallError> {
+        let (service, url) = (Arc::clone(service), (self.method, self.path));
+        let context = Context { deadline: Some(deadline), ..context };
+        let (one_way, idempotent) = (self.one_way, self.idempotent);
+        let begun = self.arguments.with_text(|text| {
+            if one_way {
+                let has_room = service.notify(url, text, context.outlasting());
+                return if has_room { Ok(None) } else { Err(SubmitError::Connection(EnqueueError::Full)) };
+            }
+            Ok(Some(service.call(url, text, context, idempotent)))
+        });
+        match begun {
+            Ok(Some(answer)) => {
+                self.progress.state = CallState::Own(answer);
+                Ok(None)
+            }
+            Ok(None) => Ok(Some(Bytes::new())),
+            Err(SubmitError::Params(source)) => Err(CallError::Params { url: self.url(), source }),
+            Err(SubmitError::Connection(_)) => Err(CallError::Overloaded { url: self.url() }),
+        }
+    }
+
+    fn deadline_error(&self) -> CallError {
+        CallError::Deadline { url: self.url(), within: self.progress.within }
+    }
+
     /// Hands the call to a provider's connection.
     pub(super) fn submit(
         &self,
@@ -121,11 +182,13 @@ impl RawCall<'_> {
                 // A version 2 node reads the path itself.
                 Version::V2 => Cow::Borrowed(text),
             };
+            let trace = context.trace.map(Trace::child);
             let meta = |sent| CallMeta {
                 time_left: Some(deadline.saturating_duration_since(now)),
                 sent,
-                trace: context.trace.as_ref().map(|trace| Cow::Owned(trace.child())),
+                trace: trace.as_ref().map(|trace| Cow::Borrowed(trace.traceparent())),
                 from: None,
+                name: None,
                 idempotent: self.idempotent && !is_idempotent(self.method),
                 attempt: u8::try_from(self.progress.tried.len()).unwrap_or(u8::MAX),
                 credit: self.window,
@@ -140,8 +203,9 @@ impl RawCall<'_> {
             }
             let write =
                 |key, sent, out: &mut _| write_request(out, version, url, Some(key), &merged, &meta(Some(sent)));
-            let deadline_of_stream = context.deadline.map(Instant::into_std);
-            let stream = self.window.map(|window| StreamOptions { deadline: deadline_of_stream, window });
+            // What is opened for a stream may last as long as that does.
+            let lasting = context.inner_deadline(now).filter(|_| !context.may_stream).map(Instant::into_std);
+            let stream = self.window.map(|window| StreamOptions { deadline: lasting, window });
             let pending = connection.submit(now, CallDeadlines { answer: deadline.into_std(), stream }, write);
             let pending = pending.map(|pending| if self.is_probe { pending.uncounted() } else { pending });
             pending.map(Some).map_err(SubmitError::Connection)
@@ -161,14 +225,14 @@ impl RawCall<'_> {
             return match outcome {
                 Ok(frame) => Ok(Some(frame)),
                 Err(CallFailure::Lost { .. }) => Err(CallError::Lost { url: self.url(), node: connection.address }),
-                Err(CallFailure::Deadline { .. }) => Err(CallError::Deadline { url: self.url(), within: self.timeout }),
+                Err(CallFailure::Deadline { .. }) => Err(self.deadline_error()),
             };
         }
         let retries = self.mesh.retries();
         match outcome {
             Ok(frame) => {
                 // The node has not begun with the call: another one may carry it out.
-                let declined = success_parts(&frame).is_none() && is_declined(&frame);
+                let declined = is_declined(&frame);
                 if declined && self.address.is_none() && self.pick.instance.is_none() && retries.try_withdraw(now()) {
                     self.progress.declined = Some(frame);
                     self.progress.tried.push(connection.address);
@@ -196,7 +260,7 @@ impl RawCall<'_> {
             Err(CallFailure::Deadline { .. }) => {
                 connection.load.record_failure(now(), false);
                 self.mesh.record_failed(connection.address);
-                Err(CallError::Deadline { url: self.url(), within: self.timeout })
+                Err(self.deadline_error())
             }
         }
     }
@@ -224,10 +288,14 @@ impl Future for RawCall<'_> {
             let frame = match &mut this.progress.state {
                 CallState::Due => this.poll_attempt(task)?,
                 CallState::Own(answer) => match answer.as_mut().poll(task) {
-                    Poll::Ready(Some(frame)) => Some(frame),
-                    Poll::Ready(None) => {
-                        return Poll::Ready(Err(CallError::Deadline { url: this.url(), within: this.timeout }));
+                    Poll::Ready(Some(frame)) if is_declined(&frame) => {
+                        // Another node may carry it out.
+                        (this.progress.declined, this.progress.declined_here) = (Some(frame), true);
+                        this.progress.state = CallState::Due;
+                        continue;
                     }
+                    Poll::Ready(Some(frame)) => Some(frame),
+                    Poll::Ready(None) => return Poll::Ready(Err(this.deadline_error())),
                     Poll::Pending => return Poll::Pending,
                 },
                 CallState::Waiting(pending) => {

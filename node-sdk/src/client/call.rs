@@ -27,8 +27,8 @@ impl<'a, T> Call<'a, T> {
         Self { raw, result: PhantomData }
     }
 
-    /// How long the whole call may take, with all its attempts. 5 s unless set, and never longer
-    /// than the remaining time of a call that is being handled.
+    /// How long the whole call may take, with all its attempts. 5 s unless set. It ends a margin
+    /// before the call that is being handled: a tenth of the time left, and 100 ms at most.
     pub fn timeout(mut self, deadline: Duration) -> Self {
         self.raw = self.raw.timeout(deadline);
         self
@@ -57,8 +57,9 @@ impl<'a, T> Call<'a, T> {
         self
     }
 
-    /// Calls with the same key go to the same provider, as long as it is known and does not have
-    /// many more calls in flight than the others.
+    /// Calls with the same key go to the same provider, whichever node calls, as long as it is known
+    /// and does not have many more calls in flight than the others. The calling node is one of the
+    /// providers if it offers the url.
     ///
     /// ```no_run
     /// # async fn example(peers: node_sdk::Peers, user: &str) -> Result<(), node_sdk::CallError> {

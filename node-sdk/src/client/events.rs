@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde::ser::Error as _;
 use tokio::time::Instant;
 
-use crate::balance::PickOptions;
+use crate::balance::{Member, PickOptions, Readiness};
+use crate::client::local_call::LocalCall;
 use crate::client::mesh::Mesh;
-use crate::context::Context;
+use crate::context::{Context, Trace};
 use crate::error::CallError;
 use crate::routing::provider::{Provider, Providers};
 use crate::routing::subscriptions::{METHOD, PREFIX, SubscriberGroups};
@@ -22,70 +23,104 @@ const MAX_PAYLOAD_BYTES: usize = MAX_FRAME_BYTES - 4096;
 
 /// See [`Peers::emit`](crate::Peers::emit).
 pub(crate) fn emit(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    publish(mesh, event, payload, |groups, send, own| {
-        let one_of = |group: &Providers| {
-            let mut tried = Vec::new();
-            let now = Instant::now();
-            loop {
-                let options = PickOptions { balance: mesh.balance(), tried: &tried, ..PickOptions::default() };
-                let picked = group.pick(&options, now, |provider| mesh.connect(&provider.connection));
-                let Some(provider) = picked else { return 0 };
-                if send(provider) {
-                    return 1;
-                }
-                tried.push(provider.connection.address);
-            }
-        };
-        let others = groups.iter().filter(|(name, _)| own != Some(name));
-        usize::from(own.is_some()) + others.map(|(_, group)| one_of(group)).sum::<usize>()
+    Emission::new(mesh, event, payload).map(|emission| {
+        let groups = emission.groups();
+        let told = groups.values().filter(|group| emission.tell_one_of(group)).count();
+        // This node may have subscribed and not be listed yet.
+        let alone = emission.local.as_ref().filter(|service| !groups.contains_key(service.name()));
+        told + usize::from(alone.is_some_and(|service| emission.tell_local(service)))
     })
 }
 
 /// See [`Peers::broadcast`](crate::Peers::broadcast).
 pub(crate) fn broadcast(mesh: &Mesh, event: &str, payload: &impl Serialize) -> Result<usize, CallError> {
-    let instance = mesh.local_node().instance.as_str();
-    publish(mesh, event, payload, |groups, send, own| {
-        let all = groups.values().flat_map(|group| group.list());
-        let others = all.filter(|provider| own.is_none() || provider.connection.instance.as_deref() != Some(instance));
-        usize::from(own.is_some()) + others.filter(|provider| send(provider)).count()
+    Emission::new(mesh, event, payload).map(|emission| {
+        let groups = emission.groups();
+        let others = groups.values().flat_map(|group| group.list()).filter(|provider| !provider.is_local);
+        let told = others.filter(|provider| emission.tell(provider)).count();
+        told + usize::from(emission.local.as_ref().is_some_and(|service| emission.tell_local(service)))
     })
 }
 
-/// Has `choose` pick the receivers. It is given the name of this node if this node has subscribed;
-/// then the event has been delivered to it.
-fn publish(
-    mesh: &Mesh,
-    event: &str,
-    payload: &impl Serialize,
-    choose: impl FnOnce(&SubscriberGroups, &dyn Fn(&Provider) -> bool, Option<&str>) -> usize,
-) -> Result<usize, CallError> {
-    let path = format!("/{event}");
-    let url = || format!("{PREFIX}{event}");
-    let context = Context::current();
-    let trace = context.trace.as_ref().map(|trace| trace.child().into());
-    let meta = CallMeta { trace, hops: context.hops, ..CallMeta::default() };
-    let text = with_scratch(|scratch| {
-        serde_json::to_writer(&mut *scratch, payload)?;
-        String::from_utf8(scratch.clone()).map_err(serde_json::Error::custom)
-    });
-    let text = text.map_err(|source| CallError::Params { url: url(), source })?;
-    if text.len() > MAX_PAYLOAD_BYTES {
-        return Err(CallError::TooLarge { url: url() });
+/// An event that is being emitted.
+struct Emission<'a> {
+    mesh: &'a Mesh,
+    path: String,
+    text: String,
+    /// Of the work that emits it. An event may be handled when that is over.
+    context: Context,
+    /// The service of this node, if it has subscribed.
+    local: Option<Arc<dyn LocalCall>>,
+}
+
+impl<'a> Emission<'a> {
+    fn new(mesh: &'a Mesh, event: &str, payload: &impl Serialize) -> Result<Self, CallError> {
+        let path = format!("/{event}");
+        let url = || format!("{PREFIX}{event}");
+        let text = with_scratch(|scratch| {
+            serde_json::to_writer(&mut *scratch, payload)?;
+            String::from_utf8(scratch.clone()).map_err(serde_json::Error::custom)
+        });
+        let text = text.map_err(|source| CallError::Params { url: url(), source })?;
+        if text.len() > MAX_PAYLOAD_BYTES {
+            return Err(CallError::TooLarge { url: url() });
+        }
+        let local = mesh.local().filter(|service| service.offers(METHOD, &path));
+        Ok(Self { mesh, path, text, context: Context::current().outlasting(), local })
     }
-    let own = mesh.local().filter(|service| service.offers(METHOD, &path));
-    if let Some(service) = &own {
-        // An event may be handled after the call that emits it is over.
-        let context = Context { deadline: None, ..context };
-        tokio::spawn(Arc::clone(service).call((METHOD, &path), &text, context));
+
+    fn groups(&self) -> Arc<SubscriberGroups> {
+        self.mesh.subscribers(&self.path).unwrap_or_default()
     }
-    let own = own.as_ref().map(|service| service.name());
-    let groups = mesh.subscribers(&path).unwrap_or_default();
-    let send = |provider: &Provider| {
-        mesh.connect(&provider.connection);
+
+    fn tell_one_of(&self, group: &Providers) -> bool {
+        let mut tried = Vec::new();
+        let now = Instant::now();
+        let here = self.local.as_ref().zip(group.list().iter().find(|provider| provider.is_local));
+        if let Some((service, here)) = here
+            && is_turn_of(here, group, now, fastrand::u32(..))
+        {
+            return self.tell_local(service);
+        }
+        let excluded = here.map(|(_, here)| here.connection.address);
+        loop {
+            let balance = self.mesh.balance();
+            let options = PickOptions { balance, tried: &tried, excluded, ..PickOptions::default() };
+            let picked = group.pick(&options, now, |provider| self.mesh.connect(&provider.connection));
+            let Some(provider) = picked else { return here.is_some_and(|(service, _)| self.tell_local(service)) };
+            if self.tell(provider) {
+                return true;
+            }
+            tried.push(provider.connection.address);
+        }
+    }
+
+    fn tell(&self, provider: &Provider) -> bool {
+        self.mesh.connect(&provider.connection);
+        let trace = self.context.trace.map(Trace::child);
+        let trace = trace.as_ref().map(|trace| trace.traceparent().into());
+        let meta = CallMeta { trace, hops: self.context.hops, ..CallMeta::default() };
         let write = |out: &mut BytesMut| {
-            write_request(out, provider.connection.version, (METHOD, &path), None, &text, &meta);
+            write_request(out, provider.connection.version, (METHOD, &self.path), None, &self.text, &meta);
         };
         provider.connection.send(write).is_ok()
-    };
-    Ok(choose(&groups, &send, own))
+    }
+
+    fn tell_local(&self, service: &Arc<dyn LocalCall>) -> bool {
+        service.notify((METHOD, &self.path), &self.text, self.context)
+    }
+}
+
+/// Whether this node, a member of the group, takes an event itself: as often as its weight says,
+/// among the members of its zone if it has one, and always when no other member can be reached.
+/// `sample` is a random number.
+fn is_turn_of(here: &Provider, group: &Providers, now: Instant, sample: u32) -> bool {
+    let others = group.list().iter().filter(|other| !other.is_local && other.same_zone() == here.same_zone());
+    let reachable = others.filter(|other| match other.readiness(now) {
+        Readiness::Ready | Readiness::Connecting | Readiness::Reconnect => true,
+        Readiness::Ejected | Readiness::CoolingDown => false,
+    });
+    let weights: u32 = reachable.map(|other| u32::from(other.weight())).sum();
+    let own = u32::from(here.weight());
+    sample % (own + weights).max(1) < own.max(1)
 }

@@ -9,7 +9,6 @@ use tokio::time::{Instant, sleep};
 use crate::balance::{PickOptions, Readiness};
 use crate::client::progress::{CallState, HedgeState};
 use crate::client::raw_call::RawCall;
-use crate::context::Context;
 use crate::routing::table::Lookup;
 use crate::transport::connection::PendingCall;
 use crate::transport::in_flight::CallFailure;
@@ -52,6 +51,6 @@ impl RawCall<'_> {
         if !is_up || !self.mesh.retries().try_withdraw(now.into_std()) {
             return None;
         }
-        self.submit(provider, &captured, now, deadline, &Context::current()).ok().flatten()
+        self.submit(provider, &captured, now, deadline, &self.context()).ok().flatten()
     }
 }

@@ -16,14 +16,17 @@ pub(crate) trait LocalCall: Send + Sync {
     /// Whether the node itself offers this.
     fn offers(&self, method: &str, path: &str) -> bool;
 
-    /// Calls a route of this node. Gives the response as a frame.
-    fn call(
-        self: Arc<Self>,
-        url: (&str, &str),
-        params: &str,
-        context: Context,
-    ) -> Pin<Box<dyn Future<Output = Bytes> + Send>>;
+    /// Calls a route of this node. Dropping the result cancels the call, unless it has to be
+    /// finished: see `server/released`.
+    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer;
+
+    /// The same without a response: the node does it while the caller goes on. Returns whether it has
+    /// room for it.
+    fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool;
 }
+
+/// The response of this node as a frame; `None` when the deadline is over.
+pub(crate) type LocalAnswer = Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>;
 
 #[cfg(test)]
 mod tests {
@@ -57,24 +60,23 @@ mod tests {
             (method, path) == ("GET", "/a")
         }
 
-        fn call(
-            self: Arc<Self>,
-            _url: (&str, &str),
-            params: &str,
-            context: Context,
-        ) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
-            assert!(context.deadline.is_some());
+        fn call(self: Arc<Self>, _url: (&str, &str), params: &str, context: Context, _idempotent: bool) -> LocalAnswer {
             self.calls.lock().unwrap().push(params.to_owned());
-            Box::pin(async move {
+            let done = async move {
                 tokio::time::sleep(self.takes).await;
                 Bytes::from_static(b"done")
-            })
+            };
+            Box::pin(async move { tokio::time::timeout_at(context.deadline.unwrap(), done).await.ok() })
+        }
+
+        fn notify(&self, _url: (&str, &str), _params: &str, _context: Context) -> bool {
+            true
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_node_calls_itself_without_a_connection() {
-        let local_node = LocalNode::new("i".to_owned(), None, Network::default(), BlockedAddresses::default());
+        let local_node = LocalNode::new("i".to_owned(), "n", None, Network::default(), BlockedAddresses::default());
         let mesh = Mesh::new(RegistryView::new(Arc::clone(&local_node)), local_node, Balance::default());
         let call = async |path| RawCall::new(&mesh, "GET", path, CallArguments::Text("[1]")).await;
         assert!(matches!(call("/a").await, Err(CallError::NoRoute { .. })), "nothing is offered yet");

@@ -1,13 +1,14 @@
 //! The progress of a call over all its attempts.
 
 use std::fmt;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep};
 
+use crate::client::local_call::LocalAnswer;
 use crate::transport::connection::PendingCall;
 
 /// The progress of a call.
@@ -15,6 +16,8 @@ use crate::transport::connection::PendingCall;
 pub(super) struct CallProgress {
     /// Set with the first attempt.
     pub(super) deadline: Option<Instant>,
+    /// How long the call may take, from its first attempt to its deadline.
+    pub(super) within: Duration,
     pub(super) state: CallState,
     /// The nodes that were tried without success.
     pub(super) tried: Vec<SocketAddr>,
@@ -23,6 +26,8 @@ pub(super) struct CallProgress {
     /// A response which says that the call was not carried out. It is returned if no other node
     /// succeeds.
     pub(super) declined: Option<Bytes>,
+    /// This node itself has said so.
+    pub(super) declined_here: bool,
     pub(super) full: bool,
     pub(super) too_large: bool,
     /// The stream that the call has become.
@@ -37,7 +42,7 @@ pub(super) enum CallState {
     Due,
     Waiting(PendingCall),
     /// This node answers itself.
-    Own(Pin<Box<dyn Future<Output = Option<Bytes>> + Send>>),
+    Own(LocalAnswer),
 }
 
 /// Asking a second provider.

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use protocol::is_idempotent;
 use tokio::time::Instant;
 
 use crate::balance::{Balance, PickOptions};
 use crate::client::arguments::CallArguments;
 use crate::client::mesh::Mesh;
 use crate::client::progress::CallProgress;
+use crate::context::Trace;
 use crate::transport::connection::{OpenStream, PendingCall};
 use crate::transport::limits::DEFAULT_DEADLINE;
 
@@ -26,6 +28,8 @@ pub struct RawCall<'a> {
     pub(super) started: Option<Instant>,
     pub(super) idempotent: bool,
     pub(super) one_way: bool,
+    /// The trace of the call, if it is not that of the call that is being handled.
+    pub(super) trace: Option<Trace>,
     /// The response may be a stream, of which this many bytes may be sent ahead.
     pub(super) window: Option<u32>,
     /// Without a response after this time, another provider is called too.
@@ -48,6 +52,7 @@ impl<'a> RawCall<'a> {
             started: None,
             idempotent: is_idempotent(method),
             one_way: false,
+            trace: None,
             window: None,
             hedge: None,
             address: None,
@@ -67,6 +72,13 @@ impl<'a> RawCall<'a> {
     /// and have just read the clock.
     pub fn started_at(mut self, now: Instant) -> Self {
         self.started = Some(now);
+        self
+    }
+
+    /// The call continues the trace that its client names in `traceparent` (W3C Trace Context), or
+    /// begins one.
+    pub fn in_trace(mut self, traceparent: Option<&str>) -> Self {
+        self.trace = Some(traceparent.and_then(Trace::parse).unwrap_or_else(Trace::begin));
         self
     }
 
@@ -113,9 +125,4 @@ impl<'a> RawCall<'a> {
     pub(crate) fn url(&self) -> String {
         format!("{}{}", self.method, self.path)
     }
-}
-
-/// Methods that may be carried out twice (RFC 9110, 9.2.2).
-pub fn is_idempotent(method: &str) -> bool {
-    matches!(method, "GET" | "HEAD" | "PUT" | "DELETE" | "OPTIONS" | "TRACE")
 }

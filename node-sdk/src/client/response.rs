@@ -79,6 +79,9 @@ pub(crate) fn read_result<T: DeserializeOwned>(raw: &RawResponse) -> Result<T, R
 
 /// Whether a response says that its node is overloaded and has done nothing.
 pub(crate) fn is_declined(frame: &[u8]) -> bool {
+    if success_parts(frame).is_some() {
+        return false;
+    }
     let Ok(packet) = Packet::parse(frame) else { return false };
     let answer = Response::from_packet(&packet);
     answer.version == Version::V2 && answer.status == 503 && answer.reason.as_deref() == Some("overloaded")

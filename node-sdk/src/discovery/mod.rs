@@ -42,7 +42,8 @@ pub(crate) fn start(
     let (requests, requested) = mpsc::channel(MAX_VISIBILITY_REQUESTS);
     let (advert, adverts) = watch::channel(identity.advert.clone());
     let blocked = BlockedAddresses::new(identity.own.clone());
-    let local_node = LocalNode::new(id.clone(), identity.advert.zone.clone(), identity.network.clone(), blocked);
+    let local_node =
+        LocalNode::new(id.clone(), &identity.name, identity.advert.zone.clone(), identity.network.clone(), blocked);
     let view = RegistryView::new(Arc::clone(&local_node));
     if let Some(path) = &identity.cache {
         match cache::load(path) {

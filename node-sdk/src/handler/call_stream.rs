@@ -107,6 +107,10 @@ impl CallStream {
         (parts || state.takes_items) && !std::mem::replace(&mut state.is_open, true)
     }
 
+    pub(crate) fn is_open(&self) -> bool {
+        self.lock().is_open
+    }
+
     /// Credit for the caller, once it is worth a packet.
     pub(crate) fn next_credit(&self) -> Option<u32> {
         self.lock().receive.next_credit()

@@ -68,7 +68,8 @@ pub struct RawParams(pub String);
 #[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
 
-/// The time until which the caller waits. Calls made by the handler inherit it.
+/// The time until which the caller waits: for the response, or for the stream to be open. Calls made
+/// by the handler end a margin before it, a tenth of the time left and 100 ms at most.
 #[derive(Clone, Copy, Debug)]
 pub struct Deadline(Option<Instant>);
 
@@ -76,6 +77,8 @@ pub struct Deadline(Option<Instant>);
 #[derive(Clone, Debug)]
 pub struct Caller {
     pub(crate) instance: Option<Arc<str>>,
+    /// The name that it gives itself.
+    pub(crate) said_name: Option<Arc<str>>,
     pub(crate) address: SocketAddr,
     /// The known nodes, to find its name.
     pub(crate) peers: Option<Peers>,
@@ -124,7 +127,7 @@ impl FromCall for Peers {
 
 impl FromCall for Deadline {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        Ok(Self(call.context.deadline))
+        Ok(Self(call.context.get().deadline))
     }
 }
 
@@ -152,15 +155,22 @@ impl Caller {
         self.instance.as_deref()
     }
 
-    /// The name under which the caller has registered, as far as is known. It is not authenticated.
+    /// The name under which the caller has registered, if this node is told of that instance, and
+    /// otherwise the name that the caller gives itself. Callers of version 1 have none. It is not
+    /// authenticated: a process that can connect to this node can give itself any name.
     pub fn name(&self) -> Option<String> {
-        self.peers.as_ref()?.name_of(self.instance.as_deref()?)
+        let instance = self.instance.as_deref()?;
+        let registered = self.peers.as_ref().and_then(|peers| peers.name_of(instance));
+        registered.or_else(|| self.said_name.as_deref().map(str::to_owned))
     }
 }
 
 impl FromCall for Trace {
     fn from_call(call: &IncomingCall<'_>) -> Result<Self, ServiceError> {
-        Ok(call.context.trace.clone().unwrap_or_else(Self::begin))
+        let mut context = call.context.get();
+        let trace = *context.trace.get_or_insert_with(Self::begin);
+        call.context.set(context);
+        Ok(trace)
     }
 }
 

@@ -3,12 +3,15 @@
 use std::fmt;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 
 use pin_project_lite::pin_project;
 
+use crate::context::Context;
 use crate::error::ServiceError;
 use crate::handler::call_stream::Parts;
+use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::{self, Outcome, Respond};
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{FromCall, Handler, IncomingCall, StateMap, StateTypes};
@@ -40,8 +43,8 @@ pub(crate) trait AnyHandler: Send + Sync {
 }
 
 /// Erases the types of a handler.
-pub(crate) fn boxed<A: 'static, H: Handler<A>>(handler: H) -> Box<dyn AnyHandler> {
-    Box::new(TypedHandler { handler, arguments: std::marker::PhantomData })
+pub(crate) fn erased<A: 'static, H: Handler<A>>(handler: H) -> Arc<dyn AnyHandler> {
+    Arc::new(TypedHandler { handler, arguments: std::marker::PhantomData })
 }
 
 struct TypedHandler<A, H> {
@@ -61,11 +64,15 @@ impl<A, H: Handler<A>> AnyHandler for TypedHandler<A, H> {
 
 /// What a [layer](crate::NodeBuilder::layer) stands around: the layers inside it, and the handler.
 /// An argument of the layer's function. A layer that drops it answers in place of the handler.
-pub struct Next(Result<RunningHandler, ServiceError>);
+/// Nothing inside of a layer begins, and no argument is read, before the layer runs it.
+pub struct Next {
+    inner: Arc<dyn AnyHandler>,
+    call: KeptCall,
+}
 
 impl Next {
-    pub(crate) fn new(running: Result<RunningHandler, ServiceError>) -> Self {
-        Self(running)
+    pub(crate) fn new(inner: Arc<dyn AnyHandler>, call: KeptCall) -> Self {
+        Self { inner, call }
     }
 
     /// Runs the inner layers and the handler, and returns their response. Cancel safe: the handler
@@ -74,7 +81,7 @@ impl Next {
     /// # Errors
     /// The error of the handler, or why it could not begin.
     pub async fn run(self) -> Result<Outcome, ServiceError> {
-        let mut running = self.0?;
+        let mut running = self.call.begin(&*self.inner)?;
         poll_fn(|task| running.as_mut().poll_outcome(task)).await
     }
 }
@@ -118,7 +125,10 @@ where
             return sink.poll_parts(parts, task);
         }
         match ready!(this.future.poll(task)).map(Respond::into_parts) {
-            Ok(Ok(parts)) if sink.open() => return sink.poll_parts(this.parts.insert(parts), task),
+            Ok(Ok(parts)) if sink.open() => {
+                Context::open_stream();
+                return sink.poll_parts(this.parts.insert(parts), task);
+            }
             Ok(Ok(_parts)) => sink.failure(&ServiceError::new(406, "stream", "the answer is a stream; open one")),
             Ok(Err(result)) => sink.success(result.status(), |out| respond::append(&result, out)),
             Err(error) => sink.failure(&error.into()),

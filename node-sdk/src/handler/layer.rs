@@ -1,11 +1,13 @@
-//! Guards, which check a call before its handler, and layers, which stand around it.
+//! Guards, which check a call before its handler, and layers, which stand around it. What is inside
+//! begins when they let it.
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use crate::error::ServiceError;
 use crate::handler::invocation::{AnyHandler, Next, PollHandler, RunningHandler};
+use crate::handler::kept_call::KeptCall;
 use crate::handler::respond::Outcome;
 use crate::handler::response_sink::{ResponseSink, WriteProgress};
 use crate::handler::{IncomingCall, StateMap};
@@ -21,22 +23,22 @@ pub(crate) enum Layer {
 
 impl Layer {
     /// `inner` with this around it.
-    pub(crate) fn around(self, inner: Box<dyn AnyHandler>) -> Box<dyn AnyHandler> {
+    pub(crate) fn around(self, inner: Arc<dyn AnyHandler>) -> Arc<dyn AnyHandler> {
         match self {
-            Self::Guard(guard) => Box::new(Guarded { guard, inner }),
-            Self::Around(layer) => Box::new(Layered { layer, inner }),
+            Self::Guard(guard) => Arc::new(Guarded { guard, inner }),
+            Self::Around(layer) => Arc::new(Layered { layer, inner }),
         }
     }
 }
 
 struct Layered {
     layer: Arc<dyn AnyHandler>,
-    inner: Box<dyn AnyHandler>,
+    inner: Arc<dyn AnyHandler>,
 }
 
 impl AnyHandler for Layered {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
-        let next = Next::new(self.inner.begin(call));
+        let next = Next::new(Arc::clone(&self.inner), call.keep()?);
         call.next.replace(Some(next));
         let begun = self.layer.begin(call);
         // A `Next` that the layer has not used must not reach the layer around it.
@@ -51,22 +53,35 @@ impl AnyHandler for Layered {
 
 struct Guarded {
     guard: Arc<dyn AnyHandler>,
-    inner: Box<dyn AnyHandler>,
+    inner: Arc<dyn AnyHandler>,
 }
 
 /// A call whose guard is running, or has let it through.
-struct GuardedCall {
-    /// Until it has let the call through.
-    guard: Option<RunningHandler>,
-    /// The handler, or what is wrong with its arguments: only callers that are let through learn
-    /// that.
-    inner: Result<RunningHandler, ServiceError>,
+enum GuardedCall {
+    Checking {
+        guard: RunningHandler,
+        call: KeptCall,
+        inner: Arc<dyn AnyHandler>,
+    },
+    Running(RunningHandler),
+    /// It was refused, or its arguments are wrong: only callers that are let through learn the
+    /// latter.
+    Failed(ServiceError),
 }
 
 impl AnyHandler for Guarded {
     fn begin(&self, call: &IncomingCall<'_>) -> Result<RunningHandler, ServiceError> {
-        let guard = Some(self.guard.begin(call)?);
-        Ok(Box::pin(GuardedCall { guard, inner: self.inner.begin(call) }))
+        call.verify()?;
+        let mut guard = self.guard.begin(call)?;
+        // Most guards decide at once, and then nothing has to be kept. Others are polled again as
+        // soon as the call has been begun, with a waker that wakes.
+        let polled = call.enter(|| guard.as_mut().poll_outcome(&mut Context::from_waker(Waker::noop())));
+        match polled {
+            Poll::Ready(passed) => passed.and_then(|_result| self.inner.begin(call)),
+            Poll::Pending => {
+                Ok(Box::pin(GuardedCall::Checking { guard, call: call.keep()?, inner: Arc::clone(&self.inner) }))
+            }
+        }
     }
 
     fn missing(&self, states: &StateMap) -> Option<&'static str> {
@@ -77,11 +92,18 @@ impl AnyHandler for Guarded {
 impl GuardedCall {
     /// The handler, once the call is let through.
     fn poll_inner(&mut self, task: &mut Context<'_>) -> Poll<Result<&mut RunningHandler, ServiceError>> {
-        if let Some(guard) = &mut self.guard {
-            ready!(guard.as_mut().poll_outcome(task))?;
-            self.guard = None;
+        if let Self::Checking { guard, call, inner } = self {
+            let passed = ready!(guard.as_mut().poll_outcome(task));
+            *self = match passed.and_then(|_result| call.begin(&**inner)) {
+                Ok(running) => Self::Running(running),
+                Err(error) => Self::Failed(error),
+            };
         }
-        Poll::Ready(self.inner.as_mut().map_err(|error| error.clone()))
+        Poll::Ready(match self {
+            Self::Running(running) => Ok(running),
+            Self::Failed(error) => Err(error.clone()),
+            Self::Checking { .. } => return Poll::Pending,
+        })
     }
 }
 

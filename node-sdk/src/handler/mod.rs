@@ -4,6 +4,7 @@
 pub(crate) mod call_stream;
 mod extract;
 pub(crate) mod invocation;
+pub(crate) mod kept_call;
 pub(crate) mod layer;
 mod param_forms;
 mod params;
@@ -19,13 +20,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use protocol::{Route, Version};
+use serde_json::value::RawValue;
 
 use self::call_stream::CallStream;
 pub use self::extract::{Caller, Deadline, Params, Path, RawParams, State};
-pub(crate) use self::invocation::{AnyHandler, boxed};
+pub(crate) use self::invocation::{AnyHandler, erased};
 pub use self::invocation::{HandlerWork, Next};
 use crate::context::Context;
 use crate::error::ServiceError;
+use crate::handler::kept_call::KeptCall;
 use crate::peers::Peers;
 use crate::routing::path_params;
 
@@ -38,13 +41,14 @@ pub struct IncomingCall<'a> {
     pub(crate) verified: Cell<bool>,
     pub(crate) route: &'a Route,
     pub(crate) captured: &'a [&'a str],
-    pub(crate) context: &'a Context,
+    /// What its work is done in; an argument may begin its trace.
+    pub(crate) context: &'a Cell<Context>,
     pub(crate) caller: &'a Caller,
     /// The state of the stream, if the caller takes one.
     pub(crate) call_stream: Option<&'a Arc<CallStream>>,
     /// For a layer: the layers and the handler that it wraps.
     pub(crate) next: RefCell<Option<Next>>,
-    pub(crate) node: &'a NodeContext,
+    pub(crate) node: &'a Arc<NodeContext>,
 }
 
 /// What all calls of a node have in common.
@@ -118,6 +122,30 @@ pub trait Handler<Arguments>: Clone + Send + Sync + 'static {
 }
 
 impl IncomingCall<'_> {
+    /// Keeps what is needed to begin the handler later.
+    ///
+    /// # Errors
+    /// The arguments turn out to be no JSON: the packet has to be parsed before anything is done.
+    pub(crate) fn keep(&self) -> Result<KeptCall, ServiceError> {
+        self.verify()?;
+        Ok(KeptCall::new(self))
+    }
+
+    /// Checks that the arguments are JSON, unless that is known.
+    fn verify(&self) -> Result<(), ServiceError> {
+        let is_json = self.verified.get() || serde_json::from_str::<&RawValue>(self.params.unwrap_or("null")).is_ok();
+        self.verified.set(is_json);
+        is_json.then_some(()).ok_or_else(|| ServiceError::bad_request("bad_params", "the arguments are no JSON"))
+    }
+
+    /// Runs `act` in the context of the call.
+    fn enter<T>(&self, act: impl FnOnce() -> T) -> T {
+        let mut context = self.context.get();
+        let done = context.enter(act);
+        self.context.set(context);
+        done
+    }
+
     pub(crate) fn params(&self) -> Cow<'_, str> {
         path_params::of_call(self.version, self.params, self.route, self.captured)
     }

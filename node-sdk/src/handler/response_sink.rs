@@ -135,16 +135,19 @@ impl<'a> ResponseSink<'a> {
         }
     }
 
-    /// Before the handler is polled: opens the stream and grants credit where that is due.
-    pub(crate) fn attend(&mut self, task: &Context<'_>) {
-        let Some((call_stream, key)) = self.stream() else { return };
+    /// Around each poll of the handler: opens the stream and grants credit where that is due.
+    /// Returns whether it has opened the stream.
+    pub(crate) fn attend(&mut self, task: &Context<'_>) -> bool {
+        let Some((call_stream, key)) = self.stream() else { return false };
         call_stream.register_waker(task);
-        if call_stream.set_open(false) {
+        let opens = call_stream.set_open(false);
+        if opens {
             write_open(self.out, key);
         }
         if let Some(credit) = call_stream.next_credit() {
             write_credit(self.out, key, credit);
         }
+        opens
     }
 
     fn stream(&self) -> Option<(&'a CallStream, u64)> {

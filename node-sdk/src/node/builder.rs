@@ -9,20 +9,22 @@ use std::time::Duration;
 
 use net::{MAX_ESCAPED_BYTES, Network, PeerBacklog, SliceQueue, escaped, info, warn};
 use protocol::{Advert, Route, RouteError, Segment, Visibility};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::balance::Balance;
 use crate::discovery::registration::Identity;
 use crate::error::StartError;
 use crate::handler::layer::Layer;
-use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, boxed};
+use crate::handler::{AnyHandler, Handler, NodeContext, StateMap, erased};
 use crate::node::Node;
 use crate::peers::Peers;
 use crate::routing::router::Router;
 use crate::routing::subscriptions::{PREFIX, event_route};
 use crate::server;
+use crate::server::concurrency::ConcurrencyLimit;
 use crate::server::dispatch::{LocalRoute, LocalService};
+use crate::server::released::ReleasedCalls;
+use crate::tasks::NodeTasks;
 use crate::transport::budget::{self, Budget};
 
 /// How long a node may take to stop after a signal: the time of its server, and some for the log.
@@ -51,7 +53,7 @@ pub struct NodeBuilder {
 /// A route as given.
 struct RouteDefinition {
     text: String,
-    handler: Box<dyn AnyHandler>,
+    handler: Arc<dyn AnyHandler>,
     max_concurrency: Option<usize>,
     one_way: bool,
 }
@@ -135,7 +137,7 @@ impl NodeBuilder {
     /// Offers `route`, such as `GET/goods` or `GET/goods/{id}`, answered by `handler`. Handlers of
     /// one caller share a task: work that blocks belongs in `tokio::task::spawn_blocking`.
     pub fn route<A: 'static>(self, route: &str, handler: impl Handler<A>) -> Self {
-        self.offer(route.to_owned(), boxed(handler), false)
+        self.offer(route.to_owned(), erased(handler), false)
     }
 
     /// Has `guard` check each call of the routes that follow, until the [`group`](Self::group)
@@ -159,7 +161,7 @@ impl NodeBuilder {
     ///     .group(|group| group.guard(admins).route("DELETE/goods/{id}", delete));
     /// ```
     pub fn guard<A: 'static>(mut self, guard: impl Handler<A>) -> Self {
-        self.layers.push(Layer::Guard(Arc::from(boxed(guard))));
+        self.layers.push(Layer::Guard(erased(guard)));
         self
     }
 
@@ -182,7 +184,7 @@ impl NodeBuilder {
     /// let node = Node::builder("goods").layer(timed).route("GET/goods", list);
     /// ```
     pub fn layer<A: 'static>(mut self, layer: impl Handler<A>) -> Self {
-        self.layers.push(Layer::Around(Arc::from(boxed(layer))));
+        self.layers.push(Layer::Around(erased(layer)));
         self
     }
 
@@ -195,7 +197,7 @@ impl NodeBuilder {
         self
     }
 
-    fn offer(mut self, text: String, handler: Box<dyn AnyHandler>, one_way: bool) -> Self {
+    fn offer(mut self, text: String, handler: Arc<dyn AnyHandler>, one_way: bool) -> Self {
         let handler = self.layers.iter().rev().fold(handler, |inner, layer| layer.clone().around(inner));
         self.routes.push(RouteDefinition { text, handler, max_concurrency: None, one_way });
         self
@@ -216,11 +218,13 @@ impl NodeBuilder {
     /// let node = Node::builder("mails").subscribe("members.joined", welcome);
     /// ```
     pub fn subscribe<A: 'static>(self, event: &str, handler: impl Handler<A>) -> Self {
-        self.offer(format!("{PREFIX}{event}"), boxed(handler), true)
+        self.offer(format!("{PREFIX}{event}"), erased(handler), true)
     }
 
     /// How many calls of the last route may run at a time, over all callers. Further calls are
-    /// answered at once with 503 `overloaded`, and callers try another node.
+    /// answered at once with 503 `overloaded`, and callers try another node. Events, and other calls
+    /// without a response, wait for their turn, 256 at most; further ones are lost, which is a
+    /// warning in the log and counts among [`Node::lost_events`].
     pub fn max_concurrency(mut self, calls: usize) -> Self {
         match self.routes.last_mut() {
             Some(route) => route.max_concurrency = Some(calls),
@@ -360,8 +364,7 @@ impl NodeBuilder {
             if let Some(state) = handler.missing(&states) {
                 return Err(StartError::MissingState { route: text, state });
             }
-            let max_concurrency =
-                max_concurrency.map(|calls| Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS))));
+            let max_concurrency = max_concurrency.map(ConcurrencyLimit::new);
             let mut offer = Some(LocalRoute { route: route.clone(), handler, max_concurrency, one_way });
             let entry = router.entry(&route, || offer.take().expect("a router makes at most one value"));
             let entry = entry.map_err(|refused| refused.into_error(&route))?;
@@ -384,16 +387,24 @@ impl NodeBuilder {
         let identity =
             Identity { name: name.clone(), port, listen, own, routes, advert, interests, cache, balance, network };
         let peers = Peers::register(identity, distributor, leaving.clone());
-        let context = NodeContext { states, peers: peers.clone() };
-        let local_queues = PeerBacklog::start();
-        let budget = Budget::new(max_buffer_bytes);
-        let service = LocalService { name, router, node: context, local_queues, busy: SliceQueue::new(), budget };
-        let service = Arc::new(service);
+        let tasks = NodeTasks::default();
+        let service = Arc::new(LocalService {
+            instance: peers.mesh.local_node().instance.as_str().into(),
+            name: name.into(),
+            router,
+            node: Arc::new(NodeContext { states, peers: peers.clone() }),
+            local_queues: PeerBacklog::start(),
+            busy: SliceQueue::new(),
+            budget: Budget::new(max_buffer_bytes),
+            released: ReleasedCalls::new(tasks.clone()),
+            tasks,
+            lost_events: Arc::default(),
+        });
         let weak = Arc::downgrade(&service);
         peers.set_local(weak);
-        let budget = Arc::clone(&service.budget);
+        let (budget, lost_events) = (Arc::clone(&service.budget), Arc::clone(&service.lost_events));
         let server = tokio::spawn(server::serve(listener, service, leaving.clone()));
-        Ok(Node { address, peers, interests: needed, budget, leaving, server })
+        Ok(Node { address, peers, interests: needed, budget, lost_events, leaving, server })
     }
 }
 

@@ -6,6 +6,7 @@ pub mod testing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use net::{info, warn};
@@ -25,6 +26,7 @@ pub struct Node {
     peers: Peers,
     interests: Vec<String>,
     budget: Arc<Budget>,
+    lost_events: Arc<AtomicU64>,
     leaving: CancellationToken,
     server: JoinHandle<usize>,
 }
@@ -58,8 +60,8 @@ impl Node {
         self.peers.advertise(|advert| advert.weight = weight.min(Advert::MAX_WEIGHT));
     }
 
-    /// Waits until `percent` of all version 2 nodes, this one included, have acknowledged that they
-    /// know this node as it is now, or `within` is over. Returns how many have, and names some that
+    /// Waits until `percent` of the version 2 nodes that are told of this one (see
+    /// [`interests`](NodeBuilder::interests)) have acknowledged that they know it as it is now, or `within` is over. Returns how many have, and names some that
     /// have not. A Distributor of version 1, or none, does not answer: then no node counts, after
     /// one second more than `within`. Cancel safe.
     pub async fn wait_visible(&self, percent: u8, within: Duration) -> Visibility {
@@ -72,6 +74,12 @@ impl Node {
         self.budget.usage()
     }
 
+    /// How many events, and other calls without a response, this node has lost because too many
+    /// waited for a route with a limit: see [`NodeBuilder::max_concurrency`].
+    pub fn lost_events(&self) -> u64 {
+        self.lost_events.load(Ordering::Relaxed)
+    }
+
     /// Completes when there is a provider for each of the builder's
     /// [`interests`](NodeBuilder::interests); at once if there are none. Cancel safe.
     pub async fn ready(&self) {
@@ -82,14 +90,15 @@ impl Node {
     }
 
     /// Leaves the registry, serves callers until they have gone or for 2 s, lets calls in flight
-    /// finish for up to 10 s more, and returns how many connections were cut while calls were in
-    /// flight. Dropping the future stops at once.
+    /// and tasks of [`spawn`](crate::spawn) finish for up to 10 s more, and returns how many
+    /// connections were cut while calls were in flight, and how many tasks were left at work.
+    /// Dropping the future stops at once.
     pub async fn stop(mut self) -> usize {
         self.leaving.cancel();
         let cut = (&mut self.server).await.unwrap_or_default();
         if cut > 0 {
             net::log_last_line(move || {
-                warn!(connections = cut, "stopped; connections were cut while calls were in flight")
+                warn!(connections = cut, "stopped; connections were cut, or tasks left, at work")
             });
         } else {
             net::log_last_line(|| info!("stopped"));

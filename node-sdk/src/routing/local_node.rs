@@ -28,12 +28,13 @@ pub(crate) struct LocalNode {
 impl LocalNode {
     pub(crate) fn new(
         instance: String,
+        name: &str,
         zone: Option<String>,
         network: Network,
         blocked: BlockedAddresses,
     ) -> Arc<Self> {
         let mut hello = BytesMut::new();
-        write_hello(&mut hello, &instance);
+        write_hello(&mut hello, &instance, name);
         let (hello, buffer_budget) = (hello.freeze(), Budget::for_connections());
         Arc::new(Self { instance, hello, zone, network, blocked, buffer_budget })
     }

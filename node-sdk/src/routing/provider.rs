@@ -22,6 +22,8 @@ pub(crate) struct Provider {
     pub(super) suspect: bool,
     /// It runs in our zone.
     pub(super) same_zone: bool,
+    /// It is this very node, which calls itself without a connection.
+    pub(crate) is_local: bool,
 }
 
 impl Member for Provider {
@@ -36,6 +38,16 @@ impl Member for Provider {
     fn readiness(&self, now: Instant) -> Readiness {
         let readiness = self.connection.readiness(now);
         if self.suspect { readiness.max(Readiness::Ejected) } else { readiness }
+    }
+
+    /// A key stays with its provider while the connection is made: other nodes, which are connected,
+    /// would call that provider.
+    fn sticky_readiness(&self, readiness: Readiness) -> Readiness {
+        match readiness {
+            Readiness::Connecting | Readiness::Reconnect => Readiness::Ready,
+            Readiness::Ready | Readiness::Ejected | Readiness::CoolingDown if self.is_local => Readiness::Ready,
+            Readiness::Ready | Readiness::Ejected | Readiness::CoolingDown => readiness,
+        }
     }
 
     fn weight(&self) -> u16 {

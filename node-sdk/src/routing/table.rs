@@ -233,6 +233,7 @@ impl RoutingTable {
         };
         let weight = weight(node);
         let zone = advert.and_then(|advert| advert.zone.as_ref());
+        let is_local = instance.is_some_and(|instance| *instance == self.local_node.instance);
         let same_zone = self.local_node.zone.is_some() && self.local_node.zone.as_ref() == zone;
         for route in &node.routes {
             if weight == 0 {
@@ -249,7 +250,8 @@ impl RoutingTable {
                     // Two routes of one node may differ only in the names of parameters.
                     if pool.list().last().is_none_or(|last| last.connection.address != *address) {
                         let (connection, route) = (Arc::clone(&connection), route.clone());
-                        let provider = Provider { connection, route, weight, suspect: node.suspect, same_zone };
+                        let suspect = node.suspect;
+                        let provider = Provider { connection, route, weight, suspect, same_zone, is_local };
                         Arc::make_mut(pool).push(provider);
                     }
                 }
@@ -335,7 +337,13 @@ mod tests {
 
     fn table() -> RoutingTable {
         let network = Network::default();
-        RoutingTable::new(LocalNode::new("here".to_owned(), Some("a".to_owned()), network, BlockedAddresses::default()))
+        RoutingTable::new(LocalNode::new(
+            "here".to_owned(),
+            "n",
+            Some("a".to_owned()),
+            network,
+            BlockedAddresses::default(),
+        ))
     }
 
     fn known(rng: &mut Rng, port: u16) -> KnownNode {

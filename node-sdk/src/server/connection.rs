@@ -10,20 +10,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
-use futures::future::{AbortHandle, Abortable};
 use futures::stream::{FuturesUnordered, StreamExt};
 use net::{BacklogPoller, FrameReader, LogThrottle, PeerBacklog, Socket, TimeSlice, sleep_until_opt, warn};
-use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, WindowFull, is_blank, parse_part};
-use tokio::time::{Instant, sleep_until};
+use protocol::{CREDIT_URI, Key, PART_URI, Packet, Part, Request, Side, is_blank, parse_part};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::no_room;
 use crate::handler::Caller;
 use crate::handler::response_sink::{ResponseTarget, WriteProgress};
+use crate::server::caller_socket::{read_enough, write};
 use crate::server::dispatch::{LocalService, StartedCall};
 use crate::server::queue_delay::QueueDelay;
 use crate::server::response_queue::{ResponseQueue, WriteStep};
-use crate::server::running_calls::{CallHandle, RunningCall, RunningCalls};
+use crate::server::running_calls::{CallHandle, Polled, RunningCall, RunningCalls};
 use crate::transport::budget::{MIN_BYTES, PeerShare};
 use crate::transport::limits::MAX_FRAME_BYTES;
 
@@ -46,7 +46,7 @@ const FRAME_TIMEOUT: Duration = Duration::from_secs(10);
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Broken packets after which a connection is cut: later packets are unlikely to be better.
 const MAX_STRIKES: u32 = 3;
-/// Most bytes of a caller's instance id; ours have 32.
+/// Most bytes of a caller's instance id, of which ours have 33, and of its name.
 const MAX_INSTANCE_BYTES: usize = 128;
 /// Packets that are begun before other connections run; fewer if they take longer than a
 /// [`TimeSlice`].
@@ -72,7 +72,7 @@ struct CallerConnection<'a> {
     frames_begun: usize,
     frames_begun_before: usize,
     queue_delay: QueueDelay,
-    running: FuturesUnordered<Abortable<RunningCall>>,
+    running: FuturesUnordered<RunningCall>,
     /// The running calls that the caller can cancel.
     handles: RunningCalls,
     responses: ResponseQueue,
@@ -101,7 +101,13 @@ pub(crate) async fn run(
     let in_streams = Arc::<AtomicUsize>::default();
     let mut connection = CallerConnection {
         service,
-        caller: Caller { instance: None, address: peer, peers: None, held_in_streams: Some(Arc::clone(&in_streams)) },
+        caller: Caller {
+            instance: None,
+            said_name: None,
+            address: peer,
+            peers: None,
+            held_in_streams: Some(Arc::clone(&in_streams)),
+        },
         reader: FrameReader::new(MAX_FRAME_BYTES),
         large: None,
         received: Instant::now(),
@@ -120,92 +126,102 @@ pub(crate) async fn run(
         full: LogThrottle::default(),
         leaving: false,
     };
-    let mut stalled_since = None;
-    let mut closed = false;
-    let mut at_caller = BacklogPoller::default();
-    loop {
-        connection.charge();
-        let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
-            Ok(more) => more,
-            Err(reason) => return reason,
-        };
-        while connection.is_reading()
-            && let Some(Some(polled)) = connection.running.next().now_or_never()
-        {
-            let bytes = polled.as_ref().map_or(0, |(_, polled)| polled.packet.len());
-            connection.handle_polled(polled);
-            if connection.slice.is_over_after(bytes) {
-                break;
-            }
-        }
-        let (blocked, paced) = match write(stream, &mut connection.responses) {
-            Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
-            Ok(WriteStep::Write(_)) => (true, None),
-            Ok(WriteStep::Done) => (false, None),
-            Err(_broken) => return "broken",
-        };
-        stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
-        if paced.is_none() {
-            at_caller.reset();
-        }
-        connection.charge();
-        // A caller that never pauses yields the thread all the same, whatever its packets cost.
-        if connection.slice.is_over() {
-            connection.slice.yield_now().await;
-        } else if connection.large.is_some() {
-            connection.slice.acquire().await;
-        } else if more && !blocked && paced.is_none() && connection.has_few() {
-            continue;
-        } else if more {
-            tokio::task::yield_now().await;
-        }
-        let idle = connection.running.is_empty() && connection.responses.len() == 0 && !more;
-        if idle && closed {
-            return "closed by the caller";
-        }
-        if idle && finish.is_cancelled() {
-            return "leaving";
-        }
-        let written = connection.responses.written();
-        let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
-        let is_full = held >= allowed_bytes;
-        let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
-        // A packet that has begun must end; only running calls may delay it.
-        let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
-        let leaving = connection.leaving;
-        let CallerConnection { reader, running, responses, received, slice, .. } = &mut connection;
-        tokio::select! {
-            biased;
-            writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
-            () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it reads none of its responses",
-            () = finish.cancelled(), if !leaving => {
-                connection.leaving = true;
-                connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
-            }
-            (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.seen(written, seen),
-            () = std::future::ready(()), if more => {}
-            readable = stream.readable(), if listening && !more && !is_full => {
-                match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
-                    Ok(true) => *received = Instant::now(),
-                    // A caller that closes its side may still read its responses.
-                    Ok(false) => closed = true,
-                    Err(_broken) => return "broken",
-                }
-            }
-            Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
-            () = sleep_until_opt((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
-            () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
-            () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
-        }
-        connection.slice.resume();
-        if !is_timed {
-            // Otherwise its time would count from the last check, and might be over by now.
-            connection.reader.defer_deadline();
-        }
+    let reason = connection.serve(stream, finish).await;
+    for call in std::mem::take(&mut connection.running) {
+        call.begun.into_iter().for_each(|begun| connection.release(begun));
     }
+    reason
 }
 
 impl CallerConnection<'_> {
+    async fn serve(&mut self, stream: &Socket, finish: &CancellationToken) -> &'static str {
+        let service = self.service;
+        let connection = self;
+        let mut stalled_since = None;
+        let mut closed = false;
+        let mut at_caller = BacklogPoller::default();
+        loop {
+            connection.charge();
+            let more = match poll_fn(|task| Poll::Ready(connection.begin(task))).await {
+                Ok(more) => more,
+                Err(reason) => return reason,
+            };
+            while connection.is_reading()
+                && let Some(Some(polled)) = connection.running.next().now_or_never()
+            {
+                let bytes = if let Polled::Response(_, polled) = &polled { polled.packet.len() } else { 0 };
+                connection.handle_polled(polled);
+                if connection.slice.is_over_after(bytes) {
+                    break;
+                }
+            }
+            let (blocked, paced) = match write(stream, &mut connection.responses) {
+                Ok(WriteStep::WaitFor(unread)) => (false, Some(unread)),
+                Ok(WriteStep::Write(_)) => (true, None),
+                Ok(WriteStep::Done) => (false, None),
+                Err(_broken) => return "broken",
+            };
+            stalled_since = blocked.then(|| stalled_since.unwrap_or_else(Instant::now));
+            if paced.is_none() {
+                at_caller.reset();
+            }
+            connection.charge();
+            // A caller that never pauses yields the thread all the same, whatever its packets cost.
+            if connection.slice.is_over() {
+                connection.slice.yield_now().await;
+            } else if connection.large.is_some() {
+                connection.slice.acquire().await;
+            } else if more && !blocked && paced.is_none() && connection.has_few() {
+                continue;
+            } else if more {
+                tokio::task::yield_now().await;
+            }
+            let idle = connection.running.is_empty() && connection.responses.len() == 0 && !more;
+            if idle && closed {
+                return "closed by the caller";
+            }
+            if idle && finish.is_cancelled() {
+                return "leaving";
+            }
+            let written = connection.responses.written();
+            let (held, allowed_bytes) = (connection.held_bytes(), connection.allowed_bytes);
+            let is_full = held >= allowed_bytes;
+            let (listening, reads) = (!closed && connection.has_room(), connection.is_reading());
+            // A packet that has begun must end; only running calls may delay it.
+            let is_timed = listening && (!is_full || connection.reader.buffered().len() > held / 2);
+            let leaving = connection.leaving;
+            let CallerConnection { reader, running, responses, received, slice, .. } = &mut *connection;
+            tokio::select! {
+                biased;
+                writable = stream.writable(), if blocked => if writable.is_err() { return "broken" },
+                () = sleep_until_opt(stalled_since.map(|since| since + WRITE_TIMEOUT)) => return "it reads none of its responses",
+                () = finish.cancelled(), if !leaving => {
+                    connection.leaving = true;
+                    connection.handles.by_key.values().filter_map(|call| call.call_stream.as_ref()).for_each(|call_stream| call_stream.stop());
+                }
+                (written, seen) = read_enough(stream, service, paced, &mut at_caller, written) => responses.seen(written, seen),
+                () = std::future::ready(()), if more => {}
+                readable = stream.readable(), if listening && !more && !is_full => {
+                    match readable.and_then(|()| reader.fill_at_most(stream, allowed_bytes - held)) {
+                        Ok(true) => *received = Instant::now(),
+                        // A caller that closes its side may still read its responses.
+                        Ok(false) => closed = true,
+                        Err(_broken) => return "broken",
+                    }
+                }
+                Some(polled) = running.next(), if reads && !running.is_empty() => connection.handle_polled(polled),
+                () = sleep_until_opt((is_full && !more).then(|| Instant::now() + ROOM_PERIOD)) => {}
+                () = sleep_until_opt(reader.deadline(FRAME_TIMEOUT)), if is_timed => return "a call took too long to arrive",
+                () = poll_fn(|_| { slice.pause(); Poll::Pending }) => {}
+            }
+            connection.slice.resume();
+            if !is_timed {
+                // Otherwise its time would count from the last check, and might be over by now.
+                connection.reader.defer_deadline();
+            }
+        }
+    }
+
     fn has_room(&self) -> bool {
         self.running.len().saturating_sub(self.handles.streams) < MAX_RUNNING
             && self.is_reading()
@@ -345,23 +361,22 @@ impl CallerConnection<'_> {
             return Ok(());
         }
         begun.attach_target(to);
-        self.run_call(begun, CALL_BYTES + frame.len());
+        self.run_call(RunningCall::new(begun, CALL_BYTES + frame.len()));
         Ok(())
     }
 
-    fn run_call(&mut self, begun: StartedCall, bytes: usize) {
-        self.running_bytes += bytes;
-        let (abort, registration) = AbortHandle::new_pair();
-        let key = begun.to.key.as_ref().and_then(Key::number);
+    fn run_call(&mut self, call: RunningCall) {
+        self.running_bytes += call.bytes;
+        let handle = call.handle();
         if self.leaving
-            && let Some(call_stream) = &begun.to.call_stream
+            && let Some(call_stream) = &handle.call_stream
         {
             call_stream.stop();
         }
-        if let Some(key) = key {
-            self.handles.put(key, CallHandle { abort, call_stream: begun.to.call_stream.clone(), bytes });
+        if let Some(key) = call.key {
+            self.handles.put(key, handle);
         }
-        self.running.push(Abortable::new(RunningCall { key, bytes, begun: Some(begun) }, registration));
+        self.running.push(call);
     }
 
     /// A part of a stream from the caller. A part for a call that is over is ignored.
@@ -376,13 +391,15 @@ impl CallerConnection<'_> {
             "$hello" => {
                 let instance = request.meta.from.as_deref().filter(|from| from.len() <= MAX_INSTANCE_BYTES);
                 self.caller.instance = instance.map(Arc::from);
+                let name = request.meta.name.as_deref().filter(|name| name.len() <= MAX_INSTANCE_BYTES);
+                self.caller.said_name = name.map(Arc::from);
             }
             "$cancel" => {
                 let call = request.key.as_ref().and_then(Key::number).and_then(|key| self.handles.remove(key));
-                if let Some(CallHandle { abort, bytes, .. }) = call {
-                    // The next poll drops its work.
-                    abort.abort();
-                    self.running_bytes -= bytes;
+                if let Some(call) = call {
+                    // The next poll drops or releases its work.
+                    call.leave();
+                    self.running_bytes -= call.bytes;
                 }
             }
             CREDIT_URI => {
@@ -396,53 +413,27 @@ impl CallerConnection<'_> {
         }
     }
 
-    fn handle_polled(&mut self, polled: <Abortable<RunningCall> as Future>::Output) {
-        // A cancelled call no longer counts.
-        let Ok((RunningCall { key, bytes, begun }, polled)) = polled else { return };
-        self.running_bytes -= bytes;
+    fn handle_polled(&mut self, polled: Polled) {
+        let (call, polled) = match polled {
+            Polled::Response(call, polled) => (call, polled),
+            // A cancelled call no longer counts.
+            Polled::Left(begun) => return begun.into_iter().for_each(|begun| self.release(begun)),
+        };
+        self.running_bytes -= call.bytes;
         let before = self.responses.len();
         self.responses.push(polled.version, polled.packet);
-        let kept = begun.as_ref().is_none_or(|begun| self.has_kept(before, &begun.to));
-        match begun.filter(|_| kept && polled.progress == WriteProgress::More) {
-            Some(begun) => self.run_call(begun, bytes),
-            None => drop(key.and_then(|key| self.handles.remove(key))),
+        let kept = call.begun.as_ref().is_none_or(|begun| self.has_kept(before, &begun.to));
+        if kept && polled.progress == WriteProgress::More {
+            self.run_call(call);
+        } else {
+            drop(call.key.and_then(|key| self.handles.remove(key)));
         }
     }
-}
 
-/// Waits until the read window of a version 1 caller may have room, and returns what the caller's
-/// socket showed. Never completes when the window waits for nothing.
-async fn read_enough(
-    stream: &Socket,
-    service: &LocalService,
-    unread: Option<WindowFull>,
-    poller: &mut BacklogPoller,
-    written: u64,
-) -> (u64, Option<usize>) {
-    match unread {
-        None => std::future::pending().await,
-        Some(WindowFull::Until(time)) => {
-            sleep_until(Instant::from_std(time)).await;
-            (written, None)
-        }
-        Some(WindowFull::PollPeer) => poller.unread(&service.local_queues, stream, written).await,
-    }
-}
-
-/// Writes as much as the socket takes. The returned step says what the rest waits for.
-fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
-    loop {
-        let now = Instant::now().into_std();
-        let step = responses.next_step(now);
-        let WriteStep::Write(bytes) = &step else { return Ok(step) };
-        match stream.try_write(bytes) {
-            Ok(taken) => responses.wrote(now, taken),
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
-                drop(step);
-                responses.shrink();
-                return Ok(responses.next_step(now));
-            }
-            Err(error) => return Err(error),
+    /// The caller of a call no longer waits: what has to be finished goes on without it.
+    fn release(&self, call: StartedCall) {
+        if call.has_to_finish() {
+            self.service.released.finish(call);
         }
     }
 }

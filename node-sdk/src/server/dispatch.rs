@@ -2,22 +2,19 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
-use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use net::{MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped};
-use protocol::{CallMeta, Key, Packet, PacketError, Request, Route, Version};
+use bytes::BytesMut;
+use net::{MAX_ESCAPED_BYTES, PeerBacklog, SliceQueue, debug, error, escaped, warn};
+use protocol::{Packet, PacketError, Request, Route, Version, is_idempotent};
 use serde_json::value::RawValue;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
-use crate::client::local_call::LocalCall;
 use crate::context::{Context, Trace};
 use crate::error::ServiceError;
 use crate::handler::call_stream::CallStream;
@@ -25,6 +22,9 @@ use crate::handler::invocation::RunningHandler;
 use crate::handler::response_sink::{ResponseSink, ResponseTarget, WriteProgress};
 use crate::handler::{AnyHandler, Caller, IncomingCall, NodeContext};
 use crate::routing::router::Router;
+use crate::server::concurrency::{ConcurrencyLimit, MAX_WAITING};
+use crate::server::released::ReleasedCalls;
+use crate::tasks::NodeTasks;
 use crate::transport::budget::Budget;
 
 /// When a caller may try again a route that has too many running calls.
@@ -36,24 +36,30 @@ const MAX_HOPS: u8 = 32;
 
 /// The routes of a node, and what all its callers share.
 pub(crate) struct LocalService {
-    /// The name of the node.
-    pub(crate) name: String,
+    /// The name of the node, and the id of this instance.
+    pub(crate) name: Arc<str>,
+    pub(crate) instance: Arc<str>,
     pub(crate) router: Router<LocalRoute>,
-    pub(crate) node: NodeContext,
+    pub(crate) node: Arc<NodeContext>,
     /// What version 1 callers on this machine have read.
     pub(crate) local_queues: PeerBacklog,
     /// The time slices of callers that send without a pause.
     pub(crate) busy: SliceQueue,
     /// The bytes that are held for callers.
     pub(crate) budget: Arc<Budget>,
+    /// Work that outlasts calls.
+    pub(crate) tasks: NodeTasks,
+    pub(crate) released: ReleasedCalls,
+    /// Events, and other calls without a response, that were lost because too many waited.
+    pub(crate) lost_events: Arc<AtomicU64>,
 }
 
 /// One route of a node.
 pub(crate) struct LocalRoute {
     pub(crate) route: Route,
-    pub(crate) handler: Box<dyn AnyHandler>,
+    pub(crate) handler: Arc<dyn AnyHandler>,
     /// How many calls may run at a time.
-    pub(crate) max_concurrency: Option<Arc<Semaphore>>,
+    pub(crate) max_concurrency: Option<ConcurrencyLimit>,
     /// Its calls are not answered, even if they ask for it.
     pub(crate) one_way: bool,
 }
@@ -63,6 +69,8 @@ pub(crate) struct StartedCall {
     pub(crate) to: ResponseTarget,
     context: Context,
     running: Result<RunningHandler, ServiceError>,
+    /// It is not idempotent, or has no response: it is finished even if its caller goes.
+    finishes: bool,
     /// Counts among the calls that may run.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -94,7 +102,7 @@ impl LocalService {
 
     /// Begins a call. `request.verified` says then whether its arguments were parsed, and so are
     /// JSON.
-    fn begin_in(
+    pub(super) fn begin_in(
         &self,
         request: &mut Request<'_>,
         made: Instant,
@@ -115,6 +123,7 @@ impl LocalService {
             deadline: request.meta.time_left.and_then(|left| made.checked_add(left)),
             trace: request.meta.trace.as_deref().and_then(Trace::parse),
             hops: request.meta.hops.saturating_add(1),
+            may_stream: to.call_stream.is_some(),
         };
         let Some(found) = self.router.find(&request.method, &request.uri) else {
             let message = format!("this node does not offer {}{}", request.method, request.uri);
@@ -151,14 +160,18 @@ impl LocalService {
             let error = ServiceError::new(503, "overloaded", "this caller has too many open streams");
             return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
         }
-        let permit = match offer.max_concurrency.as_ref().map(|permits| Arc::clone(permits).try_acquire_owned()) {
-            Some(Ok(permit)) => Some(permit),
-            Some(Err(_full)) => {
-                let error = ServiceError::new(503, "overloaded", "too many calls of this route are running");
-                return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
+        let permit = offer.max_concurrency.as_ref().and_then(ConcurrencyLimit::try_run);
+        let full = offer.max_concurrency.as_ref().filter(|_| permit.is_none());
+        // A caller that waits for a response can ask another node; for an event there is no other.
+        let place = full.filter(|_| to.key.is_none()).and_then(ConcurrencyLimit::try_wait);
+        if let Some(limit) = full.filter(|_| place.is_none()) {
+            if to.key.is_none() {
+                self.record_lost(offer, limit, now);
             }
-            None => None,
-        };
+            let error = ServiceError::new(503, "overloaded", "too many calls of this route are running");
+            return StartedCall::failed(to, context, error.retry_after(RETRY_AFTER));
+        }
+        let context = Cell::new(context);
         let call = IncomingCall {
             version: request.version,
             params: request.params,
@@ -172,62 +185,38 @@ impl LocalService {
             node: &self.node,
         };
         // A panic while arguments are read must cost this call only, like one in the handler.
-        let begin = || offer.handler.begin(&call);
+        let begin = || match full.zip(place) {
+            None => offer.handler.begin(&call),
+            Some((limit, place)) => call.keep().map(|kept| limit.wait(place, &offer.handler, kept)),
+        };
         let running = std::panic::catch_unwind(AssertUnwindSafe(begin)).unwrap_or_else(|panic| Err(panicked(&*panic)));
         request.verified = call.verified.get();
-        StartedCall { to, context, running, _permit: permit }
-    }
-}
-
-impl LocalCall for LocalService {
-    fn name(&self) -> &str {
-        &self.name
+        let finishes = to.key.is_none() || !(request.meta.idempotent || is_idempotent(&request.method));
+        StartedCall { to, context: context.get(), running, finishes, _permit: permit }
     }
 
-    fn offers(&self, method: &str, path: &str) -> bool {
-        self.router.find(method, path).is_some()
-    }
-
-    fn call(
-        self: Arc<Self>,
-        (method, path): (&str, &str),
-        params: &str,
-        context: Context,
-    ) -> Pin<Box<dyn Future<Output = Bytes> + Send>> {
-        let (method, path, params) = (method.to_owned(), path.to_owned(), params.to_owned());
-        Box::pin(async move {
-            let now = Instant::now();
-            let mut request = Request {
-                uri: path.as_str().into(),
-                method: method.as_str().into(),
-                key: Some(Key::Number(0)),
-                params: Some(&params),
-                verified: true,
-                version: Version::V2,
-                meta: CallMeta {
-                    time_left: context.deadline.map(|deadline| deadline.saturating_duration_since(now)),
-                    trace: context.trace.as_ref().map(|trace| trace.child().into()),
-                    hops: context.hops,
-                    ..CallMeta::default()
-                },
-            };
-            let caller = Caller {
-                instance: None,
-                address: SocketAddr::from(([127, 0, 0, 1], 0)),
-                peers: None,
-                held_in_streams: None,
-            };
-            let mut begun = self.begin_in(&mut request, now, &caller, true, now);
-            let PolledResponse { mut packet, .. } = poll_fn(|task| begun.poll_response(task)).await;
-            packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
-            packet.freeze()
-        })
+    /// Counts and logs that an event was lost.
+    fn record_lost(&self, offer: &LocalRoute, limit: &ConcurrencyLimit, now: Instant) {
+        self.lost_events.fetch_add(1, Ordering::Relaxed);
+        if let Some(held_back) = limit.log_loss(now.into_std()) {
+            let event = escaped(&offer.route, MAX_ESCAPED_BYTES);
+            warn!(
+                ?event,
+                held_back,
+                "lost: {MAX_WAITING} wait for their turn already; allow more at a time with max_concurrency, or start another node"
+            );
+        }
     }
 }
 
 impl StartedCall {
     fn failed(to: ResponseTarget, context: Context, error: ServiceError) -> Self {
-        Self { to, context, running: Err(error), _permit: None }
+        Self { to, context, running: Err(error), finishes: false, _permit: None }
+    }
+
+    /// Whether the work goes on when its caller goes. A stream that is open ends with its caller.
+    pub(crate) fn has_to_finish(&self) -> bool {
+        self.finishes && self.running.is_ok() && self.to.call_stream.as_ref().is_none_or(|stream| !stream.is_open())
     }
 
     /// Lends the target of the response, until [`attach_target`](Self::attach_target).
@@ -246,17 +235,26 @@ impl StartedCall {
         task: &mut TaskContext<'_>,
         sink: &mut ResponseSink<'_>,
     ) -> Poll<WriteProgress> {
-        let running = match &mut self.running {
+        let Self { context, running, .. } = self;
+        let running = match running {
             Ok(running) => running.as_mut(),
             Err(error) => {
                 sink.failure(error);
                 return Poll::Ready(WriteProgress::Done);
             }
         };
-        sink.attend(task);
-        let poll = || self.context.enter(|| running.poll_answer(task, sink));
+        if sink.attend(task) {
+            *context = context.outlasting();
+        }
+        let poll = || context.enter(|| running.poll_answer(task, sink));
         match std::panic::catch_unwind(AssertUnwindSafe(poll)) {
-            Ok(Poll::Pending) if sink.has_written() => Poll::Ready(WriteProgress::More),
+            Ok(Poll::Pending) => {
+                // A handler behind a guard may just have begun to take items.
+                if sink.attend(task) {
+                    *context = context.outlasting();
+                }
+                if sink.has_written() { Poll::Ready(WriteProgress::More) } else { Poll::Pending }
+            }
             Ok(polled) => polled,
             Err(panic) => {
                 sink.clear();

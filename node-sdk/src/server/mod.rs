@@ -1,9 +1,13 @@
 //! The callee side of a node: it accepts callers, begins their calls, and writes their responses.
 //! It never calls other nodes.
 
+mod caller_socket;
+pub(crate) mod concurrency;
 pub(crate) mod connection;
 pub(crate) mod dispatch;
+mod local;
 pub(crate) mod queue_delay;
+pub(crate) mod released;
 pub(crate) mod response_queue;
 mod running_calls;
 
@@ -31,8 +35,9 @@ const FINISH_TIME: Duration = Duration::from_secs(10);
 /// How long [`serve`] may take to end.
 pub(crate) const MAX_STOP_TIME: Duration = STOP_TIME.saturating_add(FINISH_TIME);
 
-/// Serves callers until `stop` is cancelled and they have closed, or their time is over. Returns
-/// how many connections were cut with calls in flight.
+/// Serves callers until `stop` is cancelled, they have closed and the tasks of the node are done, or
+/// their time is over. Returns how many connections were cut with calls in flight, and how many
+/// tasks were left at work.
 pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: CancellationToken) -> usize {
     let mut acceptor = Acceptor::new(listener);
     let mut connections = JoinSet::new();
@@ -44,7 +49,8 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
     loop {
         if stop.is_cancelled() {
             let now = Instant::now();
-            quiet_at = connections.is_empty().then(|| quiet_at.unwrap_or(now + QUIET_TIME));
+            let is_quiet = connections.is_empty() && service.tasks.len() == 0;
+            quiet_at = is_quiet.then(|| quiet_at.unwrap_or(now + QUIET_TIME));
             finish_at.get_or_insert(now + STOP_TIME);
             cut_at.get_or_insert(now + STOP_TIME + FINISH_TIME);
         }
@@ -54,7 +60,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
             () = sleep_until_opt(quiet_at) => return 0,
             () = sleep_until_opt(cut_at) => {
                 connections.abort_all();
-                return connections.len();
+                return connections.len() + service.tasks.len();
             }
             // Callers that do not know yet that the node stops are served too.
             (stream, peer) = acceptor.accept() => {
@@ -65,6 +71,7 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
                     warn!(%peer, limit = MAX_CALLERS, held_back, "connection closed: too many callers");
                 }
             }
+            () = service.tasks.ended(), if stop.is_cancelled() && service.tasks.len() > 0 => {}
             Some(ended) = connections.join_next() => {
                 if let Err(error) = ended && error.is_panic() {
                     warn!(%error, "the task of a caller's connection panicked");
@@ -75,6 +82,6 @@ pub(crate) async fn serve(listener: Listener, service: Arc<LocalService>, stop: 
 }
 
 async fn run(stream: Socket, peer: SocketAddr, service: Arc<LocalService>, finish: CancellationToken) {
-    let reason = connection::run(&stream, peer, &service, &finish).await;
+    let reason = service.tasks.scope(connection::run(&stream, peer, &service, &finish)).await;
     debug!(%peer, reason, "caller's connection ended");
 }

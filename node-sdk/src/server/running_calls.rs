@@ -3,9 +3,11 @@
 use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context as TaskContext, Poll};
 
-use futures::future::AbortHandle;
+use futures::task::AtomicWaker;
+use protocol::Key;
 
 use crate::handler::call_stream::CallStream;
 use crate::server::dispatch::{PolledResponse, StartedCall};
@@ -16,6 +18,7 @@ pub(super) struct RunningCall {
     /// The bytes that it counts against the caller's limit.
     pub(super) bytes: usize,
     pub(super) begun: Option<StartedCall>,
+    control: Arc<CallControl>,
 }
 
 /// The running calls that a caller can reach, by their keys.
@@ -47,20 +50,62 @@ impl RunningCalls {
 
 /// The means by which a caller can affect a running call.
 pub(super) struct CallHandle {
-    pub(super) abort: AbortHandle,
+    control: Arc<CallControl>,
     pub(super) call_stream: Option<Arc<CallStream>>,
     /// The bytes that it counts against the caller's limit.
     pub(super) bytes: usize,
 }
 
-impl Future for RunningCall {
-    type Output = (Self, PolledResponse);
+/// Says that the caller of a running call no longer waits.
+#[derive(Debug, Default)]
+struct CallControl {
+    is_left: AtomicBool,
+    task: AtomicWaker,
+}
 
-    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Self::Output> {
-        let Self { key, bytes, begun } = &mut *self;
-        let Some(Poll::Ready(polled)) = begun.as_mut().map(|begun| begun.poll_response(task)) else {
+/// What the poll of a running call gives.
+pub(super) enum Polled {
+    /// A piece of its response, or the whole.
+    Response(RunningCall, PolledResponse),
+    /// Its caller no longer waits.
+    Left(Option<StartedCall>),
+}
+
+impl RunningCall {
+    pub(super) fn new(begun: StartedCall, bytes: usize) -> Self {
+        let key = begun.to.key.as_ref().and_then(Key::number);
+        Self { key, bytes, begun: Some(begun), control: Arc::default() }
+    }
+
+    /// What its caller reaches it by.
+    pub(super) fn handle(&self) -> CallHandle {
+        let call_stream = self.begun.as_ref().and_then(|begun| begun.to.call_stream.clone());
+        CallHandle { control: Arc::clone(&self.control), call_stream, bytes: self.bytes }
+    }
+}
+
+impl CallHandle {
+    /// The caller no longer waits. The next poll of the call gives it back.
+    pub(super) fn leave(&self) {
+        self.control.is_left.store(true, Ordering::Release);
+        self.control.task.wake();
+    }
+}
+
+impl Future for RunningCall {
+    type Output = Polled;
+
+    fn poll(mut self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Polled> {
+        // Before the look: a caller that leaves after it wakes the task.
+        self.control.task.register(task.waker());
+        if self.control.is_left.load(Ordering::Acquire) {
+            return Poll::Ready(Polled::Left(self.begun.take()));
+        }
+        let Some(Poll::Ready(polled)) = self.begun.as_mut().map(|begun| begun.poll_response(task)) else {
             return Poll::Pending;
         };
-        Poll::Ready((Self { key: *key, bytes: *bytes, begun: begun.take() }, polled))
+        let Self { key, bytes, .. } = *self;
+        let call = Self { key, bytes, begun: self.begun.take(), control: Arc::clone(&self.control) };
+        Poll::Ready(Polled::Response(call, polled))
     }
 }

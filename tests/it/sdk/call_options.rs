@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use node_sdk::{Balance, CallError, Deadline, Node, Peers, ServiceError, State, Trace};
+use node_sdk::{Balance, CallError, Deadline, Node, Peers, State, Trace};
 use serde_json::{Value, json};
 use tests::streams::HandlerResult;
 use tests::{Cluster, Listener, Peer, eventually};
@@ -17,12 +17,9 @@ async fn calls_made_for_a_call_have_its_deadline_and_trace() {
     async fn deep(deadline: Deadline, trace: Trace) -> HandlerResult<(u128, String)> {
         Ok((deadline.remaining().unwrap_or_default().as_millis(), trace.id().to_owned()))
     }
-    // It would give it a minute; and the spawned task goes on for the same call.
+    // It would give it a minute.
     async fn middle(peers: Peers) -> HandlerResult<(u128, String)> {
-        let spawned = node_sdk::spawn(async move {
-            peers.call::<(u128, String)>("GET/deep", &()).timeout(Duration::from_secs(60)).await
-        });
-        Ok(spawned.await.map_err(|_| ServiceError::internal("lost"))??)
+        Ok(peers.call::<(u128, String)>("GET/deep", &()).timeout(Duration::from_secs(60)).await?)
     }
     let cluster = Cluster::start();
     let _deep = cluster.node(Node::builder("deep").route("GET/deep", deep)).await;

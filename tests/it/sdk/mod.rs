@@ -3,6 +3,7 @@
 mod basics;
 mod call_options;
 mod calls;
+mod context;
 mod events;
 mod faults;
 mod layers;

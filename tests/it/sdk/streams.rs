@@ -302,8 +302,9 @@ async fn a_stream_opened_for_a_call_ends_with_it() {
     let (cluster, _callee, caller, working) = pair().await;
     let _outer = cluster.node(Node::builder("outer").route("GET/outer", outer)).await;
     caller.peers().wait_for(&["GET/outer"]).await;
-    let end = caller.peers().call::<String>("GET/outer", &()).timeout(Duration::from_millis(300)).await;
-    assert!(matches!(end, Err(CallError::Deadline { .. })));
+    // A margin before it: its handler can still say so.
+    let end = caller.peers().call::<String>("GET/outer", &()).timeout(Duration::from_secs(1)).await.unwrap();
+    assert!(end.starts_with("no answer from GET/forever within"), "{end}");
     eventually("its work is dropped", async || working.load(Ordering::Relaxed) == 0).await;
 }
 

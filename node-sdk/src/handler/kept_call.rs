@@ -1,0 +1,59 @@
+//! A call whose handler begins later: behind a guard, inside a layer, or when it is its turn.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use protocol::{Route, Version};
+
+use crate::context::Context;
+use crate::error::ServiceError;
+use crate::handler::call_stream::CallStream;
+use crate::handler::invocation::{AnyHandler, RunningHandler};
+use crate::handler::{Caller, IncomingCall, NodeContext};
+
+/// What an [`IncomingCall`] borrows, kept.
+#[derive(Debug)]
+pub(crate) struct KeptCall {
+    version: Version,
+    params: Option<Box<str>>,
+    route: Route,
+    captured: Box<[Box<str>]>,
+    caller: Caller,
+    call_stream: Option<Arc<CallStream>>,
+    node: Arc<NodeContext>,
+}
+
+impl KeptCall {
+    /// Keeps a call whose arguments are known to be JSON.
+    pub(super) fn new(call: &IncomingCall<'_>) -> Self {
+        Self {
+            version: call.version,
+            params: call.params.map(Box::from),
+            route: call.route.clone(),
+            captured: call.captured.iter().copied().map(Box::from).collect(),
+            caller: call.caller.clone(),
+            call_stream: call.call_stream.cloned(),
+            node: Arc::clone(call.node),
+        }
+    }
+
+    /// Begins `handler` in the current context.
+    pub(crate) fn begin(&self, handler: &dyn AnyHandler) -> Result<RunningHandler, ServiceError> {
+        let context = Cell::new(Context::current());
+        let captured: Vec<&str> = self.captured.iter().map(|segment| &**segment).collect();
+        let begun = handler.begin(&IncomingCall {
+            version: self.version,
+            params: self.params.as_deref(),
+            verified: Cell::new(true),
+            route: &self.route,
+            captured: &captured,
+            context: &context,
+            caller: &self.caller,
+            call_stream: self.call_stream.as_ref(),
+            next: RefCell::new(None),
+            node: &self.node,
+        });
+        context.get().set_current();
+        begun
+    }
+}

@@ -1,0 +1,45 @@
+//! What a caller's socket takes, and what shows how much of it the caller has read.
+
+use net::{BacklogPoller, Socket};
+use protocol::WindowFull;
+use tokio::time::{Instant, sleep_until};
+
+use crate::server::dispatch::LocalService;
+use crate::server::response_queue::{ResponseQueue, WriteStep};
+
+/// Waits until the read window of a version 1 caller may have room, and returns what the caller's
+/// socket showed. Never completes when the window waits for nothing.
+pub(super) async fn read_enough(
+    stream: &Socket,
+    service: &LocalService,
+    unread: Option<WindowFull>,
+    poller: &mut BacklogPoller,
+    written: u64,
+) -> (u64, Option<usize>) {
+    match unread {
+        None => std::future::pending().await,
+        Some(WindowFull::Until(time)) => {
+            sleep_until(Instant::from_std(time)).await;
+            (written, None)
+        }
+        Some(WindowFull::PollPeer) => poller.unread(&service.local_queues, stream, written).await,
+    }
+}
+
+/// Writes as much as the socket takes. The returned step says what the rest waits for.
+pub(super) fn write(stream: &Socket, responses: &mut ResponseQueue) -> std::io::Result<WriteStep> {
+    loop {
+        let now = Instant::now().into_std();
+        let step = responses.next_step(now);
+        let WriteStep::Write(bytes) = &step else { return Ok(step) };
+        match stream.try_write(bytes) {
+            Ok(taken) => responses.wrote(now, taken),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                drop(step);
+                responses.shrink();
+                return Ok(responses.next_step(now));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

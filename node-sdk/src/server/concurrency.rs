@@ -1,0 +1,111 @@
+//! How many calls of one route may run at a time, and what becomes of the others.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use net::LogThrottle;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
+
+use crate::error::ServiceError;
+use crate::handler::AnyHandler;
+use crate::handler::invocation::{PollHandler, RunningHandler};
+use crate::handler::kept_call::KeptCall;
+use crate::handler::respond::Outcome;
+use crate::handler::response_sink::{ResponseSink, WriteProgress};
+
+/// Most calls without a response that wait for one route: their senders cannot be told to try
+/// another node. It is a quarter of the calls of one caller, so that its other calls go on.
+pub(crate) const MAX_WAITING: usize = 256;
+
+/// The limit of one route.
+#[derive(Debug)]
+pub(crate) struct ConcurrencyLimit {
+    running: Arc<Semaphore>,
+    waiting: Arc<Semaphore>,
+    /// Limits the log about what was lost, for each route.
+    lost: Mutex<LogThrottle>,
+}
+
+/// A call that waits until the limit allows it.
+pub(crate) struct WaitingCall {
+    permit: Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>,
+    /// Its place among those that wait, until it begins.
+    place: Option<OwnedSemaphorePermit>,
+    handler: Arc<dyn AnyHandler>,
+    call: KeptCall,
+    /// Once it has begun: its work, and its right to run.
+    running: Option<(RunningHandler, OwnedSemaphorePermit)>,
+}
+
+impl ConcurrencyLimit {
+    pub(crate) fn new(calls: usize) -> Self {
+        let running = Arc::new(Semaphore::new(calls.min(Semaphore::MAX_PERMITS)));
+        // Where none may run, none will have its turn.
+        let waiting = Arc::new(Semaphore::new(if calls == 0 { 0 } else { MAX_WAITING }));
+        Self { running, waiting, lost: Mutex::default() }
+    }
+
+    /// The right to run now; `None` when as many run as may.
+    pub(crate) fn try_run(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.running).try_acquire_owned().ok()
+    }
+
+    /// A place among those that wait for their turn, in order; `None` when all are taken.
+    pub(crate) fn try_wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.waiting).try_acquire_owned().ok()
+    }
+
+    /// A call that has a place, and whose turn comes.
+    pub(crate) fn wait(
+        &self,
+        place: OwnedSemaphorePermit,
+        handler: &Arc<dyn AnyHandler>,
+        call: KeptCall,
+    ) -> RunningHandler {
+        let permit = Box::pin(Arc::clone(&self.running).acquire_owned());
+        Box::pin(WaitingCall { permit, place: Some(place), handler: Arc::clone(handler), call, running: None })
+    }
+
+    /// Whether the loss of a call may be logged now: how many others were lost in silence since the
+    /// last line.
+    pub(crate) fn log_loss(&self, now: std::time::Instant) -> Option<u64> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner).allow(now)
+    }
+}
+
+impl WaitingCall {
+    fn poll_turn(&mut self, task: &mut Context<'_>) -> Poll<Result<&mut RunningHandler, ServiceError>> {
+        if self.running.is_none() {
+            let closed = |_closed| ServiceError::internal("the node has ended");
+            let permit = ready!(self.permit.as_mut().poll(task)).map_err(closed)?;
+            self.place = None;
+            self.running = Some((self.call.begin(&*self.handler)?, permit));
+        }
+        match &mut self.running {
+            Some((running, _permit)) => Poll::Ready(Ok(running)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl PollHandler for WaitingCall {
+    fn poll_answer(
+        mut self: Pin<&mut Self>,
+        task: &mut Context<'_>,
+        sink: &mut ResponseSink<'_>,
+    ) -> Poll<WriteProgress> {
+        match ready!(self.poll_turn(task)) {
+            Ok(running) => running.as_mut().poll_answer(task, sink),
+            Err(error) => {
+                sink.failure(&error);
+                Poll::Ready(WriteProgress::Done)
+            }
+        }
+    }
+
+    fn poll_outcome(mut self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Result<Outcome, ServiceError>> {
+        ready!(self.poll_turn(task))?.as_mut().poll_outcome(task)
+    }
+}

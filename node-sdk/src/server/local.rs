@@ -1,0 +1,124 @@
+//! Calls of the node to itself: the same rules as for calls of others, without a connection.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context as TaskContext, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use protocol::{CallMeta, Key, Request, Version};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::client::local_call::{LocalAnswer, LocalCall};
+use crate::context::{Context, Trace};
+use crate::handler::Caller;
+use crate::handler::response_sink::WriteProgress;
+use crate::server::dispatch::{LocalService, StartedCall};
+
+impl LocalCall for LocalService {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn offers(&self, method: &str, path: &str) -> bool {
+        self.router.find(method, path).is_some()
+    }
+
+    fn call(self: Arc<Self>, url: (&str, &str), params: &str, context: Context, idempotent: bool) -> LocalAnswer {
+        let deadline = context.deadline.map(sleep_until);
+        let begun = self.begin_local(url, params, context, Some(Key::Number(0)), idempotent);
+        let tasks = self.tasks.clone();
+        Box::pin(tasks.scope(LocalRun { begun: Some(begun), deadline, service: self }))
+    }
+
+    fn notify(&self, url: (&str, &str), params: &str, context: Context) -> bool {
+        self.released.run_local(|| self.begin_local(url, params, context, None, false))
+    }
+}
+
+impl LocalService {
+    fn begin_local(
+        &self,
+        (method, path): (&str, &str),
+        params: &str,
+        context: Context,
+        key: Option<Key>,
+        idempotent: bool,
+    ) -> StartedCall {
+        let now = Instant::now();
+        let trace = context.trace.map(Trace::child);
+        let mut request = Request {
+            uri: path.into(),
+            method: method.into(),
+            key,
+            params: Some(params),
+            verified: true,
+            version: Version::V2,
+            meta: CallMeta {
+                time_left: context.deadline.map(|deadline| deadline.saturating_duration_since(now)),
+                trace: trace.as_ref().map(|trace| trace.traceparent().into()),
+                hops: context.hops,
+                idempotent,
+                ..CallMeta::default()
+            },
+        };
+        let caller = Caller {
+            instance: Some(Arc::clone(&self.instance)),
+            said_name: Some(Arc::clone(&self.name)),
+            address: SocketAddr::from(([127, 0, 0, 1], 0)),
+            peers: None,
+            held_in_streams: None,
+        };
+        self.begin_in(&mut request, now, &caller, true, now)
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// A call of the node to itself. One allocation for all of it, but for its handler.
+    struct LocalRun {
+        begun: Option<StartedCall>,
+        #[pin]
+        deadline: Option<Sleep>,
+        service: Arc<LocalService>,
+    }
+
+    impl PinnedDrop for LocalRun {
+        fn drop(this: Pin<&mut Self>) {
+            let this = this.project();
+            if let Some(begun) = this.begun.take().filter(StartedCall::has_to_finish)
+                && tokio::runtime::Handle::try_current().is_ok()
+            {
+                this.service.released.finish(begun);
+            }
+        }
+    }
+}
+
+impl Future for LocalRun {
+    type Output = Option<Bytes>;
+
+    fn poll(self: Pin<&mut Self>, task: &mut TaskContext<'_>) -> Poll<Option<Bytes>> {
+        let mut this = self.project();
+        if let Some(begun) = this.begun
+            && let Poll::Ready(packet) = poll_packet(begun, task)
+        {
+            *this.begun = None;
+            return Poll::Ready(Some(packet.freeze()));
+        }
+        if let Some(deadline) = this.deadline.as_mut().as_pin_mut() {
+            ready!(deadline.poll(task));
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+}
+
+/// The response as a frame, without its delimiter.
+fn poll_packet(begun: &mut StartedCall, task: &mut TaskContext<'_>) -> Poll<BytesMut> {
+    let polled = ready!(begun.poll_response(task));
+    debug_assert_eq!(polled.progress, WriteProgress::Done, "a call without credit is no stream");
+    let mut packet = polled.packet;
+    packet.truncate(packet.len().saturating_sub(protocol::DELIMITER.len()));
+    Poll::Ready(packet)
+}

@@ -1,0 +1,83 @@
+//! Calls whose caller no longer waits, and which are finished all the same: what is not idempotent
+//! must not stop halfway because a client has gone.
+
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, ready};
+use std::time::Duration;
+
+use net::{LogThrottle, warn};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::handler::response_sink::WriteProgress;
+use crate::server::dispatch::StartedCall;
+use crate::tasks::NodeTasks;
+
+/// How long such a call may go on: longer than callers wait, which is 5 s for nodes and 10 s for
+/// gateways unless they are told otherwise. A handler that hangs must not stay for ever.
+pub(crate) const MAX_TIME: Duration = Duration::from_secs(30);
+/// Most of them at a time: as many as one caller may have at work.
+const MAX_RELEASED: usize = 1024;
+
+/// Most events, and other calls without a response, of the node to itself that are at work: as many
+/// as may wait for another node.
+const MAX_LOCAL: usize = 10_000;
+
+/// The calls of one node that go on without a caller.
+#[derive(Debug)]
+pub(crate) struct ReleasedCalls {
+    tasks: NodeTasks,
+    places: Arc<Semaphore>,
+    local_places: Arc<Semaphore>,
+    log_throttle: Arc<Mutex<LogThrottle>>,
+}
+
+impl ReleasedCalls {
+    pub(crate) fn new(tasks: NodeTasks) -> Self {
+        let (places, local_places) = (Arc::new(Semaphore::new(MAX_RELEASED)), Arc::new(Semaphore::new(MAX_LOCAL)));
+        Self { tasks, places, local_places, log_throttle: Arc::default() }
+    }
+
+    /// Begins a call of the node to itself that has no response, as a task of the node. Returns
+    /// whether there is room for it.
+    pub(super) fn run_local(&self, begin: impl FnOnce() -> StartedCall) -> bool {
+        let Ok(place) = Arc::clone(&self.local_places).try_acquire_owned() else { return false };
+        let call = begin();
+        self.tasks.spawn(async move {
+            let _place = place;
+            finished(call).await;
+        });
+        true
+    }
+
+    /// Finishes a call as a task of the node, which waits for it when it stops.
+    pub(crate) fn finish(&self, mut call: StartedCall) {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            return warn_of_drop(&self.log_throttle, "too many others are going on already");
+        };
+        call.to.key = None;
+        let log_throttle = Arc::clone(&self.log_throttle);
+        self.tasks.spawn(async move {
+            let _place = place;
+            if timeout(MAX_TIME, finished(call)).await.is_err() {
+                warn_of_drop(&log_throttle, "it took more than 30 s");
+            }
+        });
+    }
+}
+
+async fn finished(mut call: StartedCall) {
+    poll_fn(|task| {
+        while ready!(call.poll_response(task)).progress == WriteProgress::More {}
+        Poll::Ready(())
+    })
+    .await;
+}
+
+fn warn_of_drop(log_throttle: &Mutex<LogThrottle>, why: &str) {
+    let now = Instant::now().into_std();
+    if let Some(held_back) = log_throttle.lock().unwrap_or_else(PoisonError::into_inner).allow(now) {
+        warn!(held_back, "a call whose caller has gone was dropped before its end: {why}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The tasks of a node that outlast calls, which it waits for when it stops.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+/// The tasks of one node. Cheap to clone; all clones are one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NodeTasks {
+    tracker: TaskTracker,
+}
+
+thread_local! {
+    /// Those of the node whose work this thread is doing.
+    static CURRENT: Cell<Option<NodeTasks>> = const { Cell::new(None) };
+}
+
+impl NodeTasks {
+    /// Those of the node whose handler is running; `None` outside of handlers.
+    pub(crate) fn current() -> Option<Self> {
+        let current = CURRENT.take();
+        CURRENT.set(current.clone());
+        current
+    }
+
+    /// Spawns a task that the node waits for.
+    pub(crate) fn spawn<F>(&self, future: F) -> JoinHandle<F::Output>
+    where
+        F: Future<Output: Send + 'static> + Send + 'static,
+    {
+        self.tracker.spawn(self.scope(future))
+    }
+
+    /// Work of this node: what it spawns are tasks of the node.
+    pub(crate) fn scope<F>(&self, future: F) -> WorkOfNode<F> {
+        WorkOfNode { tasks: Some(self.clone()), future }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.tracker.len()
+    }
+
+    /// Completes when no task is left, once the node stops. More may come after that.
+    pub(crate) async fn ended(&self) {
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+pin_project! {
+    /// See [`NodeTasks::scope`].
+    #[derive(Debug)]
+    pub(crate) struct WorkOfNode<F> {
+        // Lent to the thread while the future is polled, so that no counter is touched.
+        tasks: Option<NodeTasks>,
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for WorkOfNode<F> {
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        /// Takes the tasks back, even when the future panics.
+        struct RestoreOnDrop<'a> {
+            before: Option<NodeTasks>,
+            lent: &'a mut Option<NodeTasks>,
+        }
+        impl Drop for RestoreOnDrop<'_> {
+            fn drop(&mut self) {
+                *self.lent = CURRENT.replace(self.before.take());
+            }
+        }
+        let this = self.project();
+        let _restore = RestoreOnDrop { before: CURRENT.replace(this.tasks.take()), lent: this.tasks };
+        this.future.poll(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_belongs_to_the_node_whose_work_spawns_it() {
+        let tasks = NodeTasks::default();
+        assert!(NodeTasks::current().is_none());
+        let (release, released) = tokio::sync::oneshot::channel::<()>();
+        let mut spawned = None;
+        let work = tasks.scope(async {
+            tokio::task::yield_now().await;
+            spawned = Some(NodeTasks::current().unwrap().spawn(async {
+                let inner = NodeTasks::current().is_some();
+                (released.await.is_ok(), inner)
+            }));
+        });
+        work.await;
+        let spawned = spawned.unwrap();
+        assert!(NodeTasks::current().is_none() && tasks.len() == 1);
+        release.send(()).unwrap();
+        assert_eq!(spawned.await.unwrap(), (true, true));
+        tasks.ended().await;
+        assert_eq!(tasks.len(), 0);
+    }
+}
