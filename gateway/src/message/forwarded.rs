@@ -51,8 +51,9 @@ impl ForwardedInfo {
     }
 
     /// Of a request that came through a trusted proxy at `peer`: its client, and what servers are
-    /// told. The client is the last one in `X-Forwarded-For`, or else in `Forwarded`, that is not
-    /// believed itself; of scheme and host counts what is said where the client stands.
+    /// told. Without any of `X-Forwarded-For`, `-Proto` and `-Host`, `Forwarded` counts. The client is
+    /// the last address that is not believed itself; of scheme and host counts what is said where the
+    /// client stands.
     pub(crate) fn through(&self, peer: IpAddr, fields: &Fields, trusted: &[IpNet]) -> (IpAddr, Self) {
         let all = |name: &'static str| {
             let values = fields.iter().filter(move |(other, _)| other.eq_ignore_ascii_case(name.as_bytes()));
@@ -61,11 +62,14 @@ impl ForwardedInfo {
             values.map(|(_, value)| String::from_utf8_lossy(value)).collect::<Vec<_>>().join(", ")
         };
         let forwarded = all("forwarded");
-        let said = |field: &'static str, parameter: &str| {
-            let list = all(field);
-            if list.is_empty() { parameters(&forwarded, parameter) } else { list }
+        // A proxy says it in either way. One that says it in these passes the other on as the client
+        // has written it.
+        let lists = [all("x-forwarded-for"), all("x-forwarded-proto"), all("x-forwarded-host")];
+        let lists = match lists.iter().all(String::is_empty) {
+            true => ["for", "proto", "host"].map(|parameter| parameters(&forwarded, parameter)),
+            false => lists,
         };
-        let hops = said("x-forwarded-for", "for");
+        let [hops, protos, hosts] = lists;
         let (mut client, mut believed) = (peer, 0);
         for hop in hops.rsplit(',').map(str::trim) {
             let is_trusted = trusted.iter().any(|network| network.contains(&client));
@@ -80,14 +84,14 @@ impl ForwardedInfo {
             let values: Vec<_> = list.rsplit(',').map(str::trim).collect();
             values[last.min(values.len() - 1)].to_owned()
         };
-        let proto = of_client(&said("x-forwarded-proto", "proto"));
+        let proto = of_client(&protos);
         let is = |names: [&str; 2]| names.iter().any(|name| proto.eq_ignore_ascii_case(name));
         let scheme = match () {
             () if is(["https", "wss"]) => Scheme::Https,
             () if is(["http", "ws"]) => Scheme::Http,
             () => self.scheme,
         };
-        let host = of_client(&said("x-forwarded-host", "host"));
+        let host = of_client(&hosts);
         let prefix: String =
             all("x-forwarded-prefix").split(',').map(|part| part.trim().trim_end_matches('/')).collect();
         let origin = Self {
@@ -152,7 +156,7 @@ fn is_plain_path(path: &str) -> bool {
         && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// An address as it stands in `X-Forwarded-For`, with a port or without.
+/// Reads an address of `X-Forwarded-For`, with or without a port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let address = hop.parse().or_else(|_| hop.parse::<SocketAddr>().map(|address| address.ip()));
     address
@@ -218,6 +222,11 @@ mod tests {
             None,
             "",
         );
+        // A proxy that uses other fields has not written it.
+        let forged = (FORWARDED, "for=6.6.6.6;proto=https;host=evil");
+        check(&[forged, (FOR, "192.0.2.9")], "192.0.2.9", http, None, "");
+        check(&[forged, (PROTO, "http")], "10.0.0.1", http, None, "");
+        check(&[forged, ("X-Forwarded-Host", "a")], "10.0.0.1", http, Some("a"), "");
         let prefix = |text| check(&[("X-Forwarded-Prefix", text)], "10.0.0.1", http, None, text.trim_end_matches('/'));
         ["/shop", "/shop/", "/a/b%20c"].into_iter().for_each(prefix);
         check(&[("X-Forwarded-Prefix", "/a, /b/")], "10.0.0.1", http, None, "/a/b");

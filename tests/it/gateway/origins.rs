@@ -221,7 +221,7 @@ async fn a16_servers_are_told_the_prefix_and_their_redirections_stay_below_it() 
 }
 
 #[tokio::test]
-async fn a16_nobody_else_says_a_prefix() {
+async fn a16_a_client_cannot_say_a_prefix() {
     let cluster = Cluster::start();
     let server = CountingServer::start().await;
     let gateway = cluster.gateway_with(Config { routes: vec![route("/", &[&server])], ..Config::default() }).await;

@@ -68,7 +68,7 @@ impl Sink for Http2Sink<'_> {
         if data.is_empty() {
             return;
         }
-        // A small piece would hold all of the buffer that it was read into for as long as it waits.
+        // While it waits, a small piece would keep alive the whole buffer that it was read into.
         let data = if data.len() < SMALL_BYTES { Bytes::copy_from_slice(&data) } else { data };
         self.waiting.push_back(data);
     }
